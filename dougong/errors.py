@@ -1,0 +1,51 @@
+"""The one family of errors that a user meets.
+
+A message holds the values that clash, the rule, and the next thing to type. Every class survives pickling, because
+errors travel between processes. `exit_status` is what the command line ends with.
+"""
+
+
+class DougongError(Exception):
+    """Base of every error that dougong raises on purpose."""
+
+    exit_status = 1
+
+
+class JobError(DougongError):
+    """The job file (or an override) is wrong; nothing was started."""
+
+    exit_status = 2
+
+
+class PlanError(DougongError):
+    """The job cannot be laid out on this cluster."""
+
+    exit_status = 2
+
+
+class DeviceError(DougongError):
+    """A device or its native library is missing, busy or too small."""
+
+
+class ModelError(DougongError):
+    """The model cannot be built, or cannot be cut at its experts."""
+
+    exit_status = 2
+
+
+class DataError(DougongError):
+    """The training data cannot be read as the job file says."""
+
+    exit_status = 2
+
+
+class CheckpointError(DougongError):
+    """A checkpoint is missing, torn, or does not hold what was written."""
+
+
+class LaunchError(DougongError):
+    """Processes could not be started, reached or agreed with."""
+
+
+class WorkerError(DougongError):
+    """A worker ended; the message carries the first cause."""
