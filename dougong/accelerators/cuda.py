@@ -1,0 +1,125 @@
+"""NVIDIA GPUs: CUDA and NCCL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dougong.accelerators.base import Accelerator, switch_on_determinism, thread_environment, visible_count
+from dougong.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Cuda(Accelerator):
+    """One worker per GPU."""
+
+    name = "cuda"
+    resource = "GPU"
+    backend = "nccl"
+    visible_devices_variable = "CUDA_VISIBLE_DEVICES"
+
+    def device_count(self, visible: str | None = None) -> int | None:
+        return visible_count(len(_gpus()), visible)
+
+    def worker_environment(self, threads: int) -> dict[str, str]:
+        return thread_environment(threads) | {
+            # The order of nvidia-smi, so that a device's number means the same to everybody.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            # cuBLAS gives the same bits in every run only with a workspace of fixed size.
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        }
+
+    def open(self, index: int) -> torch.device:
+        import torch
+
+        if torch.version.cuda is None:
+            raise DeviceError(
+                f"accelerator cuda: torch {torch.__version__} is built without CUDA, {_found()}; install a CUDA build of "
+                "the same version (pip install torch from an index of CUDA builds), or use accelerator: cpu"
+            )
+        count = torch.cuda.device_count()
+        if index >= count:
+            raise DeviceError(
+                f"accelerator cuda: device {index} is asked for, torch sees {count}, {_found()}; lower islands.workers, "
+                "widen CUDA_VISIBLE_DEVICES, or check the driver with nvidia-smi"
+            )
+        try:
+            torch.cuda.set_device(index)
+        except RuntimeError as error:
+            raise DeviceError(f"accelerator cuda: device {index} does not open ({error}), {_found()}; see nvidia-smi and "
+                              "dmesg for its state")  from error  # fmt: skip
+        _exact_arithmetic()
+        return torch.device("cuda", index)
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+
+    def memory(self) -> tuple[int, int]:
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return free, total
+
+    def describe(self) -> dict[str, str]:
+        return {"name": ", ".join(_gpus()) or "none", "driver": _driver()}
+
+
+def _exact_arithmetic() -> None:
+    """No TF32, no reductions in bfloat16, no kernel chosen by a race: speed that would change bits."""
+    import torch
+
+    switch_on_determinism()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def _found() -> str:
+    gpus = _gpus()
+    return f"this machine has {len(gpus)} GPU(s) ({', '.join(gpus) or 'none'}), driver {_driver()}"
+
+
+def _gpus() -> list[str]:
+    """Each GPU's name by NVML (package nvidia-ml-py, extra `cuda`), else from the driver's files in /proc."""
+    nvml = _nvml()
+    if nvml is None:
+        return [_proc_name(folder) for folder in sorted(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        return [str(nvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _driver() -> str:
+    nvml = _nvml()
+    if nvml is None:
+        return "not found"
+    try:
+        return str(nvml.nvmlSystemGetDriverVersion())
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml() -> Any | None:
+    """NVML, started; None where the package or the driver is missing."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def _proc_name(folder: Path) -> str:
+    text = (folder / "information").read_text() if (folder / "information").exists() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model:")]
+    return names[0] if names else folder.name

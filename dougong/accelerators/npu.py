@@ -1,0 +1,102 @@
+"""Huawei Ascend NPUs: torch_npu, CANN and HCCL.
+
+Written against torch-npu 2.13's interface; this file's path on a real NPU has not been run by the project yet. The
+first things to check on one: uneven and empty HCCL all_to_all, the types that aten operators take, and the fingerprint.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dougong.accelerators.base import Accelerator, switch_on_determinism, thread_environment, visible_count
+from dougong.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Npu(Accelerator):
+    """One worker per NPU."""
+
+    name = "npu"
+    resource = "NPU"
+    backend = "hccl"
+    visible_devices_variable = "ASCEND_RT_VISIBLE_DEVICES"
+
+    def device_count(self, visible: str | None = None) -> int | None:
+        return visible_count(len(_device_files()), visible)
+
+    def worker_environment(self, threads: int) -> dict[str, str]:
+        return thread_environment(threads) | {
+            # Read when a communicator is made: the same input and cluster then give the same bits.
+            "HCCL_DETERMINISTIC": "true",
+            # An operator without a kernel must fail, not run unseen on the host.
+            "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",
+        }
+
+    def open(self, index: int) -> torch.device:
+        import torch
+
+        npu = _plugin().npu
+        count = npu.device_count()
+        if index >= count:
+            raise DeviceError(
+                f"accelerator npu: device {index} is asked for, torch_npu sees {count}, {_found()}; lower "
+                "islands.workers, widen ASCEND_RT_VISIBLE_DEVICES, or check the driver with npu-smi info"
+            )
+        try:
+            npu.set_device(index)
+        except RuntimeError as error:
+            raise DeviceError(f"accelerator npu: device {index} does not open ({error}), {_found()}; see npu-smi info for "
+                              "its state")  from error  # fmt: skip
+        switch_on_determinism()
+        npu.matmul.allow_hf32 = False
+        npu.conv.allow_hf32 = False
+        return torch.device("npu", index)
+
+    def synchronize(self) -> None:
+        _plugin().npu.synchronize()
+
+    def memory(self) -> tuple[int, int]:
+        free, total = _plugin().npu.mem_get_info()
+        return int(free), int(total)
+
+    def describe(self) -> dict[str, str]:
+        return {"name": f"{len(_device_files())} davinci device(s)", "driver": _driver(), "torch-npu": _version()}
+
+
+def _plugin() -> Any:
+    """torch_npu, which adds the device `npu` to torch; needs CANN's libraries on the loader's path."""
+    try:
+        import torch_npu
+    except ImportError as error:
+        raise DeviceError(
+            f"accelerator npu: torch_npu does not load ({error}), {_found()}; install Ascend's driver and CANN, source "
+            "CANN's set_env.sh in the shell that starts the node's Ray (or dougong), and pip install 'dougong[npu]'"
+        ) from error
+    return torch_npu
+
+
+def _found() -> str:
+    return f"this machine has {len(_device_files())} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
+
+
+def _device_files() -> list[Path]:
+    return sorted(path for path in Path("/dev").glob("davinci*") if path.name.removeprefix("davinci").isdigit())
+
+
+def _driver() -> str:
+    file = Path("/usr/local/Ascend/driver/version.info")
+    if not file.is_file():
+        return "not found"
+    lines = (line.partition("=") for line in file.read_text().splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == "Version"), "unknown")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("torch-npu")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,46 @@
+"""From a name in the job file to the accelerator it means."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+from dougong.accelerators.base import Accelerator
+from dougong.accelerators.cpu import Cpu
+from dougong.accelerators.cuda import Cuda
+from dougong.accelerators.npu import Npu
+from dougong.errors import DeviceError
+
+GROUP = "dougong.accelerators"
+_OWN: tuple[type[Accelerator], ...] = (Cpu, Cuda, Npu)
+
+
+def accelerator_names() -> tuple[str, ...]:
+    """Every name that `get_accelerator` knows: dougong's own, then those of installed packages."""
+    own = tuple(kind.name for kind in _OWN)
+    return own + tuple(sorted({point.name for point in entry_points(group=GROUP)} - set(own)))
+
+
+def get_accelerator(name: str) -> Accelerator:
+    """The accelerator called `name`; a package may add one as an entry point of the group `dougong.accelerators`.
+
+    Raises DeviceError for a name that nobody offers, and for an offer that does not load.
+    """
+    for kind in _OWN:
+        if kind.name == name:
+            return kind()
+    points = tuple(entry_points(group=GROUP, name=name))
+    if len(points) != 1:
+        who = f"offered by {len(points)} packages; uninstall all but one" if points else "not known"
+        raise DeviceError(f"accelerator {name}: {who}; known are {', '.join(accelerator_names())}")
+    return _load(points[0])
+
+
+def _load(point: EntryPoint) -> Accelerator:
+    where = f"accelerator {point.name}: entry point {point.value}"
+    try:
+        kind = point.load()
+    except (ImportError, AttributeError) as error:
+        raise DeviceError(f"{where} does not load ({error}); install its package again") from error
+    if not (isinstance(kind, type) and issubclass(kind, Accelerator)):
+        raise DeviceError(f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see CONTRIBUTING.md")
+    return kind()

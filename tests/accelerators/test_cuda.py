@@ -1,0 +1,73 @@
+"""The cuda accelerator: without a GPU its errors, with one (`-m gpu`) the device itself."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from dougong.accelerators.cuda import Cuda
+from dougong.errors import DeviceError
+
+
+def test_facts() -> None:
+    cuda = Cuda()
+    assert (cuda.name, cuda.resource, cuda.backend) == ("cuda", "GPU", "nccl")
+    environment = cuda.worker_environment(2)
+    assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert environment["OMP_NUM_THREADS"] == "2"
+
+
+def test_count_by_nvml_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    nvml = types.ModuleType("pynvml")
+    nvml.NVMLError = RuntimeError  # type: ignore[attr-defined]
+    nvml.nvmlInit = lambda: calls.append("init")  # type: ignore[attr-defined]
+    nvml.nvmlShutdown = lambda: calls.append("shutdown")  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetCount = lambda: 3  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetHandleByIndex = lambda index: index  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetName = lambda handle: f"H{handle}"  # type: ignore[attr-defined]
+    nvml.nvmlSystemGetDriverVersion = lambda: "600.1"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert Cuda().device_count() == 3
+    assert Cuda().device_count("1,2") == 2
+    assert calls == ["init", "shutdown"] * 2
+    assert Cuda().describe() == {"name": "H0, H1, H2", "driver": "600.1"}
+
+
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [(None, "built without CUDA.*install a CUDA build"), ("13.0", "device 1 is asked for, torch sees 1.*islands.workers")],
+)
+def test_open_says_what_is_missing(built: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DeviceError, match=message) as error:
+        Cuda().open(1)
+    assert "this machine has" in str(error.value)
+
+
+def test_a_device_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(index: int) -> None:
+        raise RuntimeError(f"CUDA error: device {index} is busy")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", fail)
+    with pytest.raises(DeviceError, match="device 0 does not open .*is busy.*nvidia-smi"):
+        Cuda().open(0)
+
+
+@pytest.mark.gpu
+def test_open_a_real_gpu() -> None:
+    cuda = Cuda()
+    count = cuda.device_count()
+    assert count is not None and count >= 1
+    device = cuda.open(0)
+    ones_MM = torch.ones(256, 256, device=device)
+    product_MM = ones_MM @ ones_MM
+    cuda.synchronize()
+    free, total = cuda.memory()
+    assert float(product_MM[0, 0]) == 256
+    assert 0 < free < total
+    assert cuda.describe()["name"] != "none"

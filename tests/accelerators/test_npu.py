@@ -1,0 +1,67 @@
+"""The npu accelerator on a machine without one: its errors, and the order of its calls into torch_npu."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from dougong.accelerators import npu as module
+from dougong.accelerators.npu import Npu
+from dougong.errors import DeviceError
+
+
+def test_facts() -> None:
+    npu = Npu()
+    assert (npu.name, npu.resource, npu.backend) == ("npu", "NPU", "hccl")
+    assert npu.worker_environment(1)["HCCL_DETERMINISTIC"] == "true"
+
+
+def test_without_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_npu", None)
+    with pytest.raises(DeviceError, match=r"torch_npu does not load.*this machine has.*pip install 'dougong\[npu\]'"):
+        Npu().open(0)
+
+
+def test_count_by_device_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [module.Path(f"/dev/davinci{index}") for index in range(8)]
+    monkeypatch.setattr(module, "_device_files", lambda: files)
+    assert Npu().device_count() == 8
+    assert Npu().device_count("4,5") == 2
+    assert Npu().describe()["name"] == "8 davinci device(s)"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A stand-in for torch_npu that writes down what it is asked; the only way to see the order without an NPU."""
+    made: list[str] = []
+    plugin = types.ModuleType("torch_npu")
+    plugin.npu = types.SimpleNamespace(  # type: ignore[attr-defined]
+        device_count=lambda: 2,
+        set_device=lambda index: made.append(f"set_device {index}"),
+        synchronize=lambda: made.append("synchronize"),
+        mem_get_info=lambda: (5, 7),
+        matmul=types.SimpleNamespace(allow_hf32=True),
+        conv=types.SimpleNamespace(allow_hf32=True),
+    )
+    monkeypatch.setitem(sys.modules, "torch_npu", plugin)
+    monkeypatch.setattr(module, "switch_on_determinism", lambda: made.append("determinism"))
+    monkeypatch.setattr(torch, "device", lambda *of: made.append(f"device {of}"))
+    return made
+
+
+def test_open_sets_the_device_first(calls: list[str]) -> None:
+    npu = Npu()
+    npu.open(1)
+    npu.synchronize()
+    assert calls == ["set_device 1", "determinism", "device ('npu', 1)", "synchronize"]
+    assert npu.memory() == (5, 7)
+    import torch_npu
+
+    assert not torch_npu.npu.matmul.allow_hf32 and not torch_npu.npu.conv.allow_hf32
+
+
+def test_more_workers_than_devices(calls: list[str]) -> None:
+    with pytest.raises(DeviceError, match="device 2 is asked for, torch_npu sees 2.*lower islands.workers"):
+        Npu().open(2)
+    assert calls == []
