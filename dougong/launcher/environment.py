@@ -1,0 +1,67 @@
+"""The only module that touches `os.environ`. Everything else is handed values."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a child, with `changes`, and able to import what this process can import."""
+    paths = [path or os.getcwd() for path in sys.path]
+    return {**os.environ, **changes, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
+
+
+def read_visible_devices(variable: str) -> str | None:
+    """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to; None: nothing is said."""
+    return os.environ.get(variable)
+
+
+def ray_has_token() -> bool:
+    """Whether a Ray token can be found in the places where Ray looks for it."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).is_file() if path else (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def ray_variables(embedded: bool) -> dict[str, str]:
+    """What the Ray processes that we start, and our own Ray client, are to find in their environment.
+
+    Nothing that the user has set is overridden. Without RAY_AUTH_MODE a client of a cluster with a token retries for
+    20 s and dies, so it is set when a token is there; an embedded Ray gets a token of its own that no file keeps.
+    """
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_event_stats": "0",
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_worker_niceness": "0",
+    }
+    if embedded:
+        quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif ray_has_token():
+        quiet |= {"RAY_AUTH_MODE": "token"}
+    return {key: value for key, value in quiet.items() if key not in os.environ}
+
+
+@contextlib.contextmanager
+def temporary_variables(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for this process and the children it starts inside, and put back what was there before."""
+    before = {key: os.environ.get(key) for key in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,89 @@
+"""Small facts about Linux processes: dying with the parent, exit statuses in words, out-of-memory kills."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when `parent` (the thread that forked us) ends, however it ends. Linux; elsewhere sockets tell.
+
+    Ends this process at once when the parent is gone already.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when our child `pid` exits; None where the system has none (poll instead)."""
+    opener = getattr(os, "pidfd_open", None)
+    if opener is None:
+        return None
+    try:
+        return int(opener(pid))
+    except OSError:  # a kernel before 5.3, or a sandbox that forbids it
+        return None
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL the process group that `pid` leads. No error when nobody is left in it."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # gone, or only zombies (macOS says EPERM)
+        return
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of that number lives on this machine (a zombie does not)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def count_oom_kills(root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")) -> int | None:
+    """How many processes of this control group the kernel killed for memory so far; None where it cannot be read."""
+    for file in _oom_files(root, cgroup):
+        try:
+            words = file.read_text().split()
+        except OSError:
+            continue
+        if "oom_kill" in words:
+            return int(words[words.index("oom_kill") + 1])
+    return None
+
+
+def _oom_files(root: Path, cgroup: Path) -> list[Path]:
+    """Where the counter may lie: control groups version 2, then version 1."""
+    try:
+        lines = cgroup.read_text().splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        inner = path.lstrip("/")
+        if not controllers:
+            files += [root / inner / "memory.events", root / "memory.events"]
+        elif "memory" in controllers.split(","):
+            files += [root / "memory" / inner / "memory.oom_control", root / "memory" / "memory.oom_control"]
+    return files
