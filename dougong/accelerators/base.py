@@ -75,7 +75,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def visible_count(found: int, visible: str | None) -> int:
-    """How many of `found` devices a `..._VISIBLE_DEVICES` value leaves: vendors read it up to the first invalid entry."""
+    """How many of `found` devices a `..._VISIBLE_DEVICES` value leaves: read up to its first invalid entry."""
     if visible is None:
         return found
     count = 0

@@ -36,20 +36,21 @@ class Cuda(Accelerator):
 
         if torch.version.cuda is None:
             raise DeviceError(
-                f"accelerator cuda: torch {torch.__version__} is built without CUDA, {_found()}; install a CUDA build of "
-                "the same version (pip install torch from an index of CUDA builds), or use accelerator: cpu"
+                f"accelerator cuda: torch {torch.__version__} is built without CUDA, {_found()}; install a CUDA build "
+                "of the same version (pip install torch from an index of CUDA builds), or use accelerator: cpu"
             )
         count = torch.cuda.device_count()
         if index >= count:
             raise DeviceError(
-                f"accelerator cuda: device {index} is asked for, torch sees {count}, {_found()}; lower islands.workers, "
-                "widen CUDA_VISIBLE_DEVICES, or check the driver with nvidia-smi"
+                f"accelerator cuda: device {index} is asked for, torch sees {count}, {_found()}; lower "
+                "islands.workers, widen CUDA_VISIBLE_DEVICES, or check the driver with nvidia-smi"
             )
         try:
             torch.cuda.set_device(index)
         except RuntimeError as error:
-            raise DeviceError(f"accelerator cuda: device {index} does not open ({error}), {_found()}; see nvidia-smi and "
-                              "dmesg for its state")  from error  # fmt: skip
+            raise DeviceError(
+                f"accelerator cuda: device {index} does not open ({error}), {_found()}; see nvidia-smi and dmesg"
+            ) from error
         _exact_arithmetic()
         return torch.device("cuda", index)
 

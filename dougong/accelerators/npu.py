@@ -49,8 +49,9 @@ class Npu(Accelerator):
         try:
             npu.set_device(index)
         except RuntimeError as error:
-            raise DeviceError(f"accelerator npu: device {index} does not open ({error}), {_found()}; see npu-smi info for "
-                              "its state")  from error  # fmt: skip
+            raise DeviceError(
+                f"accelerator npu: device {index} does not open ({error}), {_found()}; see npu-smi info"
+            ) from error
         switch_on_determinism()
         npu.matmul.allow_hf32 = False
         npu.conv.allow_hf32 = False

@@ -42,5 +42,7 @@ def _load(point: EntryPoint) -> Accelerator:
     except (ImportError, AttributeError) as error:
         raise DeviceError(f"{where} does not load ({error}); install its package again") from error
     if not (isinstance(kind, type) and issubclass(kind, Accelerator)):
-        raise DeviceError(f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see CONTRIBUTING.md")
+        raise DeviceError(
+            f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see CONTRIBUTING.md"
+        )
     return kind()

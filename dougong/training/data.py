@@ -162,8 +162,10 @@ def _open_tokens(section: spec.Data, cache: Path) -> tuple[str, TokenFile]:
 def _check_size(data: Data) -> None:
     have = f"{data.name}: {data.tokens.num_tokens} tokens give {data.num_windows} windows of {data.sequence_length}"
     if data.num_train < 1:
-        raise DataError(f"{have}, {data.num_held_out} of them held out; at least one must be left to train on: give more "
-                        "text, or lower data.sequence_length or data.validation.fraction")  # fmt: skip
+        raise DataError(
+            f"{have}, {data.num_held_out} of them held out; at least one must be left to train on: give more text, or "
+            "lower data.sequence_length or data.validation.fraction"
+        )
     need = data.num_validation_batches * data.microbatch_size
     if need > data.num_held_out:
         raise DataError(

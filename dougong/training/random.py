@@ -64,12 +64,12 @@ def normal(shape: Sequence[int], seed: int, name: str, std: float = 1.0) -> npt.
     normal distribution in its tails only: |x| <= 4.9 std, kurtosis 2.85 instead of 3.
     """
     scale = std / _EIGHT_VARIANCE**0.5
-    return _fill(shape, stream(seed, "normal", name), lambda source, start, count: _eights(source, start, count) * scale)
+    return _fill(
+        shape, stream(seed, "normal", name), lambda source, start, count: _eights(source, start, count) * scale
+    )
 
 
-def uniform(
-    shape: Sequence[int], seed: int, name: str, low: float = 0.0, high: float = 1.0
-) -> npt.NDArray[np.float32]:
+def uniform(shape: Sequence[int], seed: int, name: str, low: float = 0.0, high: float = 1.0) -> npt.NDArray[np.float32]:
     """Values for the tensor `name`: float32 [*shape] on the interval from `low` to `high`.
 
     Value i is word i's upper 24 bits (exact in float32) scaled and shifted in float64, rounded once to float32; `high`

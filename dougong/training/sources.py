@@ -3,8 +3,8 @@
 A `TokenFile` is a run of unsigned or signed integers inside a file. Two formats on disk are read here:
 
 - `tokens: FILE.bin`: bare little-endian ids, uint16, unless `FILE.bin.json` beside it says otherwise:
-  `{"dtype": "uint32", "tokens": 123456}` (`tokens` is optional; with it a file cut at a whole token is noticed as well).
-- `megatron: PREFIX`: Megatron-LM's indexed dataset, `PREFIX.bin` and `PREFIX.idx`. Its sequences are read as one stream.
+  `{"dtype": "uint32", "tokens": 123456}` (`tokens` is optional; with it a file cut at a whole token is noticed too).
+- `megatron: PREFIX`: Megatron-LM's indexed dataset, `PREFIX.bin` and `PREFIX.idx`; its sequences are one stream.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TokenFile:
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
         """Tokens `start .. start + count`, int64 [count]."""
-        assert 0 <= start and start + count <= self.num_tokens, f"{start} + {count} of {self.num_tokens} tokens"
+        assert start >= 0 and start + count <= self.num_tokens, f"{start} + {count} of {self.num_tokens} tokens"
         return self.ids[start : start + count].astype(np.int64)
 
     def check(self, start: int, count: int, vocab_size: int) -> None:
@@ -55,8 +55,8 @@ class TokenFile:
         first = start + int(np.flatnonzero((part >= vocab_size) | (part < 0))[0])
         raise DataError(
             f"{self.path}: byte {first * self.ids.itemsize} (token {first}): id {int(self.ids[first])} is outside the "
-            f"vocabulary (0 .. {vocab_size - 1}); tokenise with the model's tokenizer, or raise model.config.vocab_size "
-            f"to at least {self._largest() + 1}"
+            f"vocabulary (0 .. {vocab_size - 1}); tokenise with the model's tokenizer, or raise "
+            f"model.config.vocab_size to at least {self._largest() + 1}"
         )
 
     def check_all(self, vocab_size: int) -> None:
@@ -96,7 +96,7 @@ def map_ids(path: Path, dtype: str, num_tokens: int | None = None) -> TokenFile:
     if num_tokens is not None and size != num_tokens * width:
         raise DataError(
             f"{path}: byte {min(size, num_tokens * width)}: the file has {size} bytes where {num_tokens} tokens of "
-            f"{width} bytes take {num_tokens * width}; it is truncated or belongs to another index: write or copy it again"
+            f"{width} bytes take {num_tokens * width}; it is truncated or another index's: write or copy it again"
         )
     if size % width:
         raise DataError(
@@ -138,18 +138,24 @@ def open_megatron(prefix: Path) -> TokenFile:
     size = _size(index)
     head = struct.Struct("<9sQBQQ")
     if size < head.size:
-        raise DataError(f"{index}: byte {size}: the index ends inside its {head.size}-byte header; write or copy it again")
+        raise DataError(
+            f"{index}: byte {size}: the index ends inside its {head.size}-byte header; write or copy it again"
+        )
     with index.open("rb") as file:
         magic, version, code, sequences, documents = head.unpack(file.read(head.size))
     if (magic, version) != (_MEGATRON_MAGIC, 1):
-        raise DataError(f"{index}: byte 0: not a Megatron-LM index (magic {magic!r}, version {version}); name the "
-                        "prefix of a .bin/.idx pair that preprocess_data.py wrote")  # fmt: skip
+        raise DataError(
+            f"{index}: byte 0: not a Megatron-LM index (magic {magic!r}, version {version}); name the prefix of a "
+            ".bin/.idx pair that preprocess_data.py wrote"
+        )
     if code not in _MEGATRON_TYPES:
         raise DataError(f"{index}: byte 17: type code {code} is no integer type; known are {sorted(_MEGATRON_TYPES)}")
     need = head.size + sequences * 12 + documents * 8
     if size < need:
-        raise DataError(f"{index}: byte {size}: the index ends early: {sequences} sequences and {documents} documents "
-                        f"take {need} bytes; write or copy it again")  # fmt: skip
+        raise DataError(
+            f"{index}: byte {size}: the index ends early: {sequences} sequences and {documents} documents take {need} "
+            "bytes; write or copy it again"
+        )
     return _megatron_ids(prefix, index, _MEGATRON_TYPES[code], head.size, sequences)
 
 
@@ -162,8 +168,10 @@ def _megatron_ids(prefix: Path, index: Path, dtype: str, offset: int, sequences:
     gaps = np.flatnonzero(pointers[1:] != ends[:-1])
     if pointers[0] != 0 or gaps.size:
         at = int(gaps[0]) + 1 if pointers[0] == 0 else 0
-        raise DataError(f"{index}: byte {offset + 4 * sequences + 8 * at}: sequence {at} starts at {int(pointers[at])}, "
-                        "not where the one before ends; only a .bin without gaps is read: preprocess it again")  # fmt: skip
+        raise DataError(
+            f"{index}: byte {offset + 4 * sequences + 8 * at}: sequence {at} starts at {int(pointers[at])}, not where the "
+            "one before ends; only a .bin without gaps is read: preprocess it again"
+        )
     return map_ids(prefix.with_name(prefix.name + ".bin"), dtype, int(lengths.sum()))
 
 
@@ -171,4 +179,6 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}); check the path in the job's data section") from error
+        raise DataError(
+            f"{path}: cannot be opened ({error.strerror}); check the path in the job's data section"
+        ) from error

@@ -1,4 +1,4 @@
-"""Text, tokenised once: documents from files or Hugging Face datasets, kept as a token file in a cache. Imports no torch.
+"""Text, tokenised once: documents from files or Hugging Face datasets, kept as token files in a cache. No torch.
 
 A cache entry is a folder named by the digest of what went in (tokenizer, every document's bytes), written beside and
 renamed whole, so any number of processes may race for it. It holds `tokens.bin` and `tokens.bin.json`: the format of
@@ -69,8 +69,8 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
             _write_entry(entry, corpus, tokenizer)
         except OSError as error:
             raise DataError(
-                f"{entry}: the token cache cannot be written ({error.strerror}); free or allow it, or tokenise the text "
-                "beforehand and name the file in data.tokens"
+                f"{entry}: the token cache cannot be written ({error.strerror}); free or allow it, or tokenise the "
+                "text beforehand and name the file in data.tokens"
             ) from error
     return open_tokens(entry / "tokens.bin")
 
@@ -143,11 +143,15 @@ def text_files(text: str) -> Corpus:
         return _corpus("Python's standard library", root, standard_library(root))
     path = Path(text).expanduser()
     if path.is_dir():
-        raise DataError(f"data.text: {text}: is a folder; name its files with a glob, such as {text.rstrip('/')}/**/*.txt")
+        raise DataError(
+            f"data.text: {text}: is a folder; name its files with a glob, such as {text.rstrip('/')}/**/*.txt"
+        )
     found = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
     files = [file for file in found if file.is_file()]
     if not files:
-        raise DataError(f"data.text: {text}: no such file, and no file matches it as a glob; check the path, or use `stdlib`")
+        raise DataError(
+            f"data.text: {text}: no such file, and no file matches it as a glob; check the path, or use `stdlib`"
+        )
     return _corpus(text, Path(), files)
 
 
@@ -184,7 +188,9 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}); check data.text and the file's permissions") from error
+        raise DataError(
+            f"{path}: cannot be opened ({error.strerror}); check data.text and the file's permissions"
+        ) from error
 
 
 def dataset_rows(name: str) -> Corpus:
@@ -202,11 +208,15 @@ def dataset_rows(name: str) -> Corpus:
     try:
         loaded: Any = datasets.load_from_disk(str(folder)) if saved else _load_dataset(folder, name)
     except Exception as error:  # every builder has errors of its own
-        raise DataError(f"data.dataset: {name}: cannot be loaded ({type(error).__name__}: {error}); check the name, the "
-                        "split `train`, and the network")  from error  # fmt: skip
+        raise DataError(
+            f"data.dataset: {name}: cannot be loaded ({type(error).__name__}: {error}); check the name, the split "
+            "`train`, and the network"
+        ) from error
     rows = loaded["train"] if isinstance(loaded, dict) and "train" in loaded else loaded
     if not isinstance(rows, datasets.Dataset):
-        raise DataError(f"data.dataset: {name}: has no split `train` but {sorted(rows)}; save the one to train on by itself")
+        raise DataError(
+            f"data.dataset: {name}: has no split `train` but {sorted(rows)}; save the one to train on by itself"
+        )
     column = _text_column(name, rows)
     return Corpus(name, f"dataset {rows._fingerprint} {column}", lambda: _row_documents(name, rows, column))
 
@@ -218,13 +228,17 @@ def _load_dataset(folder: Path, name: str) -> datasets.Dataset:
 
 
 def _text_column(name: str, rows: datasets.Dataset) -> str:
-    strings = [column for column, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
+    strings = [
+        column for column, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
+    ]
     if "text" in strings:
         return "text"
     if len(strings) != 1:
-        raise DataError(f"data.dataset: {name}: has no column `text`, and {len(strings)} columns of strings {strings}; "
-                        "rename the one to train on: dataset.rename_column(OLD, 'text')")  # fmt: skip
-    return strings[0]
+        raise DataError(
+            f"data.dataset: {name}: has no column `text`, and {len(strings)} columns of strings {strings}; rename the "
+            "one to train on: dataset.rename_column(OLD, 'text')"
+        )
+    return str(strings[0])
 
 
 def _row_documents(name: str, rows: datasets.Dataset, column: str) -> Iterator[Document]:

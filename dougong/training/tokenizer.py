@@ -64,7 +64,9 @@ class HuggingFace:
 
     def encode(self, pieces: list[tuple[int, bytes]]) -> npt.NDArray[np.int64]:
         texts = [_decode(offset, piece) for offset, piece in pieces]
-        ids = [np.array(one.ids, dtype=np.int64) for one in self.model.encode_batch_fast(texts, add_special_tokens=False)]
+        ids = [
+            np.array(one.ids, dtype=np.int64) for one in self.model.encode_batch_fast(texts, add_special_tokens=False)
+        ]
         return np.concatenate(ids)
 
 
@@ -86,7 +88,9 @@ def open_tokenizer(name: str) -> Tokenizer:
         return HuggingFace(name, model, _end(folder, model))
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.exists():
-        raise DataError(f"data.tokenizer: {name}: no such file or folder; give `bytes`, a tokenizer.json, or a Hugging Face folder")
+        raise DataError(
+            f"data.tokenizer: {name}: no such file or folder; give `bytes`, a tokenizer.json, or a Hugging Face folder"
+        )
     model = _load(file)
     return HuggingFace(name, model, _end(folder, model))
 
@@ -97,7 +101,9 @@ def _load(file: Path) -> tokenizers.Tokenizer:
     try:
         model = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
-        raise DataError(f"{file}: not a tokenizer.json ({error}); save one with tokenizer.save_pretrained(DIR)") from error
+        raise DataError(
+            f"{file}: not a tokenizer.json ({error}); save one with tokenizer.save_pretrained(DIR)"
+        ) from error
     model.no_truncation()
     model.no_padding()
     return model
@@ -111,7 +117,9 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
     try:
         whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{folder}: transformers finds no tokenizer here ({str(error).splitlines()[0]}); {remedy}") from error
+        raise DataError(
+            f"{folder}: transformers finds no tokenizer here ({str(error).splitlines()[0]}); {remedy}"
+        ) from error
     if not getattr(whole, "is_fast", False):
         raise DataError(f"{folder}: {type(whole).__name__} has no fast form; {remedy}")
     model: tokenizers.Tokenizer = whole.backend_tokenizer

@@ -37,7 +37,10 @@ def test_count_by_nvml_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("built", "message"),
-    [(None, "built without CUDA.*install a CUDA build"), ("13.0", "device 1 is asked for, torch sees 1.*islands.workers")],
+    [
+        (None, "built without CUDA.*install a CUDA build"),
+        ("13.0", "device 1 is asked for, torch sees 1.*islands.workers"),
+    ],
 )
 def test_open_says_what_is_missing(built: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", built)
