@@ -1,0 +1,86 @@
+"""transformers' conversions between live tensors and a family's own files, one tensor at a time.
+
+`core_model_loading` converts whole state dicts; what it does to one key is repeated here with its own parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dougong.errors import ModelError
+
+
+class Converters:
+    """transformers' conversions of one model, both ways, each prepared once (see `revert_weight_conversion`)."""
+
+    def __init__(self, model: Any) -> None:
+        from transformers import core_model_loading as loading
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        self._loading = loading
+        self._model = model
+        self._live = dict.fromkeys(model.state_dict(), True)
+        used = getattr(model, "_weight_conversions", None)
+        if used is None:
+            plain = get_model_conversion_mapping(model, add_legacy=False)
+            used = [c for c in plain if not isinstance(c, loading.PrefixChange)]
+        back = [conversion.reverse_transform() for conversion in used[::-1]]
+        self._back_renamings, self._back_converters = self._split(back)
+        forward = get_model_conversion_mapping(model)
+        self._renamings, self._forward_converters = self._split(forward)
+
+    def in_order(self, state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        """Sorted as transformers does it; some renamings depend on it."""
+        return sorted(state.items(), key=lambda item: self._loading.dot_natural_key(item[0]))
+
+    def _split(self, conversions: list[Any]) -> tuple[list[Any], list[Any]]:
+        renamings = [c for c in conversions if isinstance(c, self._loading.WeightRenaming)]
+        return renamings, [c for c in conversions if isinstance(c, self._loading.WeightConverter)]
+
+    def revert(self, live: str, tensor: Tensor) -> dict[str, Tensor]:
+        """What transformers would save for one live tensor."""
+        load = self._loading
+        renamed, pattern = load.apply_converters(live, self._back_converters)
+        if pattern is None:
+            return {load.apply_renamings(live, self._back_renamings): tensor}
+        converter = _by_pattern(self._back_converters)[pattern]
+        if len(converter.source_patterns) > 1:
+            raise ModelError(
+                f"{live}: this family's files mix it with other tensors ({', '.join(converter.source_patterns)}), "
+                "which one owner cannot write; such families are not supported"
+            )
+        converter.add_tensor(renamed, live, pattern, tensor)
+        out = converter.convert(renamed, model=self._model, config=self._model.config)
+        found = {load.apply_renamings(name, self._back_renamings): _single(value) for name, value in out.items()}
+        return found
+
+    def forward(self, disk: str) -> tuple[str, Any, str]:
+        """(live name, converter or None, its pattern) by which transformers would read a tensor on disk."""
+        prefix = self._model.base_model_prefix
+        rename = self._loading.rename_source_key
+        live, pattern = rename(disk, self._renamings, self._forward_converters, prefix, self._live)
+        if live not in self._live and disk in self._live:
+            live, pattern = rename(disk, [], [], base_model_prefix=prefix, meta_state_dict=self._live)
+        if pattern is None:
+            return live, None, disk
+        return live, _by_pattern(self._forward_converters)[pattern], pattern
+
+    def convert(self, converter: Any, live: str, parts: list[tuple[str, Tensor]]) -> Tensor:
+        """The live tensor from what lies on disk. `parts`: (converter's pattern, values) in order."""
+        for pattern, value in parts:
+            converter.add_tensor(live, pattern, pattern, value)
+        out = converter.convert(live, model=self._model, config=self._model.config)
+        return _single(out[live])
+
+
+def _by_pattern(converters: list[Any]) -> dict[str, Any]:
+    return {pattern: converter for converter in converters for pattern in converter.source_patterns}
+
+
+def _single(value: Any) -> Tensor:
+    tensor = value[0] if isinstance(value, list) else value
+    assert isinstance(tensor, Tensor)
+    return tensor

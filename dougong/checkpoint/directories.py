@@ -1,0 +1,61 @@
+"""How a checkpoint's directory is named, inside a run's `checkpoints/` (here: `root`).
+
+root/step-000060          committed
+root/step-000060.g2       committed; the name above was taken by another generation's
+root/pending/step-000060.g2   being written, or left by a fault: never a checkpoint
+root/pending/trash-...    being deleted
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+PENDING = "pending"
+MODEL = "model"
+_STEP = re.compile(r"step-(\d{6,})(?:\.g(\d+))?")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A checkpoint's directory. Sorts by step, then by generation (0: the name carries none)."""
+
+    step: int
+    generation: int
+    path: Path
+
+
+def pending_directory(root: Path, step: int, generation: int) -> Path:
+    """Where the workers of a generation write a step's state."""
+    return root / PENDING / f"step-{step:06d}.g{generation}"
+
+
+def committed_directory(root: Path, step: int, generation: int) -> Path:
+    """The first free name for a committed checkpoint."""
+    plain = root / f"step-{step:06d}"
+    return root / f"step-{step:06d}.g{generation}" if plain.exists() else plain
+
+
+def list_committed(root: Path) -> list[Place]:
+    """Every directory that claims to be a checkpoint, newest first."""
+    return sorted(_places(root), reverse=True)
+
+
+def list_pending(root: Path) -> list[Place]:
+    """Every directory that is being written or was left so, newest first."""
+    return sorted(_places(root / PENDING), reverse=True)
+
+
+def step_of(directory: Path) -> int | None:
+    """The step that a directory's name claims; None for a name that claims none."""
+    match = _STEP.fullmatch(directory.name)
+    return int(match.group(1)) if match else None
+
+
+def _places(folder: Path) -> list[Place]:
+    if not folder.is_dir():
+        return []
+    found = [(path, _STEP.fullmatch(path.name)) for path in folder.iterdir() if path.is_dir()]
+    return [Place(int(m.group(1)), int(m.group(2) or 0), path) for path, m in found if m]

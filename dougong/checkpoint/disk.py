@@ -1,0 +1,105 @@
+"""Bytes to disk and back, with digests. Imports no torch: a checkpoint is verified without it.
+
+A digest is blake2b with 16 bytes, in hex (RFC 7693; `hashlib` releases the interpreter lock on large inputs).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dougong.errors import CheckpointError
+
+CHUNK_BYTES = 8 << 20
+
+Buffer = bytes | bytearray | memoryview
+
+
+def digest(data: Buffer) -> str:
+    """The digest of bytes in memory."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def digest_range(fd: int, offset: int, num_bytes: int) -> str:
+    """The digest of a byte range of an open file. A file that ends early raises `CheckpointError`."""
+    state = hashlib.blake2b(digest_size=16)
+    buffer = memoryview(bytearray(min(num_bytes, CHUNK_BYTES)))
+    while num_bytes > 0:
+        part = buffer[: min(num_bytes, CHUNK_BYTES)]
+        read_into(fd, part, offset)
+        state.update(part)
+        offset += len(part)
+        num_bytes -= len(part)
+    return state.hexdigest()
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> None:
+    """Fill `view` from `offset`. A file that ends early raises `CheckpointError`."""
+    while view.nbytes:
+        got = os.preadv(fd, [view], offset)
+        if got == 0:
+            raise CheckpointError(f"the file ends at byte {offset}, {view.nbytes} bytes early; it was truncated")
+        view = view[got:]
+        offset += got
+
+
+def write_at(fd: int, view: Buffer, offset: int) -> None:
+    """Write all of `view` at `offset`."""
+    rest = memoryview(view)
+    while rest.nbytes:
+        put = os.pwrite(fd, rest, offset)
+        rest = rest[put:]
+        offset += put
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """An open descriptor of `path`, closed at the end."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def sync_file(fd: int) -> None:
+    """Make a file durable and drop it from the page cache, so that what is read next comes from storage."""
+    os.fsync(fd)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a small file that must not exist yet, durably."""
+    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+        write_at(fd, data, 0)
+        os.fsync(fd)
+
+
+def storage_error(path: Path, error: OSError) -> CheckpointError:
+    """What a user reads when storage refuses: the place, the numbers, the remedy."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CheckpointError(
+            f"{path}: no space left to write a checkpoint ({_free_bytes(path)} bytes free); "
+            "free some, or lower checkpoint.keep"
+        )
+    if error.errno == errno.EEXIST:
+        return CheckpointError(f"{path}: exists already; a directory of one step and generation is never written twice")
+    return CheckpointError(f"{path}: {error.strerror or error}; mend the storage, then `dougong resume`")
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize

@@ -1,0 +1,109 @@
+"""Reading a checkpoint tensor by tensor, each verified before it is handed out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dougong.checkpoint.disk import digest, read_into
+from dougong.checkpoint.huggingface import TORCH_DTYPES, Names
+from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
+from dougong.errors import CheckpointError
+
+
+class Reader:
+    """One checkpoint. Reads the byte ranges it is asked for and nothing else. Close it, or use it as a context.
+
+    `names` is the map of the model that reads; only the optimizer's groups can be read without it.
+    """
+
+    def __init__(self, directory: Path, names: Names | None = None) -> None:
+        """Raises `CheckpointError` when the directory holds no whole manifest."""
+        self.directory = directory
+        self.manifest = Manifest.load(directory)
+        self._names = names
+        self._places = {entry.key: (file, entry) for file, entry in self.manifest.entries()}
+        self._files: dict[str, int] = {}
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the controller gave to `commit`."""
+        return self.manifest.header
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    def names(self, group: str) -> list[str]:
+        """The logical names that a group holds."""
+        if group != MODEL_GROUP:
+            return [name for held, name, _ in self._places if held == group]
+        logical = self.manifest.logical
+        experts = [f"{name}[{e}]" for name, (rows, *_) in logical["experts"].items() for e in range(rows)]
+        return [*logical["dense"], *experts]
+
+    def read(self, group: str, name: str) -> Tensor:
+        """A logical tensor, on the CPU, in memory of its own.
+
+        Raises `CheckpointError` when the checkpoint has no such tensor, or when its bytes are not those written.
+        """
+        if group != MODEL_GROUP:
+            return self._load(group, name, None)
+        if self._names is None:
+            raise CheckpointError(f"{self.directory}: {name}: reading the model needs `names`, the reading model's map")
+        pieces = self._names.pieces(name)
+        values = {p.name: self._load(group, p.name, p.row, p.shape) for p in pieces}
+        return self._names.from_disk(name, values)
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load(self, group: str, name: str, row: int | None, shape: tuple[int, ...] | None = None) -> Tensor:
+        place = self._places.get((group, name, row))
+        if place is None:
+            label = name if row is None else f"{name}[{row}]"
+            raise CheckpointError(
+                f"{self.directory}: holds no {group} {label}; it is of another model, or was saved without it"
+            )
+        file, entry = place
+        if shape is not None and entry.shape != shape:
+            raise CheckpointError(
+                f"{self.directory}: {entry.label} has shape {entry.shape}, but the model has {shape}; "
+                "resume with the model that the run began with"
+            )
+        return self._tensor(file, entry)
+
+    def _tensor(self, file: str, entry: Entry) -> Tensor:
+        data = torch.empty(entry.num_bytes, dtype=torch.uint8)
+        view = data.numpy().data
+        try:
+            read_into(self._open(file), view, entry.offset)
+        except (OSError, CheckpointError) as error:
+            raise CheckpointError(f"{self.directory / file}: {entry.label}: {error}") from error
+        actual = digest(view)
+        if actual != entry.digest:
+            raise CheckpointError(
+                f"{self.directory / file}: {entry.label}: digest {actual}, written as {entry.digest}; "
+                "the file was damaged, use another checkpoint"
+            )
+        return data.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
+
+    def _open(self, file: str) -> int:
+        if file not in self._files:
+            self._files[file] = os.open(self.directory / file, os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[file]

@@ -1,0 +1,94 @@
+"""Checkpoints of tiny models for the tests of this room: what several workers and a controller do, in one process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.checkpoint.store import commit
+from tests.families import tiny_config
+
+NUM_EXPERTS = 8
+State = dict[tuple[str, str], torch.Tensor]
+
+
+def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
+    """A float32 model with every tensor random, buffers too, so that no two rows are alike."""
+    from transformers import AutoModelForCausalLM, logging
+
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes)).float()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in {id(t): t for t in model.state_dict(keep_vars=True).values()}.values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+def sites_of(model: Any) -> list[str]:
+    return [name for name, _ in model.named_modules() if name.endswith(".experts")]
+
+
+def names_of(model: Any) -> Names:
+    return Names.of(model, sites_of(model), NUM_EXPERTS)
+
+
+def live_tensor(state: dict[str, torch.Tensor], logical: str) -> torch.Tensor:
+    """A logical tensor's values out of a state dict."""
+    if not logical.endswith("]"):
+        return state[logical]
+    name, _, expert = logical[:-1].rpartition("[")
+    return state[name][int(expert)]
+
+
+def state_of(model: Any, names: Names, seed: int = 0) -> State:
+    """The whole state of a job: the model, and optimizer tensors of random values."""
+    live = model.state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    found: State = {}
+    for name, shape in names.tensors():
+        found["model", name] = live_tensor(live, name)
+        if found["model", name].is_floating_point():
+            for group in ("exp_avg", "exp_avg_sq"):
+                found[group, name] = torch.randn(shape, generator=generator)
+    return found
+
+
+def share(state: State, worker: int, num_workers: int) -> list[StateTensor]:
+    """What one of several workers owns: experts in blocks, dense tensors in turn."""
+    mine = []
+    for number, ((group, name), tensor) in enumerate(state.items()):
+        expert = int(name[:-1].rpartition("[")[2]) if name.endswith("]") else None
+        owner = number % num_workers if expert is None else min(expert * num_workers // NUM_EXPERTS, num_workers - 1)
+        if owner == worker:
+            mine.append(StateTensor(group, name, tensor))
+    return mine
+
+
+def write_parts(
+    root: Path, names: Names, shares: Sequence[Iterable[StateTensor]], step: int = 20, generation: int = 1
+) -> list[dict[str, Any]]:
+    """Every worker's part, durable in pending/, not yet committed."""
+    parts: list[dict[str, Any]] = []
+    for rank, tensors in enumerate(shares):
+        saver = Saver(root, f"east/{rank}", rank, generation, lambda s, d, part: parts.append(part), names)
+        saver.stage(step, tensors)
+        saver.wait(60)
+    return parts
+
+
+def save(root: Path, model: Any, num_workers: int = 2, step: int = 20, generation: int = 1, seed: int = 0) -> Path:
+    """A committed checkpoint of a model and of random optimizer tensors."""
+    names = names_of(model)
+    state = state_of(model, names, seed)
+    shares = [share(state, worker, num_workers) for worker in range(num_workers)]
+    parts = write_parts(root, names, shares, step, generation)
+    return commit(root, step, generation, parts, {"seed": 1234})

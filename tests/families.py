@@ -1,0 +1,56 @@
+"""Tiny configurations of the families that tests train: small enough to build in well under a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FAMILIES = (
+    "qwen3_moe", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe", "minimax",
+    "minimax_m2", "gpt_oss", "olmoe", "mixtral", "longcat_flash", "qwen3_next",
+)  # fmt: skip
+
+_COMMON: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 256, "head_dim": 16, "max_position_embeddings": 128,
+    "num_experts_per_tok": 2, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 2,
+}  # fmt: skip
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4, "head_dim": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
+    "q_lora_rank": 32, "kv_lora_rank": 32,
+}  # fmt: skip
+_GROUPED: dict[str, Any] = {
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+_FAMILY: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 32},
+    "deepseek_v3": {**_LATENT, **_GROUPED},
+    "deepseek_v32": {**_LATENT, **_GROUPED, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 8},
+    "deepseek_v4": {"n_routed_experts": 8, "moe_intermediate_size": 32, "q_lora_rank": 32},
+    "glm4_moe": _GROUPED,
+    "minimax": {"num_local_experts": 8},
+    "minimax_m2": {"num_local_experts": 8},
+    "gpt_oss": {"num_local_experts": 8},
+    "olmoe": {"num_experts": 8},
+    "mixtral": {"num_local_experts": 8},
+    "longcat_flash": {
+        **_LATENT, "n_routed_experts": 8, "zero_expert_num": 4, "moe_topk": 2, "expert_ffn_hidden_size": 32,
+        "ffn_hidden_size": 96, "num_layers": 2, "num_hidden_layers": 4,
+    },
+    "qwen3_next": {"num_experts": 8, "moe_intermediate_size": 32, "num_hidden_layers": 4},
+}  # fmt: skip
+
+
+def config_values(family: str, **changes: Any) -> dict[str, Any]:
+    """The keys of a job file's `model.config` for a tiny model of `family`: 8 experts, 2 for each token."""
+    return {**_COMMON, **_FAMILY[family], **changes}
+
+
+def tiny_config(family: str, **changes: Any) -> Any:
+    """The same as a transformers configuration."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(family, **config_values(family, **changes))
