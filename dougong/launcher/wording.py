@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
@@ -52,6 +53,11 @@ def size(num_bytes: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def local_clock(wall: str) -> str:
+    """The watch's time, `13:04:05`, of an event's wall time (ISO 8601); empty when there is none."""
+    return datetime.fromisoformat(wall.replace("Z", "+00:00")).astimezone().strftime("%H:%M:%S") if wall else ""
 
 
 def plural(number: int, noun: str) -> str:
@@ -131,6 +137,11 @@ def _inspected(event: dict[str, Any]) -> Sentence:
     return Sentence("info", f"model {event.get('family', '')}: {count(event['parameters'])} parameters{experts}")
 
 
+def _planned(event: dict[str, Any]) -> Sentence:
+    parts = [plural(event[key], key[:-1]) for key in ("workers", "lanes", "experts") if isinstance(event.get(key), int)]
+    return Sentence("info", f"plan: {', '.join(parts)}" if parts else _generic(event))
+
+
 def _generation_started(event: dict[str, Any]) -> Sentence:
     workers, resume = event.get("workers"), event.get("resume")
     who = f" with {plural(len(workers), 'worker')} [{worker_list(workers)}]" if isinstance(workers, list) else ""
@@ -206,6 +217,7 @@ _SENTENCES: dict[str, Callable[[dict[str, Any]], Sentence]] = {
     "created": _created,
     "agents_started": _agents_started,
     "inspected": _inspected,
+    "planned": _planned,
     "generation_started": _generation_started,
     "first_step": _first_step,
     "drill": _drill,
