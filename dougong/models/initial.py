@@ -1,0 +1,66 @@
+"""Initial values by tensor name: transformers' own initialisation code, with our random numbers under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dougong.training import random
+
+
+class NamedInit(TorchDispatchMode):
+    """While active, `normal_` and `uniform_` fill from counter-based streams keyed by (seed, tensor name).
+
+    `torch.randn`'s bits depend on the CPU's vector width and on what was drawn before; these do not
+    (`research/determinism.md`, rule 13). A scratch tensor without a name is keyed by its place in the order of such
+    fills, which is the model's own.
+    """
+
+    def __init__(self, seed: int, names: Mapping[Tensor, str]) -> None:
+        super().__init__()
+        self._seed = seed
+        self._names = {t.untyped_storage().data_ptr(): n for t, n in names.items() if t.numel()}
+        self._num_unnamed = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        fill = FILLS.get(func)
+        if fill is None:
+            return func(*args, **(kwargs or {}))
+        target: Tensor = args[0]
+        if target.is_meta or target.numel() == 0:
+            return target
+        name = self._names.get(target.untyped_storage().data_ptr())
+        if name is None:
+            self._num_unnamed += 1
+            name = f"unnamed/{self._num_unnamed}"
+        options = dict(zip(fill.names, args[1:], strict=False)) | (kwargs or {})
+        values = fill.draw(tuple(target.shape), self._seed, name, options)
+        return target.copy_(values.to(target.dtype))
+
+
+class _Fill:
+    def __init__(self, names: tuple[str, str], draw: Callable[[tuple[int, ...], int, str, dict[str, Any]], Tensor]):
+        self.names = names
+        self.draw = draw
+
+
+def _normal(shape: tuple[int, ...], seed: int, name: str, options: dict[str, Any]) -> Tensor:
+    values = torch.from_numpy(random.normal(shape, seed, name))
+    return values.mul_(options.get("std", 1.0)).add_(options.get("mean", 0.0))
+
+
+def _uniform(shape: tuple[int, ...], seed: int, name: str, options: dict[str, Any]) -> Tensor:
+    low, high = options.get("from", 0.0), options.get("to", 1.0)
+    return torch.from_numpy(random.uniform(shape, seed, name)).mul_(high - low).add_(low)
+
+
+FILLS = {
+    torch.ops.aten.normal_.default: _Fill(("mean", "std"), _normal),
+    torch.ops.aten.uniform_.default: _Fill(("from", "to"), _uniform),
+}

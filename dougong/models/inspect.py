@@ -1,0 +1,29 @@
+"""What a job's model consists of, found without giving it memory; the planner needs no more."""
+
+from __future__ import annotations
+
+from dougong.launcher.job import Model
+from dougong.models.build import build_on_meta, load_config
+from dougong.models.sites import find_sites
+from dougong.parallel.plan import Inventory, TensorSpec
+
+
+def inspect_model(model: Model, vocab_size: int) -> Inventory:
+    """Build the model on the meta device and list its tensors. Raises `ModelError` when it cannot be cut.
+
+    `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
+    """
+    config = load_config(model, vocab_size)
+    network = build_on_meta(config)
+    sites = find_sites(network)
+    inside = {id(p) for s in sites for p in s.module.parameters(recurse=False)}
+    kept = set(network.state_dict())
+    dense = [TensorSpec(n, tuple(p.shape), p.requires_grad) for n, p in network.named_parameters() if id(p) not in inside]
+    buffers = [TensorSpec(n, tuple(b.shape), False) for n, b in network.named_buffers() if n in kept]
+    return Inventory(
+        family=str(config.model_type),
+        tensors=(*dense, *buffers),
+        sites=tuple(s.name for s in sites),
+        num_experts=sites[0].num_experts,
+        expert_shapes=tuple(sorted(sites[0].shapes.items())),
+    )

@@ -1,0 +1,124 @@
+"""Rows out to experts and back: gathers and ordered additions, forward and backward. No atomics, no scatter.
+
+A *slot* is one (token, choice) pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that go to an
+expert, sorted by (expert, token, choice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Routing:
+    """Where each slot of one lane's micro-batch goes.
+
+    `order_R`: slot of each row; `position_TK`: row of each slot (R for a slot without a row);
+    `counts_E`: rows per expert, on the CPU; `identity_TK`: slots whose answer is the token itself (or None).
+    """
+
+    order_R: Tensor
+    position_TK: Tensor
+    counts_E: Tensor
+    identity_TK: Tensor | None
+    num_tokens: int
+    num_choices: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.order_R.numel()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some slot has no row (no expert, or one that computes nothing)."""
+        return self.num_rows < self.num_tokens * self.num_choices
+
+
+def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> Routing:
+    """Sort slots stably by expert. An index of -1 means no expert; from `num_experts` on it means the token itself
+    where the family has such experts (`has_identity`), else no expert."""
+    num_tokens, num_choices = index_TK.shape
+    slots = index_TK.reshape(-1).to(torch.int64)
+    routed = (slots >= 0) & (slots < num_experts)
+    order = torch.argsort(torch.where(routed, slots, num_experts), stable=True)
+    counts = torch.bincount(torch.where(routed, slots, num_experts), minlength=num_experts + 1)[:num_experts].cpu()
+    num_rows = int(counts.sum())
+    position = torch.full_like(slots, num_rows)
+    position[order[:num_rows]] = torch.arange(num_rows, device=slots.device)
+    identity = (index_TK >= num_experts) if has_identity else None
+    return Routing(order[:num_rows], position.view_as(index_TK), counts, identity, num_tokens, num_choices)
+
+
+def dispatch_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
+    """The rows that leave: token vectors in (expert, token, choice) order, [R, H]."""
+    return hidden_TH.index_select(0, routing.order_R // routing.num_choices)
+
+
+def combine_rows(answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing) -> Tensor:
+    """Weighted sum of each token's K answers, added in the router's order, [T, H] in `hidden_TH`'s dtype.
+
+    Sums are kept in float32 for half-precision inputs.
+    """
+    total = _accumulator(hidden_TH)
+    for choice in range(routing.num_choices):
+        answer_TH = _choice(answers_RH, hidden_TH, routing, choice)
+        total.add_(answer_TH * weights_TK[:, choice, None])
+    return total.to(hidden_TH.dtype)
+
+
+def combine_backward(
+    dout_TH: Tensor, answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in `weights_TK`'s dtype)."""
+    dout_RH = dispatch_rows(dout_TH, routing)
+    weights_R = weights_TK.reshape(-1).index_select(0, routing.order_R)
+    dweights_R = (dout_RH * answers_RH).sum(-1, dtype=torch.float32)
+    danswers_RH = (dout_RH * weights_R[:, None]).to(answers_RH.dtype)
+    dweights_TK = _by_slot(dweights_R, routing)
+    if routing.identity_TK is not None:
+        own_T = (dout_TH * hidden_TH).sum(-1, dtype=torch.float32)
+        dweights_TK = torch.where(routing.identity_TK, own_T[:, None], dweights_TK)
+    return danswers_RH, dweights_TK.to(weights_TK.dtype)
+
+
+def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, routing: Routing) -> Tensor:
+    """Gradient of the tokens [T, H]: their K rows' gradients, added in the router's order.
+
+    A choice that returned the token itself contributes `weight * dout` in its place of the order.
+    """
+    total = _accumulator(dout_TH)
+    for choice in range(routing.num_choices):
+        part_TH = _padded(drows_RH, routing).index_select(0, routing.position_TK[:, choice])
+        if routing.identity_TK is not None:
+            own_TH = (dout_TH * weights_TK[:, choice, None]).to(part_TH.dtype)
+            part_TH = torch.where(routing.identity_TK[:, choice, None], own_TH, part_TH)
+        total.add_(part_TH)
+    return total.to(dout_TH.dtype)
+
+
+def _accumulator(like_TH: Tensor) -> Tensor:
+    half = like_TH.dtype in (torch.bfloat16, torch.float16)
+    return torch.zeros_like(like_TH, dtype=torch.float32 if half else like_TH.dtype)
+
+
+def _choice(answers_RH: Tensor, hidden_TH: Tensor, routing: Routing, choice: int) -> Tensor:
+    answer_TH = _padded(answers_RH, routing).index_select(0, routing.position_TK[:, choice])
+    if routing.identity_TK is None:
+        return answer_TH
+    return torch.where(routing.identity_TK[:, choice, None], hidden_TH, answer_TH)
+
+
+def _padded(rows_RH: Tensor, routing: Routing) -> Tensor:
+    """The rows, followed by one row of zeros for slots that have none."""
+    if not routing.is_partial:
+        return rows_RH
+    return torch.cat([rows_RH, rows_RH.new_zeros(1, rows_RH.shape[1])])
+
+
+def _by_slot(values_R: Tensor, routing: Routing) -> Tensor:
+    if routing.is_partial:
+        values_R = torch.cat([values_R, values_R.new_zeros(1)])
+    return values_R.index_select(0, routing.position_TK.reshape(-1)).view_as(routing.position_TK)

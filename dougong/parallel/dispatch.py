@@ -1,0 +1,135 @@
+"""Dispatch and combine: rows travel from M attention workers to N experts workers and their answers come back.
+
+Any M and N, the same workers or others: a worker without lanes sends nothing, one without experts receives nothing.
+Nothing is padded and nothing dropped. Counts travel ahead of the rows; the backward reuses them by the handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dougong.errors import LaunchError
+from dougong.ops.routing import Routing
+from dougong.parallel.plan import Plan
+from dougong.parallel.shard import Key, LaneRows
+from dougong.parallel.transport import World
+
+HEADER = ("generation", "step", "site", "microbatch", "direction")
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What a dispatch knows of its rows, kept for the way back and for the backward.
+
+    `sent[lane][rank]`: rows of that local lane for that experts worker. `received[rank]`: counts [lanes of that
+    worker, own experts] of what that attention worker sent here.
+    """
+
+    key: Key
+    sent: Mapping[int, Mapping[int, int]]
+    received: Mapping[int, Tensor]
+
+
+class Dispatcher:
+    """One worker's end of dispatch and combine. Every method is collective over the plan's workers."""
+
+    def __init__(self, world: World, plan: Plan, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._world = world
+        self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
+        self._lanes_of = {w.rank: w.lanes for w in plan.workers if w.lanes}
+        self._experts_of = {w.rank: w.experts for w in plan.workers if w.experts}
+        self._lanes = self._lanes_of.get(world.rank, ())
+        self._experts = self._experts_of.get(world.rank, ())
+        in_order = [e for experts in self._experts_of.values() for e in experts]
+        assert in_order == list(range(plan.num_experts)), "a plan gives experts in ascending order of rank"
+        self.step = 0
+
+    def announce(self, key: Key, routings: Mapping[int, Routing]) -> Handle:
+        """Tell every experts worker how many rows each local lane has for each of its experts.
+
+        A lane missing from `routings` sends no rows. Raises `LaunchError` when a peer is somewhere else in the step.
+        """
+        stamp = [self._world.member.generation, self.step, *key, 0]
+        outgoing, sent = {}, {lane: dict[int, int]() for lane in self._lanes}
+        for rank, experts in self._experts_of.items() if self._lanes else ():
+            counts = torch.zeros(len(self._lanes), len(experts), dtype=torch.int64)
+            for row, lane in enumerate(self._lanes):
+                if lane in routings:
+                    counts[row] = routings[lane].counts_E[experts[0] : experts[-1] + 1]
+                sent[lane][rank] = int(counts[row].sum())
+            outgoing[rank] = torch.cat([torch.tensor(stamp), counts.reshape(-1)])
+        incoming = {}
+        for rank, lanes in self._lanes_of.items() if self._experts else ():
+            incoming[rank] = torch.empty(len(HEADER) + len(lanes) * len(self._experts), dtype=torch.int64)
+        self._world.exchange(outgoing, incoming)
+        for rank, header in incoming.items():
+            self._check(rank, header[: len(HEADER)].tolist(), stamp)
+        received = {r: h[len(HEADER) :].view(len(self._lanes_of[r]), -1) for r, h in incoming.items()}
+        return Handle(key, sent, received)
+
+    def to_experts(self, handle: Handle, rows: Mapping[int, Tensor]) -> list[LaneRows]:
+        """Send each local lane's rows [R, H] (sorted by expert); get every lane's rows for the own experts,
+        in lane order."""
+        outgoing = {
+            rank: self._join([self._part(handle, rows[lane], lane, rank) for lane in self._lanes if lane in rows])
+            for rank in (self._experts_of if self._lanes else ())
+        }
+        incoming = {rank: self._empty(int(counts.sum())) for rank, counts in handle.received.items()}
+        incoming = self._swap(outgoing, incoming)
+        arrived = []
+        for rank, counts in handle.received.items():
+            pieces = incoming[rank].split(counts.sum(1).tolist())
+            for lane, piece, row in zip(self._lanes_of[rank], pieces, counts.tolist(), strict=True):
+                arrived.append(LaneRows(lane, piece, row))
+        return sorted(arrived, key=lambda a: a.lane)
+
+    def to_attention(self, handle: Handle, answers: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The way back: `answers` by lane from here; returns each local lane's answers [R, H] in dispatch order."""
+        outgoing = {
+            rank: self._join([answers[lane] for lane in self._lanes_of[rank]]) for rank in handle.received
+        }
+        incoming = {
+            rank: self._empty(sum(handle.sent[lane][rank] for lane in self._lanes))
+            for rank in (self._experts_of if self._lanes else ())
+        }
+        incoming = self._swap(outgoing, incoming)
+        parts: dict[int, list[Tensor]] = {lane: [] for lane in self._lanes}
+        for rank, flat in incoming.items():
+            pieces = flat.split([handle.sent[lane][rank] for lane in self._lanes])
+            for lane, piece in zip(self._lanes, pieces, strict=True):
+                parts[lane].append(piece)
+        return {lane: self._join(pieces) for lane, pieces in parts.items()}
+
+    def _part(self, handle: Handle, rows: Tensor, lane: int, rank: int) -> Tensor:
+        before = sum(count for other, count in handle.sent[lane].items() if other < rank)
+        return rows[before : before + handle.sent[lane][rank]]
+
+    def _swap(self, outgoing: Mapping[int, Tensor], incoming: dict[int, Tensor]) -> dict[int, Tensor]:
+        me = self._world.rank
+        self._world.exchange(
+            {r: t for r, t in outgoing.items() if r != me}, {r: t for r, t in incoming.items() if r != me}
+        )
+        if me in incoming:  # nothing to copy: what this worker sends itself is what it receives
+            incoming[me] = outgoing[me]
+        return incoming
+
+    def _join(self, pieces: Sequence[Tensor]) -> Tensor:
+        pieces = [p for p in pieces if len(p)]
+        if not pieces:
+            return self._empty(0)
+        return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(list(pieces))
+
+    def _empty(self, num_rows: int) -> Tensor:
+        return torch.empty(num_rows, self._hidden_size, dtype=self._dtype, device=self._device)
+
+    def _check(self, rank: int, theirs: list[int], ours: list[int]) -> None:
+        if theirs != ours:
+            names = ", ".join(f"{n} {a} against {b}" for n, a, b in zip(HEADER, theirs, ours, strict=True) if a != b)
+            raise LaunchError(
+                f"worker {rank} sent a message that worker {self._world.rank} does not wait for: {names}; "
+                "the two do not run the same schedule, which is a fault of dougong: please report it with both logs"
+            )

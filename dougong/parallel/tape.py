@@ -1,0 +1,97 @@
+"""Backward as a walk over the autograd graph that can stop at any experts call and go on later.
+
+Nodes are called one by one in decreasing order of their sequence number, which is a topological order: everything
+created after an experts call runs before anything created before it. Leaves are handed out, not accumulated, so the
+order of every sum is the caller's. Bitwise equal to `loss.backward()` (`research/tape_walk.md`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+Node = Any  # torch.autograd.graph.Node, whose private protocol the walk speaks
+
+EVERYTHING = -2
+"""Bound below every sequence number: walk to the end."""
+
+
+def sequence_now() -> int:
+    """The sequence number that the next autograd node will get: nodes made before this moment are below it."""
+    return int(torch._C._autograd._get_sequence_nr())
+
+
+class TapeWalk:
+    """A resumable backward pass over one micro-batch's graph. Run it with grad mode off."""
+
+    def __init__(self, deferred: frozenset[Node] = frozenset()) -> None:
+        """`deferred`: leaves that get several gradients (tied weights); they are handed out once, at the very end."""
+        self._inputs: dict[Node, dict[int, tuple[Tensor, bool]]] = {}
+        self._heap: list[tuple[int, int, Node]] = []
+        self._arrivals = 0
+        self._deferred = deferred
+
+    def add(self, tensor: Tensor, gradient: Tensor) -> None:
+        """Say that `tensor` (an output of the graph, or an input of an experts call) received this gradient."""
+        edge = get_gradient_edge(tensor)
+        self._push(edge.node, edge.output_nr, gradient)
+
+    def until(self, bound: int) -> Iterator[tuple[Node, Tensor]]:
+        """Run every node whose sequence number is at least `bound`; yield (leaf node, gradient) as they complete."""
+        while self._heap and -self._heap[0][0] >= bound:
+            node = heapq.heappop(self._heap)[2]
+            inputs = self._inputs.pop(node)
+            if _is_leaf(node):
+                yield node, inputs[0][0]
+                continue
+            gradients = [inputs[i][0] if i in inputs else None for i in range(len(node._input_metadata))]
+            del inputs
+            results = node(*gradients) if callable(node) else node.apply(*gradients)
+            del gradients
+            if not isinstance(results, tuple):
+                results = (results,)
+            for (following, index), gradient in zip(node.next_functions, results, strict=False):
+                if following is not None and gradient is not None:
+                    self._push(following, index, _fit(gradient, following._input_metadata[index]))
+            del results, node
+
+    def _push(self, node: Node, index: int, gradient: Tensor) -> None:
+        inputs = self._inputs.get(node)
+        if inputs is None:
+            inputs = self._inputs[node] = {}
+            self._arrivals += 1
+            heapq.heappush(self._heap, (-self._rank(node), self._arrivals, node))
+        held = inputs.get(index)
+        if held is None:
+            inputs[index] = (gradient, False)
+        elif held[1]:  # a sum that this walk made: nobody else holds it
+            held[0].add_(gradient)
+        else:
+            inputs[index] = (held[0] + gradient, True)
+
+    def _rank(self, node: Node) -> int:
+        return EVERYTHING if node in self._deferred else int(node._sequence_nr())
+
+
+def leaf_node(tensor: Tensor) -> Node:
+    """The graph node that stands for a leaf tensor; the walk yields it with the leaf's gradient."""
+    edge: GradientEdge = get_gradient_edge(tensor)
+    return edge.node
+
+
+def _is_leaf(node: Node) -> bool:
+    return type(node).__name__ == "AccumulateGrad"
+
+
+def _fit(gradient: Tensor, metadata: Any) -> Tensor:
+    """What the engine's own validation does: undo broadcasting and match the input's dtype."""
+    if gradient.shape != metadata.shape:
+        gradient = gradient.sum_to_size(metadata.shape)
+    if gradient.dtype != metadata.dtype:
+        gradient = gradient.to(metadata.dtype)
+    return gradient

@@ -1,0 +1,70 @@
+"""The fixed binary tree over lane numbers in which every sum across lanes is taken.
+
+The tree depends on the number of lanes alone. A node (start, size) covers lanes start .. start+size-1 that exist; its
+value is the sum of its children, left plus right; a missing right child adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+TreeNode = tuple[int, int]
+"""(first lane, size: a power of two)."""
+
+
+@dataclass(frozen=True)
+class LaneTree:
+    """The reduction tree of `num_lanes` lanes."""
+
+    num_lanes: int
+
+    @property
+    def root(self) -> TreeNode:
+        return 0, 1 << (self.num_lanes - 1).bit_length()
+
+    def children(self, node: TreeNode) -> list[TreeNode]:
+        """One or two children; none for a lane."""
+        start, size = node
+        if size == 1:
+            return []
+        half = size // 2
+        right = [(start + half, half)] if start + half < self.num_lanes else []
+        return [(start, half), *right]
+
+    def held(self, lanes: Collection[int]) -> list[TreeNode]:
+        """The maximal nodes whose lanes are all in `lanes`: what a worker with these lanes ships."""
+        return self._held(self.root, frozenset(lanes))
+
+    def _held(self, node: TreeNode, lanes: frozenset[int]) -> list[TreeNode]:
+        start, size = node
+        if all(lane in lanes for lane in range(start, min(start + size, self.num_lanes))):
+            return [node]
+        return [n for child in self.children(node) for n in self._held(child, lanes)]
+
+    def sum(self, values: Mapping[TreeNode, Tensor], node: TreeNode | None = None) -> Tensor:
+        """The value of `node` (default: the root) from the values of nodes below it; adds into the leftmost, in place.
+
+        Raises KeyError when a lane is missing.
+        """
+        node = node or self.root
+        if node in values:
+            return values[node]
+        children = self.children(node)
+        if not children:
+            raise KeyError(f"no value for lane {node[0]}")
+        total = self.sum(values, children[0])
+        return total.add_(self.sum(values, children[1])) if len(children) == 2 else total
+
+    def sum_numbers(self, values: Mapping[int, float]) -> float:
+        """The same tree over plain numbers by lane, for losses."""
+        return self._sum_numbers(self.root, values)
+
+    def _sum_numbers(self, node: TreeNode, values: Mapping[int, float]) -> float:
+        children = self.children(node)
+        if not children:
+            return values[node[0]]
+        parts = [self._sum_numbers(child, values) for child in children]
+        return parts[0] + parts[1] if len(parts) == 2 else parts[0]

@@ -1,0 +1,160 @@
+"""One worker's part of the model: dense compute copies, its own experts, and float32 masters of what it owns.
+
+Every attention worker holds all dense tensors in compute precision. A named tensor has one owner, which keeps its
+float32 master, updates it and saves it; in float32 the owner's master and its compute copy are one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dougong.launcher.job import Job
+from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
+from dougong.models.cut import cut
+from dougong.models.sites import Site, expert_op, find_sites
+from dougong.ops.expert import ExpertOp
+from dougong.parallel.executor import Cut
+from dougong.parallel.plan import Plan
+
+ReadTensor = Callable[[str], Tensor]
+"""Reads one named tensor (float32, any device) of the state to start from."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Replica:
+    """What `build_replica` made for one worker.
+
+    dense: compute copies by name (trainable and frozen, empty on a pure experts worker); experts[site][expert]:
+    compute copies of owned experts; masters: float32, everything that this worker owns, trainable or not;
+    trainable: names of the dense tensors that training changes (every expert's tensors are).
+    """
+
+    model: nn.Module
+    config: object
+    sites: list[Site]
+    cut: Cut
+    op: ExpertOp
+    dense: dict[str, Tensor]
+    experts: list[dict[int, dict[str, Tensor]]]
+    masters: dict[str, Tensor]
+    trainable: frozenset[str]
+
+    @property
+    def leaves(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, compute parameter) of every trainable dense tensor, in the model's order."""
+        return ((n, t) for n, t in self.dense.items() if n in self.trainable)
+
+    def refresh_dense(self) -> None:
+        """Copy owned dense masters over their compute copies (nothing to do where they are one tensor)."""
+        for name, master in self.masters.items():
+            copy = self.dense.get(name)
+            if copy is not None and copy.data_ptr() != master.data_ptr():
+                copy.copy_(master)
+
+    def refresh_experts(self) -> None:
+        """The same for owned experts."""
+        for site, experts in zip(self.sites, self.experts, strict=True):
+            for expert, tensors in experts.items():
+                for parameter, copy in tensors.items():
+                    master = self.masters[site.tensor_name(parameter, expert)]
+                    if copy.data_ptr() != master.data_ptr():
+                        copy.copy_(master)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the bits of a replica besides its plan."""
+
+    job: Job
+    vocab_size: int
+    device: torch.device
+    read: ReadTensor | None = None
+
+
+def build_replica(recipe: Recipe, plan: Plan, rank: int) -> Replica:
+    """Build one worker's part: from `recipe.read`, or from initial values seeded by tensor name.
+
+    No worker ever holds an expert that it does not own. Raises `ModelError` when the family cannot be cut.
+    """
+    worker = plan.workers[rank]
+    dtype = DTYPES[recipe.job.precision]
+    config = load_config(recipe.job.model, recipe.vocab_size)
+    source = build_on_meta(config)
+    sites = find_sites(source)
+    own = {n: v for n, v in plan.owners.items() if v == rank}
+    model, masters = source, dict[str, Tensor]()
+    if worker.lanes:
+        _fill_dense(source, recipe)
+        masters = {n: t.detach() for n, t in _named(source).items() if n in own}
+        if dtype != torch.float32:
+            model = _cast(source, config, dtype, recipe)
+            sites = find_sites(model)
+            masters = {n: t.clone() for n, t in masters.items()}
+    op = expert_op(sites[0], recipe.device)
+    experts = _own_experts(source, sites, worker.experts, recipe, masters)
+    described = cut(model, sites)
+    dense = {n: t.detach() if not isinstance(t, nn.Parameter) else t for n, t in _named(model).items()}
+    dense = dense if worker.lanes else {}
+    inside = tuple(f"{s.name}." for s in sites)
+    trainable = {n for n, p in source.named_parameters() if p.requires_grad and not n.startswith(inside)}
+    return Replica(model, config, sites, described, op, dense, experts, masters, frozenset(trainable))
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    """Dense parameters and persistent buffers by name; not the experts, which are on meta."""
+    kept = set(model.state_dict())
+    tensors = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in kept)]
+    return {n: t for n, t in tensors if not t.is_meta}
+
+
+def _fill_dense(model: nn.Module, recipe: Recipe) -> None:
+    materialise(model, recipe.device, recipe.job.seed)
+    if recipe.read is not None:
+        with torch.no_grad():
+            for name, tensor in _named(model).items():
+                tensor.copy_(recipe.read(name))
+
+
+def _cast(source: nn.Module, config: object, dtype: torch.dtype, recipe: Recipe) -> nn.Module:
+    """The compute copy, built as transformers' own loader would: tensors that a family keeps in float32 stay so."""
+    model = build_on_meta(config, dtype)
+    materialise(model, recipe.device, recipe.job.seed)
+    values = _named(source)
+    with torch.no_grad():
+        for name, tensor in _named(model).items():
+            tensor.copy_(values[name])
+    return model
+
+
+def _own_experts(
+    model: nn.Module, sites: list[Site], owned: tuple[int, ...], recipe: Recipe, masters: dict[str, Tensor]
+) -> list[dict[int, dict[str, Tensor]]]:
+    dtype = DTYPES[recipe.job.precision]
+    experts: list[dict[int, dict[str, Tensor]]] = []
+    for site in sites:
+        experts.append({})
+        for expert in _with_idle_rows(site, owned):
+            tensors = _expert(model, site, expert, recipe)
+            masters.update({site.tensor_name(p, expert): t for p, t in tensors.items()})
+            if expert < site.num_experts:
+                experts[-1][expert] = {p: t if t.dtype == dtype else t.to(dtype) for p, t in tensors.items()}
+    return experts
+
+
+def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
+    """Owned experts; the last expert's owner also keeps the rows of experts that compute nothing."""
+    if not owned or owned[-1] != site.num_experts - 1:
+        return list(owned)
+    return [*owned, *range(site.num_experts, max(site.num_rows.values()))]
+
+
+def _expert(model: nn.Module, site: Site, expert: int, recipe: Recipe) -> dict[str, Tensor]:
+    if recipe.read is None:
+        return initial_expert(model, site, expert, recipe.job.seed, recipe.device)
+    return {p: recipe.read(n).to(recipe.device, torch.float32, copy=True) for p, n in site.tensors_of(expert)}

@@ -1,0 +1,185 @@
+"""One training step on one worker: micro-batches, ordered sums, global norm, update, spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dougong.launcher.job import Job
+from dougong.parallel.dispatch import Dispatcher
+from dougong.parallel.executor import Clock, Executor, Forward
+from dougong.parallel.plan import Plan
+from dougong.parallel.reduce import OrderedReducer
+from dougong.parallel.shard import ExpertShard
+from dougong.parallel.tape import Node, leaf_node
+from dougong.parallel.transport import World
+from dougong.parallel.tree import LaneTree
+from dougong.training.optimizer import OwnedAdamW, clip_scale
+from dougong.training.replica import DTYPES, Replica
+from dougong.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step says of itself, the same on every worker. The loss is the mean over the step's tokens; `grad_norm`
+    is the norm before clipping; `exchange_s` are seconds spent in messages, by rank."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    rate: float
+    exchange_s: tuple[float, ...]
+    stop: bool
+
+
+class LaneGradients:
+    """Float32 sums of one lane's dense gradients, added in micro-batch order."""
+
+    def __init__(self, leaves: Mapping[Node, str], like: Mapping[str, Tensor]) -> None:
+        self._leaves = leaves
+        self._touched: set[str] = set()
+        self.sums = {n: torch.zeros_like(t, dtype=torch.float32) for n, t in like.items()}
+
+    def start(self) -> None:
+        """Begin a step: the first gradient of a tensor replaces what was there."""
+        self._touched.clear()
+
+    def take(self, leaf: Node, gradient: Tensor) -> None:
+        name = self._leaves[leaf]
+        if name in self._touched:
+            self.sums[name].add_(gradient)
+        else:
+            self.sums[name].copy_(gradient)
+            self._touched.add(name)
+
+    def finish(self) -> None:
+        """End of the step: what received nothing is zero."""
+        for name in self.sums.keys() - self._touched:
+            self.sums[name].zero_()
+
+
+class Stepper:
+    """Runs steps of one worker. Collective: all workers of the plan call the same methods in the same order."""
+
+    def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
+        self._job, self._plan, self._world, self._replica, self._clock = job, plan, world, replica, clock
+        self._lanes = plan.workers[world.rank].lanes
+        dense = dict(replica.leaves)
+        leaves = {leaf_node(t): n for n, t in dense.items()}
+        self._gradients = {lane: LaneGradients(leaves, dense) for lane in self._lanes}
+        self._reducer = OrderedReducer(world, plan, {n: t.shape for n, t in dense.items()})
+        device = next(iter(replica.masters.values())).device
+        hidden = int(replica.config.hidden_size)
+        self._dispatcher = Dispatcher(world, plan, hidden, DTYPES[job.precision], device)
+        self._shard = ExpertShard(replica.op, plan.workers[world.rank].experts, replica.experts)
+        self._executor = Executor(replica.cut, self._dispatcher, self._shard, clock)
+        self._names = [self._trainable_of(rank) for rank in range(world.size)]
+        self.optimizer = OwnedAdamW(job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]})
+
+    def run(self, step: int, forwards: Callable[[int], Mapping[int, Forward]], stop: bool) -> StepResult:
+        """One step. `forwards(microbatch)` gives the local lanes' forwards; `stop`: this worker was asked to stop."""
+        self._clock.exchange_s = 0.0
+        self._dispatcher.step = step
+        losses = self._forward_backward(forwards)
+        with self._clock.exchanging():
+            gradients = self._gather_gradients()
+        told = [float(stop), self._clock.exchange_s, *losses, *self._squares(gradients)]
+        with self._clock.exchanging():
+            everybody = self._world.gather(told, [self._num_told(rank) for rank in range(self._world.size)])
+        norm = self._norm(everybody)
+        rate = learning_rate(self._job.schedule, self._job.optimizer.lr, step, self._job.steps)
+        self._update(gradients, norm, rate)
+        exchange_s = tuple(values[1] for values in everybody)
+        return StepResult(step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody))
+
+    def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:
+        """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be missing."""
+        self._dispatcher.step = step
+        mine: dict[tuple[int, int], float] = {}
+        num_rounds = 0
+        for number, forwards in enumerate(rounds):
+            losses = self._executor.evaluate(number, forwards)
+            mine |= {(number, lane): float(loss) for lane, loss in losses.items()}
+            num_rounds += 1
+        lanes = [lane for worker in self._plan.workers for lane in worker.lanes]
+        told = [mine.get((n, lane), float("nan")) for n in range(num_rounds) for lane in self._lanes]
+        sizes = [num_rounds * len(worker.lanes) for worker in self._plan.workers]
+        everybody = self._world.gather(told, sizes)
+        values = {}
+        for worker, theirs in zip(self._plan.workers, everybody, strict=True):
+            keys = [(n, lane) for n in range(num_rounds) for lane in worker.lanes]
+            values |= dict(zip(keys, theirs, strict=True))
+        ordered = [values[n, lane] for n in range(num_rounds) for lane in sorted(lanes)]
+        present = [v for v in ordered if v == v]
+        return sum(present) / len(present)
+
+    def _forward_backward(self, forwards: Callable[[int], Mapping[int, Forward]]) -> list[float]:
+        batch = self._job.batch
+        scale = 1.0 / (batch.lanes * batch.microbatches)
+        self._shard.zero_gradients()
+        for gradients in self._gradients.values():
+            gradients.start()
+        losses: dict[tuple[int, int], Tensor] = {}
+        for microbatch in range(batch.microbatches):
+            done = self._executor.train(microbatch, forwards(microbatch), scale, lambda lane: self._gradients[lane].take)
+            losses |= {(lane, microbatch): loss for lane, loss in done.items()}
+        for gradients in self._gradients.values():
+            gradients.finish()
+        return [float(losses[lane, m]) for lane in self._lanes for m in range(batch.microbatches)]
+
+    def _gather_gradients(self) -> dict[str, Tensor]:
+        """Gradients of everything that this worker owns. A dense tensor that has never had one is left out, as torch
+        leaves a parameter without `.grad` alone (transformers gives some no gradient: DSA indexers)."""
+        dense = self._reducer.reduce({lane: g.sums for lane, g in self._gradients.items()})
+        gradients = {n: g for n, g in dense.items() if self.optimizer.has_state(n) or bool(g.any())}
+        for site, of in zip(self._replica.sites, self._shard.gradients, strict=True):
+            for expert, tensors in of.items():
+                gradients |= {site.tensor_name(p, expert): g for p, g in tensors.items()}
+        return gradients
+
+    def _update(self, gradients: Mapping[str, Tensor], norm: float, rate: float) -> None:
+        self._clock.note("update", 0)
+        scale = clip_scale(norm, self._job.optimizer.clip_norm)
+        if scale != 1.0:
+            for gradient in gradients.values():
+                gradient.mul_(scale)
+        self.optimizer.step(gradients, rate)
+        with torch.no_grad(), self._clock.exchanging():
+            self._replica.refresh_experts()
+            self._replica.refresh_dense()
+            self._reducer.spread(self._replica.dense)
+
+    def _squares(self, gradients: Mapping[str, Tensor]) -> list[float]:
+        """Squared norms of the owned tensors' gradients, one whole tensor a kernel call, in name order."""
+        names = self._names[self._world.rank]
+        norms = {n: torch.linalg.vector_norm(g) for n, g in gradients.items()}
+        values = dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
+        return [values.get(n, 0.0) ** 2 for n in names]
+
+    def _norm(self, everybody: list[list[float]]) -> float:
+        """Global gradient norm: squares added in the order of names, so no bit depends on who owns what."""
+        squares: dict[str, float] = {}
+        for names, values in zip(self._names, everybody, strict=True):
+            squares |= dict(zip(names, values[len(values) - len(names) :], strict=True))
+        return float(sum(squares[n] for n in sorted(squares)) ** 0.5)
+
+    def _loss(self, everybody: list[list[float]]) -> float:
+        """Mean loss: micro-batches added in order within a lane, lanes by the tree."""
+        count = self._job.batch.microbatches
+        lanes: dict[int, float] = {}
+        for worker, values in zip(self._plan.workers, everybody, strict=True):
+            for row, lane in enumerate(worker.lanes):
+                lanes[lane] = sum(values[2 + row * count : 2 + (row + 1) * count])
+        return LaneTree(self._plan.num_lanes).sum_numbers(lanes) / (self._plan.num_lanes * count)
+
+    def _num_told(self, rank: int) -> int:
+        return 2 + len(self._plan.workers[rank].lanes) * self._job.batch.microbatches + len(self._names[rank])
+
+    def _trainable_of(self, rank: int) -> list[str]:
+        dense = [n for n, owner in self._plan.owners.items() if owner == rank and n in self._replica.trainable]
+        owned = self._plan.workers[rank].experts
+        experts = [n for s in self._replica.sites for e in owned for _, n in s.tensors_of(e)]
+        return sorted([*dense, *experts])

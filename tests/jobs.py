@@ -1,0 +1,84 @@
+"""Jobs and parts of workers for tests, small enough for two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dougong.launcher.job import Job
+from dougong.models.inspect import inspect_model
+from dougong.parallel.executor import Clock
+from dougong.parallel.plan import Plan, Seat, make_plan
+from dougong.parallel.transport import World
+from dougong.training.replica import Recipe, Replica, build_replica
+from dougong.training.step import Stepper
+from tests.families import config_values
+
+VOCAB = 256
+
+
+def make_job(family: str = "qwen3_moe", **changes: Any) -> Job:
+    """A job of three steps over 2 lanes x 2 micro-batches of 2 x 16 tokens; `changes` replace whole sections."""
+    values: dict[str, Any] = {
+        "job": "test",
+        "model": {"family": family, "config": config_values(family)},
+        "data": {"text": "stdlib", "sequence_length": 16},
+        "batch": {"lanes": 2, "microbatches": 2, "microbatch_size": 2},
+        "optimizer": {"name": "adamw", "lr": 1e-2},
+        "steps": 3,
+        "seed": 7,
+        "islands": [{"name": "east", "accelerator": "cpu"}],
+    }
+    return Job.model_validate(values | changes)
+
+
+def plan_for(job: Job, roles: str = "B") -> Plan:
+    """A plan with one worker per letter: A attention, E experts, B both."""
+    names = {"A": "attention", "E": "experts", "B": "both"}
+    seats = [Seat(f"east/{i}", "east", names[r], "node", f"cpu:{i}") for i, r in enumerate(roles)]
+    return make_plan(job.batch.lanes, inspect_model(job.model, VOCAB), seats)
+
+
+def tokens(job: Job, step: int, lane: int, microbatch: int) -> Tensor:
+    """Made-up token ids [microbatch_size, sequence_length] of one micro-batch."""
+    generator = torch.Generator().manual_seed(1 + step * 10007 + lane * 101 + microbatch)
+    return torch.randint(3, VOCAB, (job.batch.microbatch_size, job.data.sequence_length), generator=generator)
+
+
+@dataclass
+class Rig:
+    """One worker, put together without processes around it."""
+
+    job: Job
+    plan: Plan
+    replica: Replica
+    stepper: Stepper
+
+    def forwards(self, step: int) -> Callable[[int], Mapping[int, Callable[[], Tensor]]]:
+        lanes = self.plan.workers[self.rank].lanes
+
+        def of(microbatch: int) -> Mapping[int, Callable[[], Tensor]]:
+            return {lane: self._forward(tokens(self.job, step, lane, microbatch)) for lane in lanes}
+
+        return of
+
+    rank: int = 0
+
+    def _forward(self, ids: Tensor) -> Callable[[], Tensor]:
+        return lambda: self.replica.model(input_ids=ids, labels=ids).loss
+
+    def run(self, steps: int) -> list[float]:
+        return [self.stepper.run(s, self.forwards(s), False).loss for s in range(1, steps + 1)]
+
+
+def make_rig(job: Job, plan: Plan | None = None, world: World | None = None) -> Rig:
+    """Build one worker's replica and stepper from initial values."""
+    torch.set_num_threads(1)
+    plan = plan or plan_for(job)
+    world = world or World.alone()
+    replica = build_replica(Recipe(job, VOCAB, torch.device("cpu")), plan, world.rank)
+    return Rig(job, plan, replica, Stepper(job, plan, world, replica, Clock()), world.rank)

@@ -1,0 +1,48 @@
+"""The promise: the job's bits do not depend on the layout. Weights and optimizer state, not only losses."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from dougong.launcher.job import Job
+from dougong.parallel.plan import Plan
+from dougong.parallel.transport import World
+from tests.families import FAMILIES
+from tests.jobs import make_job, make_rig, plan_for
+from tests.processes import run_workers
+
+
+def state_digests(world: World, plan: Plan, job: Job, steps: int) -> tuple[list[float], dict[str, str]]:
+    """Train a few steps; losses and a digest of every owned tensor and its optimizer state."""
+    rig = make_rig(job, plan, world)
+    losses = rig.run(steps)
+    tensors: dict[str, Any] = dict(rig.replica.masters)
+    tensors |= {f"{kind}/{name}": value for kind, name, value in rig.stepper.optimizer.state()}
+    return losses, {n: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for n, t in tensors.items()}
+
+
+def run_layout(job: Job, roles: str, steps: int = 3) -> tuple[list[float], dict[str, str]]:
+    results = run_workers(state_digests, plan_for(job, roles), job, steps)
+    assert all(losses == results[0][0] for losses, _ in results), "workers disagree on the loss"
+    merged: dict[str, str] = {}
+    for _, digests in results:
+        assert not merged.keys() & digests.keys(), "a tensor has two owners"
+        merged |= digests
+    return results[0][0], merged
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_to_the_same_bits_on_one_and_three_workers(family: str) -> None:
+    job = make_job(family, batch={"lanes": 3, "microbatches": 1, "microbatch_size": 2})
+    assert run_layout(job, "B") == run_layout(job, "BBB")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bits_hold_on_uneven_and_disaggregated_layouts(precision: str) -> None:
+    job = make_job("deepseek_v3", precision=precision, batch={"lanes": 5, "microbatches": 2, "microbatch_size": 1})
+    reference = run_layout(job, "B")
+    for roles in ("BB", "AEE", "ABE"):
+        assert run_layout(job, roles) == reference, roles

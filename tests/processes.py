@@ -1,0 +1,71 @@
+"""Real worker processes for tests: forked from a server that has torch loaded, joined into one gloo world."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dougong.parallel.plan import Plan
+from dougong.parallel.transport import Member, World
+
+DEADLINE_S = 120.0
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "transformers", "tests.jobs"])
+
+Task = Callable[..., Any]
+"""task(world, plan, *arguments) -> anything that pickles; runs in every worker."""
+
+
+def run_workers(task: Task, plan: Plan, *arguments: Any) -> list[Any]:
+    """Run `task` in one process per worker of `plan`; returns the results by rank.
+
+    Raises the first error of a worker, or TimeoutError; no process outlives the call.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    results: Any = CONTEXT.Queue()
+    processes = [
+        CONTEXT.Process(target=_worker, args=(task, rank, plan, store.port, results, arguments), daemon=True)
+        for rank in range(len(plan.workers))
+    ]
+    try:
+        for process in processes:
+            process.start()
+        return _collect(results, processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join(10)
+
+
+def _collect(results: Any, processes: Sequence[Any]) -> list[Any]:
+    deadline = time.monotonic() + DEADLINE_S
+    values: dict[int, Any] = {}
+    while len(values) < len(processes):
+        try:
+            rank, value, error = results.get(timeout=max(0.1, deadline - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError(f"workers {sorted(set(range(len(processes))) - set(values))} did not end") from None
+        if error:
+            raise AssertionError(f"worker {rank}:\n{error}")
+        values[rank] = value
+    return [values[rank] for rank in sorted(values)]
+
+
+def _worker(task: Task, rank: int, plan: Plan, port: int, results: Any, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    try:
+        everybody = tuple(w.rank for w in plan.workers)
+        member = Member(rank, len(everybody), 1, "east", (("east", "gloo", everybody),), torch.device("cpu"))
+        world = World.join(member, ("127.0.0.1", port)) if len(everybody) > 1 else World.alone()
+        results.put((rank, task(world, plan, *arguments), None))
+        world.leave()
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))

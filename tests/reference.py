@@ -1,0 +1,114 @@
+"""What a run is judged against: the same transformers model trained by a plain PyTorch loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dougong.launcher.job import Job
+from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
+from dougong.models.sites import Site, expert_op, find_sites
+from dougong.ops import routing as ops
+from dougong.training.schedule import learning_rate
+from tests.jobs import VOCAB, tokens
+
+
+def reference_model(job: Job) -> nn.Module:
+    """The unmodified model, experts and all, with the same initial values; transformers' own eager experts."""
+    config = load_config(job.model, VOCAB)
+    config._experts_implementation = "eager"
+    model = build_on_meta(config)
+    sites = find_sites(model)
+    materialise(model, torch.device("cpu"), job.seed)
+    for site in sites:
+        experts = [initial_expert(model, site, e, job.seed, torch.device("cpu")) for e in range(max(site.num_rows.values()))]
+        for name in site.shapes:
+            rows = [e[name] for e in experts if name in e]
+            setattr(site.module, name, nn.Parameter(torch.stack(rows)))
+    return model
+
+
+def train_plainly(job: Job, model: nn.Module, steps: int) -> list[float]:
+    """A plain loop: sum of all micro-batches' gradients, clip, AdamW with decay on matrices; losses per step."""
+    inside = {f"{n}.{p}" for n, m in model.named_modules() if n.split(".")[-1] == "experts" for p, _ in m.named_parameters()}
+    o = job.optimizer
+    matrices = [p for n, p in model.named_parameters() if p.dim() - (n in inside) >= 2]
+    others = [p for n, p in model.named_parameters() if p.dim() - (n in inside) < 2]
+    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
+    losses = []
+    for step in range(1, steps + 1):
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(job.schedule, o.lr, step, job.steps)
+        losses.append(accumulate_plainly(job, model, step))
+        if o.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), o.clip_norm)
+        adamw.step()
+        adamw.zero_grad()
+    return losses
+
+
+def accumulate_plainly(job: Job, model: Any, step: int) -> float:
+    """Forward and `loss.backward()` of every micro-batch of a step; returns the mean loss."""
+    count = job.batch.lanes * job.batch.microbatches
+    total = 0.0
+    for lane in range(job.batch.lanes):
+        for microbatch in range(job.batch.microbatches):
+            ids = tokens(job, step, lane, microbatch)
+            loss = model(input_ids=ids, labels=ids).loss
+            (loss / count).backward()
+            total += float(loss.detach())
+    return total / count
+
+
+def compute_experts_alike(model: nn.Module, sites: list[Site]) -> None:
+    """Give the reference our arithmetic for experts, as one autograd function that the engine runs in one piece."""
+    for site in sites:
+        op = expert_op(site, torch.device("cpu"))
+        names = list(site.shapes)
+        module = site.module
+
+        def forward(h: Tensor, index: Tensor, w: Tensor, *_: Any, op=op, names=names, module=module, site=site) -> Tensor:
+            flat = h.reshape(-1, h.shape[-1])
+            parameters = [getattr(module, n) for n in names]
+            function = _Experts.apply(flat, index.reshape(-1, index.shape[-1]), w, (op, names, site), *parameters)
+            return function.view(h.shape)
+
+        module.forward = forward
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, index: Tensor, w: Tensor, how: Any, *parameters: Tensor) -> Tensor:
+        op, names, site = how
+        routing = ops.make_routing(index, site.num_experts, site.has_identity_experts)
+        rows = ops.dispatch_rows(h, routing)
+        answers = torch.empty_like(rows)
+        saved, start = [], 0
+        for expert, count in enumerate(routing.counts_E.tolist()):
+            span = slice(start, start + count)
+            tensors = {n: p[expert] for n, p in zip(names, parameters, strict=True)}
+            saved.append(op.forward(rows[span], tensors, answers[span]) if count else None)
+            start += count
+        ctx.how, ctx.kept = how, (h, w, routing, answers, saved, parameters)
+        return ops.combine_rows(answers, h, w, routing)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> Any:
+        op, names, _ = ctx.how
+        h, w, routing, answers, saved, parameters = ctx.kept
+        danswers, dw = ops.combine_backward(dout, answers, h, w, routing)
+        drows = torch.empty_like(danswers)
+        grads = [torch.zeros_like(p) for p in parameters]
+        start = 0
+        for expert, count in enumerate(routing.counts_E.tolist()):
+            if not count:
+                continue
+            span = slice(start, start + count)
+            tensors = {n: p[expert] for n, p in zip(names, parameters, strict=True)}
+            into = {n: g[expert] for n, g in zip(names, grads, strict=True)}
+            op.backward(danswers[span], saved[expert], tensors, into, drows[span])
+            start += count
+        return ops.dispatch_backward(drows, dout, w, routing), None, dw, None, *grads
