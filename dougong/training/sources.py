@@ -168,9 +168,10 @@ def _megatron_ids(prefix: Path, index: Path, dtype: str, offset: int, sequences:
     gaps = np.flatnonzero(pointers[1:] != ends[:-1])
     if pointers[0] != 0 or gaps.size:
         at = int(gaps[0]) + 1 if pointers[0] == 0 else 0
+        place = offset + 4 * sequences + 8 * at
         raise DataError(
-            f"{index}: byte {offset + 4 * sequences + 8 * at}: sequence {at} starts at {int(pointers[at])}, not where the "
-            "one before ends; only a .bin without gaps is read: preprocess it again"
+            f"{index}: byte {place}: sequence {at} starts at {int(pointers[at])}, not where the one before ends; only "
+            "a .bin without gaps is read: preprocess it again"
         )
     return map_ids(prefix.with_name(prefix.name + ".bin"), dtype, int(lengths.sum()))
 

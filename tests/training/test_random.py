@@ -114,7 +114,7 @@ def test_permutation_refuses_an_index_outside() -> None:
 
 @pytest.mark.parametrize("disabled", ["", "AVX2 AVX512F AVX512_SKX X86_V3 X86_V4"])
 def test_bits_do_not_depend_on_vector_units(disabled: str) -> None:
-    code = "from tests.training.test_random import digest, dg; print(digest(dg.normal((10**5,), 1234, 'model.norm.weight')))"
+    code = "from tests.training.test_random import *; print(digest(dg.normal((10**5,), 1234, 'model.norm.weight')))"
     environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": disabled}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == KNOWN_NORMAL, done.stderr
