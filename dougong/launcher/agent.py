@@ -19,9 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.errors import DougongError, LaunchError
 from dougong.launcher.children import Child
+from dougong.launcher.environment import read_visible_devices
 from dougong.launcher.forkserver import ForkServer
 from dougong.launcher.processes import count_oom_kills, die_with_parent
 from dougong.launcher.protocol import Channel, Message, ProtocolError, connect
@@ -38,16 +40,14 @@ PACKAGES = ("dougong", "torch", "transformers", "ray")
 class AgentSettings:
     """What an agent must know to find its controller and to start its workers.
 
-    `preload`: modules that the fork server imports. `first_device`: number of the first device that is ours among
-    those that this process can see. `parent`: the process whose death ends ours (None: the Ray actor's own rules).
+    `preload`: modules that the fork server imports. `cwd`: where relative paths of the job file begin, if it exists here.
+    `parent`: the process whose death ends ours (None inside a Ray actor, which has its own rules).
     """
 
     name: str
     island: str
     accelerator: str
     threads: int
-    num_workers: int
-    first_device: int
     controller: tuple[str, int]
     token: str
     run_dir: str
@@ -108,7 +108,7 @@ class Agent:
             "pid": os.getpid(),
             "versions": installed_versions(),
             "accelerator": self.settings.accelerator,
-            "devices": accelerator.device_count(),
+            "devices": count_devices(accelerator),
             "sees_run_dir": self._run_dir.job_file.exists(),
         }
 
@@ -273,6 +273,12 @@ class Agent:
             self._selector.unregister(stream)
         except KeyError:
             pass  # it had ended before
+
+
+def count_devices(accelerator: Accelerator) -> int | None:
+    """How many devices this process may use; None: any number of workers."""
+    variable = accelerator.visible_devices_variable
+    return accelerator.device_count(read_visible_devices(variable) if variable else None)
 
 
 def installed_versions() -> dict[str, str]:

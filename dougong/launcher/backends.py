@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from dougong.accelerators.registry import get_accelerator
-from dougong.launcher.agent import AgentSettings
+from dougong.launcher.agent import AgentSettings, count_devices
 from dougong.launcher.cluster import AgentSpec, Node
 from dougong.launcher.environment import child_environment
 from dougong.launcher.rundir import RunDir
@@ -52,7 +53,7 @@ class Local:
         return "127.0.0.1"
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        counts = {kind: get_accelerator(kind).device_count() or 0 for kind in kinds}
+        counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in kinds}
         return [Node("local-machine", socket.gethostname(), "127.0.0.1", counts)]
 
     def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
@@ -63,7 +64,7 @@ class Local:
         log_file = self.log_file(spec.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            self._processes[spec.name] = _spawn(settle(spec), log)
+            self._processes[spec.name] = _spawn(dataclasses.replace(settle(spec), parent=os.getpid()), log)
 
     def log_file(self, name: str) -> Path:
         """Where an agent itself prints: next to the logs of its workers."""
@@ -101,7 +102,3 @@ def _spawn(settings: AgentSettings, log: IO[bytes]) -> subprocess.Popen[str]:
     process.stdin.close()
     return process
 
-
-def local_settings(settings: AgentSettings) -> AgentSettings:
-    """The same, ending with this process."""
-    return AgentSettings(**{**settings.__dict__, "parent": os.getpid()})

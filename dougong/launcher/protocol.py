@@ -100,6 +100,14 @@ class Channel:
         """This end's network address: the interface over which the peer is reached."""
         return str(self._sock.getsockname()[0])
 
+    @property
+    def peer_address(self) -> str:
+        """The other end's network address, as long as it is there; empty afterwards."""
+        try:
+            return str(self._sock.getpeername()[0])
+        except OSError:
+            return ""
+
     def trust(self) -> None:
         """The peer has proved itself: allow frames of full size."""
         self._frames.limit_bytes = MAX_FRAME_BYTES

@@ -1,0 +1,52 @@
+"""What an agent's forked child looks at before any worker starts: the model's tensors and the data.
+
+A wrong model or wrong data is told here, once, and costs no worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dougong.errors import DataError
+from dougong.launcher.job import Job
+from dougong.parallel.plan import Inventory, TensorSpec
+
+
+def inspect(job: Job) -> Inventory:
+    """What the planner needs to know of the model. Text data is tokenised here if that was not done before.
+
+    Raises ModelError or DataError.
+    """
+    from dougong.models.build import load_config
+    from dougong.models.inspect import inspect_model
+    from dougong.training.data import open_data
+
+    vocab_size = vocabulary_of(job)
+    inventory = inspect_model(job.model, vocab_size)
+    open_data(job, load_config(job.model, vocab_size).vocab_size)
+    return inventory
+
+
+def vocabulary_of(job: Job) -> int:
+    """The tokenizer's number of ids, or the model's where the data is tokens already. DataError when nobody says."""
+    from dougong.training.data import vocabulary
+
+    ids = vocabulary(job.data)
+    if ids is not None:
+        return ids
+    if "vocab_size" in job.model.config:
+        return int(job.model.config["vocab_size"])
+    if job.model.path is not None:
+        return 0  # the folder's own config.json says
+    raise DataError("data: token files carry no tokenizer, so nobody says how many ids there are; set model.config.vocab_size")
+
+
+def inventory_from_json(raw: dict[str, Any]) -> Inventory:
+    """What `dataclasses.asdict` made of an Inventory, after a way over JSON."""
+    return Inventory(
+        family=raw["family"],
+        tensors=tuple(TensorSpec(t["name"], tuple(t["shape"]), t["trainable"]) for t in raw["tensors"]),
+        sites=tuple(raw["sites"]),
+        num_experts=raw["num_experts"],
+        expert_shapes=tuple((name, tuple(shape)) for name, shape in raw["expert_shapes"]),
+    )

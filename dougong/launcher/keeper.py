@@ -1,0 +1,127 @@
+"""The controller's hand in checkpoints: collects the workers' parts, commits, prunes, finds what to resume from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dougong.checkpoint import store
+from dougong.launcher.inbox import Background
+from dougong.launcher.job import Job
+from dougong.launcher.machine import package_versions
+from dougong.parallel.plan import Inventory, Plan
+
+LOGICAL_ELSEWHERE = ("islands", "checkpoint", "fault", "drill", "steps")
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that now exists."""
+
+    step: int
+    directory: Path
+    num_bytes: int
+    seconds: float
+    removed: tuple[str, ...]
+    invalid: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a generation starts from (None: the beginning), and what was newer but not valid: (name, reason)."""
+
+    directory: Path | None
+    rejected: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Keeper:
+    """One run's checkpoints. Commits (and the search for a valid one) run one after the other in `background`, so that a
+    large one holds up neither training nor the controller; results reach the inbox as `commit` and `find`.
+    """
+
+    root: Path
+    job: Job
+    background: Background
+    parent: str | None = None
+    _parts: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    _trusted: set[str] = field(default_factory=set)
+    _open: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._open > 0
+
+    @property
+    def waiting_for(self) -> tuple[int, ...]:
+        """Steps of which some workers' parts have come, but not all."""
+        return tuple(sorted({step for step, _ in self._parts}))
+
+    def add(self, worker: str, generation: int, message: Mapping[str, Any], plan: Plan, inventory: Inventory) -> bool:
+        """Take one worker's part; True when it is the first of its step. The last one starts the commit."""
+        step = int(message["step"])
+        parts = self._parts.setdefault((step, generation), {})
+        parts[worker] = message["part"]
+        if len(parts) == len(plan.workers):
+            del self._parts[(step, generation)]
+            self._open += 1
+            header = self._header(step, generation, plan, inventory)
+            self.background.call("commit", lambda: self._commit(step, generation, list(parts.values()), header))
+        return len(parts) == 1
+
+    def forget(self) -> None:
+        """A generation ended: what it did not finish is no checkpoint."""
+        self._parts.clear()
+
+    def commit_ended(self, committed: Committed | None) -> None:
+        """Told by the controller when the result has been posted."""
+        self._open -= 1
+        if committed is not None:
+            self.parent = committed.directory.name
+
+    def find(self) -> None:
+        """Look for the newest valid checkpoint, after the commits that were begun; every byte is read."""
+        self.background.call("find", self._find)
+
+    def _find(self) -> Found:
+        rejected: list[tuple[str, str]] = []
+        found = store.newest_valid(self.root, lambda path, reason: rejected.append((path.name, reason)))
+        return Found(found, tuple(rejected))
+
+    def _commit(self, step: int, generation: int, parts: list[Any], header: dict[str, Any]) -> Committed:
+        start = time.monotonic()
+        directory = store.commit(self.root, step, generation, parts, header, tokenizer_of(self.job))
+        num_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        self._trusted.add(directory.name)
+        pruned = store.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
+        removed = tuple(path.name for path in pruned.removed)
+        invalid = tuple(path.name for path in pruned.invalid)
+        return Committed(step, directory, num_bytes, time.monotonic() - start, removed, invalid)
+
+    def _header(self, step: int, generation: int, plan: Plan, inventory: Inventory) -> dict[str, Any]:
+        batch = self.job.batch
+        samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
+        return {
+            "job": identity(self.job),
+            "plan": [{"worker": w.name, "lanes": w.lanes, "experts": w.experts} for w in plan.workers],
+            "data": {"step": step, "samples": samples, "tokens": samples * self.job.data.sequence_length},
+            "random": {"seed": self.job.seed},
+            "parent": self.parent,
+            "versions": package_versions(),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "tensors": store.expected_tensors(inventory),
+        }
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What fixes the run's arithmetic, apart from how long it goes on: a resume must not change it."""
+    return {key: value for key, value in job.model_dump(mode="json").items() if key not in LOGICAL_ELSEWHERE}
+
+
+def tokenizer_of(job: Job) -> Path | None:
+    """The tokenizer's file or folder, to lie beside the model; None for the built-in one."""
+    return None if job.data.tokenizer == "bytes" else Path(job.data.tokenizer)

@@ -1,0 +1,168 @@
+"""`dougong run` and `dougong resume`, without the words of the command line: a job in, an outcome out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
+from dougong.launcher.backends import Backend, Local
+from dougong.launcher.controller import Beginning, Controller, Entries, Outcome, Setting
+from dougong.launcher.inbox import Inbox, Signalled
+from dougong.launcher.job import Job
+from dougong.launcher.jobfile import ResolvedJob, load_job
+from dougong.launcher.keeper import identity
+from dougong.launcher.machine import describe_machine
+from dougong.launcher.protocol import connect
+from dougong.launcher.report import write_report
+from dougong.launcher.rundir import RunDir
+from dougong.launcher.scribe import Scribe
+from dougong.launcher.tracking import Tracker
+from dougong.launcher.view import make_view
+
+HAIL_S = 3.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. `address`: a Ray cluster's, None for a Ray of our own; `ray` False: subprocesses of this machine."""
+
+    address: str | None = None
+    ray: bool = True
+    entries: Entries = Entries()
+
+
+def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
+    """A new run in a new run directory; returns the exit status. Raises what ended it, when that is an error."""
+    run_dir = RunDir.create(path.absolute())
+    run_dir.write_job(resolved.to_yaml())
+    return _control(resolved.job, run_dir, options, Beginning())
+
+
+def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
+    """Go on with a run from its newest valid checkpoint. `overrides` may change where it runs, not what it computes."""
+    run_dir = RunDir.open(path.absolute())
+    refuse_if_alive(run_dir)
+    before = load_job(run_dir.job_file, [])
+    after = load_job(run_dir.job_file, list(overrides))
+    _refuse_other_arithmetic(before.job, after.job)
+    beginning = take_over(run_dir)
+    if beginning.step >= after.job.steps:
+        steps = after.job.steps
+        raise JobError(f"{path}: step {beginning.step} of {steps} is done already; to go on further, add `-o steps={2 * steps}`")
+    run_dir.write_job(after.to_yaml())
+    return _control(after.job, run_dir, options, beginning)
+
+
+def take_over(run_dir: RunDir) -> Beginning:
+    """What the run's record says of its earlier life. `step`: of the newest committed checkpoint."""
+    events = run_dir.read_events()
+    fired = frozenset((int(e["step"]), str(e["worker"])) for e in events if e["kind"] == "drill")
+    committed = [int(e["step"]) for e in events if e["kind"] == "checkpoint_committed"]
+    existing = [step for step in committed if _exists(run_dir, step)]
+    return Beginning(1 + max((int(e["generation"]) for e in events), default=0), max(existing, default=0), fired)
+
+
+def refuse_if_alive(run_dir: RunDir) -> None:
+    """LaunchError when a controller of this run answers: two at once would spoil it."""
+    known = run_dir.read_controller()
+    if known is None:
+        return
+    try:
+        channel = connect((known["host"], known["port"]), known["token"], {"role": "client"}, HAIL_S)
+    except LaunchError:
+        return  # nobody is there, or somebody else now has its port
+    channel.close()
+    raise LaunchError(
+        f"{run_dir.path}: this run is alive (controller process {known['pid']} on {known['machine']}); "
+        f"`dougong stop {run_dir.path}` ends it"
+    )
+
+
+def _exists(run_dir: RunDir, step: int) -> bool:
+    return any(run_dir.checkpoints.glob(f"step-{step:06d}*"))
+
+
+def _refuse_other_arithmetic(before: Job, after: Job) -> None:
+    old, new = identity(before), identity(after)
+    changed = [key for key in new if old.get(key) != new[key]]
+    if changed:
+        raise JobError(
+            f"{', '.join(changed)}: differ from what this run has computed with, so its next steps would be another run's; "
+            "a resume may change islands, checkpoint, fault, drill and steps. For the rest, begin a new run"
+        )
+
+
+def _control(job: Job, run_dir: RunDir, options: Options, beginning: Beginning) -> int:
+    inbox = Inbox()
+    with make_view(Console(), job.job, job.steps) as view, _signals(inbox):
+        status: dict[str, Any] = {"job": job.job, "state": "STARTING", "generation": 0, "step": 0, "steps": job.steps}
+        scribe = Scribe(run_dir, view, Tracker(run_dir.tensorboard), lambda: status)
+        words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        scribe.event("created", beginning.generation, job=job.job, command=words, machine=describe_machine())
+        setting = Setting(job, secrets.token_hex(32), os.getcwd(), options.entries, beginning)
+        controller = Controller(setting, inbox, _backend(run_dir, options), scribe)
+        scribe.report_status(controller.status)
+        outcome = controller.run()
+        scribe.close(_summary(outcome, run_dir, scribe))
+    if outcome.error is not None:
+        raise _last_words(outcome, run_dir)
+    return outcome.status
+
+
+def _backend(run_dir: RunDir, options: Options) -> Backend:
+    if not options.ray:
+        return Local(run_dir)
+    from dougong.launcher.ray_backend import RayBackend
+
+    return RayBackend(options.address)
+
+
+@contextlib.contextmanager
+def _signals(inbox: Inbox) -> Iterator[None]:
+    """Signals become items of the inbox, so that the controller alone decides what they mean."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        inbox.put(Signalled(number))
+
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it stays ignored
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _summary(outcome: Outcome, run_dir: RunDir, scribe: Scribe) -> str:
+    try:
+        report = write_report(run_dir)
+    except Exception as error:  # the run is over and recorded: a page that cannot be drawn must not change its outcome
+        scribe.event("warning", outcome.generation, text=f"no report: {type(error).__name__}: {error}", workers=[])
+        return f"{outcome.state.lower()}: {run_dir.path}"
+    return f"{outcome.state.lower()}: {report}"
+
+
+def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
+    """The error with which the command ends: its last lines name the first worker's first error and the next step."""
+    error, diagnosis = outcome.error, outcome.diagnosis
+    assert error is not None
+    lines = [str(error)]
+    if diagnosis is not None:
+        lines.insert(0, diagnosis.detail.rstrip()) if diagnosis.detail.strip() else None
+        lines.append(f"its log: {run_dir.log_file(outcome.generation, diagnosis.worker)}")
+    resumable = isinstance(error, (WorkerError, LaunchError, CheckpointError)) and any(run_dir.checkpoints.glob("step-*"))
+    lines.append(f"go on with: dougong resume {run_dir.path}" if resumable else f"the whole story: {run_dir.path}")
+    return type(error)("\n".join(lines))

@@ -1,0 +1,34 @@
+"""The key-value store over which the workers of a generation find each other; it lives in the controller's process.
+
+There it outlives every generation (each has its own prefix), and no worker's death takes it away. This module imports
+torch when called, in a background thread, while the agents start.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+STORE_S = 120
+
+
+class Store:
+    """A torch.distributed TCPStore that listens on one interface only. It lives as long as this object."""
+
+    def __init__(self, host: str) -> None:
+        from datetime import timedelta
+
+        from torch.distributed import TCPStore
+
+        listener = socket.create_server((host, 0), backlog=1024)
+        port = listener.getsockname()[1]
+        self.address: tuple[str, int] = (host, port)
+        patience = timedelta(seconds=STORE_S)
+        self._store: Any = TCPStore(
+            host, port, is_master=True, wait_for_workers=False, timeout=patience, master_listen_fd=listener.detach()
+        )
+
+
+def load_torch() -> None:
+    """Pay for the import before the store is needed."""
+    import torch.distributed  # noqa: F401

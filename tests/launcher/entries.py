@@ -1,0 +1,195 @@
+"""What the launcher's tests have workers do instead of training: small loops without a model, and every kind of fault.
+
+`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation}.
+Workers step together by files in the run directory; a checkpoint is one small file per worker, of the real format.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dougong.checkpoint.directories import pending_directory
+from dougong.checkpoint.disk import digest
+from dougong.errors import DataError, LaunchError
+from dougong.launcher.job import Job
+from dougong.launcher.worker import WorkerContext
+from dougong.parallel.plan import Inventory
+
+PATIENCE_S = 60.0
+
+
+def inspect(job: Job) -> Inventory:
+    """A model of nothing but 16 experts; `faults` at step 0 happen here."""
+    for fault in job.model.config.get("faults", ()):
+        if fault["step"] == 0:
+            raise DataError(f"{job.data.text}: empty file; give one with text in it")
+    return Inventory("toy", (), (), 16, ())
+
+
+def train(context: WorkerContext) -> None:
+    """Step until the end or a stop; checkpoint as the job says."""
+    job, me, config = context.job, context.worker, context.job.model.config
+    step = _load(context)
+    print(f"{me.name} begins after step {step}, generation {context.generation}")
+    stopping = False
+    while step < job.steps and not stopping:
+        step += 1
+        context.control.progress(step, "forward", 0)
+        _rehearse(context, step)
+        _suffer(context, step)
+        time.sleep(config.get("step_s", 0.01))
+        stopping = _agree(context, step)
+        if me.rank == 0:
+            row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+            context.control.send("step", row={**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}})
+        every = job.checkpoint.every
+        if stopping or step == job.steps or (every and step % every == 0):
+            context.control.progress(step, "checkpoint", 1)
+            _save(context, step)
+
+
+def _rehearse(context: WorkerContext, step: int) -> None:
+    from dougong.fault.drill import rehearse
+
+    rehearse(context, step)
+
+
+def _agree(context: WorkerContext, step: int) -> bool:
+    """Whether to stop after this step: rank 0 decides, the others read it. Also keeps the workers in step."""
+    folder = context.run_dir / "toy"
+    folder.mkdir(exist_ok=True)
+    verdict = folder / f"{context.generation}-{step}"
+    if context.worker.rank == 0:
+        part = verdict.with_suffix(".part")
+        part.write_text("stop" if context.control.stop_requested else "go")
+        part.rename(verdict)
+    deadline = time.monotonic() + PATIENCE_S
+    while not verdict.exists():
+        if time.monotonic() > deadline:
+            raise LaunchError(f"no verdict on step {step}")
+        time.sleep(0.002)
+    return verdict.read_text() == "stop"
+
+
+def _save(context: WorkerContext, step: int) -> None:
+    directory = pending_directory(context.run_dir / "checkpoints", step, context.generation)
+    name = f"model/toy-{context.worker.rank}.json"
+    file = directory / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    data = json.dumps({"step": step, "worker": context.worker.name, "of": len(context.plan.workers)}).encode()
+    with file.open("wb") as stream:
+        stream.write(data)
+        os.fsync(stream.fileno())
+    part = {
+        "step": step,
+        "generation": context.generation,
+        "directory": directory.name,
+        "worker": context.worker.name,
+        "files": {name: {"bytes": len(data), "digest": digest(data)}},
+        "state": [],
+    }
+    context.control.send("part", step=step, directory=directory.name, part=part)
+
+
+def _load(context: WorkerContext) -> int:
+    if context.resume is None:
+        return 0
+    return int(json.loads((context.resume / "model" / "toy-0.json").read_text())["step"])
+
+
+def _suffer(context: WorkerContext, step: int) -> None:
+    for fault in context.job.model.config.get("faults", ()):
+        here = (context.worker.name, step) == (fault["worker"], fault["step"])
+        if here and context.generation <= fault.get("generation", 1):
+            _FAULTS[fault["do"]](context)
+
+
+def _raise(context: WorkerContext) -> None:
+    raise ValueError(f"the seventh seal is broken on {context.worker.name}")
+
+
+def _echo(context: WorkerContext) -> None:
+    raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
+
+
+def _data(context: WorkerContext) -> None:
+    raise DataError("corpus.txt: byte 17: not UTF-8; convert it")
+
+
+def _memory(context: WorkerContext) -> None:
+    raise MemoryError("can't allocate memory: you tried to allocate 8 GiB")
+
+
+def _kill(context: WorkerContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _segfault(context: WorkerContext) -> None:
+    ctypes.string_at(0)
+
+
+def _leave(context: WorkerContext) -> None:
+    os._exit(0)
+
+
+def _exit(context: WorkerContext) -> None:
+    sys.exit(3)
+
+
+def _hang(context: WorkerContext) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["sleep", "1000"])
+    time.sleep(1000)
+
+
+def _stop_agent(context: WorkerContext) -> None:
+    """Kill the agent (the zygote's parent)."""
+    os.kill(_parent_of(os.getppid()), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def _kill_zygote(context: WorkerContext) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def _spam(context: WorkerContext) -> None:
+    warnings.warn("the same from everybody", UserWarning, stacklevel=1)
+    print("x" * 100_000)
+    for i in range(5000):
+        print(f"line {i}")
+
+
+def _garble(context: WorkerContext) -> None:
+    context.control._channel._sock.sendall(b"no message at all\n")  # type: ignore[attr-defined]
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+_FAULTS: dict[str, Callable[[Any], None]] = {
+    "raise": _raise,
+    "echo": _echo,
+    "data": _data,
+    "memory": _memory,
+    "kill": _kill,
+    "segfault": _segfault,
+    "leave": _leave,
+    "exit": _exit,
+    "hang": _hang,
+    "kill_agent": _stop_agent,
+    "kill_zygote": _kill_zygote,
+    "spam": _spam,
+    "garble": _garble,
+}
