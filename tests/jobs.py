@@ -12,6 +12,7 @@ from torch import Tensor
 from dougong.launcher.job import Job
 from dougong.models.inspect import inspect_model
 from dougong.parallel.executor import Clock
+from dougong.parallel.flight import Forward
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.transport import World
 from dougong.training.replica import Recipe, Replica, build_replica
@@ -58,18 +59,18 @@ class Rig:
     replica: Replica
     stepper: Stepper
 
-    def forwards(self, step: int) -> Callable[[int], Mapping[int, Callable[[], Tensor]]]:
+    def forwards(self, step: int) -> Callable[[int], Mapping[int, Forward]]:
         lanes = self.plan.workers[self.rank].lanes
 
-        def of(microbatch: int) -> Mapping[int, Callable[[], Tensor]]:
+        def of(microbatch: int) -> Mapping[int, Forward]:
             return {lane: self._forward(tokens(self.job, step, lane, microbatch)) for lane in lanes}
 
         return of
 
     rank: int = 0
 
-    def _forward(self, ids: Tensor) -> Callable[[], Tensor]:
-        return lambda: self.replica.model(input_ids=ids, labels=ids).loss
+    def _forward(self, ids: Tensor) -> Forward:
+        return Forward(lambda: self.replica.model(input_ids=ids, labels=ids).loss)
 
     def run(self, steps: int) -> list[float]:
         return [self.stepper.run(s, self.forwards(s), False).loss for s in range(1, steps + 1)]

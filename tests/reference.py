@@ -23,7 +23,9 @@ def reference_model(job: Job) -> nn.Module:
     sites = find_sites(model)
     materialise(model, torch.device("cpu"), job.seed)
     for site in sites:
-        experts = [initial_expert(model, site, e, job.seed, torch.device("cpu")) for e in range(max(site.num_rows.values()))]
+        experts = [
+            initial_expert(model, site, e, job.seed, torch.device("cpu")) for e in range(max(site.num_rows.values()))
+        ]
         for name in site.shapes:
             rows = [e[name] for e in experts if name in e]
             setattr(site.module, name, nn.Parameter(torch.stack(rows)))
@@ -32,7 +34,9 @@ def reference_model(job: Job) -> nn.Module:
 
 def train_plainly(job: Job, model: nn.Module, steps: int) -> list[float]:
     """A plain loop: sum of all micro-batches' gradients, clip, AdamW with decay on matrices; losses per step."""
-    inside = {f"{n}.{p}" for n, m in model.named_modules() if n.split(".")[-1] == "experts" for p, _ in m.named_parameters()}
+    inside = {
+        f"{n}.{p}" for n, m in model.named_modules() if n.split(".")[-1] == "experts" for p, _ in m.named_parameters()
+    }
     o = job.optimizer
     matrices = [p for n, p in model.named_parameters() if p.dim() - (n in inside) >= 2]
     others = [p for n, p in model.named_parameters() if p.dim() - (n in inside) < 2]
@@ -70,7 +74,9 @@ def compute_experts_alike(model: nn.Module, sites: list[Site]) -> None:
         names = list(site.shapes)
         module = site.module
 
-        def forward(h: Tensor, index: Tensor, w: Tensor, *_: Any, op=op, names=names, module=module, site=site) -> Tensor:
+        def forward(
+            h: Tensor, index: Tensor, w: Tensor, *_: Any, op=op, names=names, module=module, site=site
+        ) -> Tensor:
             flat = h.reshape(-1, h.shape[-1])
             parameters = [getattr(module, n) for n in names]
             function = _Experts.apply(flat, index.reshape(-1, index.shape[-1]), w, (op, names, site), *parameters)

@@ -24,8 +24,8 @@ from dougong.models.sites import Site, find_sites, one_expert
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def load_config(model: Model, vocab_size: int) -> Any:
-    """The family's own configuration. `vocab_size` is the tokenizer's, used where the job file names none.
+def load_config(model: Model, vocab_size: int | None) -> Any:
+    """The family's own configuration. `vocab_size` is the tokenizer's (None: unknown), used where the job names none.
 
     Raises `ModelError` for an unknown family, a key that the family does not know, or a folder without config.json.
     """
@@ -37,12 +37,14 @@ def load_config(model: Model, vocab_size: int) -> Any:
             raise ModelError(f"model.path: {model.path} has no config.json; give a Hugging Face folder")
         config = AutoConfig.from_pretrained(model.path, **model.config)
         return config
-    values = {"vocab_size": vocab_size, **model.config}
+    values = ({} if vocab_size is None else {"vocab_size": vocab_size}) | model.config
     assert model.family is not None
     try:
         config = AutoConfig.for_model(model.family, **values)
     except Exception as error:
-        raise ModelError(f"model.family: {model.family}: transformers cannot make this configuration: {error}") from error
+        raise ModelError(
+            f"model.family: {model.family}: transformers cannot make this configuration: {error}"
+        ) from error
     config = config.get_text_config()
     _refuse_unknown_keys(model, config)
     for token in SPECIAL_TOKENS:
@@ -75,15 +77,16 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         except Exception as error:
             raise ModelError(f"{config.model_type}: transformers cannot build this model: {error}") from error
-    return _keep_strict_float32(model).train()
+    _keep_strict_float32(model)
+    trained: nn.Module = model.train()
+    return trained
 
 
-def _keep_strict_float32(model: Any) -> Any:
+def _keep_strict_float32(model: Any) -> None:
     patterns = [re.escape(m) for m in getattr(model, "_keep_in_fp32_modules_strict", None) or ()]
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and any(re.search(rf"(^|\.){p}($|\.)", name) for p in patterns):
             tensor.data = tensor.data.float()
-    return model
 
 
 def materialise(model: nn.Module, device: torch.device, seed: int) -> None:
@@ -117,9 +120,7 @@ def _to_empty(module: nn.Module, device: torch.device, skip: set[int]) -> None:
 
 def initial_expert(model: nn.Module, site: Site, expert: int, seed: int, device: torch.device) -> dict[str, Tensor]:
     """One expert's initial tensors (float32), by the family's own initialisation on a one-expert module."""
-    tensors = {
-        p: torch.zeros(site.shapes[p], dtype=torch.float32, device=device) for p, _ in site.tensors_of(expert)
-    }
+    tensors = {p: torch.zeros(site.shapes[p], dtype=torch.float32, device=device) for p, _ in site.tensors_of(expert)}
     module = one_expert(site, tensors)
     names = {module._parameters[p]: site.tensor_name(p, expert) for p in tensors}
     rest = [p for p in site.shapes if p not in tensors]

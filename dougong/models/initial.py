@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class NamedInit(TorchDispatchMode):
     """
 
     def __init__(self, seed: int, names: Mapping[Tensor, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
         self._names = {t.untyped_storage().data_ptr(): n for t, n in names.items() if t.numel()}
         self._num_unnamed = 0
@@ -44,10 +45,12 @@ class NamedInit(TorchDispatchMode):
         return target.copy_(values.to(target.dtype))
 
 
+@dataclass(frozen=True)
 class _Fill:
-    def __init__(self, names: tuple[str, str], draw: Callable[[tuple[int, ...], int, str, dict[str, Any]], Tensor]):
-        self.names = names
-        self.draw = draw
+    """A random fill: the names of its arguments, and how we draw it from (shape, seed, name, arguments)."""
+
+    names: tuple[str, str]
+    draw: Callable[[tuple[int, ...], int, str, dict[str, Any]], Tensor]
 
 
 def _normal(shape: tuple[int, ...], seed: int, name: str, options: dict[str, Any]) -> Tensor:

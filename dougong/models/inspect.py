@@ -8,7 +8,7 @@ from dougong.models.sites import find_sites
 from dougong.parallel.plan import Inventory, TensorSpec
 
 
-def inspect_model(model: Model, vocab_size: int) -> Inventory:
+def inspect_model(model: Model, vocab_size: int | None) -> Inventory:
     """Build the model on the meta device and list its tensors. Raises `ModelError` when it cannot be cut.
 
     `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
@@ -18,7 +18,9 @@ def inspect_model(model: Model, vocab_size: int) -> Inventory:
     sites = find_sites(network)
     inside = {id(p) for s in sites for p in s.module.parameters(recurse=False)}
     kept = set(network.state_dict())
-    dense = [TensorSpec(n, tuple(p.shape), p.requires_grad) for n, p in network.named_parameters() if id(p) not in inside]
+    dense = [
+        TensorSpec(n, tuple(p.shape), p.requires_grad) for n, p in network.named_parameters() if id(p) not in inside
+    ]
     buffers = [TensorSpec(n, tuple(b.shape), False) for n, b in network.named_buffers() if n in kept]
     return Inventory(
         family=str(config.model_type),

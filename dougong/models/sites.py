@@ -1,4 +1,4 @@
-"""Where a transformers model is cut: its `experts` modules, each called as `experts(hidden, top_k_index, top_k_weights)`.
+"""Where a transformers model is cut: its modules called as `experts(hidden, top_k_index, top_k_weights)`.
 
 Nothing here knows a family by name. A module is a site when it is called `experts`, takes those three arguments and
 holds only expert-major parameters `[E, ...]`; everything else about it is the family's own code.
@@ -10,8 +10,8 @@ import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 import torch
 from torch import Tensor, nn
 
@@ -95,9 +95,11 @@ def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, value in site.module.__dict__.items():
         if name.startswith("num_") and value == site.num_experts:
             setattr(module, name, 1)
-    if hasattr(module, "config"):
-        module.config = copy.copy(module.config)
-        module.config._experts_implementation = "eager"
+    config: Any = getattr(module, "config", None)
+    if config is not None:
+        config = copy.copy(config)
+        config._experts_implementation = "eager"
+        module.__dict__["config"] = config
     module.__dict__.pop("forward", None)
     return module
 
@@ -110,5 +112,3 @@ def expert_op(site: Site, device: torch.device) -> ExpertOp:
 
 def _family(model: nn.Module) -> str:
     return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-
-

@@ -89,9 +89,7 @@ class Dispatcher:
 
     def to_attention(self, handle: Handle, answers: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The way back: `answers` by lane from here; returns each local lane's answers [R, H] in dispatch order."""
-        outgoing = {
-            rank: self._join([answers[lane] for lane in self._lanes_of[rank]]) for rank in handle.received
-        }
+        outgoing = {rank: self._join([answers[lane] for lane in self._lanes_of[rank]]) for rank in handle.received}
         incoming = {
             rank: self._empty(sum(handle.sent[lane][rank] for lane in self._lanes))
             for rank in (self._experts_of if self._lanes else ())

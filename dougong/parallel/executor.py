@@ -7,9 +7,8 @@ experts; one without experts only sends. The order in which things run never cha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -19,11 +18,9 @@ from dougong.errors import ModelError
 from dougong.ops import routing as ops
 from dougong.ops.routing import Routing
 from dougong.parallel.dispatch import Dispatcher, Handle
-from dougong.parallel.flight import ExpertsCall, Flight, HandOut
+from dougong.parallel.flight import ExpertsCall, Flight, Forward, HandOut
 from dougong.parallel.shard import ExpertShard, Key
 from dougong.parallel.tape import Node
-
-Forward = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ class Executor:
 
     def evaluate(self, microbatch: int, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
         """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
-        return {lane: f.loss.detach() for lane, f in self._forward(microbatch, forwards, False).flights.items() if f.loss is not None}
+        wave = self._forward(microbatch, forwards, False)
+        return {lane: f.loss.detach() for lane, f in wave.flights.items() if f.loss is not None}
 
     def train(
         self, microbatch: int, forwards: Mapping[int, Forward], scale: float, hand_out: Callable[[int], HandOut]
@@ -116,7 +114,8 @@ class Executor:
 
     def _forward_through_site(self, key: Key, wave: _Wave, keep: bool) -> _Stop:
         calls = {lane: self._call(flight, key[0]) for lane, flight in wave.flights.items()}
-        routings = {lane: ops.make_routing(c.index, self._cut.num_experts, self._cut.has_identity) for lane, c in calls.items()}
+        num_experts, identity = self._cut.num_experts, self._cut.has_identity
+        routings = {lane: ops.make_routing(c.index, num_experts, identity) for lane, c in calls.items()}
         rows = {lane: ops.dispatch_rows(c.hidden.detach(), routings[lane]) for lane, c in calls.items()}
         with self._clock.exchanging():
             handle = self._dispatcher.announce(key, routings)
@@ -144,7 +143,8 @@ class Executor:
             arrived = self._dispatcher.to_experts(stop.handle, rows)
         served = self._shard.backward(key, arrived)
         with self._clock.exchanging():
-            drows = self._dispatcher.to_attention(stop.handle, {a.lane: d for a, d in zip(arrived, served, strict=True)})
+            by_lane = {a.lane: d for a, d in zip(arrived, served, strict=True)}
+            drows = self._dispatcher.to_attention(stop.handle, by_lane)
         for lane, flight in wave.flights.items():
             call, dout = calls[lane]
             dhidden = ops.dispatch_backward(drows[lane], dout, call.weights, stop.routings[lane])

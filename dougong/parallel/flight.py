@@ -17,6 +17,15 @@ from dougong.parallel.tape import EVERYTHING, Node, TapeWalk, leaf_node, sequenc
 HandOut = Callable[[Node, Tensor], None]
 
 
+@dataclass(frozen=True)
+class Forward:
+    """A micro-batch's forward: `run` returns the loss; `before_segment(i)` is called before segment i runs, so that
+    random numbers belong to the segment and not to what ran before it in the process."""
+
+    run: Callable[[], Tensor]
+    before_segment: Callable[[int], None] = lambda segment: None
+
+
 @dataclass
 class ExpertsCall:
     """A paused experts call: what the model asked, and where on the tape it stands.
@@ -44,8 +53,9 @@ def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) 
 class Flight:
     """One lane's micro-batch: resume it forward with answers, then backward with gradients."""
 
-    def __init__(self, forward: Callable[[], Tensor], shared_leaves: frozenset[Node], with_gradients: bool) -> None:
-        self._greenlet = greenlet(forward)
+    def __init__(self, forward: Forward, shared_leaves: frozenset[Node], with_gradients: bool) -> None:
+        self._greenlet = greenlet(forward.run)
+        self._before_segment = forward.before_segment
         self._shared_leaves = shared_leaves
         self._with_gradients = with_gradients
         self._walk: TapeWalk | None = None
@@ -63,6 +73,7 @@ class Flight:
         self._switch(call.answer)
 
     def _switch(self, *values: Tensor) -> None:
+        self._before_segment(len(self.calls))
         with torch.set_grad_enabled(self._with_gradients):
             result = self._greenlet.switch(*values)
         if self._greenlet.dead:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from dougong.ops.expert import ExpertOp
 
+Expert = Mapping[int, Mapping[str, Tensor]]
+"""Tensors by expert and parameter."""
 Key = tuple[int, int]
 """(site, micro-batch)."""
 
@@ -30,7 +32,7 @@ class LaneRows:
 class ExpertShard:
     """Owned experts of every site. `tensors[site][expert]` are compute copies; gradients are float32."""
 
-    def __init__(self, op: ExpertOp, experts: Sequence[int], tensors: Sequence[Mapping[int, Mapping[str, Tensor]]]):
+    def __init__(self, op: ExpertOp, experts: Sequence[int], tensors: Sequence[Expert]) -> None:
         self._op = op
         self._experts = tuple(experts)
         self._tensors = tensors

@@ -13,6 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dougong.errors import LaunchError
 
@@ -59,11 +60,9 @@ class World:
         """
         host, port = store_address
         try:
-            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(minutes=2))
-            prefixed = dist.PrefixStore(f"generation-{member.generation}", store)
-            dist.init_process_group(
-                "gloo", store=prefixed, rank=member.rank, world_size=member.size, timeout=PATIENCE
-            )
+            store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=2))
+            prefixed = PrefixStore(f"generation-{member.generation}", store)
+            dist.init_process_group("gloo", store=prefixed, rank=member.rank, world_size=member.size, timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise LaunchError(
                 f"worker {member.rank} of {member.size} could not join generation {member.generation} "

@@ -1,4 +1,4 @@
-"""AdamW over the named tensors that one worker owns. Each tensor is whole, so no bit depends on who its neighbours are."""
+"""AdamW over the named tensors that one worker owns. Each is whole, so no bit depends on who its neighbours are."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class OwnedAdamW:
             if groups
             else None
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that this worker trains."""
+        return tuple(self._masters)
 
     def has_state(self, name: str) -> bool:
         """Whether the tensor has ever been updated."""

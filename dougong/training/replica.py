@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Replica:
     """
 
     model: nn.Module
-    config: object
+    config: Any
     sites: list[Site]
     cut: Cut
     op: ExpertOp
@@ -50,21 +51,20 @@ class Replica:
         """(name, compute parameter) of every trainable dense tensor, in the model's order."""
         return ((n, t) for n, t in self.dense.items() if n in self.trainable)
 
-    def refresh_dense(self) -> None:
-        """Copy owned dense masters over their compute copies (nothing to do where they are one tensor)."""
-        for name, master in self.masters.items():
-            copy = self.dense.get(name)
-            if copy is not None and copy.data_ptr() != master.data_ptr():
-                copy.copy_(master)
-
-    def refresh_experts(self) -> None:
-        """The same for owned experts."""
+    @property
+    def copies(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, compute copy) of everything owned that has one."""
+        yield from ((n, t) for n, t in self.dense.items() if n in self.masters)
         for site, experts in zip(self.sites, self.experts, strict=True):
             for expert, tensors in experts.items():
-                for parameter, copy in tensors.items():
-                    master = self.masters[site.tensor_name(parameter, expert)]
-                    if copy.data_ptr() != master.data_ptr():
-                        copy.copy_(master)
+                yield from ((site.tensor_name(p, expert), t) for p, t in tensors.items())
+
+    def refresh(self) -> None:
+        """Copy owned masters over their compute copies (nothing to do where they are one tensor)."""
+        for name, copy in self.copies:
+            master = self.masters[name]
+            if copy.data_ptr() != master.data_ptr():
+                copy.copy_(master)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Recipe:
     """What decides the bits of a replica besides its plan."""
 
     job: Job
-    vocab_size: int
+    vocab_size: int | None
     device: torch.device
     read: ReadTensor | None = None
 
@@ -121,7 +121,7 @@ def _fill_dense(model: nn.Module, recipe: Recipe) -> None:
                 tensor.copy_(recipe.read(name))
 
 
-def _cast(source: nn.Module, config: object, dtype: torch.dtype, recipe: Recipe) -> nn.Module:
+def _cast(source: nn.Module, config: Any, dtype: torch.dtype, recipe: Recipe) -> nn.Module:
     """The compute copy, built as transformers' own loader would: tensors that a family keeps in float32 stay so."""
     model = build_on_meta(config, dtype)
     materialise(model, recipe.device, recipe.job.seed)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dougong.launcher.job import Job
 from dougong.parallel.dispatch import Dispatcher
-from dougong.parallel.executor import Clock, Executor, Forward
+from dougong.parallel.executor import Clock, Executor
+from dougong.parallel.flight import Forward, HandOut
 from dougong.parallel.plan import Plan
 from dougong.parallel.reduce import OrderedReducer
 from dougong.parallel.shard import ExpertShard
@@ -108,7 +109,7 @@ class Stepper:
         told = [mine.get((n, lane), float("nan")) for n in range(num_rounds) for lane in self._lanes]
         sizes = [num_rounds * len(worker.lanes) for worker in self._plan.workers]
         everybody = self._world.gather(told, sizes)
-        values = {}
+        values: dict[tuple[int, int], float] = {}
         for worker, theirs in zip(self._plan.workers, everybody, strict=True):
             keys = [(n, lane) for n in range(num_rounds) for lane in worker.lanes]
             values |= dict(zip(keys, theirs, strict=True))
@@ -124,11 +125,14 @@ class Stepper:
             gradients.start()
         losses: dict[tuple[int, int], Tensor] = {}
         for microbatch in range(batch.microbatches):
-            done = self._executor.train(microbatch, forwards(microbatch), scale, lambda lane: self._gradients[lane].take)
+            done = self._executor.train(microbatch, forwards(microbatch), scale, self._taker)
             losses |= {(lane, microbatch): loss for lane, loss in done.items()}
         for gradients in self._gradients.values():
             gradients.finish()
         return [float(losses[lane, m]) for lane in self._lanes for m in range(batch.microbatches)]
+
+    def _taker(self, lane: int) -> HandOut:
+        return self._gradients[lane].take
 
     def _gather_gradients(self) -> dict[str, Tensor]:
         """Gradients of everything that this worker owns. A dense tensor that has never had one is left out, as torch
@@ -148,8 +152,7 @@ class Stepper:
                 gradient.mul_(scale)
         self.optimizer.step(gradients, rate)
         with torch.no_grad(), self._clock.exchanging():
-            self._replica.refresh_experts()
-            self._replica.refresh_dense()
+            self._replica.refresh()
             self._reducer.spread(self._replica.dense)
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> list[float]:
