@@ -1,0 +1,87 @@
+# Two commands for a fresh clone: `make quickstart` trains a model, `make test` checks everything.
+# Both need python3 and make only; what they install lies in .venv, at the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for pip, such as --index-url; TORCH_ARGS for the installation of torch alone, whose CPU-only build is
+# much smaller than the default one (pytorch.org names its index).
+PIP_ARGS ?=
+TORCH_ARGS ?=
+# More arguments for pytest, such as -k recover. Two processes at a time suit two cores.
+PYTEST_ARGS ?=
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+
+.PHONY: help setup quickstart test test-all test-gpu check lint types format lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make quickstart   install into $(VENV), then train a small mixture-of-experts model that loses a worker"
+	@echo "make test         install, then lint, types and every test but the slow ones"
+	@echo "make test-all     the same with the slow ones"
+	@echo "make test-gpu     the tests that need an NVIDIA GPU"
+	@echo "make check        lint and types only"
+	@echo "make format       put the sources into the house's form"
+	@echo "make lock         write constraints.txt anew from the newest versions that pyproject.toml allows"
+	@echo "make clean        remove $(VENV) and caches; runs/ stays"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+	  { echo "$(PYTHON) is older than 3.10: name a newer one, make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c "import venv, ensurepip" 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make environments: apt-get install python3-venv (as root), then again"; exit 1; }
+	@echo "== environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "== torch (first and pinned, so that nothing else chooses its build)"
+	@$(PIP) $(TORCH_ARGS) torch setuptools
+	@echo "== dougong and what it needs"
+	@$(PIP) --no-build-isolation -e ".[dev]"
+	@touch $(STAMP)
+
+quickstart: setup
+	@echo "== dougong run examples/quickstart.yaml"
+	@$(BIN)/dougong run examples/quickstart.yaml
+
+test: check
+	@echo "== tests"
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-all: check
+	@echo "== all tests"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-gpu: setup
+	@echo "== tests on a GPU"
+	@$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+check: lint types
+
+lint: setup
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@echo "== types"
+	@$(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock:
+	@echo "== newest versions into a fresh environment"
+	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)" setuptools
+	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation -e ".[dev]"
+	@{ grep '^#' constraints.txt; $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
+	  | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	@mv constraints.new constraints.txt && rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

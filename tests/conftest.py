@@ -1,0 +1,23 @@
+"""What every test shares: arithmetic as a worker's, no network, and GPU tests only where there is a GPU."""
+
+import os
+
+import pytest
+
+from dougong.accelerators.cpu import Cpu
+from dougong.accelerators.cuda import Cuda
+
+# Before any test imports torch: one compute thread and the math library's modes are part of the arithmetic, so that
+# what is computed in a test's own process can be compared bit by bit with what a worker computes.
+os.environ.update(Cpu().worker_environment(1))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that need a GPU where none is found; they are counted as such in the last line."""
+    if Cuda().device_count(os.environ.get("CUDA_VISIBLE_DEVICES")):
+        return
+    away = [item for item in items if item.get_closest_marker("gpu")]
+    if away:
+        config.hook.pytest_deselected(items=away)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
