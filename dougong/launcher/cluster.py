@@ -116,6 +116,16 @@ def make_seats(specs: Sequence[AgentSpec], hellos: Mapping[str, Mapping[str, Any
     )
 
 
+def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
+    """The seats that a job asks for, on no node in particular: for a look at the plan."""
+    return tuple(
+        Seat(worker, spec.island, spec.role, island.node or "-", _device(spec, i))
+        for island in islands
+        for spec in [_spec(island, 0, island.workers, None)]
+        for i, worker in enumerate(spec.workers)
+    )
+
+
 def _device(spec: AgentSpec, index: int) -> str:
     return "cpu" if spec.accelerator == "cpu" else f"{spec.accelerator}:{spec.first_device + index}"
 

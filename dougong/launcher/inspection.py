@@ -18,13 +18,18 @@ def inspect(job: Job) -> Inventory:
     Raises ModelError or DataError.
     """
     from dougong.models.build import load_config
-    from dougong.models.inspect import inspect_model
     from dougong.training.data import open_data
 
-    vocab_size = vocabulary_of(job)
-    inventory = inspect_model(job.model, vocab_size)
-    open_data(job, load_config(job.model, vocab_size).vocab_size)
+    inventory = inspect_only(job)
+    open_data(job, load_config(job.model, vocabulary_of(job)).vocab_size)
     return inventory
+
+
+def inspect_only(job: Job) -> Inventory:
+    """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError or DataError."""
+    from dougong.models.inspect import inspect_model
+
+    return inspect_model(job.model, vocabulary_of(job))
 
 
 def vocabulary_of(job: Job) -> int:

@@ -23,14 +23,12 @@ from dougong.launcher.job import Job
 from dougong.launcher.jobfile import ResolvedJob, load_job
 from dougong.launcher.keeper import identity
 from dougong.launcher.machine import describe_machine
-from dougong.launcher.protocol import connect
 from dougong.launcher.report import write_report
 from dougong.launcher.rundir import RunDir
 from dougong.launcher.scribe import Scribe
+from dougong.launcher.status import is_alive
 from dougong.launcher.tracking import Tracker
 from dougong.launcher.view import make_view
-
-HAIL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,11 @@ def take_over(run_dir: RunDir) -> Beginning:
 def refuse_if_alive(run_dir: RunDir) -> None:
     """LaunchError when a controller of this run answers: two at once would spoil it."""
     known = run_dir.read_controller()
-    if known is None:
-        return
-    try:
-        channel = connect((known["host"], known["port"]), known["token"], {"role": "client"}, HAIL_S)
-    except LaunchError:
-        return  # nobody is there, or somebody else now has its port
-    channel.close()
-    raise LaunchError(
-        f"{run_dir.path}: this run is alive (controller process {known['pid']} on {known['machine']}); "
-        f"`dougong stop {run_dir.path}` ends it"
-    )
+    if known is not None and is_alive(run_dir):
+        raise LaunchError(
+            f"{run_dir.path}: this run is alive (controller process {known['pid']} on {known['machine']}); "
+            f"`dougong stop {run_dir.path}` ends it"
+        )
 
 
 def _exists(run_dir: RunDir, step: int) -> bool:
