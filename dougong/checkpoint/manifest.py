@@ -96,7 +96,7 @@ class FileRecord:
                 what = "bytes {} to {} belong to nobody" if entry.offset > end else "bytes {1} to {0} are written twice"
                 return what.format(end, entry.offset) + f" (before {entry.label})"
             end += entry.num_bytes
-        return None if end == self.num_bytes else f"bytes {end} to {self.num_bytes} belong to nobody"
+        return None if end == self.num_bytes else f"its tensors end at byte {end}, the file at {self.num_bytes}"
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Saver:
         try:
             part = self._write(job)
             self._on_durable(job.step, job.directory.name, part)
-        except BaseException as error:  # noqa: BLE001  carried to the training thread, raised at its next stage or wait
+        except BaseException as error:  # carried to the training thread, which raises it at its next stage or wait
             self._error = error
 
     def _write(self, job: _Job) -> dict[str, Any]:

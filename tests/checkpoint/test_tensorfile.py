@@ -1,0 +1,87 @@
+"""The layout of a safetensors file against the safetensors library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from dougong.checkpoint.huggingface import TORCH_DTYPES
+from dougong.checkpoint.tensorfile import TensorShape, as_array, plan_layout, read_layout
+from dougong.errors import CheckpointError
+
+shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+tensors = st.dictionaries(
+    names.filter(lambda n: n != "__metadata__"),
+    st.tuples(st.sampled_from(["F32", "I64", "BF16", "U8", "BOOL"]), shapes),
+    max_size=8,
+).map(lambda d: [TensorShape(name, dtype, shape) for name, (dtype, shape) in d.items()])
+
+
+@settings(max_examples=150, deadline=None)
+@given(tensors=tensors, seed=st.integers(0, 1000))
+def test_a_planned_file_is_read_by_the_library(tensors: list[TensorShape], seed: int) -> None:
+    layout = plan_layout(tensors)
+    random = np.random.default_rng(seed)
+    data = bytearray(layout.header.ljust(layout.num_bytes, b"\0"))
+    written = {}
+    for t in tensors:
+        values = random.integers(0, 2, t.num_bytes, dtype=np.uint8).tobytes()
+        offset = layout.offsets[t.name]
+        data[offset : offset + t.num_bytes] = values
+        written[t.name] = values
+    read = load(bytes(data))
+    assert read.keys() == written.keys()
+    for t in tensors:
+        assert read[t.name].dtype == TORCH_DTYPES[t.dtype]
+        assert tuple(read[t.name].shape) == t.shape
+        assert read[t.name].reshape(-1).view(torch.uint8).numpy().tobytes() == written[t.name]
+
+
+@settings(max_examples=100, deadline=None)
+@given(tensors=tensors)
+def test_a_layout_covers_the_file_once_and_ignores_order(tensors: list[TensorShape]) -> None:
+    layout = plan_layout(tensors)
+    end = len(layout.header)
+    assert end % 8 == 0
+    for name in layout.tensors:
+        assert layout.offsets[name] == end
+        end += layout.tensors[name].num_bytes
+    assert end == layout.num_bytes
+    assert plan_layout(reversed(tensors)) == layout
+
+
+def test_a_header_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save({"a": torch.ones(3), "b": torch.arange(4)}))
+    layout = read_layout(path)
+    assert layout.tensors == {"a": TensorShape("a", "F32", (3,)), "b": TensorShape("b", "I64", (4,))}
+    assert layout.num_bytes == path.stat().st_size
+    assert path.read_bytes()[layout.offsets["a"] :][:4] == np.float32(1).tobytes()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff" * 16, b"\x10" + b"\0" * 7 + b"not json at all!", b"\x02" + b"\0" * 7 + b"[]"]
+)
+def test_what_is_no_header_is_refused(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError):
+        read_layout(path)
+
+
+def test_one_name_twice_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="given twice"):
+        plan_layout([TensorShape("a", "F32", (1,)), TensorShape("a", "F32", (2,))])
+
+
+def test_bfloat16_bytes_become_their_float32_values() -> None:
+    values = torch.tensor([1.5, -0.0, float("inf"), 3e-39]).bfloat16()
+    array = as_array(values.view(torch.uint8).numpy().tobytes(), "BF16")
+    assert array.tobytes() == values.float().numpy().tobytes()
