@@ -1,118 +1,159 @@
-"""What a user asks for: the job file's schema. Imports no torch; `jobfile` reads YAML into it and names lines."""
+"""What a user asks for: the job file's schema. Imports no torch; `jobfile` reads YAML into it and names lines.
+
+Every field says whether it is *logical* (it fixes the bits of loss and weights) or *physical* (it decides where, how
+fast and how safely they are computed). Rules that tie several fields together are in `rules`.
+"""
+
+from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
 
 class Section(BaseModel):
     """A strict, immutable part of the job file: an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
 
 
-Positive = Annotated[int, Field(gt=0)]
+def logical(default: Any, description: str, **rules: Any) -> Any:
+    """A field that fixes the arithmetic: another value gives another run."""
+    return Field(default, description=description, json_schema_extra={"kind": "logical"}, **rules)
+
+
+def physical(default: Any, description: str, **rules: Any) -> Any:
+    """A field that decides where and how safely the same bits are computed."""
+    return Field(default, description=description, json_schema_extra={"kind": "physical"}, **rules)
+
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
+
+Name = Annotated[StrictStr, Field(pattern=NAME)]
+Text = Annotated[StrictStr, Field(min_length=1)]
+Positive = Annotated[StrictInt, Field(gt=0, lt=2**31)]
+Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
 
 
 class Model(Section):
-    """Which transformers model: a family with its configuration, or a Hugging Face folder."""
+    """Which transformers model: a family with its configuration, or a Hugging Face folder. Exactly one of the two."""
 
-    family: str | None = Field(None, description="a transformers MoE model type, such as qwen3_moe")
-    path: str | None = Field(None, description="a Hugging Face folder with config.json and weights")
-    config: dict[str, Any] = Field(default_factory=dict, description="keys of the family's own configuration class")
+    family: Text | None = logical(None, "a transformers MoE model type, such as qwen3_moe; its weights start at random")
+    path: Text | None = logical(None, "a Hugging Face folder with config.json and weights to start from")
+    config: dict[StrictStr, Any] = logical({}, "keys of the family's own configuration class; others are its defaults")
 
 
 class Validation(Section):
-    """Which part of the data is held out and how often it is measured."""
+    """Which part of the data is held out and how often the loss on it is measured."""
 
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    every: Positive = 100
-    batches: Positive = 4
+    fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] = logical(0.02, "part of the data that is never trained on")
+    every: Positive = physical(100, "measure after every so many steps")
+    batches: Positive = physical(4, "batches that one measurement reads")
 
 
 class Data(Section):
-    """Where tokens come from. Exactly one of `text`, `tokens`, `megatron`, `dataset`."""
+    """Where tokens come from: exactly one of `text`, `tokens`, `megatron`, `dataset`.
 
-    text: str | None = None
-    tokens: str | None = None
-    megatron: str | None = None
-    dataset: str | None = None
-    tokenizer: str = "bytes"
-    sequence_length: Positive = 256
-    validation: Validation | None = None
+    A relative path counts from the job file's folder; one given by `-o` from the current folder.
+    """
+
+    text: Text | None = logical(
+        None, "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` crosses folders)"
+    )
+    tokens: Text | None = logical(
+        None, 'a file of token ids, memory-mapped: uint16, or what FILE.json says: {"dtype": "uint32"}'
+    )
+    megatron: Text | None = logical(None, "prefix of a Megatron-LM indexed dataset: PREFIX.bin and PREFIX.idx")
+    dataset: Text | None = logical(None, "a Hugging Face dataset: a folder, or a name on the hub; split `train`")
+    tokenizer: Text = logical("bytes", "`bytes` (256 ids), or a tokenizer.json, or a Hugging Face folder")
+    sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31)] = logical(256, "tokens in one sequence")
+    validation: Validation | None = logical(None, "hold out a part of the data and measure the loss on it")
 
 
 class Batch(Section):
     """The logical batch of one step: lanes x microbatches x microbatch_size sequences."""
 
-    lanes: Positive = 1
-    microbatches: Positive = 1
-    microbatch_size: Positive = 1
+    lanes: Positive = logical(1, "logical data-parallel shards; each attention worker runs one or more of them")
+    microbatches: Positive = logical(1, "micro-batches that a lane sends through the model in one step")
+    microbatch_size: Positive = logical(1, "sequences in one micro-batch")
 
 
 class AdamW(Section):
     """AdamW (Loshchilov and Hutter 2019) with global gradient-norm clipping."""
 
-    name: Literal["adamw"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 3.0e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1.0e-8
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    name: Literal["adamw"] = logical("adamw", "the update rule")
+    lr: Annotated[StrictFloat, Field(gt=0)] = logical(3.0e-4, "peak learning rate")
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = logical(0.1, "decoupled weight decay, times the learning rate")
+    betas: tuple[Decay, Decay] = logical((0.9, 0.95), "decay of the first and of the second moment's average")
+    eps: Annotated[StrictFloat, Field(gt=0)] = logical(1.0e-8, "added to the root of the second moment")
+    clip_norm: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+        1.0, "largest global norm of the gradients; null: no clipping"
+    )
 
 
 class Schedule(Section):
     """Learning rate over steps: linear warm-up, then the named decay to `final_fraction` of the peak."""
 
-    name: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    name: Literal["cosine", "linear", "constant"] = logical("cosine", "the decay after warm-up; constant: none")
+    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps`")
+    final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = logical(
+        0.1, "the last step's rate as a part of the peak (cosine and linear)"
+    )
 
 
 class Island(Section):
     """A group of like devices with one native collective library."""
 
-    name: str
-    accelerator: Literal["cpu", "cuda", "npu"]
-    workers: Positive = 1
-    role: Literal["attention", "experts", "both"] = "both"
-    threads: Positive = 1
-    node: str | None = Field(None, description="pin to the Ray node with this address or name")
+    name: Name = physical(..., "letters, digits, '-'; its workers are called NAME/0, NAME/1, ...")
+    accelerator: Literal["cpu", "cuda", "npu"] = logical(..., "kind of device")
+    workers: Positive = physical(1, "processes, one per device; on cpu they share the machine")
+    role: Literal["attention", "experts", "both"] = physical(
+        "both", "what its workers compute: attention (all but the routed experts), experts, or both"
+    )
+    threads: Positive = logical(1, "compute threads of each worker on the CPU; another number can change bits")
+    node: Text | None = physical(None, "pin to the Ray node with this address or name; null: anywhere")
 
 
 class Checkpoint(Section):
-    """How often a checkpoint is committed (0: only at the end) and how many are kept."""
+    """How often a checkpoint is committed and how many are kept."""
 
-    every: Annotated[int, Field(ge=0)] = 100
-    keep: Positive = 2
+    every: Count = physical(100, "steps between checkpoints; 0: only at the end")
+    keep: Positive = physical(2, "newest checkpoints that are kept; older ones are deleted")
 
 
 class Fault(Section):
     """What the controller may do by itself."""
 
-    max_restarts: Annotated[int, Field(ge=0)] = 3
+    max_restarts: Count = physical(3, "recoveries in the life of the run before it gives up with the first cause")
 
 
 class Drill(Section):
     """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
 
-    at_step: Positive
-    kill: str = Field(description="a worker's name, such as east/1")
+    at_step: Positive = physical(..., "the step, from 1")
+    kill: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9-]+/(0|[1-9][0-9]*)$")] = physical(
+        ..., "a worker's name, such as east/1"
+    )
 
 
 class Job(Section):
-    """One training job, whole. Its arithmetic depends on everything here but `islands`, `checkpoint`, `fault`, `drill`."""
+    """One training job, whole."""
 
-    job: str
-    model: Model
-    data: Data
-    batch: Batch = Batch()
-    optimizer: AdamW = AdamW()
-    schedule: Schedule = Schedule()
-    steps: Positive
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    islands: tuple[Island, ...]
-    checkpoint: Checkpoint = Checkpoint()
-    fault: Fault = Fault()
-    drill: tuple[Drill, ...] = ()
+    job: Name = physical(..., "the job's name: letters, digits, '-'")
+    model: Model = logical(..., "the model")
+    data: Data = logical(..., "the training text")
+    batch: Batch = logical(Batch(), "the batch of one step")
+    optimizer: AdamW = logical(AdamW(), "the update rule")
+    schedule: Schedule = logical(Schedule(), "the learning rate over steps")
+    steps: Positive = logical(..., "steps to train; the learning rate's decay ends there")
+    precision: Literal["float32", "bfloat16"] = logical(
+        "float32", "of the computation; master weights and optimizer state stay float32"
+    )
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = logical(0, "of every random stream: weights, data, dropout")
+    islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(..., "groups of like devices")
+    checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
+    fault: Fault = physical(Fault(), "what the controller may do by itself")
+    drill: tuple[Drill, ...] = physical((), "faults to rehearse")
