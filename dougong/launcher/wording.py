@@ -22,11 +22,13 @@ class Sentence:
 
 
 def duration(seconds: float) -> str:
-    """`0.12 s`, `4.2 s`, `1:05`, `2:03:09`, `3 d 04:05`: as short as it stays readable."""
+    """`4 ms`, `0.12 s`, `4.2 s`, `1:05`, `2:03:09`, `3 d 04:05`: as short as it stays readable."""
     if not math.isfinite(seconds):
         return "?"
+    if seconds < 0.1:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 1:
-        return f"{max(seconds, 0):.2f} s"
+        return f"{seconds:.2f} s"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, second = divmod(round(seconds), 60)

@@ -84,6 +84,9 @@ class Recorder:
                 self.event("checkpoint_started", attempt, 0.01, step=step)
                 self.event("checkpoint_committed", attempt, 0.2, step=step, directory=f"step-{step:06d}",
                            bytes=39_000_000 + step, seconds=0.21)  # fmt: skip
+                (self.run.checkpoints / f"step-{step:06d}").mkdir(exist_ok=True)
+                for old in sorted(self.run.checkpoints.iterdir())[:-2]:
+                    old.rmdir()
         return rows
 
     def row(self, attempt: int, step: int) -> dict[str, Any]:
@@ -158,6 +161,9 @@ def failed_run(path: Path) -> RunDir:
     recorder.event("worker_died", 2, worker="east/0", cause=cause, **{"class": "exception"})
     recorder.status("FAILED", 2, 9)
     recorder.event("failed", 2, 0.1, step=9, worker="east/0", cause=cause)
+    log = recorder.run.log_file(2, "east/0")
+    log.parent.mkdir(parents=True)
+    log.write_text('step 9\nTraceback (most recent call last):\n  File "train.py", line 3\n' + cause + "\n")
     return recorder.run
 
 

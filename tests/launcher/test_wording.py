@@ -11,8 +11,8 @@ from dougong.launcher import wording
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.00 s"), (0.123, "0.12 s"), (4.2, "4.2 s"), (42.4, "42 s"), (65, "1:05"), (7389, "2:03:09"),
-     (3 * 86400 + 4 * 3600 + 300, "3 d 04:05"), (float("nan"), "?"), (float("inf"), "?"), (-1, "0.00 s")],
+    [(0, "0 ms"), (0.0042, "4 ms"), (0.123, "0.12 s"), (4.2, "4.2 s"), (42.4, "42 s"), (65, "1:05"), (7389, "2:03:09"),
+     (3 * 86400 + 4 * 3600 + 300, "3 d 04:05"), (float("nan"), "?"), (float("inf"), "?"), (-1, "0 ms")],
 )  # fmt: skip
 def test_duration(seconds: float, text: str) -> None:
     assert wording.duration(seconds) == text
