@@ -1,0 +1,264 @@
+"""The promises on shape: what the rooms may know, how long things are, and what the package holds.
+
+Each test reads the sources themselves. An exception is a line here with its reason; one that is no longer needed fails.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "dougong").rglob("*.py"))
+LINKS = ("launcher", "parallel", "fault", "checkpoint")
+
+MOST_LINES_OF_A_FUNCTION = 60
+MOST_LINES_OF_A_FILE = 400
+# file -> why it is better long
+LONG_FILES: dict[str, str] = {}
+
+# What a room may import of the others (a prefix ends at a dot or at the end of the name); everything else it must not
+# know. The rows follow the design's table of rooms.
+MAY_IMPORT = {
+    "parallel": ("errors", "ops", "parallel"),
+    "fault": ("errors", "fault", "launcher.job", "launcher.processes", "launcher.worker"),
+    "checkpoint": ("errors", "checkpoint", "parallel.plan", "launcher.rundir", "launcher.job"),
+    "accelerators": ("errors", "accelerators"),
+    "ops": ("errors", "ops"),
+    "models": ("errors", "models", "ops", "launcher.job", "parallel", "training.random"),
+    "training": (
+        "errors", "training", "models", "ops", "parallel", "checkpoint", "accelerators", "fault.drill",
+        "launcher.job", "launcher.worker",
+    ),
+}  # fmt: skip
+
+# Libraries that a room must not touch, even inside a function.
+MUST_NOT_USE = {
+    "parallel": ("ray", "pathlib", "os", "io", "shutil", "tempfile", "subprocess", "multiprocessing", "transformers"),
+    "fault": ("torch", "transformers"),
+    "checkpoint": ("ray", "socket", "socketserver", "http", "torch.distributed"),
+    "accelerators": ("ray", "transformers", "pydantic", "yaml"),
+    "ops": ("ray", "torch.distributed", "transformers"),
+    "models": ("ray", "torch.distributed", "socket"),
+    "training": ("ray", "subprocess", "multiprocessing", "signal"),
+}
+
+# Slow to import: never at the top of a module that the control plane loads.
+HEAVY = ("torch", "ray", "transformers", "datasets", "matplotlib", "tensorboard")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def room_sources(room: str) -> list[Path]:
+    return [path for path in SOURCES if path.is_relative_to(ROOT / "dougong" / room)]
+
+
+def imported(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import in a file, also inside functions; `from a import b` is a.b."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def begins(dotted: str, prefix: str) -> bool:
+    return dotted == prefix or dotted.startswith(prefix + ".")
+
+
+def test_there_are_sources() -> None:
+    assert len(SOURCES) > 30
+    assert {path.name for path in (ROOT / "dougong").iterdir() if (path / "__init__.py").exists()} == {
+        *MAY_IMPORT, "launcher",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_root_names_are_links(link: str) -> None:
+    assert (ROOT / link).is_symlink()
+    assert os.readlink(ROOT / link) == f"dougong/{link}"
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{name(path)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    ]
+    assert not long
+
+
+def test_files_are_short() -> None:
+    files = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
+    long = {name(path) for path in files if len(path.read_text().splitlines()) > MOST_LINES_OF_A_FILE}
+    assert long == set(LONG_FILES)
+
+
+def test_no_module_holds_state() -> None:
+    """No `global`, and no empty container at a module's top: it could only be there to be filled."""
+    found = []
+    for path in SOURCES:
+        module = tree(path)
+        found += [f"{name(path)}:{node.lineno}" for node in ast.walk(module) if isinstance(node, ast.Global)]
+        found += [f"{name(path)}:{node.lineno}" for node in module.body if is_empty_container(node)]
+    assert not found
+
+
+def is_empty_container(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+        return False
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    value = ast.unparse(node.value)
+    empty = value in ("[]", "{}", "dict()", "list()", "set()") or "defaultdict(" in value
+    return empty and all(isinstance(target, ast.Name) for target in targets)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "home"),
+    [
+        (r"\bos\.(environ|getenv|putenv)|from os import .*environ", "dougong/launcher/environment.py"),
+        (r"torch\.cuda|torch_npu|pynvml|torch\.npu", "dougong/accelerators/"),
+    ],
+)
+def test_one_home_for_each(pattern: str, home: str) -> None:
+    strays = [
+        f"{name(path)}:{number}"
+        for path in SOURCES
+        if not name(path).startswith(home)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert not strays
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_what_a_room_knows(room: str) -> None:
+    allowed = ("dougong.__version__", *(f"dougong.{prefix}" for prefix in MAY_IMPORT[room]))
+    strangers = [
+        f"{name(path)}:{line}: {dotted}"
+        for path in room_sources(room)
+        for line, dotted in imported(tree(path))
+        if begins(dotted, "dougong") and not any(begins(dotted, prefix) for prefix in allowed)
+    ]
+    assert not strangers
+
+
+@pytest.mark.parametrize("room", sorted(MUST_NOT_USE))
+def test_what_a_room_must_not_use(room: str) -> None:
+    used = [
+        f"{name(path)}:{line}: {dotted}"
+        for path in room_sources(room)
+        for line, dotted in imported(tree(path))
+        if any(begins(dotted, library) for library in MUST_NOT_USE[room])
+    ]
+    assert not used
+
+
+def test_parallel_opens_no_file() -> None:
+    opened = [
+        f"{name(path)}:{node.lineno}"
+        for path in room_sources("parallel")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "Path")
+    ]
+    assert not opened
+
+
+def test_everything_is_imported_from_the_package() -> None:
+    through_links = [
+        f"{name(path)}:{line}: {dotted}"
+        for path in [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+        for line, dotted in imported(tree(path))
+        if dotted.split(".")[0] in LINKS
+    ]
+    assert not through_links
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["dougong.launcher.cli"],
+        [
+            "dougong.errors",
+            "dougong.parallel.plan",
+            "dougong.accelerators.registry",
+            "dougong.training.data",
+            *(name(path)[:-3].replace("/", ".") for path in room_sources("fault")),
+            *(name(path)[:-3].replace("/", ".") for path in room_sources("launcher")),
+        ],
+    ],
+    ids=["cli", "control plane"],
+)
+def test_the_control_plane_loads_nothing_heavy(modules: list[str]) -> None:
+    names = ", ".join(module.removesuffix(".__init__") for module in modules)
+    code = f"import {names}, sys; print(*set(sys.modules) & {set(HEAVY)})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_errors_are_one_family() -> None:
+    """An error that another module may see is a child of one in errors.py, so that its exit status is known."""
+    family = {node.name for node in tree(ROOT / "dougong" / "errors.py").body if isinstance(node, ast.ClassDef)}
+    strays = [
+        f"{name(path)}:{node.lineno}: {node.name}"
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef) and re.fullmatch(r"[A-Z]\w*Error", node.name)
+        if node.name not in family and not family & {ast.unparse(base).split(".")[-1] for base in node.bases}
+    ]
+    assert not strays
+
+
+def test_every_requirement_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["data"], *extras["cuda"], *extras["dev"]]
+    names = {normal(re.split(r"[<>=\[;]", line)[0]) for line in asked} - {"dougong"}
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {normal(line.split("==")[0]) for line in pins if "==" in line and not line.startswith("#")}
+    assert not names - pinned
+    assert "torch==2.13.0" in pins
+
+
+def normal(requirement: str) -> str:
+    return requirement.strip().lower().replace("_", "-")
+
+
+def test_a_wheel_holds_the_package_and_one_name(tmp_path: Path) -> None:
+    for entry in ("dougong", "tests"):
+        shutil.copytree(ROOT / entry, tmp_path / entry, ignore=shutil.ignore_patterns("__pycache__"))
+    for entry in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / entry, tmp_path / entry)
+    for link in LINKS:
+        (tmp_path / link).symlink_to(f"dougong/{link}")
+    code = "from setuptools.build_meta import build_wheel; print(build_wheel('out'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "out" / done.stdout.split()[-1]) as wheel:
+        held = set(wheel.namelist())
+        entry_points = wheel.read(next(file for file in held if file.endswith("entry_points.txt"))).decode()
+    assert {file.split("/")[0].split("-")[0] for file in held} == {"dougong"}
+    assert {name(path) for path in SOURCES} | {"dougong/py.typed"} <= held
+    assert "dougong = dougong.launcher.cli:main" in entry_points
