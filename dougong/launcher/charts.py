@@ -123,7 +123,7 @@ def _value(point: Point) -> float:
 
 
 def _frame(chart: Chart, finite: Sequence[Point]) -> _Frame:
-    xs = [x for x, _ in finite] + [m.x for m in chart.marks]
+    xs = [x for s in chart.series for x, _ in s.points] + [m.x for m in chart.marks]
     low, high = min(y for _, y in finite), max(y for _, y in finite)
     low = low if chart.floor is None else min(low, chart.floor)
     if high <= low:

@@ -235,9 +235,16 @@ def _better_named(recovery: Recovery, event: Event) -> Recovery:
 
 
 def _state(events: Sequence[Event], status: dict[str, Any]) -> str:
-    states = [e["kind"] if e["kind"] in FINAL_KINDS else str(e.get("state")) for e in events
-              if e["kind"] in FINAL_KINDS or e["kind"] == "state"]  # fmt: skip
-    state = (states[-1] if states else str(status.get("state") or "starting")).lower()
+    state = str(status.get("state") or "starting").lower()
+    for event in events:
+        if event["kind"] in FINAL_KINDS:
+            state = event["kind"]
+        elif event["kind"] == "state":
+            state = str(event.get("state")).lower()
+        elif event["kind"] in ("created", "resumed"):
+            state = "starting"
+        elif event["kind"] == "generation_started":
+            state = "running"
     return "lost" if state not in FINAL_KINDS and _controller_is_gone(status) else state
 
 
