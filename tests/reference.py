@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,25 +34,32 @@ def reference_model(job: Job) -> nn.Module:
 
 
 def train_plainly(job: Job, model: nn.Module, steps: int) -> list[float]:
-    """A plain loop: sum of all micro-batches' gradients, clip, AdamW with decay on matrices; losses per step."""
-    inside = {
-        f"{n}.{p}" for n, m in model.named_modules() if n.split(".")[-1] == "experts" for p, _ in m.named_parameters()
-    }
-    o = job.optimizer
-    matrices = [p for n, p in model.named_parameters() if p.dim() - (n in inside) >= 2]
-    others = [p for n, p in model.named_parameters() if p.dim() - (n in inside) < 2]
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
-    losses = []
-    for step in range(1, steps + 1):
+    """Train by the plain loop; losses per step."""
+    step = plain_step(job, model)
+    return [step(number) for number in range(1, steps + 1)]
+
+
+def plain_step(job: Job, model: nn.Module) -> Callable[[int], float]:
+    """One step of a plain loop: all micro-batches' `loss.backward()`, clip, AdamW with decay on matrices; the loss."""
+    sites = [n for n, _ in model.named_modules() if n.split(".")[-1] == "experts"]
+    ranks = {n: p.dim() - n.startswith(tuple(f"{s}." for s in sites)) for n, p in model.named_parameters()}
+    settings = job.optimizer
+    matrices = [p for n, p in model.named_parameters() if ranks[n] >= 2]
+    others = [p for n, p in model.named_parameters() if ranks[n] < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+
+    def run(step: int) -> float:
         for group in adamw.param_groups:
-            group["lr"] = learning_rate(job.schedule, o.lr, step, job.steps)
-        losses.append(accumulate_plainly(job, model, step))
-        if o.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), o.clip_norm)
+            group["lr"] = learning_rate(job.schedule, settings.lr, step, job.steps)
+        loss = accumulate_plainly(job, model, step)
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         adamw.step()
         adamw.zero_grad()
-    return losses
+        return loss
+
+    return run
 
 
 def accumulate_plainly(job: Job, model: Any, step: int) -> float:
