@@ -26,7 +26,7 @@ class Recovery:
     """One failure and what followed. Seconds are None as long as (or because) that part did not happen.
 
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the start of the next
-    generation. reload_s: from there to the end of its first step.
+    generation. reload_s: from there to the end of its first step. `detail`: a traceback, or the worker's last lines.
     """
 
     generation: int
@@ -40,6 +40,7 @@ class Recovery:
     restart_s: float | None = None
     reload_s: float | None = None
     lost_steps: int | None = None
+    detail: str = ""
 
     @property
     def total_s(self) -> float | None:
@@ -64,7 +65,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class History:
-    """A run, told. `rows` are the present history; `rewound` are the stretches that later attempts went over again."""
+    """A run, told. `rows` are the present history; `rewound` are the stretches that later attempts went over again.
+
+    `command`: one line for each controller that the run had. `failed_worker`, `failed_generation`: the first failure's.
+    """
 
     path: Path
     job_name: str
@@ -73,6 +77,7 @@ class History:
     state: str
     cause: str
     failed_worker: str
+    failed_generation: int
     steps: int
     duration_s: float
     rows: list[Row]
@@ -119,10 +124,11 @@ def read_history(run_dir: RunDir) -> History:
         path=run_dir.path,
         job_name=str(created.get("job") or _yaml_value(job_text, "job") or run_dir.path.name),
         job_text=job_text,
-        command=_command(created),
+        command="\n".join(filter(None, (_command(e) for e in events if e["kind"] == "created"))),
         state=_state(events, status),
         cause=cause_of(failed),
         failed_worker=str(failed.get("worker") or ""),
+        failed_generation=_generation_of(failed, events),
         steps=int(status.get("steps") or _yaml_value(job_text, "steps") or 0),
         duration_s=sum(last["monotonic_s"] - first["monotonic_s"] for first, last in _sittings(events)),
         rows=live,
@@ -222,6 +228,17 @@ def _failure(event: Event, drill: Event | None, rows: Sequence[Row]) -> Recovery
     )
 
 
+def _generation_of(failed: Event, events: Sequence[Event]) -> int:
+    """In which generation the worker that `failed` names had died first, since the last controller's start."""
+    generation = int(failed.get("generation", 0))
+    for event in reversed(events):
+        if event["kind"] == "worker_died" and event.get("worker") == failed.get("worker"):
+            generation = event["generation"]
+        elif event["kind"] == "created":
+            break
+    return generation
+
+
 def _better_named(recovery: Recovery, event: Event) -> Recovery:
     """A diagnosis of the same generation knows the class; the first cause stays when there is one."""
     if event["kind"] != "diagnosis":
@@ -231,6 +248,7 @@ def _better_named(recovery: Recovery, event: Event) -> Recovery:
         worker=str(event.get("worker") or recovery.worker),
         fault=str(event.get("class") or recovery.fault),
         cause=str(event.get("cause") or event.get("reason") or recovery.cause),
+        detail=str(event.get("detail") or recovery.detail).rstrip(),
     )
 
 

@@ -79,13 +79,14 @@ def _banner(told: History, run_dir: RunDir) -> Markup | None:
     }
     title, text = words.get(told.state, (tag("h3", f"Not over yet: last event {last}"), None))
     log = _log_tail(told, run_dir) if told.state == "failed" else None
-    return tag("div", title, text, tag("p", "Next: ", tag("code", next_command(told))), log, class_="banner")
+    return tag(
+        "div", title, text, tag("p", "Next: ", tag("code", next_command(told))), log, class_=f"banner {told.state}"
+    )
 
 
 def _log_tail(told: History, run_dir: RunDir) -> Markup | None:
     """The last lines of the log of the worker that failed."""
-    generations = [e["generation"] for e in told.events if e["kind"] == "worker_died"]
-    path = run_dir.log_files().get((generations[-1] if generations else told.generation, told.failed_worker))
+    path = run_dir.log_files().get((told.failed_generation, told.failed_worker))
     if path is None:
         return None
     with path.open("rb") as file:
@@ -205,9 +206,12 @@ def _recovery(recovery: Recovery, longest: float) -> Markup:
     parts = [("noticed", recovery.noticed_s, "k1"), ("new generation", recovery.restart_s, "k2"),
              ("first step", recovery.reload_s, "k3")]  # fmt: skip
     known = [(name, seconds, look) for name, seconds, look in parts if seconds is not None]
+    cause = tag("p", recovery.cause)
+    if recovery.detail:
+        cause = join(cause, tag("details", tag("summary", "What it said"), tag("pre", recovery.detail)))
     if recovery.total_s is None:
         after = tag("p", "Not followed by another step.", class_="soft")
-        return tag("div", title, tag("p", recovery.cause), after, class_="card recovery")
+        return tag("div", title, cause, after, class_="card recovery")
     width = 100 * recovery.total_s / longest if longest else 100.0
     bar = [tag("i", class_=look, style=f"width:{100 * s / max(recovery.total_s, 1e-9) * width / 100:.2f}%")
            for _, s, look in known]  # fmt: skip
@@ -216,7 +220,7 @@ def _recovery(recovery: Recovery, longest: float) -> Markup:
     lost = f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"
     keys.append(tag("span", tag("strong", f"{duration(recovery.total_s)} in all"), f", {lost}"))
     strip = tag("div", *bar, class_="bar")
-    return tag("div", title, tag("p", recovery.cause), strip, tag("div", *keys, class_="keys"), class_="card recovery")
+    return tag("div", title, cause, strip, tag("div", *keys, class_="keys"), class_="card recovery")
 
 
 def _layout(told: History) -> Markup | None:

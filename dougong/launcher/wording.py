@@ -121,7 +121,8 @@ def _short(value: Any) -> str:
 
 
 def _created(event: dict[str, Any]) -> Sentence:
-    return Sentence("info", f"job {event['job']}" if event.get("job") else "run created")
+    again = "resumed: " if event["generation"] > 1 else ""
+    return Sentence("info", again + (f"job {event['job']}" if event.get("job") else "run created"))
 
 
 def _agents_started(event: dict[str, Any]) -> Sentence:

@@ -57,11 +57,11 @@ class Recorder:
             {"node": "forge", "island": name, "address": "127.0.0.1", "accelerator": "cpu", "devices": 2,
              "versions": MACHINE["versions"]} for name in self.islands
         ]  # fmt: skip
-        self.event("created", 0, job="quickstart", command=command.split(), machine=MACHINE)
-        self.event("agents_started", 0, 2.1, agents=agents)
-        self.event("inspected", 0, 1.4, family="qwen3_moe", parameters=3_311_872, experts=16)
+        self.event("created", 1, job="quickstart", command=command.split(), machine=MACHINE)
+        self.event("agents_started", 1, 2.1, agents=agents)
+        self.event("inspected", 1, 1.4, family="qwen3_moe", parameters=3_311_872, experts=16)
         self.run.write_plan(plan.to_json())
-        self.event("planned", 0, workers=len(plan.workers), lanes=plan.num_lanes, experts=plan.num_experts)
+        self.event("planned", 1, workers=len(plan.workers), lanes=plan.num_lanes, experts=plan.num_experts)
         self.status("RUNNING", 1, 0)
         return plan
 
@@ -108,7 +108,8 @@ class Recorder:
         self.event("drill", generation, 0.02, worker=worker, step=step, action="kill")
         cause = "killed by signal 9 (SIGKILL), as rehearsed"
         self.event("worker_died", generation, 0.004, worker=worker, cause=cause, **{"class": "crash"})
-        self.event("diagnosis", generation, 0.001, worker=worker, cause=cause, **{"class": "crash"})
+        told = {"worker": worker, "class": "crash", "cause": cause, "detail": "last words of " + worker}
+        self.event("diagnosis", generation, 0.001, **told)
         self.event("decision", generation, 0.001, action="new_generation", reason="1 of 3 restarts")
         self.status("RECOVERING", generation, step - 1)
 

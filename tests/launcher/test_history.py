@@ -38,6 +38,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
 def test_a_recovery_has_its_parts(tmp_path: Path) -> None:
     (recovery,) = read_history(finished_run(tmp_path / "run")).recoveries
     assert (recovery.worker, recovery.fault, recovery.generation) == ("east/1", "crash", 1)
+    assert recovery.detail == "last words of east/1"
     assert (recovery.step, recovery.resumed_from, recovery.lost_steps) == (29, "step-000020", 9)
     assert recovery.noticed_s == pytest.approx(0.004)
     assert recovery.restart_s == pytest.approx(0.032)
@@ -47,7 +48,7 @@ def test_a_recovery_has_its_parts(tmp_path: Path) -> None:
 
 def test_a_failed_run(tmp_path: Path) -> None:
     told = read_history(failed_run(tmp_path / "run"))
-    assert (told.state, told.failed_worker) == ("failed", "east/0")
+    assert (told.state, told.failed_worker, told.failed_generation) == ("failed", "east/0", 2)
     assert told.cause.startswith("RuntimeError: <script>")
     first, last = told.recoveries
     assert (first.resumed_from, first.lost_steps) == (None, 24)
@@ -79,6 +80,19 @@ def test_the_first_failure_of_a_generation_is_its_cause() -> None:
     assert (second.worker, second.step, second.noticed_s) == ("east/1", 4, None)
 
 
+def test_the_failed_workers_log_is_that_of_its_own_generation(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    for generation, worker in ((1, "east/1"), (2, "east/1"), (3, "east/0")):
+        recorder.kill(generation, worker, 3)
+    recorder.event("failed", 3, worker="east/1", cause="the first cause is told at the end")
+    assert read_history(recorder.run).failed_generation == 1
+    recorder.event("created", 4)
+    recorder.kill(4, "east/1", 3)
+    recorder.event("failed", 4, worker="east/1", cause="again")
+    assert read_history(recorder.run).failed_generation == 4
+
+
 def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run")
     recorder.start()
@@ -87,13 +101,14 @@ def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
     recorder.event("stopped", 1, step=20)
     first = recorder.seconds - 100.05
     recorder.seconds = 5.0  # the machine was started anew
-    recorder.event("resumed", 2, 0.0)
+    recorder.event("created", 2, 0.0, job="quickstart", command=["dougong", "resume", "run"])
     recorder.event("generation_started", 2, resume="step-000020", step=20)
     recorder.train(2, 21, 60)
     recorder.event("finished", 2, step=60)
     told = read_history(recorder.run)
     assert told.duration_s == pytest.approx(first + recorder.seconds - 5.0)
     assert (told.state, told.recoveries) == ("finished", [])
+    assert told.command == "dougong run examples/quickstart.yaml\ndougong resume run"
 
 
 def test_a_failure_resumed_in_another_sitting_has_no_recovery_time(tmp_path: Path) -> None:

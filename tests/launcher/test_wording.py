@@ -45,7 +45,8 @@ def test_worker_list() -> None:
 
 
 EVENTS: list[tuple[dict[str, Any], str, str]] = [
-    ({"kind": "created", "job": "tiny"}, "info", "job tiny"),
+    ({"kind": "created", "job": "tiny", "generation": 1}, "info", "job tiny"),
+    ({"kind": "created", "job": "tiny", "generation": 3}, "info", "resumed: job tiny"),
     ({"kind": "agents_started", "agents": [{"node": "a"}, {"node": "b"}]}, "info", "2 agents on a, b"),
     ({"kind": "agents_started", "agents": 2}, "info", "agents started · agents 2"),
     ({"kind": "inspected", "family": "qwen3_moe", "parameters": 3_300_000, "experts": 16}, "info",
