@@ -127,7 +127,8 @@ def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
 
 
 def _device(spec: AgentSpec, index: int) -> str:
-    return "cpu" if spec.accelerator == "cpu" else f"{spec.accelerator}:{spec.first_device + index}"
+    number = spec.first_index if spec.accelerator == "cpu" else spec.first_device
+    return f"{spec.accelerator}:{number + index}"
 
 
 def check_hellos(hellos: Mapping[str, Mapping[str, Any]], run_dir: str) -> None:
