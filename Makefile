@@ -13,7 +13,9 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+# Python 3.10, the oldest that we run on, has pins of its own.
+PINS := $(shell $(PYTHON) -c "import sys; print('constraints-3.10.txt' if sys.version_info < (3, 11) else 'constraints.txt')")
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) $(PIP_ARGS)
 
 .PHONY: help setup quickstart test test-all test-gpu check lint types format lock clean
 .DELETE_ON_ERROR:
@@ -25,12 +27,12 @@ help:
 	@echo "make test-gpu     the tests that need an NVIDIA GPU"
 	@echo "make check        lint and types only"
 	@echo "make format       put the sources into the house's form"
-	@echo "make lock         write constraints.txt anew from the newest versions that pyproject.toml allows"
+	@echo "make lock         write $(PINS) anew from the newest versions that pyproject.toml allows"
 	@echo "make clean        remove $(VENV) and caches; runs/ stays"
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(STAMP): pyproject.toml setup.py $(PINS)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
 	  { echo "$(PYTHON) is older than 3.10: name a newer one, make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c "import venv, ensurepip" 2>/dev/null || \
@@ -77,11 +79,11 @@ format: setup
 lock:
 	@echo "== newest versions into a fresh environment"
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)" setuptools
+	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) $(TORCH_ARGS) "$$(grep '^torch==' $(PINS))" setuptools
 	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation -e ".[dev]"
-	@{ grep '^#' constraints.txt; $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
-	  | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
-	@mv constraints.new constraints.txt && rm -rf $(VENV)-lock
+	@{ grep '^#' $(PINS); $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
+	  | grep -vE '^(cuda-|triton==|nvidia-[^m])' | sed 's/+[a-z0-9.]*$$//'; } > $(PINS).new
+	@mv $(PINS).new $(PINS) && rm -rf $(VENV)-lock
 
 clean:
 	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

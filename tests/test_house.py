@@ -231,19 +231,42 @@ def test_errors_are_one_family() -> None:
     assert not strays
 
 
-def test_every_requirement_is_pinned() -> None:
+def requirements() -> dict[str, str]:
+    """Name -> version specifier of everything that pyproject.toml asks for, extras included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["data"], *extras["cuda"], *extras["dev"]]
-    names = {normal(re.split(r"[<>=\[;]", line)[0]) for line in asked} - {"dougong"}
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {normal(line.split("==")[0]) for line in pins if "==" in line and not line.startswith("#")}
-    assert not names - pinned
-    assert "torch==2.13.0" in pins
+    asked = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    parts = [re.fullmatch(r"([\w-]+)(?:\[[\w,]+\])?(.*)", line) for line in asked]
+    return {part[1].lower(): part[2] for part in parts if part is not None and part[1] != "dougong"}
 
 
-def normal(requirement: str) -> str:
-    return requirement.strip().lower().replace("_", "-")
+def pins(file: str) -> dict[str, str]:
+    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    return {name.lower().replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-3.10.txt"])
+def test_every_requirement_is_pinned(file: str) -> None:
+    pinned = pins(file)
+    assert set(requirements()) - set(pinned) == {"torch-npu"}
+    assert pinned["torch"] == "2.13.0"
+
+
+def test_lower_ends_are_what_the_oldest_python_runs() -> None:
+    oldest = pins("constraints-3.10.txt")
+    ends = {name: end.removeprefix(">=") for name, end in requirements().items() if end and name != "torch-npu"}
+    assert not {name: (end, oldest[name]) for name, end in ends.items() if not f"{oldest[name]}.".startswith(f"{end}.")}
+
+
+def test_only_declared_libraries_are_imported() -> None:
+    distribution = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py", "torch_npu": "torch-npu"}
+    known = {*requirements(), "dougong"}
+    strays = {
+        f"{name(path)}:{line}: {dotted}"
+        for path in SOURCES
+        for line, dotted in imported(tree(path))
+        if (top := dotted.split(".")[0]) not in sys.stdlib_module_names and distribution.get(top, top) not in known
+    }
+    assert not strays
 
 
 def test_a_wheel_holds_the_package_and_one_name(tmp_path: Path) -> None:
