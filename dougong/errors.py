@@ -49,3 +49,7 @@ class LaunchError(DougongError):
 
 class WorkerError(DougongError):
     """A worker ended; the message carries the first cause."""
+
+
+class PeerError(DougongError):
+    """A message to or from another worker failed: as a rule the consequence of that worker's end, not a cause."""

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, PeerError
 
 PATIENCE = timedelta(minutes=10)
 """Longest wait for a peer's message. The controller ends a generation much sooner when a worker dies."""
@@ -108,8 +108,12 @@ class World:
         operations += [dist.P2POp(dist.isend, out[r], r, group) for r in sorted(out)]
         if not operations:
             return
-        for work in dist.batch_isend_irecv(operations):
-            work.wait(PATIENCE)
+        try:
+            for work in dist.batch_isend_irecv(operations):
+                work.wait(PATIENCE)
+        except RuntimeError as error:
+            peers = sorted({*out, *into})
+            raise PeerError(f"worker {self.rank} lost a message with workers {peers}: {error}") from error
 
     def _on_host(self, tensor: Tensor, copy: bool = False) -> Tensor:
         """gloo speaks from host memory: stage what lies on a device."""
