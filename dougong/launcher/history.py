@@ -8,6 +8,7 @@ not the run's.
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -308,8 +309,12 @@ def _name(event: Event) -> str:
 
 
 def _command(created: Event) -> str:
-    command = created.get("command") or ""
-    return " ".join(map(str, command)) if isinstance(command, list) else str(command)
+    """The words as a shell takes them."""
+    words = created.get("command") or ""
+    if not isinstance(words, list):
+        return str(words)
+    typed = shlex.join(map(str, words))
+    return "python -m dougong" + typed.removeprefix("__main__.py") if words[:1] == ["__main__.py"] else typed
 
 
 def _yaml_value(text: str, key: str) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dougong.fault.diagnosis import Fact, is_echo
 from dougong.launcher import wording
 from dougong.launcher.messages import Grouper, Message
 from dougong.launcher.panel import Progress, draw_panel, plain_step
@@ -22,6 +23,7 @@ from dougong.launcher.rundir import Event, Row
 from dougong.parallel.plan import Plan
 
 _STYLES = {"quiet": "dim", "info": "", "good": "green", "warning": "yellow", "error": "bold red"}
+_ECHO_LENGTH = 160
 _MARKS = {"quiet": "·", "info": "·", "good": "✓", "warning": "!", "error": "✗"}
 
 
@@ -85,7 +87,7 @@ class View:
 
     def state(self, state: str, generation: int) -> None:
         """The controller's state, such as RUNNING, and the generation."""
-        self._progress.state, self._progress.generation = state.lower(), generation
+        self._progress.state, self._progress.generation = state.lower(), max(generation, 1)
         self.tick()
 
     def tick(self) -> None:
@@ -144,6 +146,9 @@ class View:
     def _message(self, message: Message) -> None:
         if message.level == "info":
             self._print(Text(message.text))
+        elif _is_echo(message):
+            told = f"[{wording.worker_list(message.workers)}] follows from it: {message.text.splitlines()[-1]}"
+            self._say("quiet", told if len(told) <= _ECHO_LENGTH else told[: _ECHO_LENGTH - 3] + "...")
         else:
             self._say(message.level, str(message))
 
@@ -162,6 +167,12 @@ class View:
             self._console.print(text, soft_wrap=True, highlight=False)
         except (OSError, SystemExit):  # rich turns a closed pipe into SystemExit; the run's files hold all of it
             self._gone = True
+
+
+def _is_echo(message: Message) -> bool:
+    """A traceback that only says that a peer's connection broke: one line is enough, the log has the rest."""
+    error = {"type": "", "bases": (), "message": message.text.splitlines()[-1]}
+    return message.level == "error" and "\n" in message.text and is_echo(Fact(message.workers[0], error=error))
 
 
 def make_view(

@@ -156,3 +156,15 @@ def test_closing_words(tmp_path: Path) -> None:
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
     assert next_command(read_history(failed_run(tmp_path / "b"))) == f"dougong resume {tmp_path / 'b'}"
     assert next_command(read_history(running_run(tmp_path / "c"))) == f"dougong status {tmp_path / 'c'}"
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [(["dougong", "run", "a.yaml"], "dougong run a.yaml"),
+     (["dougong", "run", "a b.yaml", "-o", "drill=[]"], "dougong run 'a b.yaml' -o 'drill=[]'"),
+     (["__main__.py", "run", "a.yaml"], "python -m dougong run a.yaml"), ([], "")],
+)  # fmt: skip
+def test_the_command_can_be_typed_again(tmp_path: Path, words: list[str], typed: str) -> None:
+    run = RunDir.create(tmp_path / "run")
+    run.append_event("created", 1, command=words)
+    assert read_history(run).command == typed

@@ -106,6 +106,25 @@ def test_worker_lines_pass_or_are_grouped() -> None:
     assert out.getvalue().splitlines()[1:] == ["! [east/1-2] WARNING: disk is slow"]
 
 
+def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None:
+    out, clock = io.StringIO(), Clock()
+    view = make_view(Console(file=out), "tiny", 3, clock)
+    view.plan(make_layout({"east": 3}), layout=False)
+    echo = "RuntimeError: [gloo/tcp/pair.cc:537] Read error [127.0.0.1]:65: Connection reset by peer. " + "x" * 200
+    for worker, last in (("east/1", "ValueError: bad token"), ("east/0", echo), ("east/2", echo)):
+        for line in ("Traceback (most recent call last):", '  File "a.py", line 3', last):
+            view.worker_line(worker, line)
+    view.close()
+    lines = out.getvalue().splitlines()
+    assert lines[:3] == [
+        "✗ [east/1] Traceback (most recent call last):",
+        '  File "a.py", line 3',
+        "ValueError: bad token",
+    ]
+    assert lines[3].startswith("· [east/0, east/2] follows from it: RuntimeError: [gloo/tcp/pair.cc:537] Read error")
+    assert lines[3].endswith("...") and len(lines) == 4
+
+
 def test_close_tells_what_was_still_waiting_and_the_summary_last() -> None:
     out = io.StringIO()
     view = make_view(Console(file=out), "tiny", 3)
