@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import resources
@@ -35,10 +34,7 @@ _LOGO = (
 
 def write_report(run_dir: RunDir) -> Path:
     """Write RUN/report.html in one rename and hand back its path. LaunchError when a file of the run is broken."""
-    text = render(read_history(run_dir), run_dir)
-    part = run_dir.report_file.with_name(f".{run_dir.report_file.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, run_dir.report_file)
+    run_dir.write_report(render(read_history(run_dir), run_dir))
     return run_dir.report_file
 
 

@@ -179,6 +179,10 @@ class RunDir:
         """Replace job.yaml, durably."""
         _replace(self.job_file, text, durable=True)
 
+    def write_report(self, text: str) -> None:
+        """Replace report.html; the old page stays until the new one is whole."""
+        _replace(self.report_file, text)
+
     def write_controller(self, address: dict[str, Any]) -> None:
         """How to reach the controller (host, port, pid, token): readable by this user alone."""
         _replace(self.controller_file, _dumps(address) + "\n", mode=0o600)
@@ -292,14 +296,18 @@ def _drop_torn_tail(path: Path) -> None:
 
 def _replace(path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        _write_all(fd, text.encode())
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(part, path)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            _write_all(fd, text.encode())
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LaunchError(f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume") from error
 
 
 def _read_text(path: Path) -> str | None:

@@ -166,6 +166,7 @@ def test_the_command(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
     done = CliRunner().invoke(app, [str(run.path)])
     assert (done.exit_code, done.stdout.strip()) == (0, str(run.report_file))
+    assert done.stderr.startswith("quickstart: finished at step 60/60")
     assert run.report_file.exists()
     refused = CliRunner().invoke(app, [str(tmp_path)])
     assert isinstance(refused.exception, LaunchError)

@@ -214,6 +214,14 @@ def test_an_append_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         run.append_metrics({"step": 1})
 
 
+def test_a_file_that_cannot_be_replaced_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.report_file.mkdir()
+    with pytest.raises(LaunchError, match=r"report\.html: cannot be written: Is a directory"):
+        run.write_report("page")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
 def _rows(*steps: tuple[int, int]) -> list[dict[str, int]]:
     return [{"attempt": attempt, "step": step} for attempt, step in steps]
 

@@ -22,7 +22,11 @@ def report(
 
     Works while the run goes on, too. Example: dougong report runs/quickstart-20251122-093000
     """
+    from dougong.launcher.history import closing_words
     from dougong.launcher.report import write_report
     from dougong.launcher.rundir import RunDir
 
-    typer.echo(write_report(RunDir.open(run_dir)))
+    run = RunDir.open(run_dir)
+    page = write_report(run)
+    typer.echo(closing_words(run), err=True)
+    typer.echo(page)
