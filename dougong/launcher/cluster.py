@@ -20,13 +20,14 @@ class Node:
     address: str
     devices: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    given_name: str = ""
 
     def matches(self, wish: str) -> bool:
         """Whether `island.node` means this node: its address, name, id, or a label `key=value`."""
         key, equals, value = wish.partition("=")
         if equals:
             return self.labels.get(key) == value
-        return wish in (self.address, self.name) or (len(wish) >= 8 and self.id.startswith(wish))
+        return wish in (self.address, self.name, self.given_name) or (len(wish) >= 8 and self.id.startswith(wish))
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,8 @@ class Observer:
         generation = self._current(message)
         if generation is not None:
             generation.mates[message["worker"]].pid = message["pid"]
+            if all(mate.pid is not None for mate in generation.mates.values()):
+                self.scribe.write_status()
 
     def _on_exit(self, member: Member, message: Message) -> None:
         generation = self._current(message)

@@ -1,0 +1,40 @@
+"""`python -m tests.launcher.drive run|resume ...`: the command line, with the toy entries in the place of training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dougong.errors import DougongError
+from dougong.launcher.controller import Entries
+from dougong.launcher.jobfile import load_job
+from dougong.launcher.run import Options, resume_run, start_run
+
+TOY = Entries("tests.launcher.entries:train", "tests.launcher.entries:inspect", ("tests.launcher.entries",))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=("run", "resume"))
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--job", type=Path)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--address")
+    parser.add_argument("-o", action="append", default=[])
+    parser.add_argument("--entry", default=TOY.train)
+    parser.add_argument("--preload", default=TOY.preload[0])
+    given = parser.parse_args()
+    entries = Entries(given.entry, TOY.inspect, (given.preload,))
+    options = Options(given.address, given.ray or given.address is not None, entries)
+    try:
+        if given.command == "resume":
+            return resume_run(given.run_dir, given.o, options)
+        return start_run(load_job(given.job, given.o), given.run_dir, options)
+    except DougongError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
