@@ -18,6 +18,7 @@ LineLevel = Literal["info", "warning", "error"]
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _PREFIX = re.compile(r"^\[rank\d+\]: ?")  # torch writes it before every line of an uncaught exception
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HEAD = 160  # a level's word stands near the beginning of a line
 _ERROR = re.compile(
     r"\b(?:ERROR|CRITICAL|FATAL)\b|^error: |^[\w.]*(?:Error|Exception|Interrupt)(?:: |$)"
@@ -40,6 +41,10 @@ def mask(text: str) -> str:
     return text
 
 
+def _bare(line: str) -> str:
+    return _PREFIX.sub("", _COLOUR.sub("", line).rstrip())
+
+
 def _level_of(head: str) -> LineLevel:
     return "error" if _ERROR.search(head) else "warning" if _WARNING.search(head) else "info"
 
@@ -57,7 +62,7 @@ class Classifier:
 
     def feed(self, line: str) -> tuple[LineLevel, bool]:
         """The line's level, and True when it begins a message."""
-        text = _PREFIX.sub("", line.rstrip())
+        text = _bare(line)
         if text.endswith(_TRACEBACK):
             begins = self._state == "plain"
             self._state, self._level = "traceback", "error"
@@ -163,7 +168,7 @@ class Grouper:
         block = self._blocks.pop(worker, None)
         if block is None:
             return
-        text = "\n".join(_PREFIX.sub("", line.rstrip()) for line in block.lines).rstrip()
+        text = "\n".join(map(_bare, block.lines)).rstrip()
         key = (block.level, mask(text))
         group = self._groups.get(key)
         if group is None:

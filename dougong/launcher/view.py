@@ -145,7 +145,7 @@ class View:
 
     def _message(self, message: Message) -> None:
         if message.level == "info":
-            self._print(Text(message.text))
+            self._print(Text.from_ansi(message.text))
         elif _is_echo(message):
             told = f"[{wording.worker_list(message.workers)}] follows from it: {message.text.splitlines()[-1]}"
             self._say("quiet", told if len(told) <= _ECHO_LENGTH else told[: _ECHO_LENGTH - 3] + "...")
@@ -155,7 +155,7 @@ class View:
     def _say(self, level: str, text: str, clock: str = "") -> None:
         style = _STYLES[level]
         head = f"{clock} {_MARKS[level]} ".lstrip()
-        self._print(Text.assemble((head, style or "dim"), (text, style)))
+        self._print(Text.assemble((head, style or "dim"), (Text.from_ansi(text).plain, style)))
 
     def _print(self, text: Text) -> None:
         """Whole lines whatever the width: a log is not cut or wrapped by us. Nobody watching is no reason to die."""

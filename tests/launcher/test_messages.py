@@ -67,6 +67,7 @@ def test_mask_keeps_what_matters(one: str, other: str) -> None:
         ("ERROR: no space left", "error"),
         ("torch.OutOfMemoryError: tried to allocate 3 GiB", "error"),
         ("KeyboardInterrupt", "error"),
+        ("\x1b[1;31mERROR\x1b[0m: coloured", "error"),
         ("Fatal Python error: Segmentation fault", "error"),
         ("relative error 1e-6, no warnings", "info"),
         ("mean absolute error: 0.1", "info"),

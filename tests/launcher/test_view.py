@@ -106,6 +106,15 @@ def test_worker_lines_pass_or_are_grouped() -> None:
     assert out.getvalue().splitlines()[1:] == ["! [east/1-2] WARNING: disk is slow"]
 
 
+def test_a_workers_own_colours_move_no_cursor_and_do_not_reach_a_pipe() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    view.worker_line("east/0", "\x1b[31mred\x1b[0m and \x1b[2J\x1b[3Agone")
+    view.worker_line("east/0", "\x1b[33mWARNING: yellow\x1b[0m")
+    view.close()
+    assert out.getvalue() == "red and gone\n! [east/0] WARNING: yellow\n"
+
+
 def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None:
     out, clock = io.StringIO(), Clock()
     view = make_view(Console(file=out), "tiny", 3, clock)
