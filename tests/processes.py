@@ -18,7 +18,8 @@ from dougong.parallel.transport import Member, World
 
 DEADLINE_S = 120.0
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "transformers", "tests.jobs"])
+# transformers imports lazily: without a family named here, every worker would spend two seconds importing its base.
+CONTEXT.set_forkserver_preload(["tests.jobs", "transformers.models.qwen3_moe.modeling_qwen3_moe"])
 
 Task = Callable[..., Any]
 """task(world, plan, *arguments) -> anything that pickles; runs in every worker."""
