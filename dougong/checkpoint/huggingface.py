@@ -131,14 +131,6 @@ class Names:
         experts = {n: [r.rows, *r.shape] for n, r in self._routes.items() if r.rows is not None}
         return {"dense": dense, "experts": experts}
 
-    def shape(self, logical: str) -> tuple[int, ...]:
-        """The shape of a logical tensor."""
-        return self._find(logical)[0].shape
-
-    def dtype(self, logical: str) -> str:
-        """How a logical tensor is stored, in safetensors' word."""
-        return self._find(logical)[0].dtype
-
     def pieces(self, logical: str) -> tuple[Piece, ...]:
         """Where a logical tensor lies on disk, in the order that `to_disk` uses."""
         route, expert = self._find(logical)

@@ -12,13 +12,11 @@ import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.checkpoint.disk import opened, read_into
 from dougong.errors import CheckpointError
 
 ITEM_BYTES = {
@@ -30,7 +28,6 @@ _NUMPY = {
     "I16": "<i2", "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 _ALIGNMENT = 64
-_MAX_HEADER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -73,27 +70,6 @@ def plan_layout(tensors: Iterable[TensorShape]) -> Layout:
     header = struct.pack("<Q", len(text)) + text
     offsets = {name: len(header) + start for name, start in starts.items()}
     return Layout(header, {t.name: t for t in ordered}, offsets, len(header) + begin)
-
-
-def read_layout(path: Path) -> Layout:
-    """A file's own header. `CheckpointError` when it is no whole safetensors header."""
-    with opened(path) as fd:
-        prefix = bytearray(8)
-        read_into(fd, memoryview(prefix), 0)
-        (length,) = struct.unpack("<Q", prefix)
-        if length > _MAX_HEADER_BYTES:
-            raise CheckpointError(f"{path}: its header claims {length} bytes; not a safetensors file, or damaged")
-        text = bytearray(length)
-        read_into(fd, memoryview(text), 8)
-    try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        tensors = {n: TensorShape(n, e["dtype"], tuple(e["shape"])) for n, e in entries.items()}
-        offsets = {n: 8 + length + int(e["data_offsets"][0]) for n, e in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its header is not safetensors' JSON ({error}); damaged") from error
-    header = bytes(prefix) + bytes(text)
-    return Layout(header, tensors, offsets, len(header) + sum(t.num_bytes for t in tensors.values()))
 
 
 def as_array(data: bytes | bytearray | memoryview, dtype: str) -> NDArray[Any]:

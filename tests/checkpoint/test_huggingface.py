@@ -105,7 +105,7 @@ def test_buffers_are_state_and_keep_their_dtype(tmp_path: Path) -> None:
     integers = [n for n, t in model.state_dict().items() if t.dtype == torch.int64]
     assert integers
     names = names_of(model)
-    assert names.dtype(integers[0]) == "I64"
+    assert names.pieces(integers[0])[0].disk.dtype == "I64"
     with Reader(save(tmp_path, model), names) as reader:
         assert torch.equal(reader.read("model", integers[0]), model.state_dict()[integers[0]])
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from dougong.checkpoint.huggingface import TORCH_DTYPES
-from dougong.checkpoint.tensorfile import TensorShape, as_array, plan_layout, read_layout
+from dougong.checkpoint.tensorfile import TensorShape, as_array, plan_layout
 from dougong.errors import CheckpointError
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
@@ -55,25 +53,6 @@ def test_a_layout_covers_the_file_once_and_ignores_order(tensors: list[TensorSha
         end += layout.tensors[name].num_bytes
     assert end == layout.num_bytes
     assert plan_layout(reversed(tensors)) == layout
-
-
-def test_a_header_is_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(save({"a": torch.ones(3), "b": torch.arange(4)}))
-    layout = read_layout(path)
-    assert layout.tensors == {"a": TensorShape("a", "F32", (3,)), "b": TensorShape("b", "I64", (4,))}
-    assert layout.num_bytes == path.stat().st_size
-    assert path.read_bytes()[layout.offsets["a"] :][:4] == np.float32(1).tobytes()
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\xff" * 16, b"\x10" + b"\0" * 7 + b"not json at all!", b"\x02" + b"\0" * 7 + b"[]"]
-)
-def test_what_is_no_header_is_refused(data: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(CheckpointError):
-        read_layout(path)
 
 
 def test_one_name_twice_is_refused() -> None:
