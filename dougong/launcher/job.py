@@ -21,18 +21,25 @@ class Section(BaseModel):
 
 def logical(default: Any, description: str, **rules: Any) -> Any:
     """A field that fixes the arithmetic: another value gives another run."""
-    return Field(default, description=description, json_schema_extra={"kind": "logical"}, **rules)
+    return Field(default, description=description, json_schema_extra={"x-kind": "logical"}, **rules)
 
 
 def physical(default: Any, description: str, **rules: Any) -> Any:
     """A field that decides where and how safely the same bits are computed."""
-    return Field(default, description=description, json_schema_extra={"kind": "physical"}, **rules)
+    return Field(default, description=description, json_schema_extra={"x-kind": "physical"}, **rules)
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
+WORKER = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}/(0|[1-9][0-9]*)$"
+TEXT = r"^[^\x00]+$"
+PATTERNS = {
+    TEXT: "text that is not empty",
+    NAME: "letters, digits and '-', 63 at most, and begin with a letter or digit",
+    WORKER: "a worker's name, ISLAND/NUMBER such as east/1",
+}
 
 Name = Annotated[StrictStr, Field(pattern=NAME)]
-Text = Annotated[StrictStr, Field(min_length=1)]
+Text = Annotated[StrictStr, Field(pattern=TEXT)]
 Positive = Annotated[StrictInt, Field(gt=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
@@ -134,9 +141,7 @@ class Drill(Section):
     """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
 
     at_step: Positive = physical(..., "the step, from 1")
-    kill: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9-]+/(0|[1-9][0-9]*)$")] = physical(
-        ..., "a worker's name, such as east/1"
-    )
+    kill: Annotated[StrictStr, Field(pattern=WORKER)] = physical(..., "a worker's name, such as east/1")
 
 
 class Job(Section):

@@ -14,6 +14,9 @@ from dougong.launcher.job import Job, Section
 from dougong.launcher.marked_yaml import write_flow
 from dougong.launcher.wrong_value import section_in
 
+_BEGIN = "<!-- tables: written by schema/update.py -->"
+_END = "<!-- end of tables -->"
+
 
 def json_schema() -> str:
     """The text of `schema/job.schema.json`."""
@@ -28,6 +31,13 @@ def json_schema() -> str:
 def tables() -> str:
     """Markdown: a heading and a table of keys for each section of the job file, in the order of the file."""
     return "\n".join(_section("Top level", Job, ""))
+
+
+def fill(page: str) -> str:
+    """The page with fresh tables between its two marks; ValueError when a mark is missing."""
+    before, rest = page.split(_BEGIN)
+    _, after = rest.split(_END)
+    return f"{before}{_BEGIN}\n\n{tables()}\n{_END}{after}"
 
 
 def _section(title: str, section: type[Section], path: str) -> Iterator[str]:
@@ -51,7 +61,7 @@ def _paragraphs(section: type[Section]) -> str:
 
 def _row(name: str, info: FieldInfo) -> str:
     extra = info.json_schema_extra
-    kind = extra["kind"] if isinstance(extra, dict) else ""
+    kind = extra["x-kind"] if isinstance(extra, dict) else ""
     cells = (f"`{name}`", _type_name(info.annotation), _default(info), str(kind), info.description or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -1,12 +1,13 @@
 """The job file: YAML and `-o` overrides in, a `Job` out, or every mistake at once with its place. Imports no torch.
 
-    job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
-    -o batch.lanez=8: batch.lanez: unknown key; did you mean 'lanes'?
+job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
+-o batch.lanez=8: batch.lanez: unknown key; did you mean 'lanes'?
 """
 
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,10 +64,11 @@ def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
     """
     file = Path(path)
     source = Source(str(path))
-    source.take(marked_yaml.read(_read_text(file)))
-    if not source.mistakes and not isinstance(source.data, dict):
+    document = marked_yaml.read(_read_text(file))
+    source.take(document)
+    if document.readable and not isinstance(source.data, dict):
         source.blame((), _not_a_mapping(source.data))
-    if source.mistakes:
+    if not isinstance(source.data, dict):
         raise _refusal(source.mistakes)
     for text in override:
         overrides.lay(source, text)
@@ -116,13 +118,13 @@ def _make_absolute(source: Source, folder: Path) -> None:
 
 
 def _absolute(value: str, base: Path, key: KeyPath) -> str:
-    path = Path(value).expanduser()
-    whole = base / path
-    if key == ("data", "dataset") and not whole.is_dir():
+    path = os.path.expanduser(value)
+    whole = os.path.join(base, path)
+    if key == ("data", "dataset") and not os.path.isdir(whole):
         return value  # a name on the hub
-    if key == ("data", "text") and not path.is_absolute() and not whole.exists():
-        return str(Path(glob.escape(str(base))) / path)
-    return str(whole)
+    if key == ("data", "text") and not os.path.exists(whole):
+        return os.path.join(glob.escape(str(base)), path)
+    return whole
 
 
 def _validate(source: Source) -> dict[str, Any]:

@@ -19,6 +19,7 @@ KeyPath = tuple[str | int, ...]
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
 MAX_CHARACTERS = 1_000_000
+MAX_KEY_CHARACTERS = 200
 
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -52,13 +53,17 @@ class Problem:
 
 @dataclass
 class Document:
-    """The values, and where each was written: `keys` marks the key (or list item), `values` what stands there."""
+    """The values, and where each was written: `keys` marks the key (or list item), `values` what stands there.
+
+    `readable` False: there is no data, and `problems` has the one reason.
+    """
 
     data: Any = None
     keys: dict[KeyPath, Mark] = field(default_factory=dict)
     values: dict[KeyPath, Mark] = field(default_factory=dict)
     yes_no: list[KeyPath] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    readable: bool = True
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,7 +76,12 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = None if data.isprintable() else '"'  # any other style would spread over several lines
+        return self.represent_scalar(_TAG + "str", data, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 _Loader.yaml_implicit_resolvers = {}
 for _name, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
@@ -84,18 +94,21 @@ def read(text: str) -> Document:
     document = Document()
     try:
         if len(text) > MAX_CHARACTERS:
-            raise _RefusedError(f"{len(text)} characters are too many (at most {MAX_CHARACTERS}); is this the right file?")
+            raise _RefusedError(f"{len(text)} characters, more than {MAX_CHARACTERS}; is this the right file?")
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
             document.data = _Reader(document).value(node, ())
     except yaml.YAMLError as error:
-        document.problems.append(_syntax_problem(error, text))
+        return _unreadable(_syntax_problem(error, text))
     except RecursionError:
-        too_deep = f"nested deeper than {MAX_DEPTH} levels; flatten it"
-        document.problems.append(Problem(Mark(1, 1), (), too_deep))
+        return _unreadable(Problem(Mark(1, 1), (), f"nested deeper than {MAX_DEPTH} levels; flatten it"))
     except _RefusedError as error:
-        document.problems.append(Problem(error.mark, (), str(error)))
+        return _unreadable(Problem(error.mark, (), str(error)))
     return document
+
+
+def _unreadable(problem: Problem) -> Document:
+    return Document(problems=[problem], readable=False)
 
 
 def write_flow(value: Any) -> str:
@@ -143,6 +156,8 @@ class _Reader:
             key = key_node.value
             if not (isinstance(key, str) and key_node.tag == _TAG + "str"):
                 self._problem(key_node, path, "a key must be text; put it in quotes")
+            elif len(key) > MAX_KEY_CHARACTERS:
+                self._problem(key_node, path, f"a key has at most {MAX_KEY_CHARACTERS} characters; shorten it")
             elif key in first:
                 self._problem(key_node, (*path, key), f"given twice, first on line {first[key].line}; keep one")
             else:
@@ -191,6 +206,7 @@ class _Reader:
 
 def _construct(tag: str, text: str) -> Any:
     if tag == "str":
+        text.encode()  # half of a surrogate pair is a ValueError
         return text
     if tag == "null":
         return None
@@ -226,8 +242,8 @@ def _remedy(said: str, text: str, mark: Mark) -> str:
         return "indent with spaces, not tabs"
     if "flow" in said:
         return "close every [ and {, and put a comma between their values"
-    if "undefined alias" in said:
-        return "define the anchor (&name) before its alias (*name)"
+    if "alias" in said:
+        return "put a text that begins with * in quotes, or define the anchor (&name) before its alias (*name)"
     if "single document" in said:
         return "a job file is one document; remove the `---` between them"
     if "mapping values" in said:

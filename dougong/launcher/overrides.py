@@ -16,10 +16,11 @@ def lay(source: Source, said: str) -> None:
     if not equals or not all(parts):
         source.refuse(said, (), "an override is KEY=VALUE, such as -o batch.lanes=8")
         return
-    document = marked_yaml.read(text)
+    # A value cannot name an anchor, so a `*` at its start is a glob.
+    document = marked_yaml.read(marked_yaml.write_flow(text) if text.startswith("*") else text)
     for problem in document.problems:
         source.refuse(said, (*parts, *problem.path), f"{problem.text} (column {problem.mark.column} of the value)")
-    if document.problems:
+    if not document.readable:
         return
     try:
         path = _put(source.data, parts, document.data)

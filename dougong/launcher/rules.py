@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,8 @@ def _drill_workers(job: Job) -> Iterator[Breach]:
     for index, drill in enumerate(job.drill):
         if drill.kill not in names:
             known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            yield Breach(("drill", index, "kill"), f"no worker is called {drill.kill!r}; the job has {known}; name one of them")
+            text = f"no worker is called '{drill.kill}'; name one of {known}, or remove the drill"
+            yield Breach(("drill", index, "kill"), text)
 
 
 def _drills_once(job: Job) -> Iterator[Breach]:
@@ -170,9 +172,9 @@ def _data_files(job: Job) -> Iterator[Breach]:
     data = job.data
     if data.text is not None and data.text != "stdlib":
         yield from _text_file(data.text)
-    if data.tokens is not None and not Path(data.tokens).is_file():
+    if data.tokens is not None and not os.path.isfile(data.tokens):
         yield Breach(("data", "tokens"), f"there is no file {data.tokens} on this machine; check the path")
-    missing = [end for end in (".bin", ".idx") if not Path(f"{data.megatron}{end}").is_file()]
+    missing = [end for end in (".bin", ".idx") if not os.path.isfile(f"{data.megatron}{end}")]
     if data.megatron is not None and missing:
         names = " and no file ".join(data.megatron + end for end in missing)
         yield Breach(("data", "megatron"), f"there is no file {names}; give the path without .bin")
@@ -180,9 +182,9 @@ def _data_files(job: Job) -> Iterator[Breach]:
 
 def _text_file(text: str) -> Iterator[Breach]:
     path = ("data", "text")
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         yield Breach(path, f"{text} is a folder; name its files with a glob, such as {text.rstrip('/')}/**/*.txt")
-    elif not Path(text).is_file() and not any(Path(name).is_file() for name in glob.iglob(text, recursive=True)):
+    elif not os.path.isfile(text) and not any(os.path.isfile(name) for name in glob.iglob(text, recursive=True)):
         yield Breach(path, f"no file is called {text} or matches it as a glob; check the path, or use `stdlib`")
 
 
@@ -193,8 +195,15 @@ def _tokenizer(job: Job) -> Iterator[Breach]:
         return
     if ready is not None:
         yield Breach(path, f"data.{ready} holds token ids, so nothing is left to tokenise; remove data.tokenizer")
-    elif not Path(name).exists():
+    elif not os.path.exists(name):
         yield Breach(path, f"there is no {name}; give `bytes`, a tokenizer.json, or a Hugging Face folder")
+
+
+def _vocabulary(job: Job) -> Iterator[Breach]:
+    ready = next((key for key in ("tokens", "megatron") if getattr(job.data, key) is not None), None)
+    if ready is not None and job.model.family is not None and "vocab_size" not in job.model.config:
+        text = f"has no vocab_size, and data.{ready} does not say how many ids there are; add vocab_size: NUMBER"
+        yield Breach(("model", "config"), text)
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Job], Iterator[Breach]]], ...] = (
@@ -205,6 +214,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Job], Iterator[Breach]]], ...] = 
     (("data",), _one_source),
     (("data",), _data_files),
     (("data",), _tokenizer),
+    (("data", "model"), _vocabulary),
     (("batch", "islands"), _lanes),
     (("schedule",), _constant_rate),
     (("schedule", "steps"), _warm_up),

@@ -64,6 +64,8 @@ class Source:
         self.overridden.append(path)
         place = self._said(said)
         self.places.update({path + inner: place for inner in document.values or [()]})
+        for length in range(1, len(path)):  # sections that the override has made
+            self.places.setdefault(path[:length], place)
 
     def refuse(self, said: str, path: KeyPath, text: str) -> None:
         """A mistake in the override itself."""
@@ -71,7 +73,12 @@ class Source:
         self.mistakes.append(Mistake(place.order, place.key, path, text))
 
     def blame(self, path: KeyPath, text: str) -> None:
-        """A mistake at `path`: at the key when the value is not what is wrong; at the parent when nothing is there."""
+        """A mistake at `path`: at the key when the value is not what is wrong; at the parent when nothing is there.
+
+        Nothing is said twice: where the reading of the value has failed already, its absence is no second mistake.
+        """
+        if any(mistake.path == path for mistake in self.mistakes):
+            return
         place = self._nearest(path)
         at_key = path in self.places and text.startswith("unknown key")
         self.mistakes.append(Mistake(place.order, place.key if at_key else place.value, path, text))

@@ -7,8 +7,10 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dougong.launcher.job import Job, Section
-from dougong.launcher.marked_yaml import KeyPath, write_flow
+from pydantic.fields import FieldInfo
+
+from dougong.launcher.job import PATTERNS, Job, Section
+from dougong.launcher.marked_yaml import KeyPath, read, write_flow
 
 _KINDS = {
     "int_type": "must be a whole number",
@@ -16,18 +18,14 @@ _KINDS = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be text",
-    "bool_type": "must be true or false",
-    "dict_type": "must be a mapping, {key: value}",
-    "tuple_type": "must be a list, [...]",
-    "model_type": "must be a mapping, {key: value}",
+    "dict_type": "must be a mapping of keys",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "string_too_short": "must not be empty",
-    "too_short": "must have at least {min_length}",
-    "too_long": "must have at most {max_length}",
+    "too_short": "must not be empty",
 }
+_SAME = {"gpu": "cuda", "nvidia": "cuda", "ascend": "npu", "fp32": "float32", "bf16": "bfloat16", "ffn": "experts"}
 
 
 def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[KeyPath, str]]:
@@ -42,7 +40,18 @@ def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[Ke
         path = tuple(error["loc"])
         if error["type"] == "missing" and path in spoken_for:
             continue
-        yield path, _unknown(path, meant[path]) if path in meant else _text(path, error)
+        if error["type"] == "too_short" and error["input"]:
+            continue  # pydantic counts the valid items, and has named each of the others
+        if _is_item_count(error):
+            pair = path[:-1] if error["type"] == "missing" else path
+            yield pair, f"must be {_shape(pair)} (got {_short(error['input'])}): {_description(pair)}"
+        else:
+            yield path, _unknown(path, meant[path]) if path in meant else _text(path, error)
+
+
+def _is_item_count(error: Mapping[str, Any]) -> bool:
+    """A tuple of fixed length got fewer or more items."""
+    return error["type"] == "too_long" or (error["type"] == "missing" and isinstance(error["loc"][-1], int))
 
 
 def section_at(path: KeyPath) -> type[Section] | None:
@@ -73,6 +82,8 @@ def _meant(path: KeyPath, data: Any) -> str | None:
     known = list(section.model_fields) if section else []
     free = [name for name in known if name not in given]
     key = str(path[-1]).lower()
+    if _elsewhere(key):
+        return None
     close = difflib.get_close_matches(key, free, 1) or difflib.get_close_matches(key, known, 1)
     return close[0] if close else None
 
@@ -80,11 +91,16 @@ def _meant(path: KeyPath, data: Any) -> str | None:
 def _unknown(path: KeyPath, meant: str | None) -> str:
     if meant:
         return f"unknown key; did you mean '{meant}'?"
-    elsewhere = [f"'{place}.{path[-1]}'" for place in _places_of(str(path[-1]), Job, "")]
+    elsewhere = _elsewhere(str(path[-1]))
     if elsewhere:
         return f"unknown key; did you mean {' or '.join(elsewhere)}?"
     section = section_at(path[:-1])
     return f"unknown key; known here are {', '.join(section.model_fields) if section else 'none'}"
+
+
+def _elsewhere(key: str) -> list[str]:
+    top = [f"'{key}' at the top level"] if key in Job.model_fields else []
+    return top + [f"'{place}.{key}'" for place in _places_of(key, Job, "")]
 
 
 def _places_of(key: str, section: type[Section], place: str) -> Iterator[str]:
@@ -103,29 +119,54 @@ def _text(path: KeyPath, error: Mapping[str, Any]) -> str:
     if kind == "missing":
         return f"missing; add `{path[-1]}: ...`, {_description(path)}"
     got = f"(got {_short(error['input'])})"
+    if kind in ("model_type", "tuple_type"):
+        return f"must be {_shape(path)} {got}{_leave_out(path, error['input'])}"
     if kind == "literal_error":
         return f"must be {context['expected']} {got}{_similar(context['expected'], error['input'])}"
     if kind == "string_pattern_mismatch":
-        return f"must be {_description(path)} {got}"
+        return f"must be {PATTERNS[context['pattern']]} {got}"
     rule = _KINDS[kind].format(**context) if kind in _KINDS else error["msg"]
-    return f"{rule} {got}; {_description(path)}"
+    return f"{rule} {got}{_unquoted(kind, error['input']) or ': ' + _description(path)}"
+
+
+def _shape(path: KeyPath) -> str:
+    section = section_at(path)
+    keys = f"a mapping with the keys {', '.join(section.model_fields)}" if section else "2 values"
+    info = _field(path)
+    if info is None or typing.get_origin(info.annotation) is not tuple or isinstance(path[-1], int):
+        return keys
+    return f"a list of {keys}" if section is None else f"a list, each item {keys}"
+
+
+def _leave_out(path: KeyPath, given: Any) -> str:
+    info = _field(path)
+    return "; remove the key to get the default" if given is None and info and not info.is_required() else ""
+
+
+def _unquoted(kind: str, given: Any) -> str:
+    number = kind in ("int_type", "float_type") and isinstance(given, str)
+    return "; write it without quotes" if number and type(read(given).data) in (int, float) else ""
+
+
+def _field(path: KeyPath) -> FieldInfo | None:
+    """The schema's field at a path; an item of a list is described with its list."""
+    names = [part for part in path if isinstance(part, str)]
+    section = section_at(tuple(names[:-1])) if names else None
+    return section.model_fields.get(names[-1]) if section else None
 
 
 def _description(path: KeyPath) -> str:
-    section, name = section_at(path[:-1]), path[-1]
-    while isinstance(name, int):  # an item is described with its list
-        path = path[:-1]
-        section, name = section_at(path[:-1]), path[-1]
-    info = section.model_fields.get(name) if section else None
+    info = _field(path)
     return info.description if info and info.description else "see docs/job-file.md"
 
 
 def _similar(expected: str, given: Any) -> str:
     names = expected.replace("'", "").replace(" or ", ", ").split(", ")
-    close = difflib.get_close_matches(str(given).lower(), names, 1)
-    return f"; did you mean '{close[0]}'?" if close else "; use one of them"
+    word = str(given).lower()
+    close = [_SAME[word]] if _SAME.get(word) in names else difflib.get_close_matches(word, names, 1)
+    return f"; did you mean '{close[0]}'?" if close else "; use one of them" if len(names) > 1 else ""
 
 
 def _short(value: Any) -> str:
-    text = write_flow(value)
+    text = repr(value) if isinstance(value, str) else write_flow(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,20 @@
+"""Write schema/job.schema.json and the tables of docs/job-file.md from the code: python schema/update.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dougong.launcher.job_schema import fill, json_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Replace both files' generated text."""
+    page = ROOT / "docs" / "job-file.md"
+    page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (ROOT / "schema" / "job.schema.json").write_text(json_schema(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
