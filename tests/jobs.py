@@ -70,7 +70,7 @@ class Rig:
     rank: int = 0
 
     def _forward(self, ids: Tensor) -> Forward:
-        return Forward(lambda: self.replica.model(input_ids=ids, labels=ids).loss)
+        return Forward(lambda: self.replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
 
     def run(self, steps: int) -> list[float]:
         return [self.stepper.run(s, self.forwards(s), False).loss for s in range(1, steps + 1)]

@@ -69,7 +69,7 @@ def accumulate_plainly(job: Job, model: Any, step: int) -> float:
     for lane in range(job.batch.lanes):
         for microbatch in range(job.batch.microbatches):
             ids = tokens(job, step, lane, microbatch)
-            loss = model(input_ids=ids, labels=ids).loss
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
             (loss / count).backward()
             total += float(loss.detach())
     return total / count

@@ -29,48 +29,65 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
 
     Raises `ModelError` for an unknown family, a key that the family does not know, or a folder without config.json.
     """
-    from transformers import AutoConfig, logging
+    from transformers import CONFIG_MAPPING, AutoConfig, logging
 
     logging.set_verbosity_error()
-    if model.path is not None:
-        if not (Path(model.path) / "config.json").is_file():
-            raise ModelError(f"model.path: {model.path} has no config.json; give a Hugging Face folder")
-        config = AutoConfig.from_pretrained(model.path, **model.config)
-        return config
-    values = ({} if vocab_size is None else {"vocab_size": vocab_size}) | model.config
-    assert model.family is not None
+    if model.path is not None and not (Path(model.path) / "config.json").is_file():
+        raise ModelError(f"model.path: {model.path} has no config.json; give a Hugging Face folder")
+    defaults = {} if vocab_size is None else {"vocab_size": vocab_size}
+    family = model.family or ""
+    if model.path is None and family not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(family, CONFIG_MAPPING.keys(), 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "give a transformers model type, such as qwen3_moe"
+        raise ModelError(f"model.family: transformers knows no {family!r}; {hint}")
     try:
-        config = AutoConfig.for_model(model.family, **values)
+        if model.path is not None:
+            config = AutoConfig.from_pretrained(model.path, **model.config)
+        else:
+            config = AutoConfig.for_model(family, **(defaults | model.config)).get_text_config()
     except Exception as error:
-        raise ModelError(
-            f"model.family: {model.family}: transformers cannot make this configuration: {error}"
-        ) from error
-    config = config.get_text_config()
+        place = f"model.path: {model.path}" if model.path is not None else f"model.family: {model.family}"
+        raise ModelError(f"{place}: transformers cannot make this configuration: {error}") from error
     _refuse_unknown_keys(model, config)
+    if model.path is None:
+        _drop_missing_tokens(model, config)
+    return config
+
+
+def _drop_missing_tokens(model: Model, config: Any) -> None:
+    """A family's default special tokens may lie outside the job's vocabulary."""
     for token in SPECIAL_TOKENS:
         value = getattr(config, token, None)
         if token not in model.config and isinstance(value, int) and value >= config.vocab_size:
             setattr(config, token, None)
-    return config
 
 
 def _refuse_unknown_keys(model: Model, config: Any) -> None:
-    """A key must be one of the configuration class, or a word in the family's own sources (`head_dim` often is)."""
+    """A key must be declared by the configuration class, or read by the sources all the same (`head_dim` often is):
+    transformers keeps any other key too, and nothing ever looks at it."""
     known = set(type(config)().to_dict()) | set(getattr(type(config), "attribute_map", {})) | set(SPECIAL_TOKENS)
-    folder = Path(inspect.getfile(type(config))).parent
-    words = {w for f in folder.glob("*.py") for w in re.findall(r"\w+", f.read_text(encoding="utf-8"))}
-    unknown = sorted(key for key in model.config if key not in known and key not in words)
+    unknown = sorted(set(model.config) - known)
+    unknown = [key for key in unknown if key not in _read_keys(config)] if unknown else []
     if unknown:
         near = [n for key in unknown for n in difflib.get_close_matches(key, known, 1)]
         hint = f"did you mean {', '.join(near)}?" if near else f"its keys are those of {type(config).__name__}"
-        raise ModelError(f"model.config: {model.family} does not know {', '.join(unknown)}; {hint}")
+        raise ModelError(f"model.config: {config.model_type} does not know {', '.join(unknown)}; {hint}")
+
+
+def _read_keys(config: Any) -> set[str]:
+    """Words that the family's own sources read from a configuration (as an attribute, or in quotes: `getattr`), and
+    those that transformers' code for all families does."""
+    folder = Path(inspect.getfile(type(config))).parent
+    shared = [folder.parent.parent / f"{name}.py" for name in ("cache_utils", "masking_utils", "modeling_rope_utils")]
+    own = [p.read_text(encoding="utf-8") for p in folder.glob("*.py")]
+    read = {w for text in own for pair in re.findall(r"""config\.(\w+)|["'](\w+)["']""", text) for w in pair}
+    return read | {w for p in shared for w in re.findall(r"config\.(\w+)", p.read_text(encoding="utf-8"))}
 
 
 def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The unmodified causal language model with every tensor on the meta device, in training mode."""
     from transformers import AutoModelForCausalLM
 
-    config.use_cache = False
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -33,6 +33,8 @@ class WeightsFolder:
     def _piece(self, name: str, row: int | None, logical: str) -> Tensor:
         from safetensors import safe_open
 
+        bare = name.partition(".")[2]  # some folders hold the base model, whose names lack the first word
+        name = name if name in self._files or bare not in self._files else bare
         file = self._files.get(name)
         if file is None:
             raise ModelError(
