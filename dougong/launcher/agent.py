@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -65,10 +66,14 @@ class AgentSettings:
 
 
 class Agent:
-    """Serves one controller for one run."""
+    """Serves one controller for one run. `about`: what else its hello should say of its place.
 
-    def __init__(self, settings: AgentSettings) -> None:
+    `dismissed`: whether the controller ended it, rather than being gone.
+    """
+
+    def __init__(self, settings: AgentSettings, about: Mapping[str, str] | None = None) -> None:
         self.settings = settings
+        self._about = dict(about or {})
         self._run_dir = RunDir(settings.run_dir)
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}  # by the id of their fork request
@@ -77,6 +82,7 @@ class Agent:
         self._oom_kills = count_oom_kills()
         self._heard = time.monotonic()
         self._over = False
+        self.dismissed = False
         self._generation = 0
 
     def run(self) -> None:
@@ -101,6 +107,7 @@ class Agent:
     def _hello(self) -> Message:
         accelerator = get_accelerator(self.settings.accelerator)
         return {
+            **self._about,
             "role": "agent",
             "agent": self.settings.name,
             "island": self.settings.island,
@@ -163,7 +170,7 @@ class Agent:
             for child in self._of(generation):
                 child.vector.request_stop()
         elif kind == "exit":
-            self._over = True
+            self._over = self.dismissed = True
 
     def _of(self, generation: int) -> list[Child]:
         return [child for child in self._children.values() if child.generation == generation]

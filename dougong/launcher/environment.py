@@ -44,6 +44,7 @@ def ray_variables(embedded: bool) -> dict[str, str]:
         "RAY_task_events_report_interval_ms": "0",
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_worker_niceness": "0",
+        "RAY_prestart_worker_first_driver": "0",
     }
     if embedded:
         quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -34,7 +34,13 @@ class AgentActor:
 
     def serve(self, settings_json: str) -> None:
         """Returns when the agent has ended and none of its processes is left."""
-        Agent(AgentSettings.from_json(settings_json)).run()
+        import ray
+
+        about = {"ray_node": ray.get_runtime_context().get_node_id()}
+        agent = Agent(AgentSettings.from_json(settings_json), about)
+        agent.run()
+        if not agent.dismissed:
+            os._exit(1)  # the controller is gone, perhaps its Ray too: an actor's own way out would wait for that
 
 
 class RayBackend:
