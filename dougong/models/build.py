@@ -27,39 +27,51 @@ SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def load_config(model: Model, vocab_size: int | None) -> Any:
     """The family's own configuration. `vocab_size` is the tokenizer's (None: unknown), used where the job names none.
 
-    Raises `ModelError` for an unknown family, a key that the family does not know, or a folder without config.json.
+    Raises `ModelError` for an unknown family, a key that the family does not know, or a folder without a configuration.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, logging
+    from transformers import logging
 
     logging.set_verbosity_error()
-    if model.path is not None and not (Path(model.path) / "config.json").is_file():
-        raise ModelError(f"model.path: {model.path} has no config.json; give a Hugging Face folder")
-    defaults = {} if vocab_size is None else {"vocab_size": vocab_size}
-    family = model.family or ""
-    if model.path is None and family not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(family, CONFIG_MAPPING.keys(), 3)
-        hint = f"did you mean {', '.join(near)}?" if near else "give a transformers model type, such as qwen3_moe"
-        raise ModelError(f"model.family: transformers knows no {family!r}; {hint}")
-    try:
-        if model.path is not None:
-            config = AutoConfig.from_pretrained(model.path, **model.config)
-        else:
-            config = AutoConfig.for_model(family, **(defaults | model.config)).get_text_config()
-    except Exception as error:
-        place = f"model.path: {model.path}" if model.path is not None else f"model.family: {model.family}"
-        raise ModelError(f"{place}: transformers cannot make this configuration: {error}") from error
+    config = _family_config(model, vocab_size) if model.path is None else _folder_config(model.path, model.config)
     _refuse_unknown_keys(model, config)
-    if model.path is None:
-        _drop_missing_tokens(model, config)
     return config
 
 
-def _drop_missing_tokens(model: Model, config: Any) -> None:
-    """A family's default special tokens may lie outside the job's vocabulary."""
-    for token in SPECIAL_TOKENS:
+def _folder_config(path: str, changes: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    if not (Path(path) / "config.json").is_file():
+        raise ModelError(f"model.path: {path} has no config.json; give a Hugging Face folder")
+    try:
+        config = AutoConfig.from_pretrained(path, **changes)
+    except Exception as error:
+        raise ModelError(f"model.path: {path}: transformers cannot read this configuration: {error}") from error
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"model.path: {path} holds quantised weights (quantization_config in its config.json), which cannot be "
+            "trained; give a folder in bfloat16 or float32"
+        )
+    return config
+
+
+def _family_config(model: Model, vocab_size: int | None) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    family = model.family or ""
+    if family not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(family, CONFIG_MAPPING.keys(), 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "give a transformers model type, such as qwen3_moe"
+        raise ModelError(f"model.family: transformers knows no {family!r}; {hint}")
+    values = ({} if vocab_size is None else {"vocab_size": vocab_size}) | model.config
+    try:
+        config = AutoConfig.for_model(family, **values).get_text_config()
+    except Exception as error:
+        raise ModelError(f"model.family: {family}: transformers cannot make this configuration: {error}") from error
+    for token in SPECIAL_TOKENS:  # a family's default ids may lie outside the job's vocabulary
         value = getattr(config, token, None)
         if token not in model.config and isinstance(value, int) and value >= config.vocab_size:
             setattr(config, token, None)
+    return config
 
 
 def _refuse_unknown_keys(model: Model, config: Any) -> None:
