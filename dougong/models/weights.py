@@ -25,24 +25,28 @@ class WeightsFolder:
 
     def read(self, logical: str) -> Tensor:
         """A logical tensor in float32 on the CPU. Raises `ModelError` when the folder does not hold it."""
-        pieces = self._names.pieces(logical)
-        values = {p.name: self._piece(p.name, p.row, logical) for p in pieces}
+        values = {p.name: self._piece(p, logical) for p in self._names.pieces(logical)}
         tensor: Tensor = self._names.from_disk(logical, values)
         return tensor.float() if tensor.is_floating_point() else tensor
 
-    def _piece(self, name: str, row: int | None, logical: str) -> Tensor:
+    def _piece(self, piece: Any, logical: str) -> Tensor:
         from safetensors import safe_open
 
-        bare = name.partition(".")[2]  # some folders hold the base model, whose names lack the first word
-        name = name if name in self._files or bare not in self._files else bare
-        file = self._files.get(name)
+        file = self._files.get(piece.name)
         if file is None:
             raise ModelError(
-                f"model.path: {self._path} holds no tensor {name} (for {logical}); "
+                f"model.path: {self._path} holds no tensor {piece.name} (for {logical}); "
                 "its weights are of another model, or the download is not complete"
             )
         with safe_open(self._path / file, framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name) if row is None else opened.get_slice(name)[row]
+            stored = opened.get_slice(piece.name)
+            shape = tuple(stored.get_shape())
+            if shape != piece.disk.shape:
+                raise ModelError(
+                    f"model.path: {self._path / file}: {piece.name} has shape {shape}, but the model has "
+                    f"{piece.disk.shape}; its weights are of another model than its config.json"
+                )
+            tensor: Tensor = opened.get_tensor(piece.name) if piece.row is None else stored[piece.row]
         return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
     def _index(self) -> dict[str, str]:

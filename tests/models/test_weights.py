@@ -1,0 +1,111 @@
+"""Weights from a Hugging Face folder, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dougong.checkpoint.huggingface import Names
+from dougong.errors import ModelError
+from dougong.launcher.job import Model
+from dougong.models.build import build_on_meta, load_config
+from dougong.models.sites import find_sites
+from dougong.models.weights import WeightsFolder
+from tests.families import FAMILIES, tiny_config
+
+
+def saved(folder: Path, family: str, dtype: torch.dtype = torch.float32, **how: Any) -> dict[str, Tensor]:
+    """Write a folder as a user would; returns the live tensors, one expert's by one."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=dtype)
+        model.save_pretrained(folder, **how)
+    live: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        rows = list(tensor) if name.rpartition(".")[0].endswith(".experts") else None
+        live |= {name: tensor} if rows is None else {f"{name}[{e}]": row for e, row in enumerate(rows)}
+    return live
+
+
+def opened(folder: Path) -> WeightsFolder:
+    model = build_on_meta(load_config(Model(path=str(folder)), None))
+    sites = find_sites(model)
+    return WeightsFolder(folder, Names.of(model, [s.name for s in sites], sites[0].num_experts))
+
+
+@pytest.mark.parametrize("how", [{}, {"max_shard_size": "200KB"}], ids=["one file", "several files"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_comes_back_bit_by_bit(family: str, how: dict[str, Any], tmp_path: Path) -> None:
+    live = saved(tmp_path, family, **how)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1 if how else True
+    folder = opened(tmp_path)
+    for name, tensor in live.items():
+        assert torch.equal(folder.read(name), tensor), name
+
+
+def test_half_precision_folders_are_read_as_float32(tmp_path: Path) -> None:
+    live = saved(tmp_path, "qwen3_moe", torch.bfloat16)
+    folder = opened(tmp_path)
+    for name in ("model.norm.weight", "model.layers.1.mlp.experts.down_proj[3]"):
+        value = folder.read(name)
+        assert value.dtype == torch.float32 and torch.equal(value, live[name].float())
+
+
+def test_a_folder_without_a_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.experts.3.down_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    folder = opened(tmp_path)
+    assert folder.read("model.layers.1.mlp.experts.down_proj[2]").shape == (64, 32)
+    message = r"holds no tensor .*experts.3.down_proj.weight \(for model.layers.1.mlp.experts.down_proj\[3\]\)"
+    with pytest.raises(ModelError, match=message):
+        folder.read("model.layers.1.mlp.experts.down_proj[3]")
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] = torch.ones(1)  # would spread over the whole tensor if it were copied
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model.norm.weight has shape \(1,\), but the model has \(64,\)"):
+        opened(tmp_path).read("model.norm.weight")
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])  # one tensor per expert; one row per expert
+def test_experts_of_another_shape_are_refused_by_name(family: str, tmp_path: Path) -> None:
+    live = saved(tmp_path, family)
+    config = json.loads((tmp_path / "config.json").read_text())
+    sizes = {"moe_intermediate_size": 16, "intermediate_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config | {k: v for k, v in sizes.items() if k in config}))
+    expert = next(n for n in live if n.endswith("down_proj[3]"))
+    with pytest.raises(ModelError, match=r"down_proj.* has shape .*; its weights are of another model"):
+        opened(tmp_path).read(expert)
+
+
+def test_quantised_folders_are_refused(tmp_path: Path) -> None:
+    """Reading their integers or 8-bit floats without their scales would train another model."""
+    saved(tmp_path, "deepseek_v3")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="holds quantised weights"):
+        opened(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="holds neither model.safetensors.index.json nor model.safetensors"):
+        opened(tmp_path)
