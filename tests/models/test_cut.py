@@ -1,0 +1,90 @@
+"""The cut itself: what the model's calls become, and which calls are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dougong.errors import ModelError
+from dougong.launcher.job import Model
+from dougong.models.build import build_on_meta, load_config, materialise
+from dougong.models.cut import cut
+from dougong.models.sites import Site, find_sites
+from dougong.parallel.executor import Cut
+from dougong.parallel.flight import Flight, Forward
+from dougong.parallel.tape import leaf_node
+from tests.families import config_values
+from tests.jobs import VOCAB
+
+
+def cut_model(family: str = "qwen3_moe", **changes: Any) -> tuple[nn.Module, list[Site], Cut]:
+    model = build_on_meta(load_config(Model(family=family, config=config_values(family, **changes)), VOCAB))
+    materialise(model, torch.device("cpu"), 7)
+    sites = find_sites(model)
+    return model, sites, cut(model, sites)
+
+
+HIDDEN, INDEX, WEIGHTS = torch.zeros(6, 64), torch.zeros(6, 2, dtype=torch.int64), torch.zeros(6, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (HIDDEN, WEIGHTS, INDEX),  # in another order
+        (HIDDEN, INDEX, WEIGHTS, torch.zeros(6)),
+        (HIDDEN, INDEX, WEIGHTS, 3),
+        (HIDDEN, INDEX, WEIGHTS[:, :1]),
+        (HIDDEN[:5], INDEX, WEIGHTS),
+        (HIDDEN, INDEX, None),
+    ],
+)
+def test_a_call_with_other_arguments_is_refused(arguments: tuple[Any, ...]) -> None:
+    _, sites, _ = cut_model()
+    with pytest.raises(ModelError, match=r"layers.0.mlp.experts \(Qwen3MoeExperts\) is called with .*the cut needs"):
+        sites[0].module(*arguments)
+
+
+@pytest.mark.parametrize("rest", [{}, {"padding_mask": None}])
+def test_a_call_pauses_with_tokens_flat_and_the_answer_returns_in_the_callers_shape(rest: dict[str, Any]) -> None:
+    _, sites, _ = cut_model()
+    hidden, weights = torch.randn(2, 3, 64), torch.rand(2, 3, 2)
+    index = torch.randint(8, (2, 3, 2))
+    flight = Flight(Forward(lambda: sites[2].module(hidden, index, weights, **rest)), frozenset(), True)
+    flight.start()
+    call = flight.calls[-1]
+    assert call.site == 2 and torch.equal(call.hidden, hidden.view(6, 64))
+    assert torch.equal(call.index, index.view(6, 2)) and torch.equal(call.weights, weights.view(6, 2))
+    answer = torch.randn(6, 64)
+    flight.resume(answer)
+    assert flight.loss is not None and torch.equal(flight.loss, answer.view(2, 3, 64)) and flight.loss.requires_grad
+
+
+@pytest.mark.parametrize(("family", "identity"), [("qwen3_moe", False), ("longcat_flash", True)])
+def test_the_description_says_what_the_executor_must_know(family: str, identity: bool) -> None:
+    _, sites, described = cut_model(family)
+    assert described.names == tuple(s.name for s in sites)
+    assert (described.num_experts, described.has_identity, described.shared_leaves) == (8, identity, frozenset())
+
+
+def test_tied_weights_are_named_as_leaves_with_several_gradients() -> None:
+    model, _, described = cut_model(tie_word_embeddings=True)
+    embedding = model.get_input_embeddings().weight  # type: ignore[operator]
+    assert described.shared_leaves == {leaf_node(embedding)}
+
+
+def test_nothing_but_the_experts_call_is_replaced() -> None:
+    model, sites, _ = cut_model()
+    replaced = {n for n, m in model.named_modules() if "forward" in vars(m)}
+    assert replaced == {s.name for s in sites}
+
+
+def test_without_gradients_the_answer_is_no_leaf_of_a_graph() -> None:
+    _, sites, _ = cut_model()
+    flight = Flight(Forward(lambda: sites[0].module(HIDDEN, INDEX, WEIGHTS)), frozenset(), False)
+    flight.start()
+    flight.resume(torch.ones(6, 64))
+    result: Tensor | None = flight.loss
+    assert result is not None and not result.requires_grad
