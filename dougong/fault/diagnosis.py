@@ -24,9 +24,9 @@ CONSEQUENCE_S = 1.0
 """How long a failure that looks like the echo of another one waits for the other one to be heard of."""
 
 _ECHO = re.compile(
-    r"connection (?:was )?(?:closed|reset|refused|aborted)|broken pipe|closed by peer|reset by peer|recvbytes|sendbytes"
-    r"|socket ?timeout|timed out (?:waiting|after)|could not join generation|remote process exited|failed to recv|failed to send"
-    r"|broken ?pipe|econnreset|econnrefused|heartbeat monitor|nccl.*(?:remote|system) error",
+    r"connection (?:was )?(?:closed|reset|refused|aborted)|broken ?pipe|closed by peer|reset by peer"
+    r"|recvbytes|sendbytes|socket ?timeout|timed out (?:waiting|after)|could not join generation|remote process exited"
+    r"|failed to (?:recv|send)|econnreset|econnrefused|heartbeat monitor|nccl.*(?:remote|system) error",
     re.IGNORECASE,
 )
 _MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc", re.IGNORECASE)

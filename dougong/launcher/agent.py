@@ -6,6 +6,7 @@ happens in one thread, in `run`, which returns when the controller says so or is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -41,7 +42,7 @@ PACKAGES = ("dougong", "torch", "transformers", "ray")
 class AgentSettings:
     """What an agent must know to find its controller and to start its workers.
 
-    `preload`: modules that the fork server imports. `cwd`: where relative paths of the job file begin, if it exists here.
+    `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it exists here.
     `parent`: the process whose death ends ours (None inside a Ray actor, which has its own rules).
     """
 
@@ -146,7 +147,7 @@ class Agent:
     def _beat(self) -> None:
         self._beats += 1
         vectors = {}
-        for child in self._children.values():
+        for child in self._of(self._generation):
             progress = child.vector.read()
             vectors[child.worker] = [progress.sequence, progress.step, progress.phase, progress.operation]
         self._tell("beat", self._generation, sequence=self._beats, progress=vectors)
@@ -276,10 +277,8 @@ class Agent:
             self._silence(child.output)
 
     def _silence(self, stream: Channel | int) -> None:
-        try:
+        with contextlib.suppress(KeyError):  # it had ended before
             self._selector.unregister(stream)
-        except KeyError:
-            pass  # it had ended before
 
 
 def count_devices(accelerator: Accelerator) -> int | None:

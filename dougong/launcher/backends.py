@@ -21,7 +21,12 @@ Settle = Callable[[AgentSpec], AgentSettings]
 
 
 class Backend(Protocol):
-    """Starts agents and knows why one is gone. All its methods are called from one long-lived thread, but `close`."""
+    """Starts agents and knows why one is gone. All its methods are called from one long-lived thread, but `close`.
+
+    `shared_devices`: whether agents on one node see each other's devices.
+    """
+
+    shared_devices: bool
 
     def open(self) -> str:
         """Make nodes available; the address of this process as the agents' nodes reach it."""
@@ -45,6 +50,8 @@ class Backend(Protocol):
 class Local:
     """Agents as subprocesses of this one, on this machine; no Ray."""
 
+    shared_devices = True
+
     def __init__(self, run_dir: RunDir) -> None:
         self._run_dir = run_dir
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -61,6 +68,9 @@ class Local:
             self.restart(spec, settle)
 
     def restart(self, spec: AgentSpec, settle: Settle) -> None:
+        if spec.name in self._processes:
+            self._processes[spec.name].kill()  # lost may mean stopped, not dead
+            self._processes[spec.name].wait(5.0)
         log_file = self.log_file(spec.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
@@ -101,4 +111,3 @@ def _spawn(settings: AgentSettings, log: IO[bytes]) -> subprocess.Popen[str]:
     process.stdin.write(settings.to_json() + "\n")  # not on the command line: it holds the token
     process.stdin.close()
     return process
-

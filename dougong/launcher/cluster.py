@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,10 +54,11 @@ class AgentSpec:
         return tuple(f"{self.island}/{self.first_index + i}" for i in range(self.num_workers))
 
 
-def lay_out(islands: Sequence[Island], nodes: Sequence[Node]) -> tuple[AgentSpec, ...]:
+def lay_out(islands: Sequence[Island], nodes: Sequence[Node], shared: bool = True) -> tuple[AgentSpec, ...]:
     """One agent per island and node. An island of devices takes the nodes with most free devices first.
 
-    Raises LaunchError with the numbers of every node when there are fewer devices than workers.
+    `shared`: agents of one node see all its devices, so that each must begin after the last one's; otherwise an agent
+    sees only its own. Raises LaunchError with the numbers of every node when there are fewer devices than workers.
     """
     free = {node.id: dict(node.devices) for node in nodes}
     specs: list[AgentSpec] = []
@@ -66,7 +68,7 @@ def lay_out(islands: Sequence[Island], nodes: Sequence[Node]) -> tuple[AgentSpec
             specs.append(_spec(island, 0, island.workers, allowed[0].id if island.node else None))
         else:
             specs += _spread(island, allowed, free)
-    return tuple(specs)
+    return tuple(specs) if shared else tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
 
 
 def _allowed(island: Island, nodes: Sequence[Node]) -> list[Node]:
@@ -137,8 +139,8 @@ def check_hellos(hellos: Mapping[str, Mapping[str, Any]], run_dir: str) -> None:
     blind = [str(h["node"]) for h in hellos.values() if not h["sees_run_dir"]]
     if blind:
         raise LaunchError(
-            f"the run directory {run_dir} is not to be seen on {', '.join(sorted(set(blind)))}; every node must reach it "
-            "under the same path: pass --run-dir on storage that they share"
+            f"the run directory {run_dir} is not to be seen on {', '.join(sorted(set(blind)))}; every node must reach "
+            "it under the same path: pass --run-dir on storage that they share"
         )
     packages = list(dict.fromkeys(p for h in hellos.values() for p in h["versions"]))
     skewed = [p for p in packages if len({h["versions"].get(p) for h in hellos.values()}) > 1]
@@ -150,9 +152,7 @@ def check_hellos(hellos: Mapping[str, Mapping[str, Any]], run_dir: str) -> None:
         )
 
 
-def version_table(
-    hellos: Mapping[str, Mapping[str, Any]], packages: Sequence[str], skewed: Sequence[str]
-) -> str:
+def version_table(hellos: Mapping[str, Mapping[str, Any]], packages: Sequence[str], skewed: Sequence[str]) -> str:
     """Nodes by packages in plain text; the columns that differ are marked with `*`."""
     head = ["node", *(f"{p}*" if p in skewed else p for p in packages)]
     rows = [head] + [

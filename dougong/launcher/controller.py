@@ -8,10 +8,10 @@ No wait is without a deadline, but for the training itself.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from dougong.launcher.crew import Crew, Member
 from dougong.launcher.generation import Generation
 from dougong.launcher.inbox import Background, Inbox
 from dougong.launcher.inspection import inventory_from_json
-from dougong.launcher.job import Job
 from dougong.launcher.keeper import Found, Keeper
-from dougong.launcher.observer import Observer, Stopped
+from dougong.launcher.observer import Observer, Stopped, as_ours
 from dougong.launcher.protocol import Message
 from dougong.launcher.scribe import Scribe
+from dougong.launcher.setting import Outcome, Setting
 from dougong.launcher.store import Store, load_torch
 from dougong.parallel.plan import Inventory, Plan, make_plan
 
@@ -43,46 +43,6 @@ INSPECT_S = 3600.0
 FIND_S = 3600.0
 KILL_S = 10.0
 COMMIT_S = 1800.0
-
-
-@dataclass(frozen=True)
-class Entries:
-    """What the workers run, as `module:function`, and the modules that their fork server loads beforehand."""
-
-    train: str = "dougong.training.trainer:train"
-    inspect: str = "dougong.launcher.inspection:inspect"
-    preload: tuple[str, ...] = ("dougong.training.trainer", "dougong.models.inspect", "dougong.training.data")
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What this controller takes over from the run's earlier life. `fired`: drills that had their day."""
-
-    generation: int = 1
-    step: int = 0
-    fired: frozenset[tuple[int, str]] = frozenset()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a run is, apart from the work: fixed for the controller's life."""
-
-    job: Job
-    token: str
-    cwd: str
-    entries: Entries = Entries()
-    beginning: Beginning = Beginning()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the run ended: the final state, the process's exit status, and what went wrong if something did."""
-
-    state: str
-    status: int
-    error: DougongError | None = None
-    diagnosis: Diagnosis | None = None
-    generation: int = 0
 
 
 class Controller:
@@ -113,8 +73,11 @@ class Controller:
             outcome = self._stopped()
         except DougongError as error:
             outcome = Outcome("FAILED", error.exit_status, error)
-        finally:
+        except BaseException as error:  # our own mistake: recorded like any end, and told with its traceback
             self._end_agents()
+            self._record(Outcome("FAILED", 1, LaunchError(f"the controller itself: {type(error).__name__}: {error}")))
+            raise
+        self._end_agents()
         self._record(outcome)
         return outcome
 
@@ -162,7 +125,7 @@ class Controller:
         self._torch.call("store", lambda: Store(host))
         kinds = sorted({island.accelerator for island in self._job.islands} - {"cpu"})
         nodes = see.call(self._agents, "nodes", lambda: backend.nodes(kinds), OPEN_S)
-        specs = lay_out(self._job.islands, nodes)
+        specs = lay_out(self._job.islands, nodes, backend.shared_devices)
         self._crew.expect(specs)
         see.call(self._agents, "start", lambda: backend.start(specs, self._settings_of), OPEN_S)
         self._await_agents(list(self._crew.members.values()))
@@ -297,9 +260,11 @@ class Controller:
         see.pump(lambda: not see.keeper.busy, COMMIT_S, "committing the last checkpoint")
         if see.keeper.waiting_for:
             steps = ", ".join(map(str, see.keeper.waiting_for))
-            raise LaunchError(f"the checkpoint of step {steps} is not whole: not every worker sent its part; see the logs")
+            raise LaunchError(
+                f"the checkpoint of step {steps} is not whole: not every worker sent its part; see the logs"
+            )
         if see.commit_error is not None:
-            raise see.commit_error
+            raise as_ours(see.commit_error)
         if see.stop is not None and see.step < self._job.steps:
             return self._stopped()
         return Outcome("FINISHED", 0)
@@ -311,7 +276,7 @@ class Controller:
     # Recovering
 
     def _recover(self) -> Outcome | None:
-        """End the generation, find who was first and why, and do what the policy says. An Outcome if that is the end."""
+        """End the generation, find who was first and why, do what the policy says. An Outcome when that is the end."""
         see, gen = self._see, self._gen
         stopping = see.stop is not None
         see.stoppable = False
@@ -354,7 +319,8 @@ class Controller:
         try:
             crew.expect(lost)
             for spec in lost:
-                see.call(self._agents, "restart", lambda spec=spec: self._backend.restart(spec, self._settings_of), OPEN_S)
+                again = functools.partial(self._backend.restart, spec, self._settings_of)
+                see.call(self._agents, "restart", again, OPEN_S)
             self._await_agents([crew.members[spec.name] for spec in lost])
         except DougongError as error:
             return self._failed(f"its agent cannot be started again: {error}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,6 @@ class Member:
     channel: Channel | None = None
     ready: bool = False
     lost: str | None = None
-    heard_at: float = 0.0
 
     @property
     def address(self) -> str:
@@ -66,7 +64,7 @@ class Crew:
         if member is None or member.channel is not None:
             item.channel.close()
             return False
-        member.hello, member.channel, member.heard_at = item.hello, item.channel, time.monotonic()
+        member.hello, member.channel = item.hello, item.channel
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:

@@ -80,7 +80,8 @@ class Generation:
             return None
         oom, lines = bool(message.get("oom")), tuple(message.get("last_lines", ()))
         return self._fail(
-            mate, Fact(mate.worker.name, message["code"], None, oom, mate.drill, text=message.get("text"), last_lines=lines)
+            mate,
+            Fact(mate.worker.name, message["code"], None, oom, mate.drill, text=message.get("text"), last_lines=lines),
         )
 
     def note_error(self, worker: str, error: Message) -> Fact | None:

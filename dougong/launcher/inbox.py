@@ -22,6 +22,8 @@ class Joined:
 
 @dataclass(frozen=True)
 class Heard:
+    """An agent said something."""
+
     agent: str
     channel: Channel
     message: Message
@@ -46,11 +48,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Refused:
+    """Somebody or something foreign was turned away."""
+
     text: str
 
 
 @dataclass(frozen=True)
 class Signalled:
+    """This process got a signal."""
+
     number: int
 
 

@@ -43,7 +43,9 @@ def vocabulary_of(job: Job) -> int:
         return int(job.model.config["vocab_size"])
     if job.model.path is not None:
         return 0  # the folder's own config.json says
-    raise DataError("data: token files carry no tokenizer, so nobody says how many ids there are; set model.config.vocab_size")
+    raise DataError(
+        "data: token files carry no tokenizer, so nobody says how many ids there are; set model.config.vocab_size"
+    )
 
 
 def inventory_from_json(raw: dict[str, Any]) -> Inventory:

@@ -39,8 +39,8 @@ class Found:
 
 @dataclass
 class Keeper:
-    """One run's checkpoints. Commits (and the search for a valid one) run one after the other in `background`, so that a
-    large one holds up neither training nor the controller; results reach the inbox as `commit` and `find`.
+    """One run's checkpoints. Commits, and the search for a valid one, run one after the other in `background`: a large
+    one holds up neither training nor the controller. Results reach the inbox as `commit` and `find`.
     """
 
     root: Path

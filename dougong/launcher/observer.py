@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dougong.errors import LaunchError
+from dougong.errors import DougongError, LaunchError
 from dougong.launcher.crew import Crew, Member
 from dougong.launcher.generation import Generation
 from dougong.launcher.inbox import Asked, Background, Called, Heard, Inbox, Joined, Left, Refused, Signalled
@@ -39,6 +39,11 @@ class Stop:
     by: str
     status: int
     now: bool = False
+
+
+def as_ours(error: BaseException) -> DougongError:
+    """An error of ours as it is, any other as a LaunchError with its words."""
+    return error if isinstance(error, DougongError) else LaunchError(f"{type(error).__name__}: {error}")
 
 
 class Observer:
@@ -110,14 +115,14 @@ class Observer:
         self.pump(lambda: task in self._results, timeout_s, f"{task} of the run")
         called = self._results.pop(task)
         if called.error is not None:
-            raise called.error
+            raise as_ours(called.error) from called.error
         return called.value
 
     def _tick(self) -> None:
         now = time.monotonic()
         self.scribe.tick()
         for member in list(self.crew.members.values()) if self.crew else ():
-            if member.channel is not None and member.lost is None and now - member.heard_at > AGENT_SILENCE_S:
+            if member.channel is not None and member.lost is None and now - member.channel.heard_at > AGENT_SILENCE_S:
                 self._lose(member, f"no heartbeat for {AGENT_SILENCE_S:.0f} s: node down, or cut off")
         if self.generation is not None:
             self._watch_progress(self.generation, now)
@@ -154,7 +159,6 @@ class Observer:
         if self.crew is None or not self.crew.is_current(item.agent, item.channel):
             return
         member = self.crew.members[item.agent]
-        member.heard_at = time.monotonic()
         kind = item.message["kind"]
         if kind in self._messages:
             self._messages[kind](member, item.message)

@@ -7,6 +7,7 @@ message carries `kind` and `generation`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -81,13 +82,17 @@ def decode(frame: bytes) -> Message:
 
 
 class Channel:
-    """Messages both ways over one stream socket. `send` may be called from several threads, reading from one."""
+    """Messages both ways over one stream socket. `send` may be called from several threads, reading from one.
+
+    `heard_at`: when `receive` last took something off the line (monotonic seconds), whether or not it is read by now.
+    """
 
     def __init__(self, sock: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self._sock = sock
         self._sock.settimeout(SEND_S)
         self._frames = FrameBuffer(limit_bytes)
         self._ready: list[Message] = []
+        self.heard_at = time.monotonic()
         self._lock = threading.Lock()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -119,7 +124,7 @@ class Channel:
             self._sock.sendall(frame)
 
     def drain(self) -> list[Message]:
-        """What has come so far, without waiting. EOFError at the end of the stream, once all messages are handed out."""
+        """What has come so far, without waiting. EOFError at the end of the stream, after its last message."""
         messages, self._ready = self._ready, []
         for _ in range(_MAX_READS):
             if not self._readable(0.0):
@@ -142,15 +147,14 @@ class Channel:
             data = self._sock.recv(1 << 18)
             if not data:
                 raise EOFError("the peer closed the connection")
+            self.heard_at = time.monotonic()
             self._ready += self._frames.feed(data)
         return self._ready.pop(0)
 
     def close(self) -> None:
         """Close at once; a reader in another thread wakes with EOFError."""
-        try:
+        with contextlib.suppress(OSError):  # the peer was first
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the peer was first
         self._sock.close()
 
     def _readable(self, timeout_s: float | None) -> bool:
@@ -179,7 +183,9 @@ def connect(address: tuple[str, int], token: str, hello: dict[str, Any], timeout
         _check(welcome.get("proof"), proof(token, nonce, "server"))
     except (OSError, EOFError, ProtocolError) as error:
         channel.close()
-        raise LaunchError(f"{place}: refused this connection: {error}; the run may have ended, or be another") from error
+        raise LaunchError(
+            f"{place}: refused this connection: {error}; the run may have ended, or be another"
+        ) from error
     channel.trust()
     return channel
 

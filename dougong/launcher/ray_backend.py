@@ -46,6 +46,8 @@ class AgentActor:
 class RayBackend:
     """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine."""
 
+    shared_devices = False
+
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._stack = contextlib.ExitStack()
@@ -68,7 +70,11 @@ class RayBackend:
         logging.getLogger("ray").setLevel(logging.ERROR)  # the screen is the run's; Ray's own logs lie in its session
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
         if self._address is None:
-            options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
+            options |= {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "num_cpus": os.cpu_count(),
+            }
             options |= {"_node_ip_address": "127.0.0.1"}
         else:
             options |= {"address": self._address}
@@ -80,14 +86,15 @@ class RayBackend:
         return str(ray.util.get_node_ip_address())
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        """The cluster's living nodes, and how many devices of each kind Ray has not given to anybody."""
+        """The cluster's living nodes, and how many devices of each kind they have in all."""
         return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
 
     def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
         """One placement group for all agents: all of them find room, or none starts."""
         bundles = [bundle_of(spec) for spec in specs]
         selectors = [{"ray.io/node-id": spec.node} if spec.node else {} for spec in specs]
-        self._group = self._ray.util.placement_group(bundles, strategy="PACK", bundle_label_selector=selectors)
+        pins = {"bundle_label_selector": selectors} if any(selectors) else {}
+        self._group = self._ray.util.placement_group(bundles, strategy="PACK", **pins)
         self._await_group(specs, bundles)
         for index, spec in enumerate(specs):
             self._bundles[spec.name] = index
@@ -97,6 +104,8 @@ class RayBackend:
         """Start an actor in the agent's bundle; Ray moves the bundle first if its node has died."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        if spec.name in self._actors:  # lost may mean cut off, not dead: it must not keep the bundle
+            self._ray.kill(self._actors[spec.name], no_restart=True)
         index = self._bundles[spec.name]
         place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
         needs = bundle_of(spec)

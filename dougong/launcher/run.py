@@ -17,7 +17,7 @@ from rich.console import Console
 
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
 from dougong.launcher.backends import Backend, Local
-from dougong.launcher.controller import Beginning, Controller, Entries, Outcome, Setting
+from dougong.launcher.controller import Controller
 from dougong.launcher.inbox import Inbox, Signalled
 from dougong.launcher.job import Job
 from dougong.launcher.jobfile import ResolvedJob, load_job
@@ -26,6 +26,7 @@ from dougong.launcher.machine import describe_machine
 from dougong.launcher.report import write_report
 from dougong.launcher.rundir import RunDir
 from dougong.launcher.scribe import Scribe
+from dougong.launcher.setting import FROM_NOTHING, TRAINING, Beginning, Entries, Outcome, Setting
 from dougong.launcher.status import is_alive
 from dougong.launcher.tracking import Tracker
 from dougong.launcher.view import make_view
@@ -37,14 +38,14 @@ class Options:
 
     address: str | None = None
     ray: bool = True
-    entries: Entries = Entries()
+    entries: Entries = TRAINING
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory; returns the exit status. Raises what ended it, when that is an error."""
     run_dir = RunDir.create(path.absolute())
     run_dir.write_job(resolved.to_yaml())
-    return _control(resolved.job, run_dir, options, Beginning())
+    return _control(resolved.job, run_dir, options, FROM_NOTHING)
 
 
 def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
@@ -57,7 +58,9 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     beginning = take_over(run_dir)
     if beginning.step >= after.job.steps:
         steps = after.job.steps
-        raise JobError(f"{path}: step {beginning.step} of {steps} is done already; to go on further, add `-o steps={2 * steps}`")
+        raise JobError(
+            f"{path}: step {beginning.step} of {steps} is done already; to go on further, add `-o steps={2 * steps}`"
+        )
     run_dir.write_job(after.to_yaml())
     return _control(after.job, run_dir, options, beginning)
 
@@ -90,8 +93,8 @@ def _refuse_other_arithmetic(before: Job, after: Job) -> None:
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:
         raise JobError(
-            f"{', '.join(changed)}: differ from what this run has computed with, so its next steps would be another run's; "
-            "a resume may change islands, checkpoint, fault, drill and steps. For the rest, begin a new run"
+            f"{', '.join(changed)}: differ from what this run has computed with, so its next steps would be another "
+            "run's; a resume may change islands, checkpoint, fault, drill and steps. For the rest, begin a new run"
         )
 
 
@@ -155,6 +158,8 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     if diagnosis is not None:
         lines.insert(0, diagnosis.detail.rstrip()) if diagnosis.detail.strip() else None
         lines.append(f"its log: {run_dir.log_file(outcome.generation, diagnosis.worker)}")
-    resumable = isinstance(error, (WorkerError, LaunchError, CheckpointError)) and any(run_dir.checkpoints.glob("step-*"))
+    resumable = isinstance(error, (WorkerError, LaunchError, CheckpointError)) and any(
+        run_dir.checkpoints.glob("step-*")
+    )
     lines.append(f"go on with: dougong resume {run_dir.path}" if resumable else f"the whole story: {run_dir.path}")
     return type(error)("\n".join(lines))

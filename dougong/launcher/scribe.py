@@ -24,7 +24,9 @@ class Tracker(Protocol):
 class Scribe:
     """One run's record. `status` is asked for whenever status.json is due."""
 
-    def __init__(self, run_dir: RunDir, view: View, tracker: Tracker | None, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, run_dir: RunDir, view: View, tracker: Tracker | None, status: Callable[[], dict[str, Any]]
+    ) -> None:
         self.run_dir = run_dir
         self.view = view
         self._tracker = tracker

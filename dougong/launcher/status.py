@@ -1,4 +1,4 @@
-"""A run seen from another terminal: whether it lives, where it stands, its logs, and asking it to stop. Imports no torch."""
+"""A run seen from another terminal: does it live, where does it stand, its logs, asking it to stop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _dead(worker: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_alive(run_dir: RunDir) -> bool:
-    """Whether a controller answers; one that listens on another machine's loopback is judged by its fresh status.json."""
+    """Whether a controller answers. One on another machine's loopback is judged by how fresh status.json is."""
     known = run_dir.read_controller()
     if known is None:
         return False
@@ -56,7 +56,9 @@ def with_controller(run_dir: RunDir, kind: str, **fields: Any) -> None:
     if known is None:
         raise LaunchError(f"{run_dir.path}: no controller runs here; `dougong status {run_dir.path}` says how it ended")
     if known["host"].startswith("127.") and known["machine"] != socket.gethostname():
-        raise LaunchError(f"{run_dir.path}: its controller listens on {known['machine']} alone; type this command there")
+        raise LaunchError(
+            f"{run_dir.path}: its controller listens on {known['machine']} alone; type this command there"
+        )
     channel = connect((known["host"], known["port"]), known["token"], {"role": "client"}, CALL_S)
     try:
         _acknowledged(channel, kind, fields)
@@ -74,7 +76,7 @@ def _acknowledged(channel: Channel, kind: str, fields: dict[str, Any]) -> None:
 
 
 def stop(run_dir: RunDir, now: bool, timeout_s: float) -> dict[str, Any]:
-    """Ask a run to stop and wait until it has; its final status. LaunchError at the deadline: it may still be stopping."""
+    """Ask a run to stop, wait until it has, return its final status. LaunchError at the deadline: it may come yet."""
     with_controller(run_dir, "stop", now=now)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

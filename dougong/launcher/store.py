@@ -18,7 +18,7 @@ class Store:
     def __init__(self, host: str) -> None:
         from datetime import timedelta
 
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         listener = socket.create_server((host, 0), backlog=1024)
         port = listener.getsockname()[1]

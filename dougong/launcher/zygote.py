@@ -43,9 +43,9 @@ class Zygote:
     def serve(self) -> None:
         try:
             while True:
-                for key, _ in self._selector.select(self._poll_s()):
-                    if key.fileobj is self._request:
-                        self._answer()
+                ready = {key.fileobj for key, _ in self._selector.select(self._poll_s())}
+                if self._request in ready:
+                    self._answer()
                 self._reap()
         except EOFError:
             pass  # the agent ended
@@ -94,10 +94,10 @@ class Zygote:
             self._become_child(request, fds, zygote)
         with contextlib.suppress(PermissionError, ProcessLookupError):  # the child does the same; whoever is first
             os.setpgid(pid, pid)
-        fd = open_pidfd(pid)
-        self._children[pid] = fd
-        if fd is not None:
-            self._selector.register(fd, selectors.EVENT_READ)
+        pidfd = open_pidfd(pid)
+        self._children[pid] = pidfd
+        if pidfd is not None:
+            self._selector.register(pidfd, selectors.EVENT_READ)
         self.tell("forked", id=request["id"], pid=pid)
 
     def _become_child(self, request: dict[str, Any], fds: list[int], zygote: int) -> None:
@@ -107,8 +107,8 @@ class Zygote:
             die_with_parent(zygote)
             self._selector.close()
             self._request.close()
-            for fd in filter(None, self._children.values()):
-                os.close(fd)
+            for pidfd in filter(None, self._children.values()):
+                os.close(pidfd)
             run_child(request, fds)
         except BaseException:
             traceback.print_exc()

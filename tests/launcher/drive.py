@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from dougong.errors import DougongError
-from dougong.launcher.controller import Entries
 from dougong.launcher.jobfile import load_job
 from dougong.launcher.run import Options, resume_run, start_run
+from dougong.launcher.setting import Entries
 
 TOY = Entries("tests.launcher.entries:train", "tests.launcher.entries:inspect", ("tests.launcher.entries",))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_run_with_a_ray_of_its_own_recovers_and_leaves_nothing(tmp_path: Path) -> None:
-    job = toy_job(drill=[{"at_step": 14, "kill": "east/1"}], islands=[{"name": "east", "accelerator": "cpu", "workers": 5}])
+    job = toy_job(
+        drill=[{"at_step": 14, "kill": "east/1"}], islands=[{"name": "east", "accelerator": "cpu", "workers": 5}]
+    )
     run = ToyRun(tmp_path / "run", {**job, "batch": {"lanes": 5}}, ["--ray"]).start()
     assert run.finish(150) == 0, run.text()
     assert [e["worker"] for e in run.events("diagnosis")] == ["east/1"]
@@ -75,7 +78,9 @@ def _start_node(words: list[str], environment: dict[str, str], log: Path) -> sub
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--block", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--include-log-monitor=false"]
     with log.open("w") as out:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out, text=True, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=out, stderr=out, text=True, start_new_session=True
+        )
 
 
 @pytest.fixture
@@ -99,6 +104,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     finally:
         for node in nodes:
             _end_group(node)
+        shutil.rmtree(f"{short}a", ignore_errors=True)
 
 
 def _end_group(node: subprocess.Popen[str]) -> None:

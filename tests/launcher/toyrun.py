@@ -64,7 +64,9 @@ class ToyRun:
         environment = {**os.environ, **self.environment, MARK: self.mark, "OMP_NUM_THREADS": "1"}
         self.output = self.path.with_suffix(".out")
         with self.output.open("w") as out:
-            self.process = subprocess.Popen([*words, *self.flags, *more], cwd=ROOT, env=environment, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                [*words, *self.flags, *more], cwd=ROOT, env=environment, stdout=out, stderr=out
+            )
         return self
 
     def finish(self, timeout_s: float = DEADLINE_S) -> int:
@@ -89,13 +91,12 @@ class ToyRun:
     def processes(self) -> dict[int, str]:
         """Living processes that carry this run's mark, by number, with their command."""
         mark, found = f"{MARK}={self.mark}".encode(), {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                try:
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
-                except OSError:
-                    continue  # it has just ended, or is a zombie
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+            except OSError:
+                continue  # it has just ended, or is a zombie
         return found
 
     def worker_pids(self) -> dict[str, int]:

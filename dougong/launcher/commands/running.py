@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,9 @@ Overrides = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="Join this Ray cluster (HOST:PORT, or `auto`) instead of starting Ray here.")
 ]
-NoRay = Annotated[bool, typer.Option("--no-ray", help="Run on this machine without Ray, by the same agents and workers.")]
+NoRay = Annotated[
+    bool, typer.Option("--no-ray", help="Run on this machine without Ray, by the same agents and workers.")
+]
 
 
 def run(
@@ -176,6 +179,6 @@ def _options(address: str | None, no_ray: bool) -> Options:
     return Options(address, not no_ray)
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
