@@ -85,6 +85,7 @@ class Stepper:
         self._clock.exchange_s = 0.0
         self._dispatcher.step = step
         losses = self._forward_backward(forwards)
+        self._clock.note("exchange", 0)
         with self._clock.exchanging():
             gradients = self._gather_gradients()
         told = [float(stop), self._clock.exchange_s, *losses, *self._squares(gradients)]

@@ -1,0 +1,84 @@
+"""Every command of the README is run as it stands, in its order; training is only made shorter."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dougong.launcher.job import Island
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ("-o", "steps=4", "-o", "schedule.warmup_steps=1", "-o", "data.validation.every=2", "-o", "checkpoint.every=2")
+SHORTENED = {"steps=70": "steps=6"}
+RUNS_ELSEWHERE = {
+    "make quickstart": "tests/test_quickstart.py runs its file; CI runs make",
+    "make test": "this is it",
+    "ray start": "tests/launcher/test_ray_backend.py starts a cluster of two nodes",
+    "export RAY_AUTH_MODE": "as above",
+    "dougong run job.yaml --address": "as above",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.strip() for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+def shorter(command: str) -> list[str]:
+    """The command's words for this interpreter; a run gets few steps and a drill that fits them."""
+    words = [SHORTENED.get(word, word) for word in shlex.split(command)]
+    assert words[0] == "dougong", command
+    if words[1] == "run":
+        drill = () if "drill=[]" in words else ("-o", "drill=[{at_step: 3, kill: east/1}]")
+        words += [*SHORT, *drill]
+    return [sys.executable, "-m", "dougong", *words[1:]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+@pytest.mark.timeout(600)
+def test_the_readme_s_commands_do_what_they_say(place: Path) -> None:
+    assert len(commands()) >= 12
+    for command in commands():
+        ended = subprocess.run(shorter(command), cwd=place, capture_output=True, text=True, timeout=240)
+        expected = 1 if command.startswith("dougong diff") else 0  # the two runs have other lengths
+        assert ended.returncode == expected, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    assert (place / "runs/first/report.html").is_file()
+    assert_model_loads(place)
+
+
+def assert_model_loads(place: Path) -> None:
+    """The README's lines of Python, with the step that the shortened run ended with."""
+    (code,) = blocks("python")
+    script = code.replace("step-000060", "step-000006") + "\nprint(model.config.model_type)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=place, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip().endswith("qwen3_moe"), ended.stderr
+
+
+def test_what_is_not_run_here_is_run_elsewhere() -> None:
+    plain = [line.strip() for block in blocks("") for line in block.splitlines() if line.strip()]
+    lines = [line for line in plain if line.split()[0] in ("make", "ray", "export", "dougong")]
+    assert lines
+    for line in lines:
+        assert any(line.startswith(known) for known in RUNS_ELSEWHERE), line
+
+
+def test_the_readme_s_islands_are_a_valid_part_of_a_job() -> None:
+    (text,) = blocks("yaml")
+    islands = [Island.model_validate(raw) for raw in yaml.safe_load(text)["islands"]]
+    assert [island.accelerator for island in islands] == ["cuda", "npu"]
