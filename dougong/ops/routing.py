@@ -75,11 +75,11 @@ def combine_backward(
     """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in `weights_TK`'s dtype)."""
     dout_RH = dispatch_rows(dout_TH, routing)
     weights_R = weights_TK.reshape(-1).index_select(0, routing.order_R)
-    dweights_R = (dout_RH * answers_RH).sum(-1, dtype=torch.float32)
+    dweights_R = (dout_RH * answers_RH).sum(-1, dtype=_sum_dtype(dout_TH))
     danswers_RH = (dout_RH * weights_R[:, None]).to(answers_RH.dtype)
     dweights_TK = _by_slot(dweights_R, routing)
     if routing.identity_TK is not None:
-        own_T = (dout_TH * hidden_TH).sum(-1, dtype=torch.float32)
+        own_T = (dout_TH * hidden_TH).sum(-1, dtype=_sum_dtype(dout_TH))
         dweights_TK = torch.where(routing.identity_TK, own_T[:, None], dweights_TK)
     return danswers_RH, dweights_TK.to(weights_TK.dtype)
 
@@ -100,8 +100,11 @@ def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, rou
 
 
 def _accumulator(like_TH: Tensor) -> Tensor:
-    half = like_TH.dtype in (torch.bfloat16, torch.float16)
-    return torch.zeros_like(like_TH, dtype=torch.float32 if half else like_TH.dtype)
+    return torch.zeros_like(like_TH, dtype=_sum_dtype(like_TH))
+
+
+def _sum_dtype(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.dtype in (torch.bfloat16, torch.float16) else like.dtype
 
 
 def _choice(answers_RH: Tensor, hidden_TH: Tensor, routing: Routing, choice: int) -> Tensor:
