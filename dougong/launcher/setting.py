@@ -15,7 +15,12 @@ class Entries:
 
     train: str = "dougong.training.trainer:train"
     inspect: str = "dougong.launcher.inspection:inspect"
-    preload: tuple[str, ...] = ("dougong.training.trainer", "dougong.models.inspect", "dougong.training.data")
+    preload: tuple[str, ...] = (
+        "dougong.training.trainer",
+        "dougong.models.inspect",
+        "transformers.modeling_utils",  # three seconds of imports that no worker then pays for
+        "transformers.models.auto.modeling_auto",
+    )
 
 
 TRAINING = Entries()
