@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 
 PHASES = ("start", "forward", "backward", "exchange", "update", "validate", "checkpoint", "idle")
+_NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
 _SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP = range(5)
 _SIZE = 8 * 8
 
@@ -42,9 +43,9 @@ class ProgressVector:
         return cls(fd)
 
     def write(self, step: int, phase: str, operation: int) -> None:
-        """Report. ValueError for a phase that is not in PHASES."""
+        """Report. KeyError for a phase that is not in PHASES."""
         view = self._view
-        view[_STEP], view[_PHASE], view[_OPERATION] = step, PHASES.index(phase), operation
+        view[_STEP], view[_PHASE], view[_OPERATION] = step, _NUMBERS[phase], operation
         view[_SEQUENCE] += 1
 
     def read(self) -> Progress:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class Cluster:
 
     address: str
     environment: dict[str, str]
-    beta: subprocess.Popen[str]
+    start: Callable[[str, dict[str, str]], None]
 
 
 def _start_node(words: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
@@ -95,12 +95,17 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     head = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=1", f"--temp-dir={short}a"]
     nodes = [_start_node([*head, "--labels=name=alpha"], environment, tmp_path / "alpha.out")]
     address = f"127.0.0.1:{port}"
+
+    def start(name: str, changes: dict[str, str]) -> None:
+        log = tmp_path / f"{name}.out"
+        more = [f"--address={address}", "--num-cpus=1", '--resources={"NPU": 2}', f"--labels=name={name}"]
+        nodes.append(_start_node(more, {**environment, **changes}, log))
+        wait_for(lambda: "Ray runtime started" in log.read_text(), f"node {name}", 60)
+
     try:
         wait_for(lambda: "ray start" in (tmp_path / "alpha.out").read_text(), "the head", 60)
-        more = [f"--address={address}", "--num-cpus=1", '--resources={"NPU": 2}', "--labels=name=beta"]
-        nodes.append(_start_node(more, environment, tmp_path / "beta.out"))
-        wait_for(lambda: "Ray runtime started" in (tmp_path / "beta.out").read_text(), "the second node", 60)
-        yield Cluster(address, {**token, **mark}, nodes[1])
+        start("beta", {})
+        yield Cluster(address, {**token, **mark}, start)
     finally:
         for node in nodes:
             _end_group(node)
@@ -132,7 +137,17 @@ def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> 
     assert sorted(a["agent"] for a in agents) == ["east", "west"]
     assert len({a["ray_node"] for a in agents}) == 2
 
-    devices = [{"name": "west", "accelerator": "npu", "workers": 3}]
-    refused = ToyRun(tmp_path / "refused", toy_job(islands=devices), run.flags, cluster.environment).start()
+    older = tmp_path / "older" / "transformers-4.57.1.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.57.1\n")
+    cluster.start("gamma", {"PYTHONPATH": str(older.parent)})
+    skewed = [PINNED[0], {**PINNED[1], "node": "name=gamma"}]
+    refused = ToyRun(tmp_path / "skewed", toy_job(islands=skewed), run.flags, cluster.environment).start()
     assert refused.finish(150) == 1
-    assert "asks for 3 npu workers, one device each, but only 2 devices are free" in refused.text()
+    assert "the nodes differ in transformers; a run needs the same everywhere" in refused.text()
+    assert any("(west)" in line and "4.57.1" in line for line in refused.text().splitlines())
+
+    devices = [{"name": "west", "accelerator": "npu", "workers": 5}]
+    refused = ToyRun(tmp_path / "refused", toy_job(islands=devices, batch={"lanes": 8}), run.flags, cluster.environment).start()
+    assert refused.finish(150) == 1
+    assert "asks for 5 npu workers, one device each, but only 4 devices are free" in refused.text()
