@@ -1,0 +1,114 @@
+"""The plan as a pure function: shares, order, balance, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dougong.errors import PlanError
+from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan, split_evenly
+
+ROLES = {"A": "attention", "E": "experts", "B": "both"}
+
+
+def seats(letters: str) -> list[Seat]:
+    return [Seat(f"east/{i}", "east", ROLES[r], "node", f"cpu:{i}") for i, r in enumerate(letters)]
+
+
+def inventory(num_experts: int = 8, sizes: tuple[int, ...] = (64, 8, 8, 4)) -> Inventory:
+    tensors = tuple(TensorSpec(f"t{i}", (size, 2), True) for i, size in enumerate(sizes))
+    return Inventory("tiny", tensors, ("a.experts", "b.experts"), num_experts, (("down_proj", (3, 5)),))
+
+
+@st.composite
+def layouts(draw: Any) -> tuple[int, Inventory, str]:
+    letters = draw(st.text("AEB", min_size=1, max_size=6).filter(lambda t: set(t) & set("AB") and set(t) & set("EB")))
+    attention, experts = (sum(r in kind for r in letters) for kind in ("AB", "EB"))
+    sizes = tuple(draw(st.lists(st.integers(1, 100), min_size=1, max_size=12)))
+    lanes, num_experts = draw(st.integers(attention, 12)), draw(st.integers(experts, 20))
+    return lanes, inventory(num_experts, sizes), letters
+
+
+@given(layouts())
+@settings(max_examples=200, deadline=None)
+def test_everything_has_one_place_and_shares_are_even(layout: tuple[int, Inventory, str]) -> None:
+    lanes, model, letters = layout
+    plan = make_plan(lanes, model, seats(letters))
+    assert [w.rank for w in plan.workers] == list(range(len(letters)))
+    assert [w.name for w in plan.workers] == [f"east/{i}" for i in range(len(letters))]
+    for shares, count, roles in (
+        ([w.lanes for w in plan.workers], lanes, "AB"),
+        ([w.experts for w in plan.workers], model.num_experts, "EB"),
+    ):
+        given_to = [share for share, role in zip(shares, letters, strict=True) if role in roles]
+        assert [i for share in given_to for i in share] == list(range(count)), "contiguous, in order of rank"
+        assert max(map(len, given_to)) - min(map(len, given_to)) <= 1 and min(map(len, given_to)) >= 1
+        assert sum(map(len, shares)) == count, "no share for a worker without the role"
+
+
+@given(layouts())
+@settings(max_examples=100, deadline=None)
+def test_dense_tensors_are_owned_by_attention_workers_in_balance(layout: tuple[int, Inventory, str]) -> None:
+    lanes, model, letters = layout
+    plan = make_plan(lanes, model, seats(letters))
+    load = {rank: 0 for rank, role in enumerate(letters) if role in "AB"}
+    assert plan.owners.keys() == {t.name for t in model.tensors}
+    for tensor in model.tensors:
+        load[plan.owners[tensor.name]] += tensor.shape[0] * 2
+    assert max(load.values()) - min(load.values()) <= max(t.shape[0] * 2 for t in model.tensors)
+
+
+@given(layouts())
+@settings(max_examples=50, deadline=None)
+def test_a_plan_survives_its_file_and_does_not_depend_on_the_order_of_tensors(
+    layout: tuple[int, Inventory, str],
+) -> None:
+    lanes, model, letters = layout
+    plan = make_plan(lanes, model, seats(letters))
+    assert Plan.from_json(plan.to_json()) == plan
+    backwards = dataclasses.replace(model, tensors=model.tensors[::-1])
+    assert make_plan(lanes, backwards, seats(letters)).to_json() == plan.to_json()
+
+
+@pytest.mark.parametrize(
+    ("lanes", "experts", "letters", "message"),
+    [
+        (4, 8, "EE", "no attention worker: give one island `role: attention` or `role: both`"),
+        (4, 8, "A", "no experts worker: give one island `role: experts` or `role: both`"),
+        (4, 8, "", "no attention worker"),
+        (2, 8, "BBA", "3 attention workers but batch.lanes is 2: each needs a lane; raise batch.lanes"),
+        (2, 2, "BEE", "3 experts workers but the model has 2 experts; lower islands"),
+    ],
+)
+def test_what_cannot_be_laid_out_is_refused_with_the_knob(lanes: int, experts: int, letters: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        make_plan(lanes, inventory(experts), seats(letters))
+
+
+def test_workers_are_found_by_name() -> None:
+    plan = make_plan(2, inventory(), seats("BB"))
+    assert plan.worker("east/1") is plan.workers[1]
+    with pytest.raises(PlanError, match="no worker named 'east/2'; this plan has east/0, east/1"):
+        plan.worker("east/2")
+
+
+def test_parameters_are_counted_experts_included() -> None:
+    assert inventory(num_experts=8, sizes=(10, 1)).num_parameters == 22 + 2 * 8 * 15
+
+
+@given(st.integers(0, 50), st.integers(1, 12))
+def test_even_parts(count: int, parts: int) -> None:
+    shares = split_evenly(count, parts)
+    assert [i for share in shares for i in share] == list(range(count)) and len(shares) == parts
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, dougong.parallel.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

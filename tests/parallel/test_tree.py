@@ -1,0 +1,138 @@
+"""The lane tree: one order of additions for a number of lanes, whoever holds which lanes."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dougong.parallel.plan import split_evenly
+from dougong.parallel.tree import LaneTree, TreeNode
+
+
+def lanes_of(tree: LaneTree, node: TreeNode) -> list[int]:
+    start, size = node
+    return list(range(start, min(start + size, tree.num_lanes)))
+
+
+def values(num_lanes: int) -> dict[int, Tensor]:
+    """Magnitudes apart, so that nearly every order of additions gives other bits."""
+    generator = torch.Generator().manual_seed(num_lanes)
+    rows = torch.randn(num_lanes, 64, generator=generator) * 10 ** torch.randn(num_lanes, 64, generator=generator)
+    return dict(enumerate(rows))
+
+
+@st.composite
+def lane_maps(draw: Any) -> list[list[int]]:
+    """1 to 20 lanes given to workers at random; some workers get none."""
+    owners = draw(st.lists(st.integers(0, draw(st.integers(0, 4))), min_size=1, max_size=20))
+    return [[lane for lane, owner in enumerate(owners) if owner == rank] for rank in range(max(owners) + 1)]
+
+
+def reduce_by(lane_map: list[list[int]]) -> Tensor:
+    """What workers with these lanes compute: each the nodes it holds, the owner the rest."""
+    tree = LaneTree(sum(map(len, lane_map)))
+    leaves = values(tree.num_lanes)
+    shipped: dict[TreeNode, Tensor] = {}
+    for lanes in lane_map:
+        own = {(lane, 1): leaves[lane].clone() for lane in lanes}
+        for node in tree.held(lanes):
+            assert node not in shipped
+            shipped[node] = tree.sum(own, node)
+    return tree.sum(shipped)
+
+
+def written_out(leaves: list[Tensor]) -> Tensor:
+    """The same tree in other words: neighbours are added in pairs, an odd one out moves up, until one is left."""
+    while len(leaves) > 1:
+        leaves = [a + b if b is not None else a for a, b in itertools.zip_longest(leaves[::2], leaves[1::2])]
+    return leaves[0]
+
+
+@given(lane_maps())
+@settings(max_examples=200, deadline=None)
+def test_the_order_of_additions_depends_on_the_number_of_lanes_only(lane_map: list[list[int]]) -> None:
+    leaves = values(sum(map(len, lane_map)))
+    assert torch.equal(reduce_by(lane_map), written_out(list(leaves.values())))
+
+
+@pytest.mark.parametrize("num_lanes", [3, 5, 8])
+def test_another_order_of_additions_would_show(num_lanes: int) -> None:
+    leaves = list(values(num_lanes).values())
+    ours = reduce_by([list(range(num_lanes))])
+    assert num_lanes == 3 or not torch.equal(ours, functools.reduce(operator.add, leaves))  # three lanes are a chain
+    assert not torch.equal(ours, written_out(leaves[::2] + leaves[1::2]))
+
+
+@given(lane_maps())
+@settings(max_examples=200, deadline=None)
+def test_shipped_nodes_cover_the_lanes_once_and_no_fewer_would_do(lane_map: list[list[int]]) -> None:
+    tree = LaneTree(sum(map(len, lane_map)))
+    for lanes in lane_map:
+        nodes = tree.held(lanes)
+        assert [lane for node in nodes for lane in lanes_of(tree, node)] == sorted(lanes)
+        assert len(nodes) == fewest(tree, tree.root, set(lanes))
+
+
+def fewest(tree: LaneTree, node: TreeNode, lanes: set[int]) -> int:
+    """Least number of nodes under `node` that cover exactly those of `lanes` below it, by trying."""
+    here = set(lanes_of(tree, node))
+    if not here & lanes:
+        return 0
+    below = sum(fewest(tree, child, lanes) for child in tree.children(node)) if tree.children(node) else len(here) + 1
+    return min(1, below) if here <= lanes else below
+
+
+@given(st.integers(1, 64), st.integers(1, 8))
+def test_contiguous_lanes_ship_few_nodes(num_lanes: int, workers: int) -> None:
+    tree = LaneTree(num_lanes)
+    bound = max(1, 2 * (num_lanes - 1).bit_length() - 2)
+    for lanes in split_evenly(num_lanes, min(workers, num_lanes)):
+        assert len(tree.held(lanes)) <= bound
+
+
+@pytest.mark.parametrize(("num_lanes", "workers", "shipped"), [(8, 2, [1, 1]), (8, 4, [1] * 4), (12, 3, [1, 1, 1])])
+def test_aligned_lanes_ship_one_node(num_lanes: int, workers: int, shipped: list[int]) -> None:
+    assert [len(LaneTree(num_lanes).held(lanes)) for lanes in split_evenly(num_lanes, workers)] == shipped
+
+
+def test_strided_lanes_ship_every_lane() -> None:
+    """The reason why a plan gives lanes in a row."""
+    assert len(LaneTree(16).held(range(0, 16, 2))) == 8
+
+
+@given(st.integers(1, 40))
+def test_every_lane_is_one_leaf(num_lanes: int) -> None:
+    tree = LaneTree(num_lanes)
+    nodes, leaves = [tree.root], []
+    while nodes:
+        node = nodes.pop()
+        children = tree.children(node)
+        assert [lane for c in children for lane in lanes_of(tree, c)] in ([], lanes_of(tree, node))
+        nodes += children
+        leaves += [] if children else [node]
+    assert sorted(leaves) == [(lane, 1) for lane in range(num_lanes)]
+
+
+def test_a_missing_lane_is_an_error_and_sums_need_no_copy() -> None:
+    tree = LaneTree(3)
+    leaves = {(lane, 1): torch.ones(2) for lane in range(3)}
+    total = tree.sum(leaves)
+    assert total is leaves[0, 1] and total.tolist() == [3.0, 3.0]
+    del leaves[1, 1]
+    with pytest.raises(KeyError, match="no value for lane 1"):
+        tree.sum(leaves)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
+def test_numbers_are_added_in_the_same_tree(numbers: list[float]) -> None:
+    tree = LaneTree(len(numbers))
+    leaves = {(lane, 1): torch.tensor(number, dtype=torch.float64) for lane, number in enumerate(numbers)}
+    assert tree.sum_numbers(dict(enumerate(numbers))) == float(tree.sum(leaves))
