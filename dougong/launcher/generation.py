@@ -72,6 +72,10 @@ class Generation:
         """Whether somebody failed and it is known who was first."""
         return bool(self.facts) and settled(self.facts, now - self.first_fact_at, len(self.mates))
 
+    def is_speaking(self, worker: str, generation: int) -> bool:
+        """Whether what the worker prints is news: it is of this generation, and nobody else has failed before it."""
+        return generation == self.number and (not self.facts or any(fact.worker == worker for fact in self.facts))
+
     def note_exit(self, message: Message) -> Fact | None:
         """A process ended. The fact, when this is news and a failure."""
         mate = self.mates[message["worker"]]

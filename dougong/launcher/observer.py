@@ -196,7 +196,11 @@ class Observer:
             self.inspected = {**message, "kind": "exit"}
 
     def _on_line(self, member: Member, message: Message) -> None:
-        self.scribe.view.worker_line(message["worker"], message["text"])
+        """Show a line, unless it is the echo of a failure that is known already: that stays in its log."""
+        worker, generation = message["worker"], self.generation
+        if generation is not None and not generation.is_speaking(worker, message["generation"]):
+            return
+        self.scribe.view.worker_line(worker, message["text"])
 
     # Workers
 

@@ -83,7 +83,7 @@ class RayBackend:
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             place = self._address or "this machine"
             raise LaunchError(f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray") from error
-        return str(ray.util.get_node_ip_address())
+        return "127.0.0.1" if self._address is None else str(ray.util.get_node_ip_address())
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         """The cluster's living nodes, and how many devices of each kind they have in all."""

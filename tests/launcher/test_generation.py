@@ -48,6 +48,14 @@ def test_an_error_and_the_exit_after_it_are_one_failure(generation: Generation) 
     assert len(generation.facts) == 1
 
 
+def test_after_a_failure_only_those_who_failed_are_listened_to(generation: Generation) -> None:
+    assert generation.is_speaking("east/0", 3)
+    assert not generation.is_speaking("east/0", 2)
+    generation.note_exit(exit_of("east/1", -9))
+    assert generation.is_speaking("east/1", 3)
+    assert not generation.is_speaking("east/0", 3)
+
+
 def test_an_echo_settles_after_a_while(generation: Generation) -> None:
     error = {"type": "RuntimeError", "bases": [], "message": "Connection reset by peer", "traceback": ""}
     generation.note_error("east/0", error)
