@@ -42,10 +42,9 @@ class Converters:
 
     def revert(self, live: str, tensor: Tensor) -> dict[str, Tensor]:
         """What transformers would save for one live tensor."""
-        load = self._loading
-        renamed, pattern = load.apply_converters(live, self._back_converters)
+        renamed, pattern = _first_match(live, self._back_converters)
         if pattern is None:
-            return {load.apply_renamings(live, self._back_renamings): tensor}
+            return {_rename(live, self._back_renamings): tensor}
         converter = _by_pattern(self._back_converters)[pattern]
         if len(converter.source_patterns) > 1:
             raise ModelError(
@@ -54,8 +53,7 @@ class Converters:
             )
         converter.add_tensor(renamed, live, pattern, tensor)
         out = converter.convert(renamed, model=self._model, config=self._model.config)
-        found = {load.apply_renamings(name, self._back_renamings): _single(value) for name, value in out.items()}
-        return found
+        return {_rename(name, self._back_renamings): _single(value) for name, value in out.items()}
 
     def forward(self, disk: str) -> tuple[str, Any, str]:
         """(live name, converter or None, its pattern) by which transformers would read a tensor on disk."""
@@ -74,6 +72,22 @@ class Converters:
             converter.add_tensor(live, pattern, pattern, value)
         out = converter.convert(live, model=self._model, config=self._model.config)
         return _single(out[live])
+
+
+def _rename(name: str, renamings: list[Any]) -> str:
+    """Through every renaming in turn. Newer transformers has this as `apply_renamings`; 5.20 has not."""
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
+    return name
+
+
+def _first_match(name: str, converters: list[Any]) -> tuple[str, str | None]:
+    """(name after the one converter that takes it, its pattern), or (name, None): a tensor has at most one."""
+    for converter in converters:
+        renamed, pattern = converter.rename_source_key(name)
+        if pattern is not None:
+            return renamed, pattern
+    return name, None
 
 
 def _by_pattern(converters: list[Any]) -> dict[str, Any]:
