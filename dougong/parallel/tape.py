@@ -51,10 +51,8 @@ class TapeWalk:
                 continue
             gradients = [inputs[i][0] if i in inputs else None for i in range(len(node._input_metadata))]
             del inputs
-            results = node(*gradients) if callable(node) else node.apply(*gradients)
+            results = _call(node, gradients) if callable(node) else _call_python(node, gradients)
             del gradients
-            if not isinstance(results, tuple):
-                results = (results,)
             for (following, index), gradient in zip(node.next_functions, results, strict=False):
                 if following is not None and gradient is not None:
                     self._push(following, index, _fit(gradient, following._input_metadata[index]))
@@ -86,6 +84,25 @@ def leaf_node(tensor: Tensor) -> Node:
 
 def _is_leaf(node: Node) -> bool:
     return type(node).__name__ == "AccumulateGrad"
+
+
+def _call(node: Node, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+    results = node(*gradients)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _call_python(node: Node, gradients: list[Tensor | None]) -> Iterator[Tensor | None]:
+    """A `torch.autograd.Function`: do what the engine does around its `backward`. Outputs that nobody used get zeros,
+    and results for arguments that are no tensors go nowhere: `next_functions` does not count them."""
+    shapes = node._input_metadata
+    filled = [
+        torch.zeros(m.shape, dtype=m.dtype, device=m.device) if g is None else g
+        for g, m in zip(gradients, shapes, strict=True)
+    ]
+    results = node.apply(*filled)
+    results = results if isinstance(results, tuple) else (results,)
+    wanted = (r for r, needed in zip(results, node.needs_input_grad, strict=False) if needed)
+    return (next(wanted, None) if following is not None else None for following, _ in node.next_functions)
 
 
 def _fit(gradient: Tensor, metadata: Any) -> Tensor:
