@@ -25,9 +25,9 @@ from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.errors import DougongError, LaunchError
 from dougong.launcher.children import Child
-from dougong.launcher.environment import read_visible_devices
+from dougong.launcher.environment import interface_variables, read_visible_devices
 from dougong.launcher.forkserver import ForkServer
-from dougong.launcher.processes import count_oom_kills, die_with_parent
+from dougong.launcher.processes import count_oom_kills, die_with_parent, interface_of
 from dougong.launcher.protocol import Channel, Message, ProtocolError, connect
 from dougong.launcher.rundir import RunDir
 
@@ -93,6 +93,7 @@ class Agent:
         try:
             accelerator = get_accelerator(self.settings.accelerator)
             variables = accelerator.worker_environment(self.settings.threads)
+            variables |= interface_variables(interface_of(self._address))
             self._zygote = ForkServer(variables, self.settings.preload, self._cwd())
         except DougongError as error:
             self._controller.send("failed", text=str(error))

@@ -21,6 +21,17 @@ def read_visible_devices(variable: str) -> str | None:
     return os.environ.get(variable)
 
 
+def interface_variables(interface: str | None) -> dict[str, str]:
+    """What makes gloo speak over this network interface, unless the user has chosen one.
+
+    Left alone, gloo takes the address that the machine's own name stands for: on many systems 127.0.1.1, which no
+    other node can reach.
+    """
+    if interface is None or "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    return {"GLOO_SOCKET_IFNAME": interface}
+
+
 def ray_has_token() -> bool:
     """Whether a Ray token can be found in the places where Ray looks for it."""
     if os.environ.get("RAY_AUTH_TOKEN"):

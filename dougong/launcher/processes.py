@@ -59,6 +59,16 @@ def process_exists(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
+def interface_of(address: str) -> str | None:
+    """The network interface that has this address; None when none has (an address translated on the way)."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == address for entry in addresses):
+            return str(name)
+    return None
+
+
 def count_oom_kills(root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")) -> int | None:
     """How many processes of this control group the kernel killed for memory so far; None where it cannot be read."""
     for file in _oom_files(root, cgroup):

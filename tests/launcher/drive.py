@@ -9,7 +9,7 @@ from pathlib import Path
 from dougong.errors import DougongError
 from dougong.launcher.jobfile import load_job
 from dougong.launcher.run import Options, resume_run, start_run
-from dougong.launcher.setting import Entries
+from dougong.launcher.setting import TRAINING, Entries
 
 TOY = Entries("tests.launcher.entries:train", "tests.launcher.entries:inspect", ("tests.launcher.entries",))
 
@@ -23,9 +23,10 @@ def main() -> int:
     parser.add_argument("--address")
     parser.add_argument("-o", action="append", default=[])
     parser.add_argument("--entry", default=TOY.train)
+    parser.add_argument("--train", action="store_true", help="really train")
     parser.add_argument("--preload", default=TOY.preload[0])
     given = parser.parse_args()
-    entries = Entries(given.entry, TOY.inspect, (given.preload,))
+    entries = TRAINING if given.train else Entries(given.entry, TOY.inspect, (given.preload,))
     options = Options(given.address, given.ray or given.address is not None, entries)
     try:
         if given.command == "resume":

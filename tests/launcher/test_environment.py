@@ -38,6 +38,14 @@ def test_variables_are_put_back_even_after_an_error(monkeypatch: pytest.MonkeyPa
     assert "DOUGONG_TEST_NEW" not in os.environ
 
 
+def test_gloo_is_told_an_interface_unless_the_user_chose_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert environment.interface_variables("eth7") == {"GLOO_SOCKET_IFNAME": "eth7"}
+    assert environment.interface_variables(None) == {}
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    assert environment.interface_variables("eth7") == {}
+
+
 @pytest.fixture
 def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):

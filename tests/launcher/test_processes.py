@@ -62,6 +62,11 @@ def test_signals_have_names(number: int, name: str) -> None:
     assert processes.signal_name(number) == name
 
 
+def test_an_address_belongs_to_an_interface() -> None:
+    assert processes.interface_of("127.0.0.1") == "lo"
+    assert processes.interface_of("203.0.113.77") is None
+
+
 @pytest.mark.parametrize(
     ("groups", "file", "text", "expected"),
     [

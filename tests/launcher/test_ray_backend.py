@@ -122,6 +122,17 @@ def _end_group(node: subprocess.Popen[str]) -> None:
             node.wait(15)
 
 
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "intermediate_size": 16,
+}
 PINNED = [
     {"name": "east", "accelerator": "cpu", "workers": 2, "node": "name=alpha"},
     {"name": "west", "accelerator": "cpu", "workers": 1, "node": "name=beta"},
@@ -129,10 +140,25 @@ PINNED = [
 
 
 def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> None:
-    job = toy_job(islands=PINNED, drill=[{"at_step": 7, "kill": "west/0"}])
-    run = ToyRun(tmp_path / "run", job, ["--address", cluster.address], cluster.environment).start()
+    text = tmp_path / "corpus.txt"
+    text.write_text("the brackets join unlike timbers without nails\n" * 400)
+    job = toy_job(
+        model={"family": "qwen3_moe", "config": TINY},
+        data={"text": str(text), "sequence_length": 16},
+        batch={"lanes": 3, "microbatches": 1, "microbatch_size": 1},
+        steps=6,
+        islands=PINNED,
+        checkpoint={"every": 2},
+        drill=[{"at_step": 5, "kill": "west/0"}],
+    )
+    flags = ["--address", cluster.address]
+    run = ToyRun(tmp_path / "run", job, [*flags, "--train"], {**cluster.environment, "HOME": str(tmp_path)}).start()
     assert run.finish(150) == 0, run.text()
     assert [e["worker"] for e in run.events("diagnosis")] == ["west/0"]
+    losses = {(row["attempt"], row["step"]): row["loss"] for row in run.run_dir.read_metrics()}
+    again = [step for attempt, step in losses if attempt == 2]
+    assert again[-1] == 6
+    assert all(losses[2, step] == losses[1, step] for step in again if (1, step) in losses)
     agents = run.events("agents_started")[0]["agents"]
     assert sorted(a["agent"] for a in agents) == ["east", "west"]
     assert len({a["ray_node"] for a in agents}) == 2
@@ -142,12 +168,13 @@ def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> 
     (older / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.57.1\n")
     cluster.start("gamma", {"PYTHONPATH": str(older.parent)})
     skewed = [PINNED[0], {**PINNED[1], "node": "name=gamma"}]
-    refused = ToyRun(tmp_path / "skewed", toy_job(islands=skewed), run.flags, cluster.environment).start()
+    refused = ToyRun(tmp_path / "skewed", toy_job(islands=skewed), flags, cluster.environment).start()
     assert refused.finish(150) == 1
     assert "the nodes differ in transformers; a run needs the same everywhere" in refused.text()
     assert any("(west)" in line and "4.57.1" in line for line in refused.text().splitlines())
 
     devices = [{"name": "west", "accelerator": "npu", "workers": 5}]
-    refused = ToyRun(tmp_path / "refused", toy_job(islands=devices, batch={"lanes": 8}), run.flags, cluster.environment).start()
+    greedy = toy_job(islands=devices, batch={"lanes": 8})
+    refused = ToyRun(tmp_path / "refused", greedy, flags, cluster.environment).start()
     assert refused.finish(150) == 1
     assert "asks for 5 npu workers, one device each, but only 4 devices are free" in refused.text()
