@@ -75,7 +75,8 @@ def main() -> None:
     print(f"size {options.size}, plain loop with {options.experts} experts, {options.steps} steps each, one thread")
     print(f"dougong    {statistics.median(ours):.3f} s a step, {tokens / statistics.median(ours):.0f} tokens/s")
     print(f"plain loop {statistics.median(theirs):.3f} s a step, {tokens / statistics.median(theirs):.0f} tokens/s")
-    print(f"ratio of tokens/s: median {statistics.median(ratios):.3f}, quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f}")
+    low, _, high = quartiles
+    print(f"ratio of tokens/s: median {statistics.median(ratios):.3f}, quartiles {low:.3f} to {high:.3f}")
 
 
 if __name__ == "__main__":
