@@ -21,7 +21,7 @@ JOB = {
         "family": "qwen3_moe",
         "config": {
             "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4,
-            "head_dim": 64, "num_experts": 48, "num_experts_per_tok": 4, "moe_intermediate_size": 512, "intermediate_size": 1024,
+            "head_dim": 64, "num_experts": 48, "num_experts_per_tok": 4, "moe_intermediate_size": 512,
         },
     },
     "data": {"text": "stdlib", "sequence_length": 32},
