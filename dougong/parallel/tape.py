@@ -107,7 +107,7 @@ def _call_python(node: Node, gradients: list[Tensor | None]) -> Iterator[Tensor 
 
 def _fit(gradient: Tensor, metadata: Any) -> Tensor:
     """What the engine's own validation does: undo broadcasting and match the input's dtype."""
-    if gradient.shape != metadata.shape:
+    if gradient.shape != tuple(metadata.shape):  # metadata holds a list, which no torch.Size equals
         gradient = gradient.sum_to_size(metadata.shape)
     if gradient.dtype != metadata.dtype:
         gradient = gradient.to(metadata.dtype)
