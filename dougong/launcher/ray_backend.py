@@ -20,6 +20,7 @@ from dougong.launcher.agent import Agent, AgentSettings
 from dougong.launcher.backends import Settle
 from dougong.launcher.cluster import AgentSpec, Node
 from dougong.launcher.environment import ray_variables, temporary_variables
+from dougong.launcher.guard import ended_with_us
 
 PLACE_S = 60.0
 REACH_S = 5.0
@@ -83,6 +84,8 @@ class RayBackend:
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             place = self._address or "this machine"
             raise LaunchError(f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray") from error
+        if self._address is None:
+            self._stack.enter_context(ended_with_us(_raylet_helpers()))
         return "127.0.0.1" if self._address is None else str(ray.util.get_node_ip_address())
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
@@ -169,6 +172,14 @@ def bundle_of(spec: AgentSpec) -> dict[str, float]:
     resource = get_accelerator(spec.accelerator).resource
     bundle = {"CPU": CPU_SHARE}
     return bundle | {resource: float(spec.num_workers)} if resource else bundle
+
+
+def _raylet_helpers() -> list[int]:
+    """The processes that our embedded raylet has started for itself; Ray ends everything else with the driver."""
+    import psutil
+
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    return [helper.pid for raylet in raylets for helper in raylet.children()]
 
 
 def _words(resources: dict[str, float]) -> str:

@@ -65,7 +65,12 @@ class ToyRun:
         self.output = self.path.with_suffix(".out")
         with self.output.open("w") as out:
             self.process = subprocess.Popen(
-                [*words, *self.flags, *more], cwd=ROOT, env=environment, stdout=out, stderr=out
+                [*words, *self.flags, *more],
+                cwd=ROOT,
+                env=environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         return self
 
@@ -89,11 +94,17 @@ class ToyRun:
         wait_for(lambda: any(row["step"] >= step for row in self.run_dir.read_metrics()), f"step {step}: {self.text()}")
 
     def processes(self) -> dict[int, str]:
-        """Living processes that carry this run's mark, by number, with their command."""
+        """Living processes of this run, by number, with their command.
+
+        They carry its mark or are of its session: Ray's helpers write their title over the mark, and others start
+        sessions of their own.
+        """
         mark, found = f"{MARK}={self.mark}".encode(), {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                state, _, _, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+                ours = int(session) == self.process.pid and state not in ("Z", "X")
+                if ours or mark in (entry / "environ").read_bytes().split(b"\0"):
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
             except OSError:
                 continue  # it has just ended, or is a zombie
