@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,19 +109,20 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         start("beta", {})
         yield Cluster(address, {**token, **mark}, start)
     finally:
-        for node in nodes:
-            _end_group(node)
+        _end_groups(nodes)
         shutil.rmtree(f"{short}a", ignore_errors=True)
 
 
-def _end_group(node: subprocess.Popen[str]) -> None:
-    if node.poll() is None:
-        os.killpg(node.pid, signal.SIGTERM)
-        try:
-            node.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(node.pid, signal.SIGKILL)
-            node.wait(15)
+def _end_groups(nodes: list[subprocess.Popen[str]]) -> None:
+    """All at once, politely first, so that nodes do not wait for a head that is gone."""
+    for number, patience_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        for node in nodes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.pid, number)
+        deadline = time.monotonic() + patience_s
+        for node in nodes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                node.wait(max(0.0, deadline - time.monotonic()))
 
 
 TINY = {
