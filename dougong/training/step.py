@@ -80,15 +80,18 @@ class Stepper:
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
         self.optimizer = OwnedAdamW(job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]})
 
-    def run(self, step: int, forwards: Callable[[int], Mapping[int, Forward]], stop: bool) -> StepResult:
-        """One step. `forwards(microbatch)` gives the local lanes' forwards; `stop`: this worker was asked to stop."""
+    def run(
+        self, step: int, forwards: Callable[[int], Mapping[int, Forward]], stop: Callable[[], bool] | None = None
+    ) -> StepResult:
+        """One step. `forwards(microbatch)` gives the local lanes' forwards; `stop` says whether this worker was asked
+        to stop, and is asked when the gradients are there: a wish that comes while they are computed still counts."""
         self._clock.exchange_s = 0.0
         self._dispatcher.step = step
         losses = self._forward_backward(forwards)
         self._clock.note("exchange", 0)
         with self._clock.exchanging():
             gradients = self._gather_gradients()
-        told = [float(stop), self._clock.exchange_s, *losses, *self._squares(gradients)]
+        told = [float(bool(stop and stop())), self._clock.exchange_s, *losses, *self._squares(gradients)]
         with self._clock.exchanging():
             everybody = self._world.gather(told, [self._num_told(rank) for rank in range(self._world.size)])
         norm = self._norm(everybody)

@@ -126,7 +126,7 @@ class Trainer:
         """One step, and what is due after it. True: stop, as agreed by all workers."""
         begun = time.perf_counter()
         self._step = step
-        result = self._stepper.run(step, self._forwards, self._context.control.stop_requested)
+        result = self._stepper.run(step, self._forwards, lambda: self._context.control.stop_requested)
         step_s = time.perf_counter() - begun
         last = result.stop or step == self._job.steps
         validation = self._validate(step, last)

@@ -86,7 +86,7 @@ def test_three_steps_are_the_plain_loops_bits_where_the_sums_are_alike(family: s
 
 def results(job: Job, steps: int = STEPS) -> list[StepResult]:
     rig = make_rig(job)
-    return [rig.stepper.run(step, rig.forwards(step), False) for step in range(1, steps + 1)]
+    return [rig.stepper.run(step, rig.forwards(step)) for step in range(1, steps + 1)]
 
 
 @pytest.mark.parametrize("limit", [0.05, 1e6, None])
@@ -94,7 +94,7 @@ def test_clipping_and_the_norm_are_those_of_the_plain_loop(limit: float | None) 
     """A large eps keeps AdamW from undoing a scale: its update is then nearly proportional to the gradient."""
     job = make_job(optimizer={"lr": 1e-2, "eps": 1.0, "clip_norm": limit})
     rig = make_rig(job)
-    norms = [rig.stepper.run(step, rig.forwards(step), False).grad_norm for step in range(1, STEPS + 1)]
+    norms = [rig.stepper.run(step, rig.forwards(step)).grad_norm for step in range(1, STEPS + 1)]
     reference = reference_model(job)
     train_plainly(job, reference, STEPS)
     for name, theirs in plain_weights(reference).items():
