@@ -190,7 +190,9 @@ class Controller:
             tensors=len(found.tensors),
             sites=len(found.sites),
             experts=found.num_experts,
+            data=see.inspected["data"],
         )
+        see.keeper.data = see.inspected["data"]
 
     def _lay_plan(self) -> None:
         specs = [member.spec for member in self._crew.members.values()]

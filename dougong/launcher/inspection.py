@@ -5,6 +5,8 @@ A wrong model or wrong data is told here, once, and costs no worker.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dougong.errors import DataError
@@ -12,8 +14,16 @@ from dougong.launcher.job import Job
 from dougong.parallel.plan import Inventory, TensorSpec
 
 
-def inspect(job: Job) -> Inventory:
-    """What the planner needs to know of the model. Text data is tokenised here if that was not done before.
+@dataclass(frozen=True)
+class Inspection:
+    """What was found. `data`: `Data.describe()`; its `digest` names the tokens and how they are cut."""
+
+    inventory: Inventory
+    data: Mapping[str, object]
+
+
+def inspect(job: Job) -> Inspection:
+    """What the planner needs to know of the model, and what the data is. Text is tokenised here if it was not before.
 
     Raises ModelError or DataError.
     """
@@ -21,8 +31,8 @@ def inspect(job: Job) -> Inventory:
     from dougong.training.data import open_data
 
     inventory = inspect_only(job)
-    open_data(job, load_config(job.model, vocabulary_of(job)).vocab_size)
-    return inventory
+    data = open_data(job, load_config(job.model, vocabulary_of(job)).vocab_size)
+    return Inspection(inventory, data.describe())
 
 
 def inspect_only(job: Job) -> Inventory:

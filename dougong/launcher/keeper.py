@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint import store
+from dougong.checkpoint.manifest import Manifest
+from dougong.errors import CheckpointError
 from dougong.launcher.inbox import Background
 from dougong.launcher.job import Job
 from dougong.launcher.machine import package_versions
@@ -41,12 +43,15 @@ class Found:
 class Keeper:
     """One run's checkpoints. Commits, and the search for a valid one, run one after the other in `background`: a large
     one holds up neither training nor the controller. Results reach the inbox as `commit` and `find`.
+
+    `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data to be.
     """
 
     root: Path
     job: Job
     background: Background
     parent: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     _parts: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
     _open: int = 0
@@ -90,7 +95,19 @@ class Keeper:
     def _find(self) -> Found:
         rejected: list[tuple[str, str]] = []
         found = store.newest_valid(self.root, lambda path, reason: rejected.append((path.name, reason)))
+        if found is not None:
+            self._trusted.add(found.name)
+            self._refuse_other_data(found)
         return Found(found, tuple(rejected))
+
+    def _refuse_other_data(self, found: Path) -> None:
+        before = Manifest.load(found).header.get("data", {}).get("digest")
+        now = self.data.get("digest")
+        if before is not None and now is not None and before != now:
+            raise CheckpointError(
+                f"{found}: was trained on data with digest {before}, but {self.data.get('name')} has {now} now, so the "
+                "next steps would be another run's; put the data back, or begin a new run with `model: {path: ...}`"
+            )
 
     def _commit(self, step: int, generation: int, parts: list[Any], header: dict[str, Any]) -> Committed:
         start = time.monotonic()
@@ -108,7 +125,13 @@ class Keeper:
         return {
             "job": identity(self.job),
             "plan": [{"worker": w.name, "lanes": w.lanes, "experts": w.experts} for w in plan.workers],
-            "data": {"step": step, "samples": samples, "tokens": samples * self.job.data.sequence_length},
+            "data": {
+                "name": self.data.get("name"),
+                "digest": self.data.get("digest"),
+                "step": step,
+                "samples": samples,
+                "tokens": samples * self.job.data.sequence_length,
+            },
             "random": {"seed": self.job.seed},
             "parent": self.parent,
             "versions": package_versions(),

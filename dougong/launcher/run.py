@@ -18,6 +18,7 @@ from rich.console import Console
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
 from dougong.launcher.backends import Backend, Local
 from dougong.launcher.controller import Controller
+from dougong.launcher.history import closing_words
 from dougong.launcher.inbox import Inbox, Signalled
 from dougong.launcher.job import Job
 from dougong.launcher.jobfile import ResolvedJob, load_job
@@ -147,7 +148,7 @@ def _summary(outcome: Outcome, run_dir: RunDir, scribe: Scribe) -> str:
     except Exception as error:  # the run is over and recorded: a page that cannot be drawn must not change its outcome
         scribe.event("warning", outcome.generation, text=f"no report: {type(error).__name__}: {error}", workers=[])
         return f"{outcome.state.lower()}: {run_dir.path}"
-    return f"{outcome.state.lower()}: {report}"
+    return f"{closing_words(run_dir)}\nreport: {report}"
 
 
 def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:

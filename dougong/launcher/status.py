@@ -76,7 +76,13 @@ def _acknowledged(channel: Channel, kind: str, fields: dict[str, Any]) -> None:
 
 
 def stop(run_dir: RunDir, now: bool, timeout_s: float) -> dict[str, Any]:
-    """Ask a run to stop, wait until it has, return its final status. LaunchError at the deadline: it may come yet."""
+    """Ask a run to stop, wait until it has, return its final status; at once when it has ended already.
+
+    LaunchError at the deadline: it may come yet.
+    """
+    ended = run_dir.read_status()
+    if run_dir.read_controller() is None and ended is not None and ended["state"] in FINAL:
+        return ended
     with_controller(run_dir, "stop", now=now)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from dougong.errors import DougongError, JobError
 from dougong.launcher.job import Drill, Job
 from dougong.launcher.progress import ProgressVector
 from dougong.launcher.protocol import Channel, Message
@@ -87,13 +88,21 @@ def run_child(request: Message, fds: list[int]) -> NoReturn:
         _TASKS[request["task"]](request, control)
         code = 0
     except BaseException as error:
-        traceback.print_exc()
+        _print(error)
         control.send("error", **describe_error(error))
         code = 1
     with contextlib.suppress(OSError):  # a full log disk must not turn a finished worker into a failed one
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)  # no exit handlers: they belong to the zygote, and a library's may wait for a dead peer
+
+
+def _print(error: BaseException) -> None:
+    """A user's mistake is one line; everything else shows where it happened."""
+    if isinstance(error, DougongError) and error.exit_status == JobError.exit_status:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
@@ -133,8 +142,8 @@ def _train(request: Message, control: AgentControl) -> None:
 
 
 def _inspect(request: Message, control: AgentControl) -> None:
-    inventory = resolve(request["entry"])(Job.model_validate_json(request["job"]))
-    control.send("inspected", inventory=dataclasses.asdict(inventory))
+    found = resolve(request["entry"])(Job.model_validate_json(request["job"]))
+    control.send("inspected", inventory=dataclasses.asdict(found.inventory), data=found.data)
 
 
 _TASKS: dict[str, Callable[[Message, AgentControl], None]] = {"train": _train, "inspect": _inspect}

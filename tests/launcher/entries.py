@@ -21,6 +21,7 @@ from typing import Any
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.errors import DataError, LaunchError
+from dougong.launcher.inspection import Inspection
 from dougong.launcher.job import Job
 from dougong.launcher.worker import WorkerContext
 from dougong.parallel.plan import Inventory
@@ -28,12 +29,12 @@ from dougong.parallel.plan import Inventory
 PATIENCE_S = 60.0
 
 
-def inspect(job: Job) -> Inventory:
+def inspect(job: Job) -> Inspection:
     """A model of nothing but 16 experts; `faults` at step 0 happen here."""
     for fault in job.model.config.get("faults", ()):
         if fault["step"] == 0:
             raise DataError(f"{job.data.text}: empty file; give one with text in it")
-    return Inventory("toy", (), (), 16, ())
+    return Inspection(Inventory("toy", (), (), 16, ()), {"name": job.data.text, "digest": "toy"})
 
 
 def train(context: WorkerContext) -> None:

@@ -48,7 +48,9 @@ def text(tmp_path: Path) -> Path:
 
 def test_an_inventory_survives_the_way_over_json(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # where tokenised text is kept
-    found = inspect(job({"text": str(text)}))
+    looked = inspect(job({"text": str(text)}))
+    assert looked.data["windows"] == (21 * 100 + 1) // 8  # a byte 0 ends the document
+    found = looked.inventory
     assert (found.family, found.num_experts, len(found.sites)) == ("qwen3_moe", 4, 2)
     assert inventory_from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
     assert inspect_only(job({"text": str(text)})) == found

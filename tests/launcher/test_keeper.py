@@ -31,7 +31,7 @@ def inbox() -> Inbox:
 
 @pytest.fixture
 def keeper(tmp_path: Path, inbox: Inbox) -> Keeper:
-    return Keeper(tmp_path, JOB, Background("test-commit", inbox))
+    return Keeper(tmp_path, JOB, Background("test-commit", inbox), data={"name": "a.txt", "digest": "one"})
 
 
 def part(keeper: Keeper, worker: str, step: int, generation: int = 1) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_a_checkpoint_is_committed_with_the_last_part(keeper: Keeper, inbox: Inb
     keeper.commit_ended(done.value)
     assert not keeper.busy
     header = Manifest.load(done.value.directory).header
-    assert header["data"] == {"step": 5, "samples": 20, "tokens": 20 * 256}
+    assert header["data"] == {"name": "a.txt", "digest": "one", "step": 5, "samples": 20, "tokens": 20 * 256}
     assert header["parent"] is None
     assert header["job"] == identity(JOB)
     assert commit(keeper, inbox, 10).directory.name == "step-000010"
@@ -139,3 +139,12 @@ def test_where_a_job_runs_is_no_part_of_its_identity() -> None:
     )
     assert identity(Job.model_validate(elsewhere)) == identity(JOB)
     assert identity(Job.model_validate(toy_job(seed=5))) != identity(JOB)
+
+
+def test_a_checkpoint_of_other_data_is_refused(keeper: Keeper, inbox: Inbox) -> None:
+    commit(keeper, inbox, 5)
+    keeper.data = {"name": "a.txt", "digest": "two"}
+    with pytest.raises(CheckpointError, match=r"digest one, but a\.txt has two"):
+        keeper._find()
+    keeper.data = {"name": "a.txt", "digest": "one"}
+    assert keeper._find().directory == keeper.root / "step-000005"
