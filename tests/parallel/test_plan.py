@@ -103,6 +103,7 @@ def test_parameters_are_counted_experts_included() -> None:
 
 
 @given(st.integers(0, 50), st.integers(1, 12))
+@settings(deadline=None)
 def test_even_parts(count: int, parts: int) -> None:
     shares = split_evenly(count, parts)
     assert [i for share in shares for i in share] == list(range(count)) and len(shares) == parts

@@ -91,6 +91,7 @@ def fewest(tree: LaneTree, node: TreeNode, lanes: set[int]) -> int:
 
 
 @given(st.integers(1, 64), st.integers(1, 8))
+@settings(deadline=None)
 def test_contiguous_lanes_ship_few_nodes(num_lanes: int, workers: int) -> None:
     tree = LaneTree(num_lanes)
     bound = max(1, 2 * (num_lanes - 1).bit_length() - 2)
@@ -109,6 +110,7 @@ def test_strided_lanes_ship_every_lane() -> None:
 
 
 @given(st.integers(1, 40))
+@settings(deadline=None)
 def test_every_lane_is_one_leaf(num_lanes: int) -> None:
     tree = LaneTree(num_lanes)
     nodes, leaves = [tree.root], []
@@ -132,6 +134,7 @@ def test_a_missing_lane_is_an_error_and_sums_need_no_copy() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
+@settings(deadline=None)
 def test_numbers_are_added_in_the_same_tree(numbers: list[float]) -> None:
     tree = LaneTree(len(numbers))
     leaves = {(lane, 1): torch.tensor(number, dtype=torch.float64) for lane, number in enumerate(numbers)}

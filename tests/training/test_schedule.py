@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dougong.launcher.job import Schedule
@@ -39,6 +39,7 @@ def test_a_quarter_of_the_way_tells_cosine_from_linear() -> None:
 
 
 @given(st.sampled_from(["cosine", "linear", "constant"]), st.integers(1, 60), st.integers(0, 60), st.floats(0, 1))
+@settings(deadline=None)
 def test_rates_rise_then_fall_and_stay_within_bounds(name: str, steps: int, warmup: int, final: float) -> None:
     warmup = min(warmup, steps)
     found = rates(Schedule(name=name, warmup_steps=warmup, final_fraction=final), steps)
