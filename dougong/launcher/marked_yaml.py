@@ -154,15 +154,16 @@ class _Reader:
         first: dict[str, Mark] = {}
         for key_node, value_node in self._merged(node, path):
             key = key_node.value
+            place = (*path, key)
             if not (isinstance(key, str) and key_node.tag == _TAG + "str"):
                 self._problem(key_node, path, "a key must be text; put it in quotes")
             elif len(key) > MAX_KEY_CHARACTERS:
                 self._problem(key_node, path, f"a key has at most {MAX_KEY_CHARACTERS} characters; shorten it")
             elif key in first:
-                self._problem(key_node, (*path, key), f"given twice, first on line {first[key].line}; keep one")
+                self._problem(key_node, place, f"given twice, first on line {first[key].line}; keep one")
             else:
-                first[key] = self._document.keys[(*path, key)] = _mark(key_node)
-                yield key, self.value(value_node, (*path, key))
+                first[key] = self._document.keys[place] = _mark(key_node)
+                yield key, self.value(value_node, place)
 
     def _merged(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         """The pairs of a mapping; after its own, those of `<<: *alias` whose keys it does not have."""
