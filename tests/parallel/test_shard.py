@@ -96,6 +96,7 @@ def test_a_backward_needs_a_forward_that_kept_and_comes_once() -> None:
     kept = shard.forward((0, 0), BATCH)
     passing = shard.forward((0, 1), BATCH, keep=False)
     assert all(torch.equal(a, b) for a, b in zip(kept, passing, strict=True))
+    assert shard._saved.keys() == {(0, 0)}
     with pytest.raises(KeyError):
         shard.backward((0, 1), DOUT)
     shard.backward((0, 0), DOUT)
