@@ -27,7 +27,9 @@ RUNS_ELSEWHERE = {
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+    """The contents of the README's fenced blocks in a language; "" for those that name none."""
+    fenced = re.findall(r"^ *```(\w*)\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+    return [text for named, text in fenced if named == language]
 
 
 def commands() -> list[str]:
