@@ -12,9 +12,15 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
 
+from dougong.errors import ModelError
 from dougong.parallel.tape import EVERYTHING, Node, TapeWalk, leaf_node, sequence_now
 
 HandOut = Callable[[Node, Tensor], None]
+
+USED_ELSEWHERE = (
+    "the model uses its experts' weights outside of the experts call, where they cannot be distributed; "
+    "this family is not supported"
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,13 @@ class Flight:
 
     def _switch(self, *values: Tensor) -> None:
         self._before_segment(len(self.calls))
-        with torch.set_grad_enabled(self._with_gradients):
-            result = self._greenlet.switch(*values)
+        try:
+            with torch.set_grad_enabled(self._with_gradients):
+                result = self._greenlet.switch(*values)
+        except RuntimeError as error:
+            if "meta" in str(error):  # experts' own parameters have no memory, so that nothing can use them unseen
+                raise ModelError(f"{USED_ELSEWHERE}: {error}") from error
+            raise
         if self._greenlet.dead:
             self.loss = result
         else:

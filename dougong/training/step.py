@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dougong.errors import ModelError
 from dougong.launcher.job import Job
 from dougong.parallel.dispatch import Dispatcher
 from dougong.parallel.executor import Clock, Executor
-from dougong.parallel.flight import Forward, HandOut
+from dougong.parallel.flight import USED_ELSEWHERE, Forward, HandOut
 from dougong.parallel.plan import Plan
 from dougong.parallel.reduce import OrderedReducer
 from dougong.parallel.shard import ExpertShard
@@ -49,7 +50,10 @@ class LaneGradients:
         self._touched.clear()
 
     def take(self, leaf: Node, gradient: Tensor) -> None:
-        name = self._leaves[leaf]
+        """Add one part. Raises `ModelError` when the leaf is no dense tensor: then it is an expert's."""
+        name = self._leaves.get(leaf)
+        if name is None:
+            raise ModelError(USED_ELSEWHERE)
         if name in self._touched:
             self.sums[name].add_(gradient)
         else:

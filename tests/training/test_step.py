@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dougong.errors import ModelError
 from dougong.launcher.job import Job
 from dougong.models.sites import find_sites
 from dougong.training.step import StepResult
@@ -170,6 +171,23 @@ def test_bfloat16_trains_close_to_float32(family: str) -> None:
     for name, copy in rig.replica.copies:
         assert torch.equal(copy.detach(), masters[name].to(copy.dtype)), name
     assert torch.bfloat16 in {c.dtype for _, c in rig.replica.copies}
+
+
+ELSEWHERE = {
+    "an auxiliary loss": lambda x, y, experts: y + experts.down_proj.pow(2).sum(),
+    "a product": lambda x, y, experts: y + (x @ experts.gate_up_proj[0].t())[..., :1],
+    "a number": lambda x, y, experts: y * experts.down_proj.mean(),
+}
+
+
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_weights_of_experts_used_outside_of_their_call_are_refused_with_the_reason(how: str) -> None:
+    rig = make_rig(make_job())
+    block: Any = rig.replica.model.get_submodule("model.layers.1.mlp")
+    own = block.forward
+    block.forward = lambda x: ELSEWHERE[how](x, own(x), block.experts)
+    with pytest.raises(ModelError, match="uses its experts' weights outside of the experts call.*not supported"):
+        rig.run(1)
 
 
 def test_evaluation_is_the_mean_loss_and_changes_nothing() -> None:
