@@ -56,7 +56,7 @@ MUST_NOT_USE = {
 }
 
 # Slow to import: never at the top of a module that the control plane loads.
-HEAVY = ("torch", "ray", "transformers", "datasets", "matplotlib", "tensorboard")
+HEAVY = ("torch", "ray", "transformers", "datasets", "tensorboard")
 
 
 def name(path: Path) -> str:
