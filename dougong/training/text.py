@@ -157,8 +157,13 @@ def text_files(text: str) -> Corpus:
 
 def standard_library(root: Path) -> list[Path]:
     """The sources of Python's standard library under `root`, sorted, without tests and what an installer adds."""
-    names = (path.relative_to(root) for path in root.rglob("*.py"))
-    kept = [name for name in names if not _NOT_LIBRARY & set(name.parts) and not name.name.startswith("_sysconfigdata")]
+    kept: list[Path] = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [
+            name for name in subfolders if name not in _NOT_LIBRARY
+        ]  # an installer adds thousands of files
+        sources = [name for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+        kept += [Path(folder, name).relative_to(root) for name in sources]
     return sorted(kept, key=Path.as_posix)
 
 

@@ -18,6 +18,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.reader import Reader
 from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.errors import DataError
 from dougong.fault.drill import rehearse
 from dougong.launcher.job import Job
 from dougong.models.build import build_on_meta, load_config
@@ -106,6 +107,7 @@ class Trainer:
         recipe = Recipe(self._job, vocab_size, world.member.device, start.read())
         self._replica = build_replica(recipe, context.plan, world.rank)
         self._data: Data = open_data(self._job, int(self._replica.config.vocab_size))
+        _agree_on_data(world, context.plan, self._data)
         self._step = 0
         self._clock = Clock(note=lambda phase, operation: context.control.progress(self._step, phase, operation))
         self._stepper = Stepper(self._job, context.plan, world, self._replica, self._clock)
@@ -199,6 +201,20 @@ class Trainer:
 
     def _durable(self, step: int, directory: str, part: dict[str, Any]) -> None:
         self._context.control.send("part", step=step, directory=directory, part=part)
+
+
+def _agree_on_data(world: World, plan: Plan, data: Data) -> None:
+    """Every worker must read the same tokens: nodes may have other files, or another standard library. Collective."""
+    digest = bytes.fromhex(data.digest())
+    mine = [float(int.from_bytes(digest[i : i + 4], "big")) for i in range(0, len(digest), 4)]
+    told = world.gather(mine, [len(mine)] * world.size)
+    others = [w for w in plan.workers if told[w.rank] != told[0]]
+    if others:
+        names = ", ".join(f"{w.name} on {w.node}" for w in others)
+        raise DataError(
+            f"{data.name}: {names} read other tokens than {plan.workers[0].name} on {plan.workers[0].node}; give every "
+            "node the same files, or `data.tokens` on a file system that all nodes share"
+        )
 
 
 def _island_times(plan: Plan, result: StepResult, step_s: float, tokens_per_lane: int) -> dict[str, dict[str, float]]:

@@ -1,0 +1,36 @@
+"""Workers that read other tokens than their peers are named before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dougong.errors import DataError
+from dougong.parallel.plan import Plan
+from dougong.parallel.transport import World
+from dougong.training.data import open_data
+from dougong.training.trainer import _agree_on_data
+from tests.jobs import make_job, plan_for
+from tests.processes import run_workers
+
+
+def read_and_compare(world: World, plan: Plan, texts: list[str], folder: Path) -> str:
+    """Open this worker's own text; the error's message, or nothing."""
+    file = folder / f"{world.rank}.txt"
+    file.write_text(texts[world.rank] * 100)
+    job = make_job(data={"text": str(file), "sequence_length": 16})
+    try:
+        _agree_on_data(world, plan, open_data(job, 256, folder / "cache"))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_equal_texts_agree_wherever_they_lie(tmp_path: Path) -> None:
+    plan = plan_for(make_job(), "BE")
+    assert run_workers(read_and_compare, plan, ["one text ", "one text "], tmp_path) == ["", ""]
+
+
+def test_the_worker_with_another_text_is_named_by_everybody(tmp_path: Path) -> None:
+    plan = plan_for(make_job(), "BBE")
+    told = run_workers(read_and_compare, plan, ["one text ", "one text ", "a text more "], tmp_path)
+    assert all("east/2 on node read other tokens than east/0" in message for message in told)
