@@ -169,6 +169,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="default: all that are installed")
     asked = parser.parse_args()
+    if asked.rounds < 2:
+        parser.error("--rounds: at least 2, since quartiles are printed")
     peers = installed(asked.peers)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10))
     with tempfile.TemporaryDirectory() as scratch:
