@@ -74,46 +74,49 @@ class Dispatcher:
     def to_experts(self, handle: Handle, rows: Mapping[int, Tensor]) -> list[LaneRows]:
         """Send each local lane's rows [R, H] (sorted by expert); get every lane's rows for the own experts,
         in lane order."""
-        outgoing = {
-            rank: self._join([self._part(handle, rows[lane], lane, rank) for lane in self._lanes if lane in rows])
+        parts = {
+            rank: [self._part(handle, rows, lane, rank) for lane in self._lanes]
             for rank in (self._experts_of if self._lanes else ())
         }
-        incoming = {rank: self._empty(int(counts.sum())) for rank, counts in handle.received.items()}
-        incoming = self._swap(outgoing, incoming)
+        sizes = {rank: counts.sum(1).tolist() for rank, counts in handle.received.items()}
+        pieces = self._swap(parts, sizes)
         arrived = []
         for rank, counts in handle.received.items():
-            pieces = incoming[rank].split(counts.sum(1).tolist())
-            for lane, piece, row in zip(self._lanes_of[rank], pieces, counts.tolist(), strict=True):
+            for lane, piece, row in zip(self._lanes_of[rank], pieces[rank], counts.tolist(), strict=True):
                 arrived.append(LaneRows(lane, piece, row))
         return sorted(arrived, key=lambda a: a.lane)
 
     def to_attention(self, handle: Handle, answers: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The way back: `answers` by lane from here; returns each local lane's answers [R, H] in dispatch order."""
-        outgoing = {rank: self._join([answers[lane] for lane in self._lanes_of[rank]]) for rank in handle.received}
-        incoming = {
-            rank: self._empty(sum(handle.sent[lane][rank] for lane in self._lanes))
+        parts = {rank: [answers[lane] for lane in self._lanes_of[rank]] for rank in handle.received}
+        sizes = {
+            rank: [handle.sent[lane][rank] for lane in self._lanes]
             for rank in (self._experts_of if self._lanes else ())
         }
-        incoming = self._swap(outgoing, incoming)
-        parts: dict[int, list[Tensor]] = {lane: [] for lane in self._lanes}
-        for rank, flat in incoming.items():
-            pieces = flat.split([handle.sent[lane][rank] for lane in self._lanes])
-            for lane, piece in zip(self._lanes, pieces, strict=True):
-                parts[lane].append(piece)
-        return {lane: self._join(pieces) for lane, pieces in parts.items()}
+        pieces = self._swap(parts, sizes)
+        return {lane: self._join([pieces[r][row] for r in sizes]) for row, lane in enumerate(self._lanes)}
 
-    def _part(self, handle: Handle, rows: Tensor, lane: int, rank: int) -> Tensor:
+    def _part(self, handle: Handle, rows: Mapping[int, Tensor], lane: int, rank: int) -> Tensor:
+        """The rows of a lane that go to one worker. One's own are cut loose from the rest, which may then go."""
+        if lane not in rows:
+            return self._empty(0)
         before = sum(count for other, count in handle.sent[lane].items() if other < rank)
-        return rows[before : before + handle.sent[lane][rank]]
+        part = rows[lane][before : before + handle.sent[lane][rank]]
+        return part.clone() if rank == self._world.rank and len(part) < len(rows[lane]) else part
 
-    def _swap(self, outgoing: Mapping[int, Tensor], incoming: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _swap(
+        self, outgoing: Mapping[int, Sequence[Tensor]], sizes: Mapping[int, Sequence[int]]
+    ) -> dict[int, Sequence[Tensor]]:
+        """Exchange lists of pieces; `sizes[rank]` are the rows of the pieces that come from there. What a worker sends
+        itself is not copied."""
         me = self._world.rank
-        self._world.exchange(
-            {r: t for r, t in outgoing.items() if r != me}, {r: t for r, t in incoming.items() if r != me}
-        )
-        if me in incoming:  # nothing to copy: what this worker sends itself is what it receives
-            incoming[me] = outgoing[me]
-        return incoming
+        out = {rank: self._join(pieces) for rank, pieces in outgoing.items() if rank != me}
+        into = {rank: self._empty(sum(rows)) for rank, rows in sizes.items() if rank != me}
+        self._world.exchange(out, into)
+        received: dict[int, Sequence[Tensor]] = {rank: flat.split(list(sizes[rank])) for rank, flat in into.items()}
+        if me in sizes:
+            received[me] = outgoing[me]
+        return received
 
     def _join(self, pieces: Sequence[Tensor]) -> Tensor:
         pieces = [p for p in pieces if len(p)]
