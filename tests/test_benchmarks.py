@@ -1,0 +1,29 @@
+"""The benchmarks' commands run; what they measure is no test's business."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def test_one_worker_is_compared_with_a_plain_loop() -> None:
+    ended = run("benchmarks/step.py", "--size", "small", "--experts", "grouped_mm", "--steps", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "ratio of tokens/s: median" in ended.stdout
+
+
+def test_a_missing_peer_is_named_with_what_to_install() -> None:
+    assert importlib.util.find_spec("deepspeed") is None, (
+        "not among the pinned packages: the rest of this test needs it away"
+    )
+    ended = run("benchmarks/expert_parallel.py", "--peers", "deepspeed-moe", "--rounds", "2", "--steps", "1")
+    assert ended.returncode != 0
+    assert "benchmarks/requirements.txt" in ended.stdout + ended.stderr
