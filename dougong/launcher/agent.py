@@ -33,7 +33,6 @@ from dougong.launcher.rundir import RunDir
 
 BEAT_S = 0.1
 CONTROLLER_SILENCE_S = 20.0
-PRELOAD_S = 300.0
 MAX_LINES_PER_BEAT = 50
 PACKAGES = ("dougong", "torch", "transformers", "ray")
 

@@ -55,9 +55,6 @@ class Crew:
         for spec in specs:
             self.members[spec.name] = Member(spec)
 
-    def of_worker(self, worker: str) -> Member:
-        return next(m for m in self.members.values() if worker in m.spec.workers)
-
     def welcome(self, item: Joined) -> bool:
         """Take an agent in; False (and the line is closed) for one that is not expected."""
         member = self.members.get(item.agent)

@@ -20,7 +20,6 @@ class OwnedAdamW:
 
     def __init__(self, settings: AdamW, masters: Mapping[str, Tensor]) -> None:
         self._masters = {n: masters[n] for n in sorted(masters)}
-        self._settings = settings
         matrices = [t for t in self._masters.values() if t.dim() >= 2]
         others = [t for t in self._masters.values() if t.dim() < 2]
         groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
