@@ -105,25 +105,22 @@ class Stepper:
         return StepResult(step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody))
 
     def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:
-        """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be missing."""
+        """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be missing.
+
+        Not a number when one of the losses is none.
+        """
         self._dispatcher.step = step
-        mine: dict[tuple[int, int], float] = {}
-        num_rounds = 0
-        for number, forwards in enumerate(rounds):
-            losses = self._executor.evaluate(number, forwards)
-            mine |= {(number, lane): float(loss) for lane, loss in losses.items()}
-            num_rounds += 1
-        lanes = [lane for worker in self._plan.workers for lane in worker.lanes]
-        told = [mine.get((n, lane), float("nan")) for n in range(num_rounds) for lane in self._lanes]
-        sizes = [num_rounds * len(worker.lanes) for worker in self._plan.workers]
-        everybody = self._world.gather(told, sizes)
+        done = [self._executor.evaluate(number, forwards) for number, forwards in enumerate(rounds)]
+        lanes = [w.lanes for w in self._plan.workers]
+        mine = [losses.get(lane) for losses in done for lane in self._lanes]
+        told = [value for loss in mine for value in ((0.0, 0.0) if loss is None else (1.0, float(loss)))]
+        everybody = self._world.gather(told, [2 * len(done) * len(of) for of in lanes])
         values: dict[tuple[int, int], float] = {}
-        for worker, theirs in zip(self._plan.workers, everybody, strict=True):
-            keys = [(n, lane) for n in range(num_rounds) for lane in worker.lanes]
-            values |= dict(zip(keys, theirs, strict=True))
-        ordered = [values[n, lane] for n in range(num_rounds) for lane in sorted(lanes)]
-        present = [v for v in ordered if v == v]
-        return sum(present) / len(present)
+        for of, theirs in zip(lanes, everybody, strict=True):
+            keys = [(number, lane) for number in range(len(done)) for lane in of]
+            pairs = zip(keys, theirs[::2], theirs[1::2], strict=True)
+            values |= {key: loss for key, present, loss in pairs if present}
+        return sum(values[key] for key in sorted(values)) / len(values)
 
     def _forward_backward(self, forwards: Callable[[int], Mapping[int, Forward]]) -> list[float]:
         batch = self._job.batch

@@ -200,3 +200,12 @@ def test_evaluation_is_the_mean_loss_and_changes_nothing() -> None:
     alone = float(reference_model(job)(input_ids=ids, labels=ids).loss.detach())
     assert plain.stepper.evaluate([{1: rounds[0][1]}], 1) == pytest.approx(alone, rel=1e-6), "a lane alone"
     assert plain.run(1) == [expected], "as if it had not been evaluated"
+
+
+def test_a_loss_that_is_no_number_is_told_and_not_left_out() -> None:
+    job = make_job(steps=1)
+    rig = make_rig(job)
+    with torch.no_grad():
+        rig.replica.dense["model.norm.weight"].fill_(float("nan"))
+    rounds = [rig.forwards(1)(m) for m in range(job.batch.microbatches)]
+    assert math.isnan(rig.stepper.evaluate(rounds, 1))
