@@ -32,21 +32,23 @@ class WeightsFolder:
     def _piece(self, piece: Any, logical: str) -> Tensor:
         from safetensors import safe_open
 
-        file = self._files.get(piece.name)
+        bare = piece.name.partition(".")[2]  # some folders hold the base model, whose names lack the first word
+        name = bare if piece.name not in self._files and bare in self._files else piece.name
+        file = self._files.get(name)
         if file is None:
             raise ModelError(
                 f"model.path: {self._path} holds no tensor {piece.name} (for {logical}); "
                 "its weights are of another model, or the download is not complete"
             )
         with safe_open(self._path / file, framework="pt") as opened:
-            stored = opened.get_slice(piece.name)
+            stored = opened.get_slice(name)
             shape = tuple(stored.get_shape())
             if shape != piece.disk.shape:
                 raise ModelError(
                     f"model.path: {self._path / file}: {piece.name} has shape {shape}, but the model has "
                     f"{piece.disk.shape}; its weights are of another model than its config.json"
                 )
-            tensor: Tensor = opened.get_tensor(piece.name) if piece.row is None else stored[piece.row]
+            tensor: Tensor = opened.get_tensor(name) if piece.row is None else stored[piece.row]
         return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
     def _index(self) -> dict[str, str]:

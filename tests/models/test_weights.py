@@ -53,6 +53,16 @@ def test_every_tensor_comes_back_bit_by_bit(family: str, how: dict[str, Any], tm
         assert torch.equal(folder.read(name), tensor), name
 
 
+def test_a_base_models_folder_is_read_by_its_shorter_names(tmp_path: Path) -> None:
+    live = saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    folder = opened(tmp_path)
+    for name, tensor in live.items():
+        assert torch.equal(folder.read(name), tensor), name
+
+
 def test_half_precision_folders_are_read_as_float32(tmp_path: Path) -> None:
     live = saved(tmp_path, "qwen3_moe", torch.bfloat16)
     folder = opened(tmp_path)
