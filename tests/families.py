@@ -44,6 +44,13 @@ _FAMILY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+SMALLEST: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "intermediate_size": 16,
+}  # fmt: skip
+"""A qwen3_moe of a few thousand parameters, where its size is of no matter."""
+
+
 def config_values(family: str, **changes: Any) -> dict[str, Any]:
     """The keys of a job file's `model.config` for a tiny model of `family`: 8 experts, 2 for each token."""
     return {**_COMMON, **_FAMILY[family], **changes}

@@ -13,25 +13,14 @@ import pytest
 from dougong.errors import DataError, ModelError
 from dougong.launcher.inspection import inspect, inspect_only, inventory_from_json, vocabulary_of
 from dougong.launcher.job import Job
-
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 8,
-    "intermediate_size": 16,
-}
+from tests.families import SMALLEST
 
 
 def job(data: dict[str, Any], **config: Any) -> Job:
     return Job.model_validate(
         {
             "job": "look",
-            "model": {"family": "qwen3_moe", "config": {**TINY, **config}},
+            "model": {"family": "qwen3_moe", "config": {**SMALLEST, **config}},
             "data": {"sequence_length": 8, **data},
             "steps": 1,
             "islands": [{"name": "east", "accelerator": "cpu"}],

@@ -20,6 +20,7 @@ import pytest
 from dougong.errors import LaunchError
 from dougong.launcher.cluster import AgentSpec
 from dougong.launcher.ray_backend import RayBackend, bundle_of
+from tests.families import SMALLEST
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -125,17 +126,6 @@ def _end_groups(nodes: list[subprocess.Popen[str]]) -> None:
                 node.wait(max(0.0, deadline - time.monotonic()))
 
 
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 8,
-    "intermediate_size": 16,
-}
 PINNED = [
     {"name": "east", "accelerator": "cpu", "workers": 2, "node": "name=alpha"},
     {"name": "west", "accelerator": "cpu", "workers": 1, "node": "name=beta"},
@@ -146,7 +136,7 @@ def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> 
     text = tmp_path / "corpus.txt"
     text.write_text("the brackets join unlike timbers without nails\n" * 400)
     job = toy_job(
-        model={"family": "qwen3_moe", "config": TINY},
+        model={"family": "qwen3_moe", "config": SMALLEST},
         data={"text": str(text), "sequence_length": 16},
         batch={"lanes": 3, "microbatches": 1, "microbatch_size": 1},
         steps=6,
