@@ -158,6 +158,16 @@ class Job(Section):
         "float32", "of the computation; master weights and optimizer state stay float32"
     )
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = logical(0, "of every random stream: weights, data, dropout")
+    determinism: Literal["layout", "run", "off"] = logical(
+        "layout",
+        "what keeps the bits: `layout`: any plan gives the same; `run`: the same plan gives the same, sums across "
+        "workers are the native library's; `off`: nothing is promised, every library is free to be fast",
+    )
+    expert_tile: Literal["auto", "none", 16, 32, 64, 128] = logical(
+        "auto",
+        "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed tiles over the rows of "
+        "all lanes, faster where a lane has few rows for an expert; `auto`: tiles where fewer than 128 are expected",
+    )
     islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(..., "groups of like devices")
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dougong.errors import PlanError
+from dougong.parallel.tree import LaneTree
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Plan:
 
 
 def make_plan(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
-    """Lay a job out over seats: contiguous lanes, contiguous experts, tensors to the least loaded attention worker."""
+    """Lay a job out over seats: contiguous lanes along the reduction tree, contiguous experts, tensors to the least
+    loaded attention worker."""
     attention = [i for i, s in enumerate(seats) if s.role in ("attention", "both")]
     experts = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
     _require(len(attention) >= 1, "no attention worker: give one island `role: attention` or `role: both`")
@@ -105,7 +107,7 @@ def make_plan(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -> Pl
         inventory.num_experts >= len(experts),
         f"{len(experts)} experts workers but the model has {inventory.num_experts} experts; lower islands.*.workers",
     )
-    lanes_of = dict(zip(attention, split_evenly(num_lanes, len(attention)), strict=True))
+    lanes_of = dict(zip(attention, LaneTree(num_lanes).split(len(attention)), strict=True))
     experts_of = dict(zip(experts, split_evenly(inventory.num_experts, len(experts)), strict=True))
     workers = tuple(
         Worker(s.name, rank, s.island, s.role, s.node, s.device, lanes_of.get(rank, ()), experts_of.get(rank, ()))

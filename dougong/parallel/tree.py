@@ -1,15 +1,18 @@
 """The fixed binary tree over lane numbers in which every sum across lanes is taken.
 
 The tree depends on the number of lanes alone. A node (start, size) covers lanes start .. start+size-1 that exist; its
-value is the sum of its children, left plus right; a missing right child adds nothing.
+value is the sum of its children, left plus right; a missing right child adds nothing. Imports no torch.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TreeNode = tuple[int, int]
 """(first lane, size: a power of two)."""
@@ -43,6 +46,41 @@ class LaneTree:
         if all(lane in lanes for lane in range(start, min(start + size, self.num_lanes))):
             return [node]
         return [n for child in self.children(node) for n in self._held(child, lanes)]
+
+    def split(self, parts: int) -> list[tuple[int, ...]]:
+        """Cut the lanes into contiguous shares, sizes apart by one at most, that ship the fewest nodes together.
+
+        `parts` is at most the number of lanes.
+        """
+        small, num_large = divmod(self.num_lanes, parts)
+        # best[large]: (nodes shipped, sizes) of the parts so far, `large` of which have one lane more than the others
+        best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
+        for part in range(parts):
+            least = num_large - (parts - part - 1)
+            options = [
+                (
+                    large + extra,
+                    shipped + self._count_held(part * small + large, small + extra),
+                    (*sizes, small + extra),
+                )
+                for large, (shipped, sizes) in best.items()
+                for extra in (0, 1)
+                if least <= large + extra <= num_large
+            ]
+            options.sort(key=lambda option: option[1], reverse=True)
+            best = {large: (shipped, sizes) for large, shipped, sizes in options}
+        bounds = [0, *itertools.accumulate(best[num_large][1])]
+        return [tuple(range(*pair)) for pair in itertools.pairwise(bounds)]
+
+    def _count_held(self, first: int, size: int) -> int:
+        """Number of maximal nodes in a run of lanes."""
+        count, end = 0, first + size
+        while first < end:
+            node = first & -first or self.root[1]  # the largest node that begins here ...
+            while first + node > end and not (end == self.num_lanes and first + node // 2 < end):
+                node //= 2  # ... and does not reach beyond the run (what reaches beyond the last lane is empty)
+            first, count = first + node, count + 1
+        return count
 
     def sum(self, values: Mapping[TreeNode, Tensor], node: TreeNode | None = None) -> Tensor:
         """The value of `node` (default: the root) from the values of nodes below it; adds into the leftmost, in place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dougong.parallel.plan import split_evenly
 from dougong.parallel.tree import LaneTree, TreeNode
 
 
@@ -90,18 +90,42 @@ def fewest(tree: LaneTree, node: TreeNode, lanes: set[int]) -> int:
     return min(1, below) if here <= lanes else below
 
 
-@given(st.integers(1, 64), st.integers(1, 8))
+@given(st.integers(1, 10), st.integers(1, 5))
 @settings(deadline=None)
-def test_contiguous_lanes_ship_few_nodes(num_lanes: int, workers: int) -> None:
+def test_no_even_split_ships_fewer_nodes(num_lanes: int, workers: int) -> None:
+    tree, parts = LaneTree(num_lanes), min(workers, num_lanes)
+    shares = tree.split(parts)
+    assert [lane for share in shares for lane in share] == list(range(num_lanes)) and len(shares) == parts
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    fewest_of_all = min(shipped(tree, cut) for cut in even_splits(num_lanes, parts))
+    assert shipped(tree, shares) == fewest_of_all
+
+
+def even_splits(num_lanes: int, parts: int) -> Iterator[list[range]]:
+    """Every cut into contiguous shares whose sizes differ by one at most."""
+    small, large = divmod(num_lanes, parts)
+    for bigger in itertools.combinations(range(parts), large):
+        bounds = [0, *itertools.accumulate(small + (part in bigger) for part in range(parts))]
+        yield [range(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def shipped(tree: LaneTree, shares: Sequence[Sequence[int]]) -> int:
+    return sum(len(tree.held(share)) for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("num_lanes", "sizes", "nodes"),
+    [(8, [4, 4], 2), (8, [2] * 4, 4), (12, [4, 4, 4], 3), (8, [3, 3, 2], 5), (6, [2, 2, 1, 1], 4), (16, [6, 5, 5], 7)],
+)
+def test_shares_follow_the_tree(num_lanes: int, sizes: list[int], nodes: int) -> None:
     tree = LaneTree(num_lanes)
-    bound = max(1, 2 * (num_lanes - 1).bit_length() - 2)
-    for lanes in split_evenly(num_lanes, min(workers, num_lanes)):
-        assert len(tree.held(lanes)) <= bound
+    shares = tree.split(len(sizes))
+    assert sorted(map(len, shares), reverse=True) == sizes and shipped(tree, shares) == nodes
 
 
-@pytest.mark.parametrize(("num_lanes", "workers", "shipped"), [(8, 2, [1, 1]), (8, 4, [1] * 4), (12, 3, [1, 1, 1])])
-def test_aligned_lanes_ship_one_node(num_lanes: int, workers: int, shipped: list[int]) -> None:
-    assert [len(LaneTree(num_lanes).held(lanes)) for lanes in split_evenly(num_lanes, workers)] == shipped
+def test_a_thousand_workers_are_no_problem() -> None:
+    shares = LaneTree(4096).split(1000)
+    assert len(shares) == 1000 and {len(share) for share in shares} == {4, 5}
 
 
 def test_strided_lanes_ship_every_lane() -> None:
