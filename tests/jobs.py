@@ -15,7 +15,7 @@ from dougong.parallel.executor import Clock
 from dougong.parallel.flight import Forward
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.transport import World
-from dougong.training.replica import Recipe, Replica, build_replica
+from dougong.training.replica import Replica, ReplicaSpec, build_replica
 from dougong.training.step import Stepper
 from tests.families import config_values
 
@@ -81,5 +81,5 @@ def make_rig(job: Job, plan: Plan | None = None, world: World | None = None) -> 
     torch.set_num_threads(1)
     plan = plan or plan_for(job)
     world = world or World.alone()
-    replica = build_replica(Recipe(job, VOCAB, torch.device("cpu")), plan, world.rank)
+    replica = build_replica(ReplicaSpec(job, VOCAB, torch.device("cpu")), plan, world.rank)
     return Rig(job, plan, replica, Stepper(job, plan, world, replica, Clock()), world.rank)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from dougong.launcher.job import Job
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.ops import routing as ops
+from dougong.ops.expert import Block
 from dougong.training.schedule import learning_rate
 from tests.jobs import VOCAB, tokens
+from tests.parallel.workers import blocks_of
 
 
 def reference_model(job: Job) -> nn.Module:
@@ -100,29 +102,24 @@ class _Experts(torch.autograd.Function):
         routing = ops.make_routing(index, site.num_experts, site.has_identity_experts)
         rows = ops.dispatch_rows(h, routing)
         answers = torch.empty_like(rows)
-        saved, start = [], 0
-        for expert, count in enumerate(routing.counts_E.tolist()):
-            span = slice(start, start + count)
-            tensors = {n: p[expert] for n, p in zip(names, parameters, strict=True)}
-            saved.append(op.forward(rows[span], tensors, answers[span]) if count else None)
-            start += count
-        ctx.how, ctx.kept = how, (h, w, routing, answers, saved, parameters)
+        blocks = blocks_of(range(site.num_experts), {0: routing.counts_E.tolist()})
+        saved = op.forward(rows, blocks, _by_expert(names, parameters, blocks), answers)
+        ctx.how, ctx.kept = how, (h, w, routing, answers, saved, blocks, parameters)
         return ops.combine_rows(answers, h, w, routing)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> Any:
         op, names, _ = ctx.how
-        h, w, routing, answers, saved, parameters = ctx.kept
+        h, w, routing, answers, saved, blocks, parameters = ctx.kept
         danswers, dw = ops.combine_backward(dout, answers, h, w, routing)
         drows = torch.empty_like(danswers)
         grads = [torch.zeros_like(p) for p in parameters]
-        start = 0
-        for expert, count in enumerate(routing.counts_E.tolist()):
-            if not count:
-                continue
-            span = slice(start, start + count)
-            tensors = {n: p[expert] for n, p in zip(names, parameters, strict=True)}
-            into = {n: g[expert] for n, g in zip(names, grads, strict=True)}
-            op.backward(danswers[span], saved[expert], tensors, into, drows[span])
-            start += count
+        into = _by_expert(names, grads, blocks)
+        op.backward(danswers, saved, _by_expert(names, parameters, blocks), into, drows)
         return ops.dispatch_backward(drows, dout, w, routing), None, dw, None, *grads
+
+
+def _by_expert(
+    names: Sequence[str], stacked: Sequence[Tensor], blocks: Sequence[Block]
+) -> dict[int, dict[str, Tensor]]:
+    return {b.expert: {n: t[b.expert] for n, t in zip(names, stacked, strict=True)} for b in blocks}

@@ -35,6 +35,7 @@ from dougong.launcher.scribe import Scribe
 from dougong.launcher.setting import Outcome, Setting
 from dougong.launcher.store import Store, load_torch
 from dougong.parallel.plan import Inventory, Plan, make_plan
+from dougong.parallel.recipe import make_recipe
 
 OPEN_S = 120.0
 JOIN_S = 120.0
@@ -182,6 +183,7 @@ class Controller:
         log = self._run_dir.log_file(0, worker)
         see.inventory = _inventory_or_error(see.inspected, str(log))
         found = see.inventory
+        see.keeper.data, see.keeper.recipe = see.inspected["data"], make_recipe(self._job, found)
         self._scribe.event(
             "inspected",
             see.number,
@@ -191,8 +193,8 @@ class Controller:
             sites=len(found.sites),
             experts=found.num_experts,
             data=see.inspected["data"],
+            recipe=see.keeper.recipe.to_dict(),
         )
-        see.keeper.data = see.inspected["data"]
 
     def _lay_plan(self) -> None:
         specs = [member.spec for member in self._crew.members.values()]

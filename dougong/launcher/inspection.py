@@ -66,4 +66,5 @@ def inventory_from_json(raw: dict[str, Any]) -> Inventory:
         sites=tuple(raw["sites"]),
         num_experts=raw["num_experts"],
         expert_shapes=tuple((name, tuple(shape)) for name, shape in raw["expert_shapes"]),
+        experts_per_token=raw["experts_per_token"],
     )

@@ -45,6 +45,10 @@ Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
 
 
+EXPERTS_PER_TOKEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts")
+"""What families call the number of experts that a token goes to."""
+
+
 class Model(Section):
     """Which transformers model: a family with its configuration, or a Hugging Face folder. Exactly one of the two."""
 

@@ -15,6 +15,7 @@ from dougong.launcher.inbox import Background
 from dougong.launcher.job import Job
 from dougong.launcher.machine import package_versions
 from dougong.parallel.plan import Inventory, Plan
+from dougong.parallel.recipe import Recipe
 
 LOGICAL_ELSEWHERE = ("islands", "checkpoint", "fault", "drill", "steps")
 
@@ -44,7 +45,8 @@ class Keeper:
     """One run's checkpoints. Commits, and the search for a valid one, run one after the other in `background`: a large
     one holds up neither training nor the controller. Results reach the inbox as `commit` and `find`.
 
-    `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data to be.
+    `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data to be. `recipe`: how
+    the job computes.
     """
 
     root: Path
@@ -52,6 +54,7 @@ class Keeper:
     background: Background
     parent: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
     _parts: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
     _open: int = 0
@@ -98,6 +101,7 @@ class Keeper:
         if found is not None:
             self._trusted.add(found.name)
             self._refuse_other_data(found)
+            self._refuse_other_recipe(found)
         return Found(found, tuple(rejected))
 
     def _refuse_other_data(self, found: Path) -> None:
@@ -108,6 +112,20 @@ class Keeper:
                 f"{found}: was trained on data with digest {before}, but {self.data.get('name')} has {now} now, so the "
                 "next steps would be another run's; put the data back, or begin a new run with `model: {path: ...}`"
             )
+
+    def _refuse_other_recipe(self, found: Path) -> None:
+        """Another release, or another choice of `expert_tile: auto`, would go on with other arithmetic."""
+        before = Manifest.load(found).header.get("recipe")
+        if before is None or self.recipe is None or before["digest"] == self.recipe.digest:
+            return
+        now = self.recipe.to_dict()
+        changed = [
+            f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value
+        ]
+        raise CheckpointError(
+            f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps would not be the same "
+            "run's; go on with the dougong that wrote it, or begin a new run with `model: {path: ...}`"
+        )
 
     def _commit(self, step: int, generation: int, parts: list[Any], header: dict[str, Any]) -> Committed:
         start = time.monotonic()
@@ -124,6 +142,7 @@ class Keeper:
         samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
         return {
             "job": identity(self.job),
+            "recipe": {"digest": self.recipe.digest, **self.recipe.to_dict()} if self.recipe else None,
             "plan": [{"worker": w.name, "lanes": w.lanes, "experts": w.experts} for w in plan.workers],
             "data": {
                 "name": self.data.get("name"),

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dougong.launcher.job import Island, Job
+from dougong.launcher.job import EXPERTS_PER_TOKEN_KEYS, Island, Job
 
 EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts")
-EXPERTS_PER_TOKEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts")
 SOURCES = ("text", "tokens", "megatron", "dataset")
 
 

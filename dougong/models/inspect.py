@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dougong.launcher.job import Model
+from typing import Any
+
+from dougong.launcher.job import EXPERTS_PER_TOKEN_KEYS, Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.parallel.plan import Inventory, TensorSpec
@@ -28,4 +30,11 @@ def inspect_model(model: Model, vocab_size: int | None) -> Inventory:
         sites=tuple(s.name for s in sites),
         num_experts=sites[0].num_experts,
         expert_shapes=tuple(sorted(sites[0].shapes.items())),
+        experts_per_token=experts_per_token(config),
     )
+
+
+def experts_per_token(config: Any) -> int:
+    """How many experts the router chooses for a token, under whichever name the family has for it."""
+    named = (getattr(config, key, None) for key in EXPERTS_PER_TOKEN_KEYS)
+    return next((value for value in named if isinstance(value, int)), 1)

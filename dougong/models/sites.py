@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.ops.expert import ExpertOp, FamilyExpert, choose_expert_op
+from dougong.ops.expert import ExpertOp, FamilyExpert, Rows, choose_expert_op
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
-def expert_op(site: Site, device: torch.device) -> ExpertOp:
-    """How one expert of this site computes: the fast form where it agrees with the family's own code, else that."""
+def expert_op(site: Site, device: torch.device, rows: Rows = "block") -> ExpertOp:
+    """How this site's experts compute: the fast form where it agrees with the family's own code, else that."""
     family = FamilyExpert(lambda tensors: one_expert(site, tensors), site.has_identity_experts)
-    return choose_expert_op(family, site.shapes, device)
+    return choose_expert_op(family, site.shapes, device, rows)
 
 
 def _family(model: nn.Module) -> str:

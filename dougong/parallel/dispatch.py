@@ -13,25 +13,28 @@ import torch
 from torch import Tensor
 
 from dougong.errors import LaunchError
+from dougong.ops.expert import Block
 from dougong.ops.routing import Routing
 from dougong.parallel.plan import Plan
-from dougong.parallel.shard import Key, LaneRows
+from dougong.parallel.shard import Key
 from dougong.parallel.transport import World
 
 HEADER = ("generation", "step", "site", "microbatch", "direction")
+_NOTHING = torch.empty(0, 0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Handle:
     """What a dispatch knows of its rows, kept for the way back and for the backward.
 
-    `sent[lane][rank]`: rows of that local lane for that experts worker. `received[rank]`: counts [lanes of that
-    worker, own experts] of what that attention worker sent here.
+    `sent[lane][rank]`: rows of that local lane for that experts worker. `received[rank]`: rows of the wave here that
+    come from that attention worker. `blocks`: the wave here, lane by lane and expert by expert.
     """
 
     key: Key
     sent: Mapping[int, Mapping[int, int]]
-    received: Mapping[int, Tensor]
+    received: Mapping[int, slice]
+    blocks: tuple[Block, ...]
 
 
 class Dispatcher:
@@ -46,6 +49,8 @@ class Dispatcher:
         self._experts = self._experts_of.get(world.rank, ())
         in_order = [e for experts in self._experts_of.values() for e in experts]
         assert in_order == list(range(plan.num_experts)), "a plan gives experts in ascending order of rank"
+        in_order = [lane for lanes in self._lanes_of.values() for lane in lanes]
+        assert in_order == list(range(plan.num_lanes)), "a plan gives lanes in ascending order of rank"
         self.step = 0
 
     def announce(self, key: Key, routings: Mapping[int, Routing]) -> Handle:
@@ -68,55 +73,58 @@ class Dispatcher:
         self._world.exchange(outgoing, incoming)
         for rank, header in incoming.items():
             self._check(rank, header[: len(HEADER)].tolist(), stamp)
-        received = {r: h[len(HEADER) :].view(len(self._lanes_of[r]), -1) for r, h in incoming.items()}
-        return Handle(key, sent, received)
+        counts_LE = torch.cat([h[len(HEADER) :].view(-1, len(self._experts)) for h in incoming.values()] or [_NOTHING])
+        return Handle(key, sent, *self._wave(counts_LE.tolist()))
 
-    def to_experts(self, handle: Handle, rows: Mapping[int, Tensor]) -> list[LaneRows]:
-        """Send each local lane's rows [R, H] (sorted by expert); get every lane's rows for the own experts,
-        in lane order."""
+    def _wave(self, counts_LE: list[list[int]]) -> tuple[dict[int, slice], tuple[Block, ...]]:
+        """Where in the wave every attention worker's rows lie, and its blocks, from rows by lane and own expert."""
+        received, blocks, start = {}, [], 0
+        lanes = iter(counts_LE)
+        for rank, theirs in self._lanes_of.items() if self._experts else ():
+            first = start
+            for lane, counts in zip(theirs, lanes, strict=False):
+                for expert, count in zip(self._experts, counts, strict=True):
+                    blocks += [Block(expert, lane, start, count)] if count else []
+                    start += count
+            received[rank] = slice(first, start)
+        return received, tuple(blocks)
+
+    def to_experts(self, handle: Handle, rows: Mapping[int, Tensor]) -> Tensor:
+        """Send each local lane's rows [R, H] (sorted by expert); get the wave of every lane's rows for the own experts,
+        [R, H], its blocks as in the handle."""
         parts = {
             rank: [self._part(handle, rows, lane, rank) for lane in self._lanes]
             for rank in (self._experts_of if self._lanes else ())
         }
-        sizes = {rank: counts.sum(1).tolist() for rank, counts in handle.received.items()}
-        pieces = self._swap(parts, sizes)
-        arrived = []
-        for rank, counts in handle.received.items():
-            for lane, piece, row in zip(self._lanes_of[rank], pieces[rank], counts.tolist(), strict=True):
-                arrived.append(LaneRows(lane, piece, row))
-        return sorted(arrived, key=lambda a: a.lane)
+        wave = self._empty(max((span.stop for span in handle.received.values()), default=0))
+        me = self._world.rank
+        out = {rank: self._join(pieces) for rank, pieces in parts.items() if rank != me}
+        self._world.exchange(out, {rank: wave[span] for rank, span in handle.received.items() if rank != me})
+        if me in handle.received:
+            torch.cat(parts[me], out=wave[handle.received[me]])
+        return wave
 
-    def to_attention(self, handle: Handle, answers: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """The way back: `answers` by lane from here; returns each local lane's answers [R, H] in dispatch order."""
-        parts = {rank: [answers[lane] for lane in self._lanes_of[rank]] for rank in handle.received}
+    def to_attention(self, handle: Handle, answers: Tensor) -> dict[int, Tensor]:
+        """The way back: the wave's answers [R, H] from here; returns each local lane's, [R, H] in dispatch order."""
+        me = self._world.rank
         sizes = {
             rank: [handle.sent[lane][rank] for lane in self._lanes]
             for rank in (self._experts_of if self._lanes else ())
         }
-        pieces = self._swap(parts, sizes)
+        into = {rank: self._empty(sum(rows)) for rank, rows in sizes.items() if rank != me}
+        out = {rank: answers[span] for rank, span in handle.received.items() if rank != me}
+        self._world.exchange(out, into)
+        if me in sizes:
+            into[me] = answers[handle.received[me]]
+        pieces = {rank: into[rank].split(rows) for rank, rows in sizes.items()}
         return {lane: self._join([pieces[r][row] for r in sizes]) for row, lane in enumerate(self._lanes)}
 
     def _part(self, handle: Handle, rows: Mapping[int, Tensor], lane: int, rank: int) -> Tensor:
-        """The rows of a lane that go to one worker. One's own are cut loose from the rest, which may then go."""
+        """The rows of a lane that go to one worker."""
         if lane not in rows:
             return self._empty(0)
         before = sum(count for other, count in handle.sent[lane].items() if other < rank)
-        part = rows[lane][before : before + handle.sent[lane][rank]]
-        return part.clone() if rank == self._world.rank and len(part) < len(rows[lane]) else part
-
-    def _swap(
-        self, outgoing: Mapping[int, Sequence[Tensor]], sizes: Mapping[int, Sequence[int]]
-    ) -> dict[int, Sequence[Tensor]]:
-        """Exchange lists of pieces; `sizes[rank]` are the rows of the pieces that come from there. What a worker sends
-        itself is not copied."""
-        me = self._world.rank
-        out = {rank: self._join(pieces) for rank, pieces in outgoing.items() if rank != me}
-        into = {rank: self._empty(sum(rows)) for rank, rows in sizes.items() if rank != me}
-        self._world.exchange(out, into)
-        received: dict[int, Sequence[Tensor]] = {rank: flat.split(list(sizes[rank])) for rank, flat in into.items()}
-        if me in sizes:
-            received[me] = outgoing[me]
-        return received
+        return rows[lane][before : before + handle.sent[lane][rank]]
 
     def _join(self, pieces: Sequence[Tensor]) -> Tensor:
         pieces = [p for p in pieces if len(p)]

@@ -120,9 +120,9 @@ class Executor:
         with self._clock.exchanging():
             handle = self._dispatcher.announce(key, routings)
             arrived = self._dispatcher.to_experts(handle, rows)
-        served = self._shard.forward(key, arrived, keep)
+        served = self._shard.forward(key, arrived, handle.blocks, keep)
         with self._clock.exchanging():
-            answers = self._dispatcher.to_attention(handle, {a.lane: y for a, y in zip(arrived, served, strict=True)})
+            answers = self._dispatcher.to_attention(handle, served)
         for lane, flight in wave.flights.items():
             call = calls[lane]
             with torch.no_grad():
@@ -143,8 +143,7 @@ class Executor:
             arrived = self._dispatcher.to_experts(stop.handle, rows)
         served = self._shard.backward(key, arrived)
         with self._clock.exchanging():
-            by_lane = {a.lane: d for a, d in zip(arrived, served, strict=True)}
-            drows = self._dispatcher.to_attention(stop.handle, by_lane)
+            drows = self._dispatcher.to_attention(stop.handle, served)
         for lane, flight in wave.flights.items():
             call, dout = calls[lane]
             dhidden = ops.dispatch_backward(drows[lane], dout, call.weights, stop.routings[lane])

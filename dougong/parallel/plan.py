@@ -32,6 +32,7 @@ class Inventory:
     sites: tuple[str, ...]
     num_experts: int
     expert_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    experts_per_token: int = 1
 
     @property
     def num_parameters(self) -> int:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from dougong.launcher.job import Job
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.cut import cut
+from dougong.models.inspect import experts_per_token
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.ops.expert import ExpertOp
 from dougong.parallel.executor import Cut
 from dougong.parallel.plan import Plan
+from dougong.parallel.recipe import product_rows
 
 ReadTensor = Callable[[str], Tensor]
 """Reads one named tensor (float32, any device) of the state to start from."""
@@ -68,7 +70,7 @@ class Replica:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ReplicaSpec:
     """What decides the bits of a replica besides its plan."""
 
     job: Job
@@ -77,27 +79,28 @@ class Recipe:
     read: ReadTensor | None = None
 
 
-def build_replica(recipe: Recipe, plan: Plan, rank: int) -> Replica:
-    """Build one worker's part: from `recipe.read`, or from initial values seeded by tensor name.
+def build_replica(spec: ReplicaSpec, plan: Plan, rank: int) -> Replica:
+    """Build one worker's part: from `spec.read`, or from initial values seeded by tensor name.
 
     No worker ever holds an expert that it does not own. Raises `ModelError` when the family cannot be cut.
     """
     worker = plan.workers[rank]
-    dtype = DTYPES[recipe.job.precision]
-    config = load_config(recipe.job.model, recipe.vocab_size)
+    dtype = DTYPES[spec.job.precision]
+    config = load_config(spec.job.model, spec.vocab_size)
     source = build_on_meta(config)
     sites = find_sites(source)
     own = {n: v for n, v in plan.owners.items() if v == rank}
     model, masters = source, dict[str, Tensor]()
     if worker.lanes:
-        _fill_dense(source, recipe)
+        _fill_dense(source, spec)
         masters = {n: t.detach() for n, t in _named(source).items() if n in own}
         if dtype != torch.float32:
-            model = _cast(source, config, dtype, recipe)
+            model = _cast(source, config, dtype, spec)
             sites = find_sites(model)
             masters = {n: t.clone() for n, t in masters.items()}
-    op = expert_op(sites[0], recipe.device)
-    experts = _own_experts(source, sites, worker.experts, recipe, masters)
+    rows = product_rows(spec.job, sites[0].num_experts, experts_per_token(config))
+    op = expert_op(sites[0], spec.device, rows)
+    experts = _own_experts(source, sites, worker.experts, spec, masters)
     described = cut(model, sites)
     dense = {n: t.detach() if not isinstance(t, nn.Parameter) else t for n, t in _named(model).items()}
     dense = dense if worker.lanes else {}
@@ -113,18 +116,18 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
     return {n: t for n, t in tensors if not t.is_meta}
 
 
-def _fill_dense(model: nn.Module, recipe: Recipe) -> None:
-    materialise(model, recipe.device, recipe.job.seed)
-    if recipe.read is not None:
+def _fill_dense(model: nn.Module, spec: ReplicaSpec) -> None:
+    materialise(model, spec.device, spec.job.seed)
+    if spec.read is not None:
         with torch.no_grad():
             for name, tensor in _named(model).items():
-                tensor.copy_(recipe.read(name))
+                tensor.copy_(spec.read(name))
 
 
-def _cast(source: nn.Module, config: Any, dtype: torch.dtype, recipe: Recipe) -> nn.Module:
+def _cast(source: nn.Module, config: Any, dtype: torch.dtype, spec: ReplicaSpec) -> nn.Module:
     """The compute copy, built as transformers' own loader would: tensors that a family keeps in float32 stay so."""
     model = build_on_meta(config, dtype)
-    materialise(model, recipe.device, recipe.job.seed)
+    materialise(model, spec.device, spec.job.seed)
     values = _named(source)
     with torch.no_grad():
         for name, tensor in _named(model).items():
@@ -133,14 +136,14 @@ def _cast(source: nn.Module, config: Any, dtype: torch.dtype, recipe: Recipe) ->
 
 
 def _own_experts(
-    model: nn.Module, sites: list[Site], owned: tuple[int, ...], recipe: Recipe, masters: dict[str, Tensor]
+    model: nn.Module, sites: list[Site], owned: tuple[int, ...], spec: ReplicaSpec, masters: dict[str, Tensor]
 ) -> list[dict[int, dict[str, Tensor]]]:
-    dtype = DTYPES[recipe.job.precision]
+    dtype = DTYPES[spec.job.precision]
     experts: list[dict[int, dict[str, Tensor]]] = []
     for site in sites:
         experts.append({})
         for expert in _with_idle_rows(site, owned):
-            tensors = _expert(model, site, expert, recipe)
+            tensors = _expert(model, site, expert, spec)
             masters.update({site.tensor_name(p, expert): t for p, t in tensors.items()})
             if expert < site.num_experts:
                 experts[-1][expert] = {p: t if t.dtype == dtype else t.to(dtype) for p, t in tensors.items()}
@@ -154,7 +157,7 @@ def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
     return [*owned, *range(site.num_experts, max(site.num_rows.values()))]
 
 
-def _expert(model: nn.Module, site: Site, expert: int, recipe: Recipe) -> dict[str, Tensor]:
-    if recipe.read is None:
-        return initial_expert(model, site, expert, recipe.job.seed, recipe.device)
-    return {p: recipe.read(n).to(recipe.device, torch.float32, copy=True) for p, n in site.tensors_of(expert)}
+def _expert(model: nn.Module, site: Site, expert: int, spec: ReplicaSpec) -> dict[str, Tensor]:
+    if spec.read is None:
+        return initial_expert(model, site, expert, spec.job.seed, spec.device)
+    return {p: spec.read(n).to(spec.device, torch.float32, copy=True) for p, n in site.tensors_of(expert)}

@@ -31,7 +31,7 @@ from dougong.parallel.transport import Member, World
 from dougong.training.data import Data, open_data, vocabulary
 from dougong.training.optimizer import MOMENTS
 from dougong.training.random import torch_seed
-from dougong.training.replica import Recipe, Replica, build_replica
+from dougong.training.replica import Replica, ReplicaSpec, build_replica
 from dougong.training.step import Stepper, StepResult
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ class Trainer:
         self._job, self._lanes = context.job, context.worker.lanes
         vocab_size = vocabulary(self._job.data)
         start = _Start.of(self._job, vocab_size, context.resume)
-        recipe = Recipe(self._job, vocab_size, world.member.device, start.read())
-        self._replica = build_replica(recipe, context.plan, world.rank)
+        spec = ReplicaSpec(self._job, vocab_size, world.member.device, start.read())
+        self._replica = build_replica(spec, context.plan, world.rank)
         self._data: Data = open_data(self._job, int(self._replica.config.vocab_size))
         _agree_on_data(world, context.plan, self._data)
         self._step = 0

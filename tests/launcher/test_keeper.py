@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from dougong.launcher.inbox import Background, Called, Inbox
 from dougong.launcher.job import Job
 from dougong.launcher.keeper import Committed, Found, Keeper, identity
 from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.parallel.recipe import make_recipe
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())
@@ -131,6 +133,20 @@ def test_the_newest_valid_one_is_found(
     assert isinstance(found, Found)
     assert found.directory == keeper.root / name
     assert [directory for directory, _ in found.rejected] == ["step-000010"] * rejected
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(keeper: Keeper, inbox: Inbox) -> None:
+    keeper.recipe = make_recipe(JOB, INVENTORY)
+    directory = commit(keeper, inbox, 5).directory
+    written = Manifest.load(directory).header["recipe"]
+    assert written == {"digest": keeper.recipe.digest, **keeper.recipe.to_dict()}
+    keeper.find()
+    assert result(inbox).value.directory == directory
+    keeper.recipe = dataclasses.replace(keeper.recipe, arithmetic=99)
+    keeper.find()
+    error = result(inbox).error
+    assert isinstance(error, CheckpointError)
+    assert "another recipe (arithmetic: 1 then, 99 now)" in str(error) and "begin a new run" in str(error)
 
 
 def test_where_a_job_runs_is_no_part_of_its_identity() -> None:

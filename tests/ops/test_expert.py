@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +15,18 @@ from torch import Tensor
 from dougong.launcher.job import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import Site, expert_op, find_sites, one_expert
-from dougong.ops.expert import ExpertOp, FamilyExpert, SwiGLUExpert, add_outer, choose_expert_op
+from dougong.ops.expert import (
+    Block,
+    ByBlock,
+    ExpertOp,
+    FamilyExpert,
+    OneExpert,
+    Rows,
+    SwiGLUExpert,
+    Tiling,
+    add_outer,
+    choose_expert_op,
+)
 from dougong.ops.routing import combine_rows, dispatch_rows, make_routing
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB
@@ -43,7 +57,13 @@ def random_rows(seed: int, rows: int = ROWS, dtype: torch.dtype = torch.float32)
     return torch.randn(rows, HIDDEN, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def run(op: ExpertOp, tensors: dict[str, Tensor], x_NH: Tensor, dy_NH: Tensor) -> dict[str, Tensor]:
+def one_of(op: ExpertOp) -> OneExpert:
+    """How an operator on whole blocks computes one of them."""
+    assert isinstance(op, ByBlock)
+    return op.one
+
+
+def run(op: OneExpert, tensors: dict[str, Tensor], x_NH: Tensor, dy_NH: Tensor) -> dict[str, Tensor]:
     """Answer and all gradients; the gradients' accumulators begin at 1, to show that they are added to."""
     y_NH, dx_NH = torch.full_like(x_NH, float("nan")), torch.full_like(x_NH, float("nan"))
     grads = {n: torch.ones(t.shape) for n, t in tensors.items()}
@@ -119,14 +139,14 @@ def test_fast_form_agrees_in_bfloat16(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_fast_form_is_chosen_where_it_computes_the_same(family: str) -> None:
     expected = SwiGLUExpert if family in SWIGLU else FamilyExpert
-    assert type(expert_op(site_of(family), CPU)) is expected
+    assert type(one_of(expert_op(site_of(family), CPU))) is expected
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_pytorch_tanh"])
 def test_another_activation_is_computed_by_the_familys_own_code(activation: str) -> None:
     config = config_values("qwen3_moe", hidden_act=activation)
     site = find_sites(build_on_meta(load_config(Model(family="qwen3_moe", config=config), VOCAB)))[0]
-    assert type(expert_op(site, CPU)) is FamilyExpert
+    assert type(one_of(expert_op(site, CPU))) is FamilyExpert
 
 
 class Swapped(FamilyExpert):
@@ -152,13 +172,13 @@ class Swapped(FamilyExpert):
 )
 def test_arithmetic_is_compared_not_shapes_alone(shapes: dict[str, tuple[int, ...]]) -> None:
     other = Swapped()
-    assert choose_expert_op(other, shapes, CPU) is other
+    assert one_of(choose_expert_op(other, shapes, CPU)) is other
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "longcat_flash"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_weight_gradients_are_added_and_answers_overwritten(family: str, fast: bool) -> None:
-    op = expert_op(site_of(family), CPU) if fast else family_op(family)
+    op = one_of(expert_op(site_of(family), CPU)) if fast else family_op(family)
     tensors, x_NH, dy_NH = random_tensors(family, 3), random_rows(1), random_rows(2)
     once = run(op, tensors, x_NH, dy_NH)
     twice = {n: torch.zeros(t.shape) for n, t in tensors.items()}
@@ -168,6 +188,86 @@ def test_weight_gradients_are_added_and_answers_overwritten(family: str, fast: b
     assert torch.equal(dx, once["dx"]) and torch.equal(out, once["y"])
     for name, total in twice.items():
         torch.testing.assert_close(total, 2 * once[name], rtol=1e-4, atol=1e-4)
+
+
+COUNTS = {(0, 1): 3, (0, 4): 21, (1, 1): 30, (1, 2): 1, (3, 4): 16, (3, 5): 7}
+"""Rows by (lane, expert): some experts serve one lane, some two; some fill their tiles, some do not."""
+
+
+def wave(lanes: Collection[int] = range(4)) -> list[Block]:
+    starts = itertools.accumulate(COUNTS.values(), initial=0)
+    blocks = [Block(e, lane, start, n) for ((lane, e), n), start in zip(COUNTS.items(), starts, strict=False)]
+    return [b for b in blocks if b.lane in lanes]
+
+
+def run_wave(
+    op: ExpertOp, family: str, blocks: Sequence[Block], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Answers, gradients of rows, gradients of every expert's weights, for blocks out of one wave."""
+    x_RH, dy_RH = random_rows(1, sum(COUNTS.values()), dtype), random_rows(2, sum(COUNTS.values()), dtype)
+    kept, start = [], 0
+    for block in blocks:  # as a wave of its own, if not all blocks are there
+        kept.append(dataclasses.replace(block, start=start))
+        start += block.count
+    rows = torch.cat([torch.arange(b.start, b.start + b.count) for b in blocks])
+    x_RH, dy_RH = x_RH.index_select(0, rows), dy_RH.index_select(0, rows)
+    tensors = {e: random_tensors(family, e, dtype) for e in range(6)}
+    grads = {e: {n: torch.zeros(t.shape) for n, t in of.items()} for e, of in tensors.items()}
+    y_RH, dx_RH = torch.full_like(x_RH, float("nan")), torch.full_like(x_RH, float("nan"))
+    saved = op.forward(x_RH, kept, tensors, y_RH)
+    op.backward(dy_RH, saved, tensors, grads, dx_RH)
+    results = {f"y of {b.lane}, {b.expert}": y_RH[k.span] for b, k in zip(blocks, kept, strict=True)}
+    results |= {f"dx of {b.lane}, {b.expert}": dx_RH[k.span] for b, k in zip(blocks, kept, strict=True)}
+    return results | {f"{n} of {e}": g for e, of in grads.items() for n, g in of.items()}
+
+
+ROWS_OF_PRODUCTS: list[Rows] = ["block", "expert", 16, 32]
+
+
+@pytest.mark.parametrize("rows", ROWS_OF_PRODUCTS[1:], ids=str)
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "longcat_flash"])
+def test_every_form_computes_the_same_to_rounding(family: str, rows: Rows) -> None:
+    theirs = run_wave(expert_op(site_of(family), CPU), family, wave())
+    errors = relative_errors(run_wave(expert_op(site_of(family), CPU, rows), family, wave()), theirs)
+    assert max(e for n, e in errors.items() if bool(theirs[n].any())) < 2e-6, errors
+
+
+@pytest.mark.parametrize("rows", ROWS_OF_PRODUCTS, ids=str)
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_the_experts_that_a_worker_owns_change_no_bit(family: str, rows: Rows) -> None:
+    """Another layout gives a worker other experts, each with the rows of all lanes."""
+    op = expert_op(site_of(family), CPU, rows)
+    together = run_wave(op, family, wave())
+    apart: dict[str, Tensor] = {}
+    for experts in ((1,), (2, 5), (4,)):
+        part = run_wave(op, family, [b for b in wave() if b.expert in experts])
+        apart |= {n: t for n, t in part.items() if int(n[-1]) in experts}
+    assert apart and all(torch.equal(t, together[n]) for n, t in apart.items())
+
+
+@pytest.mark.parametrize("rows", [16, 32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_tiles_a_rows_bits_do_not_depend_on_the_lanes_beside_it(dtype: torch.dtype, rows: int) -> None:
+    """Forward and gradient of rows; the weights' gradient is a sum over all lanes, and so are its products."""
+    op = expert_op(site_of("qwen3_moe"), CPU, rows)
+    together = run_wave(op, "qwen3_moe", wave(), dtype)
+    alone = run_wave(op, "qwen3_moe", wave({1, 3}), dtype)
+    compared = [n for n in alone if n.startswith(("y", "dx"))]
+    assert len(compared) == 8 and all(torch.equal(alone[n], together[n]) for n in compared)
+
+
+def test_tiles_hold_one_expert_lane_by_lane_and_are_filled_up() -> None:
+    tiling = Tiling(wave(), 16)
+    assert tiling.spans == [(1, slice(0, 48)), (2, slice(48, 64)), (4, slice(64, 112)), (5, slice(112, 128))]
+    assert [t for _, t in tiling.tiles()] == [slice(i, i + 16) for i in range(0, 128, 16)]
+    rows = torch.arange(float(sum(COUNTS.values())))[:, None] + 1
+    padded = tiling.pad(rows)
+    assert padded[:33, 0].tolist() == [1, 2, 3, *range(25, 55)] and not padded[33:48].any()
+    back = torch.empty_like(rows)
+    tiling.unpad(padded, back)
+    assert torch.equal(back, rows)
+    nothing = Tiling([], 16)
+    assert nothing.num_rows == 0 and nothing.pad(rows[:0]).shape == (0, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

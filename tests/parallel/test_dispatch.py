@@ -58,11 +58,13 @@ def make_dispatcher(world: World, plan: Plan) -> Dispatcher:
 def go_and_return(dispatcher: Dispatcher, handle: Handle, rows: Mapping[int, Tensor], own: tuple[int, ...]) -> dict:
     """Expert e answers x * (e + 1) + lane / 8; also says what arrived, to be checked by the caller."""
     arrived = dispatcher.to_experts(handle, rows)
-    assert [a.lane for a in arrived] == sorted(a.lane for a in arrived), "lanes in order"
-    answers = {}
-    for lane_rows in arrived:
-        factors = torch.repeat_interleave(torch.tensor(own) + 1, torch.tensor(lane_rows.counts))
-        answers[lane_rows.lane] = lane_rows.rows * factors[:, None] + lane_rows.lane / 8
+    blocks = handle.blocks
+    assert [(b.lane, b.expert) for b in blocks] == sorted({(b.lane, b.expert) for b in blocks}), "lanes in order"
+    assert [b.start for b in blocks] == [sum(b.count for b in blocks[:i]) for i in range(len(blocks))]
+    assert sum(b.count for b in blocks) == len(arrived) and {b.expert for b in blocks} <= set(own)
+    answers = torch.full_like(arrived, float("nan"))
+    for block in blocks:
+        answers[block.span] = arrived[block.span] * (block.expert + 1) + block.lane / 8
     return dispatcher.to_attention(handle, answers)
 
 

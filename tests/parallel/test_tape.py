@@ -19,11 +19,12 @@ from dougong.models.sites import Site, find_sites
 from dougong.ops import routing as ops
 from dougong.ops.routing import Routing
 from dougong.parallel.flight import Flight, Forward
-from dougong.parallel.shard import ExpertShard, LaneRows
+from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import EVERYTHING, Node, TapeWalk, leaf_node, sequence_now
 from dougong.training.replica import Replica
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
+from tests.parallel.workers import blocks_of
 from tests.reference import compute_experts_alike, reference_model
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,8 +156,10 @@ class Pilot:
         call = self._flight.calls[-1]
         routing = ops.make_routing(call.index, 8, self._rig.replica.cut.has_identity)
         with torch.no_grad():
-            rows = LaneRows(0, ops.dispatch_rows(call.hidden.detach(), routing), routing.counts_E.tolist())
-            (answers,) = self.shard.forward((site, self._microbatch), [rows])
+            rows = ops.dispatch_rows(call.hidden.detach(), routing)
+            answers = self.shard.forward(
+                (site, self._microbatch), rows, blocks_of(range(8), {0: routing.counts_E.tolist()})
+            )
             combined = ops.combine_rows(answers, call.hidden, call.weights, routing)
         self._routings.append((routing, answers))
         self._flight.resume(combined)
@@ -170,8 +173,7 @@ class Pilot:
         call, dout = self._flight.backward_to_call(self._take)
         routing, answers = self._routings.pop()
         danswers, dweights = ops.combine_backward(dout, answers, call.hidden, call.weights, routing)
-        rows = LaneRows(0, danswers, routing.counts_E.tolist())
-        (drows,) = self.shard.backward((site, self._microbatch), [rows])
+        drows = self.shard.backward((site, self._microbatch), danswers)
         self._flight.take_back(call, ops.dispatch_backward(drows, dout, call.weights, routing), dweights)
 
     def _take(self, leaf: Node, gradient: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from dougong.ops.expert import Block
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 
 ROLES = {"A": "attention", "E": "experts", "B": "both"}
@@ -24,3 +25,13 @@ def with_lanes(plan: Plan, lanes: Sequence[Sequence[int]]) -> Plan:
     """The same plan with other lanes, also such as `make_plan` would never give."""
     workers = tuple(dataclasses.replace(w, lanes=tuple(own)) for w, own in zip(plan.workers, lanes, strict=True))
     return dataclasses.replace(plan, num_lanes=sum(map(len, lanes)), workers=workers)
+
+
+def blocks_of(experts: Sequence[int], counts: Mapping[int, Sequence[int]]) -> list[Block]:
+    """A wave's blocks from rows per expert, by lane."""
+    blocks, start = [], 0
+    for lane, of_lane in counts.items():
+        for expert, count in zip(experts, of_lane, strict=True):
+            blocks += [Block(expert, lane, start, count)] if count else []
+            start += count
+    return blocks
