@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dougong.launcher.job import Job
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.sites import Site, expert_op, find_sites
+from dougong.models.ties import break_ties_by_index
 from dougong.ops import routing as ops
 from dougong.ops.expert import Block
 from dougong.training.schedule import learning_rate
@@ -78,7 +79,9 @@ def accumulate_plainly(job: Job, model: Any, step: int) -> float:
 
 
 def compute_experts_alike(model: nn.Module, sites: list[Site]) -> None:
-    """Give the reference our arithmetic for experts, as one autograd function that the engine runs in one piece."""
+    """Give the reference our arithmetic: the router's rule for ties, and experts as one autograd function that the
+    engine runs in one piece."""
+    break_ties_by_index(model, sites)
     for site in sites:
         op = expert_op(site, torch.device("cpu"))
         names = list(site.shapes)

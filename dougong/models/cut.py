@@ -1,4 +1,4 @@
-"""Cutting a model at its experts: the one change that is made to it."""
+"""Cutting a model at its experts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from torch import Tensor, nn
 
 from dougong.errors import ModelError
 from dougong.models.sites import Site
+from dougong.models.ties import break_ties_by_index
+from dougong.ops.topk import TiesByIndex
 from dougong.parallel.executor import Cut
 from dougong.parallel.flight import pause_at_experts
 from dougong.parallel.tape import leaf_node
 
 
 def cut(model: nn.Module, sites: list[Site]) -> Cut:
-    """Replace every site's forward by a pause, and describe the cut to the executor. The model is changed in place."""
+    """Replace every site's forward by a pause, and describe the cut to the executor. The model is changed in place.
+
+    What chooses the experts does so by the lower index among equals, see `break_ties_by_index`.
+    """
+    ties = break_ties_by_index(model, sites)
     for number, site in enumerate(sites):
-        site.module.forward = _pausing(number, site)
+        site.module.forward = _pausing(number, site, ties)
     names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     shared = frozenset(leaf_node(p) for p in model.parameters() if names[id(p)] > 1 and p.requires_grad)
     identity = any(s.has_identity_experts for s in sites)
     return Cut(tuple(s.name for s in sites), sites[0].num_experts, identity, shared)
 
 
-def _pausing(number: int, site: Site) -> Callable[..., Tensor]:
+def _pausing(number: int, site: Site, ties: TiesByIndex) -> Callable[..., Tensor]:
     def forward(hidden: Tensor, index: Tensor, weights: Tensor, *rest: Any, **named: Any) -> Tensor:
         _check_call(site, hidden, index, weights, (*rest, *named.values()))
         choices = index.shape[-1]
         flat = hidden.reshape(-1, hidden.shape[-1])
-        answer = pause_at_experts(number, flat, index.reshape(-1, choices), weights.reshape(-1, choices))
+        with ties.suspended():
+            answer = pause_at_experts(number, flat, index.reshape(-1, choices), weights.reshape(-1, choices))
         return answer.view(hidden.shape)
 
     return forward

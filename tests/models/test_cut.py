@@ -75,10 +75,11 @@ def test_tied_weights_are_named_as_leaves_with_several_gradients() -> None:
     assert described.shared_leaves == {leaf_node(embedding)}
 
 
-def test_nothing_but_the_experts_call_is_replaced() -> None:
+def test_nothing_but_the_experts_call_and_the_rule_for_ties_around_it_is_replaced() -> None:
     model, sites, _ = cut_model()
     replaced = {n for n, m in model.named_modules() if "forward" in vars(m)}
-    assert replaced == {s.name for s in sites}
+    assert replaced == {n for s in sites for n in (s.name, s.name.removesuffix(".experts"))}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_without_gradients_the_answer_is_no_leaf_of_a_graph() -> None:
