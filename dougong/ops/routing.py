@@ -47,7 +47,7 @@ def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False)
     counts = torch.bincount(torch.where(routed, slots, num_experts), minlength=num_experts + 1)[:num_experts].cpu()
     num_rows = int(counts.sum())
     position = torch.full_like(slots, num_rows)
-    position[order[:num_rows]] = torch.arange(num_rows, device=slots.device)
+    position.index_copy_(0, order[:num_rows], torch.arange(num_rows, device=slots.device))
     identity = (index_TK >= num_experts) if has_identity else None
     return Routing(order[:num_rows], position.view_as(index_TK), counts, identity, num_tokens, num_choices)
 
