@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 Finding = tuple[int, str]
 """(line, what is wrong)."""
+Names = dict[str, bool]
+"""Whether a local name stands for a tensor (or for a joined buffer), as far as that can be told."""
 
 ACCUMULATING = {
     "index_add", "index_put", "index_reduce", "scatter_add", "scatter_reduce", "put", "masked_scatter",
@@ -74,10 +76,11 @@ def reductions(module: ast.Module) -> Iterator[Finding]:
                 aliases.add(bound)
             elif package.startswith("torch.distributed") and last not in MOVING:
                 yield node.lineno, f"imports {last}, which is not known to only move data"
+    whole = {id(n) for scope in ast.walk(module) if _adds_whole_numbers(scope) for n in ast.walk(scope)}
     for node in ast.walk(module):
         if isinstance(node, ast.Attribute):
             known = ast.unparse(node.value) in aliases
-            if REDUCING.fullmatch(node.attr) or (known and node.attr not in MOVING):
+            if id(node) not in whole and (REDUCING.fullmatch(node.attr) or (known and node.attr not in MOVING)):
                 yield node.lineno, f"{ast.unparse(node)} is not known to only move data; add in the lanes' tree"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and REDUCING.fullmatch(node.value):
             yield node.lineno, f"names {node.value!r}, which adds in an order of its own"
@@ -141,6 +144,13 @@ def _is_type(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and (node.id[0].isupper() or node.id in ("dict", "list", "tuple", "type"))
 
 
+def _adds_whole_numbers(scope: ast.AST) -> bool:
+    """A function that asserts its tensor to be int64: such sums are exact in any order."""
+    return isinstance(scope, ast.FunctionDef) and any(
+        isinstance(part, ast.Assert) and ast.unparse(part.test).endswith(".dtype == torch.int64") for part in scope.body
+    )
+
+
 def _is_keyed(node: ast.Call, receiver: str) -> bool:
     """By torch_seed, or by a literal for a generator of one's own."""
     seeds = [*node.args, *(k.value for k in node.keywords)]
@@ -148,18 +158,14 @@ def _is_keyed(node: ast.Call, receiver: str) -> bool:
     return own or any(isinstance(s, ast.Call) and _last(s.func) == "torch_seed" for s in seeds)
 
 
-def _scopes(module: ast.Module, joined: bool = False) -> Iterator[tuple[ast.AST, set[str]]]:
-    """Outermost functions, and the names in each that stand for tensors (or for joined buffers)."""
+def _scopes(module: ast.Module, joined: bool = False) -> Iterator[tuple[ast.AST, Names]]:
+    """Outermost functions, and what their names stand for: tensors, or with `joined` joined buffers."""
     for node in _outermost(module):
-        names: set[str] = set()
-        if not joined:
-            every = [a for n in ast.walk(node) if isinstance(n, ast.arguments) for a in (*n.args, *n.kwonlyargs)]
-            names |= {a.arg for a in every if a.annotation is not None and _names_tensor(a.annotation)}
-        before = -1
-        while len(names) > before:
-            before = len(names)
+        every = [a for n in ast.walk(node) if isinstance(n, ast.arguments) for a in (*n.args, *n.kwonlyargs)]
+        names = {a.arg: not joined and _names_tensor(a.annotation) for a in every if a.annotation is not None}
+        for _ in range(3):  # a name may be used above the line that tells what it is
             for part in ast.walk(node):
-                names |= _assigned(part, names, joined)
+                names |= {name: names.get(name, False) or told for name, told in _assigned(part, names, joined).items()}
         yield node, names
 
 
@@ -171,28 +177,32 @@ def _outermost(module: ast.AST) -> Iterator[ast.AST]:
             yield node
 
 
-def _assigned(node: ast.AST, names: set[str], joined: bool) -> set[str]:
-    if isinstance(node, ast.AnnAssign | ast.NamedExpr):
-        targets, annotation = [node.target], getattr(node, "annotation", None)
-    elif isinstance(node, ast.Assign):
-        targets, annotation = node.targets, None
-    else:
-        return set()
-    is_one = _is_joined if joined else _is_tensor
-    told = not joined and annotation is not None and _names_tensor(annotation)
-    if not told and (node.value is None or not is_one(node.value, names)):
-        return set()
+def _assigned(node: ast.AST, names: Names, joined: bool) -> Names:
+    """What an assignment tells of its targets: nothing, if its value cannot be told."""
+    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) or node.value is None:
+        return {}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     elements = [e for t in targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
-    return {e.id for e in elements if isinstance(e, ast.Name)}
+    told = _is_joined(node.value, names) if joined else _is_tensor(node.value, names)
+    told = told or (isinstance(node, ast.AnnAssign) and not joined and _names_tensor(node.annotation))
+    if not told and not _is_numpy(node.value, names):
+        return {}
+    return {e.id: told for e in elements if isinstance(e, ast.Name)}
+
+
+def _is_numpy(node: ast.expr, names: Names) -> bool:
+    """Made by numpy, or from what is known to be no tensor: there `x[ids]` is harmless."""
+    roots = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+    return "np" in roots or (bool(roots) and all(names.get(name) is False for name in roots))
 
 
 def _names_tensor(annotation: ast.expr) -> bool:
     return ast.unparse(annotation) in ("Tensor", "torch.Tensor", "Tensor | None")
 
 
-def _is_tensor(node: ast.expr, names: set[str]) -> bool:
+def _is_tensor(node: ast.expr, names: Names) -> bool:
     if isinstance(node, ast.Name):
-        return node.id in names or SHAPE_SUFFIX.fullmatch(node.id) is not None
+        return names.get(node.id, SHAPE_SUFFIX.fullmatch(node.id) is not None)
     if isinstance(node, ast.Attribute):
         by_name = SHAPE_SUFFIX.fullmatch(node.attr) is not None
         return by_name or (node.attr in TENSOR_ATTRIBUTES and _is_tensor(node.value, names))
@@ -208,7 +218,7 @@ def _is_tensor(node: ast.expr, names: set[str]) -> bool:
     return False
 
 
-def _makes_tensor(node: ast.Call, names: set[str]) -> bool:
+def _makes_tensor(node: ast.Call, names: Names) -> bool:
     if not isinstance(node.func, ast.Attribute):
         return False
     if ast.unparse(node.func.value) in ("torch", "F"):
@@ -216,11 +226,11 @@ def _makes_tensor(node: ast.Call, names: set[str]) -> bool:
     return node.func.attr not in NO_TENSOR_METHODS and _is_tensor(node.func.value, names)
 
 
-def _is_joined(node: ast.expr, names: set[str]) -> bool:
+def _is_joined(node: ast.expr, names: Names) -> bool:
     """Whether a joined buffer is anywhere in the expression."""
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and _last(part.func) in JOINING:
             return True
-        if isinstance(part, ast.Name) and (part.id in names or re.search(r"flat|bucket|buffer", part.id)):
+        if isinstance(part, ast.Name) and (names.get(part.id) or re.search(r"flat|bucket|buffer", part.id)):
             return True
     return False

@@ -69,6 +69,7 @@ CAUGHT = {
         "group.allreduce([x]).wait()",
         "self._gloo.reduce_scatter(a, b)",
         "getattr(dist, 'all_reduce')(x)",
+        "import torch.distributed as dist\ndef f(n):\n    assert n.dtype == torch.float32\n    dist.all_reduce(n)",
     ],
     unkeyed_chance: [
         "torch.manual_seed(seed)",
@@ -108,12 +109,14 @@ PASSING = {
         "def f(x: Tensor, table: Mapping[torch.dtype, int]): return table[x.dtype]",
         "def f(x: Tensor, table): return table[x.dim()], table[int(x.sum())], table[x is None]",
         "def f(rows: Tensor, span: slice): return rows[span]",
+        "def f(rows_X: Table):\n    slot_T = np.repeat(rows_X, 3)\n    next_T = slot_T + 1\n    return rows_X[next_T]",
         "HandOut = Callable[[Node, Tensor], None]",
     ],
     reductions: [
         "import torch.distributed as dist\ndist.batch_isend_irecv([dist.P2POp(dist.isend, x, 0, g)])",
         "import torch.distributed as dist\ndist.all_to_all_single(a, b)",
         "self._reducer.reduce(gradients)",
+        "import torch.distributed as d\ndef f(n):\n    assert n.dtype == torch.int64, n\n    d.all_reduce(n)",
         "functools.reduce(add, numbers)",
         "'an all_reduce would add in an order of its own'",
         "from torch.distributed import PrefixStore, TCPStore",

@@ -1,6 +1,7 @@
 """Rows out to experts and back: gathers and ordered additions, forward and backward. No atomics, no scatter.
 
-A *slot* is one (token, choice) pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that go to an
+Every function takes one lane's micro-batch, so what it computes depends on that alone. A *slot* is one (token, choice)
+pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that go to an
 expert, sorted by (expert, token, choice).
 """
 
@@ -39,7 +40,10 @@ class Routing:
 
 def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> Routing:
     """Sort slots stably by expert. An index of -1 means no expert; from `num_experts` on it means the token itself
-    where the family has such experts (`has_identity`), else no expert."""
+    where the family has such experts (`has_identity`), else no expert.
+
+    The result depends on: `index_TK` (whole numbers; a stable sort has one answer).
+    """
     num_tokens, num_choices = index_TK.shape
     slots = index_TK.reshape(-1).to(torch.int64)
     routed = (slots >= 0) & (slots < num_experts)
@@ -53,7 +57,10 @@ def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False)
 
 
 def dispatch_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
-    """The rows that leave: token vectors in (expert, token, choice) order, [R, H]."""
+    """The rows that leave: token vectors in (expert, token, choice) order, [R, H].
+
+    The result depends on: the arguments' values; rows are copied, nothing is computed.
+    """
     return hidden_TH.index_select(0, routing.order_R // routing.num_choices)
 
 
@@ -61,6 +68,9 @@ def combine_rows(answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, rout
     """Weighted sum of each token's K answers, added in the router's order, [T, H] in `hidden_TH`'s dtype.
 
     Sums are kept in float32 for half-precision inputs.
+
+    The result depends on: the token's own answers, weights and vector, and the order of its choices. Not on other
+    tokens, strides, threads, or the order in which answers arrived: it is K multiplications and additions by element.
     """
     total = _accumulator(hidden_TH)
     for choice in range(routing.num_choices):
@@ -72,7 +82,11 @@ def combine_rows(answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, rout
 def combine_backward(
     dout_TH: Tensor, answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in `weights_TK`'s dtype)."""
+    """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in `weights_TK`'s dtype).
+
+    The result depends on: the slot's own values, H, and, for the weights, on how the device sums a contiguous row of H
+    products. That was found to depend on nothing else on the CPU, not even on threads (tests/ops/test_invariance.py).
+    """
     dout_RH = dispatch_rows(dout_TH, routing)
     weights_R = weights_TK.reshape(-1).index_select(0, routing.order_R)
     dweights_R = (dout_RH * answers_RH).sum(-1, dtype=_sum_dtype(dout_TH))
@@ -88,6 +102,9 @@ def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, rou
     """Gradient of the tokens [T, H]: their K rows' gradients, added in the router's order.
 
     A choice that returned the token itself contributes `weight * dout` in its place of the order.
+
+    The result depends on: the token's own K rows and the order of its choices. Each row belongs to one slot, so this is
+    the gradient of a gather without an addition into places that an index names.
     """
     total = _accumulator(dout_TH)
     for choice in range(routing.num_choices):
