@@ -35,7 +35,7 @@ from dougong.launcher.scribe import Scribe
 from dougong.launcher.setting import Outcome, Setting
 from dougong.launcher.store import Store, load_torch
 from dougong.parallel.plan import Inventory, Plan, make_plan
-from dougong.parallel.recipe import make_recipe
+from dougong.training.recipe import make_recipe
 
 OPEN_S = 120.0
 JOIN_S = 120.0

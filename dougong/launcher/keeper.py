@@ -15,7 +15,7 @@ from dougong.launcher.inbox import Background
 from dougong.launcher.job import Job
 from dougong.launcher.machine import package_versions
 from dougong.parallel.plan import Inventory, Plan
-from dougong.parallel.recipe import Recipe
+from dougong.training.recipe import Recipe
 
 LOGICAL_ELSEWHERE = ("islands", "checkpoint", "fault", "drill", "steps")
 

@@ -21,7 +21,7 @@ from dougong.models.sites import Site, expert_op, find_sites
 from dougong.ops.expert import ExpertOp
 from dougong.parallel.executor import Cut
 from dougong.parallel.plan import Plan
-from dougong.parallel.recipe import product_rows
+from dougong.training.recipe import product_rows
 
 ReadTensor = Callable[[str], Tensor]
 """Reads one named tensor (float32, any device) of the state to start from."""

@@ -18,7 +18,7 @@ from dougong.launcher.inbox import Background, Called, Inbox
 from dougong.launcher.job import Job
 from dougong.launcher.keeper import Committed, Found, Keeper, identity
 from dougong.parallel.plan import Inventory, Seat, make_plan
-from dougong.parallel.recipe import make_recipe
+from dougong.training.recipe import make_recipe
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())

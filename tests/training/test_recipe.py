@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dougong.parallel.plan import Inventory
-from dougong.parallel.recipe import make_recipe, product_rows
+from dougong.training.recipe import make_recipe, product_rows
 from tests.jobs import make_job
 
 INVENTORY = Inventory("tiny", (), ("experts",), 8, (), 2)
@@ -58,5 +58,5 @@ def test_where_it_runs_is_no_part_of_it() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, dougong.parallel.recipe; sys.exit('torch' in sys.modules)"
+    code = "import sys, dougong.training.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
