@@ -71,7 +71,7 @@ def worker(rank: int, port: int, options: Options) -> None:
     torch.set_num_threads(1)
     _answer_launcher_variables(rank, port)
     ranks = tuple(range(WORKERS))
-    member = Member(rank, WORKERS, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"))
+    member = Member(rank, WORKERS, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
     world = World.join(member, ("127.0.0.1", port))
     job = normalising_job(options.size)
     plan = plan_for(job, "B" * WORKERS)

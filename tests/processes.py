@@ -64,7 +64,9 @@ def _worker(task: Task, rank: int, plan: Plan, port: int, results: Any, argument
     torch.set_num_threads(1)
     try:
         everybody = tuple(w.rank for w in plan.workers)
-        member = Member(rank, len(everybody), 1, "east", (("east", "gloo", everybody),), torch.device("cpu"))
+        islands = (("east", "gloo", everybody),)
+        attention = tuple(w.rank for w in plan.workers if w.lanes)
+        member = Member(rank, len(everybody), 1, "east", islands, torch.device("cpu"), attention)
         world = World.join(member, ("127.0.0.1", port)) if len(everybody) > 1 else World.alone()
         results.put((rank, task(world, plan, *arguments), None))
         world.leave()

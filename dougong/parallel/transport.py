@@ -6,9 +6,13 @@ ordered reductions need, so the same code serves gloo, NCCL and HCCL.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,13 +21,15 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from dougong.errors import LaunchError, PeerError
 
+TAGS, PLACES = 1 << 16, 1 << 12
 PATIENCE = timedelta(minutes=10)
 """Longest wait for a peer's message. The controller ends a generation much sooner when a worker dies."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A worker's place in its world. `islands`: (name, native backend or "gloo", ranks) of every island."""
+    """A worker's place in its world. `islands`: (name, native backend or "gloo", ranks) of every island. `attention`:
+    the ranks that hold dense tensors and exchange their gradients."""
 
     rank: int
     size: int
@@ -31,26 +37,83 @@ class Member:
     island: str
     islands: tuple[tuple[str, str, tuple[int, ...]], ...]
     device: torch.device
+    attention: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A tensor for `rank`, or the memory for one from it. Contiguous."""
+
+    rank: int
+    tensor: Tensor
+
+
+@contextmanager
+def naming_lost_peers(rank: int) -> Iterator[None]:
+    """A peer that dies while gradients are exchanged is a PeerError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerError(f"worker {rank} lost a message of the gradients' exchange: {error}") from error
+
+
+@dataclass
+class Pending:
+    """Messages under way. The tensors may neither be read nor changed before `wait` has returned."""
+
+    _rank: int
+    _host: Future[None] | None = None
+    _native: Sequence[dist.Work] = ()
+    _landing: Sequence[tuple[Tensor, Tensor]] = ()
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return (self._host is None or self._host.done()) and all(work.is_completed() for work in self._native)
+
+    def wait(self) -> None:
+        """Until all have been sent and received. Raises PeerError when a peer is lost."""
+        with naming_lost_peers(self._rank):
+            for work in self._native:
+                work.wait(PATIENCE)
+            if self._host is not None:
+                self._host.result()
+        for host, target in self._landing:
+            target.copy_(host)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The process groups of one channel: gloo between everybody, the native library inside one's island."""
+
+    gloo: dist.ProcessGroup | None = None
+    native: dist.ProcessGroup | None = None
 
 
 class World:
-    """All workers of a generation: gloo between everybody, the native library inside an island."""
+    """All workers of a generation: gloo between everybody, the native library inside an island.
 
-    def __init__(self, member: Member, gloo: dist.ProcessGroup | None, native: dist.ProcessGroup | None) -> None:
+    Two channels, so that large messages do not hold up small ones: `exchange` and `gather` for what computation waits
+    for, `post` for gradients and weights, which travel beside it.
+    """
+
+    def __init__(self, member: Member, near: Groups, sums: Groups) -> None:
         self.member = member
         self.rank = member.rank
         self.size = member.size
-        self._gloo = gloo
-        self._native = native
+        self._gloo = near.gloo
+        self._native = near.native
+        self._sums = sums
         peers = next((ranks for name, _, ranks in member.islands if name == member.island), ())
-        self._native_peers = frozenset(peers if native is not None else ())
+        self._native_peers = frozenset(peers if near.native is not None else ())
+        self._waiter = ThreadPoolExecutor(1, "dougong-messages")
+        self._num_posts = 0
         self.bytes_sent = 0
 
     @staticmethod
     def alone(device: torch.device | None = None) -> World:
         """A world of one worker: nothing is sent."""
         device = device or torch.device("cpu")
-        return World(Member(0, 1, 1, "", (), device), None, None)
+        return World(Member(0, 1, 1, "", (), device, (0,)), Groups(), Groups())
 
     @staticmethod
     def join(member: Member, store_address: tuple[str, int]) -> World:
@@ -68,17 +131,17 @@ class World:
                 f"worker {member.rank} of {member.size} could not join generation {member.generation} "
                 f"at {host}:{port}: {error}; check that every node reaches that address"
             ) from error
-        native = None
-        for name, backend, ranks in member.islands:  # everybody makes every group, in the same order
-            if backend == "gloo":
-                continue
-            group = dist.new_group(list(ranks), backend=backend, timeout=PATIENCE)
-            native = group if name == member.island else native
-        return World(member, dist.group.WORLD, native)
+        near = Groups(dist.group.WORLD, _native_group(member, range(member.size)))
+        sums = Groups(
+            dist.new_group(list(member.attention), backend="gloo", timeout=PATIENCE),
+            _native_group(member, member.attention),
+        )
+        return World(member, near, sums)
 
     def leave(self) -> None:
         """End this generation's groups."""
         if self._gloo is not None:
+            self._waiter.shutdown()
             dist.destroy_process_group()
             self._gloo = self._native = None
 
@@ -102,6 +165,46 @@ class World:
         for r, host in far_in.items():
             if host is not into[r]:
                 into[r].copy_(host)
+
+    def post(self, outgoing: Sequence[Message], incoming: Sequence[Message]) -> Pending:
+        """Begin to send and receive between attention workers, which all call this equally often, and return at once.
+
+        Messages between two ranks arrive in the order of both sides' lists.
+        """
+        number, self._num_posts = self._num_posts, self._num_posts + 1
+        self.bytes_sent += sum(m.tensor.numel() * m.tensor.element_size() for m in outgoing)
+        pending = Pending(self.rank)
+        near, group = self._native_peers, self._sums.native
+        operations = [dist.P2POp(dist.isend, m.tensor, m.rank, group) for m in outgoing if m.rank in near]
+        operations += [dist.P2POp(dist.irecv, m.tensor, m.rank, group) for m in incoming if m.rank in near]
+        if operations:
+            pending._native = dist.batch_isend_irecv(operations)
+        far_in = [m for m in incoming if m.rank not in near]
+        far_out = [m for m in outgoing if m.rank not in near]
+        into = [Message(m.rank, self._on_host(m.tensor)) for m in far_in]
+        out = [Message(m.rank, self._on_host(m.tensor, copy=True)) for m in far_out]
+        if into or out:
+            works = [*self._begin(dist.irecv, into, number), *self._begin(dist.isend, out, number)]
+            pending._host = self._waiter.submit(_wait_for, works)
+        landing = [(host.tensor, m.tensor) for host, m in zip(into, far_in, strict=True)]
+        pending._landing = [(host, target) for host, target in landing if host is not target]
+        return pending
+
+    def group_of_sums(self) -> tuple[dist.ProcessGroup | None, bool]:
+        """The group of all attention workers that a collective of the library may use, and whether it speaks from host
+        memory while the tensors lie on a device."""
+        if self._native_peers >= set(self.member.attention):
+            return self._sums.native, False
+        return self._sums.gloo, self.member.device.type != "cpu"
+
+    def _begin(self, how: Any, messages: Sequence[Message], number: int) -> list[dist.Work]:
+        """Each message has a tag of its own, the same on both sides: which post it belongs to, and its place there."""
+        works, places = [], Counter[int]()
+        for message in messages:
+            tag = number % TAGS * PLACES + places[message.rank]
+            works.append(how(message.tensor, message.rank, self._sums.gloo, tag))
+            places[message.rank] += 1
+        return works
 
     def _post(self, out: Mapping[int, Tensor], into: Mapping[int, Tensor], group: dist.ProcessGroup | None) -> None:
         operations = [dist.P2POp(dist.irecv, into[r], r, group) for r in sorted(into)]
@@ -134,3 +237,18 @@ class World:
     def barrier(self) -> None:
         """Wait for everybody. Collective."""
         self.gather([0.0], [1] * self.size)
+
+
+def _native_group(member: Member, among: Collection[int]) -> dist.ProcessGroup | None:
+    """The native library's group of one's island; everybody makes every island's, in the same order."""
+    own = None
+    for name, backend, ranks in member.islands:
+        if backend != "gloo":
+            group = dist.new_group([r for r in ranks if r in among], backend=backend, timeout=PATIENCE)
+            own = group if name == member.island else own
+    return own
+
+
+def _wait_for(works: Sequence[dist.Work]) -> None:
+    for work in works:
+        work.wait(PATIENCE)

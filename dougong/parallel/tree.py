@@ -7,7 +7,7 @@ value is the sum of its children, left plus right; a missing right child adds no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TreeNode = tuple[int, int]
 """(first lane, size: a power of two)."""
+Add = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class LaneTree:
             first, count = first + node, count + 1
         return count
 
-    def sum(self, values: Mapping[TreeNode, Tensor], node: TreeNode | None = None) -> Tensor:
-        """The value of `node` (default: the root) from the values of nodes below it; adds into the leftmost, in place.
+    def sum(self, values: Mapping[TreeNode, Tensor], node: TreeNode | None = None, add: Add | None = None) -> Tensor:
+        """The value of `node` (default: the root) from the values of nodes below it, in place: `add(left, right)` says
+        into which of the two, by default the left.
 
         Raises KeyError when a lane is missing.
         """
@@ -93,8 +95,11 @@ class LaneTree:
         children = self.children(node)
         if not children:
             raise KeyError(f"no value for lane {node[0]}")
-        total = self.sum(values, children[0])
-        return total.add_(self.sum(values, children[1])) if len(children) == 2 else total
+        left = self.sum(values, children[0], add)
+        if len(children) == 1:
+            return left
+        right = self.sum(values, children[1], add)
+        return add(left, right) if add is not None else left.add_(right)
 
     def sum_numbers(self, values: Mapping[int, float]) -> float:
         """The same tree over plain numbers by lane, for losses."""

@@ -19,6 +19,7 @@ from dougong.models.cut import cut
 from dougong.models.inspect import experts_per_token
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.ops.expert import ExpertOp
+from dougong.parallel.buckets import FlatTensors
 from dougong.parallel.executor import Cut
 from dougong.parallel.plan import Plan
 from dougong.training.recipe import product_rows
@@ -33,9 +34,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Replica:
     """What `build_replica` made for one worker.
 
-    dense: compute copies by name (trainable and frozen, empty on a pure experts worker); experts[site][expert]:
-    compute copies of owned experts; masters: float32, everything that this worker owns, trainable or not;
-    trainable: names of the dense tensors that training changes (every expert's tensors are).
+    dense: compute copies by name (trainable and frozen, empty on a pure experts worker); flat: the buffers in which the
+    trainable ones lie; experts[site][expert]: compute copies of owned experts; masters: float32, everything that this
+    worker owns, trainable or not; trainable: names of the dense tensors that training changes (every expert's are).
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Replica:
     cut: Cut
     op: ExpertOp
     dense: dict[str, Tensor]
+    flat: FlatTensors
     experts: list[dict[int, dict[str, Tensor]]]
     masters: dict[str, Tensor]
     trainable: frozenset[str]
@@ -89,24 +91,24 @@ def build_replica(spec: ReplicaSpec, plan: Plan, rank: int) -> Replica:
     config = load_config(spec.job.model, spec.vocab_size)
     source = build_on_meta(config)
     sites = find_sites(source)
-    own = {n: v for n, v in plan.owners.items() if v == rank}
-    model, masters = source, dict[str, Tensor]()
+    inside = tuple(f"{s.name}." for s in sites)
+    trainable = {n for n, p in source.named_parameters() if p.requires_grad and not n.startswith(inside)}
+    model = source
     if worker.lanes:
         _fill_dense(source, spec)
-        masters = {n: t.detach() for n, t in _named(source).items() if n in own}
         if dtype != torch.float32:
             model = _cast(source, config, dtype, spec)
             sites = find_sites(model)
-            masters = {n: t.clone() for n, t in masters.items()}
+    flat = FlatTensors({n: t for n, t in _named(model).items() if n in trainable}, plan.owners)
+    masters = {n: t.detach() for n, t in _named(source).items() if plan.owners[n] == rank}
+    if model is not source:
+        masters = {n: t.clone() for n, t in masters.items()}
     rows = product_rows(spec.job, sites[0].num_experts, experts_per_token(config))
     op = expert_op(sites[0], spec.device, rows)
     experts = _own_experts(source, sites, worker.experts, spec, masters)
     described = cut(model, sites)
     dense = {n: t.detach() if not isinstance(t, nn.Parameter) else t for n, t in _named(model).items()}
-    dense = dense if worker.lanes else {}
-    inside = tuple(f"{s.name}." for s in sites)
-    trainable = {n for n, p in source.named_parameters() if p.requires_grad and not n.startswith(inside)}
-    return Replica(model, config, sites, described, op, dense, experts, masters, frozenset(trainable))
+    return Replica(model, config, sites, described, op, dense, flat, experts, masters, frozenset(trainable))
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dougong.errors import ModelError
 from dougong.launcher.job import Job
 from dougong.parallel.dispatch import Dispatcher
 from dougong.parallel.executor import Clock, Executor
-from dougong.parallel.flight import USED_ELSEWHERE, Forward, HandOut
+from dougong.parallel.flight import Forward
+from dougong.parallel.native import NativeReducer
 from dougong.parallel.plan import Plan
-from dougong.parallel.reduce import OrderedReducer
+from dougong.parallel.reduce import OrderedReducer, spread
 from dougong.parallel.shard import ExpertShard
-from dougong.parallel.tape import Node, leaf_node
+from dougong.parallel.tape import leaf_node
 from dougong.parallel.transport import World
 from dougong.parallel.tree import LaneTree
+from dougong.training.gradients import DenseGradients
 from dougong.training.optimizer import OwnedAdamW, clip_scale
 from dougong.training.replica import DTYPES, Replica
 from dougong.training.schedule import learning_rate
@@ -37,45 +39,15 @@ class StepResult:
     stop: bool
 
 
-class LaneGradients:
-    """Float32 sums of one lane's dense gradients, added in micro-batch order."""
-
-    def __init__(self, leaves: Mapping[Node, str], like: Mapping[str, Tensor]) -> None:
-        self._leaves = leaves
-        self._touched: set[str] = set()
-        self.sums = {n: torch.zeros_like(t, dtype=torch.float32) for n, t in like.items()}
-
-    def start(self) -> None:
-        """Begin a step: the first gradient of a tensor replaces what was there."""
-        self._touched.clear()
-
-    def take(self, leaf: Node, gradient: Tensor) -> None:
-        """Add one part. Raises `ModelError` when the leaf is no dense tensor: then it is an expert's."""
-        name = self._leaves.get(leaf)
-        if name is None:
-            raise ModelError(USED_ELSEWHERE)
-        if name in self._touched:
-            self.sums[name].add_(gradient)
-        else:
-            self.sums[name].copy_(gradient)
-            self._touched.add(name)
-
-    def finish(self) -> None:
-        """End of the step: what received nothing is zero."""
-        for name in self.sums.keys() - self._touched:
-            self.sums[name].zero_()
-
-
 class Stepper:
     """Runs steps of one worker. Collective: all workers of the plan call the same methods in the same order."""
 
     def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
         self._job, self._plan, self._world, self._replica, self._clock = job, plan, world, replica, clock
         self._lanes = plan.workers[world.rank].lanes
-        dense = dict(replica.leaves)
-        leaves = {leaf_node(t): n for n, t in dense.items()}
-        self._gradients = {lane: LaneGradients(leaves, dense) for lane in self._lanes}
-        self._reducer = OrderedReducer(world, plan, {n: t.shape for n, t in dense.items()})
+        reducer = (OrderedReducer if job.determinism == "layout" else NativeReducer)(world, plan, replica.flat)
+        leaves = {leaf_node(t): n for n, t in replica.leaves}
+        self._gradients = DenseGradients(leaves, self._lanes, reducer, replica.flat.buckets)
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
         self._dispatcher = Dispatcher(world, plan, hidden, DTYPES[job.precision], device)
@@ -126,24 +98,19 @@ class Stepper:
         batch = self._job.batch
         scale = 1.0 / (batch.lanes * batch.microbatches)
         self._shard.zero_gradients()
-        for gradients in self._gradients.values():
-            gradients.start()
+        self._gradients.start()
         losses: dict[tuple[int, int], Tensor] = {}
         for microbatch in range(batch.microbatches):
-            done = self._executor.train(microbatch, forwards(microbatch), scale, self._taker)
+            last = microbatch == batch.microbatches - 1
+            taker = functools.partial(self._gradients.taker, last=last)
+            done = self._executor.train(microbatch, forwards(microbatch), scale, taker)
             losses |= {(lane, microbatch): loss for lane, loss in done.items()}
-        for gradients in self._gradients.values():
-            gradients.finish()
         return [float(losses[lane, m]) for lane in self._lanes for m in range(batch.microbatches)]
-
-    def _taker(self, lane: int) -> HandOut:
-        return self._gradients[lane].take
 
     def _gather_gradients(self) -> dict[str, Tensor]:
         """Gradients of everything that this worker owns. A dense tensor that has never had one is left out, as torch
         leaves a parameter without `.grad` alone (transformers gives some no gradient: DSA indexers)."""
-        dense = self._reducer.reduce({lane: g.sums for lane, g in self._gradients.items()})
-        gradients = {n: g for n, g in dense.items() if self.optimizer.has_state(n) or bool(g.any())}
+        gradients = {n: g for n, g in self._gradients.finish().items() if self.optimizer.has_state(n) or bool(g.any())}
         for site, of in zip(self._replica.sites, self._shard.gradients, strict=True):
             for expert, tensors in of.items():
                 gradients |= {site.tensor_name(p, expert): g for p, g in tensors.items()}
@@ -158,7 +125,7 @@ class Stepper:
         self.optimizer.step(gradients, rate)
         with torch.no_grad(), self._clock.exchanging():
             self._replica.refresh()
-            self._reducer.spread(self._replica.dense)
+            spread(self._world, self._plan, self._replica.flat)
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> list[float]:
         """Squared norms of the owned tensors' gradients, one whole tensor a kernel call, in name order."""

@@ -69,7 +69,8 @@ def _member(context: WorkerContext) -> Member:
     )
     worker = context.worker
     device = get_accelerator(accelerators[worker.island]).open(int(worker.device.rpartition(":")[2]))
-    return Member(worker.rank, len(context.plan.workers), context.generation, worker.island, islands, device)
+    attention = tuple(w.rank for w in context.plan.workers if w.lanes)
+    return Member(worker.rank, len(context.plan.workers), context.generation, worker.island, islands, device, attention)
 
 
 @dataclass(frozen=True)

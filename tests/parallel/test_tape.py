@@ -64,7 +64,7 @@ def reference_gradients(model: nn.Module, sites: list[Site]) -> dict[str, Tensor
 def rig_gradients(rig: Rig) -> tuple[float, dict[str, Tensor]]:
     """Forward and backward of one step; loss, and gradients by tensor name."""
     (loss,) = rig.stepper._forward_backward(rig.forwards(1))
-    return loss, dict(rig.stepper._gradients[0].sums) | shard_gradients(rig.replica, rig.stepper._shard)
+    return loss, rig.stepper._gradients.finish() | shard_gradients(rig.replica, rig.stepper._shard)
 
 
 def shard_gradients(replica: Replica, shard: ExpertShard) -> dict[str, Tensor]:

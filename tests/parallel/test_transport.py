@@ -87,7 +87,7 @@ def test_values_of_another_number_than_announced_are_our_mistake() -> None:
 def join_too_few(world: World, plan: Plan, port: int) -> str:
     """Join a world of two whose other worker never comes."""
     transport.PATIENCE = timedelta(seconds=1)  # this process ends with the task
-    member = Member(0, 2, 5, "east", (("east", "gloo", (0, 1)),), torch.device("cpu"))
+    member = Member(0, 2, 5, "east", (("east", "gloo", (0, 1)),), torch.device("cpu"), (0, 1))
     with pytest.raises(LaunchError) as caught:
         World.join(member, ("127.0.0.1", port))
     return str(caught.value)
