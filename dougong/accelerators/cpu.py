@@ -57,7 +57,9 @@ def mkl_environment(flags: frozenset[str]) -> dict[str, str]:
     """MKL's strict reproducible mode for the widest vector unit among `flags`; nothing where MKL does not run.
 
     By default a row of a float32 product depends on how many rows stand around it and on the number of threads; in
-    strict mode on neither. A product then costs about 5 % more (measured on AVX-512).
+    strict mode on neither. A product then costs about 5 % more (measured on AVX-512). That is Intel's processors: on an
+    AMD EPYC the mode was found to be ignored, and products of up to three rows to give other bits than larger ones. So
+    nothing here rests on it: each product has one shape on every layout.
     """
     if "avx512f" in flags and "avx512dq" in flags:
         return {"MKL_CBWR": "AVX512,STRICT"}

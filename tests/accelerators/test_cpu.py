@@ -40,16 +40,20 @@ def test_torch_takes_the_threads(threads: int) -> None:
 
 
 def test_rows_of_a_product_do_not_depend_on_their_neighbours() -> None:
+    """On Intel's processors, which obey the mode. Elsewhere MKL keeps a form of its own for up to three rows; there
+    only the fixed shapes of our products hold (tests/ops/test_invariance.py)."""
     code = """
 import torch
 torch.manual_seed(0)
 x_MK, w_NK = torch.rand(300, 512), torch.rand(256, 512)
 whole_MN = torch.nn.functional.linear(x_MK, w_NK)
-print(all(torch.equal(torch.nn.functional.linear(x_MK[:m], w_NK), whole_MN[:m]) for m in (1, 7, 16, 33, 150)))
+print(*(m for m in (1, 2, 3, 7, 16, 33, 150)
+        if not torch.equal(torch.nn.functional.linear(x_MK[:m], w_NK), whole_MN[:m])))
 """
     environment = Cpu().worker_environment(1)
     if "MKL_CBWR" in environment:
-        assert run_worker(code, environment) == "True"
+        intel = "Intel" in Cpu().describe()["name"]
+        assert set(run_worker(code, environment).split()) <= (set() if intel else {"1", "2", "3"})
     else:
         assert not {"avx2"} & processor_flags()
 
