@@ -145,16 +145,3 @@ def test_a_norm_of_partial_norms_parts() -> None:
             partial[owner[name]] += squares[name]
         sums.add(float(torch.stack(partial).sum()))
     assert len(sums) > 1
-
-
-def test_lanes_in_one_batch_part() -> None:
-    """Two lanes computed as one batch are other products: the reason why a lane is never merged with another."""
-    job = job_of("qwen3_moe", "bfloat16")
-    rig = make_rig(job)
-    ids = torch.arange(3, 3 + 4 * 16).view(4, 16)
-    with torch.no_grad():
-        embedded = rig.replica.dense["model.embed_tokens.weight"][ids]
-        weight = rig.replica.dense["model.layers.0.self_attn.q_proj.weight"]
-        merged = embedded.reshape(-1, embedded.shape[-1]) @ weight.t()
-        lane = embedded[:1, :1].reshape(1, -1) @ weight.t()
-    assert lane.shape[0] == 1 and not torch.equal(merged[:1], lane)
