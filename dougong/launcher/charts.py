@@ -84,6 +84,12 @@ def draw(chart: Chart) -> Markup:
     return tag("svg", *parts, _hits(frame), viewBox=shape, role="img", aria_label=chart.title)
 
 
+def card(chart: Chart, unit: str) -> Markup:
+    """The chart in a box of the page, under its title, unit and legend."""
+    title = tag("h3", chart.title, " ", tag("span", unit, class_="unit"))
+    return tag("div", tag("div", title, legend(chart), class_="charthead"), draw(chart), class_="card chart")
+
+
 def legend(chart: Chart) -> Markup:
     """The names of the series, each with a stroke of its look; nothing for a single one."""
     named = [s for s in chart.series if s.points]

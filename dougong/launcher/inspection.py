@@ -39,7 +39,7 @@ def inspect_only(job: Job) -> Inventory:
     """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError or DataError."""
     from dougong.models.inspect import inspect_model
 
-    return inspect_model(job.model, vocabulary_of(job))
+    return inspect_model(job.model, vocabulary_of(job), job.router)
 
 
 def vocabulary_of(job: Job) -> int:

@@ -115,6 +115,34 @@ class Schedule(Section):
     )
 
 
+class Router(Section):
+    """How the load of the experts is kept even. By default nothing is done; a bias and one of the losses go together.
+
+    A loss adds to the gradients and is told as `balance_loss`; `loss` stays the model's own. A family's own auxiliary
+    loss, of each micro-batch by itself, is on only when `model.config` says `output_router_logits: true`; it is then a
+    part of `loss`.
+    """
+
+    bias_rate: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+        None,
+        "after each step the router's bias rises by this for an expert with fewer tokens than the mean, and falls for "
+        "one with more (DeepSeek-V3, arXiv 2412.19437: 0.001); the family must have such a bias",
+    )
+    computing_choices: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+        None,
+        "with bias_rate, for families with experts that compute nothing (longcat_flash): how many of a token's choices "
+        "should on average reach one that computes",
+    )
+    sequence_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+        None, "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); 1 where even"
+    )
+    global_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+        None,
+        "weight of the balance loss whose counts are those of all lanes and of the step's micro-batches so far (Qwen, "
+        "arXiv 2501.11873); 1 where even",
+    )
+
+
 class Island(Section):
     """A group of like devices with one native collective library."""
 
@@ -157,6 +185,7 @@ class Job(Section):
     batch: Batch = logical(Batch(), "the batch of one step")
     optimizer: AdamW = logical(AdamW(), "the update rule")
     schedule: Schedule = logical(Schedule(), "the learning rate over steps")
+    router: Router = logical(Router(), "how the load of the experts is kept even")
     steps: Positive = logical(..., "steps to train; the learning rate's decay ends there")
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"

@@ -14,8 +14,9 @@ from statistics import median
 from typing import Any
 
 from dougong import __version__
-from dougong.launcher.charts import Chart, Mark, Point, Series, draw, legend
+from dougong.launcher.charts import Chart, Mark, Point, Series, card
 from dougong.launcher.history import Checkpoint, History, Recovery, next_command, read_history
+from dougong.launcher.load import load_section
 from dougong.launcher.markup import Markup, join, tag
 from dougong.launcher.rundir import Event, Row, RunDir
 from dougong.launcher.wording import count, describe, duration, plural, ranges, size
@@ -144,13 +145,9 @@ def _charts(told: History) -> Markup:
                floor=0.0), "before clipping"),
         (Chart("Learning rate", [Series("lr", _points(told.rows, "lr"), "third")], _small, plain, floor=0.0), ""),
     ]  # fmt: skip
-    grid = tag("div", *(_chart_card(chart, unit) for chart, unit in small), class_="charts")
-    return join(tag("h2", "Training"), _chart_card(loss, "cross-entropy per token, by step"), grid)
-
-
-def _chart_card(chart: Chart, unit: str) -> Markup:
-    title = tag("h3", chart.title, " ", tag("span", unit, class_="unit"))
-    return tag("div", tag("div", title, legend(chart), class_="charthead"), draw(chart), class_="card chart")
+    grid = tag("div", *(card(chart, unit) for chart, unit in small), class_="charts")
+    load = load_section(told.rows, plain)
+    return join(tag("h2", "Training"), card(loss, "cross-entropy per token, by step"), grid, load)
 
 
 def _loss_series(told: History) -> list[Series]:

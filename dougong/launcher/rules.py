@@ -143,6 +143,15 @@ def _constant_rate(job: Job) -> Iterator[Breach]:
         yield Breach(("schedule", "final_fraction"), text)
 
 
+def _balance(job: Job) -> Iterator[Breach]:
+    router = job.router
+    if router.sequence_loss is not None and router.global_loss is not None:
+        yield Breach(("router", "global_loss"), "a second balance loss beside router.sequence_loss; keep one of them")
+    if router.computing_choices is not None and router.bias_rate is None:
+        text = "nothing uses it without router.bias_rate; add bias_rate: 0.001, or remove it"
+        yield Breach(("router", "computing_choices"), text)
+
+
 def _drill_steps(job: Job) -> Iterator[Breach]:
     for index, drill in enumerate(job.drill):
         if drill.at_step > job.steps:
@@ -217,6 +226,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Job], Iterator[Breach]]], ...] = 
     (("batch", "islands"), _lanes),
     (("schedule",), _constant_rate),
     (("schedule", "steps"), _warm_up),
+    (("router",), _balance),
     (("islands",), _island_names),
     (("islands",), _roles),
     (("drill", "steps"), _drill_steps),

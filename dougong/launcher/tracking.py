@@ -17,6 +17,7 @@ _TAGS = {
     "loss": "loss/train",
     "val_loss": "loss/validation",
     "lr": "optimizer/lr",
+    "balance_loss": "loss/balance",
     "grad_norm": "optimizer/grad_norm",
     "tokens_per_s": "speed/tokens_per_s",
     "step_s": "speed/step_s",
@@ -61,6 +62,8 @@ class Tracker:
 
 def _scalars(row: dict[str, Any]) -> dict[str, float]:
     scalars = {tag: float(row[key]) for key, tag in _TAGS.items() if row.get(key) is not None}
+    if row.get("load") is not None:
+        scalars["load/worst_max_over_mean"] = float(row["load"]["worst"])
     for island, times in row.get("islands", {}).items():
         scalars |= {f"island/{island}/{key}": float(value) for key, value in times.items() if value is not None}
     return scalars

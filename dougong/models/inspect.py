@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from dougong.launcher.job import EXPERTS_PER_TOKEN_KEYS, Model
+from dougong.launcher.job import EXPERTS_PER_TOKEN_KEYS, Model, Router
+from dougong.models.balance import find_choosers
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.parallel.plan import Inventory, TensorSpec
 
 
-def inspect_model(model: Model, vocab_size: int | None) -> Inventory:
-    """Build the model on the meta device and list its tensors. Raises `ModelError` when it cannot be cut.
+def inspect_model(model: Model, vocab_size: int | None, router: Router | None = None) -> Inventory:
+    """Build the model on the meta device and list its tensors. Raises `ModelError` when it cannot be cut, or not
+    balanced as `router` asks.
 
     `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
     """
     config = load_config(model, vocab_size)
     network = build_on_meta(config)
     sites = find_sites(network)
+    find_choosers(network, sites, router or Router())
     inside = {id(p) for s in sites for p in s.module.parameters(recurse=False)}
     kept = set(network.state_dict())
     dense = [

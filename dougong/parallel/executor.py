@@ -7,7 +7,7 @@ experts; one without experts only sends. The order in which things run never cha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,10 @@ from dougong.parallel.dispatch import Dispatcher, Handle
 from dougong.parallel.flight import ExpertsCall, Flight, Forward, HandOut
 from dougong.parallel.shard import ExpertShard, Key
 from dougong.parallel.tape import Node
+
+AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
+"""after_forward(micro-batch, flights by lane, routings by lane of every site), called by all workers together between a
+micro-batch's forward and its backward. It may set a flight's `extra_loss`."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Executor:
         self._dispatcher = dispatcher
         self._shard = shard
         self._clock = clock
+        self.after_forward: AfterForward = lambda microbatch, flights, routings: None
 
     def evaluate(self, microbatch: int, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
         """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
@@ -88,6 +93,7 @@ class Executor:
         """
         with torch.no_grad():
             wave = self._forward(microbatch, forwards, True)
+            self.after_forward(microbatch, wave.flights, [stop.routings for stop in wave.stops])
             losses = {lane: flight.begin_backward(scale) for lane, flight in wave.flights.items()}
             takers = {lane: hand_out(lane) for lane in wave.flights}
             for site in reversed(range(len(self._cut.names))):

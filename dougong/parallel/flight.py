@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -56,17 +57,28 @@ def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) 
     return answer
 
 
+def note_on_flight(value: Any) -> None:
+    """Called by a hook in the model: keep something of the forward that is running, for the flight's owner. Outside of
+    a flight it is lost."""
+    notes = getattr(getcurrent(), "notes", None)
+    if notes is not None:
+        notes.append(value)
+
+
 class Flight:
     """One lane's micro-batch: resume it forward with answers, then backward with gradients."""
 
     def __init__(self, forward: Forward, shared_leaves: frozenset[Node], with_gradients: bool) -> None:
         self._greenlet = greenlet(forward.run)
+        self.notes: list[Any] = []
+        self._greenlet.notes = self.notes
         self._before_segment = forward.before_segment
         self._shared_leaves = shared_leaves
         self._with_gradients = with_gradients
         self._walk: TapeWalk | None = None
         self.calls: list[ExpertsCall] = []
         self.loss: Tensor | None = None
+        self.extra_loss: Tensor | None = None
 
     def start(self) -> None:
         """Run to the first experts call (or to the end)."""
@@ -93,12 +105,16 @@ class Flight:
             self.calls.append(result)
 
     def begin_backward(self, scale: float) -> Tensor:
-        """Start the walk from the loss, weighted by `scale`; returns the loss's value and lets the graph go."""
+        """Start the walk from the loss (and `extra_loss`), weighted by `scale`; returns the loss's value and lets the
+        graph go."""
         assert self.loss is not None, "backward before the forward has ended"
         self._walk = TapeWalk(self._shared_leaves)
         value = self.loss.detach()
         self._walk.add(self.loss, torch.full_like(value, scale))
-        self.loss = None
+        if self.extra_loss is not None:
+            self._walk.add(self.extra_loss, torch.full_like(self.extra_loss, scale))
+        self.loss = self.extra_loss = None
+        self.notes.clear()
         return value
 
     def backward_to_call(self, hand_out: HandOut) -> tuple[ExpertsCall, Tensor]:

@@ -1,4 +1,4 @@
-"""Moving tensors between workers. Only moves: no collective here ever adds a float.
+"""Moving tensors between workers. Only moves, and sums of whole numbers: no collective here ever adds a float.
 
 A `World` is one generation of workers. Point-to-point messages and gathers are all that dispatch, combine and the
 ordered reductions need, so the same code serves gloo, NCCL and HCCL.
@@ -233,6 +233,18 @@ class World:
         peers = {r: t for r, t in parts.items() if r != self.rank}
         self._post({r: mine for r in peers if mine.numel()}, {r: t for r, t in peers.items() if t.numel()}, self._gloo)
         return [parts[r].tolist() for r in range(self.size)]
+
+    def add_counts(self, counts: Tensor) -> Tensor:
+        """The sum of everybody's whole numbers (int64, on the CPU), exact in any order, as a new tensor. Collective."""
+        assert counts.dtype == torch.int64, f"{counts.dtype}: only whole numbers may be added by a library"
+        total = counts.clone()
+        if self._gloo is None:
+            return total
+        try:
+            dist.all_reduce(total, group=self._gloo)
+        except RuntimeError as error:
+            raise PeerError(f"worker {self.rank} lost a sum of counts with the other workers: {error}") from error
+        return total
 
     def barrier(self) -> None:
         """Wait for everybody. Collective."""

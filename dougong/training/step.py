@@ -20,6 +20,7 @@ from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import leaf_node
 from dougong.parallel.transport import World
 from dougong.parallel.tree import LaneTree
+from dougong.training.balance import Balance, Load
 from dougong.training.gradients import DenseGradients
 from dougong.training.optimizer import OwnedAdamW, clip_scale
 from dougong.training.replica import DTYPES, Replica
@@ -29,7 +30,7 @@ from dougong.training.schedule import learning_rate
 @dataclass(frozen=True)
 class StepResult:
     """What a step says of itself, the same on every worker. The loss is the mean over the step's tokens; `grad_norm`
-    is the norm before clipping; `exchange_s` are seconds spent in messages, by rank."""
+    is the norm before clipping; `exchange_s` are seconds spent in messages, by rank; `load` is that of the experts."""
 
     step: int
     loss: float
@@ -37,6 +38,7 @@ class StepResult:
     rate: float
     exchange_s: tuple[float, ...]
     stop: bool
+    load: Load
 
 
 class Stepper:
@@ -53,6 +55,8 @@ class Stepper:
         self._dispatcher = Dispatcher(world, plan, hidden, DTYPES[job.precision], device)
         self._shard = ExpertShard(replica.op, plan.workers[world.rank].experts, replica.experts)
         self._executor = Executor(replica.cut, self._dispatcher, self._shard, clock)
+        self._balance = Balance(job, plan, world, replica, clock)
+        self._executor.after_forward = self._balance.after_forward
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
         self.optimizer = OwnedAdamW(job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]})
 
@@ -73,8 +77,9 @@ class Stepper:
         norm = self._norm(everybody)
         rate = learning_rate(self._job.schedule, self._job.optimizer.lr, step, self._job.steps)
         self._update(gradients, norm, rate)
+        load = self._balance.finish()
         exchange_s = tuple(values[1] for values in everybody)
-        return StepResult(step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody))
+        return StepResult(step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody), load)
 
     def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:
         """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be missing.
@@ -99,6 +104,7 @@ class Stepper:
         scale = 1.0 / (batch.lanes * batch.microbatches)
         self._shard.zero_gradients()
         self._gradients.start()
+        self._balance.start()
         losses: dict[tuple[int, int], Tensor] = {}
         for microbatch in range(batch.microbatches):
             last = microbatch == batch.microbatches - 1

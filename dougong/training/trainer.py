@@ -132,10 +132,12 @@ class Trainer:
         result = self._stepper.run(step, self._forwards, lambda: self._context.control.stop_requested)
         step_s = time.perf_counter() - begun
         last = result.stop or step == self._job.steps
+        save = last or bool(self._job.checkpoint.every and step % self._job.checkpoint.every == 0)
         validation = self._validate(step, last)
         if self._world.rank == 0:
-            self._context.control.send("step", row=self._row(result, step_s, validation))
-        if last or (self._job.checkpoint.every and step % self._job.checkpoint.every == 0):
+            row = self._row(result, step_s, validation) | result.load.row(whole=save)
+            self._context.control.send("step", row=row)
+        if save:
             self._save(step)
         return result.stop
 

@@ -12,7 +12,7 @@ import pytest
 
 from dougong.errors import DataError, ModelError
 from dougong.launcher.inspection import inspect, inspect_only, inventory_from_json, vocabulary_of
-from dougong.launcher.job import Job
+from dougong.launcher.job import Job, Router
 from tests.families import SMALLEST
 
 
@@ -63,3 +63,9 @@ def test_token_files_need_a_vocabulary_from_somebody(tmp_path: Path) -> None:
 def test_a_wrong_model_is_found(text: Path) -> None:
     with pytest.raises(ModelError, match="num_expert_layers"):
         inspect_only(job({"text": str(text)}, num_expert_layers=3))
+
+
+def test_a_balance_that_the_family_cannot_have_is_found(text: Path) -> None:
+    asked = job({"text": str(text)}).model_copy(update={"router": Router(bias_rate=0.001)})
+    with pytest.raises(ModelError, match="qwen3_moe has no bias .* use router.global_loss"):
+        inspect_only(asked)

@@ -56,6 +56,10 @@ def test_worker_names() -> None:
         ({"model": "{}"}, "model: names no model; add `family: qwen3_moe` (or another), or `path: DIR`"),
         ({"data": "{}"}, "data: names no source of tokens; add one of text, tokens, megatron, dataset"),
         ({"data": "{text: stdlib, dataset: a/b}"}, "data.dataset: a second source beside data.text; keep one of them"),
+        ({"router": "{sequence_loss: 0.1, global_loss: 0.1}"},
+         "router.global_loss: a second balance loss beside router.sequence_loss; keep one of them"),
+        ({"router": "{computing_choices: 8.0}"}, "router.computing_choices: nothing uses it without router.bias_rate; "
+         "add bias_rate: 0.001, or remove it"),
         ({"schedule": "{warmup_steps: 11}"},
          "schedule.warmup_steps: 11 steps of warm-up in 10 steps; lower it, or raise steps"),
         ({"schedule": "{name: constant, final_fraction: 0.5}"}, "schedule.final_fraction: a constant schedule "

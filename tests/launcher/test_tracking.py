@@ -29,7 +29,8 @@ def row(attempt: int, step: int, **more: Any) -> dict[str, Any]:
 def test_every_number_has_a_curve(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path)
     tracker.step(row(1, 1, val_loss=2.5, grad_norm=1.5, tokens_per_s=8000.0, step_s=0.5, tokens=4096,
-                     islands={"east": {"compute_s": 0.25, "exchange_s": None}}))  # fmt: skip
+                     islands={"east": {"compute_s": 0.25, "exchange_s": None}}, balance_loss=0.5,
+                     load={"max_over_mean": [1.5, 1.25], "worst": 1.5}))  # fmt: skip
     tracker.step(row(1, 2, val_loss=None))
     tracker.close()
     tracker.close()
@@ -39,6 +40,7 @@ def test_every_number_has_a_curve(tmp_path: Path) -> None:
     assert {tag: points[0][1] for tag, points in shown.items() if tag != "loss/train"} == {
         "loss/validation": 2.5, "optimizer/lr": pytest.approx(0.1), "optimizer/grad_norm": 1.5,
         "speed/tokens_per_s": 8000.0, "speed/step_s": 0.5, "run/attempt": 1.0, "island/east/compute_s": 0.25,
+        "loss/balance": 0.5, "load/worst_max_over_mean": 1.5,
     }  # fmt: skip
 
 

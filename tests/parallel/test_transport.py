@@ -48,6 +48,27 @@ def gather_unevenly(world: World) -> list[list[float]]:
     return world.gather(mine, list(range(world.size)))
 
 
+LARGE = 2**62
+"""A whole number that float64 does not hold together with 1."""
+
+
+def add_up(world: World, plan: Plan) -> tuple[list[int], list[int]]:
+    mine = torch.tensor([world.rank, LARGE if world.rank == 1 else 1])
+    return world.add_counts(mine).tolist(), mine.tolist()
+
+
+def test_whole_numbers_are_added_exactly_and_in_a_new_tensor() -> None:
+    results = run_workers(add_up, plan_of("BBB"))
+    assert [total for total, _ in results] == [[3, LARGE + 2]] * 3
+    assert [mine for _, mine in results] == [[0, 1], [1, LARGE], [2, 1]]
+    assert World.alone().add_counts(torch.tensor([5])).tolist() == [5]
+
+
+def test_floats_are_not_added_by_a_library() -> None:
+    with pytest.raises(AssertionError, match="only whole numbers"):
+        World.alone().add_counts(torch.tensor([1.0]))
+
+
 def everything(world: World, plan: Plan) -> tuple[Any, ...]:
     before = world.bytes_sent
     one_way = send_one_way(world)
