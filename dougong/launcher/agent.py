@@ -117,6 +117,7 @@ class Agent:
             "versions": installed_versions(),
             "accelerator": self.settings.accelerator,
             "devices": count_devices(accelerator),
+            "environment": accelerator.worker_environment(self.settings.threads),
             "sees_run_dir": self._run_dir.job_file.exists(),
         }
 
@@ -177,11 +178,11 @@ class Agent:
         return [child for child in self._children.values() if child.generation == generation]
 
     def _fork(self, worker: str, generation: int, request: Message) -> None:
-        talkative = request.get("console") == worker
         try:
-            child = Child.open(worker, generation, talkative, self._run_dir.log_file(generation, worker))
+            child = Child.open(worker, generation, request, self._run_dir.log_file(generation, worker))
         except OSError as error:
-            self._tell("exit", generation, worker=worker, code=1, text=f"cannot prepare a worker: {error}")
+            text = f"cannot prepare a worker: {error}"
+            self._tell("exit", generation, worker=worker, task=request["task"], code=1, text=text)
             return
         self._next_id += 1
         self._children[self._next_id] = child
@@ -228,7 +229,7 @@ class Agent:
 
     def _on_unforked(self, number: int, text: str) -> None:
         child = self._children[number]
-        self._tell("exit", child.generation, worker=child.worker, pid=None, code=1, text=text)
+        self._tell("exit", child.generation, worker=child.worker, task=child.task, pid=None, code=1, text=text)
         self._forget(number, child)
 
     def _on_exit(self, pid: int, code: int) -> None:
@@ -236,7 +237,7 @@ class Agent:
         self._on_message(child)
         self._on_output(child)
         facts = {"code": code, "asked": child.doomed, "oom": self._oom_killed(), "last_lines": list(child.last_lines)}
-        self._tell("exit", child.generation, worker=child.worker, pid=pid, **facts)
+        self._tell("exit", child.generation, worker=child.worker, task=child.task, pid=pid, **facts)
         self._forget(number, child)
 
     def _forget(self, number: int, child: Child) -> None:
@@ -257,7 +258,7 @@ class Agent:
             return
         try:
             for message in child.channel.drain():
-                self._tell("message", child.generation, worker=child.worker, message=message)
+                self._tell("message", child.generation, worker=child.worker, task=child.task, message=message)
         except ProtocolError as error:
             self._silence(child.channel)
             self._tell("line", child.generation, worker=child.worker, text=f"warning: garbled message: {error}")

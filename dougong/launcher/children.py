@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from dougong.launcher.messages import Classifier
 from dougong.launcher.progress import ProgressVector
-from dougong.launcher.protocol import Channel
+from dougong.launcher.protocol import Channel, Message
 
 LAST_LINES = 12
 _READ_BYTES = 1 << 16
@@ -20,10 +20,14 @@ _MAX_LINE_BYTES = 1 << 14
 
 @dataclass
 class Child:
-    """Descriptors that the agent keeps for a worker; `theirs` are the ends for the worker, closed after the fork."""
+    """Descriptors that the agent keeps for a worker; `theirs` are the ends for the worker, closed after the fork.
+
+    `task`: what it was forked for. `talkative`: every line that it prints is forwarded.
+    """
 
     worker: str
     generation: int
+    task: str
     talkative: bool
     channel: Channel
     output: int
@@ -38,8 +42,8 @@ class Child:
     _partial: bytes = b""
 
     @classmethod
-    def open(cls, worker: str, generation: int, talkative: bool, log_file: Path) -> Child:
-        """Make the socket, the pipe, the vector and the log file. `talkative`: every line is worth forwarding."""
+    def open(cls, worker: str, generation: int, request: Message, log_file: Path) -> Child:
+        """Make the socket, the pipe, the vector and the log file. Every line of the console's worker is forwarded."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
@@ -47,7 +51,8 @@ class Child:
         vector = ProgressVector.create()
         log = log_file.open("ab", buffering=0)
         ends = (theirs.detach(), write_end, vector.fd)
-        return cls(worker, generation, talkative, Channel(ours), read_end, vector, log, ends)
+        talkative = request.get("console") == worker
+        return cls(worker, generation, request["task"], talkative, Channel(ours), read_end, vector, log, ends)
 
     def forget_theirs(self) -> None:
         """Close our copies of the worker's ends, so that its end of file reaches us."""

@@ -129,6 +129,11 @@ def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
     )
 
 
+def devices_of(spec: AgentSpec) -> dict[str, str]:
+    """Worker -> its device, such as `cuda:3`, for all workers of an agent."""
+    return {worker: _device(spec, i) for i, worker in enumerate(spec.workers)}
+
+
 def _device(spec: AgentSpec, index: int) -> str:
     number = spec.first_index if spec.accelerator == "cpu" else spec.first_device
     return f"{spec.accelerator}:{number + index}"

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dougong import errors
 from dougong.checkpoint.directories import step_of
 from dougong.errors import DougongError, LaunchError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
@@ -27,20 +26,18 @@ from dougong.launcher.cluster import AgentSpec, check_hellos, lay_out, make_seat
 from dougong.launcher.crew import Crew, Member
 from dougong.launcher.generation import Generation
 from dougong.launcher.inbox import Background, Inbox
-from dougong.launcher.inspection import inventory_from_json
 from dougong.launcher.keeper import Found, Keeper
 from dougong.launcher.observer import Observer, Stopped, as_ours
 from dougong.launcher.protocol import Message
+from dougong.launcher.scout import Scout
 from dougong.launcher.scribe import Scribe
 from dougong.launcher.setting import Outcome, Setting
 from dougong.launcher.store import Store, load_torch
-from dougong.parallel.plan import Inventory, Plan, make_plan
-from dougong.training.recipe import make_recipe
+from dougong.parallel.plan import Plan, make_plan
 
 OPEN_S = 120.0
 JOIN_S = 120.0
 READY_S = 300.0
-INSPECT_S = 3600.0
 FIND_S = 3600.0
 KILL_S = 10.0
 COMMIT_S = 1800.0
@@ -57,6 +54,7 @@ class Controller:
         self._run_dir = scribe.run_dir
         keeper = Keeper(self._run_dir.checkpoints, setting.job, Background("dougong-commit", inbox))
         self._see = Observer(inbox, scribe, keeper, setting.beginning.fired)
+        self._scout = Scout(setting, self._see)
         self._see.number = setting.beginning.generation - 1
         self._see.step = setting.beginning.step
         self._agents = Background("dougong-agents", inbox)
@@ -99,7 +97,8 @@ class Controller:
         self._enter("STARTING")
         self._see.watched = False
         self._start_agents()
-        self._inspect()
+        self._scout.inspect()
+        self._scout.fingerprint(list(self._crew.members.values()))
         self._lay_plan()
         self._see.watched = True
         while True:
@@ -172,30 +171,6 @@ class Controller:
         told = [f"agent {name}: {reason}" for name, reason in reasons.items() if reason]
         return "\n".join([text, *told])
 
-    def _inspect(self) -> None:
-        """Have the model and the data looked at, in a child of the first agent's fork server."""
-        see, member = self._see, next(iter(self._crew.members.values()))
-        worker = member.spec.workers[0]
-        request = {"task": "inspect", "entry": self._setting.entries.inspect, "job": self._job.model_dump_json()}
-        self._crew.tell(member, "fork", 0, workers=[worker], request=request)
-        see.pump(lambda: see.inspected is not None, INSPECT_S, "looking at the model and the data")
-        assert see.inspected is not None
-        log = self._run_dir.log_file(0, worker)
-        see.inventory = _inventory_or_error(see.inspected, str(log))
-        found = see.inventory
-        see.keeper.data, see.keeper.recipe = see.inspected["data"], make_recipe(self._job, found)
-        self._scribe.event(
-            "inspected",
-            see.number,
-            family=found.family,
-            parameters=found.num_parameters,
-            tensors=len(found.tensors),
-            sites=len(found.sites),
-            experts=found.num_experts,
-            data=see.inspected["data"],
-            recipe=see.keeper.recipe.to_dict(),
-        )
-
     def _lay_plan(self) -> None:
         specs = [member.spec for member in self._crew.members.values()]
         assert self._see.inventory is not None
@@ -204,8 +179,9 @@ class Controller:
             self._plan = plan
             self._run_dir.write_plan(plan.to_json())
             self._scribe.view.plan(plan)
-            lanes, experts = plan.num_lanes, plan.num_experts
-            self._scribe.event("planned", self._see.number, workers=len(plan.workers), lanes=lanes, experts=experts)
+            facts = {"workers": len(plan.workers), "lanes": plan.num_lanes, "experts": plan.num_experts}
+            environment = {hello["island"]: hello["environment"] for hello in self._crew.hellos().values()}
+            self._scribe.event("planned", self._see.number, **facts, environment=environment)
 
     # Running
 
@@ -219,6 +195,8 @@ class Controller:
         found: Found = self._see.result("find", FIND_S)
         for name, reason in found.rejected:
             self._scribe.event("checkpoint_rejected", self._see.number, directory=name, reason=reason)
+        for text in found.warnings:
+            self._scribe.event("warning", self._see.number, text=text, workers=[])
         self._see.keeper.parent = found.directory.name if found.directory else None
         return found
 
@@ -325,7 +303,9 @@ class Controller:
             for spec in lost:
                 again = functools.partial(self._backend.restart, spec, self._settings_of)
                 see.call(self._agents, "restart", again, OPEN_S)
-            self._await_agents([crew.members[spec.name] for spec in lost])
+            joined = [crew.members[spec.name] for spec in lost]
+            self._await_agents(joined)
+            self._scout.fingerprint(joined)
         except DougongError as error:
             return self._failed(f"its agent cannot be started again: {error}")
         self._lay_plan()
@@ -365,15 +345,3 @@ class Controller:
 
 def _told(diagnosis: Diagnosis) -> dict[str, Any]:
     return {"worker": diagnosis.worker, "class": diagnosis.kind, "cause": diagnosis.cause}
-
-
-def _inventory_or_error(message: Message, log: str) -> Inventory:
-    """What the inspection found; its error is raised as the class it had, if it is one of ours."""
-    if message["kind"] == "inspected":
-        return inventory_from_json(message["inventory"])
-    if message["kind"] == "exit":
-        raise WorkerError(f"looking at the model ended with status {message['code']} and no answer; see {log}")
-    kind = getattr(errors, str(message["type"]), None)
-    if isinstance(kind, type) and issubclass(kind, DougongError):
-        raise kind(message["message"])
-    raise WorkerError(f"looking at the model and the data: {message['type']}: {message['message']}; see {log}")

@@ -9,6 +9,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+# Beginnings of the names of variables that math libraries read.
+_ARITHMETIC = (
+    "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_CAPABILITY", "OPENBLAS_", "BLIS_",
+    "CUBLAS_", "CUBLASLT_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32", "TORCH_BLAS_PREFER",
+    "HCCL_DETERMINISTIC", "LCCL_DETERMINISTIC", "CLOSE_MATMUL_K_SHIFT",
+)  # fmt: skip
+
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """This process's environment for a child, with `changes`, and able to import what this process can import."""
@@ -19,6 +26,11 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
 def read_visible_devices(variable: str) -> str | None:
     """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to; None: nothing is said."""
     return os.environ.get(variable)
+
+
+def arithmetic_variables() -> dict[str, str]:
+    """This process's variables that can change a kernel's bits: threads, math libraries, deterministic switches."""
+    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_ARITHMETIC)}
 
 
 def interface_variables(interface: str | None) -> dict[str, str]:

@@ -68,6 +68,7 @@ class Checkpoint:
 class History:
     """A run, told. `rows` are the present history; `rewound` are the stretches that later attempts went over again.
 
+    `classes`: worker -> class of its device's arithmetic, as last found.
     `command`: one line for each controller that the run had. `failed_worker`, `failed_generation`: the first failure's.
     """
 
@@ -89,6 +90,7 @@ class History:
     plan: Plan | None
     machine: dict[str, Any] = field(default_factory=dict)
     agents: list[dict[str, Any]] = field(default_factory=list)
+    classes: dict[str, str] = field(default_factory=dict)
     workers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -140,6 +142,7 @@ def read_history(run_dir: RunDir) -> History:
         plan=run_dir.read_plan(),
         machine=created.get("machine") or {},
         agents=[a for a in _last(events, "agents_started").get("agents") or [] if isinstance(a, dict)],
+        classes=dict(_last(events, "fingerprints").get("classes") or {}),
         workers=list(status.get("workers") or []),
     )
 

@@ -9,17 +9,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dougong.accelerators.fingerprint import Shapes
 from dougong.errors import DataError
 from dougong.launcher.job import Job
 from dougong.parallel.plan import Inventory, TensorSpec
+from dougong.training.recipe import product_rows
+
+FEW_ROWS = (1, 7, 16, 33)
+"""Heights of small blocks, at which math libraries change their kernels."""
+MOST_ROWS = 256
+MOST_MATRICES = 16
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. `data`: `Data.describe()`; its `digest` names the tokens and how they are cut."""
+    """What was found. `data`: `Data.describe()`; its `digest` names the tokens and how they are cut.
+
+    `shapes`: of the job's own kernel calls; None where there is no model to speak of.
+    """
 
     inventory: Inventory
     data: Mapping[str, object]
+    shapes: Shapes | None = None
 
 
 def inspect(job: Job) -> Inspection:
@@ -32,7 +43,7 @@ def inspect(job: Job) -> Inspection:
 
     inventory = inspect_only(job)
     data = open_data(job, load_config(job.model, vocabulary_of(job)).vocab_size)
-    return Inspection(inventory, data.describe())
+    return Inspection(inventory, data.describe(), shapes_of(job, inventory))
 
 
 def inspect_only(job: Job) -> Inventory:
@@ -67,4 +78,29 @@ def inventory_from_json(raw: dict[str, Any]) -> Inventory:
         num_experts=raw["num_experts"],
         expert_shapes=tuple((name, tuple(shape)) for name, shape in raw["expert_shapes"]),
         experts_per_token=raw["experts_per_token"],
+    )
+
+
+def shapes_of(job: Job, inventory: Inventory) -> Shapes:
+    """The sizes of the job's own kernel calls, for the fingerprint of the devices that will run them."""
+    from dougong.models.build import load_config
+
+    config = load_config(job.model, vocabulary_of(job))
+    hidden, heads = int(config.hidden_size), int(getattr(config, "num_attention_heads", 1) or 1)
+    weights = [shape for _, shape in inventory.expert_shapes] + [tensor.shape for tensor in inventory.tensors]
+    inner = [s[0] if s[1] == hidden else s[1] for _, s in inventory.expert_shapes if len(s) == 2]
+    tokens = job.batch.microbatch_size * job.data.sequence_length
+    per_expert = max(1, tokens * inventory.experts_per_token // inventory.num_experts)
+    tile = product_rows(job, inventory.num_experts, inventory.experts_per_token)
+    blocks = {min(rows, MOST_ROWS) for rows in (tokens, per_expert, tile) if isinstance(rows, int)}
+    return Shapes(
+        matrices=tuple(dict.fromkeys((s[0], s[1]) for s in weights if len(s) == 2))[:MOST_MATRICES],
+        rows=tuple(sorted({*FEW_ROWS, *blocks})),
+        heads=heads,
+        head_size=int(getattr(config, "head_dim", None) or hidden // heads),
+        sequence=job.data.sequence_length,
+        hidden=hidden,
+        inner=min(inner, default=hidden),
+        experts=inventory.num_experts,
+        vocabulary=int(config.vocab_size),
     )

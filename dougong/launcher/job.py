@@ -201,6 +201,11 @@ class Job(Section):
         "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed tiles over the rows of "
         "all lanes, faster where a lane has few rows for an expert; `auto`: tiles where fewer than 128 are expected",
     )
+    numerics: Literal["exact", "bounded"] = physical(
+        "exact",
+        "workers of one role whose kernels give different bits: `exact` refuses them, also to go on from a "
+        "checkpoint that others made; `bounded` goes on with a warning, equal up to rounding",
+    )
     islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(..., "groups of like devices")
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")

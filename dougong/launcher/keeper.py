@@ -11,13 +11,14 @@ from typing import Any
 from dougong.checkpoint import store
 from dougong.checkpoint.manifest import Manifest
 from dougong.errors import CheckpointError
+from dougong.launcher import numerics
 from dougong.launcher.inbox import Background
 from dougong.launcher.job import Job
 from dougong.launcher.machine import package_versions
 from dougong.parallel.plan import Inventory, Plan
 from dougong.training.recipe import Recipe
 
-LOGICAL_ELSEWHERE = ("islands", "checkpoint", "fault", "drill", "steps")
+LOGICAL_ELSEWHERE = ("islands", "checkpoint", "fault", "drill", "steps", "numerics")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Found:
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Keeper:
     one holds up neither training nor the controller. Results reach the inbox as `commit` and `find`.
 
     `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data to be. `recipe`: how
-    the job computes.
+    the job computes. `kernels`: `numerics.record` of the workers' fingerprints; empty where nobody took any.
     """
 
     root: Path
@@ -55,6 +57,7 @@ class Keeper:
     parent: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
+    kernels: Mapping[str, Any] = field(default_factory=dict)
     _parts: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
     _open: int = 0
@@ -98,11 +101,13 @@ class Keeper:
     def _find(self) -> Found:
         rejected: list[tuple[str, str]] = []
         found = store.newest_valid(self.root, lambda path, reason: rejected.append((path.name, reason)))
+        warnings: tuple[str, ...] = ()
         if found is not None:
             self._trusted.add(found.name)
             self._refuse_other_data(found)
             self._refuse_other_recipe(found)
-        return Found(found, tuple(rejected))
+            warnings = self._refuse_other_kernels(found)
+        return Found(found, tuple(rejected), warnings)
 
     def _refuse_other_data(self, found: Path) -> None:
         before = Manifest.load(found).header.get("data", {}).get("digest")
@@ -126,6 +131,14 @@ class Keeper:
             f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps would not be the same "
             "run's; go on with the dougong that wrote it, or begin a new run with `model: {path: ...}`"
         )
+
+    def _refuse_other_kernels(self, found: Path) -> tuple[str, ...]:
+        """Warnings about going on with other kernels than those that made the checkpoint, where the job allows it."""
+        before = Manifest.load(found).header.get("kernels", {})
+        verdict = numerics.judge_resume(before, self.kernels, numerics.is_strict(self.job))
+        if verdict.refusal is not None:
+            raise CheckpointError(f"{found}: {verdict.refusal}")
+        return verdict.warnings
 
     def _commit(self, step: int, generation: int, parts: list[Any], header: dict[str, Any]) -> Committed:
         start = time.monotonic()
@@ -152,6 +165,7 @@ class Keeper:
                 "tokens": samples * self.job.data.sequence_length,
             },
             "random": {"seed": self.job.seed},
+            "kernels": dict(self.kernels),
             "parent": self.parent,
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -63,7 +63,7 @@ class Observer:
         self.stoppable = False  # whether there is a step in progress that a stop lets end
         self.watched = True  # whether the loss of an agent is somebody's to diagnose; else it ends the wait
         self.commit_error: BaseException | None = None
-        self.inspected: Message | None = None
+        self.answers: dict[tuple[str, str], Message] = {}  # of generation 0's children, by task and worker
         self._results: dict[str, Called] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             Joined: self._on_joined,
@@ -192,8 +192,8 @@ class Observer:
         generation = self._current(message)
         if generation is not None:
             generation.note_exit(message)
-        elif message["generation"] == 0 and self.inspected is None:
-            self.inspected = {**message, "kind": "exit"}
+        elif message["generation"] == 0:
+            self.answers.setdefault((message["task"], message["worker"]), {**message, "kind": "exit"})
 
     def _on_line(self, member: Member, message: Message) -> None:
         """Show a line, unless it is the echo of a failure that is known already: that stays in its log."""
@@ -207,7 +207,7 @@ class Observer:
     def _on_worker_message(self, member: Member, message: Message) -> None:
         worker, inner = message["worker"], message["message"]
         if message["generation"] == 0:
-            self.inspected = inner if inner["kind"] in ("inspected", "error") else self.inspected
+            self.answers.setdefault((message["task"], worker), inner)
         elif self._current(message) is not None:
             handler = self._worker_messages.get(inner["kind"])
             if handler is None:

@@ -228,7 +228,14 @@ def _layout(told: History) -> Markup | None:
     table = _table(heads, rows)
     if len(rows) > _MOST_WORKERS:
         table = tag("details", tag("summary", plural(len(rows), "worker")), table)
-    return join(tag("h2", "Layout"), tag("div", table, class_="card scroll"))
+    classes = tag("p", _classes(told.classes), class_="soft") if told.classes else None
+    return join(tag("h2", "Layout"), tag("div", table, classes, class_="card scroll"))
+
+
+def _classes(classes: dict[str, str]) -> str:
+    """`Arithmetic, by fingerprint: east 3f2a..., west 91cc...`: one entry for each island and class."""
+    pairs = dict.fromkeys((worker.rpartition("/")[0], name) for worker, name in classes.items())
+    return f"Arithmetic, by fingerprint: {', '.join(f'{island} {name}' for island, name in pairs)}"
 
 
 def _worker_row(worker: Worker, plan: Plan, status: dict[str, Any]) -> Markup:

@@ -8,9 +8,10 @@ Every event has `kind`, `generation`, `monotonic_s` (this boot of the controller
 The fields that the view and the report look for; any other field and any other kind is shown as it stands:
 
     created               job, command (list of words), machine (`machine.describe_machine()`)
-    agents_started        agents: list of {node, island, address, versions, accelerator, devices}
+    agents_started        agents: list of {node, island, address, versions, accelerator, devices, environment}
     inspected             family, parameters, tensors, sites, experts
-    planned               workers (count), lanes, experts
+    fingerprints          classes: {worker: class of its device's arithmetic}, seconds
+    planned               workers (count), lanes, experts, environment: {island: variables that its workers are given}
     generation_started    workers (list of names), resume (checkpoint name or null), step (the last step already done)
     first_step            step
     drill                 worker, step, action

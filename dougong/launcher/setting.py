@@ -11,7 +11,10 @@ from dougong.launcher.job import Job
 
 @dataclass(frozen=True)
 class Entries:
-    """What the workers run, as `module:function`, and the modules that their fork server loads beforehand."""
+    """What the workers run, as `module:function`, and the modules that their fork server loads beforehand.
+
+    `fingerprint` None: nobody's kernels are looked at.
+    """
 
     train: str = "dougong.training.trainer:train"
     inspect: str = "dougong.launcher.inspection:inspect"
@@ -21,6 +24,7 @@ class Entries:
         "transformers.modeling_utils",  # three seconds of imports that no worker then pays for
         "transformers.models.auto.modeling_auto",
     )
+    fingerprint: str | None = "dougong.launcher.fingerprints:fingerprint"
 
 
 TRAINING = Entries()

@@ -140,6 +140,16 @@ def _inspected(event: dict[str, Any]) -> Sentence:
     return Sentence("info", f"model {event.get('family', '')}: {count(event['parameters'])} parameters{experts}")
 
 
+def _fingerprints(event: dict[str, Any]) -> Sentence:
+    classes = event.get("classes")
+    if not isinstance(classes, dict):
+        return Sentence("quiet", _generic(event))
+    groups = [
+        f"{name} on {worker_list(w for w in classes if classes[w] == name)}" for name in dict.fromkeys(classes.values())
+    ]
+    return Sentence("info", f"arithmetic: class {', class '.join(groups)}" if groups else "arithmetic: nobody asked")
+
+
 def _planned(event: dict[str, Any]) -> Sentence:
     parts = [plural(event[key], key[:-1]) for key in ("workers", "lanes", "experts") if isinstance(event.get(key), int)]
     return Sentence("info", f"plan: {', '.join(parts)}" if parts else _generic(event))
@@ -220,6 +230,7 @@ _SENTENCES: dict[str, Callable[[dict[str, Any]], Sentence]] = {
     "created": _created,
     "agents_started": _agents_started,
     "inspected": _inspected,
+    "fingerprints": _fingerprints,
     "planned": _planned,
     "generation_started": _generation_started,
     "first_step": _first_step,

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from dougong.accelerators.fingerprint import Shapes
 from dougong.errors import DougongError, JobError
+from dougong.launcher.fingerprints import Probing
 from dougong.launcher.job import Drill, Job
 from dougong.launcher.progress import ProgressVector
 from dougong.launcher.protocol import Channel, Message
@@ -143,10 +145,23 @@ def _train(request: Message, control: AgentControl) -> None:
 
 def _inspect(request: Message, control: AgentControl) -> None:
     found = resolve(request["entry"])(Job.model_validate_json(request["job"]))
-    control.send("inspected", inventory=dataclasses.asdict(found.inventory), data=found.data)
+    shapes = dataclasses.asdict(found.shapes) if found.shapes is not None else None
+    control.send("inspected", inventory=dataclasses.asdict(found.inventory), data=found.data, shapes=shapes)
 
 
-_TASKS: dict[str, Callable[[Message, AgentControl], None]] = {"train": _train, "inspect": _inspect}
+def _fingerprint(request: Message, control: AgentControl) -> None:
+    accelerator, _, index = request["devices"][request["worker"]].rpartition(":")
+    shapes = Shapes.from_json(request["shapes"]) if request["shapes"] is not None else None
+    job = Job.model_validate_json(request["job"])
+    found = resolve(request["entry"])(Probing(accelerator, int(index), job, shapes, request["worker"]))
+    control.send("fingerprint", fingerprint=found.to_json())
+
+
+_TASKS: dict[str, Callable[[Message, AgentControl], None]] = {
+    "train": _train,
+    "inspect": _inspect,
+    "fingerprint": _fingerprint,
+}
 
 
 def _take_over(log: int) -> None:

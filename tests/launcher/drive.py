@@ -11,7 +11,12 @@ from dougong.launcher.jobfile import load_job
 from dougong.launcher.run import Options, resume_run, start_run
 from dougong.launcher.setting import TRAINING, Entries
 
-TOY = Entries("tests.launcher.entries:train", "tests.launcher.entries:inspect", ("tests.launcher.entries",))
+TOY = Entries(
+    "tests.launcher.entries:train",
+    "tests.launcher.entries:inspect",
+    ("tests.launcher.entries",),
+    "tests.launcher.entries:fingerprint",
+)
 
 
 def main() -> int:
@@ -26,7 +31,7 @@ def main() -> int:
     parser.add_argument("--train", action="store_true", help="really train")
     parser.add_argument("--preload", default=TOY.preload[0])
     given = parser.parse_args()
-    entries = TRAINING if given.train else Entries(given.entry, TOY.inspect, (given.preload,))
+    entries = TRAINING if given.train else Entries(given.entry, TOY.inspect, (given.preload,), TOY.fingerprint)
     options = Options(given.address, given.ray or given.address is not None, entries)
     try:
         if given.command == "resume":

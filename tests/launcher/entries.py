@@ -1,6 +1,7 @@
 """What the launcher's tests have workers do instead of training: small loops without a model, and every kind of fault.
 
-`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation}.
+`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation};
+`kernels`, {island: word}, lets islands compute differently.
 Workers step together by files in the run directory; a checkpoint is one small file per worker, of the real format.
 """
 
@@ -18,9 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dougong.accelerators.fingerprint import Fingerprint
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.errors import DataError, LaunchError
+from dougong.launcher.fingerprints import Probing
 from dougong.launcher.inspection import Inspection
 from dougong.launcher.job import Job
 from dougong.launcher.worker import WorkerContext
@@ -35,6 +38,14 @@ def inspect(job: Job) -> Inspection:
         if fault["step"] == 0:
             raise DataError(f"{job.data.text}: empty file; give one with text in it")
     return Inspection(Inventory("toy", (), (), 16, ()), {"name": job.data.text, "digest": "toy"})
+
+
+def fingerprint(probing: Probing) -> Fingerprint:
+    """Two probes; `kernels` says what an island gives for the first."""
+    assert probing.job is not None
+    island, config = probing.worker.partition("/")[0], probing.job.model.config
+    bits = config.get("kernels", {}).get(island, "same")
+    return Fingerprint({"adding": bits, "multiplying": "same"}, "toy", {"threads": f"{bits} threads"})
 
 
 def train(context: WorkerContext) -> None:

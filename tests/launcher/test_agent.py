@@ -150,7 +150,7 @@ def test_a_zygote_without_pidfd_sees_exits_too(tmp_path: Path, monkeypatch: pyte
     read_end, write_end = os.pipe()
     from dougong.launcher.children import Child
 
-    child = Child.open("east/0", 1, True, tmp_path / "x.log")
+    child = Child.open("east/0", 1, {"task": "train"}, tmp_path / "x.log")
     server.fork({"id": 1, "task": "no such task", "generation": 1}, child.theirs)
     child.forget_theirs()
     pid = server.channel.receive(30)["pid"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from dougong.launcher.job import Island
     from dougong.launcher.run import Options
     from dougong.parallel.plan import Plan
 
@@ -55,7 +56,8 @@ def run(
 def resume(run_dir: RunPath, override: Overrides = None, address: Address = None, no_ray: NoRay = False) -> None:
     """Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.
 
-    -o may change where it runs (islands, checkpoint, fault, drill) and how far (steps), nothing that it computes with.
+    -o may change where it runs (islands, checkpoint, fault, drill), how far (steps) and whether other kernels may go on
+    (numerics), nothing else that it computes with.
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
     from dougong.launcher.run import resume_run
@@ -138,6 +140,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     made = make_plan(job.batch.lanes, inventory, seats_of_job(job.islands))
     typer.echo(f"{inventory.family}: {inventory.num_parameters:,} parameters, {len(inventory.sites)} expert layers")
     typer.echo("\n".join(plan_lines(made)))
+    typer.echo("\n".join(environment_lines(job.islands)))
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
@@ -162,6 +165,17 @@ def plan_lines(made: Plan) -> list[str]:
     for w, count in zip(made.workers, owned, strict=True):
         rows.append((w.name, w.role, w.device, ranges(w.lanes) or "-", ranges(w.experts) or "-", str(count)))
     return _table(rows)
+
+
+def environment_lines(islands: Sequence[Island]) -> list[str]:
+    """What each island's workers find in their environment on a machine like this one; the shell's is left alone."""
+    from dougong.accelerators.registry import get_accelerator
+
+    variables = {i.name: get_accelerator(i.accelerator).worker_environment(i.threads) for i in islands}
+    return [
+        f"{name}: workers run with {' '.join(f'{key}={value}' for key, value in sorted(found.items()))}"
+        for name, found in variables.items()
+    ]
 
 
 def register(app: typer.Typer) -> None:
