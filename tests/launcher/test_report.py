@@ -160,6 +160,17 @@ def test_an_old_page_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None
     assert run.report_file.read_text(encoding="utf-8") == before
 
 
+def test_the_arithmetic_s_class_is_told_by_island(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", islands={"east": 2, "west": 1})
+    recorder.start()
+    assert "Arithmetic" not in page_of(recorder.run).words
+    recorder.event("fingerprints", 1, classes={"east/0": "aa", "east/1": "aa", "west/0": "bb"}, seconds=1.0)
+    recorder.event("warning", 1, text="west/0: the same call gives different bits: sum", workers=[])
+    words = page_of(recorder.run).words
+    assert "Arithmetic, by fingerprint: east aa, west bb" in words
+    assert "the same call gives different bits: sum" in words
+
+
 def test_the_command(tmp_path: Path) -> None:
     app = typer.Typer()
     reporting.register(app)

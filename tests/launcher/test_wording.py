@@ -51,6 +51,8 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "agents_started", "agents": 2}, "info", "agents started · agents 2"),
     ({"kind": "inspected", "family": "qwen3_moe", "parameters": 3_300_000, "experts": 16}, "info",
      "model qwen3_moe: 3.30 M parameters, 16 experts"),
+    ({"kind": "fingerprints", "classes": {"east/0": "aa", "west/0": "bb", "east/1": "aa"}, "seconds": 1}, "info",
+     "arithmetic: class aa on east/0-1, class bb on west/0"),
     ({"kind": "planned", "workers": 2, "lanes": 4}, "info", "plan: 2 workers, 4 lanes"),
     ({"kind": "planned", "seconds": 2}, "info", "planned · seconds 2"),
     ({"kind": "generation_started", "workers": ["east/0", "east/1"], "resume": "/r/checkpoints/step-000020"}, "info",

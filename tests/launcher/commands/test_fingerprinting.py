@@ -1,0 +1,58 @@
+"""`dougong fingerprint` as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.families import SMALLEST
+from tests.launcher.jobs import ROOT, write
+
+
+def dougong(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dougong", *map(str, words)]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_fingerprint_is_printed_saved_and_compared(tmp_path: Path) -> None:
+    config = json.dumps(SMALLEST)
+    job = write(tmp_path, model=f"{{family: qwen3_moe, config: {config}}}", data="{text: stdlib, sequence_length: 16}")
+    saved = dougong("fingerprint", job, "--json")
+    assert (saved.returncode, saved.stderr) == (0, "")
+    found = json.loads(saved.stdout)
+    assert any(name.startswith("job: product") for name in found["probes"])
+    file = tmp_path / "here.json"
+    file.write_text(saved.stdout)
+
+    same = dougong("fingerprint", job, "--against", file)
+    assert (same.returncode, same.stdout) == (0, f"equal: class {found['class']}, {len(found['probes'])} probes\n")
+
+    other = dougong("fingerprint", job, "--threads", "2", "--against", file)
+    assert other.returncode == 1
+    assert "layer_norm float32" in other.stdout
+    assert "threads: 1 | 2" in other.stdout
+    assert "job file" not in other.stdout
+
+    general = dougong("fingerprint")
+    assert general.returncode == 0
+    assert "  product K=2048 bfloat16" in general.stdout
+    assert "$OMP_NUM_THREADS" in general.stdout
+
+
+def test_a_file_that_is_no_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "here.json"
+    file.write_text("{}")
+    done = dougong("fingerprint", "--against", file)
+    assert done.returncode == 1
+    assert "--json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_shows_what_workers_find_in_their_environment() -> None:
+    done = dougong("plan", "examples/quickstart.yaml", "-o", "islands.east.threads=3")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("east: workers run with ")]
+    assert {"OMP_NUM_THREADS=3", "MKL_NUM_THREADS=3", "MKL_DYNAMIC=FALSE"} <= set(line.split())
