@@ -54,12 +54,12 @@ class Shapes:
 class Fingerprint:
     """What one device computed. `probes`: name -> hash of the output's bits; `unstable`: those that gave two answers.
 
-    `recipe`: digest of what was asked (the probes' code, shapes, precision): only equal recipes can be compared.
+    `question`: digest of what was asked (the probes' code, shapes, precision): other questions are not comparable.
     `environment`: what explains a difference, and does not decide it.
     """
 
     probes: Mapping[str, str]
-    recipe: str
+    question: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -75,7 +75,7 @@ class Fingerprint:
         """Values that JSON can hold; `class` and `unstable` are written for the reader's eye."""
         return {
             "class": self.kernel_class,
-            "recipe": self.recipe,
+            "question": self.question,
             "unstable": list(self.unstable),
             "probes": dict(self.probes),
             "environment": dict(self.environment),
@@ -87,7 +87,7 @@ class Fingerprint:
         try:
             probes = {str(name): str(value) for name, value in raw["probes"].items()}
             environment = {str(name): str(value) for name, value in raw["environment"].items()}
-            found, written = Fingerprint(probes, str(raw["recipe"]), environment), raw["class"]
+            found, written = Fingerprint(probes, str(raw["question"]), environment), raw["class"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
         if found.kernel_class != written:
@@ -108,7 +108,7 @@ def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def recipe_of(precisions: tuple[str, ...], shapes: Shapes | None) -> str:
+def question_of(precisions: tuple[str, ...], shapes: Shapes | None) -> str:
     """Digest of what a fingerprint asks: the probes' own source, precisions and shapes. Imports no torch."""
     folder = Path(__file__).parent
     parts = [(folder / name).read_bytes() for name in _CODE] + [repr((precisions, shapes)).encode()]
@@ -140,4 +140,4 @@ def take_fingerprint(
     if shapes is not None:
         probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
     hashes = {name: measure(probe) for name, probe in probes.items()}
-    return Fingerprint(hashes, recipe_of(precisions, shapes), describe(device) | dict(variables or {}))
+    return Fingerprint(hashes, question_of(precisions, shapes), describe(device) | dict(variables or {}))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dougong.accelerators.fingerprint import PRECISIONS, Fingerprint, Shapes, recipe_of, take_fingerprint
+from dougong.accelerators.fingerprint import PRECISIONS, Fingerprint, Shapes, question_of, take_fingerprint
 from dougong.accelerators.registry import get_accelerator
 from dougong.errors import DougongError, LaunchError
 from dougong.launcher.environment import arithmetic_variables, child_environment, read_visible_devices
@@ -85,7 +85,7 @@ def key_of(probing: Probing) -> str:
         "found": accelerator.describe(),
         "versions": package_versions(),
         "variables": arithmetic_variables(),
-        "recipe": recipe_of(probing.precisions, probing.shapes),
+        "question": question_of(probing.precisions, probing.shapes),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

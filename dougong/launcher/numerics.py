@@ -55,7 +55,7 @@ def judge_resume(before: Mapping[str, Any], now: Mapping[str, Any], strict: bool
     """Whether workers with the record `now` may go on from a checkpoint with the record `before` (empty: none)."""
     if not before or not now:
         return Verdict()
-    if _recipes(before) != _recipes(now):
+    if _questions(before) != _questions(now):
         text = "the checkpoint's fingerprints were taken by other probes, so nothing says whether kernels are the same"
         return Verdict(None, (text,))
     told = [
@@ -119,5 +119,5 @@ def _moved(role: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _recipes(kept: Mapping[str, Any]) -> set[str]:
-    return {found["recipe"] for found in kept["prints"].values()}
+def _questions(kept: Mapping[str, Any]) -> set[str]:
+    return {found["question"] for found in kept["prints"].values()}

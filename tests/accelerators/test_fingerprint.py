@@ -17,7 +17,7 @@ from dougong.accelerators.fingerprint import (
     Shapes,
     differing_environment,
     differing_probes,
-    recipe_of,
+    question_of,
     take_fingerprint,
 )
 from dougong.accelerators.probe_bench import Bench, _dyadic, measure
@@ -72,8 +72,8 @@ def test_the_recipe_follows_what_is_asked() -> None:
         (("float32",), SHAPES),
         (("float32",), dataclasses.replace(SHAPES, sequence=33)),
     ]
-    assert len({recipe_of(precisions, shapes) for precisions, shapes in asked}) == len(asked)
-    assert recipe_of(("float32",), SHAPES) == recipe_of(("float32",), dataclasses.replace(SHAPES))
+    assert len({question_of(precisions, shapes) for precisions, shapes in asked}) == len(asked)
+    assert question_of(("float32",), SHAPES) == question_of(("float32",), dataclasses.replace(SHAPES))
 
 
 def test_a_probe_that_changes_its_mind_is_unstable() -> None:

@@ -10,8 +10,8 @@ from dougong.launcher.numerics import Verdict, is_strict, judge_resume, judge_wo
 from tests.launcher.toyrun import toy_job
 
 
-def make(bits: str, threads: str = "1", recipe: str = "r") -> Fingerprint:
-    return Fingerprint({"gemm": bits, "exp": "same"}, recipe, {"threads": threads, "torch": "2.13"})
+def make(bits: str, threads: str = "1", question: str = "r") -> Fingerprint:
+    return Fingerprint({"gemm": bits, "exp": "same"}, question, {"threads": threads, "torch": "2.13"})
 
 
 A, B, C = make("a"), make("b", "2"), make("c")
@@ -109,6 +109,6 @@ def test_a_refused_resume_says_what_differs_and_what_to_type() -> None:
 
 
 def test_answers_to_other_questions_are_not_compared() -> None:
-    verdict = judge_resume(kept(A, A), kept(make("a", recipe="s"), make("x", recipe="s")), True)
+    verdict = judge_resume(kept(A, A), kept(make("a", question="s"), make("x", question="s")), True)
     assert verdict == Verdict(None, verdict.warnings)
     assert "other probes" in verdict.warnings[0]

@@ -91,6 +91,6 @@ def _comparison(other: Fingerprint, found: Fingerprint, name: str) -> list[str]:
     if other.kernel_class == found.kernel_class:
         return [f"equal: class {found.kernel_class}, {len(found.probes)} probes"]
     lines = [f"different: class {other.kernel_class} in {name}, {found.kernel_class} here ({name} | here)"]
-    if other.recipe != found.recipe:
+    if other.question != found.question:
         lines.append("  the two did not run the same probes: use the same dougong and the same job file")
     return [*lines, *difference(other, found)]
