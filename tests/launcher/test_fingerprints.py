@@ -134,6 +134,7 @@ def test_a_child_measures_in_a_worker_s_environment(monkeypatch: pytest.MonkeyPa
     assert (found.environment["threads"], found.environment["$OMP_NUM_THREADS"]) == ("2", "2")
     assert any(name.startswith("job: product") for name in found.probes)
     assert found.probes["layer_norm float32"] != measured.probes["layer_norm float32"]
+    assert found.probes["exp float32"] == measured.probes["exp float32"]  # the inputs are the same in every process
 
 
 def test_a_device_that_does_not_open_is_told() -> None:
