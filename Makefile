@@ -80,9 +80,9 @@ lock:
 	@echo "== newest versions into a fresh environment"
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) $(TORCH_ARGS) "$$(grep '^torch==' $(PINS))" setuptools
-	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation -e ".[dev]"
+	@$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation -e ".[dev]" "$$(grep '^triton==' $(PINS))"
 	@{ grep '^#' $(PINS); $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
-	  | grep -vE '^(cuda-|triton==|nvidia-[^m])' | sed 's/+[a-z0-9.]*$$//'; } > $(PINS).new
+	  | grep -vE '^(cuda-|nvidia-[^m])' | sed 's/+[a-z0-9.]*$$//'; } > $(PINS).new
 	@mv $(PINS).new $(PINS) && rm -rf $(VENV)-lock
 
 clean:
