@@ -32,6 +32,10 @@ class Npu(Accelerator):
         return thread_environment(threads) | {
             # Read when a communicator is made: the same input and cluster then give the same bits.
             "HCCL_DETERMINISTIC": "true",
+            "LCCL_DETERMINISTIC": "1",
+            # Otherwise each core begins a product's long sum at a place of its own, which follows from the shape.
+            "CLOSE_MATMUL_K_SHIFT": "1",
+            "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
             # An operator without a kernel must fail, not run unseen on the host.
             "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",
         }

@@ -288,6 +288,12 @@ def choose_expert_op(
     The choice depends on the model, the job and the kind of device: every worker of a role chooses alike.
     """
     swiglu = _is_swiglu(family, shapes, device)
+    if swiglu and device.type != "cpu":
+        from dougong.ops.fused import find_fused
+
+        fused = find_fused(shapes, device)
+        if fused is not None:
+            return fused
     if rows == "block":
         return ByBlock(SwiGLUExpert() if swiglu else family)
     height = None if rows == "expert" else rows

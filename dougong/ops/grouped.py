@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dougong.ops import triton_grouped as kernels
 from dougong.ops.expert import Block, Tensors
-from dougong.ops.waves import Tiles, Wave, arrange
+from dougong.ops.waves import Tiles, Wave, arrange, choose_tiles
 
 ALIGNMENT = 16
 """Bytes that one load takes: every tensor begins at a multiple of them."""
@@ -33,7 +34,7 @@ class GroupedSwiGLU:
     expert's weight gradients on its rows lane by lane, in the order of lanes. Which other experts the worker owns, and
     what is next to a row, changes nothing (`tests/ops/test_triton_grouped.py`). So no product has to be of one block.
 
-    `choose(dtype)` names the tiles' sizes; by default they follow the GPU's compute capability.
+    `choose(dtype)` names the tiles' sizes.
     """
 
     names = ("gate_up_proj", "down_proj")
@@ -76,3 +77,8 @@ def addresses(wave: Wave, tensors: Mapping[int, Tensors], name: str, dtype: torc
     wrong = [t for t in found if t.dtype != dtype or not t.is_contiguous() or t.data_ptr() % ALIGNMENT]
     assert not wrong, f"{name}: kernels take contiguous, aligned tensors of {dtype}, not {wrong[0].dtype}"
     return torch.tensor([t.data_ptr() for t in found]).to(wave.rows.device, non_blocking=True)
+
+
+def make_grouped() -> GroupedSwiGLU:
+    """With the tiles of the current GPU."""
+    return GroupedSwiGLU(partial(choose_tiles, arch=kernels.device_arch()))
