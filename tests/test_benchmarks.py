@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,3 +30,19 @@ def test_a_missing_peer_is_named_with_what_to_install() -> None:
     ended = run("benchmarks/expert_parallel.py", "--peers", "deepspeed-moe", "--rounds", "2", "--steps", "1")
     assert ended.returncode != 0
     assert "benchmarks/requirements.txt" in ended.stdout + ended.stderr
+
+
+def test_without_a_gpu_the_grouped_products_say_what_they_need() -> None:
+    words = [sys.executable, "benchmarks/grouped.py", "--size", "tiny"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, env=hidden)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("benchmarks/grouped.py needs an NVIDIA GPU")
+
+
+@pytest.mark.gpu
+def test_grouped_products_are_compared() -> None:
+    ended = run("benchmarks/grouped.py", "--size", "tiny", "--tokens", "512", "--rounds", "3")
+    assert ended.returncode == 0, ended.stderr
+    assert "bits of dougong: equal in a second run, equal for half of the tokens alone" in ended.stdout
+    assert "layer: ratio to" in ended.stdout

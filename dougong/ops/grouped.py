@@ -40,11 +40,11 @@ class GroupedSwiGLU:
     names = ("gate_up_proj", "down_proj")
 
     def __init__(self, choose: Callable[[torch.dtype], Tiles]) -> None:
-        self._choose = choose
+        self.tiles = choose
 
     def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Saved:
         """Write the rows' answers into `out_RH` [R, H]; all in the dtype of the weights, sums in float32."""
-        tiles = self._choose(x_RH.dtype)
+        tiles = self.tiles(x_RH.dtype)
         wave = arrange(blocks, tiles.height, x_RH.device)
         width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
         saved = Saved(wave, x_RH, x_RH.new_empty(len(x_RH), width))
@@ -59,7 +59,7 @@ class GroupedSwiGLU:
         self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
     ) -> None:
         """Write the rows' gradients into `dx_RH` and add the weights' gradients to `grads` (float32)."""
-        wave, tiles = saved.wave, self._choose(dy_RH.dtype)
+        wave, tiles = saved.wave, self.tiles(dy_RH.dtype)
         if not wave.num_tiles:
             return
         gate_up, down = (addresses(wave, tensors, name, dy_RH.dtype) for name in self.names)
