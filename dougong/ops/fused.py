@@ -47,8 +47,9 @@ def is_sound(op: ExpertOp, shapes: Shapes, device: torch.device) -> bool:
     blocks = [Block(0, 0, 0, 3), Block(1, 0, 3, 40), Block(0, 1, 43, 5)]
     alone = [Block(0, 0, 0, 3), Block(0, 1, 3, 5)]
     rows_RH = torch.cat([torch.arange(3), torch.arange(43, 48)]).to(device)
-    x_RH, dy_RH = _values((2, 48, shapes["down_proj"][0]), device)
-    tensors = {e: {n: _values(s, device, e + 1) for n, s in shapes.items()} for e in range(2)}
+    draw = torch.Generator().manual_seed(0)
+    x_RH, dy_RH = _values((2, 48, shapes["down_proj"][0]), draw, device)
+    tensors = {e: {n: _values(s, draw, device) for n, s in shapes.items()} for e in range(2)}
     expected = _both_ways(ByBlock(SwiGLUExpert()), x_RH, dy_RH, blocks, tensors)
     found = _both_ways(op, x_RH, dy_RH, blocks, tensors)
     if not all(_is_close(a, b) for a, b in zip(expected, found, strict=True)):
@@ -58,8 +59,8 @@ def is_sound(op: ExpertOp, shapes: Shapes, device: torch.device) -> bool:
     return all(torch.equal(a, b) for a, b in zip(single, together, strict=True))
 
 
-def _values(shape: tuple[int, ...], device: torch.device, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).sub_(0.5).to(device)
+def _values(shape: tuple[int, ...], draw: torch.Generator, device: torch.device) -> Tensor:
+    return torch.rand(shape, generator=draw).sub_(0.5).to(device)
 
 
 def _is_close(one: Tensor, other: Tensor) -> bool:

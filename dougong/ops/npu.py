@@ -1,6 +1,6 @@
-"""All SwiGLU experts of a worker at once, on an Ascend NPU, by torch_npu's fused operators.
+"""All SwiGLU experts of a worker at once, on an Ascend NPU, by its plug-in's fused operators.
 
-**Not run on an NPU yet.** Names, arguments and limits follow torch_npu's operator definitions (`npu_grouped_matmul`,
+**Not run on an NPU yet.** Names, arguments and limits follow the plug-in's operator definitions (`npu_grouped_matmul`,
 `npu_swiglu`, `npu_swiglu_backward`); a test runs this file against stand-ins of that form on the CPU. How CANN cuts a
 grouped product into tiles is not documented: it may follow the largest group, and then a row's bits would depend on
 which experts share a call. So the grouped form is taken only where a probe on the device finds that they do not
@@ -26,7 +26,7 @@ MOST_GROUPS = 128
 
 
 def is_available() -> bool:
-    """Whether torch_npu has been loaded and knows the fused operators."""
+    """Whether the plug-in has been loaded and knows the fused operators."""
     names = ("npu_swiglu", "npu_swiglu_backward", "npu_grouped_matmul")
     return all(hasattr(torch.ops.npu, name) for name in names)
 

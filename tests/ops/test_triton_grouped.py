@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dougong.launcher.environment import temporary_variables
+from dougong.ops.fused import is_sound
 from dougong.ops.waves import Tile, Tiles, choose_tiles
 from tests.ops.grouped import Counts, Size, by_block, exact, largest_error, make_problem, run
 
@@ -68,7 +69,7 @@ def error(device: str, size: Size, counts: Counts) -> float:
     return largest_error(run(make_op(device), problem), exact(problem))
 
 
-@pytest.mark.parametrize(("hidden", "inner"), [(48, 32), (24, 40), (16, 8)])
+@pytest.mark.parametrize(("hidden", "inner"), [(32, 32), (24, 40), (16, 8)])
 def test_float32_agrees_with_float64(call: Call, hidden: int, inner: int) -> None:
     """Sizes that fill tiles and sizes that do not. 3e-6 of a tensor's largest value: rounding of float32 sums."""
     assert call(error, Size(hidden, inner), LANES) < 3e-6
@@ -77,7 +78,7 @@ def test_float32_agrees_with_float64(call: Call, hidden: int, inner: int) -> Non
 def test_bfloat16_agrees_with_float64(call: Call) -> None:
     """2 % of the largest value: what is between the two products is rounded to bfloat16 (2^-9; the interpreter cuts the
     digits off, 2^-8), sums are not."""
-    assert call(error, Size(48, 32, torch.bfloat16), LANES) < 0.02
+    assert call(error, Size(32, 16, torch.bfloat16), LANES) < 0.02
 
 
 @pytest.mark.parametrize("counts", [[[0, 0]], [[0, 1]], [[0, 0], [2, 0]]])
@@ -119,7 +120,7 @@ def rows_that_changed(device: str, size: Size) -> tuple[int, list[Any]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_rows_bits_do_not_depend_on_its_neighbours(call: Call, dtype: torch.dtype) -> None:
     """Other experts, other lanes and other rows of its own block come and go, and shift it to other tiles."""
-    assert call(rows_that_changed, Size(48, 32, dtype)) == (32, [])
+    assert call(rows_that_changed, Size(32, 16, dtype)) == (32, [])
 
 
 def gradient_bits(device: str, size: Size, counts: Counts) -> list[torch.Tensor]:
@@ -184,3 +185,11 @@ def misuse(device: str, dtype: torch.dtype, strided: bool) -> str:
 @pytest.mark.parametrize(("dtype", "strided"), [(torch.bfloat16, False), (torch.float32, True)])
 def test_tensors_that_a_kernel_would_misread_are_refused(call: Call, dtype: torch.dtype, strided: bool) -> None:
     assert "down_proj: kernels take contiguous" in call(misuse, dtype, strided)
+
+
+def sound(device: str) -> bool:
+    return is_sound(make_op(device), {"gate_up_proj": (32, 24), "down_proj": (24, 16)}, torch.device(device))
+
+
+def test_the_check_before_use_finds_the_kernels_sound(call: Call) -> None:
+    assert call(sound)
