@@ -23,6 +23,15 @@ def test_one_worker_is_compared_with_a_plain_loop() -> None:
     assert "ratio of tokens/s: median" in ended.stdout
 
 
+def test_the_price_of_determinism_is_measured() -> None:
+    ended = run("benchmarks/determinism.py", "reduce", "--workers", "2", "--mebibytes", "1", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "sum of 1 MiB, 2 workers, over gloo's all_reduce: median" in ended.stdout
+    ended = run("benchmarks/determinism.py", "step", "--workers", "2", "--rows", "16", "--rounds", "2", "--steps", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "layout over off: median" in ended.stdout
+
+
 def test_a_missing_peer_is_named_with_what_to_install() -> None:
     assert importlib.util.find_spec("deepspeed") is None, (
         "not among the pinned packages: the rest of this test needs it away"
