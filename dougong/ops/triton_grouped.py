@@ -247,17 +247,18 @@ def _weight_gradient_kernel(
     fits_A, fits_B = high_A < height, wide_B < width
     grad_AB = _address(grads, tl.load(expert), tl.float32) + high_A[:, None] * width + wide_B[None, :]
     total_AB = _load(grad_AB, fits_A[:, None] & fits_B[None, :], EVEN)
+    row_K = tl.arange(0, BLOCK_K)
+    left_at_AK = row_K[None, :] * height + high_A[:, None]
+    right_at_KB = row_K[:, None] * width + wide_B[None, :]
     first = tl.load(expert + 1)
     for span in range(first, first + tl.load(expert + 2)):
         start, count = tl.load(spans + span * 2).to(tl.int64), tl.load(spans + span * 2 + 1)
-        left_AK = left + start * height + high_A[:, None]
-        right_KB = right + start * width + wide_B[None, :]
         lane_AB = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
         for k in range(0, count, BLOCK_K):
-            row_K = k + tl.arange(0, BLOCK_K)
-            fits_K = row_K < count
-            some_AK = tl.load(left_AK + row_K[None, :] * height, mask=fits_A[:, None] & fits_K[None, :], other=0.0)
-            some_KB = tl.load(right_KB + row_K[:, None] * width, mask=fits_K[:, None] & fits_B[None, :], other=0.0)
+            fits_K = row_K < count - k
+            left_AK, right_KB = left + (start + k) * height + left_at_AK, right + (start + k) * width + right_at_KB
+            some_AK = tl.load(left_AK, mask=fits_A[:, None] & fits_K[None, :], other=0.0)
+            some_KB = tl.load(right_KB, mask=fits_K[:, None] & fits_B[None, :], other=0.0)
             lane_AB = _dot(some_AK, some_KB, lane_AB)
         total_AB += lane_AB
     tl.store(grad_AB, total_AB, mask=fits_A[:, None] & fits_B[None, :])
