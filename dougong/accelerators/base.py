@@ -33,15 +33,17 @@ class Accelerator(ABC):
         """
 
     @abstractmethod
-    def worker_environment(self, threads: int) -> dict[str, str]:
+    def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         """Variables that must stand in a worker's environment before torch is imported, for `threads` CPU threads.
 
-        They are part of the arithmetic: number of threads, modes of the math library, deterministic switches.
+        They are part of the arithmetic: number of threads, modes of the math library, deterministic switches. Without
+        `deterministic` (a job with `determinism: off`), only what a worker cannot do without.
         """
 
     @abstractmethod
-    def open(self, index: int) -> torch.device:
-        """Load the vendor's library, make device `index` (of the visible ones) current, and switch determinism on.
+    def open(self, index: int, deterministic: bool = True) -> torch.device:
+        """Load the vendor's library, make device `index` (of the visible ones) current, and switch determinism on, if
+        it is wanted.
 
         Raises DeviceError that says what was found and what to install.
         """

@@ -24,13 +24,14 @@ class Cpu(Accelerator):
     def device_count(self, visible: str | None = None) -> int | None:
         return None
 
-    def worker_environment(self, threads: int) -> dict[str, str]:
-        return thread_environment(threads) | mkl_environment(processor_flags())
+    def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
+        return thread_environment(threads) | (mkl_environment(processor_flags()) if deterministic else {})
 
-    def open(self, index: int) -> torch.device:
+    def open(self, index: int, deterministic: bool = True) -> torch.device:
         import torch
 
-        switch_on_determinism()
+        if deterministic:
+            switch_on_determinism()
         return torch.device("cpu")
 
     def synchronize(self) -> None:

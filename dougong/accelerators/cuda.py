@@ -23,15 +23,14 @@ class Cuda(Accelerator):
     def device_count(self, visible: str | None = None) -> int | None:
         return visible_count(len(_gpus()), visible)
 
-    def worker_environment(self, threads: int) -> dict[str, str]:
-        return thread_environment(threads) | {
-            # The order of nvidia-smi, so that a device's number means the same to everybody.
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            # cuBLAS gives the same bits in every run only with a workspace of fixed size.
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        }
+    def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
+        # The order of nvidia-smi, so that a device's number means the same to everybody.
+        variables = thread_environment(threads) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        if deterministic:  # cuBLAS gives the same bits in every run only with a workspace of fixed size
+            variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        return variables
 
-    def open(self, index: int) -> torch.device:
+    def open(self, index: int, deterministic: bool = True) -> torch.device:
         import torch
 
         if torch.version.cuda is None:
@@ -51,7 +50,8 @@ class Cuda(Accelerator):
             raise DeviceError(
                 f"accelerator cuda: device {index} does not open ({error}), {_found()}; see nvidia-smi and dmesg"
             ) from error
-        _exact_arithmetic()
+        if deterministic:
+            _exact_arithmetic()
         return torch.device("cuda", index)
 
     def synchronize(self) -> None:

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     import torch
 
 
+DETERMINISTIC = {
+    # Read when a communicator is made: the same input and cluster then give the same bits.
+    "HCCL_DETERMINISTIC": "true",
+    "LCCL_DETERMINISTIC": "1",
+    # Otherwise each core begins a product's long sum at a place of its own, which follows from the shape.
+    "CLOSE_MATMUL_K_SHIFT": "1",
+    "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
+}
+
+
 class Npu(Accelerator):
     """One worker per NPU."""
 
@@ -28,19 +38,12 @@ class Npu(Accelerator):
     def device_count(self, visible: str | None = None) -> int | None:
         return visible_count(len(_device_files()), visible)
 
-    def worker_environment(self, threads: int) -> dict[str, str]:
-        return thread_environment(threads) | {
-            # Read when a communicator is made: the same input and cluster then give the same bits.
-            "HCCL_DETERMINISTIC": "true",
-            "LCCL_DETERMINISTIC": "1",
-            # Otherwise each core begins a product's long sum at a place of its own, which follows from the shape.
-            "CLOSE_MATMUL_K_SHIFT": "1",
-            "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
-            # An operator without a kernel must fail, not run unseen on the host.
-            "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",
-        }
+    def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
+        # An operator without a kernel must fail, not run unseen on the host.
+        variables = thread_environment(threads) | {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1"}
+        return variables | (DETERMINISTIC if deterministic else {})
 
-    def open(self, index: int) -> torch.device:
+    def open(self, index: int, deterministic: bool = True) -> torch.device:
         import torch
 
         npu = _plugin().npu
@@ -56,9 +59,10 @@ class Npu(Accelerator):
             raise DeviceError(
                 f"accelerator npu: device {index} does not open ({error}), {_found()}; see npu-smi info"
             ) from error
-        switch_on_determinism()
-        npu.matmul.allow_hf32 = False
-        npu.conv.allow_hf32 = False
+        if deterministic:
+            switch_on_determinism()
+            npu.matmul.allow_hf32 = False
+            npu.conv.allow_hf32 = False
         return torch.device("npu", index)
 
     def synchronize(self) -> None:

@@ -49,6 +49,7 @@ class AgentSettings:
     island: str
     accelerator: str
     threads: int
+    deterministic: bool
     controller: tuple[str, int]
     token: str
     run_dir: str
@@ -91,7 +92,7 @@ class Agent:
         self._address = self._controller.local_address
         try:
             accelerator = get_accelerator(self.settings.accelerator)
-            variables = accelerator.worker_environment(self.settings.threads)
+            variables = accelerator.worker_environment(self.settings.threads, self.settings.deterministic)
             variables |= interface_variables(interface_of(self._address))
             self._zygote = ForkServer(variables, self.settings.preload, self._cwd())
         except DougongError as error:
@@ -117,7 +118,7 @@ class Agent:
             "versions": installed_versions(),
             "accelerator": self.settings.accelerator,
             "devices": count_devices(accelerator),
-            "environment": accelerator.worker_environment(self.settings.threads),
+            "environment": accelerator.worker_environment(self.settings.threads, self.settings.deterministic),
             "sees_run_dir": self._run_dir.job_file.exists(),
         }
 

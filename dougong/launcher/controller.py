@@ -137,6 +137,7 @@ class Controller:
             island=spec.island,
             accelerator=spec.accelerator,
             threads=spec.threads,
+            deterministic=self._job.determinism != "off",
             controller=self._crew.server.address,
             token=self._setting.token,
             run_dir=str(self._run_dir.path),

@@ -105,8 +105,7 @@ class Keeper:
         if found is not None:
             self._trusted.add(found.name)
             self._refuse_other_data(found)
-            self._refuse_other_recipe(found)
-            warnings = self._refuse_other_kernels(found)
+            warnings = self._refuse_other_recipe(found) + self._refuse_other_kernels(found)
         return Found(found, tuple(rejected), warnings)
 
     def _refuse_other_data(self, found: Path) -> None:
@@ -118,19 +117,19 @@ class Keeper:
                 "next steps would be another run's; put the data back, or begin a new run with `model: {path: ...}`"
             )
 
-    def _refuse_other_recipe(self, found: Path) -> None:
-        """Another release, or another choice of `expert_tile: auto`, would go on with other arithmetic."""
+    def _refuse_other_recipe(self, found: Path) -> tuple[str, ...]:
+        """Another release may order sums otherwise: refused, or a warning where the job allows other bits."""
         before = Manifest.load(found).header.get("recipe")
         if before is None or self.recipe is None or before["digest"] == self.recipe.digest:
-            return
+            return ()
         now = self.recipe.to_dict()
         changed = [
             f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value
         ]
-        raise CheckpointError(
-            f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps would not be the same "
-            "run's; go on with the dougong that wrote it, or begin a new run with `model: {path: ...}`"
-        )
+        text = f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps have other bits"
+        if numerics.is_strict(self.job):
+            raise CheckpointError(f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded")
+        return (text,)
 
     def _refuse_other_kernels(self, found: Path) -> tuple[str, ...]:
         """Warnings about going on with other kernels than those that made the checkpoint, where the job allows it."""

@@ -6,6 +6,7 @@ The entry `train(context)` is called in every worker process of a generation, wi
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.reader import Reader
 from dougong.checkpoint.snapshot import Saver, StateTensor
-from dougong.errors import DataError
+from dougong.errors import DataError, DeviceError
 from dougong.fault.drill import rehearse
 from dougong.launcher.job import Job
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
+from dougong.ops.expert import ExpertOp
 from dougong.parallel.executor import Clock
 from dougong.parallel.flight import Forward
 from dougong.parallel.plan import Plan
@@ -68,7 +70,8 @@ def _member(context: WorkerContext) -> Member:
         for name, kind in accelerators.items()
     )
     worker = context.worker
-    device = get_accelerator(accelerators[worker.island]).open(int(worker.device.rpartition(":")[2]))
+    index, deterministic = int(worker.device.rpartition(":")[2]), context.job.determinism != "off"
+    device = get_accelerator(accelerators[worker.island]).open(index, deterministic)
     attention = tuple(w.rank for w in context.plan.workers if w.lanes)
     return Member(worker.rank, len(context.plan.workers), context.generation, worker.island, islands, device, attention)
 
@@ -109,6 +112,8 @@ class Trainer:
         self._replica = build_replica(spec, context.plan, world.rank)
         self._data: Data = open_data(self._job, int(self._replica.config.vocab_size))
         _agree_on_data(world, context.plan, self._data)
+        if self._job.determinism == "layout" and self._job.numerics == "exact":
+            _agree_on_operators(world, context.plan, self._replica.op)
         self._step = 0
         self._clock = Clock(note=lambda phase, operation: context.control.progress(self._step, phase, operation))
         self._stepper = Stepper(self._job, context.plan, world, self._replica, self._clock)
@@ -204,6 +209,20 @@ class Trainer:
 
     def _durable(self, step: int, directory: str, part: dict[str, Any]) -> None:
         self._context.control.send("part", step=step, directory=directory, part=part)
+
+
+def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
+    """Workers with experts must compute them by the same form: a library that only some have would part their bits.
+    Collective."""
+    told = world.gather([float(zlib.crc32(type(op).__name__.encode()))], [1] * world.size)
+    holders = [w for w in plan.workers if w.experts]
+    others = [w for w in holders if told[w.rank] != told[holders[0].rank]]
+    if others and world.rank == others[0].rank:
+        raise DeviceError(
+            f"{', '.join(w.name for w in others)}: experts are computed by {type(op).__name__} and not in the form used "
+            f"on {holders[0].name}; install the same packages on all nodes (triton comes with torch's CUDA build), or "
+            "set determinism: run"
+        )
 
 
 def _agree_on_data(world: World, plan: Plan, data: Data) -> None:

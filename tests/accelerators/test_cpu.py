@@ -80,3 +80,14 @@ def test_describe_names_the_processor() -> None:
     assert described["name"]
     assert described["cores"] == str(os.cpu_count())
     assert described["vector_units"] in ("avx512f", "avx2", "asimd", "none")
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_switched_on_only_where_it_is_wanted(deterministic: bool) -> None:
+    code = (
+        "import torch; from dougong.accelerators.cpu import Cpu; "
+        f"Cpu().open(0, {deterministic}); print(torch.are_deterministic_algorithms_enabled())"
+    )
+    environment = Cpu().worker_environment(1, deterministic)
+    assert run_worker(code, environment) == str(deterministic)
+    assert deterministic or "MKL_CBWR" not in environment

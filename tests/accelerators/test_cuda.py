@@ -16,6 +16,8 @@ def test_facts() -> None:
     environment = cuda.worker_environment(2)
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert environment["OMP_NUM_THREADS"] == "2"
+    free = cuda.worker_environment(2, deterministic=False)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in free and free["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_count_by_nvml_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:

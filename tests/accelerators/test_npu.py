@@ -15,6 +15,8 @@ def test_facts() -> None:
     npu = Npu()
     assert (npu.name, npu.resource, npu.backend) == ("npu", "NPU", "hccl")
     assert npu.worker_environment(1)["HCCL_DETERMINISTIC"] == "true"
+    free = npu.worker_environment(1, deterministic=False)
+    assert "HCCL_DETERMINISTIC" not in free and free["TORCH_NPU_FALLBACK_CPU_DISABLE"] == "1"
 
 
 def test_without_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,9 @@ class Played:
         self.path = tmp_path
         self.peers: Queue[tuple[Message, Channel]] = Queue()
         self.server = Server("127.0.0.1", "secret", lambda h, c: self.peers.put((h, c)), lambda text: None)
+        where = str(tmp_path)
         settings = AgentSettings(
-            "east", "east", "cpu", 1, self.server.address, "secret", str(tmp_path), PRELOAD, str(tmp_path), os.getpid()
+            "east", "east", "cpu", 1, True, self.server.address, "secret", where, PRELOAD, where, os.getpid()
         )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dougong.launcher.agent"],

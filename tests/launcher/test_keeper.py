@@ -146,7 +146,11 @@ def test_a_checkpoint_of_another_recipe_is_refused(keeper: Keeper, inbox: Inbox)
     keeper.find()
     error = result(inbox).error
     assert isinstance(error, CheckpointError)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in str(error) and "begin a new run" in str(error)
+    assert "another recipe (arithmetic: 1 then, 99 now)" in str(error) and "-o numerics=bounded" in str(error)
+    keeper.job = JOB.model_copy(update={"numerics": "bounded"})
+    keeper.find()
+    (warning,) = result(inbox).value.warnings
+    assert "arithmetic: 1 then, 99 now" in warning
 
 
 def test_where_a_job_runs_is_no_part_of_its_identity() -> None:

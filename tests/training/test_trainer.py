@@ -12,10 +12,17 @@ import pytest
 import torch
 
 from dougong.checkpoint.verify import verify
+from dougong.errors import DeviceError
 from dougong.launcher.job import Job
+from dougong.ops.expert import ByBlock, SwiGLUExpert, TiledSwiGLU
+from dougong.parallel.plan import Plan
+from dougong.parallel.transport import World
 from dougong.training.data import open_data
+from dougong.training.trainer import _agree_on_operators
 from tests.families import config_values, tiny_config
 from tests.jobs import make_job
+from tests.parallel.workers import plan_of
+from tests.processes import run_workers
 from tests.training.running import Order, Outcome, digests, lay_out, run, token_file
 
 STEPS = 6
@@ -186,3 +193,21 @@ def test_data_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     job = make_job("qwen3_moe", data=data)
     kind, message = run(Order(job, "B", tmp_path / "run")).errors["east/0"]
     assert kind == "DataError" and "is outside the vocabulary (0 .. 255)" in message
+
+
+def other_operators(world: World, plan: Plan) -> str | None:
+    """The last worker computes its experts by another form: what each worker says."""
+    op = TiledSwiGLU(16) if world.rank == world.size - 1 else ByBlock(SwiGLUExpert())
+    try:
+        _agree_on_operators(world, plan, op)
+    except DeviceError as error:
+        return str(error)
+    return None
+
+
+def test_workers_that_compute_experts_by_other_forms_are_named() -> None:
+    first, second, third = run_workers(other_operators, plan_of("BAE"))
+    assert first is second is None
+    assert third is not None and third.startswith(
+        "east/2: experts are computed by TiledSwiGLU and not in the form used"
+    )

@@ -140,7 +140,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     made = make_plan(job.batch.lanes, inventory, seats_of_job(job.islands))
     typer.echo(f"{inventory.family}: {inventory.num_parameters:,} parameters, {len(inventory.sites)} expert layers")
     typer.echo("\n".join(plan_lines(made)))
-    typer.echo("\n".join(environment_lines(job.islands)))
+    typer.echo("\n".join(environment_lines(job.islands, job.determinism != "off")))
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
@@ -167,11 +167,11 @@ def plan_lines(made: Plan) -> list[str]:
     return _table(rows)
 
 
-def environment_lines(islands: Sequence[Island]) -> list[str]:
+def environment_lines(islands: Sequence[Island], deterministic: bool) -> list[str]:
     """What each island's workers find in their environment on a machine like this one; the shell's is left alone."""
     from dougong.accelerators.registry import get_accelerator
 
-    variables = {i.name: get_accelerator(i.accelerator).worker_environment(i.threads) for i in islands}
+    variables = {i.name: get_accelerator(i.accelerator).worker_environment(i.threads, deterministic) for i in islands}
     return [
         f"{name}: workers run with {' '.join(f'{key}={value}' for key, value in sorted(found.items()))}"
         for name, found in variables.items()
