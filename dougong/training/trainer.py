@@ -219,7 +219,7 @@ def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
     others = [w for w in holders if told[w.rank] != told[holders[0].rank]]
     if others and world.rank == others[0].rank:
         raise DeviceError(
-            f"{', '.join(w.name for w in others)}: experts are computed by {type(op).__name__} and not in the form used "
+            f"{', '.join(w.name for w in others)}: experts are computed by {type(op).__name__}, not by the form used "
             f"on {holders[0].name}; install the same packages on all nodes (triton comes with torch's CUDA build), or "
             "set determinism: run"
         )

@@ -14,6 +14,8 @@ import torch
 from dougong.checkpoint.verify import verify
 from dougong.errors import DeviceError
 from dougong.launcher.job import Job
+from dougong.models.sites import find_sites
+from dougong.models.ties import break_ties_by_index
 from dougong.ops.expert import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.plan import Plan
 from dougong.parallel.transport import World
@@ -122,6 +124,7 @@ def test_the_committed_model_folder_gives_the_same_loss_in_transformers(unbroken
     job, outcome = unbroken
     model = AutoModelForCausalLM.from_pretrained(outcome.committed[4] / "model")
     assert model.dtype == torch.float32
+    break_ties_by_index(model, find_sites(model))  # deepseek_v32's indexer has scores that are equal
     loss = loss_in_transformers(model, job, 5)
     dropout = "attention_dropout" in job.model.config
     tolerance = 1e-6 if job.precision == "float32" and not dropout else 1e-2
