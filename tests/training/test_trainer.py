@@ -211,6 +211,4 @@ def other_operators(world: World, plan: Plan) -> str | None:
 def test_workers_that_compute_experts_by_other_forms_are_named() -> None:
     first, second, third = run_workers(other_operators, plan_of("BAE"))
     assert first is second is None
-    assert third is not None and third.startswith(
-        "east/2: experts are computed by TiledSwiGLU and not in the form used"
-    )
+    assert third is not None and third.startswith("east/2: experts are computed by TiledSwiGLU, not by the form")
