@@ -70,6 +70,7 @@ class Rig:
     rank: int = 0
 
     def _forward(self, ids: Tensor) -> Forward:
+        ids = ids.to(next(iter(self.replica.masters.values())).device)
         return Forward(lambda: self.replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
 
     def run(self, steps: int) -> list[float]:
@@ -81,5 +82,5 @@ def make_rig(job: Job, plan: Plan | None = None, world: World | None = None) -> 
     torch.set_num_threads(1)
     plan = plan or plan_for(job)
     world = world or World.alone()
-    replica = build_replica(ReplicaSpec(job, VOCAB, torch.device("cpu")), plan, world.rank)
+    replica = build_replica(ReplicaSpec(job, VOCAB, world.member.device), plan, world.rank)
     return Rig(job, plan, replica, Stepper(job, plan, world, replica, Clock()), world.rank)

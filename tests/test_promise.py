@@ -55,6 +55,11 @@ def train_all(world: World, plan: Plan, roles: str, jobs: list[Job]) -> list[lis
     return [train(world, roles, job) for job in jobs]
 
 
+def train_alone(job: Job, device: torch.device) -> list[Step]:
+    """A job on one worker, in this process."""
+    return train(World.alone(device), "B", job)
+
+
 def train(world: World, roles: str, job: Job) -> list[Step]:
     rig = make_rig(job, plan_for(job, roles), world)
     steps = []
@@ -69,7 +74,9 @@ def state_of(rig: Rig) -> int:
     tensors = {("master", n): t for n, t in rig.replica.masters.items()}
     tensors |= {(kind, name): value for kind, name, value in rig.stepper.optimizer.state()}
     digests = (
-        hashlib.blake2b(value.contiguous().numpy().tobytes(), key=repr(key).encode()[-64:], digest_size=8).digest()
+        hashlib.blake2b(
+            value.cpu().contiguous().numpy().tobytes(), key=repr(key).encode()[-64:], digest_size=8
+        ).digest()
         for key, value in tensors.items()
     )
     return sum(int.from_bytes(digest, "big") for digest in digests)

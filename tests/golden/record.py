@@ -1,0 +1,78 @@
+"""Golden values: what five steps of a few tiny jobs gave, per kind of device and class of kernels.
+
+    python -m tests.golden.record            # writes this machine's values into tests/golden/cpu.json, on purpose
+    python -m tests.golden.record --device cuda
+
+Run it when the arithmetic was changed on purpose (and raise `ARITHMETIC` in `dougong/training/recipe.py`), or to add a
+machine of another class. Two machines of one class give the same bits; others only the same losses to rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dougong.accelerators.registry import get_accelerator
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent.parent
+STEPS = 5
+CASES = [(f, p) for f in ("qwen3_moe", "deepseek_v3", "gpt_oss") for p in ("float32", "bfloat16")]
+
+
+def file_of(device: str) -> Path:
+    return FOLDER / f"{device}.json"
+
+
+def compute(device: str) -> dict[str, Any]:
+    """This machine's class of kernels, and per case the losses and the state after the last step, as hexadecimal
+    numbers; in a process of its own, with a worker's environment."""
+    environment = {**os.environ, **get_accelerator(device).worker_environment(1), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.golden.record", "--here", device]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    if ended.returncode:
+        raise RuntimeError(ended.stderr)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def compute_here(device: str) -> dict[str, Any]:
+    from dougong.accelerators.fingerprint import take_fingerprint
+    from dougong.launcher.inspection import shapes_of
+    from dougong.models.inspect import inspect_model
+    from tests.jobs import VOCAB
+    from tests.test_promise import job_of, train_alone
+
+    accelerator = get_accelerator(device)
+    opened = accelerator.open(0)
+    job = job_of(*CASES[0])
+    fingerprint = take_fingerprint(opened, shapes=shapes_of(job, inspect_model(job.model, VOCAB)))
+    values = {}
+    for family, precision in CASES:
+        steps = train_alone(job_of(family, precision, steps=STEPS), opened)
+        values[f"{family} {precision}"] = {"losses": [loss for loss, _, _ in steps], "state": f"{steps[-1][2]:x}"}
+    return {"class": fingerprint.kernel_class, "machine": accelerator.describe()["name"], "values": values}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda", "npu"], default="cpu")
+    parser.add_argument("--here", metavar="DEVICE", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        print(json.dumps(compute_here(options.here)))
+        return
+    file, found = file_of(options.device), compute(options.device)
+    golden = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    golden[found.pop("class")] = found
+    file.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{file}: values of {len(golden)} class(es) of kernels")
+
+
+if __name__ == "__main__":
+    main()
