@@ -21,6 +21,7 @@ from dougong.parallel.dispatch import Dispatcher, Handle
 from dougong.parallel.flight import ExpertsCall, Flight, Forward, HandOut
 from dougong.parallel.shard import ExpertShard, Key
 from dougong.parallel.tape import Node
+from dougong.parallel.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
 """after_forward(micro-batch, flights by lane, routings by lane of every site), called by all workers together between a
@@ -77,6 +78,7 @@ class Executor:
         self._shard = shard
         self._clock = clock
         self.after_forward: AfterForward = lambda microbatch, flights, routings: None
+        self.tracer: Tracer | None = None
 
     def evaluate(self, microbatch: int, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
         """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
@@ -95,6 +97,8 @@ class Executor:
             wave = self._forward(microbatch, forwards, True)
             self.after_forward(microbatch, wave.flights, [stop.routings for stop in wave.stops])
             losses = {lane: flight.begin_backward(scale) for lane, flight in wave.flights.items()}
+            if self.tracer is not None:
+                self.tracer.losses(microbatch, len(self._cut.names), losses)
             takers = {lane: hand_out(lane) for lane in wave.flights}
             for site in reversed(range(len(self._cut.names))):
                 self._clock.note("backward", microbatch * len(self._cut.names) + site)
@@ -129,6 +133,8 @@ class Executor:
         served = self._shard.forward(key, arrived, handle.blocks, keep)
         with self._clock.exchanging():
             answers = self._dispatcher.to_attention(handle, served)
+        if self.tracer is not None and keep:
+            self.tracer.forward(key, calls, routings, answers)
         for lane, flight in wave.flights.items():
             call = calls[lane]
             with torch.no_grad():
@@ -150,6 +156,9 @@ class Executor:
         served = self._shard.backward(key, arrived)
         with self._clock.exchanging():
             drows = self._dispatcher.to_attention(stop.handle, served)
+        if self.tracer is not None:
+            gradients = {lane: (dout, dweights[lane]) for lane, (_, dout) in calls.items()}
+            self.tracer.backward(key, gradients, stop.routings, drows)
         for lane, flight in wave.flights.items():
             call, dout = calls[lane]
             dhidden = ops.dispatch_backward(drows[lane], dout, call.weights, stop.routings[lane])

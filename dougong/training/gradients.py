@@ -11,6 +11,7 @@ from dougong.parallel.buckets import Bucket
 from dougong.parallel.flight import USED_ELSEWHERE, HandOut
 from dougong.parallel.reduce import Reducer
 from dougong.parallel.tape import Node
+from dougong.parallel.tracer import Tracer
 
 
 class DenseGradients:
@@ -28,6 +29,7 @@ class DenseGradients:
         self._buckets = buckets
         self._bucket_of = {name: number for number, bucket in enumerate(buckets) for name in bucket.shapes}
         self._expected: list[int] | None = None
+        self.tracer: Tracer | None = None
         self.start()
 
     def start(self) -> None:
@@ -84,6 +86,8 @@ class DenseGradients:
             for name in self._buckets[number].shapes:
                 if sums[name].data_ptr() not in self._touched:
                     sums[name].zero_()
+            if self.tracer is not None:
+                self.tracer.sums(lane, {name: sums[name] for name in self._buckets[number].shapes})
         self._complete.add(number)
         if self._lanes:
             self._reducer.complete(number)

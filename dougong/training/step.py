@@ -18,10 +18,12 @@ from dougong.parallel.plan import Plan
 from dougong.parallel.reduce import OrderedReducer, spread
 from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import leaf_node
+from dougong.parallel.tracer import Tracer
 from dougong.parallel.transport import World
 from dougong.parallel.tree import LaneTree
 from dougong.training.balance import Balance, Load
 from dougong.training.gradients import DenseGradients
+from dougong.training.ledger import Ledger
 from dougong.training.optimizer import OwnedAdamW, clip_scale
 from dougong.training.replica import DTYPES, Replica
 from dougong.training.schedule import learning_rate
@@ -42,7 +44,12 @@ class StepResult:
 
 
 class Stepper:
-    """Runs steps of one worker. Collective: all workers of the plan call the same methods in the same order."""
+    """Runs steps of one worker. Collective: all workers of the plan call the same methods in the same order.
+
+    `ledger`, when set, is told the gradients that this worker owns, before clipping, and its new weights.
+    """
+
+    ledger: Ledger | None = None
 
     def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
         self._job, self._plan, self._world, self._replica, self._clock = job, plan, world, replica, clock
@@ -60,6 +67,10 @@ class Stepper:
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
         self.optimizer = OwnedAdamW(job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]})
 
+    def trace(self, tracer: Tracer | None) -> None:
+        """From the next step on, give `tracer` (None: nobody) what is computed on the way."""
+        self._executor.tracer = self._gradients.tracer = tracer
+
     def run(
         self, step: int, forwards: Callable[[int], Mapping[int, Forward]], stop: Callable[[], bool] | None = None
     ) -> StepResult:
@@ -71,6 +82,8 @@ class Stepper:
         self._clock.note("exchange", 0)
         with self._clock.exchanging():
             gradients = self._gather_gradients()
+        if self.ledger is not None:
+            self.ledger.note("gradient", gradients)
         told = [float(bool(stop and stop())), self._clock.exchange_s, *losses, *self._squares(gradients)]
         with self._clock.exchanging():
             everybody = self._world.gather(told, [self._num_told(rank) for rank in range(self._world.size)])
@@ -78,6 +91,8 @@ class Stepper:
         rate = learning_rate(self._job.schedule, self._job.optimizer.lr, step, self._job.steps)
         self._update(gradients, norm, rate)
         load = self._balance.finish()
+        if self.ledger is not None:
+            self.ledger.note("weight", self._replica.masters)
         exchange_s = tuple(values[1] for values in everybody)
         return StepResult(step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody), load)
 

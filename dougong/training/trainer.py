@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.ledger import LedgerWriter
 from dougong.checkpoint.reader import Reader
 from dougong.checkpoint.snapshot import Saver, StateTensor
 from dougong.errors import DataError, DeviceError
@@ -29,8 +31,10 @@ from dougong.ops.expert import ExpertOp
 from dougong.parallel.executor import Clock
 from dougong.parallel.flight import Forward
 from dougong.parallel.plan import Plan
+from dougong.parallel.tracer import Tracer
 from dougong.parallel.transport import Member, World
 from dougong.training.data import Data, open_data, vocabulary
+from dougong.training.ledger import Ledger
 from dougong.training.optimizer import MOMENTS
 from dougong.training.random import torch_seed
 from dougong.training.replica import Replica, ReplicaSpec, build_replica
@@ -48,15 +52,22 @@ def train(context: WorkerContext) -> None:
 
     Returns when this worker's share of the last checkpoint is durable. Collective over the generation's workers.
     """
-    context.control.progress(0, "start", 0)
-    world = World.join(_member(context), context.store)
-    try:
+    with joined(context) as world:
         trainer = Trainer(context, world)
         for step in range(trainer.first_step, context.job.steps + 1):
             rehearse(context, step)
             if trainer.run_step(step):
                 break
         trainer.finish()
+
+
+@contextmanager
+def joined(context: WorkerContext) -> Iterator[World]:
+    """The generation's world, for as long as all of its workers are in it. Collective."""
+    context.control.progress(0, "start", 0)
+    world = World.join(_member(context), context.store)
+    try:
+        yield world
         world.barrier()  # nobody leaves while a peer still waits for a message
     finally:
         world.leave()
@@ -120,6 +131,10 @@ class Trainer:
         root, name = context.run_dir / "checkpoints", context.worker.name
         self._saver = Saver(root, name, world.rank, context.generation, self._durable, start.names)
         self._saved_step = 0
+        self._digests: dict[int, str] = {}
+        digest = start.reader.header.get("ledger") if start.reader is not None else None
+        if self._job.determinism != "off":
+            self._stepper.ledger = _open_ledger(context, world, self._replica, digest)
         if start.reader is not None:
             self._saved_step = self._step = start.reader.step
             _load_optimizer(self._stepper, start.reader)
@@ -135,16 +150,22 @@ class Trainer:
         begun = time.perf_counter()
         self._step = step
         result = self._stepper.run(step, self._forwards, lambda: self._context.control.stop_requested)
+        ledger = self._stepper.ledger
+        recorded = ledger.close(step, result.loss) if ledger is not None else {}
         step_s = time.perf_counter() - begun
         last = result.stop or step == self._job.steps
         save = last or bool(self._job.checkpoint.every and step % self._job.checkpoint.every == 0)
         validation = self._validate(step, last)
         if self._world.rank == 0:
-            row = self._row(result, step_s, validation) | result.load.row(whole=save)
+            row = self._row(result, step_s, validation) | result.load.row(whole=save) | recorded
             self._context.control.send("step", row=row)
         if save:
             self._save(step)
         return result.stop
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """Give `tracer` (None: nobody) what the next steps compute on their way."""
+        self._stepper.trace(tracer)
 
     def finish(self) -> None:
         """Save what is not saved yet and wait until it is durable."""
@@ -204,10 +225,14 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         self._context.control.progress(step, "checkpoint", 0)
+        if self._stepper.ledger is not None:
+            self._digests[step] = self._stepper.ledger.digest
         self._saver.stage(step, _state(self._replica, self._stepper), SAVE_TIMEOUT_S)
         self._saved_step = step
 
     def _durable(self, step: int, directory: str, part: dict[str, Any]) -> None:
+        if step in self._digests:
+            part["header"] = {"ledger": self._digests.pop(step)}
         self._context.control.send("part", step=step, directory=directory, part=part)
 
 
@@ -223,6 +248,12 @@ def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
             f"on {holders[0].name}; install the same packages on all nodes (triton comes with torch's CUDA build), or "
             "set determinism: run"
         )
+
+
+def _open_ledger(context: WorkerContext, world: World, replica: Replica, digest: str | None) -> Ledger:
+    names = sorted(replica.masters)
+    writer = LedgerWriter(context.run_dir / "ledger", context.generation, context.worker.name, names)
+    return Ledger(world, names, writer, digest)
 
 
 def _agree_on_data(world: World, plan: Plan, data: Data) -> None:

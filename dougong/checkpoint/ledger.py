@@ -1,0 +1,101 @@
+"""The ledger's files: for every step and worker a checksum of each tensor that it owns. Imports no torch.
+
+RUN/ledger/<generation>/<worker>/names.json   the worker's tensors, in the order of the columns
+RUN/ledger/<generation>/<worker>/00000020.bin records from step 20 on: what `record_type(number of tensors)` says
+
+A checksum of 0 in a record means that the tensor had no gradient. Files are small and the oldest are deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dougong.checkpoint.disk import storage_error
+
+KINDS = ("gradient", "weight")
+NAMES = "names.json"
+FILE_BYTES = 2 << 20
+LIMIT_BYTES = 64 << 20
+
+Checksums = dict[tuple[str, str], int]
+"""(kind, tensor name) -> checksum."""
+
+
+def record_type(num_tensors: int) -> np.dtype[Any]:
+    """One step of one worker, as numpy reads it."""
+    return np.dtype([("step", "<i8"), *((kind, "<u8", (num_tensors,)) for kind in KINDS)])
+
+
+class LedgerWriter:
+    """Appends one worker's records. At most `limit_bytes` are kept of a worker, over all generations; a file holds
+    `file_bytes` or one record."""
+
+    def __init__(
+        self, root: Path, generation: int, worker: str, names: Sequence[str], limits: tuple[int, int] | None = None
+    ) -> None:
+        """`root`: the run's ledger/. `limits`: (bytes of a file, bytes in all)."""
+        self._root, self._worker = root, worker
+        self._folder = root / str(generation) / worker
+        self._record = np.zeros((), record_type(len(names)))
+        self._file_bytes, self._limit_bytes = limits or (FILE_BYTES, LIMIT_BYTES)
+        self._file: Path | None = None
+        self._names = json.dumps(list(names))
+
+    def append(self, step: int, checksums: Sequence[NDArray[np.uint64]]) -> None:
+        """Write one step: the checksums of each of `KINDS`, in the order of the names. Raises `CheckpointError` when
+        the storage does not take it."""
+        self._record["step"] = step
+        for kind, values in zip(KINDS, checksums, strict=True):
+            self._record[kind] = values
+        try:
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / NAMES).write_text(self._names)
+            if self._file is None or self._file.stat().st_size + self._record.nbytes > self._file_bytes:
+                self._file = self._folder / f"{step:08d}.bin"
+                self._prune()
+            with self._file.open("ab") as file:
+                file.write(self._record.tobytes())
+        except OSError as error:
+            raise storage_error(self._folder, error) from error
+
+    def _prune(self) -> None:
+        """Make room for one more file."""
+        folders = sorted(self._root.glob(f"*/{self._worker}"), key=lambda p: int(p.relative_to(self._root).parts[0]))
+        files = [file for folder in folders for file in sorted(folder.glob("*.bin"))]
+        kept = self._file_bytes
+        for file in reversed(files):
+            kept += file.stat().st_size
+            if kept > self._limit_bytes:
+                file.unlink()
+        for folder in folders:
+            if folder != self._folder and not any(folder.glob("*.bin")):
+                (folder / NAMES).unlink(missing_ok=True)
+                folder.rmdir()
+
+
+def read_step(root: Path, generation: int, step: int) -> Checksums:
+    """Everything that a generation's workers have kept of a step; empty when it is there no more."""
+    found: Checksums = {}
+    for folder in sorted(p.parent for p in (root / str(generation)).rglob(NAMES)):
+        names = json.loads((folder / NAMES).read_text())
+        for record in _records(folder, step, len(names)):
+            for kind in KINDS:
+                found |= {(kind, n): int(c) for n, c in zip(names, record[kind], strict=True) if c}
+    return found
+
+
+def _records(folder: Path, step: int, num_tensors: int) -> Iterator[Any]:
+    """Records of the step: one, or none. What a fault tore at a file's end is left out."""
+    files = [file for file in sorted(folder.glob("*.bin")) if int(file.stem) <= step]
+    kind = record_type(num_tensors)
+    for file in files[-1:]:
+        data = file.read_bytes()
+        records = np.frombuffer(data, kind, len(data) // kind.itemsize)
+        yield from records[records["step"] == step]
