@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "models": ("errors", "models", "ops", "launcher.job", "parallel", "training.random"),
     "training": (
         "errors", "training", "models", "ops", "parallel", "checkpoint", "accelerators", "fault.drill",
-        "launcher.job", "launcher.worker",
+        "launcher.errand", "launcher.job", "launcher.worker",
     ),
 }  # fmt: skip
 

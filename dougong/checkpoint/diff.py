@@ -6,7 +6,6 @@ Tensors are matched by name, so it does not matter how many workers wrote them i
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from dougong.checkpoint.directories import MANIFEST, list_committed
 from dougong.checkpoint.disk import digest, read_into
+from dougong.checkpoint.ledgerdiff import common_steps, differences_of_step, first_split, natural, same_number
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Key, Manifest
 from dougong.checkpoint.tensorfile import as_array
 from dougong.errors import CheckpointError
@@ -80,8 +80,9 @@ def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
     """Compare two checkpoints (directories with manifest.json) or two runs.
 
     Every byte is read; with `trust_digests`, tensors of equal digests in both manifests are taken as equal unread.
-    Of runs: the metrics of each step (of its last attempt), and the checkpoints of the steps that both have, up to
-    the first that differs. Raises `CheckpointError` when the two cannot be compared.
+    Of runs: the metrics of each step (of its last attempt). Where both kept a ledger, the first step whose digests
+    differ, and what of it; where they agree in it or have none, the checkpoints of the steps that both have, up to the
+    first that differs. Raises `CheckpointError` when the two cannot be compared.
     """
     kinds = [(path / MANIFEST).is_file() for path in (a, b)]
     if all(kinds):
@@ -107,8 +108,12 @@ def diff_checkpoints(a: Path, b: Path, trust_digests: bool = False) -> Compariso
 
 
 def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
-    """Compare two runs' metrics and common checkpoints."""
-    found, num_steps = _compare_metrics(a.latest_metrics(), b.latest_metrics())
+    """Compare two runs' metrics, ledgers, and, unless the ledgers part, common checkpoints."""
+    rows = a.latest_metrics(), b.latest_metrics()
+    split, told = first_split(*rows), len(common_steps(*rows))
+    if split is not None:
+        return Comparison(f"the ledger of {told} steps", tuple(_compare_ledgers((a, b), rows, split)))
+    found, num_steps = _compare_metrics(*rows)
     places = [{p.step: p.path for p in reversed(list_committed(run.checkpoints))} for run in (a, b)]
     common = sorted(places[0].keys() & places[1].keys())
     if num_steps == 0 and not common:
@@ -124,7 +129,16 @@ def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
             break
     steps = ", ".join(map(str, read)) or "none in common"
     order = sorted(found, key=lambda d: d.step)
-    return Comparison(f"metrics of {num_steps} steps, checkpoints of steps: {steps}", tuple(order))
+    ledger = f" and the ledger of {told}" if told else ""
+    return Comparison(f"metrics of {num_steps} steps{ledger}, checkpoints of steps: {steps}", tuple(order))
+
+
+def _compare_ledgers(runs: tuple[RunDir, RunDir], rows: Sequence[Sequence[Row]], split: int) -> list[Difference]:
+    """What differs in the first step whose digests do. Metrics outside the ledger that differ before it come first."""
+    before = [[row for row in side if row["step"] < split] for side in rows]
+    a, b = (next(row for row in side if row["step"] == split) for side in rows)
+    found, _ = _compare_metrics(*before)
+    return found + [Difference(split, name, note=note) for name, note in differences_of_step(runs, (a, b))]
 
 
 def _compare_metrics(a: Sequence[Row], b: Sequence[Row]) -> tuple[list[Difference], int]:
@@ -137,13 +151,9 @@ def _compare_metrics(a: Sequence[Row], b: Sequence[Row]) -> tuple[list[Differenc
             continue
         for key in METRICS:
             x, y = pair[0].get(key), pair[1].get(key)
-            if not _same_number(x, y):
+            if not same_number(x, y):
                 found.append(Difference(step, key, note=f"{x!r} and {y!r}"))
     return found, len(rows[0].keys() & rows[1].keys())
-
-
-def _same_number(x: Any, y: Any) -> bool:
-    return bool(x == y or (x != x and y != y))
 
 
 class _Side:
@@ -208,5 +218,4 @@ def _count(a: bytearray, b: bytearray, dtype: str) -> tuple[int, float | None]:
 
 def _model_order(key: Key) -> tuple[bool, str, list[tuple[int, int, str]], int]:
     group, name, row = key
-    words = [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", name)]
-    return (group != MODEL_GROUP, group, words, -1 if row is None else row)
+    return (group != MODEL_GROUP, group, natural(name), -1 if row is None else row)

@@ -73,8 +73,9 @@ def commit(
 ) -> Path:
     """Make one checkpoint of the parts that all workers of a generation have reported durable; returns its directory.
 
-    `header` is kept in the manifest as it is (JSON), but for `tensors`: when given, a list of [group, name, shape] that
-    the parts must hold; what parts bring as their `header` is added. `tokenizer` is a file, or a folder whose files are copied into `model/`.
+    `header` is kept in the manifest as it is (JSON), with what parts bring as their `header`, but for `tensors`: when
+    given, a list of [group, name, shape] that the parts must hold. `tokenizer` is a file, or a folder whose files are
+    copied into `model/`.
     Raises `CheckpointError` when parts overlap, miss something, or contradict each other or the files; nothing is
     committed then. Once this returns, the checkpoint survives a loss of power.
     """

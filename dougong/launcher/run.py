@@ -102,7 +102,7 @@ def _refuse_other_arithmetic(before: Job, after: Job) -> None:
 
 def _control(job: Job, run_dir: RunDir, options: Options, beginning: Beginning) -> int:
     inbox = Inbox()
-    with make_view(Console(), job.job, job.steps) as view, _signals(inbox):
+    with make_view(Console(), job.job, job.steps) as view, signals_into(inbox):
         status: dict[str, Any] = {"job": job.job, "state": "STARTING", "generation": 0, "step": 0, "steps": job.steps}
         scribe = Scribe(run_dir, view, Tracker(run_dir.tensorboard), lambda: status)
         words = [Path(sys.argv[0]).name, *sys.argv[1:]]
@@ -126,7 +126,7 @@ def _backend(run_dir: RunDir, options: Options) -> Backend:
 
 
 @contextlib.contextmanager
-def _signals(inbox: Inbox) -> Iterator[None]:
+def signals_into(inbox: Inbox) -> Iterator[None]:
     """Signals become items of the inbox, so that the controller alone decides what they mean."""
 
     def note(number: int, frame: FrameType | None) -> None:

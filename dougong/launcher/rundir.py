@@ -1,8 +1,8 @@
-"""One run's directory: the only module that spells its paths. The controller is its only writer (logs and checkpoint
-data apart), so a line is appended by one `write` and a file is replaced by one `rename`.
+"""One run's directory: the only module that spells its paths. The controller is its only writer (logs,
+checkpoint data and the ledger apart), so a line is appended by one `write` and a file is replaced by one `rename`.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
-        logs/<generation>/<island>/<index>.log   checkpoints/   tensorboard/
+        logs/<generation>/<island>/<index>.log   checkpoints/   ledger/   tensorboard/
 
 Every event has `kind`, `generation`, `monotonic_s` (this boot of the controller's machine) and `wall` (ISO 8601, UTC).
 The fields that the view and the report look for; any other field and any other kind is shown as it stands:
@@ -130,6 +130,11 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        """What workers keep of every step: `checkpoint.ledger` says how."""
+        return self.path / "ledger"
 
     @property
     def tensorboard(self) -> Path:

@@ -42,7 +42,9 @@ def checksums(tensors: Sequence[Tensor]) -> list[int]:
 
 def _checksums(tensors: Sequence[Tensor]) -> Tensor:
     """int64 [len(tensors)], as the device counts: from -2**63."""
-    sums, places, ends = [], [], []
+    sums: list[Tensor] = []
+    places: list[tuple[int, int]] = []
+    ends: list[int] = []
     device = tensors[0].device
     for tensor in tensors:
         words = _words(tensor.detach())

@@ -145,6 +145,11 @@ class Trainer:
         """The step that comes next."""
         return self._step + 1
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of the model's experts modules, in the order of their calls."""
+        return self._replica.cut.names
+
     def run_step(self, step: int) -> bool:
         """One step, and what is due after it. True: stop, as agreed by all workers."""
         begun = time.perf_counter()

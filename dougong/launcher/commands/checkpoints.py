@@ -44,10 +44,15 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
     quick: Annotated[bool, typer.Option("--quick", help="Take tensors of equal recorded digests as equal.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Differences to show.")] = 10,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Of two runs: run the first step that differs again, and find the place.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")] = 600.0,
 ) -> None:
     """Compare two checkpoints or two runs bit by bit and name the first step and tensor that differ.
 
-    Exit status: 0 equal, 1 different, 2 error. Example: dougong diff runs/one runs/two
+    --trace runs that step on this machine, on the layout of each run, and names the lane, micro-batch, layer and
+    segment where the two part. Exit status: 0 equal, 1 different, 2 error. Example: dougong diff runs/one runs/two
     """
     from dougong.checkpoint.diff import diff as compare
 
@@ -57,8 +62,25 @@ def diff(
         typer.echo(f"dougong diff: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo("\n".join(comparison.lines(limit)))
-    if not comparison.equal:
-        raise typer.Exit(1)
+    if comparison.equal:
+        return
+    if trace:
+        _print_trace(a, b, timeout)
+    raise typer.Exit(1)
+
+
+def _print_trace(a: Path, b: Path, timeout_s: float) -> None:
+    from dougong.launcher.retrace import retrace
+    from dougong.launcher.rundir import RunDir
+    from dougong.launcher.trial import Bench
+
+    try:
+        found = retrace(RunDir.open(a), RunDir.open(b), Bench(timeout_s=timeout_s))
+    except DougongError as error:
+        typer.echo(f"dougong diff --trace: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"step {found.step} was run again on both layouts, from {found.start}:")
+    typer.echo("\n".join(f"  {line}" for line in found.lines))
 
 
 def export(
