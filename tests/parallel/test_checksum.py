@@ -15,7 +15,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.int32
 
 
 def random_bytes(count: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, count, dtype=np.uint8)).clone(memory_format=torch.contiguous_format)
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, count, dtype=np.uint8)).clone(
+        memory_format=torch.contiguous_format
+    )
 
 
 def as_dtype(data: Tensor, dtype: torch.dtype) -> Tensor:

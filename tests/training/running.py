@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ class HandControl:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What one generation is asked to do. `stop_at`: worker name -> step at which it is asked to stop."""
+    """What one generation is asked to do. `stop_at`: worker name -> step at which it is asked to stop.
+    `train`: what its workers run."""
 
     job: Job
     roles: str
@@ -94,6 +95,7 @@ class Order:
     resume: Path | None = None
     generation: int = 1
     stop_at: dict[str, int] = dataclasses.field(default_factory=dict)
+    train: Callable[[WorkerContext], None] = train
 
 
 def run(order: Order) -> Outcome:
@@ -134,7 +136,7 @@ def _live(order: Order, plan: Plan, rank: int, port: int, messages: Any) -> None
         control=control,
     )
     try:
-        train(context)
+        order.train(context)
         messages.put((worker.name, "end", {"phases": control.phases, "error": None}))
     except DougongError as error:
         messages.put((worker.name, "end", {"phases": control.phases, "error": (type(error).__name__, str(error))}))

@@ -1,0 +1,109 @@
+"""`dougong prove` and `diff --trace` on real runs: equal layouts, a device that errs, a record that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from dougong.errors import JobError
+from dougong.launcher.job import Job
+from dougong.launcher.jobfile import ResolvedJob
+from dougong.launcher.layouts import layouts
+from dougong.launcher.prove import explain, shortened, try_all
+from dougong.launcher.retrace import retrace
+from dougong.launcher.rundir import RunDir
+from dougong.launcher.trial import ENTRIES, Bench
+from tests.families import SMALLEST
+from tests.jobs import make_job
+from tests.training.flipping import Flip
+from tests.training.running import Order, lay_out, run, token_file
+
+FAULTY = Bench(
+    dataclasses.replace(
+        ENTRIES, train="tests.training.flipping:flip_on_two", preload=("tests.training.flipping", *ENTRIES.preload)
+    )
+)
+
+
+def small_job(folder: Path, **changes: object) -> Job:
+    data = {
+        "tokens": str(token_file(folder)),
+        "sequence_length": 16,
+        "validation": {"fraction": 0.2, "every": 1, "batches": 1},
+    }
+    model = {"family": "qwen3_moe", "config": {**SMALLEST, "vocab_size": 256, "initializer_range": 0.3}}
+    batch = {"lanes": 2, "microbatches": 2, "microbatch_size": 1}
+    drill = [{"at_step": 2, "kill": "east/0"}]
+    values = {"data": data, "model": model, "batch": batch, "drill": drill, "schedule": {"warmup_steps": 3}, **changes}
+    return make_job(**values)
+
+
+def temporary_directories() -> set[Path]:
+    import tempfile
+
+    return set(Path(tempfile.gettempdir()).glob("dougong-*"))
+
+
+def test_layouts_are_equal(tmp_path: Path) -> None:
+    """One worker; two, stopped, and resumed on three. The job's warm-up and drill do not fit two steps."""
+    job = shortened(small_job(tmp_path), 2)
+    several = [layout for layout in layouts(job, 4, 4) if layout.then or layout.workers == "1"]
+    tried = list(try_all(job, several, tmp_path, Bench()))
+    assert [len(t.rows) for t in tried] == [2, 2] and tried[1].layout.workers == "2 then 3"
+    assert len({t.rows[-1]["ledger"] for t in tried}) == 1 and all(t.split is None for t in tried)
+    assert [row["attempt"] for row in tried[1].rows] == [1, 2]
+    assert explain(tried, Bench()) == []
+
+
+def test_a_device_that_errs_is_found_with_the_place(tmp_path: Path) -> None:
+    job = shortened(small_job(tmp_path), 2)
+    before = temporary_directories()
+    tried = list(try_all(job, layouts(job, 4, 2), tmp_path, FAULTY))
+    assert [t.split for t in tried] == [None, 2]
+    said = "\n".join(explain(tried, FAULTY))
+    assert said.startswith("different: step 2: ")
+    assert "first difference: lane 1, micro-batch 0, forward, model.layers.1.mlp.experts, expert " in said
+    assert "computed by both/0 of A and by both/1" in said
+    assert temporary_directories() == before
+
+
+def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunDir:
+    """A run's directory as the controller would leave it, with a checkpoint of every step."""
+    run_dir = RunDir.create(path)
+    run_dir.write_job(ResolvedJob(job, {}).to_yaml())
+    run_dir.write_plan(lay_out(job, roles).to_json())
+    run_dir.append_event("created", 1)
+    (path / "errand.json").write_text(json.dumps({"until": job.steps}))
+    outcome = run(Order(job, roles, path, train=(flip or Flip(step=0)).train))
+    assert not outcome.errors
+    for row in outcome.rows.values():
+        run_dir.append_metrics({"attempt": 1, **row})
+    return run_dir
+
+
+def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path) -> None:
+    """The flip happened once, in the recorded run; from the checkpoint before it both layouts compute A's bits."""
+    job = small_job(tmp_path, steps=3, checkpoint={"every": 1}, schedule={})
+    job = job.model_copy(update={"islands": (job.islands[0].model_copy(update={"workers": 2}),)})
+    a = recorded(job, "BB", tmp_path / "a")
+    b = recorded(job, "BB", tmp_path / "b", Flip(step=3, bit=16))
+    before = temporary_directories()
+    found = retrace(a, b, Bench())
+    assert (found.step, found.place) == (3, None) and found.start.startswith("step-000002 of ")
+    assert found.lines[:2] == ("both layouts compute the same bits again", "which is what run A recorded")
+    assert found.lines[2].startswith("run B's step 3 is not reproduced: ")
+    assert temporary_directories() == before
+    with pytest.raises(JobError, match="do not part"):
+        retrace(a, a, Bench())
+
+
+def test_what_cannot_be_proved_or_traced_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="determinism: run promises no bits across layouts.*-o determinism=layout"):
+        shortened(small_job(tmp_path, determinism="run"), 2)
+    a = recorded(small_job(tmp_path, steps=1), "B", tmp_path / "a")
+    b = recorded(small_job(tmp_path, steps=1, seed=8), "B", tmp_path / "b")
+    with pytest.raises(JobError, match="their jobs differ in seed"):
+        retrace(a, b, Bench())
