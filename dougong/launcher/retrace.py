@@ -79,6 +79,12 @@ def retrace(a: RunDir, b: RunDir, bench: Bench) -> Retraced:
 
 def _refuse_other_jobs(a: RunDir, b: RunDir) -> None:
     old, new = (identity(load_job(run.job_file).job) for run in (a, b))
+    layouts = [[(w.lanes, w.experts) for w in plan.workers] for run in (a, b) if (plan := run.read_plan()) is not None]
+    if old["determinism"] != "layout" and layouts[1:] != layouts[:1]:
+        raise JobError(
+            f"{a.path} and {b.path}: determinism: {old['determinism']} promises no bits across layouts, and theirs are "
+            "not the same; compare runs of one layout, or of a job with determinism: layout"
+        )
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:
         raise JobError(

@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from dougong.checkpoint.diff import diff
 from dougong.errors import JobError
+from dougong.launcher.commands.checkpoints import register
 from dougong.launcher.job import Job
 from dougong.launcher.jobfile import ResolvedJob
 from dougong.launcher.layouts import layouts
@@ -47,22 +51,20 @@ def temporary_directories() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("dougong-*"))
 
 
-def test_layouts_are_equal(tmp_path: Path) -> None:
-    """One worker; two, stopped, and resumed on three. The job's warm-up and drill do not fit two steps."""
-    job = shortened(small_job(tmp_path), 2)
-    several = [layout for layout in layouts(job, 4, 4) if layout.then or layout.workers == "1"]
-    tried = list(try_all(job, several, tmp_path, Bench()))
-    assert [len(t.rows) for t in tried] == [2, 2] and tried[1].layout.workers == "2 then 3"
-    assert len({t.rows[-1]["ledger"] for t in tried}) == 1 and all(t.split is None for t in tried)
-    assert [row["attempt"] for row in tried[1].rows] == [1, 2]
-    assert explain(tried, Bench()) == []
-
-
-def test_a_device_that_errs_is_found_with_the_place(tmp_path: Path) -> None:
+def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(tmp_path: Path) -> None:
+    """The entry errs in step 2 of every run on two workers: not where it was stopped before, and resumed on three. The
+    job's own warm-up and drill do not fit two steps."""
     job = shortened(small_job(tmp_path), 2)
     before = temporary_directories()
-    tried = list(try_all(job, layouts(job, 4, 2), tmp_path, FAULTY))
-    assert [t.split for t in tried] == [None, 2]
+    several = sorted(
+        (t for t in layouts(job, 4, 4) if t.workers in ("1", "2 then 3", "2")), key=lambda t: t.workers == "2"
+    )
+    tried = list(try_all(job, several, tmp_path, FAULTY))
+    one, resumed, erring = tried
+    assert (resumed.layout.workers, [row["attempt"] for row in resumed.rows]) == ("2 then 3", [1, 2])
+    assert one.rows[-1]["ledger"] == resumed.rows[-1]["ledger"] != erring.rows[-1]["ledger"]
+    assert [t.split for t in tried] == [None, None, 2]
+    assert explain([one, resumed], FAULTY) == []
     said = "\n".join(explain(tried, FAULTY))
     assert said.startswith("different: step 2: ")
     assert "first difference: lane 1, micro-batch 0, forward, model.layers.1.mlp.experts, expert " in said
@@ -85,11 +87,13 @@ def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunD
 
 
 def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path) -> None:
-    """The flip happened once, in the recorded run; from the checkpoint before it both layouts compute A's bits."""
+    """The flip happened once, in the recorded run: diff names the step and its tensors; from the checkpoint before it
+    both layouts compute A's bits."""
     job = small_job(tmp_path, steps=3, checkpoint={"every": 1}, schedule={})
     job = job.model_copy(update={"islands": (job.islands[0].model_copy(update={"workers": 2}),)})
     a = recorded(job, "BB", tmp_path / "a")
     b = recorded(job, "BB", tmp_path / "b", Flip(step=3, bit=16))
+    assert_diff_names_step_and_tensors(a, b)
     before = temporary_directories()
     found = retrace(a, b, Bench())
     assert (found.step, found.place) == (3, None) and found.start.startswith("step-000002 of ")
@@ -100,10 +104,35 @@ def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path) -> None:
         retrace(a, a, Bench())
 
 
+def assert_diff_names_step_and_tensors(a: RunDir, b: RunDir) -> None:
+    comparison = diff(a.path, b.path)
+    assert not comparison.equal and comparison.compared == "the ledger of 3 steps"
+    names = [d.name for d in comparison.differences if d.name != "loss"]
+    assert {d.step for d in comparison.differences} == {3}
+    gradients = [n for n in names if n.startswith("gradient of ")]
+    assert names[: len(gradients)] == sorted(gradients) and "gradient of model.embed_tokens.weight" in gradients
+    weights = names[len(gradients) :]
+    assert weights == sorted(weights) and all(n.startswith("weight of ") for n in weights)
+    (b.ledger).rename(b.path / "elsewhere")
+    assert "which tensors is not known" in str(diff(a.path, b.path))
+    (b.path / "elsewhere").rename(b.ledger)
+    assert diff(a.path, a.path).equal and "and the ledger of 3" in str(diff(a.path, a.path))
+
+
 def test_what_cannot_be_proved_or_traced_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="determinism: run promises no bits across layouts.*-o determinism=layout"):
         shortened(small_job(tmp_path, determinism="run"), 2)
-    a = recorded(small_job(tmp_path, steps=1), "B", tmp_path / "a")
-    b = recorded(small_job(tmp_path, steps=1, seed=8), "B", tmp_path / "b")
+    short = {"steps": 1, "drill": (), "schedule": {}}
+    a = recorded(small_job(tmp_path, **short), "B", tmp_path / "a")
+    b = recorded(small_job(tmp_path, **short, seed=8), "B", tmp_path / "b")
     with pytest.raises(JobError, match="their jobs differ in seed"):
         retrace(a, b, Bench())
+    told = CliRunner().invoke(app(), ["diff", str(a.path), str(b.path), "--trace"])
+    assert told.exit_code == 2
+    assert "step 1: loss: " in told.output and "dougong diff --trace: " in told.output
+
+
+def app() -> typer.Typer:
+    made = typer.Typer()
+    register(made)
+    return made
