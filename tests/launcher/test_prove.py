@@ -25,10 +25,10 @@ from tests.jobs import make_job
 from tests.training.flipping import Flip
 from tests.training.running import Order, lay_out, run, token_file
 
+QUICK = Bench(dataclasses.replace(ENTRIES, fingerprint=None))
+FLIPPING = "tests.training.flipping"
 FAULTY = Bench(
-    dataclasses.replace(
-        ENTRIES, train="tests.training.flipping:flip_on_two", preload=("tests.training.flipping", *ENTRIES.preload)
-    )
+    dataclasses.replace(QUICK.entries, train=f"{FLIPPING}:flip_on_two", preload=(FLIPPING, *ENTRIES.preload))
 )
 
 
@@ -95,13 +95,13 @@ def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path) -> None:
     b = recorded(job, "BB", tmp_path / "b", Flip(step=3, bit=16))
     assert_diff_names_step_and_tensors(a, b)
     before = temporary_directories()
-    found = retrace(a, b, Bench())
+    found = retrace(a, b, QUICK)
     assert (found.step, found.place) == (3, None) and found.start.startswith("step-000002 of ")
     assert found.lines[:2] == ("both layouts compute the same bits again", "which is what run A recorded")
     assert found.lines[2].startswith("run B's step 3 is not reproduced: ")
     assert temporary_directories() == before
     with pytest.raises(JobError, match="do not part"):
-        retrace(a, a, Bench())
+        retrace(a, a, QUICK)
 
 
 def assert_diff_names_step_and_tensors(a: RunDir, b: RunDir) -> None:
@@ -126,7 +126,7 @@ def test_what_cannot_be_proved_or_traced_is_refused(tmp_path: Path) -> None:
     a = recorded(small_job(tmp_path, **short), "B", tmp_path / "a")
     b = recorded(small_job(tmp_path, **short, seed=8), "B", tmp_path / "b")
     with pytest.raises(JobError, match="their jobs differ in seed"):
-        retrace(a, b, Bench())
+        retrace(a, b, QUICK)
     told = CliRunner().invoke(app(), ["diff", str(a.path), str(b.path), "--trace"])
     assert told.exit_code == 2
     assert "step 1: loss: " in told.output and "dougong diff --trace: " in told.output
