@@ -116,3 +116,13 @@ def test_totals_of_parts_add_up_to_the_total_of_all() -> None:
     keys, values = np.random.default_rng(0).integers(0, 2**64, (2, 9), np.uint64)
     parts = [combine(keys[i : i + 3], values[i : i + 3]) for i in (0, 3, 6)]
     assert sum(parts) % 2**64 == combine(keys, values)
+
+
+def test_a_gradient_of_an_earlier_step_is_forgotten() -> None:
+    ledger = Ledger(World.alone(), NAMES, None, None)
+    rows = []
+    for gradients in ({"a": torch.ones(3)}, {"a": torch.ones(3), "b": torch.ones(2)}, {"a": torch.ones(3)}):
+        ledger.note("gradient", gradients)
+        ledger.note("weight", {})
+        rows.append(ledger.close(1, 2.0)["checksums"])
+    assert rows[0] == rows[2] != rows[1]
