@@ -1,0 +1,137 @@
+"""A simulated step as text: one line per worker and channel, time from left to right.
+
+Plain characters, so that it reads the same in a terminal, a log and a file. A column of a worker shows what fills most
+of it, idleness included; a column of a channel shows the message that fills most of it, if there is any.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterable, Sequence
+
+from dougong.parallel.schedules.operation import Kind, Message
+from dougong.parallel.schedules.simulate import Span, Trace
+
+_IDLE = "·"
+_FORWARD = {Kind.FORWARD, Kind.EXPERTS_FORWARD, Kind.SEND_ROWS, Kind.SEND_ANSWERS}
+_LEAST_COLUMNS = 10
+
+Row = tuple[str, list[Span]]
+"""A label and what happens on its line, by start."""
+
+
+def draw(trace: Trace, width: int = 100) -> str:
+    """The chart, its lines at most `width` columns wide (but never narrower than shows anything).
+
+    Workers in the order of the programs; neighbours that look the same share a line. At the right, the part of the step
+    that a worker computes, or that a channel carries something.
+    """
+    workers, channels = _merged(_workers(trace)), _channels(trace)
+    margin = max((len(label) for label, _ in [*workers, *channels]), default=0)
+    columns = max(_LEAST_COLUMNS, width - margin - len(" ") - len(" 100%"))
+    step_s = trace.makespan_s or 1.0
+    lines = [f"{'':{margin}} {_axis(trace.makespan_s, columns)}"]
+    for label, spans in [*workers, *channels]:
+        cells = _cells(spans, columns / step_s, columns, idle=(label, spans) in workers)
+        lines.append(f"{label:{margin}} {''.join(cells)} {_covered(spans) / step_s:4.0%}")
+    return "\n".join([*lines, *_wrapped(_legend(trace), width)])
+
+
+def glyph(span: Span) -> str:
+    """The character of an operation: micro-batch 0 is 0 forward, a backward, A for weights alone; 10 begins anew."""
+    kind, number = span.operation.kind, span.operation.microbatch % 10
+    if kind in _FORWARD:
+        return string.digits[number]
+    letters = string.ascii_uppercase if kind is Kind.EXPERTS_BACKWARD_WEIGHTS else string.ascii_lowercase
+    return letters[number]
+
+
+def _legend(trace: Trace) -> list[str]:
+    split = any(span.operation.kind is Kind.EXPERTS_BACKWARD_WEIGHTS for span in trace.computation)
+    weights = ["A B C .. its weights alone"] if split else []
+    return ["0 1 2 .. forward of that micro-batch", "a b c .. its backward", *weights, f"{_IDLE} idle"]
+
+
+def _workers(trace: Trace) -> list[Row]:
+    return [
+        (program.worker, [span for span in trace.computation if span.worker == program.worker])
+        for program in trace.programs
+    ]
+
+
+def _channels(trace: Trace) -> list[Row]:
+    """All channels of one direction together."""
+    rows: list[Row] = []
+    for channel in ("dispatch", "combine"):
+        spans = [span for span in trace.messages if _channel(span) == channel]
+        rows += [(channel, sorted(spans, key=lambda span: span.start_s))] if spans else []
+    return rows
+
+
+def _channel(span: Span) -> str:
+    message = span.operation.kind.sends
+    assert isinstance(message, Message)
+    return message.channel
+
+
+def _merged(rows: Sequence[Row]) -> list[Row]:
+    """Neighbours that do the same at the same time become one row, `first .. last`."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        if groups and _same(groups[-1][-1][1], row[1]):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [(group[0][0] if len(group) == 1 else f"{group[0][0]} .. {group[-1][0]}", group[0][1]) for group in groups]
+
+
+def _same(left: Sequence[Span], right: Sequence[Span]) -> bool:
+    return [(s.operation, s.start_s, s.end_s) for s in left] == [(s.operation, s.start_s, s.end_s) for s in right]
+
+
+def _cells(spans: Sequence[Span], columns_per_s: float, columns: int, idle: bool) -> Iterable[str]:
+    """The character of every column. `idle`: where nothing is for most of it, that is what it shows."""
+    shares: list[dict[str, float]] = [{} for _ in range(columns)]
+    for span in spans:
+        start, end = span.start_s * columns_per_s, span.end_s * columns_per_s
+        for column in range(int(start), min(columns, math.ceil(end))):
+            share = min(end, column + 1) - max(start, column)
+            shares[column][glyph(span)] = shares[column].get(glyph(span), 0.0) + share
+    for share_of in shares:
+        share_of[_IDLE] = 1.0 - sum(share_of.values()) if idle else 0.0
+        yield max(share_of, key=share_of.__getitem__)
+
+
+def _covered(spans: Iterable[Span]) -> float:
+    """Seconds in which at least one of the spans, sorted by start, goes on."""
+    covered = until = 0.0
+    for span in spans:
+        covered += max(0.0, span.end_s - max(span.start_s, until))
+        until = max(until, span.end_s)
+    return covered
+
+
+def _axis(makespan_s: float, columns: int) -> str:
+    end = _seconds(makespan_s)
+    return "0" + "─" * (columns - 1 - len(end)) + end
+
+
+def _seconds(seconds: float) -> str:
+    """Three digits and a unit: 0 s, 850 µs, 12.5 ms, 3 s."""
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        rounded = float(f"{seconds * factor:.3g}")
+        if rounded >= 1.0:
+            return f" {rounded:g} {unit}"
+    return f" {seconds:.3g} s"
+
+
+def _wrapped(parts: Iterable[str], width: int) -> list[str]:
+    """Parts side by side, on a new line where `width` ends."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 4 + len(part) <= width:
+            lines[-1] += f"    {part}"
+        else:
+            lines.append(part)
+    return lines

@@ -1,0 +1,92 @@
+"""From an order of segments to the programs of all roles.
+
+A schedule is one total order of all computation; a worker runs its part of it. That is why programs of a schedule never
+wait for each other in a ring: the first operation of the order that is not yet done needs only earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dougong.parallel.schedules.operation import (
+    Kind,
+    Message,
+    Operation,
+    Role,
+    backward,
+    forward,
+    receive,
+    send,
+)
+
+
+def lay_out(segments: Sequence[Operation], num_sites: int, role: Role) -> list[Operation]:
+    """The program of a role, from the order in which attention runs its forwards and backwards.
+
+    A receive stands directly before the operation that needs it, a send directly behind the one that made it: all that
+    lies between hides the message's journey. First asked, first used: in `segments` no forward overtakes another, nor
+    a backward another; else `check` refuses the programs.
+    """
+    mine = {"attention": (True,), "experts": (False,), "both": (True, False)}[role]
+    order = with_experts(segments, num_sites)
+    computed = [operation for operation in order if (operation.kind in (Kind.FORWARD, Kind.BACKWARD)) in mine]
+    return [step for operation in computed for step in with_messages(operation, num_sites)]
+
+
+def with_experts(segments: Sequence[Operation], num_sites: int) -> list[Operation]:
+    """The total order: the experts' work, too, in the order in which it is asked for.
+
+    Each stands halfway between the segment that asks and the one that needs the answer (or earlier, if something asked
+    for later would be too late), so that a worker of both roles leaves the way there and the way back the same time.
+    """
+    place = {operation: number for number, operation in enumerate(segments)}
+    entries = [(number, 0, number, operation) for operation, number in place.items()]
+    latest = len(segments)
+    for number, asking in reversed(list(enumerate(segments))):
+        work = _asked(asking, num_sites)
+        if work is not None:
+            kind, site = (forward, work.site + 1) if work.kind is Kind.EXPERTS_FORWARD else (backward, work.site)
+            latest = min(latest, (number + place[kind(site, work.microbatch)]) // 2)
+            entries.append((latest, 1, number, work))
+    return [entry[-1] for entry in sorted(entries, key=lambda entry: entry[:3])]
+
+
+def _asked(segment: Operation, num_sites: int) -> Operation | None:
+    """The experts' work that the end of a segment asks for; the last forward and the last backward ask for none."""
+    if segment.kind is Kind.FORWARD and segment.site < num_sites:
+        return Operation(Kind.EXPERTS_FORWARD, segment.site, segment.microbatch)
+    if segment.kind is Kind.BACKWARD and segment.site > 0:
+        return Operation(Kind.EXPERTS_BACKWARD, segment.site - 1, segment.microbatch)
+    return None
+
+
+def with_messages(operation: Operation, num_sites: int) -> list[Operation]:
+    """What a piece of computation waits for, itself, and what it sends."""
+    kind, site, microbatch = operation.kind, operation.site, operation.microbatch
+    awaited, produced = {
+        Kind.FORWARD: ((Message.ANSWERS, site - 1), (Message.ROWS, site)),
+        Kind.BACKWARD: ((Message.ROW_GRADIENTS, site), (Message.ANSWER_GRADIENTS, site - 1)),
+        Kind.EXPERTS_FORWARD: ((Message.ROWS, site), (Message.ANSWERS, site)),
+        Kind.EXPERTS_BACKWARD: ((Message.ANSWER_GRADIENTS, site), (Message.ROW_GRADIENTS, site)),
+    }[kind]
+    before = [receive(awaited[0], awaited[1], microbatch)] if 0 <= awaited[1] < num_sites else []
+    after = [send(produced[0], produced[1], microbatch)] if 0 <= produced[1] < num_sites else []
+    return [*before, operation, *after]
+
+
+def split_weights(operations: Iterable[Operation]) -> list[Operation]:
+    """The same program with the gradients of the experts' weights taken apart: row gradients leave first.
+
+    The weights follow directly behind that send, so that nothing is kept for longer (B and W of zero-bubble pipelines,
+    Qi et al., arXiv 2401.10241).
+    """
+    split: list[Operation] = []
+    for operation in operations:
+        site, microbatch = operation.site, operation.microbatch
+        if operation.kind is Kind.EXPERTS_BACKWARD:
+            split.append(Operation(Kind.EXPERTS_BACKWARD_ROWS, site, microbatch))
+        else:
+            split.append(operation)
+        if operation.kind is Kind.SEND_ROW_GRADIENTS:
+            split.append(Operation(Kind.EXPERTS_BACKWARD_WEIGHTS, site, microbatch))
+    return split

@@ -1,0 +1,134 @@
+"""How long a step would take: the programs of all workers with durations instead of work.
+
+A worker computes one operation at a time. A message starts when its send is posted and the channel is free: from each
+worker to each other one there is one channel for dispatch and one for combine, and one message at a time on it. What a
+worker sends to itself is there at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dougong.parallel.schedules.operation import Kind, Message, Operation, Program
+from dougong.parallel.schedules.walk import awaited, walk
+
+Cost = Callable[[str, Operation], float]
+"""cost(worker, operation): seconds that it computes; of a send, seconds that the message fills the channel."""
+
+
+@dataclass(frozen=True)
+class Durations:
+    """A `Cost` that is the same on all workers, sites and micro-batches. Seconds.
+
+    `experts_backward_s` is rows and weights together, `experts_weights_s` the weights' share of it, which counts where
+    the two are split. `message_s` is one way.
+    """
+
+    forward_s: float
+    backward_s: float
+    experts_forward_s: float
+    experts_backward_s: float
+    message_s: float
+    experts_weights_s: float = 0.0
+
+    def __call__(self, worker: str, operation: Operation) -> float:
+        if operation.kind.sends is not None:
+            return self.message_s
+        return {
+            Kind.FORWARD: self.forward_s,
+            Kind.BACKWARD: self.backward_s,
+            Kind.EXPERTS_FORWARD: self.experts_forward_s,
+            Kind.EXPERTS_BACKWARD: self.experts_backward_s,
+            Kind.EXPERTS_BACKWARD_ROWS: self.experts_backward_s - self.experts_weights_s,
+            Kind.EXPERTS_BACKWARD_WEIGHTS: self.experts_weights_s,
+        }[operation.kind]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Computation of a worker, or its message to `peer`, from `start_s` to `end_s` of the step."""
+
+    worker: str
+    operation: Operation
+    start_s: float
+    end_s: float
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A simulated step. `computation` and `messages` are in the order of their worker's program."""
+
+    programs: tuple[Program, ...]
+    computation: tuple[Span, ...]
+    messages: tuple[Span, ...]
+    makespan_s: float
+
+    def busy_s(self, worker: str) -> float:
+        """Seconds that a worker computes."""
+        return sum(span.end_s - span.start_s for span in self.computation if span.worker == worker)
+
+    def busy_fraction(self, worker: str) -> float:
+        return self.busy_s(worker) / self.makespan_s if self.makespan_s else 0.0
+
+    @property
+    def bound_s(self) -> float:
+        """What no order of the same work on the same workers can beat: the busiest worker's computation."""
+        return max(self.busy_s(program.worker) for program in self.programs)
+
+    @property
+    def efficiency(self) -> float:
+        """`bound_s` / `makespan_s`: 1 when the busiest worker never waits."""
+        return self.bound_s / self.makespan_s if self.makespan_s else 1.0
+
+
+def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) -> Trace:
+    """Run a step in thought. A message arrives `latency_s` after it has left the channel.
+
+    Raises `PlanError` for programs with a deadlock.
+    """
+    clock: dict[str, float] = defaultdict(float)
+    wires = _Wires(programs, cost, latency_s)
+    computation = []
+    for program, operation in walk(programs):
+        worker = program.worker
+        if operation.kind.sends is not None:
+            wires.post(program, operation, clock[worker])
+        elif operation.kind.receives is not None:
+            arrivals = [wires.arrival[peer, worker, posted] for peer, posted in awaited(programs, operation)]
+            clock[worker] = max([clock[worker], *arrivals])
+        else:
+            start = clock[worker]
+            clock[worker] += cost(worker, operation)
+            computation.append(Span(worker, operation, start, clock[worker]))
+    return Trace(tuple(programs), tuple(computation), tuple(wires.spans), max(clock.values(), default=0.0))
+
+
+class _Wires:
+    """All channels, and when each message of a step arrives."""
+
+    def __init__(self, programs: Sequence[Program], cost: Cost, latency_s: float) -> None:
+        self._programs, self._cost, self._latency_s = programs, cost, latency_s
+        self._free: dict[tuple[str, str, str], float] = defaultdict(float)
+        self.arrival: dict[tuple[str, str, Operation], float] = {}
+        self.spans: list[Span] = []
+
+    def post(self, sender: Program, operation: Operation, now: float) -> None:
+        message = operation.kind.sends
+        assert message is not None
+        for receiver in self._programs:
+            if receiver.receives(message):
+                self.arrival[sender.worker, receiver.worker, operation] = self._carry(
+                    sender.worker, receiver.worker, message, operation, now
+                )
+
+    def _carry(self, sender: str, receiver: str, message: Message, operation: Operation, now: float) -> float:
+        if sender == receiver:
+            return now
+        channel = sender, receiver, message.channel
+        start = max(now, self._free[channel])
+        self._free[channel] = end = start + self._cost(sender, operation)
+        self.spans.append(Span(sender, operation, start, end, receiver))
+        return end + self._latency_s
