@@ -1,8 +1,8 @@
 """Rows out to experts and back: gathers and ordered additions, forward and backward. No atomics, no scatter.
 
 Every function takes one lane's micro-batch, so what it computes depends on that alone. A *slot* is one (token, choice)
-pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that go to an
-expert, sorted by (expert, token, choice).
+pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that go to an expert,
+sorted by (expert, token, choice), P rows followed by one of zeros where some slot has none.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ def combine_rows(answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, rout
     tokens, strides, threads, or the order in which answers arrived: it is K multiplications and additions by element.
     """
     total = _accumulator(hidden_TH)
+    answers_PH = _padded(answers_RH, routing)
     for choice in range(routing.num_choices):
-        answer_TH = _choice(answers_RH, hidden_TH, routing, choice)
+        answer_TH = _choice(answers_PH, hidden_TH, routing, choice)
         total.add_(answer_TH * weights_TK[:, choice, None])
     return total.to(hidden_TH.dtype)
 
@@ -88,14 +89,35 @@ def combine_backward(
     products. That was found to depend on nothing else on the CPU, not even on threads (tests/ops/test_invariance.py).
     """
     dout_RH = dispatch_rows(dout_TH, routing)
-    weights_R = weights_TK.reshape(-1).index_select(0, routing.order_R)
-    dweights_R = (dout_RH * answers_RH).sum(-1, dtype=_sum_dtype(dout_TH))
-    danswers_RH = (dout_RH * weights_R[:, None]).to(answers_RH.dtype)
+    danswers_RH = (dout_RH * weights_of_rows(weights_TK, routing)[:, None]).to(answers_RH.dtype)
+    dweights_R = products_of_rows(dout_RH, answers_RH)
+    return danswers_RH, weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
+
+
+def weights_of_rows(weights_TK: Tensor, routing: Routing) -> Tensor:
+    """The weight of each row's slot, [R]."""
+    return weights_TK.reshape(-1).index_select(0, routing.order_R)
+
+
+def products_of_rows(dout_RH: Tensor, answers_RH: Tensor) -> Tensor:
+    """The gradient of each row's weight: the inner product of dout and the answer, [R] (float32 for half precision).
+
+    The result depends on: as in `combine_backward`.
+    """
+    return (dout_RH * answers_RH).sum(-1, dtype=sum_dtype(dout_RH.dtype))
+
+
+def weights_backward(
+    dweights_R: Tensor, dout_TH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
+) -> Tensor:
+    """Gradients of the weights [T, K] from those of the rows' weights; a slot without a row gets zero, one that
+    returned the token itself the inner product of dout and the token. The result depends on: as in `combine_backward`.
+    """
     dweights_TK = _by_slot(dweights_R, routing)
     if routing.identity_TK is not None:
-        own_T = (dout_TH * hidden_TH).sum(-1, dtype=_sum_dtype(dout_TH))
+        own_T = products_of_rows(dout_TH, hidden_TH)
         dweights_TK = torch.where(routing.identity_TK, own_T[:, None], dweights_TK)
-    return danswers_RH, dweights_TK.to(weights_TK.dtype)
+    return dweights_TK.to(weights_TK.dtype)
 
 
 def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, routing: Routing) -> Tensor:
@@ -107,8 +129,9 @@ def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, rou
     the gradient of a gather without an addition into places that an index names.
     """
     total = _accumulator(dout_TH)
+    drows_PH = _padded(drows_RH, routing)
     for choice in range(routing.num_choices):
-        part_TH = _padded(drows_RH, routing).index_select(0, routing.position_TK[:, choice])
+        part_TH = drows_PH.index_select(0, routing.position_TK[:, choice])
         if routing.identity_TK is not None:
             own_TH = (dout_TH * weights_TK[:, choice, None]).to(part_TH.dtype)
             part_TH = torch.where(routing.identity_TK[:, choice, None], own_TH, part_TH)
@@ -116,16 +139,29 @@ def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, rou
     return total.to(dout_TH.dtype)
 
 
+def sum_by_token(rows_RH: Tensor, routing: Routing, dtype: torch.dtype) -> Tensor:
+    """Each token's rows, added in the router's order, [T, H] in `dtype`; sums are float32 for a half-precision `dtype`.
+
+    The result depends on: the token's own rows and the order of its choices.
+    """
+    total_TH = rows_RH.new_zeros(routing.num_tokens, rows_RH.shape[1], dtype=sum_dtype(dtype))
+    rows_PH = _padded(rows_RH, routing)
+    for choice in range(routing.num_choices):
+        total_TH.add_(rows_PH.index_select(0, routing.position_TK[:, choice]))
+    return total_TH.to(dtype)
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums over `dtype` are kept in."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 def _accumulator(like_TH: Tensor) -> Tensor:
-    return torch.zeros_like(like_TH, dtype=_sum_dtype(like_TH))
+    return torch.zeros_like(like_TH, dtype=sum_dtype(like_TH.dtype))
 
 
-def _sum_dtype(like: Tensor) -> torch.dtype:
-    return torch.float32 if like.dtype in (torch.bfloat16, torch.float16) else like.dtype
-
-
-def _choice(answers_RH: Tensor, hidden_TH: Tensor, routing: Routing, choice: int) -> Tensor:
-    answer_TH = _padded(answers_RH, routing).index_select(0, routing.position_TK[:, choice])
+def _choice(answers_PH: Tensor, hidden_TH: Tensor, routing: Routing, choice: int) -> Tensor:
+    answer_TH = answers_PH.index_select(0, routing.position_TK[:, choice])
     if routing.identity_TK is None:
         return answer_TH
     return torch.where(routing.identity_TK[:, choice, None], hidden_TH, answer_TH)
