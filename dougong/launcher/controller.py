@@ -328,6 +328,7 @@ class Controller:
         if self._see.crew is not None:
             self._see.crew.close()
         self._backend.close()
+        self._torch.settle(KILL_S)
 
     def _record(self, outcome: Outcome) -> None:
         self._state = outcome.state

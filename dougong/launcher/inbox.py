@@ -105,6 +105,13 @@ class Background:
         """Run `function`; `Called(task, ...)` comes to the inbox."""
         self._calls.put((task, function))
 
+    def settle(self, timeout_s: float) -> None:
+        """Wait, up to a limit, until nothing runs here: an interpreter that ends while a library is being imported in a
+        thread aborts."""
+        idle = threading.Event()
+        self._calls.put(("settle", idle.set))
+        idle.wait(timeout_s)
+
     def _serve(self) -> None:
         while True:
             task, function = self._calls.get()

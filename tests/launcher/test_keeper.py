@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,20 @@ def test_a_checkpoint_of_other_data_is_refused(keeper: Keeper, inbox: Inbox) -> 
         keeper._find()
     keeper.data = {"name": "a.txt", "digest": "one"}
     assert keeper._find().directory == keeper.root / "step-000005"
+
+
+def test_the_end_waits_for_what_runs_in_the_background(inbox: Inbox) -> None:
+    """A run that fails at once must not end its interpreter in the middle of an import."""
+    background, begun, ended = Background("test-settle", inbox), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        threading.Event().wait(0.3)
+        ended.set()
+
+    background.call("work", work)
+    assert begun.wait(10) and not ended.is_set()
+    background.settle(10)
+    assert ended.is_set()
+    background.call("work", lambda: threading.Event().wait(60))
+    background.settle(0.01)  # a limit is kept
