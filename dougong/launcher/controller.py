@@ -28,12 +28,13 @@ from dougong.launcher.generation import Generation
 from dougong.launcher.inbox import Background, Inbox
 from dougong.launcher.keeper import Found, Keeper
 from dougong.launcher.observer import Observer, Stopped, as_ours
+from dougong.launcher.planning import plan_job
 from dougong.launcher.protocol import Message
 from dougong.launcher.scout import Scout
 from dougong.launcher.scribe import Scribe
 from dougong.launcher.setting import Outcome, Setting
 from dougong.launcher.store import Store, load_torch
-from dougong.parallel.plan import Plan, make_plan
+from dougong.parallel.plan import Plan
 
 OPEN_S = 120.0
 JOIN_S = 120.0
@@ -175,7 +176,7 @@ class Controller:
     def _lay_plan(self) -> None:
         specs = [member.spec for member in self._crew.members.values()]
         assert self._see.inventory is not None
-        plan = make_plan(self._job.batch.lanes, self._see.inventory, make_seats(specs, self._crew.hellos()))
+        plan = plan_job(self._job, self._see.inventory, make_seats(specs, self._crew.hellos()))
         if plan != self._plan:
             self._plan = plan
             self._run_dir.write_plan(plan.to_json())

@@ -8,7 +8,7 @@ from typing import Any
 
 from dougong.fault.diagnosis import Fact, settled
 from dougong.launcher.protocol import Message
-from dougong.parallel.plan import Plan, Worker
+from dougong.parallel.plan import Plan, Worker, experts_text
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Mate:
             "device": worker.device,
             "role": worker.role,
             "lanes": list(worker.lanes),
-            "experts": list(worker.experts),
+            "experts": experts_text(worker.experts),
             "alive": self.pid is not None and not self.exited,
             "step": self.step,
             "phase": self.phase,

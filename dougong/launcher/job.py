@@ -143,6 +143,18 @@ class Router(Section):
     )
 
 
+class Rates(Section):
+    """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The unit is the same on all
+    islands."""
+
+    attention: Annotated[StrictFloat, Field(gt=0)] = physical(
+        1.0, "micro-batches of one lane through one layer without its experts"
+    )
+    experts: Annotated[StrictFloat, Field(gt=0)] = physical(
+        1.0, "thousands of rows through experts; a token at one of its experts is a row"
+    )
+
+
 class Island(Section):
     """A group of like devices with one native collective library."""
 
@@ -154,6 +166,14 @@ class Island(Section):
     )
     threads: Positive = logical(1, "compute threads of each worker on the CPU; another number can change bits")
     node: Text | None = physical(None, "pin to the Ray node with this address or name; null: anywhere")
+    speed: Rates | None = physical(
+        None, "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as all others"
+    )
+    memory_gb: Annotated[StrictFloat, Field(gt=0)] | None = physical(
+        None,
+        "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave room for activations); "
+        "a plan that needs more is refused; null: not checked",
+    )
 
 
 class Checkpoint(Section):
@@ -207,6 +227,11 @@ class Job(Section):
         "checkpoint that others made; `bounded` goes on with a warning, equal up to rounding",
     )
     islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(..., "groups of like devices")
+    offload: Literal["none", "auto"] | Count = physical(
+        "none",
+        "experts of every layer that workers of role attention keep beside it: a number of them; `auto`: as many as "
+        "fill the time that they would wait for the experts workers, by islands.*.speed (HeterMoE, arXiv 2504.03871)",
+    )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
     drill: tuple[Drill, ...] = physical((), "faults to rehearse")

@@ -15,10 +15,10 @@ from dougong.launcher import numerics
 from dougong.launcher.inbox import Background
 from dougong.launcher.job import Job
 from dougong.launcher.machine import package_versions
-from dougong.parallel.plan import Inventory, Plan
+from dougong.parallel.plan import Inventory, Plan, experts_text
 from dougong.training.recipe import Recipe
 
-LOGICAL_ELSEWHERE = ("islands", "checkpoint", "fault", "drill", "steps", "numerics")
+LOGICAL_ELSEWHERE = ("islands", "offload", "checkpoint", "fault", "drill", "steps", "numerics")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Keeper:
         return {
             "job": identity(self.job),
             "recipe": {"digest": self.recipe.digest, **self.recipe.to_dict()} if self.recipe else None,
-            "plan": [{"worker": w.name, "lanes": w.lanes, "experts": w.experts} for w in plan.workers],
+            "plan": [{"worker": w.name, "lanes": w.lanes, "experts": experts_text(w.experts)} for w in plan.workers],
             "data": {
                 "name": self.data.get("name"),
                 "digest": self.data.get("digest"),

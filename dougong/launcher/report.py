@@ -19,7 +19,7 @@ from dougong.launcher.history import Checkpoint, History, Recovery, next_command
 from dougong.launcher.load import load_section
 from dougong.launcher.markup import Markup, join, tag
 from dougong.launcher.rundir import Event, Row, RunDir
-from dougong.launcher.wording import count, describe, duration, plural, ranges, size
+from dougong.launcher.wording import count, describe, duration, plural, ranges, site_experts, size
 from dougong.parallel.plan import Plan, Worker
 
 _ISLAND_LOOKS = ("train", "validation", "second", "third")
@@ -240,27 +240,28 @@ def _classes(classes: dict[str, str]) -> str:
 
 def _worker_row(worker: Worker, plan: Plan, status: dict[str, Any]) -> Markup:
     owned = sum(1 for rank in plan.owners.values() if rank == worker.rank)
+    experts = sorted({e for own in worker.experts for e in own})
     cells = [
         tag("td", tag("strong", worker.name), class_="tight"),
         tag("td", worker.role, class_="tight"),
         tag("td", str(status.get("host") or worker.node), class_="tight"),
         tag("td", worker.device, class_="tight"),
         tag("td", str(status.get("pid") or "–"), class_="num tight soft"),
-        tag("td", _owned(worker.lanes, plan.num_lanes, "lanes")),
-        tag("td", _owned(worker.experts, plan.num_experts, "experts")),
+        tag("td", _owned(worker.lanes, plan.num_lanes, "lanes", ranges(worker.lanes))),
+        tag("td", _owned(experts, plan.num_experts, "experts", site_experts(worker.experts))),
         tag("td", f"{owned:,}", class_="num tight"),
     ]
     return tag("tr", *cells)
 
 
-def _owned(numbers: Sequence[int], total: int, kind: str) -> Markup:
-    """Which of `total` things are this worker's: in words, and as a strip with its part filled."""
+def _owned(numbers: Sequence[int], total: int, kind: str, text: str) -> Markup:
+    """Which of `total` things are this worker's: in words (`text`), and as a strip with its part filled."""
     strips, at = [], 0
     for first, last in _spans(numbers):
         strips += [tag("i", style=f"width:{100 * (first - at) / total:.3f}%")] if first > at else []
         strips.append(tag("i", class_="own", style=f"width:{100 * (last + 1 - first) / total:.3f}%"))
         at = last + 1
-    words = tag("span", ranges(numbers).replace("-", "–") or "none")
+    words = tag("span", text.replace("-", "–") or "none")
     return tag("div", words, tag("div", *strips, class_=f"cells {kind}"), class_="owned")
 
 

@@ -93,6 +93,31 @@ def _experts(job: Job) -> Iterator[Breach]:
             )
 
 
+def _offload(job: Job) -> Iterator[Breach]:
+    roles = {island.role for island in job.islands}
+    if job.offload not in ("none", 0) and not {"attention", "experts"} <= roles:
+        text = f"{job.offload}, but nobody computes attention apart from experts; give islands `role: attention` and "
+        yield Breach(("offload",), f"{text}`role: experts`, or remove it")
+    elif job.offload == "auto":
+        yield from (found for index, island in enumerate(job.islands) for found in _weighable(index, island))
+
+
+def _weighable(index: int, island: Island) -> Iterator[Breach]:
+    if island.speed is None:
+        text = "offload: auto weighs attention against experts and needs it; paste what `dougong calibrate` says, or "
+        yield Breach(("islands", index, "speed"), f"{text}give offload a number")
+    if island.role == "both":
+        yield Breach(("islands", index, "role"), "offload: auto needs attention and experts apart everywhere")
+
+
+def _offload_fits(job: Job) -> Iterator[Breach]:
+    workers, kept = _workers(job, "experts"), job.offload
+    for key, count in _counts(_model_config(job), EXPERT_COUNT_KEYS):
+        if isinstance(kept, int) and kept and kept > count - workers:
+            text = f"{kept} of {count} experts (model.config.{key}) would leave less than one for each of {workers} "
+            yield Breach(("offload",), f"{text}experts workers; lower it to {max(0, count - workers)}")
+
+
 def _experts_per_token(job: Job) -> Iterator[Breach]:
     config = _model_config(job)
     for expert_key, count in _counts(config, EXPERT_COUNT_KEYS):
@@ -219,6 +244,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Job], Iterator[Breach]]], ...] = 
     (("model",), _model_folder),
     (("model",), _experts_per_token),
     (("model", "islands"), _experts),
+    (("islands", "offload"), _offload),
+    (("model", "islands", "offload"), _offload_fits),
     (("data",), _one_source),
     (("data",), _data_files),
     (("data",), _tokenizer),

@@ -18,6 +18,7 @@ from dougong.launcher.cluster import devices_of
 from dougong.launcher.crew import Crew, Member
 from dougong.launcher.inspection import inventory_from_json
 from dougong.launcher.observer import Observer
+from dougong.launcher.planning import computes
 from dougong.launcher.protocol import Message
 from dougong.launcher.setting import Setting
 from dougong.training.recipe import make_recipe
@@ -104,7 +105,7 @@ class Scout:
 
     def _judge(self, seconds: float) -> None:
         see = self._see
-        roles = {worker: m.spec.role for m in self._crew.members.values() for worker in m.spec.workers}
+        roles = {w: computes(self._job, m.spec.role) for m in self._crew.members.values() for w in m.spec.workers}
         by_worker = {worker: found.kernel_class for worker, found in self._prints.items()}
         see.scribe.event("fingerprints", see.number, classes=by_worker, seconds=round(seconds, 3))
         verdict = numerics.judge_workers(self._prints, roles, numerics.is_strict(self._job))

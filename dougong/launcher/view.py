@@ -55,7 +55,7 @@ class View:
         self._progress.shares = {island: number / plan.num_lanes for island, number in lanes.items()}
         self._grouper = self._grouper or Grouper(plan.workers[0].name)
         for worker in plan.workers if layout else ():
-            lanes_text, experts = wording.ranges(worker.lanes) or "none", wording.ranges(worker.experts) or "none"
+            lanes_text, experts = wording.ranges(worker.lanes) or "none", wording.site_experts(worker.experts) or "none"
             where = f"{worker.node} {worker.device}".strip()
             self._print(
                 Text(f"  {worker.name}  {worker.role} on {where} · lanes {lanes_text} · experts {experts}", "dim")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+
+from dougong.parallel.plan import experts_text
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 _END_LEVELS: dict[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
@@ -76,6 +78,16 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             spans.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def site_experts(experts: Sequence[Sequence[int]]) -> str:
+    """A worker's experts at every site: `0-3` where they are the same everywhere, else site by site if that is short;
+    empty for none."""
+    if len({tuple(own) for own in experts}) <= 1:
+        return ranges(experts[0]) if experts else ""
+    least, most = min(map(len, experts)), max(map(len, experts))
+    text = experts_text(experts)
+    return text if len(text) <= 40 else f"{least} to {most} a layer"
 
 
 def worker_list(workers: Iterable[str]) -> str:

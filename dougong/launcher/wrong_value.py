@@ -37,7 +37,9 @@ def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[Ke
             meant[path] = _meant(path, data)
     spoken_for = {(*path[:-1], name) for path, name in meant.items() if name}
     for error in errors:
-        path = tuple(error["loc"])
+        path = _without_branch(tuple(error["loc"]))
+        if path != tuple(error["loc"]) and isinstance(error["input"], str) != (error["type"] == "literal_error"):
+            continue  # a word is held against the words, anything else against the number
         if error["type"] == "missing" and path in spoken_for:
             continue
         if error["type"] == "too_short" and error["input"]:
@@ -47,6 +49,13 @@ def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[Ke
             yield pair, f"must be {_shape(pair)} (got {_short(error['input'])}): {_description(pair)}"
         else:
             yield path, _unknown(path, meant[path]) if path in meant else _text(path, error)
+
+
+def _without_branch(path: KeyPath) -> KeyPath:
+    """Where a field takes words or a number, pydantic adds to its path which of the two it tried."""
+    info = _field(path[:-1])
+    kinds = {typing.get_origin(part) for part in typing.get_args(info.annotation)} if info else set()
+    return path[:-1] if {typing.Literal, typing.Annotated} <= kinds else path
 
 
 def _is_item_count(error: Mapping[str, Any]) -> bool:

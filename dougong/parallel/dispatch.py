@@ -44,11 +44,12 @@ class Dispatcher:
         self._world = world
         self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
         self._lanes_of = {w.rank: w.lanes for w in plan.workers if w.lanes}
-        self._experts_of = {w.rank: w.experts for w in plan.workers if w.experts}
         self._lanes = self._lanes_of.get(world.rank, ())
-        self._experts = self._experts_of.get(world.rank, ())
-        in_order = [e for experts in self._experts_of.values() for e in experts]
-        assert in_order == list(range(plan.num_experts)), "a plan gives experts in ascending order of rank"
+        num_sites = len(plan.workers[world.rank].experts)
+        self._sites = [{w.rank: w.experts[site] for w in plan.workers if w.experts[site]} for site in range(num_sites)]
+        for experts_of in self._sites:
+            in_order = [e for experts in experts_of.values() for e in experts]
+            assert in_order == list(range(plan.num_experts)), "a plan gives experts in ascending order of rank"
         in_order = [lane for lanes in self._lanes_of.values() for lane in lanes]
         assert in_order == list(range(plan.num_lanes)), "a plan gives lanes in ascending order of rank"
         self.step = 0
@@ -59,8 +60,9 @@ class Dispatcher:
         A lane missing from `routings` sends no rows. Raises `LaunchError` when a peer is somewhere else in the step.
         """
         stamp = [self._world.member.generation, self.step, *key, 0]
+        own = self._own(key)
         outgoing, sent = {}, {lane: dict[int, int]() for lane in self._lanes}
-        for rank, experts in self._experts_of.items() if self._lanes else ():
+        for rank, experts in self._experts_of(key).items():
             counts = torch.zeros(len(self._lanes), len(experts), dtype=torch.int64)
             for row, lane in enumerate(self._lanes):
                 if lane in routings:
@@ -68,22 +70,22 @@ class Dispatcher:
                 sent[lane][rank] = int(counts[row].sum())
             outgoing[rank] = torch.cat([torch.tensor(stamp), counts.reshape(-1)])
         incoming = {}
-        for rank, lanes in self._lanes_of.items() if self._experts else ():
-            incoming[rank] = torch.empty(len(HEADER) + len(lanes) * len(self._experts), dtype=torch.int64)
+        for rank, lanes in self._lanes_of.items() if own else ():
+            incoming[rank] = torch.empty(len(HEADER) + len(lanes) * len(own), dtype=torch.int64)
         self._world.exchange(outgoing, incoming)
         for rank, header in incoming.items():
             self._check(rank, header[: len(HEADER)].tolist(), stamp)
-        counts_LE = torch.cat([h[len(HEADER) :].view(-1, len(self._experts)) for h in incoming.values()] or [_NOTHING])
-        return Handle(key, sent, *self._wave(counts_LE.tolist()))
+        counts_LE = torch.cat([h[len(HEADER) :].view(-1, len(own)) for h in incoming.values()] or [_NOTHING])
+        return Handle(key, sent, *self._wave(own, counts_LE.tolist()))
 
-    def _wave(self, counts_LE: list[list[int]]) -> tuple[dict[int, slice], tuple[Block, ...]]:
+    def _wave(self, own: tuple[int, ...], counts_LE: list[list[int]]) -> tuple[dict[int, slice], tuple[Block, ...]]:
         """Where in the wave every attention worker's rows lie, and its blocks, from rows by lane and own expert."""
         received, blocks, start = {}, [], 0
         lanes = iter(counts_LE)
-        for rank, theirs in self._lanes_of.items() if self._experts else ():
+        for rank, theirs in self._lanes_of.items() if own else ():
             first = start
             for lane, counts in zip(theirs, lanes, strict=False):
-                for expert, count in zip(self._experts, counts, strict=True):
+                for expert, count in zip(own, counts, strict=True):
                     blocks += [Block(expert, lane, start, count)] if count else []
                     start += count
             received[rank] = slice(first, start)
@@ -94,7 +96,7 @@ class Dispatcher:
         [R, H], its blocks as in the handle."""
         parts = {
             rank: [self._part(handle, rows, lane, rank) for lane in self._lanes]
-            for rank in (self._experts_of if self._lanes else ())
+            for rank in self._experts_of(handle.key)
         }
         wave = self._empty(max((span.stop for span in handle.received.values()), default=0))
         me = self._world.rank
@@ -107,10 +109,7 @@ class Dispatcher:
     def to_attention(self, handle: Handle, answers: Tensor) -> dict[int, Tensor]:
         """The way back: the wave's answers [R, H] from here; returns each local lane's, [R, H] in dispatch order."""
         me = self._world.rank
-        sizes = {
-            rank: [handle.sent[lane][rank] for lane in self._lanes]
-            for rank in (self._experts_of if self._lanes else ())
-        }
+        sizes = {rank: [handle.sent[lane][rank] for lane in self._lanes] for rank in self._experts_of(handle.key)}
         into = {rank: self._empty(sum(rows)) for rank, rows in sizes.items() if rank != me}
         out = {rank: answers[span] for rank, span in handle.received.items() if rank != me}
         self._world.exchange(out, into)
@@ -118,6 +117,14 @@ class Dispatcher:
             into[me] = answers[handle.received[me]]
         pieces = {rank: into[rank].split(rows) for rank, rows in sizes.items()}
         return {lane: self._join([pieces[r][row] for r in sizes]) for row, lane in enumerate(self._lanes)}
+
+    def _experts_of(self, key: Key) -> dict[int, tuple[int, ...]]:
+        """The workers that rows of this site may go to from here, with their experts."""
+        return self._sites[key[0]] if self._lanes else {}
+
+    def _own(self, key: Key) -> tuple[int, ...]:
+        """This worker's experts of the site."""
+        return self._sites[key[0]].get(self._world.rank, ())
 
     def _part(self, handle: Handle, rows: Mapping[int, Tensor], lane: int, rank: int) -> Tensor:
         """The rows of a lane that go to one worker."""

@@ -6,12 +6,16 @@ The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dougong.errors import PlanError
-from dougong.parallel.tree import LaneTree
+from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
+
+SiteExperts = tuple[tuple[int, ...], ...]
+"""A worker's experts at every site: ascending and without a gap, none at some or all of them."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     trainable: bool
+
+    @property
+    def num_parameters(self) -> int:
+        return _numel(self.shape)
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,13 @@ class Inventory:
     @property
     def num_parameters(self) -> int:
         """Parameters in all, experts included."""
-        expert = sum(_numel(shape) for _, shape in self.expert_shapes)
-        return sum(_numel(t.shape) for t in self.tensors) + len(self.sites) * self.num_experts * expert
+        experts = len(self.sites) * self.num_experts * self.expert_parameters
+        return sum(t.num_parameters for t in self.tensors) + experts
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of one expert of one site."""
+        return sum(_numel(shape) for _, shape in self.expert_shapes)
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Seat:
     role: str
     node: str
     device: str
+    speed: Speed = EQUAL
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,12 @@ class Worker:
     node: str
     device: str
     lanes: tuple[int, ...]
-    experts: tuple[int, ...]
+    experts: SiteExperts
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of all sites together."""
+        return sum(map(len, self.experts))
 
 
 @dataclass(frozen=True)
@@ -75,14 +94,26 @@ class Plan:
     workers: tuple[Worker, ...]
     owners: dict[str, int]
 
+    def __post_init__(self) -> None:
+        for site in range(max((len(w.experts) for w in self.workers), default=0)):
+            owned = sorted(e for w in self.workers for e in w.experts[site])
+            if owned != list(range(self.num_experts)):
+                raise PlanError(
+                    f"site {site}: its workers own experts {owned}, but each of 0 to {self.num_experts - 1} needs one "
+                    "owner"
+                )
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        raw = dataclasses.asdict(self)
+        for worker in raw["workers"]:
+            worker["experts"] = experts_text(worker["experts"])
+        return json.dumps(raw, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Plan:
         raw = json.loads(text)
         workers = tuple(
-            Worker(**{**w, "lanes": tuple(w["lanes"]), "experts": tuple(w["experts"])}) for w in raw["workers"]
+            Worker(**{**w, "lanes": tuple(w["lanes"]), "experts": read_experts(w["experts"])}) for w in raw["workers"]
         )
         return Plan(raw["num_lanes"], raw["num_experts"], workers, dict(raw["owners"]))
 
@@ -93,9 +124,14 @@ class Plan:
         raise PlanError(f"no worker named {name!r}; this plan has {', '.join(w.name for w in self.workers)}")
 
 
-def make_plan(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
-    """Lay a job out over seats: contiguous lanes along the reduction tree, contiguous experts, tensors to the least
-    loaded attention worker."""
+def make_plan(
+    num_lanes: int, inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int] | None = None
+) -> Plan:
+    """Lay a job out over seats: lanes and experts in proportion to speed, tensors to the least loaded attention worker.
+
+    Lanes are contiguous along the reduction tree; experts of a site are contiguous, in order of rank. `offload`: how
+    many experts of every site workers of role `attention` keep (default: none).
+    """
     attention = [i for i, s in enumerate(seats) if s.role in ("attention", "both")]
     experts = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
     _require(len(attention) >= 1, "no attention worker: give one island `role: attention` or `role: both`")
@@ -108,18 +144,52 @@ def make_plan(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -> Pl
         inventory.num_experts >= len(experts),
         f"{len(experts)} experts workers but the model has {inventory.num_experts} experts; lower islands.*.workers",
     )
-    lanes_of = dict(zip(attention, LaneTree(num_lanes).split(len(attention)), strict=True))
-    experts_of = dict(zip(experts, split_evenly(inventory.num_experts, len(experts)), strict=True))
+    lanes_of = dict(zip(attention, lane_shares(num_lanes, [seats[i].speed.attention for i in attention]), strict=True))
+    sites = _site_experts(inventory, seats, offload or [0] * len(inventory.sites))
     workers = tuple(
-        Worker(s.name, rank, s.island, s.role, s.node, s.device, lanes_of.get(rank, ()), experts_of.get(rank, ()))
+        Worker(s.name, rank, s.island, s.role, s.node, s.device, lanes_of.get(rank, ()), sites[rank])
         for rank, s in enumerate(seats)
     )
     return Plan(num_lanes, inventory.num_experts, workers, _assign_owners(inventory.tensors, attention))
 
 
-def split_evenly(count: int, parts: int) -> list[tuple[int, ...]]:
-    """Cut range(count) into contiguous parts whose sizes differ by at most one."""
-    return [tuple(range(i * count // parts, (i + 1) * count // parts)) for i in range(parts)]
+def _site_experts(inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int]) -> list[SiteExperts]:
+    """Every seat's experts. Each worker that has them as its role gets one at least."""
+    owners = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
+    keepers = [i for i, s in enumerate(seats) if s.role == "attention"]
+    most = inventory.num_experts - len(owners) if keepers else 0
+    for kept in offload:
+        _require(
+            0 <= kept <= most,
+            f"offload: {kept} experts on {len(keepers)} attention workers, but of {inventory.num_experts} experts "
+            f"each of {len(owners)} experts workers needs one; it can be 0 to {most}",
+        )
+    counts = [[0] * len(seats) for _ in offload]
+    own_totals = [inventory.num_experts - kept for kept in offload]
+    for ranks, totals, least in ((owners, own_totals, 1), (keepers, offload, 0)):
+        found = shares(totals, [seats[i].speed.experts for i in ranks], least) if ranks else []
+        for row, of_site in zip(counts, found, strict=False):
+            for rank, count in zip(ranks, of_site, strict=True):
+                row[rank] = count
+    by_site = [contiguous(row) for row in counts]
+    return [tuple(of_site[rank] for of_site in by_site) for rank in range(len(seats))]
+
+
+def experts_text(experts: Sequence[Sequence[int]]) -> str:
+    """A worker's experts at every site, such as `0-3 x2 | none | 4`: `x2` at two sites after each other."""
+    spans = ["none" if not own else str(own[0]) if len(own) == 1 else f"{own[0]}-{own[-1]}" for own in experts]
+    runs = [(span, len(list(run))) for span, run in itertools.groupby(spans)]
+    return " | ".join(span if count == 1 else f"{span} x{count}" for span, count in runs)
+
+
+def read_experts(text: str) -> SiteExperts:
+    """The inverse of `experts_text`."""
+    sites: list[tuple[int, ...]] = []
+    for run in text.split(" | ") if text else ():
+        span, _, count = run.partition(" x")
+        first, _, last = span.partition("-")
+        sites += [() if span == "none" else tuple(range(int(first), int(last or first) + 1))] * int(count or 1)
+    return tuple(sites)
 
 
 def _assign_owners(tensors: Sequence[TensorSpec], ranks: Sequence[int]) -> dict[str, int]:

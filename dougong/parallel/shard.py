@@ -23,13 +23,12 @@ class ExpertShard:
     calls: the same on every layout, since an expert's worker gets the rows of all lanes.
     """
 
-    def __init__(self, op: ExpertOp, experts: Sequence[int], tensors: Sequence[Expert]) -> None:
+    def __init__(self, op: ExpertOp, tensors: Sequence[Expert]) -> None:
         self._op = op
         self._tensors = tensors
         self._saved: dict[Key, Any] = {}
         self.gradients: list[dict[int, dict[str, Tensor]]] = [
-            {e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of[e].items()} for e in experts}
-            for of in tensors
+            {e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of[e].items()} for e in of} for of in tensors
         ]
 
     def zero_gradients(self) -> None:

@@ -7,9 +7,9 @@ value is the sum of its children, left plus right; a missing right child adds no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,29 +48,30 @@ class LaneTree:
             return [node]
         return [n for child in self.children(node) for n in self._held(child, lanes)]
 
-    def split(self, parts: int) -> list[tuple[int, ...]]:
-        """Cut the lanes into contiguous shares, sizes apart by one at most, that ship the fewest nodes together.
+    def split(self, sizes: Sequence[range]) -> list[tuple[int, ...]]:
+        """Cut the lanes into contiguous shares, the i-th of a size in `sizes[i]`, that ship the fewest nodes together.
 
-        `parts` is at most the number of lanes.
+        Raises ValueError when no choice of sizes gives the number of lanes.
         """
-        small, num_large = divmod(self.num_lanes, parts)
-        # best[large]: (nodes shipped, sizes) of the parts so far, `large` of which have one lane more than the others
-        best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
-        for part in range(parts):
-            least = num_large - (parts - part - 1)
+        least = list(itertools.accumulate((part[0] for part in reversed(sizes)), initial=0))[-2::-1]
+        most = list(itertools.accumulate((part[-1] for part in reversed(sizes)), initial=0))[-2::-1]
+        # best[end]: (nodes shipped, (shares before the last one, its first lane)) of the shares so far, which end there
+        best: dict[int, tuple[int, Any]] = {0: (0, None)}
+        for part, fewest, rest in zip(sizes, least, most, strict=True):
             options = [
-                (
-                    large + extra,
-                    shipped + self._count_held(part * small + large, small + extra),
-                    (*sizes, small + extra),
-                )
-                for large, (shipped, sizes) in best.items()
-                for extra in (0, 1)
-                if least <= large + extra <= num_large
+                (first + size, shipped + self._count_held(first, size), (before, first))
+                for first, (shipped, before) in best.items()
+                for size in part
+                if self.num_lanes - rest <= first + size <= self.num_lanes - fewest
             ]
             options.sort(key=lambda option: option[1], reverse=True)
-            best = {large: (shipped, sizes) for large, shipped, sizes in options}
-        bounds = [0, *itertools.accumulate(best[num_large][1])]
+            best = {end: (shipped, shares) for end, shipped, shares in options}
+        if self.num_lanes not in best:
+            raise ValueError(f"no shares of the sizes {list(sizes)} make {self.num_lanes} lanes")
+        bounds, chain = [self.num_lanes], best[self.num_lanes][1]
+        while chain is not None:
+            chain, first = chain
+            bounds.insert(0, first)
         return [tuple(range(*pair)) for pair in itertools.pairwise(bounds)]
 
     def _count_held(self, first: int, size: int) -> int:

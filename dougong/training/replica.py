@@ -21,7 +21,7 @@ from dougong.models.sites import Site, expert_op, find_sites
 from dougong.ops.expert import ExpertOp
 from dougong.parallel.buckets import FlatTensors
 from dougong.parallel.executor import Cut
-from dougong.parallel.plan import Plan
+from dougong.parallel.plan import Plan, SiteExperts
 from dougong.training.recipe import product_rows
 
 ReadTensor = Callable[[str], Tensor]
@@ -138,13 +138,13 @@ def _cast(source: nn.Module, config: Any, dtype: torch.dtype, spec: ReplicaSpec)
 
 
 def _own_experts(
-    model: nn.Module, sites: list[Site], owned: tuple[int, ...], spec: ReplicaSpec, masters: dict[str, Tensor]
+    model: nn.Module, sites: list[Site], owned: SiteExperts, spec: ReplicaSpec, masters: dict[str, Tensor]
 ) -> list[dict[int, dict[str, Tensor]]]:
     dtype = DTYPES[spec.job.precision]
     experts: list[dict[int, dict[str, Tensor]]] = []
-    for site in sites:
+    for site, own in zip(sites, owned, strict=True):
         experts.append({})
-        for expert in _with_idle_rows(site, owned):
+        for expert in _with_idle_rows(site, own):
             tensors = _expert(model, site, expert, spec)
             masters.update({site.tensor_name(p, expert): t for p, t in tensors.items()})
             if expert < site.num_experts:

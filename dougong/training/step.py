@@ -60,7 +60,7 @@ class Stepper:
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
         self._dispatcher = Dispatcher(world, plan, hidden, DTYPES[job.precision], device)
-        self._shard = ExpertShard(replica.op, plan.workers[world.rank].experts, replica.experts)
+        self._shard = ExpertShard(replica.op, replica.experts)
         self._executor = Executor(replica.cut, self._dispatcher, self._shard, clock)
         self._balance = Balance(job, plan, world, replica, clock)
         self._executor.after_forward = self._balance.after_forward
@@ -176,6 +176,6 @@ class Stepper:
 
     def _trainable_of(self, rank: int) -> list[str]:
         dense = [n for n, owner in self._plan.owners.items() if owner == rank and n in self._replica.trainable]
-        owned = self._plan.workers[rank].experts
-        experts = [n for s in self._replica.sites for e in owned for _, n in s.tensors_of(e)]
+        owned = zip(self._replica.sites, self._plan.workers[rank].experts, strict=True)
+        experts = [n for site, own in owned for e in own for _, n in site.tensors_of(e)]
         return sorted([*dense, *experts])

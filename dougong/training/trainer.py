@@ -245,7 +245,7 @@ def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
     """Workers with experts must compute them by the same form: a library that only some have would part their bits.
     Collective."""
     told = world.gather([float(zlib.crc32(type(op).__name__.encode()))], [1] * world.size)
-    holders = [w for w in plan.workers if w.experts]
+    holders = [w for w in plan.workers if w.num_experts]
     others = [w for w in holders if told[w.rank] != told[holders[0].rank]]
     if others and world.rank == others[0].rank:
         raise DeviceError(

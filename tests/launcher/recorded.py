@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.launcher.rundir import RunDir
-from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
+from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, experts_text, make_plan
 
 START = datetime(2025, 11, 22, 9, 30, 0, tzinfo=timezone.utc)
 MACHINE = {
@@ -118,7 +118,7 @@ class Recorder:
         plan = make_layout(self.islands)
         workers = [
             {"name": w.name, "host": "forge", "pid": 4000 + 10 * generation + w.rank, "device": w.device,
-             "role": w.role, "lanes": list(w.lanes), "experts": list(w.experts)} for w in plan.workers
+             "role": w.role, "lanes": list(w.lanes), "experts": experts_text(w.experts)} for w in plan.workers
         ]  # fmt: skip
         self.run.write_status(
             {"state": state, "generation": generation, "step": step, "steps": self.steps, "workers": workers}

@@ -65,6 +65,11 @@ def test_worker_names() -> None:
         ({"schedule": "{name: constant, final_fraction: 0.5}"}, "schedule.final_fraction: a constant schedule "
          "has no decay "
          "to a fraction; leave it out, or use name: cosine or linear"),
+        ({"offload": "1"}, "offload: 1, but nobody computes attention apart from experts; give islands `role: "
+         "attention` and `role: experts`, or remove it"),
+        ({"offload": "3", "islands": TWO % (1, "attention", 2, "experts")}, "offload: 3 of 4 experts "
+         "(model.config.num_experts) would leave less than one for each of 2 experts workers; lower it to 2"),
+        ({"offload": "all"}, "offload: must be 'none' or 'auto' (got 'all'); use one of them"),
         ({"drill": "[{at_step: 11, kill: east/1}]"},
          "drill.0.at_step: step 11 never begins in a job of 10 steps; lower it, or raise steps"),
         ({"drill": "[{at_step: 1, kill: east/2}]"},
@@ -158,4 +163,16 @@ def test_a_model_s_folder(tmp_path: Path) -> None:
     assert load_job(path, ["model.config.num_experts=2"]).job.model.path == str(folder)
     assert refusals(path, "model.family=mixtral", "model.config.num_experts=2") == [
         "model.path: a second model beside model.family; keep one of them"
+    ]
+
+
+def test_auto_offload_needs_speeds_and_roles_apart(tmp_path: Path) -> None:
+    rates = "speed: {attention: 2.0, experts: 1.0}"
+    islands = "[{name: a, accelerator: cpu, role: attention, %s}, {name: b, accelerator: cpu, role: experts%s}%s]"
+    assert load_job(write(tmp_path, offload="auto", islands=islands % (rates, f", {rates}", ""))).job.offload == "auto"
+    third = f", {{name: c, accelerator: cpu, {rates}}}"
+    assert refusals(write(tmp_path, offload="auto", islands=islands % (rates, "", third))) == [
+        "islands.1.speed: offload: auto weighs attention against experts and needs it; paste what `dougong calibrate` "
+        "says, or give offload a number",
+        "islands.2.role: offload: auto needs attention and experts apart everywhere",
     ]

@@ -201,7 +201,7 @@ def test_controller_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_plan_comes_back(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    plan = Plan(1, 2, (Worker("east/0", 0, "east", "both", "here", "cpu", (0,), (0, 1)),), {"a": 0})
+    plan = Plan(1, 2, (Worker("east/0", 0, "east", "both", "here", "cpu", (0,), ((0, 1),)),), {"a": 0})
     run.write_plan(plan.to_json())
     assert run.read_plan() == plan
 

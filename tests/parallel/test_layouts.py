@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -24,8 +25,9 @@ def state_digests(world: World, plan: Plan, job: Job, steps: int) -> tuple[list[
     return losses, {n: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for n, t in tensors.items()}
 
 
-def run_layout(job: Job, roles: str, steps: int = 3) -> tuple[list[float], dict[str, str]]:
-    results = run_workers(state_digests, plan_for(job, roles), job, steps)
+def run_layout(job: Job, layout: str | Plan, steps: int = 3) -> tuple[list[float], dict[str, str]]:
+    plan = plan_for(job, layout) if isinstance(layout, str) else layout
+    results = run_workers(state_digests, plan, job, steps)
     assert all(losses == results[0][0] for losses, _ in results), "workers disagree on the loss"
     merged: dict[str, str] = {}
     for _, digests in results:
@@ -46,3 +48,12 @@ def test_bits_hold_on_uneven_and_disaggregated_layouts(precision: str) -> None:
     reference = run_layout(job, "B")
     for roles in ("BB", "AEE", "ABE"):
         assert run_layout(job, roles) == reference, roles
+
+
+def test_bits_hold_where_every_site_has_its_experts_elsewhere() -> None:
+    """Attention workers keep experts, another number at each site; a worker has none, another all of a site."""
+    job = make_job("deepseek_v3", batch={"lanes": 3, "microbatches": 2, "microbatch_size": 1})
+    plan = plan_for(job, "AAE")
+    shares = (((0, 1), ()), ((2,), (0, 1, 2, 3, 4, 5, 6, 7)), ((3, 4, 5, 6, 7), ()))
+    workers = tuple(dataclasses.replace(w, experts=own) for w, own in zip(plan.workers, shares, strict=True))
+    assert run_layout(job, dataclasses.replace(plan, workers=workers)) == run_layout(job, "B")

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dougong.errors import PlanError
-from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan, split_evenly
+from dougong.parallel.assign import Speed
+from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, Worker, experts_text, make_plan, read_experts
 
 ROLES = {"A": "attention", "E": "experts", "B": "both"}
 
@@ -44,12 +45,15 @@ def test_everything_has_one_place_and_shares_are_even(layout: tuple[int, Invento
     assert [w.name for w in plan.workers] == [f"east/{i}" for i in range(len(letters))]
     for shares, count, roles in (
         ([w.lanes for w in plan.workers], lanes, "AB"),
-        ([w.experts for w in plan.workers], model.num_experts, "EB"),
+        ([w.experts[0] for w in plan.workers], model.num_experts, "EB"),
+        ([w.experts[1] for w in plan.workers], model.num_experts, "EB"),
     ):
         given_to = [share for share, role in zip(shares, letters, strict=True) if role in roles]
         assert [i for share in given_to for i in share] == list(range(count)), "contiguous, in order of rank"
         assert max(map(len, given_to)) - min(map(len, given_to)) <= 1 and min(map(len, given_to)) >= 1
         assert sum(map(len, shares)) == count, "no share for a worker without the role"
+    held = [w.num_experts for w in plan.workers if w.num_experts]
+    assert max(held) - min(held) <= 1, "a remainder goes to another worker at the next site"
 
 
 @given(layouts())
@@ -102,12 +106,40 @@ def test_parameters_are_counted_experts_included() -> None:
     assert inventory(num_experts=8, sizes=(10, 1)).num_parameters == 22 + 2 * 8 * 15
 
 
-@given(st.integers(0, 50), st.integers(1, 12))
+def test_shares_follow_speed_and_offload_site_by_site() -> None:
+    slow, fast = Speed(attention=1.0, experts=3.0), Speed(attention=3.0, experts=1.0)
+    places = [dataclasses.replace(s, speed=fast if s.role == "attention" else slow) for s in seats("AAE")]
+    places[0] = dataclasses.replace(places[0], speed=Speed(attention=1.0, experts=1.0))
+    plan = make_plan(8, inventory(), places, offload=(0, 3))
+    assert [w.lanes for w in plan.workers] == [(0, 1), (2, 3, 4, 5, 6, 7), ()]
+    assert [w.experts for w in plan.workers] == [((), (0, 1)), ((), (2,)), (tuple(range(8)), (3, 4, 5, 6, 7))]
+
+
+@pytest.mark.parametrize(("letters", "kept", "most"), [("AEE", 7, 6), ("AE", -1, 7), ("BB", 1, 0)])
+def test_more_offload_than_experts_is_refused_with_the_numbers(letters: str, kept: int, most: int) -> None:
+    with pytest.raises(PlanError, match=f"offload: {kept} experts .* of 8 experts .*; it can be 0 to {most}"):
+        make_plan(4, inventory(), seats(letters), (0, kept))
+
+
+def test_an_expert_without_an_owner_or_with_two_is_refused() -> None:
+    worker = Worker("east/0", 0, "east", "both", "here", "cpu", (0,), ((0, 1), (0,)))
+    with pytest.raises(PlanError, match=r"site 1: its workers own experts \[0\], but each of 0 to 1 needs one owner"):
+        Plan(1, 2, (worker,), {})
+    other = dataclasses.replace(worker, rank=1, experts=((1,), (1,)))
+    with pytest.raises(PlanError, match=r"site 0: its workers own experts \[0, 1, 1\]"):
+        Plan(1, 2, (worker, other), {})
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 5)), max_size=6))
 @settings(deadline=None)
-def test_even_parts(count: int, parts: int) -> None:
-    shares = split_evenly(count, parts)
-    assert [i for share in shares for i in share] == list(range(count)) and len(shares) == parts
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_experts_of_sites_survive_their_text(spans: list[tuple[int, int]]) -> None:
+    experts = tuple(tuple(range(first, first + count)) for first, count in spans)
+    assert read_experts(experts_text(experts)) == experts
+
+
+def test_a_plan_of_many_like_sites_is_short() -> None:
+    assert experts_text([(0, 1, 2, 3)] * 58) == "0-3 x58"
+    assert experts_text([(0, 1), (0, 1), (), (5,)]) == "0-1 x2 | none | 5"
 
 
 def test_planning_needs_no_torch() -> None:

@@ -27,7 +27,7 @@ def tensors(expert: int, site: int) -> dict[str, Tensor]:
 
 
 def make_shard(op: ExpertOp = FORMS[0]) -> ExpertShard:
-    return ExpertShard(op, OWNED, [{e: tensors(e, site) for e in OWNED} for site in range(2)])
+    return ExpertShard(op, [{e: tensors(e, site) for e in OWNED} for site in range(2)])
 
 
 def wave(lanes: Sequence[int] = (0, 2, 3)) -> list[Block]:
@@ -123,7 +123,7 @@ def test_a_backward_needs_a_forward_that_kept_and_comes_once(op: ExpertOp) -> No
 @pytest.mark.parametrize("op", FORMS)
 def test_gradients_are_float32_whatever_the_weights_are(op: ExpertOp) -> None:
     half = {e: {n: t.bfloat16() for n, t in tensors(e, 0).items()} for e in OWNED}
-    shard = ExpertShard(op, OWNED, [half])
+    shard = ExpertShard(op, [half])
     assert shard.forward((0, 0), rows(0).bfloat16(), wave()).dtype == torch.bfloat16
     assert shard.backward((0, 0), rows(50).bfloat16()).dtype == torch.bfloat16
     assert {g.dtype for of in shard.gradients[0].values() for g in of.values()} == {torch.float32}

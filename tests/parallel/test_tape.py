@@ -138,7 +138,7 @@ class Pilot:
     def __init__(self, rig: Rig, microbatch: int) -> None:
         self._rig, self._microbatch = rig, microbatch
         replica = rig.replica
-        self.shard = ExpertShard(replica.op, range(8), replica.experts)
+        self.shard = ExpertShard(replica.op, replica.experts)
         ids = tokens(rig.job, 1, 0, microbatch)
         forward = Forward(lambda: replica.model(input_ids=ids, labels=ids).loss)
         self._flight = Flight(forward, replica.cut.shared_leaves, True)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dougong.parallel.assign import lane_shares
 from dougong.parallel.tree import LaneTree, TreeNode
 
 
@@ -90,11 +91,16 @@ def fewest(tree: LaneTree, node: TreeNode, lanes: set[int]) -> int:
     return min(1, below) if here <= lanes else below
 
 
+def split_evenly(num_lanes: int, parts: int) -> list[tuple[int, ...]]:
+    """The lanes of workers that are equally fast."""
+    return lane_shares(num_lanes, [1.0] * parts)
+
+
 @given(st.integers(1, 10), st.integers(1, 5))
 @settings(deadline=None)
 def test_no_even_split_ships_fewer_nodes(num_lanes: int, workers: int) -> None:
     tree, parts = LaneTree(num_lanes), min(workers, num_lanes)
-    shares = tree.split(parts)
+    shares = split_evenly(num_lanes, parts)
     assert [lane for share in shares for lane in share] == list(range(num_lanes)) and len(shares) == parts
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     fewest_of_all = min(shipped(tree, cut) for cut in even_splits(num_lanes, parts))
@@ -119,12 +125,12 @@ def shipped(tree: LaneTree, shares: Sequence[Sequence[int]]) -> int:
 )
 def test_shares_follow_the_tree(num_lanes: int, sizes: list[int], nodes: int) -> None:
     tree = LaneTree(num_lanes)
-    shares = tree.split(len(sizes))
+    shares = split_evenly(num_lanes, len(sizes))
     assert sorted(map(len, shares), reverse=True) == sizes and shipped(tree, shares) == nodes
 
 
 def test_a_thousand_workers_are_no_problem() -> None:
-    shares = LaneTree(4096).split(1000)
+    shares = split_evenly(4096, 1000)
     assert len(shares) == 1000 and {len(share) for share in shares} == {4, 5}
 
 

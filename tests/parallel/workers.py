@@ -16,7 +16,7 @@ def plan_of(
 ) -> Plan:
     """A plan with one worker per letter: A attention, E experts, B both."""
     tensors = tuple(TensorSpec(name, shape, True) for name, shape in (shapes or {"t": (2,)}).items())
-    inventory = Inventory("tiny", tensors, ("experts",), num_experts, ())
+    inventory = Inventory("tiny", tensors, ("a.experts", "b.experts", "c.experts"), num_experts, ())
     seats = [Seat(f"east/{i}", "east", ROLES[r], "node", f"cpu:{i}") for i, r in enumerate(roles)]
     return make_plan(num_lanes, inventory, seats)
 

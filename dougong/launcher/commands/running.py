@@ -45,7 +45,7 @@ def run(
     from dougong.launcher.jobfile import load_job
 
     resolved = load_job(file, override or [])
-    options = _options(address, no_ray)
+    options = options_of(address, no_ray)
     from dougong.launcher.run import start_run
 
     path = run_dir or Path("runs") / f"{resolved.job.job}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -56,13 +56,13 @@ def run(
 def resume(run_dir: RunPath, override: Overrides = None, address: Address = None, no_ray: NoRay = False) -> None:
     """Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.
 
-    -o may change where it runs (islands, checkpoint, fault, drill), how far (steps) and whether other kernels may go on
-    (numerics), nothing else that it computes with.
+    -o may change where it runs (islands, offload, checkpoint, fault, drill), how far (steps) and whether other kernels
+    may go on (numerics), nothing else that it computes with.
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
     from dougong.launcher.run import resume_run
 
-    raise typer.Exit(resume_run(run_dir, override or [], _options(address, no_ray)))
+    raise typer.Exit(resume_run(run_dir, override or [], options_of(address, no_ray)))
 
 
 def status(run_dir: RunPath, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
@@ -134,36 +134,40 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     job = load_job(file, override or []).job
     from dougong.launcher.cluster import seats_of_job
     from dougong.launcher.inspection import inspect_only
-    from dougong.parallel.plan import make_plan
+    from dougong.launcher.planning import expert_bytes, plan_job, state_bytes
+    from dougong.launcher.wording import size
 
     inventory = inspect_only(job)
-    made = make_plan(job.batch.lanes, inventory, seats_of_job(job.islands))
+    made = plan_job(job, inventory, seats_of_job(job.islands))
     typer.echo(f"{inventory.family}: {inventory.num_parameters:,} parameters, {len(inventory.sites)} expert layers")
-    typer.echo("\n".join(plan_lines(made)))
+    typer.echo("\n".join(plan_lines(made, state_bytes(job, inventory, made))))
+    typer.echo(f"an expert takes {size(expert_bytes(job, inventory))} on its worker; activations come on top")
     typer.echo("\n".join(environment_lines(job.islands, job.determinism != "off")))
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """A run's status for people."""
-    from dougong.launcher.wording import ranges
+    from dougong.launcher.wording import ranges, site_experts
+    from dougong.parallel.plan import read_experts
 
     head = f"{status['job']}: {status['state'].lower()}, step {status['step']} of {status['steps']}"
     rows = [("worker", "host", "pid", "device", "role", "lanes", "experts", "now")]
     for w in status["workers"]:
         doing = f"{w['phase']} of step {w['step']}" if w["alive"] else "ended"
-        ids = (ranges(w["lanes"]) or "-", ranges(w["experts"]) or "-")
+        ids = (ranges(w["lanes"]) or "-", site_experts(read_experts(w["experts"])) or "-")
         rows.append((w["name"], w["host"], str(w["pid"] or "-"), w["device"], w["role"], *ids, doing))
     return [f"{head}, generation {status['generation']}", *(_table(rows) if status["workers"] else ())]
 
 
-def plan_lines(made: Plan) -> list[str]:
-    """A plan as a table: lanes, experts, and how many dense tensors each worker owns."""
-    from dougong.launcher.wording import ranges
+def plan_lines(made: Plan, memory: Sequence[int]) -> list[str]:
+    """A plan as a table: lanes, experts, how many dense tensors each worker owns, and its bytes of `memory`."""
+    from dougong.launcher.wording import ranges, site_experts, size
 
     owned = [sum(1 for rank in made.owners.values() if rank == w.rank) for w in made.workers]
-    rows = [("worker", "role", "device", "lanes", "experts", "dense tensors owned")]
-    for w, count in zip(made.workers, owned, strict=True):
-        rows.append((w.name, w.role, w.device, ranges(w.lanes) or "-", ranges(w.experts) or "-", str(count)))
+    rows = [("worker", "role", "device", "lanes", "experts", "dense tensors owned", "state")]
+    for w, count, state in zip(made.workers, owned, memory, strict=True):
+        ids = (ranges(w.lanes) or "-", site_experts(w.experts) or "-")
+        rows.append((w.name, w.role, w.device, *ids, str(count), size(state)))
     return _table(rows)
 
 
@@ -184,7 +188,8 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _options(address: str | None, no_ray: bool) -> Options:
+def options_of(address: str | None, no_ray: bool) -> Options:
+    """How to run, from the command line's two options. Raises LaunchError when both are given."""
     from dougong.errors import LaunchError
     from dougong.launcher.run import Options
 
