@@ -15,7 +15,7 @@ import typer
 from dougong import __version__
 from dougong.errors import DougongError
 
-COMMAND_MODULES = ("running", "checking", "checkpoints", "reporting", "fingerprinting", "proving")
+COMMAND_MODULES = ("running", "checking", "checkpoints", "reporting", "fingerprinting", "proving", "calibrating")
 
 _HELP = """Train one mixture-of-experts model on unlike accelerators, and ride out their failures.
 

@@ -140,7 +140,7 @@ def _who(side: Rerun, place: Place) -> str:
     """The workers of a layout that had their hands in a place."""
     workers = [w.name for w in side.plan.workers if place.lane in w.lanes]
     if place.what in EXPERTS_WORK:
-        workers += [w.name for w in side.plan.workers if place.part in w.experts and w.name not in workers]
+        workers += [w.name for w in side.plan.workers if place.part in w.experts[place.site] and w.name not in workers]
     return f"{', '.join(workers)} of {side.name}"
 
 
@@ -167,11 +167,14 @@ def _owners_of_wrong(pair: tuple[Rerun, Rerun], wrong: Rerun, runs: tuple[RunDir
     kept = tensors_of_step(runs, (pair[0].recorded, pair[1].recorded))
     plan = runs[pair.index(wrong)].read_plan() or wrong.plan
     first = next(iter(kept), ("", ""))[0]
-    return sorted({_owner(name, plan).name for kind, name in kept if kind == first}) or [w.name for w in plan.workers]
+    return sorted({_owner(name, plan, wrong.trace.sites).name for kind, name in kept if kind == first}) or [
+        w.name for w in plan.workers
+    ]
 
 
-def _owner(name: str, plan: Plan) -> Worker:
+def _owner(name: str, plan: Plan, sites: Sequence[str]) -> Worker:
     if name in plan.owners:
         return plan.workers[plan.owners[name]]
     expert = min(int(name.rpartition("[")[2].rstrip("]")), plan.num_experts - 1)  # rows behind the last are its owner's
-    return next(w for w in plan.workers if expert in w.experts)
+    site = next(number for number, known in enumerate(sites) if name.startswith(f"{known}."))
+    return next(w for w in plan.workers if expert in w.experts[site])

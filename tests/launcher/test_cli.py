@@ -16,7 +16,7 @@ from tests.launcher.jobs import ROOT
 
 COMMANDS = {
     "check", "schema", "run", "resume", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
-    "fingerprint", "prove",
+    "fingerprint", "prove", "calibrate",
 }  # fmt: skip
 
 
