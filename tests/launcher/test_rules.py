@@ -69,6 +69,9 @@ def test_worker_names() -> None:
          "attention` and `role: experts`, or remove it"),
         ({"offload": "3", "islands": TWO % (1, "attention", 2, "experts")}, "offload: 3 of 4 experts "
          "(model.config.num_experts) would leave less than one for each of 2 experts workers; lower it to 2"),
+        ({"offload": "-1"}, "offload: must be at least 0 (got -1): experts of every layer that workers of role "
+         "attention keep beside it: a number of them; `auto`: as many as fill the time that they would wait for the "
+         "experts workers, by islands.*.speed (HeterMoE, arXiv 2504.03871)"),
         ({"offload": "all"}, "offload: must be 'none' or 'auto' (got 'all'); use one of them"),
         ({"drill": "[{at_step: 11, kill: east/1}]"},
          "drill.0.at_step: step 11 never begins in a job of 10 steps; lower it, or raise steps"),

@@ -115,6 +115,11 @@ def test_shares_follow_speed_and_offload_site_by_site() -> None:
     assert [w.experts for w in plan.workers] == [((), (0, 1)), ((), (2,)), (tuple(range(8)), (3, 4, 5, 6, 7))]
 
 
+def test_the_slowest_experts_worker_still_has_one_expert_of_every_site() -> None:
+    places = [dataclasses.replace(s, speed=Speed(experts=e)) for s, e in zip(seats("BE"), (100.0, 1.0), strict=True)]
+    assert [[len(own) for own in w.experts] for w in make_plan(2, inventory(), places).workers] == [[7, 7], [1, 1]]
+
+
 @pytest.mark.parametrize(("letters", "kept", "most"), [("AEE", 7, 6), ("AE", -1, 7), ("BB", 1, 0)])
 def test_more_offload_than_experts_is_refused_with_the_numbers(letters: str, kept: int, most: int) -> None:
     with pytest.raises(PlanError, match=f"offload: {kept} experts .* of 8 experts .*; it can be 0 to {most}"):
