@@ -36,7 +36,7 @@ class Bench:
         world = World.alone()
         plan = plan_of("B", LANES, EXPERTS)
         dispatcher = Dispatcher(world, plan, HIDDEN, torch.float32, torch.device("cpu"))
-        self.shard = ExpertShard(ByBlock(SwiGLUExpert()), range(EXPERTS), [experts(0), experts(1)])
+        self.shard = ExpertShard(ByBlock(SwiGLUExpert()), [experts(0), experts(1)])
         clock = Clock(note=lambda phase, operation: self.notes.append((phase, operation)))
         self.executor = Executor(cut, dispatcher, self.shard, clock)
         self.weights = [torch.full((HIDDEN,), 1.0 + i).requires_grad_() for i in range(3)]
