@@ -155,6 +155,27 @@ class Rates(Section):
     )
 
 
+class Link(Section):
+    """The wire of an emulated worker."""
+
+    bandwidth_mb_s: Annotated[StrictFloat, Field(gt=0)] | None = physical(
+        None, "10^6 bytes a second, each way; null: as fast as it is"
+    )
+    latency_ms: Annotated[StrictFloat, Field(ge=0)] = physical(0.0, "added to every message")
+
+
+class Emulate(Section):
+    """An island of pretended devices: each worker takes this long, asleep, around the same real arithmetic."""
+
+    attention_ms: Annotated[StrictFloat, Field(gt=0)] = physical(
+        ..., "of a lane's micro-batch from one experts call to the next, forward; backward in proportion"
+    )
+    expert_ms_per_1k_tokens: Annotated[StrictFloat, Field(gt=0)] = physical(
+        ..., "of a thousand rows through experts, forward; a token at one of its experts is a row"
+    )
+    link: Link = physical(Link(), "how long messages from and to its workers take")
+
+
 class Island(Section):
     """A group of like devices with one native collective library."""
 
@@ -168,6 +189,11 @@ class Island(Section):
     node: Text | None = physical(None, "pin to the Ray node with this address or name; null: anywhere")
     speed: Rates | None = physical(
         None, "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as all others"
+    )
+    emulate: Emulate | None = physical(
+        None,
+        "pretend that its workers and links are this slow, for measuring schedules; no bit changes; null: they "
+        "are what they are. Where there is no speed, it is taken from here",
     )
     memory_gb: Annotated[StrictFloat, Field(gt=0)] | None = physical(
         None,
@@ -221,12 +247,23 @@ class Job(Section):
         "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed tiles over the rows of "
         "all lanes, faster where a lane has few rows for an expert; `auto`: tiles where fewer than 128 are expected",
     )
+    combine: Literal["at_attention", "at_experts"] = logical(
+        "at_attention",
+        "where a token's answers are weighted and added: at_attention, in its router's order (the same bits on any "
+        "layout); at_experts, a part on each experts worker (fewer bytes; the parts depend on the layout)",
+    )
     numerics: Literal["exact", "bounded"] = physical(
         "exact",
         "workers of one role whose kernels give different bits: `exact` refuses them, also to go on from a "
         "checkpoint that others made; `bounded` goes on with a warning, equal up to rounding",
     )
     islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(..., "groups of like devices")
+    pipeline: Literal["auto", "serial", "colocated", "zebra", "af_pipe"] = physical(
+        "auto",
+        "the order in which workers take micro-batches through layers: `serial`: one after the other; `colocated`: for "
+        "workers of role both; `zebra` (HeterMoE, arXiv 2504.03871) and `af_pipe` (DisagMoE, arXiv 2605.11005): for "
+        "attention and experts apart; `auto`: colocated if all workers are both, else zebra",
+    )
     offload: Literal["none", "auto"] | Count = physical(
         "none",
         "experts of every layer that workers of role attention keep beside it: a number of them; `auto`: as many as "

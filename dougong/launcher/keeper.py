@@ -18,7 +18,7 @@ from dougong.launcher.machine import package_versions
 from dougong.parallel.plan import Inventory, Plan, experts_text
 from dougong.training.recipe import Recipe
 
-LOGICAL_ELSEWHERE = ("islands", "offload", "checkpoint", "fault", "drill", "steps", "numerics")
+LOGICAL_ELSEWHERE = ("islands", "offload", "pipeline", "checkpoint", "fault", "drill", "steps", "numerics")
 
 
 @dataclass(frozen=True)

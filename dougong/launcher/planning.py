@@ -25,8 +25,12 @@ def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
 
 
 def speed_of(island: Island) -> Speed:
-    """As the planner reads it; without a word of the job, all are equal."""
-    return Speed(island.speed.attention, island.speed.experts) if island.speed else EQUAL
+    """As the planner reads it; without a word of the job, all are equal. An emulated island has its emulation's."""
+    if island.speed:
+        return Speed(island.speed.attention, island.speed.experts)
+    if island.emulate:
+        return Speed(1000 / island.emulate.attention_ms, 1000 / island.emulate.expert_ms_per_1k_tokens)
+    return EQUAL
 
 
 def computes(job: Job, role: str) -> str:

@@ -102,8 +102,31 @@ def _offload(job: Job) -> Iterator[Breach]:
         yield from (found for index, island in enumerate(job.islands) for found in _weighable(index, island))
 
 
+def _combine(job: Job) -> Iterator[Breach]:
+    if job.combine == "at_experts" and job.determinism == "layout":
+        text = "at_experts adds a token's answers worker by worker, so that bits depend on the layout; add"
+        yield Breach(("combine",), f"{text} `determinism: run`, or leave it at at_attention")
+
+
+def _pipeline(job: Job) -> Iterator[Breach]:
+    if job.pipeline == "colocated" and any(island.role != "both" for island in job.islands):
+        text = "colocated is for workers that compute attention and experts, and not all are `role: both`"
+        yield Breach(("pipeline",), f"{text}; use zebra, af_pipe, serial or auto")
+
+
+def _one_clock(job: Job) -> Iterator[Breach]:
+    emulated = [island.emulate is not None for island in job.islands]
+    for index, (island, pretends) in enumerate(zip(job.islands, emulated, strict=True)):
+        if any(emulated) and not pretends:
+            text = "the other islands are emulated; times would be of two kinds; give this one `emulate` too, or none"
+            yield Breach(("islands", index), f"{island.name}: {text}")
+        if pretends and island.accelerator != "cpu":
+            text = f"only cpu workers pretend, and these are {island.accelerator}; remove it, or use accelerator: cpu"
+            yield Breach(("islands", index, "emulate"), text)
+
+
 def _weighable(index: int, island: Island) -> Iterator[Breach]:
-    if island.speed is None:
+    if island.speed is None and island.emulate is None:
         text = "offload: auto weighs attention against experts and needs it; paste what `dougong calibrate` says, or "
         yield Breach(("islands", index, "speed"), f"{text}give offload a number")
     if island.role == "both":
@@ -245,6 +268,9 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Job], Iterator[Breach]]], ...] = 
     (("model",), _experts_per_token),
     (("model", "islands"), _experts),
     (("islands", "offload"), _offload),
+    (("combine", "determinism"), _combine),
+    (("islands", "pipeline"), _pipeline),
+    (("islands",), _one_clock),
     (("model", "islands", "offload"), _offload_fits),
     (("data",), _one_source),
     (("data",), _data_files),

@@ -95,8 +95,8 @@ def _refuse_other_arithmetic(before: Job, after: Job) -> None:
     if changed:
         raise JobError(
             f"{', '.join(changed)}: differ from what this run has computed with, so its next steps would be another "
-            "run's; a resume may change islands, offload, checkpoint, fault, drill, numerics and steps; for the rest, "
-            "begin a new run"
+            "run's; a resume may change islands, offload, pipeline, checkpoint, fault, drill, numerics and steps; for "
+            "the rest, begin a new run"
         )
 
 

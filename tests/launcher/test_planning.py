@@ -104,3 +104,11 @@ def test_an_attention_worker_that_keeps_experts_runs_both_roles_kernels() -> Non
     for offload, role in (("none", "attention"), (0, "attention"), (2, "both"), ("auto", "both")):
         assert computes(job_of(offload=offload), "attention") == role
     assert computes(job_of(offload=2), "experts") == "experts"
+
+
+def test_an_emulated_islands_speed_is_that_of_its_emulation() -> None:
+    emulated = with_island(job_of(), "a", speed=None, emulate={"attention_ms": 4.0, "expert_ms_per_1k_tokens": 10.0})
+    found = speed_of(emulated.islands[0])
+    assert (found.attention, found.experts) == (250.0, 100.0)
+    told = {"attention_ms": 4.0, "expert_ms_per_1k_tokens": 10.0}
+    assert speed_of(with_island(job_of(), "a", emulate=told).islands[0]).attention == FAST_A["attention"]

@@ -69,6 +69,16 @@ def test_worker_names() -> None:
          "attention` and `role: experts`, or remove it"),
         ({"offload": "3", "islands": TWO % (1, "attention", 2, "experts")}, "offload: 3 of 4 experts "
          "(model.config.num_experts) would leave less than one for each of 2 experts workers; lower it to 2"),
+        ({"combine": "at_experts"}, "combine: at_experts adds a token's answers worker by worker, so that bits depend "
+         "on the layout; add `determinism: run`, or leave it at at_attention"),
+        ({"pipeline": "colocated", "islands": TWO % (1, "attention", 1, "experts")}, "pipeline: colocated is for "
+         "workers that compute attention and experts, and not all are `role: both`; use zebra, af_pipe, serial "
+         "or auto"),
+        ({"islands": "[{name: a, accelerator: cpu, emulate: {attention_ms: 1, expert_ms_per_1k_tokens: 2.5}}, "
+          "{name: b, accelerator: cpu}]"}, "islands.1: b: the other islands are emulated; times would be of two kinds; "
+         "give this one `emulate` too, or none"),
+        ({"islands": "[{name: a, accelerator: npu, emulate: {attention_ms: 1, expert_ms_per_1k_tokens: 2.5}}]"},
+         "islands.0.emulate: only cpu workers pretend, and these are npu; remove it, or use accelerator: cpu"),
         ({"offload": "-1"}, "offload: must be at least 0 (got -1): experts of every layer that workers of role "
          "attention keep beside it: a number of them; `auto`: as many as fill the time that they would wait for the "
          "experts workers, by islands.*.speed (HeterMoE, arXiv 2504.03871)"),

@@ -84,7 +84,7 @@ def test_items_of_lists() -> None:
         "islands.1.nam": "unknown key; did you mean 'name'?",
         "islands.1.accelerator": "must be 'cpu', 'cuda' or 'npu' (got 'ascend'); did you mean 'npu'?",
         "islands.2": "must be a mapping with the keys name, accelerator, workers, role, threads, node, "
-        "speed, memory_gb (got 5)",
+        "speed, emulate, memory_gb (got 5)",
     }
 
 

@@ -56,8 +56,8 @@ def run(
 def resume(run_dir: RunPath, override: Overrides = None, address: Address = None, no_ray: NoRay = False) -> None:
     """Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.
 
-    -o may change where it runs (islands, offload, checkpoint, fault, drill), how far (steps) and whether other kernels
-    may go on (numerics), nothing else that it computes with.
+    -o may change where it runs (islands, offload, pipeline, checkpoint, fault, drill), how far (steps) and whether
+    other kernels may go on (numerics), nothing else that it computes with.
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
     from dougong.launcher.run import resume_run
