@@ -1,151 +1,264 @@
-"""Dispatch and combine: rows travel from M attention workers to N experts workers and their answers come back.
+"""Dispatch and combine: what M attention workers and N experts workers write to each other, and how they read it.
 
-Any M and N, the same workers or others: a worker without lanes sends nothing, one without experts receives nothing.
-Nothing is padded and nothing dropped. Counts travel ahead of the rows; the backward reuses them by the handle.
+Any M and N, the same workers or others: a worker without lanes asks nothing, one without experts answers nothing. A
+token crosses once for each worker that holds some of its experts; nothing is padded and nothing dropped. This file
+makes and opens letters (`ops/parcels.py` says what is in them); `mail` carries them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from dougong.errors import LaunchError
+from dougong.ops import parcels as ops
+from dougong.ops import routing
 from dougong.ops.expert import Block
+from dougong.ops.parcels import Combine, Header, Parcels
 from dougong.ops.routing import Routing
+from dougong.parallel.flight import ExpertsCall
+from dougong.parallel.mail import Due, Key, Letter
 from dougong.parallel.plan import Plan
-from dougong.parallel.shard import Key
-from dougong.parallel.transport import World
+from dougong.parallel.schedules.operation import Message, Operation
 
-HEADER = ("generation", "step", "site", "microbatch", "direction")
-_NOTHING = torch.empty(0, 0, dtype=torch.int64)
+
+@dataclass
+class Sent:
+    """An experts call of all local lanes, on the attention side, by lane. `answers`: one for each row, as combined by
+    this side (`at_attention` only)."""
+
+    key: Key
+    calls: Mapping[int, ExpertsCall]
+    parcels: Mapping[int, Parcels]
+    combined: dict[int, Tensor] = field(default_factory=dict)
+    answers: dict[int, Tensor] = field(default_factory=dict)
+    douts: Mapping[int, Tensor] = field(default_factory=dict)
+    drows: dict[int, Tensor] = field(default_factory=dict)
+    dweights: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def routings(self) -> dict[int, Routing]:
+        return {lane: parcels.routing for lane, parcels in self.parcels.items()}
+
+
+@dataclass
+class Served:
+    """A wave on the experts side: all lanes' rows [R, H] for the own experts and, in the order of its life, what comes
+    of them. `sources`: (rank, tokens, rows) of every attention worker, in the order of the wave."""
+
+    key: Key
+    sources: Sequence[tuple[int, int, int]]
+    arrived: Routing
+    blocks: tuple[Block, ...]
+    rows: Tensor
+    weights: Tensor | None
+    answers: Tensor = field(init=False)
+    danswers: Tensor = field(init=False)
+    dweights: Tensor | None = None
+    drows: Tensor = field(init=False)
 
 
 @dataclass(frozen=True)
-class Handle:
-    """What a dispatch knows of its rows, kept for the way back and for the backward.
+class Post:
+    """What fixes the letters of a job: vectors of `hidden_size` values of `dtype`, and where answers are combined."""
 
-    `sent[lane][rank]`: rows of that local lane for that experts worker. `received[rank]`: rows of the wave here that
-    come from that attention worker. `blocks`: the wave here, lane by lane and expert by expert.
-    """
-
-    key: Key
-    sent: Mapping[int, Mapping[int, int]]
-    received: Mapping[int, slice]
-    blocks: tuple[Block, ...]
+    hidden_size: int
+    dtype: torch.dtype
+    device: torch.device
+    combine: Combine = "at_attention"
 
 
 class Dispatcher:
-    """One worker's end of dispatch and combine. Every method is collective over the plan's workers."""
+    """One worker's end of dispatch and combine. Makes and opens letters; sends nothing itself."""
 
-    def __init__(self, world: World, plan: Plan, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._world = world
-        self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
-        self._lanes_of = {w.rank: w.lanes for w in plan.workers if w.lanes}
-        self._lanes = self._lanes_of.get(world.rank, ())
-        num_sites = len(plan.workers[world.rank].experts)
-        self._sites = [{w.rank: w.experts[site] for w in plan.workers if w.experts[site]} for site in range(num_sites)]
-        for experts_of in self._sites:
-            in_order = [e for experts in experts_of.values() for e in experts]
+    def __init__(self, rank: int, plan: Plan, post: Post, identity: bool) -> None:
+        """`identity`: the family has experts that return the token itself; they never leave the attention worker."""
+        self._rank, self._plan, self._post, self._identity = rank, plan, post, identity
+        self._attention = {w.rank: w.lanes for w in plan.workers if w.lanes}
+        self._experts = {w.rank: w.experts for w in plan.workers if w.num_experts}
+        for of_site in zip(*self._experts.values(), strict=True):
+            in_order = [expert for experts in of_site for expert in experts]
             assert in_order == list(range(plan.num_experts)), "a plan gives experts in ascending order of rank"
-        in_order = [lane for lanes in self._lanes_of.values() for lane in lanes]
+        in_order = [lane for lanes in self._attention.values() for lane in lanes]
         assert in_order == list(range(plan.num_lanes)), "a plan gives lanes in ascending order of rank"
-        self.step = 0
+        self._lanes = self._attention.get(rank, ())
+        self._own = plan.workers[rank].experts
 
-    def announce(self, key: Key, routings: Mapping[int, Routing]) -> Handle:
-        """Tell every experts worker how many rows each local lane has for each of its experts.
+    def due(self, message: Message, operations: Iterable[Operation]) -> list[Due]:
+        """The exchanges of one kind of message in a program, in its order."""
+        out, back = list(self._experts), list(self._attention)
+        targets, sources = (out, back) if message.channel == "dispatch" else (back, out)
+        sends = self._rank in sources
+        exchanges: dict[Key, Due] = {}
+        for o in operations:
+            if message in (o.kind.sends, o.kind.receives):
+                others = [tuple(r for r in ranks if r != self._rank) for ranks in (targets, sources)]
+                to, whence = others[0] if sends else (), others[1] if self._rank in targets else ()
+                exchanges[o.site, o.microbatch] = Due((o.site, o.microbatch), to, whence)
+        return list(exchanges.values())
 
-        A lane missing from `routings` sends no rows. Raises `LaunchError` when a peer is somewhere else in the step.
-        """
-        stamp = [self._world.member.generation, self.step, *key, 0]
-        own = self._own(key)
-        outgoing, sent = {}, {lane: dict[int, int]() for lane in self._lanes}
-        for rank, experts in self._experts_of(key).items():
-            counts = torch.zeros(len(self._lanes), len(experts), dtype=torch.int64)
-            for row, lane in enumerate(self._lanes):
-                if lane in routings:
-                    counts[row] = routings[lane].counts_E[experts[0] : experts[-1] + 1]
-                sent[lane][rank] = int(counts[row].sum())
-            outgoing[rank] = torch.cat([torch.tensor(stamp), counts.reshape(-1)])
-        incoming = {}
-        for rank, lanes in self._lanes_of.items() if own else ():
-            incoming[rank] = torch.empty(len(HEADER) + len(lanes) * len(own), dtype=torch.int64)
-        self._world.exchange(outgoing, incoming)
-        for rank, header in incoming.items():
-            self._check(rank, header[: len(HEADER)].tolist(), stamp)
-        counts_LE = torch.cat([h[len(HEADER) :].view(-1, len(own)) for h in incoming.values()] or [_NOTHING])
-        return Handle(key, sent, *self._wave(own, counts_LE.tolist()))
+    # The attention side
 
-    def _wave(self, own: tuple[int, ...], counts_LE: list[list[int]]) -> tuple[dict[int, slice], tuple[Block, ...]]:
-        """Where in the wave every attention worker's rows lie, and its blocks, from rows by lane and own expert."""
-        received, blocks, start = {}, [], 0
-        lanes = iter(counts_LE)
-        for rank, theirs in self._lanes_of.items() if own else ():
-            first = start
-            for lane, counts in zip(theirs, lanes, strict=False):
-                for expert, count in zip(own, counts, strict=True):
-                    blocks += [Block(expert, lane, start, count)] if count else []
-                    start += count
-            received[rank] = slice(first, start)
-        return received, tuple(blocks)
-
-    def to_experts(self, handle: Handle, rows: Mapping[int, Tensor]) -> Tensor:
-        """Send each local lane's rows [R, H] (sorted by expert); get the wave of every lane's rows for the own experts,
-        [R, H], its blocks as in the handle."""
-        parts = {
-            rank: [self._part(handle, rows, lane, rank) for lane in self._lanes]
-            for rank in self._experts_of(handle.key)
+    def ask(self, key: Key, calls: Mapping[int, ExpertsCall]) -> Sent:
+        """Sort the slots of every lane's call by experts and workers. Lanes may be missing."""
+        shares = [len(experts[key[0]]) for experts in self._experts.values()]
+        routings = {
+            lane: routing.make_routing(call.index, self._plan.num_experts, self._identity)
+            for lane, call in calls.items()
         }
-        wave = self._empty(max((span.stop for span in handle.received.values()), default=0))
-        me = self._world.rank
-        out = {rank: self._join(pieces) for rank, pieces in parts.items() if rank != me}
-        self._world.exchange(out, {rank: wave[span] for rank, span in handle.received.items() if rank != me})
-        if me in handle.received:
-            torch.cat(parts[me], out=wave[handle.received[me]])
-        return wave
+        return Sent(key, calls, {lane: ops.make_parcels(r, shares) for lane, r in routings.items()})
 
-    def to_attention(self, handle: Handle, answers: Tensor) -> dict[int, Tensor]:
-        """The way back: the wave's answers [R, H] from here; returns each local lane's, [R, H] in dispatch order."""
-        me = self._world.rank
-        sizes = {rank: [handle.sent[lane][rank] for lane in self._lanes] for rank in self._experts_of(handle.key)}
-        into = {rank: self._empty(sum(rows)) for rank, rows in sizes.items() if rank != me}
-        out = {rank: answers[span] for rank, span in handle.received.items() if rank != me}
-        self._world.exchange(out, into)
-        if me in sizes:
-            into[me] = answers[handle.received[me]]
-        pieces = {rank: into[rank].split(rows) for rank, rows in sizes.items()}
-        return {lane: self._join([pieces[r][row] for r in sizes]) for row, lane in enumerate(self._lanes)}
+    def rows(self, sent: Sent) -> dict[int, Letter]:
+        """For every experts worker: headers [lanes, 2 + its experts], tokens' vectors, rows' slots (and weights)."""
+        vectors = {lane: ops.pack_tokens(sent.calls[lane].hidden.detach(), p) for lane, p in sent.parcels.items()}
+        slots = {lane: p.split_rows(p.slots_R) for lane, p in sent.parcels.items()}
+        weights = self._weights(sent) if self._post.combine == "at_experts" else None
+        letters = {}
+        for place, (rank, experts) in enumerate(self._experts.items()):
+            nothing = Header.of_nothing(len(experts[sent.key[0]]))
+            headers = [sent.parcels[n].headers[place] if n in sent.parcels else nothing for n in self._lanes]
+            parts = [torch.tensor([header.numbers() for header in headers], dtype=torch.int64)]
+            parts += [self._join(vectors, place), self._join(slots, place, torch.int32)]
+            letters[rank] = Letter(parts + ([self._join(weights, place)] if weights is not None else []))
+        return letters
 
-    def _experts_of(self, key: Key) -> dict[int, tuple[int, ...]]:
-        """The workers that rows of this site may go to from here, with their experts."""
-        return self._sites[key[0]] if self._lanes else {}
+    def take_answers(self, sent: Sent, letters: Mapping[int, Letter]) -> None:
+        """The experts' answers have come: combine them, lane by lane."""
+        by_lane = self._by_lane(sent, letters, 0, self._post.combine == "at_attention")
+        for lane, call in sent.calls.items():
+            hidden, weights, parcels = call.hidden.detach(), call.weights.detach(), sent.parcels[lane]
+            if self._post.combine == "at_attention":
+                sent.answers[lane] = by_lane[lane]
+                sent.combined[lane] = routing.combine_rows(by_lane[lane], hidden, weights, parcels.routing)
+            else:
+                sent.combined[lane] = ops.add_partial_sums(by_lane[lane], hidden, weights, parcels)
 
-    def _own(self, key: Key) -> tuple[int, ...]:
-        """This worker's experts of the site."""
-        return self._sites[key[0]].get(self._world.rank, ())
+    def answer_gradients(self, sent: Sent, douts: Mapping[int, Tensor]) -> dict[int, Letter]:
+        """For every experts worker: the gradients of its tokens' combined answers (and the rows' weights)."""
+        sent.douts = douts
+        vectors = {lane: ops.pack_tokens(douts[lane], p) for lane, p in sent.parcels.items()}
+        weights = self._weights(sent) if self._post.combine == "at_attention" else None
+        letters = {}
+        for place, rank in enumerate(self._experts):
+            parts = [self._join(vectors, place)]
+            letters[rank] = Letter(parts + ([self._join(weights, place)] if weights is not None else []))
+        return letters
 
-    def _part(self, handle: Handle, rows: Mapping[int, Tensor], lane: int, rank: int) -> Tensor:
-        """The rows of a lane that go to one worker."""
-        if lane not in rows:
-            return self._empty(0)
-        before = sum(count for other, count in handle.sent[lane].items() if other < rank)
-        return rows[lane][before : before + handle.sent[lane][rank]]
+    def take_row_gradients(self, sent: Sent, letters: Mapping[int, Letter]) -> dict[int, tuple[Tensor, Tensor]]:
+        """The gradients of every lane's tokens [T, H] and router weights [T, K]."""
+        one_by_one = self._post.combine == "at_attention"
+        sent.drows = self._by_lane(sent, letters, 0, one_by_one)
+        of_weights = {} if one_by_one else self._by_lane(sent, letters, 1, True)
+        results = {}
+        for lane, call in sent.calls.items():
+            hidden, weights, dout = call.hidden.detach(), call.weights.detach(), sent.douts[lane]
+            parcels = sent.parcels[lane]
+            if one_by_one:
+                dout_RH = routing.dispatch_rows(dout, parcels.routing)
+                dweights_R = routing.products_of_rows(dout_RH, sent.answers.pop(lane))
+                dhidden = routing.dispatch_backward(sent.drows[lane], dout, weights, parcels.routing)
+            else:
+                dweights_R = of_weights[lane]
+                dhidden = ops.add_partial_sums(sent.drows[lane], dout, weights, parcels)
+            dweights = routing.weights_backward(dweights_R, dout, hidden, weights, parcels.routing)
+            sent.dweights[lane] = dweights
+            results[lane] = dhidden, dweights
+        return results
 
-    def _join(self, pieces: Sequence[Tensor]) -> Tensor:
-        pieces = [p for p in pieces if len(p)]
+    # The experts side
+
+    def open(self, key: Key, letters: Mapping[int, Letter]) -> Served:
+        """Every lane's rows for the own experts, in lane order, from the letters of all attention workers."""
+        headers: dict[int, Header] = {}
+        sources = []
+        for rank, letter in letters.items():
+            theirs = [Header.read(numbers) for numbers in letter.parts[0].tolist()]
+            headers |= dict(zip(self._attention[rank], theirs, strict=True))
+            sources.append((rank, sum(h.num_tokens for h in theirs), sum(h.num_rows for h in theirs)))
+        vectors = self._whole(key, letters, 1, [tokens for _, tokens, _ in sources])
+        slots = torch.cat([letter.parts[2] for letter in letters.values()])
+        arrived = ops.open_parcels(headers.values(), slots)
+        weights = None
+        if self._post.combine == "at_experts":
+            weights = torch.cat([letter.parts[3] for letter in letters.values()])
+        blocks = ops.blocks_of(headers, self._own[key[0]])
+        return Served(key, sources, arrived, blocks, routing.dispatch_rows(vectors, arrived), weights)
+
+    def answers(self, served: Served) -> dict[int, Letter]:
+        """For every attention worker: one answer for each of its rows, or its tokens' weighted sums."""
+        if served.weights is None:
+            return self._split(served, [(served.answers, True)])
+        return self._split(served, [(ops.add_answers(served.answers, served.weights, served.arrived), False)])
+
+    def open_gradients(self, served: Served, letters: Mapping[int, Letter]) -> None:
+        """The gradients of the wave's answers, from those of its tokens' combined answers."""
+        vectors = self._whole(served.key, letters, 0, [tokens for _, tokens, _ in served.sources])
+        dout_RH = routing.dispatch_rows(vectors, served.arrived)
+        weights = served.weights
+        if weights is None:
+            weights = torch.cat([letter.parts[1] for letter in letters.values()])
+        else:
+            served.dweights = routing.products_of_rows(dout_RH, served.answers)
+        served.danswers = ops.weigh_rows(dout_RH, weights)
+
+    def row_gradients(self, served: Served) -> dict[int, Letter]:
+        """For every attention worker: the gradient of each of its rows, or its tokens' sums and the rows' weights'."""
+        if served.dweights is None:
+            return self._split(served, [(served.drows, True)])
+        sums = ops.add_gradients(served.drows, served.arrived)
+        return self._split(served, [(sums, False), (served.dweights, True)])
+
+    # Parts of letters
+
+    def _weights(self, sent: Sent) -> dict[int, Sequence[Tensor]]:
+        return {lane: ops.pack_weights(sent.calls[lane].weights.detach(), p) for lane, p in sent.parcels.items()}
+
+    def _join(self, by_lane: Mapping[int, Sequence[Tensor]], place: int, dtype: torch.dtype | None = None) -> Tensor:
+        """One worker's part of all lanes, lane after lane."""
+        pieces = [by_lane[lane][place] for lane in self._lanes if lane in by_lane]
+        if pieces:
+            return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
+        return torch.empty(0, dtype=dtype or self._post.dtype, device=self._post.device)
+
+    def _by_lane(self, sent: Sent, letters: Mapping[int, Letter], part: int, by_row: bool) -> dict[int, Tensor]:
+        """One part of all letters, cut by lane and put together in the order of experts workers."""
+        pieces: dict[int, list[Tensor]] = {lane: [] for lane in sent.parcels}
+        for place, (rank, letter) in enumerate(letters.items()):
+            headers = [parcels.headers[place] for parcels in sent.parcels.values()]
+            sizes = [header.num_rows if by_row else header.num_tokens for header in headers]
+            self._check(sent.key, rank, letter.parts[part], sum(sizes))
+            for lane, piece in zip(sent.parcels, letter.parts[part].split(sizes), strict=True):
+                pieces[lane].append(piece)
+        return {lane: of[0] if len(of) == 1 else torch.cat(of) for lane, of in pieces.items()}
+
+    def _whole(self, key: Key, letters: Mapping[int, Letter], part: int, sizes: Sequence[int]) -> Tensor:
+        """One part of all letters, one after another: vectors [U, H]."""
+        for (rank, letter), size in zip(letters.items(), sizes, strict=True):
+            self._check(key, rank, letter.parts[part], size)
+        pieces = [letter.parts[part] for letter in letters.values() if len(letter.parts[part])]
         if not pieces:
-            return self._empty(0)
-        return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(list(pieces))
+            return torch.empty(0, self._post.hidden_size, dtype=self._post.dtype, device=self._post.device)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _empty(self, num_rows: int) -> Tensor:
-        return torch.empty(num_rows, self._hidden_size, dtype=self._dtype, device=self._device)
+    def _split(self, served: Served, parts: Sequence[tuple[Tensor, bool]]) -> dict[int, Letter]:
+        """Cut what belongs to the wave's rows (True) or tokens (False) by attention worker."""
+        letters = {}
+        tokens = rows = 0
+        for rank, num_tokens, num_rows in served.sources:
+            spans = slice(tokens, tokens + num_tokens), slice(rows, rows + num_rows)
+            letters[rank] = Letter([part[spans[by_row]] for part, by_row in parts])
+            tokens, rows = tokens + num_tokens, rows + num_rows
+        return letters
 
-    def _check(self, rank: int, theirs: list[int], ours: list[int]) -> None:
-        if theirs != ours:
-            names = ", ".join(f"{n} {a} against {b}" for n, a, b in zip(HEADER, theirs, ours, strict=True) if a != b)
+    def _check(self, key: Key, rank: int, part: Tensor, size: int) -> None:
+        """A letter's part must have the number of rows that was agreed on, and the job's width and dtype."""
+        wanted = (size, self._post.hidden_size), self._post.dtype
+        if part.dim() == 2 and size and (tuple(part.shape), part.dtype) != wanted:
+            sent, due = f"{tuple(part.shape)} {part.dtype}", f"{wanted[0]} {wanted[1]}"
             raise LaunchError(
-                f"worker {rank} sent a message that worker {self._world.rank} does not wait for: {names}; "
-                "the two do not run the same schedule, which is a fault of dougong: please report it with both logs"
+                f"worker {rank} sent worker {self._rank} {sent} for site {key[0]}, micro-batch {key[1]}, where {due} "
+                "is due; the two do not run the same job, which is a fault of dougong: please report it with both logs"
             )

@@ -1,7 +1,7 @@
-"""Runs a step's micro-batches: resumes flights and walks, and moves rows between them and the experts.
+"""Runs one worker's program of a step: resumes flights and walks, serves experts, and writes letters in between.
 
-Micro-batches are taken in order, all local lanes of one micro-batch together. A worker without lanes only serves
-experts; one without experts only sends. The order in which things run never changes a bit: sums have their own order.
+A program (`schedules`) is a list of operations; here is what each of them does. One thread takes them in order; letters
+travel beside it (`mail`). Any program that `schedules.check` accepts gives the same bits: sums have their own order.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 from dougong.errors import ModelError
-from dougong.ops import routing as ops
 from dougong.ops.routing import Routing
-from dougong.parallel.dispatch import Dispatcher, Handle
+from dougong.parallel.dispatch import Dispatcher, Sent, Served
 from dougong.parallel.flight import ExpertsCall, Flight, Forward, HandOut
-from dougong.parallel.shard import ExpertShard, Key
+from dougong.parallel.mail import Key, Link, Mail
+from dougong.parallel.schedules.operation import Kind, Message, Program
+from dougong.parallel.schedules.serial import serial
+from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import Node
 from dougong.parallel.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
-"""after_forward(micro-batch, flights by lane, routings by lane of every site), called by all workers together between a
-micro-batch's forward and its backward. It may set a flight's `extra_loss`."""
+"""after_forward(micro-batch, flights by lane, routings by lane of every site), called by all attention workers together
+between a micro-batch's forward and its backward. It may set a flight's `extra_loss`."""
 
 
 @dataclass(frozen=True)
@@ -54,115 +56,222 @@ class Clock:
             self.exchange_s += time.perf_counter() - begun
 
 
+@dataclass(frozen=True)
+class Emulation:
+    """How long an emulated device takes: seconds for a forward segment of attention (all local lanes), and for each row
+    of experts. The backward takes twice as long. The rest of the time is slept. `link`: its wire."""
+
+    segment_s: float = 0.0
+    row_s: float = 0.0
+    link: Link | None = None
+
+
 @dataclass
 class _Wave:
-    """One micro-batch of all local lanes, between its forward and its backward."""
+    """One micro-batch of all local lanes. `asked[site]`: the experts call there, until its backward."""
 
     flights: dict[int, Flight]
-    stops: list[_Stop] = field(default_factory=list)
+    takers: dict[int, HandOut]
+    asked: dict[int, Sent] = field(default_factory=dict)
+    douts: dict[int, Tensor] = field(default_factory=dict)
 
 
-@dataclass
-class _Stop:
-    handle: Handle
-    routings: dict[int, Routing]
-    answers: dict[int, Tensor]
+@dataclass(frozen=True)
+class Training:
+    """What a step trains on. `forwards(micro-batch)` by local lane; `scale` weighs each loss in the gradient;
+    `hand_out(lane, micro-batch)` receives (leaf node, gradient) as they complete."""
+
+    forwards: Callable[[int], Mapping[int, Forward]]
+    scale: float
+    hand_out: Callable[[int, int], HandOut]
 
 
 class Executor:
-    """Forward and backward of whole micro-batches over one worker's lanes and experts."""
+    """One worker's side of a step: attention, experts, or both."""
 
-    def __init__(self, cut: Cut, dispatcher: Dispatcher, shard: ExpertShard, clock: Clock) -> None:
-        self._cut = cut
-        self._dispatcher = dispatcher
-        self._shard = shard
-        self._clock = clock
+    def __init__(self, cut: Cut, dispatcher: Dispatcher, shard: ExpertShard, mail: Mail, clock: Clock) -> None:
+        self._cut, self._dispatcher, self._shard, self._mail, self._clock = cut, dispatcher, shard, mail, clock
         self.after_forward: AfterForward = lambda microbatch, flights, routings: None
         self.tracer: Tracer | None = None
+        self.emulation: Emulation | None = None
+        self._waves: dict[int, _Wave] = {}
+        self._served: dict[Key, Served] = {}
+        self._losses: dict[tuple[int, int], Tensor] = {}
+        self._run: dict[Kind, Callable[[int, int], None]] = {
+            Kind.FORWARD: self._forward,
+            Kind.BACKWARD: self._backward,
+            Kind.SEND_ROWS: self._send_rows,
+            Kind.RECEIVE_ANSWERS: self._receive_answers,
+            Kind.SEND_ANSWER_GRADIENTS: self._send_answer_gradients,
+            Kind.RECEIVE_ROW_GRADIENTS: self._receive_row_gradients,
+            Kind.RECEIVE_ROWS: self._receive_rows,
+            Kind.EXPERTS_FORWARD: self._experts_forward,
+            Kind.SEND_ANSWERS: self._send_answers,
+            Kind.RECEIVE_ANSWER_GRADIENTS: self._receive_answer_gradients,
+            Kind.EXPERTS_BACKWARD: self._experts_backward,
+            Kind.SEND_ROW_GRADIENTS: self._send_row_gradients,
+        }
 
-    def evaluate(self, microbatch: int, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
-        """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
-        wave = self._forward(microbatch, forwards, False)
-        return {lane: f.loss.detach() for lane, f in wave.flights.items() if f.loss is not None}
+    @torch.no_grad()
+    def train(self, program: Program, training: Training) -> dict[tuple[int, int], Tensor]:
+        """A step's forwards and backwards; returns the losses by (lane, micro-batch). Collective.
 
-    def train(
-        self, microbatch: int, forwards: Mapping[int, Forward], scale: float, hand_out: Callable[[int], HandOut]
-    ) -> dict[int, Tensor]:
-        """Forward and backward of one micro-batch; returns the losses by lane. Collective.
-
-        `scale` weighs the loss in the gradient. `hand_out(lane)` receives (leaf node, gradient) as they complete;
-        the experts' gradients are added in the shard.
+        The experts' gradients are added in the shard.
         """
-        with torch.no_grad():
-            wave = self._forward(microbatch, forwards, True)
-            self.after_forward(microbatch, wave.flights, [stop.routings for stop in wave.stops])
-            losses = {lane: flight.begin_backward(scale) for lane, flight in wave.flights.items()}
-            if self.tracer is not None:
-                self.tracer.losses(microbatch, len(self._cut.names), losses)
-            takers = {lane: hand_out(lane) for lane in wave.flights}
-            for site in reversed(range(len(self._cut.names))):
-                self._clock.note("backward", microbatch * len(self._cut.names) + site)
-                self._backward_through_site((site, microbatch), wave, takers)
-            for lane, flight in wave.flights.items():
-                flight.end_backward(takers[lane])
-        return losses
+        self._training: Training | None = training
+        self._losses = {}
+        self._go(program)
+        return self._losses
 
-    def _forward(self, microbatch: int, forwards: Mapping[int, Forward], keep: bool) -> _Wave:
-        shared = self._cut.shared_leaves
-        wave = _Wave({lane: Flight(forward, shared, keep) for lane, forward in forwards.items()})
-        for flight in wave.flights.values():
+    @torch.no_grad()
+    def evaluate(self, role: str, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
+        """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
+        self._training = None
+        self._evaluated = forwards
+        operations = serial(len(self._cut.names), 1, role)  # type: ignore[arg-type]
+        forward = {Kind.FORWARD, Kind.EXPERTS_FORWARD}
+        forward |= {k for k in Kind if (k.sends or k.receives) in (Message.ROWS, Message.ANSWERS)}
+        self._go(Program("", role, tuple(o for o in operations if o.kind in forward)))  # type: ignore[arg-type]
+        wave = self._waves.pop(0, None)
+        self._served.clear()
+        return {lane: f.loss.detach() for lane, f in wave.flights.items() if f.loss is not None} if wave else {}
+
+    def _go(self, program: Program) -> None:
+        for message in Message:
+            self._mail.expect(message, self._dispatcher.due(message, program.operations))
+        for operation in program.operations:
+            self._run[operation.kind](operation.site, operation.microbatch)
+        with self._clock.exchanging():
+            self._mail.finish()
+
+    # Attention
+
+    def _forward(self, segment: int, microbatch: int) -> None:
+        """Run every lane's segment: to the next experts call, or to the loss."""
+        with self._emulated(lambda e: e.segment_s):
+            self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + segment)
+            if segment == 0:
+                self._start(microbatch)
+            else:
+                self._resume(segment - 1, microbatch)
+        if segment == len(self._cut.names):
+            self._end_forward(microbatch)
+
+    def _start(self, microbatch: int) -> None:
+        training, shared = self._training, self._cut.shared_leaves
+        forwards = training.forwards(microbatch) if training is not None else self._evaluated
+        flights = {lane: Flight(forward, shared, training is not None) for lane, forward in forwards.items()}
+        takers = {lane: training.hand_out(lane, microbatch) for lane in flights} if training is not None else {}
+        self._waves[microbatch] = _Wave(flights, takers)
+        for flight in flights.values():
             flight.start()
-        for site in range(len(self._cut.names)):
-            self._clock.note("forward", microbatch * len(self._cut.names) + site)
-            stop = self._forward_through_site((site, microbatch), wave, keep)
-            if keep:
-                wave.stops.append(stop)
+
+    def _resume(self, site: int, microbatch: int) -> None:
+        wave = self._waves[microbatch]
+        sent = wave.asked[site] if self._training is not None else wave.asked.pop(site)
+        if self.tracer is not None and self._training is not None:
+            self.tracer.forward((site, microbatch), sent.calls, sent.routings, sent.answers)
+        for lane, flight in wave.flights.items():
+            flight.resume(sent.combined.pop(lane))
+
+    def _end_forward(self, microbatch: int) -> None:
+        wave = self._waves[microbatch]
         for flight in wave.flights.values():
             if flight.loss is None:
                 raise ModelError(f"the model called its experts more than {len(self._cut.names)} times in one forward")
-        return wave
+        if self._training is not None:
+            self.after_forward(microbatch, wave.flights, [wave.asked[site].routings for site in sorted(wave.asked)])
 
-    def _forward_through_site(self, key: Key, wave: _Wave, keep: bool) -> _Stop:
-        calls = {lane: self._call(flight, key[0]) for lane, flight in wave.flights.items()}
-        num_experts, identity = self._cut.num_experts, self._cut.has_identity
-        routings = {lane: ops.make_routing(c.index, num_experts, identity) for lane, c in calls.items()}
-        rows = {lane: ops.dispatch_rows(c.hidden.detach(), routings[lane]) for lane, c in calls.items()}
-        with self._clock.exchanging():
-            handle = self._dispatcher.announce(key, routings)
-            arrived = self._dispatcher.to_experts(handle, rows)
-        served = self._shard.forward(key, arrived, handle.blocks, keep)
-        with self._clock.exchanging():
-            answers = self._dispatcher.to_attention(handle, served)
-        if self.tracer is not None and keep:
-            self.tracer.forward(key, calls, routings, answers)
-        for lane, flight in wave.flights.items():
-            call = calls[lane]
-            with torch.no_grad():
-                combined = ops.combine_rows(answers[lane], call.hidden, call.weights, routings[lane])
-            flight.resume(combined)
-        return _Stop(handle, routings, answers)
+    def _send_rows(self, site: int, microbatch: int) -> None:
+        wave = self._waves[microbatch]
+        calls = {lane: self._call(flight, site) for lane, flight in wave.flights.items()}
+        sent = wave.asked[site] = self._dispatcher.ask((site, microbatch), calls)
+        self._mail.send(Message.ROWS, (site, microbatch), self._dispatcher.rows(sent))
 
-    def _backward_through_site(self, key: Key, wave: _Wave, takers: Mapping[int, HandOut]) -> None:
-        stop = wave.stops.pop()
-        calls: dict[int, tuple[ExpertsCall, Tensor]] = {}
-        rows, dweights = {}, {}
-        for lane, flight in wave.flights.items():
-            call, dout = calls[lane] = flight.backward_to_call(takers[lane])
-            rows[lane], dweights[lane] = ops.combine_backward(
-                dout, stop.answers.pop(lane), call.hidden, call.weights, stop.routings[lane]
-            )
+    def _receive_answers(self, site: int, microbatch: int) -> None:
         with self._clock.exchanging():
-            arrived = self._dispatcher.to_experts(stop.handle, rows)
-        served = self._shard.backward(key, arrived)
-        with self._clock.exchanging():
-            drows = self._dispatcher.to_attention(stop.handle, served)
+            letters = self._mail.receive(Message.ANSWERS, (site, microbatch))
+        self._dispatcher.take_answers(self._waves[microbatch].asked[site], letters)
+
+    def _backward(self, segment: int, microbatch: int) -> None:
+        """Walk back every lane's segment: to the experts call before it, or to the beginning."""
+        wave = self._waves[microbatch]
+        with self._emulated(lambda e: 2 * e.segment_s):
+            self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + segment)
+            if segment == len(self._cut.names):
+                self._begin_backward(microbatch, wave)
+            for lane, flight in wave.flights.items():
+                if segment == 0:
+                    flight.end_backward(wave.takers[lane])
+                else:
+                    _, wave.douts[lane] = flight.backward_to_call(wave.takers[lane])
+        if segment == 0:
+            del self._waves[microbatch]
+
+    def _begin_backward(self, microbatch: int, wave: _Wave) -> None:
+        assert self._training is not None
+        losses = {lane: flight.begin_backward(self._training.scale) for lane, flight in wave.flights.items()}
         if self.tracer is not None:
-            gradients = {lane: (dout, dweights[lane]) for lane, (_, dout) in calls.items()}
-            self.tracer.backward(key, gradients, stop.routings, drows)
-        for lane, flight in wave.flights.items():
-            call, dout = calls[lane]
-            dhidden = ops.dispatch_backward(drows[lane], dout, call.weights, stop.routings[lane])
-            flight.take_back(call, dhidden, dweights[lane])
+            self.tracer.losses(microbatch, len(self._cut.names), losses)
+        self._losses |= {(lane, microbatch): loss for lane, loss in losses.items()}
+
+    def _send_answer_gradients(self, site: int, microbatch: int) -> None:
+        wave = self._waves[microbatch]
+        letters = self._dispatcher.answer_gradients(wave.asked[site], dict(wave.douts))
+        self._mail.send(Message.ANSWER_GRADIENTS, (site, microbatch), letters)
+
+    def _receive_row_gradients(self, site: int, microbatch: int) -> None:
+        wave = self._waves[microbatch]
+        with self._clock.exchanging():
+            letters = self._mail.receive(Message.ROW_GRADIENTS, (site, microbatch))
+        sent = wave.asked.pop(site)
+        gradients = self._dispatcher.take_row_gradients(sent, letters)
+        if self.tracer is not None:
+            traced = {lane: (dout, sent.dweights[lane]) for lane, dout in sent.douts.items()}
+            self.tracer.backward((site, microbatch), traced, sent.routings, sent.drows)
+        for lane, (dhidden, dweights) in gradients.items():
+            wave.flights[lane].take_back(sent.calls[lane], dhidden, dweights)
+
+    # Experts
+
+    def _receive_rows(self, site: int, microbatch: int) -> None:
+        with self._clock.exchanging():
+            letters = self._mail.receive(Message.ROWS, (site, microbatch))
+        self._served[site, microbatch] = self._dispatcher.open((site, microbatch), letters)
+
+    def _experts_forward(self, site: int, microbatch: int) -> None:
+        served = self._served[site, microbatch]
+        with self._emulated(lambda e: e.row_s * len(served.rows)):
+            self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + site)
+            keep = self._training is not None
+            served.answers = self._shard.forward((site, microbatch), served.rows, served.blocks, keep)
+
+    def _send_answers(self, site: int, microbatch: int) -> None:
+        letters = self._dispatcher.answers(self._served[site, microbatch])
+        self._mail.send(Message.ANSWERS, (site, microbatch), letters)
+
+    def _receive_answer_gradients(self, site: int, microbatch: int) -> None:
+        with self._clock.exchanging():
+            letters = self._mail.receive(Message.ANSWER_GRADIENTS, (site, microbatch))
+        self._dispatcher.open_gradients(self._served[site, microbatch], letters)
+
+    def _experts_backward(self, site: int, microbatch: int) -> None:
+        served = self._served[site, microbatch]
+        with self._emulated(lambda e: 2 * e.row_s * len(served.rows)):
+            self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + site)
+            served.drows = self._shard.backward((site, microbatch), served.danswers)
+
+    def _send_row_gradients(self, site: int, microbatch: int) -> None:
+        letters = self._dispatcher.row_gradients(self._served.pop((site, microbatch)))
+        self._mail.send(Message.ROW_GRADIENTS, (site, microbatch), letters)
+
+    @contextmanager
+    def _emulated(self, seconds: Callable[[Emulation], float]) -> Iterator[None]:
+        """Take at least as long as the emulated device would, asleep."""
+        begun = time.perf_counter()
+        yield
+        if self.emulation is not None:
+            time.sleep(max(0.0, seconds(self.emulation) - (time.perf_counter() - begun)))
 
     def _call(self, flight: Flight, site: int) -> ExpertsCall:
         name = self._cut.names[site]

@@ -37,7 +37,8 @@ class Tracer:
         for lane, call in calls.items():
             asked = {"hidden": call.hidden, "choice": call.index, "weights": call.weights}
             values = {Place(lane, microbatch, FORWARD, site, what): tensor for what, tensor in asked.items()}
-            values |= _blocks(Place(lane, microbatch, FORWARD, site, "answers"), answers[lane], routings[lane])
+            if lane in answers:  # not where the experts' workers add them up
+                values |= _blocks(Place(lane, microbatch, FORWARD, site, "answers"), answers[lane], routings[lane])
             self._take(values)
 
     def losses(self, microbatch: int, num_sites: int, losses: Mapping[int, Tensor]) -> None:
@@ -59,7 +60,8 @@ class Tracer:
                 Place(lane, microbatch, BACKWARD, site, "danswer"): danswer,
                 Place(lane, microbatch, BACKWARD, site, "dweights"): dweights,
             }
-            values |= _blocks(Place(lane, microbatch, BACKWARD, site, "drows"), drows[lane], routings[lane])
+            if len(drows[lane]) == routings[lane].num_rows:
+                values |= _blocks(Place(lane, microbatch, BACKWARD, site, "drows"), drows[lane], routings[lane])
             self._take(values)
 
     def sums(self, lane: int, gradients: Mapping[str, Tensor]) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dougong.errors import LaunchError, PeerError
+from dougong.parallel.schedules import operation as schedules
 
 TAGS, PLACES = 1 << 16, 1 << 12
 PATIENCE = timedelta(minutes=10)
@@ -92,17 +93,19 @@ class Groups:
 class World:
     """All workers of a generation: gloo between everybody, the native library inside an island.
 
-    Two channels, so that large messages do not hold up small ones: `exchange` and `gather` for what computation waits
-    for, `post` for gradients and weights, which travel beside it.
+    Channels of their own, so that large messages do not hold up small ones: `exchange` and `gather` for what
+    computation waits for, `post` for gradients and weights, and `lines` for what `mail` carries between attention and
+    experts; the last two travel beside the computation.
     """
 
-    def __init__(self, member: Member, near: Groups, sums: Groups) -> None:
+    def __init__(self, member: Member, near: Groups, sums: Groups, lines: Mapping[str, Groups]) -> None:
         self.member = member
         self.rank = member.rank
         self.size = member.size
         self._gloo = near.gloo
         self._native = near.native
         self._sums = sums
+        self._lines = lines
         peers = next((ranks for name, _, ranks in member.islands if name == member.island), ())
         self._native_peers = frozenset(peers if near.native is not None else ())
         self._waiter = ThreadPoolExecutor(1, "dougong-messages")
@@ -113,7 +116,7 @@ class World:
     def alone(device: torch.device | None = None) -> World:
         """A world of one worker: nothing is sent."""
         device = device or torch.device("cpu")
-        return World(Member(0, 1, 1, "", (), device, (0,)), Groups(), Groups())
+        return World(Member(0, 1, 1, "", (), device, (0,)), Groups(), Groups(), {})
 
     @staticmethod
     def join(member: Member, store_address: tuple[str, int]) -> World:
@@ -136,7 +139,10 @@ class World:
             dist.new_group(list(member.attention), backend="gloo", timeout=PATIENCE),
             _native_group(member, member.attention),
         )
-        return World(member, near, sums)
+        everybody = range(member.size)
+        gloo = {channel: dist.new_group(backend="gloo", timeout=PATIENCE) for channel in ("dispatch", "combine")}
+        lines = {m.value: Groups(gloo[m.channel], _native_group(member, everybody)) for m in schedules.Message}
+        return World(member, near, sums, lines)
 
     def leave(self) -> None:
         """End this generation's groups."""
@@ -144,6 +150,15 @@ class World:
             self._waiter.shutdown()
             dist.destroy_process_group()
             self._gloo = self._native = None
+
+    def groups_of(self, line: str) -> Groups:
+        """The groups of one line of `mail`; none in a world of one."""
+        return self._lines.get(line, Groups())
+
+    @property
+    def native_peers(self) -> frozenset[int]:
+        """The ranks that the island's native library reaches, oneself among them."""
+        return self._native_peers
 
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> None:
         """Send `outgoing[r]` to each rank r and fill `incoming[r]` from it; returns when all have arrived.
@@ -160,8 +175,8 @@ class World:
         self._post(
             {r: t for r, t in out.items() if r in near}, {r: t for r, t in into.items() if r in near}, self._native
         )
-        far_in = {r: self._on_host(t) for r, t in into.items() if r not in near}
-        self._post({r: self._on_host(t, copy=True) for r, t in out.items() if r not in near}, far_in, self._gloo)
+        far_in = {r: self.on_host(t) for r, t in into.items() if r not in near}
+        self._post({r: self.on_host(t, copy=True) for r, t in out.items() if r not in near}, far_in, self._gloo)
         for r, host in far_in.items():
             if host is not into[r]:
                 into[r].copy_(host)
@@ -181,8 +196,8 @@ class World:
             pending._native = dist.batch_isend_irecv(operations)
         far_in = [m for m in incoming if m.rank not in near]
         far_out = [m for m in outgoing if m.rank not in near]
-        into = [Message(m.rank, self._on_host(m.tensor)) for m in far_in]
-        out = [Message(m.rank, self._on_host(m.tensor, copy=True)) for m in far_out]
+        into = [Message(m.rank, self.on_host(m.tensor)) for m in far_in]
+        out = [Message(m.rank, self.on_host(m.tensor, copy=True)) for m in far_out]
         if into or out:
             works = [*self._begin(dist.irecv, into, number), *self._begin(dist.isend, out, number)]
             pending._host = self._waiter.submit(_wait_for, works)
@@ -218,7 +233,7 @@ class World:
             peers = sorted({*out, *into})
             raise PeerError(f"worker {self.rank} lost a message with workers {peers}: {error}") from error
 
-    def _on_host(self, tensor: Tensor, copy: bool = False) -> Tensor:
+    def on_host(self, tensor: Tensor, copy: bool = False) -> Tensor:
         """gloo speaks from host memory: stage what lies on a device."""
         if tensor.device.type == "cpu":
             return tensor
@@ -234,14 +249,15 @@ class World:
         self._post({r: mine for r in peers if mine.numel()}, {r: t for r, t in peers.items() if t.numel()}, self._gloo)
         return [parts[r].tolist() for r in range(self.size)]
 
-    def add_counts(self, counts: Tensor) -> Tensor:
-        """The sum of everybody's whole numbers (int64, on the CPU), exact in any order, as a new tensor. Collective."""
+    def add_counts(self, counts: Tensor, attention_only: bool = False) -> Tensor:
+        """The sum of everybody's whole numbers (int64, on the CPU), exact in any order, as a new tensor. Collective
+        over all workers, or over those with lanes."""
         assert counts.dtype == torch.int64, f"{counts.dtype}: only whole numbers may be added by a library"
         total = counts.clone()
         if self._gloo is None:
             return total
         try:
-            dist.all_reduce(total, group=self._gloo)
+            dist.all_reduce(total, group=self._sums.gloo if attention_only else self._gloo)
         except RuntimeError as error:
             raise PeerError(f"worker {self.rank} lost a sum of counts with the other workers: {error}") from error
         return total

@@ -100,6 +100,7 @@ class Balance:
     def start(self) -> None:
         """Begin a step."""
         self._counts = torch.zeros(len(self._replica.sites), self._replica.cut.num_experts + 1, dtype=torch.int64)
+        self._seen = torch.zeros_like(self._counts)
         self._losses: dict[tuple[int, int], Tensor] = {}
 
     def after_forward(
@@ -108,10 +109,10 @@ class Balance:
         """Count a micro-batch's slots and add the balance loss to its flights. The global loss's counts are those of
         all lanes, of this micro-batch and of the step's earlier ones."""
         counts = torch.stack([_count(of, self._counts.shape[1]) for of in routings])
+        self._counts += counts
         if self._job.router.global_loss is not None:
             with self._clock.exchanging():
-                counts = self._world.add_counts(counts)
-        self._counts += counts
+                self._seen += self._world.add_counts(counts, attention_only=True)
         for lane, flight in flights.items() if self._has_loss else ():
             with torch.enable_grad():
                 flight.extra_loss = self._loss(flight)
@@ -120,8 +121,7 @@ class Balance:
     def finish(self) -> Load:
         """End a step, after the weights' update: add up what was counted, and move the biases."""
         with self._clock.exchanging():
-            if self._job.router.global_loss is None:
-                self._counts = self._world.add_counts(self._counts)
+            self._counts = self._world.add_counts(self._counts)
             loss = self._mean_loss() if self._has_loss else None
         for name, (site, bias) in self._biases.items():
             num_choices, num_experts = self._choosers[site].num_choices, self._replica.cut.num_experts
@@ -140,7 +140,7 @@ class Balance:
                 index = flight.calls[site].index
                 parts.append(router.sequence_loss * sequence_loss(scores, index, self._job.batch.microbatch_size))
             elif router.global_loss is not None:
-                parts.append(router.global_loss * global_loss(scores, self._counts[site, :-1]))
+                parts.append(router.global_loss * global_loss(scores, self._seen[site, :-1]))
         total = parts[0]
         for part in parts[1:]:
             total = total + part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from dougong.launcher.job import Job
-from dougong.parallel.dispatch import Dispatcher
-from dougong.parallel.executor import Clock, Executor
-from dougong.parallel.flight import Forward
+from dougong.parallel.dispatch import Dispatcher, Post
+from dougong.parallel.executor import Clock, Emulation, Executor, Training
+from dougong.parallel.flight import Forward, HandOut
+from dougong.parallel.mail import Link, Mail
 from dougong.parallel.native import NativeReducer
-from dougong.parallel.plan import Plan
+from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.reduce import OrderedReducer, spread
+from dougong.parallel.schedules.operation import Program, Role
+from dougong.parallel.schedules.registry import make_programs
 from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import leaf_node
 from dougong.parallel.tracer import Tracer
@@ -59,9 +62,14 @@ class Stepper:
         self._gradients = DenseGradients(leaves, self._lanes, reducer, replica.flat.buckets)
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
-        self._dispatcher = Dispatcher(world, plan, hidden, DTYPES[job.precision], device)
+        post = Post(hidden, DTYPES[job.precision], device, job.combine)
+        dispatcher = Dispatcher(world.rank, plan, post, replica.cut.has_identity)
         self._shard = ExpertShard(replica.op, replica.experts)
-        self._executor = Executor(replica.cut, self._dispatcher, self._shard, clock)
+        emulated = emulation_of(job, plan.workers[world.rank])
+        self._mail = Mail(world, emulated.link if emulated is not None else None)
+        self._program = programs_of(job, plan)[world.rank]
+        self._executor = Executor(replica.cut, dispatcher, self._shard, self._mail, clock)
+        self._executor.emulation = emulated
         self._balance = Balance(job, plan, world, replica, clock)
         self._executor.after_forward = self._balance.after_forward
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
@@ -77,7 +85,7 @@ class Stepper:
         """One step. `forwards(microbatch)` gives the local lanes' forwards; `stop` says whether this worker was asked
         to stop, and is asked when the gradients are there: a wish that comes while they are computed still counts."""
         self._clock.exchange_s = 0.0
-        self._dispatcher.step = step
+        self._mail.step = step
         losses = self._forward_backward(forwards)
         self._clock.note("exchange", 0)
         with self._clock.exchanging():
@@ -101,8 +109,8 @@ class Stepper:
 
         Not a number when one of the losses is none.
         """
-        self._dispatcher.step = step
-        done = [self._executor.evaluate(number, forwards) for number, forwards in enumerate(rounds)]
+        self._mail.step = step
+        done = [self._executor.evaluate(self._program.role, forwards) for forwards in rounds]
         lanes = [w.lanes for w in self._plan.workers]
         mine = [losses.get(lane) for losses in done for lane in self._lanes]
         told = [value for loss in mine for value in ((0.0, 0.0) if loss is None else (1.0, float(loss)))]
@@ -120,13 +128,11 @@ class Stepper:
         self._shard.zero_gradients()
         self._gradients.start()
         self._balance.start()
-        losses: dict[tuple[int, int], Tensor] = {}
-        for microbatch in range(batch.microbatches):
-            last = microbatch == batch.microbatches - 1
-            taker = functools.partial(self._gradients.taker, last=last)
-            done = self._executor.train(microbatch, forwards(microbatch), scale, taker)
-            losses |= {(lane, microbatch): loss for lane, loss in done.items()}
+        losses = self._executor.train(self._program, Training(forwards, scale, self._taker))
         return [float(losses[lane, m]) for lane in self._lanes for m in range(batch.microbatches)]
+
+    def _taker(self, lane: int, microbatch: int) -> HandOut:
+        return self._gradients.taker(lane, microbatch == self._job.batch.microbatches - 1)
 
     def _gather_gradients(self) -> dict[str, Tensor]:
         """Gradients of everything that this worker owns. A dense tensor that has never had one is left out, as torch
@@ -179,3 +185,30 @@ class Stepper:
         owned = zip(self._replica.sites, self._plan.workers[rank].experts, strict=True)
         experts = [n for site, own in owned for e in own for _, n in site.tensors_of(e)]
         return sorted([*dense, *experts])
+
+
+def programs_of(job: Job, plan: Plan) -> list[Program]:
+    """What every worker does in a step, by rank. `pipeline: auto`: in step where all workers have attention and
+    experts, in stripes where they are apart."""
+    roles: dict[str, Role] = {w.name: _role(w) for w in plan.workers}
+    name: str = job.pipeline
+    if name == "auto":
+        name = "colocated" if set(roles.values()) == {"both"} else "zebra"
+    return make_programs(name, len(plan.workers[0].experts), job.batch.microbatches, roles)
+
+
+def _role(worker: Worker) -> Role:
+    """What a worker really has: one of role attention may keep experts, too (`offload`)."""
+    if worker.lanes and worker.num_experts:
+        return "both"
+    return "attention" if worker.lanes else "experts"
+
+
+def emulation_of(job: Job, worker: Worker) -> Emulation | None:
+    """What the worker's island pretends to be."""
+    emulate = next((i.emulate for i in job.islands if i.name == worker.island), None)
+    if emulate is None:
+        return None
+    bandwidth = emulate.link.bandwidth_mb_s
+    link = Link(bandwidth * 1e6 if bandwidth is not None else math.inf, emulate.link.latency_ms / 1e3)
+    return Emulation(emulate.attention_ms / 1e3 * len(worker.lanes), emulate.expert_ms_per_1k_tokens / 1e6, link)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,11 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dougong.errors import LaunchError
-from dougong.ops.routing import Routing, dispatch_rows, make_routing
-from dougong.parallel.dispatch import Dispatcher, Handle
+from dougong.ops import routing
+from dougong.ops.expert import Block
+from dougong.ops.parcels import Combine
+from dougong.parallel.dispatch import Dispatcher, Post, Served
+from dougong.parallel.flight import ExpertsCall
+from dougong.parallel.mail import Letter, Mail
 from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.operation import Kind, Message, Operation, Role
+from dougong.parallel.schedules.serial import serial
 from dougong.parallel.transport import World
-from tests.parallel.workers import plan_of
+from tests.parallel.workers import blocks_of, plan_of
 from tests.processes import run_workers
 
 EXPERTS, LANES, HIDDEN, TOKENS = 8, 6, 3, 5
@@ -46,115 +55,182 @@ def hidden_of(lane: int) -> Tensor:
     return torch.randn(TOKENS + lane, HIDDEN, generator=torch.Generator().manual_seed(1000 + lane))
 
 
-def by_expert(routing: Routing, num_experts: int = EXPERTS) -> Tensor:
-    """The expert of each row."""
-    return torch.repeat_interleave(torch.arange(num_experts), routing.counts_E)
+def weights_of(index_TK: Tensor) -> Tensor:
+    return torch.rand(index_TK.shape, generator=torch.Generator().manual_seed(int(index_TK.sum())))
 
 
-def make_dispatcher(world: World, plan: Plan) -> Dispatcher:
-    return Dispatcher(world, plan, HIDDEN, torch.float32, torch.device("cpu"))
+def calls_of(kind: str, lanes: Iterable[int], num_experts: int) -> dict[int, ExpertsCall]:
+    calls = {}
+    for lane in lanes:
+        index_TK = index_of(kind, lane, num_experts)
+        calls[lane] = ExpertsCall(0, hidden_of(lane), index_TK, weights_of(index_TK), 0)
+    return calls
 
 
-def go_and_return(dispatcher: Dispatcher, handle: Handle, rows: Mapping[int, Tensor], own: tuple[int, ...]) -> dict:
-    """Expert e answers x * (e + 1) + lane / 8; also says what arrived, to be checked by the caller."""
-    arrived = dispatcher.to_experts(handle, rows)
-    blocks = handle.blocks
-    assert [(b.lane, b.expert) for b in blocks] == sorted({(b.lane, b.expert) for b in blocks}), "lanes in order"
-    assert [b.start for b in blocks] == [sum(b.count for b in blocks[:i]) for i in range(len(blocks))]
-    assert sum(b.count for b in blocks) == len(arrived) and {b.expert for b in blocks} <= set(own)
-    answers = torch.full_like(arrived, float("nan"))
+def serve(rows_RH: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Expert e answers x * (e + 1) + lane / 8."""
+    answers_RH = torch.full_like(rows_RH, float("nan"))
     for block in blocks:
-        answers[block.span] = arrived[block.span] * (block.expert + 1) + block.lane / 8
-    return dispatcher.to_attention(handle, answers)
+        answers_RH[block.span] = rows_RH[block.span] * (block.expert + 1) + block.lane / 8
+    return answers_RH
 
 
-def round_trips(world: World, plan: Plan, kind: str, absent: frozenset[int] = frozenset()) -> list[bool]:
-    """Forward, then backward with the forward's handle; whether every local lane got its own answers back."""
-    worker = plan.workers[world.rank]
-    dispatcher = make_dispatcher(world, plan)
-    routings = {
-        lane: make_routing(index_of(kind, lane, plan.num_experts), plan.num_experts)
-        for lane in worker.lanes
-        if lane not in absent
-    }
-    handle = dispatcher.announce(KEY, routings)
-    right = []
-    for turn in range(2):
-        rows = {lane: dispatch_rows(hidden_of(lane) + turn, routing) for lane, routing in routings.items()}
-        answers = go_and_return(dispatcher, handle, rows, worker.experts[0])
-        assert answers.keys() == set(worker.lanes)
-        assert all(not len(answers[lane]) for lane in absent & answers.keys())
-        for lane, routing in routings.items():
-            factors = by_expert(routing, plan.num_experts) + 1
-            right.append(torch.equal(answers[lane], rows[lane] * factors[:, None] + lane / 8))
-    return right
+Found = dict[int, tuple[Tensor, Tensor, Tensor]]
+"""By lane: the combined answers, and the gradients of the tokens and of the weights (for gradients of one)."""
+
+
+def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """By the functions of `routing.py`, with nobody to write to."""
+    call = calls_of(kind, [lane], num_experts)[lane]
+    of = routing.make_routing(call.index, num_experts, kind == "identity")
+    blocks = blocks_of(range(num_experts), {lane: of.counts_E.tolist()})
+    answers = serve(routing.dispatch_rows(call.hidden, of), blocks)
+    combined = routing.combine_rows(answers, call.hidden, call.weights, of)
+    dout = torch.ones_like(combined)
+    danswers, dweights = routing.combine_backward(dout, answers, call.hidden, call.weights, of)
+    factors = torch.repeat_interleave(torch.arange(num_experts) + 1, of.counts_E)
+    return combined, routing.dispatch_backward(danswers * factors[:, None], dout, call.weights, of), dweights
+
+
+class Office:
+    """One worker's end of everything: its dispatcher and its mail."""
+
+    def __init__(self, world: World, plan: Plan, combine: Combine = "at_attention", identity: bool = False) -> None:
+        self.world, self.plan = world, plan
+        self.mail = Mail(world)
+        post = Post(HIDDEN, torch.float32, torch.device("cpu"), combine)
+        self.dispatcher = Dispatcher(world.rank, plan, post, identity)
+        worker = plan.workers[world.rank]
+        role: Role = "both" if worker.lanes and worker.num_experts else "attention" if worker.lanes else "experts"
+        self.program = serial(1, 1, role)
+
+    def round_trip(self, kind: str, absent: frozenset[int] = frozenset()) -> Found:
+        lanes = [lane for lane in self.plan.workers[self.world.rank].lanes if lane not in absent]
+        calls = calls_of(kind, lanes, self.plan.num_experts)
+        for message in Message:
+            self.mail.expect(message, self.dispatcher.due(message, self.program))
+        post, mail, found = self.dispatcher, self.mail, {}
+        for operation in self.program:
+            if operation.kind is Kind.SEND_ROWS:
+                sent = post.ask(KEY, calls)
+                mail.send(Message.ROWS, KEY, post.rows(sent))
+            elif operation.kind is Kind.EXPERTS_FORWARD:
+                served = post.open(KEY, mail.receive(Message.ROWS, KEY))
+                self.check_wave(served)
+                served.answers = serve(served.rows, served.blocks)
+                mail.send(Message.ANSWERS, KEY, post.answers(served))
+            elif operation.kind is Kind.RECEIVE_ANSWERS:
+                post.take_answers(sent, mail.receive(Message.ANSWERS, KEY))
+                douts = {lane: torch.ones_like(combined) for lane, combined in sent.combined.items()}
+                mail.send(Message.ANSWER_GRADIENTS, KEY, post.answer_gradients(sent, douts))
+            elif operation.kind is Kind.EXPERTS_BACKWARD:
+                post.open_gradients(served, mail.receive(Message.ANSWER_GRADIENTS, KEY))
+                factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in served.blocks] or [served.rows])
+                served.drows = served.danswers * factors
+                mail.send(Message.ROW_GRADIENTS, KEY, post.row_gradients(served))
+            elif operation.kind is Kind.RECEIVE_ROW_GRADIENTS:
+                gradients = post.take_row_gradients(sent, mail.receive(Message.ROW_GRADIENTS, KEY))
+                found = {lane: (sent.combined[lane], *gradients[lane]) for lane in calls}
+        mail.finish()
+        mail.close()
+        return found
+
+    def check_wave(self, served: Served) -> None:
+        blocks = served.blocks
+        assert [(b.lane, b.expert) for b in blocks] == sorted({(b.lane, b.expert) for b in blocks}), "lanes in order"
+        assert [b.start for b in blocks] == [sum(b.count for b in blocks[:i]) for i in range(len(blocks))]
+        own = self.plan.workers[self.world.rank].experts[0]
+        assert sum(b.count for b in blocks) == len(served.rows) and {b.expert for b in blocks} <= set(own)
 
 
 LAYOUTS = ("BBBB", "AEEE", "AAAE", "ABEE", "EABB", "AEAE")
 
 
-def every_layout(world: World, plan: Plan) -> dict[tuple[str, str], list[bool]]:
+def every_layout(world: World, plan: Plan, combine: Combine) -> dict[tuple[str, str], Found]:
     """All layouts of four workers and all routings in one set of processes."""
-    cases = itertools.product(LAYOUTS, ROUTINGS)
-    results = {(roles, kind): round_trips(world, plan_of(roles, LANES, EXPERTS), kind) for roles, kind in cases}
-    results["AEAE", "absent lanes"] = round_trips(world, plan_of("AEAE", LANES), "random", frozenset({1, 3, 4, 5}))
+    cases = list(itertools.product(LAYOUTS, ROUTINGS))
+    results = {}
+    for roles, kind in cases:
+        office = Office(world, plan_of(roles, LANES, EXPERTS), combine, kind == "identity")
+        results[roles, kind] = office.round_trip(kind)
+    absent = frozenset({1, 3, 4, 5})
+    results["AEAE", "absent lanes"] = Office(world, plan_of("AEAE", LANES), combine).round_trip("random", absent)
     return results
 
 
-def test_answers_come_home_on_every_layout_of_four_workers_and_every_routing() -> None:
-    results = run_workers(every_layout, plan_of("BBBB"))
+def as_arrays(found: dict[tuple[str, str], Found]) -> dict[tuple[str, str], dict[int, list[npt.NDArray[np.float32]]]]:
+    return {case: {lane: [t.numpy() for t in of] for lane, of in lanes.items()} for case, lanes in found.items()}
+
+
+def every_layout_as_arrays(world: World, plan: Plan, combine: Combine) -> Any:
+    return as_arrays(every_layout(world, plan, combine))
+
+
+@pytest.mark.parametrize("combine", ["at_attention", "at_experts"])
+def test_every_layout_of_four_workers_and_every_routing_is_one_worker(combine: Combine) -> None:
+    """`at_attention` bit by bit, `at_experts` to rounding."""
+    results = run_workers(every_layout_as_arrays, plan_of("BBBB"), combine)
     for roles, kind in results[0]:
-        counts = [len(r[roles, kind]) for r in results]
-        assert all(all(r[roles, kind]) for r in results), (roles, kind)
-        assert sum(counts) == 2 * (2 if kind == "absent lanes" else LANES), (roles, kind)
+        lanes = {lane: of for result in results for lane, of in result[roles, kind].items()}
+        assert lanes.keys() == ({0, 2} if kind == "absent lanes" else set(range(LANES))), (roles, kind)
+        for lane, ours in lanes.items():
+            theirs = on_one_worker("random" if kind == "absent lanes" else kind, lane, EXPERTS)
+            for a, b in zip(ours, theirs, strict=True):
+                same = np.array_equal(a, b.numpy()) if combine == "at_attention" else np.allclose(a, b, atol=1e-5)
+                assert same, (roles, kind, lane)
 
 
 @given(st.integers(1, 12), st.integers(0, 3), st.sampled_from(ROUTINGS))
 @settings(max_examples=40, deadline=None)
 def test_a_world_of_one_needs_no_messages(num_experts: int, num_absent: int, kind: str) -> None:
     world = World.alone()
-    plan = plan_of("B", LANES, num_experts)
-    if num_experts < 2 and kind == "one expert gets all":
-        num_experts = 2
-        plan = plan_of("B", LANES, num_experts)
-    assert all(round_trips(world, plan, kind, frozenset(range(num_absent))))
-    assert world.bytes_sent == 0
+    num_experts = max(num_experts, 2) if kind == "one expert gets all" else num_experts
+    office = Office(world, plan_of("B", LANES, num_experts), identity=kind == "identity")
+    found = office.round_trip(kind, frozenset(range(num_absent)))
+    assert found.keys() == set(range(num_absent, LANES))
+    for lane, ours in found.items():
+        assert all(torch.equal(a, b) for a, b in zip(ours, on_one_worker(kind, lane, num_experts), strict=True))
+    assert world.bytes_sent == 0 and not any(office.mail.bytes_sent.values())
 
 
 def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
-    """Rank 1 believes to be elsewhere: what each worker says."""
-    dispatcher = make_dispatcher(world, plan)
-    dispatcher.step = 8 if difference == "step" and world.rank == 1 else 7
-    site = 2 if difference == "site" and world.rank == 1 else 1
-    microbatch = 4 if difference == "microbatch" and world.rank == 1 else 3
-    routings = {lane: make_routing(index_of("random", lane), EXPERTS) for lane in plan.workers[world.rank].lanes}
-    try:
-        dispatcher.announce((site, microbatch), routings)
-    except LaunchError as error:
-        return str(error)
-    return None
+    """Rank 0, who asks, believes to be elsewhere: what each worker says."""
+    office = Office(world, plan)
+    wrong = world.rank == 0
+    office.mail.step = 8 if difference == "step" and wrong else 7
+    key = (2 if difference == "site" and wrong else 1, 4 if difference == "microbatch" and wrong else 3)
+    operations = [Operation(o.kind, *key) for o in office.program]
+    office.mail.expect(Message.ROWS, office.dispatcher.due(Message.ROWS, operations))
+    said = None
+    if world.rank == 0:
+        part = torch.zeros(1, 2)
+        office.mail.send(Message.ROWS, key, {1: Letter([part.double()] if difference == "dtype" else [part])})
+    else:
+        try:
+            letters = office.mail.receive(Message.ROWS, key)
+            office.dispatcher._check(key, 0, letters[0].parts[0], 1)
+        except LaunchError as error:
+            said = str(error)
+    world.barrier()  # rank 0 stays until its letter has been read
+    return said
 
 
-def all_out_of_step(world: World, plan: Plan) -> dict[str, str | None]:
-    return {d: out_of_step(world, plan, d) for d in ("none", "step", "site", "microbatch")}
-
-
-def test_a_message_from_another_place_in_the_step_is_refused_by_name() -> None:
-    results = run_workers(all_out_of_step, plan_of("BBE"))
-    assert [r["none"] for r in results] == [None] * 3
-    for word, there, here in (("step", 8, 7), ("site", 2, 1), ("microbatch", 4, 3)):
-        for rank in (0, 2):
-            said = results[rank][word]
-            assert said is not None and f"worker 1 sent a message that worker {rank} does not wait for" in said
-            assert f": {word} {there} against {here}; " in said, "and nothing else is named"
-        theirs = results[1][word]
-        assert (
-            theirs is not None and f"worker 0 sent a message that worker 1 does not wait for: {word} {here}" in theirs
-        )
-
-
-def test_a_plan_whose_experts_do_not_ascend_is_our_mistake() -> None:
-    plan = plan_of("BB")
-    swapped = Plan(plan.num_lanes, plan.num_experts, (plan.workers[1], plan.workers[0]), plan.owners)
-    with pytest.raises(AssertionError, match="ascending order of rank"):
-        make_dispatcher(World.alone(), swapped)
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (
+            "step",
+            "worker 0 sent a letter that worker 1 does not wait for (rows of site 1, micro-batch 3): step 8 against 7",
+        ),
+        (
+            "site",
+            "worker 0 sent a letter that worker 1 does not wait for (rows of site 1, micro-batch 3): site 2 against 1",
+        ),
+        ("microbatch", "(rows of site 1, micro-batch 3): microbatch 4 against 3; the two do not run the same schedule"),
+        ("shape", "sent worker 1 (1, 2) torch.float32 for site 1, micro-batch 3, where (1, 3) torch.float32 is due"),
+        ("dtype", "sent worker 1 (1, 2) torch.float64 for site 1, micro-batch 3, where (1, 3) torch.float32 is due"),
+    ],
+)
+def test_a_letter_that_is_not_due_is_refused_by_name(difference: str, said: str) -> None:
+    first, second = run_workers(out_of_step, plan_of("AE"), difference)
+    assert first is None and second is not None and said in second

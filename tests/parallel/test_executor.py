@@ -10,9 +10,12 @@ from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.ops.expert import ByBlock, SwiGLUExpert
-from dougong.parallel.dispatch import Dispatcher
-from dougong.parallel.executor import Clock, Cut, Executor
+from dougong.parallel.dispatch import Dispatcher, Post
+from dougong.parallel.executor import Clock, Cut, Executor, Training
 from dougong.parallel.flight import Forward, pause_at_experts
+from dougong.parallel.mail import Mail
+from dougong.parallel.schedules.colocated import colocated
+from dougong.parallel.schedules.operation import Program
 from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import Node, leaf_node
 from dougong.parallel.transport import World
@@ -35,14 +38,20 @@ class Bench:
         cut = Cut(("first.experts", "second.experts"), EXPERTS, False)
         world = World.alone()
         plan = plan_of("B", LANES, EXPERTS)
-        dispatcher = Dispatcher(world, plan, HIDDEN, torch.float32, torch.device("cpu"))
+        dispatcher = Dispatcher(0, plan, Post(HIDDEN, torch.float32, torch.device("cpu")), False)
         self.shard = ExpertShard(ByBlock(SwiGLUExpert()), [experts(0), experts(1)])
         clock = Clock(note=lambda phase, operation: self.notes.append((phase, operation)))
-        self.executor = Executor(cut, dispatcher, self.shard, clock)
+        self.executor = Executor(cut, dispatcher, self.shard, Mail(world), clock)
         self.weights = [torch.full((HIDDEN,), 1.0 + i).requires_grad_() for i in range(3)]
         self.gradients: dict[tuple[int, int], Tensor] = {}
 
-    def hand_out(self, lane: int) -> Callable[[Node, Tensor], None]:
+    def train(self, forwards: Mapping[int, Forward], scale: float = 1.0, microbatches: int = 1) -> dict[int, Tensor]:
+        """The losses of the last micro-batch by lane; every micro-batch is the same."""
+        program = Program("east/0", "both", tuple(colocated(2, microbatches, "both")))
+        losses = self.executor.train(program, Training(lambda microbatch: forwards, scale, self.hand_out))
+        return {lane: loss for (lane, microbatch), loss in losses.items() if microbatch == microbatches - 1}
+
+    def hand_out(self, lane: int, microbatch: int) -> Callable[[Node, Tensor], None]:
         names = {leaf_node(w): i for i, w in enumerate(self.weights)}
 
         def take(node: Node, gradient: Tensor) -> None:
@@ -74,7 +83,7 @@ def engine_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) ->
 
 def test_lanes_get_their_own_losses_and_gradients() -> None:
     bench = Bench()
-    losses = bench.executor.train(0, bench.forwards(), 0.25, bench.hand_out)
+    losses = bench.train(bench.forwards(), 0.25)
     for lane in range(LANES):
         expected = bench.forward(lane, call=engine_experts)
         torch.testing.assert_close(losses[lane], expected.detach(), rtol=1e-5, atol=1e-5)
@@ -85,20 +94,22 @@ def test_lanes_get_their_own_losses_and_gradients() -> None:
 
 def test_progress_is_noted_site_by_site() -> None:
     bench = Bench()
-    bench.executor.train(3, bench.forwards(), 1.0, bench.hand_out)
-    assert bench.notes == [("forward", 6), ("forward", 7), ("backward", 7), ("backward", 6)]
+    bench.train(bench.forwards(), microbatches=2)
+    forward = [("forward", n) for n in (0, 0, 1, 1, 2)]  # segment, experts, segment, experts, the last segment
+    backward = [("backward", n) for n in (2, 1, 1, 0, 0)]
+    assert bench.notes == [(w, 3 * m + n) for m in range(2) for w, n in forward + backward]
 
 
 def test_evaluation_gives_the_same_losses_without_gradients_also_for_some_lanes() -> None:
     bench = Bench()
-    trained = bench.executor.train(0, bench.forwards(), 1.0, bench.hand_out)
+    trained = bench.train(bench.forwards())
     bench.shard.zero_gradients()
-    whole = bench.executor.evaluate(0, bench.forwards())
-    some = bench.executor.evaluate(1, {1: bench.forwards()[1]})
+    whole = bench.executor.evaluate("both", bench.forwards())
+    some = bench.executor.evaluate("both", {1: bench.forwards()[1]})
     assert whole.keys() == {0, 1} and some.keys() == {1}
     assert all(torch.equal(whole[lane], trained[lane]) for lane in whole) and torch.equal(some[1], trained[1])
     assert bench.shard._saved == {}, "nothing is kept for a backward that will not come"
-    assert bench.executor.evaluate(2, {}) == {}
+    assert bench.executor.evaluate("both", {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +126,7 @@ def test_a_model_that_does_not_call_each_site_once_in_order_is_refused(sites: tu
     bench = Bench()
     bench.weights = [torch.ones(HIDDEN, requires_grad=True) for _ in range(4)]
     with pytest.raises(ModelError, match=message):
-        bench.executor.train(0, bench.forwards(sites=sites), 1.0, bench.hand_out)
+        bench.train(bench.forwards(sites=sites))
 
 
 def test_an_error_of_the_model_comes_out_as_it_is() -> None:
@@ -126,7 +137,7 @@ def test_an_error_of_the_model_comes_out_as_it_is() -> None:
         raise ZeroDivisionError("in the model")
 
     with pytest.raises(ZeroDivisionError, match="in the model"):
-        bench.executor.train(0, {0: Forward(broken)}, 1.0, bench.hand_out)
+        bench.train({0: Forward(broken)})
 
 
 def test_each_segment_begins_where_it_is_told_to() -> None:
@@ -137,5 +148,5 @@ def test_each_segment_begins_where_it_is_told_to() -> None:
         lane: Forward(lambda lane=lane: bench.forward(lane), lambda segment, lane=lane: begun.append((lane, segment)))
         for lane in range(LANES)
     }
-    bench.executor.train(0, forwards, 1.0, bench.hand_out)
+    bench.train(forwards)
     assert begun == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dougong.launcher.worker import WorkerContext
+from dougong.parallel.mail import Letter
 from dougong.training import errand
 from dougong.training.trainer import Trainer
 
@@ -29,18 +29,26 @@ class Flip:
 
     def prepare(self, trainer: Trainer) -> None:
         """Spoil the answers on their way to the lane, forward alone."""
-        dispatcher: Any = trainer._stepper._executor._dispatcher
-        honest, gone = dispatcher.to_attention, []
+        stepper: Any = trainer._stepper
+        dispatcher, mail = stepper._executor._dispatcher, stepper._mail
+        honest, gone = dispatcher.take_answers, []
 
-        def to_attention(handle: Any, served: Any) -> Mapping[int, Tensor]:
-            answers: dict[int, Tensor] = honest(handle, served)
-            here = (dispatcher.step, *handle.key) == (self.step, self.site, self.microbatch)
-            if here and self.lane in answers and not gone:
-                gone.append(handle)
-                answers[self.lane].view(torch.int32)[0, 0] ^= 1 << self.bit
-            return answers
+        def take_answers(sent: Any, letters: Mapping[int, Letter]) -> None:
+            here = (mail.step, *sent.key) == (self.step, self.site, self.microbatch)
+            if here and self.lane in sent.calls and not gone:
+                gone.append(sent)
+                self._spoil(sent, letters)
+            honest(sent, letters)
 
-        dispatcher.to_attention = to_attention
+        dispatcher.take_answers = take_answers
+
+    def _spoil(self, sent: Any, letters: Mapping[int, Letter]) -> None:
+        """The first row that comes back to the lane."""
+        for place, letter in enumerate(letters.values()):
+            before = sum(p.headers[place].num_rows for lane, p in sent.parcels.items() if lane < self.lane)
+            if sent.parcels[self.lane].headers[place].num_rows:
+                letter.parts[0].view(torch.int32)[before, 0] ^= 1 << self.bit
+                return
 
     def train(self, context: WorkerContext) -> None:
         errand.train(context, self.prepare)

@@ -1,0 +1,138 @@
+"""Attention and experts on different workers: every loss and gradient is that of one worker, bit by bit, for any number
+of workers on each side, under every schedule, for any number of micro-batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+
+import pytest
+
+from dougong.launcher.job import Job
+from dougong.ops.parcels import Header, Traffic, Widths, bytes_of
+from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.operation import Message
+from dougong.parallel.transport import World
+from dougong.training.replica import DTYPES
+from tests.families import config_values
+from tests.jobs import Rig, make_job, make_rig, plan_for
+from tests.processes import run_workers
+
+FAMILIES = ("qwen3_moe", "deepseek_v3", "gpt_oss", "longcat_flash")
+PIPELINES = ("serial", "zebra", "af_pipe")
+GRID = [(m, n) for m in range(1, 5) for n in range(1, 5) if m + n <= 6]
+
+Case = tuple[str, int, str]
+"""(family, micro-batches, pipeline)."""
+Found = tuple[dict[tuple[int, int], str], dict[str, str]]
+"""Losses by (lane, micro-batch) and digests of gradients by tensor, of what one worker has."""
+
+
+def job_of(case: Case, **changes: str) -> Job:
+    family, microbatches, pipeline = case
+    return make_job(
+        family,
+        model={
+            "family": family,
+            "config": config_values(family, num_hidden_layers=2 * (family == "longcat_flash") + 2),
+        },
+        batch={"lanes": 4, "microbatches": microbatches, "microbatch_size": 1},
+        data={"text": "stdlib", "sequence_length": 8},
+        pipeline=pipeline,
+        **changes,
+    )
+
+
+def step_of(rig: Rig) -> Found:
+    """One step's losses and gradients, before anything is updated."""
+    rig.stepper._forward_backward(rig.forwards(1))
+    losses = {key: float(loss).hex() for key, loss in rig.stepper._executor._losses.items()}
+    gradients = rig.stepper._gather_gradients()
+    return losses, {n: hashlib.blake2b(g.numpy().tobytes()).hexdigest() for n, g in gradients.items()}
+
+
+def steps_of(world: World, plan: Plan, roles: str, cases: list[Case]) -> list[Found]:
+    return [step_of(make_rig(job_of(case), plan_for(job_of(case), roles), world)) for case in cases]
+
+
+def on_layout(roles: str, cases: list[Case]) -> list[Found]:
+    """Per case, what all workers of a layout found together."""
+    results = []
+    for workers in zip(*run_workers(steps_of, plan_for(job_of(cases[0]), roles), roles, cases), strict=True):
+        losses = {key: loss for found, _ in workers for key, loss in found.items()}
+        gradients = {name: digest for _, found in workers for name, digest in found.items()}
+        assert len(gradients) == sum(len(found) for _, found in workers), "a tensor has two owners"
+        results.append((losses, gradients))
+    return results
+
+
+@functools.cache
+def colocated(family: str, microbatches: int) -> Found:
+    """On one worker, in step."""
+    return step_of(make_rig(job_of((family, microbatches, "colocated"))))
+
+
+def check(roles: str, cases: list[Case]) -> None:
+    for case, found in zip(cases, on_layout(roles, cases), strict=True):
+        assert found == colocated(case[0], case[1]), (roles, case)
+        assert len(found[0]) == 4 * case[1]
+
+
+@pytest.mark.parametrize(
+    ("roles", "cases"),
+    [
+        ("AE", [("qwen3_moe", 1, "serial"), ("gpt_oss", 3, "af_pipe"), ("longcat_flash", 2, "zebra")]),
+        ("AAAEE", [("deepseek_v3", 3, "zebra"), ("qwen3_moe", 2, "af_pipe")]),
+        ("AEEE", [("longcat_flash", 3, "af_pipe"), ("deepseek_v3", 4, "serial"), ("gpt_oss", 2, "zebra")]),
+        ("ABE", [("deepseek_v3", 2, "zebra"), ("qwen3_moe", 3, "af_pipe")]),
+        ("BB", [("qwen3_moe", 2, "colocated"), ("deepseek_v3", 3, "zebra")]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_dozen_layouts_and_schedules(roles: str, cases: list[Case]) -> None:
+    check(roles, cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("attention", "experts"), GRID)
+def test_the_whole_grid(attention: int, experts: int) -> None:
+    """Every family, 1 to 4 micro-batches, every schedule."""
+    check("A" * attention + "E" * experts, list(itertools.product(FAMILIES, range(1, 5), PIPELINES)))
+
+
+def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict[str, int], list[Traffic]]:
+    """Bytes that this worker sent in one step, and by the formula what its lanes sent and were sent."""
+    job = job_of(("longcat_flash", 2, "zebra"), combine=combine)
+    rig = make_rig(job, plan_for(job, roles), world)
+    headers: list[Header] = []
+    ask = rig.stepper._executor._dispatcher.ask
+
+    def watched(*arguments: object) -> object:
+        sent = ask(*arguments)  # type: ignore[arg-type]
+        others = [i for i, w in enumerate(w for w in rig.plan.workers if w.num_experts) if w.rank != world.rank]
+        headers.extend(parcels.headers[i] for parcels in sent.parcels.values() for i in others)
+        return sent
+
+    rig.stepper._executor._dispatcher.ask = watched  # type: ignore[method-assign, assignment]
+    rig.stepper._forward_backward(rig.forwards(1))
+    hidden = int(rig.replica.config.hidden_size)
+    widths = Widths(hidden, DTYPES[job.precision], DTYPES[job.precision])
+    sent = {message.name: count for message, count in rig.stepper._mail.bytes_sent.items()}
+    return sent, [bytes_of(header, widths, combine) for header in headers]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("combine", ["at_attention", "at_experts"])
+def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
+    """For the routing that happened; what a worker asks of itself crosses nothing."""
+    job = job_of(("longcat_flash", 2, "zebra"))
+    results = run_workers(traffic_of, plan_for(job, "ABE"), "ABE", combine)
+    sent = {m.name: sum(of[m.name] for of, _ in results) for m in Message}
+    total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
+    assert sent == {
+        "ROWS": total.header + total.forward,
+        "ANSWERS": total.answers,
+        "ANSWER_GRADIENTS": total.backward,
+        "ROW_GRADIENTS": total.gradients,
+    }
+    assert all(sent.values())
