@@ -9,6 +9,7 @@ from dougong.errors import PlanError
 from dougong.launcher.job import Island, Job
 from dougong.parallel.assign import EQUAL, LayerTimes, Room, Speed, lane_shares, offload
 from dougong.parallel.plan import Inventory, Plan, Seat, make_plan
+from dougong.training.pipeline import prove
 
 MASTER, MOMENTS, GRADIENT = 4, 8, 4
 """Bytes that a parameter takes in float32 beside its compute copy, which in float32 is the master itself."""
@@ -16,11 +17,13 @@ GB = 1e9
 
 
 def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
-    """The plan of a job on these seats. Raises PlanError when it cannot be laid out or does not fit in memory."""
+    """The plan of a job on these seats. Raises PlanError when it cannot be laid out, does not fit in memory, or has no
+    schedule that is complete and free of deadlock."""
     islands = {island.name: island for island in job.islands}
     seats = [dataclasses.replace(seat, speed=speed_of(islands[seat.island])) for seat in seats]
     plan = make_plan(job.batch.lanes, inventory, seats, _kept(job, inventory, seats))
     _fit(job, inventory, plan)
+    prove(job, plan)
     return plan
 
 

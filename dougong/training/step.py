@@ -17,8 +17,6 @@ from dougong.parallel.mail import Link, Mail
 from dougong.parallel.native import NativeReducer
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.reduce import OrderedReducer, spread
-from dougong.parallel.schedules.operation import Program, Role
-from dougong.parallel.schedules.registry import make_programs
 from dougong.parallel.shard import ExpertShard
 from dougong.parallel.tape import leaf_node
 from dougong.parallel.tracer import Tracer
@@ -28,6 +26,7 @@ from dougong.training.balance import Balance, Load
 from dougong.training.gradients import DenseGradients
 from dougong.training.ledger import Ledger
 from dougong.training.optimizer import OwnedAdamW, clip_scale
+from dougong.training.pipeline import programs_of
 from dougong.training.replica import DTYPES, Replica
 from dougong.training.schedule import learning_rate
 
@@ -185,23 +184,6 @@ class Stepper:
         owned = zip(self._replica.sites, self._plan.workers[rank].experts, strict=True)
         experts = [n for site, own in owned for e in own for _, n in site.tensors_of(e)]
         return sorted([*dense, *experts])
-
-
-def programs_of(job: Job, plan: Plan) -> list[Program]:
-    """What every worker does in a step, by rank. `pipeline: auto`: in step where all workers have attention and
-    experts, in stripes where they are apart."""
-    roles: dict[str, Role] = {w.name: _role(w) for w in plan.workers}
-    name: str = job.pipeline
-    if name == "auto":
-        name = "colocated" if set(roles.values()) == {"both"} else "zebra"
-    return make_programs(name, len(plan.workers[0].experts), job.batch.microbatches, roles)
-
-
-def _role(worker: Worker) -> Role:
-    """What a worker really has: one of role attention may keep experts, too (`offload`)."""
-    if worker.lanes and worker.num_experts:
-        return "both"
-    return "attention" if worker.lanes else "experts"
 
 
 def emulation_of(job: Job, worker: Worker) -> Emulation | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,13 +126,14 @@ def stop(
 
 
 def plan(file: JobFile, override: Overrides = None) -> None:
-    """Show who would run which lanes and experts, without touching a device.
+    """Show who would run which lanes and experts, and a step as a chart, without touching a device.
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
     from dougong.launcher.jobfile import load_job
 
     job = load_job(file, override or []).job
+    from dougong.launcher.chart import chart_lines, fits
     from dougong.launcher.cluster import seats_of_job
     from dougong.launcher.inspection import inspect_only
     from dougong.launcher.planning import expert_bytes, plan_job, state_bytes
@@ -143,6 +145,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     typer.echo("\n".join(plan_lines(made, state_bytes(job, inventory, made))))
     typer.echo(f"an expert takes {size(expert_bytes(job, inventory))} on its worker; activations come on top")
     typer.echo("\n".join(environment_lines(job.islands, job.determinism != "off")))
+    if fits(made, job):
+        typer.echo("\n".join(chart_lines(job, made, inventory, min(shutil.get_terminal_size().columns, 120))))
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
