@@ -32,6 +32,19 @@ def test_the_price_of_determinism_is_measured() -> None:
     assert "layout over off: median" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("efficiency", "--layers", "2", "--microbatches", "2", "--unit-ms", "2"), "zebra: bound / measured: median"),
+        (("overhead",), "sending or receiving a letter to oneself, microseconds: median"),
+    ],
+)
+def test_schedules_are_measured_on_emulated_devices(words: tuple[str, ...], said: str) -> None:
+    ended = run("benchmarks/afd.py", *words, "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert said in ended.stdout
+
+
 def test_a_missing_peer_is_named_with_what_to_install() -> None:
     assert importlib.util.find_spec("deepspeed") is None, (
         "not among the pinned packages: the rest of this test needs it away"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ Found = tuple[dict[tuple[int, int], str], dict[str, str]]
 """Losses by (lane, micro-batch) and digests of gradients by tensor, of what one worker has."""
 
 
-def job_of(case: Case, **changes: str) -> Job:
+def job_of(case: Case, **changes: Any) -> Job:
     family, microbatches, pipeline = case
     return make_job(
         family,
@@ -99,6 +100,19 @@ def test_a_dozen_layouts_and_schedules(roles: str, cases: list[Case]) -> None:
 def test_the_whole_grid(attention: int, experts: int) -> None:
     """Every family, 1 to 4 micro-batches, every schedule."""
     check("A" * attention + "E" * experts, list(itertools.product(FAMILIES, range(1, 5), PIPELINES)))
+
+
+def emulated(world: World, plan: Plan, roles: str, case: Case) -> Found:
+    """The same step on devices that pretend to be slow and unlike."""
+    slow = {"attention_ms": 2.0, "expert_ms_per_1k_tokens": 20.0, "link": {"latency_ms": 1.0, "bandwidth_mb_s": 10.0}}
+    job = job_of(case, islands=[{"name": "east", "accelerator": "cpu", "emulate": slow}])
+    return step_of(make_rig(job, plan_for(job, roles), world))
+
+
+def test_emulated_time_changes_no_bit() -> None:
+    case: Case = ("deepseek_v3", 2, "zebra")
+    first, second = run_workers(emulated, plan_for(job_of(case), "AE"), "AE", case)
+    assert (first[0], first[1] | second[1]) == colocated("deepseek_v3", 2)
 
 
 def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict[str, int], list[Traffic]]:
