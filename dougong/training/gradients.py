@@ -19,6 +19,9 @@ class DenseGradients:
 
     A bucket is complete when as many gradients have come in the last micro-batch as in the first step's. In the first
     step, which learns that number, all buckets are complete at the end.
+
+    `interleaved`: micro-batches overtake each other. A tensor that gets several gradients from one of them (the model
+    uses it in several segments) would then be added up in an order of the schedule's, and is refused.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class DenseGradients:
         self._bucket_of = {name: number for number, bucket in enumerate(buckets) for name in bucket.shapes}
         self._expected: list[int] | None = None
         self.tracer: Tracer | None = None
+        self.interleaved = False
         self.start()
 
     def start(self) -> None:
@@ -41,11 +45,18 @@ class DenseGradients:
     def taker(self, lane: int, last: bool) -> HandOut:
         """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step follows."""
         sums = self._reducer.sums(lane)
+        come: set[str] = set()
 
         def take(leaf: Node, gradient: Tensor) -> None:
             name = self._leaves.get(leaf)
             if name is None:
                 raise ModelError(USED_ELSEWHERE)
+            if self.interleaved and name in come:
+                raise ModelError(
+                    f"{name} is used in several segments of the model, so that its gradient would depend on the order of "
+                    "micro-batches; set pipeline: serial (or colocated, where all workers are `role: both`)"
+                )
+            come.add(name)
             self._add(sums[name], gradient)
             if last:
                 self._count(name)

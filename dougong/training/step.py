@@ -26,7 +26,7 @@ from dougong.training.balance import Balance, Load
 from dougong.training.gradients import DenseGradients
 from dougong.training.ledger import Ledger
 from dougong.training.optimizer import OwnedAdamW, clip_scale
-from dougong.training.pipeline import programs_of
+from dougong.training.pipeline import INTERLEAVED, pipeline_of, programs_of
 from dougong.training.replica import DTYPES, Replica
 from dougong.training.schedule import learning_rate
 
@@ -59,6 +59,7 @@ class Stepper:
         reducer = (OrderedReducer if job.determinism == "layout" else NativeReducer)(world, plan, replica.flat)
         leaves = {leaf_node(t): n for n, t in replica.leaves}
         self._gradients = DenseGradients(leaves, self._lanes, reducer, replica.flat.buckets)
+        self._gradients.interleaved = pipeline_of(job, plan) in INTERLEAVED
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
         post = Post(hidden, DTYPES[job.precision], device, job.combine)

@@ -109,3 +109,16 @@ def test_micro_batches_are_added_in_order(bench: Bench) -> None:
     total = bench.gradients.finish()["first"]
     chain = (torch.tensor(values[0]) + values[1]) + values[2]
     assert torch.equal(total, (chain + chain).expand(4))
+
+
+def test_a_tensor_of_several_segments_is_refused_where_micro_batches_overtake_each_other(bench: Bench) -> None:
+    """Its gradients would be added in the order of the schedule."""
+    taker = bench.gradients.taker(0, False)
+    leaf = leaf_node(bench.tensors["first"])
+    taker(leaf, torch.ones(4))
+    taker(leaf, torch.ones(4))  # one after the other, their order is that of the model
+    bench.gradients.interleaved = True
+    taker = bench.gradients.taker(1, False)
+    taker(leaf, torch.ones(4))
+    with pytest.raises(ModelError, match="first is used in several segments .* set pipeline: serial"):
+        taker(leaf, torch.ones(4))
