@@ -53,8 +53,8 @@ class DenseGradients:
                 raise ModelError(USED_ELSEWHERE)
             if self.interleaved and name in come:
                 raise ModelError(
-                    f"{name} is used in several segments of the model, so that its gradient would depend on the order of "
-                    "micro-batches; set pipeline: serial (or colocated, where all workers are `role: both`)"
+                    f"{name} is used in several segments of the model, so that its gradient would depend on the order "
+                    "of micro-batches; set pipeline: serial (or colocated, where all workers are `role: both`)"
                 )
             come.add(name)
             self._add(sums[name], gradient)
