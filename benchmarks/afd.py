@@ -122,7 +122,7 @@ def sweep(options: argparse.Namespace) -> None:
 
 
 def overhead(options: argparse.Namespace) -> None:
-    job = job_of(Setting(8, 4, 0.0, 0.0, 0.0), "colocated", 1)
+    job = job_of(Setting(8, 4, 1.0, 1.0, 0.0), "colocated", 1)
     islands = [{"name": "east", "accelerator": "cpu"}]
     rig = make_rig(Job.model_validate({**job.model_dump(), "islands": islands}))
     executor, seconds = rig.stepper._executor, []
