@@ -80,7 +80,7 @@ class Layer:
             out_TH = combine_rows(y_RH, self.x_TH, self.weights_TK, routing)
             dy_RH, _ = combine_backward(self.dy_TH, y_RH, self.x_TH, self.weights_TK, routing)
             dx_RH = torch.empty_like(dy_RH)
-            self.op.backward(dy_RH, saved, tensors, grads, dx_RH)
+            self.op.backward(dy_RH, saved, tensors, grads, dx_RH)()
             return out_TH, dispatch_backward(dx_RH, self.dy_TH, self.weights_TK, routing)
 
         return run

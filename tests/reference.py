@@ -118,7 +118,7 @@ class _Experts(torch.autograd.Function):
         drows = torch.empty_like(danswers)
         grads = [torch.zeros_like(p) for p in parameters]
         into = _by_expert(names, grads, blocks)
-        op.backward(danswers, saved, _by_expert(names, parameters, blocks), into, drows)
+        op.backward(danswers, saved, _by_expert(names, parameters, blocks), into, drows)()
         return ops.dispatch_backward(drows, dout, w, routing), None, dw, None, *grads
 
 

@@ -11,7 +11,7 @@ from dougong.parallel.schedules.simulate import Cost, simulate
 from dougong.training.pipeline import num_sites, pipeline_of, programs_of, prove
 
 BACKWARD = 2.0
-"""A backward's time over a forward's."""
+"""A backward's time over a forward's. The experts compute its half for the weights apart."""
 
 
 def chart_lines(job: Job, plan: Plan, inventory: Inventory, width: int) -> list[str]:
@@ -35,12 +35,12 @@ def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
         island, speed = islands[worker.island], speed_of(islands[worker.island])
         if operation.kind.sends is not None:
             return island.emulate.link.latency_ms / 1e3 if island.emulate else 0.0
-        backward = BACKWARD if operation.kind in (Kind.BACKWARD, Kind.EXPERTS_BACKWARD) else 1.0
         if operation.kind in (Kind.FORWARD, Kind.BACKWARD):
-            return backward * len(worker.lanes) / speed.attention
+            times = BACKWARD if operation.kind is Kind.BACKWARD else 1.0
+            return times * len(worker.lanes) / speed.attention
         share = len(worker.experts[operation.site]) / plan.num_experts
         amount = rows / 1000 if island.emulate else plan.num_lanes
-        return backward * share * amount / speed.experts
+        return share * amount / speed.experts
 
     return cost
 

@@ -1,4 +1,4 @@
-"""Experts on the rows of a micro-batch: forward and backward, weight gradients added into float32 accumulators.
+"""Experts on the rows of a micro-batch: forward, backward, and weight gradients, added into float32 accumulators.
 
 A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of one micro-batch, lane
 by lane. The shape of every product here follows from the routing and the job alone, never from the layout, so that
@@ -13,14 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+T = TypeVar("T")
 Tensors = Mapping[str, Tensor]
 """One expert's tensors, or their gradients, by parameter."""
+AddWeights = Callable[[], None]
+"""The rest of a backward: adds the gradients of the weights to their accumulators. Called once; may have nothing to do.
+
+Apart, so that the gradients of rows can leave first (B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
+"""
 Rows = int | Literal["block", "expert"]
 """What one product takes: a block, a tile of so many rows, or all rows of an expert."""
 
@@ -56,8 +63,8 @@ class ExpertOp(Protocol):
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
-    ) -> None:
-        """Write the gradient of the rows into `dx_RH` and add the weights' gradients to `grads` (float32)."""
+    ) -> AddWeights:
+        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
         ...
 
 
@@ -70,8 +77,8 @@ class OneExpert(Protocol):
 
     def backward(
         self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
-    ) -> None:
-        """Write the gradient of the rows into `dx_NH` and add the weights' gradients to `grads` (float32)."""
+    ) -> AddWeights:
+        """Write the gradient of the rows into `dx_NH`; return what adds the weights' gradients to `grads` (float32)."""
         ...
 
 
@@ -86,11 +93,12 @@ class ByBlock:
 
     def backward(
         self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
-    ) -> None:
-        while saved:  # what a block kept goes as soon as it is used
-            block, kept = saved.pop(0)
-            expert = block.expert
-            self.one.backward(dy_RH[block.span], kept, tensors[expert], grads[expert], dx_RH[block.span])
+    ) -> AddWeights:
+        rest = [
+            self.one.backward(dy_RH[b.span], kept, tensors[b.expert], grads[b.expert], dx_RH[b.span])
+            for b, kept in _taken(saved)
+        ]
+        return partial(_add_each, rest)
 
 
 class ByTile:
@@ -115,14 +123,27 @@ class ByTile:
 
     def backward(
         self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
-    ) -> None:
+    ) -> AddWeights:
         tiling, kept = saved
         dy_MH = tiling.pad(dy_RH)
         dx_MH = torch.empty_like(dy_MH)
-        while kept:
-            expert, tile, of_tile = kept.pop(0)
+        rest = [
             self.one.backward(dy_MH[tile], of_tile, tensors[expert], grads[expert], dx_MH[tile])
+            for expert, tile, of_tile in _taken(kept)
+        ]
         tiling.unpad(dx_MH, dx_RH)
+        return partial(_add_each, rest)
+
+
+def _taken(kept: list[T]) -> Iterator[T]:
+    """From first to last; the list lets go of each."""
+    while kept:
+        yield kept.pop(0)
+
+
+def _add_each(rest: list[AddWeights]) -> None:
+    for add in _taken(rest):
+        add()
 
 
 class Tiling:
@@ -183,7 +204,8 @@ class FamilyExpert:
 
     def backward(
         self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
-    ) -> None:
+    ) -> AddWeights:
+        """Adds the weights' gradients at once: autograd computes both together."""
         x_NH = saved[0].detach().requires_grad_()
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
         with torch.enable_grad():
@@ -193,6 +215,7 @@ class FamilyExpert:
         for name, gradient in zip(leaves, results[1:], strict=True):
             if gradient is not None:
                 grads[name].add_(gradient)
+        return nothing_left
 
     def _run(self, x_NH: Tensor, tensors: Tensors) -> Tensor:
         index_NK = torch.tensor(self._choices, device=x_NH.device).expand(len(x_NH), -1)
@@ -217,12 +240,16 @@ class SwiGLUExpert:
 
     def backward(
         self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
-    ) -> None:
+    ) -> AddWeights:
         x_NH, gate_up_N2I, inner_NI = saved
-        add_outer(grads["down_proj"], dy_NH, inner_NI)
         dgate_up_N2I = torch.empty_like(gate_up_N2I)
         _swiglu_backward(dy_NH, tensors, gate_up_N2I, dgate_up_N2I, dx_NH)
-        add_outer(grads["gate_up_proj"], dgate_up_N2I, x_NH)
+
+        def add_weights() -> None:
+            add_outer(grads["down_proj"], dy_NH, inner_NI)
+            add_outer(grads["gate_up_proj"], dgate_up_N2I, x_NH)
+
+        return add_weights
 
 
 class TiledSwiGLU:
@@ -244,16 +271,20 @@ class TiledSwiGLU:
 
     def backward(
         self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
-    ) -> None:
+    ) -> AddWeights:
         tiling, x_MH, gate_up_M2I, inner_MI = saved
         dy_MH = tiling.pad(dy_RH)
         dx_MH, dgate_up_M2I = torch.empty_like(dy_MH), torch.empty_like(gate_up_M2I)
         for expert, tile in tiling.tiles():
             _swiglu_backward(dy_MH[tile], tensors[expert], gate_up_M2I[tile], dgate_up_M2I[tile], dx_MH[tile])
-        for expert, span in tiling.spans:
-            add_outer(grads[expert]["down_proj"], dy_MH[span], inner_MI[span])
-            add_outer(grads[expert]["gate_up_proj"], dgate_up_M2I[span], x_MH[span])
         tiling.unpad(dx_MH, dx_RH)
+
+        def add_weights() -> None:
+            for expert, span in tiling.spans:
+                add_outer(grads[expert]["down_proj"], dy_MH[span], inner_MI[span])
+                add_outer(grads[expert]["gate_up_proj"], dgate_up_M2I[span], x_MH[span])
+
+        return add_weights
 
 
 def _swiglu(x_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, inner_NI: Tensor, out_NH: Tensor) -> None:
@@ -270,6 +301,10 @@ def _swiglu_backward(dy_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, dgate
     torch.mul(dinner_NI, F.silu(gate_NI), out=dup_NI)
     dgate_NI.copy_(torch.ops.aten.silu_backward(dinner_NI.mul_(up_NI), gate_NI))
     torch.mm(dgate_up_N2I, tensors["gate_up_proj"], out=dx_NH)
+
+
+def nothing_left() -> None:
+    """An `AddWeights` for a backward that has added them already."""
 
 
 def add_outer(total: Tensor, left_NA: Tensor, right_NB: Tensor) -> None:
@@ -324,5 +359,5 @@ def _run_both_ways(op: OneExpert, x_NH: Tensor, dy_NH: Tensor, tensors: Tensors)
     y_NH, dx_NH = torch.empty_like(x_NH), torch.empty_like(x_NH)
     grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
     saved = op.forward(x_NH, tensors, y_NH)
-    op.backward(dy_NH, saved, tensors, grads, dx_NH)
+    op.backward(dy_NH, saved, tensors, grads, dx_NH)()
     return [y_NH, dx_NH, *grads.values()]

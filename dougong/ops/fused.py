@@ -73,5 +73,5 @@ def _both_ways(
     """y, dx, and the weight gradients, expert by expert."""
     y_RH, dx_RH = torch.empty_like(x_RH), torch.empty_like(x_RH)
     grads = {e: {n: torch.zeros_like(t) for n, t in of.items()} for e, of in tensors.items()}
-    op.backward(dy_RH, op.forward(x_RH, blocks, tensors, y_RH), tensors, grads, dx_RH)
+    op.backward(dy_RH, op.forward(x_RH, blocks, tensors, y_RH), tensors, grads, dx_RH)()
     return [y_RH, dx_RH, *(g for of in grads.values() for g in of.values())]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dougong.ops import triton_grouped as kernels
-from dougong.ops.expert import Block, Tensors
+from dougong.ops.expert import AddWeights, Block, Tensors, nothing_left
 from dougong.ops.waves import Tiles, Wave, arrange, choose_tiles
 
 ALIGNMENT = 16
@@ -57,18 +57,22 @@ class GroupedSwiGLU:
 
     def backward(
         self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
-    ) -> None:
-        """Write the rows' gradients into `dx_RH` and add the weights' gradients to `grads` (float32)."""
+    ) -> AddWeights:
+        """Write the rows' gradients into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
         wave, tiles = saved.wave, self.tiles(dy_RH.dtype)
         if not wave.num_tiles:
-            return
+            return nothing_left
         gate_up, down = (addresses(wave, tensors, name, dy_RH.dtype) for name in self.names)
-        dgate_up, ddown = (addresses(wave, grads, name, torch.float32) for name in self.names)
         dgate_up_R2I = torch.empty_like(saved.gate_up_R2I)
         inner_RI = kernels.inner_backward(wave, tiles.inner_backward, dy_RH, down, saved.gate_up_R2I, dgate_up_R2I)
-        kernels.weight_gradient(wave, tiles.weight_gradient, dy_RH, inner_RI, ddown)
-        kernels.weight_gradient(wave, tiles.weight_gradient, dgate_up_R2I, saved.x_RH, dgate_up)
         kernels.linear(wave, tiles.linear, dgate_up_R2I, gate_up, dx_RH, transposed=False)
+
+        def add_weights() -> None:
+            dgate_up, ddown = (addresses(wave, grads, name, torch.float32) for name in self.names)
+            kernels.weight_gradient(wave, tiles.weight_gradient, dy_RH, inner_RI, ddown)
+            kernels.weight_gradient(wave, tiles.weight_gradient, dgate_up_R2I, saved.x_RH, dgate_up)
+
+        return add_weights
 
 
 def addresses(wave: Wave, tensors: Mapping[int, Tensors], name: str, dtype: torch.dtype) -> Tensor:

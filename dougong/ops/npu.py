@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dougong.ops.expert import Block, Tensors, add_outer
+from dougong.ops.expert import AddWeights, Block, Tensors, add_outer
 
 Products = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
 """products(left, right): each left [N, K] times its right [K, M]."""
@@ -76,16 +76,20 @@ class NpuSwiGLU:
 
     def backward(
         self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
-    ) -> None:
-        """Write the gradient of the rows into `dx_RH` and add the weights' gradients to `grads` (float32)."""
+    ) -> AddWeights:
+        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
         gate_up, down = (self._weights(saved.blocks, tensors, name) for name in ("gate_up_proj", "down_proj"))
         dinner_RI = self._run(dy_RH, saved.blocks, down, torch.empty_like(saved.inner_RI))
         dgate_up_R2I = torch.ops.npu.npu_swiglu_backward(dinner_RI, saved.gate_up_R2I, -1)
-        for block in saved.blocks:
-            own, of = block.span, grads[block.expert]
-            add_outer(of["down_proj"], dy_RH[own], saved.inner_RI[own])
-            add_outer(of["gate_up_proj"], dgate_up_R2I[own], saved.x_RH[own])
         self._run(dgate_up_R2I, saved.blocks, gate_up, dx_RH)
+
+        def add_weights() -> None:
+            for block in saved.blocks:
+                own, of = block.span, grads[block.expert]
+                add_outer(of["down_proj"], dy_RH[own], saved.inner_RI[own])
+                add_outer(of["gate_up_proj"], dgate_up_R2I[own], saved.x_RH[own])
+
+        return add_weights
 
     def _weights(self, blocks: Sequence[Block], tensors: Mapping[int, Tensors], name: str) -> list[Tensor]:
         return [tensors[b.expert][name] for b in blocks]

@@ -59,7 +59,8 @@ class Clock:
 @dataclass(frozen=True)
 class Emulation:
     """How long an emulated device takes: seconds for a forward segment of attention (all local lanes), and for each row
-    of experts. The backward takes twice as long. The rest of the time is slept. `link`: its wire."""
+    of experts. A backward takes twice as long; the experts' half of it is for their weights. The rest of the time is
+    slept. `link`: its wire."""
 
     segment_s: float = 0.0
     row_s: float = 0.0
@@ -96,6 +97,7 @@ class Executor:
         self.emulation: Emulation | None = None
         self._waves: dict[int, _Wave] = {}
         self._served: dict[Key, Served] = {}
+        self._weights_due: dict[Key, int] = {}
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._run: dict[Kind, Callable[[int, int], None]] = {
             Kind.FORWARD: self._forward,
@@ -109,6 +111,7 @@ class Executor:
             Kind.SEND_ANSWERS: self._send_answers,
             Kind.RECEIVE_ANSWER_GRADIENTS: self._receive_answer_gradients,
             Kind.EXPERTS_BACKWARD: self._experts_backward,
+            Kind.WEIGHT_GRADIENTS: self._weight_gradients,
             Kind.SEND_ROW_GRADIENTS: self._send_row_gradients,
         }
 
@@ -257,9 +260,15 @@ class Executor:
 
     def _experts_backward(self, site: int, microbatch: int) -> None:
         served = self._served[site, microbatch]
-        with self._emulated(lambda e: 2 * e.row_s * len(served.rows)):
+        with self._emulated(lambda e: e.row_s * len(served.rows)):
             self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + site)
             served.drows = self._shard.backward((site, microbatch), served.danswers)
+        self._weights_due[site, microbatch] = len(served.rows)
+
+    def _weight_gradients(self, site: int, microbatch: int) -> None:
+        num_rows = self._weights_due.pop((site, microbatch))
+        with self._emulated(lambda e: e.row_s * num_rows):
+            self._shard.add_weights((site, microbatch))
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
         letters = self._dispatcher.row_gradients(self._served.pop((site, microbatch)))

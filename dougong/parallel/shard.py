@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.ops.expert import Block, ExpertOp
+from dougong.ops.expert import AddWeights, Block, ExpertOp, nothing_left
 
 Expert = Mapping[int, Mapping[str, Tensor]]
 """Tensors by expert and parameter."""
@@ -27,6 +27,7 @@ class ExpertShard:
         self._op = op
         self._tensors = tensors
         self._saved: dict[Key, Any] = {}
+        self._rest: dict[Key, AddWeights] = {}
         self.gradients: list[dict[int, dict[str, Tensor]]] = [
             {e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of[e].items()} for e in of} for of in tensors
         ]
@@ -47,9 +48,15 @@ class ExpertShard:
         return answers_RH
 
     def backward(self, key: Key, danswers_RH: Tensor) -> Tensor:
-        """Gradients [R, H] of the rows of `forward`, from those of its answers."""
+        """Gradients [R, H] of the rows of `forward`, from those of its answers. `add_weights` must follow."""
         drows_RH = torch.empty_like(danswers_RH)
         site, saved = key[0], self._saved.pop(key)
+        self._rest[key] = nothing_left
         if saved is not None:
-            self._op.backward(danswers_RH, saved, self._tensors[site], self.gradients[site], drows_RH)
+            into = self.gradients[site]
+            self._rest[key] = self._op.backward(danswers_RH, saved, self._tensors[site], into, drows_RH)
         return drows_RH
+
+    def add_weights(self, key: Key) -> None:
+        """Add the gradients of the weights of a wave, after its `backward`."""
+        self._rest.pop(key)()

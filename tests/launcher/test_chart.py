@@ -41,7 +41,8 @@ def test_without_times_speeds_count() -> None:
     job, plan, inventory = laid_out(fast, {})
     cost = cost_of(job, plan, inventory)
     assert cost("east/0", Operation(Kind.FORWARD, 0, 0)) == pytest.approx(2 / 4)
-    assert cost("west/0", Operation(Kind.EXPERTS_BACKWARD, 0, 0)) == pytest.approx(2 * 2 / 2)
+    assert cost("west/0", Operation(Kind.EXPERTS_BACKWARD, 0, 0)) == pytest.approx(2 / 2)
+    assert cost("west/0", Operation(Kind.WEIGHT_GRADIENTS, 0, 0)) == pytest.approx(2 / 2)
     assert cost("west/0", send(Message.ANSWERS, 0, 0)) == 0
 
 

@@ -74,7 +74,7 @@ def run(op: Any, problem: Problem, grads: Mapping[int, Mapping[str, Tensor]] | N
         e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of.items()} for e, of in problem.tensors.items()
     }
     saved = op.forward(problem.x, problem.blocks, problem.tensors, y)
-    op.backward(problem.dy, saved, problem.tensors, grads, dx)
+    op.backward(problem.dy, saved, problem.tensors, grads, dx)()
     return {"y": y, "dx": dx, **{(e, n): g for e, of in grads.items() for n, g in of.items()}}
 
 

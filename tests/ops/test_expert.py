@@ -67,7 +67,7 @@ def run(op: OneExpert, tensors: dict[str, Tensor], x_NH: Tensor, dy_NH: Tensor) 
     """Answer and all gradients; the gradients' accumulators begin at 1, to show that they are added to."""
     y_NH, dx_NH = torch.full_like(x_NH, float("nan")), torch.full_like(x_NH, float("nan"))
     grads = {n: torch.ones(t.shape) for n, t in tensors.items()}
-    op.backward(dy_NH, op.forward(x_NH, tensors, y_NH), tensors, grads, dx_NH)
+    op.backward(dy_NH, op.forward(x_NH, tensors, y_NH), tensors, grads, dx_NH)()
     return {"y": y_NH, "dx": dx_NH, **{n: g - 1.0 for n, g in grads.items()}}
 
 
@@ -110,7 +110,7 @@ def test_one_expert_at_a_time_gives_what_the_whole_module_gives(family: str) -> 
         grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
         weight_R = weights_TK.reshape(-1)[routing.order_R[span]]
         drow_RH = dispatch_rows(dout_TH, routing)[span] * weight_R[:, None]
-        op.backward(drow_RH, saved, tensors, grads, torch.empty_like(drow_RH))
+        op.backward(drow_RH, saved, tensors, grads, torch.empty_like(drow_RH))()
         for name, grad in grads.items():
             torch.testing.assert_close(grad, getattr(whole, name).grad[expert], rtol=1e-4, atol=1e-5)
         start += count
@@ -184,7 +184,7 @@ def test_weight_gradients_are_added_and_answers_overwritten(family: str, fast: b
     twice = {n: torch.zeros(t.shape) for n, t in tensors.items()}
     for _ in range(2):
         out, dx = torch.empty_like(x_NH), torch.empty_like(x_NH)
-        op.backward(dy_NH, op.forward(x_NH, tensors, out), tensors, twice, dx)
+        op.backward(dy_NH, op.forward(x_NH, tensors, out), tensors, twice, dx)()
     assert torch.equal(dx, once["dx"]) and torch.equal(out, once["y"])
     for name, total in twice.items():
         torch.testing.assert_close(total, 2 * once[name], rtol=1e-4, atol=1e-4)
@@ -215,7 +215,7 @@ def run_wave(
     grads = {e: {n: torch.zeros(t.shape) for n, t in of.items()} for e, of in tensors.items()}
     y_RH, dx_RH = torch.full_like(x_RH, float("nan")), torch.full_like(x_RH, float("nan"))
     saved = op.forward(x_RH, kept, tensors, y_RH)
-    op.backward(dy_RH, saved, tensors, grads, dx_RH)
+    op.backward(dy_RH, saved, tensors, grads, dx_RH)()
     results = {f"y of {b.lane}, {b.expert}": y_RH[k.span] for b, k in zip(blocks, kept, strict=True)}
     results |= {f"dx of {b.lane}, {b.expert}": dx_RH[k.span] for b, k in zip(blocks, kept, strict=True)}
     return results | {f"{n} of {e}": g for e, of in grads.items() for n, g in of.items()}

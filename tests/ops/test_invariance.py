@@ -90,7 +90,7 @@ def run_experts(kind: str, rows: Rows, place: Callable[[Tensor], Tensor], dtype:
     x_RH, dy_RH = (place(values(*shape, seed=s, dtype=dtype)) for s in (1, 2))
     y_RH, dx_RH = (place(torch.zeros(shape, dtype=dtype)) for _ in range(2))
     grads = {e: {n: torch.zeros(t.shape) for n, t in of.items()} for e, of in tensors.items()}
-    op.backward(dy_RH, op.forward(x_RH, BLOCKS, tensors, y_RH), tensors, grads, dx_RH)
+    op.backward(dy_RH, op.forward(x_RH, BLOCKS, tensors, y_RH), tensors, grads, dx_RH)()
     return {"y": y_RH, "dx": dx_RH, **{f"{n}[{e}]": g for e, of in grads.items() for n, g in of.items()}}
 
 

@@ -39,6 +39,13 @@ def rows(seed: int, lanes: Sequence[int] = (0, 2, 3)) -> Tensor:
     return torch.cat([torch.randn(sum(COUNTS[n]), HIDDEN, generator=g) for n, g in zip(lanes, of_lane, strict=True)])
 
 
+def back(shard: ExpertShard, key: tuple[int, int], danswers: Tensor) -> Tensor:
+    """The whole backward."""
+    drows = shard.backward(key, danswers)
+    shard.add_weights(key)
+    return drows
+
+
 def test_every_block_is_computed_by_its_own_expert() -> None:
     answers = make_shard().forward((1, 0), rows(0), wave())
     for block in wave():
@@ -50,10 +57,10 @@ def test_every_block_is_computed_by_its_own_expert() -> None:
 def test_bits_of_a_lane_do_not_depend_on_the_lanes_beside_it() -> None:
     together, alone = make_shard(), make_shard()
     answers = together.forward((0, 0), rows(0), wave())
-    drows = together.backward((0, 0), rows(50))
+    drows = back(together, (0, 0), rows(50))
     parts = []
     for lane in COUNTS:
-        parts.append((alone.forward((0, 0), rows(0, [lane]), wave([lane])), alone.backward((0, 0), rows(50, [lane]))))
+        parts.append((alone.forward((0, 0), rows(0, [lane]), wave([lane])), back(alone, (0, 0), rows(50, [lane]))))
     assert torch.equal(torch.cat([y for y, _ in parts]), answers)
     assert torch.equal(torch.cat([d for _, d in parts]), drows)
     for expert in OWNED:  # and the gradients are added lane by lane
@@ -68,7 +75,7 @@ def test_the_order_of_lanes_is_part_of_the_bits() -> None:
         shard = make_shard()
         for lane in order:
             shard.forward((0, 0), rows(0, [lane]), wave([lane]))
-            shard.backward((0, 0), rows(50, [lane]))
+            back(shard, (0, 0), rows(50, [lane]))
         results.append(shard.gradients[0][4])
     assert not all(torch.equal(g, results[1][n]) for n, g in results[0].items())
 
@@ -79,10 +86,10 @@ def test_gradients_of_micro_batches_and_sites_add_up_until_they_are_zeroed(op: E
     for microbatch in range(2):
         shard.forward((0, microbatch), rows(0), wave())
     for microbatch in (1, 0):  # the last forward's backward may come first
-        shard.backward((0, microbatch), rows(50))
+        back(shard, (0, microbatch), rows(50))
     once = make_shard(op)
     once.forward((0, 0), rows(0), wave())
-    once.backward((0, 0), rows(50))
+    back(once, (0, 0), rows(50))
     for expert in OWNED:
         for name, gradient in shard.gradients[0][expert].items():
             torch.testing.assert_close(gradient, 2 * once.gradients[0][expert][name], rtol=1e-5, atol=1e-5)
@@ -95,7 +102,7 @@ def test_gradients_of_micro_batches_and_sites_add_up_until_they_are_zeroed(op: E
 def test_an_expert_without_rows_has_no_gradient(op: ExpertOp) -> None:
     shard = make_shard(op)
     shard.forward((0, 0), rows(0, [0]), wave([0]))
-    shard.backward((0, 0), rows(50, [0]))
+    back(shard, (0, 0), rows(50, [0]))
     touched = {e: [bool(g.any()) for g in shard.gradients[0][e].values()] for e in OWNED}
     assert touched == {2: [True, True], 3: [False, False], 4: [True, True]}
 
@@ -104,7 +111,7 @@ def test_an_expert_without_rows_has_no_gradient(op: ExpertOp) -> None:
 def test_a_wave_without_rows_is_served(op: ExpertOp) -> None:
     shard = make_shard(op)
     assert shard.forward((0, 0), torch.empty(0, HIDDEN), []).shape == (0, HIDDEN)
-    assert shard.backward((0, 0), torch.empty(0, HIDDEN)).shape == (0, HIDDEN)
+    assert back(shard, (0, 0), torch.empty(0, HIDDEN)).shape == (0, HIDDEN)
 
 
 @pytest.mark.parametrize("op", FORMS)
@@ -114,10 +121,28 @@ def test_a_backward_needs_a_forward_that_kept_and_comes_once(op: ExpertOp) -> No
     assert torch.equal(kept, shard.forward((0, 1), rows(0), wave(), keep=False))
     assert shard._saved.keys() == {(0, 0)}
     with pytest.raises(KeyError):
-        shard.backward((0, 1), rows(50))
-    shard.backward((0, 0), rows(50))
+        back(shard, (0, 1), rows(50))
+    back(shard, (0, 0), rows(50))
     with pytest.raises(KeyError):
-        shard.backward((0, 0), rows(50))
+        back(shard, (0, 0), rows(50))
+
+
+@pytest.mark.parametrize("op", FORMS)
+def test_weights_wait_until_they_are_asked_for(op: ExpertOp) -> None:
+    """What runs between changes nothing; asking twice is refused."""
+    shard, at_once = make_shard(op), make_shard(op)
+    for microbatch in range(2):
+        shard.forward((0, microbatch), rows(microbatch), wave())
+        at_once.forward((0, microbatch), rows(microbatch), wave())
+    early = [shard.backward((0, microbatch), rows(50 + microbatch)) for microbatch in range(2)]
+    assert not any(g.any() for of in shard.gradients[0].values() for g in of.values())
+    for microbatch in range(2):
+        shard.add_weights((0, microbatch))
+        assert torch.equal(early[microbatch], back(at_once, (0, microbatch), rows(50 + microbatch)))
+    for expert in OWNED:
+        assert all(torch.equal(g, at_once.gradients[0][expert][n]) for n, g in shard.gradients[0][expert].items())
+    with pytest.raises(KeyError):
+        shard.add_weights((0, 1))
 
 
 @pytest.mark.parametrize("op", FORMS)
@@ -125,5 +150,5 @@ def test_gradients_are_float32_whatever_the_weights_are(op: ExpertOp) -> None:
     half = {e: {n: t.bfloat16() for n, t in tensors(e, 0).items()} for e in OWNED}
     shard = ExpertShard(op, [half])
     assert shard.forward((0, 0), rows(0).bfloat16(), wave()).dtype == torch.bfloat16
-    assert shard.backward((0, 0), rows(50).bfloat16()).dtype == torch.bfloat16
+    assert back(shard, (0, 0), rows(50).bfloat16()).dtype == torch.bfloat16
     assert {g.dtype for of in shard.gradients[0].values() for g in of.values()} == {torch.float32}

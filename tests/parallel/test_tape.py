@@ -176,6 +176,7 @@ class Pilot:
         routing, answers = self._routings.pop()
         danswers, dweights = ops.combine_backward(dout, answers, call.hidden, call.weights, routing)
         drows = self.shard.backward((site, self._microbatch), danswers)
+        self.shard.add_weights((site, self._microbatch))
         self._flight.take_back(call, ops.dispatch_backward(drows, dout, call.weights, routing), dweights)
 
     def _take(self, leaf: Node, gradient: Tensor) -> None:

@@ -10,8 +10,8 @@ from dougong.errors import PlanError
 from dougong.parallel.schedules.operation import Kind, Message, Operation, Program, backward, forward, receive, send
 from dougong.parallel.schedules.walk import awaited, walk
 
-_SPLIT = (Kind.EXPERTS_BACKWARD_ROWS, Kind.EXPERTS_BACKWARD_WEIGHTS)
-_IN_ORDER = (Kind.BACKWARD, Kind.EXPERTS_BACKWARD, Kind.EXPERTS_BACKWARD_ROWS, Kind.EXPERTS_BACKWARD_WEIGHTS)
+_EXPERTS = (Kind.EXPERTS_FORWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
+_IN_ORDER = (Kind.BACKWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,18 @@ def check(programs: Sequence[Program], num_sites: int, num_microbatches: int) ->
 
 def expected(program: Program, num_sites: int, num_microbatches: int) -> Iterator[Operation]:
     """All operations of a program of this role, in no particular order."""
-    split = any(operation.kind in _SPLIT for operation in program.operations)
-    experts = (Kind.EXPERTS_FORWARD, *(_SPLIT if split else (Kind.EXPERTS_BACKWARD,)))
     for site, microbatch in itertools.product(range(num_sites + 1), range(num_microbatches)):
         if program.has_attention:
             yield from (forward(site, microbatch), backward(site, microbatch))
         if site == num_sites:
             continue
         if program.has_experts:
-            yield from (Operation(kind, site, microbatch) for kind in experts)
+            yield from (Operation(kind, site, microbatch) for kind in _EXPERTS)
         yield from (send(message, site, microbatch) for message in Message if program.sends(message))
         yield from (receive(message, site, microbatch) for message in Message if program.receives(message))
 
 
-def needs(operation: Operation, num_sites: int, split: bool) -> Operation | None:
+def needs(operation: Operation, num_sites: int) -> Operation | None:
     """The operation of the same worker that an operation cannot be without."""
     site, microbatch = operation.site, operation.microbatch
     if operation.kind is Kind.FORWARD:
@@ -75,17 +73,16 @@ def needs(operation: Operation, num_sites: int, split: bool) -> Operation | None
         Kind.EXPERTS_FORWARD: Kind.RECEIVE_ROWS,
         Kind.SEND_ANSWERS: Kind.EXPERTS_FORWARD,
         Kind.EXPERTS_BACKWARD: Kind.RECEIVE_ANSWER_GRADIENTS,
-        Kind.EXPERTS_BACKWARD_ROWS: Kind.RECEIVE_ANSWER_GRADIENTS,
-        Kind.EXPERTS_BACKWARD_WEIGHTS: Kind.EXPERTS_BACKWARD_ROWS,
-        Kind.SEND_ROW_GRADIENTS: Kind.EXPERTS_BACKWARD_ROWS if split else Kind.EXPERTS_BACKWARD,
+        Kind.WEIGHT_GRADIENTS: Kind.EXPERTS_BACKWARD,
+        Kind.SEND_ROW_GRADIENTS: Kind.EXPERTS_BACKWARD,
     }.get(operation.kind)
     return None if kind is None else Operation(kind, site, microbatch)
 
 
 def count_alive(program: Program) -> Alive:
     """The most forwards whose backward has not yet been; a wave lives until its weights' gradients are there."""
-    last = _SPLIT[1] if _SPLIT[1] in {operation.kind for operation in program.operations} else Kind.EXPERTS_BACKWARD
-    return Alive(_most(program, Kind.FORWARD, Kind.BACKWARD), _most(program, Kind.EXPERTS_FORWARD, last))
+    segments = _most(program, Kind.FORWARD, Kind.BACKWARD)
+    return Alive(segments, _most(program, Kind.EXPERTS_FORWARD, Kind.WEIGHT_GRADIENTS))
 
 
 def _most(program: Program, begins: Kind, ends: Kind) -> int:
@@ -127,10 +124,9 @@ def _check_complete(program: Program, num_sites: int, num_microbatches: int) -> 
 
 
 def _check_needs(program: Program, num_sites: int) -> None:
-    split = any(operation.kind in _SPLIT for operation in program.operations)
     seen: set[Operation] = set()
     for position, operation in enumerate(program.operations):
-        needed = needs(operation, num_sites, split)
+        needed = needs(operation, num_sites)
         if needed is not None and needed not in seen:
             raise _refusal(program, position, f"it needs {needed}, which comes later")
         seen.add(operation)

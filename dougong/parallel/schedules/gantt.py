@@ -39,17 +39,17 @@ def draw(trace: Trace, width: int = 100) -> str:
 
 
 def glyph(span: Span) -> str:
-    """The character of an operation: micro-batch 0 is 0 forward, a backward, A for weights alone; 10 begins anew."""
+    """The character of an operation: micro-batch 0 is 0 forward, a backward, A its experts' weights; 10 begins anew."""
     kind, number = span.operation.kind, span.operation.microbatch % 10
     if kind in _FORWARD:
         return string.digits[number]
-    letters = string.ascii_uppercase if kind is Kind.EXPERTS_BACKWARD_WEIGHTS else string.ascii_lowercase
+    letters = string.ascii_uppercase if kind is Kind.WEIGHT_GRADIENTS else string.ascii_lowercase
     return letters[number]
 
 
 def _legend(trace: Trace) -> list[str]:
-    split = any(span.operation.kind is Kind.EXPERTS_BACKWARD_WEIGHTS for span in trace.computation)
-    weights = ["A B C .. its weights alone"] if split else []
+    apart = any(s.operation.kind is Kind.WEIGHT_GRADIENTS and s.end_s > s.start_s for s in trace.computation)
+    weights = ["A B C .. its experts' weights"] if apart else []
     return ["0 1 2 .. forward of that micro-batch", "a b c .. its backward", *weights, f"{_IDLE} idle"]
 
 

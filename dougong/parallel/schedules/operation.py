@@ -5,7 +5,7 @@ in the loss. One micro-batch j goes through a step like this, attention workers 
 
     forward(0,j)    forward(1,j)  ...  forward(L,j) backward(L,j)    backward(L-1,j)  ...  backward(0,j)
           rows \  / answers                    answer gradients \  / row gradients
-        experts forward(0,j)  ...                 experts backward(L-1,j)  ...
+        experts forward(0,j)  ...                 experts backward(L-1,j), weight gradients(L-1,j)  ...
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Message(Enum):
 class Kind(Enum):
     """What a worker does, attention first, then experts.
 
-    `EXPERTS_BACKWARD` computes the gradients of rows and weights; `order.split_weights` makes two operations of it.
+    `EXPERTS_BACKWARD` computes the gradients of the rows, which attention waits for; `WEIGHT_GRADIENTS` of the experts'
+    weights, which nobody waits for (B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
     """
 
     FORWARD = "forward"
@@ -47,8 +48,7 @@ class Kind(Enum):
 
     EXPERTS_FORWARD = "experts forward"
     EXPERTS_BACKWARD = "experts backward"
-    EXPERTS_BACKWARD_ROWS = "experts backward of rows"
-    EXPERTS_BACKWARD_WEIGHTS = "experts backward of weights"
+    WEIGHT_GRADIENTS = "weight gradients"
     RECEIVE_ROWS = "receive rows"
     SEND_ANSWERS = "send answers"
     RECEIVE_ANSWER_GRADIENTS = "receive answer gradients"

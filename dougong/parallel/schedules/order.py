@@ -6,7 +6,7 @@ wait for each other in a ring: the first operation of the order that is not yet 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dougong.parallel.schedules.operation import (
     Kind,
@@ -20,17 +20,18 @@ from dougong.parallel.schedules.operation import (
 )
 
 
-def lay_out(segments: Sequence[Operation], num_sites: int, role: Role) -> list[Operation]:
+def lay_out(segments: Sequence[Operation], num_sites: int, role: Role, weights_wait: bool = True) -> list[Operation]:
     """The program of a role, from the order in which attention runs its forwards and backwards.
 
     A receive stands directly before the operation that needs it, a send directly behind the one that made it: all that
-    lies between hides the message's journey. First asked, first used: in `segments` no forward overtakes another, nor
+    lies between hides the message's journey. The weights' gradients wait until those of the rows have been sent, or
+    (`weights_wait` false) come before. First asked, first used: in `segments` no forward overtakes another, nor
     a backward another; else `check` refuses the programs.
     """
     mine = {"attention": (True,), "experts": (False,), "both": (True, False)}[role]
     order = with_experts(segments, num_sites)
     computed = [operation for operation in order if (operation.kind in (Kind.FORWARD, Kind.BACKWARD)) in mine]
-    return [step for operation in computed for step in with_messages(operation, num_sites)]
+    return [step for operation in computed for step in with_messages(operation, num_sites, weights_wait)]
 
 
 def with_experts(segments: Sequence[Operation], num_sites: int) -> list[Operation]:
@@ -60,8 +61,8 @@ def _asked(segment: Operation, num_sites: int) -> Operation | None:
     return None
 
 
-def with_messages(operation: Operation, num_sites: int) -> list[Operation]:
-    """What a piece of computation waits for, itself, and what it sends."""
+def with_messages(operation: Operation, num_sites: int, weights_wait: bool) -> list[Operation]:
+    """What a piece of computation waits for, itself, what it sends, and the gradients of the weights."""
     kind, site, microbatch = operation.kind, operation.site, operation.microbatch
     awaited, produced = {
         Kind.FORWARD: ((Message.ANSWERS, site - 1), (Message.ROWS, site)),
@@ -71,22 +72,6 @@ def with_messages(operation: Operation, num_sites: int) -> list[Operation]:
     }[kind]
     before = [receive(awaited[0], awaited[1], microbatch)] if 0 <= awaited[1] < num_sites else []
     after = [send(produced[0], produced[1], microbatch)] if 0 <= produced[1] < num_sites else []
+    if kind is Kind.EXPERTS_BACKWARD:
+        after.insert(len(after) if weights_wait else 0, Operation(Kind.WEIGHT_GRADIENTS, site, microbatch))
     return [*before, operation, *after]
-
-
-def split_weights(operations: Iterable[Operation]) -> list[Operation]:
-    """The same program with the gradients of the experts' weights taken apart: row gradients leave first.
-
-    The weights follow directly behind that send, so that nothing is kept for longer (B and W of zero-bubble pipelines,
-    Qi et al., arXiv 2401.10241).
-    """
-    split: list[Operation] = []
-    for operation in operations:
-        site, microbatch = operation.site, operation.microbatch
-        if operation.kind is Kind.EXPERTS_BACKWARD:
-            split.append(Operation(Kind.EXPERTS_BACKWARD_ROWS, site, microbatch))
-        else:
-            split.append(operation)
-        if operation.kind is Kind.SEND_ROW_GRADIENTS:
-            split.append(Operation(Kind.EXPERTS_BACKWARD_WEIGHTS, site, microbatch))
-    return split

@@ -22,8 +22,7 @@ Cost = Callable[[str, Operation], float]
 class Durations:
     """A `Cost` that is the same on all workers, sites and micro-batches. Seconds.
 
-    `experts_backward_s` is rows and weights together, `experts_weights_s` the weights' share of it, which counts where
-    the two are split. `message_s` is one way.
+    `experts_backward_s` is rows and weights together, `weights_s` the weights' share of it. `message_s` is one way.
     """
 
     forward_s: float
@@ -31,7 +30,7 @@ class Durations:
     experts_forward_s: float
     experts_backward_s: float
     message_s: float
-    experts_weights_s: float = 0.0
+    weights_s: float = 0.0
 
     def __call__(self, worker: str, operation: Operation) -> float:
         if operation.kind.sends is not None:
@@ -40,9 +39,8 @@ class Durations:
             Kind.FORWARD: self.forward_s,
             Kind.BACKWARD: self.backward_s,
             Kind.EXPERTS_FORWARD: self.experts_forward_s,
-            Kind.EXPERTS_BACKWARD: self.experts_backward_s,
-            Kind.EXPERTS_BACKWARD_ROWS: self.experts_backward_s - self.experts_weights_s,
-            Kind.EXPERTS_BACKWARD_WEIGHTS: self.experts_weights_s,
+            Kind.EXPERTS_BACKWARD: self.experts_backward_s - self.weights_s,
+            Kind.WEIGHT_GRADIENTS: self.weights_s,
         }[operation.kind]
 
 

@@ -3,6 +3,8 @@
     attention   F(0,1..R) .. F(L-1,1..R) | F(L,1) B(L,1) .. F(L,R) B(L,R) | B(L-1,1..R) .. B(0,1..R)
     experts     F(0,1..R) .. F(L-1,1..R) | B(L-1,1..R) .. B(0,1..R)
 
+Behind every B of the experts come the gradients of their weights, when those of the rows are on their way.
+
 The stripes: while the experts work on one micro-batch, attention works on the next ones. The paper counts L blocks of
 attention and L-1 of experts; here L is the number of sites, so there are L+1 segments.
 

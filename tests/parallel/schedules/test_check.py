@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dougong.errors import PlanError
 from dougong.parallel.schedules.check import Alive, check, count_alive, expected, needs
 from dougong.parallel.schedules.operation import Kind, Message, Operation, Program, backward, forward, receive, send
-from dougong.parallel.schedules.order import lay_out, split_weights
+from dougong.parallel.schedules.order import lay_out
 from dougong.parallel.schedules.registry import SCHEDULES, make_programs
 from dougong.parallel.schedules.walk import awaited
 from tests.parallel.schedules.orders import SPLIT, TEAMS, any_programs, with_operations
@@ -41,9 +41,9 @@ A, E = 0, 1
     ("worker", "change", "message"),
     [
         (A, lambda o: o.remove(send(Message.ROWS, 0, 1)), r"a \(attention\) lacks 1 of 16 operations, .* send rows"),
-        (E, lambda o: o.remove(Operation(Kind.EXPERTS_BACKWARD, 0, 0)), r"e \(experts\) lacks 1 of 12 .* experts back"),
+        (E, lambda o: o.remove(Operation(Kind.EXPERTS_BACKWARD, 0, 0)), r"e \(experts\) lacks 1 of 14 .* experts back"),
         (A, lambda o: o.append(forward(0, 0)), r"operation 16 .* forward \(segment 0, .* 0\): it stands there before"),
-        (E, lambda o: o.append(forward(0, 0)), r"operation 12 .*: no such operation with 1 sites and 2 micro-batches"),
+        (E, lambda o: o.append(forward(0, 0)), r"operation 14 .*: no such operation with 1 sites and 2 micro-batches"),
         (A, lambda o: o.append(backward(2, 0)), r"no such operation"),
         (A, swap(forward(0, 0), send(Message.ROWS, 0, 0)), r"operation 0 .*: it needs forward \(segment 0, .*later"),
         (A, swap(backward(1, 0), backward(1, 1)), r"it needs forward \(segment 1, micro-batch 1\)"),
@@ -64,11 +64,11 @@ def test_backwards_go_in_the_order_of_micro_batches() -> None:
         check(programs, 1, 2)
 
 
-@pytest.mark.parametrize("kind", [Kind.EXPERTS_BACKWARD_ROWS, Kind.EXPERTS_BACKWARD_WEIGHTS])
+@pytest.mark.parametrize("kind", [Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS])
 def test_so_do_the_experts_backwards(kind: Kind) -> None:
     programs = make_programs("zebra", 1, 2, SPLIT)
-    operations = split_weights(programs[E].operations)
-    if kind is Kind.EXPERTS_BACKWARD_WEIGHTS:
+    operations = list(programs[E].operations)
+    if kind is Kind.WEIGHT_GRADIENTS:
         operations = [o for o in operations if o.kind is not kind] + [Operation(kind, 0, 1), Operation(kind, 0, 0)]
     else:
         operations = operations[:6] + operations[10:] + operations[6:10]
@@ -115,9 +115,7 @@ def test_one_program_for_each_worker() -> None:
 def test_an_experts_wave_lives_until_its_weights_are_done() -> None:
     (program,) = make_programs("serial", 3, 2, {"e": "experts"})
     assert count_alive(program) == Alive(0, 3)
-    kept = split_weights(program.operations)
-    late = sorted(kept, key=lambda operation: operation.kind is Kind.EXPERTS_BACKWARD_WEIGHTS)
-    assert count_alive(with_operations(program, kept)) == Alive(0, 3)
+    late = sorted(program.operations, key=lambda operation: operation.kind is Kind.WEIGHT_GRADIENTS)
     assert count_alive(with_operations(program, late)) == Alive(0, 6)
 
 
@@ -127,11 +125,10 @@ def holds(programs: list[Program], num_sites: int, num_microbatches: int) -> boo
     for program in programs:
         if sorted(map(str, program.operations)) != sorted(map(str, expected(program, num_sites, num_microbatches))):
             return False
-        split = any(operation.kind is Kind.EXPERTS_BACKWARD_ROWS for operation in program.operations)
         for before, operation in zip((None, *program.operations), program.operations):
             after[program.worker, operation] = {(program.worker, before)} if before else set()
             after[program.worker, operation] |= set(awaited(programs, operation))
-            needed = needs(operation, num_sites, split)
+            needed = needs(operation, num_sites)
             after[program.worker, operation] |= {(program.worker, needed)} if needed else set()
     while free := [node for node, waits in after.items() if not waits]:
         for node in free:
@@ -142,7 +139,8 @@ def holds(programs: list[Program], num_sites: int, num_microbatches: int) -> boo
 
 
 def ascending(programs: list[Program]) -> bool:
-    backwards = [[o for o in p.operations if o.kind.computes and "backward" in o.kind.value] for p in programs]
+    kinds = (Kind.BACKWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
+    backwards = [[o for o in p.operations if o.kind in kinds] for p in programs]
     return all(
         one.microbatch < other.microbatch
         for operations in backwards

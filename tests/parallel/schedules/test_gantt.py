@@ -8,10 +8,9 @@ import pytest
 
 from dougong.parallel.schedules.gantt import draw
 from dougong.parallel.schedules.operation import Operation
-from dougong.parallel.schedules.order import split_weights
 from dougong.parallel.schedules.registry import make_programs
 from dougong.parallel.schedules.simulate import Durations, simulate
-from tests.parallel.schedules.orders import SPLIT, TEAMS, with_operations
+from tests.parallel.schedules.orders import SPLIT, TEAMS
 
 MS = Durations(0.001, 0.002, 0.001, 0.002, 0.001)
 
@@ -46,12 +45,12 @@ def test_a_slower_worker_has_a_line_of_its_own() -> None:
 
 
 def test_weights_alone_are_capital_letters() -> None:
-    programs = [with_operations(p, split_weights(p.operations)) for p in make_programs("serial", 1, 2, SPLIT)]
+    programs = make_programs("serial", 1, 2, SPLIT)
     picture = draw(simulate(programs, Durations(0.001, 0.002, 0.001, 0.002, 0.001, 0.001)), 100)
     experts = picture.splitlines()[2]
     shown = [name for name, _ in itertools.groupby(experts.split()[1]) if name != "·"]
     assert "".join(shown) == "0aA1bB"
-    assert "A B C .. its weights alone" in picture
+    assert "A B C .. its experts' weights" in picture
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 80, 133])

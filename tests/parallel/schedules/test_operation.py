@@ -17,7 +17,7 @@ def test_every_message_has_a_send_and_a_receive(message: Message) -> None:
 def test_a_kind_computes_sends_or_receives() -> None:
     assert [kind.value for kind in Kind if kind.computes] == [
         "forward", "backward",
-        "experts forward", "experts backward", "experts backward of rows", "experts backward of weights",
+        "experts forward", "experts backward", "weight gradients",
     ]  # fmt: skip
     assert {kind.sends for kind in Kind} == {kind.receives for kind in Kind} == {None, *Message}
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 
 from dougong.parallel.schedules.check import check
 from dougong.parallel.schedules.operation import Kind, Message, Program, Role, send
-from dougong.parallel.schedules.order import lay_out, split_weights
-from dougong.parallel.schedules.registry import make_programs
+from dougong.parallel.schedules.order import lay_out
+from dougong.parallel.schedules.registry import SCHEDULES, make_programs
 from dougong.parallel.schedules.zebra import zebra
-from tests.parallel.schedules.orders import SPLIT, any_programs, order_of, with_operations
+from tests.parallel.schedules.orders import SPLIT, TEAMS, any_programs, order_of
 
 
 def words(role: Role) -> list[str]:
@@ -26,6 +27,7 @@ def test_one_micro_batch_through_one_site() -> None:
     assert words("experts") == [
         "receive rows (site 0)", "experts forward (site 0)", "send answers (site 0)",
         "receive answer gradients (site 0)", "experts backward (site 0)", "send row gradients (site 0)",
+        "weight gradients (site 0)",
     ]  # fmt: skip
     assert words("both") == [
         *words("attention")[:2], *words("experts")[:3], *words("attention")[2:6], *words("experts")[3:],
@@ -46,8 +48,6 @@ def test_a_worker_of_both_roles_works_between_question_and_answer() -> None:
 def test_every_order_of_segments_becomes_programs_that_hold(drawn: tuple[list[Program], int, int]) -> None:
     programs, num_sites, num_microbatches = drawn
     check(programs, num_sites, num_microbatches)
-    apart = [with_operations(program, split_weights(program.operations)) for program in programs]
-    check(apart, num_sites, num_microbatches)
 
 
 @given(any_programs())
@@ -60,16 +60,15 @@ def test_experts_serve_in_the_order_in_which_they_are_asked(drawn: tuple[list[Pr
     assert all(order == orders[0] for order in orders)
 
 
-def test_split_weights_come_behind_the_row_gradients() -> None:
-    (program,) = make_programs("zebra", 2, 2, {"e": "experts"})
-    split = split_weights(program.operations)
-    kinds = [operation.kind for operation in split]
-    assert Kind.EXPERTS_BACKWARD not in kinds
-    for at, kind in enumerate(kinds):
-        if kind is Kind.EXPERTS_BACKWARD_ROWS:
-            assert kinds[at : at + 3] == [kind, Kind.SEND_ROW_GRADIENTS, Kind.EXPERTS_BACKWARD_WEIGHTS]
-            assert len({(o.site, o.microbatch) for o in split[at : at + 3]}) == 1
-    assert split_weights(zebra(2, 2, "attention")) == zebra(2, 2, "attention")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_weights_wait_until_the_row_gradients_have_left_but_for_serial(name: str) -> None:
+    operations = make_programs(name, 2, 2, TEAMS["alone"])[0].operations
+    behind = [Kind.SEND_ROW_GRADIENTS, Kind.WEIGHT_GRADIENTS]
+    for at, operation in enumerate(operations):
+        if operation.kind is Kind.EXPERTS_BACKWARD:
+            following = operations[at + 1 : at + 3]
+            assert [o.kind for o in following] == (behind[::-1] if name == "serial" else behind)
+            assert {(o.site, o.microbatch) for o in following} == {(operation.site, operation.microbatch)}
 
 
 def test_no_sites_no_messages() -> None:

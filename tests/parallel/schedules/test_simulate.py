@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dougong.parallel.schedules.operation import Kind, Operation, Program, Role
-from dougong.parallel.schedules.order import split_weights
 from dougong.parallel.schedules.registry import make_programs
 from dougong.parallel.schedules.simulate import Cost, Durations, Trace, simulate
 from tests.parallel.schedules.brute_force import Ratio, least_makespan
-from tests.parallel.schedules.orders import SPLIT, TEAMS, with_operations
+from tests.parallel.schedules.orders import SPLIT, TEAMS
 
 # HeterMoE's table 3: T_A : T_E : T_comm of a layer, and the speed-up over DistEP (our `serial`) that it reaches.
 TABLE_3 = [((0.63, 1.0, 0.31), 1.73), ((0.90, 1.0, 0.32), 1.97)]
@@ -39,7 +38,7 @@ def layers(num_layers: int, cost: Cost) -> Cost:
 
 
 def test_one_micro_batch_by_hand() -> None:
-    trace = simulate(make_programs("zebra", 1, 1, SPLIT), Durations(1, 2, 4, 8, 0.5), latency_s=0.25)
+    trace = simulate(make_programs("zebra", 1, 1, SPLIT), Durations(1, 2, 4, 9, 0.5, weights_s=1), latency_s=0.25)
     spans = [(s.worker, s.operation.kind.value, s.start_s, s.end_s) for s in trace.computation]
     assert sorted(spans, key=lambda span: span[2]) == [
         ("a", "forward", 0, 1),
@@ -47,13 +46,14 @@ def test_one_micro_batch_by_hand() -> None:
         ("a", "forward", 6.5, 7.5),
         ("a", "backward", 7.5, 9.5),
         ("e", "experts backward", 10.25, 18.25),
+        ("e", "weight gradients", 18.25, 19.25),
         ("a", "backward", 19.0, 21.0),
     ]
     assert [(s.worker, s.peer, s.start_s, s.end_s) for s in trace.messages] == [
         ("a", "e", 1, 1.5), ("e", "a", 5.75, 6.25), ("a", "e", 9.5, 10), ("e", "a", 18.25, 18.75),
     ]  # fmt: skip
-    assert (trace.makespan_s, trace.busy_s("a"), trace.busy_s("e"), trace.bound_s) == (21, 6, 12, 12)
-    assert trace.efficiency == 12 / 21 == trace.busy_fraction("e")
+    assert (trace.makespan_s, trace.busy_s("a"), trace.busy_s("e"), trace.bound_s) == (21, 6, 13, 13)
+    assert trace.efficiency == 13 / 21 == trace.busy_fraction("e")
 
 
 def test_one_message_at_a_time_on_a_channel() -> None:
@@ -80,10 +80,8 @@ def test_a_message_to_oneself_takes_no_time() -> None:
 
 
 def test_weights_apart_let_the_row_gradients_leave_earlier() -> None:
-    whole = make_programs("serial", 1, 1, SPLIT)
-    apart = [with_operations(program, split_weights(program.operations)) for program in whole]
-    cost = Durations(1, 2, 4, 8, 0, experts_weights_s=4)
-    before, after = simulate(whole, cost), simulate(apart, cost)
+    cost = Durations(1, 2, 4, 8, 0, weights_s=4)
+    before, after = timed("serial", 1, 1, cost), timed("zebra", 1, 1, cost)
     assert (before.makespan_s, after.makespan_s) == (18, 16)
     assert before.busy_s("e") == after.busy_s("e") == 12
 
