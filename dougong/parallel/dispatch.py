@@ -7,6 +7,7 @@ makes and opens letters (`ops/parcels.py` says what is in them); `mail` carries 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,9 +21,12 @@ from dougong.ops.expert import Block
 from dougong.ops.parcels import Combine, Header, Parcels
 from dougong.ops.routing import Routing
 from dougong.parallel.flight import ExpertsCall
-from dougong.parallel.mail import Due, Key, Letter
+from dougong.parallel.mail import Due, Key, Letter, in_words
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Message, Operation
+
+Part = tuple[tuple[int, ...], torch.dtype | None]
+"""Shape and dtype of a letter's part; the weights of rows have the dtype that the family's router gives them (None)."""
 
 
 @dataclass
@@ -63,12 +67,19 @@ class Served:
 
 @dataclass(frozen=True)
 class Post:
-    """What fixes the letters of a job: vectors of `hidden_size` values of `dtype`, and where answers are combined."""
+    """What fixes the letters of a job: vectors of `hidden_size` values of `dtype`, and where answers are combined.
+
+    `names`: what the model calls its sites, for errors.
+    """
 
     hidden_size: int
     dtype: torch.dtype
     device: torch.device
     combine: Combine = "at_attention"
+    names: Sequence[str] = ()
+
+    def vectors(self, count: int) -> Part:
+        return (count, self.hidden_size), self.dtype
 
 
 class Dispatcher:
@@ -127,10 +138,12 @@ class Dispatcher:
 
     def take_answers(self, sent: Sent, letters: Mapping[int, Letter]) -> None:
         """The experts' answers have come: combine them, lane by lane."""
-        by_lane = self._by_lane(sent, letters, 0, self._post.combine == "at_attention")
+        one_by_one = self._post.combine == "at_attention"
+        self._check_back(Message.ANSWERS, sent, letters)
+        by_lane = self._by_lane(sent, letters, 0, one_by_one)
         for lane, call in sent.calls.items():
             hidden, weights, parcels = call.hidden.detach(), call.weights.detach(), sent.parcels[lane]
-            if self._post.combine == "at_attention":
+            if one_by_one:
                 sent.answers[lane] = by_lane[lane]
                 sent.combined[lane] = routing.combine_rows(by_lane[lane], hidden, weights, parcels.routing)
             else:
@@ -150,6 +163,7 @@ class Dispatcher:
     def take_row_gradients(self, sent: Sent, letters: Mapping[int, Letter]) -> dict[int, tuple[Tensor, Tensor]]:
         """The gradients of every lane's tokens [T, H] and router weights [T, K]."""
         one_by_one = self._post.combine == "at_attention"
+        self._check_back(Message.ROW_GRADIENTS, sent, letters)
         sent.drows = self._by_lane(sent, letters, 0, one_by_one)
         of_weights = {} if one_by_one else self._by_lane(sent, letters, 1, True)
         results = {}
@@ -175,10 +189,10 @@ class Dispatcher:
         headers: dict[int, Header] = {}
         sources = []
         for rank, letter in letters.items():
-            theirs = [Header.read(numbers) for numbers in letter.parts[0].tolist()]
+            theirs = self._headers(key, rank, letter)
             headers |= dict(zip(self._attention[rank], theirs, strict=True))
             sources.append((rank, sum(h.num_tokens for h in theirs), sum(h.num_rows for h in theirs)))
-        vectors = self._whole(key, letters, 1, [tokens for _, tokens, _ in sources])
+        vectors = self._whole(letters, 1)
         slots = torch.cat([letter.parts[2] for letter in letters.values()])
         arrived = ops.open_parcels(headers.values(), slots)
         weights = None
@@ -195,7 +209,12 @@ class Dispatcher:
 
     def open_gradients(self, served: Served, letters: Mapping[int, Letter]) -> None:
         """The gradients of the wave's answers, from those of its tokens' combined answers."""
-        vectors = self._whole(served.key, letters, 0, [tokens for _, tokens, _ in served.sources])
+        for rank, num_tokens, num_rows in served.sources:
+            due = [self._post.vectors(num_tokens)]
+            if served.weights is None:
+                due.append(((num_rows,), None))
+            self._check(Message.ANSWER_GRADIENTS, served.key, rank, letters[rank].parts, due)
+        vectors = self._whole(letters, 0)
         dout_RH = routing.dispatch_rows(vectors, served.arrived)
         weights = served.weights
         if weights is None:
@@ -226,18 +245,15 @@ class Dispatcher:
     def _by_lane(self, sent: Sent, letters: Mapping[int, Letter], part: int, by_row: bool) -> dict[int, Tensor]:
         """One part of all letters, cut by lane and put together in the order of experts workers."""
         pieces: dict[int, list[Tensor]] = {lane: [] for lane in sent.parcels}
-        for place, (rank, letter) in enumerate(letters.items()):
-            headers = [parcels.headers[place] for parcels in sent.parcels.values()]
+        for number, letter in enumerate(letters.values()):
+            headers = [parcels.headers[number] for parcels in sent.parcels.values()]
             sizes = [header.num_rows if by_row else header.num_tokens for header in headers]
-            self._check(sent.key, rank, letter.parts[part], sum(sizes))
             for lane, piece in zip(sent.parcels, letter.parts[part].split(sizes), strict=True):
                 pieces[lane].append(piece)
         return {lane: of[0] if len(of) == 1 else torch.cat(of) for lane, of in pieces.items()}
 
-    def _whole(self, key: Key, letters: Mapping[int, Letter], part: int, sizes: Sequence[int]) -> Tensor:
+    def _whole(self, letters: Mapping[int, Letter], part: int) -> Tensor:
         """One part of all letters, one after another: vectors [U, H]."""
-        for (rank, letter), size in zip(letters.items(), sizes, strict=True):
-            self._check(key, rank, letter.parts[part], size)
         pieces = [letter.parts[part] for letter in letters.values() if len(letter.parts[part])]
         if not pieces:
             return torch.empty(0, self._post.hidden_size, dtype=self._post.dtype, device=self._post.device)
@@ -253,12 +269,41 @@ class Dispatcher:
             tokens, rows = tokens + num_tokens, rows + num_rows
         return letters
 
-    def _check(self, key: Key, rank: int, part: Tensor, size: int) -> None:
-        """A letter's part must have the number of rows that was agreed on, and the job's width and dtype."""
-        wanted = (size, self._post.hidden_size), self._post.dtype
-        if part.dim() == 2 and size and (tuple(part.shape), part.dtype) != wanted:
-            sent, due = f"{tuple(part.shape)} {part.dtype}", f"{wanted[0]} {wanted[1]}"
-            raise LaunchError(
-                f"worker {rank} sent worker {self._rank} {sent} for site {key[0]}, micro-batch {key[1]}, where {due} "
-                "is due; the two do not run the same job, which is a fault of dougong: please report it with both logs"
-            )
+    def _headers(self, key: Key, rank: int, letter: Letter) -> list[Header]:
+        """What an attention worker says of each of its lanes, and that the rest of its letter is as it says."""
+        table: Part = (len(self._attention[rank]), 2 + len(self._own[key[0]])), torch.int64
+        self._check(Message.ROWS, key, rank, letter.parts[:1], [table])
+        headers = [Header.read(numbers) for numbers in letter.parts[0].tolist()]
+        num_tokens, num_rows = sum(h.num_tokens for h in headers), sum(h.num_rows for h in headers)
+        due = [table, self._post.vectors(num_tokens), ((num_rows,), torch.int32)]
+        weights: list[Part] = [((num_rows,), None)] if self._post.combine == "at_experts" else []
+        self._check(Message.ROWS, key, rank, letter.parts, due + weights)
+        return headers
+
+    def _check_back(self, message: Message, sent: Sent, letters: Mapping[int, Letter]) -> None:
+        """Answers, or gradients of rows: a vector for each row, or with `at_experts` one for each token."""
+        for number, (rank, letter) in enumerate(letters.items()):
+            headers = [parcels.headers[number] for parcels in sent.parcels.values()]
+            num_tokens, num_rows = sum(h.num_tokens for h in headers), sum(h.num_rows for h in headers)
+            due = [self._post.vectors(num_rows if self._post.combine == "at_attention" else num_tokens)]
+            if message is Message.ROW_GRADIENTS and self._post.combine == "at_experts":
+                due.append(((num_rows,), None))
+            self._check(message, sent.key, rank, letter.parts, due)
+
+    def _check(self, message: Message, key: Key, rank: int, parts: Sequence[Tensor], due: Sequence[Part]) -> None:
+        """A letter's parts must be what was agreed on; one without a value may have any shape."""
+        if len(parts) == len(due) and all(_is(part, *wanted) for part, wanted in zip(parts, due, strict=True)):
+            return
+        sent = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
+        wanted = ", ".join(f"{shape} {dtype or 'any dtype'}" for shape, dtype in due)
+        raise LaunchError(
+            f"worker {rank} sent worker {self._rank} {sent} as {message.value} of {in_words(key, self._post.names)}, "
+            f"where {wanted} is due; the two do not run the same job, which is a fault of dougong: please report it "
+            "with both logs"
+        )
+
+
+def _is(part: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> bool:
+    if math.prod(shape) == 0:
+        return not part.numel()
+    return tuple(part.shape) == shape and dtype in (None, part.dtype)

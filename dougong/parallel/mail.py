@@ -30,6 +30,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int
 _HEAD = len(STAMP) + 1 + MOST_PARTS * (2 + MOST_DIMENSIONS)
 
 
+def in_words(key: Key, names: Sequence[str]) -> str:
+    """Where in the step a letter belongs, in words; `names` of the model's modules, by site."""
+    name = f" ({names[key[0]]})" if key[0] < len(names) else ""
+    return f"site {key[0]}{name}, micro-batch {key[1]}"
+
+
 @dataclass
 class Letter:
     """The parts of one message: at most four tensors of at most two dimensions. `works`: native messages under way."""
@@ -63,10 +69,14 @@ class Due:
 
 
 class Mail:
-    """One worker's letter box. `expect` says what is due in a step; then `send` and `receive`, in that order."""
+    """One worker's letter box. `expect` says what is due in a step; then `send` and `receive`, in that order.
 
-    def __init__(self, world: World, link: Link | None = None) -> None:
+    `names`: what the model calls its sites, for errors.
+    """
+
+    def __init__(self, world: World, link: Link | None = None, names: Sequence[str] = ()) -> None:
         self.step = 0
+        self.names = names
         self.bytes_sent = dict.fromkeys(Message, 0)
         self._lines = {message: _Line(self, world, message, link) for message in Message}
 
@@ -161,8 +171,8 @@ class _Line:
                 raise
             peers = sorted({*letters, *due.sources})
             raise PeerError(
-                f"worker {self._world.rank} lost {self._message.value} of site {due.key[0]}, micro-batch {due.key[1]} "
-                f"with workers {peers}: {error}"
+                f"worker {self._world.rank} lost {self._message.value} of {in_words(due.key, self._mail.names)} with "
+                f"workers {peers}: {error}"
             ) from error
 
     def _carry(self, letters: Mapping[int, Letter], arriving: dict[int, Letter]) -> dict[int, Letter]:
@@ -200,8 +210,8 @@ class _Line:
             names = ", ".join(f"{name} {a} against {b}" for name, a, b in pairs if a != b)
             raise LaunchError(
                 f"worker {rank} sent a letter that worker {self._world.rank} does not wait for ({self._message.value} "
-                f"of site {stamp[2]}, micro-batch {stamp[3]}): {names}; the two do not run the same schedule, which is "
-                "a fault of dougong: please report it with both logs"
+                f"of {in_words((stamp[2], stamp[3]), self._mail.names)}): {names}; the two do not run the same "
+                "schedule, which is a fault of dougong: please report it with both logs"
             )
         parts, rest = [], head[len(STAMP) + 1 :]
         for _ in range(head[len(STAMP)]):

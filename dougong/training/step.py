@@ -62,11 +62,11 @@ class Stepper:
         self._gradients.interleaved = pipeline_of(job, plan) in INTERLEAVED
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
-        post = Post(hidden, DTYPES[job.precision], device, job.combine)
+        post = Post(hidden, DTYPES[job.precision], device, job.combine, replica.cut.names)
         dispatcher = Dispatcher(world.rank, plan, post, replica.cut.has_identity)
         self._shard = ExpertShard(replica.op, replica.experts)
         emulated = emulation_of(job, plan.workers[world.rank])
-        self._mail = Mail(world, emulated.link if emulated is not None else None)
+        self._mail = Mail(world, emulated.link if emulated is not None else None, replica.cut.names)
         self._program = programs_of(job, plan)[world.rank]
         self._executor = Executor(replica.cut, dispatcher, self._shard, self._mail, clock)
         self._executor.emulation = emulated
