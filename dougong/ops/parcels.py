@@ -208,14 +208,6 @@ def add_answers(answers_RH: Tensor, weights_R: Tensor, arrived: Routing) -> Tens
     return sum_by_token(answers_RH * weights_R[:, None], arrived, answers_RH.dtype)
 
 
-def weigh_rows(dout_RH: Tensor, weights_R: Tensor) -> Tensor:
-    """The gradients of the answers [R, H], in dout's dtype.
-
-    The result depends on: the element and its row's weight; one multiplication, the same on every device.
-    """
-    return (dout_RH * weights_R[:, None]).to(dout_RH.dtype)
-
-
 def add_gradients(drows_RH: Tensor, arrived: Routing) -> Tensor:
     """`at_experts`: the sum of the gradients of each token's rows here, in the router's order, [U, H] in their dtype.
 

@@ -85,11 +85,13 @@ def combine_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in `weights_TK`'s dtype).
 
+    The definition, on one worker. Where attention and experts write letters, each side computes its part of it.
+
     The result depends on: the slot's own values, H, and, for the weights, on how the device sums a contiguous row of H
     products. That was found to depend on nothing else on the CPU, not even on threads (tests/ops/test_invariance.py).
     """
     dout_RH = dispatch_rows(dout_TH, routing)
-    danswers_RH = (dout_RH * weights_of_rows(weights_TK, routing)[:, None]).to(answers_RH.dtype)
+    danswers_RH = weigh_rows(dout_RH, weights_of_rows(weights_TK, routing))
     dweights_R = products_of_rows(dout_RH, answers_RH)
     return danswers_RH, weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
 
@@ -97,6 +99,14 @@ def combine_backward(
 def weights_of_rows(weights_TK: Tensor, routing: Routing) -> Tensor:
     """The weight of each row's slot, [R]."""
     return weights_TK.reshape(-1).index_select(0, routing.order_R)
+
+
+def weigh_rows(dout_RH: Tensor, weights_R: Tensor) -> Tensor:
+    """The gradients of the answers [R, H], in dout's dtype.
+
+    The result depends on: the element and its row's weight; one multiplication, the same on every device.
+    """
+    return (dout_RH * weights_R[:, None]).to(dout_RH.dtype)
 
 
 def products_of_rows(dout_RH: Tensor, answers_RH: Tensor) -> Tensor:

@@ -102,14 +102,10 @@ class Dispatcher:
         """The exchanges of one kind of message in a program, in its order."""
         out, back = list(self._experts), list(self._attention)
         targets, sources = (out, back) if message.channel == "dispatch" else (back, out)
-        sends = self._rank in sources
-        exchanges: dict[Key, Due] = {}
-        for o in operations:
-            if message in (o.kind.sends, o.kind.receives):
-                others = [tuple(r for r in ranks if r != self._rank) for ranks in (targets, sources)]
-                to, whence = others[0] if sends else (), others[1] if self._rank in targets else ()
-                exchanges[o.site, o.microbatch] = Due((o.site, o.microbatch), to, whence)
-        return list(exchanges.values())
+        to = tuple(r for r in targets if r != self._rank) if self._rank in sources else ()
+        whence = tuple(r for r in sources if r != self._rank) if self._rank in targets else ()
+        keys = {(o.site, o.microbatch): None for o in operations if message in (o.kind.sends, o.kind.receives)}
+        return [Due(key, to, whence) for key in keys]
 
     # The attention side
 
@@ -191,7 +187,7 @@ class Dispatcher:
         for rank, letter in letters.items():
             theirs = self._headers(key, rank, letter)
             headers |= dict(zip(self._attention[rank], theirs, strict=True))
-            sources.append((rank, sum(h.num_tokens for h in theirs), sum(h.num_rows for h in theirs)))
+            sources.append((rank, *_totals(theirs)))
         vectors = self._whole(letters, 1)
         slots = torch.cat([letter.parts[2] for letter in letters.values()])
         arrived = ops.open_parcels(headers.values(), slots)
@@ -221,7 +217,7 @@ class Dispatcher:
             weights = torch.cat([letter.parts[1] for letter in letters.values()])
         else:
             served.dweights = routing.products_of_rows(dout_RH, served.answers)
-        served.danswers = ops.weigh_rows(dout_RH, weights)
+        served.danswers = routing.weigh_rows(dout_RH, weights)
 
     def row_gradients(self, served: Served) -> dict[int, Letter]:
         """For every attention worker: the gradient of each of its rows, or its tokens' sums and the rows' weights'."""
@@ -274,7 +270,7 @@ class Dispatcher:
         table: Part = (len(self._attention[rank]), 2 + len(self._own[key[0]])), torch.int64
         self._check(Message.ROWS, key, rank, letter.parts[:1], [table])
         headers = [Header.read(numbers) for numbers in letter.parts[0].tolist()]
-        num_tokens, num_rows = sum(h.num_tokens for h in headers), sum(h.num_rows for h in headers)
+        num_tokens, num_rows = _totals(headers)
         due = [table, self._post.vectors(num_tokens), ((num_rows,), torch.int32)]
         weights: list[Part] = [((num_rows,), None)] if self._post.combine == "at_experts" else []
         self._check(Message.ROWS, key, rank, letter.parts, due + weights)
@@ -283,8 +279,7 @@ class Dispatcher:
     def _check_back(self, message: Message, sent: Sent, letters: Mapping[int, Letter]) -> None:
         """Answers, or gradients of rows: a vector for each row, or with `at_experts` one for each token."""
         for number, (rank, letter) in enumerate(letters.items()):
-            headers = [parcels.headers[number] for parcels in sent.parcels.values()]
-            num_tokens, num_rows = sum(h.num_tokens for h in headers), sum(h.num_rows for h in headers)
+            num_tokens, num_rows = _totals([parcels.headers[number] for parcels in sent.parcels.values()])
             due = [self._post.vectors(num_rows if self._post.combine == "at_attention" else num_tokens)]
             if message is Message.ROW_GRADIENTS and self._post.combine == "at_experts":
                 due.append(((num_rows,), None))
@@ -301,6 +296,11 @@ class Dispatcher:
             f"where {wanted} is due; the two do not run the same job, which is a fault of dougong: please report it "
             "with both logs"
         )
+
+
+def _totals(headers: Sequence[Header]) -> tuple[int, int]:
+    """(tokens, rows) of all lanes."""
+    return sum(header.num_tokens for header in headers), sum(header.num_rows for header in headers)
 
 
 def _is(part: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> bool:

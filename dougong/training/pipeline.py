@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from dougong.launcher.job import Job
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.schedules.check import Alive, check
@@ -45,11 +47,11 @@ def prove(job: Job, plan: Plan) -> dict[Role, Alive]:
 
     Raises `PlanError` with worker, operation and position.
     """
-    programs = programs_of(job, plan)
-    chosen = [program for number, program in enumerate(programs) if _alike(programs[:number], program) < ALIKE]
+    seen: Counter[Role] = Counter()
+    chosen = []
+    for program in programs_of(job, plan):
+        seen[program.role] += 1
+        if seen[program.role] <= ALIKE:
+            chosen.append(program)
     alive = check(chosen, num_sites(plan), job.batch.microbatches)
     return {program.role: alive[program.worker] for program in chosen}
-
-
-def _alike(programs: list[Program], program: Program) -> int:
-    return sum(other.role == program.role for other in programs)

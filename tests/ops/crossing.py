@@ -22,6 +22,7 @@ from dougong.ops.routing import (
     dispatch_rows,
     make_routing,
     products_of_rows,
+    weigh_rows,
     weights_backward,
 )
 
@@ -152,7 +153,7 @@ class Site:
         gradients, dweights = [], []
         for worker, arrived in enumerate(self.arrived):
             dout_RH = dispatch_rows(self.wire.to_worker("backward", douts, worker), arrived)
-            danswers_RH = ops.weigh_rows(dout_RH, self.weights[worker])
+            danswers_RH = weigh_rows(dout_RH, self.weights[worker])
             drows_RH = serve(danswers_RH, self.blocks(worker), self.problem.matrices.mT)
             dweights.append(products_of_rows(dout_RH, self.answers[worker]))
             gradients.append(drows_RH if self.combine == "at_attention" else ops.add_gradients(drows_RH, arrived))

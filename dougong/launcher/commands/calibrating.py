@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dougong.launcher.commands.running import Address, JobFile, NoRay, Overrides, options_of
+from dougong.launcher.commands.running import Address, JobFile, NoRay, Overrides, new_path, options_of
 
 Steps = Annotated[int, typer.Option(min=3, max=1000, help="Steps of each of the two runs; the first warms up.")]
 
@@ -35,7 +34,7 @@ def calibrate(
     options = options_of(address, no_ray)
     from dougong.launcher.calibrate import calibrate as measure
 
-    path = run_dir or Path("runs") / f"{resolved.job.job}-calibrate-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = run_dir or new_path(f"{resolved.job.job}-calibrate")
     for island, rates in measure(resolved, path, options, steps).items():
         typer.echo(f"islands.{island}.speed={{attention: {rates.attention:.4g}, experts: {rates.experts:.4g}}}")
 

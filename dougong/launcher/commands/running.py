@@ -49,7 +49,7 @@ def run(
     options = options_of(address, no_ray)
     from dougong.launcher.run import start_run
 
-    path = run_dir or Path("runs") / f"{resolved.job.job}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = run_dir or new_path(resolved.job.job)
     typer.echo(f"run directory: {path}")
     raise typer.Exit(start_run(resolved, path, options))
 
@@ -190,6 +190,11 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (run, resume, status, logs, stop, plan):
         app.command()(command)
+
+
+def new_path(name: str) -> Path:
+    """Where a run of this name goes when nobody says where."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def options_of(address: str | None, no_ray: bool) -> Options:
