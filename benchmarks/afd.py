@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.determinism import ask, crew, join
 from dougong.accelerators.base import thread_environment
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from tests.jobs import VOCAB, make_rig, plan_for
 
 PIPELINES = ("serial", "zebra", "af_pipe")

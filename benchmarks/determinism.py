@@ -31,11 +31,11 @@ import torch.multiprocessing as multiprocessing
 from benchmarks.step import make_job
 from dougong.accelerators.base import switch_on_determinism, thread_environment
 from dougong.accelerators.cpu import Cpu
-from dougong.launcher.job import Job
-from dougong.parallel.buckets import FlatTensors
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import Member, World
+from dougong.parallel.dense.buckets import FlatTensors
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, spread
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
-from dougong.parallel.reduce import OrderedReducer, spread
-from dougong.parallel.transport import Member, World
 from tests.jobs import make_rig, plan_for
 
 CONTEXT = multiprocessing.get_context("spawn")

@@ -34,8 +34,8 @@ import torch.multiprocessing as multiprocessing
 
 from benchmarks.peers import PEERS, WORKERS, Setting, Step
 from benchmarks.step import make_job
-from dougong.launcher.job import Job
-from dougong.parallel.transport import Member, World
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import Member, World
 from tests.jobs import make_rig, plan_for
 
 TOLERANCE = 1e-4

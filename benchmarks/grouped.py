@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from dougong.ops.expert import Block
-from dougong.ops.routing import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
+from dougong.ops.experts.reference import Block
+from dougong.ops.permute import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
 
 PARAMETERS = ("gate_up_proj", "down_proj")
 Run = Callable[[], Any]
@@ -134,9 +134,9 @@ def blocks_of(counts: Sequence[int]) -> list[Block]:
 
 def products(layer: Layer) -> dict[str, dict[str, Run]]:
     """What is compared -> contestant -> one product of all experts, with the layer's first weight."""
-    from dougong.ops import triton_grouped as kernels
-    from dougong.ops.grouped import addresses
-    from dougong.ops.waves import arrange
+    from dougong.ops.experts import triton_kernels as kernels
+    from dougong.ops.experts.tile_tables import arrange
+    from dougong.ops.experts.triton_swiglu import addresses
 
     routing = make_routing(layer.index_TK, layer.size.experts)
     x_RH, tiles = dispatch_rows(layer.x_TH, routing), layer.op.tiles(torch.bfloat16)
@@ -222,7 +222,7 @@ def compare(title: str, runs: Mapping[str, Run], flops: float, rounds: int) -> N
 
 
 def measure(size: Size, tokens: int, rounds: int) -> None:
-    from dougong.ops.grouped import make_grouped
+    from dougong.ops.experts.triton_swiglu import make_grouped
 
     layer = Layer(size, tokens, torch.device("cuda"), make_grouped())
     report_errors(layer)

@@ -18,8 +18,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dougong.launcher.job import Job
-from dougong.training.schedule import learning_rate
+from dougong.job.schema import Job
+from dougong.training.lr_schedule import learning_rate
 from tests.jobs import tokens
 from tests.reference import reference_model
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from tests.jobs import VOCAB, make_rig
 from tests.reference import plain_step, reference_model
 

@@ -1,6 +1,6 @@
 """`python -m dougong`: the same as the command `dougong`."""
 
-from dougong.launcher.cli import main
+from dougong.cli.main import main
 
 if __name__ == "__main__":
     main()

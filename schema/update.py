@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dougong.launcher.job_schema import fill, json_schema
+from dougong.job.reference import fill, json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -96,11 +96,11 @@ def unkeyed_chance(module: ast.Module) -> Iterator[Finding]:
         if name == "manual_seed" and not _is_keyed(node, receiver):
             yield node.lineno, f"{ast.unparse(node)} is not keyed; seed by torch_seed(seed, *place)"
         elif name in WIDTH_DEPENDENT:
-            yield node.lineno, f"{name}: its bits depend on the CPU's vector width; use training/random.py"
+            yield node.lineno, f"{name}: its bits depend on the CPU's vector width; use ops/counter_rng.py"
         elif name in UNKEYED and "generator" not in {keyword.arg for keyword in node.keywords}:
             yield node.lineno, f"{ast.unparse(node.func)} without a generator draws from the process's stream"
         elif re.match(r"(np|numpy)\.random\.(?!Philox)", ast.unparse(node.func)) or receiver == "random":
-            yield node.lineno, f"{ast.unparse(node.func)} is not keyed; use training/random.py"
+            yield node.lineno, f"{ast.unparse(node.func)} is not keyed; use ops/counter_rng.py"
 
 
 def flat_sums(module: ast.Module) -> Iterator[Finding]:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dougong.launcher.jobfile import load_job
+from dougong.job.load import load_job
+from dougong.launcher.controller.config import Entries
 from dougong.launcher.run import Options, start_run
-from dougong.launcher.setting import Entries
 
 
 class Bomb:

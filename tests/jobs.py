@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.launcher.job import Job
-from dougong.models.inspect import inspect_model
-from dougong.parallel.executor import Clock
-from dougong.parallel.flight import Forward
+from dougong.job.schema import Job
+from dougong.models.inventory import inspect_model
+from dougong.parallel.comm.world import World
+from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan, Seat, make_plan
-from dougong.parallel.transport import World
+from dougong.parallel.segments.flight import Forward
 from dougong.training.replica import Replica, ReplicaSpec, build_replica
 from dougong.training.step import Stepper
 from tests.families import config_values

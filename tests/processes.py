@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dougong.parallel.comm.world import Member, World
 from dougong.parallel.plan import Plan
-from dougong.parallel.transport import Member, World
 
 DEADLINE_S = 120.0
 CONTEXT = multiprocessing.get_context("forkserver")

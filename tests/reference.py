@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.models.ties import break_ties_by_index
-from dougong.ops import routing as ops
-from dougong.ops.expert import Block
-from dougong.training.schedule import learning_rate
+from dougong.ops import permute as ops
+from dougong.ops.experts.reference import Block
+from dougong.training.lr_schedule import learning_rate
 from tests.jobs import VOCAB, tokens
 from tests.parallel.workers import blocks_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dougong.launcher.rundir import RunDir
+from dougong.records.directory import RunDir
 from tests.launcher.jobs import ROOT
 
 SHORT = ("steps=3", "schedule.warmup_steps=1", "batch.microbatches=2", "checkpoint.every=0")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from dougong.launcher.job import Job
-from dougong.ops.parcels import Header, Traffic, Widths, bytes_of
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
+from dougong.parallel.dispatch.crossing import Header, Traffic, Widths, bytes_of
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Message
-from dougong.parallel.transport import World
 from dougong.training.replica import DTYPES
 from tests.families import config_values
 from tests.jobs import Rig, make_job, make_rig, plan_for

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.parallel.transport import World
 from tests.families import config_values
 from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers

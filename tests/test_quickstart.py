@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dougong.checkpoint.diff import diff
-from dougong.launcher.jobfile import load_job
-from dougong.launcher.rundir import RunDir
+from dougong.job.load import load_job
+from dougong.records.directory import RunDir
+from dougong.tools.run_diff import diff
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 8
@@ -84,7 +84,7 @@ def test_transformers_opens_the_checkpoint_and_finds_the_same_loss(unbroken: Pat
     import torch
     from transformers import AutoModelForCausalLM
 
-    from dougong.training.data import open_data
+    from dougong.data.windows import open_data
 
     job = load_job(job_file, []).job
     data = open_data(job, 256)

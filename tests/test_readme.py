@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dougong.launcher.job import Island
+from dougong.job.schema import Island
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ SHORTENED = {"steps=70": "steps=6"}
 RUNS_ELSEWHERE = {
     "make quickstart": "tests/test_quickstart.py runs its file; CI runs make",
     "make test": "this is it",
-    "ray start": "tests/launcher/test_ray_backend.py starts a cluster of two nodes",
+    "ray start": "tests/launcher/backends/test_ray_cluster.py starts a cluster of two nodes",
     "export RAY_AUTH_MODE": "as above",
     "dougong run job.yaml --address": "as above",
 }

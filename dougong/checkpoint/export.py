@@ -14,7 +14,7 @@ import numpy as np
 from dougong.checkpoint.directories import MODEL, list_committed
 from dougong.checkpoint.disk import digest, opened, read_into, storage_error, sync_directory, write_at, write_new
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.store import INDEX_FILE, newest_valid
+from dougong.checkpoint.repository import INDEX_FILE, newest_valid
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError

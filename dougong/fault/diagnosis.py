@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dougong.launcher.processes import signal_name
+from dougong.control.processes import signal_name
 
 Kind = Literal[
     "crash",

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from dougong.launcher.job import Drill
+from dougong.job.schema import Drill
 
 
 class Teller(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dougong.fault.diagnosis import Diagnosis
-from dougong.launcher.job import Fault
+from dougong.job.schema import Fault
 
 _DETERMINISTIC = ("data", "model")
 

@@ -16,21 +16,21 @@ from typing import Any
 from rich.console import Console
 
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
-from dougong.launcher.backends import Backend, Local
-from dougong.launcher.controller import Controller
-from dougong.launcher.history import closing_words
-from dougong.launcher.inbox import Inbox, Signalled
-from dougong.launcher.job import Job
-from dougong.launcher.jobfile import ResolvedJob, load_job
-from dougong.launcher.keeper import identity
-from dougong.launcher.machine import describe_machine
-from dougong.launcher.report import write_report
-from dougong.launcher.rundir import RunDir
-from dougong.launcher.scribe import Scribe
-from dougong.launcher.setting import FROM_NOTHING, TRAINING, Beginning, Entries, Outcome, Setting
-from dougong.launcher.status import is_alive
-from dougong.launcher.tracking import Tracker
-from dougong.launcher.view import make_view
+from dougong.job.load import ResolvedJob, load_job
+from dougong.job.schema import Job
+from dougong.launcher.backends.local import Backend, Local
+from dougong.launcher.client import is_alive
+from dougong.launcher.controller.checkpoints import identity
+from dougong.launcher.controller.config import FROM_NOTHING, TRAINING, Beginning, Entries, Outcome, Setting
+from dougong.launcher.controller.controller import Controller
+from dougong.launcher.controller.inbox import Inbox, Signalled
+from dougong.records.directory import RunDir
+from dougong.records.machine import describe_machine
+from dougong.ui.history import closing_words
+from dougong.ui.recorder import Scribe
+from dougong.ui.report.page import write_report
+from dougong.ui.tensorboard_files import Tracker
+from dougong.ui.view import make_view
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _control(job: Job, run_dir: RunDir, options: Options, beginning: Beginning) 
 def _backend(run_dir: RunDir, options: Options) -> Backend:
     if not options.ray:
         return Local(run_dir)
-    from dougong.launcher.ray_backend import RayBackend
+    from dougong.launcher.backends.ray_cluster import RayBackend
 
     return RayBackend(options.address)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.launcher.job import Model
+from dougong.job.schema import Model
 from dougong.models.initial import NamedInit
 from dougong.models.sites import Site, find_sites, one_expert
 

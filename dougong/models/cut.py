@@ -12,9 +12,9 @@ from dougong.errors import ModelError
 from dougong.models.sites import Site
 from dougong.models.ties import break_ties_by_index
 from dougong.ops.topk import TiesByIndex
-from dougong.parallel.executor import Cut
-from dougong.parallel.flight import pause_at_experts
-from dougong.parallel.tape import leaf_node
+from dougong.parallel.execute.executor import Cut
+from dougong.parallel.segments.flight import pause_at_experts
+from dougong.parallel.segments.tape import leaf_node
 
 
 def cut(model: nn.Module, sites: list[Site]) -> Cut:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dougong.training import random
+from dougong.ops import counter_rng
 
 
 class NamedInit(TorchDispatchMode):
@@ -54,13 +54,13 @@ class _Fill:
 
 
 def _normal(shape: tuple[int, ...], seed: int, name: str, options: dict[str, Any]) -> Tensor:
-    values = torch.from_numpy(random.normal(shape, seed, name))
+    values = torch.from_numpy(counter_rng.normal(shape, seed, name))
     return values.mul_(options.get("std", 1.0)).add_(options.get("mean", 0.0))
 
 
 def _uniform(shape: tuple[int, ...], seed: int, name: str, options: dict[str, Any]) -> Tensor:
     low, high = options.get("from", 0.0), options.get("to", 1.0)
-    return torch.from_numpy(random.uniform(shape, seed, name)).mul_(high - low).add_(low)
+    return torch.from_numpy(counter_rng.uniform(shape, seed, name)).mul_(high - low).add_(low)
 
 
 FILLS = {

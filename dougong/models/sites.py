@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.ops.expert import ExpertOp, FamilyExpert, Rows, choose_expert_op
+from dougong.ops.experts.reference import ExpertOp, FamilyExpert, Rows, choose_expert_op
 
 
 @dataclass(frozen=True)

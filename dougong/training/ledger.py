@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dougong.checkpoint.ledger import KINDS, LedgerWriter
-from dougong.parallel.checksum import checksums
-from dougong.parallel.transport import World
+from dougong.checkpoint.ledger_file import KINDS, LedgerWriter
+from dougong.parallel.comm.world import World
+from dougong.parallel.trace.checksum import checksums
 
 DIGEST_BYTES = 16
 BEGINNING = "00" * DIGEST_BYTES

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.cut import cut
-from dougong.models.inspect import experts_per_token
+from dougong.models.inventory import experts_per_token
 from dougong.models.sites import Site, expert_op, find_sites
-from dougong.ops.expert import ExpertOp
-from dougong.parallel.buckets import FlatTensors
-from dougong.parallel.executor import Cut
+from dougong.ops.experts.reference import ExpertOp
+from dougong.parallel.dense.buckets import FlatTensors
+from dougong.parallel.execute.executor import Cut
 from dougong.parallel.plan import Plan, SiteExperts
-from dougong.training.recipe import product_rows
+from dougong.planner.recipe import product_rows
 
 ReadTensor = Callable[[str], Tensor]
 """Reads one named tensor (float32, any device) of the state to start from."""

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dougong.launcher.job import Job
-from dougong.parallel.dispatch import Dispatcher, Post
-from dougong.parallel.executor import Clock, Emulation, Executor, Training
-from dougong.parallel.flight import Forward, HandOut
-from dougong.parallel.mail import Link, Mail
-from dougong.parallel.native import NativeReducer
+from dougong.job.schema import Job
+from dougong.parallel.comm.exchange import Link, Mail
+from dougong.parallel.comm.world import World
+from dougong.parallel.dense.allreduce import NativeReducer
+from dougong.parallel.dense.gradients import DenseGradients
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, spread
+from dougong.parallel.dispatch.dispatcher import Dispatcher, Post
+from dougong.parallel.execute.executor import Clock, Emulation, Executor, Training
+from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
-from dougong.parallel.reduce import OrderedReducer, spread
-from dougong.parallel.shard import ExpertShard
-from dougong.parallel.tape import leaf_node
-from dougong.parallel.tracer import Tracer
-from dougong.parallel.transport import World
+from dougong.parallel.segments.flight import Forward, HandOut
+from dougong.parallel.segments.tape import leaf_node
+from dougong.parallel.trace.tracer import Tracer
 from dougong.parallel.tree import LaneTree
-from dougong.training.balance import Balance, Load
-from dougong.training.gradients import DenseGradients
+from dougong.planner.programs import INTERLEAVED, pipeline_of, programs_of
 from dougong.training.ledger import Ledger
-from dougong.training.optimizer import OwnedAdamW, clip_scale
-from dougong.training.pipeline import INTERLEAVED, pipeline_of, programs_of
+from dougong.training.load_balance import Balance, Load
+from dougong.training.lr_schedule import learning_rate
+from dougong.training.optimizers.adamw import OwnedAdamW, clip_scale
 from dougong.training.replica import DTYPES, Replica
-from dougong.training.schedule import learning_rate
 
 
 @dataclass(frozen=True)

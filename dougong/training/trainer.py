@@ -18,30 +18,30 @@ from torch import Tensor
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.ledger import LedgerWriter
+from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.checkpoint.reader import Reader
 from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.data.windows import Data, open_data, vocabulary
 from dougong.errors import DataError, DeviceError
 from dougong.fault.drill import rehearse
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
-from dougong.ops.expert import ExpertOp
-from dougong.parallel.executor import Clock
-from dougong.parallel.flight import Forward
+from dougong.ops.counter_rng import torch_seed
+from dougong.ops.experts.reference import ExpertOp
+from dougong.parallel.comm.world import Member, World
+from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan
-from dougong.parallel.tracer import Tracer
-from dougong.parallel.transport import Member, World
-from dougong.training.data import Data, open_data, vocabulary
+from dougong.parallel.segments.flight import Forward
+from dougong.parallel.trace.tracer import Tracer
 from dougong.training.ledger import Ledger
-from dougong.training.optimizer import MOMENTS
-from dougong.training.random import torch_seed
+from dougong.training.optimizers.adamw import MOMENTS
 from dougong.training.replica import Replica, ReplicaSpec, build_replica
 from dougong.training.step import Stepper, StepResult
 
 if TYPE_CHECKING:
-    from dougong.launcher.worker import WorkerContext
+    from dougong.launcher.agent.worker_process import WorkerContext
 
 SAVE_TIMEOUT_S = 1800.0
 """Longest wait for the storage before a save is given up."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.repository import commit
 from dougong.checkpoint.snapshot import Saver, StateTensor
-from dougong.checkpoint.store import commit
 from tests.families import tiny_config
 
 NUM_EXPERTS = 8

@@ -17,8 +17,8 @@ from dougong.checkpoint import snapshot
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.reader import Reader
+from dougong.checkpoint.repository import commit, newest_valid, verify
 from dougong.checkpoint.snapshot import Saver, StateTensor
-from dougong.checkpoint.store import commit, newest_valid, verify
 from dougong.errors import CheckpointError, ModelError
 from tests.checkpoint.crash import join, start_dying
 from tests.checkpoint.saving import State, names_of, share, state_of, tiny_model

@@ -136,8 +136,8 @@ def test_verifying_and_comparing_need_no_torch(directory: Path, tmp_path: Path) 
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from dougong.checkpoint.store import newest_valid, prune\n"
-        "from dougong.checkpoint.diff import diff; from dougong.checkpoint.export import export\n"
+        "import sys; from pathlib import Path; from dougong.checkpoint.repository import newest_valid, prune\n"
+        "from dougong.tools.run_diff import diff; from dougong.checkpoint.export import export\n"
         f"d = newest_valid(Path({str(directory.parent)!r})); assert d is not None; assert diff(d, d).equal\n"
         f"export(d, Path({str(tmp_path / 'out')!r})); assert 'torch' not in sys.modules"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dougong.fault.diagnosis import CONSEQUENCE_S, Fact, diagnose, first_failure, is_echo, settled
-from dougong.launcher.worker import describe_error
+from dougong.launcher.agent.worker_process import describe_error
 
 
 def raised(error: BaseException, worker: str = "east/0") -> Fact:

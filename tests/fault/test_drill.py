@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dougong.fault.drill import pending, rehearse
-from dougong.launcher.job import Drill
+from dougong.job.schema import Drill
 
 DRILL = Drill(at_step=3, kill="east/1")
 

@@ -6,7 +6,7 @@ import pytest
 
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import decide
-from dougong.launcher.job import Fault
+from dougong.job.schema import Fault
 
 DEATH = Diagnosis("east/1", "crash", "SIGKILL")
 

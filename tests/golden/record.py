@@ -3,7 +3,7 @@
     python -m tests.golden.record            # writes this machine's values into tests/golden/cpu.json, on purpose
     python -m tests.golden.record --device cuda
 
-Run it when the arithmetic was changed on purpose (and raise `ARITHMETIC` in `dougong/training/recipe.py`), or to add a
+Run it when the arithmetic was changed on purpose (and raise `ARITHMETIC` in `dougong/planner/recipe.py`), or to add a
 machine of another class. Two machines of one class give the same bits; others only the same losses to rounding.
 """
 
@@ -42,9 +42,9 @@ def compute(device: str) -> dict[str, Any]:
 
 
 def compute_here(device: str) -> dict[str, Any]:
-    from dougong.accelerators.fingerprint import take_fingerprint
-    from dougong.launcher.inspection import shapes_of
-    from dougong.models.inspect import inspect_model
+    from dougong.fingerprint.record import take_fingerprint
+    from dougong.models.inventory import inspect_model
+    from dougong.training.preflight import shapes_of
     from tests.jobs import VOCAB
     from tests.test_promise import job_of, train_alone
 

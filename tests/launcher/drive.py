@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from dougong.errors import DougongError
-from dougong.launcher.jobfile import load_job
+from dougong.job.load import load_job
+from dougong.launcher.controller.config import TRAINING, Entries
 from dougong.launcher.run import Options, resume_run, start_run
-from dougong.launcher.setting import TRAINING, Entries
 
 TOY = Entries(
     "tests.launcher.entries:train",

@@ -19,15 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dougong.accelerators.fingerprint import Fingerprint
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.errors import DataError, LaunchError
-from dougong.launcher.fingerprints import Probing
-from dougong.launcher.inspection import Inspection
-from dougong.launcher.job import Job
-from dougong.launcher.worker import WorkerContext
+from dougong.fingerprint.cache import Probing
+from dougong.fingerprint.record import Fingerprint
+from dougong.job.schema import Job
+from dougong.launcher.agent.worker_process import WorkerContext
 from dougong.parallel.plan import Inventory
+from dougong.training.preflight import Inspection
 
 PATIENCE_S = 60.0
 

@@ -22,7 +22,7 @@ def fault(do: str, worker: str = "east/1", step: int = 8, generation: int = 1) -
 
 
 def dougong(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from dougong.launcher.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from dougong.cli.main import main; main()", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 

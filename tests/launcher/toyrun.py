@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from dougong.launcher.rundir import RunDir
+from dougong.records.directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DOUGONG_TEST_MARK"

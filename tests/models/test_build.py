@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from dougong.errors import ModelError
-from dougong.launcher.job import Model
+from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config, materialise
-from dougong.models.inspect import inspect_model
+from dougong.models.inventory import inspect_model
 from dougong.models.sites import find_sites
 from dougong.parallel.plan import Seat, make_plan
 from dougong.training.replica import ReplicaSpec, build_replica

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.launcher.job import Model
+from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config, materialise
 from dougong.models.cut import cut
 from dougong.models.sites import Site, find_sites
-from dougong.parallel.executor import Cut
-from dougong.parallel.flight import Flight, Forward
-from dougong.parallel.tape import leaf_node
+from dougong.parallel.execute.executor import Cut
+from dougong.parallel.segments.flight import Flight, Forward
+from dougong.parallel.segments.tape import leaf_node
 from tests.families import config_values
 from tests.jobs import VOCAB
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dougong.launcher.job import Model
+from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.initial import NamedInit
 from dougong.models.sites import find_sites
-from dougong.training import random
+from dougong.ops import counter_rng
 from tests.families import FAMILIES, config_values, tiny_config
 from tests.jobs import VOCAB
 
@@ -99,8 +99,10 @@ def test_fills_are_our_streams_under_torchs_own_calls() -> None:
         nn.init.normal_(named, mean=1.0, std=0.5)
         first = nn.init.uniform_(scratch, 2.0, 4.0).clone()
         second = nn.init.uniform_(scratch, 2.0, 4.0).clone()
-    assert torch.equal(named, torch.from_numpy(random.normal((3, 40), 5, "model.layer.weight")).mul_(0.5).add_(1.0))
-    assert torch.equal(first, torch.from_numpy(random.uniform((40,), 5, "unnamed/1")).mul_(2.0).add_(2.0))
+    assert torch.equal(
+        named, torch.from_numpy(counter_rng.normal((3, 40), 5, "model.layer.weight")).mul_(0.5).add_(1.0)
+    )
+    assert torch.equal(first, torch.from_numpy(counter_rng.uniform((40,), 5, "unnamed/1")).mul_(2.0).add_(2.0))
     assert not torch.equal(first, second) and float(second.min()) >= 2 and float(second.max()) < 4
 
 
@@ -109,4 +111,4 @@ def test_tensors_on_meta_are_left_alone() -> None:
     with NamedInit(5, {}):
         nn.init.normal_(torch.empty(4, device="meta"))
         nn.init.uniform_(scratch)  # still the first scratch fill: the one on meta did not count
-    assert torch.equal(scratch, torch.from_numpy(random.uniform((4,), 5, "unnamed/1")))
+    assert torch.equal(scratch, torch.from_numpy(counter_rng.uniform((4,), 5, "unnamed/1")))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.launcher.job import Model
+from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
-from dougong.models.inspect import inspect_model
+from dougong.models.inventory import inspect_model
 from dougong.models.sites import find_sites, one_expert
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB

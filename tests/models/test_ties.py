@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
-from dougong.parallel.flight import Flight, Forward
+from dougong.parallel.segments.flight import Flight, Forward
 from tests.families import FAMILIES
 from tests.jobs import make_job, make_rig, tokens
 from tests.reference import compute_experts_alike, reference_model

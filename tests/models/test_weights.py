@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dougong.checkpoint.huggingface import Names
 from dougong.errors import ModelError
-from dougong.launcher.job import Model
+from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder

@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dougong.launcher.job import AdamW
+from dougong.job.schema import AdamW
 from dougong.models.sites import expert_op
-from dougong.ops.expert import Block, ByBlock, ExpertOp, Rows, SwiGLUExpert, TiledSwiGLU
-from dougong.ops.routing import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
+from dougong.ops.experts.reference import Block, ByBlock, ExpertOp, Rows, SwiGLUExpert, TiledSwiGLU
+from dougong.ops.permute import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.tree import LaneTree
-from dougong.training.optimizer import MOMENTS, OwnedAdamW
-from tests.ops.test_expert import CPU, HIDDEN, random_tensors, site_of
+from dougong.training.optimizers.adamw import MOMENTS, OwnedAdamW
+from tests.ops.experts.test_reference import CPU, HIDDEN, random_tensors, site_of
 
 ROOT = Path(__file__).resolve().parents[2]
 Tensors = dict[str, Tensor]

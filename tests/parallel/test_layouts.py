@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.parallel.transport import World
 from tests.families import FAMILIES
 from tests.jobs import make_job, make_rig, plan_for
 from tests.processes import run_workers

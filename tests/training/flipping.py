@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from dougong.launcher.worker import WorkerContext
-from dougong.parallel.mail import Letter
-from dougong.training import errand
+from dougong.launcher.agent.worker_process import WorkerContext
+from dougong.parallel.comm.exchange import Letter
+from dougong.training import partial_run
 from dougong.training.trainer import Trainer
 
 
@@ -51,9 +51,9 @@ class Flip:
                 return
 
     def train(self, context: WorkerContext) -> None:
-        errand.train(context, self.prepare)
+        partial_run.train(context, self.prepare)
 
 
 def flip_on_two(context: WorkerContext) -> None:
     """An errand that goes wrong on two workers and nowhere else, whenever it is run."""
-    errand.train(context, Flip(bit=16).prepare if len(context.plan.workers) == 2 else lambda trainer: None)
+    partial_run.train(context, Flip(bit=16).prepare if len(context.plan.workers) == 2 else lambda trainer: None)

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.store import commit, expected_tensors
+from dougong.checkpoint.repository import commit, expected_tensors
 from dougong.errors import DougongError
-from dougong.launcher.job import Job
-from dougong.launcher.worker import WorkerContext
-from dougong.models.inspect import inspect_model
+from dougong.job.schema import Job
+from dougong.launcher.agent.worker_process import WorkerContext
+from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.training.trainer import train
 from tests.processes import CONTEXT

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dougong.data.windows import open_data
 from dougong.errors import DataError
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.parallel.transport import World
-from dougong.training.data import open_data
 from dougong.training.trainer import _agree_on_data
 from tests.jobs import make_job, plan_for
 from tests.processes import run_workers

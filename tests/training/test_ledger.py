@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from dougong.checkpoint.ledger import KINDS, Checksums, read_step
+from dougong.checkpoint.ledger_file import KINDS, Checksums, read_step
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.store import expected_tensors
-from dougong.launcher.job import Job
-from dougong.models.inspect import inspect_model
-from dougong.parallel.transport import World
+from dougong.checkpoint.repository import expected_tensors
+from dougong.job.schema import Job
+from dougong.models.inventory import inspect_model
+from dougong.parallel.comm.world import World
 from dougong.training.ledger import BEGINNING, Ledger, chained, combine
 from tests.jobs import make_job
 from tests.training.running import Order, Outcome, run, token_file

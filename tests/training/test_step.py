@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.training.step import StepResult

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from dougong.checkpoint.verify import verify
+from dougong.data.windows import open_data
 from dougong.errors import DeviceError
-from dougong.launcher.job import Job
+from dougong.job.schema import Job
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
-from dougong.ops.expert import ByBlock, SwiGLUExpert, TiledSwiGLU
+from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.parallel.transport import World
-from dougong.training.data import open_data
 from dougong.training.trainer import _agree_on_operators
 from tests.families import config_values, tiny_config
 from tests.jobs import make_job

@@ -1,0 +1,174 @@
+"""Which tokens a lane reads at a step: a pure function of the job, with no state and no torch.
+
+The token stream is cut into windows of `sequence_length` ids (a rest that fills no window is never read). A fixed
+pseudo-random choice of windows is held out for validation, the same for every seed. Each epoch visits all others once,
+in an order keyed by seed and epoch. Samples are numbered by step, then lane, micro-batch and row; sample n is window
+`n mod windows` of epoch `n div windows`. So nothing is read twice or skipped within an epoch, whoever reads it, after
+any number of resumes and on any number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dougong.data.text import dataset_rows, open_corpus, text_files
+from dougong.data.token_files import WHOLE_TOKENS, TokenFile, open_megatron, open_tokens
+from dougong.data.tokenizer import open_tokenizer
+from dougong.errors import DataError
+from dougong.job import schema as spec
+from dougong.ops.counter_rng import Permutation
+
+# The held-out windows do not follow the job's seed: runs with other seeds are measured on the same text.
+_HELD_OUT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The tokens of one job. Equal jobs over equal tokens read equal batches."""
+
+    name: str
+    tokens: TokenFile
+    vocab_size: int | None
+    sequence_length: int
+    lanes: int
+    microbatches: int
+    microbatch_size: int
+    steps: int
+    seed: int
+    validation: spec.Validation | None
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in all, held-out ones included."""
+        return self.tokens.num_tokens // self.sequence_length
+
+    @property
+    def num_held_out(self) -> int:
+        """Windows that are never trained on."""
+        return math.ceil(self.num_windows * self.validation.fraction) if self.validation else 0
+
+    @property
+    def num_train(self) -> int:
+        """Windows of one epoch."""
+        return self.num_windows - self.num_held_out
+
+    @property
+    def num_validation_batches(self) -> int:
+        """How many `validation_batch` there are: `validation.batches` for each lane; lane l reads l, l + lanes, ..."""
+        return self.validation.batches * self.lanes if self.validation else 0
+
+    def batch(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
+        """Token ids of one micro-batch, int64 [microbatch_size, sequence_length]; `step` counts from 1.
+
+        Raises DataError if an id is outside the vocabulary.
+        """
+        assert step >= 1, f"steps count from 1, not {step}"
+        assert 0 <= lane < self.lanes, f"lane {lane} of {self.lanes}"
+        assert 0 <= microbatch < self.microbatches, f"micro-batch {microbatch} of {self.microbatches}"
+        first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
+        return self._rows(self._train_windows(first * self.microbatch_size + np.arange(self.microbatch_size)))
+
+    def validation_batch(self, index: int) -> npt.NDArray[np.int64]:
+        """Held-out ids, int64 [microbatch_size, sequence_length], for `index` in 0 .. num_validation_batches-1."""
+        assert 0 <= index < self.num_validation_batches, f"validation batch {index} of {self.num_validation_batches}"
+        first = index * self.microbatch_size
+        return self._rows(self._order(first + np.arange(self.microbatch_size)))
+
+    def digest(self) -> str:
+        """Hexadecimal name of the tokens and of how they are cut: runs with other digests read other data."""
+        said = f"{self.tokens_digest} {self.sequence_length} {self.num_held_out}"
+        return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+    def describe(self) -> dict[str, object]:
+        """Figures for the plan and the report; `epochs` is how often the whole job reads each training window."""
+        read = self.steps * self.lanes * self.microbatches * self.microbatch_size
+        return {
+            "name": self.name,
+            "tokens": self.tokens.num_tokens,
+            "windows": self.num_windows,
+            "held_out": self.num_held_out,
+            "epochs": round(read / self.num_train, 4),
+            "digest": self.digest(),
+        }
+
+    @functools.cached_property
+    def tokens_digest(self) -> str:
+        """Digest of the token stream, taken once."""
+        return self.tokens.digest()
+
+    @functools.cached_property
+    def _order(self) -> Permutation:
+        """The fixed order of all windows whose first `num_held_out` places are held out."""
+        return Permutation(self.num_windows, _HELD_OUT_SEED, "held out")
+
+    def _train_windows(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        epochs, places = np.divmod(samples, self.num_train)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            places[here] = Permutation(self.num_train, self.seed, "epoch", epoch)(places[here])
+        return self._order(self.num_held_out + places)
+
+    def _rows(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        starts = (windows * self.sequence_length).tolist()
+        if self.vocab_size is not None:
+            for start in starts:
+                self.tokens.check(start, self.sequence_length, self.vocab_size)
+        return np.stack([self.tokens.read(start, self.sequence_length) for start in starts])
+
+
+def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> Data:
+    """Open what `job.data` names. `vocab_size` is the model's; None leaves ids unchecked.
+
+    Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data that is missing,
+    empty, cut short, or too small for one step's windows, and for ids outside the vocabulary (checked at once in files
+    of up to 64 Mi tokens, else when they are read).
+    """
+    name, tokens = _open_tokens(job.data, cache if cache is not None else Path.home() / ".cache" / "dougong" / "tokens")
+    data = Data(
+        name, tokens, vocab_size, job.data.sequence_length, job.batch.lanes, job.batch.microbatches,
+        job.batch.microbatch_size, job.steps, job.seed, job.data.validation,
+    )  # fmt: skip
+    _check_size(data)
+    if vocab_size is not None and tokens.num_tokens <= WHOLE_TOKENS:
+        tokens.check_all(vocab_size)
+    return data
+
+
+def vocabulary(section: spec.Data) -> int | None:
+    """How many ids the data's tokenizer has; None where the data is tokens already and nobody has said."""
+    if section.tokens is not None or section.megatron is not None:
+        return None
+    return open_tokenizer(section.tokenizer).num_ids
+
+
+def _open_tokens(section: spec.Data, cache: Path) -> tuple[str, TokenFile]:
+    if section.tokens is not None:
+        return section.tokens, open_tokens(Path(section.tokens).expanduser())
+    if section.megatron is not None:
+        return section.megatron, open_megatron(Path(section.megatron).expanduser())
+    assert section.text is not None or section.dataset is not None, "the schema asks for one source of data"
+    tokenizer = open_tokenizer(section.tokenizer)
+    corpus = text_files(section.text) if section.text is not None else dataset_rows(section.dataset or "")
+    return f"{corpus.name} ({tokenizer.name})", open_corpus(corpus, tokenizer, cache)
+
+
+def _check_size(data: Data) -> None:
+    have = f"{data.name}: {data.tokens.num_tokens} tokens give {data.num_windows} windows of {data.sequence_length}"
+    if data.num_train < 1:
+        raise DataError(
+            f"{have}, {data.num_held_out} of them held out; at least one must be left to train on: give more text, or "
+            "lower data.sequence_length or data.validation.fraction"
+        )
+    need = data.num_validation_batches * data.microbatch_size
+    if need > data.num_held_out:
+        raise DataError(
+            f"{have}, {data.num_held_out} of them held out; data.validation.batches x lanes x microbatch_size = {need} "
+            "are asked for: raise data.validation.fraction, or lower data.validation.batches"
+        )

@@ -1,0 +1,102 @@
+"""What every probe stands on: inputs of fixed bits, the hash of an output's bits, and the device in words."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dougong.fingerprint.record import UNSTABLE, digest
+
+Probe = Callable[[], Sequence[Tensor]]
+"""One computation; called again it makes its inputs anew."""
+Probes = Iterator[tuple[str, Probe]]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_POOL = 1048583  # a prime a little over 2^20, so that a large matrix does not repeat itself row by row
+
+
+class Bench:
+    """Makes inputs on one device.
+
+    Values are multiples of 2^-22 in [-2, 2), made by integer arithmetic on the host: `torch.randn` will not do, its own
+    bits depend on the processor's vector width.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        values = torch.from_numpy(_dyadic(_POOL))
+        self._pools = {dtype: values.to(dtype).to(device) for dtype in DTYPES.values()}
+
+    @property
+    def most_elements(self) -> int:
+        """How large a product's result may be so that a fingerprint stays quick."""
+        return 1 << 18 if self.device.type == "cpu" else 1 << 24
+
+    def values(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of its own memory. Its bits depend on name, shape and dtype alone."""
+        count = int(np.prod(shape))
+        pool, start = self._pools[dtype], int(digest(name.encode()), 16) % _POOL
+        repeats = -(-(start + count) // _POOL)
+        return pool.repeat(repeats)[start : start + count].clone().view(*shape)
+
+    def leaf(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The same, for autograd to differentiate by."""
+        return self.values(name, *shape, dtype=dtype).requires_grad_()
+
+    def ids(self, count: int, below: int) -> Tensor:
+        """Integers [count] in 0 .. below - 1, with repeats."""
+        return (((torch.arange(count) * 2654435761) >> 7) % below).to(self.device)
+
+    def with_gradients(self, output: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """The output, and its gradients for a fixed cotangent."""
+        cotangent = self.values("cotangent", *output.shape, dtype=output.dtype)
+        return (output, *torch.autograd.grad(output, leaves, cotangent))
+
+
+def measure(probe: Probe) -> str:
+    """Hash of the probe's output, `UNSTABLE` when a second call gives other bits, `none` where no kernel exists."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "no deterministic form": exactly what the second call finds out
+        try:
+            first, second = _hash_of(probe()), _hash_of(probe())
+        except NotImplementedError:
+            return "none"
+    return first if first == second else UNSTABLE
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """What may explain a difference: torch and its libraries, threads, the processor's capability, the device."""
+    found = {
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "libraries": ", ".join(
+            re.findall(r"(?:Math Kernel Library Version|MKL-DNN v)[^(\n]*", torch.__config__.show())
+        ),
+    }
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        found["toolkit"] = str(torch.version.cuda or torch.version.hip or "")
+        found["device"] = str(module.get_device_name(device))
+        found["multiprocessors"] = str(getattr(module.get_device_properties(device), "multi_processor_count", ""))
+    return {name: value.strip() for name, value in found.items() if value}
+
+
+def _hash_of(outputs: Sequence[Tensor]) -> str:
+    pieces = [t.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for t in outputs]
+    return digest(b"".join(pieces))
+
+
+def _dyadic(count: int) -> np.ndarray:
+    """The first `count` outputs of splitmix64 (Steele, Lea and Flood 2014), cut to 24 bits; float32, exact."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    centred = (z >> np.uint64(40)).astype(np.int32) - (1 << 23)
+    return centred.astype(np.float32) * np.float32(2.0**-22)

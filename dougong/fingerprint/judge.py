@@ -1,0 +1,123 @@
+"""Which workers may replace one another: pure decisions over fingerprints.
+
+Within a role every worker must be of one class, since a plan may give any lane (attention) or expert (experts) to any
+of them; a `both` worker counts in both. Two roles may be of two classes: each kind of operator then still runs on one.
+A checkpoint holds the classes that made it, and whoever goes on from it must be of the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dougong.fingerprint.record import Fingerprint, differing_environment, differing_probes
+from dougong.job.schema import Job
+from dougong.ui.formatting import plural, worker_list
+
+ROLES = ("attention", "experts")
+_MOST_PROBES = 6
+_ACCEPT = "accept results that are equal up to rounding with `-o numerics=bounded`"
+
+Prints = Mapping[str, Fingerprint]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`refusal`: why the job must not go on; None when it may. `warnings`: what the user should know even so."""
+
+    refusal: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def is_strict(job: Job) -> bool:
+    """Whether other bits are a reason to stop: the job promises them, and nobody has taken the promise back."""
+    return job.determinism == "layout" and job.numerics == "exact"
+
+
+def judge_workers(prints: Prints, roles: Mapping[str, str], strict: bool) -> Verdict:
+    """Whether the workers of each role compute alike. `prints` and `roles`: by worker's name."""
+    told = [text for role in ROLES if (text := _unequal(role, _of_role(prints, roles, role)))]
+    warnings = tuple(_unstable(prints)) + (() if strict else tuple(told))
+    if not (strict and told):
+        return Verdict(None, warnings)
+    advice = f"make them equal (threads, software, kind of device), give the roles to different islands, or {_ACCEPT}"
+    return Verdict("\n".join([*told, advice]), warnings)
+
+
+def record(prints: Prints, roles: Mapping[str, str]) -> dict[str, Any]:
+    """For a checkpoint: {"roles": {role: [class, ...]}, "prints": {class: fingerprint}}, equal ones once."""
+    by_role = {role: sorted(classes(_of_role(prints, roles, role))) for role in ROLES}
+    return {"roles": by_role, "prints": {p.kernel_class: p.to_json() for p in prints.values()}}
+
+
+def judge_resume(before: Mapping[str, Any], now: Mapping[str, Any], strict: bool) -> Verdict:
+    """Whether workers with the record `now` may go on from a checkpoint with the record `before` (empty: none)."""
+    if not before or not now:
+        return Verdict()
+    if _questions(before) != _questions(now):
+        text = "the checkpoint's fingerprints were taken by other probes, so nothing says whether kernels are the same"
+        return Verdict(None, (text,))
+    told = [
+        _moved(role, before, now) for role in ROLES if set(before["roles"].get(role, ())) != set(now["roles"][role])
+    ]
+    if not (strict and told):
+        return Verdict(None, tuple(told))
+    return Verdict("\n".join([*told, f"put back what differs, or {_ACCEPT}"]))
+
+
+def classes(prints: Prints) -> dict[str, list[str]]:
+    """Class -> its workers, the largest first."""
+    found: dict[str, list[str]] = {}
+    for worker, fingerprint in prints.items():
+        found.setdefault(fingerprint.kernel_class, []).append(worker)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def difference(a: Fingerprint, b: Fingerprint) -> list[str]:
+    """Lines that say which probes and which entries of the environment differ."""
+    probes = differing_probes(a, b)
+    more = f", and {len(probes) - _MOST_PROBES} more" if len(probes) > _MOST_PROBES else ""
+    lines = [f"  {len(probes)} of {plural(len(a.probes), 'probe')} differ: {'; '.join(probes[:_MOST_PROBES])}{more}"]
+    environment = [f"{name}: {x} | {y}" for name, (x, y) in differing_environment(a, b).items()]
+    return [*lines, *(f"  {entry}" for entry in environment or ["nothing recorded of the environment differs"])]
+
+
+def _of_role(prints: Prints, roles: Mapping[str, str], role: str) -> dict[str, Fingerprint]:
+    return {worker: found for worker, found in prints.items() if roles[worker] in (role, "both")}
+
+
+def _unequal(role: str, prints: Prints) -> str | None:
+    groups = classes(prints)
+    if len(groups) < 2:
+        return None
+    first, *others = [prints[workers[0]] for workers in groups.values()]
+    lines = [f"the kernels of the workers of role {role} give different bits, so the plan would decide the result:"]
+    lines += [f"  class {name}: {worker_list(workers)}" for name, workers in groups.items()]
+    for other in others:
+        lines += [f"{first.kernel_class} | {other.kernel_class}:", *difference(first, other)]
+    return "\n".join(lines)
+
+
+def _unstable(prints: Prints) -> Iterable[str]:
+    by_probes: dict[tuple[str, ...], list[str]] = {}
+    for worker, found in prints.items():
+        if found.unstable:
+            by_probes.setdefault(found.unstable, []).append(worker)
+    for probes, workers in by_probes.items():
+        who = worker_list(workers)
+        yield f"{who}: the same call gives different bits from one time to the next: {'; '.join(probes)}"
+
+
+def _moved(role: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = before["roles"].get(role, ()), now["roles"][role]
+    words = f"role {role}: the checkpoint was computed in class {', '.join(old)}, these workers are {', '.join(new)}"
+    lines = [words]
+    for gone, come in zip(sorted(set(old) - set(new)), sorted(set(new) - set(old)), strict=False):
+        pair = (Fingerprint.from_json(before["prints"][gone]), Fingerprint.from_json(now["prints"][come]))
+        lines += difference(*pair)
+    return "\n".join(lines)
+
+
+def _questions(kept: Mapping[str, Any]) -> set[str]:
+    return {found["question"] for found in kept["prints"].values()}

@@ -1,0 +1,142 @@
+"""The fingerprint of a device's arithmetic: fixed computations, and a hash of the bits that came out.
+
+Two workers may take each other's lanes and experts only if every kernel gives both the same bits. Thread count, vector
+width, a library's version or mode, another model of GPU: each can change them, and none tells by itself. So each device
+runs *probes* (`probes.py`, `shaped_probes.py`) and the hash of all their hashes names its *class*. Equal classes are
+strong evidence, not a proof: probes are a sample. Needs no torch until `take_fingerprint` is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+UNSTABLE = "unstable"
+"""What stands for the hash of a probe that gave two answers."""
+PRECISIONS = ("float32", "bfloat16")
+PROBES_VERSION = 1
+"""What the probes ask, as a number: raise it with every change that could give one of them other bits or another name.
+Two fingerprints of different versions are not compared. A test holds it against the probes' syntax."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of a job's own kernel calls.
+
+    matrices: [rows, columns] of its weights, each once; rows: of the blocks that meet them; heads, head_size, sequence:
+    of attention; hidden, inner: widths of the residual stream and inside an expert; experts: that a router chooses
+    from; vocabulary: number of token ids.
+    """
+
+    matrices: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]
+    heads: int
+    head_size: int
+    sequence: int
+    hidden: int
+    inner: int
+    experts: int
+    vocabulary: int
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> Shapes:
+        """What `dataclasses.asdict` made, after a way over JSON."""
+        matrices = tuple((int(n), int(k)) for n, k in raw["matrices"])
+        return Shapes(**{**raw, "matrices": matrices, "rows": tuple(raw["rows"])})
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What one device computed. `probes`: name -> hash of the output's bits; `unstable`: those that gave two answers.
+
+    `question`: digest of what was asked (the probes' version, shapes, precision): other questions are not comparable.
+    `environment`: what explains a difference, and does not decide it.
+    """
+
+    probes: Mapping[str, str]
+    question: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kernel_class(self) -> str:
+        """16 hexadecimal digits; equal where every probe gave equal bits."""
+        return digest(json.dumps(dict(sorted(self.probes.items()))).encode())
+
+    @property
+    def unstable(self) -> tuple[str, ...]:
+        return tuple(name for name, value in self.probes.items() if value == UNSTABLE)
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON can hold; `class` and `unstable` are written for the reader's eye."""
+        return {
+            "class": self.kernel_class,
+            "question": self.question,
+            "unstable": list(self.unstable),
+            "probes": dict(self.probes),
+            "environment": dict(self.environment),
+        }
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> Fingerprint:
+        """The fingerprint again. ValueError when it is not whole: its class must be that of its probes."""
+        try:
+            probes = {str(name): str(value) for name, value in raw["probes"].items()}
+            environment = {str(name): str(value) for name, value in raw["environment"].items()}
+            found, written = Fingerprint(probes, str(raw["question"]), environment), raw["class"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
+        if found.kernel_class != written:
+            raise ValueError(f"a damaged fingerprint: its probes make class {found.kernel_class}, it says {written}")
+        return found
+
+
+def differing_probes(a: Fingerprint, b: Fingerprint) -> list[str]:
+    """Names of the probes that gave other bits, or that only one of the two ran."""
+    names = dict.fromkeys([*a.probes, *b.probes])
+    return [name for name in names if a.probes.get(name) != b.probes.get(name)]
+
+
+def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str, str]]:
+    """Entry -> its two values, where they differ; a value that is not there is `-`."""
+    names = sorted({*a.environment, *b.environment})
+    pairs = {name: (a.environment.get(name, "-"), b.environment.get(name, "-")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def question_of(precisions: tuple[str, ...], shapes: Shapes | None) -> str:
+    """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no torch."""
+    return digest(repr((PROBES_VERSION, precisions, shapes)).encode())
+
+
+def digest(data: bytes) -> str:
+    """blake2b of 8 bytes, in hexadecimal."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def take_fingerprint(
+    device: torch.device,
+    precisions: tuple[str, ...] = PRECISIONS,
+    shapes: Shapes | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Fingerprint:
+    """Run every probe twice on `device` (opened by its accelerator) and hash what comes out.
+
+    General probes run in each of `precisions`, those of `shapes` in the last of them. `variables` are recorded as part
+    of the environment.
+    """
+    from dougong.fingerprint.bench import Bench, describe, measure
+    from dougong.fingerprint.general import general_probes
+    from dougong.fingerprint.job_shapes import shaped_probes
+
+    bench = Bench(device)
+    probes = dict(general_probes(bench, precisions))
+    if shapes is not None:
+        probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
+    hashes = {name: measure(probe) for name, probe in probes.items()}
+    return Fingerprint(hashes, question_of(precisions, shapes), describe(device) | dict(variables or {}))

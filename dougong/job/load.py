@@ -1,0 +1,177 @@
+"""The job file: YAML and `-o` overrides in, a `Job` out, or every mistake at once with its place. Imports no torch.
+
+job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
+-o batch.lanez=8: batch.lanez: unknown key; did you mean 'lanes'?
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dougong.errors import JobError
+from dougong.job import overrides, validation_messages, yaml_locations
+from dougong.job.provenance import Mistake, Source, dotted
+from dougong.job.rules import SOURCES, breaches
+from dougong.job.schema import Job
+from dougong.job.yaml_locations import KeyPath
+
+PATH_KEYS = (*(("data", key) for key in (*SOURCES, "tokenizer")), ("model", "path"))
+_NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by dotted path."""
+
+    job: Job
+    origins: dict[str, str] = field(repr=False)
+
+    def to_yaml(self, comments: bool = False) -> str:
+        """The job in full, one value a line, with absolute paths; it loads again to the same `Job`.
+
+        With `comments` each line ends with the origin of its value.
+        """
+        lines = list(_lines(self.job.model_dump(mode="json"), (), ""))
+        if not comments:
+            return "".join(f"{text}\n" for text, _ in lines)
+        width = min(max(len(text) for text, _ in lines), 80)
+        said = [(text, self.origins.get(dotted(path)) if path is not None else None) for text, path in lines]
+        return "".join(f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in said)
+
+    def summary(self) -> str:
+        """The job in one line: name, model, steps, batch, workers."""
+        job = self.job
+        sequences = job.batch.lanes * job.batch.microbatches * job.batch.microbatch_size
+        islands = ", ".join(f"{island.workers} on {island.name} ({island.accelerator})" for island in job.islands)
+        return (
+            f"{job.job}: {job.model.family or job.model.path}, {job.steps} steps of {sequences} sequences x "
+            f"{job.data.sequence_length} tokens, workers: {islands}"
+        )
+
+
+def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+    """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`) over it, check it.
+
+    Later overrides win. Relative paths count from the file's folder, those of overrides from the current folder; the
+    job holds absolute ones. Raises `JobError`, whose message has one line per mistake.
+    """
+    file = Path(path)
+    source = Source(str(path))
+    document = yaml_locations.read(_read_text(file))
+    source.take(document)
+    if document.readable and not isinstance(source.data, dict):
+        source.blame((), _not_a_mapping(source.data))
+    if not isinstance(source.data, dict):
+        raise _refusal(source.mistakes)
+    for text in override:
+        overrides.lay(source, text)
+    _make_absolute(source, file.absolute().parent)
+    sections = _validate(source)
+    for breach in breaches(sections):
+        source.blame(breach.path, breach.text)
+    _refuse_yes_no(source)
+    if source.mistakes:
+        raise _refusal(source.mistakes)
+    job = Job.model_validate(sections)
+    leaves = (leaf for _, leaf in _lines(job.model_dump(mode="json"), (), "") if leaf is not None)
+    return ResolvedJob(job, {dotted(leaf): source.origin(leaf) for leaf in leaves})
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except IsADirectoryError:
+        raise JobError(f"{file}: a folder; name the job file in it") from None
+    except FileNotFoundError:
+        raise JobError(f"{file}: there is no such file; check the path") from None
+    except OSError as error:
+        raise JobError(f"{file}: cannot be read: {error.strerror}; check its permissions") from error
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        place, byte = f"{file}:{before.count(10) + 1}:{error.start - before.rfind(10)}", error.object[error.start]
+        raise JobError(f"{place}: not UTF-8 (byte {error.start} is 0x{byte:02x}); save it as UTF-8") from None
+
+
+def _not_a_mapping(data: Any) -> str:
+    if data is None:
+        return "the file is empty; start from examples/quickstart.yaml"
+    kind = "a list" if isinstance(data, list) else "a single value"
+    return f"the file holds {kind}; a job file is a mapping such as `job: quickstart`"
+
+
+def _make_absolute(source: Source, folder: Path) -> None:
+    for section, key in PATH_KEYS:
+        values = source.data.get(section)
+        if not isinstance(values, dict):
+            continue
+        value = values.get(key)
+        if isinstance(value, str) and value and value != _NOT_PATHS.get((section, key)):
+            base = Path.cwd() if source.is_override((section, key)) else folder
+            values[key] = _absolute(value, base, (section, key))
+
+
+def _absolute(value: str, base: Path, key: KeyPath) -> str:
+    path = os.path.expanduser(value)
+    whole = os.path.join(base, path)
+    if key == ("data", "dataset") and not os.path.isdir(whole):
+        return value  # a name on the hub
+    if key == ("data", "text") and not os.path.exists(whole):
+        return os.path.join(glob.escape(str(base)), path)
+    return whole
+
+
+def _validate(source: Source) -> dict[str, Any]:
+    """The valid top-level sections; what is wrong with the others is blamed."""
+    try:
+        job = Job.model_validate(source.data)
+        return {name: getattr(job, name) for name in Job.model_fields}
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+    for path, text in validation_messages.explain(wrong, source.data):
+        source.blame(path, text)
+    bad = {str(one["loc"][0]) for one in wrong}
+    return {name: _one_section(name, source.data) for name in Job.model_fields if name not in bad}
+
+
+def _one_section(name: str, data: Mapping[str, Any]) -> Any:
+    info = Job.model_fields[name]
+    if name not in data:
+        return info.get_default(call_default_factory=True)
+    kind: Any = Annotated[info.annotation, info]
+    return TypeAdapter(kind).validate_python(data[name])
+
+
+def _refuse_yes_no(source: Source) -> None:
+    """Elsewhere the schema knows what is text; a model's configuration would take the text `no` for true."""
+    for path in source.yes_no:
+        if path[:2] == ("model", "config"):
+            source.blame(path, "yes, no, on and off are text in YAML 1.2; write true or false, or put it in quotes")
+
+
+def _refusal(mistakes: Sequence[Mistake]) -> JobError:
+    ordered = sorted(mistakes, key=lambda mistake: mistake.order)
+    return JobError("\n".join(dict.fromkeys(str(mistake) for mistake in ordered)))
+
+
+def _lines(value: Any, path: KeyPath, indent: str) -> Iterator[tuple[str, KeyPath | None]]:
+    """(line, path of the value on it) for a mapping; a list of mappings is a block, any other list one value."""
+    for key, item in value.items():
+        here, name = (*path, key), yaml_locations.write_flow(key)
+        if isinstance(item, dict) and item:
+            yield f"{indent}{name}:", None
+            yield from _lines(item, here, indent + "  ")
+        elif isinstance(item, list) and item and all(isinstance(part, dict) and part for part in item):
+            yield f"{indent}{name}:", None
+            for index, part in enumerate(item):
+                first, *rest = _lines(part, (*here, index), indent + "    ")
+                yield f"{indent}  - {first[0].lstrip()}", first[1]
+                yield from rest
+        else:
+            yield f"{indent}{name}: {yaml_locations.write_flow(item)}", here

@@ -1,0 +1,92 @@
+"""The job file's schema for editors (JSON Schema) and for people (`docs/job-file.md`), both written from `job.Job`."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from dougong.job.schema import Job, Section
+from dougong.job.validation_messages import section_in
+from dougong.job.yaml_locations import write_flow
+
+_BEGIN = "<!-- tables: written by schema/update.py -->"
+_END = "<!-- end of tables -->"
+
+
+def json_schema() -> str:
+    """The text of `schema/job.schema.json`."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Job.model_json_schema(mode="validation"),
+        "title": "dougong job file",
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def tables() -> str:
+    """Markdown: a heading and a table of keys for each section of the job file, in the order of the file."""
+    return "\n".join(_section("Top level", Job, ""))
+
+
+def fill(page: str) -> str:
+    """The page with fresh tables between its two marks; ValueError when a mark is missing."""
+    before, rest = page.split(_BEGIN)
+    _, after = rest.split(_END)
+    return f"{before}{_BEGIN}\n\n{tables()}\n{_END}{after}"
+
+
+def _section(title: str, section: type[Section], path: str) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield f"{_paragraphs(section)}\n"
+    yield "| key | type | default | kind | meaning |"
+    yield "|---|---|---|---|---|"
+    for name, info in section.model_fields.items():
+        yield _row(name, info)
+    yield ""
+    for name, info in section.model_fields.items():
+        inner = section_in(info.annotation)
+        if inner is not None:
+            here = f"{path}.{name}".lstrip(".")
+            yield from _section(f"`{here}`", inner, here)
+
+
+def _paragraphs(section: type[Section]) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in (section.__doc__ or "").split("\n\n"))
+
+
+def _row(name: str, info: FieldInfo) -> str:
+    extra = info.json_schema_extra
+    kind = extra["x-kind"] if isinstance(extra, dict) else ""
+    cells = (f"`{name}`", _type_name(info.annotation), _default(info), str(kind), info.description or "")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    default = info.get_default(call_default_factory=True)
+    if isinstance(default, Section):
+        return "its defaults"
+    return f"`{write_flow(list(default) if isinstance(default, tuple) else default)}`"
+
+
+def _type_name(annotation: Any) -> str:
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if section_in(annotation) is not None:
+        return "list of mappings" if origin is tuple else "mapping"
+    if origin is typing.Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if origin is tuple:
+        return f"list of {len(parts)} numbers"
+    if origin is dict:
+        return "mapping"
+    if origin is typing.Annotated:
+        return _type_name(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else _type_name(part) for part in parts)
+    return {"int": "whole number", "float": "number", "str": "text"}[annotation.__name__]

@@ -1,0 +1,205 @@
+"""Agents as Ray actors in one placement group: a bundle for each island and node. Ray places them and no more.
+
+After the start nothing here is on the way of a message or of a recovery; it is asked again only when a whole agent is
+lost. Ray is imported when the backend opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dougong.accelerators.registry import accelerator_names, get_accelerator
+from dougong.control.environment import ray_variables, temporary_variables
+from dougong.errors import LaunchError
+from dougong.launcher.agent.agent import Agent, AgentSettings
+from dougong.launcher.backends.local import Settle
+from dougong.launcher.backends.reaper import ended_with_us
+from dougong.planner.placement import AgentSpec, Node
+
+PLACE_S = 60.0
+REACH_S = 5.0
+END_S = 5.0
+CPU_SHARE = 0.01
+"""What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island share the machine."""
+OBJECT_STORE_BYTES = 80_000_000
+
+
+class AgentActor:
+    """The Ray actor: an `Agent` served in its own thread of control until the run ends."""
+
+    def serve(self, settings_json: str) -> None:
+        """Returns when the agent has ended and none of its processes is left."""
+        import ray
+
+        about = {"ray_node": ray.get_runtime_context().get_node_id()}
+        agent = Agent(AgentSettings.from_json(settings_json), about)
+        agent.run()
+        if not agent.dismissed:
+            os._exit(1)  # the controller is gone, perhaps its Ray too: an actor's own way out would wait for that
+
+
+class RayBackend:
+    """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine."""
+
+    shared_devices = False
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._stack = contextlib.ExitStack()
+        self._actors: dict[str, Any] = {}
+        self._serving: dict[str, Any] = {}
+        self._bundles: dict[str, int] = {}
+        self._group: Any = None
+        self._ray: Any = None
+
+    def open(self) -> str:
+        """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
+        if self._address not in (None, "auto"):
+            _probe(str(self._address))
+        self._stack.enter_context(temporary_variables(ray_variables(embedded=self._address is None)))
+        try:
+            import ray
+        except ImportError as error:
+            raise LaunchError("Ray is not installed; `pip install ray`, or run on this machine by --no-ray") from error
+        self._ray = ray
+        logging.getLogger("ray").setLevel(logging.ERROR)  # the screen is the run's; Ray's own logs lie in its session
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        if self._address is None:
+            options |= {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "num_cpus": os.cpu_count(),
+            }
+            options |= {"_node_ip_address": "127.0.0.1"}
+        else:
+            options |= {"address": self._address}
+        try:
+            ray.init(**options)
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            place = self._address or "this machine"
+            raise LaunchError(f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray") from error
+        if self._address is None:
+            self._stack.enter_context(ended_with_us(_raylet_helpers()))
+        return "127.0.0.1" if self._address is None else str(ray.util.get_node_ip_address())
+
+    def nodes(self, kinds: Sequence[str]) -> list[Node]:
+        """The cluster's living nodes, and how many devices of each kind they have in all."""
+        return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
+
+    def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
+        """One placement group for all agents: all of them find room, or none starts."""
+        bundles = [bundle_of(spec) for spec in specs]
+        selectors = [{"ray.io/node-id": spec.node} if spec.node else {} for spec in specs]
+        pins = {"bundle_label_selector": selectors} if any(selectors) else {}
+        self._group = self._ray.util.placement_group(bundles, strategy="PACK", **pins)
+        self._await_group(specs, bundles)
+        for index, spec in enumerate(specs):
+            self._bundles[spec.name] = index
+            self.restart(spec, settle)
+
+    def restart(self, spec: AgentSpec, settle: Settle) -> None:
+        """Start an actor in the agent's bundle; Ray moves the bundle first if its node has died."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        if spec.name in self._actors:  # lost may mean cut off, not dead: it must not keep the bundle
+            self._ray.kill(self._actors[spec.name], no_restart=True)
+        index = self._bundles[spec.name]
+        place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+        needs = bundle_of(spec)
+        actor = self._ray.remote(AgentActor).options(
+            num_cpus=needs.pop("CPU"),
+            num_gpus=needs.pop("GPU", 0),
+            resources=needs,
+            max_restarts=0,
+            scheduling_strategy=place,
+        )
+        self._actors[spec.name] = actor.remote()
+        self._serving[spec.name] = self._actors[spec.name].serve.remote(settle(spec).to_json())
+
+    def why_ended(self, name: str) -> str | None:
+        """What Ray knows of an agent's end; None when it serves, or has not been started."""
+        reference = self._serving.get(name)
+        if reference is None:
+            return None
+        done, _ = self._ray.wait([reference], timeout=1.0)
+        if not done:
+            return None
+        try:
+            self._ray.get(reference)
+        except Exception as error:  # whatever the actor raised is the answer
+            return _first_line(error)
+        return "it ended by itself"
+
+    def close(self) -> None:
+        """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one ends)."""
+        if self._ray is not None and self._ray.is_initialized():
+            if self._serving:
+                self._ray.wait(list(self._serving.values()), num_returns=len(self._serving), timeout=END_S)
+            if self._group is not None:
+                self._ray.util.remove_placement_group(self._group)
+            self._ray.shutdown()
+        self._stack.close()
+
+    def _node(self, raw: dict[str, Any], kinds: Sequence[str]) -> Node:
+        names = {kind: get_accelerator(kind).resource for kind in kinds}
+        devices = {kind: int(raw["Resources"].get(name, 0)) for kind, name in names.items() if name}
+        host = str(raw.get("NodeManagerHostname") or raw["NodeManagerAddress"])
+        labels = {str(k): str(v) for k, v in (raw.get("Labels") or {}).items()}
+        return Node(raw["NodeID"], host, raw["NodeManagerAddress"], devices, labels, str(raw.get("NodeName") or ""))
+
+    def _await_group(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> None:
+        deadline = time.monotonic() + PLACE_S
+        while not self._group.wait(timeout_seconds=1):
+            if time.monotonic() > deadline:
+                asked = ", ".join(f"{spec.name}: {_words(b)}" for spec, b in zip(specs, bundles, strict=True))
+                have = "; ".join(
+                    f"{n['NodeManagerAddress']}: {_words(n['Resources'])}" for n in self._ray.nodes() if n["Alive"]
+                )
+                raise LaunchError(
+                    f"the cluster found no room within {PLACE_S:.0f} s; asked: {asked}; the nodes have in all: {have}; "
+                    "free what other jobs hold (`ray status`), or lower islands.*.workers"
+                )
+
+
+def bundle_of(spec: AgentSpec) -> dict[str, float]:
+    """What Ray is asked for on behalf of one agent: a device for each worker, and hardly any processor."""
+    resource = get_accelerator(spec.accelerator).resource
+    bundle = {"CPU": CPU_SHARE}
+    return bundle | {resource: float(spec.num_workers)} if resource else bundle
+
+
+def _raylet_helpers() -> list[int]:
+    """The processes that our embedded raylet has started for itself; Ray ends everything else with the driver."""
+    import psutil
+
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    return [helper.pid for raylet in raylets for helper in raylet.children()]
+
+
+def _words(resources: dict[str, float]) -> str:
+    known = {"CPU", *(get_accelerator(name).resource for name in accelerator_names())}
+    return ", ".join(f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known) or "nothing"
+
+
+def _probe(address: str) -> None:
+    """Fail in seconds, where Ray would try for a minute, when nobody listens at the address."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        raise LaunchError(f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        raise LaunchError(
+            f"--address {address}: nobody answers ({error}); on that machine type `ray start --head --port={port}`"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines and lines[0].startswith("\x1b") else (lines[0] if lines else type(error).__name__)

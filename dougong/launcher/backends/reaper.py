@@ -1,0 +1,52 @@
+"""Ends processes that are not our children once we are gone, however we end: a small process that watches a pipe.
+
+A run's own Ray needs it. Its raylet dies with the driver, but the raylet's two helpers, which see that at once, then
+try for a minute to report it to a control store that has died too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+from dougong.control.environment import child_environment
+from dougong.control.processes import open_pidfd
+
+END_S = 5.0
+
+
+@contextlib.contextmanager
+def ended_with_us(pids: Sequence[int]) -> Iterator[None]:
+    """The processes are killed when the context ends, or this process, even by SIGKILL. No error where one is gone.
+
+    A system without pidfd leaves them to themselves: a number alone may belong to somebody else by then.
+    """
+    fds = [fd for fd in map(open_pidfd, pids) if fd is not None]
+    command = [sys.executable, "-m", "dougong.launcher.backends.reaper", *map(str, fds)]
+    try:
+        guard = subprocess.Popen(  # a session of its own: Ctrl-C is for the driver
+            command, stdin=subprocess.PIPE, env=child_environment({}), pass_fds=fds, start_new_session=True
+        )
+    finally:
+        for fd in fds:
+            os.close(fd)
+    try:
+        yield
+    finally:
+        guard.communicate(timeout=END_S)
+
+
+def main(fds: Sequence[int]) -> None:
+    """Wait for the pipe's end, then kill what the descriptors stand for; they never stand for another process."""
+    sys.stdin.buffer.read()
+    for fd in fds:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]])

@@ -1,0 +1,101 @@
+"""All SwiGLU experts of a worker at once, on an Ascend NPU, by its plug-in's fused operators.
+
+**Not run on an NPU yet.** Names, arguments and limits follow the plug-in's operator definitions (`npu_grouped_matmul`,
+`npu_swiglu`, `npu_swiglu_backward`); a test runs this file against stand-ins of that form on the CPU. How CANN cuts a
+grouped product into tiles is not documented: it may follow the largest group, and then a row's bits would depend on
+which experts share a call. So the grouped form is taken only where a probe on the device finds that they do not
+(`dougong.ops.experts.choose`); else every block is a product of its own. Determinism from run to run comes from
+`torch.use_deterministic_algorithms` and the environment that `accelerators/npu.py` sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dougong.ops.experts.reference import AddWeights, Block, Tensors, add_outer
+
+Products = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
+"""products(left, right): each left [N, K] times its right [K, M]."""
+
+MOST_GROUPS = 128
+"""Tensors that one call of npu_grouped_matmul takes."""
+
+
+def is_available() -> bool:
+    """Whether the plug-in has been loaded and knows the fused operators."""
+    names = ("npu_swiglu", "npu_swiglu_backward", "npu_grouped_matmul")
+    return all(hasattr(torch.ops.npu, name) for name in names)
+
+
+def grouped_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    """One call for up to 128 products. Every group has tensors of its own: split_item 0, group_type -1."""
+    results: list[Tensor] = []
+    for first in range(0, len(left), MOST_GROUPS):
+        some = slice(first, first + MOST_GROUPS)
+        results += torch.ops.npu.npu_grouped_matmul(left[some], right[some], split_item=0, group_type=-1)
+    return results
+
+
+def single_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    """One product at a time: a result depends on its own rows alone."""
+    return [a @ b for a, b in zip(left, right, strict=True)]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a backward needs."""
+
+    blocks: Sequence[Block]
+    x_RH: Tensor
+    gate_up_R2I: Tensor
+    inner_RI: Tensor
+
+
+class NpuSwiGLU:
+    """SwiGLU experts, `down(silu(gate) * up)`. A weight gradient is one product for each block, added lane by lane.
+
+    With `single_products` a result depends on the rows of its block alone, with `grouped_products` on what CANN makes
+    of the groups that share a call (see above). SwiGLU itself is computed element by element, for the whole wave.
+    """
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+
+    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Saved:
+        """Write every row's answer into `out_RH` [R, H]."""
+        gate_up, down = (self._weights(blocks, tensors, name) for name in ("gate_up_proj", "down_proj"))
+        width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
+        gate_up_R2I = self._run(x_RH, blocks, [w.t() for w in gate_up], x_RH.new_empty(len(x_RH), width))
+        inner_RI = torch.ops.npu.npu_swiglu(gate_up_R2I, -1)
+        self._run(inner_RI, blocks, [w.t() for w in down], out_RH)
+        return Saved(blocks, x_RH, gate_up_R2I, inner_RI)
+
+    def backward(
+        self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+    ) -> AddWeights:
+        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
+        gate_up, down = (self._weights(saved.blocks, tensors, name) for name in ("gate_up_proj", "down_proj"))
+        dinner_RI = self._run(dy_RH, saved.blocks, down, torch.empty_like(saved.inner_RI))
+        dgate_up_R2I = torch.ops.npu.npu_swiglu_backward(dinner_RI, saved.gate_up_R2I, -1)
+        self._run(dgate_up_R2I, saved.blocks, gate_up, dx_RH)
+
+        def add_weights() -> None:
+            for block in saved.blocks:
+                own, of = block.span, grads[block.expert]
+                add_outer(of["down_proj"], dy_RH[own], saved.inner_RI[own])
+                add_outer(of["gate_up_proj"], dgate_up_R2I[own], saved.x_RH[own])
+
+        return add_weights
+
+    def _weights(self, blocks: Sequence[Block], tensors: Mapping[int, Tensors], name: str) -> list[Tensor]:
+        return [tensors[b.expert][name] for b in blocks]
+
+    def _run(self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor) -> Tensor:
+        """Each block's rows times its weight, into the same rows of `out_RM`."""
+        for block, result in zip(blocks, self._products([rows_RK[b.span] for b in blocks], weights), strict=True):
+            out_RM[block.span] = result
+        return out_RM

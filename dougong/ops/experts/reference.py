@@ -1,0 +1,363 @@
+"""Experts on the rows of a micro-batch: forward, backward, and weight gradients, added into float32 accumulators.
+
+A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of one micro-batch, lane
+by lane. The shape of every product here follows from the routing and the job alone, never from the layout, so that
+determinism of the kernels from run to run is enough for the same bits everywhere (`research/determinism.md`, rules 1, 7
+and 20).
+
+Legend for shape suffixes: R rows of a wave, N rows of a block or tile, M rows of a wave after padding, H hidden size,
+I the expert's inner size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+T = TypeVar("T")
+Tensors = Mapping[str, Tensor]
+"""One expert's tensors, or their gradients, by parameter."""
+AddWeights = Callable[[], None]
+"""The rest of a backward: adds the gradients of the weights to their accumulators. Called once; may have nothing to do.
+
+Apart, so that the gradients of rows can leave first (B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
+"""
+Rows = int | Literal["block", "expert"]
+"""What one product takes: a block, a tile of so many rows, or all rows of an expert."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows start .. start + count of a wave: those of one expert and one lane."""
+
+    expert: int
+    lane: int
+    start: int
+    count: int
+
+    @property
+    def span(self) -> slice:
+        return slice(self.start, self.start + self.count)
+
+
+class ExpertOp(Protocol):
+    """How a worker's experts compute. `blocks` come by lane, then expert; none is empty.
+
+    `saved` is whatever the forward wants to see again in its backward.
+    """
+
+    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+        """Write every row's answer into `out_RH`; return what the backward needs."""
+        ...
+
+    def backward(
+        self,
+        dy_RH: Tensor,
+        saved: Any,
+        tensors: Mapping[int, Tensors],
+        grads: Mapping[int, Tensors],
+        dx_RH: Tensor,
+    ) -> AddWeights:
+        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
+        ...
+
+
+class OneExpert(Protocol):
+    """How one expert computes on rows that belong together."""
+
+    def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
+        """Write the answer into `out_NH`; return what the backward needs."""
+        ...
+
+    def backward(
+        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
+    ) -> AddWeights:
+        """Write the gradient of the rows into `dx_NH`; return what adds the weights' gradients to `grads` (float32)."""
+        ...
+
+
+class ByBlock:
+    """One product for each block: results depend on its rows alone. Weight gradients are added lane by lane."""
+
+    def __init__(self, one: OneExpert) -> None:
+        self.one = one
+
+    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+        return [(b, self.one.forward(x_RH[b.span], tensors[b.expert], out_RH[b.span])) for b in blocks]
+
+    def backward(
+        self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+    ) -> AddWeights:
+        rest = [
+            self.one.backward(dy_RH[b.span], kept, tensors[b.expert], grads[b.expert], dx_RH[b.span])
+            for b, kept in _taken(saved)
+        ]
+        return partial(_add_each, rest)
+
+
+class ByTile:
+    """One product for each tile of `height` rows of an expert, the lanes' rows one after another, the last tile filled
+    up with zeros; without a height, for all rows of an expert. Faster than `ByBlock` where blocks are small.
+
+    A row's answer and gradient depend on the row and on its place in its tile; weight gradients are added tile by tile.
+    Which rows share a tile follows from the routing of the whole micro-batch, which no layout changes.
+    """
+
+    def __init__(self, one: OneExpert, height: int | None) -> None:
+        self.one = one
+        self.height = height
+
+    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+        tiling = Tiling(blocks, self.height)
+        x_MH = tiling.pad(x_RH)
+        y_MH = torch.empty_like(x_MH)
+        kept = [(e, t, self.one.forward(x_MH[t], tensors[e], y_MH[t])) for e, t in tiling.tiles()]
+        tiling.unpad(y_MH, out_RH)
+        return tiling, kept
+
+    def backward(
+        self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+    ) -> AddWeights:
+        tiling, kept = saved
+        dy_MH = tiling.pad(dy_RH)
+        dx_MH = torch.empty_like(dy_MH)
+        rest = [
+            self.one.backward(dy_MH[tile], of_tile, tensors[expert], grads[expert], dx_MH[tile])
+            for expert, tile, of_tile in _taken(kept)
+        ]
+        tiling.unpad(dx_MH, dx_RH)
+        return partial(_add_each, rest)
+
+
+def _taken(kept: list[T]) -> Iterator[T]:
+    """From first to last; the list lets go of each."""
+    while kept:
+        yield kept.pop(0)
+
+
+def _add_each(rest: list[AddWeights]) -> None:
+    for add in _taken(rest):
+        add()
+
+
+class Tiling:
+    """Rows of a wave, expert by expert and lane by lane, each expert's filled up to whole tiles."""
+
+    def __init__(self, blocks: Sequence[Block], height: int | None) -> None:
+        self._height = height
+        self.spans: list[tuple[int, slice]] = []
+        """(expert, its rows after padding), experts in ascending order."""
+        places: dict[int, range] = {}
+        unit = height or 1
+        start = end = 0
+        for block in sorted(blocks, key=lambda b: (b.expert, b.lane)):
+            if not self.spans or self.spans[-1][0] != block.expert:
+                start = end = self.num_rows
+                self.spans.append((block.expert, slice(start, start)))
+            places[block.start] = range(end, end + block.count)
+            end += block.count
+            self.spans[-1] = block.expert, slice(start, start - (start - end) // unit * unit)
+        self._places_R = torch.tensor([p for _, of in sorted(places.items()) for p in of], dtype=torch.int64)
+
+    @property
+    def num_rows(self) -> int:
+        """M."""
+        return self.spans[-1][1].stop if self.spans else 0
+
+    def tiles(self) -> Iterator[tuple[int, slice]]:
+        """(expert, rows) of every tile."""
+        for expert, span in self.spans:
+            height = self._height or span.stop - span.start
+            yield from ((expert, slice(i, i + height)) for i in range(span.start, span.stop, height))
+
+    def pad(self, rows_RH: Tensor) -> Tensor:
+        """[M, H], zeros between."""
+        self._places_R = self._places_R.to(rows_RH.device)
+        return rows_RH.new_zeros(self.num_rows, rows_RH.shape[1]).index_copy_(0, self._places_R, rows_RH)
+
+    def unpad(self, rows_MH: Tensor, out_RH: Tensor) -> None:
+        """The wave's own rows, in its order."""
+        torch.index_select(rows_MH, 0, self._places_R, out=out_RH)
+
+
+class FamilyExpert:
+    """The definition: the family's own code on a one-expert copy of its module, differentiated by autograd.
+
+    `has_identity`: the module also knows experts that return the token (longcat_flash); its code wants two choices, so
+    the second is such an expert with weight 0.
+    """
+
+    def __init__(self, one_expert: Callable[[Tensors], nn.Module], has_identity: bool) -> None:
+        self._one_expert = one_expert
+        self._choices = (0, 1) if has_identity else (0,)
+
+    def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            out_NH.copy_(self._run(x_NH, tensors))
+        return (x_NH,)
+
+    def backward(
+        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
+    ) -> AddWeights:
+        """Adds the weights' gradients at once: autograd computes both together."""
+        x_NH = saved[0].detach().requires_grad_()
+        leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+        with torch.enable_grad():
+            y_NH = self._run(x_NH, leaves)
+        results = torch.autograd.grad(y_NH, (x_NH, *leaves.values()), dy_NH, allow_unused=True)
+        dx_NH.copy_(results[0])
+        for name, gradient in zip(leaves, results[1:], strict=True):
+            if gradient is not None:
+                grads[name].add_(gradient)
+        return nothing_left
+
+    def _run(self, x_NH: Tensor, tensors: Tensors) -> Tensor:
+        index_NK = torch.tensor(self._choices, device=x_NH.device).expand(len(x_NH), -1)
+        weight_NK = (index_NK == 0).to(x_NH.dtype)
+        answer_NH: Tensor = self._one_expert(tensors)(x_NH, index_NK, weight_NK)
+        return answer_NH
+
+
+class SwiGLUExpert:
+    """The usual SwiGLU expert, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`, by hand.
+
+    No autograd per block; weight gradients go straight into the accumulators. Shazeer 2020, arXiv 2002.05202, eq. 6.
+    """
+
+    names = ("gate_up_proj", "down_proj")
+
+    def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
+        gate_up_N2I = x_NH.new_empty(len(x_NH), len(tensors["gate_up_proj"]))
+        inner_NI = x_NH.new_empty(len(x_NH), gate_up_N2I.shape[1] // 2)
+        _swiglu(x_NH, tensors, gate_up_N2I, inner_NI, out_NH)
+        return x_NH, gate_up_N2I, inner_NI
+
+    def backward(
+        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
+    ) -> AddWeights:
+        x_NH, gate_up_N2I, inner_NI = saved
+        dgate_up_N2I = torch.empty_like(gate_up_N2I)
+        _swiglu_backward(dy_NH, tensors, gate_up_N2I, dgate_up_N2I, dx_NH)
+
+        def add_weights() -> None:
+            add_outer(grads["down_proj"], dy_NH, inner_NI)
+            add_outer(grads["gate_up_proj"], dgate_up_N2I, x_NH)
+
+        return add_weights
+
+
+class TiledSwiGLU:
+    """`SwiGLUExpert` by tiles as in `ByTile`, but with weight gradients as one product over all rows of an expert."""
+
+    def __init__(self, height: int | None) -> None:
+        self.height = height
+
+    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+        tiling = Tiling(blocks, self.height)
+        x_MH = tiling.pad(x_RH)
+        double = next(iter(tensors.values()))["gate_up_proj"].shape[0]
+        gate_up_M2I, inner_MI = x_MH.new_empty(len(x_MH), double), x_MH.new_empty(len(x_MH), double // 2)
+        y_MH = torch.empty_like(x_MH)
+        for expert, tile in tiling.tiles():
+            _swiglu(x_MH[tile], tensors[expert], gate_up_M2I[tile], inner_MI[tile], y_MH[tile])
+        tiling.unpad(y_MH, out_RH)
+        return tiling, x_MH, gate_up_M2I, inner_MI
+
+    def backward(
+        self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+    ) -> AddWeights:
+        tiling, x_MH, gate_up_M2I, inner_MI = saved
+        dy_MH = tiling.pad(dy_RH)
+        dx_MH, dgate_up_M2I = torch.empty_like(dy_MH), torch.empty_like(gate_up_M2I)
+        for expert, tile in tiling.tiles():
+            _swiglu_backward(dy_MH[tile], tensors[expert], gate_up_M2I[tile], dgate_up_M2I[tile], dx_MH[tile])
+        tiling.unpad(dx_MH, dx_RH)
+
+        def add_weights() -> None:
+            for expert, span in tiling.spans:
+                add_outer(grads[expert]["down_proj"], dy_MH[span], inner_MI[span])
+                add_outer(grads[expert]["gate_up_proj"], dgate_up_M2I[span], x_MH[span])
+
+        return add_weights
+
+
+def _swiglu(x_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, inner_NI: Tensor, out_NH: Tensor) -> None:
+    torch.mm(x_NH, tensors["gate_up_proj"].t(), out=gate_up_N2I)
+    gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
+    torch.mul(F.silu(gate_NI), up_NI, out=inner_NI)
+    torch.mm(inner_NI, tensors["down_proj"].t(), out=out_NH)
+
+
+def _swiglu_backward(dy_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, dgate_up_N2I: Tensor, dx_NH: Tensor) -> None:
+    gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
+    dgate_NI, dup_NI = dgate_up_N2I.chunk(2, dim=-1)
+    dinner_NI = dy_NH @ tensors["down_proj"]
+    torch.mul(dinner_NI, F.silu(gate_NI), out=dup_NI)
+    dgate_NI.copy_(torch.ops.aten.silu_backward(dinner_NI.mul_(up_NI), gate_NI))
+    torch.mm(dgate_up_N2I, tensors["gate_up_proj"], out=dx_NH)
+
+
+def nothing_left() -> None:
+    """An `AddWeights` for a backward that has added them already."""
+
+
+def add_outer(total: Tensor, left_NA: Tensor, right_NB: Tensor) -> None:
+    """total [A, B] (float32) += left^T @ right, summed over rows by one GEMM."""
+    if left_NA.dtype == total.dtype:
+        total.addmm_(left_NA.t(), right_NB)
+    else:
+        total.add_(left_NA.t() @ right_NB)
+
+
+def choose_expert_op(
+    family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device, rows: Rows = "block"
+) -> ExpertOp:
+    """The fast form where it computes what the family's own code computes, else the family's own code.
+
+    The choice depends on the model, the job and the kind of device: every worker of a role chooses alike.
+    """
+    swiglu = _is_swiglu(family, shapes, device)
+    if swiglu and device.type != "cpu":
+        from dougong.ops.experts.choose import find_fused
+
+        fused = find_fused(shapes, device)
+        if fused is not None:
+            return fused
+    if rows == "block":
+        return ByBlock(SwiGLUExpert() if swiglu else family)
+    height = None if rows == "expert" else rows
+    return TiledSwiGLU(height) if swiglu else ByTile(family, height)
+
+
+def _is_swiglu(family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
+    """Decided by trying both on one small float32 block, forward and backward, so no family is named here."""
+    if set(shapes) != set(SwiGLUExpert.names):
+        return False
+    (double, hidden), (hidden_down, inner) = shapes["gate_up_proj"], shapes["down_proj"]
+    if hidden != hidden_down or double != 2 * inner:
+        return False
+    return _agree(family, SwiGLUExpert(), shapes, device)
+
+
+def _agree(one: OneExpert, other: OneExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {n: torch.rand(s, generator=generator).sub_(0.5).to(device) for n, s in shapes.items()}
+    hidden = shapes["down_proj"][0]
+    x_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
+    dy_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
+    results = [_run_both_ways(op, x_NH, dy_NH, tensors) for op in (one, other)]
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())) for a, b in zip(*results, strict=True))
+
+
+def _run_both_ways(op: OneExpert, x_NH: Tensor, dy_NH: Tensor, tensors: Tensors) -> list[Tensor]:
+    y_NH, dx_NH = torch.empty_like(x_NH), torch.empty_like(x_NH)
+    grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
+    saved = op.forward(x_NH, tensors, y_NH)
+    op.backward(dy_NH, saved, tensors, grads, dx_NH)()
+    return [y_NH, dx_NH, *grads.values()]

@@ -1,0 +1,89 @@
+"""All SwiGLU experts of a worker at once, on an NVIDIA GPU, by the kernels of `triton_grouped`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dougong.ops.experts import triton_kernels as kernels
+from dougong.ops.experts.reference import AddWeights, Block, Tensors, nothing_left
+from dougong.ops.experts.tile_tables import Tiles, Wave, arrange, choose_tiles
+
+ALIGNMENT = 16
+"""Bytes that one load takes: every tensor begins at a multiple of them."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a backward needs. The product inner = silu(gate) * up is computed again: a third less memory."""
+
+    wave: Wave
+    x_RH: Tensor
+    gate_up_R2I: Tensor
+
+
+class GroupedSwiGLU:
+    """SwiGLU experts, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`: two launches forward,
+    four backward. Shazeer 2020, arXiv 2002.05202, eq. 6.
+
+    A row's answer and gradient depend on that row, its expert's weights, their dtype and the tiles' sizes alone; an
+    expert's weight gradients on its rows lane by lane, in the order of lanes. Which other experts the worker owns, and
+    what is next to a row, changes nothing (`tests/ops/experts/test_triton_kernels.py`). So no product has to be of one
+    block.
+
+    `choose(dtype)` names the tiles' sizes.
+    """
+
+    names = ("gate_up_proj", "down_proj")
+
+    def __init__(self, choose: Callable[[torch.dtype], Tiles]) -> None:
+        self.tiles = choose
+
+    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Saved:
+        """Write the rows' answers into `out_RH` [R, H]; all in the dtype of the weights, sums in float32."""
+        tiles = self.tiles(x_RH.dtype)
+        wave = arrange(blocks, tiles.height, x_RH.device)
+        width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
+        saved = Saved(wave, x_RH, x_RH.new_empty(len(x_RH), width))
+        if wave.num_tiles:
+            inner_RI = x_RH.new_empty(len(x_RH), width // 2)
+            gate_up, down = (addresses(wave, tensors, name, x_RH.dtype) for name in self.names)
+            kernels.gate_up(wave, tiles.gate_up, x_RH, gate_up, saved.gate_up_R2I, inner_RI)
+            kernels.linear(wave, tiles.linear, inner_RI, down, out_RH, transposed=True)
+        return saved
+
+    def backward(
+        self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+    ) -> AddWeights:
+        """Write the rows' gradients into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
+        wave, tiles = saved.wave, self.tiles(dy_RH.dtype)
+        if not wave.num_tiles:
+            return nothing_left
+        gate_up, down = (addresses(wave, tensors, name, dy_RH.dtype) for name in self.names)
+        dgate_up_R2I = torch.empty_like(saved.gate_up_R2I)
+        inner_RI = kernels.inner_backward(wave, tiles.inner_backward, dy_RH, down, saved.gate_up_R2I, dgate_up_R2I)
+        kernels.linear(wave, tiles.linear, dgate_up_R2I, gate_up, dx_RH, transposed=False)
+
+        def add_weights() -> None:
+            dgate_up, ddown = (addresses(wave, grads, name, torch.float32) for name in self.names)
+            kernels.weight_gradient(wave, tiles.weight_gradient, dy_RH, inner_RI, ddown)
+            kernels.weight_gradient(wave, tiles.weight_gradient, dgate_up_R2I, saved.x_RH, dgate_up)
+
+        return add_weights
+
+
+def addresses(wave: Wave, tensors: Mapping[int, Tensors], name: str, dtype: torch.dtype) -> Tensor:
+    """Where the parameter `name` of each expert of the wave lies, by slot: [X], int64, on the wave's device."""
+    found = [tensors[expert][name] for expert in wave.order]
+    wrong = [t for t in found if t.dtype != dtype or not t.is_contiguous() or t.data_ptr() % ALIGNMENT]
+    assert not wrong, f"{name}: kernels take contiguous, aligned tensors of {dtype}, not {wrong[0].dtype}"
+    return torch.tensor([t.data_ptr() for t in found]).to(wave.rows.device, non_blocking=True)
+
+
+def make_grouped() -> GroupedSwiGLU:
+    """With the tiles of the current GPU."""
+    return GroupedSwiGLU(partial(choose_tiles, arch=kernels.device_arch()))

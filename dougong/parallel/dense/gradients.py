@@ -1,0 +1,104 @@
+"""Where a worker's dense gradients are added up, and how it is known that a bucket of them is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from dougong.errors import ModelError
+from dougong.parallel.dense.buckets import Bucket
+from dougong.parallel.dense.ordered_reduce import Reducer
+from dougong.parallel.segments.flight import USED_ELSEWHERE, HandOut
+from dougong.parallel.segments.tape import Node
+from dougong.parallel.trace.tracer import Tracer
+
+
+class DenseGradients:
+    """Float32 sums of the local lanes' dense gradients, added in micro-batch order; complete buckets go to the reducer.
+
+    A bucket is complete when as many gradients have come in the last micro-batch as in the first step's. In the first
+    step, which learns that number, all buckets are complete at the end.
+
+    `interleaved`: micro-batches overtake each other. A tensor that gets several gradients from one of them (the model
+    uses it in several segments) would then be added up in an order of the schedule's, and is refused.
+    """
+
+    def __init__(
+        self, leaves: Mapping[Node, str], lanes: Sequence[int], reducer: Reducer, buckets: Sequence[Bucket]
+    ) -> None:
+        """`leaves`: the trainable dense tensors' names. Lanes may share one sum (`Reducer.sums`)."""
+        self._leaves, self._lanes, self._reducer = leaves, lanes, reducer
+        self._buckets = buckets
+        self._bucket_of = {name: number for number, bucket in enumerate(buckets) for name in bucket.shapes}
+        self._expected: list[int] | None = None
+        self.tracer: Tracer | None = None
+        self.interleaved = False
+        self.start()
+
+    def start(self) -> None:
+        """Begin a step: the first gradient of a tensor replaces what was there."""
+        self._touched: set[int] = set()
+        self._come = [0] * len(self._buckets)
+        self._complete: set[int] = set()
+
+    def taker(self, lane: int, last: bool) -> HandOut:
+        """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step follows."""
+        sums = self._reducer.sums(lane)
+        come: set[str] = set()
+
+        def take(leaf: Node, gradient: Tensor) -> None:
+            name = self._leaves.get(leaf)
+            if name is None:
+                raise ModelError(USED_ELSEWHERE)
+            if self.interleaved and name in come:
+                raise ModelError(
+                    f"{name} is used in several segments of the model, so that its gradient would depend on the order "
+                    "of micro-batches; set pipeline: serial (or colocated, where all workers are `role: both`)"
+                )
+            come.add(name)
+            self._add(sums[name], gradient)
+            if last:
+                self._count(name)
+
+        return take
+
+    def finish(self) -> dict[str, Tensor]:
+        """End of the backward: the sums over all lanes of the tensors that this worker owns. What received nothing is
+        zero. Collective over the attention workers."""
+        for number in range(len(self._buckets)):
+            if number not in self._complete:
+                self._hand_over(number)
+        if self._expected is None:
+            self._expected = self._come
+        return self._reducer.finish() if self._lanes else {}
+
+    def _add(self, total: Tensor, gradient: Tensor) -> None:
+        if total.data_ptr() in self._touched:
+            total.add_(gradient)
+        else:
+            total.copy_(gradient)
+            self._touched.add(total.data_ptr())
+
+    def _count(self, name: str) -> None:
+        number = self._bucket_of[name]
+        if number in self._complete:
+            raise ModelError(
+                f"{name} received more gradients in this step than in the first, and its sum has been sent already: "
+                "the model computes differently from step to step; resume the run, which learns the number anew"
+            )
+        self._come[number] += 1
+        if self._expected is not None and self._come[number] == self._expected[number]:
+            self._hand_over(number)
+
+    def _hand_over(self, number: int) -> None:
+        for lane in self._lanes:
+            sums = self._reducer.sums(lane)
+            for name in self._buckets[number].shapes:
+                if sums[name].data_ptr() not in self._touched:
+                    sums[name].zero_()
+            if self.tracer is not None:
+                self.tracer.sums(lane, {name: sums[name] for name in self._buckets[number].shapes})
+        self._complete.add(number)
+        if self._lanes:
+            self._reducer.complete(number)

@@ -1,0 +1,78 @@
+"""The recipe: how a job computes, apart from what it computes and where. Imports no torch.
+
+Together with the job file's logical keys it fixes every bit; it is part of the run's identity and of every checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory
+
+ARITHMETIC = 1
+"""Raised whenever a release of dougong computes other bits from the same job."""
+
+ENOUGH_ROWS = 128
+"""From so many rows on, one product per block costs as much as one for all lanes (measured: `benchmarks/README.md`)."""
+HEIGHTS = (128, 64, 32, 16)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`products`: what one product of an expert takes. `lanes`, `microbatches`: the leaves of every sum."""
+
+    arithmetic: int
+    determinism: str
+    lanes: int
+    microbatches: int
+    sums: str
+    products: str
+    norm: str
+    optimizer: str
+
+    @property
+    def digest(self) -> str:
+        """A short name for it, 16 hexadecimal digits."""
+        return hashlib.blake2b(json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def make_recipe(job: Job, inventory: Inventory) -> Recipe:
+    """The recipe of a job: a pure function of the job file and the model."""
+    rows = product_rows(job, inventory.num_experts, inventory.experts_per_token)
+    ordered = job.determinism == "layout"
+    return Recipe(
+        arithmetic=ARITHMETIC,
+        determinism=job.determinism,
+        lanes=job.batch.lanes,
+        microbatches=job.batch.microbatches,
+        sums="micro-batches in order, lanes in a binary tree" if ordered else "native library",
+        products=f"tiles of {rows} rows" if isinstance(rows, int) else f"one for each {rows}",
+        norm="whole tensors, in the order of names",
+        optimizer=f"{job.optimizer.name}, fused, whole tensors",
+    )
+
+
+def product_rows(job: Job, num_experts: int, experts_per_token: int) -> int | Literal["block", "expert"]:
+    """What one product of an expert takes: a block (expert, lane, micro-batch), or tiles of so many rows of all lanes.
+
+    `expert_tile: auto` tiles where a block is expected to have less than `ENOUGH_ROWS` rows and there are lanes to put
+    together; a tile is at most half of an expert's rows, so that filling up the last one costs little. Where nothing
+    is promised to other plans, a product takes all of an expert's rows.
+    """
+    if job.determinism != "layout":
+        return "expert"
+    if job.expert_tile != "auto":
+        return "block" if job.expert_tile == "none" else job.expert_tile
+    tokens = job.batch.microbatch_size * job.data.sequence_length
+    rows_per_block = tokens * experts_per_token / num_experts
+    if rows_per_block >= ENOUGH_ROWS or job.batch.lanes == 1:
+        return "block"
+    return next((height for height in HEIGHTS if 2 * height <= rows_per_block * job.batch.lanes), "block")

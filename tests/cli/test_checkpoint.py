@@ -1,0 +1,111 @@
+"""`dougong verify`, `diff` and `export` as a person types them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner, Result
+
+from dougong.cli.checkpoint import register
+from dougong.errors import DougongError
+from dougong.records.directory import RunDir
+from tests.checkpoint.saving import save, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model("qwen3_moe", num_hidden_layers=1)
+
+
+@pytest.fixture
+def run(model: Any, tmp_path: Path) -> RunDir:
+    run = RunDir.create(tmp_path / "run")
+    run.write_job("job: test\n")
+    run.append_metrics({"attempt": 1, "step": 1, "loss": 3.0})
+    for step in (20, 40):
+        save(run.checkpoints, model, step=step)
+    return run
+
+
+def dougong(*words: str | Path) -> Result:
+    app = typer.Typer()
+    register(app)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def spoil(directory: Path) -> None:
+    path = directory / "model/model-rank00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_a_checkpoint_and_a_run(run: RunDir) -> None:
+    one = dougong("verify", run.checkpoints / "step-000020")
+    assert one.exit_code == 0
+    assert one.output.count(": ok") == 1
+    for directory in (run.path, run.checkpoints):
+        every = dougong("verify", directory)
+        assert (every.exit_code, every.output.count(": ok")) == (0, 2)
+
+
+def test_verify_names_the_damage(run: RunDir) -> None:
+    spoil(run.checkpoints / "step-000040")
+    result = dougong("verify", run.path)
+    assert result.exit_code == 1
+    assert result.output.count(": ok") == 1
+    assert "step-000040: not valid" in result.output
+    assert "model/model-rank00000.safetensors: model." in result.output
+    (run.checkpoints / "step-000020/manifest.json").unlink()
+    assert dougong("verify", run.checkpoints / "step-000020").exit_code == 1
+
+
+def test_verify_what_is_neither(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        result = dougong("verify", path)
+        assert isinstance(result.exception, DougongError)
+        assert result.exception.exit_status == 1
+    empty = RunDir.create(tmp_path / "empty")
+    empty.write_job("job: test\n")
+    assert "no checkpoint yet" in str(dougong("verify", empty.path).exception)
+
+
+def test_diff_has_three_answers(run: RunDir, model: Any, tmp_path: Path) -> None:
+    a, b = run.checkpoints / "step-000020", save(tmp_path / "b", model, num_workers=3)
+    for words in ((a, b), (a, b, "--quick"), (run.path, run.path)):
+        result = dougong("diff", *words)
+        assert result.exit_code == 0, result.output
+        assert "equal, bit by bit" in result.output
+    other = save(tmp_path / "c", tiny_model("qwen3_moe", seed=1, num_hidden_layers=1))
+    result = dougong("diff", a, other, "--limit", "2")
+    assert result.exit_code == 1
+    assert "step 20: lm_head.weight: 16384 of 16384 elements differ" in result.output
+    assert " more" in result.output.splitlines()[-1]
+    result = dougong("diff", a, tmp_path / "missing")
+    assert result.exit_code == 2
+    assert "dougong diff: " in result.output
+
+
+def test_export_writes_the_newest_or_the_named_step(run: RunDir, tmp_path: Path) -> None:
+    result = dougong("export", run.path, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "step-000040 as float32" in result.output
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    spoil(run.checkpoints / "step-000040")
+    result = dougong("export", run.path, tmp_path / "narrow", "--dtype", "bfloat16")
+    assert "skipped: " in result.output
+    assert "step-000020 as bfloat16" in result.output
+    assert "is not empty" in str(dougong("export", run.path, tmp_path / "out").exception)
+    assert "choose another --step" in str(dougong("export", run.path, tmp_path / "x", "--step", "40").exception)
+    assert dougong("export", run.path, tmp_path / "x", "--dtype", "float8").exit_code == 2
+
+
+def test_the_module_is_light() -> None:
+    code = "import sys, dougong.cli.checkpoint\nassert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

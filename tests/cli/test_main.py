@@ -1,0 +1,127 @@
+"""The command line's front: help, version, exit statuses, and errors without a traceback."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from dougong import __version__
+from dougong.cli import main
+from dougong.errors import DougongError, JobError
+from tests.launcher.jobs import ROOT
+
+COMMANDS = {
+    "check", "schema", "run", "resume", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
+    "fingerprint", "prove", "calibrate",
+}  # fmt: skip
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def exit_of(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main.main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_all_commands_are_there() -> None:
+    assert set(main.build_command().commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Example" in text
+    assert f"dougong {command}" in text.partition("Example")[2]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of(["--version"]) == 0
+    assert capsys.readouterr().out == f"dougong {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["chekc"], "check"),
+        (["check"], "Missing argument"),
+        (["check", "a", "b"], "unexpected extra argument"),
+        (["check", "--nothing"], "No such option"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of(arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_alone_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    exit_of([])
+    assert "dougong run examples/quickstart.yaml" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        ("DougongError('place: rule')", 1, "place: rule\n"),
+        ("JobError('a\\nb')", 2, "a\nb\n"),
+        ("KeyboardInterrupt()", 130, ""),
+        ("typer.Exit(143)", 143, ""),
+    ],
+)
+def test_errors_become_messages_and_exit_statuses(raised: str, status: int, said: str) -> None:
+    """In a process of its own, with a command that raises, through the same `main`."""
+    done = python(
+        "import typer\n"
+        "from dougong.errors import DougongError, JobError\n"
+        "from dougong.launcher import cli\n"
+        "from dougong.cli import check\n"
+        f"def check(file: str) -> None: raise {raised}\n"
+        "check.register = lambda app: app.command('check')(check)\n"
+        "main.main(['check', 'job.yaml'])\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    done = python(
+        "from dougong.launcher import cli\n"
+        "from dougong.cli import check\n"
+        "def check(file: str) -> None: raise ZeroDivisionError('oh')\n"
+        "check.register = lambda app: app.command('check')(check)\n"
+        "main.main(['check', 'job.yaml'])\n"
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr and done.stderr.endswith("ZeroDivisionError: oh\n")
+
+
+def test_the_front_loads_nothing_heavy() -> None:
+    done = python(
+        "import sys; from dougong.cli.main import build_command; build_command()\n"
+        "print(*{'torch', 'ray', 'transformers', 'numpy', 'matplotlib', 'pydantic'} & set(sys.modules))"
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m dougong schema | head -c 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "{") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [DougongError("a"), JobError("b")])
+def test_errors_travel(error: DougongError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error)
+
+
+def test_python_m_dougong_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "dougong", "--version"], cwd=ROOT, capture_output=True, timeout=60)
+    assert done.stdout.decode() == f"dougong {__version__}\n"
+    assert isinstance(main.build_command(), typer.core.TyperGroup)

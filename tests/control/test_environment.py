@@ -1,0 +1,83 @@
+"""What children and Ray find in their environment, and that ours is left as it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dougong.control import environment
+
+
+def test_a_child_can_import_what_we_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "only_here.py").write_text("ANSWER = 42\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    variables = environment.child_environment({"OMP_NUM_THREADS": "3"})
+    code = "import only_here, os; print(only_here.ANSWER, os.environ['OMP_NUM_THREADS'])"
+    told = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert told.stdout == "42 3\n"
+    assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
+
+
+def test_variables_are_put_back_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOUGONG_TEST_OLD", "before")
+    monkeypatch.delenv("DOUGONG_TEST_NEW", raising=False)
+    changes = {"DOUGONG_TEST_OLD": "during", "DOUGONG_TEST_NEW": "during"}
+
+    def fail_inside() -> None:
+        with environment.temporary_variables(changes):
+            assert os.environ["DOUGONG_TEST_OLD"] == os.environ["DOUGONG_TEST_NEW"] == "during"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert os.environ["DOUGONG_TEST_OLD"] == "before"
+    assert "DOUGONG_TEST_NEW" not in os.environ
+
+
+def test_gloo_is_told_an_interface_unless_the_user_chose_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert environment.interface_variables("eth7") == {"GLOO_SOCKET_IFNAME": "eth7"}
+    assert environment.interface_variables(None) == {}
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    assert environment.interface_variables("eth7") == {}
+
+
+@pytest.fixture
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_an_embedded_ray_gets_a_token_of_its_own(no_token: Path) -> None:
+    first, second = environment.ray_variables(embedded=True), environment.ray_variables(embedded=True)
+    assert first["RAY_AUTH_MODE"] == "token"
+    assert len(first["RAY_AUTH_TOKEN"]) >= 32
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+
+
+@pytest.mark.parametrize("place", ["variable", "path", "home"])
+def test_a_cluster_with_a_token_is_joined_with_it(no_token: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    assert "RAY_AUTH_MODE" not in environment.ray_variables(embedded=False)
+    file = no_token / ".ray" / "auth_token"
+    file.parent.mkdir()
+    if place == "variable":
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "t" * 32)
+    elif place == "path":
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(no_token / "token"))
+        (no_token / "token").write_text("t" * 32)
+    else:
+        file.write_text("t" * 32)
+    variables = environment.ray_variables(embedded=False)
+    assert variables["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_TOKEN" not in variables
+
+
+def test_what_the_user_has_set_is_not_overridden(no_token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert "RAY_USAGE_STATS_ENABLED" not in environment.ray_variables(embedded=True)

@@ -1,0 +1,90 @@
+"""Small facts about processes: how they end, and out-of-memory counters of both kinds of control groups."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dougong.control import processes
+from tests.launcher.toyrun import ROOT, wait_for
+
+
+def test_a_pidfd_tells_the_end_of_a_child() -> None:
+    child = subprocess.Popen(["sleep", "100"])
+    fd = processes.open_pidfd(child.pid)
+    assert fd is not None
+    assert select.select([fd], [], [], 0)[0] == []
+    child.kill()
+    assert select.select([fd], [], [], 10)[0] == [fd]
+    os.close(fd)
+    child.wait()
+    assert processes.open_pidfd(child.pid) is None
+
+
+def test_a_group_is_killed_whole_and_a_dead_group_is_no_error() -> None:
+    leader = subprocess.Popen(["sh", "-c", "sleep 100 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True)
+    assert leader.stdout is not None
+    member = int(leader.stdout.readline())
+    processes.kill_group(leader.pid)
+    assert leader.wait(10) == -signal.SIGKILL
+    wait_for(lambda: not processes.process_exists(member), "the member ends", 10)
+    processes.kill_group(leader.pid)
+
+
+def test_a_process_dies_with_its_parent() -> None:
+    script = (
+        "import os, subprocess, sys, time\n"
+        "from dougong.control.processes import die_with_parent\n"
+        "pid = os.getpid()\n"
+        "if os.fork() == 0:\n"
+        "    die_with_parent(pid)\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(100)\n"
+        "time.sleep(100)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert processes.process_exists(child)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not processes.process_exists(child), "the child ends", 10)
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV"), (250, "signal 250")])
+def test_signals_have_names(number: int, name: str) -> None:
+    assert processes.signal_name(number) == name
+
+
+def test_an_address_belongs_to_an_interface() -> None:
+    assert processes.interface_of("127.0.0.1") == "lo"
+    assert processes.interface_of("203.0.113.77") is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text", "expected"),
+    [
+        ("0::/job\n", "job/memory.events", "low 0\noom 3\noom_kill 2\n", 2),
+        ("0::/job\n", "memory.events", "oom_kill 5\n", 5),
+        ("4:memory:/a/b\n0::/\n", "memory/a/b/memory.oom_control", "under_oom 0\noom_kill 7\n", 7),
+        ("4:memory:/a/b\n", "memory/memory.oom_control", "oom_kill_disable 0\noom_kill 1\n", 1),
+        ("4:cpu:/a/b\n", "cpu/a/b/memory.oom_control", "oom_kill 1\n", None),
+        ("0::/job\n", "elsewhere", "oom_kill 1\n", None),
+    ],
+)
+def test_oom_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str, expected: int | None) -> None:
+    (tmp_path / "cgroup").write_text(groups)
+    path = tmp_path / "fs" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert processes.count_oom_kills(tmp_path / "fs", tmp_path / "cgroup") == expected
+
+
+def test_a_machine_without_control_groups_has_no_count(tmp_path: Path) -> None:
+    assert processes.count_oom_kills(tmp_path, tmp_path / "cgroup") is None

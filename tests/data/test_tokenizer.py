@@ -1,0 +1,104 @@
+"""Tokenizers: bytes, a tokenizer.json, a Hugging Face folder, and what is none of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+from dougong.data.tokenizer import open_tokenizer
+from dougong.errors import DataError
+
+
+def train_tokenizer(folder: Path, end: object = None) -> Path:
+    """A small real byte-level BPE in `folder`, as Hugging Face saves one."""
+    model = tokenizers.Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
+    )
+    model.train_from_iterator(["the brackets join unlike timbers without nails\n"] * 3, trainer)
+    folder.mkdir(exist_ok=True)
+    model.enable_truncation(4)
+    model.save(str(folder / "tokenizer.json"))
+    if end is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+    return folder
+
+
+def test_bytes_are_their_own_ids() -> None:
+    tokenizer = open_tokenizer("bytes")
+    assert tokenizer.encode([(0, b"a\xff"), (2, b"b")]).tolist() == [97, 255, 98]
+    assert (tokenizer.num_ids, tokenizer.end) == (256, 0)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_trained_tokenizer(tmp_path: Path, as_file: bool) -> None:
+    folder = train_tokenizer(tmp_path / "tok", end="<end>")
+    tokenizer = open_tokenizer(str(folder / "tokenizer.json" if as_file else folder))
+    text = "the timbers join, 斗拱\n" * 5
+    ids = tokenizer.encode([(0, text.encode())]).tolist()
+    assert len(ids) > 4
+    model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model.no_truncation()
+    assert ids == model.encode(text, add_special_tokens=False).ids
+    assert tokenizer.num_ids == model.get_vocab_size()
+    assert tokenizer.end == model.token_to_id("<end>")
+
+
+@pytest.mark.parametrize("end", [None, {"content": "<end>"}, "<unknown>"])
+def test_the_end_token(tmp_path: Path, end: object) -> None:
+    tokenizer = open_tokenizer(str(train_tokenizer(tmp_path, end)))
+    assert tokenizer.end == (0 if isinstance(end, dict) else None)
+
+
+def test_a_digest_names_vocabulary_and_end(tmp_path: Path) -> None:
+    plain = open_tokenizer(str(train_tokenizer(tmp_path / "a")))
+    ended = open_tokenizer(str(train_tokenizer(tmp_path / "b", "<end>")))
+    again = open_tokenizer(str(train_tokenizer(tmp_path / "c")))
+    assert plain.digest == again.digest != ended.digest
+
+
+def test_pieces_join_to_one_document(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(str(train_tokenizer(tmp_path)))
+    parts = [tokenizer.encode([(0, piece)]).tolist() for piece in (b"the\n", b"nails\n")]
+    assert tokenizer.encode([(0, b"the\n"), (4, b"nails\n")]).tolist() == parts[0] + parts[1]
+
+
+def test_bytes_that_are_not_text_have_an_offset(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(str(train_tokenizer(tmp_path)))
+    with pytest.raises(UnicodeDecodeError) as error:
+        tokenizer.encode([(0, b"good\n"), (5, b"ba\xff\n")])
+    assert error.value.start == 7
+
+
+def test_a_folder_without_tokenizer_json_is_converted(tmp_path: Path) -> None:
+    from transformers import BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "join", "timber", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    assert BertTokenizer is not None
+    tokenizer = open_tokenizer(str(tmp_path))
+    assert tokenizer.encode([(0, b"join timbers")]).tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "none.json", "no such file or folder; give `bytes`"),
+        (lambda folder: write(folder / "bad.json", "{}"), r"bad\.json: not a tokenizer\.json"),
+        (lambda folder: folder, "transformers finds no tokenizer here"),
+        (lambda folder: write(train_tokenizer(folder) / "tokenizer_config.json", "[").parent, "not a JSON object"),
+    ],
+)
+def test_refusals(tmp_path: Path, make, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_tokenizer(str(make(tmp_path)))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

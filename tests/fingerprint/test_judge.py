@@ -1,0 +1,114 @@
+"""Who may replace whom: tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from dougong.fingerprint.judge import Verdict, is_strict, judge_resume, judge_workers, record
+from dougong.fingerprint.record import UNSTABLE, Fingerprint
+from dougong.job.schema import Job
+from tests.launcher.toyrun import toy_job
+
+
+def make(bits: str, threads: str = "1", question: str = "r") -> Fingerprint:
+    return Fingerprint({"gemm": bits, "exp": "same"}, question, {"threads": threads, "torch": "2.13"})
+
+
+A, B, C = make("a"), make("b", "2"), make("c")
+RESTLESS = make(UNSTABLE)
+
+
+@pytest.mark.parametrize(
+    ("determinism", "numerics", "strict"),
+    [("layout", "exact", True), ("layout", "bounded", False), ("run", "exact", False), ("off", "exact", False)],
+)
+def test_bits_are_a_reason_to_stop_only_where_they_are_promised(determinism: str, numerics: str, strict: bool) -> None:
+    assert is_strict(Job.model_validate(toy_job(determinism=determinism, numerics=numerics))) is strict
+
+
+# roles and fingerprints of the workers e/0, e/1, ...; the roles that are not equal
+TABLE: list[tuple[str, str, list[Fingerprint], set[str]]] = [
+    ("all equal", "BBB", [A, A, A], set()),
+    ("two roles, two classes", "AAEE", [A, A, B, B], set()),
+    ("attention is split", "AAEE", [A, B, C, C], {"attention"}),
+    ("experts are split", "AAEE", [C, C, A, B], {"experts"}),
+    ("both are split", "AAEE", [A, B, A, B], {"attention", "experts"}),
+    ("both counts in attention", "BAE", [A, B, A], {"attention"}),
+    ("both counts in experts", "BAE", [A, A, B], {"experts"}),
+    ("both counts in both", "BAE", [A, B, B], {"attention", "experts"}),
+    ("unstable alike", "BB", [RESTLESS, RESTLESS], set()),
+]
+NAMES = {"A": "attention", "E": "experts", "B": "both"}
+
+
+@pytest.mark.parametrize(("roles", "prints", "split"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize("strict", [True, False])
+def test_within_a_role_all_are_of_one_class(
+    roles: str, prints: list[Fingerprint], split: set[str], strict: bool
+) -> None:
+    workers = [f"e/{i}" for i in range(len(roles))]
+    by_worker = dict(zip(workers, (NAMES[r] for r in roles), strict=True))
+    verdict = judge_workers(dict(zip(workers, prints, strict=True)), by_worker, strict)
+    told = verdict.refusal or "" if strict else "\n".join(verdict.warnings)
+    assert {role for role in ("attention", "experts") if f"of role {role}" in told} == split
+    assert (verdict.refusal is not None) == (strict and bool(split))
+    assert ("numerics=bounded" in told) == (strict and bool(split))
+
+
+def test_a_refusal_lists_the_workers_the_probes_and_the_environment() -> None:
+    prints = {"east/0": A, "east/1": A, "west/0": B}
+    text = judge_workers(prints, dict.fromkeys(prints, "both"), True).refusal or ""
+    assert f"class {A.kernel_class}: east/0-1" in text
+    assert f"class {B.kernel_class}: west/0" in text
+    assert "1 of 2 probes differ: gemm" in text
+    assert "threads: 1 | 2" in text
+    assert "torch" not in text
+
+
+def test_an_unstable_probe_is_named_and_does_not_stop() -> None:
+    verdict = judge_workers({"e/0": RESTLESS, "e/1": RESTLESS}, {"e/0": "both", "e/1": "both"}, True)
+    assert verdict.refusal is None
+    (warning,) = verdict.warnings
+    assert warning.startswith("e/0-1: ")
+    assert warning.endswith(": gemm")
+
+
+def kept(attention: Fingerprint, experts: Fingerprint) -> dict[str, object]:
+    return record({"a/0": attention, "e/0": experts}, {"a/0": "attention", "e/0": "experts"})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "moved"),
+    [
+        ({}, kept(A, A), []),
+        (kept(A, A), {}, []),
+        (kept(A, B), kept(A, B), []),
+        (kept(A, A), record({"b/0": A}, {"b/0": "both"}), []),
+        (kept(A, B), kept(A, C), ["experts"]),
+        (kept(A, B), kept(B, A), ["attention", "experts"]),
+        (kept(A, B), record({"b/0": A}, {"b/0": "both"}), ["experts"]),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_checkpoint_goes_on_in_its_own_classes(
+    before: dict[str, object], now: dict[str, object], moved: list[str], strict: bool
+) -> None:
+    verdict = judge_resume(before, now, strict)
+    told = (verdict.refusal or "") if strict else "\n".join(verdict.warnings)
+    assert [role for role in ("attention", "experts") if f"role {role}: the checkpoint was" in told] == moved
+    assert (verdict.refusal is not None) == (strict and bool(moved))
+    assert bool(verdict.warnings) == (not strict and bool(moved))
+
+
+def test_a_refused_resume_says_what_differs_and_what_to_type() -> None:
+    text = judge_resume(kept(A, A), kept(A, B), True).refusal or ""
+    assert f"class {A.kernel_class}, these workers are {B.kernel_class}" in text
+    assert "probes differ: gemm" in text
+    assert "threads: 1 | 2" in text
+    assert "-o numerics=bounded" in text
+
+
+def test_answers_to_other_questions_are_not_compared() -> None:
+    verdict = judge_resume(kept(A, A), kept(make("a", question="s"), make("x", question="s")), True)
+    assert verdict == Verdict(None, verdict.warnings)
+    assert "other probes" in verdict.warnings[0]

@@ -1,0 +1,96 @@
+"""Pydantic's findings in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dougong.job.schema import Batch, Drill, Island, Job, Validation
+from dougong.job.validation_messages import explain, section_at
+from tests.job.test_schema import with_value
+
+
+def told(data: Any) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        Job.model_validate(data)
+    errors = caught.value.errors(include_url=False)
+    return {".".join(str(part) for part in path): text for path, text in explain(errors, data)}
+
+
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [
+        ((), Job),
+        (("batch",), Batch),
+        (("islands", 3), Island),
+        (("data", "validation"), Validation),
+        (("drill", 0), Drill),
+        (("model", "config", "rope"), None),
+        (("nothing",), None),
+    ],
+)
+def test_section_at(path: tuple[str | int, ...], section: Any) -> None:
+    assert section_at(path) is section
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("steps", True, "must be a whole number (got true): steps to train; the learning rate's decay ends there"),
+        ("steps", "5", "must be a whole number (got '5'); write it without quotes"),
+        ("steps", -1, "must be greater than 0 (got -1): steps to train; the learning rate's decay ends there"),
+        ("seed", -1, "must be at least 0 (got -1): of every random stream: weights, data, dropout"),
+        ("optimizer.lr", float("inf"), "must be a finite number (got .inf): peak learning rate"),
+        ("optimizer.lr", "fast", "must be a number (got 'fast'): peak learning rate"),
+        ("optimizer.betas", [0.5], "must be a list of 2 values (got [0.5]): decay of the first and of the "
+         "second moment's average"),
+        ("optimizer.betas", [0.1, 0.2, 0.3],
+         "must be a list of 2 values (got [0.1, 0.2, 0.3]): decay of the first and of the second moment's average"),
+        ("optimizer.betas", 0.9, "must be a list of 2 values (got 0.9)"),
+        ("optimizer.name", "sgd", "must be 'adamw' (got 'sgd')"),
+        ("schedule.name", "cosin", "must be 'cosine', 'linear' or 'constant' (got 'cosin'); did you mean 'cosine'?"),
+        ("schedule.name", "step", "must be 'cosine', 'linear' or 'constant' (got 'step'); use one of them"),
+        ("schedule.final_fraction", 2.0,
+         "must be at most 1.0 (got 2.0): the last step's rate as a part of the peak (cosine and linear)"),
+        ("precision", "bf16", "must be 'float32' or 'bfloat16' (got 'bf16'); did you mean 'bfloat16'?"),
+        ("job", "a b", "must be letters, digits and '-', 63 at most, and begin with a letter or digit (got 'a b')"),
+        ("job", "x" * 99, "must be letters, digits and '-', 63 at most, and begin with a letter or digit "
+         f"(got '{'x' * 56}...)"),
+        ("job", 7, "must be text (got 7): the job's name: letters, digits, '-'"),
+        ("data.text", "", "must be text that is not empty (got '')"),
+        ("model.config", 7, "must be a mapping of keys (got 7): keys of the family's own configuration class; "
+         "others are "
+         "its defaults"),
+        ("batch", None, "must be a mapping with the keys lanes, microbatches, microbatch_size (got null); "
+         "remove the key to "
+         "get the default"),
+        ("model", None, "must be a mapping with the keys family, path, config (got null)"),
+        ("drill", {}, "must be a list, each item a mapping with the keys at_step, kill (got {})"),
+        ("islands", [], "must not be empty (got []): groups of like devices"),
+        ("data.validation", {"fraction": 1},
+         "must be less than 1.0 (got 1): part of the data that is never trained on"),
+    ],
+)  # fmt: skip
+def test_texts(path: str, value: Any, text: str) -> None:
+    assert list(told(with_value(tuple(path.split(".")), value)).values()) == [text]
+
+
+def test_items_of_lists() -> None:
+    islands = [{"name": "east", "accelerator": "cpu", "worker": 2}, {"nam": "west", "accelerator": "ascend"}, 5]
+    assert told(with_value(("islands",), islands)) == {
+        "islands.0.worker": "unknown key; did you mean 'workers'?",
+        "islands.1.nam": "unknown key; did you mean 'name'?",
+        "islands.1.accelerator": "must be 'cpu', 'cuda' or 'npu' (got 'ascend'); did you mean 'npu'?",
+        "islands.2": "must be a mapping with the keys name, accelerator, workers, role, threads, node, "
+        "speed, emulate, memory_gb (got 5)",
+    }
+
+
+def test_a_misspelt_key_is_no_second_mistake() -> None:
+    data = with_value(("modle",), {"family": "x"})
+    del data["model"]
+    assert told(data) == {"modle": "unknown key; did you mean 'model'?"}
+    del data["modle"]
+    assert told(data) == {"model": "missing; add `model: ...`, the model"}

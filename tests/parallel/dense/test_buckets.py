@@ -1,0 +1,60 @@
+"""Tensors that travel together: one flat buffer a bucket, cut by owner, every tensor aligned."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dougong.parallel.dense import buckets
+from dougong.parallel.dense.buckets import ALIGNMENT, FlatTensors, make_buckets
+
+Shapes = st.lists(st.lists(st.integers(1, 40), max_size=3), min_size=1, max_size=12)
+
+
+@given(Shapes, st.integers(1, 4), st.integers(1, 20000))
+@settings(max_examples=100, deadline=None)
+def test_every_tensor_has_one_aligned_place_in_its_owners_part(shapes: list[list[int]], ranks: int, room: int) -> None:
+    tensors = {f"t{i}": torch.empty(shape) for i, shape in enumerate(shapes)}
+    owners = {name: (7 * i) % ranks for i, name in enumerate(tensors)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "MESSAGE_BYTES", room)
+        made = make_buckets(tensors, owners)
+    assert sorted(n for b in made for n in b.shapes) == sorted(tensors)
+    for bucket in made:
+        ends = [0]
+        for name, start in bucket.starts.items():
+            part = bucket.parts[owners[name]]
+            assert start % ALIGNMENT == 0 and start >= ends[-1], "apart"
+            ends.append(start + math.prod(bucket.shapes[name]))
+            assert part.start <= start and ends[-1] <= part.stop
+        assert [p.start for p in bucket.parts.values()] == [0, *(p.stop for p in bucket.parts.values())][:-1]
+        assert list(bucket.parts.values())[-1].stop == bucket.numel
+    for bucket in made[:-1]:  # full, and no fuller than by its last tensor
+        bytes_of = [4 * math.prod(shape) for shape in bucket.shapes.values()]
+        assert sum(bytes_of) >= room * len(set(owners.values())) > sum(bytes_of) - max(bytes_of)
+
+
+def test_buckets_follow_the_order_of_tensors_and_have_one_dtype() -> None:
+    half = {"b": torch.empty(3, dtype=torch.bfloat16), "d": torch.empty(3, dtype=torch.bfloat16)}
+    tensors = {"a": torch.empty(3), **half, "c": torch.empty(3)}
+    made = make_buckets(tensors, dict.fromkeys(tensors, 0))
+    assert [(b.dtype, list(b.shapes)) for b in made] == [(torch.bfloat16, ["b", "d"]), (torch.float32, ["a", "c"])]
+    assert make_buckets({}, {}) == []
+
+
+def test_parameters_move_into_the_buffers_and_stay_themselves() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    flat = FlatTensors(parameters, {n: i % 2 for i, n in enumerate(parameters)})
+    for name, parameter in model.named_parameters():
+        assert parameter is parameters[name] and torch.equal(parameter, before[name]), name
+    (bucket,) = flat.buckets
+    assert list(bucket.shapes) == ["1.weight", "0.weight", "1.bias", "0.bias"], "backwards, by owner"
+    flat.buffers[0].fill_(7)
+    assert all((p == 7).all() for p in model.parameters())

@@ -1,0 +1,190 @@
+"""Ordered reductions: three real processes give one process's bits, whoever holds which lanes."""
+
+from __future__ import annotations
+
+import functools
+import operator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from dougong.parallel.comm.world import World
+from dougong.parallel.dense import buckets
+from dougong.parallel.dense.allreduce import NativeReducer
+from dougong.parallel.dense.buckets import FlatTensors
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer, spread
+from dougong.parallel.plan import Plan
+from dougong.parallel.tree import LaneTree
+from tests.parallel.workers import plan_of, with_lanes
+from tests.processes import run_workers
+
+SHAPES = {"embedding": (40, 7), "norm": (7,), "head": (40, 7), "scalar": (), "bias": (3, 1, 5)}
+LANES = 7
+MAPS = {
+    "contiguous": [(0, 1), (2, 3, 4), (5, 6)],
+    "strided": [(0, 3, 6), (1, 4), (2, 5)],
+    "uneven": [(6,), (0, 1, 2, 3, 5), (4,)],
+    "one without lanes": [(0, 2, 4, 6), (), (1, 3, 5)],
+}
+MANY, ONE = 64, buckets.MESSAGE_BYTES
+
+
+def gradient(lane: int, name: str, step: int = 0) -> Tensor:
+    """Magnitudes apart, so that nearly every other order of additions gives other bits."""
+    generator = torch.Generator().manual_seed(100000 * step + 1000 * lane + list(SHAPES).index(name))
+    size = torch.Size(SHAPES[name])
+    return torch.randn(size, generator=generator) * 10 ** torch.randn(size, generator=generator)
+
+
+def flat_of(plan: Plan, fill: float = 0.0) -> FlatTensors:
+    """Compute copies of every tensor; `norm` is kept in another dtype."""
+    return FlatTensors({n: torch.full(s, fill).to(dtype_of(n)) for n, s in SHAPES.items()}, plan.owners)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    return torch.float32 if name == "norm" else torch.bfloat16
+
+
+def reduce_step(reducer: Reducer, flat: FlatTensors, lanes: tuple[int, ...], step: int = 0) -> dict[str, Tensor]:
+    """The lanes' gradients come bucket by bucket; the last bucket is complete first."""
+    for number in reversed(range(len(flat.buckets))):
+        for lane in lanes:
+            for name in flat.buckets[number].shapes:
+                shared = reducer.sums(lane)[name] is reducer.sums(lanes[0])[name] and lane != lanes[0]
+                target = reducer.sums(lane)[name]
+                target.add_(gradient(lane, name, step)) if shared else target.copy_(gradient(lane, name, step))
+        reducer.complete(number)
+    return reducer.finish()
+
+
+def reduced(world: World, plan: Plan, steps: int = 1) -> dict[str, Tensor]:
+    """Sums of the last of some steps that this worker owns."""
+    lanes, flat = plan.workers[world.rank].lanes, flat_of(plan)
+    if not lanes:
+        return {}
+    reducer = OrderedReducer(world, plan, flat)
+    for step in reversed(range(steps)):
+        sums = reduce_step(reducer, flat, lanes, step)
+    return sums
+
+
+def spread_out(world: World, plan: Plan) -> dict[str, Tensor]:
+    """Owners fill their tensors; everybody's begin as garbage."""
+    flat = flat_of(plan, -1.0 - world.rank)
+    views = {n: b.view(f, n) for b, f in zip(flat.buckets, flat.buffers, strict=True) for n in b.shapes}
+    for name, owner in plan.owners.items():
+        if owner == world.rank:
+            views[name].copy_(gradient(99, name))
+    spread(world, plan, flat)
+    return views
+
+
+def mapped(kind: str) -> Plan:
+    roles = "AEA" if kind == "one without lanes" else "BBB"
+    return with_lanes(plan_of(roles, LANES, shapes=SHAPES), MAPS[kind])
+
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def on_every_map(world: World, plan: Plan, message_bytes: int) -> dict[str, tuple[Arrays, Arrays, int]]:
+    """Per map of lanes: the sums that this worker owns, everything after a spread, bytes sent for the sums."""
+    buckets.MESSAGE_BYTES = message_bytes  # this process ends with the task
+    results = {}
+    for kind in MAPS:
+        before = world.bytes_sent
+        sums = {n: t.numpy() for n, t in reduced(world, mapped(kind), steps=3).items()}
+        sent = world.bytes_sent - before
+        after = {n: t.float().numpy() for n, t in spread_out(world, mapped(kind)).items()}
+        results[kind] = (sums, after, sent)
+    return results
+
+
+@functools.cache
+def three_workers(message_bytes: int) -> list[dict[str, tuple[Arrays, Arrays, int]]]:
+    return run_workers(on_every_map, plan_of("BBB"), message_bytes)
+
+
+@pytest.mark.parametrize("message_bytes", [MANY, ONE], ids=["many messages", "one message"])
+def test_three_workers_give_one_workers_bits_on_every_map_of_lanes(message_bytes: int) -> None:
+    alone = reduced(World.alone(), plan_of("B", LANES, shapes=SHAPES))
+    results = three_workers(message_bytes)
+    for kind in MAPS:
+        sums: Arrays = {}
+        for rank, result in enumerate(results):
+            assert result[kind][0].keys() == {n for n, owner in mapped(kind).owners.items() if owner == rank}, kind
+            sums |= result[kind][0]
+        assert sums.keys() == SHAPES.keys()
+        for name, total in sums.items():
+            assert total.shape == SHAPES[name] and np.array_equal(total, alone[name].numpy()), (kind, name)
+
+
+@pytest.mark.parametrize("message_bytes", [MANY, ONE], ids=["many messages", "one message"])
+def test_everybody_with_lanes_gets_what_owners_updated(message_bytes: int) -> None:
+    for kind in MAPS:
+        for rank, result in enumerate(three_workers(message_bytes)):
+            for name, tensor in result[kind][1].items():
+                held = mapped(kind).workers[rank].lanes  # without lanes there are no dense tensors to fill
+                expected = gradient(99, name) if held else torch.full(SHAPES[name], -1.0 - rank)
+                assert np.array_equal(tensor, expected.to(dtype_of(name)).float().numpy()), (kind, rank, name)
+
+
+def test_the_sum_is_the_lanes_tree() -> None:
+    alone = reduced(World.alone(), plan_of("B", LANES, shapes=SHAPES))
+    for name, total in alone.items():
+        leaves = {(lane, 1): gradient(lane, name) for lane in range(LANES)}
+        assert torch.equal(total, LaneTree(LANES).sum(leaves)), name
+
+
+def test_another_order_of_additions_would_show() -> None:
+    """Negative control: the order in which lanes arrive, here by number in a chain."""
+    alone = reduced(World.alone(), plan_of("B", LANES, shapes=SHAPES))
+    chained = {n: functools.reduce(operator.add, [gradient(lane, n) for lane in range(LANES)]) for n in SHAPES}
+    assert not torch.equal(alone["embedding"], chained["embedding"])
+    torch.testing.assert_close(alone, chained, rtol=1e-4, atol=1e-3)
+
+
+def test_a_worker_ships_its_nodes_of_what_others_own_and_nothing_else() -> None:
+    sent = {kind: [result[kind][2] // 3 for result in three_workers(ONE)] for kind in MAPS}  # three steps
+    for kind, of_rank in sent.items():
+        plan, expected = mapped(kind), []
+        parts = [b.parts for b in flat_of(plan).buckets]
+        for worker in plan.workers:
+            foreign = sum(p.stop - p.start for of in parts for rank, p in of.items() if rank != worker.rank)
+            expected.append(4 * foreign * len(LaneTree(LANES).held(worker.lanes)) if worker.lanes else 0)
+        assert of_rank == expected, kind
+    assert sum(sent["contiguous"]) < sum(sent["strided"])
+
+
+def test_an_incomplete_bucket_is_our_mistake() -> None:
+    plan = plan_of("B", LANES, shapes=SHAPES)
+    reducer = OrderedReducer(World.alone(), plan, flat_of(plan))
+    reducer.complete(0)
+    with pytest.raises(AssertionError, match="not complete"):
+        reducer.finish()
+
+
+def native_sums(world: World, plan: Plan) -> list[Arrays]:
+    """Twice the same step by the library's own sum, on workers that all have lanes and on two of three."""
+    results = []
+    for kind in ("contiguous", "contiguous"):
+        flat = flat_of(mapped(kind))
+        reducer = NativeReducer(world, mapped(kind), flat)
+        sums = reduce_step(reducer, flat, mapped(kind).workers[world.rank].lanes)
+        results.append({n: t.clone().numpy() for n, t in sums.items()})
+    return results
+
+
+def test_the_librarys_sum_is_right_to_rounding_and_the_same_each_time() -> None:
+    alone = reduced(World.alone(), plan_of("B", LANES, shapes=SHAPES))
+    found: Arrays = {}
+    for first, second in run_workers(native_sums, plan_of("BBB")):
+        found |= first
+        assert all(np.array_equal(first[n], second[n]) for n in first)
+    assert found.keys() == SHAPES.keys()
+    for name, total in found.items():
+        assert np.allclose(total, alone[name].numpy(), rtol=1e-4, atol=1e-3), name
+    assert any(not np.array_equal(total, alone[name].numpy()) for name, total in found.items()), "it has its own order"

@@ -1,0 +1,287 @@
+"""Rows to their experts and back, over any roles and routings, in real processes; messages out of step are refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dougong.errors import LaunchError
+from dougong.ops import permute
+from dougong.ops.experts.reference import Block
+from dougong.parallel.comm.exchange import Letter, Mail
+from dougong.parallel.comm.world import World
+from dougong.parallel.dispatch.crossing import Combine
+from dougong.parallel.dispatch.dispatcher import Dispatcher, Post, Served
+from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.operation import Kind, Message, Operation, Role
+from dougong.parallel.schedules.serial import serial
+from dougong.parallel.segments.flight import ExpertsCall
+from tests.parallel.workers import blocks_of, plan_of
+from tests.processes import run_workers
+
+EXPERTS, LANES, HIDDEN, TOKENS = 8, 6, 3, 5
+KEY = (0, 0)
+
+ROUTINGS = ("random", "one expert gets all", "one choice", "half have no expert", "none has an expert", "identity")
+
+
+def index_of(kind: str, lane: int, num_experts: int = EXPERTS) -> Tensor:
+    """One lane's choices [T, K]; T differs from lane to lane."""
+    generator = torch.Generator().manual_seed(lane)
+    tokens = TOKENS + lane
+    if kind == "one expert gets all":
+        return torch.full((tokens, 2), num_experts - 2)
+    if kind == "one choice":
+        return torch.randint(num_experts, (tokens, 1), generator=generator)
+    if kind == "half have no expert":
+        index_TK = torch.randint(num_experts, (tokens, 2), generator=generator)
+        return torch.where(torch.rand(tokens, 2, generator=generator) < 0.5, index_TK, -1)
+    if kind == "none has an expert":
+        return torch.full((tokens, 2), -1)
+    highest = num_experts + 4 if kind == "identity" else num_experts
+    return torch.randint(highest, (tokens, 3), generator=generator)
+
+
+def hidden_of(lane: int) -> Tensor:
+    return torch.randn(TOKENS + lane, HIDDEN, generator=torch.Generator().manual_seed(1000 + lane))
+
+
+def weights_of(index_TK: Tensor) -> Tensor:
+    return torch.rand(index_TK.shape, generator=torch.Generator().manual_seed(int(index_TK.sum())))
+
+
+def calls_of(kind: str, lanes: Iterable[int], num_experts: int) -> dict[int, ExpertsCall]:
+    calls = {}
+    for lane in lanes:
+        index_TK = index_of(kind, lane, num_experts)
+        calls[lane] = ExpertsCall(0, hidden_of(lane), index_TK, weights_of(index_TK), 0)
+    return calls
+
+
+def serve(rows_RH: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Expert e answers x * (e + 1) + lane / 8."""
+    answers_RH = torch.full_like(rows_RH, float("nan"))
+    for block in blocks:
+        answers_RH[block.span] = rows_RH[block.span] * (block.expert + 1) + block.lane / 8
+    return answers_RH
+
+
+Found = dict[int, tuple[Tensor, Tensor, Tensor]]
+"""By lane: the combined answers, and the gradients of the tokens and of the weights (for gradients of one)."""
+
+
+def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """By the functions of `permute.py`, with nobody to write to."""
+    call = calls_of(kind, [lane], num_experts)[lane]
+    of = permute.make_routing(call.index, num_experts, kind == "identity")
+    blocks = blocks_of(range(num_experts), {lane: of.counts_E.tolist()})
+    answers = serve(permute.dispatch_rows(call.hidden, of), blocks)
+    combined = permute.combine_rows(answers, call.hidden, call.weights, of)
+    dout = torch.ones_like(combined)
+    danswers, dweights = permute.combine_backward(dout, answers, call.hidden, call.weights, of)
+    factors = torch.repeat_interleave(torch.arange(num_experts) + 1, of.counts_E)
+    return combined, permute.dispatch_backward(danswers * factors[:, None], dout, call.weights, of), dweights
+
+
+class Office:
+    """One worker's end of everything: its dispatcher and its mail."""
+
+    def __init__(self, world: World, plan: Plan, combine: Combine = "at_attention", identity: bool = False) -> None:
+        self.world, self.plan = world, plan
+        self.mail = Mail(world)
+        post = Post(HIDDEN, torch.float32, torch.device("cpu"), combine)
+        self.dispatcher = Dispatcher(world.rank, plan, post, identity)
+        worker = plan.workers[world.rank]
+        role: Role = "both" if worker.lanes and worker.num_experts else "attention" if worker.lanes else "experts"
+        self.program = serial(1, 1, role)
+
+    def round_trip(self, kind: str, absent: frozenset[int] = frozenset()) -> Found:
+        lanes = [lane for lane in self.plan.workers[self.world.rank].lanes if lane not in absent]
+        calls = calls_of(kind, lanes, self.plan.num_experts)
+        for message in Message:
+            self.mail.expect(message, self.dispatcher.due(message, self.program))
+        post, mail, found = self.dispatcher, self.mail, {}
+        for operation in self.program:
+            if operation.kind is Kind.SEND_ROWS:
+                sent = post.ask(KEY, calls)
+                mail.send(Message.ROWS, KEY, post.rows(sent))
+            elif operation.kind is Kind.EXPERTS_FORWARD:
+                served = post.open(KEY, mail.receive(Message.ROWS, KEY))
+                self.check_wave(served)
+                served.answers = serve(served.rows, served.blocks)
+                mail.send(Message.ANSWERS, KEY, post.answers(served))
+            elif operation.kind is Kind.RECEIVE_ANSWERS:
+                post.take_answers(sent, mail.receive(Message.ANSWERS, KEY))
+                douts = {lane: torch.ones_like(combined) for lane, combined in sent.combined.items()}
+                mail.send(Message.ANSWER_GRADIENTS, KEY, post.answer_gradients(sent, douts))
+            elif operation.kind is Kind.EXPERTS_BACKWARD:
+                post.open_gradients(served, mail.receive(Message.ANSWER_GRADIENTS, KEY))
+                factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in served.blocks] or [served.rows])
+                served.drows = served.danswers * factors
+                mail.send(Message.ROW_GRADIENTS, KEY, post.row_gradients(served))
+            elif operation.kind is Kind.RECEIVE_ROW_GRADIENTS:
+                gradients = post.take_row_gradients(sent, mail.receive(Message.ROW_GRADIENTS, KEY))
+                found = {lane: (sent.combined[lane], *gradients[lane]) for lane in calls}
+        mail.finish()
+        mail.close()
+        return found
+
+    def check_wave(self, served: Served) -> None:
+        blocks = served.blocks
+        assert [(b.lane, b.expert) for b in blocks] == sorted({(b.lane, b.expert) for b in blocks}), "lanes in order"
+        assert [b.start for b in blocks] == [sum(b.count for b in blocks[:i]) for i in range(len(blocks))]
+        own = self.plan.workers[self.world.rank].experts[0]
+        assert sum(b.count for b in blocks) == len(served.rows) and {b.expert for b in blocks} <= set(own)
+
+
+LAYOUTS = ("BBBB", "AEEE", "AAAE", "ABEE", "EABB", "AEAE")
+
+
+def every_layout(world: World, plan: Plan, combine: Combine) -> dict[tuple[str, str], Found]:
+    """All layouts of four workers and all routings in one set of processes."""
+    cases = list(itertools.product(LAYOUTS, ROUTINGS))
+    results = {}
+    for roles, kind in cases:
+        office = Office(world, plan_of(roles, LANES, EXPERTS), combine, kind == "identity")
+        results[roles, kind] = office.round_trip(kind)
+    absent = frozenset({1, 3, 4, 5})
+    results["AEAE", "absent lanes"] = Office(world, plan_of("AEAE", LANES), combine).round_trip("random", absent)
+    return results
+
+
+def as_arrays(found: dict[tuple[str, str], Found]) -> dict[tuple[str, str], dict[int, list[npt.NDArray[np.float32]]]]:
+    return {case: {lane: [t.numpy() for t in of] for lane, of in lanes.items()} for case, lanes in found.items()}
+
+
+def every_layout_as_arrays(world: World, plan: Plan, combine: Combine) -> Any:
+    return as_arrays(every_layout(world, plan, combine))
+
+
+@pytest.mark.parametrize("combine", ["at_attention", "at_experts"])
+def test_every_layout_of_four_workers_and_every_routing_is_one_worker(combine: Combine) -> None:
+    """`at_attention` bit by bit, `at_experts` to rounding."""
+    results = run_workers(every_layout_as_arrays, plan_of("BBBB"), combine)
+    for roles, kind in results[0]:
+        lanes = {lane: of for result in results for lane, of in result[roles, kind].items()}
+        assert lanes.keys() == ({0, 2} if kind == "absent lanes" else set(range(LANES))), (roles, kind)
+        for lane, ours in lanes.items():
+            theirs = on_one_worker("random" if kind == "absent lanes" else kind, lane, EXPERTS)
+            for a, b in zip(ours, theirs, strict=True):
+                same = np.array_equal(a, b.numpy()) if combine == "at_attention" else np.allclose(a, b, atol=1e-5)
+                assert same, (roles, kind, lane)
+
+
+@given(st.integers(1, 12), st.integers(0, 3), st.sampled_from(ROUTINGS))
+@settings(max_examples=40, deadline=None)
+def test_a_world_of_one_needs_no_messages(num_experts: int, num_absent: int, kind: str) -> None:
+    world = World.alone()
+    num_experts = max(num_experts, 2) if kind == "one expert gets all" else num_experts
+    office = Office(world, plan_of("B", LANES, num_experts), identity=kind == "identity")
+    found = office.round_trip(kind, frozenset(range(num_absent)))
+    assert found.keys() == set(range(num_absent, LANES))
+    for lane, ours in found.items():
+        assert all(torch.equal(a, b) for a, b in zip(ours, on_one_worker(kind, lane, num_experts), strict=True))
+    assert world.bytes_sent == 0 and not any(office.mail.bytes_sent.values())
+
+
+def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
+    """Rank 0, who asks, believes to be elsewhere: what each worker says."""
+    office = Office(world, plan)
+    wrong = world.rank == 0
+    if difference == "generation" and wrong:
+        world.member = replace(world.member, generation=world.member.generation + 1)
+    office.mail.step = 8 if difference == "step" and wrong else 7
+    key = (2 if difference == "site" and wrong else 1, 4 if difference == "microbatch" and wrong else 3)
+    operations = [Operation(o.kind, *key) for o in office.program]
+    office.mail.expect(Message.ROWS, office.dispatcher.due(Message.ROWS, operations))
+    said = None
+    if world.rank == 0:
+        office.mail.send(Message.ROWS, key, {1: Letter([torch.zeros(1, 2)])})
+    else:
+        try:
+            office.mail.receive(Message.ROWS, key)
+        except LaunchError as error:
+            said = str(error)
+    world.barrier()  # rank 0 stays until its letter has been read
+    return said
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (
+            "step",
+            "worker 0 sent a letter that worker 1 does not wait for (rows of site 1, micro-batch 3): step 8 against 7",
+        ),
+        (
+            "site",
+            "worker 0 sent a letter that worker 1 does not wait for (rows of site 1, micro-batch 3): site 2 against 1",
+        ),
+        ("generation", "(rows of site 1, micro-batch 3): generation 2 against 1; the two do not run the same schedule"),
+        ("microbatch", "(rows of site 1, micro-batch 3): microbatch 4 against 3; the two do not run the same schedule"),
+    ],
+)
+def test_a_letter_that_is_not_due_is_refused_by_name(difference: str, said: str) -> None:
+    first, second = run_workers(out_of_step, plan_of("AE"), difference)
+    assert first is None and second is not None and said in second
+
+
+def a_round_trip(combine: Combine, change: Callable[[Message, Letter], Letter]) -> None:
+    """Everything that one attention and one experts worker write to each other, changed on the way."""
+    plan, post = plan_of("AE"), Post(HIDDEN, torch.float32, torch.device("cpu"), combine, ("first.experts",))
+    asking, serving = Dispatcher(0, plan, post, False), Dispatcher(1, plan, post, False)
+    sent = asking.ask(KEY, calls_of("random", range(LANES), EXPERTS))
+    served = serving.open(KEY, {0: change(Message.ROWS, asking.rows(sent)[1])})
+    served.answers = serve(served.rows, served.blocks)
+    asking.take_answers(sent, {1: change(Message.ANSWERS, serving.answers(served)[0])})
+    letters = asking.answer_gradients(sent, sent.combined)
+    serving.open_gradients(served, {0: change(Message.ANSWER_GRADIENTS, letters[1])})
+    served.drows = served.danswers
+    asking.take_row_gradients(sent, {1: change(Message.ROW_GRADIENTS, serving.row_gradients(served)[0])})
+
+
+WEIGHTS = {
+    "at_attention": {(Message.ANSWER_GRADIENTS, 1)},
+    "at_experts": {(Message.ROWS, 3), (Message.ROW_GRADIENTS, 1)},
+}
+PARTS = [("at_attention", m, n) for m, size in zip(Message, (3, 1, 2, 1), strict=True) for n in range(size)]
+PARTS += [("at_experts", m, n) for m, size in zip(Message, (4, 1, 1, 2), strict=True) for n in range(size)]
+CHANGES: dict[str, Callable[[Tensor], list[Tensor]]] = {
+    "a row less": lambda part: [part[:-1]],
+    "a row more": lambda part: [torch.cat([part, part[:1]])],
+    "missing": lambda part: [],
+    "twice": lambda part: [part, part],
+    "another dtype": lambda part: [part.half()],
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize(("combine", "message", "number"), PARTS)
+def test_a_letter_of_another_shape_or_dtype_is_refused_by_name(
+    combine: Combine, message: Message, number: int, what: str
+) -> None:
+    """Any part of any letter; both ends, the place and both values are named."""
+
+    def change(of: Message, letter: Letter) -> Letter:
+        parts = list(letter.parts)
+        if of is message:
+            parts[number : number + 1] = CHANGES[what](parts[number])
+        return Letter(parts)
+
+    if what == "another dtype" and (message, number) in WEIGHTS[combine]:
+        a_round_trip(combine, change)  # a router's weights may have their own
+        return
+    sender, receiver = (0, 1) if message.channel == "dispatch" else (1, 0)
+    with pytest.raises(LaunchError, match=f"worker {sender} sent worker {receiver} ") as refused:
+        a_round_trip(combine, change)
+    assert f" as {message.value} of site 0 (first.experts), micro-batch 0, where (" in str(refused.value)

@@ -1,0 +1,55 @@
+"""The order of places is the model's, and their words say where they are."""
+
+from __future__ import annotations
+
+import random
+
+from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, Place, first_difference
+
+SITES = ("model.layers.0.mlp.experts", "model.layers.1.mlp.experts")
+IN_ORDER = [
+    Place(0, 0, FORWARD, 0, "hidden"),
+    Place(1, 0, FORWARD, 0, "hidden"),
+    Place(0, 0, FORWARD, 0, "choice"),
+    Place(0, 0, FORWARD, 0, "weights"),
+    Place(0, 0, FORWARD, 0, "answers", 2),
+    Place(0, 0, FORWARD, 0, "answers", 10),
+    Place(0, 0, FORWARD, 1, "hidden"),
+    Place(0, 0, FORWARD, 2, "loss"),
+    Place(0, 0, BACKWARD, 1, "danswer"),
+    Place(0, 0, BACKWARD, 1, "drows", 3),
+    Place(0, 0, BACKWARD, 0, "danswer"),
+    Place(0, 1, FORWARD, 0, "hidden"),
+    Place(0, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", "lm_head.weight"),
+    Place(0, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", "model.norm.weight"),
+]
+
+
+def test_the_order_is_the_model_s() -> None:
+    shuffled = random.Random(1).sample(IN_ORDER, len(IN_ORDER))
+    assert sorted(shuffled, key=lambda place: place.order) == IN_ORDER
+
+
+def test_the_first_difference() -> None:
+    a = {place: number for number, place in enumerate(IN_ORDER)}
+    assert first_difference(a, dict(a)) is None
+    assert first_difference(a, a | {IN_ORDER[9]: -1, IN_ORDER[5]: -1}) == IN_ORDER[5]
+    assert first_difference(a, {p: n for p, n in a.items() if p != IN_ORDER[3]}) == IN_ORDER[3]
+    assert first_difference(a | {IN_ORDER[12]: -1}, a) == IN_ORDER[12]
+
+
+def test_words() -> None:
+    first, second = SITES
+    assert [IN_ORDER[i].describe(SITES) for i in (0, 5, 6, 7, 8, 10, 12)] == [
+        f"lane 0, micro-batch 0, forward, segment 0 (from the start up to {first}): {HANDED}",
+        f"lane 0, micro-batch 0, forward, {first}, expert 10: the answers",
+        f"lane 0, micro-batch 0, forward, segment 1 (after {first} up to {second}): {HANDED}",
+        f"lane 0, micro-batch 0, forward, segment 2 (after {second} to the loss): the loss",
+        f"lane 0, micro-batch 0, backward, segment 2 (after {second} to the loss): {HANDED_BACK}",
+        f"lane 0, micro-batch 0, backward, segment 1 (after {first} up to {second}): {HANDED_BACK}",
+        "lane 0: the gradient of lm_head.weight, added over its micro-batches",
+    ]
+
+
+HANDED = "the hidden states that it hands to the experts"
+HANDED_BACK = "the gradient that it hands back to the experts"

@@ -1,0 +1,61 @@
+"""Which program a worker runs, and the proof of a whole step before it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from dougong.errors import PlanError
+from dougong.parallel.plan import Plan
+from dougong.planner.programs import pipeline_of, programs_of, prove, role_of
+from tests.jobs import make_job, plan_for
+
+BATCH = {"lanes": 4, "microbatches": 3, "microbatch_size": 1}
+
+
+def laid_out(roles: str, **changes: Any) -> tuple[Any, Plan]:
+    job = make_job(batch=BATCH, **changes)
+    return job, plan_for(job, roles)
+
+
+@pytest.mark.parametrize(
+    ("roles", "asked", "expected"),
+    [
+        ("BB", "auto", "colocated"),
+        ("AE", "auto", "zebra"),
+        ("ABE", "auto", "zebra"),
+        ("AAE", "af_pipe", "af_pipe"),
+        ("BB", "serial", "serial"),
+    ],
+)
+def test_the_schedule_follows_the_roles_unless_it_is_named(roles: str, asked: str, expected: str) -> None:
+    job, plan = laid_out(roles, pipeline=asked)
+    assert pipeline_of(job, plan) == expected
+    programs = programs_of(job, plan)
+    assert [p.worker for p in programs] == [w.name for w in plan.workers]
+    assert [p.role for p in programs] == [role_of(w) for w in plan.workers]
+
+
+@pytest.mark.parametrize("roles", ["B", "BBB", "AE", "AAAE", "AEEE", "ABE"])
+@pytest.mark.parametrize("pipeline", ["auto", "serial", "zebra", "af_pipe"])
+def test_a_step_is_proved_and_what_it_keeps_alive_is_known(roles: str, pipeline: str) -> None:
+    job, plan = laid_out(roles, pipeline=pipeline)
+    alive = prove(job, plan)
+    assert set(alive) == {role_of(w) for w in plan.workers}
+    most = 3 * 4  # micro-batches times segments; one experts call less
+    assert all(0 <= kept.segments <= most and 0 <= kept.waves <= most - 3 for kept in alive.values())
+    assert sum(kept.segments for kept in alive.values()) > 0 < sum(kept.waves for kept in alive.values())
+
+
+def test_a_schedule_that_is_not_made_for_these_roles_is_refused() -> None:
+    job, plan = laid_out("AE", pipeline="colocated")
+    with pytest.raises(PlanError, match="colocated"):
+        prove(job, plan)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, dougong.planner.programs, dougong.tools.plan_chart; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,62 @@
+"""The recipe: what besides the job's data and seeds fixes its arithmetic; how rows are put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from dougong.parallel.plan import Inventory
+from dougong.planner.recipe import make_recipe, product_rows
+from tests.jobs import make_job
+
+INVENTORY = Inventory("tiny", (), ("experts",), 8, (), 2)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lanes", "changes", "expected"),
+    [
+        (512, 4, {}, "block"),  # 512 * 2 / 8 rows in a block: enough
+        (508, 4, {}, 128),
+        (64, 4, {}, 32),  # 16 in a block, 64 of an expert: tiles of half of them
+        (64, 8, {}, 64),
+        (64, 1, {}, "block"),  # nothing to put together
+        (16, 2, {}, "block"),  # too few even so
+        (64, 4, {"expert_tile": "none"}, "block"),
+        (512, 4, {"expert_tile": 16}, 16),
+        (64, 4, {"determinism": "run"}, "expert"),
+        (512, 1, {"determinism": "off"}, "expert"),
+    ],
+)
+def test_small_blocks_are_tiled(tokens: int, lanes: int, changes: dict[str, Any], expected: int | str) -> None:
+    batch = {"lanes": lanes, "microbatch_size": tokens // 4}
+    job = make_job(batch=batch, data={"text": "stdlib", "sequence_length": 4}, **changes)
+    assert product_rows(job, 8, 2) == expected
+
+
+def test_the_digest_follows_everything_that_changes_an_order() -> None:
+    jobs = [
+        make_job(),
+        make_job(batch={"lanes": 3, "microbatches": 2, "microbatch_size": 2}),
+        make_job(batch={"lanes": 2, "microbatches": 1, "microbatch_size": 2}),
+        make_job(expert_tile=16),
+        make_job(determinism="run"),
+        make_job(determinism="off"),
+    ]
+    recipes = [make_recipe(job, INVENTORY) for job in jobs]
+    later = dataclasses.replace(recipes[0], arithmetic=recipes[0].arithmetic + 1)
+    assert len({recipe.digest for recipe in [*recipes, later]}) == len(jobs) + 1
+
+
+def test_where_it_runs_is_no_part_of_it() -> None:
+    islands = [{"name": "west", "accelerator": "cpu", "workers": 2}]
+    elsewhere = make_job(islands=islands, checkpoint={"every": 1}, steps=9)
+    assert make_recipe(elsewhere, INVENTORY) == make_recipe(make_job(), INVENTORY)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, dougong.planner.recipe; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

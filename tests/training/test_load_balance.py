@@ -1,0 +1,249 @@
+"""Even load: formulas against plain loops, gradients against the engine, the same bits on every layout, the effect."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dougong.job.schema import Job, Router
+from dougong.models.sites import find_sites
+from dougong.parallel.comm.world import World
+from dougong.parallel.plan import Plan
+from dougong.training.load_balance import Load, bias_steps, global_loss, sequence_loss
+from tests.jobs import make_job, make_rig, plan_for, tokens
+from tests.parallel.test_layouts import run_layout, state_digests
+from tests.processes import run_workers
+from tests.reference import reference_model
+from tests.training.running import Order, digests, run, token_file
+
+WIDE = {"lanes": 3, "microbatches": 2, "microbatch_size": 2}
+
+
+def test_the_sequence_loss_is_the_papers() -> None:
+    """DeepSeek-V3, equations 17 to 20, written out sequence by sequence, expert by expert."""
+    num_sequences, length, num_experts, choices = 3, 5, 4, 2
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(num_sequences * length, num_experts, generator=generator, dtype=torch.float64)
+    scores /= scores.sum(-1, keepdim=True)
+    index = torch.rand(num_sequences * length, num_experts, generator=generator).topk(choices).indices
+    total = 0.0
+    for sequence in range(num_sequences):
+        own = range(sequence * length, (sequence + 1) * length)
+        for expert in range(num_experts):
+            f = num_experts / (choices * length) * sum(expert in index[t].tolist() for t in own)
+            total += f * sum(float(scores[t, expert]) for t in own) / length
+    assert float(sequence_loss(scores, index, num_sequences)) == pytest.approx(total / num_sequences, rel=1e-12)
+    even = torch.full((6, 3), 1 / 3, dtype=torch.float64)
+    assert float(sequence_loss(even, torch.tensor([[0], [1], [2]] * 2), 2)) == pytest.approx(1.0)
+    none = torch.tensor([[0, -1], [3, 1], [2, -1]] * 2)  # -1 and 3 are no experts: nothing spills into a neighbour
+    assert float(sequence_loss(even, none, 2)) == pytest.approx(0.5)
+
+
+def test_the_global_loss_is_the_papers() -> None:
+    scores = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64, requires_grad=True)
+    loss = global_loss(scores, torch.tensor([30, 10, 0]))
+    assert float(loss.detach()) == pytest.approx(3 * (0.75 * 0.4 + 0.25 * 0.15 + 0.0))
+    loss.backward()
+    assert torch.allclose(scores.grad, torch.tensor([[0.75, 0.25, 0.0]] * 2, dtype=torch.float64) * 3 / 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts", "expected"),
+    [
+        (Router(bias_rate=0.5), [7, 5, 3, 5, 0], [-0.5, 0.0, 0.5, 0.0]),
+        (Router(bias_rate=0.5), [0, 0, 0, 0, 0], [0.0] * 4),
+        (Router(bias_rate=0.5), [2, 2, 2, 3, 0], [0.5, 0.5, 0.5, -0.5]),  # the mean is no whole number
+        # LongCat-Flash: 1.5 of 2 choices over 4 experts is 3/16 of the slots for each
+        (Router(bias_rate=1.0, computing_choices=1.5), [3, 3, 3, 3, 4], [0.0] * 4),
+        (Router(bias_rate=1.0, computing_choices=1.5), [8, 0, 0, 0, 8], [3 / 16 - 0.5, 3 / 16, 3 / 16, 3 / 16]),
+    ],
+)
+def test_biases_move_towards_an_even_load(settings: Router, counts: list[int], expected: list[float]) -> None:
+    assert bias_steps(torch.tensor(counts), 4, settings, 2).tolist() == expected
+
+
+def test_a_row_tells_of_the_busiest_expert() -> None:
+    load = Load(torch.tensor([[4, 2, 3, 9], [1, 1, 1, 0], [0, 0, 0, 5]]))
+    row = {"max_over_mean": [1.3333, 1.0, 0.0], "worst": 1.3333}
+    assert load.row(whole=False) == {"load": row}
+    assert load.row(whole=True)["load"]["counts"] == [[4, 2, 3, 9], [1, 1, 1, 0], [0, 0, 0, 5]]
+    assert Load(load.counts, 0.25).row(whole=False)["balance_loss"] == 0.25
+
+
+class Plain:
+    """The whole model by the engine, its routers watched by hooks of our own."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.model = job, reference_model(job)
+        self.seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self.sites = [s.name.rpartition(".")[0] for s in find_sites(self.model)]
+        for name in self.sites:
+            gate = self.model.get_submodule(f"{name}.gate")
+            gate.register_forward_hook(functools.partial(self._keep, name))
+
+    def _keep(self, name: str, module: Any, arguments: Any, output: Any) -> None:
+        self.seen[name] = output[0], output[2]
+
+    def step(self) -> tuple[float, list[list[int]]]:
+        """Gradients of one step's mean loss, balance included; the mean balance loss and the counts by site."""
+        job, router = self.job, self.job.router
+        totals = torch.zeros(len(self.sites), 8, dtype=torch.float64)
+        told, scale = 0.0, 1.0 / (job.batch.lanes * job.batch.microbatches)
+        for microbatch in range(job.batch.microbatches):
+            held = []
+            for lane in range(job.batch.lanes):
+                ids = tokens(job, 1, lane, microbatch)
+                loss = self.model(input_ids=ids, labels=ids, use_cache=False).loss  # type: ignore[operator]
+                held.append((loss, dict(self.seen)))
+                for number, name in enumerate(self.sites):
+                    totals[number] += torch.bincount(self.seen[name][1].reshape(-1), minlength=8)
+            for loss, seen in held:
+                extra = sum(self._one(totals[i], *seen[n]) for i, n in enumerate(self.sites))
+                extra = extra * float(router.sequence_loss or router.global_loss or 0.0)
+                ((loss + extra) * scale).backward()
+                told += float(extra.detach()) * scale
+        return told, totals.to(torch.int64).tolist()
+
+    def _one(self, totals: Tensor, logits: Tensor, index: Tensor) -> Any:
+        family = self.job.model.family
+        scores = logits.double().softmax(-1) if family == "qwen3_moe" else logits.double().sigmoid()
+        scores = scores / scores.sum(-1, keepdim=True)
+        if self.job.router.global_loss:
+            return 8 * (totals / totals.sum() * scores.mean(0)).sum()
+        sequences = list(zip(scores.chunk(2), index.chunk(2), strict=True))
+        parts = [torch.bincount(i.reshape(-1), minlength=8) / i.numel() * s.mean(0) for s, i in sequences]
+        return 8 * sum(p.sum() for p in parts) / len(sequences)
+
+
+@pytest.mark.parametrize("loss", ["sequence_loss", "global_loss"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])
+def test_losses_and_gradients_are_those_of_the_engine_on_the_whole_model(family: str, loss: str) -> None:
+    """To 1e-6 of a tensor's norm. Gradients are seen through the weights: with a large eps, AdamW's first step is
+    nearly the gradient itself. The model's own loss stays what it is without balance."""
+    adamw = {"lr": 1e-2, "eps": 1.0, "clip_norm": None}
+    changes: dict[str, Any] = {"batch": WIDE, "optimizer": adamw, "schedule": {"name": "constant"}}
+    job = make_job(family, router={loss: 1.0}, **changes)
+    rig, bare = make_rig(job), make_rig(make_job(family, **changes))
+    initial = {n: t.clone() for n, t in rig.replica.masters.items()}
+    result, without = rig.stepper.run(1, rig.forwards(1)), bare.stepper.run(1, bare.forwards(1))
+    plain = Plain(job)
+    told, counts = plain.step()
+    assert result.loss == without.loss and without.load.loss is None
+    assert result.load.loss == pytest.approx(told, rel=1e-6)
+    assert result.load.counts[:, :-1].tolist() == counts == without.load.counts[:, :-1].tolist()
+    gradients = {n: p.grad for n, p in plain.model.named_parameters() if p.grad is not None}
+    dense = [n for n in rig.replica.trainable if n in gradients]
+    moved = 0
+    for name in dense:
+        decay = 1 - 1e-2 * 0.1 if initial[name].dim() > 1 else 1.0
+        expected = initial[name] * decay - 1e-2 * gradients[name] / (gradients[name].abs() + 1.0)
+        step = (expected - initial[name]).norm()
+        assert float((rig.replica.masters[name] - expected).norm()) <= 1e-6 * float(initial[name].norm() + step), name
+        moved += float((bare.replica.masters[name] - expected).norm()) > 1e-2 * float(step)
+    assert len(dense) > 20 and moved > len(dense) / 2, "without the loss they go elsewhere"
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "deepseek_v3 bias and sequence": {"router": {"bias_rate": 0.01, "sequence_loss": 0.01}},
+    "deepseek_v3 bias and global": {"router": {"bias_rate": 0.01, "global_loss": 0.1}},
+    "minimax_m2 bias and global": {"router": {"bias_rate": 0.01, "global_loss": 0.1}, "precision": "bfloat16"},
+    "longcat_flash bias": {"router": {"bias_rate": 0.01, "computing_choices": 1.5}, "precision": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_balanced_training_has_the_same_bits_on_any_layout(case: str) -> None:
+    """Also where a bias is kept in half precision by all but its owner."""
+    job = make_job(case.split()[0], batch=WIDE, **CASES[case])
+    reference = run_layout(job, "B")
+    for roles in ("BB", "BBB", "AEE") if "deepseek" in case else ("ABE",):
+        assert run_layout(job, roles) == reference, roles
+    unbalanced = run_layout(job.model_copy(update={"router": Router()}), "B")
+    names = [n for n in reference[1] if "bias" in n and "correction" in n]
+    assert names and all(reference[1][n] != unbalanced[1][n] for n in names)
+
+
+def local_counts_only(world: World, plan: Plan, job: Job, steps: int) -> Any:
+    """Training by workers that do not tell each other what they counted."""
+    world.add_counts = lambda counts, attention_only=False: counts  # type: ignore[method-assign]
+    return state_digests(world, plan, job, steps)
+
+
+@pytest.mark.parametrize("router", [{"global_loss": 0.1}, {"bias_rate": 0.01}], ids=["global loss", "bias"])
+def test_counts_of_one_worker_alone_give_other_bits(router: dict[str, Any]) -> None:
+    """Negative control of the test above."""
+    job = make_job("deepseek_v3", batch=WIDE, router=router)
+    _, whole = run_layout(job, "B")
+    results = run_workers(local_counts_only, plan_for(job, "BBB"), job, 3)
+    local = {n: d for _, digests in results for n, d in digests.items()}
+    assert local.keys() == whole.keys() and local != whole
+
+
+@pytest.mark.parametrize(("family", "precision"), [("deepseek_v3", "float32"), ("minimax_m2", "bfloat16")])
+def test_a_balanced_run_that_is_stopped_and_resumed_elsewhere_has_the_same_bits(
+    tmp_path: Path, family: str, precision: str
+) -> None:
+    """minimax_m2 computes with a bias in half precision: it goes on from the one in the checkpoint, not from that."""
+    job = make_job(
+        family,
+        precision=precision,
+        data={"tokens": str(token_file(tmp_path)), "sequence_length": 16},
+        batch={"lanes": 3, "microbatches": 1, "microbatch_size": 1},
+        steps=4,
+        checkpoint={"every": 2},
+        router={"bias_rate": 0.01, "global_loss": 0.1},
+    )
+    whole = run(Order(job, "B", tmp_path / "whole"))
+    resumed = run(Order(job, "AEB", tmp_path / "resumed", whole.committed[2], generation=2))
+    assert digests(resumed.committed[4]) == digests(whole.committed[4])
+    for step in (3, 4):
+        for key in ("load", "balance_loss"):
+            assert resumed.rows[step][key] == whole.rows[step][key]
+    assert ["counts" in whole.rows[s]["load"] for s in (1, 2, 3, 4)] == [False, True, False, True]
+    name = next(k for k in digests(whole.committed[4]) if "correction_bias" in k[1])
+    assert digests(whole.committed[2])[name] != digests(whole.committed[4])[name]
+
+
+def test_every_step_counts_anew() -> None:
+    job = make_job("longcat_flash", router={"bias_rate": 0.01, "computing_choices": 1.5})
+    rig = make_rig(job)
+    loads = [rig.stepper.run(step, rig.forwards(step)).load for step in (1, 2)]
+    slots = 2 * 2 * 2 * 16 * 2  # lanes, micro-batches, sequences, tokens, choices
+    assert [load.counts.sum(1).tolist() for load in loads] == [[slots, slots]] * 2
+    assert all(load.counts[:, -1].min() > 0 for load in loads), "some go to experts that compute nothing"
+
+
+def run_skewed(router: dict[str, Any]) -> tuple[float, float]:
+    """Thirty steps from routers that favour two of eight experts, whose rows are eight times as long as the others':
+    the busiest expert's load over the mean, in the first ten steps together and in the last ten."""
+    batch = {"lanes": 2, "microbatches": 2, "microbatch_size": 4}
+    rig = make_rig(make_job("deepseek_v3", batch=batch, optimizer={"lr": 1e-4}, router=router, steps=30))
+    with torch.no_grad():
+        for name, tensor in rig.replica.dense.items():
+            if name.endswith("gate.weight"):
+                tensor[:2] *= 8.0
+    counts = [rig.stepper.run(step, rig.forwards(step)).load.counts for step in range(1, 31)]
+    first, last = (Load(sum(part)).row(False)["load"]["worst"] for part in (counts[:10], counts[-10:]))
+    return first, last
+
+
+def test_the_bias_evens_out_a_skewed_load() -> None:
+    balanced, bare = run_skewed({"bias_rate": 0.01}), run_skewed({})
+    assert bare[0] > 1.7 and bare[1] > 1.6, bare
+    assert balanced[1] < 1.25 < 1.4 < balanced[0], balanced
+
+
+def test_sites_that_choose_by_token_id_are_left_alone() -> None:
+    """deepseek_v4's first layer here: its choice cannot be moved, so that no loss is taken of it."""
+    rig = make_rig(make_job("deepseek_v4", router={"bias_rate": 0.01, "global_loss": 1.0}))
+    result = rig.stepper.run(1, rig.forwards(1))
+    assert len(result.load.counts) == 3 and 1.8 < (result.load.loss or 0.0) < 2.4, "two layers', each near 1 where even"
+    biases = {n: t for n, t in rig.replica.masters.items() if n.endswith("correction_bias")}
+    assert sorted(biases) == [f"model.layers.{i}.mlp.gate.e_score_correction_bias" for i in (1, 2)]
+    for bias in biases.values():
+        assert set(bias.abs().tolist()) <= {0.0, float(torch.tensor(0.01))} and bias.any()

@@ -1,0 +1,55 @@
+"""The learning rate over steps: exact ends, monotone between them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dougong.job.schema import Schedule
+from dougong.training.lr_schedule import learning_rate
+
+PEAK = 3e-3
+
+
+def rates(schedule: Schedule, steps: int) -> list[float]:
+    return [learning_rate(schedule, PEAK, step, steps) for step in range(1, steps + 1)]
+
+
+def test_warm_up_is_linear_and_reaches_the_peak() -> None:
+    found = rates(Schedule(name="cosine", warmup_steps=4, final_fraction=0.1), 10)
+    assert found[:4] == pytest.approx([PEAK / 4, PEAK / 2, PEAK * 3 / 4, PEAK])
+
+
+@pytest.mark.parametrize(
+    ("name", "middle", "last"), [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)]
+)
+def test_decay_passes_the_middle_and_ends_at_the_final_rate(name: str, middle: float, last: float) -> None:
+    found = rates(Schedule(name=name, warmup_steps=2, final_fraction=0.1), 12)
+    assert found[6] == pytest.approx(PEAK * middle, rel=1e-12)
+    assert found[-1] == pytest.approx(PEAK * last, rel=1e-12)
+
+
+def test_a_quarter_of_the_way_tells_cosine_from_linear() -> None:
+    found = {n: rates(Schedule(name=n, final_fraction=0.0), 4)[0] / PEAK for n in ("cosine", "linear")}
+    assert found["linear"] == pytest.approx(0.75)
+    assert found["cosine"] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+@given(st.sampled_from(["cosine", "linear", "constant"]), st.integers(1, 60), st.integers(0, 60), st.floats(0, 1))
+@settings(deadline=None)
+def test_rates_rise_then_fall_and_stay_within_bounds(name: str, steps: int, warmup: int, final: float) -> None:
+    warmup = min(warmup, steps)
+    found = rates(Schedule(name=name, warmup_steps=warmup, final_fraction=final), steps)
+    rise, fall = found[:warmup], found[max(0, warmup - 1) :]
+    assert rise == sorted(rise) and fall == sorted(fall, reverse=True)
+    assert all(0 <= r <= PEAK * (1 + 1e-12) for r in found)
+    if warmup < steps and name != "constant":
+        assert found[-1] == pytest.approx(PEAK * final, rel=1e-9, abs=1e-18)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_warm_up_may_take_every_step(name: str) -> None:
+    assert rates(Schedule(name=name, warmup_steps=3), 3) == pytest.approx([PEAK / 3, PEAK * 2 / 3, PEAK])

@@ -1,0 +1,71 @@
+"""Looking at a real model and real data before any worker starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dougong.errors import DataError, ModelError
+from dougong.job.schema import Job, Router
+from dougong.training.preflight import inspect, inspect_only, inventory_from_json, vocabulary_of
+from tests.families import SMALLEST
+
+
+def job(data: dict[str, Any], **config: Any) -> Job:
+    return Job.model_validate(
+        {
+            "job": "look",
+            "model": {"family": "qwen3_moe", "config": {**SMALLEST, **config}},
+            "data": {"sequence_length": 8, **data},
+            "steps": 1,
+            "islands": [{"name": "east", "accelerator": "cpu"}],
+        }
+    )
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "corpus.txt"
+    file.write_text("all work and no play " * 100)
+    return file
+
+
+def test_an_inventory_survives_the_way_over_json(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where tokenised text is kept
+    looked = inspect(job({"text": str(text)}))
+    assert looked.data["windows"] == (21 * 100 + 1) // 8  # a byte 0 ends the document
+    found = looked.inventory
+    assert (found.family, found.num_experts, len(found.sites)) == ("qwen3_moe", 4, 2)
+    assert inventory_from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+    assert inspect_only(job({"text": str(text)})) == found
+
+
+def test_a_token_outside_the_vocabulary_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.bin"
+    np.array([1, 2, 3, 99] * 50, np.uint16).tofile(file)
+    with pytest.raises(DataError, match="99"):
+        inspect(job({"tokens": str(file)}, vocab_size=50))
+
+
+def test_token_files_need_a_vocabulary_from_somebody(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.bin"
+    np.array([1, 2, 3, 4] * 50, np.uint16).tofile(file)
+    with pytest.raises(DataError, match=r"model\.config\.vocab_size"):
+        vocabulary_of(job({"tokens": str(file)}))
+    assert vocabulary_of(job({"tokens": str(file)}, vocab_size=77)) == 77
+
+
+def test_a_wrong_model_is_found(text: Path) -> None:
+    with pytest.raises(ModelError, match="num_expert_layers"):
+        inspect_only(job({"text": str(text)}, num_expert_layers=3))
+
+
+def test_a_balance_that_the_family_cannot_have_is_found(text: Path) -> None:
+    asked = job({"text": str(text)}).model_copy(update={"router": Router(bias_rate=0.001)})
+    with pytest.raises(ModelError, match="qwen3_moe has no bias .* use router.global_loss"):
+        inspect_only(asked)

@@ -1,0 +1,192 @@
+"""The page: whole, self-contained, escaped, and right for a run in any state."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dougong.cli import report
+from dougong.errors import LaunchError
+from dougong.records.directory import RunDir
+from dougong.ui.report.markup import Markup, join, tag
+from dougong.ui.report.page import write_report
+from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
+
+VOID = {"meta", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects headings, scripts and addresses."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def page_of(run: RunDir) -> Page:
+    path = write_report(run)
+    assert path == run.path / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def bare_run(path: Path) -> RunDir:
+    return RunDir.create(path)
+
+
+@pytest.mark.parametrize("make", [finished_run, failed_run, running_run, bare_run])
+def test_the_page_is_self_contained_and_whole(make: Callable[[Path], RunDir], tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    page = page_of(run)
+    assert "script" not in page.seen
+    assert page.addresses == []
+    text = run.report_file.read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert [p.name for p in run.path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_finished_run_has_every_section(tmp_path: Path) -> None:
+    words = page_of(finished_run(tmp_path / "run")).words
+    for expected in ("quickstart finished", "60 / 60", "2.0852", "245,760", "9 steps rewound",
+                     "Failures and recoveries", "killed by signal 9 (SIGKILL), as rehearsed",
+                     "noticed 4 ms", "resumed from step-000020",
+                     "Experts of 16", "8–15", "Lanes of 4", "step-000040", "37.2 MiB", "read back and compared",
+                     "later removed", "training again at step 21", "Example CPU @ 2.60GHz", "2.13.0",
+                     "dougong run examples/quickstart.yaml", "drill: [{at_step: 30, kill: east/1}]"):  # fmt: skip
+        assert expected in words, expected
+
+
+def test_the_loss_chart_shows_rewound_steps_and_failures(tmp_path: Path) -> None:
+    text = write_report(finished_run(tmp_path / "run")).read_text(encoding="utf-8")
+    assert text.count('class="line rewound"') == 2  # the line and its legend
+    assert text.count("<title>east/1: killed by signal 9 (SIGKILL), as rehearsed, after step 29</title>") == 5
+    assert "<title>step 40\ntraining" in text
+
+
+def test_a_failed_run_says_who_why_and_what_to_type(tmp_path: Path) -> None:
+    run = failed_run(tmp_path / "run")
+    page = page_of(run)
+    assert 'Failed: east/0 RuntimeError: <script>alert("x")</script> & loss is nan' in page.words
+    assert f"Next: dougong resume {run.path}" in page.words
+    assert "The last lines of logs/2/east/0.log" in page.words
+    assert "Not followed by another step" in page.words
+    assert "rejected: optimizer/rank00001: digest differs" in page.words
+    assert "<script" not in run.report_file.read_text(encoding="utf-8")
+
+
+def test_a_run_that_goes_on_says_so_and_can_be_drawn_again(tmp_path: Path) -> None:
+    run = running_run(tmp_path / "run")
+    assert "Not over yet: last event" in page_of(run).words
+    run.append_event("stopped", 2, step=25)
+    assert "Stopped on request" in page_of(run).words
+
+
+def test_everything_a_user_can_name_is_escaped(tmp_path: Path) -> None:
+    evil = '"><script>alert(1)</script>&amp;'
+    recorder = Recorder(tmp_path / "run")
+    recorder.start(command=f"dougong run {evil}")
+    recorder.run.write_job(f"job: {evil}\nsteps: 60\n")
+    recorder.event(
+        "created", 0, job=evil, command=[evil], machine={"host": evil, "cpu": evil, "versions": {evil: evil}}
+    )
+    recorder.event(evil, 1, **{evil: evil})
+    recorder.event("worker_died", 1, worker=evil, cause=evil, **{"class": evil})
+    recorder.event("checkpoint_committed", 1, step=3, directory=evil)
+    recorder.event("agents_started", 1, agents=[{"node": evil, "island": evil}, {"node": evil}])
+    recorder.run.append_metrics({**recorder.row(1, 1), "islands": {evil: {"compute_s": 1.0}, "b": {"compute_s": 2.0}}})
+    page = page_of(recorder.run)
+    assert "script" not in page.seen
+    assert page.words.count(evil) >= 9
+
+
+def test_broken_numbers_do_not_break_the_page(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    for step, loss in enumerate([float("nan"), 2.0, float("inf"), 1.5, float("nan")], 1):
+        recorder.run.append_metrics({**recorder.row(1, step), "loss": loss, "grad_norm": None, "val_loss": loss})
+    assert "Last loss nan validation nan at step 5" in page_of(recorder.run).words
+
+
+def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", steps=6_000)
+    recorder.start()
+    recorder.generation(1)
+    lines = []
+    for step in range(1, 6_001):
+        lines.append(recorder.row(1, step))
+    with recorder.run.metrics_file.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in lines)
+    for step in range(400):
+        recorder.event("checkpoint_started", 1, step=step)
+    page = page_of(recorder.run)
+    assert recorder.run.report_file.stat().st_size < 1_500_000
+    assert "older events" in page.words
+
+
+def test_an_old_page_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    before = write_report(run).read_text(encoding="utf-8")
+    run.metrics_file.write_text("{broken\n")
+    with pytest.raises(LaunchError, match=r"metrics\.jsonl:1"):
+        write_report(run)
+    assert run.report_file.read_text(encoding="utf-8") == before
+
+
+def test_the_arithmetic_s_class_is_told_by_island(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", islands={"east": 2, "west": 1})
+    recorder.start()
+    assert "Arithmetic" not in page_of(recorder.run).words
+    recorder.event("fingerprints", 1, classes={"east/0": "aa", "east/1": "aa", "west/0": "bb"}, seconds=1.0)
+    recorder.event("warning", 1, text="west/0: the same call gives different bits: sum", workers=[])
+    words = page_of(recorder.run).words
+    assert "Arithmetic, by fingerprint: east aa, west bb" in words
+    assert "the same call gives different bits: sum" in words
+
+
+def test_the_command(tmp_path: Path) -> None:
+    app = typer.Typer()
+    report.register(app)
+    run = finished_run(tmp_path / "run")
+    done = CliRunner().invoke(app, [str(run.path)])
+    assert (done.exit_code, done.stdout.strip()) == (0, str(run.report_file))
+    assert done.stderr.startswith("quickstart: finished at step 60/60")
+    assert run.report_file.exists()
+    refused = CliRunner().invoke(app, [str(tmp_path)])
+    assert isinstance(refused.exception, LaunchError)
+
+
+def test_markup_escapes_all_but_markup() -> None:
+    assert tag("p", "a < b", tag("b", "c & d"), None, 3, class_="x", data_n='"', hidden=True, id=None) == (
+        '<p class="x" data-n="&quot;" hidden>a &lt; b<b>c &amp; d</b>3</p>'
+    )
+    assert tag("meta", charset="utf-8") == '<meta charset="utf-8">'
+    assert join("<", Markup("<i>")) == "&lt;<i>"
+    assert tag("rect", x=1.0, y=0.126) == '<rect x="1" y="0.13"></rect>'

@@ -1,0 +1,316 @@
+"""The screen: plain lines in a pipe, a live panel on a real pseudo-terminal, and what is left when the run dies."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dougong.records.directory import RunDir
+from dougong.ui.panel import Progress, draw_panel, plain_step, sparkline
+from dougong.ui.view import View, make_view
+from tests.ui.recorded import Recorder, failed_run, make_layout, running_run
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Clock:
+    """A clock that stands where it is put."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def replay(view: View, run: RunDir, clock: Clock) -> None:
+    """Tell the view a recorded run as the controller would."""
+    plan = run.read_plan()
+    assert plan is not None
+    view.plan(plan)
+    rows = run.read_metrics()
+    for event in run.read_events():
+        clock.now = event["monotonic_s"]
+        view.event(event)
+        if event["kind"] == "first_step":
+            view.state("RUNNING", event["generation"])
+            for row in [r for r in rows if r["attempt"] == event["generation"]]:
+                clock.now += row["step_s"]
+                view.step(row)
+
+
+def shown(run: RunDir) -> list[str]:
+    out, clock = io.StringIO(), Clock()
+    with make_view(Console(file=out, width=40), "quickstart", 60, clock) as view:
+        replay(view, run, clock)
+    assert "\x1b" not in out.getvalue()
+    return out.getvalue().splitlines()
+
+
+def test_plain_one_whole_line_per_step(tmp_path: Path) -> None:
+    lines = shown(running_run(tmp_path / "run"))
+    steps = [line for line in lines if line.startswith("step ")]
+    assert len(steps) == 29 + 5
+    assert steps[0].startswith("step  1/60  loss 5.3397  4,400")
+    assert steps[19].split("  ")[2:3] == ["val 2.9888"]
+    assert steps[-1].endswith("generation 2")
+    assert not any(line.endswith("generation 1") for line in steps)
+
+
+def test_a_failure_names_worker_and_cause_once(tmp_path: Path) -> None:
+    lines = shown(running_run(tmp_path / "run"))
+    failures = [line for line in lines if "✗" in line]
+    assert len(failures) == 1  # the diagnosis says the same and is not told twice
+    assert "worker east/1 died: crash: killed by signal 9 (SIGKILL), as rehearsed" in failures[0]
+
+
+def test_a_diagnosis_that_differs_is_told() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    view.event({"kind": "worker_died", "generation": 1, "worker": "east/1", "cause": "exit status 1"})
+    view.event({"kind": "diagnosis", "generation": 1, "worker": "east/0", "cause": "disk full"})
+    assert [line[2:] for line in out.getvalue().splitlines()] == [
+        "worker east/1 died: exit status 1", "diagnosis: east/0: disk full",
+    ]  # fmt: skip
+
+
+def test_failures_are_red_and_markup_in_causes_is_text() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system="standard", width=200)
+    view = make_view(console, "tiny", 3, refresh_s=1e9)
+    view.event({"kind": "worker_died", "generation": 1, "worker": "east/1", "cause": "[/red] [bold]x"})
+    view.close()
+    assert "\x1b[1;31mworker east/1 died: [/red] [bold]x\x1b[0m" in out.getvalue()
+
+
+def test_worker_lines_pass_or_are_grouped() -> None:
+    out, clock = io.StringIO(), Clock()
+    view = make_view(Console(file=out, width=30), "tiny", 3, clock)
+    view.plan(make_layout({"east": 3}), layout=False)
+    view.worker_line("east/1", "chatter")
+    view.worker_line("east/0", "a line much longer than the console is wide, whole")
+    for worker in ("east/2", "east/1"):
+        view.worker_line(worker, "WARNING: disk is slow")
+    assert out.getvalue() == "a line much longer than the console is wide, whole\n"
+    clock.now = 2.0
+    view.tick()
+    assert out.getvalue().splitlines()[1:] == ["! [east/1-2] WARNING: disk is slow"]
+
+
+def test_a_workers_own_colours_move_no_cursor_and_do_not_reach_a_pipe() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    view.worker_line("east/0", "\x1b[31mred\x1b[0m and \x1b[2J\x1b[3Agone")
+    view.worker_line("east/0", "\x1b[33mWARNING: yellow\x1b[0m")
+    view.close()
+    assert out.getvalue() == "red and gone\n! [east/0] WARNING: yellow\n"
+
+
+def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None:
+    out, clock = io.StringIO(), Clock()
+    view = make_view(Console(file=out), "tiny", 3, clock)
+    view.plan(make_layout({"east": 3}), layout=False)
+    echo = "RuntimeError: [gloo/tcp/pair.cc:537] Read error [127.0.0.1]:65: Connection reset by peer. " + "x" * 200
+    for worker, last in (("east/1", "ValueError: bad token"), ("east/0", echo), ("east/2", echo)):
+        for line in ("Traceback (most recent call last):", '  File "a.py", line 3', last):
+            view.worker_line(worker, line)
+    view.close()
+    lines = out.getvalue().splitlines()
+    assert lines[:3] == [
+        "✗ [east/1] Traceback (most recent call last):",
+        '  File "a.py", line 3',
+        "ValueError: bad token",
+    ]
+    assert lines[3].startswith("· [east/0, east/2] follows from it: RuntimeError: [gloo/tcp/pair.cc:537] Read error")
+    assert lines[3].endswith("...") and len(lines) == 4
+
+
+def test_close_tells_what_was_still_waiting_and_the_summary_last() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    view.worker_line("east/0", "ValueError: bad token")
+    view.close("summary")
+    view.close("not again")
+    assert out.getvalue() == "✗ [east/0] ValueError: bad token\nsummary\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_console_without_unicode_still_gets_every_line(encoding: str, terminal: bool) -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding=encoding)
+    view = make_view(Console(file=out, force_terminal=terminal, color_system=None), "tiny", 3)
+    view.worker_line("east/0", "木 plain")
+    view.step(Recorder.row(_row_maker(), 1, 1))
+    view.close("done")
+    out.flush()
+    lines = raw.getvalue().decode(encoding).splitlines()
+    assert lines[0] == "? plain"
+    assert lines[1].startswith("step 1/3")
+    assert lines[2] == "done"
+
+
+def test_a_closed_screen_does_not_end_the_job() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = (
+        "from rich.console import Console; from dougong.ui.view import make_view\n"
+        "view = make_view(Console(), 'tiny', 3)\n"
+        "for step in range(3): view.worker_line('east/0', 'x' * 100000)\n"
+        "view.close('end')\n"
+        "import sys; print('alive', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "alive\n")
+
+
+LIVE = """
+import sys, time
+from pathlib import Path
+from rich.console import Console
+from dougong.ui.view import make_view
+from tests.ui.recorded import running_run
+from tests.ui.test_view import Clock, replay
+clock = Clock()
+view = make_view(Console(), "quickstart", 60, clock)
+replay(view, running_run(Path(sys.argv[1])), clock)
+print("printed beside the view")
+if sys.argv[2] == "hang":
+    print("READY", flush=True)
+    time.sleep(600)
+if sys.argv[2] == "raise":
+    raise RuntimeError("the first error")
+view.close("the summary")
+"""
+
+
+def on_a_terminal(path: Path, end: str) -> tuple[int, str]:
+    """Run LIVE on a pseudo-terminal 100 columns wide; its exit status and everything it wrote."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", LIVE, str(path), end]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    written, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # the terminal's other end is closed
+            break
+        written += chunk
+        if end == "hang" and b"READY" in written:
+            process.send_signal(signal.SIGKILL)
+    os.close(master)
+    return process.wait(60), written.decode()
+
+
+def test_live_panel_on_a_terminal(tmp_path: Path) -> None:
+    status, written = on_a_terminal(tmp_path / "run", "close")
+    text = ANSI.sub("", written)
+    assert status == 0
+    for expected in ("worker east/1 died: crash: killed by signal 9", "training again at step 21", "● running",
+                     "step 25/60", "tokens/s", "validation 2.9888 at step 20", "checkpoint step 20",
+                     "generation 2", "1 failure", "left", "printed beside the view"):  # fmt: skip
+        assert expected in text
+    assert not any(line.startswith("step ") for line in text.splitlines())
+    assert text.rstrip().endswith("the summary")
+
+
+@pytest.mark.parametrize("end", ["close", "raise", "hang"])
+def test_the_terminal_is_left_as_it_was(tmp_path: Path, end: str) -> None:
+    status, written = on_a_terminal(tmp_path / "run", end)
+    assert written.rfind("\x1b[?25l") < written.rfind("\x1b[?25h")  # the cursor shows
+    assert "\x1b[?1049h" not in written  # no other screen that would take the output with it
+    assert status == {"close": 0, "raise": 1, "hang": -signal.SIGKILL}[end]
+    if end == "raise":
+        assert "RuntimeError: the first error" in ANSI.sub("", written)
+
+
+def _row_maker() -> Recorder:
+    maker = Recorder.__new__(Recorder)
+    maker.noise, maker.steps, maker.islands = iter([0.0] * 1000), 60, {"east": 2, "west": 2}  # type: ignore[assignment]
+    return maker
+
+
+def progress_at(step: int) -> Progress:
+    maker, progress = _row_maker(), Progress("tiny", 60, 0.0, state="running")
+    for s in range(1, step + 1):
+        progress.take(maker.row(1, s), 2.0 * s)
+    return progress
+
+
+def test_eta_is_the_pace_of_the_last_steps() -> None:
+    progress = progress_at(30)
+    assert progress.eta_s(60.0) == pytest.approx(60.0)
+    assert progress.eta_s(61.5) == pytest.approx(58.5)
+    assert progress.eta_s(1e6) == 0.0
+    progress.state = "recovering"
+    assert progress.eta_s(60.0) is None
+    assert Progress("tiny", 60, 0.0).eta_s(1.0) is None
+
+
+def test_a_rewind_takes_back_losses_pace_and_validation() -> None:
+    progress = progress_at(29)
+    progress.take(_row_maker().row(2, 15), 100.0)
+    assert [step for step, _ in progress.losses] == list(range(1, 16))
+    assert progress.validation is None
+    assert progress.eta_s(100.0) == pytest.approx(45 * 0.5)
+
+
+def test_island_rates() -> None:
+    progress = progress_at(2)
+    assert progress.island_rates() == {}
+    progress.shares = {"east": 0.25, "west": 0.75}
+    assert progress.island_rates() == {"east": 2048.0, "west": 6144.0}
+    progress.row["islands"]["east"]["tokens_per_s"] = 2000.0  # type: ignore[index]
+    assert progress.island_rates()["east"] == 2000.0
+    assert "(east 2,000, west 6,144)" in plain_step(progress, 4.0)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 100, 200])
+def test_the_panel_fits_any_width(width: int) -> None:
+    progress = progress_at(45)
+    progress.note({"kind": "checkpoint_committed", "step": 40}, 80.0)
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=True, color_system=None).print(draw_panel(progress, 95.0, width))
+    lines = ANSI.sub("", out.getvalue()).splitlines()
+    assert len(lines) == 8
+    assert all(len(line) <= width for line in lines)
+    if width == 100:
+        assert "checkpoint step 40, 15 s ago" in out.getvalue()
+
+
+def test_a_broken_loss_is_shown_as_such() -> None:
+    progress = progress_at(3)
+    progress.take({**_row_maker().row(1, 4), "loss": float("nan"), "val_loss": float("inf")}, 8.0)
+    assert "loss nan  val inf" in plain_step(progress, 8.0)
+    out = io.StringIO()
+    Console(file=out, width=100).print(draw_panel(progress, 8.0, 100))
+    assert "loss nan" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [([], 10, ""), ([1.0], 10, ""), ([1.0, 2.0], 10, "▁█"), ([3.0] * 4, 10, "▁▁▁▁"),
+     ([0.0, 0.0, 7.0, 7.0], 2, "▁█"), ([float("nan"), 1.0, 2.0], 3, " ▁█")],
+)  # fmt: skip
+def test_sparkline(values: list[float], width: int, expected: str) -> None:
+    assert sparkline(values, width) == expected
+
+
+def test_a_failed_run_is_told_to_its_end(tmp_path: Path) -> None:
+    lines = shown(failed_run(tmp_path / "run"))
+    assert "checkpoint step-000020 rejected" in "\n".join(lines)
+    assert lines[-1].endswith(
+        'failed at step 9: east/0: RuntimeError: <script>alert("x")</script> & loss is nan at step 10'
+    )
