@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.ops.permute import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
 
 PARAMETERS = ("gate_up_proj", "down_proj")

@@ -13,7 +13,7 @@ from dougong.models.build import build_on_meta, initial_expert, load_config, mat
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.ops import permute as ops
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.training.lr_schedule import learning_rate
 from tests.jobs import VOCAB, tokens
 from tests.parallel.workers import blocks_of

@@ -39,8 +39,9 @@ def fingerprint(
     Always measured anew, in a process with a worker's environment. Exit status with --against: 0 equal, 1 different.
     Example: dougong fingerprint --json > here.json, and there: dougong fingerprint --against here.json
     """
-    from dougong.fingerprint.cache import Probing, measure_apart
+    from dougong.fingerprint.cache import Probing
     from dougong.job.load import load_job
+    from dougong.tools.fingerprint_apart import measure_apart
 
     job = load_job(file, override or []).job if file is not None else None
     other = _read(against) if against is not None else None

@@ -2,9 +2,6 @@
 
 The cache is a folder of small files, `~/.cache/dougong/fingerprints/KEY.json`. The key holds everything that an answer
 depends on, so a file is never wrong, only unused; one that is damaged counts as none.
-
-`python -m dougong.fingerprint.cache` measures in a process of its own: a request as JSON on standard input, the
-fingerprint as JSON on standard output.
 """
 
 from __future__ import annotations
@@ -14,17 +11,13 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dougong.accelerators.registry import get_accelerator
-from dougong.control.environment import arithmetic_variables, child_environment, read_visible_devices
-from dougong.errors import DougongError, LaunchError
-from dougong.fingerprint.record import PRECISIONS, Fingerprint, Shapes, question_of, take_fingerprint
+from dougong.control.environment import arithmetic_variables, read_visible_devices
+from dougong.fingerprint.record import PRECISIONS, Fingerprint, Shapes, question_of
 from dougong.job.schema import Job
 from dougong.records.machine import package_versions
 
@@ -67,6 +60,8 @@ def cached(probing: Probing, folder: Path) -> Fingerprint:
 
 def measure(probing: Probing) -> Fingerprint:
     """Open the device and run the probes. What this process was told by its environment must be a worker's."""
+    from dougong.fingerprint.take import take_fingerprint
+
     accelerator = get_accelerator(probing.accelerator)
     known = {f"{probing.accelerator} {name}": value for name, value in accelerator.describe().items() if value}
     device = accelerator.open(probing.index)
@@ -90,27 +85,6 @@ def key_of(probing: Probing) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def measure_apart(probing: Probing, threads: int) -> Fingerprint:
-    """Measure in a child process with a worker's environment, never in the shell's. Raises what the child raised."""
-    job = probing.job.model_dump_json() if probing.job is not None else None
-    raw = {"accelerator": probing.accelerator, "index": probing.index, "job": job}
-    environment = child_environment(get_accelerator(probing.accelerator).worker_environment(threads))
-    command = [sys.executable, "-m", "dougong.fingerprint.cache"]
-    ended = subprocess.run(command, env=environment, input=json.dumps(raw), capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
-        raise LaunchError(ended.stderr.strip() or f"the probes' process ended with status {ended.returncode}")
-    return Fingerprint.from_json(json.loads(ended.stdout))
-
-
-def _probing_from_json(raw: dict[str, Any]) -> Probing:
-    """With the job's own shapes, if there is a job: the child may load torch, its parent need not."""
-    from dougong.training.preflight import inspect_only, shapes_of
-
-    job = Job.model_validate_json(raw["job"]) if raw["job"] is not None else None
-    shapes = shapes_of(job, inspect_only(job)) if job is not None else None
-    return Probing(raw["accelerator"], raw["index"], job, shapes)
-
-
 def _write(file: Path, text: str) -> None:
     """A reader sees nothing or the whole file, also when two write at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -122,16 +96,3 @@ def _write(file: Path, text: str) -> None:
     except OSError:
         os.unlink(name)
         raise
-
-
-def main() -> None:
-    """Measure what standard input asks for."""
-    try:
-        found = measure(_probing_from_json(json.load(sys.stdin)))
-    except DougongError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps(found.to_json()))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 Two workers may take each other's lanes and experts only if every kernel gives both the same bits. Thread count, vector
 width, a library's version or mode, another model of GPU: each can change them, and none tells by itself. So each device
 runs *probes* (`probes.py`, `shaped_probes.py`) and the hash of all their hashes names its *class*. Equal classes are
-strong evidence, not a proof: probes are a sample. Needs no torch until `take_fingerprint` is called.
+strong evidence, not a proof: probes are a sample. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 UNSTABLE = "unstable"
 """What stands for the hash of a probe that gave two answers."""
@@ -117,26 +114,3 @@ def question_of(precisions: tuple[str, ...], shapes: Shapes | None) -> str:
 def digest(data: bytes) -> str:
     """blake2b of 8 bytes, in hexadecimal."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def take_fingerprint(
-    device: torch.device,
-    precisions: tuple[str, ...] = PRECISIONS,
-    shapes: Shapes | None = None,
-    variables: Mapping[str, str] | None = None,
-) -> Fingerprint:
-    """Run every probe twice on `device` (opened by its accelerator) and hash what comes out.
-
-    General probes run in each of `precisions`, those of `shapes` in the last of them. `variables` are recorded as part
-    of the environment.
-    """
-    from dougong.fingerprint.bench import Bench, describe, measure
-    from dougong.fingerprint.general import general_probes
-    from dougong.fingerprint.job_shapes import shaped_probes
-
-    bench = Bench(device)
-    probes = dict(general_probes(bench, precisions))
-    if shapes is not None:
-        probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
-    hashes = {name: measure(probe) for name, probe in probes.items()}
-    return Fingerprint(hashes, question_of(precisions, shapes), describe(device) | dict(variables or {}))

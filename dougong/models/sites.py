@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.ops.experts.reference import ExpertOp, FamilyExpert, Rows, choose_expert_op
+from dougong.ops.experts.base import ExpertOp, Rows
+from dougong.ops.experts.choose import choose_expert_op
+from dougong.ops.experts.reference import FamilyExpert
 
 
 @dataclass(frozen=True)

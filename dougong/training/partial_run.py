@@ -12,7 +12,7 @@ from dougong.training.partial_run_request import Errand, Trace
 from dougong.training.trainer import Trainer, joined
 
 if TYPE_CHECKING:
-    from dougong.launcher.agent.worker_process import WorkerContext
+    from dougong.control.worker_api import WorkerContext
 
 
 def train(context: WorkerContext, prepare: Callable[[Trainer], None] = lambda trainer: None) -> None:

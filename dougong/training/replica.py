@@ -18,7 +18,7 @@ from dougong.models.build import build_on_meta, initial_expert, load_config, mat
 from dougong.models.cut import cut
 from dougong.models.inventory import experts_per_token
 from dougong.models.sites import Site, expert_op, find_sites
-from dougong.ops.experts.reference import ExpertOp
+from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.dense.buckets import FlatTensors
 from dougong.parallel.execute.executor import Cut
 from dougong.parallel.plan import Plan, SiteExperts

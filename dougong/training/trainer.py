@@ -29,7 +29,7 @@ from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
 from dougong.ops.counter_rng import torch_seed
-from dougong.ops.experts.reference import ExpertOp
+from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import Member, World
 from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan
@@ -41,7 +41,7 @@ from dougong.training.replica import Replica, ReplicaSpec, build_replica
 from dougong.training.step import Stepper, StepResult
 
 if TYPE_CHECKING:
-    from dougong.launcher.agent.worker_process import WorkerContext
+    from dougong.control.worker_api import WorkerContext
 
 SAVE_TIMEOUT_S = 1800.0
 """Longest wait for the storage before a save is given up."""

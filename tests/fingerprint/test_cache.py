@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from dougong.errors import DeviceError, LaunchError
-from dougong.fingerprint.cache import Probing, cached, key_of, measure, measure_apart
+from dougong.fingerprint.cache import Probing, cached, key_of, measure
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
 from dougong.job.schema import Job
+from dougong.tools.fingerprint_apart import measure_apart
 from dougong.training.preflight import inspect_only, shapes_of
 from tests.jobs import make_job
 from tests.launcher.toyrun import ROOT

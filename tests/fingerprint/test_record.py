@@ -21,8 +21,8 @@ from dougong.fingerprint.record import (
     differing_environment,
     differing_probes,
     question_of,
-    take_fingerprint,
 )
+from dougong.fingerprint.take import take_fingerprint
 
 SHAPES = Shapes(((96, 64), (64, 48), (250, 64)), (1, 7, 16, 33), 4, 16, 32, 64, 48, 8, 250)
 ONE = Fingerprint({"sum": "aa", "exp": "bb"}, "r", {"threads": "1", "torch": "2.13"})

@@ -17,7 +17,7 @@ from dougong.fingerprint.record import Fingerprint
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """\
 import json, torch
-from dougong.fingerprint.record import take_fingerprint
+from dougong.fingerprint.take import take_fingerprint
 print(json.dumps(take_fingerprint(torch.device("cpu")).to_json()))
 """
 SETTINGS: dict[str, tuple[int, dict[str, str]]] = {

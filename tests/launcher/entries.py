@@ -21,11 +21,11 @@ from typing import Any
 
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
+from dougong.control.worker_api import WorkerContext
 from dougong.errors import DataError, LaunchError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
-from dougong.launcher.agent.worker_process import WorkerContext
 from dougong.parallel.plan import Inventory
 from dougong.training.preflight import Inspection
 

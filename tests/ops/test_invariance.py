@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dougong.job.schema import AdamW
 from dougong.models.sites import expert_op
-from dougong.ops.experts.reference import Block, ByBlock, ExpertOp, Rows, SwiGLUExpert, TiledSwiGLU
+from dougong.ops.experts.base import Block, ExpertOp, Rows
+from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.ops.permute import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.tree import LaneTree

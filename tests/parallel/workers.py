@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 
 ROLES = {"A": "attention", "E": "experts", "B": "both"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dougong.launcher.agent.worker_process import WorkerContext
+from dougong.control.worker_api import WorkerContext
 from dougong.parallel.comm.exchange import Letter
 from dougong.training import partial_run
 from dougong.training.trainer import Trainer

@@ -17,9 +17,9 @@ import torch.distributed as dist
 
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.repository import commit, expected_tensors
+from dougong.control.worker_api import WorkerContext
 from dougong.errors import DougongError
 from dougong.job.schema import Job
-from dougong.launcher.agent.worker_process import WorkerContext
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.training.trainer import train

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dougong.ops.experts.reference import AddWeights, Block, Tensors, add_outer
+from dougong.ops.experts.base import AddWeights, Block, Tensors
+from dougong.ops.experts.reference import add_outer
 
 Products = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
 """products(left, right): each left [N, K] times its right [K, M]."""

@@ -9,12 +9,59 @@ import torch
 from torch import Tensor
 
 from dougong.ops.experts import ascend_swiglu
-from dougong.ops.experts.reference import Block, ByBlock, ExpertOp, SwiGLUExpert, Tensors
+from dougong.ops.experts.base import Block, ExpertOp, OneExpert, Rows, Tensors
+from dougong.ops.experts.reference import ByBlock, ByTile, FamilyExpert, SwiGLUExpert, TiledSwiGLU
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 ROW_UNIT = 8
 """Half-precision values in 16 bytes: rows of weights and activations are whole multiples."""
+
+
+def choose_expert_op(
+    family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device, rows: Rows = "block"
+) -> ExpertOp:
+    """The fast form where it computes what the family's own code computes, else the family's own code.
+
+    The choice depends on the model, the job and the kind of device: every worker of a role chooses alike.
+    """
+    swiglu = _is_swiglu(family, shapes, device)
+    if swiglu and device.type != "cpu":
+        fused = find_fused(shapes, device)
+        if fused is not None:
+            return fused
+    if rows == "block":
+        return ByBlock(SwiGLUExpert() if swiglu else family)
+    height = None if rows == "expert" else rows
+    return TiledSwiGLU(height) if swiglu else ByTile(family, height)
+
+
+def _is_swiglu(family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
+    """Decided by trying both on one small float32 block, forward and backward, so no family is named here."""
+    if set(shapes) != set(SwiGLUExpert.names):
+        return False
+    (double, hidden), (hidden_down, inner) = shapes["gate_up_proj"], shapes["down_proj"]
+    if hidden != hidden_down or double != 2 * inner:
+        return False
+    return _agree(family, SwiGLUExpert(), shapes, device)
+
+
+def _agree(one: OneExpert, other: OneExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {n: torch.rand(s, generator=generator).sub_(0.5).to(device) for n, s in shapes.items()}
+    hidden = shapes["down_proj"][0]
+    x_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
+    dy_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
+    results = [_run_both_ways(op, x_NH, dy_NH, tensors) for op in (one, other)]
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())) for a, b in zip(*results, strict=True))
+
+
+def _run_both_ways(op: OneExpert, x_NH: Tensor, dy_NH: Tensor, tensors: Tensors) -> list[Tensor]:
+    y_NH, dx_NH = torch.empty_like(x_NH), torch.empty_like(x_NH)
+    grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
+    saved = op.forward(x_NH, tensors, y_NH)
+    op.backward(dy_NH, saved, tensors, grads, dx_NH)()
+    return [y_NH, dx_NH, *grads.values()]
 
 
 def find_fused(shapes: Shapes, device: torch.device) -> ExpertOp | None:

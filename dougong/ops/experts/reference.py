@@ -12,74 +12,16 @@ I the expert's inner size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dougong.ops.experts.base import AddWeights, Block, OneExpert, Tensors, nothing_left
+
 T = TypeVar("T")
-Tensors = Mapping[str, Tensor]
-"""One expert's tensors, or their gradients, by parameter."""
-AddWeights = Callable[[], None]
-"""The rest of a backward: adds the gradients of the weights to their accumulators. Called once; may have nothing to do.
-
-Apart, so that the gradients of rows can leave first (B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
-"""
-Rows = int | Literal["block", "expert"]
-"""What one product takes: a block, a tile of so many rows, or all rows of an expert."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows start .. start + count of a wave: those of one expert and one lane."""
-
-    expert: int
-    lane: int
-    start: int
-    count: int
-
-    @property
-    def span(self) -> slice:
-        return slice(self.start, self.start + self.count)
-
-
-class ExpertOp(Protocol):
-    """How a worker's experts compute. `blocks` come by lane, then expert; none is empty.
-
-    `saved` is whatever the forward wants to see again in its backward.
-    """
-
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
-        """Write every row's answer into `out_RH`; return what the backward needs."""
-        ...
-
-    def backward(
-        self,
-        dy_RH: Tensor,
-        saved: Any,
-        tensors: Mapping[int, Tensors],
-        grads: Mapping[int, Tensors],
-        dx_RH: Tensor,
-    ) -> AddWeights:
-        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
-        ...
-
-
-class OneExpert(Protocol):
-    """How one expert computes on rows that belong together."""
-
-    def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
-        """Write the answer into `out_NH`; return what the backward needs."""
-        ...
-
-    def backward(
-        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
-    ) -> AddWeights:
-        """Write the gradient of the rows into `dx_NH`; return what adds the weights' gradients to `grads` (float32)."""
-        ...
 
 
 class ByBlock:
@@ -303,61 +245,9 @@ def _swiglu_backward(dy_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, dgate
     torch.mm(dgate_up_N2I, tensors["gate_up_proj"], out=dx_NH)
 
 
-def nothing_left() -> None:
-    """An `AddWeights` for a backward that has added them already."""
-
-
 def add_outer(total: Tensor, left_NA: Tensor, right_NB: Tensor) -> None:
     """total [A, B] (float32) += left^T @ right, summed over rows by one GEMM."""
     if left_NA.dtype == total.dtype:
         total.addmm_(left_NA.t(), right_NB)
     else:
         total.add_(left_NA.t() @ right_NB)
-
-
-def choose_expert_op(
-    family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device, rows: Rows = "block"
-) -> ExpertOp:
-    """The fast form where it computes what the family's own code computes, else the family's own code.
-
-    The choice depends on the model, the job and the kind of device: every worker of a role chooses alike.
-    """
-    swiglu = _is_swiglu(family, shapes, device)
-    if swiglu and device.type != "cpu":
-        from dougong.ops.experts.choose import find_fused
-
-        fused = find_fused(shapes, device)
-        if fused is not None:
-            return fused
-    if rows == "block":
-        return ByBlock(SwiGLUExpert() if swiglu else family)
-    height = None if rows == "expert" else rows
-    return TiledSwiGLU(height) if swiglu else ByTile(family, height)
-
-
-def _is_swiglu(family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
-    """Decided by trying both on one small float32 block, forward and backward, so no family is named here."""
-    if set(shapes) != set(SwiGLUExpert.names):
-        return False
-    (double, hidden), (hidden_down, inner) = shapes["gate_up_proj"], shapes["down_proj"]
-    if hidden != hidden_down or double != 2 * inner:
-        return False
-    return _agree(family, SwiGLUExpert(), shapes, device)
-
-
-def _agree(one: OneExpert, other: OneExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    tensors = {n: torch.rand(s, generator=generator).sub_(0.5).to(device) for n, s in shapes.items()}
-    hidden = shapes["down_proj"][0]
-    x_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
-    dy_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
-    results = [_run_both_ways(op, x_NH, dy_NH, tensors) for op in (one, other)]
-    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())) for a, b in zip(*results, strict=True))
-
-
-def _run_both_ways(op: OneExpert, x_NH: Tensor, dy_NH: Tensor, tensors: Tensors) -> list[Tensor]:
-    y_NH, dx_NH = torch.empty_like(x_NH), torch.empty_like(x_NH)
-    grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
-    saved = op.forward(x_NH, tensors, y_NH)
-    op.backward(dy_NH, saved, tensors, grads, dx_NH)()
-    return [y_NH, dx_NH, *grads.values()]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 
 TILE_FIELDS = 5
 GROUP = 16

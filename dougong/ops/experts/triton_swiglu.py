@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dougong.ops.experts import triton_kernels as kernels
-from dougong.ops.experts.reference import AddWeights, Block, Tensors, nothing_left
+from dougong.ops.experts.base import AddWeights, Block, Tensors, nothing_left
 from dougong.ops.experts.tile_tables import Tiles, Wave, arrange, choose_tiles
 
 ALIGNMENT = 16

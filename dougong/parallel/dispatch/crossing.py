@@ -40,7 +40,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
     Routing,
     dispatch_backward,

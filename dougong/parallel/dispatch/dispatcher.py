@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dougong.errors import LaunchError
 from dougong.ops import permute
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.ops.permute import Routing
 from dougong.parallel.comm.exchange import Due, Key, Letter, in_words
 from dougong.parallel.dispatch import crossing as ops

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.ops.experts.reference import AddWeights, Block, ExpertOp, nothing_left
+from dougong.ops.experts.base import AddWeights, Block, ExpertOp, nothing_left
 
 Expert = Mapping[int, Mapping[str, Tensor]]
 """Tensors by expert and parameter."""

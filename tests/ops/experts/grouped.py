@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 
 Counts = Sequence[Sequence[int]]
 """Rows of each lane for each expert."""

@@ -15,18 +15,9 @@ from torch import Tensor
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import Site, expert_op, find_sites, one_expert
-from dougong.ops.experts.reference import (
-    Block,
-    ByBlock,
-    ExpertOp,
-    FamilyExpert,
-    OneExpert,
-    Rows,
-    SwiGLUExpert,
-    Tiling,
-    add_outer,
-    choose_expert_op,
-)
+from dougong.ops.experts.base import Block, ExpertOp, OneExpert, Rows
+from dougong.ops.experts.choose import choose_expert_op
+from dougong.ops.experts.reference import ByBlock, FamilyExpert, SwiGLUExpert, Tiling, add_outer
 from dougong.ops.permute import combine_rows, dispatch_rows, make_routing
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.ops.experts.tile_tables import GROUP, Wave, arrange, choose_tiles
 
 CPU = torch.device("cpu")

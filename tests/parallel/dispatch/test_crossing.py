@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.ops.permute import dispatch_rows, make_routing
 from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, Widths, bytes_of, make_parcels
 from dougong.parallel.dispatch.dispatcher import crossing as ops

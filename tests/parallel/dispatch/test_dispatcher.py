@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dougong.errors import LaunchError
 from dougong.ops import permute
-from dougong.ops.experts.reference import Block
+from dougong.ops.experts.base import Block
 from dougong.parallel.comm.exchange import Letter, Mail
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Combine

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dougong.ops.experts.reference import Block, ByBlock, ExpertOp, SwiGLUExpert, TiledSwiGLU
+from dougong.ops.experts.base import Block, ExpertOp
+from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.execute.shard import ExpertShard
 from tests.parallel.workers import blocks_of
 

@@ -1,0 +1,45 @@
+"""What the code that runs in a worker is given: its context, and its line to the agent. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dougong.job.schema import Drill, Job
+from dougong.parallel.plan import Plan, Worker
+
+
+class Control(Protocol):
+    """A worker's line to its agent and, through it, to the controller."""
+
+    def progress(self, step: int, phase: str, operation: int) -> None:
+        """Say what is being done; costs no system call. Phases: `progress.PHASES`."""
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Tell the controller. Once it returns, the message survives the death of this process."""
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the controller asked to stop after the step. Workers may see it at different moments: agree on it."""
+        ...
+
+
+@dataclass
+class WorkerContext:
+    """All that an entry (`module:function`) is given.
+
+    `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and port of the
+    controller's TCPStore. `address`: this process's own network address. `drills`: this worker's, not yet fired.
+    """
+
+    job: Job
+    plan: Plan
+    worker: Worker
+    generation: int
+    run_dir: Path
+    resume: Path | None
+    store: tuple[str, int]
+    address: str
+    drills: tuple[Drill, ...]
+    control: Control

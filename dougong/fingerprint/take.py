@@ -1,0 +1,31 @@
+"""Takes the fingerprint of an opened device: every probe, twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from dougong.fingerprint.bench import Bench, describe, measure
+from dougong.fingerprint.general import general_probes
+from dougong.fingerprint.job_shapes import shaped_probes
+from dougong.fingerprint.record import PRECISIONS, Fingerprint, Shapes, question_of
+
+
+def take_fingerprint(
+    device: torch.device,
+    precisions: tuple[str, ...] = PRECISIONS,
+    shapes: Shapes | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Fingerprint:
+    """Run every probe twice on `device` (opened by its accelerator) and hash what comes out.
+
+    General probes run in each of `precisions`, those of `shapes` in the last of them. `variables` are recorded as part
+    of the environment.
+    """
+    bench = Bench(device)
+    probes = dict(general_probes(bench, precisions))
+    if shapes is not None:
+        probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
+    hashes = {name: measure(probe) for name, probe in probes.items()}
+    return Fingerprint(hashes, question_of(precisions, shapes), describe(device) | dict(variables or {}))
