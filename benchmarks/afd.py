@@ -109,7 +109,10 @@ def efficiency(options: argparse.Namespace) -> None:
 
 
 def sweep(options: argparse.Namespace) -> None:
-    for what, share in (("short sequences, T_A = 0.25 T_E", 0.25), ("long sequences, T_A = 1.0 T_E", 1.0)):
+    for what, share in (
+        ("short sequences, T_A = 0.25 T_E", 0.25),
+        ("long sequences, T_A = 1.0 T_E", 1.0),
+    ):
         print(f"two attention workers, {what} (of one lane on one experts worker)")
         for experts in range(1, 5):
             setting = Setting(4, 4, share * options.unit_ms, options.unit_ms, 0.05 * options.unit_ms)

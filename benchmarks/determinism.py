@@ -32,9 +32,9 @@ from benchmarks.step import make_job
 from dougong.accelerators.base import switch_on_determinism, thread_environment
 from dougong.accelerators.cpu import Cpu
 from dougong.job.schema import Job
-from dougong.parallel.comm.world import Member, World
+from dougong.parallel.comm.world import Membership, World
 from dougong.parallel.dense.buckets import FlatTensors
-from dougong.parallel.dense.ordered_reduce import OrderedReducer, spread
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from tests.jobs import make_rig, plan_for
 
@@ -74,7 +74,10 @@ def compare_sums(workers: int, sizes: Sequence[int], rounds: int) -> None:
         for size in sizes:
             orders = ("ordered", size), ("gloo", size)
             times = [[ask(pipes, order) for order in orders] for _ in range(rounds + 2)][2:]  # two rounds warm up
-            tell(f"sum of {size} MiB, {workers} workers, over gloo's all_reduce", *zip(*times, strict=True))
+            tell(
+                f"sum of {size} MiB, {workers} workers, over gloo's all_reduce",
+                *zip(*times, strict=True),
+            )
 
 
 def sum_worker(rank: int, workers: int, port: int, pipe: Any) -> None:
@@ -92,7 +95,7 @@ def sum_worker(rank: int, workers: int, port: int, pipe: Any) -> None:
             for number in range(len(flat.buckets)):
                 reducer.complete(number)
             reducer.finish()
-            spread(world, plan, flat)
+            all_gather_parameters(world, plan, flat)
         else:
             dist.all_reduce(joined)
         dist.barrier()
@@ -122,7 +125,10 @@ def compare_steps(workers: int, rows: int, options: argparse.Namespace) -> None:
     ):
         turns = [[ask(crew, options.steps) for crew in (ours, theirs)] for _ in range(options.rounds + 1)]
         times = turns[1:]  # the first round warms up
-    tell(f"step, size {options.size}, {rows} rows, {workers} workers, layout over off", *zip(*times, strict=True))
+    tell(
+        f"step, size {options.size}, {rows} rows, {workers} workers, layout over off",
+        *zip(*times, strict=True),
+    )
 
 
 def job_of(size: str, rows: int, determinism: str) -> Job:
@@ -196,7 +202,7 @@ def ask(pipes: Sequence[Any], order: Any) -> float:
 def join(rank: int, workers: int, port: int) -> World:
     torch.set_num_threads(1)
     ranks = tuple(range(workers))
-    member = Member(rank, workers, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
+    member = Membership(rank, workers, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
     return World.join(member, ("127.0.0.1", port)) if workers > 1 else World.alone()
 
 

@@ -35,13 +35,17 @@ import torch.multiprocessing as multiprocessing
 from benchmarks.peers import PEERS, WORKERS, Setting, Step
 from benchmarks.step import make_job
 from dougong.job.schema import Job
-from dougong.parallel.comm.world import Member, World
+from dougong.parallel.comm.world import Membership, World
 from tests.jobs import make_rig, plan_for
 
 TOLERANCE = 1e-4
 """Largest difference of first-step losses (about 5.5): the same arithmetic in another order."""
 
-NEEDS = {"deepspeed-moe": "deepspeed", "deepspeed-autoep": "deepspeed", "transformers": "accelerate"}
+NEEDS = {
+    "deepspeed-moe": "deepspeed",
+    "deepspeed-autoep": "deepspeed",
+    "transformers": "accelerate",
+}
 """The package without which a peer does not run, besides those that dougong needs."""
 
 
@@ -71,7 +75,7 @@ def worker(rank: int, port: int, options: Options) -> None:
     torch.set_num_threads(1)
     _answer_launcher_variables(rank, port)
     ranks = tuple(range(WORKERS))
-    member = Member(rank, WORKERS, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
+    member = Membership(rank, WORKERS, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
     world = World.join(member, ("127.0.0.1", port))
     job = normalising_job(options.size)
     plan = plan_for(job, "B" * WORKERS)
@@ -146,7 +150,13 @@ def report(options: Options, job: Job, rounds: dict[str, list[Round]], losses: d
 
 def _answer_launcher_variables(rank: int, port: int) -> None:
     """DeepSpeed and transformers read what torchrun would have set; the group itself exists already."""
-    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORKERS, "LOCAL_SIZE": WORKERS, "MASTER_PORT": port}
+    values = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": WORKERS,
+        "LOCAL_SIZE": WORKERS,
+        "MASTER_PORT": port,
+    }
     os.environ.update({name: str(value) for name, value in values.items()}, MASTER_ADDR="127.0.0.1")
 
 

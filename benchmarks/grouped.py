@@ -24,7 +24,13 @@ import torch
 from torch import Tensor
 
 from dougong.ops.experts.base import Block
-from dougong.ops.permute import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
+from dougong.ops.permute import (
+    combine_backward,
+    combine_rows,
+    make_routing,
+    permute_backward,
+    permute_rows,
+)
 
 PARAMETERS = ("gate_up_proj", "down_proj")
 Run = Callable[[], Any]
@@ -74,14 +80,14 @@ class Layer:
 
         def run() -> tuple[Tensor, Tensor]:
             routing = make_routing(self.index_TK, self.size.experts)
-            x_RH = dispatch_rows(self.x_TH, routing)
+            x_RH = permute_rows(self.x_TH, routing)
             y_RH = torch.empty_like(x_RH)
             saved = self.op.forward(x_RH, blocks_of(routing.counts_E.tolist()), tensors, y_RH)
             out_TH = combine_rows(y_RH, self.x_TH, self.weights_TK, routing)
             dy_RH, _ = combine_backward(self.dy_TH, y_RH, self.x_TH, self.weights_TK, routing)
             dx_RH = torch.empty_like(dy_RH)
             self.op.backward(dy_RH, saved, tensors, grads, dx_RH)()
-            return out_TH, dispatch_backward(dx_RH, self.dy_TH, self.weights_TK, routing)
+            return out_TH, permute_backward(dx_RH, self.dy_TH, self.weights_TK, routing)
 
         return run
 
@@ -92,7 +98,10 @@ class Layer:
 
         size = self.size
         config = Qwen3MoeConfig(
-            num_experts=size.experts, hidden_size=size.hidden, moe_intermediate_size=size.inner, hidden_act="silu"
+            num_experts=size.experts,
+            hidden_size=size.hidden,
+            moe_intermediate_size=size.inner,
+            hidden_act="silu",
         )
         config._experts_implementation = implementation
         with torch.device("meta"):
@@ -139,7 +148,7 @@ def products(layer: Layer) -> dict[str, dict[str, Run]]:
     from dougong.ops.experts.triton_swiglu import addresses
 
     routing = make_routing(layer.index_TK, layer.size.experts)
-    x_RH, tiles = dispatch_rows(layer.x_TH, routing), layer.op.tiles(torch.bfloat16)
+    x_RH, tiles = permute_rows(layer.x_TH, routing), layer.op.tiles(torch.bfloat16)
     wave = arrange(blocks_of(routing.counts_E.tolist()), tiles.height, x_RH.device)
     w_E2IH, name = layer.weights["gate_up_proj"], "gate_up_proj"
     weights = addresses(wave, layer.by_expert(layer.weights), name, torch.bfloat16)

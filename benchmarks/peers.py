@@ -115,7 +115,12 @@ class DeepSpeedMoE(nn.Module):
         super().__init__()
         assert config.norm_topk_prob, "DeepSpeed's gate normalises the weights of the chosen experts"
         expert = SwiGLU(config.hidden_size, config.moe_intermediate_size)
-        how = {"ep_size": WORKERS, "k": config.num_experts_per_tok, "drop_tokens": False, "use_rts": False}
+        how = {
+            "ep_size": WORKERS,
+            "k": config.num_experts_per_tok,
+            "drop_tokens": False,
+            "use_rts": False,
+        }
         self.moe = MoE(config.hidden_size, expert, num_experts=config.num_experts, **how)
         layer = self.moe.deepspeed_moe
         with torch.no_grad():

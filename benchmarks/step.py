@@ -25,8 +25,18 @@ from tests.jobs import VOCAB, make_rig
 from tests.reference import plain_step, reference_model
 
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {"hidden_size": 128, "moe_intermediate_size": 128, "intermediate_size": 256, "head_dim": 32},
-    "medium": {"hidden_size": 512, "moe_intermediate_size": 512, "intermediate_size": 1024, "head_dim": 64},
+    "small": {
+        "hidden_size": 128,
+        "moe_intermediate_size": 128,
+        "intermediate_size": 256,
+        "head_dim": 32,
+    },
+    "medium": {
+        "hidden_size": 512,
+        "moe_intermediate_size": 512,
+        "intermediate_size": 1024,
+        "head_dim": 64,
+    },
 }
 
 
@@ -57,7 +67,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=15, help="timed steps of each")
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    parser.add_argument("--experts", choices=["eager", "grouped_mm"], default="eager", help="the plain loop's experts")
+    parser.add_argument(
+        "--experts",
+        choices=["eager", "grouped_mm"],
+        default="eager",
+        help="the plain loop's experts",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     job = make_job(options.size)

@@ -1,7 +1,7 @@
 """The one family of errors that a user meets.
 
-A message holds the values that clash, the rule, and the next thing to type. Every class survives pickling, because
-errors travel between processes. `exit_status` is what the command line ends with.
+A message holds the values that clash, the rule, and the next thing to type. Every class survives
+pickling, because errors travel between processes. `exit_status` is what the command line ends with.
 """
 
 
@@ -52,4 +52,5 @@ class WorkerError(DougongError):
 
 
 class PeerError(DougongError):
-    """A message to or from another worker failed: as a rule the consequence of that worker's end, not a cause."""
+    """A message to or from another worker failed: as a rule the consequence of that worker's end,
+    not a cause."""

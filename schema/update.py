@@ -1,4 +1,5 @@
-"""Write schema/job.schema.json and the tables of docs/job-file.md from the code: python schema/update.py."""
+"""Write schema/job.schema.json and the tables of docs/job-file.md from the code: python
+schema/update.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.job.load import load_job
-from dougong.launcher.controller.config import Entries
+from dougong.launcher.controller.config import EntryPoints
 from dougong.launcher.run import Options, start_run
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     run_dir, job, worker, step, phase = sys.argv[1:]
     path = Path(run_dir)
     path.with_suffix(".fuse").write_text(json.dumps({"worker": worker, "step": int(step), "phase": phase}))
-    entries = dataclasses.replace(Entries(), train="tests.bombs:train")
+    entries = dataclasses.replace(EntryPoints(), train="tests.bombs:train")
     return start_run(load_job(job, []), path, Options(ray=False, entries=entries))
 
 

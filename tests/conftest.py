@@ -3,7 +3,6 @@
 import os
 
 import pytest
-
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.comm.world import World
@@ -18,6 +16,7 @@ from dougong.parallel.segments.flight import Forward
 from dougong.training.replica import Replica, ReplicaSpec, build_replica
 from dougong.training.step import Stepper
 from tests.families import config_values
+from torch import Tensor
 
 VOCAB = 256
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
-from dougong.parallel.comm.world import Member, World
+from dougong.parallel.comm.world import Membership, World
 from dougong.parallel.plan import Plan
 
 DEADLINE_S = 120.0
@@ -66,7 +65,7 @@ def _worker(task: Task, rank: int, plan: Plan, port: int, results: Any, argument
         everybody = tuple(w.rank for w in plan.workers)
         islands = (("east", "gloo", everybody),)
         attention = tuple(w.rank for w in plan.workers if w.lanes)
-        member = Member(rank, len(everybody), 1, "east", islands, torch.device("cpu"), attention)
+        member = Membership(rank, len(everybody), 1, "east", islands, torch.device("cpu"), attention)
         world = World.join(member, ("127.0.0.1", port)) if len(everybody) > 1 else World.alone()
         results.put((rank, task(world, plan, *arguments), None))
         world.leave()

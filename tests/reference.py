@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.sites import Site, expert_op, find_sites
@@ -17,6 +15,7 @@ from dougong.ops.experts.base import Block
 from dougong.training.lr_schedule import learning_rate
 from tests.jobs import VOCAB, tokens
 from tests.parallel.workers import blocks_of
+from torch import Tensor, nn
 
 
 def reference_model(job: Job) -> nn.Module:
@@ -103,7 +102,7 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, index: Tensor, w: Tensor, how: Any, *parameters: Tensor) -> Tensor:
         op, names, site = how
         routing = ops.make_routing(index, site.num_experts, site.has_identity_experts)
-        rows = ops.dispatch_rows(h, routing)
+        rows = ops.permute_rows(h, routing)
         answers = torch.empty_like(rows)
         blocks = blocks_of(range(site.num_experts), {0: routing.counts_E.tolist()})
         saved = op.forward(rows, blocks, _by_expert(names, parameters, blocks), answers)
@@ -119,7 +118,7 @@ class _Experts(torch.autograd.Function):
         grads = [torch.zeros_like(p) for p in parameters]
         into = _by_expert(names, grads, blocks)
         op.backward(danswers, saved, _by_expert(names, parameters, blocks), into, drows)()
-        return ops.dispatch_backward(drows, dout, w, routing), None, dw, None, *grads
+        return ops.permute_backward(drows, dout, w, routing), None, dw, None, *grads
 
 
 def _by_expert(

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from dougong.records.directory import RunDir
 from tests.launcher.jobs import ROOT
 

@@ -9,7 +9,6 @@ import ast
 from collections.abc import Callable, Iterator
 
 import pytest
-
 from tests.arithmetic import Finding, accumulations, flat_sums, reductions, tensor_indices, unkeyed_chance
 from tests.test_house import ROOT, name, room_sources, tree
 

@@ -9,12 +9,11 @@ import itertools
 from typing import Any
 
 import pytest
-
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Header, Traffic, Widths, bytes_of
 from dougong.parallel.plan import Plan
-from dougong.parallel.schedules.operation import Message
+from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.replica import DTYPES
 from tests.families import config_values
 from tests.jobs import Rig, make_job, make_rig, plan_for
@@ -141,7 +140,7 @@ def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
     """For the routing that happened; what a worker asks of itself crosses nothing."""
     job = job_of(("longcat_flash", 2, "zebra"))
     results = run_workers(traffic_of, plan_for(job, "ABE"), "ABE", combine)
-    sent = {m.name: sum(of[m.name] for of, _ in results) for m in Message}
+    sent = {m.name: sum(of[m.name] for of, _ in results) for m in MessageKind}
     total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
     assert sent == {
         "ROWS": total.header + total.forward,

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-
 from tests.golden.record import CASES, compute, file_of
 
 RENEW = "if the arithmetic was changed on purpose: python -m tests.golden.record, and raise recipe.ARITHMETIC"

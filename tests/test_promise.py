@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan

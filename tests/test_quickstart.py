@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.job.load import load_job
 from dougong.records.directory import RunDir
 from dougong.tools.run_diff import diff
@@ -82,9 +81,8 @@ def test_the_loss_falls(unbroken: Path) -> None:
 
 def test_transformers_opens_the_checkpoint_and_finds_the_same_loss(unbroken: Path, job_file: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
-
     from dougong.data.windows import open_data
+    from transformers import AutoModelForCausalLM
 
     job = load_job(job_file, []).job
     data = open_data(job, 256)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from dougong.job.schema import Island
 
 ROOT = Path(__file__).resolve().parent.parent

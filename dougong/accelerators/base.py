@@ -1,7 +1,9 @@
-"""What dougong asks of a kind of device: four facts and six methods. One small file per kind implements them.
+"""What dougong asks of a kind of device: four facts and six methods. One small file per kind
+implements them.
 
-Everything here is called in two kinds of process. A node's *agent* never imports torch: it uses the facts,
-`device_count`, `worker_environment` and `describe`. A *worker* calls `open` once, then `synchronize` and `memory`.
+Everything here is called in two kinds of process. A node's *agent* never imports torch: it uses the
+facts, `device_count`, `worker_environment` and `describe`. A *worker* calls `open` once, then
+`synchronize` and `memory`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Accelerator(ABC):
-    """One kind of device. Objects hold no state: the process's current device is the vendor library's own."""
+    """One kind of device. Objects hold no state: the process's current device is the vendor
+    library's own."""
 
     name: ClassVar[str]
     """What a job file says: `accelerator: cuda`."""
@@ -23,27 +26,32 @@ class Accelerator(ABC):
     backend: ClassVar[str]
     """torch.distributed's native backend inside an island."""
     visible_devices_variable: ClassVar[str | None]
-    """The environment variable that narrows which devices a process sees; None where there is none."""
+    """The environment variable that narrows which devices a process sees; None where there is
+    none."""
 
     @abstractmethod
     def device_count(self, visible: str | None = None) -> int | None:
-        """How many workers this machine has devices for; None: any number. Opens no device and imports no torch.
+        """How many workers this machine has devices for; None: any number. Opens no device and
+        imports no torch.
 
-        `visible` is the value of `visible_devices_variable` in this process, None where it is not set.
+        `visible` is the value of `visible_devices_variable` in this process, None where it is not
+        set.
         """
 
     @abstractmethod
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
-        """Variables that must stand in a worker's environment before torch is imported, for `threads` CPU threads.
+        """Variables that must stand in a worker's environment before torch is imported, for
+        `threads` CPU threads.
 
-        They are part of the arithmetic: number of threads, modes of the math library, deterministic switches. Without
-        `deterministic` (a job with `determinism: off`), only what a worker cannot do without.
+        They are part of the arithmetic: number of threads, modes of the math library, deterministic
+        switches. Without `deterministic` (a job with `determinism: off`), only what a worker cannot
+        do without.
         """
 
     @abstractmethod
     def open(self, index: int, deterministic: bool = True) -> torch.device:
-        """Load the vendor's library, make device `index` (of the visible ones) current, and switch determinism on, if
-        it is wanted.
+        """Load the vendor's library, make device `index` (of the visible ones) current, and switch
+        determinism on, if it is wanted.
 
         Raises DeviceError that says what was found and what to install.
         """
@@ -58,14 +66,17 @@ class Accelerator(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
-        """Device, driver and library versions as found without opening a device; for the report and the logs."""
+        """Device, driver and library versions as found without opening a device; for the report and
+        the logs."""
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Exactly `threads` compute threads in every math library, and no plug-in that `import torch` would load by itself.
+    """Exactly `threads` compute threads in every math library, and no plug-in that `import torch`
+    would load by itself.
 
-    The number of threads changes bits (how a long sum is split), so libraries must not choose it. The plug-in of an
-    accelerator is imported by its `open`: one that is installed but broken must not stop the others' workers.
+    The number of threads changes bits (how a long sum is split), so libraries must not choose it.
+    The plug-in of an accelerator is imported by its `open`: one that is installed but broken must
+    not stop the others' workers.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
@@ -77,7 +88,8 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def visible_count(found: int, visible: str | None) -> int:
-    """How many of `found` devices a `..._VISIBLE_DEVICES` value leaves: read up to its first invalid entry."""
+    """How many of `found` devices a `..._VISIBLE_DEVICES` value leaves: read up to its first
+    invalid entry."""
     if visible is None:
         return found
     count = 0
@@ -90,10 +102,12 @@ def visible_count(found: int, visible: str | None) -> int:
 
 
 def switch_on_determinism() -> None:
-    """Deterministic forms of torch's operators on every device; one that has none warns and is named in the log."""
+    """Deterministic forms of torch's operators on every device; one that has none warns and is
+    named in the log."""
     import torch
 
-    # warn_only: the families' own code runs unmodified, and an operator without such a form must not refuse a model.
+    # warn_only: the families' own code runs unmodified, and an operator without such a form must
+    # not refuse a model.
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory finds bugs but costs a pass over every buffer.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -25,7 +25,9 @@ class Cpu(Accelerator):
         return None
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
-        return thread_environment(threads) | (mkl_environment(processor_flags()) if deterministic else {})
+        return thread_environment(threads) | (
+            mkl_environment(processor_flags()) if deterministic else {}
+        )
 
     def open(self, index: int, deterministic: bool = True) -> torch.device:
         import torch
@@ -55,12 +57,14 @@ class Cpu(Accelerator):
 
 
 def mkl_environment(flags: frozenset[str]) -> dict[str, str]:
-    """MKL's strict reproducible mode for the widest vector unit among `flags`; nothing where MKL does not run.
+    """MKL's strict reproducible mode for the widest vector unit among `flags`; nothing where MKL
+    does not run.
 
-    By default a row of a float32 product depends on how many rows stand around it and on the number of threads; in
-    strict mode on neither. A product then costs about 5 % more (measured on AVX-512). That is Intel's processors: on an
-    AMD EPYC the mode was found to be ignored, and products of up to three rows to give other bits than larger ones. So
-    nothing here rests on it: each product has one shape on every layout.
+    By default a row of a float32 product depends on how many rows stand around it and on the number
+    of threads; in strict mode on neither. A product then costs about 5 % more (measured on
+    AVX-512). That is Intel's processors: on an AMD EPYC the mode was found to be ignored, and
+    products of up to three rows to give other bits than larger ones. So nothing here rests on it:
+    each product has one shape on every layout.
     """
     if "avx512f" in flags and "avx512dq" in flags:
         return {"MKL_CBWR": "AVX512,STRICT"}

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dougong.accelerators.base import Accelerator, switch_on_determinism, thread_environment, visible_count
+from dougong.accelerators.base import (
+    Accelerator,
+    switch_on_determinism,
+    thread_environment,
+    visible_count,
+)
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -26,7 +31,9 @@ class Cuda(Accelerator):
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         # The order of nvidia-smi, so that a device's number means the same to everybody.
         variables = thread_environment(threads) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        if deterministic:  # cuBLAS gives the same bits in every run only with a workspace of fixed size
+        if (
+            deterministic
+        ):  # cuBLAS gives the same bits in every run only with a workspace of fixed size
             variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         return variables
 
@@ -70,7 +77,8 @@ class Cuda(Accelerator):
 
 
 def _exact_arithmetic() -> None:
-    """No TF32, no reductions in bfloat16, no kernel chosen by a race: speed that would change bits."""
+    """No TF32, no reductions in bfloat16, no kernel chosen by a race: speed that would change
+    bits."""
     import torch
 
     switch_on_determinism()
@@ -86,7 +94,8 @@ def _found() -> str:
 
 
 def _gpus() -> list[str]:
-    """Each GPU's name by NVML (package nvidia-ml-py, extra `cuda`), else from the driver's files in /proc."""
+    """Each GPU's name by NVML (package nvidia-ml-py, extra `cuda`), else from the driver's files in
+    /proc."""
     nvml = _nvml()
     if nvml is None:
         return [_proc_name(folder) for folder in sorted(Path("/proc/driver/nvidia/gpus").glob("*"))]
@@ -122,5 +131,7 @@ def _nvml() -> Any | None:
 
 def _proc_name(folder: Path) -> str:
     text = (folder / "information").read_text() if (folder / "information").exists() else ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model:")]
+    names = [
+        line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model:")
+    ]
     return names[0] if names else folder.name

@@ -1,7 +1,8 @@
 """Huawei Ascend NPUs: torch_npu, CANN and HCCL.
 
-Written against torch-npu 2.13's interface; this file's path on a real NPU has not been run by the project yet. The
-first things to check on one: uneven and empty HCCL all_to_all, the types that aten operators take, and the fingerprint.
+Written against torch-npu 2.13's interface; this file's path on a real NPU has not been run by the
+project yet. The first things to check on one: uneven and empty HCCL all_to_all, the types that aten
+operators take, and the fingerprint.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dougong.accelerators.base import Accelerator, switch_on_determinism, thread_environment, visible_count
+from dougong.accelerators.base import (
+    Accelerator,
+    switch_on_determinism,
+    thread_environment,
+    visible_count,
+)
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -21,7 +27,8 @@ DETERMINISTIC = {
     # Read when a communicator is made: the same input and cluster then give the same bits.
     "HCCL_DETERMINISTIC": "true",
     "LCCL_DETERMINISTIC": "1",
-    # Otherwise each core begins a product's long sum at a place of its own, which follows from the shape.
+    # Otherwise each core begins a product's long sum at a place of its own, which follows from the
+    # shape.
     "CLOSE_MATMUL_K_SHIFT": "1",
     "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
 }
@@ -73,11 +80,16 @@ class Npu(Accelerator):
         return int(free), int(total)
 
     def describe(self) -> dict[str, str]:
-        return {"name": f"{len(_device_files())} davinci device(s)", "driver": _driver(), "torch-npu": _version()}
+        return {
+            "name": f"{len(_device_files())} davinci device(s)",
+            "driver": _driver(),
+            "torch-npu": _version(),
+        }
 
 
 def _plugin() -> Any:
-    """torch_npu, which adds the device `npu` to torch; needs CANN's libraries on the loader's path."""
+    """torch_npu, which adds the device `npu` to torch; needs CANN's libraries on the loader's
+    path."""
     try:
         import torch_npu
     except ImportError as error:
@@ -93,7 +105,11 @@ def _found() -> str:
 
 
 def _device_files() -> list[Path]:
-    return sorted(path for path in Path("/dev").glob("davinci*") if path.name.removeprefix("davinci").isdigit())
+    return sorted(
+        path
+        for path in Path("/dev").glob("davinci*")
+        if path.name.removeprefix("davinci").isdigit()
+    )
 
 
 def _driver() -> str:

@@ -21,7 +21,8 @@ def accelerator_names() -> tuple[str, ...]:
 
 
 def get_accelerator(name: str) -> Accelerator:
-    """The accelerator called `name`; a package may add one as an entry point of the group `dougong.accelerators`.
+    """The accelerator called `name`; a package may add one as an entry point of the group
+    `dougong.accelerators`.
 
     Raises DeviceError for a name that nobody offers, and for an offer that does not load.
     """

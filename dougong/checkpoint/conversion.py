@@ -1,6 +1,7 @@
 """transformers' conversions between live tensors and a family's own files, one tensor at a time.
 
-`core_model_loading` converts whole state dicts; what it does to one key is repeated here with its own parts.
+`core_model_loading` converts whole state dicts; what it does to one key is repeated here with its
+own parts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dougong.errors import ModelError
 
 
 class Converters:
-    """transformers' conversions of one model, both ways, each prepared once (see `revert_weight_conversion`)."""
+    """transformers' conversions of one model, both ways, each prepared once (see
+    `revert_weight_conversion`)."""
 
     def __init__(self, model: Any) -> None:
         from transformers import core_model_loading as loading
@@ -56,18 +58,22 @@ class Converters:
         return {_rename(name, self._back_renamings): _single(value) for name, value in out.items()}
 
     def forward(self, disk: str) -> tuple[str, Any, str]:
-        """(live name, converter or None, its pattern) by which transformers would read a tensor on disk."""
+        """(live name, converter or None, its pattern) by which transformers would read a tensor on
+        disk."""
         prefix = self._model.base_model_prefix
         rename = self._loading.rename_source_key
         live, pattern = rename(disk, self._renamings, self._forward_converters, prefix, self._live)
         if live not in self._live and disk in self._live:
-            live, pattern = rename(disk, [], [], base_model_prefix=prefix, meta_state_dict=self._live)
+            live, pattern = rename(
+                disk, [], [], base_model_prefix=prefix, meta_state_dict=self._live
+            )
         if pattern is None:
             return live, None, disk
         return live, _by_pattern(self._forward_converters)[pattern], pattern
 
     def convert(self, converter: Any, live: str, parts: list[tuple[str, Tensor]]) -> Tensor:
-        """The live tensor from what lies on disk. `parts`: (converter's pattern, values) in order."""
+        """The live tensor from what lies on disk. `parts`: (converter's pattern, values) in
+        order."""
         for pattern, value in parts:
             converter.add_tensor(live, pattern, pattern, value)
         out = converter.convert(live, model=self._model, config=self._model.config)
@@ -75,14 +81,16 @@ class Converters:
 
 
 def _rename(name: str, renamings: list[Any]) -> str:
-    """Through every renaming in turn. Newer transformers has this as `apply_renamings`; 5.20 has not."""
+    """Through every renaming in turn. Newer transformers has this as `apply_renamings`; 5.20 has
+    not."""
     for renaming in renamings:
         name, _ = renaming.rename_source_key(name)
     return name
 
 
 def _first_match(name: str, converters: list[Any]) -> tuple[str, str | None]:
-    """(name after the one converter that takes it, its pattern), or (name, None): a tensor has at most one."""
+    """(name after the one converter that takes it, its pattern), or (name, None): a tensor has at
+    most one."""
     for converter in converters:
         renamed, pattern = converter.rename_source_key(name)
         if pattern is not None:

@@ -19,7 +19,7 @@ _STEP = re.compile(r"step-(\d{6,})(?:\.g(\d+))?")
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class CheckpointPlace:
     """A checkpoint's directory. Sorts by step, then by generation (0: the name carries none)."""
 
     step: int
@@ -38,12 +38,12 @@ def committed_directory(root: Path, step: int, generation: int) -> Path:
     return root / f"step-{step:06d}.g{generation}" if plain.exists() else plain
 
 
-def list_committed(root: Path) -> list[Place]:
+def list_committed(root: Path) -> list[CheckpointPlace]:
     """Every directory that claims to be a checkpoint, newest first."""
     return sorted(_places(root), reverse=True)
 
 
-def list_pending(root: Path) -> list[Place]:
+def list_pending(root: Path) -> list[CheckpointPlace]:
     """Every directory that is being written or was left so, newest first."""
     return sorted(_places(root / PENDING), reverse=True)
 
@@ -54,8 +54,8 @@ def step_of(directory: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _places(folder: Path) -> list[Place]:
+def _places(folder: Path) -> list[CheckpointPlace]:
     if not folder.is_dir():
         return []
     found = [(path, _STEP.fullmatch(path.name)) for path in folder.iterdir() if path.is_dir()]
-    return [Place(int(m.group(1)), int(m.group(2) or 0), path) for path, m in found if m]
+    return [CheckpointPlace(int(m.group(1)), int(m.group(2) or 0), path) for path, m in found if m]

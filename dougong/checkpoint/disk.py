@@ -1,6 +1,7 @@
 """Bytes to disk and back, with digests. Imports no torch: a checkpoint is verified without it.
 
-A digest is blake2b with 16 bytes, in hex (RFC 7693; `hashlib` releases the interpreter lock on large inputs).
+A digest is blake2b with 16 bytes, in hex (RFC 7693; `hashlib` releases the interpreter lock on
+large inputs).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def digest(data: Buffer) -> str:
 
 
 def digest_range(fd: int, offset: int, num_bytes: int) -> str:
-    """The digest of a byte range of an open file. A file that ends early raises `CheckpointError`."""
+    """The digest of a byte range of an open file. A file that ends early raises
+    `CheckpointError`."""
     state = hashlib.blake2b(digest_size=16)
     buffer = memoryview(bytearray(min(num_bytes, CHUNK_BYTES)))
     while num_bytes > 0:
@@ -42,7 +44,9 @@ def read_into(fd: int, view: memoryview, offset: int) -> None:
     while view.nbytes:
         got = os.preadv(fd, [view], offset)
         if got == 0:
-            raise CheckpointError(f"the file ends at byte {offset}, {view.nbytes} bytes early; it was truncated")
+            raise CheckpointError(
+                f"the file ends at byte {offset}, {view.nbytes} bytes early; it was truncated"
+            )
         view = view[got:]
         offset += got
 
@@ -67,7 +71,8 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def sync_file(fd: int) -> None:
-    """Make a file durable and drop it from the page cache, so that what is read next comes from storage."""
+    """Make a file durable and drop it from the page cache, so that what is read next comes from
+    storage."""
     os.fsync(fd)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -94,8 +99,12 @@ def storage_error(path: Path, error: OSError) -> CheckpointError:
             "free some, or lower checkpoint.keep"
         )
     if error.errno == errno.EEXIST:
-        return CheckpointError(f"{path}: exists already; a directory of one step and generation is never written twice")
-    return CheckpointError(f"{path}: {error.strerror or error}; mend the storage, then `dougong resume`")
+        return CheckpointError(
+            f"{path}: exists already; a directory of one step and generation is never written twice"
+        )
+    return CheckpointError(
+        f"{path}: {error.strerror or error}; mend the storage, then `dougong resume`"
+    )
 
 
 def _free_bytes(path: Path) -> int:

@@ -1,4 +1,5 @@
-"""A checkpoint's model as a plain Hugging Face folder: whole tensors under usual file names. Imports no torch."""
+"""A checkpoint's model as a plain Hugging Face folder: whole tensors under usual file names.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from dougong.checkpoint.directories import MODEL, list_committed
-from dougong.checkpoint.disk import digest, opened, read_into, storage_error, sync_directory, write_at, write_new
+from dougong.checkpoint.disk import (
+    digest,
+    opened,
+    read_into,
+    storage_error,
+    sync_directory,
+    write_at,
+    write_new,
+)
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.repository import INDEX_FILE, newest_valid
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
@@ -23,12 +32,17 @@ SHARD_BYTES = 5 << 30
 DTYPES = ("float32", "bfloat16")
 
 
-def choose(root: Path, step: int | None = None, on_invalid: Callable[[Path, str], None] | None = None) -> Path:
-    """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of `step`, verified."""
+def choose(
+    root: Path, step: int | None = None, on_invalid: Callable[[Path, str], None] | None = None
+) -> Path:
+    """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
+    `step`, verified."""
     if step is None:
         newest = newest_valid(root, on_invalid)
         if newest is None:
-            raise CheckpointError(f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong")
+            raise CheckpointError(
+                f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong"
+            )
         return newest
     places = [p for p in list_committed(root) if p.step == step]
     results = [verify(place.path) for place in places]
@@ -41,11 +55,15 @@ def choose(root: Path, step: int | None = None, on_invalid: Callable[[Path, str]
     raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps}")
 
 
-def export(directory: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES) -> list[Path]:
-    """Write the model of one checkpoint to the folder `out`, whole or not at all; returns the files.
+def export(
+    directory: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES
+) -> list[Path]:
+    """Write the model of one checkpoint to the folder `out`, whole or not at all; returns the
+    files.
 
-    Every tensor is verified as it is read. `bfloat16` rounds to the nearest (ties to even) and keeps in float32 what
-    the family keeps so. Raises `CheckpointError` when `out` holds anything, or the checkpoint is damaged.
+    Every tensor is verified as it is read. `bfloat16` rounds to the nearest (ties to even) and
+    keeps in float32 what the family keeps so. Raises `CheckpointError` when `out` holds anything,
+    or the checkpoint is damaged.
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r}: a model is exported as one of {', '.join(DTYPES)}")
@@ -84,7 +102,11 @@ class _Export:
 
     def word(self, entry: Entry) -> str:
         """The dtype that a tensor gets."""
-        narrow = self.dtype == "bfloat16" and entry.dtype == "F32" and entry.name not in self.manifest.keep_float32
+        narrow = (
+            self.dtype == "bfloat16"
+            and entry.dtype == "F32"
+            and entry.name not in self.manifest.keep_float32
+        )
         return "BF16" if narrow else entry.dtype
 
 
@@ -93,17 +115,22 @@ def _write_folder(job: _Export, shard_bytes: int) -> None:
         if record.digest is not None and name.startswith(f"{MODEL}/") and name != INDEX_FILE:
             data = _read_plain(job.directory / name, record.num_bytes, record.digest)
             write_new(
-                job.out / Path(name).name, _with_dtype(data, job.dtype) if name.endswith("/config.json") else data
+                job.out / Path(name).name,
+                _with_dtype(data, job.dtype) if name.endswith("/config.json") else data,
             )
     shards = _shards(_wholes(job), shard_bytes)
     total = len(shards)
     files = (
-        ["model.safetensors"] if total == 1 else [f"model-{n:05d}-of-{total:05d}.safetensors" for n in _from_1(total)]
+        ["model.safetensors"]
+        if total == 1
+        else [f"model-{n:05d}-of-{total:05d}.safetensors" for n in _from_1(total)]
     )
     for file, shard in zip(files, shards, strict=True):
         _write_shard(job, file, shard)
     if total > 1:
-        weight_map = {w.shape.name: file for file, shard in zip(files, shards, strict=True) for w in shard}
+        weight_map = {
+            w.shape.name: file for file, shard in zip(files, shards, strict=True) for w in shard
+        }
         size = sum(w.shape.num_bytes for shard in shards for w in shard)
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -164,7 +191,9 @@ def _read_entry(path: Path, entry: Entry) -> bytearray:
     with opened(path) as fd:
         read_into(fd, memoryview(data), entry.offset)
     if digest(data) != entry.digest:
-        raise CheckpointError(f"{path}: {entry.label}: damaged; choose another --step, see `dougong verify`")
+        raise CheckpointError(
+            f"{path}: {entry.label}: damaged; choose another --step, see `dougong verify`"
+        )
     return data
 
 
@@ -182,8 +211,11 @@ def _with_dtype(config: bytes, dtype: str) -> bytes:
 
 
 def to_bfloat16(data: bytes | bytearray) -> bytearray:
-    """float32 bytes to bfloat16 bytes, rounding to nearest, ties to even; every NaN becomes 0x7fc0."""
+    """float32 bytes to bfloat16 bytes, rounding to nearest, ties to even; every NaN becomes
+    0x7fc0."""
     bits = np.frombuffer(data, "<u4")
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
+    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(
+        16
+    )
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return bytearray(np.where(is_nan, np.uint32(0x7FC0), rounded).astype("<u2").tobytes())

@@ -1,9 +1,11 @@
-"""The ledger's files: for every step and worker a checksum of each tensor that it owns. Imports no torch.
+"""The ledger's files: for every step and worker a checksum of each tensor that it owns. Imports no
+torch.
 
 RUN/ledger/<generation>/<worker>/names.json   the worker's tensors, in the order of the columns
 RUN/ledger/<generation>/<worker>/00000020.bin records from step 20 on: what `record_type(number of tensors)` says
 
-A checksum of 0 in a record means that the tensor had no gradient. Files are small and the oldest are deleted.
+A checksum of 0 in a record means that the tensor had no gradient. Files are small and the oldest
+are deleted.
 """
 
 from __future__ import annotations
@@ -33,11 +35,16 @@ def record_type(num_tensors: int) -> np.dtype[Any]:
 
 
 class LedgerWriter:
-    """Appends one worker's records. At most `limit_bytes` are kept of a worker, over all generations; a file holds
-    `file_bytes` or one record."""
+    """Appends one worker's records. At most `limit_bytes` are kept of a worker, over all
+    generations; a file holds `file_bytes` or one record."""
 
     def __init__(
-        self, root: Path, generation: int, worker: str, names: Sequence[str], limits: tuple[int, int] | None = None
+        self,
+        root: Path,
+        generation: int,
+        worker: str,
+        names: Sequence[str],
+        limits: tuple[int, int] | None = None,
     ) -> None:
         """`root`: the run's ledger/. `limits`: (bytes of a file, bytes in all)."""
         self._root, self._worker = root, worker
@@ -48,8 +55,8 @@ class LedgerWriter:
         self._names = json.dumps(list(names))
 
     def append(self, step: int, checksums: Sequence[NDArray[np.uint64]]) -> None:
-        """Write one step: the checksums of each of `KINDS`, in the order of the names. Raises `CheckpointError` when
-        the storage does not take it."""
+        """Write one step: the checksums of each of `KINDS`, in the order of the names. Raises
+        `CheckpointError` when the storage does not take it."""
         self._record["step"] = step
         for kind, values in zip(KINDS, checksums, strict=True):
             self._record[kind] = values
@@ -57,7 +64,10 @@ class LedgerWriter:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 (self._folder / NAMES).write_text(self._names)
-            if self._file is None or self._file.stat().st_size + self._record.nbytes > self._file_bytes:
+            if (
+                self._file is None
+                or self._file.stat().st_size + self._record.nbytes > self._file_bytes
+            ):
                 self._file = self._folder / f"{step:08d}.bin"
                 self._prune()
             with self._file.open("ab") as file:
@@ -67,7 +77,10 @@ class LedgerWriter:
 
     def _prune(self) -> None:
         """Make room for one more file."""
-        folders = sorted(self._root.glob(f"*/{self._worker}"), key=lambda p: int(p.relative_to(self._root).parts[0]))
+        folders = sorted(
+            self._root.glob(f"*/{self._worker}"),
+            key=lambda p: int(p.relative_to(self._root).parts[0]),
+        )
         files = [file for folder in folders for file in sorted(folder.glob("*.bin"))]
         kept = self._file_bytes
         for file in reversed(files):
@@ -81,7 +94,8 @@ class LedgerWriter:
 
 
 def read_step(root: Path, generation: int, step: int) -> Checksums:
-    """Everything that a generation's workers have kept of a step; empty when it is there no more."""
+    """Everything that a generation's workers have kept of a step; empty when it is there no
+    more."""
     found: Checksums = {}
     for folder in sorted(p.parent for p in (root / str(generation)).rglob(NAMES)):
         names = json.loads((folder / NAMES).read_text())

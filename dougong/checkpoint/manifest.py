@@ -1,5 +1,5 @@
-"""The manifest: the one file that makes a directory a checkpoint. It names every file, tensor and digest, and carries
-its own. Imports no torch.
+"""The manifest: the one file that makes a directory a checkpoint. It names every file, tensor and
+digest, and carries its own. Imports no torch.
 
     {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON, "body": {
         "step", "generation", "header": {...},
@@ -26,12 +26,13 @@ from dougong.errors import CheckpointError
 FORMAT = "dougong.checkpoint/1"
 MODEL_GROUP = "model"
 
-Key = tuple[str, str, int | None]
+EntryKey = tuple[str, str, int | None]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor's bytes lie. `row`: one expert's row of a tensor `[E, ...]`; `shape` is then the row's."""
+    """Where one tensor's bytes lie. `row`: one expert's row of a tensor `[E, ...]`; `shape` is then
+    the row's."""
 
     group: str
     name: str
@@ -43,7 +44,7 @@ class Entry:
     digest: str
 
     @property
-    def key(self) -> Key:
+    def key(self) -> EntryKey:
         return (self.group, self.name, self.row)
 
     @property
@@ -53,7 +54,16 @@ class Entry:
         return name if self.group == MODEL_GROUP else f"{self.group} of {name}"
 
     def to_list(self) -> list[Any]:
-        row = [self.group, self.name, self.row, self.offset, self.num_bytes, self.dtype, list(self.shape), self.digest]
+        row = [
+            self.group,
+            self.name,
+            self.row,
+            self.offset,
+            self.num_bytes,
+            self.dtype,
+            list(self.shape),
+            self.digest,
+        ]
         return row
 
     @staticmethod
@@ -64,7 +74,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file: either plain (`digest` of it all) or tensors (`header` digest, and one entry per tensor or row)."""
+    """One file: either plain (`digest` of it all) or tensors (`header` digest, and one entry per
+    tensor or row)."""
 
     num_bytes: int
     digest: str | None = None
@@ -75,14 +86,20 @@ class FileRecord:
         if self.digest is not None:
             return {"bytes": self.num_bytes, "digest": self.digest}
         header = None if self.header is None else list(self.header)
-        return {"bytes": self.num_bytes, "header": header, "tensors": [e.to_list() for e in self.entries]}
+        return {
+            "bytes": self.num_bytes,
+            "header": header,
+            "tensors": [e.to_list() for e in self.entries],
+        }
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> FileRecord:
         if "digest" in raw:
             return FileRecord(raw["bytes"], raw["digest"])
         header = None if raw["header"] is None else (int(raw["header"][0]), str(raw["header"][1]))
-        return FileRecord(raw["bytes"], None, header, tuple(Entry.from_list(e) for e in raw["tensors"]))
+        return FileRecord(
+            raw["bytes"], None, header, tuple(Entry.from_list(e) for e in raw["tensors"])
+        )
 
     def gap(self) -> str | None:
         """What keeps header and entries from covering the file exactly once; None when they do."""
@@ -93,15 +110,24 @@ class FileRecord:
         end = self.header[0]
         for entry in sorted(self.entries, key=lambda e: (e.offset, e.num_bytes)):
             if entry.offset != end:
-                what = "bytes {} to {} belong to nobody" if entry.offset > end else "bytes {1} to {0} are written twice"
+                what = (
+                    "bytes {} to {} belong to nobody"
+                    if entry.offset > end
+                    else "bytes {1} to {0} are written twice"
+                )
                 return what.format(end, entry.offset) + f" (before {entry.label})"
             end += entry.num_bytes
-        return None if end == self.num_bytes else f"its tensors end at byte {end}, the file at {self.num_bytes}"
+        return (
+            None
+            if end == self.num_bytes
+            else f"its tensors end at byte {end}, the file at {self.num_bytes}"
+        )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checkpoint's contents. `header` is the controller's: job identity, plan, data cursor, seed, parent."""
+    """A checkpoint's contents. `header` is the controller's: job identity, plan, data cursor, seed,
+    parent."""
 
     step: int
     generation: int
@@ -140,7 +166,9 @@ class Manifest:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: missing; {directory.name} was never committed as a checkpoint") from error
+            raise CheckpointError(
+                f"{path}: missing; {directory.name} was never committed as a checkpoint"
+            ) from error
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         try:
@@ -161,7 +189,9 @@ def _parse(data: bytes) -> Manifest:
     for name, record in files.items():
         _check_file(name, record)
     header, logical = body["header"], body["logical"]
-    return Manifest(body["step"], body["generation"], header, files, logical, tuple(body["keep_float32"]))
+    return Manifest(
+        body["step"], body["generation"], header, files, logical, tuple(body["keep_float32"])
+    )
 
 
 def _check_file(name: str, record: FileRecord) -> None:
@@ -177,4 +207,6 @@ def _check_file(name: str, record: FileRecord) -> None:
 
 
 def _canonical(body: dict[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )

@@ -16,8 +16,9 @@ from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.errors import CheckpointError
 
 
-class Reader:
-    """One checkpoint. Reads the byte ranges it is asked for and nothing else. Close it, or use it as a context.
+class CheckpointReader:
+    """One checkpoint. Reads the byte ranges it is asked for and nothing else. Close it, or use it
+    as a context.
 
     `names` is the map of the model that reads; only the optimizer's groups can be read without it.
     """
@@ -44,18 +45,23 @@ class Reader:
         if group != MODEL_GROUP:
             return [name for held, name, _ in self._places if held == group]
         logical = self.manifest.logical
-        experts = [f"{name}[{e}]" for name, (rows, *_) in logical["experts"].items() for e in range(rows)]
+        experts = [
+            f"{name}[{e}]" for name, (rows, *_) in logical["experts"].items() for e in range(rows)
+        ]
         return [*logical["dense"], *experts]
 
     def read(self, group: str, name: str) -> Tensor:
         """A logical tensor, on the CPU, in memory of its own.
 
-        Raises `CheckpointError` when the checkpoint has no such tensor, or when its bytes are not those written.
+        Raises `CheckpointError` when the checkpoint has no such tensor, or when its bytes are not
+        those written.
         """
         if group != MODEL_GROUP:
             return self._load(group, name, None)
         if self._names is None:
-            raise CheckpointError(f"{self.directory}: {name}: reading the model needs `names`, the reading model's map")
+            raise CheckpointError(
+                f"{self.directory}: {name}: reading the model needs `names`, the reading model's map"
+            )
         pieces = self._names.pieces(name)
         values = {p.name: self._load(group, p.name, p.row, p.shape) for p in pieces}
         return self._names.from_disk(name, values)
@@ -65,15 +71,20 @@ class Reader:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> CheckpointReader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
-    def _load(self, group: str, name: str, row: int | None, shape: tuple[int, ...] | None = None) -> Tensor:
+    def _load(
+        self, group: str, name: str, row: int | None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
         place = self._places.get((group, name, row))
         if place is None:
             label = name if row is None else f"{name}[{row}]"

@@ -1,7 +1,8 @@
 """The controller's side of checkpoints: commit, find, prune. Imports no torch.
 
-`root` is a run's `checkpoints/`. A crash between any two system calls leaves either no checkpoint or a whole one:
-everything is durable before the manifest is renamed into place, and that before the directory is.
+`root` is a run's `checkpoints/`. A crash between any two system calls leaves either no checkpoint
+or a whole one: everything is durable before the manifest is renamed into place, and that before the
+directory is.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from dougong.checkpoint.directories import (
     MANIFEST,
     MODEL,
     PENDING,
-    Place,
+    CheckpointPlace,
     committed_directory,
     list_committed,
     list_pending,
     pending_directory,
 )
 from dougong.checkpoint.disk import digest, opened, storage_error, sync_directory, write_new
-from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord, Key, Manifest
+from dougong.checkpoint.manifest import MODEL_GROUP, Entry, EntryKey, FileRecord, Manifest
 from dougong.checkpoint.verify import VerifyResult, verify, verify_sizes
 from dougong.errors import CheckpointError
 from dougong.parallel.plan import Inventory
@@ -47,7 +48,8 @@ __all__ = [
 
 
 def expected_tensors(inventory: Inventory, groups: Sequence[str] = STATE_GROUPS) -> list[list[Any]]:
-    """`[group, name, shape]` of all that a checkpoint must hold, for `commit`'s `header["tensors"]`.
+    """`[group, name, shape]` of all that a checkpoint must hold, for `commit`'s
+    `header["tensors"]`.
 
     The model group holds every tensor, `groups` those that are trained.
     """
@@ -60,7 +62,9 @@ def expected_tensors(inventory: Inventory, groups: Sequence[str] = STATE_GROUPS)
     ]
     everything = dense + experts
     found: list[list[Any]] = [[MODEL_GROUP, name, shape] for name, shape, _ in everything]
-    return found + [[group, name, shape] for group in groups for name, shape, trained in everything if trained]
+    return found + [
+        [group, name, shape] for group in groups for name, shape, trained in everything if trained
+    ]
 
 
 def commit(
@@ -71,16 +75,20 @@ def commit(
     header: dict[str, Any],
     tokenizer: Path | None = None,
 ) -> Path:
-    """Make one checkpoint of the parts that all workers of a generation have reported durable; returns its directory.
+    """Make one checkpoint of the parts that all workers of a generation have reported durable;
+    returns its directory.
 
-    `header` is kept in the manifest as it is (JSON), with what parts bring as their `header`, but for `tensors`: when
-    given, a list of [group, name, shape] that the parts must hold. `tokenizer` is a file, or a folder whose files are
-    copied into `model/`.
-    Raises `CheckpointError` when parts overlap, miss something, or contradict each other or the files; nothing is
-    committed then. Once this returns, the checkpoint survives a loss of power.
+    `header` is kept in the manifest as it is (JSON), with what parts bring as their `header`, but
+    for `tensors`: when given, a list of [group, name, shape] that the parts must hold. `tokenizer`
+    is a file, or a folder whose files are copied into `model/`. Raises `CheckpointError` when parts
+    overlap, miss something, or contradict each other or the files; nothing is committed then. Once
+    this returns, the checkpoint survives a loss of power.
     """
     pending = pending_directory(root, step, generation)
-    header = {**header, **{key: value for part in parts for key, value in part.get("header", {}).items()}}
+    header = {
+        **header,
+        **{key: value for part in parts for key, value in part.get("header", {}).items()},
+    }
     expected = header.pop("tensors", None)
     try:
         _check_origin(parts, step, generation, pending.name)
@@ -95,7 +103,9 @@ def commit(
         raise storage_error(pending, error) from error
 
 
-def newest_valid(root: Path, on_invalid: Callable[[Path, str], None] | None = None, threads: int = 2) -> Path | None:
+def newest_valid(
+    root: Path, on_invalid: Callable[[Path, str], None] | None = None, threads: int = 2
+) -> Path | None:
     """The newest checkpoint all of whose bytes are as written; None when there is none.
 
     Each newer one that is not valid is passed to `on_invalid` with the reason, newest first.
@@ -111,23 +121,30 @@ def newest_valid(root: Path, on_invalid: Callable[[Path, str], None] | None = No
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` did: kept valid ones (newest first), removed directories, invalid ones left to be looked at."""
+    """What `prune` did: kept valid ones (newest first), removed directories, invalid ones left to
+    be looked at."""
 
     kept: tuple[Path, ...]
     removed: tuple[Path, ...]
     invalid: tuple[Path, ...]
 
 
-def prune(root: Path, keep: int, generation: int | None = None, trusted: Collection[str] = ()) -> Pruned:
-    """Delete what is older than the newest `keep` valid checkpoints, and what ended generations left unfinished.
+def prune(
+    root: Path, keep: int, generation: int | None = None, trusted: Collection[str] = ()
+) -> Pruned:
+    """Delete what is older than the newest `keep` valid checkpoints, and what ended generations
+    left unfinished.
 
-    An invalid one is not counted. When none is valid, no checkpoint is deleted. Names in `trusted` (those that this
-    controller committed, read back by their writers) are checked by size alone, the others wholly.
-    `generation` is the running one: older generations' unfinished directories go, and its own that a later commit of
-    it has overtaken. None (nobody runs, or it is not known) leaves them all.
+    An invalid one is not counted. When none is valid, no checkpoint is deleted. Names in `trusted`
+    (those that this controller committed, read back by their writers) are checked by size alone,
+    the others wholly. `generation` is the running one: older generations' unfinished directories
+    go, and its own that a later commit of it has overtaken. None (nobody runs, or it is not known)
+    leaves them all.
     """
     if keep < 1:
-        raise CheckpointError(f"keep is {keep}: one checkpoint is always kept; set checkpoint.keep to 1 or more")
+        raise CheckpointError(
+            f"keep is {keep}: one checkpoint is always kept; set checkpoint.keep to 1 or more"
+        )
     kept: list[Path] = []
     invalid: list[Path] = []
     old: list[Path] = []
@@ -138,17 +155,23 @@ def prune(root: Path, keep: int, generation: int | None = None, trusted: Collect
             kept.append(place.path)
         else:
             invalid.append(place.path)
-    stale = [p.path for p in list_pending(root) if generation is not None and _is_stale(p, generation, kept)]
+    stale = [
+        p.path
+        for p in list_pending(root)
+        if generation is not None and _is_stale(p, generation, kept)
+    ]
     for path in old + stale:
         _delete(root, path)
     _empty_trash(root)
     return Pruned(tuple(kept), tuple(old + stale), tuple(invalid))
 
 
-def _is_stale(place: Place, generation: int, kept: Iterable[Path]) -> bool:
+def _is_stale(place: CheckpointPlace, generation: int, kept: Iterable[Path]) -> bool:
     if place.generation != generation:
         return place.generation < generation
-    newest = max((m.step for m in map(Manifest.load, kept) if m.generation == generation), default=0)
+    newest = max(
+        (m.step for m in map(Manifest.load, kept) if m.generation == generation), default=0
+    )
     return place.step < newest
 
 
@@ -173,7 +196,9 @@ def _empty_trash(root: Path) -> None:
 
 def _check_origin(parts: Sequence[Part], step: int, generation: int, directory: str) -> None:
     if not parts:
-        raise CheckpointError(f"step {step}: no part to commit; every worker of the generation sends one")
+        raise CheckpointError(
+            f"step {step}: no part to commit; every worker of the generation sends one"
+        )
     for part in parts:
         actual = (part["step"], part["generation"], part["directory"])
         if actual != (step, generation, directory):
@@ -184,7 +209,9 @@ def _check_origin(parts: Sequence[Part], step: int, generation: int, directory: 
     workers = [p["worker"] for p in parts]
     twice = sorted({w for w in workers if workers.count(w) > 1})
     if twice:
-        raise CheckpointError(f"step {step}: {', '.join(twice)} sent more than one part; each worker sends one")
+        raise CheckpointError(
+            f"step {step}: {', '.join(twice)} sent more than one part; each worker sends one"
+        )
 
 
 def _merge(parts: Sequence[Part]) -> dict[str, FileRecord]:
@@ -194,7 +221,7 @@ def _merge(parts: Sequence[Part]) -> dict[str, FileRecord]:
         for name, raw in part["files"].items():
             new = FileRecord.from_dict(raw)
             files[name] = _join(name, files[name], new) if name in files else new
-    owner: dict[Key, str] = {}
+    owner: dict[EntryKey, str] = {}
     for name, record in files.items():
         gap = record.gap()
         if gap is not None:
@@ -210,7 +237,9 @@ def _merge(parts: Sequence[Part]) -> dict[str, FileRecord]:
 
 def _join(name: str, a: FileRecord, b: FileRecord) -> FileRecord:
     if a.num_bytes != b.num_bytes:
-        raise CheckpointError(f"{name}: workers disagree on its size, {a.num_bytes} and {b.num_bytes} bytes")
+        raise CheckpointError(
+            f"{name}: workers disagree on its size, {a.num_bytes} and {b.num_bytes} bytes"
+        )
     if a.header is not None and b.header is not None:
         raise CheckpointError(f"{name}: two workers wrote its header; the tensors' rows overlap")
     return FileRecord(a.num_bytes, None, a.header or b.header, a.entries + b.entries)
@@ -219,30 +248,42 @@ def _join(name: str, a: FileRecord, b: FileRecord) -> FileRecord:
 def _logical(parts: Sequence[Part]) -> dict[str, Any]:
     described: list[dict[str, Any]] = [p["logical"] for p in parts if p.get("logical")]
     if any(d != described[0] for d in described):
-        raise CheckpointError("workers disagree on the model's tensors; they did not build the same model")
+        raise CheckpointError(
+            "workers disagree on the model's tensors; they did not build the same model"
+        )
     return described[0] if described else {}
 
 
-def _check_complete(parts: Sequence[Part], files: dict[str, FileRecord], expected: list[list[Any]] | None) -> None:
+def _check_complete(
+    parts: Sequence[Part], files: dict[str, FileRecord], expected: list[list[Any]] | None
+) -> None:
     held = {(group, name): list(shape) for part in parts for group, name, shape in part["state"]}
     if sum(len(part["state"]) for part in parts) != len(held):
-        raise CheckpointError("two workers wrote the same tensor; every tensor has one owner, see plan.json")
+        raise CheckpointError(
+            "two workers wrote the same tensor; every tensor has one owner, see plan.json"
+        )
     wanted = [(MODEL_GROUP, name, shape) for name, shape in _model_tensors(_logical(parts))]
     wanted += [(group, name, list(shape)) for group, name, shape in expected or ()]
     missing = [(group, name) for group, name, _ in wanted if (group, name) not in held]
     if missing:
         group, name = missing[0]
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise CheckpointError(f"{group} {name}: no worker wrote it{more}; every tensor has an owner, see plan.json")
+        raise CheckpointError(
+            f"{group} {name}: no worker wrote it{more}; every tensor has an owner, see plan.json"
+        )
     for group, name, shape in wanted:
         if held[(group, name)] != shape:
-            raise CheckpointError(f"{group} {name}: written as {held[(group, name)]}, expected shape {shape}")
+            raise CheckpointError(
+                f"{group} {name}: written as {held[(group, name)]}, expected shape {shape}"
+            )
 
 
 def _model_tensors(logical: dict[str, Any]) -> list[tuple[str, list[int]]]:
     dense = [(name, list(shape)) for name, shape in logical.get("dense", {}).items()]
     experts = logical.get("experts", {}).items()
-    return dense + [(f"{name}[{e}]", list(shape)) for name, (rows, *shape) in experts for e in range(rows)]
+    return dense + [
+        (f"{name}[{e}]", list(shape)) for name, (rows, *shape) in experts for e in range(rows)
+    ]
 
 
 def _check_sizes(pending: Path, files: dict[str, FileRecord]) -> None:
@@ -264,7 +305,9 @@ def _write_small_files(
         for name, text in part.get("model_files", {}).items():
             texts[f"{MODEL}/{name}"] = str(text).encode()
     texts[INDEX_FILE] = _index(files)
-    texts.update({f"{MODEL}/{path.name}": path.read_bytes() for path in _tokenizer_files(tokenizer)})
+    texts.update(
+        {f"{MODEL}/{path.name}": path.read_bytes() for path in _tokenizer_files(tokenizer)}
+    )
     (pending / MODEL).mkdir(exist_ok=True)
     for name, data in texts.items():
         write_new(pending / name, data)
@@ -276,24 +319,39 @@ def _tokenizer_files(tokenizer: Path | None) -> list[Path]:
         return []
     if tokenizer.is_file():
         return [tokenizer]
-    patterns = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json", "*.jinja")
+    patterns = (
+        "tokenizer*",
+        "special_tokens_map.json",
+        "vocab*",
+        "merges.txt",
+        "added_tokens.json",
+        "*.jinja",
+    )
     return sorted({p for pattern in patterns for p in tokenizer.glob(pattern) if p.is_file()})
 
 
 def _index(files: dict[str, FileRecord]) -> bytes:
     """Hugging Face's index of a model in several files."""
     entries: list[tuple[str, Entry]] = [
-        (file, e) for file, record in files.items() for e in record.entries if e.group == MODEL_GROUP
+        (file, e)
+        for file, record in files.items()
+        for e in record.entries
+        if e.group == MODEL_GROUP
     ]
     weight_map = {e.name: file.removeprefix(f"{MODEL}/") for file, e in entries}
-    index = {"metadata": {"total_size": sum(e.num_bytes for _, e in entries)}, "weight_map": weight_map}
+    index = {
+        "metadata": {"total_size": sum(e.num_bytes for _, e in entries)},
+        "weight_map": weight_map,
+    }
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
     target = committed_directory(root, manifest.step, manifest.generation)
     if target.exists():
-        raise CheckpointError(f"{target}: exists already; one step of one generation is never written twice")
+        raise CheckpointError(
+            f"{target}: exists already; one step of one generation is never written twice"
+        )
     unfinished = pending / f".{MANIFEST}"
     unfinished.unlink(missing_ok=True)
     write_new(unfinished, manifest.to_bytes())

@@ -1,7 +1,8 @@
-"""A worker's side of a checkpoint: copy its tensors to staging memory, then write them beside training.
+"""A worker's side of a checkpoint: copy its tensors to staging memory, then write them beside
+training.
 
-stage: device -> staging memory (training waits for this only)
-thread: digest staged memory -> write -> fsync -> read back, compare -> on_durable(step, directory, part)
+stage: device -> staging memory (training waits for this only) thread: digest staged memory -> write
+-> fsync -> read back, compare -> on_durable(step, directory, part)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dougong.checkpoint.disk import (
 )
 from dougong.checkpoint.huggingface import Names, Piece, stored_dtype
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
-from dougong.checkpoint.tensorfile import Layout, TensorShape, plan_layout
+from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.errors import CheckpointError
 
 OnDurable = Callable[[int, str, dict[str, Any]], None]
@@ -36,7 +37,8 @@ OnDurable = Callable[[int, str, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor of the state. `group`: "model", or an optimizer's word such as "exp_avg"; `name`: its logical name."""
+    """One tensor of the state. `group`: "model", or an optimizer's word such as "exp_avg"; `name`:
+    its logical name."""
 
     group: str
     name: str
@@ -60,7 +62,7 @@ class _Staged:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _WriteJob:
     """Everything the writer thread needs; it shares nothing else with training."""
 
     step: int
@@ -70,12 +72,20 @@ class _Job:
 
 
 class Saver:
-    """Saves one worker's share of the state. One save at a time; `stage` and `wait` belong to the training thread."""
+    """Saves one worker's share of the state. One save at a time; `stage` and `wait` belong to the
+    training thread."""
 
     def __init__(
-        self, root: Path, worker: str, rank: int, generation: int, on_durable: OnDurable, names: Names
+        self,
+        root: Path,
+        worker: str,
+        rank: int,
+        generation: int,
+        on_durable: OnDurable,
+        names: Names,
     ) -> None:
-        """`root`: the run's checkpoints/. `on_durable(step, directory name, part)` is called by the writer thread."""
+        """`root`: the run's checkpoints/. `on_durable(step, directory name, part)` is called by the
+        writer thread."""
         self._root = root
         self._worker = worker
         self._rank = rank
@@ -83,7 +93,9 @@ class Saver:
         self._on_durable = on_durable
         self._names = names
         self._shared = {f"{MODEL}/{file}": layout for file, layout in names.shared_files().items()}
-        self._home = {name: file for file, layout in self._shared.items() for name in layout.tensors}
+        self._home = {
+            name: file for file, layout in self._shared.items() for name in layout.tensors
+        }
         self._memory: dict[tuple[str, str, int | None], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -91,8 +103,9 @@ class Saver:
     def stage(self, step: int, tensors: Iterable[StateTensor], timeout_s: float = 1800.0) -> None:
         """Copy the tensors and start writing them. Once this returns, the caller may change them.
 
-        Waits first for the save before, at most `timeout_s` seconds, and raises what that save failed with. Floating
-        tensors are float32 (master weights); anything else raises `CheckpointError`, a wrong shape `ModelError`.
+        Waits first for the save before, at most `timeout_s` seconds, and raises what that save
+        failed with. Floating tensors are float32 (master weights); anything else raises
+        `CheckpointError`, a wrong shape `ModelError`.
         """
         self.wait(timeout_s)
         files: dict[str, list[_Staged]] = {}
@@ -101,14 +114,17 @@ class Saver:
             state.append([item.group, item.name, list(item.tensor.shape)])
             for file, staged in self._copy(item):
                 files.setdefault(file, []).append(staged)
-        job = _Job(step, pending_directory(self._root, step, self._generation), files, state)
-        self._thread = threading.Thread(target=self._run, args=(job,), name=f"checkpoint-{step}", daemon=True)
+        job = _WriteJob(step, pending_directory(self._root, step, self._generation), files, state)
+        self._thread = threading.Thread(
+            target=self._run, args=(job,), name=f"checkpoint-{step}", daemon=True
+        )
         self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
         """Return when no save is under way; its part is durable and `on_durable` has returned.
 
-        Raises the first error of the writer thread (once), or `CheckpointError` after `timeout_s` seconds.
+        Raises the first error of the writer thread (once), or `CheckpointError` after `timeout_s`
+        seconds.
         """
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -131,8 +147,23 @@ class Saver:
             file = f"optimizer/rank{self._rank:05d}.safetensors"
             key = f"{item.group}/{item.name}"
             shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
-            return [(file, _Staged(item.group, item.name, key, None, shape, self._keep(key, file, None, item.tensor)))]
-        return [self._copy_piece(piece, value) for piece, value in self._names.to_disk(item.name, item.tensor)]
+            return [
+                (
+                    file,
+                    _Staged(
+                        item.group,
+                        item.name,
+                        key,
+                        None,
+                        shape,
+                        self._keep(key, file, None, item.tensor),
+                    ),
+                )
+            ]
+        return [
+            self._copy_piece(piece, value)
+            for piece, value in self._names.to_disk(item.name, item.tensor)
+        ]
 
     def _copy_piece(self, piece: Piece, value: Tensor) -> tuple[str, _Staged]:
         own = f"{MODEL}/model-rank{self._rank:05d}.safetensors"
@@ -150,14 +181,16 @@ class Saver:
             self._memory[(file, key, row)] = memory
         return memory.copy_(value)
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: _WriteJob) -> None:
         try:
             part = self._write(job)
             self._on_durable(job.step, job.directory.name, part)
-        except BaseException as error:  # carried to the training thread, which raises it at its next stage or wait
+        except (
+            BaseException
+        ) as error:  # carried to the training thread, which raises it at its next stage or wait
             self._error = error
 
-    def _write(self, job: _Job) -> dict[str, Any]:
+    def _write(self, job: _WriteJob) -> dict[str, Any]:
         records = {}
         for file, staged in sorted(job.files.items()):
             path = job.directory / file
@@ -178,7 +211,8 @@ class Saver:
         return part
 
     def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
-        """A file of one's own must be new. A shared file gets one's rows; who holds its first row writes the header."""
+        """A file of one's own must be new. A shared file gets one's rows; who holds its first row
+        writes the header."""
         layout = self._shared.get(file)
         if layout is None:
             layout, flags, writes_header = plan_layout(s.shape for s in staged), os.O_EXCL, True
@@ -196,24 +230,32 @@ class Saver:
             _read_back(path, fd, entries, header)
         return FileRecord(layout.num_bytes, None, header, entries)
 
-    def _sync_directories(self, job: _Job) -> None:
+    def _sync_directories(self, job: _WriteJob) -> None:
         folders = {(job.directory / file).parent for file in job.files}
-        for folder in sorted(folders | {p.parent for p in folders} | {job.directory.parent, self._root}):
+        for folder in sorted(
+            folders | {p.parent for p in folders} | {job.directory.parent, self._root}
+        ):
             if folder.is_dir():
                 sync_directory(folder)
 
 
-def _entry(layout: Layout, staged: _Staged) -> Entry:
+def _entry(layout: FileLayout, staged: _Staged) -> Entry:
     num_bytes = staged.shape.num_bytes
     offset = layout.offsets[staged.key] + (staged.row or 0) * num_bytes
     checksum = digest(staged.data)
     shape = staged.shape
-    return Entry(staged.group, staged.name, staged.row, offset, num_bytes, shape.dtype, shape.shape, checksum)
+    return Entry(
+        staged.group, staged.name, staged.row, offset, num_bytes, shape.dtype, shape.shape, checksum
+    )
 
 
-def _read_back(path: Path, fd: int, entries: tuple[Entry, ...], header: tuple[int, str] | None) -> None:
+def _read_back(
+    path: Path, fd: int, entries: tuple[Entry, ...], header: tuple[int, str] | None
+) -> None:
     if header is not None and digest_range(fd, 0, header[0]) != header[1]:
-        raise CheckpointError(f"{path}: its header reads back differently from what was written; the storage is bad")
+        raise CheckpointError(
+            f"{path}: its header reads back differently from what was written; the storage is bad"
+        )
     for entry in entries:
         actual = digest_range(fd, entry.offset, entry.num_bytes)
         if actual != entry.digest:

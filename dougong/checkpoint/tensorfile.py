@@ -1,4 +1,5 @@
-"""The safetensors format as byte ranges, without torch: where each tensor of a file lies, before any of it is written.
+"""The safetensors format as byte ranges, without torch: where each tensor of a file lies, before
+any of it is written.
 
     8 bytes, little-endian: n | n bytes of JSON, padded with blanks | the tensors, end to end
 
@@ -44,8 +45,9 @@ class TensorShape:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A file, planned whole: the header's bytes, each tensor's absolute offset, the size. Pure in the tensors."""
+class FileLayout:
+    """A file, planned whole: the header's bytes, each tensor's absolute offset, the size. Pure in
+    the tensors."""
 
     header: bytes
     tensors: dict[str, TensorShape]
@@ -53,7 +55,7 @@ class Layout:
     num_bytes: int
 
 
-def plan_layout(tensors: Iterable[TensorShape]) -> Layout:
+def plan_layout(tensors: Iterable[TensorShape]) -> FileLayout:
     """Lay tensors out end to end: widest items first (so all are aligned), then by name."""
     ordered = sorted(tensors, key=lambda t: (-ITEM_BYTES[t.dtype], t.name))
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -63,17 +65,22 @@ def plan_layout(tensors: Iterable[TensorShape]) -> Layout:
         if t.name in starts:
             raise CheckpointError(f"{t.name}: given twice for one file; a tensor has one place")
         starts[t.name] = begin
-        entries[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [begin, begin + t.num_bytes]}
+        entries[t.name] = {
+            "dtype": t.dtype,
+            "shape": list(t.shape),
+            "data_offsets": [begin, begin + t.num_bytes],
+        }
         begin += t.num_bytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     header = struct.pack("<Q", len(text)) + text
     offsets = {name: len(header) + start for name, start in starts.items()}
-    return Layout(header, {t.name: t for t in ordered}, offsets, len(header) + begin)
+    return FileLayout(header, {t.name: t for t in ordered}, offsets, len(header) + begin)
 
 
 def as_array(data: bytes | bytearray | memoryview, dtype: str) -> NDArray[Any]:
-    """Flat values of a tensor's bytes; bfloat16 comes as float32 (exact), other formats unknown to numpy as bytes."""
+    """Flat values of a tensor's bytes; bfloat16 comes as float32 (exact), other formats unknown to
+    numpy as bytes."""
     if dtype == "BF16":
         wide = np.frombuffer(data, "<u2").astype("<u4") << np.uint32(16)
         narrow: NDArray[Any] = wide.view("<f4")

@@ -1,4 +1,5 @@
-"""Is a directory the checkpoint that was written? Every byte of every file is hashed. Imports no torch."""
+"""Is a directory the checkpoint that was written? Every byte of every file is hashed. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from dougong.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing that is not as it was written. `tensor` is empty where a whole file or its header is meant."""
+class Defect:
+    """One thing that is not as it was written. `tensor` is empty where a whole file or its header
+    is meant."""
 
     file: str
     tensor: str
@@ -38,7 +40,7 @@ class VerifyResult:
     num_files: int
     num_tensors: int
     num_bytes: int
-    problems: tuple[Problem, ...]
+    problems: tuple[Defect, ...]
 
     @property
     def ok(self) -> bool:
@@ -53,61 +55,71 @@ class VerifyResult:
 
 
 def verify(directory: Path, threads: int = 2) -> VerifyResult:
-    """Hash everything and compare. Never raises for a damaged checkpoint: the result says what is wrong."""
+    """Hash everything and compare. Never raises for a damaged checkpoint: the result says what is
+    wrong."""
     return _verify(directory, _check_bytes, threads)
 
 
 def verify_sizes(directory: Path) -> VerifyResult:
-    """The cheap check: the manifest's own digest, and every file there with its size. Reads no tensor."""
+    """The cheap check: the manifest's own digest, and every file there with its size. Reads no
+    tensor."""
     return _verify(directory, lambda path, name, record: [], 1)
 
 
-_Check = Callable[[Path, str, FileRecord], list[Problem]]
+_Check = Callable[[Path, str, FileRecord], list[Defect]]
 
 
 def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
     try:
         manifest = Manifest.load(directory)
     except CheckpointError as error:
-        problem = Problem("manifest.json", "", "one whole manifest", "it", str(error))
+        problem = Defect("manifest.json", "", "one whole manifest", "it", str(error))
         return VerifyResult(directory, step_of(directory), 0, 0, 0, (problem,))
 
-    def examine(item: tuple[str, FileRecord]) -> list[Problem]:
+    def examine(item: tuple[str, FileRecord]) -> list[Defect]:
         name, record = item
         try:
             found = _check_size(directory / name, name, record)
             return found or check(directory / name, name, record)
         except (OSError, CheckpointError) as error:
-            return [Problem(name, "", "readable", f"{record.num_bytes} bytes", str(error))]
+            return [Defect(name, "", "readable", f"{record.num_bytes} bytes", str(error))]
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         found = [p for problems in pool.map(examine, manifest.files.items()) for p in problems]
     found += _check_step(directory, manifest) + _check_strangers(directory, manifest)
     num_tensors = sum(len(r.entries) for r in manifest.files.values())
-    return VerifyResult(directory, manifest.step, len(manifest.files), num_tensors, manifest.num_bytes, tuple(found))
+    return VerifyResult(
+        directory, manifest.step, len(manifest.files), num_tensors, manifest.num_bytes, tuple(found)
+    )
 
 
-def _check_size(path: Path, name: str, record: FileRecord) -> list[Problem]:
+def _check_size(path: Path, name: str, record: FileRecord) -> list[Defect]:
     try:
         with opened(path) as fd:
             actual = os.fstat(fd).st_size
     except FileNotFoundError:
-        return [Problem(name, "", "present", f"{record.num_bytes} bytes", "no such file")]
+        return [Defect(name, "", "present", f"{record.num_bytes} bytes", "no such file")]
     if actual == record.num_bytes:
         return []
-    return [Problem(name, "", "size in bytes", str(record.num_bytes), str(actual))]
+    return [Defect(name, "", "size in bytes", str(record.num_bytes), str(actual))]
 
 
-def _check_bytes(path: Path, name: str, record: FileRecord) -> list[Problem]:
+def _check_bytes(path: Path, name: str, record: FileRecord) -> list[Defect]:
     with opened(path) as fd:
         if record.digest is not None:
-            return _compare(name, "", "digest", record.digest, digest_range(fd, 0, record.num_bytes))
+            return _compare(
+                name, "", "digest", record.digest, digest_range(fd, 0, record.num_bytes)
+            )
         problems = []
         if record.header is not None:
             num_bytes, expected = record.header
-            problems += _compare(name, "", "header's digest", expected, digest_range(fd, 0, num_bytes))
+            problems += _compare(
+                name, "", "header's digest", expected, digest_range(fd, 0, num_bytes)
+            )
         for entry in record.entries:
-            problems += _compare(name, entry.label, "digest", entry.digest, _digest_entry(fd, entry))
+            problems += _compare(
+                name, entry.label, "digest", entry.digest, _digest_entry(fd, entry)
+            )
         return problems
 
 
@@ -115,19 +127,29 @@ def _digest_entry(fd: int, entry: Entry) -> str:
     return digest_range(fd, entry.offset, entry.num_bytes)
 
 
-def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> list[Problem]:
-    return [] if expected == actual else [Problem(file, tensor, rule, expected, actual)]
+def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> list[Defect]:
+    return [] if expected == actual else [Defect(file, tensor, rule, expected, actual)]
 
 
-def _check_step(directory: Path, manifest: Manifest) -> list[Problem]:
+def _check_step(directory: Path, manifest: Manifest) -> list[Defect]:
     claimed = step_of(directory)
     if claimed is None or claimed == manifest.step:
         return []
-    return [Problem("manifest.json", "", "step of the directory's name", str(claimed), str(manifest.step))]
+    return [
+        Defect(
+            "manifest.json", "", "step of the directory's name", str(claimed), str(manifest.step)
+        )
+    ]
 
 
-def _check_strangers(directory: Path, manifest: Manifest) -> list[Problem]:
-    """A file in model/ that nobody wrote could be loaded in place of ours (model.safetensors wins over the index)."""
-    there = {p.relative_to(directory).as_posix() for p in (directory / MODEL).rglob("*") if p.is_file()}
+def _check_strangers(directory: Path, manifest: Manifest) -> list[Defect]:
+    """A file in model/ that nobody wrote could be loaded in place of ours (model.safetensors wins
+    over the index)."""
+    there = {
+        p.relative_to(directory).as_posix() for p in (directory / MODEL).rglob("*") if p.is_file()
+    }
     strangers = sorted(there - set(manifest.files))
-    return [Problem(name, "", "only files of the manifest in model/", "no such file", "a file") for name in strangers]
+    return [
+        Defect(name, "", "only files of the manifest in model/", "no such file", "a file")
+        for name in strangers
+    ]

@@ -9,14 +9,19 @@ import typer
 
 from dougong.cli.run import Address, JobFile, NoRay, Overrides, new_path, options_of
 
-Steps = Annotated[int, typer.Option(min=3, max=1000, help="Steps of each of the two runs; the first warms up.")]
+Steps = Annotated[
+    int, typer.Option(min=3, max=1000, help="Steps of each of the two runs; the first warms up.")
+]
 
 
 def calibrate(
     file: JobFile,
     override: Overrides = None,
     run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default runs/<job>-calibrate-<time>.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Default runs/<job>-calibrate-<time>.", show_default=False
+        ),
     ] = None,
     steps: Steps = 6,
     address: Address = None,
@@ -24,9 +29,9 @@ def calibrate(
 ) -> None:
     """Measure islands' speeds in two short runs, and print them for the job file.
 
-    Each island runs one worker, which computes attention in one run and experts in the other; the model must fit so, or
-    be made smaller with -o (model.config.num_hidden_layers=2): speeds are for one layer.
-    Example: dougong calibrate examples/afd.yaml --no-ray
+    Each island runs one worker, which computes attention in one run and experts in the other; the
+    model must fit so, or be made smaller with -o (model.config.num_hidden_layers=2): speeds are for
+    one layer. Example: dougong calibrate examples/afd.yaml --no-ray
     """
     from dougong.job.load import load_job
 
@@ -36,7 +41,9 @@ def calibrate(
 
     path = run_dir or new_path(f"{resolved.job.job}-calibrate")
     for island, rates in measure(resolved, path, options, steps).items():
-        typer.echo(f"islands.{island}.speed={{attention: {rates.attention:.4g}, experts: {rates.experts:.4g}}}")
+        typer.echo(
+            f"islands.{island}.speed={{attention: {rates.attention:.4g}, experts: {rates.experts:.4g}}}"
+        )
 
 
 def register(app: typer.Typer) -> None:

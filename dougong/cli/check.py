@@ -1,4 +1,5 @@
-"""`dougong check` and `dougong schema`: what can be said about a job file without starting anything."""
+"""`dougong check` and `dougong schema`: what can be said about a job file without starting
+anything."""
 
 from __future__ import annotations
 
@@ -31,9 +32,16 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="the job file")],
     override: Annotated[
         list[str] | None,
-        typer.Option("--override", "-o", metavar="KEY=VALUE", help="lay a value over the file's; may be repeated"),
+        typer.Option(
+            "--override",
+            "-o",
+            metavar="KEY=VALUE",
+            help="lay a value over the file's; may be repeated",
+        ),
     ] = None,
-    show: Annotated[bool, typer.Option("--print", help="print the job in full, with the origin of each value")] = False,
+    show: Annotated[
+        bool, typer.Option("--print", help="print the job in full, with the origin of each value")
+    ] = False,
 ) -> None:
     """Read the file as `dougong run` would, and stop there."""
     from dougong.job.load import load_job

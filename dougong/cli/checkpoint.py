@@ -1,4 +1,5 @@
-"""`dougong verify`, `diff`, `export`: looking at what a run has saved. None of them imports torch."""
+"""`dougong verify`, `diff`, `export`: looking at what a run has saved. None of them imports
+torch."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ class Precision(str, Enum):
 
 
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint, or a run with all its checkpoints.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A checkpoint, or a run with all its checkpoints.")
+    ],
 ) -> None:
     """Read every byte of a checkpoint and say whether it is what was written.
 
@@ -42,17 +45,27 @@ def verify(
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint or a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Take tensors of equal recorded digests as equal.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take tensors of equal recorded digests as equal.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Differences to show.")] = 10,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Of two runs: run the first step that differs again, and find the place.")
+        bool,
+        typer.Option(
+            "--trace",
+            help="Of two runs: run the first step that differs again, and find the place.",
+        ),
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")
+    ] = 600.0,
 ) -> None:
-    """Compare two checkpoints or two runs bit by bit and name the first step and tensor that differ.
+    """Compare two checkpoints or two runs bit by bit and name the first step and tensor that
+    differ.
 
-    --trace runs that step on this machine, on the layout of each run, and names the lane, micro-batch, layer and
-    segment where the two part. Exit status: 0 equal, 1 different, 2 error. Example: dougong diff runs/one runs/two
+    --trace runs that step on this machine, on the layout of each run, and names the lane,
+    micro-batch, layer and segment where the two part. Exit status: 0 equal, 1 different, 2 error.
+    Example: dougong diff runs/one runs/two
     """
     from dougong.tools.run_diff import diff as compare
 
@@ -71,11 +84,11 @@ def diff(
 
 def _print_trace(a: Path, b: Path, timeout_s: float) -> None:
     from dougong.records.directory import RunDir
-    from dougong.tools.local_run import Bench
+    from dougong.tools.local_run import LocalRunOptions
     from dougong.tools.trace_diff import retrace
 
     try:
-        found = retrace(RunDir.open(a), RunDir.open(b), Bench(timeout_s=timeout_s))
+        found = retrace(RunDir.open(a), RunDir.open(b), LocalRunOptions(timeout_s=timeout_s))
     except DougongError as error:
         typer.echo(f"dougong diff --trace: {error}", err=True)
         raise typer.Exit(2) from error
@@ -85,9 +98,15 @@ def _print_trace(a: Path, b: Path, timeout_s: float) -> None:
 
 def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet, or is empty.")],
-    step: Annotated[int | None, typer.Option(help="Which checkpoint; default: the newest valid one.")] = None,
-    dtype: Annotated[Precision, typer.Option(help="What the weights are written as.")] = Precision.FLOAT32,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet, or is empty.")
+    ],
+    step: Annotated[
+        int | None, typer.Option(help="Which checkpoint; default: the newest valid one.")
+    ] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="What the weights are written as.")
+    ] = Precision.FLOAT32,
 ) -> None:
     """Write a run's model as a plain Hugging Face folder, for AutoModelForCausalLM.from_pretrained.
 
@@ -98,7 +117,9 @@ def export(
     from dougong.records.directory import RunDir
 
     run = RunDir.open(run_dir)
-    chosen = choose(run.checkpoints, step, lambda path, reason: typer.echo(f"skipped: {reason}", err=True))
+    chosen = choose(
+        run.checkpoints, step, lambda path, reason: typer.echo(f"skipped: {reason}", err=True)
+    )
     files = write(chosen, out, dtype.value)
     size = sum(path.stat().st_size for path in files)
     typer.echo(f"{out}: {chosen.name} as {dtype.value}, {len(files)} files, {size / 1e6:.1f} MB")

@@ -1,4 +1,5 @@
-"""`dougong fingerprint`: which bits this machine's kernels give, and whether another machine's are the same."""
+"""`dougong fingerprint`: which bits this machine's kernels give, and whether another machine's are
+the same."""
 
 from __future__ import annotations
 
@@ -19,25 +20,39 @@ def register(app: typer.Typer) -> None:
 
 
 def fingerprint(
-    file: Annotated[Path | None, typer.Argument(metavar="[JOB]", help="Also probe this job's own shapes.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[JOB]", help="Also probe this job's own shapes.")
+    ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a key of the job file.")
+        list[str] | None,
+        typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a key of the job file."),
     ] = None,
     accelerator: Annotated[
-        str | None, typer.Option(help="Kind of device; default: of the job's first island, or cpu.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Kind of device; default: of the job's first island, or cpu.", show_default=False
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Compute threads; default: of that island, or 1.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Compute threads; default: of that island, or 1.", show_default=False
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs, and for --against.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs, and for --against.")
+    ] = False,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Compare with what --json printed.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare with what --json printed.", show_default=False),
     ] = None,
 ) -> None:
-    """Run fixed computations as a worker would and hash the bits that come out: equal classes, equal arithmetic.
+    """Run fixed computations as a worker would and hash the bits that come out: equal classes,
+    equal arithmetic.
 
-    Always measured anew, in a process with a worker's environment. Exit status with --against: 0 equal, 1 different.
-    Example: dougong fingerprint --json > here.json, and there: dougong fingerprint --against here.json
+    Always measured anew, in a process with a worker's environment. Exit status with --against: 0
+    equal, 1 different. Example: dougong fingerprint --json > here.json, and there: dougong
+    fingerprint --against here.json
     """
     from dougong.fingerprint.cache import Probing
     from dougong.job.load import load_job
@@ -83,7 +98,9 @@ def _read(path: Path) -> Fingerprint:
     try:
         return Fingerprint.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise LaunchError(f"{path}: {error}; give a file that `dougong fingerprint --json` has written") from error
+        raise LaunchError(
+            f"{path}: {error}; give a file that `dougong fingerprint --json` has written"
+        ) from error
 
 
 def _comparison(other: Fingerprint, found: Fingerprint, name: str) -> list[str]:
@@ -91,7 +108,11 @@ def _comparison(other: Fingerprint, found: Fingerprint, name: str) -> list[str]:
 
     if other.kernel_class == found.kernel_class:
         return [f"equal: class {found.kernel_class}, {len(found.probes)} probes"]
-    lines = [f"different: class {other.kernel_class} in {name}, {found.kernel_class} here ({name} | here)"]
+    lines = [
+        f"different: class {other.kernel_class} in {name}, {found.kernel_class} here ({name} | here)"
+    ]
     if other.question != found.question:
-        lines.append("  the two did not run the same probes: use the same dougong and the same job file")
+        lines.append(
+            "  the two did not run the same probes: use the same dougong and the same job file"
+        )
     return [*lines, *difference(other, found)]

@@ -1,6 +1,8 @@
-"""The command line's front: one typer app, whose commands live in `dougong/cli/`, a light module each.
+"""The command line's front: one typer app, whose commands live in `dougong/cli/`, a light module
+each.
 
-Errors that dougong raises on purpose end here as a message on stderr and an exit status, without a traceback.
+Errors that dougong raises on purpose end here as a message on stderr and an exit status, without a
+traceback.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Start here:  [bold]dougong run examples/quickstart.yaml[/bold]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 a wrong command line or job file, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 a wrong command line or job file, 130
+    interrupted."""
     try:
         build_command().main(args=arguments, prog_name="dougong")
     except DougongError as error:
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def build_command() -> typer.core.TyperGroup:
-    """All commands, without running any. Importing them must stay light: no torch, no ray, no transformers."""
+    """All commands, without running any. Importing them must stay light: no torch, no ray, no
+    transformers."""
     app = typer.Typer(
         help=_HELP,
         no_args_is_help=True,
@@ -61,7 +65,10 @@ def _print_version(wanted: bool) -> None:
 
 def _front(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Options of `dougong` itself; each does its work in its own callback."""

@@ -24,14 +24,17 @@ def prove(
     num_layouts: Annotated[int, typer.Option("--layouts", min=2, help="How many layouts.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Steps on each.")] = 4,
     override: Annotated[
-        list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a key of the job file.")
+        list[str] | None,
+        typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a key of the job file."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each run.")] = 600.0,
 ) -> None:
-    """Run a job for a few steps on several layouts of this machine and show that they compute the same bits.
+    """Run a job for a few steps on several layouts of this machine and show that they compute the
+    same bits.
 
-    When two differ, it names the step, the tensor, the lane, the micro-batch, the layer and the segment.
-    Exit status: 0 equal, 1 different. Example: dougong prove examples/quickstart.yaml --layouts 3 --steps 2
+    When two differ, it names the step, the tensor, the lane, the micro-batch, the layer and the
+    segment. Exit status: 0 equal, 1 different. Example: dougong prove examples/quickstart.yaml
+    --layouts 3 --steps 2
     """
     from dougong.job.load import load_job
     from dougong.tools.prove import shortened
@@ -63,14 +66,15 @@ def _choose(job: Job, count: int) -> Sequence[Layout]:
 
 
 def _prove(job: Job, several: Sequence[Layout], timeout_s: float) -> int:
-    """Run, show the table, say the result; returns the exit status. What is left of a failure is kept, and told."""
+    """Run, show the table, say the result; returns the exit status. What is left of a failure is
+    kept, and told."""
     from rich.console import Console
 
     from dougong.errors import DougongError
-    from dougong.tools.local_run import Bench
+    from dougong.tools.local_run import LocalRunOptions
     from dougong.tools.prove import explain, try_all
 
-    console, bench = Console(highlight=False), Bench(timeout_s=timeout_s)
+    console, bench = Console(highlight=False), LocalRunOptions(timeout_s=timeout_s)
     folder = Path(tempfile.mkdtemp(prefix="dougong-prove-"))
     tried: list[Tried] = []
     try:
@@ -104,5 +108,7 @@ def _table(tried: Sequence[Tried]) -> Table:
     for one in tried:
         last = one.rows[-1]
         verdict = "yes" if one.split is None else f"[bold red]no, from step {one.split}[/]"
-        table.add_row(one.layout.name, one.layout.workers, repr(last["loss"]), last["ledger"][:16], verdict)
+        table.add_row(
+            one.layout.name, one.layout.workers, repr(last["loss"]), last["ledger"][:16], verdict
+        )
     return table

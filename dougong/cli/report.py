@@ -15,10 +15,12 @@ def register(app: typer.Typer) -> None:
 
 def report(
     run_dir: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="the run's directory, such as runs/quickstart-...")
+        Path,
+        typer.Argument(metavar="RUN_DIR", help="the run's directory, such as runs/quickstart-..."),
     ],
 ) -> None:
-    """Write RUN_DIR/report.html: loss, speed, layout, failures, checkpoints and environment of a run on one page.
+    """Write RUN_DIR/report.html: loss, speed, layout, failures, checkpoints and environment of a
+    run on one page.
 
     Works while the run goes on, too. Example: dougong report runs/quickstart-20251122-093000
     """

@@ -1,4 +1,5 @@
-"""`dougong run`, `resume`, `status`, `logs`, `stop`, `plan`: starting a run and looking after it."""
+"""`dougong run`, `resume`, `status`, `logs`, `stop`, `plan`: starting a run and looking after
+it."""
 
 from __future__ import annotations
 
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run's directory.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a key of the job file.")
+    list[str] | None,
+    typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a key of the job file."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Join this Ray cluster (HOST:PORT, or `auto`) instead of starting Ray here.")
+    str | None,
+    typer.Option(help="Join this Ray cluster (HOST:PORT, or `auto`) instead of starting Ray here."),
 ]
 NoRay = Annotated[
-    bool, typer.Option("--no-ray", help="Run on this machine without Ray, by the same agents and workers.")
+    bool,
+    typer.Option(
+        "--no-ray", help="Run on this machine without Ray, by the same agents and workers."
+    ),
 ]
 
 
@@ -33,15 +39,19 @@ def run(
     file: JobFile,
     override: Overrides = None,
     run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new directory; default runs/<job>-<time>.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A new directory; default runs/<job>-<time>.", show_default=False
+        ),
     ] = None,
     address: Address = None,
     no_ray: NoRay = False,
 ) -> None:
     """Train a job, through failures, to its end.
 
-    Ctrl-C once: finish the step, write a checkpoint, exit 130. Twice: stop at once.
-    Exit status: 0 finished, 1 failed, 2 a wrong job, 130 or 143 stopped. Example: dougong run examples/quickstart.yaml
+    Ctrl-C once: finish the step, write a checkpoint, exit 130. Twice: stop at once. Exit status: 0
+    finished, 1 failed, 2 a wrong job, 130 or 143 stopped. Example: dougong run
+    examples/quickstart.yaml
     """
     from dougong.job.load import load_job
 
@@ -54,11 +64,13 @@ def run(
     raise typer.Exit(start_run(resolved, path, options))
 
 
-def resume(run_dir: RunPath, override: Overrides = None, address: Address = None, no_ray: NoRay = False) -> None:
+def resume(
+    run_dir: RunPath, override: Overrides = None, address: Address = None, no_ray: NoRay = False
+) -> None:
     """Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.
 
-    -o may change where it runs (islands, offload, pipeline, checkpoint, fault, drill), how far (steps) and whether
-    other kernels may go on (numerics), nothing else that it computes with.
+    -o may change where it runs (islands, offload, pipeline, checkpoint, fault, drill), how far
+    (steps) and whether other kernels may go on (numerics), nothing else that it computes with.
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
     from dougong.launcher.run import resume_run
@@ -66,7 +78,9 @@ def resume(run_dir: RunPath, override: Overrides = None, address: Address = None
     raise typer.Exit(resume_run(run_dir, override or [], options_of(address, no_ray)))
 
 
-def status(run_dir: RunPath, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def status(
+    run_dir: RunPath, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
     """Say where a run stands, alive or ended.
 
     Example: dougong status --json runs/quickstart-20260101-120000
@@ -80,9 +94,15 @@ def status(run_dir: RunPath, as_json: Annotated[bool, typer.Option("--json", hel
 
 def logs(
     run_dir: RunPath,
-    worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="One worker, such as east/1.")] = None,
-    generation: Annotated[int | None, typer.Option("--generation", "-g", help="Default: the newest.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    worker: Annotated[
+        str | None, typer.Argument(metavar="[WORKER]", help="One worker, such as east/1.")
+    ] = None,
+    generation: Annotated[
+        int | None, typer.Option("--generation", "-g", help="Default: the newest.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends.")
+    ] = False,
 ) -> None:
     """Print what workers have printed.
 
@@ -96,7 +116,9 @@ def logs(
     opened = RunDir.open(run_dir)
     known = sorted({name for _, name in opened.log_files()})
     if worker is not None and worker not in known:
-        raise LaunchError(f"{run_dir}: no log of a worker {worker!r}; there are logs of {', '.join(known) or 'nobody'}")
+        raise LaunchError(
+            f"{run_dir}: no log of a worker {worker!r}; there are logs of {', '.join(known) or 'nobody'}"
+        )
     reader = LogReader(opened, worker, generation)
 
     def write(name: str, line: str) -> None:
@@ -111,7 +133,9 @@ def logs(
 
 def stop(
     run_dir: RunPath,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for the step and its checkpoint.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for the step and its checkpoint.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the end.")] = 600.0,
 ) -> None:
     """Stop a run: it finishes the step and writes a checkpoint, then ends.
@@ -141,12 +165,20 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     inventory = inspect_only(job)
     made = plan_job(job, inventory, seats_of_job(job.islands))
-    typer.echo(f"{inventory.family}: {inventory.num_parameters:,} parameters, {len(inventory.sites)} expert layers")
+    typer.echo(
+        f"{inventory.family}: {inventory.num_parameters:,} parameters, {len(inventory.sites)} expert layers"
+    )
     typer.echo("\n".join(plan_lines(made, state_bytes(job, inventory, made))))
-    typer.echo(f"an expert takes {size(expert_bytes(job, inventory))} on its worker; activations come on top")
+    typer.echo(
+        f"an expert takes {size(expert_bytes(job, inventory))} on its worker; activations come on top"
+    )
     typer.echo("\n".join(environment_lines(job.islands, job.determinism != "off")))
     if fits(made, job):
-        typer.echo("\n".join(chart_lines(job, made, inventory, min(shutil.get_terminal_size().columns, 120))))
+        typer.echo(
+            "\n".join(
+                chart_lines(job, made, inventory, min(shutil.get_terminal_size().columns, 120))
+            )
+        )
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
@@ -159,12 +191,18 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     for w in status["workers"]:
         doing = f"{w['phase']} of step {w['step']}" if w["alive"] else "ended"
         ids = (ranges(w["lanes"]) or "-", site_experts(read_experts(w["experts"])) or "-")
-        rows.append((w["name"], w["host"], str(w["pid"] or "-"), w["device"], w["role"], *ids, doing))
-    return [f"{head}, generation {status['generation']}", *(_table(rows) if status["workers"] else ())]
+        rows.append(
+            (w["name"], w["host"], str(w["pid"] or "-"), w["device"], w["role"], *ids, doing)
+        )
+    return [
+        f"{head}, generation {status['generation']}",
+        *(_table(rows) if status["workers"] else ()),
+    ]
 
 
 def plan_lines(made: Plan, memory: Sequence[int]) -> list[str]:
-    """A plan as a table: lanes, experts, how many dense tensors each worker owns, and its bytes of `memory`."""
+    """A plan as a table: lanes, experts, how many dense tensors each worker owns, and its bytes of
+    `memory`."""
     from dougong.ui.formatting import ranges, site_experts, size
 
     owned = [sum(1 for rank in made.owners.values() if rank == w.rank) for w in made.workers]
@@ -176,10 +214,14 @@ def plan_lines(made: Plan, memory: Sequence[int]) -> list[str]:
 
 
 def environment_lines(islands: Sequence[Island], deterministic: bool) -> list[str]:
-    """What each island's workers find in their environment on a machine like this one; the shell's is left alone."""
+    """What each island's workers find in their environment on a machine like this one; the shell's
+    is left alone."""
     from dougong.accelerators.registry import get_accelerator
 
-    variables = {i.name: get_accelerator(i.accelerator).worker_environment(i.threads, deterministic) for i in islands}
+    variables = {
+        i.name: get_accelerator(i.accelerator).worker_environment(i.threads, deterministic)
+        for i in islands
+    }
     return [
         f"{name}: workers run with {' '.join(f'{key}={value}' for key, value in sorted(found.items()))}"
         for name, found in variables.items()
@@ -203,10 +245,15 @@ def options_of(address: str | None, no_ray: bool) -> Options:
     from dougong.launcher.run import Options
 
     if address is not None and no_ray:
-        raise LaunchError("--address and --no-ray: a cluster is reached through Ray; leave one of them out")
+        raise LaunchError(
+            "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
+        )
     return Options(address, not no_ray)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

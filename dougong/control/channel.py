@@ -1,8 +1,8 @@
 """What agents, clients and the controller say to each other: one JSON object a line over TCP.
 
-A connection begins with a proof on both sides that the run's token is known (HMAC over a fresh nonce, so the token
-itself never travels); whatever is foreign or malformed is refused and reported, and never ends the listener. Every
-message carries `kind` and `generation`.
+A connection begins with a proof on both sides that the run's token is known (HMAC over a fresh
+nonce, so the token itself never travels); whatever is foreign or malformed is refused and reported,
+and never ends the listener. Every message carries `kind` and `generation`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ _MAX_READS = 64
 
 
 class ProtocolError(LaunchError):
-    """The peer sent something that is not a message of this protocol, or could not prove that it belongs here."""
+    """The peer sent something that is not a message of this protocol, or could not prove that it
+    belongs here."""
 
 
 class FrameBuffer:
-    """Cuts a byte stream into messages. Pure; raises ProtocolError at the first line that is not a message."""
+    """Cuts a byte stream into messages. Pure; raises ProtocolError at the first line that is not a
+    message."""
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self.limit_bytes = limit_bytes
@@ -53,7 +55,9 @@ class FrameBuffer:
     def _keep(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size > self.limit_bytes:
-            raise ProtocolError(f"a frame of more than {self.limit_bytes} bytes; the peer does not speak this protocol")
+            raise ProtocolError(
+                f"a frame of more than {self.limit_bytes} bytes; the peer does not speak this protocol"
+            )
         self._pieces.append(piece)
 
     def _complete(self, line: bytes) -> Message:
@@ -69,7 +73,8 @@ def encode(kind: str, generation: int, fields: dict[str, Any]) -> bytes:
 
 
 def decode(frame: bytes) -> Message:
-    """The message in one line. ProtocolError unless it is an object with a `kind` and a `generation`."""
+    """The message in one line. ProtocolError unless it is an object with a `kind` and a
+    `generation`."""
     try:
         message = json.loads(frame)
     except (ValueError, RecursionError) as error:
@@ -82,9 +87,11 @@ def decode(frame: bytes) -> Message:
 
 
 class Channel:
-    """Messages both ways over one stream socket. `send` may be called from several threads, reading from one.
+    """Messages both ways over one stream socket. `send` may be called from several threads, reading
+    from one.
 
-    `heard_at`: when `receive` last took something off the line (monotonic seconds), whether or not it is read by now.
+    `heard_at`: when `receive` last took something off the line (monotonic seconds), whether or not
+    it is read by now.
     """
 
     def __init__(self, sock: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -124,7 +131,8 @@ class Channel:
             self._sock.sendall(frame)
 
     def drain(self) -> list[Message]:
-        """What has come so far, without waiting. EOFError at the end of the stream, after its last message."""
+        """What has come so far, without waiting. EOFError at the end of the stream, after its last
+        message."""
         messages, self._ready = self._ready, []
         for _ in range(_MAX_READS):
             if not self._readable(0.0):
@@ -138,7 +146,8 @@ class Channel:
         return messages
 
     def receive(self, timeout_s: float | None) -> Message:
-        """The next message. TimeoutError at the deadline (None: wait for ever), EOFError at the end of the stream."""
+        """The next message. TimeoutError at the deadline (None: wait for ever), EOFError at the end
+        of the stream."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._ready:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -166,13 +175,18 @@ def proof(token: str, nonce: str, side: str) -> str:
     return hmac.new(token.encode(), f"{side}:{nonce}".encode(), hashlib.sha256).hexdigest()
 
 
-def connect(address: tuple[str, int], token: str, hello: dict[str, Any], timeout_s: float = HANDSHAKE_S) -> Channel:
-    """Reach the controller and prove the token; `hello` says who calls (`role`, ...). LaunchError when it can't be."""
+def connect(
+    address: tuple[str, int], token: str, hello: dict[str, Any], timeout_s: float = HANDSHAKE_S
+) -> Channel:
+    """Reach the controller and prove the token; `hello` says who calls (`role`, ...). LaunchError
+    when it can't be."""
     place = f"controller at {address[0]}:{address[1]}"
     try:
         sock = socket.create_connection(address, timeout=timeout_s)
     except OSError as error:
-        raise LaunchError(f"{place}: cannot be reached: {error}; is the run still alive, and the port open?") from error
+        raise LaunchError(
+            f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
+        ) from error
     channel = Channel(_tuned(sock), MAX_HELLO_BYTES)
     try:
         nonce = secrets.token_hex(16)
@@ -191,10 +205,11 @@ def connect(address: tuple[str, int], token: str, hello: dict[str, Any], timeout
 
 
 class Server:
-    """The controller's ear. `on_peer(hello, channel)` runs in the peer's own thread, after the handshake.
+    """The controller's ear. `on_peer(hello, channel)` runs in the peer's own thread, after the
+    handshake.
 
-    `on_refused(text)` is told of every connection that was turned away. At most `_MAX_STRANGERS` unproven connections
-    are kept at a time, each for HANDSHAKE_S at most.
+    `on_refused(text)` is told of every connection that was turned away. At most `_MAX_STRANGERS`
+    unproven connections are kept at a time, each for HANDSHAKE_S at most.
     """
 
     def __init__(

@@ -18,26 +18,34 @@ _ARITHMETIC = (
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment for a child, with `changes`, and able to import what this process can import."""
+    """This process's environment for a child, with `changes`, and able to import what this process
+    can import."""
     paths = [path or os.getcwd() for path in sys.path]
-    return {**os.environ, **changes, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
+    return {
+        **os.environ,
+        **changes,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def read_visible_devices(variable: str) -> str | None:
-    """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to; None: nothing is said."""
+    """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to; None:
+    nothing is said."""
     return os.environ.get(variable)
 
 
 def arithmetic_variables() -> dict[str, str]:
-    """This process's variables that can change a kernel's bits: threads, math libraries, deterministic switches."""
+    """This process's variables that can change a kernel's bits: threads, math libraries,
+    deterministic switches."""
     return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_ARITHMETIC)}
 
 
 def interface_variables(interface: str | None) -> dict[str, str]:
     """What makes gloo speak over this network interface, unless the user has chosen one.
 
-    Left alone, gloo takes the address that the machine's own name stands for: on many systems 127.0.1.1, which no
-    other node can reach.
+    Left alone, gloo takes the address that the machine's own name stands for: on many systems
+    127.0.1.1, which no other node can reach.
     """
     if interface is None or "GLOO_SOCKET_IFNAME" in os.environ:
         return {}
@@ -53,10 +61,12 @@ def ray_has_token() -> bool:
 
 
 def ray_variables(embedded: bool) -> dict[str, str]:
-    """What the Ray processes that we start, and our own Ray client, are to find in their environment.
+    """What the Ray processes that we start, and our own Ray client, are to find in their
+    environment.
 
-    Nothing that the user has set is overridden. Without RAY_AUTH_MODE a client of a cluster with a token retries for
-    20 s and dies, so it is set when a token is there; an embedded Ray gets a token of its own that no file keeps.
+    Nothing that the user has set is overridden. Without RAY_AUTH_MODE a client of a cluster with a
+    token retries for 20 s and dies, so it is set when a token is there; an embedded Ray gets a
+    token of its own that no file keeps.
     """
     quiet = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -78,7 +88,8 @@ def ray_variables(embedded: bool) -> dict[str, str]:
 
 @contextlib.contextmanager
 def temporary_variables(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process and the children it starts inside, and put back what was there before."""
+    """Set variables for this process and the children it starts inside, and put back what was there
+    before."""
     before = {key: os.environ.get(key) for key in changes}
     os.environ.update(changes)
     try:

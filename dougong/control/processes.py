@@ -1,4 +1,5 @@
-"""Small facts about Linux processes: dying with the parent, exit statuses in words, out-of-memory kills."""
+"""Small facts about Linux processes: dying with the parent, exit statuses in words, out-of-memory
+kills."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when `parent` (the thread that forked us) ends, however it ends. Linux; elsewhere sockets tell.
+    """Be killed when `parent` (the thread that forked us) ends, however it ends. Linux; elsewhere
+    sockets tell.
 
     Ends this process at once when the parent is gone already.
     """
@@ -24,7 +26,8 @@ def die_with_parent(parent: int) -> None:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when our child `pid` exits; None where the system has none (poll instead)."""
+    """A descriptor that becomes readable when our child `pid` exits; None where the system has none
+    (poll instead)."""
     opener = getattr(os, "pidfd_open", None)
     if opener is None:
         return None
@@ -60,7 +63,8 @@ def process_exists(pid: int) -> bool:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has this address; None when none has (an address translated on the way)."""
+    """The network interface that has this address; None when none has (an address translated on the
+    way)."""
     import psutil
 
     for name, addresses in psutil.net_if_addrs().items():
@@ -69,8 +73,11 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def count_oom_kills(root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")) -> int | None:
-    """How many processes of this control group the kernel killed for memory so far; None where it cannot be read."""
+def count_oom_kills(
+    root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """How many processes of this control group the kernel killed for memory so far; None where it
+    cannot be read."""
     for file in _oom_files(root, cgroup):
         try:
             words = file.read_text().split()
@@ -95,5 +102,8 @@ def _oom_files(root: Path, cgroup: Path) -> list[Path]:
         if not controllers:
             files += [root / inner / "memory.events", root / "memory.events"]
         elif "memory" in controllers.split(","):
-            files += [root / "memory" / inner / "memory.oom_control", root / "memory" / "memory.oom_control"]
+            files += [
+                root / "memory" / inner / "memory.oom_control",
+                root / "memory" / "memory.oom_control",
+            ]
     return files

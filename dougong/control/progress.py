@@ -1,7 +1,8 @@
-"""A worker's progress vector: five numbers in memory shared with its agent, so that reporting costs no system call.
+"""A worker's progress vector: five numbers in memory shared with its agent, so that reporting costs
+no system call.
 
-The worker writes (sequence last), the agent reads ten times a second; the agent writes `stop`, the worker reads it.
-Each number is one aligned 8-byte store, hence never seen half.
+The worker writes (sequence last), the agent reads ten times a second; the agent writes `stop`, the
+worker reads it. Each number is one aligned 8-byte store, hence never seen half.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _SIZE = 8 * 8
 
 @dataclass(frozen=True)
 class Progress:
-    """What a worker did last. `sequence` grows with every report; `operation` counts within the step."""
+    """What a worker did last. `sequence` grows with every report; `operation` counts within the
+    step."""
 
     sequence: int
     step: int
@@ -28,7 +30,8 @@ class Progress:
 
 
 class ProgressVector:
-    """The shared vector, over an open file descriptor that a forked child inherits. The vector owns the descriptor."""
+    """The shared vector, over an open file descriptor that a forked child inherits. The vector owns
+    the descriptor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -1,4 +1,5 @@
-"""What the code that runs in a worker is given: its context, and its line to the agent. Imports no torch."""
+"""What the code that runs in a worker is given: its context, and its line to the agent. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class Control(Protocol):
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the controller asked to stop after the step. Workers may see it at different moments: agree on it."""
+        """Whether the controller asked to stop after the step. Workers may see it at different
+        moments: agree on it."""
         ...
 
 
@@ -29,8 +31,9 @@ class Control(Protocol):
 class WorkerContext:
     """All that an entry (`module:function`) is given.
 
-    `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and port of the
-    controller's TCPStore. `address`: this process's own network address. `drills`: this worker's, not yet fired.
+    `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and
+    port of the controller's TCPStore. `address`: this process's own network address. `drills`: this
+    worker's, not yet fired.
     """
 
     job: Job

@@ -1,8 +1,9 @@
-"""Text, tokenised once: documents from files or Hugging Face datasets, kept as token files in a cache. No torch.
+"""Text, tokenised once: documents from files or Hugging Face datasets, kept as token files in a
+cache. No torch.
 
-A cache entry is a folder named by the digest of what went in (tokenizer, every document's bytes), written beside and
-renamed whole, so any number of processes may race for it. It holds `tokens.bin` and `tokens.bin.json`: the format of
-`data.tokens`, so it can be copied and named there.
+A cache entry is a folder named by the digest of what went in (tokenizer, every document's bytes),
+written beside and renamed whole, so any number of processes may race for it. It holds `tokens.bin`
+and `tokens.bin.json`: the format of `data.tokens`, so it can be copied and named there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -31,16 +33,19 @@ if TYPE_CHECKING:
 
 # Part of the cache's key: raise it when the same text would give other tokens.
 _FORMAT = "dougong text 1"
-# Documents are tokenised in pieces cut at line ends, so that neither one long file nor its encoding must fit in memory.
+# Documents are tokenised in pieces cut at line ends, so that neither one long file nor its encoding
+# must fit in memory.
 _PIECE_BYTES = 1 << 18
 _PIECES_AT_ONCE = 32
-# Parts of the standard library that are not the same on every machine with one version of Python, or not its library.
+# Parts of the standard library that are not the same on every machine with one version of Python,
+# or not its library.
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text: its name and a function that yields its bytes in pieces, from the start each time."""
+    """One text: its name and a function that yields its bytes in pieces, from the start each
+    time."""
 
     name: str
     pieces: Callable[[], Iterator[bytes]]
@@ -48,7 +53,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in a fixed order. `key` names their content; it is the cache's key with the tokenizer's digest."""
+    """Documents in a fixed order. `key` names their content; it is the cache's key with the
+    tokenizer's digest."""
 
     name: str
     key: str
@@ -58,8 +64,8 @@ class Corpus:
 def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
     """The corpus as tokens, from `cache` or tokenised into it now.
 
-    Raises DataError for text without a token, for bytes that are not UTF-8 (with file and offset), and for a cache that
-    cannot be written.
+    Raises DataError for text without a token, for bytes that are not UTF-8 (with file and offset),
+    and for a cache that cannot be written.
     """
     identity = f"{_FORMAT}\n{tokenizer.digest}\n{corpus.key}"
     entry = cache / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
@@ -94,7 +100,8 @@ def _publish(made: Path, entry: Path) -> None:
     try:
         made.rename(entry)
     except OSError:
-        # Somebody else was first with the same content; a folder that is not empty is never replaced.
+        # Somebody else was first with the same content; a folder that is not empty is never
+        # replaced.
         if not entry.exists():
             raise
 
@@ -122,7 +129,9 @@ def _write_tokens(file: BinaryIO, dtype: str, corpus: Corpus, tokenizer: Tokeniz
             file.write(np.array([tokenizer.end], dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
             count += 1
     if count == 0:
-        raise DataError(f"{corpus.name}: byte 0: there is no text in it; name a file or dataset that is not empty")
+        raise DataError(
+            f"{corpus.name}: byte 0: there is no text in it; name a file or dataset that is not empty"
+        )
     return count
 
 
@@ -137,7 +146,8 @@ def _batches(document: Document) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def text_files(text: str) -> Corpus:
-    """`stdlib`, a file, or a glob (`**` crosses folders), in sorted order. Raises DataError if no file is found."""
+    """`stdlib`, a file, or a glob (`**` crosses folders), in sorted order. Raises DataError if no
+    file is found."""
     if text == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
         return _corpus("Python's standard library", root, standard_library(root))
@@ -146,7 +156,11 @@ def text_files(text: str) -> Corpus:
         raise DataError(
             f"data.text: {text}: is a folder; name its files with a glob, such as {text.rstrip('/')}/**/*.txt"
         )
-    found = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    found = (
+        [path]
+        if path.is_file()
+        else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    )
     files = [file for file in found if file.is_file()]
     if not files:
         raise DataError(
@@ -156,13 +170,16 @@ def text_files(text: str) -> Corpus:
 
 
 def standard_library(root: Path) -> list[Path]:
-    """The sources of Python's standard library under `root`, sorted, without tests and what an installer adds."""
+    """The sources of Python's standard library under `root`, sorted, without tests and what an
+    installer adds."""
     kept: list[Path] = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [
             name for name in subfolders if name not in _NOT_LIBRARY
         ]  # an installer adds thousands of files
-        sources = [name for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+        sources = [
+            name for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        ]
         kept += [Path(folder, name).relative_to(root) for name in sources]
     return sorted(kept, key=Path.as_posix)
 
@@ -171,7 +188,8 @@ def _corpus(name: str, root: Path, files: list[Path]) -> Corpus:
     total = hashlib.blake2b(digest_size=16)
     for file in files:
         total.update(_file_digest(root / file))
-    documents = [Document(str(root / file), lambda path=root / file: _file_pieces(path)) for file in files]  # type: ignore[misc]
+    paths = [root / file for file in files]
+    documents = [Document(str(path), partial(_file_pieces, path)) for path in paths]
     return Corpus(name, f"files {total.hexdigest()}", lambda: iter(documents))
 
 
@@ -199,15 +217,18 @@ def _open(path: Path) -> BinaryIO:
 
 
 def dataset_rows(name: str) -> Corpus:
-    """A Hugging Face dataset: a folder of `save_to_disk`, a folder of data files, or a name on the hub; split `train`.
+    """A Hugging Face dataset: a folder of `save_to_disk`, a folder of data files, or a name on the
+    hub; split `train`.
 
-    The text is column `text`, or the only column of strings. Raises DataError if the library, the dataset or the column
-    is missing.
+    The text is column `text`, or the only column of strings. Raises DataError if the library, the
+    dataset or the column is missing.
     """
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"data.dataset: {name}: needs the package `datasets`; pip install 'dougong[data]'") from error
+        raise DataError(
+            f"data.dataset: {name}: needs the package `datasets`; pip install 'dougong[data]'"
+        ) from error
     folder = Path(name).expanduser()
     saved = (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
     try:
@@ -223,7 +244,9 @@ def dataset_rows(name: str) -> Corpus:
             f"data.dataset: {name}: has no split `train` but {sorted(rows)}; save the one to train on by itself"
         )
     column = _text_column(name, rows)
-    return Corpus(name, f"dataset {rows._fingerprint} {column}", lambda: _row_documents(name, rows, column))
+    return Corpus(
+        name, f"dataset {rows._fingerprint} {column}", lambda: _row_documents(name, rows, column)
+    )
 
 
 def _load_dataset(folder: Path, name: str) -> datasets.Dataset:
@@ -234,7 +257,9 @@ def _load_dataset(folder: Path, name: str) -> datasets.Dataset:
 
 def _text_column(name: str, rows: datasets.Dataset) -> str:
     strings = [
-        column for column, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
+        column
+        for column, kind in rows.features.items()
+        if getattr(kind, "dtype", None) in ("string", "large_string")
     ]
     if "text" in strings:
         return "text"

@@ -1,6 +1,7 @@
 """Where tokens lie: memory-mapped files of token ids, whoever wrote them. Imports no torch.
 
-A `TokenFile` is a run of unsigned or signed integers inside a file. Two formats on disk are read here:
+A `TokenFile` is a run of unsigned or signed integers inside a file. Two formats on disk are read
+here:
 
 - `tokens: FILE.bin`: bare little-endian ids, uint16, unless `FILE.bin.json` beside it says otherwise:
   `{"dtype": "uint32", "tokens": 123456}` (`tokens` is optional; with it a file cut at a whole token is noticed too).
@@ -21,13 +22,15 @@ import numpy.typing as npt
 
 from dougong.errors import DataError
 
-# A file of up to this many tokens is digested and checked whole when it is opened; of a longer one, samples.
+# A file of up to this many tokens is digested and checked whole when it is opened; of a longer one,
+# samples.
 WHOLE_TOKENS = 1 << 26
 _SAMPLES = 64
 _SAMPLE_TOKENS = 1 << 18
 
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
-# The type codes of Megatron-LM's megatron/core/datasets/indexed_dataset.py (class DType), integers only.
+# The type codes of Megatron-LM's megatron/core/datasets/indexed_dataset.py (class DType), integers
+# only.
 _MEGATRON_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 
@@ -44,11 +47,14 @@ class TokenFile:
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
         """Tokens `start .. start + count`, int64 [count]."""
-        assert start >= 0 and start + count <= self.num_tokens, f"{start} + {count} of {self.num_tokens} tokens"
+        assert start >= 0 and start + count <= self.num_tokens, (
+            f"{start} + {count} of {self.num_tokens} tokens"
+        )
         return self.ids[start : start + count].astype(np.int64)
 
     def check(self, start: int, count: int, vocab_size: int) -> None:
-        """Raises DataError with file and byte offset if one of these tokens is outside 0 .. vocab_size-1."""
+        """Raises DataError with file and byte offset if one of these tokens is outside 0 ..
+        vocab_size-1."""
         part = self.ids[start : start + count]
         if count == 0 or (int(part.max()) < vocab_size and int(part.min()) >= 0):
             return
@@ -67,8 +73,8 @@ class TokenFile:
     def digest(self) -> str:
         """Hexadecimal digest of the ids, whatever type they are stored in.
 
-        Whole up to WHOLE_TOKENS tokens; of a longer file its length and 64 evenly spaced samples of 256 Ki tokens,
-        so that opening a terabyte takes no longer than a second.
+        Whole up to WHOLE_TOKENS tokens; of a longer file its length and 64 evenly spaced samples of
+        256 Ki tokens, so that opening a terabyte takes no longer than a second.
         """
         total = hashlib.blake2b(str(self.num_tokens).encode(), digest_size=16)
         for start in self._digested():
@@ -86,13 +92,16 @@ class TokenFile:
 
 
 def map_ids(path: Path, dtype: str, num_tokens: int | None = None) -> TokenFile:
-    """Map `path` as ids of the numpy type `dtype`; with `num_tokens` the file must hold exactly so many.
+    """Map `path` as ids of the numpy type `dtype`; with `num_tokens` the file must hold exactly so
+    many.
 
     Raises DataError for a file that is missing, empty, or cut short.
     """
     size, width = _size(path), np.dtype(dtype).itemsize
     if size == 0:
-        raise DataError(f"{path}: byte 0: the file is empty; a token file holds at least one sequence of ids")
+        raise DataError(
+            f"{path}: byte 0: the file is empty; a token file holds at least one sequence of ids"
+        )
     if num_tokens is not None and size != num_tokens * width:
         raise DataError(
             f"{path}: byte {min(size, num_tokens * width)}: the file has {size} bytes where {num_tokens} tokens of "
@@ -122,17 +131,22 @@ def _read_side(side: Path) -> dict[str, Any]:
         said = json.loads(side.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{side}: cannot be read ({error}); {rule}") from error
-    known = isinstance(said, dict) and said.keys() <= {"dtype", "tokens"} and said.get("dtype") in ("uint16", "uint32")
+    known = (
+        isinstance(said, dict)
+        and said.keys() <= {"dtype", "tokens"}
+        and said.get("dtype") in ("uint16", "uint32")
+    )
     if not known or type(said.get("tokens", 0)) is not int:
         raise DataError(f"{side}: holds {json.dumps(said)[:200]}; {rule}")
     return dict(said)
 
 
 def open_megatron(prefix: Path) -> TokenFile:
-    """Open Megatron-LM's `PREFIX.bin` through `PREFIX.idx`; raises DataError where the two disagree or are cut short.
+    """Open Megatron-LM's `PREFIX.bin` through `PREFIX.idx`; raises DataError where the two disagree
+    or are cut short.
 
-    The index: 9 bytes of magic, uint64 version 1, uint8 type code, uint64 sequences, uint64 documents, then int32
-    lengths (tokens), int64 pointers (bytes), int64 document starts.
+    The index: 9 bytes of magic, uint64 version 1, uint8 type code, uint64 sequences, uint64
+    documents, then int32 lengths (tokens), int64 pointers (bytes), int64 document starts.
     """
     index = prefix.with_name(prefix.name + ".idx")
     size = _size(index)
@@ -149,7 +163,9 @@ def open_megatron(prefix: Path) -> TokenFile:
             ".bin/.idx pair that preprocess_data.py wrote"
         )
     if code not in _MEGATRON_TYPES:
-        raise DataError(f"{index}: byte 17: type code {code} is no integer type; known are {sorted(_MEGATRON_TYPES)}")
+        raise DataError(
+            f"{index}: byte 17: type code {code} is no integer type; known are {sorted(_MEGATRON_TYPES)}"
+        )
     need = head.size + sequences * 12 + documents * 8
     if size < need:
         raise DataError(
@@ -161,9 +177,15 @@ def open_megatron(prefix: Path) -> TokenFile:
 
 def _megatron_ids(prefix: Path, index: Path, dtype: str, offset: int, sequences: int) -> TokenFile:
     if sequences == 0:
-        raise DataError(f"{index}: byte 18: the index names no sequence; tokenise a text that is not empty")
-    lengths = np.memmap(index, dtype="<i4", mode="r", offset=offset, shape=(sequences,)).astype(np.int64)
-    pointers = np.memmap(index, dtype="<i8", mode="r", offset=offset + 4 * sequences, shape=(sequences,))
+        raise DataError(
+            f"{index}: byte 18: the index names no sequence; tokenise a text that is not empty"
+        )
+    lengths = np.memmap(index, dtype="<i4", mode="r", offset=offset, shape=(sequences,)).astype(
+        np.int64
+    )
+    pointers = np.memmap(
+        index, dtype="<i8", mode="r", offset=offset + 4 * sequences, shape=(sequences,)
+    )
     ends = np.cumsum(lengths) * np.dtype(dtype).itemsize
     gaps = np.flatnonzero(pointers[1:] != ends[:-1])
     if pointers[0] != 0 or gaps.size:

@@ -1,4 +1,5 @@
-"""From text to token ids: bytes as they are, or a Hugging Face tokenizer. Imports no torch for either."""
+"""From text to token ids: bytes as they are, or a Hugging Face tokenizer. Imports no torch for
+either."""
 
 from __future__ import annotations
 
@@ -30,12 +31,14 @@ class Tokenizer(Protocol):
     def digest(self) -> str: ...
 
     def encode(self, pieces: list[tuple[int, bytes]]) -> npt.NDArray[np.int64]:
-        """Ids of consecutive (byte offset, UTF-8) pieces of one document, int64; UnicodeDecodeError for other bytes."""
+        """Ids of consecutive (byte offset, UTF-8) pieces of one document, int64; UnicodeDecodeError
+        for other bytes."""
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Every byte is its own id, 256 in all. A document ends with byte 0, which text does not hold."""
+    """Every byte is its own id, 256 in all. A document ends with byte 0, which text does not
+    hold."""
 
     name: str = "bytes"
     num_ids: int = 256
@@ -43,12 +46,15 @@ class Bytes:
     digest: str = "bytes"
 
     def encode(self, pieces: list[tuple[int, bytes]]) -> npt.NDArray[np.int64]:
-        return np.frombuffer(b"".join(piece for _, piece in pieces), dtype=np.uint8).astype(np.int64)
+        return np.frombuffer(b"".join(piece for _, piece in pieces), dtype=np.uint8).astype(
+            np.int64
+        )
 
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A `tokenizers` model; no special tokens are added but `end`, the folder's end-of-sequence token."""
+    """A `tokenizers` model; no special tokens are added but `end`, the folder's end-of-sequence
+    token."""
 
     name: str
     model: tokenizers.Tokenizer
@@ -60,12 +66,15 @@ class HuggingFace:
 
     @property
     def digest(self) -> str:
-        return hashlib.blake2b(f"{self.end} {self.model.to_str()}".encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            f"{self.end} {self.model.to_str()}".encode(), digest_size=16
+        ).hexdigest()
 
     def encode(self, pieces: list[tuple[int, bytes]]) -> npt.NDArray[np.int64]:
         texts = [_decode(offset, piece) for offset, piece in pieces]
         ids = [
-            np.array(one.ids, dtype=np.int64) for one in self.model.encode_batch_fast(texts, add_special_tokens=False)
+            np.array(one.ids, dtype=np.int64)
+            for one in self.model.encode_batch_fast(texts, add_special_tokens=False)
         ]
         return np.concatenate(ids)
 
@@ -74,11 +83,14 @@ def _decode(offset: int, piece: bytes) -> str:
     try:
         return piece.decode()
     except UnicodeDecodeError as error:
-        raise UnicodeDecodeError("utf-8", piece, offset + error.start, offset + error.end, error.reason) from error
+        raise UnicodeDecodeError(
+            "utf-8", piece, offset + error.start, offset + error.end, error.reason
+        ) from error
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """`bytes`, the path of a tokenizer.json, or a Hugging Face folder; DataError for anything else."""
+    """`bytes`, the path of a tokenizer.json, or a Hugging Face folder; DataError for anything
+    else."""
     if name == "bytes":
         return Bytes()
     path = Path(name).expanduser()
@@ -113,7 +125,9 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
     """A folder of an older format: transformers builds its fast form."""
     from transformers import AutoTokenizer
 
-    remedy = "save it with a tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
+    remedy = (
+        "save it with a tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
+    )
     try:
         whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
@@ -134,7 +148,9 @@ def _end(folder: Path, model: tokenizers.Tokenizer) -> int | None:
     try:
         token = json.loads(file.read_text()).get("eos_token")
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise DataError(f"{file}: not a JSON object ({error}); copy the tokenizer's folder again") from error
+        raise DataError(
+            f"{file}: not a JSON object ({error}); copy the tokenizer's folder again"
+        ) from error
     text = token.get("content") if isinstance(token, dict) else token
     found = None if text is None else model.token_to_id(text)
     return None if found is None else int(found)

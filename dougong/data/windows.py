@@ -1,10 +1,11 @@
 """Which tokens a lane reads at a step: a pure function of the job, with no state and no torch.
 
-The token stream is cut into windows of `sequence_length` ids (a rest that fills no window is never read). A fixed
-pseudo-random choice of windows is held out for validation, the same for every seed. Each epoch visits all others once,
-in an order keyed by seed and epoch. Samples are numbered by step, then lane, micro-batch and row; sample n is window
-`n mod windows` of epoch `n div windows`. So nothing is read twice or skipped within an epoch, whoever reads it, after
-any number of resumes and on any number of workers.
+The token stream is cut into windows of `sequence_length` ids (a rest that fills no window is never
+read). A fixed pseudo-random choice of windows is held out for validation, the same for every seed.
+Each epoch visits all others once, in an order keyed by seed and epoch. Samples are numbered by
+step, then lane, micro-batch and row; sample n is window `n mod windows` of epoch `n div windows`.
+So nothing is read twice or skipped within an epoch, whoever reads it, after any number of resumes
+and on any number of workers.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from dougong.errors import DataError
 from dougong.job import schema as spec
 from dougong.ops.counter_rng import Permutation
 
-# The held-out windows do not follow the job's seed: runs with other seeds are measured on the same text.
+# The held-out windows do not follow the job's seed: runs with other seeds are measured on the same
+# text.
 _HELD_OUT_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class TokenWindows:
     """The tokens of one job. Equal jobs over equal tokens read equal batches."""
 
     name: str
@@ -61,33 +63,44 @@ class Data:
 
     @property
     def num_validation_batches(self) -> int:
-        """How many `validation_batch` there are: `validation.batches` for each lane; lane l reads l, l + lanes, ..."""
+        """How many `validation_batch` there are: `validation.batches` for each lane; lane l reads
+        l, l + lanes, ..."""
         return self.validation.batches * self.lanes if self.validation else 0
 
     def batch(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
-        """Token ids of one micro-batch, int64 [microbatch_size, sequence_length]; `step` counts from 1.
+        """Token ids of one micro-batch, int64 [microbatch_size, sequence_length]; `step` counts
+        from 1.
 
         Raises DataError if an id is outside the vocabulary.
         """
         assert step >= 1, f"steps count from 1, not {step}"
         assert 0 <= lane < self.lanes, f"lane {lane} of {self.lanes}"
-        assert 0 <= microbatch < self.microbatches, f"micro-batch {microbatch} of {self.microbatches}"
+        assert 0 <= microbatch < self.microbatches, (
+            f"micro-batch {microbatch} of {self.microbatches}"
+        )
         first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
-        return self._rows(self._train_windows(first * self.microbatch_size + np.arange(self.microbatch_size)))
+        return self._rows(
+            self._train_windows(first * self.microbatch_size + np.arange(self.microbatch_size))
+        )
 
     def validation_batch(self, index: int) -> npt.NDArray[np.int64]:
-        """Held-out ids, int64 [microbatch_size, sequence_length], for `index` in 0 .. num_validation_batches-1."""
-        assert 0 <= index < self.num_validation_batches, f"validation batch {index} of {self.num_validation_batches}"
+        """Held-out ids, int64 [microbatch_size, sequence_length], for `index` in 0 ..
+        num_validation_batches-1."""
+        assert 0 <= index < self.num_validation_batches, (
+            f"validation batch {index} of {self.num_validation_batches}"
+        )
         first = index * self.microbatch_size
         return self._rows(self._order(first + np.arange(self.microbatch_size)))
 
     def digest(self) -> str:
-        """Hexadecimal name of the tokens and of how they are cut: runs with other digests read other data."""
+        """Hexadecimal name of the tokens and of how they are cut: runs with other digests read
+        other data."""
         said = f"{self.tokens_digest} {self.sequence_length} {self.num_held_out}"
         return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
     def describe(self) -> dict[str, object]:
-        """Figures for the plan and the report; `epochs` is how often the whole job reads each training window."""
+        """Figures for the plan and the report; `epochs` is how often the whole job reads each
+        training window."""
         read = self.steps * self.lanes * self.microbatches * self.microbatch_size
         return {
             "name": self.name,
@@ -123,15 +136,17 @@ class Data:
         return np.stack([self.tokens.read(start, self.sequence_length) for start in starts])
 
 
-def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> Data:
+def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> TokenWindows:
     """Open what `job.data` names. `vocab_size` is the model's; None leaves ids unchecked.
 
-    Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data that is missing,
-    empty, cut short, or too small for one step's windows, and for ids outside the vocabulary (checked at once in files
-    of up to 64 Mi tokens, else when they are read).
+    Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data
+    that is missing, empty, cut short, or too small for one step's windows, and for ids outside the
+    vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
-    name, tokens = _open_tokens(job.data, cache if cache is not None else Path.home() / ".cache" / "dougong" / "tokens")
-    data = Data(
+    name, tokens = _open_tokens(
+        job.data, cache if cache is not None else Path.home() / ".cache" / "dougong" / "tokens"
+    )
+    data = TokenWindows(
         name, tokens, vocab_size, job.data.sequence_length, job.batch.lanes, job.batch.microbatches,
         job.batch.microbatch_size, job.steps, job.seed, job.data.validation,
     )  # fmt: skip
@@ -142,7 +157,8 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
 
 
 def vocabulary(section: spec.Data) -> int | None:
-    """How many ids the data's tokenizer has; None where the data is tokens already and nobody has said."""
+    """How many ids the data's tokenizer has; None where the data is tokens already and nobody has
+    said."""
     if section.tokens is not None or section.megatron is not None:
         return None
     return open_tokenizer(section.tokenizer).num_ids
@@ -153,13 +169,19 @@ def _open_tokens(section: spec.Data, cache: Path) -> tuple[str, TokenFile]:
         return section.tokens, open_tokens(Path(section.tokens).expanduser())
     if section.megatron is not None:
         return section.megatron, open_megatron(Path(section.megatron).expanduser())
-    assert section.text is not None or section.dataset is not None, "the schema asks for one source of data"
+    assert section.text is not None or section.dataset is not None, (
+        "the schema asks for one source of data"
+    )
     tokenizer = open_tokenizer(section.tokenizer)
-    corpus = text_files(section.text) if section.text is not None else dataset_rows(section.dataset or "")
+    corpus = (
+        text_files(section.text)
+        if section.text is not None
+        else dataset_rows(section.dataset or "")
+    )
     return f"{corpus.name} ({tokenizer.name})", open_corpus(corpus, tokenizer, cache)
 
 
-def _check_size(data: Data) -> None:
+def _check_size(data: TokenWindows) -> None:
     have = f"{data.name}: {data.tokens.num_tokens} tokens give {data.num_windows} windows of {data.sequence_length}"
     if data.num_train < 1:
         raise DataError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dougong.control.processes import signal_name
 
-Kind = Literal[
+FailureKind = Literal[
     "crash",
     "out_of_memory",
     "exception",
@@ -21,7 +21,8 @@ Kind = Literal[
     "preemption",
 ]
 CONSEQUENCE_S = 1.0
-"""How long a failure that looks like the echo of another one waits for the other one to be heard of."""
+"""How long a failure that looks like the echo of another one waits for the other one to be heard
+of."""
 
 _ECHO = re.compile(
     r"connection (?:was )?(?:closed|reset|refused|aborted)|broken ?pipe|closed by peer|reset by peer"
@@ -29,17 +30,23 @@ _ECHO = re.compile(
     r"|failed to (?:recv|send)|econnreset|econnrefused|heartbeat monitor|nccl.*(?:remote|system) error",
     re.IGNORECASE,
 )
-_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc", re.IGNORECASE)
-_STORAGE = re.compile(r"no space left|disk quota exceeded|read-only file system|input/output error", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc", re.IGNORECASE
+)
+_STORAGE = re.compile(
+    r"no space left|disk quota exceeded|read-only file system|input/output error", re.IGNORECASE
+)
 _OOM_CAUSE = "killed by the kernel, out of memory; lower batch.microbatch_size or the number of workers on this machine"
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One worker's failure as observed. `code`: exit status, negative for a signal, None while the process still runs.
+    """One worker's failure as observed. `code`: exit status, negative for a signal, None while the
+    process still runs.
 
-    `error`: what the worker told of its exception (`type`, `bases`, `message`, `traceback`). `lost`: why its agent or
-    node is gone. `text`: why it could not be started, or was given up. `drill`: it announced that it would die.
+    `error`: what the worker told of its exception (`type`, `bases`, `message`, `traceback`).
+    `lost`: why its agent or node is gone. `text`: why it could not be started, or was given up.
+    `drill`: it announced that it would die.
     """
 
     worker: str
@@ -55,10 +62,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Who failed, in which class, in one line; `detail` is a traceback or the last lines, if there are any."""
+    """Who failed, in which class, in one line; `detail` is a traceback or the last lines, if there
+    are any."""
 
     worker: str
-    kind: Kind
+    kind: FailureKind
     cause: str
     detail: str = ""
 
@@ -76,11 +84,14 @@ def diagnose(fact: Fact) -> Diagnosis:
         return _diagnose_error(fact.worker, fact.error)
     if fact.code is not None and fact.code < 0:
         return _diagnose_signal(fact, signal_name(-fact.code))
-    return Diagnosis(fact.worker, "crash", fact.text or _exit_text(fact), "\n".join(fact.last_lines))
+    return Diagnosis(
+        fact.worker, "crash", fact.text or _exit_text(fact), "\n".join(fact.last_lines)
+    )
 
 
 def is_echo(fact: Fact) -> bool:
-    """Whether this failure looks like the consequence of another worker's: a peer's connection broke."""
+    """Whether this failure looks like the consequence of another worker's: a peer's connection
+    broke."""
     if fact.error is not None:
         return bool(_ECHO.search(str(fact.error["message"])))
     aborted = fact.code == -6  # gloo and NCCL threads may abort the process when a peer is gone
@@ -88,8 +99,11 @@ def is_echo(fact: Fact) -> bool:
 
 
 def settled(facts: Sequence[Fact], waited_s: float, num_workers: int) -> bool:
-    """Whether the first failure can be named: one that is no echo has been heard of, or no other is to be expected."""
-    return any(not is_echo(f) for f in facts) or waited_s >= CONSEQUENCE_S or len(facts) >= num_workers
+    """Whether the first failure can be named: one that is no echo has been heard of, or no other is
+    to be expected."""
+    return (
+        any(not is_echo(f) for f in facts) or waited_s >= CONSEQUENCE_S or len(facts) >= num_workers
+    )
 
 
 def first_failure(facts: Sequence[Fact]) -> tuple[Fact, tuple[Fact, ...]]:
@@ -103,7 +117,7 @@ def _diagnose_error(worker: str, error: dict[str, Any]) -> Diagnosis:
     return Diagnosis(worker, _error_kind(error), cause, str(error.get("traceback", "")))
 
 
-def _error_kind(error: dict[str, Any]) -> Kind:
+def _error_kind(error: dict[str, Any]) -> FailureKind:
     bases, message = set(error["bases"]), str(error["message"])
     if "DataError" in bases:
         return "data"
@@ -130,7 +144,11 @@ def _diagnose_signal(fact: Fact, name: str) -> Diagnosis:
 
 
 def _exit_text(fact: Fact) -> str:
-    what = "left before its work was done" if fact.code == 0 else f"ended with exit status {fact.code} and no error"
+    what = (
+        "left before its work was done"
+        if fact.code == 0
+        else f"ended with exit status {fact.code} and no error"
+    )
     return what + _last_line(fact)
 
 

@@ -1,4 +1,5 @@
-"""Rehearsed faults: a worker kills itself when a step begins, as the job file's `drill` says. Once in a run's life."""
+"""Rehearsed faults: a worker kills itself when a step begins, as the job file's `drill` says. Once
+in a run's life."""
 
 from __future__ import annotations
 
@@ -26,9 +27,11 @@ class Rehearsing(Protocol):
 
 
 def rehearse(context: Rehearsing, step: int) -> None:
-    """Call when `step` begins, before any of its work: fires this worker's drill of that step, if there is one.
+    """Call when `step` begins, before any of its work: fires this worker's drill of that step, if
+    there is one.
 
-    The controller is told first (so that the drill never fires again); then this process dies by SIGKILL.
+    The controller is told first (so that the drill never fires again); then this process dies by
+    SIGKILL.
     """
     for drill in context.drills:
         if drill.at_step == step:

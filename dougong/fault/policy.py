@@ -1,4 +1,5 @@
-"""What is done about a failure: a pure function of the diagnosis, the job's policy and what happened before."""
+"""What is done about a failure: a pure function of the diagnosis, the job's policy and what
+happened before."""
 
 from __future__ import annotations
 

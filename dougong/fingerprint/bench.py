@@ -1,4 +1,5 @@
-"""What every probe stands on: inputs of fixed bits, the hash of an output's bits, and the device in words."""
+"""What every probe stands on: inputs of fixed bits, the hash of an output's bits, and the device in
+words."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ Probe = Callable[[], Sequence[Tensor]]
 Probes = Iterator[tuple[str, Probe]]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_POOL = 1048583  # a prime a little over 2^20, so that a large matrix does not repeat itself row by row
+_POOL = (
+    1048583  # a prime a little over 2^20, so that a large matrix does not repeat itself row by row
+)
 
 
 class Bench:
     """Makes inputs on one device.
 
-    Values are multiples of 2^-22 in [-2, 2), made by integer arithmetic on the host: `torch.randn` will not do, its own
-    bits depend on the processor's vector width.
+    Values are multiples of 2^-22 in [-2, 2), made by integer arithmetic on the host: `torch.randn`
+    will not do, its own bits depend on the processor's vector width.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,9 +62,12 @@ class Bench:
 
 
 def measure(probe: Probe) -> str:
-    """Hash of the probe's output, `UNSTABLE` when a second call gives other bits, `none` where no kernel exists."""
+    """Hash of the probe's output, `UNSTABLE` when a second call gives other bits, `none` where no
+    kernel exists."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "no deterministic form": exactly what the second call finds out
+        warnings.simplefilter(
+            "ignore"
+        )  # "no deterministic form": exactly what the second call finds out
         try:
             first, second = _hash_of(probe()), _hash_of(probe())
         except NotImplementedError:
@@ -70,7 +76,8 @@ def measure(probe: Probe) -> str:
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """What may explain a difference: torch and its libraries, threads, the processor's capability, the device."""
+    """What may explain a difference: torch and its libraries, threads, the processor's capability,
+    the device."""
     found = {
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
@@ -83,17 +90,23 @@ def describe(device: torch.device) -> dict[str, str]:
         module = torch.get_device_module(device)
         found["toolkit"] = str(torch.version.cuda or torch.version.hip or "")
         found["device"] = str(module.get_device_name(device))
-        found["multiprocessors"] = str(getattr(module.get_device_properties(device), "multi_processor_count", ""))
+        found["multiprocessors"] = str(
+            getattr(module.get_device_properties(device), "multi_processor_count", "")
+        )
     return {name: value.strip() for name, value in found.items() if value}
 
 
 def _hash_of(outputs: Sequence[Tensor]) -> str:
-    pieces = [t.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for t in outputs]
+    pieces = [
+        t.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for t in outputs
+    ]
     return digest(b"".join(pieces))
 
 
 def _dyadic(count: int) -> np.ndarray:
-    """The first `count` outputs of splitmix64 (Steele, Lea and Flood 2014), cut to 24 bits; float32, exact."""
+    """The first `count` outputs of splitmix64 (Steele, Lea and Flood 2014), cut to 24 bits;
+    float32, exact."""
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

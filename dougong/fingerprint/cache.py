@@ -1,7 +1,9 @@
-"""A worker's task before any plan: the fingerprint of its device, measured or found in the user's cache.
+"""A worker's task before any plan: the fingerprint of its device, measured or found in the user's
+cache.
 
-The cache is a folder of small files, `~/.cache/dougong/fingerprints/KEY.json`. The key holds everything that an answer
-depends on, so a file is never wrong, only unused; one that is damaged counts as none.
+The cache is a folder of small files, `~/.cache/dougong/fingerprints/KEY.json`. The key holds
+everything that an answer depends on, so a file is never wrong, only unused; one that is damaged
+counts as none.
 """
 
 from __future__ import annotations
@@ -17,37 +19,46 @@ from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import arithmetic_variables, read_visible_devices
-from dougong.fingerprint.record import PRECISIONS, Fingerprint, Shapes, question_of
+from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
 from dougong.records.machine import package_versions
 
 
 @dataclass(frozen=True)
 class Probing:
-    """Whose arithmetic to look at: a device by its accelerator and number, and the job that it is for.
+    """Whose arithmetic to look at: a device by its accelerator and number, and the job that it is
+    for.
 
-    `job` None: the general probes in every precision. `shapes` None: no probes of the job's own sizes.
+    `job` None: the general probes in every precision. `shapes` None: no probes of the job's own
+    sizes.
     """
 
     accelerator: str
     index: int = 0
     job: Job | None = None
-    shapes: Shapes | None = None
+    shapes: JobShapes | None = None
     worker: str = ""
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Those that the job computes in, its own last: masters and the optimizer are float32 in any."""
-        return PRECISIONS if self.job is None else tuple(dict.fromkeys(("float32", self.job.precision)))
+        """Those that the job computes in, its own last: masters and the optimizer are float32 in
+        any."""
+        return (
+            PRECISIONS
+            if self.job is None
+            else tuple(dict.fromkeys(("float32", self.job.precision)))
+        )
 
 
 def fingerprint(probing: Probing) -> Fingerprint:
-    """From the user's cache, or measured now and kept there. Raises DeviceError when the device does not open."""
+    """From the user's cache, or measured now and kept there. Raises DeviceError when the device
+    does not open."""
     return cached(probing, Path.home() / ".cache" / "dougong" / "fingerprints")
 
 
 def cached(probing: Probing, folder: Path) -> Fingerprint:
-    """The same with a cache elsewhere. An unstable fingerprint is not kept: the next start measures again."""
+    """The same with a cache elsewhere. An unstable fingerprint is not kept: the next start measures
+    again."""
     file = folder / f"{key_of(probing)}.json"
     with contextlib.suppress(OSError, ValueError):  # not there, not to be read, or damaged
         return Fingerprint.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -59,24 +70,34 @@ def cached(probing: Probing, folder: Path) -> Fingerprint:
 
 
 def measure(probing: Probing) -> Fingerprint:
-    """Open the device and run the probes. What this process was told by its environment must be a worker's."""
+    """Open the device and run the probes. What this process was told by its environment must be a
+    worker's."""
     from dougong.fingerprint.take import take_fingerprint
 
     accelerator = get_accelerator(probing.accelerator)
-    known = {f"{probing.accelerator} {name}": value for name, value in accelerator.describe().items() if value}
+    known = {
+        f"{probing.accelerator} {name}": value
+        for name, value in accelerator.describe().items()
+        if value
+    }
     device = accelerator.open(probing.index)
     variables = known | {f"${name}": value for name, value in arithmetic_variables().items()}
     return take_fingerprint(device, probing.precisions, probing.shapes, variables)
 
 
 def key_of(probing: Probing) -> str:
-    """Digest of all that the answer depends on: host, device, versions, variables, what is asked. Loads no torch."""
+    """Digest of all that the answer depends on: host, device, versions, variables, what is asked.
+    Loads no torch."""
     accelerator = get_accelerator(probing.accelerator)
     visible = accelerator.visible_devices_variable
     parts = {
         "host": platform.node(),
         "platform": platform.platform(),
-        "device": [probing.accelerator, probing.index, read_visible_devices(visible) if visible else None],
+        "device": [
+            probing.accelerator,
+            probing.index,
+            read_visible_devices(visible) if visible else None,
+        ],
         "found": accelerator.describe(),
         "versions": package_versions(),
         "variables": arithmetic_variables(),

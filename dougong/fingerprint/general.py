@@ -1,9 +1,10 @@
 """The general probes: kernels whose bits are known to move, at sizes where they do.
 
-Sums long enough to be split between threads (K >= 1000), counts that leave a tail behind the vector body, one row (a
-product of its own kind), ties, and forward and backward of all. What moves with what was measured on x86 with MKL and
-oneDNN: threads move LayerNorm's weight gradient, whole sums and SiLU's tail; vector width moves softmax, attention and
-element-wise functions; a library's mode moves products.
+Sums long enough to be split between threads (K >= 1000), counts that leave a tail behind the vector
+body, one row (a product of its own kind), ties, and forward and backward of all. What moves with
+what was measured on x86 with MKL and oneDNN: threads move LayerNorm's weight gradient, whole sums
+and SiLU's tail; vector width moves softmax, attention and element-wise functions; a library's mode
+moves products.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def _products(bench: Bench, dtype: torch.dtype) -> Probes:
 def _attention(bench: Bench, dtype: torch.dtype) -> Probes:
     def probe() -> tuple[Tensor, ...]:
         q, k, v = (bench.leaf(name, 1, 2, 261, 64, dtype=dtype) for name in "qkv")
-        return bench.with_gradients(F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
+        return bench.with_gradients(
+            F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v
+        )
 
     yield "attention", probe
 
@@ -118,8 +121,14 @@ def _once(bench: Bench) -> Probes:
     yield "cross_entropy float32", cross_entropy
     yield "adamw float32", adamw
     yield "ties in topk and sort", ties
-    yield "random uniform", lambda: (torch.rand(4099, generator=_seeded(bench), device=bench.device),)
-    yield "random normal", lambda: (torch.randn(4099, generator=_seeded(bench), device=bench.device),)
+    yield (
+        "random uniform",
+        lambda: (torch.rand(4099, generator=_seeded(bench), device=bench.device),),
+    )
+    yield (
+        "random normal",
+        lambda: (torch.randn(4099, generator=_seeded(bench), device=bench.device),),
+    )
 
 
 def _seeded(bench: Bench) -> torch.Generator:

@@ -1,8 +1,9 @@
 """Which workers may replace one another: pure decisions over fingerprints.
 
-Within a role every worker must be of one class, since a plan may give any lane (attention) or expert (experts) to any
-of them; a `both` worker counts in both. Two roles may be of two classes: each kind of operator then still runs on one.
-A checkpoint holds the classes that made it, and whoever goes on from it must be of the same.
+Within a role every worker must be of one class, since a plan may give any lane (attention) or
+expert (experts) to any of them; a `both` worker counts in both. Two roles may be of two classes:
+each kind of operator then still runs on one. A checkpoint holds the classes that made it, and
+whoever goes on from it must be of the same.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ Prints = Mapping[str, Fingerprint]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`refusal`: why the job must not go on; None when it may. `warnings`: what the user should know even so."""
+    """`refusal`: why the job must not go on; None when it may. `warnings`: what the user should
+    know even so."""
 
     refusal: str | None = None
     warnings: tuple[str, ...] = ()
 
 
 def is_strict(job: Job) -> bool:
-    """Whether other bits are a reason to stop: the job promises them, and nobody has taken the promise back."""
+    """Whether other bits are a reason to stop: the job promises them, and nobody has taken the
+    promise back."""
     return job.determinism == "layout" and job.numerics == "exact"
 
 
@@ -46,20 +49,24 @@ def judge_workers(prints: Prints, roles: Mapping[str, str], strict: bool) -> Ver
 
 
 def record(prints: Prints, roles: Mapping[str, str]) -> dict[str, Any]:
-    """For a checkpoint: {"roles": {role: [class, ...]}, "prints": {class: fingerprint}}, equal ones once."""
+    """For a checkpoint: {"roles": {role: [class, ...]}, "prints": {class: fingerprint}}, equal ones
+    once."""
     by_role = {role: sorted(classes(_of_role(prints, roles, role))) for role in ROLES}
     return {"roles": by_role, "prints": {p.kernel_class: p.to_json() for p in prints.values()}}
 
 
 def judge_resume(before: Mapping[str, Any], now: Mapping[str, Any], strict: bool) -> Verdict:
-    """Whether workers with the record `now` may go on from a checkpoint with the record `before` (empty: none)."""
+    """Whether workers with the record `now` may go on from a checkpoint with the record `before`
+    (empty: none)."""
     if not before or not now:
         return Verdict()
     if _questions(before) != _questions(now):
         text = "the checkpoint's fingerprints were taken by other probes, so nothing says whether kernels are the same"
         return Verdict(None, (text,))
     told = [
-        _moved(role, before, now) for role in ROLES if set(before["roles"].get(role, ())) != set(now["roles"][role])
+        _moved(role, before, now)
+        for role in ROLES
+        if set(before["roles"].get(role, ())) != set(now["roles"][role])
     ]
     if not (strict and told):
         return Verdict(None, tuple(told))
@@ -78,9 +85,14 @@ def difference(a: Fingerprint, b: Fingerprint) -> list[str]:
     """Lines that say which probes and which entries of the environment differ."""
     probes = differing_probes(a, b)
     more = f", and {len(probes) - _MOST_PROBES} more" if len(probes) > _MOST_PROBES else ""
-    lines = [f"  {len(probes)} of {plural(len(a.probes), 'probe')} differ: {'; '.join(probes[:_MOST_PROBES])}{more}"]
+    lines = [
+        f"  {len(probes)} of {plural(len(a.probes), 'probe')} differ: {'; '.join(probes[:_MOST_PROBES])}{more}"
+    ]
     environment = [f"{name}: {x} | {y}" for name, (x, y) in differing_environment(a, b).items()]
-    return [*lines, *(f"  {entry}" for entry in environment or ["nothing recorded of the environment differs"])]
+    return [
+        *lines,
+        *(f"  {entry}" for entry in environment or ["nothing recorded of the environment differs"]),
+    ]
 
 
 def _of_role(prints: Prints, roles: Mapping[str, str], role: str) -> dict[str, Fingerprint]:
@@ -92,7 +104,9 @@ def _unequal(role: str, prints: Prints) -> str | None:
     if len(groups) < 2:
         return None
     first, *others = [prints[workers[0]] for workers in groups.values()]
-    lines = [f"the kernels of the workers of role {role} give different bits, so the plan would decide the result:"]
+    lines = [
+        f"the kernels of the workers of role {role} give different bits, so the plan would decide the result:"
+    ]
     lines += [f"  class {name}: {worker_list(workers)}" for name, workers in groups.items()]
     for other in others:
         lines += [f"{first.kernel_class} | {other.kernel_class}:", *difference(first, other)]
@@ -114,7 +128,10 @@ def _moved(role: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     words = f"role {role}: the checkpoint was computed in class {', '.join(old)}, these workers are {', '.join(new)}"
     lines = [words]
     for gone, come in zip(sorted(set(old) - set(new)), sorted(set(new) - set(old)), strict=False):
-        pair = (Fingerprint.from_json(before["prints"][gone]), Fingerprint.from_json(now["prints"][come]))
+        pair = (
+            Fingerprint.from_json(before["prints"][gone]),
+            Fingerprint.from_json(now["prints"][come]),
+        )
         lines += difference(*pair)
     return "\n".join(lines)
 

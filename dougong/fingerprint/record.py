@@ -1,9 +1,11 @@
-"""The fingerprint of a device's arithmetic: fixed computations, and a hash of the bits that came out.
+"""The fingerprint of a device's arithmetic: fixed computations, and a hash of the bits that came
+out.
 
-Two workers may take each other's lanes and experts only if every kernel gives both the same bits. Thread count, vector
-width, a library's version or mode, another model of GPU: each can change them, and none tells by itself. So each device
-runs *probes* (`probes.py`, `shaped_probes.py`) and the hash of all their hashes names its *class*. Equal classes are
-strong evidence, not a proof: probes are a sample. Imports no torch.
+Two workers may take each other's lanes and experts only if every kernel gives both the same bits.
+Thread count, vector width, a library's version or mode, another model of GPU: each can change them,
+and none tells by itself. So each device runs *probes* (`probes.py`, `shaped_probes.py`) and the
+hash of all their hashes names its *class*. Equal classes are strong evidence, not a proof: probes
+are a sample. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ UNSTABLE = "unstable"
 """What stands for the hash of a probe that gave two answers."""
 PRECISIONS = ("float32", "bfloat16")
 PROBES_VERSION = 1
-"""What the probes ask, as a number: raise it with every change that could give one of them other bits or another name.
-Two fingerprints of different versions are not compared. A test holds it against the probes' syntax."""
+"""What the probes ask, as a number: raise it with every change that could give one of them other
+bits or another name. Two fingerprints of different versions are not compared. A test holds it
+against the probes' syntax."""
 
 
 @dataclass(frozen=True)
-class Shapes:
+class JobShapes:
     """The sizes of a job's own kernel calls.
 
-    matrices: [rows, columns] of its weights, each once; rows: of the blocks that meet them; heads, head_size, sequence:
-    of attention; hidden, inner: widths of the residual stream and inside an expert; experts: that a router chooses
-    from; vocabulary: number of token ids.
+    matrices: [rows, columns] of its weights, each once; rows: of the blocks that meet them; heads,
+    head_size, sequence: of attention; hidden, inner: widths of the residual stream and inside an
+    expert; experts: that a router chooses from; vocabulary: number of token ids.
     """
 
     matrices: tuple[tuple[int, int], ...]
@@ -42,18 +45,19 @@ class Shapes:
     vocabulary: int
 
     @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> Shapes:
+    def from_json(raw: Mapping[str, Any]) -> JobShapes:
         """What `dataclasses.asdict` made, after a way over JSON."""
         matrices = tuple((int(n), int(k)) for n, k in raw["matrices"])
-        return Shapes(**{**raw, "matrices": matrices, "rows": tuple(raw["rows"])})
+        return JobShapes(**{**raw, "matrices": matrices, "rows": tuple(raw["rows"])})
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What one device computed. `probes`: name -> hash of the output's bits; `unstable`: those that gave two answers.
+    """What one device computed. `probes`: name -> hash of the output's bits; `unstable`: those that
+    gave two answers.
 
-    `question`: digest of what was asked (the probes' version, shapes, precision): other questions are not comparable.
-    `environment`: what explains a difference, and does not decide it.
+    `question`: digest of what was asked (the probes' version, shapes, precision): other questions
+    are not comparable. `environment`: what explains a difference, and does not decide it.
     """
 
     probes: Mapping[str, str]
@@ -81,7 +85,8 @@ class Fingerprint:
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> Fingerprint:
-        """The fingerprint again. ValueError when it is not whole: its class must be that of its probes."""
+        """The fingerprint again. ValueError when it is not whole: its class must be that of its
+        probes."""
         try:
             probes = {str(name): str(value) for name, value in raw["probes"].items()}
             environment = {str(name): str(value) for name, value in raw["environment"].items()}
@@ -89,7 +94,9 @@ class Fingerprint:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
         if found.kernel_class != written:
-            raise ValueError(f"a damaged fingerprint: its probes make class {found.kernel_class}, it says {written}")
+            raise ValueError(
+                f"a damaged fingerprint: its probes make class {found.kernel_class}, it says {written}"
+            )
         return found
 
 
@@ -106,8 +113,9 @@ def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def question_of(precisions: tuple[str, ...], shapes: Shapes | None) -> str:
-    """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no torch."""
+def question_of(precisions: tuple[str, ...], shapes: JobShapes | None) -> str:
+    """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no
+    torch."""
     return digest(repr((PROBES_VERSION, precisions, shapes)).encode())
 
 

@@ -9,23 +9,25 @@ import torch
 from dougong.fingerprint.bench import Bench, describe, measure
 from dougong.fingerprint.general import general_probes
 from dougong.fingerprint.job_shapes import shaped_probes
-from dougong.fingerprint.record import PRECISIONS, Fingerprint, Shapes, question_of
+from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 
 
 def take_fingerprint(
     device: torch.device,
     precisions: tuple[str, ...] = PRECISIONS,
-    shapes: Shapes | None = None,
+    shapes: JobShapes | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Fingerprint:
     """Run every probe twice on `device` (opened by its accelerator) and hash what comes out.
 
-    General probes run in each of `precisions`, those of `shapes` in the last of them. `variables` are recorded as part
-    of the environment.
+    General probes run in each of `precisions`, those of `shapes` in the last of them. `variables`
+    are recorded as part of the environment.
     """
     bench = Bench(device)
     probes = dict(general_probes(bench, precisions))
     if shapes is not None:
         probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
     hashes = {name: measure(probe) for name, probe in probes.items()}
-    return Fingerprint(hashes, question_of(precisions, shapes), describe(device) | dict(variables or {}))
+    return Fingerprint(
+        hashes, question_of(precisions, shapes), describe(device) | dict(variables or {})
+    )

@@ -1,4 +1,5 @@
-"""The job file: YAML and `-o` overrides in, a `Job` out, or every mistake at once with its place. Imports no torch.
+"""The job file: YAML and `-o` overrides in, a `Job` out, or every mistake at once with its place.
+Imports no torch.
 
 job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
 -o batch.lanez=8: batch.lanez: unknown key; did you mean 'lanes'?
@@ -28,7 +29,8 @@ _NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by dotted path."""
+    """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by
+    dotted path."""
 
     job: Job
     origins: dict[str, str] = field(repr=False)
@@ -42,14 +44,21 @@ class ResolvedJob:
         if not comments:
             return "".join(f"{text}\n" for text, _ in lines)
         width = min(max(len(text) for text, _ in lines), 80)
-        said = [(text, self.origins.get(dotted(path)) if path is not None else None) for text, path in lines]
-        return "".join(f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in said)
+        said = [
+            (text, self.origins.get(dotted(path)) if path is not None else None)
+            for text, path in lines
+        ]
+        return "".join(
+            f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in said
+        )
 
     def summary(self) -> str:
         """The job in one line: name, model, steps, batch, workers."""
         job = self.job
         sequences = job.batch.lanes * job.batch.microbatches * job.batch.microbatch_size
-        islands = ", ".join(f"{island.workers} on {island.name} ({island.accelerator})" for island in job.islands)
+        islands = ", ".join(
+            f"{island.workers} on {island.name} ({island.accelerator})" for island in job.islands
+        )
         return (
             f"{job.job}: {job.model.family or job.model.path}, {job.steps} steps of {sequences} sequences x "
             f"{job.data.sequence_length} tokens, workers: {islands}"
@@ -57,10 +66,12 @@ class ResolvedJob:
 
 
 def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
-    """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`) over it, check it.
+    """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
+    over it, check it.
 
-    Later overrides win. Relative paths count from the file's folder, those of overrides from the current folder; the
-    job holds absolute ones. Raises `JobError`, whose message has one line per mistake.
+    Later overrides win. Relative paths count from the file's folder, those of overrides from the
+    current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
+    mistake.
     """
     file = Path(path)
     source = Source(str(path))
@@ -92,11 +103,18 @@ def _read_text(file: Path) -> str:
     except FileNotFoundError:
         raise JobError(f"{file}: there is no such file; check the path") from None
     except OSError as error:
-        raise JobError(f"{file}: cannot be read: {error.strerror}; check its permissions") from error
+        raise JobError(
+            f"{file}: cannot be read: {error.strerror}; check its permissions"
+        ) from error
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
-        place, byte = f"{file}:{before.count(10) + 1}:{error.start - before.rfind(10)}", error.object[error.start]
-        raise JobError(f"{place}: not UTF-8 (byte {error.start} is 0x{byte:02x}); save it as UTF-8") from None
+        place, byte = (
+            f"{file}:{before.count(10) + 1}:{error.start - before.rfind(10)}",
+            error.object[error.start],
+        )
+        raise JobError(
+            f"{place}: not UTF-8 (byte {error.start} is 0x{byte:02x}); save it as UTF-8"
+        ) from None
 
 
 def _not_a_mapping(data: Any) -> str:
@@ -149,10 +167,14 @@ def _one_section(name: str, data: Mapping[str, Any]) -> Any:
 
 
 def _refuse_yes_no(source: Source) -> None:
-    """Elsewhere the schema knows what is text; a model's configuration would take the text `no` for true."""
+    """Elsewhere the schema knows what is text; a model's configuration would take the text `no` for
+    true."""
     for path in source.yes_no:
         if path[:2] == ("model", "config"):
-            source.blame(path, "yes, no, on and off are text in YAML 1.2; write true or false, or put it in quotes")
+            source.blame(
+                path,
+                "yes, no, on and off are text in YAML 1.2; write true or false, or put it in quotes",
+            )
 
 
 def _refusal(mistakes: Sequence[Mistake]) -> JobError:
@@ -161,13 +183,18 @@ def _refusal(mistakes: Sequence[Mistake]) -> JobError:
 
 
 def _lines(value: Any, path: KeyPath, indent: str) -> Iterator[tuple[str, KeyPath | None]]:
-    """(line, path of the value on it) for a mapping; a list of mappings is a block, any other list one value."""
+    """(line, path of the value on it) for a mapping; a list of mappings is a block, any other list
+    one value."""
     for key, item in value.items():
         here, name = (*path, key), yaml_locations.write_flow(key)
         if isinstance(item, dict) and item:
             yield f"{indent}{name}:", None
             yield from _lines(item, here, indent + "  ")
-        elif isinstance(item, list) and item and all(isinstance(part, dict) and part for part in item):
+        elif (
+            isinstance(item, list)
+            and item
+            and all(isinstance(part, dict) and part for part in item)
+        ):
             yield f"{indent}{name}:", None
             for index, part in enumerate(item):
                 first, *rest = _lines(part, (*here, index), indent + "    ")

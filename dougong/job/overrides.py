@@ -1,4 +1,5 @@
-"""Overrides from the command line: `KEY=VALUE`, a dotted path and YAML, laid over the job file's values."""
+"""Overrides from the command line: `KEY=VALUE`, a dotted path and YAML, laid over the job file's
+values."""
 
 from __future__ import annotations
 
@@ -17,9 +18,15 @@ def lay(source: Source, said: str) -> None:
         source.refuse(said, (), "an override is KEY=VALUE, such as -o batch.lanes=8")
         return
     # A value cannot name an anchor, so a `*` at its start is a glob.
-    document = yaml_locations.read(yaml_locations.write_flow(text) if text.startswith("*") else text)
+    document = yaml_locations.read(
+        yaml_locations.write_flow(text) if text.startswith("*") else text
+    )
     for problem in document.problems:
-        source.refuse(said, (*parts, *problem.path), f"{problem.text} (column {problem.mark.column} of the value)")
+        source.refuse(
+            said,
+            (*parts, *problem.path),
+            f"{problem.text} (column {problem.mark.column} of the value)",
+        )
     if not document.readable:
         return
     try:
@@ -35,7 +42,8 @@ class _NoSuchPlaceError(Exception):
 
 
 def _put(data: Any, parts: list[str], value: Any) -> KeyPath:
-    """Set the value; returns its path with list items as numbers. Missing mappings on the way are made."""
+    """Set the value; returns its path with list items as numbers. Missing mappings on the way are
+    made."""
     path: list[str | int] = []
     for depth, part in enumerate(parts):
         key = _key(data, part, tuple(path))

@@ -1,4 +1,5 @@
-"""The job file's schema for editors (JSON Schema) and for people (`docs/job-file.md`), both written from `job.Job`."""
+"""The job file's schema for editors (JSON Schema) and for people (`docs/job-file.md`), both written
+from `job.Job`."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def json_schema() -> str:
 
 
 def tables() -> str:
-    """Markdown: a heading and a table of keys for each section of the job file, in the order of the file."""
+    """Markdown: a heading and a table of keys for each section of the job file, in the order of the
+    file."""
     return "\n".join(_section("Top level", Job, ""))
 
 
@@ -62,7 +64,13 @@ def _paragraphs(section: type[Section]) -> str:
 def _row(name: str, info: FieldInfo) -> str:
     extra = info.json_schema_extra
     kind = extra["x-kind"] if isinstance(extra, dict) else ""
-    cells = (f"`{name}`", _type_name(info.annotation), _default(info), str(kind), info.description or "")
+    cells = (
+        f"`{name}`",
+        _type_name(info.annotation),
+        _default(info),
+        str(kind),
+        info.description or "",
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

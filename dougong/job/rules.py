@@ -1,6 +1,8 @@
-"""Rules that tie several fields of a job together. Each answers with the field, what clashes, and the knob to turn.
+"""Rules that tie several fields of a job together. Each answers with the field, what clashes, and
+the knob to turn.
 
-A rule looks only at the sections it names, so that it can be asked about a job whose other sections are wrong.
+A rule looks only at the sections it names, so that it can be asked about a job whose other sections
+are wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Breach:
 
 
 def breaches(sections: Mapping[str, Any]) -> list[Breach]:
-    """Every broken rule among the given (valid) sections of a job; rules that need a missing section are not asked."""
+    """Every broken rule among the given (valid) sections of a job; rules that need a missing
+    section are not asked."""
     job = Job.model_construct(None, **sections)
     return [found for needs, rule in _RULES if sections.keys() >= set(needs) for found in rule(job)]
 
@@ -45,14 +48,18 @@ def _workers(job: Job, role: str) -> int:
 def _one_source(job: Job) -> Iterator[Breach]:
     named = [key for key in SOURCES if getattr(job.data, key) is not None]
     if not named:
-        yield Breach(("data",), "names no source of tokens; add one of text, tokens, megatron, dataset")
+        yield Breach(
+            ("data",), "names no source of tokens; add one of text, tokens, megatron, dataset"
+        )
     for key in named[1:]:
         yield Breach(("data", key), f"a second source beside data.{named[0]}; keep one of them")
 
 
 def _one_model(job: Job) -> Iterator[Breach]:
     if job.model.family is None and job.model.path is None:
-        yield Breach(("model",), "names no model; add `family: qwen3_moe` (or another), or `path: DIR`")
+        yield Breach(
+            ("model",), "names no model; add `family: qwen3_moe` (or another), or `path: DIR`"
+        )
     if job.model.family is not None and job.model.path is not None:
         yield Breach(("model", "path"), "a second model beside model.family; keep one of them")
 
@@ -69,7 +76,10 @@ def _island_names(job: Job) -> Iterator[Breach]:
 def _roles(job: Job) -> Iterator[Breach]:
     for role in ("attention", "experts"):
         if not _workers(job, role):
-            yield Breach(("islands",), f"no island computes {role}; give one of them `role: {role}` or `role: both`")
+            yield Breach(
+                ("islands",),
+                f"no island computes {role}; give one of them `role: {role}` or `role: both`",
+            )
 
 
 def _lanes(job: Job) -> Iterator[Breach]:
@@ -99,7 +109,9 @@ def _offload(job: Job) -> Iterator[Breach]:
         text = f"{job.offload}, but nobody computes attention apart from experts; give islands `role: attention` and "
         yield Breach(("offload",), f"{text}`role: experts`, or remove it")
     elif job.offload == "auto":
-        yield from (found for index, island in enumerate(job.islands) for found in _weighable(index, island))
+        yield from (
+            found for index, island in enumerate(job.islands) for found in _weighable(index, island)
+        )
 
 
 def _combine(job: Job) -> Iterator[Breach]:
@@ -130,7 +142,9 @@ def _weighable(index: int, island: Island) -> Iterator[Breach]:
         text = "offload: auto weighs attention against experts and needs it; paste what `dougong calibrate` says, or "
         yield Breach(("islands", index, "speed"), f"{text}give offload a number")
     if island.role == "both":
-        yield Breach(("islands", index, "role"), "offload: auto needs attention and experts apart everywhere")
+        yield Breach(
+            ("islands", index, "role"), "offload: auto needs attention and experts apart everywhere"
+        )
 
 
 def _offload_fits(job: Job) -> Iterator[Breach]:
@@ -138,7 +152,9 @@ def _offload_fits(job: Job) -> Iterator[Breach]:
     for key, count in _counts(_model_config(job), EXPERT_COUNT_KEYS):
         if isinstance(kept, int) and kept and kept > count - workers:
             text = f"{kept} of {count} experts (model.config.{key}) would leave less than one for each of {workers} "
-            yield Breach(("offload",), f"{text}experts workers; lower it to {max(0, count - workers)}")
+            yield Breach(
+                ("offload",), f"{text}experts workers; lower it to {max(0, count - workers)}"
+            )
 
 
 def _experts_per_token(job: Job) -> Iterator[Breach]:
@@ -151,7 +167,8 @@ def _experts_per_token(job: Job) -> Iterator[Breach]:
 
 
 def _model_config(job: Job) -> dict[str, Any]:
-    """The configuration as far as it can be read without transformers: the folder's, overlaid by the job's."""
+    """The configuration as far as it can be read without transformers: the folder's, overlaid by
+    the job's."""
     if job.model.path is None:
         return job.model.config
     try:
@@ -172,11 +189,18 @@ def _model_folder(job: Job) -> Iterator[Breach]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            yield Breach(("model", "path"), f"{file} holds no JSON object; copy the model's folder again")
+            yield Breach(
+                ("model", "path"), f"{file} holds no JSON object; copy the model's folder again"
+            )
     except OSError as error:
-        yield Breach(("model", "path"), f"{file}: {error.strerror}; name a Hugging Face folder that is on this machine")
+        yield Breach(
+            ("model", "path"),
+            f"{file}: {error.strerror}; name a Hugging Face folder that is on this machine",
+        )
     except ValueError as error:
-        yield Breach(("model", "path"), f"{file} is not JSON ({error}); copy the model's folder again")
+        yield Breach(
+            ("model", "path"), f"{file} is not JSON ({error}); copy the model's folder again"
+        )
 
 
 def _warm_up(job: Job) -> Iterator[Breach]:
@@ -194,7 +218,10 @@ def _constant_rate(job: Job) -> Iterator[Breach]:
 def _balance(job: Job) -> Iterator[Breach]:
     router = job.router
     if router.sequence_loss is not None and router.global_loss is not None:
-        yield Breach(("router", "global_loss"), "a second balance loss beside router.sequence_loss; keep one of them")
+        yield Breach(
+            ("router", "global_loss"),
+            "a second balance loss beside router.sequence_loss; keep one of them",
+        )
     if router.computing_choices is not None and router.bias_rate is None:
         text = "nothing uses it without router.bias_rate; add bias_rate: 0.001, or remove it"
         yield Breach(("router", "computing_choices"), text)
@@ -220,7 +247,10 @@ def _drills_once(job: Job) -> Iterator[Breach]:
     seen: set[tuple[int, str]] = set()
     for index, drill in enumerate(job.drill):
         if (drill.at_step, drill.kill) in seen:
-            yield Breach(("drill", index), f"{drill.kill} is killed at step {drill.at_step} already; remove one")
+            yield Breach(
+                ("drill", index),
+                f"{drill.kill} is killed at step {drill.at_step} already; remove one",
+            )
         seen.add((drill.at_step, drill.kill))
 
 
@@ -229,7 +259,9 @@ def _data_files(job: Job) -> Iterator[Breach]:
     if data.text is not None and data.text != "stdlib":
         yield from _text_file(data.text)
     if data.tokens is not None and not os.path.isfile(data.tokens):
-        yield Breach(("data", "tokens"), f"there is no file {data.tokens} on this machine; check the path")
+        yield Breach(
+            ("data", "tokens"), f"there is no file {data.tokens} on this machine; check the path"
+        )
     missing = [end for end in (".bin", ".idx") if not os.path.isfile(f"{data.megatron}{end}")]
     if data.megatron is not None and missing:
         names = " and no file ".join(data.megatron + end for end in missing)
@@ -239,24 +271,41 @@ def _data_files(job: Job) -> Iterator[Breach]:
 def _text_file(text: str) -> Iterator[Breach]:
     path = ("data", "text")
     if os.path.isdir(text):
-        yield Breach(path, f"{text} is a folder; name its files with a glob, such as {text.rstrip('/')}/**/*.txt")
-    elif not os.path.isfile(text) and not any(os.path.isfile(name) for name in glob.iglob(text, recursive=True)):
-        yield Breach(path, f"no file is called {text} or matches it as a glob; check the path, or use `stdlib`")
+        yield Breach(
+            path,
+            f"{text} is a folder; name its files with a glob, such as {text.rstrip('/')}/**/*.txt",
+        )
+    elif not os.path.isfile(text) and not any(
+        os.path.isfile(name) for name in glob.iglob(text, recursive=True)
+    ):
+        yield Breach(
+            path,
+            f"no file is called {text} or matches it as a glob; check the path, or use `stdlib`",
+        )
 
 
 def _tokenizer(job: Job) -> Iterator[Breach]:
     name, path = job.data.tokenizer, ("data", "tokenizer")
-    ready = next((key for key in ("tokens", "megatron") if getattr(job.data, key) is not None), None)
+    ready = next(
+        (key for key in ("tokens", "megatron") if getattr(job.data, key) is not None), None
+    )
     if name == "bytes":
         return
     if ready is not None:
-        yield Breach(path, f"data.{ready} holds token ids, so nothing is left to tokenise; remove data.tokenizer")
+        yield Breach(
+            path,
+            f"data.{ready} holds token ids, so nothing is left to tokenise; remove data.tokenizer",
+        )
     elif not os.path.exists(name):
-        yield Breach(path, f"there is no {name}; give `bytes`, a tokenizer.json, or a Hugging Face folder")
+        yield Breach(
+            path, f"there is no {name}; give `bytes`, a tokenizer.json, or a Hugging Face folder"
+        )
 
 
 def _vocabulary(job: Job) -> Iterator[Breach]:
-    ready = next((key for key in ("tokens", "megatron") if getattr(job.data, key) is not None), None)
+    ready = next(
+        (key for key in ("tokens", "megatron") if getattr(job.data, key) is not None), None
+    )
     if ready is not None and job.model.family is not None and "vocab_size" not in job.model.config:
         text = f"has no vocab_size, and data.{ready} does not say how many ids there are; add vocab_size: NUMBER"
         yield Breach(("model", "config"), text)

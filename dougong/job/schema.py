@@ -1,7 +1,9 @@
-"""What a user asks for: the job file's schema. Imports no torch; `jobfile` reads YAML into it and names lines.
+"""What a user asks for: the job file's schema. Imports no torch; `jobfile` reads YAML into it and
+names lines.
 
-Every field says whether it is *logical* (it fixes the bits of loss and weights) or *physical* (it decides where, how
-fast and how safely they are computed). Rules that tie several fields together are in `rules`.
+Every field says whether it is *logical* (it fixes the bits of loss and weights) or *physical* (it
+decides where, how fast and how safely they are computed). Rules that tie several fields together
+are in `rules`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ class Section(BaseModel):
     """A strict, immutable part of the job file: an unknown key is an error."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
     )
 
 
@@ -26,7 +32,9 @@ def logical(default: Any, description: str, **rules: Any) -> Any:
 
 def physical(default: Any, description: str, **rules: Any) -> Any:
     """A field that decides where and how safely the same bits are computed."""
-    return Field(default, description=description, json_schema_extra={"x-kind": "physical"}, **rules)
+    return Field(
+        default, description=description, json_schema_extra={"x-kind": "physical"}, **rules
+    )
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
@@ -45,22 +53,37 @@ Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
 
 
-EXPERTS_PER_TOKEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts")
+EXPERTS_PER_TOKEN_KEYS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "top_k_experts",
+)
 """What families call the number of experts that a token goes to."""
 
 
 class Model(Section):
-    """Which transformers model: a family with its configuration, or a Hugging Face folder. Exactly one of the two."""
+    """Which transformers model: a family with its configuration, or a Hugging Face folder. Exactly
+    one of the two."""
 
-    family: Text | None = logical(None, "a transformers MoE model type, such as qwen3_moe; its weights start at random")
-    path: Text | None = logical(None, "a Hugging Face folder with config.json and weights to start from")
-    config: dict[StrictStr, Any] = logical({}, "keys of the family's own configuration class; others are its defaults")
+    family: Text | None = logical(
+        None, "a transformers MoE model type, such as qwen3_moe; its weights start at random"
+    )
+    path: Text | None = logical(
+        None, "a Hugging Face folder with config.json and weights to start from"
+    )
+    config: dict[StrictStr, Any] = logical(
+        {}, "keys of the family's own configuration class; others are its defaults"
+    )
 
 
 class Validation(Section):
     """Which part of the data is held out and how often the loss on it is measured."""
 
-    fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] = logical(0.02, "part of the data that is never trained on")
+    fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] = logical(
+        0.02, "part of the data that is never trained on"
+    )
     every: Positive = physical(100, "measure after every so many steps")
     batches: Positive = physical(4, "batches that one measurement reads")
 
@@ -72,23 +95,39 @@ class Data(Section):
     """
 
     text: Text | None = logical(
-        None, "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` crosses folders)"
+        None,
+        "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` crosses folders)",
     )
     tokens: Text | None = logical(
-        None, 'a file of token ids, memory-mapped: uint16, or what FILE.json says: {"dtype": "uint32"}'
+        None,
+        'a file of token ids, memory-mapped: uint16, or what FILE.json says: {"dtype": "uint32"}',
     )
-    megatron: Text | None = logical(None, "prefix of a Megatron-LM indexed dataset: PREFIX.bin and PREFIX.idx")
-    dataset: Text | None = logical(None, "a Hugging Face dataset: a folder, or a name on the hub; split `train`")
-    tokenizer: Text = logical("bytes", "`bytes` (256 ids), or a tokenizer.json, or a Hugging Face folder")
-    sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31)] = logical(256, "tokens in one sequence")
-    validation: Validation | None = logical(None, "hold out a part of the data and measure the loss on it")
+    megatron: Text | None = logical(
+        None, "prefix of a Megatron-LM indexed dataset: PREFIX.bin and PREFIX.idx"
+    )
+    dataset: Text | None = logical(
+        None, "a Hugging Face dataset: a folder, or a name on the hub; split `train`"
+    )
+    tokenizer: Text = logical(
+        "bytes", "`bytes` (256 ids), or a tokenizer.json, or a Hugging Face folder"
+    )
+    sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31)] = logical(
+        256, "tokens in one sequence"
+    )
+    validation: Validation | None = logical(
+        None, "hold out a part of the data and measure the loss on it"
+    )
 
 
 class Batch(Section):
     """The logical batch of one step: lanes x microbatches x microbatch_size sequences."""
 
-    lanes: Positive = logical(1, "logical data-parallel shards; each attention worker runs one or more of them")
-    microbatches: Positive = logical(1, "micro-batches that a lane sends through the model in one step")
+    lanes: Positive = logical(
+        1, "logical data-parallel shards; each attention worker runs one or more of them"
+    )
+    microbatches: Positive = logical(
+        1, "micro-batches that a lane sends through the model in one step"
+    )
     microbatch_size: Positive = logical(1, "sequences in one micro-batch")
 
 
@@ -97,18 +136,27 @@ class AdamW(Section):
 
     name: Literal["adamw"] = logical("adamw", "the update rule")
     lr: Annotated[StrictFloat, Field(gt=0)] = logical(3.0e-4, "peak learning rate")
-    weight_decay: Annotated[StrictFloat, Field(ge=0)] = logical(0.1, "decoupled weight decay, times the learning rate")
-    betas: tuple[Decay, Decay] = logical((0.9, 0.95), "decay of the first and of the second moment's average")
-    eps: Annotated[StrictFloat, Field(gt=0)] = logical(1.0e-8, "added to the root of the second moment")
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = logical(
+        0.1, "decoupled weight decay, times the learning rate"
+    )
+    betas: tuple[Decay, Decay] = logical(
+        (0.9, 0.95), "decay of the first and of the second moment's average"
+    )
+    eps: Annotated[StrictFloat, Field(gt=0)] = logical(
+        1.0e-8, "added to the root of the second moment"
+    )
     clip_norm: Annotated[StrictFloat, Field(gt=0)] | None = logical(
         1.0, "largest global norm of the gradients; null: no clipping"
     )
 
 
 class Schedule(Section):
-    """Learning rate over steps: linear warm-up, then the named decay to `final_fraction` of the peak."""
+    """Learning rate over steps: linear warm-up, then the named decay to `final_fraction` of the
+    peak."""
 
-    name: Literal["cosine", "linear", "constant"] = logical("cosine", "the decay after warm-up; constant: none")
+    name: Literal["cosine", "linear", "constant"] = logical(
+        "cosine", "the decay after warm-up; constant: none"
+    )
     warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps`")
     final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = logical(
         0.1, "the last step's rate as a part of the peak (cosine and linear)"
@@ -116,11 +164,12 @@ class Schedule(Section):
 
 
 class Router(Section):
-    """How the load of the experts is kept even. By default nothing is done; a bias and one of the losses go together.
+    """How the load of the experts is kept even. By default nothing is done; a bias and one of the
+    losses go together.
 
-    A loss adds to the gradients and is told as `balance_loss`; `loss` stays the model's own. A family's own auxiliary
-    loss, of each micro-batch by itself, is on only when `model.config` says `output_router_logits: true`; it is then a
-    part of `loss`.
+    A loss adds to the gradients and is told as `balance_loss`; `loss` stays the model's own. A
+    family's own auxiliary loss, of each micro-batch by itself, is on only when `model.config` says
+    `output_router_logits: true`; it is then a part of `loss`.
     """
 
     bias_rate: Annotated[StrictFloat, Field(gt=0)] | None = logical(
@@ -134,7 +183,8 @@ class Router(Section):
         "should on average reach one that computes",
     )
     sequence_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
-        None, "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); 1 where even"
+        None,
+        "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); 1 where even",
     )
     global_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
         None,
@@ -144,8 +194,8 @@ class Router(Section):
 
 
 class Rates(Section):
-    """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The unit is the same on all
-    islands."""
+    """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The
+    unit is the same on all islands."""
 
     attention: Annotated[StrictFloat, Field(gt=0)] = physical(
         1.0, "micro-batches of one lane through one layer without its experts"
@@ -165,10 +215,12 @@ class Link(Section):
 
 
 class Emulate(Section):
-    """An island of pretended devices: each worker takes this long, asleep, around the same real arithmetic."""
+    """An island of pretended devices: each worker takes this long, asleep, around the same real
+    arithmetic."""
 
     attention_ms: Annotated[StrictFloat, Field(gt=0)] = physical(
-        ..., "of a lane's micro-batch from one experts call to the next, forward; backward in proportion"
+        ...,
+        "of a lane's micro-batch from one experts call to the next, forward; backward in proportion",
     )
     expert_ms_per_1k_tokens: Annotated[StrictFloat, Field(gt=0)] = physical(
         ..., "of a thousand rows through experts, forward; a token at one of its experts is a row"
@@ -185,10 +237,15 @@ class Island(Section):
     role: Literal["attention", "experts", "both"] = physical(
         "both", "what its workers compute: attention (all but the routed experts), experts, or both"
     )
-    threads: Positive = logical(1, "compute threads of each worker on the CPU; another number can change bits")
-    node: Text | None = physical(None, "pin to the Ray node with this address or name; null: anywhere")
+    threads: Positive = logical(
+        1, "compute threads of each worker on the CPU; another number can change bits"
+    )
+    node: Text | None = physical(
+        None, "pin to the Ray node with this address or name; null: anywhere"
+    )
     speed: Rates | None = physical(
-        None, "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as all others"
+        None,
+        "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as all others",
     )
     emulate: Emulate | None = physical(
         None,
@@ -212,14 +269,18 @@ class Checkpoint(Section):
 class Fault(Section):
     """What the controller may do by itself."""
 
-    max_restarts: Count = physical(3, "recoveries in the life of the run before it gives up with the first cause")
+    max_restarts: Count = physical(
+        3, "recoveries in the life of the run before it gives up with the first cause"
+    )
 
 
 class Drill(Section):
     """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
 
     at_step: Positive = physical(..., "the step, from 1")
-    kill: Annotated[StrictStr, Field(pattern=WORKER)] = physical(..., "a worker's name, such as east/1")
+    kill: Annotated[StrictStr, Field(pattern=WORKER)] = physical(
+        ..., "a worker's name, such as east/1"
+    )
 
 
 class Job(Section):
@@ -236,7 +297,9 @@ class Job(Section):
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
     )
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = logical(0, "of every random stream: weights, data, dropout")
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = logical(
+        0, "of every random stream: weights, data, dropout"
+    )
     determinism: Literal["layout", "run", "off"] = logical(
         "layout",
         "what keeps the bits: `layout`: any plan gives the same; `run`: the same plan gives the same, sums across "
@@ -257,7 +320,9 @@ class Job(Section):
         "workers of one role whose kernels give different bits: `exact` refuses them, also to go on from a "
         "checkpoint that others made; `bounded` goes on with a warning, equal up to rounding",
     )
-    islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(..., "groups of like devices")
+    islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(
+        ..., "groups of like devices"
+    )
     pipeline: Literal["auto", "serial", "colocated", "zebra", "af_pipe"] = physical(
         "auto",
         "the order in which workers take micro-batches through layers: `serial`: one after the other; `colocated`: for "

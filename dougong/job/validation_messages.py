@@ -25,11 +25,19 @@ _KINDS = {
     "less_than_equal": "must be at most {le}",
     "too_short": "must not be empty",
 }
-_SAME = {"gpu": "cuda", "nvidia": "cuda", "ascend": "npu", "fp32": "float32", "bf16": "bfloat16", "ffn": "experts"}
+_SAME = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "ascend": "npu",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "ffn": "experts",
+}
 
 
 def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[KeyPath, str]]:
-    """(path, text) for each error; a missing key is not told where an unknown one beside it is its misspelling."""
+    """(path, text) for each error; a missing key is not told where an unknown one beside it is its
+    misspelling."""
     meant = {}
     for error in errors:
         if error["type"] == "extra_forbidden":
@@ -38,7 +46,9 @@ def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[Ke
     spoken_for = {(*path[:-1], name) for path, name in meant.items() if name}
     for error in errors:
         path = _without_branch(tuple(error["loc"]))
-        if path != tuple(error["loc"]) and isinstance(error["input"], str) != (error["type"] == "literal_error"):
+        if path != tuple(error["loc"]) and isinstance(error["input"], str) != (
+            error["type"] == "literal_error"
+        ):
             continue  # a word is held against the words, anything else against the number
         if error["type"] == "missing" and path in spoken_for:
             continue
@@ -46,21 +56,29 @@ def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[Ke
             continue  # pydantic counts the valid items, and has named each of the others
         if _is_item_count(error):
             pair = path[:-1] if error["type"] == "missing" else path
-            yield pair, f"must be {_shape(pair)} (got {_short(error['input'])}): {_description(pair)}"
+            yield (
+                pair,
+                f"must be {_shape(pair)} (got {_short(error['input'])}): {_description(pair)}",
+            )
         else:
             yield path, _unknown(path, meant[path]) if path in meant else _text(path, error)
 
 
 def _without_branch(path: KeyPath) -> KeyPath:
-    """Where a field takes words or a number, pydantic adds to its path which of the two it tried."""
+    """Where a field takes words or a number, pydantic adds to its path which of the two it
+    tried."""
     info = _field(path[:-1])
-    kinds = {typing.get_origin(part) for part in typing.get_args(info.annotation)} if info else set()
+    kinds = (
+        {typing.get_origin(part) for part in typing.get_args(info.annotation)} if info else set()
+    )
     return path[:-1] if {typing.Literal, typing.Annotated} <= kinds else path
 
 
 def _is_item_count(error: Mapping[str, Any]) -> bool:
     """A tuple of fixed length got fewer or more items."""
-    return error["type"] == "too_long" or (error["type"] == "missing" and isinstance(error["loc"][-1], int))
+    return error["type"] == "too_long" or (
+        error["type"] == "missing" and isinstance(error["loc"][-1], int)
+    )
 
 
 def section_at(path: KeyPath) -> type[Section] | None:
@@ -149,7 +167,11 @@ def _shape(path: KeyPath) -> str:
 
 def _leave_out(path: KeyPath, given: Any) -> str:
     info = _field(path)
-    return "; remove the key to get the default" if given is None and info and not info.is_required() else ""
+    return (
+        "; remove the key to get the default"
+        if given is None and info and not info.is_required()
+        else ""
+    )
 
 
 def _unquoted(kind: str, given: Any) -> str:
@@ -173,7 +195,9 @@ def _similar(expected: str, given: Any) -> str:
     names = expected.replace("'", "").replace(" or ", ", ").split(", ")
     word = str(given).lower()
     close = [_SAME[word]] if _SAME.get(word) in names else difflib.get_close_matches(word, names, 1)
-    return f"; did you mean '{close[0]}'?" if close else "; use one of them" if len(names) > 1 else ""
+    return (
+        f"; did you mean '{close[0]}'?" if close else "; use one of them" if len(names) > 1 else ""
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""A run seen from another terminal: does it live, where does it stand, its logs, asking it to stop."""
+"""A run seen from another terminal: does it live, where does it stand, its logs, asking it to
+stop."""
 
 from __future__ import annotations
 
@@ -24,11 +25,22 @@ def read_status(run_dir: RunDir) -> dict[str, Any]:
     """status.json, with state LOST when the controller is gone and left no final state."""
     status = run_dir.read_status()
     if status is None:
-        status = {"job": "", "state": "STARTING", "generation": 0, "step": 0, "steps": 0, "workers": []}
+        status = {
+            "job": "",
+            "state": "STARTING",
+            "generation": 0,
+            "step": 0,
+            "steps": 0,
+            "workers": [],
+        }
     if status["state"] not in FINAL and not is_alive(run_dir):
         settled = run_dir.read_status() or status  # it may have ended between the two looks
         ended = settled["state"] in FINAL
-        return settled if ended else {**settled, "state": LOST, "workers": [_dead(w) for w in settled["workers"]]}
+        return (
+            settled
+            if ended
+            else {**settled, "state": LOST, "workers": [_dead(w) for w in settled["workers"]]}
+        )
     return status
 
 
@@ -37,7 +49,8 @@ def _dead(worker: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_alive(run_dir: RunDir) -> bool:
-    """Whether a controller answers. One on another machine's loopback is judged by how fresh status.json is."""
+    """Whether a controller answers. One on another machine's loopback is judged by how fresh
+    status.json is."""
     known = run_dir.read_controller()
     if known is None:
         return False
@@ -54,7 +67,9 @@ def with_controller(run_dir: RunDir, kind: str, **fields: Any) -> None:
     """Tell the controller something and have it acknowledged. LaunchError when nobody answers."""
     known = run_dir.read_controller()
     if known is None:
-        raise LaunchError(f"{run_dir.path}: no controller runs here; `dougong status {run_dir.path}` says how it ended")
+        raise LaunchError(
+            f"{run_dir.path}: no controller runs here; `dougong status {run_dir.path}` says how it ended"
+        )
     if known["host"].startswith("127.") and known["machine"] != socket.gethostname():
         raise LaunchError(
             f"{run_dir.path}: its controller listens on {known['machine']} alone; type this command there"
@@ -63,7 +78,9 @@ def with_controller(run_dir: RunDir, kind: str, **fields: Any) -> None:
     try:
         _acknowledged(channel, kind, fields)
     except (OSError, EOFError) as error:
-        raise LaunchError(f"{run_dir.path}: the controller did not answer: {error}; try again") from error
+        raise LaunchError(
+            f"{run_dir.path}: the controller did not answer: {error}; try again"
+        ) from error
     finally:
         channel.close()
 
@@ -76,7 +93,8 @@ def _acknowledged(channel: Channel, kind: str, fields: dict[str, Any]) -> None:
 
 
 def stop(run_dir: RunDir, now: bool, timeout_s: float) -> dict[str, Any]:
-    """Ask a run to stop, wait until it has, return its final status; at once when it has ended already.
+    """Ask a run to stop, wait until it has, return its final status; at once when it has ended
+    already.
 
     LaunchError at the deadline: it may come yet.
     """
@@ -96,7 +114,8 @@ def stop(run_dir: RunDir, now: bool, timeout_s: float) -> dict[str, Any]:
 
 
 def _is_fresh(path: Path) -> bool:
-    """Whether the file changes while we look: a clock of another machine is not compared with ours."""
+    """Whether the file changes while we look: a clock of another machine is not compared with
+    ours."""
     first = path.stat().st_mtime_ns if path.exists() else None
     deadline = time.monotonic() + FRESH_S
     while time.monotonic() < deadline:
@@ -108,9 +127,11 @@ def _is_fresh(path: Path) -> bool:
 
 @dataclass
 class LogReader:
-    """Lines of a run's worker logs as they grow. `worker`, `generation`: only these; None: all, and the newest.
+    """Lines of a run's worker logs as they grow. `worker`, `generation`: only these; None: all, and
+    the newest.
 
-    `next_lines` yields (worker, line); a line without an end is held back until it has one or `last` is true.
+    `next_lines` yields (worker, line); a line without an end is held back until it has one or
+    `last` is true.
     """
 
     run_dir: RunDir
@@ -130,11 +151,19 @@ class LogReader:
 
     def _files(self) -> list[tuple[str, Path]]:
         """Logs to read: of the asked generation, else of the newest that the asked worker has."""
-        logs = {key: path for key, path in self.run_dir.log_files().items() if self.worker in (None, key[1])}
+        logs = {
+            key: path
+            for key, path in self.run_dir.log_files().items()
+            if self.worker in (None, key[1])
+        }
         if self.generation is None:
             logs = {key: path for key, path in logs.items() if key[0] > 0}
-        wanted = self.generation if self.generation is not None else max((g for g, _ in logs), default=0)
-        return [(worker, path) for (generation, worker), path in logs.items() if generation == wanted]
+        wanted = (
+            self.generation if self.generation is not None else max((g for g, _ in logs), default=0)
+        )
+        return [
+            (worker, path) for (generation, worker), path in logs.items() if generation == wanted
+        ]
 
 
 def follow(reader: LogReader, write: Callable[[str, str], None]) -> None:

@@ -1,4 +1,5 @@
-"""`dougong run` and `dougong resume`, without the words of the command line: a job in, an outcome out."""
+"""`dougong run` and `dougong resume`, without the words of the command line: a job in, an outcome
+out."""
 
 from __future__ import annotations
 
@@ -21,36 +22,46 @@ from dougong.job.schema import Job
 from dougong.launcher.backends.local import Backend, Local
 from dougong.launcher.client import is_alive
 from dougong.launcher.controller.checkpoints import identity
-from dougong.launcher.controller.config import FROM_NOTHING, TRAINING, Beginning, Entries, Outcome, Setting
+from dougong.launcher.controller.config import (
+    FROM_START,
+    TRAINING,
+    ControllerConfig,
+    EntryPoints,
+    Outcome,
+    ResumePoint,
+)
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.inbox import Inbox, Signalled
+from dougong.launcher.controller.inbox import Inbox, SignalReceived
 from dougong.records.directory import RunDir
 from dougong.records.machine import describe_machine
 from dougong.ui.history import closing_words
-from dougong.ui.recorder import Scribe
+from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
-from dougong.ui.tensorboard_files import Tracker
+from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `address`: a Ray cluster's, None for a Ray of our own; `ray` False: subprocesses of this machine."""
+    """How to run. `address`: a Ray cluster's, None for a Ray of our own; `ray` False: subprocesses
+    of this machine."""
 
     address: str | None = None
     ray: bool = True
-    entries: Entries = TRAINING
+    entries: EntryPoints = TRAINING
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
-    """A new run in a new run directory; returns the exit status. Raises what ended it, when that is an error."""
+    """A new run in a new run directory; returns the exit status. Raises what ended it, when that is
+    an error."""
     run_dir = RunDir.create(path.absolute())
     run_dir.write_job(resolved.to_yaml())
-    return _control(resolved.job, run_dir, options, FROM_NOTHING)
+    return _control(resolved.job, run_dir, options, FROM_START)
 
 
 def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
-    """Go on with a run from its newest valid checkpoint. `overrides` may change where it runs, not what it computes."""
+    """Go on with a run from its newest valid checkpoint. `overrides` may change where it runs, not
+    what it computes."""
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir)
     before = load_job(run_dir.job_file, [])
@@ -66,13 +77,16 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     return _control(after.job, run_dir, options, beginning)
 
 
-def take_over(run_dir: RunDir) -> Beginning:
-    """What the run's record says of its earlier life. `step`: of the newest committed checkpoint."""
+def take_over(run_dir: RunDir) -> ResumePoint:
+    """What the run's record says of its earlier life. `step`: of the newest committed
+    checkpoint."""
     events = run_dir.read_events()
     fired = frozenset((int(e["step"]), str(e["worker"])) for e in events if e["kind"] == "drill")
     committed = [int(e["step"]) for e in events if e["kind"] == "checkpoint_committed"]
     existing = [step for step in committed if _exists(run_dir, step)]
-    return Beginning(1 + max((int(e["generation"]) for e in events), default=0), max(existing, default=0), fired)
+    return ResumePoint(
+        1 + max((int(e["generation"]) for e in events), default=0), max(existing, default=0), fired
+    )
 
 
 def refuse_if_alive(run_dir: RunDir) -> None:
@@ -100,14 +114,24 @@ def _refuse_other_arithmetic(before: Job, after: Job) -> None:
         )
 
 
-def _control(job: Job, run_dir: RunDir, options: Options, beginning: Beginning) -> int:
+def _control(job: Job, run_dir: RunDir, options: Options, beginning: ResumePoint) -> int:
     inbox = Inbox()
     with make_view(Console(), job.job, job.steps) as view, signals_into(inbox):
-        status: dict[str, Any] = {"job": job.job, "state": "STARTING", "generation": 0, "step": 0, "steps": job.steps}
-        scribe = Scribe(run_dir, view, Tracker(run_dir.tensorboard), lambda: status)
+        status: dict[str, Any] = {
+            "job": job.job,
+            "state": "STARTING",
+            "generation": 0,
+            "step": 0,
+            "steps": job.steps,
+        }
+        scribe = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), lambda: status)
         words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        scribe.event("created", beginning.generation, job=job.job, command=words, machine=describe_machine())
-        setting = Setting(job, secrets.token_hex(32), os.getcwd(), options.entries, beginning)
+        scribe.event(
+            "created", beginning.generation, job=job.job, command=words, machine=describe_machine()
+        )
+        setting = ControllerConfig(
+            job, secrets.token_hex(32), os.getcwd(), options.entries, beginning
+        )
         controller = Controller(setting, inbox, _backend(run_dir, options), scribe)
         scribe.report_status(controller.status)
         outcome = controller.run()
@@ -130,7 +154,7 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
     """Signals become items of the inbox, so that the controller alone decides what they mean."""
 
     def note(number: int, frame: FrameType | None) -> None:
-        inbox.put(Signalled(number))
+        inbox.put(SignalReceived(number))
 
     wanted = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it stays ignored
@@ -143,17 +167,23 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _summary(outcome: Outcome, run_dir: RunDir, scribe: Scribe) -> str:
+def _summary(outcome: Outcome, run_dir: RunDir, scribe: Recorder) -> str:
     try:
         report = write_report(run_dir)
     except Exception as error:  # the run is over and recorded: a page that cannot be drawn must not change its outcome
-        scribe.event("warning", outcome.generation, text=f"no report: {type(error).__name__}: {error}", workers=[])
+        scribe.event(
+            "warning",
+            outcome.generation,
+            text=f"no report: {type(error).__name__}: {error}",
+            workers=[],
+        )
         return f"{outcome.state.lower()}: {run_dir.path}"
     return f"{closing_words(run_dir)}\nreport: {report}"
 
 
 def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
-    """The error with which the command ends: its last lines name the first worker's first error and the next step."""
+    """The error with which the command ends: its last lines name the first worker's first error and
+    the next step."""
     error, diagnosis = outcome.error, outcome.diagnosis
     assert error is not None
     lines = [str(error)]
@@ -163,5 +193,9 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     resumable = isinstance(error, (WorkerError, LaunchError, CheckpointError)) and any(
         run_dir.checkpoints.glob("step-*")
     )
-    lines.append(f"go on with: dougong resume {run_dir.path}" if resumable else f"the whole story: {run_dir.path}")
+    lines.append(
+        f"go on with: dougong resume {run_dir.path}"
+        if resumable
+        else f"the whole story: {run_dir.path}"
+    )
     return type(error)("\n".join(lines))

@@ -18,7 +18,8 @@ from dougong.parallel.segments.tape import leaf_node
 
 
 def cut(model: nn.Module, sites: list[Site]) -> Cut:
-    """Replace every site's forward by a pause, and describe the cut to the executor. The model is changed in place.
+    """Replace every site's forward by a pause, and describe the cut to the executor. The model is
+    changed in place.
 
     What chooses the experts does so by the lower index among equals, see `break_ties_by_index`.
     """
@@ -26,7 +27,9 @@ def cut(model: nn.Module, sites: list[Site]) -> Cut:
     for number, site in enumerate(sites):
         site.module.forward = _pausing(number, site, ties)
     names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    shared = frozenset(leaf_node(p) for p in model.parameters() if names[id(p)] > 1 and p.requires_grad)
+    shared = frozenset(
+        leaf_node(p) for p in model.parameters() if names[id(p)] > 1 and p.requires_grad
+    )
     identity = any(s.has_identity_experts for s in sites)
     return Cut(tuple(s.name for s in sites), sites[0].num_experts, identity, shared)
 
@@ -37,14 +40,17 @@ def _pausing(number: int, site: Site, ties: TiesByIndex) -> Callable[..., Tensor
         choices = index.shape[-1]
         flat = hidden.reshape(-1, hidden.shape[-1])
         with ties.suspended():
-            answer = pause_at_experts(number, flat, index.reshape(-1, choices), weights.reshape(-1, choices))
+            answer = pause_at_experts(
+                number, flat, index.reshape(-1, choices), weights.reshape(-1, choices)
+            )
         return answer.view(hidden.shape)
 
     return forward
 
 
 def _check_call(site: Site, hidden: Any, index: Any, weights: Any, rest: tuple[Any, ...]) -> None:
-    """The cut replaces `experts(hidden [.., H], index [.., K], weights [.., K])` and nothing else."""
+    """The cut replaces `experts(hidden [.., H], index [.., K], weights [.., K])` and nothing
+    else."""
     tensors = all(isinstance(t, Tensor) for t in (hidden, index, weights))
     if (
         not tensors
@@ -53,7 +59,9 @@ def _check_call(site: Site, hidden: Any, index: Any, weights: Any, rest: tuple[A
         or index.shape != weights.shape
         or index.shape[:-1].numel() != hidden.shape[:-1].numel()
     ):
-        shapes = [tuple(t.shape) if isinstance(t, Tensor) else t for t in (hidden, index, weights, *rest)]
+        shapes = [
+            tuple(t.shape) if isinstance(t, Tensor) else t for t in (hidden, index, weights, *rest)
+        ]
         raise ModelError(
             f"{site.name} ({type(site.module).__name__}) is called with {shapes}; the cut needs "
             "hidden [tokens, H], top_k_index [tokens, K] and top_k_weights [tokens, K]; this family is not supported"

@@ -1,4 +1,5 @@
-"""Initial values by tensor name: transformers' own initialisation code, with our random numbers under it."""
+"""Initial values by tensor name: transformers' own initialisation code, with our random numbers
+under it."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ from dougong.ops import counter_rng
 
 
 class NamedInit(TorchDispatchMode):
-    """While active, `normal_` and `uniform_` fill from counter-based streams keyed by (seed, tensor name).
+    """While active, `normal_` and `uniform_` fill from counter-based streams keyed by (seed, tensor
+    name).
 
     `torch.randn`'s bits depend on the CPU's vector width and on what was drawn before; these do not
-    (`research/determinism.md`, rule 13). A scratch tensor without a name is keyed by its place in the order of such
-    fills, which is the model's own.
+    (`research/determinism.md`, rule 13). A scratch tensor without a name is keyed by its place in
+    the order of such fills, which is the model's own.
     """
 
     def __init__(self, seed: int, names: Mapping[Tensor, str]) -> None:
@@ -28,7 +30,11 @@ class NamedInit(TorchDispatchMode):
         self._num_unnamed = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         fill = FILLS.get(func)
         if fill is None:
@@ -47,7 +53,8 @@ class NamedInit(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class _Fill:
-    """A random fill: the names of its arguments, and how we draw it from (shape, seed, name, arguments)."""
+    """A random fill: the names of its arguments, and how we draw it from (shape, seed, name,
+    arguments)."""
 
     names: tuple[str, str]
     draw: Callable[[tuple[int, ...], int, str, dict[str, Any]], Tensor]

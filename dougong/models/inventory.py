@@ -12,8 +12,8 @@ from dougong.parallel.plan import Inventory, TensorSpec
 
 
 def inspect_model(model: Model, vocab_size: int | None, router: Router | None = None) -> Inventory:
-    """Build the model on the meta device and list its tensors. Raises `ModelError` when it cannot be cut, or not
-    balanced as `router` asks.
+    """Build the model on the meta device and list its tensors. Raises `ModelError` when it cannot
+    be cut, or not balanced as `router` asks.
 
     `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
     """
@@ -24,9 +24,13 @@ def inspect_model(model: Model, vocab_size: int | None, router: Router | None = 
     inside = {id(p) for s in sites for p in s.module.parameters(recurse=False)}
     kept = set(network.state_dict())
     dense = [
-        TensorSpec(n, tuple(p.shape), p.requires_grad) for n, p in network.named_parameters() if id(p) not in inside
+        TensorSpec(n, tuple(p.shape), p.requires_grad)
+        for n, p in network.named_parameters()
+        if id(p) not in inside
     ]
-    buffers = [TensorSpec(n, tuple(b.shape), False) for n, b in network.named_buffers() if n in kept]
+    buffers = [
+        TensorSpec(n, tuple(b.shape), False) for n, b in network.named_buffers() if n in kept
+    ]
     return Inventory(
         family=str(config.model_type),
         tensors=(*dense, *buffers),
@@ -38,6 +42,7 @@ def inspect_model(model: Model, vocab_size: int | None, router: Router | None = 
 
 
 def experts_per_token(config: Any) -> int:
-    """How many experts the router chooses for a token, under whichever name the family has for it."""
+    """How many experts the router chooses for a token, under whichever name the family has for
+    it."""
     named = (getattr(config, key, None) for key in EXPERTS_PER_TOKEN_KEYS)
     return next((value for value in named if isinstance(value, int)), 1)

@@ -1,11 +1,13 @@
-"""Routers: how each site's experts are chosen, found by watching what a router does rather than by its family's name.
+"""Routers: how each site's experts are chosen, found by watching what a router does rather than by
+its family's name.
 
-A router is the module called `gate` or `router` beside a site's `experts`. A copy of the block that holds both, with
-made-up weights and a recorder in place of the experts, is called on made-up tokens: what comes out says how scores
-are made from logits, and whether an untrained tensor moves the choice (a balance bias, as in DeepSeek-V3).
+A router is the module called `gate` or `router` beside a site's `experts`. A copy of the block that
+holds both, with made-up weights and a recorder in place of the experts, is called on made-up
+tokens: what comes out says how scores are made from logits, and whether an untrained tensor moves
+the choice (a balance bias, as in DeepSeek-V3).
 
-Legend: T tokens, K choices per token, H hidden size, N experts that a router chooses from (those that compute nothing
-included).
+Legend: T tokens, K choices per token, H hidden size, N experts that a router chooses from (those
+that compute nothing included).
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 class Chooser:
     """What was found of one site's router.
 
-    router: the module's name; num_experts: N; num_choices: K; logits_at: which of its outputs is logits [T, N] (None:
-    none); score: a key of `SCORES` (None: none fits); bias: the name of the tensor that moves its choice alone (None:
-    it has none); by_vector: whether it chooses by the token's vector (a hash router does not).
+    router: the module's name; num_experts: N; num_choices: K; logits_at: which of its outputs is
+    logits [T, N] (None: none); score: a key of `SCORES` (None: none fits); bias: the name of the
+    tensor that moves its choice alone (None: it has none); by_vector: whether it chooses by the
+    token's vector (a hash router does not).
     """
 
     router: str
@@ -64,7 +67,8 @@ class Chooser:
 def find_choosers(model: nn.Module, sites: Sequence[Site], settings: Router) -> list[Chooser]:
     """One for each site; none when `settings` ask for nothing. The model may be on meta.
 
-    Raises `ModelError` when the model cannot be balanced as `settings` say, with the reason and what can be done.
+    Raises `ModelError` when the model cannot be balanced as `settings` say, with the reason and
+    what can be done.
     """
     if settings == Router():
         return []
@@ -74,11 +78,18 @@ def find_choosers(model: nn.Module, sites: Sequence[Site], settings: Router) -> 
         block, router = _block_and_router(model, site)
         kinds = type(model.get_submodule(block)), type(model.get_submodule(f"{block}.{router}"))
         if kinds not in found:
-            found[kinds] = _Probe(model.get_submodule(block), router, site, _hidden_size(model)).ask()
+            found[kinds] = _RouterProbe(
+                model.get_submodule(block), router, site, _hidden_size(model)
+            ).ask()
         one = found[kinds]
         bias = None if one.bias is None else f"{block}.{one.bias}"
         choosers.append(Chooser(**{**vars(one), "router": f"{block}.{one.router}", "bias": bias}))
-    _refuse(str(getattr(getattr(model, "config", None), "model_type", "this model")), sites[0], choosers, settings)
+    _refuse(
+        str(getattr(getattr(model, "config", None), "model_type", "this model")),
+        sites[0],
+        choosers,
+        settings,
+    )
     return choosers
 
 
@@ -113,27 +124,28 @@ def _hidden_size(model: nn.Module) -> int:
     return int(config.hidden_size)
 
 
-class _Called(Exception):
+class _RouterCall(Exception):
     """The experts were called: with these choices [T, K] and weights [T, K]."""
 
     def __init__(self, index: Tensor, weights: Tensor) -> None:
         self.index, self.weights = (t.reshape(-1, t.shape[-1]) for t in (index, weights))
 
 
-class _Recorder(nn.Module):
+class _RoutingRecorder(nn.Module):
     def forward(self, hidden: Tensor, index: Tensor, weights: Tensor, *_: Any, **__: Any) -> Tensor:
-        raise _Called(index, weights)
+        raise _RouterCall(index, weights)
 
 
-class _Probe:
-    """A block's copy: the router with made-up weights, a recorder for experts, nothing for the rest."""
+class _RouterProbe:
+    """A block's copy: the router with made-up weights, a recorder for experts, nothing for the
+    rest."""
 
     def __init__(self, block: nn.Module, router: str, site: Site, hidden_size: int) -> None:
         self._site, self._name, self._hidden_size = site, router, hidden_size
         self._block = _without_memory(block)
         for name in self._block._modules:
             self._block._modules[name] = nn.Identity()
-        self._block._modules["experts"] = _Recorder()
+        self._block._modules["experts"] = _RoutingRecorder()
         self._router = copy.deepcopy(block._modules[router])
         self._block._modules[router] = self._router
         self._fill(self._block)
@@ -144,7 +156,9 @@ class _Probe:
     def ask(self) -> Chooser:
         index, weights = self._call(1)
         logits_at = self._find_logits(len(index))
-        num_experts = max(self._site.num_experts, 0 if logits_at is None else self._outputs[logits_at].shape[-1])
+        num_experts = max(
+            self._site.num_experts, 0 if logits_at is None else self._outputs[logits_at].shape[-1]
+        )
         score = None if logits_at is None else _score(self._outputs[logits_at], index, weights)
         by_vector = not torch.equal(index, self._call(2)[0])
         score = score if by_vector else None
@@ -152,20 +166,24 @@ class _Probe:
         return Chooser(self._name, num_experts, index.shape[-1], logits_at, score, bias, by_vector)
 
     def _call(self, draw: int) -> tuple[Tensor, Tensor]:
-        hidden = torch.from_numpy(counter_rng.normal((1, NUM_PROBES, self._hidden_size), draw, "probe")).float()
+        hidden = torch.from_numpy(
+            counter_rng.normal((1, NUM_PROBES, self._hidden_size), draw, "probe")
+        ).float()
         more = {"input_ids": torch.zeros(1, NUM_PROBES, dtype=torch.int64)}
         known = inspect.signature(self._block.forward).parameters
         try:
             with torch.no_grad():
                 self._block(hidden, **{n: v for n, v in more.items() if n in known})
-        except _Called as call:
+        except _RouterCall as call:
             return call.index, call.weights
         except Exception as error:
             raise ModelError(
                 f"router: {type(self._block).__name__} of {self._site.name} cannot be watched at work: {error}; this "
                 "family's load cannot be balanced: leave `router` out"
             ) from error
-        raise ModelError(f"router: {type(self._block).__name__} of {self._site.name} does not call its experts")
+        raise ModelError(
+            f"router: {type(self._block).__name__} of {self._site.name} does not call its experts"
+        )
 
     def _keep(self, module: nn.Module, arguments: Any, output: Any) -> None:
         self._outputs = output if isinstance(output, tuple) else (output,)
@@ -180,17 +198,23 @@ class _Probe:
         return None
 
     def _find_bias(self, num_experts: int, before: Tensor) -> str | None:
-        """The untrained tensor of N values that, raised for one expert, sends every token there, whose weights stay
-        those of the scores without it."""
+        """The untrained tensor of N values that, raised for one expert, sends every token there,
+        whose weights stay those of the scores without it."""
         last = self._site.num_experts - 1
         for name, tensor in [*self._block.named_parameters(), *self._block.named_buffers()]:
-            if tensor.requires_grad or tensor.numel() != num_experts or not tensor.is_floating_point():
+            if (
+                tensor.requires_grad
+                or tensor.numel() != num_experts
+                or not tensor.is_floating_point()
+            ):
                 continue
             with torch.no_grad():
                 tensor.view(-1)[last] = 1e3
                 after, weights = self._call(1)
                 tensor.view(-1)[last] = 0.0
-            everywhere = bool((after == last).any(-1).all()) and not bool((before == last).any(-1).all())
+            everywhere = bool((after == last).any(-1).all()) and not bool(
+                (before == last).any(-1).all()
+            )
             if everywhere and float(weights.abs().max()) < 100.0:
                 return name
         return None
@@ -204,7 +228,8 @@ class _Probe:
 
 
 def _without_memory(block: nn.Module) -> nn.Module:
-    """A shallow copy whose tables of modules and tensors are its own; it runs its class's forward, not a cut one."""
+    """A shallow copy whose tables of modules and tensors are its own; it runs its class's forward,
+    not a cut one."""
     copied = copy.copy(block)
     copied.__dict__ = dict(block.__dict__)
     for table in ("_modules", "_parameters", "_buffers"):
@@ -220,11 +245,14 @@ def _made_up(tensor: Tensor) -> Tensor:
     else:
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         values = torch.full(shape, int(trained), dtype=dtype)
-    return nn.Parameter(values, requires_grad=trained) if isinstance(tensor, nn.Parameter) else values
+    return (
+        nn.Parameter(values, requires_grad=trained) if isinstance(tensor, nn.Parameter) else values
+    )
 
 
 def _score(logits: Tensor, index_TK: Tensor, weights_TK: Tensor) -> str | None:
-    """Which scores, up to one factor per token, are the weights; a single choice has the same factor everywhere."""
+    """Which scores, up to one factor per token, are the weights; a single choice has the same
+    factor everywhere."""
     for name, of in SCORES.items():
         ratio_TK = weights_TK / of(logits.reshape(len(index_TK), -1).float()).gather(1, index_TK)
         ratio_TK = ratio_TK.t() if ratio_TK.shape[1] == 1 else ratio_TK
@@ -260,7 +288,9 @@ def _refuse(family: str, site: Site, choosers: Sequence[Chooser], settings: Rout
     _refuse_computing_choices(family, site, choosers, settings)
 
 
-def _refuse_computing_choices(family: str, site: Site, choosers: Sequence[Chooser], settings: Router) -> None:
+def _refuse_computing_choices(
+    family: str, site: Site, choosers: Sequence[Chooser], settings: Router
+) -> None:
     target, most = settings.computing_choices, choosers[0].num_choices
     if settings.bias_rate is not None and site.has_identity_experts and target is None:
         raise ModelError(
@@ -270,4 +300,6 @@ def _refuse_computing_choices(family: str, site: Site, choosers: Sequence[Choose
     if target is not None and not site.has_identity_experts:
         raise ModelError(f"router.computing_choices: all experts of {family} compute; remove it")
     if target is not None and target > most:
-        raise ModelError(f"router.computing_choices: {target:g}, but a token has {most} choices; lower it")
+        raise ModelError(
+            f"router.computing_choices: {target:g}, but a token has {most} choices; lower it"
+        )

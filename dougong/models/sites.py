@@ -1,7 +1,9 @@
-"""Where a transformers model is cut: its modules called as `experts(hidden, top_k_index, top_k_weights)`.
+"""Where a transformers model is cut: its modules called as `experts(hidden, top_k_index,
+top_k_weights)`.
 
-Nothing here knows a family by name. A module is a site when it is called `experts`, takes those three arguments and
-holds only expert-major parameters `[E, ...]`; everything else about it is the family's own code.
+Nothing here knows a family by name. A module is a site when it is called `experts`, takes those
+three arguments and holds only expert-major parameters `[E, ...]`; everything else about it is the
+family's own code.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from dougong.ops.experts.reference import FamilyExpert
 class Site:
     """One `experts` module of a model.
 
-    `shapes` maps each parameter to the shape of one expert's slice. `num_rows` maps it to its number of rows, which
-    exceeds `num_experts` where a family stores rows for experts that compute nothing (longcat_flash).
+    `shapes` maps each parameter to the shape of one expert's slice. `num_rows` maps it to its
+    number of rows, which exceeds `num_experts` where a family stores rows for experts that compute
+    nothing (longcat_flash).
     """
 
     name: str
@@ -50,7 +53,8 @@ class Site:
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """All sites in module order. Raises `ModelError` for a model that cannot be cut, with the reason."""
+    """All sites in module order. Raises `ModelError` for a model that cannot be cut, with the
+    reason."""
     modules = [(name, m) for name, m in model.named_modules() if name.split(".")[-1] == "experts"]
     if not modules:
         raise ModelError(
@@ -60,22 +64,30 @@ def find_sites(model: nn.Module) -> list[Site]:
     sites = [_site(model, name, module) for name, module in modules]
     counts = {s.num_experts for s in sites}
     if len(counts) > 1:
-        raise ModelError(f"{_family(model)}: layers have different numbers of experts {sorted(counts)}; not supported")
+        raise ModelError(
+            f"{_family(model)}: layers have different numbers of experts {sorted(counts)}; not supported"
+        )
     return sites
 
 
 def _site(model: nn.Module, name: str, module: nn.Module) -> Site:
     where = f"{_family(model)}: {name} ({type(module).__name__})"
     if any(True for child in module.children() for _ in child.parameters()):
-        raise ModelError(f"{where} keeps its experts as separate modules; only fused [E, ...] parameters can be cut")
+        raise ModelError(
+            f"{where} keeps its experts as separate modules; only fused [E, ...] parameters can be cut"
+        )
     parameters = dict(module.named_parameters(recurse=False))
     if not parameters or any(p.dim() < 2 for p in parameters.values()):
         shapes = {n: tuple(p.shape) for n, p in parameters.items()}
         raise ModelError(f"{where} has parameters that are not expert-major [E, ...]: {shapes}")
     arguments = list(inspect.signature(module.forward).parameters.values())
-    positional = [a.name for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        a.name for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)
+    ]
     if len(positional) < 3:
-        raise ModelError(f"{where} is called with {positional}; the cut needs (hidden, top_k_index, top_k_weights)")
+        raise ModelError(
+            f"{where} is called with {positional}; the cut needs (hidden, top_k_index, top_k_weights)"
+        )
     rows = {n: p.shape[0] for n, p in parameters.items()}
     shapes = {n: tuple(p.shape[1:]) for n, p in parameters.items()}
     site = Site(name, module, min(rows.values()), shapes, rows)
@@ -85,7 +97,8 @@ def _site(model: nn.Module, name: str, module: nn.Module) -> Site:
 
 
 def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The site's own module, holding one expert: a shallow copy whose parameters are `[1, ...]` views of `tensors`.
+    """The site's own module, holding one expert: a shallow copy whose parameters are `[1, ...]`
+    views of `tensors`.
 
     Called with index 0 and weight 1 it computes that expert by the family's own code.
     """
@@ -107,7 +120,8 @@ def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def expert_op(site: Site, device: torch.device, rows: Rows = "block") -> ExpertOp:
-    """How this site's experts compute: the fast form where it agrees with the family's own code, else that."""
+    """How this site's experts compute: the fast form where it agrees with the family's own code,
+    else that."""
     family = FamilyExpert(lambda tensors: one_expert(site, tensors), site.has_identity_experts)
     return choose_expert_op(family, site.shapes, device, rows)
 

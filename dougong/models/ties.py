@@ -1,4 +1,5 @@
-"""Where a model chooses by `topk`: there ties are broken by the lower index, whatever the device."""
+"""Where a model chooses by `topk`: there ties are broken by the lower index, whatever the
+device."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from dougong.ops.topk import TiesByIndex
 
 
 def break_ties_by_index(model: nn.Module, sites: list[Site]) -> TiesByIndex:
-    """Let every router, and every indexer of a sparse attention, choose by `topk_by_index`. Changes the model in place.
+    """Let every router, and every indexer of a sparse attention, choose by `topk_by_index`. Changes
+    the model in place.
 
-    Routers are called by the module that holds the `experts`, so the rule holds from its entry to its end; indexers are
-    the modules of that name. A model that is paused on the way must be so inside the result's `suspended()`. Outside
-    these modules `torch.topk` is torch's own: transformers' auxiliary losses, sampling.
+    Routers are called by the module that holds the `experts`, so the rule holds from its entry to
+    its end; indexers are the modules of that name. A model that is paused on the way must be so
+    inside the result's `suspended()`. Outside these modules `torch.topk` is torch's own:
+    transformers' auxiliary losses, sampling.
     """
     ties = TiesByIndex()
     holders = {s.name.rpartition(".")[0] for s in sites}

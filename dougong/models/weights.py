@@ -18,13 +18,15 @@ class WeightsFolder:
     """Reads logical tensors from safetensors files; only the parts asked for leave the disk."""
 
     def __init__(self, path: Path, names: Any) -> None:
-        """`names`: the model's `checkpoint.huggingface.Names`. Raises `ModelError` when there are no weights."""
+        """`names`: the model's `checkpoint.huggingface.Names`. Raises `ModelError` when there are
+        no weights."""
         self._path = path
         self._names = names
         self._files = self._index()
 
     def read(self, logical: str) -> Tensor:
-        """A logical tensor in float32 on the CPU. Raises `ModelError` when the folder does not hold it."""
+        """A logical tensor in float32 on the CPU. Raises `ModelError` when the folder does not hold
+        it."""
         values = {p.name: self._piece(p, logical) for p in self._names.pieces(logical)}
         tensor: Tensor = self._names.from_disk(logical, values)
         return tensor.float() if tensor.is_floating_point() else tensor
@@ -32,7 +34,9 @@ class WeightsFolder:
     def _piece(self, piece: Any, logical: str) -> Tensor:
         from safetensors import safe_open
 
-        bare = piece.name.partition(".")[2]  # some folders hold the base model, whose names lack the first word
+        bare = piece.name.partition(".")[
+            2
+        ]  # some folders hold the base model, whose names lack the first word
         name = bare if piece.name not in self._files and bare in self._files else piece.name
         file = self._files.get(name)
         if file is None:
@@ -60,4 +64,6 @@ class WeightsFolder:
         if (self._path / SINGLE).is_file():
             with safe_open(self._path / SINGLE, framework="pt") as opened:
                 return dict.fromkeys(opened.keys(), SINGLE)
-        raise ModelError(f"model.path: {self._path} holds neither {INDEX} nor {SINGLE}; only safetensors are read")
+        raise ModelError(
+            f"model.path: {self._path} holds neither {INDEX} nor {SINGLE}; only safetensors are read"
+        )

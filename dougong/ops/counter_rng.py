@@ -1,9 +1,10 @@
-"""Random numbers that depend on the job alone, never on the worker, the thread count or the kind of CPU.
+"""Random numbers that depend on the job alone, never on the worker, the thread count or the kind of
+CPU.
 
-Every use of chance has its own counter-based stream (Philox 4x64-10, Salmon et al. 2011), keyed by the job's seed and a
-list of names and numbers: purpose, step, lane, micro-batch, layer. No stream has a state to be saved or handed on.
-Only integers and single IEEE roundings are used: vector units, libm and the version of a library cannot change a bit.
-Imports no torch.
+Every use of chance has its own counter-based stream (Philox 4x64-10, Salmon et al. 2011), keyed by
+the job's seed and a list of names and numbers: purpose, step, lane, micro-batch, layer. No stream
+has a state to be saved or handed on. Only integers and single IEEE roundings are used: vector
+units, libm and the version of a library cannot change a bit. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Values made at a time: about 1 MiB of scratch, so the work stays in cache. No bit depends on it (tested).
+# Values made at a time: about 1 MiB of scratch, so the work stays in cache. No bit depends on it
+# (tested).
 CHUNK = 1 << 15
 # Variance of a sum of eight independent integers that are uniform on 0 .. 65535.
 _EIGHT_VARIANCE = 8 * (65536**2 - 1) / 12
@@ -27,7 +29,9 @@ _ROUNDS = 8
 
 def _digest(seed: int, key: Sequence[int | str], size: int) -> bytes:
     # JSON of a flat list keeps 1 and "1", and ("a", "b") and ("ab",), apart.
-    assert all(type(part) in (int, str) for part in (seed, *key)), f"a key is made of int and str, not {key!r}"
+    assert all(type(part) in (int, str) for part in (seed, *key)), (
+        f"a key is made of int and str, not {key!r}"
+    )
     text = json.dumps([seed, *key], separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=size, person=b"dougong").digest()
 
@@ -52,28 +56,34 @@ def stream(seed: int, *key: int | str) -> Stream:
 
 
 def torch_seed(seed: int, *key: int | str) -> int:
-    """A seed in 0 .. 2**63 - 1 for `torch.manual_seed`, so that a segment's dropout depends on `key` alone."""
+    """A seed in 0 .. 2**63 - 1 for `torch.manual_seed`, so that a segment's dropout depends on
+    `key` alone."""
     return int.from_bytes(_digest(seed, ("torch", *key), 8), "little") >> 1
 
 
 def normal(shape: Sequence[int], seed: int, name: str, std: float = 1.0) -> npt.NDArray[np.float32]:
     """Bell-shaped values for the tensor `name`: float32 [*shape], mean 0, standard deviation `std`.
 
-    Each value is a centred sum of eight 16-bit integers (value i from words 2i and 2i+1), times one float64, rounded
-    once to float32: no logarithm or cosine whose last bit depends on the machine. The sum of eight differs from a true
-    normal distribution in its tails only: |x| <= 4.9 std, kurtosis 2.85 instead of 3.
+    Each value is a centred sum of eight 16-bit integers (value i from words 2i and 2i+1), times one
+    float64, rounded once to float32: no logarithm or cosine whose last bit depends on the machine.
+    The sum of eight differs from a true normal distribution in its tails only: |x| <= 4.9 std,
+    kurtosis 2.85 instead of 3.
     """
     scale = std / _EIGHT_VARIANCE**0.5
     return _fill(
-        shape, stream(seed, "normal", name), lambda source, start, count: _eights(source, start, count) * scale
+        shape,
+        stream(seed, "normal", name),
+        lambda source, start, count: _eights(source, start, count) * scale,
     )
 
 
-def uniform(shape: Sequence[int], seed: int, name: str, low: float = 0.0, high: float = 1.0) -> npt.NDArray[np.float32]:
+def uniform(
+    shape: Sequence[int], seed: int, name: str, low: float = 0.0, high: float = 1.0
+) -> npt.NDArray[np.float32]:
     """Values for the tensor `name`: float32 [*shape] on the interval from `low` to `high`.
 
-    Value i is word i's upper 24 bits (exact in float32) scaled and shifted in float64, rounded once to float32; `high`
-    itself appears only if that rounding reaches it.
+    Value i is word i's upper 24 bits (exact in float32) scaled and shifted in float64, rounded once
+    to float32; `high` itself appears only if that rounding reaches it.
     """
     scale = (high - low) / (1 << 24)
 
@@ -86,7 +96,8 @@ def uniform(shape: Sequence[int], seed: int, name: str, low: float = 0.0, high: 
 def _eights(source: Stream, start: int, count: int) -> npt.NDArray[np.float64]:
     """Centred sums of eight 16-bit integers, exact in float64 [count]."""
     words = source.words(2 * start, 2 * count)
-    # Two 32-bit fields of each word gather its four 16-bit quarters; no field can overflow (8 * 65535 < 2**32).
+    # Two 32-bit fields of each word gather its four 16-bit quarters; no field can overflow (8 *
+    # 65535 < 2**32).
     halves = words & _LOW_HALVES
     words >>= np.uint64(16)
     words &= _LOW_HALVES
@@ -97,7 +108,9 @@ def _eights(source: Stream, start: int, count: int) -> npt.NDArray[np.float64]:
 
 
 def _fill(
-    shape: Sequence[int], source: Stream, values: Callable[[Stream, int, int], npt.NDArray[np.float64]]
+    shape: Sequence[int],
+    source: Stream,
+    values: Callable[[Stream, int, int], npt.NDArray[np.float64]],
 ) -> npt.NDArray[np.float32]:
     result = np.empty(int(np.prod(shape, dtype=np.int64)), dtype=np.float32)
     for start in range(0, result.size, CHUNK):
@@ -107,11 +120,13 @@ def _fill(
 
 
 class Permutation:
-    """A keyed pseudo-random permutation of 0 .. size-1 that is never written out, so `size` may be billions.
+    """A keyed pseudo-random permutation of 0 .. size-1 that is never written out, so `size` may be
+    billions.
 
-    A balanced Feistel network (Luby and Rackoff 1988) of eight rounds over the next even number of bits; a result
-    outside the range is sent through again until it falls inside (cycle walking, Black and Rogaway 2002, section 3),
-    which keeps it a bijection. Fewer than four passes are expected.
+    A balanced Feistel network (Luby and Rackoff 1988) of eight rounds over the next even number of
+    bits; a result outside the range is sent through again until it falls inside (cycle walking,
+    Black and Rogaway 2002, section 3), which keeps it a bijection. Fewer than four passes are
+    expected.
     """
 
     def __init__(self, size: int, seed: int, *key: int | str) -> None:
@@ -123,7 +138,9 @@ class Permutation:
 
     def __call__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where each of `index` (int64, any shape, each in 0 .. size-1) goes; int64, same shape."""
-        assert index.size == 0 or (index.min() >= 0 and index.max() < self.size), "index out of the permutation's range"
+        assert index.size == 0 or (index.min() >= 0 and index.max() < self.size), (
+            "index out of the permutation's range"
+        )
         value = self._pass(index.astype(np.uint64).ravel())
         while (outside := np.flatnonzero(value >= self.size)).size:
             value[outside] = self._pass(value[outside])
@@ -137,7 +154,8 @@ class Permutation:
 
 
 def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit words that mixes every bit."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit words that
+    mixes every bit."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

@@ -1,8 +1,10 @@
-"""Rows out to experts and back: gathers and ordered additions, forward and backward. No atomics, no scatter.
+"""Rows out to experts and back: gathers and ordered additions, forward and backward. No atomics, no
+scatter.
 
-Every function takes one lane's micro-batch, so what it computes depends on that alone. A *slot* is one (token, choice)
-pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that go to an expert,
-sorted by (expert, token, choice), P rows followed by one of zeros where some slot has none.
+Every function takes one lane's micro-batch, so what it computes depends on that alone. A *slot* is
+one (token, choice) pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that
+go to an expert, sorted by (expert, token, choice), P rows followed by one of zeros where some slot
+has none.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class Routing:
     """Where each slot of one lane's micro-batch goes.
 
     `order_R`: slot of each row; `position_TK`: row of each slot (R for a slot without a row);
-    `counts_E`: rows per expert, on the CPU; `identity_TK`: slots whose answer is the token itself (or None).
+    `counts_E`: rows per expert, on the CPU; `identity_TK`: slots whose answer is the token itself
+    (or None).
     """
 
     order_R: Tensor
@@ -39,8 +42,8 @@ class Routing:
 
 
 def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> Routing:
-    """Sort slots stably by expert. An index of -1 means no expert; from `num_experts` on it means the token itself
-    where the family has such experts (`has_identity`), else no expert.
+    """Sort slots stably by expert. An index of -1 means no expert; from `num_experts` on it means
+    the token itself where the family has such experts (`has_identity`), else no expert.
 
     The result depends on: `index_TK` (whole numbers; a stable sort has one answer).
     """
@@ -48,15 +51,19 @@ def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False)
     slots = index_TK.reshape(-1).to(torch.int64)
     routed = (slots >= 0) & (slots < num_experts)
     order = torch.argsort(torch.where(routed, slots, num_experts), stable=True)
-    counts = torch.bincount(torch.where(routed, slots, num_experts), minlength=num_experts + 1)[:num_experts].cpu()
+    counts = torch.bincount(torch.where(routed, slots, num_experts), minlength=num_experts + 1)[
+        :num_experts
+    ].cpu()
     num_rows = int(counts.sum())
     position = torch.full_like(slots, num_rows)
     position.index_copy_(0, order[:num_rows], torch.arange(num_rows, device=slots.device))
     identity = (index_TK >= num_experts) if has_identity else None
-    return Routing(order[:num_rows], position.view_as(index_TK), counts, identity, num_tokens, num_choices)
+    return Routing(
+        order[:num_rows], position.view_as(index_TK), counts, identity, num_tokens, num_choices
+    )
 
 
-def dispatch_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
+def permute_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
     """The rows that leave: token vectors in (expert, token, choice) order, [R, H].
 
     The result depends on: the arguments' values; rows are copied, nothing is computed.
@@ -64,13 +71,17 @@ def dispatch_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
     return hidden_TH.index_select(0, routing.order_R // routing.num_choices)
 
 
-def combine_rows(answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing) -> Tensor:
-    """Weighted sum of each token's K answers, added in the router's order, [T, H] in `hidden_TH`'s dtype.
+def combine_rows(
+    answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
+) -> Tensor:
+    """Weighted sum of each token's K answers, added in the router's order, [T, H] in `hidden_TH`'s
+    dtype.
 
     Sums are kept in float32 for half-precision inputs.
 
-    The result depends on: the token's own answers, weights and vector, and the order of its choices. Not on other
-    tokens, strides, threads, or the order in which answers arrived: it is K multiplications and additions by element.
+    The result depends on: the token's own answers, weights and vector, and the order of its
+    choices. Not on other tokens, strides, threads, or the order in which answers arrived: it is K
+    multiplications and additions by element.
     """
     total = _accumulator(hidden_TH)
     answers_PH = _padded(answers_RH, routing)
@@ -83,14 +94,17 @@ def combine_rows(answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, rout
 def combine_backward(
     dout_TH: Tensor, answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in `weights_TK`'s dtype).
+    """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in
+    `weights_TK`'s dtype).
 
-    The definition, on one worker. Where attention and experts write letters, each side computes its part of it.
+    The definition, on one worker. Where attention and experts write letters, each side computes its
+    part of it.
 
-    The result depends on: the slot's own values, H, and, for the weights, on how the device sums a contiguous row of H
-    products. That was found to depend on nothing else on the CPU, not even on threads (tests/ops/test_invariance.py).
+    The result depends on: the slot's own values, H, and, for the weights, on how the device sums a
+    contiguous row of H products. That was found to depend on nothing else on the CPU, not even on
+    threads (tests/ops/test_invariance.py).
     """
-    dout_RH = dispatch_rows(dout_TH, routing)
+    dout_RH = permute_rows(dout_TH, routing)
     danswers_RH = weigh_rows(dout_RH, weights_of_rows(weights_TK, routing))
     dweights_R = products_of_rows(dout_RH, answers_RH)
     return danswers_RH, weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
@@ -104,13 +118,15 @@ def weights_of_rows(weights_TK: Tensor, routing: Routing) -> Tensor:
 def weigh_rows(dout_RH: Tensor, weights_R: Tensor) -> Tensor:
     """The gradients of the answers [R, H], in dout's dtype.
 
-    The result depends on: the element and its row's weight; one multiplication, the same on every device.
+    The result depends on: the element and its row's weight; one multiplication, the same on every
+    device.
     """
     return (dout_RH * weights_R[:, None]).to(dout_RH.dtype)
 
 
 def products_of_rows(dout_RH: Tensor, answers_RH: Tensor) -> Tensor:
-    """The gradient of each row's weight: the inner product of dout and the answer, [R] (float32 for half precision).
+    """The gradient of each row's weight: the inner product of dout and the answer, [R] (float32 for
+    half precision).
 
     The result depends on: as in `combine_backward`.
     """
@@ -120,8 +136,9 @@ def products_of_rows(dout_RH: Tensor, answers_RH: Tensor) -> Tensor:
 def weights_backward(
     dweights_R: Tensor, dout_TH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
 ) -> Tensor:
-    """Gradients of the weights [T, K] from those of the rows' weights; a slot without a row gets zero, one that
-    returned the token itself the inner product of dout and the token. The result depends on: as in `combine_backward`.
+    """Gradients of the weights [T, K] from those of the rows' weights; a slot without a row gets
+    zero, one that returned the token itself the inner product of dout and the token. The result
+    depends on: as in `combine_backward`.
     """
     dweights_TK = _by_slot(dweights_R, routing)
     if routing.identity_TK is not None:
@@ -130,13 +147,16 @@ def weights_backward(
     return dweights_TK.to(weights_TK.dtype)
 
 
-def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, routing: Routing) -> Tensor:
+def permute_backward(
+    drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, routing: Routing
+) -> Tensor:
     """Gradient of the tokens [T, H]: their K rows' gradients, added in the router's order.
 
     A choice that returned the token itself contributes `weight * dout` in its place of the order.
 
-    The result depends on: the token's own K rows and the order of its choices. Each row belongs to one slot, so this is
-    the gradient of a gather without an addition into places that an index names.
+    The result depends on: the token's own K rows and the order of its choices. Each row belongs to
+    one slot, so this is the gradient of a gather without an addition into places that an index
+    names.
     """
     total = _accumulator(dout_TH)
     drows_PH = _padded(drows_RH, routing)
@@ -150,7 +170,8 @@ def dispatch_backward(drows_RH: Tensor, dout_TH: Tensor, weights_TK: Tensor, rou
 
 
 def sum_by_token(rows_RH: Tensor, routing: Routing, dtype: torch.dtype) -> Tensor:
-    """Each token's rows, added in the router's order, [T, H] in `dtype`; sums are float32 for a half-precision `dtype`.
+    """Each token's rows, added in the router's order, [T, H] in `dtype`; sums are float32 for a
+    half-precision `dtype`.
 
     The result depends on: the token's own rows and the order of its choices.
     """

@@ -1,8 +1,9 @@
-"""The k largest scores with ties broken by the lower index: the same choice on every device and in every batch.
+"""The k largest scores with ties broken by the lower index: the same choice on every device and in
+every batch.
 
-`torch.topk` promises nothing about equal values, and equal they are: in bfloat16 a router's logits collide in one row
-of six, and a sparse attention's indexer scores many keys exactly 0. Which of them is taken then depends on the kernel,
-its batch and its device.
+`torch.topk` promises nothing about equal values, and equal they are: in bfloat16 a router's logits
+collide in one row of six, and a sparse attention's indexer scores many keys exactly 0. Which of
+them is taken then depends on the kernel, its batch and its device.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ _BITS = {
 
 
 def topk_by_index(scores: Tensor, k: int, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """The `k` largest of `scores` along `dim`, largest first: values (their own bits) and int64 indices.
+    """The `k` largest of `scores` along `dim`, largest first: values (their own bits) and int64
+    indices.
 
-    Of equal values the lower index comes first; 0.0 and -0.0 are equal, NaN is the largest value, as in `torch.topk`.
-    Differentiable once: the gradient of a value goes to the score that it came from, nothing is added.
+    Of equal values the lower index comes first; 0.0 and -0.0 are equal, NaN is the largest value,
+    as in `torch.topk`. Differentiable once: the gradient of a value goes to the score that it came
+    from, nothing is added.
 
-    The result depends on: the values along `dim`, nothing else. Not on the device, the thread count, the other rows,
-    strides, or `torch.topk`'s own way with ties: it is only asked about numbers that are all different.
+    The result depends on: the values along `dim`, nothing else. Not on the device, the thread
+    count, the other rows, strides, or `torch.topk`'s own way with ties: it is only asked about
+    numbers that are all different.
     """
     values, indices = _TopK.apply(scores, k, dim)  # type: ignore[no-untyped-call]
     return values, indices
@@ -73,9 +77,11 @@ def _keys(scores: Tensor, dim: int) -> Tensor:
 
 
 class TiesByIndex(TorchFunctionMode):
-    """While entered, `torch.topk` and `Tensor.topk` are `topk_by_index` in this thread. May be entered again inside.
+    """While entered, `torch.topk` and `Tensor.topk` are `topk_by_index` in this thread. May be
+    entered again inside.
 
-    Greenlets share a thread's modes: code that switches to another one does so inside `suspended()`.
+    Greenlets share a thread's modes: code that switches to another one does so inside
+    `suspended()`.
     """
 
     def __init__(self) -> None:
@@ -93,7 +99,8 @@ class TiesByIndex(TorchFunctionMode):
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Left as often as it was entered, and entered as often again at the end, also after an error."""
+        """Left as often as it was entered, and entered as often again at the end, also after an
+        error."""
         depth = self._depth
         for _ in range(depth):
             self.__exit__(None, None, None)
@@ -104,7 +111,11 @@ class TiesByIndex(TorchFunctionMode):
                 self.__enter__()
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is torch.topk or func is Tensor.topk:
             return torch.return_types.topk(_in_place_of_torchs(*args, **(kwargs or {})))
@@ -120,7 +131,8 @@ def _in_place_of_torchs(
     *,
     out: Any = None,
 ) -> tuple[Tensor, Tensor]:
-    """`sorted=False` leaves the order open; it is sorted all the same, for the order of the sums that follow."""
+    """`sorted=False` leaves the order open; it is sorted all the same, for the order of the sums
+    that follow."""
     if not largest or out is not None:
         raise ModelError(
             f"the model's router calls topk with largest={largest}, out={'given' if out is not None else None}; "

@@ -1,6 +1,8 @@
-"""How much each worker gets: lanes and experts in proportion to speed, and the experts that attention workers keep.
+"""How much each worker gets: lanes and experts in proportion to speed, and the experts that
+attention workers keep.
 
-Pure arithmetic over counts; `plan` turns it into a plan. None of it can change a bit of the result. Imports no torch.
+Pure arithmetic over counts; `plan` turns it into a plan. None of it can change a bit of the result.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from dougong.parallel.tree import LaneTree
 class Speed:
     """What one worker does in a unit of time, the same unit for all workers and both numbers.
 
-    attention: micro-batches of one lane through one layer without its experts; experts: thousands of rows (a token at
-    one of its experts is a row). Where attention and experts are not weighed against each other, ratios within each do.
+    attention: micro-batches of one lane through one layer without its experts; experts: thousands
+    of rows (a token at one of its experts is a row). Where attention and experts are not weighed
+    against each other, ratios within each do.
     """
 
     attention: float = 1.0
@@ -33,8 +36,9 @@ EQUAL = Speed()
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Time of one micro-batch of all lanes in one layer, in any unit: of attention (HeterMoE's T_A), of all routed
-    experts on the experts workers (T_E), and of all routed experts on the attention workers (N * T_EA / M)."""
+    """Time of one micro-batch of all lanes in one layer, in any unit: of attention (HeterMoE's
+    T_A), of all routed experts on the experts workers (T_E), and of all routed experts on the
+    attention workers (N * T_EA / M)."""
 
     attention: float
     experts: float
@@ -43,26 +47,30 @@ class LayerTimes:
 
 @dataclass(frozen=True)
 class Room:
-    """Memory, counted in experts of all layers together: the `most` that attention workers can keep (None: any number),
-    the `least` that they must because the experts workers have no room."""
+    """Memory, counted in experts of all layers together: the `most` that attention workers can keep
+    (None: any number), the `least` that they must because the experts workers have no room."""
 
     most: int | None = None
     least: int = 0
 
 
 def shares(totals: Sequence[int], speeds: Sequence[float], least: int = 0) -> list[tuple[int, ...]]:
-    """For every total, how many of that many like items each worker gets: `least`, and each further one goes to the
-    worker that would finish it first (of equals the first), counting what it has of the totals before.
+    """For every total, how many of that many like items each worker gets: `least`, and each further
+    one goes to the worker that would finish it first (of equals the first), counting what it has of
+    the totals before.
 
-    The time of the slowest share is the least that whole items allow. A remainder moves on from total to total, so that
-    over all of them the shares are in proportion as well.
+    The time of the slowest share is the least that whole items allow. A remainder moves on from
+    total to total, so that over all of them the shares are in proportion as well.
     """
     held = [0] * len(speeds)
     found = []
     for total in totals:
         before = list(held)
         held = [count + least for count in held]
-        queue = [((count + 1) / speed, i) for i, (count, speed) in enumerate(zip(held, speeds, strict=True))]
+        queue = [
+            ((count + 1) / speed, i)
+            for i, (count, speed) in enumerate(zip(held, speeds, strict=True))
+        ]
         heapq.heapify(queue)
         for _ in range(total - least * len(speeds)):
             index = queue[0][1]
@@ -75,8 +83,8 @@ def shares(totals: Sequence[int], speeds: Sequence[float], least: int = 0) -> li
 def lane_shares(num_lanes: int, speeds: Sequence[float]) -> list[tuple[int, ...]]:
     """Contiguous lanes for every attention worker, at least one each, in proportion to speed.
 
-    Of the ways that take no longer than the fastest one, with a worker's share rounded up or down, that which ships the
-    fewest nodes of the reduction tree.
+    Of the ways that take no longer than the fastest one, with a worker's share rounded up or down,
+    that which ships the fewest nodes of the reduction tree.
     """
     (fair,) = shares([num_lanes], speeds, least=1)
     latest = max(count / speed for count, speed in zip(fair, speeds, strict=True))
@@ -85,7 +93,9 @@ def lane_shares(num_lanes: int, speeds: Sequence[float]) -> list[tuple[int, ...]
     for count, speed in zip(fair, speeds, strict=True):
         exact = num_lanes * Fraction(speed) / together
         low, high = min(count, max(1, math.floor(exact))), max(count, math.ceil(exact))
-        sizes.append(range(low, 1 + max(size for size in range(count, high + 1) if size / speed <= latest)))
+        sizes.append(
+            range(low, 1 + max(size for size in range(count, high + 1) if size / speed <= latest))
+        )
     return LaneTree(num_lanes).split(sizes)
 
 
@@ -96,17 +106,23 @@ def contiguous(counts: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def offload(
-    num_sites: int, num_experts: int, workers: tuple[int, int], times: LayerTimes, room: Room | None = None
+    num_sites: int,
+    num_experts: int,
+    workers: tuple[int, int],
+    times: LayerTimes,
+    room: Room | None = None,
 ) -> tuple[int, ...]:
-    """How many experts of every layer the attention workers should keep: HeterMoE's asymmetric assignment
-    (arXiv 2504.03871, section 4.3). `workers`: how many of attention, of experts.
+    """How many experts of every layer the attention workers should keep: HeterMoE's asymmetric
+    assignment (arXiv 2504.03871, section 4.3). `workers`: how many of attention, of experts.
 
-    Where attention is the shorter side, it waits in every layer; experts move to it in chunks while that fills the wait
-    (T_gather = T_E - T_A a layer against T_squeeze a chunk), spread evenly over the layers. A chunk is one expert from
-    each experts worker or one for each attention worker, whichever are more. Beyond the paper: the last chunk, for
-    which the wait is too short, moves too if the busier side becomes shorter by it; and M and N need not divide each
-    other: what is left of a chunk goes to other workers from layer to layer (`shares`). At least one expert of a layer
-    stays with each experts worker. Raises PlanError when memory on both sides together is too small.
+    Where attention is the shorter side, it waits in every layer; experts move to it in chunks while
+    that fills the wait (T_gather = T_E - T_A a layer against T_squeeze a chunk), spread evenly over
+    the layers. A chunk is one expert from each experts worker or one for each attention worker,
+    whichever are more. Beyond the paper: the last chunk, for which the wait is too short, moves too
+    if the busier side becomes shorter by it; and M and N need not divide each other: what is left
+    of a chunk goes to other workers from layer to layer (`shares`). At least one expert of a layer
+    stays with each experts worker. Raises PlanError when memory on both sides together is too
+    small.
     """
     chunk, room = max(workers), room or Room()
     most = num_sites * max(0, (num_experts - workers[1]) // chunk)
@@ -119,7 +135,9 @@ def offload(
             f"attention workers can keep {most * chunk}; add workers, or raise islands.*.memory_gb if there is more"
         )
     chunks = min(max(_best_chunks(num_sites, num_experts, chunk, times), least), most)
-    return tuple(chunk * ((i + 1) * chunks // num_sites - i * chunks // num_sites) for i in range(num_sites))
+    return tuple(
+        chunk * ((i + 1) * chunks // num_sites - i * chunks // num_sites) for i in range(num_sites)
+    )
 
 
 def _best_chunks(num_sites: int, num_experts: int, chunk: int, times: LayerTimes) -> int:
@@ -129,6 +147,8 @@ def _best_chunks(num_sites: int, num_experts: int, chunk: int, times: LayerTimes
     fitting = max(0, math.floor(wait / (freed + added)))
 
     def busier(chunks: int) -> float:
-        return max(num_sites * times.attention + chunks * added, num_sites * times.experts - chunks * freed)
+        return max(
+            num_sites * times.attention + chunks * added, num_sites * times.experts - chunks * freed
+        )
 
     return min(fitting, fitting + 1, key=busier)

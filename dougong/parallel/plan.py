@@ -1,6 +1,8 @@
-"""Who runs what: a pure function of the job, the cluster and the model's inventory. Imports no torch.
+"""Who runs what: a pure function of the job, the cluster and the model's inventory. Imports no
+torch.
 
-The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan` only maps it onto workers.
+The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan` only maps it onto
+workers.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a model consists of, as the planner sees it. `sites` are its `experts` modules in call order."""
+    """What a model consists of, as the planner sees it. `sites` are its `experts` modules in call
+    order."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -113,7 +116,8 @@ class Plan:
     def from_json(text: str) -> Plan:
         raw = json.loads(text)
         workers = tuple(
-            Worker(**{**w, "lanes": tuple(w["lanes"]), "experts": read_experts(w["experts"])}) for w in raw["workers"]
+            Worker(**{**w, "lanes": tuple(w["lanes"]), "experts": read_experts(w["experts"])})
+            for w in raw["workers"]
         )
         return Plan(raw["num_lanes"], raw["num_experts"], workers, dict(raw["owners"]))
 
@@ -121,21 +125,33 @@ class Plan:
         for worker in self.workers:
             if worker.name == name:
                 return worker
-        raise PlanError(f"no worker named {name!r}; this plan has {', '.join(w.name for w in self.workers)}")
+        raise PlanError(
+            f"no worker named {name!r}; this plan has {', '.join(w.name for w in self.workers)}"
+        )
 
 
 def make_plan(
-    num_lanes: int, inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int] | None = None
+    num_lanes: int,
+    inventory: Inventory,
+    seats: Sequence[Seat],
+    offload: Sequence[int] | None = None,
 ) -> Plan:
-    """Lay a job out over seats: lanes and experts in proportion to speed, tensors to the least loaded attention worker.
+    """Lay a job out over seats: lanes and experts in proportion to speed, tensors to the least
+    loaded attention worker.
 
-    Lanes are contiguous along the reduction tree; experts of a site are contiguous, in order of rank. `offload`: how
-    many experts of every site workers of role `attention` keep (default: none).
+    Lanes are contiguous along the reduction tree; experts of a site are contiguous, in order of
+    rank. `offload`: how many experts of every site workers of role `attention` keep (default:
+    none).
     """
     attention = [i for i, s in enumerate(seats) if s.role in ("attention", "both")]
     experts = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
-    _require(len(attention) >= 1, "no attention worker: give one island `role: attention` or `role: both`")
-    _require(len(experts) >= 1, "no experts worker: give one island `role: experts` or `role: both`")
+    _require(
+        len(attention) >= 1,
+        "no attention worker: give one island `role: attention` or `role: both`",
+    )
+    _require(
+        len(experts) >= 1, "no experts worker: give one island `role: experts` or `role: both`"
+    )
     _require(
         num_lanes >= len(attention),
         f"{len(attention)} attention workers but batch.lanes is {num_lanes}: each needs a lane; raise batch.lanes",
@@ -144,16 +160,28 @@ def make_plan(
         inventory.num_experts >= len(experts),
         f"{len(experts)} experts workers but the model has {inventory.num_experts} experts; lower islands.*.workers",
     )
-    lanes_of = dict(zip(attention, lane_shares(num_lanes, [seats[i].speed.attention for i in attention]), strict=True))
+    lanes_of = dict(
+        zip(
+            attention,
+            lane_shares(num_lanes, [seats[i].speed.attention for i in attention]),
+            strict=True,
+        )
+    )
     sites = _site_experts(inventory, seats, offload or [0] * len(inventory.sites))
     workers = tuple(
-        Worker(s.name, rank, s.island, s.role, s.node, s.device, lanes_of.get(rank, ()), sites[rank])
+        Worker(
+            s.name, rank, s.island, s.role, s.node, s.device, lanes_of.get(rank, ()), sites[rank]
+        )
         for rank, s in enumerate(seats)
     )
-    return Plan(num_lanes, inventory.num_experts, workers, _assign_owners(inventory.tensors, attention))
+    return Plan(
+        num_lanes, inventory.num_experts, workers, _assign_owners(inventory.tensors, attention)
+    )
 
 
-def _site_experts(inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int]) -> list[SiteExperts]:
+def _site_experts(
+    inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int]
+) -> list[SiteExperts]:
     """Every seat's experts. Each worker that has them as its role gets one at least."""
     owners = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
     keepers = [i for i, s in enumerate(seats) if s.role == "attention"]
@@ -176,8 +204,12 @@ def _site_experts(inventory: Inventory, seats: Sequence[Seat], offload: Sequence
 
 
 def experts_text(experts: Sequence[Sequence[int]]) -> str:
-    """A worker's experts at every site, such as `0-3 x2 | none | 4`: `x2` at two sites after each other."""
-    spans = ["none" if not own else str(own[0]) if len(own) == 1 else f"{own[0]}-{own[-1]}" for own in experts]
+    """A worker's experts at every site, such as `0-3 x2 | none | 4`: `x2` at two sites after each
+    other."""
+    spans = [
+        "none" if not own else str(own[0]) if len(own) == 1 else f"{own[0]}-{own[-1]}"
+        for own in experts
+    ]
     runs = [(span, len(list(run))) for span, run in itertools.groupby(spans)]
     return " | ".join(span if count == 1 else f"{span} x{count}" for span, count in runs)
 
@@ -188,7 +220,9 @@ def read_experts(text: str) -> SiteExperts:
     for run in text.split(" | ") if text else ():
         span, _, count = run.partition(" x")
         first, _, last = span.partition("-")
-        sites += [() if span == "none" else tuple(range(int(first), int(last or first) + 1))] * int(count or 1)
+        sites += [() if span == "none" else tuple(range(int(first), int(last or first) + 1))] * int(
+            count or 1
+        )
     return tuple(sites)
 
 

@@ -1,7 +1,8 @@
 """The fixed binary tree over lane numbers in which every sum across lanes is taken.
 
-The tree depends on the number of lanes alone. A node (start, size) covers lanes start .. start+size-1 that exist; its
-value is the sum of its children, left plus right; a missing right child adds nothing. Imports no torch.
+The tree depends on the number of lanes alone. A node (start, size) covers lanes start ..
+start+size-1 that exist; its value is the sum of its children, left plus right; a missing right
+child adds nothing. Imports no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class LaneTree:
         return [(start, half), *right]
 
     def held(self, lanes: Collection[int]) -> list[TreeNode]:
-        """The maximal nodes whose lanes are all in `lanes`: what a worker with these lanes ships."""
+        """The maximal nodes whose lanes are all in `lanes`: what a worker with these lanes
+        ships."""
         return self._held(self.root, frozenset(lanes))
 
     def _held(self, node: TreeNode, lanes: frozenset[int]) -> list[TreeNode]:
@@ -49,13 +51,15 @@ class LaneTree:
         return [n for child in self.children(node) for n in self._held(child, lanes)]
 
     def split(self, sizes: Sequence[range]) -> list[tuple[int, ...]]:
-        """Cut the lanes into contiguous shares, the i-th of a size in `sizes[i]`, that ship the fewest nodes together.
+        """Cut the lanes into contiguous shares, the i-th of a size in `sizes[i]`, that ship the
+        fewest nodes together.
 
         Raises ValueError when no choice of sizes gives the number of lanes.
         """
         least = list(itertools.accumulate((part[0] for part in reversed(sizes)), initial=0))[-2::-1]
         most = list(itertools.accumulate((part[-1] for part in reversed(sizes)), initial=0))[-2::-1]
-        # best[end]: (nodes shipped, (shares before the last one, its first lane)) of the shares so far, which end there
+        # best[end]: (nodes shipped, (shares before the last one, its first lane)) of the shares so
+        # far, which end there
         best: dict[int, tuple[int, Any]] = {0: (0, None)}
         for part, fewest, rest in zip(sizes, least, most, strict=True):
             options = [
@@ -84,9 +88,14 @@ class LaneTree:
             first, count = first + node, count + 1
         return count
 
-    def sum(self, values: Mapping[TreeNode, Tensor], node: TreeNode | None = None, add: Add | None = None) -> Tensor:
-        """The value of `node` (default: the root) from the values of nodes below it, in place: `add(left, right)` says
-        into which of the two, by default the left.
+    def sum(
+        self,
+        values: Mapping[TreeNode, Tensor],
+        node: TreeNode | None = None,
+        add: Add | None = None,
+    ) -> Tensor:
+        """The value of `node` (default: the root) from the values of nodes below it, in place:
+        `add(left, right)` says into which of the two, by default the left.
 
         Raises KeyError when a lane is missing.
         """

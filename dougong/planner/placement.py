@@ -1,4 +1,5 @@
-"""Which agent serves which part of an island, on which node; the seats they make; whether the nodes agree. Pure."""
+"""Which agent serves which part of an island, on which node; the seats they make; whether the nodes
+agree. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from dougong.parallel.plan import Seat
 
 @dataclass(frozen=True)
 class Node:
-    """A machine that may run agents. `devices`: how many of each accelerator it has; cpu is not counted."""
+    """A machine that may run agents. `devices`: how many of each accelerator it has; cpu is not
+    counted."""
 
     id: str
     name: str
@@ -28,15 +30,17 @@ class Node:
         key, equals, value = wish.partition("=")
         if equals:
             return self.labels.get(key) == value
-        return wish in (self.address, self.name, self.given_name) or (len(wish) >= 8 and self.id.startswith(wish))
+        return wish in (self.address, self.name, self.given_name) or (
+            len(wish) >= 8 and self.id.startswith(wish)
+        )
 
 
 @dataclass(frozen=True)
 class AgentSpec:
     """One agent: `num_workers` workers of an island from index `first_index`, on one node.
 
-    `node`: the node's id, or None when the placement may choose. `first_device`: number of its first device among
-    those that the agent's process can see.
+    `node`: the node's id, or None when the placement may choose. `first_device`: number of its
+    first device among those that the agent's process can see.
     """
 
     name: str
@@ -54,11 +58,15 @@ class AgentSpec:
         return tuple(f"{self.island}/{self.first_index + i}" for i in range(self.num_workers))
 
 
-def lay_out(islands: Sequence[Island], nodes: Sequence[Node], shared: bool = True) -> tuple[AgentSpec, ...]:
-    """One agent per island and node. An island of devices takes the nodes with most free devices first.
+def lay_out(
+    islands: Sequence[Island], nodes: Sequence[Node], shared: bool = True
+) -> tuple[AgentSpec, ...]:
+    """One agent per island and node. An island of devices takes the nodes with most free devices
+    first.
 
-    `shared`: agents of one node see all its devices, so that each must begin after the last one's; otherwise an agent
-    sees only its own. Raises LaunchError with the numbers of every node when there are fewer devices than workers.
+    `shared`: agents of one node see all its devices, so that each must begin after the last one's;
+    otherwise an agent sees only its own. Raises LaunchError with the numbers of every node when
+    there are fewer devices than workers.
     """
     free = {node.id: dict(node.devices) for node in nodes}
     specs: list[AgentSpec] = []
@@ -68,7 +76,11 @@ def lay_out(islands: Sequence[Island], nodes: Sequence[Node], shared: bool = Tru
             specs.append(_spec(island, 0, island.workers, allowed[0].id if island.node else None))
         else:
             specs += _spread(island, allowed, free)
-    return tuple(specs) if shared else tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
+    return (
+        tuple(specs)
+        if shared
+        else tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
+    )
 
 
 def _allowed(island: Island, nodes: Sequence[Node]) -> list[Node]:
@@ -76,11 +88,15 @@ def _allowed(island: Island, nodes: Sequence[Node]) -> list[Node]:
     if not allowed:
         have = ", ".join(f"{n.name} ({n.address})" for n in nodes) or "none"
         wish = f"is pinned to node {island.node!r}" if island.node else "needs a node"
-        raise LaunchError(f"island {island.name} {wish}; the nodes are: {have}; mend islands.{island.name}.node")
+        raise LaunchError(
+            f"island {island.name} {wish}; the nodes are: {have}; mend islands.{island.name}.node"
+        )
     return allowed
 
 
-def _spread(island: Island, nodes: Sequence[Node], free: dict[str, dict[str, int]]) -> list[AgentSpec]:
+def _spread(
+    island: Island, nodes: Sequence[Node], free: dict[str, dict[str, int]]
+) -> list[AgentSpec]:
     kind, left, first = island.accelerator, island.workers, 0
     specs = []
     for node in sorted(nodes, key=lambda n: -free[n.id].get(kind, 0)):
@@ -104,14 +120,29 @@ def free_of(node: Node, kind: str) -> str:
     return f"{node.devices.get(kind, 0)} {kind}"
 
 
-def _spec(island: Island, first: int, count: int, node: str | None, first_device: int = 0) -> AgentSpec:
+def _spec(
+    island: Island, first: int, count: int, node: str | None, first_device: int = 0
+) -> AgentSpec:
     name = island.name if count == island.workers else f"{island.name}-{first}"
     threads = island.threads
-    return AgentSpec(name, island.name, island.role, island.accelerator, threads, first, count, first_device, node)
+    return AgentSpec(
+        name,
+        island.name,
+        island.role,
+        island.accelerator,
+        threads,
+        first,
+        count,
+        first_device,
+        node,
+    )
 
 
-def make_seats(specs: Sequence[AgentSpec], hellos: Mapping[str, Mapping[str, Any]]) -> tuple[Seat, ...]:
-    """The places for workers in rank order: islands as in the job file, then by index. `hellos`: by agent name."""
+def make_seats(
+    specs: Sequence[AgentSpec], hellos: Mapping[str, Mapping[str, Any]]
+) -> tuple[Seat, ...]:
+    """The places for workers in rank order: islands as in the job file, then by index. `hellos`: by
+    agent name."""
     return tuple(
         Seat(worker, spec.island, spec.role, str(hellos[spec.name]["node"]), _device(spec, i))
         for spec in specs
@@ -157,11 +188,17 @@ def check_hellos(hellos: Mapping[str, Mapping[str, Any]], run_dir: str) -> None:
         )
 
 
-def version_table(hellos: Mapping[str, Mapping[str, Any]], packages: Sequence[str], skewed: Sequence[str]) -> str:
+def version_table(
+    hellos: Mapping[str, Mapping[str, Any]], packages: Sequence[str], skewed: Sequence[str]
+) -> str:
     """Nodes by packages in plain text; the columns that differ are marked with `*`."""
     head = ["node", *(f"{p}*" if p in skewed else p for p in packages)]
     rows = [head] + [
-        [f"{h['node']} ({name})", *(str(h["versions"].get(p, "-")) for p in packages)] for name, h in hellos.items()
+        [f"{h['node']} ({name})", *(str(h["versions"].get(p, "-")) for p in packages)]
+        for name, h in hellos.items()
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,4 +1,5 @@
-"""From a job to its plan: what its keys `speed`, `offload` and `memory_gb` mean to the planner. Imports no torch."""
+"""From a job to its plan: what its keys `speed`, `offload` and `memory_gb` mean to the planner.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from dougong.parallel.plan import Inventory, Plan, Seat, make_plan
 from dougong.planner.programs import prove
 
 MASTER, MOMENTS, GRADIENT = 4, 8, 4
-"""Bytes that a parameter takes in float32 beside its compute copy, which in float32 is the master itself."""
+"""Bytes that a parameter takes in float32 beside its compute copy, which in float32 is the master
+itself."""
 GB = 1e9
 
 
 def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
-    """The plan of a job on these seats. Raises PlanError when it cannot be laid out, does not fit in memory, or has no
-    schedule that is complete and free of deadlock."""
+    """The plan of a job on these seats. Raises PlanError when it cannot be laid out, does not fit
+    in memory, or has no schedule that is complete and free of deadlock."""
     islands = {island.name: island for island in job.islands}
     seats = [dataclasses.replace(seat, speed=speed_of(islands[seat.island])) for seat in seats]
     plan = make_plan(job.batch.lanes, inventory, seats, _kept(job, inventory, seats))
@@ -28,29 +30,41 @@ def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
 
 
 def speed_of(island: Island) -> Speed:
-    """As the planner reads it; without a word of the job, all are equal. An emulated island has its emulation's."""
+    """As the planner reads it; without a word of the job, all are equal. An emulated island has its
+    emulation's."""
     if island.speed:
         return Speed(island.speed.attention, island.speed.experts)
     if island.emulate:
-        return Speed(1000 / island.emulate.attention_ms, 1000 / island.emulate.expert_ms_per_1k_tokens)
+        return Speed(
+            1000 / island.emulate.attention_ms, 1000 / island.emulate.expert_ms_per_1k_tokens
+        )
     return EQUAL
 
 
 def computes(job: Job, role: str) -> str:
-    """The role whose kernels a worker runs: one of role attention that keeps experts runs both roles'."""
+    """The role whose kernels a worker runs: one of role attention that keeps experts runs both
+    roles'."""
     return "both" if role == "attention" and job.offload not in ("none", 0) else role
 
 
 def expert_bytes(job: Job, inventory: Inventory) -> int:
     """Memory of one expert of one layer on its owner: weights, gradient and optimizer state."""
-    return inventory.expert_parameters * (_copy(job) + GRADIENT + MOMENTS + MASTER * (job.precision != "float32"))
+    return inventory.expert_parameters * (
+        _copy(job) + GRADIENT + MOMENTS + MASTER * (job.precision != "float32")
+    )
 
 
 def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
-    """Memory of every worker for weights, gradients and optimizer state; activations come on top."""
+    """Memory of every worker for weights, gradients and optimizer state; activations come on
+    top."""
     sizes = {t.name: t.num_parameters for t in inventory.tensors}
-    everywhere = sum(sizes.values()) * (_copy(job) + GRADIENT)  # every attention worker computes with all of them
-    found = [everywhere * bool(w.lanes) + w.num_experts * expert_bytes(job, inventory) for w in plan.workers]
+    everywhere = sum(sizes.values()) * (
+        _copy(job) + GRADIENT
+    )  # every attention worker computes with all of them
+    found = [
+        everywhere * bool(w.lanes) + w.num_experts * expert_bytes(job, inventory)
+        for w in plan.workers
+    ]
     for name, rank in plan.owners.items():
         found[rank] += sizes[name] * (MOMENTS + MASTER * (job.precision != "float32"))
     return found
@@ -61,7 +75,8 @@ def _copy(job: Job) -> int:
 
 
 def _kept(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> list[int]:
-    """Experts of every site that workers of role attention keep. Without two kinds of workers there is no choice."""
+    """Experts of every site that workers of role attention keep. Without two kinds of workers there
+    is no choice."""
     num_sites, roles = len(inventory.sites), {seat.role for seat in seats}
     if not {"attention", "experts"} <= roles or job.offload == "none":
         return [0] * num_sites
@@ -69,7 +84,9 @@ def _kept(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> list[int]:
         return [job.offload] * num_sites
     workers = (sum(s.role == "attention" for s in seats), sum(s.role != "attention" for s in seats))
     times = layer_times(job, inventory, seats)
-    return list(offload(num_sites, inventory.num_experts, workers, times, _room(job, inventory, seats)))
+    return list(
+        offload(num_sites, inventory.num_experts, workers, times, _room(job, inventory, seats))
+    )
 
 
 def layer_times(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> LayerTimes:

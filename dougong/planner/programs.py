@@ -17,8 +17,9 @@ ALIKE = 2
 
 
 def programs_of(job: Job, plan: Plan) -> list[Program]:
-    """What every worker does in a step, by rank. `pipeline: auto`: in step where all workers have attention and
-    experts, in stripes where they are apart. Raises `PlanError` for a schedule that is not made for these roles."""
+    """What every worker does in a step, by rank. `pipeline: auto`: in step where all workers have
+    attention and experts, in stripes where they are apart. Raises `PlanError` for a schedule that
+    is not made for these roles."""
     roles = {w.name: role_of(w) for w in plan.workers}
     return make_programs(pipeline_of(job, plan), num_sites(plan), job.batch.microbatches, roles)
 
@@ -43,7 +44,8 @@ def num_sites(plan: Plan) -> int:
 
 
 def prove(job: Job, plan: Plan) -> dict[Role, Alive]:
-    """That the step is complete, in a legal order and free of deadlock; returns what a worker of each role keeps alive.
+    """That the step is complete, in a legal order and free of deadlock; returns what a worker of
+    each role keeps alive.
 
     Raises `PlanError` with worker, operation and position.
     """

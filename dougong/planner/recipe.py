@@ -1,6 +1,7 @@
 """The recipe: how a job computes, apart from what it computes and where. Imports no torch.
 
-Together with the job file's logical keys it fixes every bit; it is part of the run's identity and of every checkpoint.
+Together with the job file's logical keys it fixes every bit; it is part of the run's identity and
+of every checkpoint.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ ARITHMETIC = 1
 """Raised whenever a release of dougong computes other bits from the same job."""
 
 ENOUGH_ROWS = 128
-"""From so many rows on, one product per block costs as much as one for all lanes (measured: `benchmarks/README.md`)."""
+"""From so many rows on, one product per block costs as much as one for all lanes (measured:
+`benchmarks/README.md`)."""
 HEIGHTS = (128, 64, 32, 16)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`products`: what one product of an expert takes. `lanes`, `microbatches`: the leaves of every sum."""
+    """`products`: what one product of an expert takes. `lanes`, `microbatches`: the leaves of every
+    sum."""
 
     arithmetic: int
     determinism: str
@@ -38,7 +41,9 @@ class Recipe:
     @property
     def digest(self) -> str:
         """A short name for it, 16 hexadecimal digits."""
-        return hashlib.blake2b(json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=8
+        ).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -60,12 +65,16 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
     )
 
 
-def product_rows(job: Job, num_experts: int, experts_per_token: int) -> int | Literal["block", "expert"]:
-    """What one product of an expert takes: a block (expert, lane, micro-batch), or tiles of so many rows of all lanes.
+def product_rows(
+    job: Job, num_experts: int, experts_per_token: int
+) -> int | Literal["block", "expert"]:
+    """What one product of an expert takes: a block (expert, lane, micro-batch), or tiles of so many
+    rows of all lanes.
 
-    `expert_tile: auto` tiles where a block is expected to have less than `ENOUGH_ROWS` rows and there are lanes to put
-    together; a tile is at most half of an expert's rows, so that filling up the last one costs little. Where nothing
-    is promised to other plans, a product takes all of an expert's rows.
+    `expert_tile: auto` tiles where a block is expected to have less than `ENOUGH_ROWS` rows and
+    there are lanes to put together; a tile is at most half of an expert's rows, so that filling up
+    the last one costs little. Where nothing is promised to other plans, a product takes all of an
+    expert's rows.
     """
     if job.determinism != "layout":
         return "expert"
@@ -75,4 +84,6 @@ def product_rows(job: Job, num_experts: int, experts_per_token: int) -> int | Li
     rows_per_block = tokens * experts_per_token / num_experts
     if rows_per_block >= ENOUGH_ROWS or job.batch.lanes == 1:
         return "block"
-    return next((height for height in HEIGHTS if 2 * height <= rows_per_block * job.batch.lanes), "block")
+    return next(
+        (height for height in HEIGHTS if 2 * height <= rows_per_block * job.batch.lanes), "block"
+    )

@@ -1,11 +1,13 @@
-"""One run's directory: the only module that spells its paths. The controller is its only writer (logs,
-checkpoint data and the ledger apart), so a line is appended by one `write` and a file is replaced by one `rename`.
+"""One run's directory: the only module that spells its paths. The controller is its only writer
+(logs, checkpoint data and the ledger apart), so a line is appended by one `write` and a file is
+replaced by one `rename`.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
         logs/<generation>/<island>/<index>.log   checkpoints/   ledger/   tensorboard/
 
-Every event has `kind`, `generation`, `monotonic_s` (this boot of the controller's machine) and `wall` (ISO 8601, UTC).
-The fields that the view and the report look for; any other field and any other kind is shown as it stands:
+Every event has `kind`, `generation`, `monotonic_s` (this boot of the controller's machine) and
+`wall` (ISO 8601, UTC). The fields that the view and the report look for; any other field and any
+other kind is shown as it stands:
 
     created               job, command (list of words), machine (`machine.describe_machine()`)
     agents_started        agents: list of {node, island, address, versions, accelerator, devices, environment}
@@ -42,7 +44,7 @@ from typing import Any
 from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
 Event = dict[str, Any]
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -53,7 +55,8 @@ def _utc_now() -> datetime:
 
 
 class RunDir:
-    """Paths, atomic writers and forgiving readers of one run. The clocks are passed in for tests."""
+    """Paths, atomic writers and forgiving readers of one run. The clocks are passed in for
+    tests."""
 
     def __init__(
         self,
@@ -69,12 +72,15 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
-        """Claim `path` for a new run. LaunchError when a run lies there already; two claims at once: one wins."""
+        """Claim `path` for a new run. LaunchError when a run lies there already; two claims at
+        once: one wins."""
         run = cls(path)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise LaunchError(f"{run.path}: a file is in the way; pass another --run-dir") from error
+            raise LaunchError(
+                f"{run.path}: a file is in the way; pass another --run-dir"
+            ) from error
         taken = [p.name for p in (run.job_file, run.metrics_file, run.checkpoints) if p.exists()]
         try:
             if taken:
@@ -90,13 +96,18 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """An existing run. LaunchError says what is missing and, when it can be seen, which directory was meant."""
+        """An existing run. LaunchError says what is missing and, when it can be seen, which
+        directory was meant."""
         run = cls(path)
         if not run.path.is_dir():
-            raise LaunchError(f"{run.path}: no such directory; give the directory that `dougong run` printed")
+            raise LaunchError(
+                f"{run.path}: no such directory; give the directory that `dougong run` printed"
+            )
         missing = [p.name for p in (run.job_file, run.events_file) if not p.is_file()]
         if missing:
-            raise LaunchError(f"{run.path}: not a run directory: {' and '.join(missing)} missing{_guess(run.path)}")
+            raise LaunchError(
+                f"{run.path}: not a run directory: {' and '.join(missing)} missing{_guess(run.path)}"
+            )
         return run
 
     @property
@@ -159,16 +170,29 @@ class RunDir:
             index = name.removesuffix(".log")
             if generation.isdecimal() and index.isdecimal():
                 found[(int(generation), island, int(index))] = path
-        return {(g, f"{island}/{index}"): path for (g, island, index), path in sorted(found.items())}
+        return {
+            (g, f"{island}/{index}"): path for (g, island, index), path in sorted(found.items())
+        }
 
-    def append_metrics(self, row: Row) -> None:
-        """One step's row. Numbers that JSON has no word for are written as "NaN", "Infinity", "-Infinity"."""
+    def append_metrics(self, row: MetricsRow) -> None:
+        """One step's row. Numbers that JSON has no word for are written as "NaN", "Infinity",
+        "-Infinity"."""
         self._append(self.metrics_file, row)
 
     def append_event(self, kind: str, generation: int, **fields: Any) -> Event:
         """Write one event with both clocks and hand it back, for the view."""
-        wall = self._now().astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        stamp = {"kind": kind, "generation": generation, "monotonic_s": round(self._monotonic(), 6), "wall": wall}
+        wall = (
+            self._now()
+            .astimezone(timezone.utc)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z")
+        )
+        stamp = {
+            "kind": kind,
+            "generation": generation,
+            "monotonic_s": round(self._monotonic(), 6),
+            "wall": wall,
+        }
         event = {**stamp, **fields, **stamp}
         self._append(self.events_file, event)
         return event
@@ -197,12 +221,13 @@ class RunDir:
         """Forget the controller's address when it ends. No error when it is gone already."""
         self.controller_file.unlink(missing_ok=True)
 
-    def read_metrics(self) -> list[Row]:
+    def read_metrics(self) -> list[MetricsRow]:
         """All rows in the order written, rewound ones too. A torn last line is left out."""
         return [_decode_numbers(row) for row in _read_lines(self.metrics_file)]
 
-    def latest_metrics(self) -> list[Row]:
-        """The rows of the run's present history, one a step: what a later attempt rewound is dropped."""
+    def latest_metrics(self) -> list[MetricsRow]:
+        """The rows of the run's present history, one a step: what a later attempt rewound is
+        dropped."""
         return live_rows(self.read_metrics())
 
     def read_events(self) -> list[Event]:
@@ -245,9 +270,10 @@ class RunDir:
                 ) from error
 
 
-def live_rows(rows: Iterable[Row]) -> list[Row]:
-    """Drop what was rewound: a row for step s makes every earlier-written row of a step >= s past history."""
-    live: list[Row] = []
+def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
+    """Drop what was rewound: a row for step s makes every earlier-written row of a step >= s past
+    history."""
+    live: list[MetricsRow] = []
     for row in rows:
         while live and live[-1]["step"] >= row["step"]:
             live.pop()
@@ -261,7 +287,11 @@ def _guess(path: Path) -> str:
         newest = max(inner, key=lambda p: (p / "events.jsonl").stat().st_mtime)
         return f"; did you mean {newest}?"
     outer = [p for p in path.absolute().parents if (p / "events.jsonl").is_file()]
-    return f"; did you mean {outer[0]}?" if outer else "; give the directory that `dougong run` printed"
+    return (
+        f"; did you mean {outer[0]}?"
+        if outer
+        else "; give the directory that `dougong run` printed"
+    )
 
 
 def _dumps(value: Any) -> str:
@@ -290,7 +320,8 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _drop_torn_tail(path: Path) -> None:
-    """Cut what a killed controller left after the last newline, so that the next line starts a line."""
+    """Cut what a killed controller left after the last newline, so that the next line starts a
+    line."""
     try:
         with path.open("r+b") as file:
             data = file.read()
@@ -313,7 +344,9 @@ def _replace(path: Path, text: str, mode: int = 0o666, durable: bool = False) ->
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise LaunchError(f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume") from error
+        raise LaunchError(
+            f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
+        ) from error
 
 
 def _read_text(path: Path) -> str | None:
@@ -330,26 +363,38 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise LaunchError(f"{path}: not JSON ({error}); it is written by dougong alone, restore it") from error
+        raise LaunchError(
+            f"{path}: not JSON ({error}); it is written by dougong alone, restore it"
+        ) from error
     if not isinstance(value, dict):
-        raise LaunchError(f"{path}: holds a {type(value).__name__}, not an object; it is written by dougong alone")
+        raise LaunchError(
+            f"{path}: holds a {type(value).__name__}, not an object; it is written by dougong alone"
+        )
     return value
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of JSON objects. Text after the last newline is still being written, or was torn: left out."""
+    """Whole lines of JSON objects. Text after the last newline is still being written, or was torn:
+    left out."""
     try:
         whole, _, _ = path.read_bytes().rpartition(b"\n")
     except FileNotFoundError:
         return []
-    return [_parse(path, number, line) for number, line in enumerate(whole.split(b"\n") if whole else [], 1)]
+    return [
+        _parse(path, number, line)
+        for number, line in enumerate(whole.split(b"\n") if whole else [], 1)
+    ]
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise LaunchError(f"{path}:{number}: not JSON ({error}); restore the line or delete it") from error
+        raise LaunchError(
+            f"{path}:{number}: not JSON ({error}); restore the line or delete it"
+        ) from error
     if not isinstance(record, dict):
-        raise LaunchError(f"{path}:{number}: holds a {type(record).__name__}, not an object; restore or delete it")
+        raise LaunchError(
+            f"{path}:{number}: holds a {type(record).__name__}, not an object; restore or delete it"
+        )
     return record

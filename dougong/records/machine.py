@@ -1,4 +1,5 @@
-"""What this machine is, in values that JSON can hold: for the run's record and its report. Imports no torch."""
+"""What this machine is, in values that JSON can hold: for the run's record and its report. Imports
+no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ PACKAGES = ("dougong", "torch", "transformers", "ray", "pydantic", "safetensors"
 
 
 def describe_machine() -> dict[str, Any]:
-    """host, platform, python, cpu (model name), cores, memory_bytes, versions (package -> version, those installed)."""
+    """host, platform, python, cpu (model name), cores, memory_bytes, versions (package -> version,
+    those installed)."""
     return {
         "host": platform.node(),
         "platform": platform.platform(),
@@ -25,7 +27,8 @@ def describe_machine() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages whose skew can change a run's bits, read from their metadata without importing them."""
+    """Versions of the packages whose skew can change a run's bits, read from their metadata without
+    importing them."""
     found = {}
     for name in PACKAGES:
         try:

@@ -12,7 +12,8 @@ Islands = tuple[Island, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Islands to run a job on; `then`: those on which it is resumed after a stop half-way (empty: no stop)."""
+    """Islands to run a job on; `then`: those on which it is resumed after a stop half-way (empty:
+    no stop)."""
 
     name: str
     islands: Islands
@@ -22,21 +23,28 @@ class Layout:
     def workers(self) -> str:
         """How many workers, in words."""
         first, *more = (
-            str(sum(island.workers for island in islands)) for islands in (self.islands, self.then) if islands
+            str(sum(island.workers for island in islands))
+            for islands in (self.islands, self.then)
+            if islands
         )
         return " then ".join((first, *more))
 
 
-def layouts(job: Job, num_experts: int, count: int, most_workers: int | None = None) -> tuple[Layout, ...]:
-    """The first `count` of the layouts that this job can have, unlike ones first; fewer where it has not so many.
+def layouts(
+    job: Job, num_experts: int, count: int, most_workers: int | None = None
+) -> tuple[Layout, ...]:
+    """The first `count` of the layouts that this job can have, unlike ones first; fewer where it
+    has not so many.
 
-    All on the accelerator and threads of the job's first island: another kind of device may have other bits.
-    `most_workers`: devices that there are.
+    All on the accelerator and threads of the job's first island: another kind of device may have
+    other bits. `most_workers`: devices that there are.
     """
     found: list[Layout] = []
     lanes = job.batch.lanes
     limit = most_workers or lanes + num_experts
-    for layout in _candidates(_Maker(job.islands[0], min(lanes, limit), min(num_experts, limit), limit), job.steps):
+    for layout in _candidates(
+        _Maker(job.islands[0], min(lanes, limit), min(num_experts, limit), limit), job.steps
+    ):
         if all((layout.islands, layout.then) != (other.islands, other.then) for other in found):
             found.append(layout)
         if len(found) == count:
@@ -57,7 +65,8 @@ class _Maker:
         return (self._island("both", min(workers, self.lanes, self.experts)),)
 
     def apart(self, attention: int, experts: int) -> Islands:
-        """Attention and experts on workers of their own; where there is but one device, together on it."""
+        """Attention and experts on workers of their own; where there is but one device, together on
+        it."""
         if self.devices < 2:
             return self.both(1)
         attention = min(attention, self.lanes, self.devices - 1)

@@ -1,4 +1,5 @@
-"""Where two runs' ledgers part: the first step, and which of its loss, gradients and weights. Imports no torch."""
+"""Where two runs' ledgers part: the first step, and which of its loss, gradients and weights.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,29 +8,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dougong.checkpoint.ledger_file import KINDS, read_step
-from dougong.records.directory import RunDir
+from dougong.records.directory import MetricsRow, RunDir
 
-Row = dict[str, Any]
-Found = tuple[str, str]
+DifferingTensor = tuple[str, str]
 """(what differs, how)."""
 
 
-def common_steps(a: Sequence[Row], b: Sequence[Row]) -> list[int]:
+def common_steps(a: Sequence[MetricsRow], b: Sequence[MetricsRow]) -> list[int]:
     """Steps that both ledgers tell of."""
     told = [{int(row["step"]) for row in rows if row.get("ledger")} for rows in (a, b)]
     return sorted(told[0] & told[1])
 
 
-def first_split(a: Sequence[Row], b: Sequence[Row]) -> int | None:
+def first_split(a: Sequence[MetricsRow], b: Sequence[MetricsRow]) -> int | None:
     """The first common step whose digests differ; None when all agree."""
     digests = [{int(row["step"]): row.get("ledger") for row in rows} for rows in (a, b)]
     return next((step for step in common_steps(a, b) if digests[0][step] != digests[1][step]), None)
 
 
-def differences_of_step(runs: tuple[RunDir, RunDir], rows: tuple[Row, Row]) -> list[Found]:
-    """What differs in one step of two runs, given its two rows: the loss, each tensor's gradient, each tensor's weight,
-    tensors in the order of their names."""
-    found: list[Found] = []
+def differences_of_step(
+    runs: tuple[RunDir, RunDir], rows: tuple[MetricsRow, MetricsRow]
+) -> list[DifferingTensor]:
+    """What differs in one step of two runs, given its two rows: the loss, each tensor's gradient,
+    each tensor's weight, tensors in the order of their names."""
+    found: list[DifferingTensor] = []
     if not same_number(rows[0]["loss"], rows[1]["loss"]):
         found.append(("loss", f"{rows[0]['loss']!r} and {rows[1]['loss']!r}"))
     kept = tensors_of_step(runs, rows)
@@ -37,17 +39,28 @@ def differences_of_step(runs: tuple[RunDir, RunDir], rows: tuple[Row, Row]) -> l
         totals = [row.get("checksums", {}).get(f"{kind}s") for row in rows]
         if totals[0] != totals[1]:
             tensors = [(f"{kind} of {name}", note) for (k, name), note in kept.items() if k == kind]
-            found += tensors or [(f"{kind}s", "which tensors is not known: their checksums are kept no more")]
-    return found or [("ledger", "the digests differ and this step does not: the runs did not begin alike")]
+            found += tensors or [
+                (f"{kind}s", "which tensors is not known: their checksums are kept no more")
+            ]
+    return found or [
+        ("ledger", "the digests differ and this step does not: the runs did not begin alike")
+    ]
 
 
-def tensors_of_step(runs: tuple[RunDir, RunDir], rows: tuple[Row, Row]) -> dict[tuple[str, str], str]:
-    """(kind, tensor) -> how its checksums differ, for the tensors of which both runs have kept the step."""
+def tensors_of_step(
+    runs: tuple[RunDir, RunDir], rows: tuple[MetricsRow, MetricsRow]
+) -> dict[tuple[str, str], str]:
+    """(kind, tensor) -> how its checksums differ, for the tensors of which both runs have kept the
+    step."""
     places = zip(runs, rows, strict=True)
-    sides = [read_step(run.ledger, int(row.get("attempt", 1)), int(row["step"])) for run, row in places]
+    sides = [
+        read_step(run.ledger, int(row.get("attempt", 1)), int(row["step"])) for run, row in places
+    ]
     if not all(sides):
         return {}
-    keys = sorted(sides[0].keys() | sides[1].keys(), key=lambda key: (KINDS.index(key[0]), natural(key[1])))
+    keys = sorted(
+        sides[0].keys() | sides[1].keys(), key=lambda key: (KINDS.index(key[0]), natural(key[1]))
+    )
     return {key: _note(key, sides) for key in keys if sides[0].get(key) != sides[1].get(key)}
 
 

@@ -1,4 +1,5 @@
-"""The step of a plan as a chart in plain text: who computes what when, and what travels meanwhile."""
+"""The step of a plan as a chart in plain text: who computes what when, and what travels
+meanwhile."""
 
 from __future__ import annotations
 
@@ -15,20 +16,34 @@ BACKWARD = 2.0
 
 
 def chart_lines(job: Job, plan: Plan, inventory: Inventory, width: int) -> list[str]:
-    """The schedule's name, what it keeps alive, and the step drawn with the job's emulated times or speeds."""
+    """The schedule's name, what it keeps alive, and the step drawn with the job's emulated times or
+    speeds."""
     head = f"pipeline {pipeline_of(job, plan)}, {job.batch.microbatches} micro-batches"
-    kept = [f"{role} keep {a.segments} segments and {a.waves} waves" for role, a in prove(job, plan).items()]
+    kept = [
+        f"{role} keep {a.segments} segments and {a.waves} waves"
+        for role, a in prove(job, plan).items()
+    ]
     trace = simulate(programs_of(job, plan), cost_of(job, plan, inventory))
     emulated = any(island.emulate for island in job.islands)
-    times = "emulated times" if emulated else "at speed 1 a lane's segment and its experts take one second each"
+    times = (
+        "emulated times"
+        if emulated
+        else "at speed 1 a lane's segment and its experts take one second each"
+    )
     return [f"{head}: {', '.join(kept)} alive at most; {times}", draw(trace, width)]
 
 
 def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
-    """Seconds of every operation of every worker: by `emulate`, or relative to each other by `speed`."""
+    """Seconds of every operation of every worker: by `emulate`, or relative to each other by
+    `speed`."""
     islands = {island.name: island for island in job.islands}
     workers = {worker.name: worker for worker in plan.workers}
-    rows = job.batch.microbatch_size * job.data.sequence_length * inventory.experts_per_token * plan.num_lanes
+    rows = (
+        job.batch.microbatch_size
+        * job.data.sequence_length
+        * inventory.experts_per_token
+        * plan.num_lanes
+    )
 
     def cost(name: str, operation: Operation) -> float:
         worker = workers[name]

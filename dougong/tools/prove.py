@@ -1,4 +1,5 @@
-"""`dougong prove`: run a job for a few steps on several layouts and compare what they computed, bit by bit."""
+"""`dougong prove`: run a job for a few steps on several layouts and compare what they computed, bit
+by bit."""
 
 from __future__ import annotations
 
@@ -6,61 +7,71 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dougong.errors import JobError
 from dougong.job.schema import Job
-from dougong.records.directory import RunDir
+from dougong.records.directory import MetricsRow, RunDir
 from dougong.tools.layouts import Layout
 from dougong.tools.ledger_diff import differences_of_step, first_split
-from dougong.tools.local_run import Bench, on_trial, try_out
+from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
 from dougong.tools.trace_diff import retrace
-from dougong.training.partial_run_request import Errand
-
-Row = dict[str, Any]
+from dougong.training.partial_run_request import PartialRun
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One layout's run. `split`: the first step in which it differs from the first layout's; None: it never does."""
+    """One layout's run. `split`: the first step in which it differs from the first layout's; None:
+    it never does."""
 
     layout: Layout
     run_dir: RunDir
-    rows: tuple[Row, ...]
+    rows: tuple[MetricsRow, ...]
     split: int | None = None
 
 
 def shortened(job: Job, steps: int) -> Job:
-    """The job in a few steps, with a ledger. `JobError` when it promises nothing that could be proved."""
+    """The job in a few steps, with a ledger. `JobError` when it promises nothing that could be
+    proved."""
     if job.determinism != "layout":
         raise JobError(
             f"determinism: {job.determinism} promises no bits across layouts, so there is nothing to prove; "
             "add -o determinism=layout"
         )
     warmup = min(job.schedule.warmup_steps, steps)
-    return job.model_copy(update={"steps": steps, "schedule": job.schedule.model_copy(update={"warmup_steps": warmup})})
+    return job.model_copy(
+        update={
+            "steps": steps,
+            "schedule": job.schedule.model_copy(update={"warmup_steps": warmup}),
+        }
+    )
 
 
-def try_all(job: Job, several: Sequence[Layout], folder: Path, bench: Bench) -> Iterator[Tried]:
-    """Run the job on every layout, one after the other, in `folder`. Raises what a run ended with."""
-    first: Sequence[Row] | None = None
+def try_all(
+    job: Job, several: Sequence[Layout], folder: Path, bench: LocalRunOptions
+) -> Iterator[Tried]:
+    """Run the job on every layout, one after the other, in `folder`. Raises what a run ended
+    with."""
+    first: Sequence[MetricsRow] | None = None
     for number, layout in enumerate(several, 1):
         run_dir, rows = _run(job, layout, folder / str(number), bench)
         first = first or rows
         yield Tried(layout, run_dir, rows, first_split(first, rows))
 
 
-def _run(job: Job, layout: Layout, path: Path, bench: Bench) -> tuple[RunDir, tuple[Row, ...]]:
+def _run(
+    job: Job, layout: Layout, path: Path, bench: LocalRunOptions
+) -> tuple[RunDir, tuple[MetricsRow, ...]]:
     if layout.then:
-        try_out(on_trial(job, layout.islands), path, Errand(job.steps // 2, save=True), bench)
-    run = try_out(on_trial(job, layout.then or layout.islands), path, Errand(job.steps), bench)
+        try_out(on_trial(job, layout.islands), path, PartialRun(job.steps // 2, save=True), bench)
+    run = try_out(on_trial(job, layout.then or layout.islands), path, PartialRun(job.steps), bench)
     shutil.rmtree(run.checkpoints)  # as large as the model; the ledger has all that is compared
     run.checkpoints.mkdir()
     return run, tuple(run.latest_metrics())
 
 
-def explain(tried: Sequence[Tried], bench: Bench) -> list[str]:
-    """What differs first, in words: the step, the tensor, and, traced, the place. Empty when nothing differs."""
+def explain(tried: Sequence[Tried], bench: LocalRunOptions) -> list[str]:
+    """What differs first, in words: the step, the tensor, and, traced, the place. Empty when
+    nothing differs."""
     a = tried[0]
     b = next((t for t in tried if t.split is not None), None)
     if b is None:

@@ -1,8 +1,9 @@
-"""`dougong diff --trace`: run one step of two runs again, on the layout of each, and say where the two part.
+"""`dougong diff --trace`: run one step of two runs again, on the layout of each, and say where the
+two part.
 
-Both begin from the same state: the newest valid checkpoint, of either run, from before their ledgers part, or the
-beginning. When the two computations agree, it was no arithmetic: one of the recorded runs is not what its machine
-should have computed.
+Both begin from the same state: the newest valid checkpoint, of either run, from before their
+ledgers part, or the beginning. When the two computations agree, it was no arithmetic: one of the
+recorded runs is not what its machine should have computed.
 """
 
 from __future__ import annotations
@@ -11,23 +12,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dougong.checkpoint.directories import Place as Directory
-from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.directories import CheckpointPlace, list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
 from dougong.job.load import load_job
 from dougong.launcher.controller.checkpoints import identity
 from dougong.parallel.plan import Plan, Worker
-from dougong.parallel.trace.trace_key import Place, first_difference
-from dougong.records.directory import RunDir
+from dougong.parallel.trace.trace_key import TraceKey, first_difference
+from dougong.records.directory import MetricsRow, RunDir
 from dougong.tools.ledger_diff import differences_of_step, first_split, tensors_of_step
-from dougong.tools.local_run import Bench, on_trial, try_out
-from dougong.training.partial_run_request import Errand, Trace
+from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
+from dougong.training.partial_run_request import PartialRun, StepTrace
 
-Row = dict[str, Any]
 EXPERTS_WORK = ("answers", "drows")
 
 
@@ -36,10 +34,10 @@ class Rerun:
     """One recorded step and the same step computed again."""
 
     name: str
-    recorded: Row
-    again: Row
+    recorded: MetricsRow
+    again: MetricsRow
     run_dir: RunDir
-    trace: Trace
+    trace: StepTrace
     plan: Plan
 
     @property
@@ -50,26 +48,36 @@ class Rerun:
 
 @dataclass(frozen=True)
 class Retraced:
-    """What was found, in words. `place`: where the two computations part, when they do in a lane."""
+    """What was found, in words. `place`: where the two computations part, when they do in a
+    lane."""
 
     step: int
     start: str
-    place: Place | None
+    place: TraceKey | None
     lines: tuple[str, ...]
 
 
-def retrace(a: RunDir, b: RunDir, bench: Bench) -> Retraced:
-    """Trace the first step whose digests differ. Raises `JobError` when the two runs are of other jobs, or have no
-    ledger in which they part; else what a trial raises. Leaves nothing behind."""
+def retrace(a: RunDir, b: RunDir, bench: LocalRunOptions) -> Retraced:
+    """Trace the first step whose digests differ. Raises `JobError` when the two runs are of other
+    jobs, or have no ledger in which they part; else what a trial raises. Leaves nothing behind."""
     rows = a.latest_metrics(), b.latest_metrics()
     step = first_split(*rows)
     if step is None:
-        raise JobError(f"{a.path} and {b.path}: their ledgers do not part, so there is no step to trace")
+        raise JobError(
+            f"{a.path} and {b.path}: their ledgers do not part, so there is no step to trace"
+        )
     _refuse_other_jobs(a, b)
     start = _common_state((a, b), rows, step)
     with tempfile.TemporaryDirectory(prefix="dougong-trace-") as folder:
         pair = [
-            _again(name, run, next(r for r in side if r["step"] == step), start, Path(folder) / name, bench)
+            _again(
+                name,
+                run,
+                next(r for r in side if r["step"] == step),
+                start,
+                Path(folder) / name,
+                bench,
+            )
             for name, run, side in zip("AB", (a, b), rows, strict=True)
         ]
         began = f"{start.path.name} of {start.path.parent.parent}" if start else "the beginning"
@@ -79,7 +87,11 @@ def retrace(a: RunDir, b: RunDir, bench: Bench) -> Retraced:
 
 def _refuse_other_jobs(a: RunDir, b: RunDir) -> None:
     old, new = (identity(load_job(run.job_file).job) for run in (a, b))
-    layouts = [[(w.lanes, w.experts) for w in plan.workers] for run in (a, b) if (plan := run.read_plan()) is not None]
+    layouts = [
+        [(w.lanes, w.experts) for w in plan.workers]
+        for run in (a, b)
+        if (plan := run.read_plan()) is not None
+    ]
     if old["determinism"] != "layout" and layouts[1:] != layouts[:1]:
         raise JobError(
             f"{a.path} and {b.path}: determinism: {old['determinism']} promises no bits across layouts, and theirs are "
@@ -93,10 +105,15 @@ def _refuse_other_jobs(a: RunDir, b: RunDir) -> None:
         )
 
 
-def _common_state(runs: Sequence[RunDir], rows: Sequence[Sequence[Row]], step: int) -> Directory | None:
-    """The newest valid checkpoint before `step` that carries the digest which both ledgers have there."""
+def _common_state(
+    runs: Sequence[RunDir], rows: Sequence[Sequence[MetricsRow]], step: int
+) -> CheckpointPlace | None:
+    """The newest valid checkpoint before `step` that carries the digest which both ledgers have
+    there."""
     digests = [{int(row["step"]): row.get("ledger") for row in side} for side in rows]
-    places = [place for run in runs for place in list_committed(run.checkpoints) if place.step < step]
+    places = [
+        place for run in runs for place in list_committed(run.checkpoints) if place.step < step
+    ]
     for place in sorted(places, reverse=True):
         try:
             digest = Manifest.load(place.path).header.get("ledger")
@@ -108,7 +125,14 @@ def _common_state(runs: Sequence[RunDir], rows: Sequence[Sequence[Row]], step: i
     return None
 
 
-def _again(name: str, run: RunDir, row: Row, start: Directory | None, path: Path, bench: Bench) -> Rerun:
+def _again(
+    name: str,
+    run: RunDir,
+    row: MetricsRow,
+    start: CheckpointPlace | None,
+    path: Path,
+    bench: LocalRunOptions,
+) -> Rerun:
     job = load_job(run.job_file).job
     path.mkdir()
     trial = RunDir.create(path)
@@ -116,31 +140,41 @@ def _again(name: str, run: RunDir, row: Row, start: Directory | None, path: Path
     if start is not None:
         (trial.checkpoints / start.path.name).symlink_to(start.path.resolve())
     step = int(row["step"])
-    trial = try_out(on_trial(job, job.islands), path, Errand(step, trace=step), bench)
+    trial = try_out(on_trial(job, job.islands), path, PartialRun(step, trace=step), bench)
     again = next(r for r in trial.latest_metrics() if r["step"] == step)
     plan = trial.read_plan()
     assert plan is not None, "a run that made steps has a plan"
-    return Rerun(name, row, again, trial, Trace.read(path), plan)
+    return Rerun(name, row, again, trial, StepTrace.read(path), plan)
 
 
-def _compare(a: Rerun, b: Rerun, runs: tuple[RunDir, RunDir]) -> tuple[Place | None, list[str]]:
+def _compare(a: Rerun, b: Rerun, runs: tuple[RunDir, RunDir]) -> tuple[TraceKey | None, list[str]]:
     place = first_difference(a.trace.found, b.trace.found)
     if place is not None:
         where = place.describe(a.trace.sites)
-        return place, [f"first difference: {where}", f"  computed by {_who(a, place)} and by {_who(b, place)}"]
+        return place, [
+            f"first difference: {where}",
+            f"  computed by {_who(a, place)} and by {_who(b, place)}",
+        ]
     sums = differences_of_step((a.run_dir, b.run_dir), (a.again, b.again))
     sums = [(name, note) for name, note in sums if name != "ledger"]
     if sums:
         name, note = sums[0]
-        return None, ["every lane computes the same on both layouts", f"first difference: {name}: {note}"]
+        return None, [
+            "every lane computes the same on both layouts",
+            f"first difference: {name}: {note}",
+        ]
     return None, ["both layouts compute the same bits again", *_blame(a, b, runs)]
 
 
-def _who(side: Rerun, place: Place) -> str:
+def _who(side: Rerun, place: TraceKey) -> str:
     """The workers of a layout that had their hands in a place."""
     workers = [w.name for w in side.plan.workers if place.lane in w.lanes]
     if place.what in EXPERTS_WORK:
-        workers += [w.name for w in side.plan.workers if place.part in w.experts[place.site] and w.name not in workers]
+        workers += [
+            w.name
+            for w in side.plan.workers
+            if place.part in w.experts[place.site] and w.name not in workers
+        ]
     return f"{', '.join(workers)} of {side.name}"
 
 
@@ -162,19 +196,23 @@ def _blame(a: Rerun, b: Rerun, runs: tuple[RunDir, RunDir]) -> list[str]:
     ]
 
 
-def _owners_of_wrong(pair: tuple[Rerun, Rerun], wrong: Rerun, runs: tuple[RunDir, RunDir]) -> list[str]:
+def _owners_of_wrong(
+    pair: tuple[Rerun, Rerun], wrong: Rerun, runs: tuple[RunDir, RunDir]
+) -> list[str]:
     """Owners, in the wrong run, of the tensors that differ first: gradients before weights."""
     kept = tensors_of_step(runs, (pair[0].recorded, pair[1].recorded))
     plan = runs[pair.index(wrong)].read_plan() or wrong.plan
     first = next(iter(kept), ("", ""))[0]
-    return sorted({_owner(name, plan, wrong.trace.sites).name for kind, name in kept if kind == first}) or [
-        w.name for w in plan.workers
-    ]
+    return sorted(
+        {_owner(name, plan, wrong.trace.sites).name for kind, name in kept if kind == first}
+    ) or [w.name for w in plan.workers]
 
 
 def _owner(name: str, plan: Plan, sites: Sequence[str]) -> Worker:
     if name in plan.owners:
         return plan.workers[plan.owners[name]]
-    expert = min(int(name.rpartition("[")[2].rstrip("]")), plan.num_experts - 1)  # rows behind the last are its owner's
+    expert = min(
+        int(name.rpartition("[")[2].rstrip("]")), plan.num_experts - 1
+    )  # rows behind the last are its owner's
     site = next(number for number, known in enumerate(sites) if name.startswith(f"{known}."))
     return next(w for w in plan.workers if expert in w.experts[site])

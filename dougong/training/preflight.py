@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dougong.errors import DataError
-from dougong.fingerprint.record import Shapes
+from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, TensorSpec
 from dougong.planner.recipe import product_rows
@@ -23,18 +23,20 @@ MOST_MATRICES = 16
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. `data`: `Data.describe()`; its `digest` names the tokens and how they are cut.
+    """What was found. `data`: `Data.describe()`; its `digest` names the tokens and how they are
+    cut.
 
     `shapes`: of the job's own kernel calls; None where there is no model to speak of.
     """
 
     inventory: Inventory
     data: Mapping[str, object]
-    shapes: Shapes | None = None
+    shapes: JobShapes | None = None
 
 
 def inspect(job: Job) -> Inspection:
-    """What the planner needs to know of the model, and what the data is. Text is tokenised here if it was not before.
+    """What the planner needs to know of the model, and what the data is. Text is tokenised here if
+    it was not before.
 
     Raises ModelError or DataError.
     """
@@ -47,14 +49,16 @@ def inspect(job: Job) -> Inspection:
 
 
 def inspect_only(job: Job) -> Inventory:
-    """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError or DataError."""
+    """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError
+    or DataError."""
     from dougong.models.inventory import inspect_model
 
     return inspect_model(job.model, vocabulary_of(job), job.router)
 
 
 def vocabulary_of(job: Job) -> int:
-    """The tokenizer's number of ids, or the model's where the data is tokens already. DataError when nobody says."""
+    """The tokenizer's number of ids, or the model's where the data is tokens already. DataError
+    when nobody says."""
     from dougong.data.windows import vocabulary
 
     ids = vocabulary(job.data)
@@ -73,7 +77,9 @@ def inventory_from_json(raw: dict[str, Any]) -> Inventory:
     """What `dataclasses.asdict` made of an Inventory, after a way over JSON."""
     return Inventory(
         family=raw["family"],
-        tensors=tuple(TensorSpec(t["name"], tuple(t["shape"]), t["trainable"]) for t in raw["tensors"]),
+        tensors=tuple(
+            TensorSpec(t["name"], tuple(t["shape"]), t["trainable"]) for t in raw["tensors"]
+        ),
         sites=tuple(raw["sites"]),
         num_experts=raw["num_experts"],
         expert_shapes=tuple((name, tuple(shape)) for name, shape in raw["expert_shapes"]),
@@ -81,19 +87,22 @@ def inventory_from_json(raw: dict[str, Any]) -> Inventory:
     )
 
 
-def shapes_of(job: Job, inventory: Inventory) -> Shapes:
-    """The sizes of the job's own kernel calls, for the fingerprint of the devices that will run them."""
+def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
+    """The sizes of the job's own kernel calls, for the fingerprint of the devices that will run
+    them."""
     from dougong.models.build import load_config
 
     config = load_config(job.model, vocabulary_of(job))
     hidden, heads = int(config.hidden_size), int(getattr(config, "num_attention_heads", 1) or 1)
-    weights = [shape for _, shape in inventory.expert_shapes] + [tensor.shape for tensor in inventory.tensors]
+    weights = [shape for _, shape in inventory.expert_shapes] + [
+        tensor.shape for tensor in inventory.tensors
+    ]
     inner = [s[0] if s[1] == hidden else s[1] for _, s in inventory.expert_shapes if len(s) == 2]
     tokens = job.batch.microbatch_size * job.data.sequence_length
     per_expert = max(1, tokens * inventory.experts_per_token // inventory.num_experts)
     tile = product_rows(job, inventory.num_experts, inventory.experts_per_token)
     blocks = {min(rows, MOST_ROWS) for rows in (tokens, per_expert, tile) if isinstance(rows, int)}
-    return Shapes(
+    return JobShapes(
         matrices=tuple(dict.fromkeys((s[0], s[1]) for s in weights if len(s) == 2))[:MOST_MATRICES],
         rows=tuple(sorted({*FEW_ROWS, *blocks})),
         heads=heads,

@@ -1,7 +1,9 @@
-"""One worker's part of the model: dense compute copies, its own experts, and float32 masters of what it owns.
+"""One worker's part of the model: dense compute copies, its own experts, and float32 masters of
+what it owns.
 
-Every attention worker holds all dense tensors in compute precision. A named tensor has one owner, which keeps its
-float32 master, updates it and saves it; in float32 the owner's master and its compute copy are one tensor.
+Every attention worker holds all dense tensors in compute precision. A named tensor has one owner,
+which keeps its float32 master, updates it and saves it; in float32 the owner's master and its
+compute copy are one tensor.
 """
 
 from __future__ import annotations
@@ -34,9 +36,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Replica:
     """What `build_replica` made for one worker.
 
-    dense: compute copies by name (trainable and frozen, empty on a pure experts worker); flat: the buffers in which the
-    trainable ones lie; experts[site][expert]: compute copies of owned experts; masters: float32, everything that this
-    worker owns, trainable or not; trainable: names of the dense tensors that training changes (every expert's are).
+    dense: compute copies by name (trainable and frozen, empty on a pure experts worker); flat: the
+    buffers in which the trainable ones lie; experts[site][expert]: compute copies of owned experts;
+    masters: float32, everything that this worker owns, trainable or not; trainable: names of the
+    dense tensors that training changes (every expert's are).
     """
 
     model: nn.Module
@@ -64,7 +67,8 @@ class Replica:
                 yield from ((site.tensor_name(p, expert), t) for p, t in tensors.items())
 
     def refresh(self) -> None:
-        """Copy owned masters over their compute copies (nothing to do where they are one tensor)."""
+        """Copy owned masters over their compute copies (nothing to do where they are one
+        tensor)."""
         for name, copy in self.copies:
             master = self.masters[name]
             if copy.data_ptr() != master.data_ptr():
@@ -84,7 +88,8 @@ class ReplicaSpec:
 def build_replica(spec: ReplicaSpec, plan: Plan, rank: int) -> Replica:
     """Build one worker's part: from `spec.read`, or from initial values seeded by tensor name.
 
-    No worker ever holds an expert that it does not own. Raises `ModelError` when the family cannot be cut.
+    No worker ever holds an expert that it does not own. Raises `ModelError` when the family cannot
+    be cut.
     """
     worker = plan.workers[rank]
     dtype = DTYPES[spec.job.precision]
@@ -92,7 +97,9 @@ def build_replica(spec: ReplicaSpec, plan: Plan, rank: int) -> Replica:
     source = build_on_meta(config)
     sites = find_sites(source)
     inside = tuple(f"{s.name}." for s in sites)
-    trainable = {n for n, p in source.named_parameters() if p.requires_grad and not n.startswith(inside)}
+    trainable = {
+        n for n, p in source.named_parameters() if p.requires_grad and not n.startswith(inside)
+    }
     model = source
     if worker.lanes:
         _fill_dense(source, spec)
@@ -107,8 +114,12 @@ def build_replica(spec: ReplicaSpec, plan: Plan, rank: int) -> Replica:
     op = expert_op(sites[0], spec.device, rows)
     experts = _own_experts(source, sites, worker.experts, spec, masters)
     described = cut(model, sites)
-    dense = {n: t.detach() if not isinstance(t, nn.Parameter) else t for n, t in _named(model).items()}
-    return Replica(model, config, sites, described, op, dense, flat, experts, masters, frozenset(trainable))
+    dense = {
+        n: t.detach() if not isinstance(t, nn.Parameter) else t for n, t in _named(model).items()
+    }
+    return Replica(
+        model, config, sites, described, op, dense, flat, experts, masters, frozenset(trainable)
+    )
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
@@ -127,7 +138,8 @@ def _fill_dense(model: nn.Module, spec: ReplicaSpec) -> None:
 
 
 def _cast(source: nn.Module, config: Any, dtype: torch.dtype, spec: ReplicaSpec) -> nn.Module:
-    """The compute copy, built as transformers' own loader would: tensors that a family keeps in float32 stay so."""
+    """The compute copy, built as transformers' own loader would: tensors that a family keeps in
+    float32 stay so."""
     model = build_on_meta(config, dtype)
     materialise(model, spec.device, spec.job.seed)
     values = _named(source)
@@ -138,7 +150,11 @@ def _cast(source: nn.Module, config: Any, dtype: torch.dtype, spec: ReplicaSpec)
 
 
 def _own_experts(
-    model: nn.Module, sites: list[Site], owned: SiteExperts, spec: ReplicaSpec, masters: dict[str, Tensor]
+    model: nn.Module,
+    sites: list[Site],
+    owned: SiteExperts,
+    spec: ReplicaSpec,
+    masters: dict[str, Tensor],
 ) -> list[dict[int, dict[str, Tensor]]]:
     dtype = DTYPES[spec.job.precision]
     experts: list[dict[int, dict[str, Tensor]]] = []
@@ -148,12 +164,15 @@ def _own_experts(
             tensors = _expert(model, site, expert, spec)
             masters.update({site.tensor_name(p, expert): t for p, t in tensors.items()})
             if expert < site.num_experts:
-                experts[-1][expert] = {p: t if t.dtype == dtype else t.to(dtype) for p, t in tensors.items()}
+                experts[-1][expert] = {
+                    p: t if t.dtype == dtype else t.to(dtype) for p, t in tensors.items()
+                }
     return experts
 
 
 def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
-    """Owned experts; the last expert's owner also keeps the rows of experts that compute nothing."""
+    """Owned experts; the last expert's owner also keeps the rows of experts that compute
+    nothing."""
     if not owned or owned[-1] != site.num_experts - 1:
         return list(owned)
     return [*owned, *range(site.num_experts, max(site.num_rows.values()))]
@@ -162,4 +181,7 @@ def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
 def _expert(model: nn.Module, site: Site, expert: int, spec: ReplicaSpec) -> dict[str, Tensor]:
     if spec.read is None:
         return initial_expert(model, site, expert, spec.job.seed, spec.device)
-    return {p: spec.read(n).to(spec.device, torch.float32, copy=True) for p, n in site.tensors_of(expert)}
+    return {
+        p: spec.read(n).to(spec.device, torch.float32, copy=True)
+        for p, n in site.tensors_of(expert)
+    }

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from dougong.job.schema import Job
-from dougong.parallel.comm.exchange import Link, Mail
+from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
-from dougong.parallel.dense.ordered_reduce import OrderedReducer, spread
-from dougong.parallel.dispatch.dispatcher import Dispatcher, Post
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
+from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
 from dougong.parallel.execute.executor import Clock, Emulation, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
-from dougong.parallel.segments.flight import Forward, HandOut
+from dougong.parallel.segments.flight import Forward, GradientSink
 from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
 from dougong.parallel.tree import LaneTree
@@ -33,8 +33,9 @@ from dougong.training.replica import DTYPES, Replica
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step says of itself, the same on every worker. The loss is the mean over the step's tokens; `grad_norm`
-    is the norm before clipping; `exchange_s` are seconds spent in messages, by rank; `load` is that of the experts."""
+    """What a step says of itself, the same on every worker. The loss is the mean over the step's
+    tokens; `grad_norm` is the norm before clipping; `exchange_s` are seconds spent in messages, by
+    rank; `load` is that of the experts."""
 
     step: int
     loss: float
@@ -46,44 +47,62 @@ class StepResult:
 
 
 class Stepper:
-    """Runs steps of one worker. Collective: all workers of the plan call the same methods in the same order.
+    """Runs steps of one worker. Collective: all workers of the plan call the same methods in the
+    same order.
 
-    `ledger`, when set, is told the gradients that this worker owns, before clipping, and its new weights.
+    `ledger`, when set, is told the gradients that this worker owns, before clipping, and its new
+    weights.
     """
 
     ledger: Ledger | None = None
 
     def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
-        self._job, self._plan, self._world, self._replica, self._clock = job, plan, world, replica, clock
+        self._job, self._plan, self._world, self._replica, self._clock = (
+            job,
+            plan,
+            world,
+            replica,
+            clock,
+        )
         self._lanes = plan.workers[world.rank].lanes
-        reducer = (OrderedReducer if job.determinism == "layout" else NativeReducer)(world, plan, replica.flat)
+        reducer = (OrderedReducer if job.determinism == "layout" else NativeReducer)(
+            world, plan, replica.flat
+        )
         leaves = {leaf_node(t): n for n, t in replica.leaves}
         self._gradients = DenseGradients(leaves, self._lanes, reducer, replica.flat.buckets)
         self._gradients.interleaved = pipeline_of(job, plan) in INTERLEAVED
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
-        post = Post(hidden, DTYPES[job.precision], device, job.combine, replica.cut.names)
+        post = DispatchSpec(hidden, DTYPES[job.precision], device, job.combine, replica.cut.names)
         dispatcher = Dispatcher(world.rank, plan, post, replica.cut.has_identity)
         self._shard = ExpertShard(replica.op, replica.experts)
         emulated = emulation_of(job, plan.workers[world.rank])
-        self._mail = Mail(world, emulated.link if emulated is not None else None, replica.cut.names)
+        self._mail = Exchange(
+            world, emulated.link if emulated is not None else None, replica.cut.names
+        )
         self._program = programs_of(job, plan)[world.rank]
         self._executor = Executor(replica.cut, dispatcher, self._shard, self._mail, clock)
         self._executor.emulation = emulated
         self._balance = Balance(job, plan, world, replica, clock)
         self._executor.after_forward = self._balance.after_forward
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
-        self.optimizer = OwnedAdamW(job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]})
+        self.optimizer = OwnedAdamW(
+            job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]}
+        )
 
     def trace(self, tracer: Tracer | None) -> None:
         """From the next step on, give `tracer` (None: nobody) what is computed on the way."""
         self._executor.tracer = self._gradients.tracer = tracer
 
     def run(
-        self, step: int, forwards: Callable[[int], Mapping[int, Forward]], stop: Callable[[], bool] | None = None
+        self,
+        step: int,
+        forwards: Callable[[int], Mapping[int, Forward]],
+        stop: Callable[[], bool] | None = None,
     ) -> StepResult:
-        """One step. `forwards(microbatch)` gives the local lanes' forwards; `stop` says whether this worker was asked
-        to stop, and is asked when the gradients are there: a wish that comes while they are computed still counts."""
+        """One step. `forwards(microbatch)` gives the local lanes' forwards; `stop` says whether
+        this worker was asked to stop, and is asked when the gradients are there: a wish that comes
+        while they are computed still counts."""
         self._clock.exchange_s = 0.0
         self._mail.step = step
         losses = self._forward_backward(forwards)
@@ -92,9 +111,16 @@ class Stepper:
             gradients = self._gather_gradients()
         if self.ledger is not None:
             self.ledger.note("gradient", gradients)
-        told = [float(bool(stop and stop())), self._clock.exchange_s, *losses, *self._squares(gradients)]
+        told = [
+            float(bool(stop and stop())),
+            self._clock.exchange_s,
+            *losses,
+            *self._squares(gradients),
+        ]
         with self._clock.exchanging():
-            everybody = self._world.gather(told, [self._num_told(rank) for rank in range(self._world.size)])
+            everybody = self._world.gather(
+                told, [self._num_told(rank) for rank in range(self._world.size)]
+            )
         norm = self._norm(everybody)
         rate = learning_rate(self._job.schedule, self._job.optimizer.lr, step, self._job.steps)
         self._update(gradients, norm, rate)
@@ -102,10 +128,13 @@ class Stepper:
         if self.ledger is not None:
             self.ledger.note("weight", self._replica.masters)
         exchange_s = tuple(values[1] for values in everybody)
-        return StepResult(step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody), load)
+        return StepResult(
+            step, self._loss(everybody), norm, rate, exchange_s, any(v[0] for v in everybody), load
+        )
 
     def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:
-        """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be missing.
+        """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be
+        missing.
 
         Not a number when one of the losses is none.
         """
@@ -113,7 +142,9 @@ class Stepper:
         done = [self._executor.evaluate(self._program.role, forwards) for forwards in rounds]
         lanes = [w.lanes for w in self._plan.workers]
         mine = [losses.get(lane) for losses in done for lane in self._lanes]
-        told = [value for loss in mine for value in ((0.0, 0.0) if loss is None else (1.0, float(loss)))]
+        told = [
+            value for loss in mine for value in ((0.0, 0.0) if loss is None else (1.0, float(loss)))
+        ]
         everybody = self._world.gather(told, [2 * len(done) * len(of) for of in lanes])
         values: dict[tuple[int, int], float] = {}
         for of, theirs in zip(lanes, everybody, strict=True):
@@ -131,13 +162,18 @@ class Stepper:
         losses = self._executor.train(self._program, Training(forwards, scale, self._taker))
         return [float(losses[lane, m]) for lane in self._lanes for m in range(batch.microbatches)]
 
-    def _taker(self, lane: int, microbatch: int) -> HandOut:
+    def _taker(self, lane: int, microbatch: int) -> GradientSink:
         return self._gradients.taker(lane, microbatch == self._job.batch.microbatches - 1)
 
     def _gather_gradients(self) -> dict[str, Tensor]:
-        """Gradients of everything that this worker owns. A dense tensor that has never had one is left out, as torch
-        leaves a parameter without `.grad` alone (transformers gives some no gradient: DSA indexers)."""
-        gradients = {n: g for n, g in self._gradients.finish().items() if self.optimizer.has_state(n) or bool(g.any())}
+        """Gradients of everything that this worker owns. A dense tensor that has never had one is
+        left out, as torch leaves a parameter without `.grad` alone (transformers gives some no
+        gradient: DSA indexers)."""
+        gradients = {
+            n: g
+            for n, g in self._gradients.finish().items()
+            if self.optimizer.has_state(n) or bool(g.any())
+        }
         for site, of in zip(self._replica.sites, self._shard.gradients, strict=True):
             for expert, tensors in of.items():
                 gradients |= {site.tensor_name(p, expert): g for p, g in tensors.items()}
@@ -152,17 +188,23 @@ class Stepper:
         self.optimizer.step(gradients, rate)
         with torch.no_grad(), self._clock.exchanging():
             self._replica.refresh()
-            spread(self._world, self._plan, self._replica.flat)
+            all_gather_parameters(self._world, self._plan, self._replica.flat)
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> list[float]:
-        """Squared norms of the owned tensors' gradients, one whole tensor a kernel call, in name order."""
+        """Squared norms of the owned tensors' gradients, one whole tensor a kernel call, in name
+        order."""
         names = self._names[self._world.rank]
         norms = {n: torch.linalg.vector_norm(g) for n, g in gradients.items()}
-        values = dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
+        values = (
+            dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
+            if norms
+            else {}
+        )
         return [values.get(n, 0.0) ** 2 for n in names]
 
     def _norm(self, everybody: list[list[float]]) -> float:
-        """Global gradient norm: squares added in the order of names, so no bit depends on who owns what."""
+        """Global gradient norm: squares added in the order of names, so no bit depends on who owns
+        what."""
         squares: dict[str, float] = {}
         for names, values in zip(self._names, everybody, strict=True):
             squares |= dict(zip(names, values[len(values) - len(names) :], strict=True))
@@ -178,10 +220,18 @@ class Stepper:
         return LaneTree(self._plan.num_lanes).sum_numbers(lanes) / (self._plan.num_lanes * count)
 
     def _num_told(self, rank: int) -> int:
-        return 2 + len(self._plan.workers[rank].lanes) * self._job.batch.microbatches + len(self._names[rank])
+        return (
+            2
+            + len(self._plan.workers[rank].lanes) * self._job.batch.microbatches
+            + len(self._names[rank])
+        )
 
     def _trainable_of(self, rank: int) -> list[str]:
-        dense = [n for n, owner in self._plan.owners.items() if owner == rank and n in self._replica.trainable]
+        dense = [
+            n
+            for n, owner in self._plan.owners.items()
+            if owner == rank and n in self._replica.trainable
+        ]
         owned = zip(self._replica.sites, self._plan.workers[rank].experts, strict=True)
         experts = [n for site, own in owned for e in own for _, n in site.tensors_of(e)]
         return sorted([*dense, *experts])
@@ -193,5 +243,9 @@ def emulation_of(job: Job, worker: Worker) -> Emulation | None:
     if emulate is None:
         return None
     bandwidth = emulate.link.bandwidth_mb_s
-    link = Link(bandwidth * 1e6 if bandwidth is not None else math.inf, emulate.link.latency_ms / 1e3)
-    return Emulation(emulate.attention_ms / 1e3 * len(worker.lanes), emulate.expert_ms_per_1k_tokens / 1e6, link)
+    link = EmulatedLink(
+        bandwidth * 1e6 if bandwidth is not None else math.inf, emulate.link.latency_ms / 1e3
+    )
+    return Emulation(
+        emulate.attention_ms / 1e3 * len(worker.lanes), emulate.expert_ms_per_1k_tokens / 1e6, link
+    )

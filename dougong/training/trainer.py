@@ -1,6 +1,7 @@
 """The life of a training worker: join its generation, build its part, run steps, save.
 
-The entry `train(context)` is called in every worker process of a generation, with the same job and plan.
+The entry `train(context)` is called in every worker process of a generation, with the same job and
+plan.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch import Tensor
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.ledger_file import LedgerWriter
-from dougong.checkpoint.reader import Reader
+from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import Saver, StateTensor
-from dougong.data.windows import Data, open_data, vocabulary
+from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import DataError, DeviceError
 from dougong.fault.drill import rehearse
 from dougong.job.schema import Job
@@ -30,7 +31,7 @@ from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
 from dougong.ops.counter_rng import torch_seed
 from dougong.ops.experts.base import ExpertOp
-from dougong.parallel.comm.world import Member, World
+from dougong.parallel.comm.world import Membership, World
 from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Forward
@@ -48,9 +49,11 @@ SAVE_TIMEOUT_S = 1800.0
 
 
 def train(context: WorkerContext) -> None:
-    """Train from the context's checkpoint (or the beginning) to the job's last step, or until asked to stop.
+    """Train from the context's checkpoint (or the beginning) to the job's last step, or until asked
+    to stop.
 
-    Returns when this worker's share of the last checkpoint is durable. Collective over the generation's workers.
+    Returns when this worker's share of the last checkpoint is durable. Collective over the
+    generation's workers.
     """
     with joined(context) as world:
         trainer = Trainer(context, world)
@@ -73,18 +76,30 @@ def joined(context: WorkerContext) -> Iterator[World]:
         world.leave()
 
 
-def _member(context: WorkerContext) -> Member:
+def _member(context: WorkerContext) -> Membership:
     """This worker's place in the world, and every island's native library."""
     accelerators = {i.name: i.accelerator for i in context.job.islands}
     islands = tuple(
-        (name, get_accelerator(kind).backend, tuple(w.rank for w in context.plan.workers if w.island == name))
+        (
+            name,
+            get_accelerator(kind).backend,
+            tuple(w.rank for w in context.plan.workers if w.island == name),
+        )
         for name, kind in accelerators.items()
     )
     worker = context.worker
     index, deterministic = int(worker.device.rpartition(":")[2]), context.job.determinism != "off"
     device = get_accelerator(accelerators[worker.island]).open(index, deterministic)
     attention = tuple(w.rank for w in context.plan.workers if w.lanes)
-    return Member(worker.rank, len(context.plan.workers), context.generation, worker.island, islands, device, attention)
+    return Membership(
+        worker.rank,
+        len(context.plan.workers),
+        context.generation,
+        worker.island,
+        islands,
+        device,
+        attention,
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class _Start:
     """What a worker begins with: the model's map on disk, and the checkpoint (if any)."""
 
     names: Names
-    reader: Reader | None
+    reader: CheckpointReader | None
     weights: WeightsFolder | None
 
     @staticmethod
@@ -100,8 +115,12 @@ class _Start:
         model = build_on_meta(load_config(job.model, vocab_size))
         sites = find_sites(model)
         names = Names.of(model, [s.name for s in sites], sites[0].num_experts)
-        reader = Reader(resume, names) if resume is not None else None
-        folder = WeightsFolder(Path(job.model.path), names) if reader is None and job.model.path else None
+        reader = CheckpointReader(resume, names) if resume is not None else None
+        folder = (
+            WeightsFolder(Path(job.model.path), names)
+            if reader is None and job.model.path
+            else None
+        )
         return _Start(names, reader, folder)
 
     def read(self) -> Any:
@@ -121,12 +140,14 @@ class Trainer:
         start = _Start.of(self._job, vocab_size, context.resume)
         spec = ReplicaSpec(self._job, vocab_size, world.member.device, start.read())
         self._replica = build_replica(spec, context.plan, world.rank)
-        self._data: Data = open_data(self._job, int(self._replica.config.vocab_size))
+        self._data: TokenWindows = open_data(self._job, int(self._replica.config.vocab_size))
         _agree_on_data(world, context.plan, self._data)
         if self._job.determinism == "layout" and self._job.numerics == "exact":
             _agree_on_operators(world, context.plan, self._replica.op)
         self._step = 0
-        self._clock = Clock(note=lambda phase, operation: context.control.progress(self._step, phase, operation))
+        self._clock = Clock(
+            note=lambda phase, operation: context.control.progress(self._step, phase, operation)
+        )
         self._stepper = Stepper(self._job, context.plan, world, self._replica, self._clock)
         root, name = context.run_dir / "checkpoints", context.worker.name
         self._saver = Saver(root, name, world.rank, context.generation, self._durable, start.names)
@@ -154,7 +175,9 @@ class Trainer:
         """One step, and what is due after it. True: stop, as agreed by all workers."""
         begun = time.perf_counter()
         self._step = step
-        result = self._stepper.run(step, self._forwards, lambda: self._context.control.stop_requested)
+        result = self._stepper.run(
+            step, self._forwards, lambda: self._context.control.stop_requested
+        )
         ledger = self._stepper.ledger
         recorded = ledger.close(step, result.loss) if ledger is not None else {}
         step_s = time.perf_counter() - begun
@@ -182,7 +205,10 @@ class Trainer:
 
     def _forwards(self, microbatch: int) -> Mapping[int, Forward]:
         return {
-            lane: self._forward(self._data.batch(self._step, lane, microbatch), ("train", self._step, lane, microbatch))
+            lane: self._forward(
+                self._data.batch(self._step, lane, microbatch),
+                ("train", self._step, lane, microbatch),
+            )
             for lane in self._lanes
         }
 
@@ -190,7 +216,9 @@ class Trainer:
         tokens = torch.from_numpy(ids).to(self._world.member.device)
 
         def run() -> Tensor:
-            loss: Tensor = self._replica.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss: Tensor = self._replica.model(
+                input_ids=tokens, labels=tokens, use_cache=False
+            ).loss
             return loss
 
         def seed(segment: int) -> None:
@@ -210,7 +238,10 @@ class Trainer:
         for number in range(rounds):
             first = number * self._job.batch.lanes
             batches = {lane: self._data.validation_batch(first + lane) for lane in self._lanes}
-            yield {lane: self._forward(ids, ("validate", number, lane)) for lane, ids in batches.items()}
+            yield {
+                lane: self._forward(ids, ("validate", number, lane))
+                for lane, ids in batches.items()
+            }
         self._replica.model.train()
 
     def _row(self, result: StepResult, step_s: float, validation: float | None) -> dict[str, Any]:
@@ -242,8 +273,8 @@ class Trainer:
 
 
 def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
-    """Workers with experts must compute them by the same form: a library that only some have would part their bits.
-    Collective."""
+    """Workers with experts must compute them by the same form: a library that only some have would
+    part their bits. Collective."""
     told = world.gather([float(zlib.crc32(type(op).__name__.encode()))], [1] * world.size)
     holders = [w for w in plan.workers if w.num_experts]
     others = [w for w in holders if told[w.rank] != told[holders[0].rank]]
@@ -255,14 +286,19 @@ def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
         )
 
 
-def _open_ledger(context: WorkerContext, world: World, replica: Replica, digest: str | None) -> Ledger:
+def _open_ledger(
+    context: WorkerContext, world: World, replica: Replica, digest: str | None
+) -> Ledger:
     names = sorted(replica.masters)
-    writer = LedgerWriter(context.run_dir / "ledger", context.generation, context.worker.name, names)
+    writer = LedgerWriter(
+        context.run_dir / "ledger", context.generation, context.worker.name, names
+    )
     return Ledger(world, names, writer, digest)
 
 
-def _agree_on_data(world: World, plan: Plan, data: Data) -> None:
-    """Every worker must read the same tokens: nodes may have other files, or another standard library. Collective."""
+def _agree_on_data(world: World, plan: Plan, data: TokenWindows) -> None:
+    """Every worker must read the same tokens: nodes may have other files, or another standard
+    library. Collective."""
     digest = bytes.fromhex(data.digest())
     mine = [float(int.from_bytes(digest[i : i + 4], "big")) for i in range(0, len(digest), 4)]
     told = world.gather(mine, [len(mine)] * world.size)
@@ -275,8 +311,11 @@ def _agree_on_data(world: World, plan: Plan, data: Data) -> None:
         )
 
 
-def _island_times(plan: Plan, result: StepResult, step_s: float, tokens_per_lane: int) -> dict[str, dict[str, float]]:
-    """Per island: mean seconds of a worker in messages and outside them, and the tokens per second of its lanes."""
+def _island_times(
+    plan: Plan, result: StepResult, step_s: float, tokens_per_lane: int
+) -> dict[str, dict[str, float]]:
+    """Per island: mean seconds of a worker in messages and outside them, and the tokens per second
+    of its lanes."""
     times: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(w.island for w in plan.workers):
         workers = [w for w in plan.workers if w.island == name]
@@ -291,7 +330,8 @@ def _island_times(plan: Plan, result: StepResult, step_s: float, tokens_per_lane
 
 
 def _state(replica: Replica, stepper: Stepper) -> Iterator[StateTensor]:
-    """Everything that this worker owns. A tensor that was never updated has zero moments and no `step`."""
+    """Everything that this worker owns. A tensor that was never updated has zero moments and no
+    `step`."""
     for name, master in replica.masters.items():
         yield StateTensor("model", name, master)
     updated = set()
@@ -304,7 +344,7 @@ def _state(replica: Replica, stepper: Stepper) -> Iterator[StateTensor]:
                 yield StateTensor(kind, name, torch.zeros_like(replica.masters[name]))
 
 
-def _load_optimizer(stepper: Stepper, reader: Reader) -> None:
+def _load_optimizer(stepper: Stepper, reader: CheckpointReader) -> None:
     updated = set(reader.names("step"))
     for name in stepper.optimizer.names:
         if name in updated:

@@ -1,4 +1,5 @@
-"""How values and events are put in words, the same on the screen and in the report. Pure; imports nothing heavy."""
+"""How values and events are put in words, the same on the screen and in the report. Pure; imports
+nothing heavy."""
 
 from __future__ import annotations
 
@@ -60,8 +61,13 @@ def size(num_bytes: float) -> str:
 
 
 def local_clock(wall: str) -> str:
-    """The watch's time, `13:04:05`, of an event's wall time (ISO 8601); empty when there is none."""
-    return datetime.fromisoformat(wall.replace("Z", "+00:00")).astimezone().strftime("%H:%M:%S") if wall else ""
+    """The watch's time, `13:04:05`, of an event's wall time (ISO 8601); empty when there is
+    none."""
+    return (
+        datetime.fromisoformat(wall.replace("Z", "+00:00")).astimezone().strftime("%H:%M:%S")
+        if wall
+        else ""
+    )
 
 
 def plural(number: int, noun: str) -> str:
@@ -81,8 +87,8 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def site_experts(experts: Sequence[Sequence[int]]) -> str:
-    """A worker's experts at every site: `0-3` where they are the same everywhere, else site by site if that is short;
-    empty for none."""
+    """A worker's experts at every site: `0-3` where they are the same everywhere, else site by site
+    if that is short; empty for none."""
     if len({tuple(own) for own in experts}) <= 1:
         return ranges(experts[0]) if experts else ""
     least, most = min(map(len, experts)), max(map(len, experts))
@@ -91,7 +97,8 @@ def site_experts(experts: Sequence[Sequence[int]]) -> str:
 
 
 def worker_list(workers: Iterable[str]) -> str:
-    """Workers in compact form: `east/0-3, west/1`. Names that are not `island/index` stand as they are."""
+    """Workers in compact form: `east/0-3, west/1`. Names that are not `island/index` stand as they
+    are."""
     islands: dict[str, list[int]] = {}
     others = []
     for name in sorted(set(workers)):
@@ -100,13 +107,19 @@ def worker_list(workers: Iterable[str]) -> str:
             islands.setdefault(island, []).append(int(index))
         else:
             others.append(name)
-    spans = [f"{island}/{span}" for island, indices in islands.items() for span in ranges(indices).split(", ")]
+    spans = [
+        f"{island}/{span}"
+        for island, indices in islands.items()
+        for span in ranges(indices).split(", ")
+    ]
     return ", ".join(spans + others)
 
 
 def cause_of(event: dict[str, Any]) -> str:
     """Why, in the event's own words: its class and its cause as far as it has them."""
-    cause = next((str(event[key]) for key in ("cause", "reason", "message", "text") if event.get(key)), "")
+    cause = next(
+        (str(event[key]) for key in ("cause", "reason", "message", "text") if event.get(key)), ""
+    )
     kind = str(event.get("class") or "").replace("_", " ")
     if kind and kind.lower() not in cause.lower().replace("_", " "):
         return f"{kind}: {cause}" if cause else kind
@@ -121,7 +134,11 @@ def describe(event: dict[str, Any]) -> Sentence:
 
 def _generic(event: dict[str, Any]) -> str:
     skipped = ("kind", "generation", "monotonic_s", "wall")
-    fields = [f"{key} {_short(value)}" for key, value in event.items() if key not in skipped and value is not None]
+    fields = [
+        f"{key} {_short(value)}"
+        for key, value in event.items()
+        if key not in skipped and value is not None
+    ]
     return " · ".join([str(event["kind"]).replace("_", " "), *fields])
 
 
@@ -149,7 +166,9 @@ def _inspected(event: dict[str, Any]) -> Sentence:
     if "parameters" not in event:
         return Sentence("quiet", _generic(event))
     experts = f", {event['experts']} experts" if isinstance(event.get("experts"), int) else ""
-    return Sentence("info", f"model {event.get('family', '')}: {count(event['parameters'])} parameters{experts}")
+    return Sentence(
+        "info", f"model {event.get('family', '')}: {count(event['parameters'])} parameters{experts}"
+    )
 
 
 def _fingerprints(event: dict[str, Any]) -> Sentence:
@@ -157,20 +176,34 @@ def _fingerprints(event: dict[str, Any]) -> Sentence:
     if not isinstance(classes, dict):
         return Sentence("quiet", _generic(event))
     groups = [
-        f"{name} on {worker_list(w for w in classes if classes[w] == name)}" for name in dict.fromkeys(classes.values())
+        f"{name} on {worker_list(w for w in classes if classes[w] == name)}"
+        for name in dict.fromkeys(classes.values())
     ]
-    return Sentence("info", f"arithmetic: class {', class '.join(groups)}" if groups else "arithmetic: nobody asked")
+    return Sentence(
+        "info",
+        f"arithmetic: class {', class '.join(groups)}" if groups else "arithmetic: nobody asked",
+    )
 
 
 def _planned(event: dict[str, Any]) -> Sentence:
-    parts = [plural(event[key], key[:-1]) for key in ("workers", "lanes", "experts") if isinstance(event.get(key), int)]
+    parts = [
+        plural(event[key], key[:-1])
+        for key in ("workers", "lanes", "experts")
+        if isinstance(event.get(key), int)
+    ]
     return Sentence("info", f"plan: {', '.join(parts)}" if parts else _generic(event))
 
 
 def _generation_started(event: dict[str, Any]) -> Sentence:
     workers, resume = event.get("workers"), event.get("resume")
-    who = f" with {plural(len(workers), 'worker')} [{worker_list(workers)}]" if isinstance(workers, list) else ""
-    start = f" from {str(resume).rstrip('/').rpartition('/')[2]}" if resume else " from the beginning"
+    who = (
+        f" with {plural(len(workers), 'worker')} [{worker_list(workers)}]"
+        if isinstance(workers, list)
+        else ""
+    )
+    start = (
+        f" from {str(resume).rstrip('/').rpartition('/')[2]}" if resume else " from the beginning"
+    )
     return Sentence("info", f"generation {event['generation']} starts{start}{who}")
 
 
@@ -182,16 +215,24 @@ def _first_step(event: dict[str, Any]) -> Sentence:
 
 
 def _drill(event: dict[str, Any]) -> Sentence:
-    action, worker, step = event.get("action", "fault"), event.get("worker", "?"), event.get("step", "?")
+    action, worker, step = (
+        event.get("action", "fault"),
+        event.get("worker", "?"),
+        event.get("step", "?"),
+    )
     return Sentence("warning", f"drill: {action} {worker} as step {step} begins")
 
 
 def _worker_died(event: dict[str, Any]) -> Sentence:
-    return Sentence("error", f"worker {event.get('worker', '?')} died: {cause_of(event) or 'cause unknown'}")
+    return Sentence(
+        "error", f"worker {event.get('worker', '?')} died: {cause_of(event) or 'cause unknown'}"
+    )
 
 
 def _diagnosis(event: dict[str, Any]) -> Sentence:
-    return Sentence("error", f"diagnosis: {event.get('worker', '?')}: {cause_of(event) or 'cause unknown'}")
+    return Sentence(
+        "error", f"diagnosis: {event.get('worker', '?')}: {cause_of(event) or 'cause unknown'}"
+    )
 
 
 def _decision(event: dict[str, Any]) -> Sentence:
@@ -218,7 +259,10 @@ def _checkpoint_rejected(event: dict[str, Any]) -> Sentence:
 
 def _warning(event: dict[str, Any]) -> Sentence:
     workers = event.get("workers") or ([event["worker"]] if event.get("worker") else [])
-    return Sentence("warning", (f"[{worker_list(workers)}] " if workers else "") + (cause_of(event) or "warning"))
+    return Sentence(
+        "warning",
+        (f"[{worker_list(workers)}] " if workers else "") + (cause_of(event) or "warning"),
+    )
 
 
 def _state(event: dict[str, Any]) -> Sentence:
@@ -227,7 +271,9 @@ def _state(event: dict[str, Any]) -> Sentence:
 
 def _stop_requested(event: dict[str, Any]) -> Sentence:
     by = f" by {event['by']}" if event.get("by") else ""
-    return Sentence("warning", f"stop requested{by}: the step in progress ends, then a checkpoint is written")
+    return Sentence(
+        "warning", f"stop requested{by}: the step in progress ends, then a checkpoint is written"
+    )
 
 
 def _end(event: dict[str, Any]) -> Sentence:

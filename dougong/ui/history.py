@@ -1,8 +1,9 @@
-"""What happened in a run, read from its directory and put together: for the report and the closing words. Pure reading.
+"""What happened in a run, read from its directory and put together: for the report and the closing
+words. Pure reading.
 
-Also for a run that goes on, was stopped, failed, or whose controller was killed. Durations between two events use the
-monotonic clock, which holds within one *sitting* (from a controller's start to its end); the time between sittings is
-not the run's.
+Also for a run that goes on, was stopped, failed, or whose controller was killed. Durations between
+two events use the monotonic clock, which holds within one *sitting* (from a controller's start to
+its end); the time between sittings is not the run's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.parallel.plan import Plan
-from dougong.records.directory import Event, Row, RunDir, live_rows
+from dougong.records.directory import Event, MetricsRow, RunDir, live_rows
 from dougong.ui.formatting import FINAL_KINDS, cause_of, count, duration, plural
 
 FAILURE_KINDS = ("worker_died", "agent_lost", "node_lost", "diagnosis")
@@ -24,10 +25,12 @@ FAILURE_KINDS = ("worker_died", "agent_lost", "node_lost", "diagnosis")
 
 @dataclass(frozen=True)
 class Recovery:
-    """One failure and what followed. Seconds are None as long as (or because) that part did not happen.
+    """One failure and what followed. Seconds are None as long as (or because) that part did not
+    happen.
 
-    noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the start of the next
-    generation. reload_s: from there to the end of its first step. `detail`: a traceback, or the worker's last lines.
+    noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
+    start of the next generation. reload_s: from there to the end of its first step. `detail`: a
+    traceback, or the worker's last lines.
     """
 
     generation: int
@@ -52,8 +55,9 @@ class Recovery:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint that was committed. `rejected` holds the reason when a later load refused it."""
+class CheckpointRecord:
+    """One checkpoint that was committed. `rejected` holds the reason when a later load refused
+    it."""
 
     step: int
     name: str
@@ -66,10 +70,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class History:
-    """A run, told. `rows` are the present history; `rewound` are the stretches that later attempts went over again.
+    """A run, told. `rows` are the present history; `rewound` are the stretches that later attempts
+    went over again.
 
-    `classes`: worker -> class of its device's arithmetic, as last found.
-    `command`: one line for each controller that the run had. `failed_worker`, `failed_generation`: the first failure's.
+    `classes`: worker -> class of its device's arithmetic, as last found. `command`: one line for
+    each controller that the run had. `failed_worker`, `failed_generation`: the first failure's.
     """
 
     path: Path
@@ -82,10 +87,10 @@ class History:
     failed_generation: int
     steps: int
     duration_s: float
-    rows: list[Row]
-    rewound: list[list[Row]]
+    rows: list[MetricsRow]
+    rewound: list[list[MetricsRow]]
     recoveries: list[Recovery]
-    checkpoints: list[Checkpoint]
+    checkpoints: list[CheckpointRecord]
     events: list[Event]
     plan: Plan | None
     machine: dict[str, Any] = field(default_factory=dict)
@@ -111,7 +116,9 @@ class History:
     @property
     def validation(self) -> tuple[int, float] | None:
         """The last validation: step and loss."""
-        found = [(row["step"], row["val_loss"]) for row in self.rows if row.get("val_loss") is not None]
+        found = [
+            (row["step"], row["val_loss"]) for row in self.rows if row.get("val_loss") is not None
+        ]
         return found[-1] if found else None
 
 
@@ -133,7 +140,9 @@ def read_history(run_dir: RunDir) -> History:
         failed_worker=str(failed.get("worker") or ""),
         failed_generation=_generation_of(failed, events),
         steps=int(status.get("steps") or _yaml_value(job_text, "steps") or 0),
-        duration_s=sum(last["monotonic_s"] - first["monotonic_s"] for first, last in _sittings(events)),
+        duration_s=sum(
+            last["monotonic_s"] - first["monotonic_s"] for first, last in _sittings(events)
+        ),
         rows=live,
         rewound=rewound,
         recoveries=find_recoveries(events, rows),
@@ -141,25 +150,29 @@ def read_history(run_dir: RunDir) -> History:
         events=events,
         plan=run_dir.read_plan(),
         machine=created.get("machine") or {},
-        agents=[a for a in _last(events, "agents_started").get("agents") or [] if isinstance(a, dict)],
+        agents=[
+            a for a in _last(events, "agents_started").get("agents") or [] if isinstance(a, dict)
+        ],
         classes=dict(_last(events, "fingerprints").get("classes") or {}),
         workers=list(status.get("workers") or []),
     )
 
 
-def split_rows(rows: Sequence[Row]) -> tuple[list[Row], list[list[Row]]]:
-    """The present history and, for each attempt that was rewound, its rows that no longer count, in order."""
+def split_rows(rows: Sequence[MetricsRow]) -> tuple[list[MetricsRow], list[list[MetricsRow]]]:
+    """The present history and, for each attempt that was rewound, its rows that no longer count, in
+    order."""
     live = live_rows(rows)
     kept = {id(row) for row in live}
-    stretches: dict[int, list[Row]] = {}
+    stretches: dict[int, list[MetricsRow]] = {}
     for row in rows:
         if id(row) not in kept:
             stretches.setdefault(row["attempt"], []).append(row)
     return live, list(stretches.values())
 
 
-def find_recoveries(events: Sequence[Event], rows: Sequence[Row]) -> list[Recovery]:
-    """One entry for each generation that a failure ended, in order; the first failure of a generation is its cause."""
+def find_recoveries(events: Sequence[Event], rows: Sequence[MetricsRow]) -> list[Recovery]:
+    """One entry for each generation that a failure ended, in order; the first failure of a
+    generation is its cause."""
     found: list[Recovery] = []
     noticed: Event | None = None
     started: Event | None = None
@@ -175,7 +188,11 @@ def find_recoveries(events: Sequence[Event], rows: Sequence[Row]) -> list[Recove
             found[-1] = _better_named(found[-1], event)
         elif kind in ("created", "resumed", *FINAL_KINDS):
             noticed = started = drill = None
-        elif kind == "generation_started" and noticed is not None and generation > noticed["generation"]:
+        elif (
+            kind == "generation_started"
+            and noticed is not None
+            and generation > noticed["generation"]
+        ):
             started = event
             resume = str(event.get("resume") or "").rstrip("/").rpartition("/")[2] or None
             found[-1] = replace(found[-1], restart_s=_between(noticed, event), resumed_from=resume)
@@ -186,25 +203,36 @@ def find_recoveries(events: Sequence[Event], rows: Sequence[Row]) -> list[Recove
     return found
 
 
-def find_checkpoints(events: Sequence[Event], directory: Path) -> list[Checkpoint]:
-    """All that were ever committed, by time; a rejected one carries its reason, a pruned one is not `present`."""
-    found: dict[str, Checkpoint] = {}
+def find_checkpoints(events: Sequence[Event], directory: Path) -> list[CheckpointRecord]:
+    """All that were ever committed, by time; a rejected one carries its reason, a pruned one is not
+    `present`."""
+    found: dict[str, CheckpointRecord] = {}
     for event in events:
         if event["kind"] == "checkpoint_committed":
             name = _name(event)
             present = (directory / name).is_dir()
-            found[name] = Checkpoint(
-                int(event.get("step", 0)), name, event.get("bytes"), event.get("seconds"), event["wall"], present
+            found[name] = CheckpointRecord(
+                int(event.get("step", 0)),
+                name,
+                event.get("bytes"),
+                event.get("seconds"),
+                event["wall"],
+                present,
             )
         elif event["kind"] == "checkpoint_rejected" and _name(event) in found:
-            found[_name(event)] = replace(found[_name(event)], rejected=cause_of(event) or "no reason given")
+            found[_name(event)] = replace(
+                found[_name(event)], rejected=cause_of(event) or "no reason given"
+            )
     return list(found.values())
 
 
 def closing_words(run_dir: RunDir) -> str:
     """Two lines for the end of a run on the screen: what came of it, and what to type next."""
     told = read_history(run_dir)
-    parts = [f"{told.job_name}: {told.state} at step {told.last_step}/{told.steps}", f"{count(told.tokens)} tokens"]
+    parts = [
+        f"{told.job_name}: {told.state} at step {told.last_step}/{told.steps}",
+        f"{count(told.tokens)} tokens",
+    ]
     parts.append(duration(told.duration_s))
     parts += [f"loss {told.rows[-1]['loss']:.4f}"] if told.rows else []
     parts += [plural(len(told.recoveries), "failure")] if told.recoveries else []
@@ -218,7 +246,7 @@ def next_command(told: History) -> str:
     return commands.get(told.state, "dougong resume {}").format(told.path)
 
 
-def _failure(event: Event, drill: Event | None, rows: Sequence[Row]) -> Recovery:
+def _failure(event: Event, drill: Event | None, rows: Sequence[MetricsRow]) -> Recovery:
     reached = [row["step"] for row in rows if row["attempt"] == event["generation"]]
     same = drill is not None and drill["generation"] == event["generation"]
     return Recovery(
@@ -227,13 +255,17 @@ def _failure(event: Event, drill: Event | None, rows: Sequence[Row]) -> Recovery
         fault=str(event.get("class") or ""),
         cause=str(event.get("cause") or event.get("reason") or ""),
         wall=event["wall"],
-        step=max(reached, default=max((r["step"] for r in rows if r["attempt"] < event["generation"]), default=0)),
+        step=max(
+            reached,
+            default=max((r["step"] for r in rows if r["attempt"] < event["generation"]), default=0),
+        ),
         noticed_s=_between(drill, event) if same and drill is not None else None,
     )
 
 
 def _generation_of(failed: Event, events: Sequence[Event]) -> int:
-    """In which generation the worker that `failed` names had died first, since the last controller's start."""
+    """In which generation the worker that `failed` names had died first, since the last
+    controller's start."""
     generation = int(failed.get("generation", 0))
     for event in reversed(events):
         if event["kind"] == "worker_died" and event.get("worker") == failed.get("worker"):
@@ -244,7 +276,8 @@ def _generation_of(failed: Event, events: Sequence[Event]) -> int:
 
 
 def _better_named(recovery: Recovery, event: Event) -> Recovery:
-    """A diagnosis of the same generation knows the class; the first cause stays when there is one."""
+    """A diagnosis of the same generation knows the class; the first cause stays when there is
+    one."""
     if event["kind"] != "diagnosis":
         return recovery
     return replace(
@@ -317,10 +350,15 @@ def _command(created: Event) -> str:
     if not isinstance(words, list):
         return str(words)
     typed = shlex.join(map(str, words))
-    return "python -m dougong" + typed.removeprefix("__main__.py") if words[:1] == ["__main__.py"] else typed
+    return (
+        "python -m dougong" + typed.removeprefix("__main__.py")
+        if words[:1] == ["__main__.py"]
+        else typed
+    )
 
 
 def _yaml_value(text: str, key: str) -> str:
-    """A top-level scalar of the resolved job file, which dougong itself wrote; empty when it is not there."""
+    """A top-level scalar of the resolved job file, which dougong itself wrote; empty when it is not
+    there."""
     line = next((line for line in text.splitlines() if line.startswith(f"{key}:")), "")
     return line.partition(":")[2].partition("#")[0].strip().strip("'\"")

@@ -1,7 +1,9 @@
-"""What many workers say, told once: equal warnings and errors become one message with a list of its workers.
+"""What many workers say, told once: equal warnings and errors become one message with a list of its
+workers.
 
-Pure: time is a number that the caller passes in (seconds of any monotonic clock). An agent uses one `Classifier` per
-worker to see which lines are worth sending; the controller feeds what arrives to one `Grouper`.
+Pure: time is a number that the caller passes in (seconds of any monotonic clock). An agent uses one
+`Classifier` per worker to see which lines are worth sending; the controller feeds what arrives to
+one `Grouper`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ LineLevel = Literal["info", "warning", "error"]
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
-_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # torch writes it before every line of an uncaught exception
+_PREFIX = re.compile(
+    r"^\[rank\d+\]: ?"
+)  # torch writes it before every line of an uncaught exception
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HEAD = 160  # a level's word stands near the beginning of a line
 _ERROR = re.compile(
@@ -35,7 +39,8 @@ _MASKS = (
 
 
 def mask(text: str) -> str:
-    """The text with what differs between workers taken out: addresses, identifiers, paths, workers, numbers."""
+    """The text with what differs between workers taken out: addresses, identifiers, paths, workers,
+    numbers."""
     for pattern, sign in _MASKS:
         text = pattern.sub(sign, text)
     return text
@@ -53,8 +58,8 @@ def _level_of(head: str) -> LineLevel:
 class Classifier:
     """Tells the level of each line of one worker's output and whether it begins a new message.
 
-    A traceback is one error from its first line to the exception's line, chained ones included; an indented line
-    belongs to what stands above it.
+    A traceback is one error from its first line to the exception's line, chained ones included; an
+    indented line belongs to what stands above it.
     """
 
     _state: Literal["plain", "traceback", "raised"] = "plain"
@@ -81,8 +86,9 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Message:
-    """Something that workers said. `varied`: their texts differ in numbers, paths or addresses; `text` is the first."""
+class LogMessage:
+    """Something that workers said. `varied`: their texts differ in numbers, paths or addresses;
+    `text` is the first."""
 
     level: LineLevel
     text: str
@@ -92,11 +98,15 @@ class Message:
 
     def __str__(self) -> str:
         times = f" ({self.count} times)" if self.count > len(self.workers) else ""
-        return f"[{worker_list(self.workers)}] {self.text}" + (" (values differ)" if self.varied else "") + times
+        return (
+            f"[{worker_list(self.workers)}] {self.text}"
+            + (" (values differ)" if self.varied else "")
+            + times
+        )
 
 
 @dataclass
-class _Block:
+class _TracebackBlock:
     """Lines of one worker that make one message, as they arrive."""
 
     level: LineLevel
@@ -106,7 +116,8 @@ class _Block:
 
 @dataclass
 class _Group:
-    """Messages alike. `due_at` is when they are told; after that the group stays quiet for a while."""
+    """Messages alike. `due_at` is when they are told; after that the group stays quiet for a
+    while."""
 
     level: LineLevel
     due_at: float
@@ -116,10 +127,12 @@ class _Group:
 
 
 class Grouper:
-    """Collects lines of all workers; `add`, `due` and `flush` return the messages to show now, in order.
+    """Collects lines of all workers; `add`, `due` and `flush` return the messages to show now, in
+    order.
 
-    Lines of `first_worker` that are neither warning nor error pass through at once; the others' are dropped (they are
-    in their logs). A warning or error waits `window_s` for its likes; the same again within `quiet_s` is only counted.
+    Lines of `first_worker` that are neither warning nor error pass through at once; the others' are
+    dropped (they are in their logs). A warning or error waits `window_s` for its likes; the same
+    again within `quiet_s` is only counted.
     """
 
     def __init__(
@@ -136,10 +149,10 @@ class Grouper:
         self._settle_s = settle_s
         self._capacity = capacity
         self._classifiers: dict[str, Classifier] = {}
-        self._blocks: dict[str, _Block] = {}
+        self._blocks: dict[str, _TracebackBlock] = {}
         self._groups: OrderedDict[tuple[LineLevel, str], _Group] = OrderedDict()
 
-    def add(self, now: float, worker: str, line: str) -> list[Message]:
+    def add(self, now: float, worker: str, line: str) -> list[LogMessage]:
         """Take one line (without its newline)."""
         level, begins = self._classifiers.setdefault(worker, Classifier()).feed(line)
         block = self._blocks.get(worker)
@@ -148,17 +161,21 @@ class Grouper:
             block.last_at = now
         elif level != "info":
             self._close(now, worker)
-            self._blocks[worker] = _Block(level, [line], now)
-        passed = [Message("info", line, (worker,))] if level == "info" and worker == self._first_worker else []
+            self._blocks[worker] = _TracebackBlock(level, [line], now)
+        passed = (
+            [LogMessage("info", line, (worker,))]
+            if level == "info" and worker == self._first_worker
+            else []
+        )
         return self.due(now) + passed
 
-    def due(self, now: float) -> list[Message]:
+    def due(self, now: float) -> list[LogMessage]:
         """What has waited long enough. Call it a few times a second."""
         for worker in [w for w, b in self._blocks.items() if now - b.last_at >= self._settle_s]:
             self._close(now, worker)
         return self._tell([key for key, g in self._groups.items() if g.due_at <= now], now)
 
-    def flush(self, now: float) -> list[Message]:
+    def flush(self, now: float) -> list[LogMessage]:
         """Everything that has not been told, at once: at the end of a generation or of the run."""
         for worker in list(self._blocks):
             self._close(now, worker)
@@ -179,20 +196,25 @@ class Grouper:
         group.workers[worker] = None
         group.count += 1
 
-    def _tell(self, keys: list[tuple[LineLevel, str]], now: float) -> list[Message]:
+    def _tell(self, keys: list[tuple[LineLevel, str]], now: float) -> list[LogMessage]:
         told = []
         for key in keys:
             group = self._groups[key]
             if group.count:
                 texts = list(group.texts)
-                told.append(Message(group.level, texts[0], tuple(group.workers), group.count, len(texts) > 1))
+                told.append(
+                    LogMessage(
+                        group.level, texts[0], tuple(group.workers), group.count, len(texts) > 1
+                    )
+                )
                 self._groups[key] = _Group(group.level, now + self._quiet_s)
             elif group.due_at <= now:
                 del self._groups[key]
         return told
 
     def _forget_oldest(self) -> None:
-        """Bounded memory under a storm of unlike messages: quiet groups are forgotten first, oldest first."""
+        """Bounded memory under a storm of unlike messages: quiet groups are forgotten first, oldest
+        first."""
         if len(self._groups) > self._capacity:
             quiet = next((key for key, group in self._groups.items() if not group.count), None)
             if quiet is not None:

@@ -1,4 +1,5 @@
-"""What is true of a run now, and how it is drawn: the panel of the live view and the plain line of a step."""
+"""What is true of a run now, and how it is drawn: the panel of the live view and the plain line of
+a step."""
 
 from __future__ import annotations
 
@@ -16,12 +17,17 @@ from rich.text import Text
 from dougong.ui.formatting import FINAL_KINDS, count, duration
 
 _SPARKS = "▁▂▃▄▅▆▇█"
-_STATE_STYLES = {"running": "bold green", "finished": "bold green", "failed": "bold red", "stopped": "bold yellow"}
+_STATE_STYLES = {
+    "running": "bold green",
+    "finished": "bold green",
+    "failed": "bold red",
+    "stopped": "bold yellow",
+}
 _KEPT_LOSSES = 2000
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """The run as the controller has told it so far; times are seconds of the view's clock."""
 
     job_name: str
@@ -53,7 +59,8 @@ class Progress:
             self.validation = (step, row["val_loss"])
 
     def note(self, event: dict[str, Any], now: float) -> None:
-        """What an event changes: the newest checkpoint, the pace, the number of failures, the state at the end."""
+        """What an event changes: the newest checkpoint, the pace, the number of failures, the state
+        at the end."""
         kind = event["kind"]
         if kind == "checkpoint_committed":
             self.checkpoint = (f"step {event.get('step', '?')}", now)
@@ -69,7 +76,8 @@ class Progress:
             self.state = kind
 
     def eta_s(self, now: float) -> float | None:
-        """Seconds left at the pace of the last steps , checkpoints and validation counted; None when unknown."""
+        """Seconds left at the pace of the last steps , checkpoints and validation counted; None
+        when unknown."""
         if self.row is None or not self.arrivals or self.state in (*FINAL_KINDS, "recovering"):
             return None
         (first_at, first), (last_at, last) = self.arrivals[0], self.arrivals[-1]
@@ -77,19 +85,23 @@ class Progress:
         return max((self.steps - last) * pace - (now - last_at), 0.0)
 
     def island_rates(self) -> dict[str, float]:
-        """Tokens/s of each island that runs lanes: its own number when the row has it, else its share of the lanes."""
+        """Tokens/s of each island that runs lanes: its own number when the row has it, else its
+        share of the lanes."""
         if self.row is None:
             return {}
         rates = {}
         for island, times in self.row.get("islands", {}).items():
-            rate = times.get("tokens_per_s", self.shares.get(island, 0.0) * self.row["tokens_per_s"])
+            rate = times.get(
+                "tokens_per_s", self.shares.get(island, 0.0) * self.row["tokens_per_s"]
+            )
             if rate:
                 rates[island] = rate
         return rates
 
 
-def plain_step(progress: Progress, now: float) -> str:
-    """One line for the newest step, for logs and pipes: words and numbers, no colour, no column moves."""
+def plain_step(progress: RunProgress, now: float) -> str:
+    """One line for the newest step, for logs and pipes: words and numbers, no colour, no column
+    moves."""
     row = progress.row or {}
     width = len(str(progress.steps))
     parts = [f"step {row['step']:>{width}}/{progress.steps}", f"loss {number(row['loss'])}"]
@@ -97,7 +109,9 @@ def plain_step(progress: Progress, now: float) -> str:
         parts.append(f"val {number(row['val_loss'])}")
     rates = progress.island_rates()
     islands = ", ".join(f"{island} {count(rate)}" for island, rate in rates.items())
-    parts.append(f"{count(row['tokens_per_s'])} tokens/s" + (f" ({islands})" if len(rates) > 1 else ""))
+    parts.append(
+        f"{count(row['tokens_per_s'])} tokens/s" + (f" ({islands})" if len(rates) > 1 else "")
+    )
     parts += [f"grad {row['grad_norm']:#.3g}"] if row.get("grad_norm") is not None else []
     parts += [f"lr {row['lr']:.2e}"] if row.get("lr") is not None else []
     parts += [duration(row["step_s"])] if row.get("step_s") is not None else []
@@ -113,11 +127,14 @@ def number(value: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The course of some numbers in `width` characters at most, lowest to highest; gaps where they are not finite."""
+    """The course of some numbers in `width` characters at most, lowest to highest; gaps where they
+    are not finite."""
     width = min(width, len(values))
     if width < 2:
         return ""
-    buckets = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    buckets = [
+        values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)
+    ]
     means = [sum(b) / len(b) for b in buckets]
     finite = [m for m in means if math.isfinite(m)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
@@ -125,7 +142,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_SPARKS[round((m - low) * scale)] if math.isfinite(m) else " " for m in means)
 
 
-def draw_panel(progress: Progress, now: float, width: int) -> RenderableType:
+def draw_panel(progress: RunProgress, now: float, width: int) -> RenderableType:
     """The panel: state, bar, loss, speed, checkpoint. Lines are cut at `width`, never wrapped."""
     lines: list[RenderableType] = [_head(progress, now, width), _bar(progress, now, width)]
     if progress.row is not None:
@@ -134,20 +151,26 @@ def draw_panel(progress: Progress, now: float, width: int) -> RenderableType:
     return Group(Text(""), *lines)
 
 
-def _head(progress: Progress, now: float, width: int) -> Table:
+def _head(progress: RunProgress, now: float, width: int) -> Table:
     style = _STATE_STYLES.get(progress.state, "bold cyan")
     left = Text.assemble((f" {progress.job_name}", "bold"), "  ", ("● " + progress.state, style))
     facts = [f"generation {progress.generation}"]
-    facts += [f"{progress.failures} failure" + ("s" if progress.failures > 1 else "")] if progress.failures else []
+    facts += (
+        [f"{progress.failures} failure" + ("s" if progress.failures > 1 else "")]
+        if progress.failures
+        else []
+    )
     right = Text(" · ".join([*facts, duration(now - progress.started_at)]) + " ", "dim")
     return _sides(left, right, width)
 
 
-def _bar(progress: Progress, now: float, width: int) -> Table:
+def _bar(progress: RunProgress, now: float, width: int) -> Table:
     step = progress.row["step"] if progress.row else 0
     eta = progress.eta_s(now)
     left = f" step {step:>{len(str(progress.steps))}}/{progress.steps} "
-    right = f" {100 * step / progress.steps:3.0f} %" + (f"  {duration(eta)} left " if eta is not None else " ")
+    right = f" {100 * step / progress.steps:3.0f} %" + (
+        f"  {duration(eta)} left " if eta is not None else " "
+    )
     bar_width = max(width - len(left) - len(right), 4)
     grid = Table.grid(padding=0)
     for _ in range(3):
@@ -160,10 +183,12 @@ def _bar(progress: Progress, now: float, width: int) -> Table:
     return grid
 
 
-def _loss_line(progress: Progress, width: int) -> Text:
+def _loss_line(progress: RunProgress, width: int) -> Text:
     row = progress.row or {}
     broken = not math.isfinite(row["loss"])
-    line = Text.assemble(" loss ", (number(row["loss"]), "bold red" if broken else "bold"), no_wrap=True)
+    line = Text.assemble(
+        " loss ", (number(row["loss"]), "bold red" if broken else "bold"), no_wrap=True
+    )
     spark = sparkline([loss for _, loss in progress.losses], min(max(width - 60, 8), 40))
     line.append(f"  {spark}", "cyan")
     if progress.validation is not None:
@@ -176,7 +201,7 @@ _TIMES = (("compute_s", "compute"), ("exchange_s", "exchange"))
 _SHOWN_ISLANDS = 6
 
 
-def _speed_lines(progress: Progress) -> list[Text]:
+def _speed_lines(progress: RunProgress) -> list[Text]:
     """Tokens/s in all; one island on the same line, several on a line each."""
     row = progress.row or {}
     total = Text.assemble(" tokens/s ", (count(row["tokens_per_s"]), "bold"))
@@ -194,16 +219,20 @@ def _speed_lines(progress: Progress) -> list[Text]:
 
 
 def _spent(times: dict[str, float]) -> str:
-    return ", ".join(f"{name} {duration(times[key])}" for key, name in _TIMES if times.get(key) is not None)
+    return ", ".join(
+        f"{name} {duration(times[key])}" for key, name in _TIMES if times.get(key) is not None
+    )
 
 
-def _checkpoint_line(progress: Progress, now: float) -> Text:
+def _checkpoint_line(progress: RunProgress, now: float) -> Text:
     line = Text(" checkpoint ", no_wrap=True)
     if progress.checkpoint is None:
         line.append("none yet", "dim")
     else:
         name, at = progress.checkpoint
-        line.append(name, "bold").append(f", {duration(now - at)} ago" if at is not None else " (resumed from)", "dim")
+        line.append(name, "bold").append(
+            f", {duration(now - at)} ago" if at is not None else " (resumed from)", "dim"
+        )
     row = progress.row or {}
     for key, label, form in (("grad_norm", "gradient norm", "#.3g"), ("lr", "lr", ".2e")):
         if row.get(key) is not None:

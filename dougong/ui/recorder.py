@@ -1,4 +1,5 @@
-"""Writes down and shows what the controller says: events, metrics, status, screen, TensorBoard. Decides nothing."""
+"""Writes down and shows what the controller says: events, metrics, status, screen, TensorBoard.
+Decides nothing."""
 
 from __future__ import annotations
 
@@ -8,24 +9,28 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from dougong.records.directory import Event, Row, RunDir
+from dougong.records.directory import Event, MetricsRow, RunDir
 from dougong.ui.view import View
 
 STATUS_EVERY_S = 0.5
 
 
-class Tracker(Protocol):
+class MetricsSink(Protocol):
     """An experiment tracker, such as TensorBoard files."""
 
-    def step(self, row: Row) -> None: ...
+    def step(self, row: MetricsRow) -> None: ...
     def close(self) -> None: ...
 
 
-class Scribe:
+class Recorder:
     """One run's record. `status` is asked for whenever status.json is due."""
 
     def __init__(
-        self, run_dir: RunDir, view: View, tracker: Tracker | None, status: Callable[[], dict[str, Any]]
+        self,
+        run_dir: RunDir,
+        view: View,
+        tracker: MetricsSink | None,
+        status: Callable[[], dict[str, Any]],
     ) -> None:
         self.run_dir = run_dir
         self.view = view
@@ -47,7 +52,7 @@ class Scribe:
         self.view.state(state, generation)
         self.write_status()
 
-    def step(self, row: Row) -> None:
+    def step(self, row: MetricsRow) -> None:
         self.run_dir.append_metrics(row)
         if self._tracker is not None:
             self._tracker.step(row)
@@ -61,7 +66,9 @@ class Scribe:
 
     def write_status(self) -> None:
         self._status_at = time.monotonic()
-        self.run_dir.write_status({**self._status(), "controller": {"host": socket.gethostname(), "pid": os.getpid()}})
+        self.run_dir.write_status(
+            {**self._status(), "controller": {"host": socket.gethostname(), "pid": os.getpid()}}
+        )
 
     def close(self, summary: str) -> None:
         if self._tracker is not None:

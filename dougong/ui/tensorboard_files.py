@@ -1,7 +1,8 @@
-"""TensorBoard event files, written without torch. One file for each controller; one curve for the whole run.
+"""TensorBoard event files, written without torch. One file for each controller; one curve for the
+whole run.
 
-A rewound step is written again: a session-start mark at the first such step makes TensorBoard drop the older points,
-in this file and in those of earlier controllers. `metrics.jsonl` keeps them all.
+A rewound step is written again: a session-start mark at the first such step makes TensorBoard drop
+the older points, in this file and in those of earlier controllers. `metrics.jsonl` keeps them all.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _TAGS = {
 }
 
 
-class Tracker:
-    """Writes rows of metrics.jsonl as scalars. What `step` was given is on its way to the disk when it returns."""
+class TensorBoardFiles:
+    """Writes rows of metrics.jsonl as scalars. What `step` was given is on its way to the disk when
+    it returns."""
 
     def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
         from tensorboard.compat.proto import event_pb2
@@ -42,13 +44,16 @@ class Tracker:
         self._write(file_version="brain.Event:2")
 
     def step(self, row: dict[str, Any]) -> None:
-        """Write one row. The first row of an attempt takes back every point of its step and later ones."""
+        """Write one row. The first row of an attempt takes back every point of its step and later
+        ones."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         if row["attempt"] != self._attempt:
             self._attempt = row["attempt"]
             self._write(step=row["step"], session_log=self._start)
-        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(row).items()]
+        values = [
+            Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(row).items()
+        ]
         self._write(step=row["step"], summary=Summary(value=values))
 
     def close(self) -> None:
@@ -65,13 +70,22 @@ def _scalars(row: dict[str, Any]) -> dict[str, float]:
     if row.get("load") is not None:
         scalars["load/worst_max_over_mean"] = float(row["load"]["worst"])
     for island, times in row.get("islands", {}).items():
-        scalars |= {f"island/{island}/{key}": float(value) for key, value in times.items() if value is not None}
+        scalars |= {
+            f"island/{island}/{key}": float(value)
+            for key, value in times.items()
+            if value is not None
+        }
     return scalars
 
 
 def _new_file(directory: Path, second: int) -> Any:
-    """TensorBoard reads a folder's files in the order of their names: never one that sorts before an earlier one."""
-    seconds = [int(p.name.split(".")[3]) for p in directory.glob("events.out.tfevents.*") if p.name.count(".") >= 3]
+    """TensorBoard reads a folder's files in the order of their names: never one that sorts before
+    an earlier one."""
+    seconds = [
+        int(p.name.split(".")[3])
+        for p in directory.glob("events.out.tfevents.*")
+        if p.name.count(".") >= 3
+    ]
     second = max([second, *(s + 1 for s in seconds)])
     name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
     return (directory / name).open("xb")

@@ -1,8 +1,10 @@
-"""The run on the screen: a live panel on a terminal, one plain line per step anywhere else. It decides nothing.
+"""The run on the screen: a live panel on a terminal, one plain line per step anywhere else. It
+decides nothing.
 
-What must not be lost (failures, warnings, decisions, checkpoints, worker 0's lines) is printed above the panel and
-stays in the scroll-back; the panel itself holds only what is true now. The cursor is never hidden, so a run killed
-without warning leaves the terminal as it was. `close` may be called twice and at any time.
+What must not be lost (failures, warnings, decisions, checkpoints, worker 0's lines) is printed
+above the panel and stays in the scroll-back; the panel itself holds only what is true now. The
+cursor is never hidden, so a run killed without warning leaves the terminal as it was. `close` may
+be called twice and at any time.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from rich.text import Text
 
 from dougong.fault.diagnosis import Fact, is_echo
 from dougong.parallel.plan import Plan
-from dougong.records.directory import Event, Row
+from dougong.records.directory import Event, MetricsRow
 from dougong.ui import formatting
-from dougong.ui.log_grouping import Grouper, Message
-from dougong.ui.panel import Progress, draw_panel, plain_step
+from dougong.ui.log_grouping import Grouper, LogMessage
+from dougong.ui.panel import RunProgress, draw_panel, plain_step
 
 _STYLES = {"quiet": "dim", "info": "", "good": "green", "warning": "yellow", "error": "bold red"}
 _ECHO_LENGTH = 160
@@ -30,10 +32,13 @@ _MARKS = {"quiet": "·", "info": "·", "good": "✓", "warning": "!", "error": "
 class View:
     """What the controller tells, shown. All methods belong to one thread (the controller's).
 
-    Call `tick()` a few times a second: it tells grouped messages that are due and draws the panel anew.
+    Call `tick()` a few times a second: it tells grouped messages that are due and draws the panel
+    anew.
     """
 
-    def __init__(self, console: Console, progress: Progress, clock: Callable[[], float], refresh_s: float) -> None:
+    def __init__(
+        self, console: Console, progress: RunProgress, clock: Callable[[], float], refresh_s: float
+    ) -> None:
         self._console = console
         self._progress = progress
         self._clock = clock
@@ -48,11 +53,14 @@ class View:
         self._draws = console.is_terminal and not console.is_dumb_terminal and self._speaks_unicode
 
     def plan(self, plan: Plan, layout: bool = True) -> None:
-        """Say who runs what (unless `layout` is false); from now on tokens/s is also told for each island."""
+        """Say who runs what (unless `layout` is false); from now on tokens/s is also told for each
+        island."""
         lanes = {worker.island: 0 for worker in plan.workers}
         for worker in plan.workers:
             lanes[worker.island] += len(worker.lanes)
-        self._progress.shares = {island: number / plan.num_lanes for island, number in lanes.items()}
+        self._progress.shares = {
+            island: number / plan.num_lanes for island, number in lanes.items()
+        }
         self._grouper = self._grouper or Grouper(plan.workers[0].name)
         for worker in plan.workers if layout else ():
             lanes_text, experts = (
@@ -61,10 +69,13 @@ class View:
             )
             where = f"{worker.node} {worker.device}".strip()
             self._print(
-                Text(f"  {worker.name}  {worker.role} on {where} · lanes {lanes_text} · experts {experts}", "dim")
+                Text(
+                    f"  {worker.name}  {worker.role} on {where} · lanes {lanes_text} · experts {experts}",
+                    "dim",
+                )
             )
 
-    def step(self, row: Row) -> None:
+    def step(self, row: MetricsRow) -> None:
         """A step is done: `row` as in metrics.jsonl."""
         now = self._clock()
         self._progress.take(row, now)
@@ -78,11 +89,14 @@ class View:
         self._progress.note(event, self._clock())
         sentence = formatting.describe(event)
         if sentence.level != "quiet" and not self._told_already(event):
-            self._say(sentence.level, sentence.text, formatting.local_clock(str(event.get("wall", ""))))
+            self._say(
+                sentence.level, sentence.text, formatting.local_clock(str(event.get("wall", "")))
+            )
         self.tick()
 
     def worker_line(self, worker: str, line: str) -> None:
-        """A line of a worker's output: the first worker's at once, warnings and errors grouped over all workers."""
+        """A line of a worker's output: the first worker's at once, warnings and errors grouped over
+        all workers."""
         self._grouper = self._grouper or Grouper(worker)
         for message in self._grouper.add(self._clock(), worker, line):
             self._message(message)
@@ -104,7 +118,8 @@ class View:
         self._draw()
 
     def close(self, summary: str = "") -> None:
-        """Tell what is still waiting, draw the last panel, give the terminal back, print the summary."""
+        """Tell what is still waiting, draw the last panel, give the terminal back, print the
+        summary."""
         if self._closed:
             return
         self._closed = True
@@ -131,7 +146,9 @@ class View:
         panel = draw_panel(self._progress, self._clock(), self._console.width)
         try:
             if self._live is None:
-                self._live = Live(panel, console=self._console, auto_refresh=False, vertical_overflow="crop")
+                self._live = Live(
+                    panel, console=self._console, auto_refresh=False, vertical_overflow="crop"
+                )
                 self._live.start()
                 self._console.show_cursor(True)
             self._live.update(panel, refresh=True)
@@ -146,12 +163,14 @@ class View:
         told, self._last_failure = failure == self._last_failure, failure
         return told
 
-    def _message(self, message: Message) -> None:
+    def _message(self, message: LogMessage) -> None:
         if message.level == "info":
             self._print(Text.from_ansi(message.text))
         elif _is_echo(message):
             told = f"[{formatting.worker_list(message.workers)}] follows from it: {message.text.splitlines()[-1]}"
-            self._say("quiet", told if len(told) <= _ECHO_LENGTH else told[: _ECHO_LENGTH - 3] + "...")
+            self._say(
+                "quiet", told if len(told) <= _ECHO_LENGTH else told[: _ECHO_LENGTH - 3] + "..."
+            )
         else:
             self._say(message.level, str(message))
 
@@ -161,21 +180,33 @@ class View:
         self._print(Text.assemble((head, style or "dim"), (Text.from_ansi(text).plain, style)))
 
     def _print(self, text: Text) -> None:
-        """Whole lines whatever the width: a log is not cut or wrapped by us. Nobody watching is no reason to die."""
+        """Whole lines whatever the width: a log is not cut or wrapped by us. Nobody watching is no
+        reason to die."""
         if self._gone:
             return
         if not self._speaks_unicode:
-            text = Text(text.plain.encode(self._console.encoding, "replace").decode(self._console.encoding), text.style)
+            text = Text(
+                text.plain.encode(self._console.encoding, "replace").decode(self._console.encoding),
+                text.style,
+            )
         try:
             self._console.print(text, soft_wrap=True, highlight=False)
-        except (OSError, SystemExit):  # rich turns a closed pipe into SystemExit; the run's files hold all of it
+        except (
+            OSError,
+            SystemExit,
+        ):  # rich turns a closed pipe into SystemExit; the run's files hold all of it
             self._gone = True
 
 
-def _is_echo(message: Message) -> bool:
-    """A traceback that only says that a peer's connection broke: one line is enough, the log has the rest."""
+def _is_echo(message: LogMessage) -> bool:
+    """A traceback that only says that a peer's connection broke: one line is enough, the log has
+    the rest."""
     error = {"type": "", "bases": (), "message": message.text.splitlines()[-1]}
-    return message.level == "error" and "\n" in message.text and is_echo(Fact(message.workers[0], error=error))
+    return (
+        message.level == "error"
+        and "\n" in message.text
+        and is_echo(Fact(message.workers[0], error=error))
+    )
 
 
 def make_view(
@@ -185,5 +216,6 @@ def make_view(
     clock: Callable[[], float] = time.monotonic,
     refresh_s: float = 0.25,
 ) -> View:
-    """A view on `console`: live when it is a terminal, plain lines otherwise. `clock` is monotonic, in seconds."""
-    return View(console, Progress(job_name, steps, clock()), clock, refresh_s)
+    """A view on `console`: live when it is a terminal, plain lines otherwise. `clock` is monotonic,
+    in seconds."""
+    return View(console, RunProgress(job_name, steps, clock()), clock, refresh_s)

@@ -1,7 +1,6 @@
 """What every kind of device shares."""
 
 import pytest
-
 from dougong.accelerators.base import thread_environment, visible_count
 
 

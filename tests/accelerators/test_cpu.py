@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from dougong.accelerators.cpu import Cpu, mkl_environment, processor_flags
 
 

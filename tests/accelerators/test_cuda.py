@@ -5,7 +5,6 @@ import types
 
 import pytest
 import torch
-
 from dougong.accelerators.cuda import Cuda
 from dougong.errors import DeviceError
 

@@ -5,7 +5,6 @@ import types
 
 import pytest
 import torch
-
 from dougong.accelerators import npu as module
 from dougong.accelerators.npu import Npu
 from dougong.errors import DeviceError

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from dougong.accelerators.registry import accelerator_names, get_accelerator
 from dougong.errors import DeviceError
 

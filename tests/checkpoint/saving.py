@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.repository import commit
 from dougong.checkpoint.snapshot import Saver, StateTensor

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dougong.checkpoint.export import choose, export, to_bfloat16
+from dougong.errors import CheckpointError
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
-from dougong.checkpoint.export import choose, export, to_bfloat16
-from dougong.errors import CheckpointError
 from tests.checkpoint.saving import save, tiny_model
+from transformers import AutoModelForCausalLM
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "longcat_flash"])

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.core_model_loading import revert_weight_conversion
-
 from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.reader import Reader
+from dougong.checkpoint.reader import CheckpointReader
 from dougong.errors import ModelError
 from tests.checkpoint.saving import live_tensor, names_of, save, sites_of, tiny_model
 from tests.families import FAMILIES, tiny_config
+from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 
 def read_folder(folder: Path) -> dict[str, torch.Tensor]:
@@ -106,7 +105,7 @@ def test_buffers_are_state_and_keep_their_dtype(tmp_path: Path) -> None:
     assert integers
     names = names_of(model)
     assert names.pieces(integers[0])[0].disk.dtype == "I64"
-    with Reader(save(tmp_path, model), names) as reader:
+    with CheckpointReader(save(tmp_path, model), names) as reader:
         assert torch.equal(reader.read("model", integers[0]), model.state_dict()[integers[0]])
 
 

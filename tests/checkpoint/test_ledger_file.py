@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from dougong.checkpoint.ledger_file import LedgerWriter, read_step, record_type
 from dougong.errors import CheckpointError
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
 from dougong.errors import CheckpointError

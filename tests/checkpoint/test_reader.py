@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.checkpoint import reader as reader_module
-from dougong.checkpoint.reader import Reader
+from dougong.checkpoint.reader import CheckpointReader
 from dougong.errors import CheckpointError
 from tests.checkpoint.saving import names_of, save, state_of, tiny_model
 
@@ -27,7 +26,7 @@ def test_the_whole_state_is_read_back_from_any_layout(family: str, num_workers: 
     names = names_of(model)
     state = state_of(model, names)
     directory = save(tmp_path, model, num_workers)
-    with Reader(directory, names) as reader:
+    with CheckpointReader(directory, names) as reader:
         assert (reader.step, reader.header) == (20, {"seed": 1234})
         for group in ("model", "exp_avg", "exp_avg_sq"):
             assert sorted(reader.names(group)) == sorted(name for held, name in state if held == group)
@@ -39,7 +38,7 @@ def test_the_whole_state_is_read_back_from_any_layout(family: str, num_workers: 
 
 def test_what_is_read_is_the_readers_own(model: Any, tmp_path: Path) -> None:
     directory = save(tmp_path, model)
-    with Reader(directory, names_of(model)) as reader:
+    with CheckpointReader(directory, names_of(model)) as reader:
         first = reader.read("model", "model.norm.weight")
         first.zero_()
         assert torch.equal(reader.read("model", "model.norm.weight"), model.model.norm.weight)
@@ -55,7 +54,7 @@ def test_one_expert_costs_its_own_bytes(model: Any, tmp_path: Path, monkeypatch:
         read_into(fd, view, offset)
 
     monkeypatch.setattr(reader_module, "read_into", counted)
-    with Reader(directory, names_of(model)) as reader:
+    with CheckpointReader(directory, names_of(model)) as reader:
         tensor = reader.read("model", "model.layers.1.mlp.experts.gate_up_proj[6]")
     assert sum(read_bytes) == tensor.numel() * 4
 
@@ -64,7 +63,7 @@ def test_one_expert_costs_its_own_bytes(model: Any, tmp_path: Path, monkeypatch:
 def test_a_damaged_tensor_is_not_handed_out(group: str, model: Any, tmp_path: Path) -> None:
     directory = save(tmp_path, model)
     names = names_of(model)
-    with Reader(directory, names) as reader:
+    with CheckpointReader(directory, names) as reader:
         wanted = "model.layers.0.mlp.experts.down_proj[2]"
         disk = names.pieces(wanted)[0].name if group == "model" else wanted
         file, entry = reader._places[group, disk, None]
@@ -72,39 +71,39 @@ def test_a_damaged_tensor_is_not_handed_out(group: str, model: Any, tmp_path: Pa
     data = bytearray(path.read_bytes())
     data[entry.offset + entry.num_bytes - 1] ^= 64
     path.write_bytes(data)
-    with Reader(directory, names) as reader:
+    with CheckpointReader(directory, names) as reader:
         with pytest.raises(CheckpointError, match="the file was damaged"):
             reader.read(group, wanted)
         assert reader.read(group, "model.layers.0.mlp.experts.down_proj[3]").shape == (64, 96)
     path.write_bytes(data[: entry.offset + 1])
-    with Reader(directory, names) as reader, pytest.raises(CheckpointError, match=r"down_proj|w2"):
+    with CheckpointReader(directory, names) as reader, pytest.raises(CheckpointError, match=r"down_proj|w2"):
         reader.read(group, wanted)
 
 
 def test_what_is_not_there_is_named(model: Any, tmp_path: Path) -> None:
     directory = save(tmp_path, model)
-    with Reader(directory, names_of(tiny_model("mixtral", num_hidden_layers=3))) as reader:
+    with CheckpointReader(directory, names_of(tiny_model("mixtral", num_hidden_layers=3))) as reader:
         with pytest.raises(CheckpointError, match=r"holds no model model\.layers\.2\."):
             reader.read("model", "model.layers.2.mlp.gate.weight")
         with pytest.raises(CheckpointError, match="holds no exp_avg nothing"):
             reader.read("exp_avg", "nothing")
     wider = names_of(tiny_model("mixtral", num_hidden_layers=2, vocab_size=260))
     message = r"has shape \(256, 64\), but the model has \(260, 64\)"
-    with Reader(directory, wider) as reader, pytest.raises(CheckpointError, match=message):
+    with CheckpointReader(directory, wider) as reader, pytest.raises(CheckpointError, match=message):
         reader.read("model", "lm_head.weight")
-    with Reader(directory) as reader, pytest.raises(CheckpointError, match="needs `names`"):
+    with CheckpointReader(directory) as reader, pytest.raises(CheckpointError, match="needs `names`"):
         reader.read("model", "lm_head.weight")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="never committed"):
-        Reader(tmp_path)
+        CheckpointReader(tmp_path)
 
 
 def test_files_are_closed(model: Any, tmp_path: Path) -> None:
     directory = save(tmp_path, model)
     before = len(os.listdir("/proc/self/fd"))
-    with Reader(directory, names_of(model)) as reader:
+    with CheckpointReader(directory, names_of(model)) as reader:
         reader.read("model", "lm_head.weight")
         assert len(os.listdir("/proc/self/fd")) > before
     assert len(os.listdir("/proc/self/fd")) == before

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.checkpoint.directories import list_committed, list_pending
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.repository import commit, expected_tensors, newest_valid, prune, verify

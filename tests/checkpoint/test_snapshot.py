@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.checkpoint import snapshot
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.reader import Reader
+from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.repository import commit, newest_valid, verify
 from dougong.checkpoint.snapshot import Saver, StateTensor
 from dougong.errors import CheckpointError, ModelError
@@ -41,7 +40,7 @@ def saver_of(root: Path, names: Names, parts: list[Part], rank: int = 0) -> Save
 
 
 def assert_holds(directory: Path, names: Names, state: State) -> None:
-    with Reader(directory, names) as reader:
+    with CheckpointReader(directory, names) as reader:
         for (group, name), tensor in state.items():
             assert torch.equal(reader.read(group, name), tensor), name
 
@@ -93,7 +92,7 @@ def test_views_and_strides_are_written_as_their_values(names: Names, tmp_path: P
     saver.stage(20, [StateTensor("exp_avg", "x", tensor), StateTensor("exp_avg", "scalar", torch.tensor(2.5))])
     saver.wait(60)
     directory = commit(tmp_path, 20, 1, [{**parts[0], "logical": {}}], {})
-    with Reader(directory) as reader:
+    with CheckpointReader(directory) as reader:
         assert torch.equal(reader.read("exp_avg", "x"), tensor)
         assert reader.read("exp_avg", "scalar").item() == 2.5
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load
-
 from dougong.checkpoint.huggingface import TORCH_DTYPES
 from dougong.checkpoint.tensorfile import TensorShape, as_array, plan_layout
 from dougong.errors import CheckpointError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify, verify_sizes
 from tests.checkpoint.saving import save, tiny_model

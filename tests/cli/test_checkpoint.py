@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import typer
-from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner, Result
-
 from dougong.cli.checkpoint import register
 from dougong.errors import DougongError
 from dougong.records.directory import RunDir
 from tests.checkpoint.saving import save, tiny_model
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner, Result
 
 
 @pytest.fixture(scope="module")

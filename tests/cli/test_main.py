@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import typer
-
 from dougong import __version__
 from dougong.cli import main
 from dougong.errors import DougongError, JobError

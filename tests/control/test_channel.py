@@ -12,12 +12,11 @@ from queue import Empty, Queue
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from dougong.control import channel
 from dougong.control.channel import Channel, FrameBuffer, Message, ProtocolError, Server, connect, decode, encode
 from dougong.errors import LaunchError
+from hypothesis import given
+from hypothesis import strategies as st
 
 messages = st.lists(
     st.fixed_dictionaries({"kind": st.text(min_size=1), "generation": st.integers(0, 9), "x": st.text()}), max_size=5

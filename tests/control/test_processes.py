@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from dougong.control import processes
 from tests.launcher.toyrun import ROOT, wait_for
 

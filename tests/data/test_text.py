@@ -9,7 +9,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-
 from dougong.data import text as module
 from dougong.data.text import Corpus, dataset_rows, open_corpus, standard_library, text_files
 from dougong.data.tokenizer import Bytes, open_tokenizer

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from dougong.data import token_files
 from dougong.data.token_files import open_megatron, open_tokens
 from dougong.errors import DataError

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
-
 from dougong.data.tokenizer import open_tokenizer
 from dougong.errors import DataError
+from tokenizers import models, pre_tokenizers, trainers
 
 
 def train_tokenizer(folder: Path, end: object = None) -> Path:

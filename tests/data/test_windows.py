@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from dougong.data.windows import Data, open_data, vocabulary
+from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import DataError
 from dougong.job.schema import Job
 
@@ -36,7 +35,7 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def windows(data: Data, steps: range) -> list[int]:
+def windows(data: TokenWindows, steps: range) -> list[int]:
     """Which windows are read, in the order of samples."""
     batches = (data.batch(s, lane, m) for s in steps for lane in range(data.lanes) for m in range(data.microbatches))
     return [window_of(row) for batch in batches for row in batch]

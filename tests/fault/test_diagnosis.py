@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from dougong.fault.diagnosis import CONSEQUENCE_S, Fact, diagnose, first_failure, is_echo, settled
 from dougong.launcher.agent.worker_process import describe_error
 

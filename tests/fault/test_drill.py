@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-
 from dougong.fault.drill import pending, rehearse
 from dougong.job.schema import Drill
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import decide
 from dougong.job.schema import Fault

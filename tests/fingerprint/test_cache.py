@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from dougong.errors import DeviceError, LaunchError
 from dougong.fingerprint.cache import Probing, cached, key_of, measure
 from dougong.fingerprint.record import UNSTABLE, Fingerprint

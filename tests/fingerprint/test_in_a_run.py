@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.checkpoint.manifest import Manifest
 from tests.families import SMALLEST
 from tests.launcher.toyrun import ToyRun, toy_job

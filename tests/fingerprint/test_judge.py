@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from dougong.fingerprint.judge import Verdict, is_strict, judge_resume, judge_workers, record
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
 from dougong.job.schema import Job

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.accelerators.cpu import Cpu
 from dougong.fingerprint.bench import Bench, _dyadic, measure
 from dougong.fingerprint.general import general_probes
@@ -17,14 +16,14 @@ from dougong.fingerprint.job_shapes import cut, shaped_probes
 from dougong.fingerprint.record import (
     UNSTABLE,
     Fingerprint,
-    Shapes,
+    JobShapes,
     differing_environment,
     differing_probes,
     question_of,
 )
 from dougong.fingerprint.take import take_fingerprint
 
-SHAPES = Shapes(((96, 64), (64, 48), (250, 64)), (1, 7, 16, 33), 4, 16, 32, 64, 48, 8, 250)
+SHAPES = JobShapes(((96, 64), (64, 48), (250, 64)), (1, 7, 16, 33), 4, 16, 32, 64, 48, 8, 250)
 ONE = Fingerprint({"sum": "aa", "exp": "bb"}, "r", {"threads": "1", "torch": "2.13"})
 
 
@@ -35,7 +34,7 @@ def bench() -> Bench:
 
 def test_it_survives_json() -> None:
     assert Fingerprint.from_json(json.loads(json.dumps(ONE.to_json()))) == ONE
-    assert Shapes.from_json(json.loads(json.dumps(dataclasses.asdict(SHAPES)))) == SHAPES
+    assert JobShapes.from_json(json.loads(json.dumps(dataclasses.asdict(SHAPES)))) == SHAPES
 
 
 @pytest.mark.parametrize(

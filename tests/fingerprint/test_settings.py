@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from dougong.accelerators.base import thread_environment
 from dougong.fingerprint.record import Fingerprint
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from dougong.errors import JobError
 from dougong.job.load import load_job
 from dougong.job.schema import AdamW, Batch, Checkpoint, Drill, Fault, Island, Job, Schedule, Validation
 from dougong.job.yaml_locations import write_flow
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.launcher.jobs import QUICKSTART, SMALL, write
 
 

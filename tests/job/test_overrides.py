@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.errors import JobError
 from dougong.job.load import load_job
 from tests.launcher.jobs import write

@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-
 from dougong.job.reference import fill, json_schema, tables
 from tests.launcher.jobs import QUICKSTART, ROOT, SMALL
 

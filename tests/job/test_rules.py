@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from dougong.errors import JobError
 from dougong.job.load import load_job
 from dougong.job.rules import worker_names

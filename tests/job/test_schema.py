@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
-
 from dougong.job.schema import Job, Section
 from dougong.job.validation_messages import section_in
+from pydantic import ValidationError
 
 LEAST: dict[str, Any] = {
     "job": "a",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
-
 from dougong.job.schema import Batch, Drill, Island, Job, Validation
 from dougong.job.validation_messages import explain, section_at
+from pydantic import ValidationError
 from tests.job.test_schema import with_value
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from dougong.job.yaml_locations import MAX_DEPTH, Position, read, write_flow
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dougong.job.yaml_locations import MAX_DEPTH, Mark, read, write_flow
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=20)
@@ -67,11 +66,11 @@ def test_nan() -> None:
 
 def test_marks() -> None:
     document = read("a: 1\nb:\n  - c: [2, 3]\n    d: x\n")
-    assert document.keys[("b", 0, "d")] == Mark(4, 5)
-    assert document.values[("b", 0, "d")] == Mark(4, 8)
-    assert document.values[("b", 0, "c", 1)] == Mark(3, 12)
-    assert document.values[("b", 0)] == Mark(3, 5)
-    assert document.values[()] == Mark(1, 1)
+    assert document.keys[("b", 0, "d")] == Position(4, 5)
+    assert document.values[("b", 0, "d")] == Position(4, 8)
+    assert document.values[("b", 0, "c", 1)] == Position(3, 12)
+    assert document.values[("b", 0)] == Position(3, 5)
+    assert document.values[()] == Position(1, 1)
 
 
 def test_aliases_and_merges() -> None:
@@ -102,28 +101,30 @@ def test_what_is_not_yaml(text: str, line: int, column: int, words: str) -> None
     document = read(text)
     assert not document.readable and document.data is None
     (problem,) = document.problems
-    assert (problem.mark, problem.path) == (Mark(line, column), ())
+    assert (problem.mark, problem.path) == (Position(line, column), ())
     assert words in problem.text
 
 
 @pytest.mark.parametrize(
     ("text", "mark", "path", "words"),
     [
-        ("a: 1\nb: {c: 1, c: 2}\n", Mark(2, 11), ("b", "c"), "given twice, first on line 2"),
-        ("a: 1\nb: 2\na: 3\n", Mark(3, 1), ("a",), "given twice, first on line 1"),
-        ("a: {1: x}\n", Mark(1, 5), ("a",), "a key must be text"),
-        ("a: {[x]: y}\n", Mark(1, 5), ("a",), "a key must be text"),
-        ("true: y\n", Mark(1, 1), (), "a key must be text"),
-        ("a: !!python/name:os.system x\n", Mark(1, 4), ("a",), "cannot be read"),
-        ("a: !thing {b: 1}\n", Mark(1, 4), ("a",), "not supported"),
-        ("a: !!int x\n", Mark(1, 4), ("a",), "cannot be read"),
-        ("a: " + "9" * 5000 + "\n", Mark(1, 4), ("a",), "cannot be read"),
-        ('a: "\\ud800"\n', Mark(1, 4), ("a",), "cannot be read"),
-        ("a: {<<: 3}\n", Mark(1, 9), ("a",), "name an anchored mapping"),
+        ("a: 1\nb: {c: 1, c: 2}\n", Position(2, 11), ("b", "c"), "given twice, first on line 2"),
+        ("a: 1\nb: 2\na: 3\n", Position(3, 1), ("a",), "given twice, first on line 1"),
+        ("a: {1: x}\n", Position(1, 5), ("a",), "a key must be text"),
+        ("a: {[x]: y}\n", Position(1, 5), ("a",), "a key must be text"),
+        ("true: y\n", Position(1, 1), (), "a key must be text"),
+        ("a: !!python/name:os.system x\n", Position(1, 4), ("a",), "cannot be read"),
+        ("a: !thing {b: 1}\n", Position(1, 4), ("a",), "not supported"),
+        ("a: !!int x\n", Position(1, 4), ("a",), "cannot be read"),
+        ("a: " + "9" * 5000 + "\n", Position(1, 4), ("a",), "cannot be read"),
+        ('a: "\\ud800"\n', Position(1, 4), ("a",), "cannot be read"),
+        ("a: {<<: 3}\n", Position(1, 9), ("a",), "name an anchored mapping"),
         ("k" * 300 + ": 1\n", None, (), "at most 200 characters"),
     ],
 )
-def test_problems_that_leave_the_rest_readable(text: str, mark: Mark | None, path: tuple[str, ...], words: str) -> None:
+def test_problems_that_leave_the_rest_readable(
+    text: str, mark: Position | None, path: tuple[str, ...], words: str
+) -> None:
     document = read(text + "last: 1\n")
     if mark is None:  # so long a key is written with a question mark
         document = read(f"? {text.partition(':')[0]}\n: 1\nlast: 1\n")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dougong.errors import DougongError
 from dougong.job.load import load_job
-from dougong.launcher.controller.config import TRAINING, Entries
+from dougong.launcher.controller.config import TRAINING, EntryPoints
 from dougong.launcher.run import Options, resume_run, start_run
 
-TOY = Entries(
+TOY = EntryPoints(
     "tests.launcher.entries:train",
     "tests.launcher.entries:inspect",
     ("tests.launcher.entries",),
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--train", action="store_true", help="really train")
     parser.add_argument("--preload", default=TOY.preload[0])
     given = parser.parse_args()
-    entries = TRAINING if given.train else Entries(given.entry, TOY.inspect, (given.preload,), TOY.fingerprint)
+    entries = TRAINING if given.train else EntryPoints(given.entry, TOY.inspect, (given.preload,), TOY.fingerprint)
     options = Options(given.address, given.ray or given.address is not None, entries)
     try:
         if given.command == "resume":

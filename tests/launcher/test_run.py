@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.checkpoint.verify import verify
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 

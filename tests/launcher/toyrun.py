@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from dougong.records.directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]

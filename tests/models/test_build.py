@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from dougong.errors import ModelError
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config, materialise
@@ -20,6 +18,7 @@ from dougong.parallel.plan import Seat, make_plan
 from dougong.training.replica import ReplicaSpec, build_replica
 from tests.families import FAMILIES, config_values, tiny_config
 from tests.jobs import VOCAB, make_job
+from torch import nn
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dougong.errors import ModelError
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config, materialise
@@ -18,6 +16,7 @@ from dougong.parallel.segments.flight import Flight, Forward
 from dougong.parallel.segments.tape import leaf_node
 from tests.families import config_values
 from tests.jobs import VOCAB
+from torch import Tensor, nn
 
 
 def cut_model(family: str = "qwen3_moe", **changes: Any) -> tuple[nn.Module, list[Site], Cut]:

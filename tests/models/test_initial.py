@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
 from dougong.models.initial import NamedInit
@@ -17,6 +15,7 @@ from dougong.models.sites import find_sites
 from dougong.ops import counter_rng
 from tests.families import FAMILIES, config_values, tiny_config
 from tests.jobs import VOCAB
+from torch import Tensor, nn
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dougong.errors import ModelError
 from dougong.job.schema import Model, Router
 from dougong.models.build import build_on_meta, load_config
@@ -19,6 +17,7 @@ from dougong.models.sites import find_sites
 from dougong.parallel.segments.flight import Flight, Forward
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB
+from torch import Tensor, nn
 
 BIAS, LOSS = Router(bias_rate=0.001), Router(global_loss=0.001)
 BIASED = ("deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe", "minimax_m2", "longcat_flash")

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dougong.errors import ModelError
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
@@ -15,6 +13,7 @@ from dougong.models.inventory import inspect_model
 from dougong.models.sites import find_sites, one_expert
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB
+from torch import Tensor, nn
 
 
 class Fused(nn.Module):

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.parallel.segments.flight import Flight, Forward
 from tests.families import FAMILIES
 from tests.jobs import make_job, make_rig, tokens
 from tests.reference import compute_experts_alike, reference_model
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 class Watch(TorchFunctionMode):

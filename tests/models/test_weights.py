@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from dougong.checkpoint.huggingface import Names
 from dougong.errors import ModelError
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
+from safetensors.torch import load_file, save_file
 from tests.families import FAMILIES, tiny_config
+from torch import Tensor
 
 
 def saved(folder: Path, family: str, dtype: torch.dtype = torch.float32, **how: Any) -> dict[str, Tensor]:

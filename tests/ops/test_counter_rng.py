@@ -7,10 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from dougong.ops import counter_rng as dg
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dougong.ops import counter_rng as dg
 
 
 def digest(array: np.ndarray) -> str:

@@ -16,17 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from dougong.job.schema import AdamW
 from dougong.models.sites import expert_op
 from dougong.ops.experts.base import Block, ExpertOp, Rows
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
-from dougong.ops.permute import combine_backward, combine_rows, dispatch_backward, dispatch_rows, make_routing
+from dougong.ops.permute import combine_backward, combine_rows, make_routing, permute_backward, permute_rows
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.tree import LaneTree
 from dougong.training.optimizers.adamw import MOMENTS, OwnedAdamW
 from tests.ops.experts.test_reference import CPU, HIDDEN, random_tensors, site_of
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 Tensors = dict[str, Tensor]
@@ -115,11 +114,11 @@ def run_routing(place: Callable[[Tensor], Tensor], width: int, dtype: torch.dtyp
     danswers_RH, dweights_TK = combine_backward(dout_TH, answers_RH, hidden_TH, weights_TK, routing)
     return {
         "index": index_TK,
-        "rows": dispatch_rows(hidden_TH, routing),
+        "rows": permute_rows(hidden_TH, routing),
         "combined": combine_rows(answers_RH, hidden_TH, weights_TK, routing),
         "danswers": danswers_RH,
         "dweights": dweights_TK,
-        "dhidden": dispatch_backward(drows_RH, dout_TH, weights_TK, routing),
+        "dhidden": permute_backward(drows_RH, dout_TH, weights_TK, routing),
     }
 
 

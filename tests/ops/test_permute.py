@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
 from dougong.ops.permute import (
     Routing,
     combine_backward,
     combine_rows,
-    dispatch_backward,
-    dispatch_rows,
     make_routing,
+    permute_backward,
+    permute_rows,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 EXPERTS = 5
 
@@ -103,11 +102,11 @@ def check_against_autograd(index_TK: Tensor, identity: bool) -> None:
         for shape in ((len(index_TK), 4), tuple(index_TK.shape), (EXPERTS, 4, 4), (len(index_TK), 4))
     )
     routing = make_routing(index_TK, EXPERTS, identity)
-    answers_RH = serve(dispatch_rows(hidden_TH, routing), matrices, routing)
+    answers_RH = serve(permute_rows(hidden_TH, routing), matrices, routing)
     out_TH = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
     danswers_RH, dweights_TK = combine_backward(dout_TH, answers_RH, hidden_TH, weights_TK, routing)
     drows_RH = serve(danswers_RH, matrices.mT, routing)
-    dhidden_TH = dispatch_backward(drows_RH, dout_TH, weights_TK, routing)
+    dhidden_TH = permute_backward(drows_RH, dout_TH, weights_TK, routing)
 
     leaves = [t.clone().requires_grad_() for t in (hidden_TH, weights_TK)]
     expected_TH = naive(*leaves, matrices, index_TK, identity)
@@ -159,7 +158,7 @@ def test_additions_are_in_the_routers_order_bit_by_bit(
     out_TH = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
     assert torch.equal(out_TH, added(routing, answers_RH, hidden_TH, weights_TK, weigh_rows=True))
     assert not torch.equal(out_TH, added(routing, answers_RH, hidden_TH, weights_TK, True, wrong_order, wrong_sums))
-    dhidden_TH = dispatch_backward(drows_RH, dout_TH, weights_TK, routing)
+    dhidden_TH = permute_backward(drows_RH, dout_TH, weights_TK, routing)
     assert torch.equal(dhidden_TH, added(routing, drows_RH, dout_TH, weights_TK, weigh_rows=False))
     assert not torch.equal(dhidden_TH, added(routing, drows_RH, dout_TH, weights_TK, False, wrong_order, wrong_sums))
 
@@ -193,4 +192,4 @@ def test_dtypes_of_results_are_those_of_the_inputs(dtype: torch.dtype) -> None:
     danswers_RH, dweights_TK = combine_backward(hidden_TH, answers_RH, hidden_TH, weights_TK, routing)
     assert combine_rows(answers_RH, hidden_TH, weights_TK, routing).dtype == dtype
     assert (danswers_RH.dtype, dweights_TK.dtype) == (dtype, torch.float32)
-    assert dispatch_backward(drows_RH, hidden_TH, weights_TK, routing).dtype == dtype
+    assert permute_backward(drows_RH, hidden_TH, weights_TK, routing).dtype == dtype

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from dougong.errors import ModelError
+from dougong.ops.topk import TiesByIndex, topk_by_index
 from greenlet import getcurrent, greenlet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-
-from dougong.errors import ModelError
-from dougong.ops.topk import TiesByIndex, topk_by_index
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 NAN, INF = float("nan"), float("inf")

@@ -7,12 +7,11 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dougong.errors import PlanError
 from dougong.parallel.assign import LayerTimes, Room, contiguous, lane_shares, offload, shares
 from dougong.parallel.tree import LaneTree
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SPEEDS = st.lists(st.floats(0.05, 20), min_size=1, max_size=6)
 

@@ -7,7 +7,6 @@ import hashlib
 from typing import Any
 
 import pytest
-
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan

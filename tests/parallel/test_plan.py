@@ -8,12 +8,11 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dougong.errors import PlanError
 from dougong.parallel.assign import Speed
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, Worker, experts_text, make_plan, read_experts
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ROLES = {"A": "attention", "E": "experts", "B": "both"}
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from dougong.parallel.assign import lane_shares
+from dougong.parallel.tree import LaneTree, TreeNode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-
-from dougong.parallel.assign import lane_shares
-from dougong.parallel.tree import LaneTree, TreeNode
 
 
 def lanes_of(tree: LaneTree, node: TreeNode) -> list[int]:

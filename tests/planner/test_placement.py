@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from dougong.errors import LaunchError
 from dougong.job.schema import Island
 from dougong.planner.placement import AgentSpec, Node, check_hellos, lay_out, make_seats, seats_of_job

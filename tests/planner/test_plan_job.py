@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, TensorSpec

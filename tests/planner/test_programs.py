@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-
 from dougong.errors import PlanError
 from dougong.parallel.plan import Plan
 from dougong.planner.programs import pipeline_of, programs_of, prove, role_of

@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import make_recipe, product_rows
 from tests.jobs import make_job

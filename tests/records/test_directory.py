@@ -12,13 +12,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir, live_rows
 from dougong.records.machine import describe_machine
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def make_run(path: Path) -> RunDir:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from dougong.errors import JobError, LaunchError
 from dougong.job.load import load_job
 from dougong.launcher.run import Options

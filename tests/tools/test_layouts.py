@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from dougong.job.schema import Job
 from dougong.tools.layouts import Layout, layouts
 from tests.jobs import make_job

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
-
 from dougong.cli.checkpoint import register
 from dougong.errors import JobError
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
 from dougong.records.directory import RunDir
 from dougong.tools.layouts import layouts
-from dougong.tools.local_run import ENTRIES, Bench
+from dougong.tools.local_run import ENTRIES, LocalRunOptions
 from dougong.tools.prove import explain, shortened, try_all
 from dougong.tools.run_diff import diff
 from dougong.tools.trace_diff import retrace
@@ -24,10 +22,11 @@ from tests.families import SMALLEST
 from tests.jobs import make_job
 from tests.training.flipping import Flip
 from tests.training.running import Order, lay_out, run, token_file
+from typer.testing import CliRunner
 
-QUICK = Bench(dataclasses.replace(ENTRIES, fingerprint=None))
+QUICK = LocalRunOptions(dataclasses.replace(ENTRIES, fingerprint=None))
 FLIPPING = "tests.training.flipping"
-FAULTY = Bench(
+FAULTY = LocalRunOptions(
     dataclasses.replace(QUICK.entries, train=f"{FLIPPING}:flip_on_two", preload=(FLIPPING, *ENTRIES.preload))
 )
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.errors import CheckpointError, LaunchError
 from dougong.records.directory import RunDir
 from dougong.tools.run_diff import Difference, diff

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
 from dougong.control.worker_api import WorkerContext
-from dougong.parallel.comm.exchange import Letter
+from dougong.parallel.comm.exchange import TensorMessage
 from dougong.training import partial_run
 from dougong.training.trainer import Trainer
 
@@ -33,7 +32,7 @@ class Flip:
         dispatcher, mail = stepper._executor._dispatcher, stepper._mail
         honest, gone = dispatcher.take_answers, []
 
-        def take_answers(sent: Any, letters: Mapping[int, Letter]) -> None:
+        def take_answers(sent: Any, letters: Mapping[int, TensorMessage]) -> None:
             here = (mail.step, *sent.key) == (self.step, self.site, self.microbatch)
             if here and self.lane in sent.calls and not gone:
                 gone.append(sent)
@@ -42,7 +41,7 @@ class Flip:
 
         dispatcher.take_answers = take_answers
 
-    def _spoil(self, sent: Any, letters: Mapping[int, Letter]) -> None:
+    def _spoil(self, sent: Any, letters: Mapping[int, TensorMessage]) -> None:
         """The first row that comes back to the lane."""
         for place, letter in enumerate(letters.values()):
             before = sum(p.headers[place].num_rows for lane, p in sent.parcels.items() if lane < self.lane)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.repository import commit, expected_tensors
 from dougong.control.worker_api import WorkerContext

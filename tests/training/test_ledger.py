@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from dougong.checkpoint.ledger_file import KINDS, Checksums, read_step
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.repository import expected_tensors

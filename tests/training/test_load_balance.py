@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.job.schema import Job, Router
 from dougong.models.sites import find_sites
 from dougong.parallel.comm.world import World
@@ -20,6 +18,7 @@ from tests.parallel.test_layouts import run_layout, state_digests
 from tests.processes import run_workers
 from tests.reference import reference_model
 from tests.training.running import Order, digests, run, token_file
+from torch import Tensor
 
 WIDE = {"lanes": 3, "microbatches": 2, "microbatch_size": 2}
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dougong.job.schema import Schedule
 from dougong.training.lr_schedule import learning_rate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 PEAK = 3e-3
 

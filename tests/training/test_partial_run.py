@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from dougong.job.schema import Job
-from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, Place, first_difference
+from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, TraceKey, first_difference
 from dougong.training import partial_run
-from dougong.training.partial_run_request import Errand, Trace
+from dougong.training.partial_run_request import PartialRun, StepTrace
 from tests.families import config_values
 from tests.jobs import make_job
 from tests.training.flipping import Flip
@@ -23,11 +22,11 @@ def trace_job(folder: Path, precision: str = "float32") -> Job:
     return make_job(model=model, data=data, batch=batch, steps=4, precision=precision, checkpoint={"every": 0})
 
 
-def traced(job: Job, roles: str, path: Path, step: int = 2, flip: Flip | None = None) -> tuple[Outcome, Trace]:
+def traced(job: Job, roles: str, path: Path, step: int = 2, flip: Flip | None = None) -> tuple[Outcome, StepTrace]:
     path.mkdir()
-    Errand(step, trace=step).write(path)
+    PartialRun(step, trace=step).write(path)
     outcome = run(Order(job, roles, path, train=flip.train if flip else partial_run.train))
-    return outcome, Trace.read(path)
+    return outcome, StepTrace.read(path)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -58,7 +57,7 @@ def test_what_a_trace_holds(tmp_path: Path) -> None:
                 "dweights": BACKWARD,
             }.items():
                 assert {p.site for p in mine if (p.what, p.direction) == (what, direction)} == {0, 1, 2}
-            assert Place(lane, microbatch, FORWARD, 3, "loss") in mine
+            assert TraceKey(lane, microbatch, FORWARD, 3, "loss") in mine
             for site in range(3):
                 served = {w: {p.part for p in mine if (p.site, p.what) == (site, w)} for w in ("answers", "drows")}
                 assert served["answers"] == served["drows"] and len(served["answers"]) > 1
@@ -90,10 +89,10 @@ def test_an_errand_ends_where_it_was_told_and_saves_when_it_was_told(tmp_path: P
     job = trace_job(tmp_path)
     path = tmp_path / "run"
     path.mkdir()
-    Errand(2, save=True).write(path)
+    PartialRun(2, save=True).write(path)
     first = run(Order(job, "BB", path, train=partial_run.train))
-    assert list(first.rows) == [1, 2] and list(first.committed) == [2] and not Trace.read(path).found
-    Errand(4).write(path)
+    assert list(first.rows) == [1, 2] and list(first.committed) == [2] and not StepTrace.read(path).found
+    PartialRun(4).write(path)
     second = run(Order(job, "AE", path, first.committed[2], generation=2, train=partial_run.train))
     assert list(second.rows) == [3, 4]
     whole, _ = traced(job, "B", tmp_path / "whole", step=4)

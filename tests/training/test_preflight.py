@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Router
 from dougong.training.preflight import inspect, inspect_only, inventory_from_json, vocabulary_of

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dougong.errors import ModelError
 from dougong.job.schema import Job
 from dougong.models.sites import find_sites
@@ -18,6 +16,7 @@ from dougong.training.step import StepResult
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
 from tests.reference import accumulate_plainly, compute_experts_alike, reference_model, train_plainly
+from torch import Tensor, nn
 
 STEPS = 3
 

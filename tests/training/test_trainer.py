@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.checkpoint.verify import verify
 from dougong.data.windows import open_data
 from dougong.errors import DeviceError

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.records.directory import RunDir
 from dougong.ui.history import closing_words, find_recoveries, next_command, read_history, split_rows
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run

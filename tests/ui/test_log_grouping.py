@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from dougong.ui.log_grouping import Classifier, Grouper, LogMessage, mask
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dougong.ui.log_grouping import Classifier, Grouper, Message, mask
 
 TRACEBACK = """Traceback (most recent call last):
   File "/opt/train.py", line {line}, in step
@@ -28,7 +27,7 @@ def traceback(line: int, token: int) -> list[str]:
     return [text.format(line=line, token=token) for text in TRACEBACK]
 
 
-def feed(grouper: Grouper, now: float, worker: str, lines: list[str]) -> list[Message]:
+def feed(grouper: Grouper, now: float, worker: str, lines: list[str]) -> list[LogMessage]:
     return [message for line in lines for message in grouper.add(now, worker, line)]
 
 
@@ -118,7 +117,7 @@ def test_unlike_messages_stay_apart_and_in_order() -> None:
 
 def test_the_first_worker_passes_through_and_others_stay_in_their_logs() -> None:
     grouper = Grouper("east/0")
-    assert grouper.add(0.0, "east/0", "step 1") == [Message("info", "step 1", ("east/0",))]
+    assert grouper.add(0.0, "east/0", "step 1") == [LogMessage("info", "step 1", ("east/0",))]
     assert grouper.add(0.0, "east/1", "step 1") == []
     assert grouper.flush(9.0) == []
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dougong.ui.tensorboard_files import TensorBoardFiles
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from dougong.ui.tensorboard_files import Tracker
 from tests.ui.recorded import running_run
 
 
@@ -27,7 +26,7 @@ def row(attempt: int, step: int, **more: Any) -> dict[str, Any]:
 
 
 def test_every_number_has_a_curve(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path)
+    tracker = TensorBoardFiles(tmp_path)
     tracker.step(row(1, 1, val_loss=2.5, grad_norm=1.5, tokens_per_s=8000.0, step_s=0.5, tokens=4096,
                      islands={"east": {"compute_s": 0.25, "exchange_s": None}}, balance_loss=0.5,
                      load={"max_over_mean": [1.5, 1.25], "worst": 1.5}))  # fmt: skip
@@ -45,7 +44,7 @@ def test_every_number_has_a_curve(tmp_path: Path) -> None:
 
 
 def test_a_rewind_shows_the_new_attempt_only(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path)
+    tracker = TensorBoardFiles(tmp_path)
     for attempt, first, last in ((1, 1, 9), (2, 5, 7)):
         for step in range(first, last + 1):
             tracker.step(row(attempt, step))
@@ -57,7 +56,7 @@ def test_a_rewind_shows_the_new_attempt_only(tmp_path: Path) -> None:
 
 def test_a_resumed_run_goes_on_in_a_second_file_even_within_the_same_second(tmp_path: Path) -> None:
     for attempt, first, last in ((1, 1, 9), (2, 5, 12), (3, 12, 13)):
-        tracker = Tracker(tmp_path, wall=lambda: 1_700_000_000.5)
+        tracker = TensorBoardFiles(tmp_path, wall=lambda: 1_700_000_000.5)
         for step in range(first, last + 1):
             tracker.step(row(attempt, step))
         tracker.close()
@@ -68,7 +67,7 @@ def test_a_resumed_run_goes_on_in_a_second_file_even_within_the_same_second(tmp_
 
 
 def test_rows_are_on_the_disk_before_close(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path / "tensorboard")
+    tracker = TensorBoardFiles(tmp_path / "tensorboard")
     tracker.step(row(1, 1, loss=math.nan))
     ((_, value),) = curves(tmp_path / "tensorboard")["loss/train"]
     assert math.isnan(value)
@@ -76,7 +75,7 @@ def test_rows_are_on_the_disk_before_close(tmp_path: Path) -> None:
 
 def test_a_whole_recorded_run(tmp_path: Path) -> None:
     run = running_run(tmp_path / "run")
-    tracker = Tracker(run.tensorboard)
+    tracker = TensorBoardFiles(run.tensorboard)
     for metrics in run.read_metrics():
         tracker.step(metrics)
     shown = curves(run.tensorboard)["loss/train"]

@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-
 from dougong.records.directory import RunDir
-from dougong.ui.panel import Progress, draw_panel, plain_step, sparkline
+from dougong.ui.panel import RunProgress, draw_panel, plain_step, sparkline
 from dougong.ui.view import View, make_view
+from rich.console import Console
 from tests.ui.recorded import Recorder, failed_run, make_layout, running_run
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -242,8 +241,8 @@ def _row_maker() -> Recorder:
     return maker
 
 
-def progress_at(step: int) -> Progress:
-    maker, progress = _row_maker(), Progress("tiny", 60, 0.0, state="running")
+def progress_at(step: int) -> RunProgress:
+    maker, progress = _row_maker(), RunProgress("tiny", 60, 0.0, state="running")
     for s in range(1, step + 1):
         progress.take(maker.row(1, s), 2.0 * s)
     return progress
@@ -256,7 +255,7 @@ def test_eta_is_the_pace_of_the_last_steps() -> None:
     assert progress.eta_s(1e6) == 0.0
     progress.state = "recovering"
     assert progress.eta_s(60.0) is None
-    assert Progress("tiny", 60, 0.0).eta_s(1.0) is None
+    assert RunProgress("tiny", 60, 0.0).eta_s(1.0) is None
 
 
 def test_a_rewind_takes_back_losses_pace_and_validation() -> None:

@@ -1,7 +1,9 @@
-"""An agent: one per island and node. Forks the island's workers there, sees them end, carries beats, messages and logs.
+"""An agent: one per island and node. Forks the island's workers there, sees them end, carries
+beats, messages and logs.
 
-The same class runs inside a Ray actor and as `python -m dougong.launcher.agent.agent` (its settings on standard input).
-All happens in one thread, in `run`, which returns when the controller says so or is gone; no worker outlives it.
+The same class runs inside a Ray actor and as `python -m dougong.launcher.agent.agent` (its settings
+on standard input). All happens in one thread, in `run`, which returns when the controller says so
+or is gone; no worker outlives it.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ PACKAGES = ("dougong", "torch", "transformers", "ray")
 class AgentSettings:
     """What an agent must know to find its controller and to start its workers.
 
-    `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it exists here.
-    `parent`: the process whose death ends ours (None inside a Ray actor, which has its own rules).
+    `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
+    exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
+    own rules).
     """
 
     name: str
@@ -63,7 +66,9 @@ class AgentSettings:
     @staticmethod
     def from_json(text: str) -> AgentSettings:
         raw = json.loads(text)
-        return AgentSettings(**{**raw, "controller": tuple(raw["controller"]), "preload": tuple(raw["preload"])})
+        return AgentSettings(
+            **{**raw, "controller": tuple(raw["controller"]), "preload": tuple(raw["preload"])}
+        )
 
 
 class Agent:
@@ -87,12 +92,15 @@ class Agent:
         self._generation = 0
 
     def run(self) -> None:
-        """Serve until the controller ends us or is gone. Everything that was started is ended on every way out."""
+        """Serve until the controller ends us or is gone. Everything that was started is ended on
+        every way out."""
         self._controller = connect(self.settings.controller, self.settings.token, self._hello())
         self._address = self._controller.local_address
         try:
             accelerator = get_accelerator(self.settings.accelerator)
-            variables = accelerator.worker_environment(self.settings.threads, self.settings.deterministic)
+            variables = accelerator.worker_environment(
+                self.settings.threads, self.settings.deterministic
+            )
             variables |= interface_variables(interface_of(self._address))
             self._zygote = ForkServer(variables, self.settings.preload, self._cwd())
         except DougongError as error:
@@ -118,7 +126,9 @@ class Agent:
             "versions": installed_versions(),
             "accelerator": self.settings.accelerator,
             "devices": count_devices(accelerator),
-            "environment": accelerator.worker_environment(self.settings.threads, self.settings.deterministic),
+            "environment": accelerator.worker_environment(
+                self.settings.threads, self.settings.deterministic
+            ),
             "sees_run_dir": self._run_dir.job_file.exists(),
         }
 
@@ -141,7 +151,10 @@ class Agent:
                 if now - self._heard > CONTROLLER_SILENCE_S:
                     raise LaunchError(f"no word from the controller for {CONTROLLER_SILENCE_S} s")
         except (OSError, EOFError, ProtocolError) as error:
-            print(f"agent {self.settings.name}: the controller is gone ({error}); ending its workers", file=sys.stderr)
+            print(
+                f"agent {self.settings.name}: the controller is gone ({error}); ending its workers",
+                file=sys.stderr,
+            )
 
     def _tell(self, kind: str, generation: int, **fields: Any) -> None:
         self._controller.send(kind, generation, **fields)
@@ -151,7 +164,12 @@ class Agent:
         vectors = {}
         for child in self._of(self._generation):
             progress = child.vector.read()
-            vectors[child.worker] = [progress.sequence, progress.step, progress.phase, progress.operation]
+            vectors[child.worker] = [
+                progress.sequence,
+                progress.step,
+                progress.phase,
+                progress.operation,
+            ]
         self._tell("beat", self._generation, sequence=self._beats, progress=vectors)
 
     # What the controller says
@@ -180,16 +198,26 @@ class Agent:
 
     def _fork(self, worker: str, generation: int, request: Message) -> None:
         try:
-            child = Child.open(worker, generation, request, self._run_dir.log_file(generation, worker))
+            child = Child.open(
+                worker, generation, request, self._run_dir.log_file(generation, worker)
+            )
         except OSError as error:
             text = f"cannot prepare a worker: {error}"
             self._tell("exit", generation, worker=worker, task=request["task"], code=1, text=text)
             return
         self._next_id += 1
         self._children[self._next_id] = child
-        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_message(child))
+        self._selector.register(
+            child.channel, selectors.EVENT_READ, lambda: self._on_message(child)
+        )
         self._selector.register(child.output, selectors.EVENT_READ, lambda: self._on_output(child))
-        whole = {**request, "id": self._next_id, "worker": worker, "generation": generation, "address": self._address}
+        whole = {
+            **request,
+            "id": self._next_id,
+            "worker": worker,
+            "generation": generation,
+            "address": self._address,
+        }
         self._zygote.fork(whole, child.theirs)
         child.forget_theirs()
 
@@ -218,7 +246,9 @@ class Agent:
             elif message["kind"] == "ready":
                 self._tell("ready", 0, zygote=self._zygote.pid)
             elif message["kind"] == "broken":
-                self._tell("failed", 0, text=f"cannot import what the workers need:\n{message['text']}")
+                self._tell(
+                    "failed", 0, text=f"cannot import what the workers need:\n{message['text']}"
+                )
                 self._over = True
 
     def _on_forked(self, number: int, pid: int) -> None:
@@ -230,14 +260,27 @@ class Agent:
 
     def _on_unforked(self, number: int, text: str) -> None:
         child = self._children[number]
-        self._tell("exit", child.generation, worker=child.worker, task=child.task, pid=None, code=1, text=text)
+        self._tell(
+            "exit",
+            child.generation,
+            worker=child.worker,
+            task=child.task,
+            pid=None,
+            code=1,
+            text=text,
+        )
         self._forget(number, child)
 
     def _on_exit(self, pid: int, code: int) -> None:
         number, child = next((n, c) for n, c in self._children.items() if c.pid == pid)
         self._on_message(child)
         self._on_output(child)
-        facts = {"code": code, "asked": child.doomed, "oom": self._oom_killed(), "last_lines": list(child.last_lines)}
+        facts = {
+            "code": code,
+            "asked": child.doomed,
+            "oom": self._oom_killed(),
+            "last_lines": list(child.last_lines),
+        }
         self._tell("exit", child.generation, worker=child.worker, task=child.task, pid=pid, **facts)
         self._forget(number, child)
 
@@ -248,7 +291,8 @@ class Agent:
         del self._children[number]
 
     def _oom_killed(self) -> bool:
-        """Whether the kernel killed something of our control group for memory since we last looked."""
+        """Whether the kernel killed something of our control group for memory since we last
+        looked."""
         before, self._oom_kills = self._oom_kills, count_oom_kills()
         return before is not None and self._oom_kills is not None and self._oom_kills > before
 
@@ -259,10 +303,21 @@ class Agent:
             return
         try:
             for message in child.channel.drain():
-                self._tell("message", child.generation, worker=child.worker, task=child.task, message=message)
+                self._tell(
+                    "message",
+                    child.generation,
+                    worker=child.worker,
+                    task=child.task,
+                    message=message,
+                )
         except ProtocolError as error:
             self._silence(child.channel)
-            self._tell("line", child.generation, worker=child.worker, text=f"warning: garbled message: {error}")
+            self._tell(
+                "line",
+                child.generation,
+                worker=child.worker,
+                text=f"warning: garbled message: {error}",
+            )
         except EOFError:
             self._silence(child.channel)
 
@@ -290,7 +345,8 @@ def count_devices(accelerator: Accelerator) -> int | None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions that must agree over the nodes of a run, read from package metadata (nothing is imported)."""
+    """Versions that must agree over the nodes of a run, read from package metadata (nothing is
+    imported)."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:

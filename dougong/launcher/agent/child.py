@@ -1,4 +1,5 @@
-"""One worker process as its agent sees it: descriptors, log file, lines worth forwarding, how it ended."""
+"""One worker process as its agent sees it: descriptors, log file, lines worth forwarding, how it
+ended."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _MAX_LINE_BYTES = 1 << 14
 
 @dataclass
 class Child:
-    """Descriptors that the agent keeps for a worker; `theirs` are the ends for the worker, closed after the fork.
+    """Descriptors that the agent keeps for a worker; `theirs` are the ends for the worker, closed
+    after the fork.
 
     `task`: what it was forked for. `talkative`: every line that it prints is forwarded.
     """
@@ -43,7 +45,8 @@ class Child:
 
     @classmethod
     def open(cls, worker: str, generation: int, request: Message, log_file: Path) -> Child:
-        """Make the socket, the pipe, the vector and the log file. Every line of the console's worker is forwarded."""
+        """Make the socket, the pipe, the vector and the log file. Every line of the console's
+        worker is forwarded."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
@@ -52,7 +55,17 @@ class Child:
         log = log_file.open("ab", buffering=0)
         ends = (theirs.detach(), write_end, vector.fd)
         talkative = request.get("console") == worker
-        return cls(worker, generation, request["task"], talkative, Channel(ours), read_end, vector, log, ends)
+        return cls(
+            worker,
+            generation,
+            request["task"],
+            talkative,
+            Channel(ours),
+            read_end,
+            vector,
+            log,
+            ends,
+        )
 
     def forget_theirs(self) -> None:
         """Close our copies of the worker's ends, so that its end of file reaches us."""
@@ -60,7 +73,8 @@ class Child:
         os.close(self.theirs[1])
 
     def read_output(self, most: int = 16) -> tuple[list[str], bool]:
-        """Move what the worker printed into its log; the lines worth forwarding, and whether the pipe is still open."""
+        """Move what the worker printed into its log; the lines worth forwarding, and whether the
+        pipe is still open."""
         lines: list[str] = []
         for _ in range(most):
             try:

@@ -20,9 +20,12 @@ from dougong.launcher.agent.fork_server import LENGTH
 
 
 class ForkServer:
-    """One zygote process. `channel` yields its answers: ready, broken, forked {id, pid}, exit {pid, code}."""
+    """One zygote process. `channel` yields its answers: ready, broken, forked {id, pid}, exit {pid,
+    code}."""
 
-    def __init__(self, variables: Mapping[str, str], modules: Sequence[str], cwd: Path | None) -> None:
+    def __init__(
+        self, variables: Mapping[str, str], modules: Sequence[str], cwd: Path | None
+    ) -> None:
         ours, theirs = socket.socketpair()
         command = [
             sys.executable,
@@ -54,7 +57,8 @@ class ForkServer:
         return self._process.pid
 
     def fork(self, request: Mapping[str, Any], fds: Sequence[int]) -> None:
-        """Ask for one worker; `request` has `id`, which comes back with the pid. The caller still owns the fds."""
+        """Ask for one worker; `request` has `id`, which comes back with the pid. The caller still
+        owns the fds."""
         payload = json.dumps({**request, "do": "fork"}).encode()
         with self._lock:
             socket.send_fds(self._socket, [LENGTH.pack(len(payload))], list(fds))

@@ -1,10 +1,13 @@
-"""The fork server of one agent: loads what workers import, once, opens no device, starts no thread, and forks.
+"""The fork server of one agent: loads what workers import, once, opens no device, starts no thread,
+and forks.
 
-A fork of a process that has torch loaded is up in some ten milliseconds; a fresh interpreter takes seconds. The
-zygote is the workers' parent: it alone signals and reaps them, so a process number is never used after it was freed.
+A fork of a process that has torch loaded is up in some ten milliseconds; a fresh interpreter takes
+seconds. The zygote is the workers' parent: it alone signals and reaps them, so a process number is
+never used after it was freed.
 
-Requests come over the socket whose number is the first argument: 4 bytes of length (with the worker's three
-descriptors, for a fork), then JSON. Answers are frames of `protocol`: ready, broken, forked, exit.
+Requests come over the socket whose number is the first argument: 4 bytes of length (with the
+worker's three descriptors, for a fork), then JSON. Answers are frames of `protocol`: ready, broken,
+forked, exit.
 """
 
 from __future__ import annotations
@@ -84,7 +87,9 @@ class Zygote:
         try:
             pid = os.fork()
         except OSError as error:
-            self.tell("unforked", id=request["id"], text=f"the system cannot fork a worker: {error}")
+            self.tell(
+                "unforked", id=request["id"], text=f"the system cannot fork a worker: {error}"
+            )
             return
         finally:
             if os.getpid() == zygote:
@@ -92,7 +97,9 @@ class Zygote:
                     os.close(fd)
         if pid == 0:
             self._become_child(request, fds, zygote)
-        with contextlib.suppress(PermissionError, ProcessLookupError):  # the child does the same; whoever is first
+        with contextlib.suppress(
+            PermissionError, ProcessLookupError
+        ):  # the child does the same; whoever is first
             os.setpgid(pid, pid)
         pidfd = open_pidfd(pid)
         self._children[pid] = pidfd

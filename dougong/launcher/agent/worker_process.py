@@ -23,7 +23,7 @@ from dougong.control.progress import ProgressVector
 from dougong.control.worker_api import WorkerContext
 from dougong.errors import DougongError, JobError
 from dougong.fingerprint.cache import Probing
-from dougong.fingerprint.record import Shapes
+from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Drill, Job
 from dougong.parallel.plan import Plan
 
@@ -46,7 +46,8 @@ class AgentControl:
 
 
 def run_child(request: Message, fds: list[int]) -> NoReturn:
-    """The life of a forked process: take over the descriptors (socket, log, vector), run the task, tell, end."""
+    """The life of a forked process: take over the descriptors (socket, log, vector), run the task,
+    tell, end."""
     sock, log, vector = fds
     _take_over(log)
     channel = Channel(socket.socket(fileno=sock))
@@ -58,10 +59,14 @@ def run_child(request: Message, fds: list[int]) -> NoReturn:
         _print(error)
         control.send("error", **describe_error(error))
         code = 1
-    with contextlib.suppress(OSError):  # a full log disk must not turn a finished worker into a failed one
+    with contextlib.suppress(
+        OSError
+    ):  # a full log disk must not turn a finished worker into a failed one
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)  # no exit handlers: they belong to the zygote, and a library's may wait for a dead peer
+    os._exit(
+        code
+    )  # no exit handlers: they belong to the zygote, and a library's may wait for a dead peer
 
 
 def _print(error: BaseException) -> None:
@@ -73,7 +78,8 @@ def _print(error: BaseException) -> None:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """An exception as a message: `type`, `bases` (names of all its classes), `message`, `traceback`."""
+    """An exception as a message: `type`, `bases` (names of all its classes), `message`,
+    `traceback`."""
     return {
         "type": type(error).__name__,
         "bases": [c.__name__ for c in type(error).__mro__],
@@ -91,7 +97,9 @@ def resolve(entry: str) -> Callable[..., Any]:
 
 def _train(request: Message, control: AgentControl) -> None:
     plan = Plan.from_json(request["plan"])
-    drills = tuple(Drill.model_validate(d) for d in request["drills"] if d["kill"] == request["worker"])
+    drills = tuple(
+        Drill.model_validate(d) for d in request["drills"] if d["kill"] == request["worker"]
+    )
     context = WorkerContext(
         job=Job.model_validate_json(request["job"]),
         plan=plan,
@@ -111,14 +119,18 @@ def _train(request: Message, control: AgentControl) -> None:
 def _inspect(request: Message, control: AgentControl) -> None:
     found = resolve(request["entry"])(Job.model_validate_json(request["job"]))
     shapes = dataclasses.asdict(found.shapes) if found.shapes is not None else None
-    control.send("inspected", inventory=dataclasses.asdict(found.inventory), data=found.data, shapes=shapes)
+    control.send(
+        "inspected", inventory=dataclasses.asdict(found.inventory), data=found.data, shapes=shapes
+    )
 
 
 def _fingerprint(request: Message, control: AgentControl) -> None:
     accelerator, _, index = request["devices"][request["worker"]].rpartition(":")
-    shapes = Shapes.from_json(request["shapes"]) if request["shapes"] is not None else None
+    shapes = JobShapes.from_json(request["shapes"]) if request["shapes"] is not None else None
     job = Job.model_validate_json(request["job"])
-    found = resolve(request["entry"])(Probing(accelerator, int(index), job, shapes, request["worker"]))
+    found = resolve(request["entry"])(
+        Probing(accelerator, int(index), job, shapes, request["worker"])
+    )
     control.send("fingerprint", fingerprint=found.to_json())
 
 
@@ -139,4 +151,6 @@ def _take_over(log: int) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     faulthandler.enable()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIGINT stays ignored: a terminal's Ctrl-C is the controller's
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # SIGINT stays ignored: a terminal's Ctrl-C is the controller's

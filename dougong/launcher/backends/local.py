@@ -1,4 +1,5 @@
-"""Where agents come from. `Local`: subprocesses of this machine. `ray_backend.RayBackend`: actors of a Ray cluster."""
+"""Where agents come from. `Local`: subprocesses of this machine. `ray_backend.RayBackend`: actors
+of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Settle = Callable[[AgentSpec], AgentSettings]
 
 
 class Backend(Protocol):
-    """Starts agents and knows why one is gone. All its methods are called from one long-lived thread, but `close`.
+    """Starts agents and knows why one is gone. All its methods are called from one long-lived
+    thread, but `close`.
 
     `shared_devices`: whether agents on one node see each other's devices.
     """
@@ -74,7 +76,9 @@ class Local:
         log_file = self.log_file(spec.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            self._processes[spec.name] = _spawn(dataclasses.replace(settle(spec), parent=os.getpid()), log)
+            self._processes[spec.name] = _spawn(
+                dataclasses.replace(settle(spec), parent=os.getpid()), log
+            )
 
     def log_file(self, name: str) -> Path:
         """Where an agent itself prints: next to the logs of its workers."""

@@ -1,7 +1,8 @@
-"""Agents as Ray actors in one placement group: a bundle for each island and node. Ray places them and no more.
+"""Agents as Ray actors in one placement group: a bundle for each island and node. Ray places them
+and no more.
 
-After the start nothing here is on the way of a message or of a recovery; it is asked again only when a whole agent is
-lost. Ray is imported when the backend opens.
+After the start nothing here is on the way of a message or of a recovery; it is asked again only
+when a whole agent is lost. Ray is imported when the backend opens.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ PLACE_S = 60.0
 REACH_S = 5.0
 END_S = 5.0
 CPU_SHARE = 0.01
-"""What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island share the machine."""
+"""What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
+share the machine."""
 OBJECT_STORE_BYTES = 80_000_000
 
 
@@ -41,7 +43,9 @@ class AgentActor:
         agent = Agent(AgentSettings.from_json(settings_json), about)
         agent.run()
         if not agent.dismissed:
-            os._exit(1)  # the controller is gone, perhaps its Ray too: an actor's own way out would wait for that
+            os._exit(
+                1
+            )  # the controller is gone, perhaps its Ray too: an actor's own way out would wait for that
 
 
 class RayBackend:
@@ -62,14 +66,24 @@ class RayBackend:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
         if self._address not in (None, "auto"):
             _probe(str(self._address))
-        self._stack.enter_context(temporary_variables(ray_variables(embedded=self._address is None)))
+        self._stack.enter_context(
+            temporary_variables(ray_variables(embedded=self._address is None))
+        )
         try:
             import ray
         except ImportError as error:
-            raise LaunchError("Ray is not installed; `pip install ray`, or run on this machine by --no-ray") from error
+            raise LaunchError(
+                "Ray is not installed; `pip install ray`, or run on this machine by --no-ray"
+            ) from error
         self._ray = ray
-        logging.getLogger("ray").setLevel(logging.ERROR)  # the screen is the run's; Ray's own logs lie in its session
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        logging.getLogger("ray").setLevel(
+            logging.ERROR
+        )  # the screen is the run's; Ray's own logs lie in its session
+        options: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "configure_logging": False,
+        }
         if self._address is None:
             options |= {
                 "include_dashboard": False,
@@ -83,7 +97,9 @@ class RayBackend:
             ray.init(**options)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             place = self._address or "this machine"
-            raise LaunchError(f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray") from error
+            raise LaunchError(
+                f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray"
+            ) from error
         if self._address is None:
             self._stack.enter_context(ended_with_us(_raylet_helpers()))
         return "127.0.0.1" if self._address is None else str(ray.util.get_node_ip_address())
@@ -107,7 +123,9 @@ class RayBackend:
         """Start an actor in the agent's bundle; Ray moves the bundle first if its node has died."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        if spec.name in self._actors:  # lost may mean cut off, not dead: it must not keep the bundle
+        if (
+            spec.name in self._actors
+        ):  # lost may mean cut off, not dead: it must not keep the bundle
             self._ray.kill(self._actors[spec.name], no_restart=True)
         index = self._bundles[spec.name]
         place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
@@ -137,10 +155,13 @@ class RayBackend:
         return "it ended by itself"
 
     def close(self) -> None:
-        """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one ends)."""
+        """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
+        ends)."""
         if self._ray is not None and self._ray.is_initialized():
             if self._serving:
-                self._ray.wait(list(self._serving.values()), num_returns=len(self._serving), timeout=END_S)
+                self._ray.wait(
+                    list(self._serving.values()), num_returns=len(self._serving), timeout=END_S
+                )
             if self._group is not None:
                 self._ray.util.remove_placement_group(self._group)
             self._ray.shutdown()
@@ -151,15 +172,26 @@ class RayBackend:
         devices = {kind: int(raw["Resources"].get(name, 0)) for kind, name in names.items() if name}
         host = str(raw.get("NodeManagerHostname") or raw["NodeManagerAddress"])
         labels = {str(k): str(v) for k, v in (raw.get("Labels") or {}).items()}
-        return Node(raw["NodeID"], host, raw["NodeManagerAddress"], devices, labels, str(raw.get("NodeName") or ""))
+        return Node(
+            raw["NodeID"],
+            host,
+            raw["NodeManagerAddress"],
+            devices,
+            labels,
+            str(raw.get("NodeName") or ""),
+        )
 
     def _await_group(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> None:
         deadline = time.monotonic() + PLACE_S
         while not self._group.wait(timeout_seconds=1):
             if time.monotonic() > deadline:
-                asked = ", ".join(f"{spec.name}: {_words(b)}" for spec, b in zip(specs, bundles, strict=True))
+                asked = ", ".join(
+                    f"{spec.name}: {_words(b)}" for spec, b in zip(specs, bundles, strict=True)
+                )
                 have = "; ".join(
-                    f"{n['NodeManagerAddress']}: {_words(n['Resources'])}" for n in self._ray.nodes() if n["Alive"]
+                    f"{n['NodeManagerAddress']}: {_words(n['Resources'])}"
+                    for n in self._ray.nodes()
+                    if n["Alive"]
                 )
                 raise LaunchError(
                     f"the cluster found no room within {PLACE_S:.0f} s; asked: {asked}; the nodes have in all: {have}; "
@@ -168,14 +200,16 @@ class RayBackend:
 
 
 def bundle_of(spec: AgentSpec) -> dict[str, float]:
-    """What Ray is asked for on behalf of one agent: a device for each worker, and hardly any processor."""
+    """What Ray is asked for on behalf of one agent: a device for each worker, and hardly any
+    processor."""
     resource = get_accelerator(spec.accelerator).resource
     bundle = {"CPU": CPU_SHARE}
     return bundle | {resource: float(spec.num_workers)} if resource else bundle
 
 
 def _raylet_helpers() -> list[int]:
-    """The processes that our embedded raylet has started for itself; Ray ends everything else with the driver."""
+    """The processes that our embedded raylet has started for itself; Ray ends everything else with
+    the driver."""
     import psutil
 
     raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
@@ -184,14 +218,19 @@ def _raylet_helpers() -> list[int]:
 
 def _words(resources: dict[str, float]) -> str:
     known = {"CPU", *(get_accelerator(name).resource for name in accelerator_names())}
-    return ", ".join(f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known) or "nothing"
+    return (
+        ", ".join(f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known)
+        or "nothing"
+    )
 
 
 def _probe(address: str) -> None:
     """Fail in seconds, where Ray would try for a minute, when nobody listens at the address."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):
-        raise LaunchError(f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`")
+        raise LaunchError(
+            f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
+        )
     try:
         socket.create_connection((host, int(port)), timeout=REACH_S).close()
     except OSError as error:
@@ -202,4 +241,8 @@ def _probe(address: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines and lines[0].startswith("\x1b") else (lines[0] if lines else type(error).__name__)
+    return (
+        lines[-1]
+        if lines and lines[0].startswith("\x1b")
+        else (lines[0] if lines else type(error).__name__)
+    )

@@ -1,7 +1,8 @@
-"""Ends processes that are not our children once we are gone, however we end: a small process that watches a pipe.
+"""Ends processes that are not our children once we are gone, however we end: a small process that
+watches a pipe.
 
-A run's own Ray needs it. Its raylet dies with the driver, but the raylet's two helpers, which see that at once, then
-try for a minute to report it to a control store that has died too.
+A run's own Ray needs it. Its raylet dies with the driver, but the raylet's two helpers, which see
+that at once, then try for a minute to report it to a control store that has died too.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ END_S = 5.0
 
 @contextlib.contextmanager
 def ended_with_us(pids: Sequence[int]) -> Iterator[None]:
-    """The processes are killed when the context ends, or this process, even by SIGKILL. No error where one is gone.
+    """The processes are killed when the context ends, or this process, even by SIGKILL. No error
+    where one is gone.
 
-    A system without pidfd leaves them to themselves: a number alone may belong to somebody else by then.
+    A system without pidfd leaves them to themselves: a number alone may belong to somebody else by
+    then.
     """
     fds = [fd for fd in map(open_pidfd, pids) if fd is not None]
     command = [sys.executable, "-m", "dougong.launcher.backends.reaper", *map(str, fds)]
     try:
         guard = subprocess.Popen(  # a session of its own: Ctrl-C is for the driver
-            command, stdin=subprocess.PIPE, env=child_environment({}), pass_fds=fds, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            env=child_environment({}),
+            pass_fds=fds,
+            start_new_session=True,
         )
     finally:
         for fd in fds:
@@ -41,7 +48,8 @@ def ended_with_us(pids: Sequence[int]) -> Iterator[None]:
 
 
 def main(fds: Sequence[int]) -> None:
-    """Wait for the pipe's end, then kill what the descriptors stand for; they never stand for another process."""
+    """Wait for the pipe's end, then kill what the descriptors stand for; they never stand for
+    another process."""
     sys.stdin.buffer.read()
     for fd in fds:
         with contextlib.suppress(ProcessLookupError):

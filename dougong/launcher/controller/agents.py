@@ -1,4 +1,5 @@
-"""The controller's agents and whatever else reaches it: every message, loss and signal becomes an item in one inbox."""
+"""The controller's agents and whatever else reaches it: every message, loss and signal becomes an
+item in one inbox."""
 
 from __future__ import annotations
 
@@ -11,7 +12,14 @@ from typing import Any
 
 from dougong.control.channel import Channel, Message, ProtocolError, Server
 from dougong.errors import LaunchError
-from dougong.launcher.controller.inbox import Asked, Heard, Inbox, Joined, Left, Refused
+from dougong.launcher.controller.inbox import (
+    AgentJoined,
+    AgentLeft,
+    AgentMessage,
+    ClientRequest,
+    Inbox,
+    PeerRefused,
+)
 from dougong.planner.placement import AgentSpec
 
 PING_S = 2.0
@@ -19,7 +27,7 @@ REQUEST_S = 10.0
 
 
 @dataclass
-class Member:
+class AgentHandle:
     """One agent as the controller knows it. `lost`: why it is gone."""
 
     spec: AgentSpec
@@ -34,28 +42,35 @@ class Member:
         return self.channel.peer_address if self.channel is not None else ""
 
 
-class Crew:
-    """All agents of a run. Reading happens in a thread per agent, everything else in the controller's."""
+class Agents:
+    """All agents of a run. Reading happens in a thread per agent, everything else in the
+    controller's."""
 
     def __init__(self, inbox: Inbox, token: str, host: str) -> None:
         self._inbox = inbox
         self._token = token
-        self.members: dict[str, Member] = {}
-        self.server = Server(host, token, self._on_peer, lambda text: inbox.put(Refused(text)))
+        self.members: dict[str, AgentHandle] = {}
+        self.server = Server(host, token, self._on_peer, lambda text: inbox.put(PeerRefused(text)))
         self._closed = threading.Event()
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
 
     def address(self) -> dict[str, Any]:
         """For controller.json: how a client reaches and convinces this controller."""
         host, port = self.server.address
-        return {"host": host, "port": port, "pid": os.getpid(), "token": self._token, "machine": socket.gethostname()}
+        return {
+            "host": host,
+            "port": port,
+            "pid": os.getpid(),
+            "token": self._token,
+            "machine": socket.gethostname(),
+        }
 
     def expect(self, specs: Sequence[AgentSpec]) -> None:
         """From now on these agents may join; one that is named again begins a new life."""
         for spec in specs:
-            self.members[spec.name] = Member(spec)
+            self.members[spec.name] = AgentHandle(spec)
 
-    def welcome(self, item: Joined) -> bool:
+    def welcome(self, item: AgentJoined) -> bool:
         """Take an agent in; False (and the line is closed) for one that is not expected."""
         member = self.members.get(item.agent)
         if member is None or member.channel is not None:
@@ -72,21 +87,25 @@ class Crew:
     def hellos(self) -> Mapping[str, Message]:
         return {name: m.hello for name, m in self.members.items() if m.hello is not None}
 
-    def tell(self, member: Member, kind: str, generation: int, **fields: Any) -> None:
-        """Say something to one agent. A line that is broken is heard of by its reader: no error here."""
+    def tell(self, member: AgentHandle, kind: str, generation: int, **fields: Any) -> None:
+        """Say something to one agent. A line that is broken is heard of by its reader: no error
+        here."""
         if member.channel is None or member.lost is not None:
             return
         try:
             member.channel.send(kind, generation, **fields)
         except OSError as error:
-            self._inbox.put(Left(member.spec.name, member.channel, f"cannot be told anything: {error}"))
+            self._inbox.put(
+                AgentLeft(member.spec.name, member.channel, f"cannot be told anything: {error}")
+            )
 
     def tell_all(self, kind: str, generation: int, **fields: Any) -> None:
         for member in self.members.values():
             self.tell(member, kind, generation, **fields)
 
-    def lose(self, member: Member, reason: str) -> None:
-        """Count an agent as gone and close its line, so that it ends its workers if it still lives."""
+    def lose(self, member: AgentHandle, reason: str) -> None:
+        """Count an agent as gone and close its line, so that it ends its workers if it still
+        lives."""
         member.lost = reason
         if member.channel is not None:
             member.channel.close()
@@ -106,17 +125,17 @@ class Crew:
             self._listen(str(hello.get("agent")), hello, channel)
             return
         try:
-            self._inbox.put(Asked(channel, channel.receive(REQUEST_S)))
+            self._inbox.put(ClientRequest(channel, channel.receive(REQUEST_S)))
         except (OSError, EOFError, LaunchError) as error:
             channel.close()
-            self._inbox.put(Refused(f"a client said nothing that makes sense: {error}"))
+            self._inbox.put(PeerRefused(f"a client said nothing that makes sense: {error}"))
 
     def _listen(self, agent: str, hello: Message, channel: Channel) -> None:
-        self._inbox.put(Joined(agent, hello, channel))
+        self._inbox.put(AgentJoined(agent, hello, channel))
         try:
             while True:
-                self._inbox.put(Heard(agent, channel, channel.receive(None)))
+                self._inbox.put(AgentMessage(agent, channel, channel.receive(None)))
         except EOFError:
-            self._inbox.put(Left(agent, channel, "its connection ended"))
+            self._inbox.put(AgentLeft(agent, channel, "its connection ended"))
         except (OSError, ValueError, ProtocolError) as error:  # ValueError: closed under our feet
-            self._inbox.put(Left(agent, channel, f"its connection broke: {error}"))
+            self._inbox.put(AgentLeft(agent, channel, f"its connection broke: {error}"))

@@ -1,4 +1,5 @@
-"""The controller's hand in checkpoints: collects the workers' parts, commits, prunes, finds what to resume from."""
+"""The controller's hand in checkpoints: collects the workers' parts, commits, prunes, finds what to
+resume from."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from dougong.parallel.plan import Inventory, Plan, experts_text
 from dougong.planner.recipe import Recipe
 from dougong.records.machine import package_versions
 
-LOGICAL_ELSEWHERE = ("islands", "offload", "pipeline", "checkpoint", "fault", "drill", "steps", "numerics")
+LOGICAL_ELSEWHERE = (
+    "islands",
+    "offload",
+    "pipeline",
+    "checkpoint",
+    "fault",
+    "drill",
+    "steps",
+    "numerics",
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,9 @@ class Committed:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a generation starts from (None: the beginning), and what was newer but not valid: (name, reason)."""
+class FoundCheckpoint:
+    """What a generation starts from (None: the beginning), and what was newer but not valid: (name,
+    reason)."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...]
@@ -43,12 +54,14 @@ class Found:
 
 
 @dataclass
-class Keeper:
-    """One run's checkpoints. Commits, and the search for a valid one, run one after the other in `background`: a large
-    one holds up neither training nor the controller. Results reach the inbox as `commit` and `find`.
+class CheckpointManager:
+    """One run's checkpoints. Commits, and the search for a valid one, run one after the other in
+    `background`: a large one holds up neither training nor the controller. Results reach the inbox
+    as `commit` and `find`.
 
-    `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data to be. `recipe`: how
-    the job computes. `kernels`: `judge.record` of the workers' fingerprints; empty where nobody took any.
+    `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data
+    to be. `recipe`: how the job computes. `kernels`: `judge.record` of the workers' fingerprints;
+    empty where nobody took any.
     """
 
     root: Path
@@ -72,8 +85,16 @@ class Keeper:
         """Steps of which some workers' parts have come, but not all."""
         return tuple(sorted({step for step, _ in self._parts}))
 
-    def add(self, worker: str, generation: int, message: Mapping[str, Any], plan: Plan, inventory: Inventory) -> bool:
-        """Take one worker's part; True when it is the first of its step. The last one starts the commit."""
+    def add(
+        self,
+        worker: str,
+        generation: int,
+        message: Mapping[str, Any],
+        plan: Plan,
+        inventory: Inventory,
+    ) -> bool:
+        """Take one worker's part; True when it is the first of its step. The last one starts the
+        commit."""
         step = int(message["step"])
         parts = self._parts.setdefault((step, generation), {})
         parts[worker] = message["part"]
@@ -81,7 +102,9 @@ class Keeper:
             del self._parts[(step, generation)]
             self._open += 1
             header = self._header(step, generation, plan, inventory)
-            self.background.call("commit", lambda: self._commit(step, generation, list(parts.values()), header))
+            self.background.call(
+                "commit", lambda: self._commit(step, generation, list(parts.values()), header)
+            )
         return len(parts) == 1
 
     def forget(self) -> None:
@@ -95,18 +118,21 @@ class Keeper:
             self.parent = committed.directory.name
 
     def find(self) -> None:
-        """Look for the newest valid checkpoint, after the commits that were begun; every byte is read."""
+        """Look for the newest valid checkpoint, after the commits that were begun; every byte is
+        read."""
         self.background.call("find", self._find)
 
-    def _find(self) -> Found:
+    def _find(self) -> FoundCheckpoint:
         rejected: list[tuple[str, str]] = []
-        found = repository.newest_valid(self.root, lambda path, reason: rejected.append((path.name, reason)))
+        found = repository.newest_valid(
+            self.root, lambda path, reason: rejected.append((path.name, reason))
+        )
         warnings: tuple[str, ...] = ()
         if found is not None:
             self._trusted.add(found.name)
             self._refuse_other_data(found)
             warnings = self._refuse_other_recipe(found) + self._refuse_other_kernels(found)
-        return Found(found, tuple(rejected), warnings)
+        return FoundCheckpoint(found, tuple(rejected), warnings)
 
     def _refuse_other_data(self, found: Path) -> None:
         before = Manifest.load(found).header.get("data", {}).get("digest")
@@ -118,30 +144,40 @@ class Keeper:
             )
 
     def _refuse_other_recipe(self, found: Path) -> tuple[str, ...]:
-        """Another release may order sums otherwise: refused, or a warning where the job allows other bits."""
+        """Another release may order sums otherwise: refused, or a warning where the job allows
+        other bits."""
         before = Manifest.load(found).header.get("recipe")
         if before is None or self.recipe is None or before["digest"] == self.recipe.digest:
             return ()
         now = self.recipe.to_dict()
         changed = [
-            f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value
+            f"{key}: {before.get(key)} then, {value} now"
+            for key, value in now.items()
+            if before.get(key) != value
         ]
         text = f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps have other bits"
         if judge.is_strict(self.job):
-            raise CheckpointError(f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded")
+            raise CheckpointError(
+                f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
+            )
         return (text,)
 
     def _refuse_other_kernels(self, found: Path) -> tuple[str, ...]:
-        """Warnings about going on with other kernels than those that made the checkpoint, where the job allows it."""
+        """Warnings about going on with other kernels than those that made the checkpoint, where the
+        job allows it."""
         before = Manifest.load(found).header.get("kernels", {})
         verdict = judge.judge_resume(before, self.kernels, judge.is_strict(self.job))
         if verdict.refusal is not None:
             raise CheckpointError(f"{found}: {verdict.refusal}")
         return verdict.warnings
 
-    def _commit(self, step: int, generation: int, parts: list[Any], header: dict[str, Any]) -> Committed:
+    def _commit(
+        self, step: int, generation: int, parts: list[Any], header: dict[str, Any]
+    ) -> Committed:
         start = time.monotonic()
-        directory = repository.commit(self.root, step, generation, parts, header, tokenizer_of(self.job))
+        directory = repository.commit(
+            self.root, step, generation, parts, header, tokenizer_of(self.job)
+        )
         num_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         self._trusted.add(directory.name)
         pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
@@ -149,13 +185,20 @@ class Keeper:
         invalid = tuple(path.name for path in pruned.invalid)
         return Committed(step, directory, num_bytes, time.monotonic() - start, removed, invalid)
 
-    def _header(self, step: int, generation: int, plan: Plan, inventory: Inventory) -> dict[str, Any]:
+    def _header(
+        self, step: int, generation: int, plan: Plan, inventory: Inventory
+    ) -> dict[str, Any]:
         batch = self.job.batch
         samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
         return {
             "job": identity(self.job),
-            "recipe": {"digest": self.recipe.digest, **self.recipe.to_dict()} if self.recipe else None,
-            "plan": [{"worker": w.name, "lanes": w.lanes, "experts": experts_text(w.experts)} for w in plan.workers],
+            "recipe": {"digest": self.recipe.digest, **self.recipe.to_dict()}
+            if self.recipe
+            else None,
+            "plan": [
+                {"worker": w.name, "lanes": w.lanes, "experts": experts_text(w.experts)}
+                for w in plan.workers
+            ],
             "data": {
                 "name": self.data.get("name"),
                 "digest": self.data.get("digest"),
@@ -173,8 +216,13 @@ class Keeper:
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """What fixes the run's arithmetic, apart from how long it goes on: a resume must not change it."""
-    return {key: value for key, value in job.model_dump(mode="json").items() if key not in LOGICAL_ELSEWHERE}
+    """What fixes the run's arithmetic, apart from how long it goes on: a resume must not change
+    it."""
+    return {
+        key: value
+        for key, value in job.model_dump(mode="json").items()
+        if key not in LOGICAL_ELSEWHERE
+    }
 
 
 def tokenizer_of(job: Job) -> Path | None:

@@ -10,8 +10,9 @@ from dougong.job.schema import Job
 
 
 @dataclass(frozen=True)
-class Entries:
-    """What the workers run, as `module:function`, and the modules that their fork server loads beforehand.
+class EntryPoints:
+    """What the workers run, as `module:function`, and the modules that their fork server loads
+    beforehand.
 
     `fingerprint` None: nobody's kernels are looked at.
     """
@@ -27,35 +28,37 @@ class Entries:
     fingerprint: str | None = "dougong.fingerprint.cache:fingerprint"
 
 
-TRAINING = Entries()
+TRAINING = EntryPoints()
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What this controller takes over from the run's earlier life. `fired`: drills that had their day."""
+class ResumePoint:
+    """What this controller takes over from the run's earlier life. `fired`: drills that had their
+    day."""
 
     generation: int = 1
     step: int = 0
     fired: frozenset[tuple[int, str]] = frozenset()
 
 
-FROM_NOTHING = Beginning()
+FROM_START = ResumePoint()
 
 
 @dataclass(frozen=True)
-class Setting:
+class ControllerConfig:
     """What a run is, apart from the work: fixed for the controller's life."""
 
     job: Job
     token: str
     cwd: str
-    entries: Entries = TRAINING
-    beginning: Beginning = FROM_NOTHING
+    entries: EntryPoints = TRAINING
+    beginning: ResumePoint = FROM_START
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the run ended: the final state, the process's exit status, and what went wrong if something did."""
+    """How the run ended: the final state, the process's exit status, and what went wrong if
+    something did."""
 
     state: str
     status: int

@@ -1,4 +1,5 @@
-"""The controller: the one state machine of a run, in one thread. Observes, has decisions made, acts.
+"""The controller: the one state machine of a run, in one thread. Observes, has decisions made,
+acts.
 
     STARTING -> RUNNING -> (RECOVERING -> RUNNING)* -> FINISHED | FAILED
                    \\-> STOPPING -> STOPPED | FINISHED | FAILED
@@ -23,18 +24,18 @@ from dougong.fault.drill import pending
 from dougong.fault.policy import decide
 from dougong.launcher.agent.agent import AgentSettings
 from dougong.launcher.backends.local import Backend
-from dougong.launcher.controller.agents import Crew, Member
-from dougong.launcher.controller.checkpoints import Found, Keeper
-from dougong.launcher.controller.config import Outcome, Setting
+from dougong.launcher.controller.agents import AgentHandle, Agents
+from dougong.launcher.controller.checkpoints import CheckpointManager, FoundCheckpoint
+from dougong.launcher.controller.config import ControllerConfig, Outcome
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.observer import Observer, Stopped, as_ours
-from dougong.launcher.controller.preflight import Scout
-from dougong.launcher.controller.rendezvous import Store, load_torch
+from dougong.launcher.controller.preflight import Preflight
+from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import AgentSpec, check_hellos, lay_out, make_seats
 from dougong.planner.plan_job import plan_job
-from dougong.ui.recorder import Scribe
+from dougong.ui.recorder import Recorder
 
 OPEN_S = 120.0
 JOIN_S = 120.0
@@ -47,15 +48,19 @@ COMMIT_S = 1800.0
 class Controller:
     """One run. `run` may be called once; signals and everything else reach it through the inbox."""
 
-    def __init__(self, setting: Setting, inbox: Inbox, backend: Backend, scribe: Scribe) -> None:
+    def __init__(
+        self, setting: ControllerConfig, inbox: Inbox, backend: Backend, scribe: Recorder
+    ) -> None:
         self._setting = setting
         self._job = setting.job
         self._backend = backend
         self._scribe = scribe
         self._run_dir = scribe.run_dir
-        keeper = Keeper(self._run_dir.checkpoints, setting.job, Background("dougong-commit", inbox))
+        keeper = CheckpointManager(
+            self._run_dir.checkpoints, setting.job, Background("dougong-commit", inbox)
+        )
         self._see = Observer(inbox, scribe, keeper, setting.beginning.fired)
-        self._scout = Scout(setting, self._see)
+        self._scout = Preflight(setting, self._see)
         self._see.number = setting.beginning.generation - 1
         self._see.step = setting.beginning.step
         self._agents = Background("dougong-agents", inbox)
@@ -73,9 +78,17 @@ class Controller:
             outcome = self._stopped()
         except DougongError as error:
             outcome = Outcome("FAILED", error.exit_status, error)
-        except BaseException as error:  # our own mistake: recorded like any end, and told with its traceback
+        except (
+            BaseException
+        ) as error:  # our own mistake: recorded like any end, and told with its traceback
             self._end_agents()
-            self._record(Outcome("FAILED", 1, LaunchError(f"the controller itself: {type(error).__name__}: {error}")))
+            self._record(
+                Outcome(
+                    "FAILED",
+                    1,
+                    LaunchError(f"the controller itself: {type(error).__name__}: {error}"),
+                )
+            )
             raise
         self._end_agents()
         self._record(outcome)
@@ -121,16 +134,16 @@ class Controller:
         see, backend = self._see, self._backend
         self._torch.call("torch", load_torch)
         host = see.call(self._agents, "open", backend.open, OPEN_S)
-        self._crew = see.crew = Crew(see.inbox, self._setting.token, host)
+        self._crew = see.crew = Agents(see.inbox, self._setting.token, host)
         self._run_dir.write_controller(self._crew.address())
-        self._torch.call("store", lambda: Store(host))
+        self._torch.call("store", lambda: RendezvousStore(host))
         kinds = sorted({island.accelerator for island in self._job.islands} - {"cpu"})
         nodes = see.call(self._agents, "nodes", lambda: backend.nodes(kinds), OPEN_S)
         specs = lay_out(self._job.islands, nodes, backend.shared_devices)
         self._crew.expect(specs)
         see.call(self._agents, "start", lambda: backend.start(specs, self._settings_of), OPEN_S)
         self._await_agents(list(self._crew.members.values()))
-        self._store: Store = see.result("store", READY_S)
+        self._store: RendezvousStore = see.result("store", READY_S)
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         return AgentSettings(
@@ -146,16 +159,18 @@ class Controller:
             cwd=self._setting.cwd,
         )
 
-    def _await_agents(self, members: Sequence[Member]) -> None:
+    def _await_agents(self, members: Sequence[AgentHandle]) -> None:
         """Until they have joined, agree in their software, and have loaded what workers need."""
         see, crew = self._see, self._crew
         self._pump_agents(members, "hello", JOIN_S)
         check_hellos(crew.hellos(), str(self._run_dir.path))
-        agents = [{**hello, "address": crew.members[n].address} for n, hello in crew.hellos().items()]
+        agents = [
+            {**hello, "address": crew.members[n].address} for n, hello in crew.hellos().items()
+        ]
         self._scribe.event("agents_started", see.number, agents=agents)
         self._pump_agents(members, "ready", READY_S)
 
-    def _pump_agents(self, members: Sequence[Member], fact: str, timeout_s: float) -> None:
+    def _pump_agents(self, members: Sequence[AgentHandle], fact: str, timeout_s: float) -> None:
         def late() -> list[str]:
             return [m.spec.name for m in members if not getattr(m, fact) and m.lost is None]
 
@@ -169,7 +184,11 @@ class Controller:
 
     def _with_reason(self, text: str, names: Sequence[str]) -> str:
         """The backend may know why an agent is not there."""
-        reasons = {name: self._backend.why_ended(name) for name in self._crew.members if name in names or not names}
+        reasons = {
+            name: self._backend.why_ended(name)
+            for name in self._crew.members
+            if name in names or not names
+        }
         told = [f"agent {name}: {reason}" for name, reason in reasons.items() if reason]
         return "\n".join([text, *told])
 
@@ -181,8 +200,14 @@ class Controller:
             self._plan = plan
             self._run_dir.write_plan(plan.to_json())
             self._scribe.view.plan(plan)
-            facts = {"workers": len(plan.workers), "lanes": plan.num_lanes, "experts": plan.num_experts}
-            environment = {hello["island"]: hello["environment"] for hello in self._crew.hellos().values()}
+            facts = {
+                "workers": len(plan.workers),
+                "lanes": plan.num_lanes,
+                "experts": plan.num_experts,
+            }
+            environment = {
+                hello["island"]: hello["environment"] for hello in self._crew.hellos().values()
+            }
             self._scribe.event("planned", self._see.number, **facts, environment=environment)
 
     # Running
@@ -192,17 +217,19 @@ class Controller:
         assert self._see.generation is not None, "no generation has begun"
         return self._see.generation
 
-    def _find(self) -> Found:
+    def _find(self) -> FoundCheckpoint:
         self._see.keeper.find()
-        found: Found = self._see.result("find", FIND_S)
+        found: FoundCheckpoint = self._see.result("find", FIND_S)
         for name, reason in found.rejected:
-            self._scribe.event("checkpoint_rejected", self._see.number, directory=name, reason=reason)
+            self._scribe.event(
+                "checkpoint_rejected", self._see.number, directory=name, reason=reason
+            )
         for text in found.warnings:
             self._scribe.event("warning", self._see.number, text=text, workers=[])
         self._see.keeper.parent = found.directory.name if found.directory else None
         return found
 
-    def _begin_generation(self, found: Found) -> None:
+    def _begin_generation(self, found: FoundCheckpoint) -> None:
         see, plan = self._see, self._plan
         assert plan is not None
         see.number += 1
@@ -211,10 +238,14 @@ class Controller:
         see.generation = Generation(see.number, plan, start)
         resume = found.directory.name if found.directory else None
         workers = [worker.name for worker in plan.workers]
-        self._scribe.event("generation_started", see.number, workers=workers, resume=resume, step=start)
+        self._scribe.event(
+            "generation_started", see.number, workers=workers, resume=resume, step=start
+        )
         request = self._request(plan, found.directory)
         for member in self._crew.members.values():
-            self._crew.tell(member, "fork", see.number, workers=list(member.spec.workers), request=request)
+            self._crew.tell(
+                member, "fork", see.number, workers=list(member.spec.workers), request=request
+            )
         self._enter("RUNNING")
         see.stoppable = True
 
@@ -235,7 +266,9 @@ class Controller:
     def _watch(self) -> None:
         """Until all workers are done, or it is known who failed first."""
         gen = self._gen
-        self._see.pump(lambda: gen.all_done or gen.is_settled(time.monotonic()), math.inf, "training")
+        self._see.pump(
+            lambda: gen.all_done or gen.is_settled(time.monotonic()), math.inf, "training"
+        )
 
     def _conclude(self) -> Outcome:
         """All workers are done: the run ends when their last checkpoint is committed."""
@@ -260,7 +293,8 @@ class Controller:
     # Recovering
 
     def _recover(self) -> Outcome | None:
-        """End the generation, find who was first and why, do what the policy says. An Outcome when that is the end."""
+        """End the generation, find who was first and why, do what the policy says. An Outcome when
+        that is the end."""
         see, gen = self._see, self._gen
         stopping = see.stop is not None
         see.stoppable = False
@@ -286,7 +320,8 @@ class Controller:
         self._scribe.event("diagnosis", self._gen.number, **fields)
 
     def _await_exits(self) -> None:
-        """SIGKILL has been sent; a process that does not end even so is left behind (its generation fences it)."""
+        """SIGKILL has been sent; a process that does not end even so is left behind (its generation
+        fences it)."""
         gen = self._gen
         try:
             self._see.pump(lambda: gen.all_exited, KILL_S, "ending the old generation's workers")
@@ -317,7 +352,11 @@ class Controller:
         """The run's end, told with its first failure."""
         first, generation = self._history[0], self._generations_of[0]
         last = self._history[-1]
-        more = "" if len(self._history) == 1 else f" (first of {len(self._history)} failures; the last: {last})"
+        more = (
+            ""
+            if len(self._history) == 1
+            else f" (first of {len(self._history)} failures; the last: {last})"
+        )
         error = WorkerError(f"{first}{more}; {reason}")
         return Outcome("FAILED", 1, error, first, generation)
 

@@ -1,4 +1,5 @@
-"""One generation of workers as the controller sees it: who lives, who is done, who failed and how. Decides nothing."""
+"""One generation of workers as the controller sees it: who lives, who is done, who failed and how.
+Decides nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from dougong.parallel.plan import Plan, Worker, experts_text
 
 
 @dataclass
-class Mate:
-    """One worker of the generation. `step`, `phase`: what its progress vector said last, `moved_at` when it changed."""
+class WorkerStatus:
+    """One worker of the generation. `step`, `phase`: what its progress vector said last, `moved_at`
+    when it changed."""
 
     worker: Worker
     pid: int | None = None
@@ -46,19 +48,20 @@ class Mate:
 
 @dataclass
 class Generation:
-    """`start_step`: the last step already done when it began. `facts`: failures in the order observed."""
+    """`start_step`: the last step already done when it began. `facts`: failures in the order
+    observed."""
 
     number: int
     plan: Plan
     start_step: int
-    mates: dict[str, Mate] = field(default_factory=dict)
+    mates: dict[str, WorkerStatus] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
     first_fact_at: float = 0.0
     first_done_at: float | None = None
     has_stepped: bool = False
 
     def __post_init__(self) -> None:
-        self.mates = {worker.name: Mate(worker) for worker in self.plan.workers}
+        self.mates = {worker.name: WorkerStatus(worker) for worker in self.plan.workers}
 
     @property
     def all_exited(self) -> bool:
@@ -73,8 +76,11 @@ class Generation:
         return bool(self.facts) and settled(self.facts, now - self.first_fact_at, len(self.mates))
 
     def is_speaking(self, worker: str, generation: int) -> bool:
-        """Whether what the worker prints is news: it is of this generation, and nobody else has failed before it."""
-        return generation == self.number and (not self.facts or any(fact.worker == worker for fact in self.facts))
+        """Whether what the worker prints is news: it is of this generation, and nobody else has
+        failed before it."""
+        return generation == self.number and (
+            not self.facts or any(fact.worker == worker for fact in self.facts)
+        )
 
     def note_exit(self, message: Message) -> Fact | None:
         """A process ended. The fact, when this is news and a failure."""
@@ -85,7 +91,15 @@ class Generation:
         oom, lines = bool(message.get("oom")), tuple(message.get("last_lines", ()))
         return self._fail(
             mate,
-            Fact(mate.worker.name, message["code"], None, oom, mate.drill, text=message.get("text"), last_lines=lines),
+            Fact(
+                mate.worker.name,
+                message["code"],
+                None,
+                oom,
+                mate.drill,
+                text=message.get("text"),
+                last_lines=lines,
+            ),
         )
 
     def note_error(self, worker: str, error: Message) -> Fact | None:
@@ -121,15 +135,20 @@ class Generation:
                 mate.sequence, mate.step, mate.phase = sequence, step, phase
                 mate.moved_at, mate.stalled = now, False
 
-    def newly_stalled(self, limit_s: float) -> list[Mate]:
-        """Workers whose progress has just been still for longer than `limit_s`; each is told once per stall."""
+    def newly_stalled(self, limit_s: float) -> list[WorkerStatus]:
+        """Workers whose progress has just been still for longer than `limit_s`; each is told once
+        per stall."""
         now = time.monotonic()
-        still = [m for m in self.mates.values() if not m.exited and not m.stalled and now - m.moved_at > limit_s]
+        still = [
+            m
+            for m in self.mates.values()
+            if not m.exited and not m.stalled and now - m.moved_at > limit_s
+        ]
         for mate in still:
             mate.stalled = True
         return still
 
-    def _fail(self, mate: Mate, fact: Fact) -> Fact:
+    def _fail(self, mate: WorkerStatus, fact: Fact) -> Fact:
         mate.failed = True
         if not self.facts:
             self.first_fact_at = time.monotonic()

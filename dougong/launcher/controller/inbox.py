@@ -1,4 +1,5 @@
-"""Everything that reaches the controller, as items of one queue; and threads whose results come back over it."""
+"""Everything that reaches the controller, as items of one queue; and threads whose results come
+back over it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from dougong.control.channel import Channel, Message
 
 
 @dataclass(frozen=True)
-class Joined:
+class AgentJoined:
     """An agent has proved itself; `hello` says what it is."""
 
     agent: str
@@ -21,7 +22,7 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Heard:
+class AgentMessage:
     """An agent said something."""
 
     agent: str
@@ -30,7 +31,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Left:
+class AgentLeft:
     """An agent's connection ended."""
 
     agent: str
@@ -39,7 +40,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClientRequest:
     """Another terminal wants something; it waits for an answer on the channel."""
 
     channel: Channel
@@ -47,21 +48,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Refused:
+class PeerRefused:
     """Somebody or something foreign was turned away."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Signalled:
+class SignalReceived:
     """This process got a signal."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Called:
+class TaskEnded:
     """A background task ended. `error` is what it raised."""
 
     task: str
@@ -69,7 +70,15 @@ class Called:
     error: BaseException | None
 
 
-Item = Joined | Heard | Left | Asked | Refused | Signalled | Called
+Item = (
+    AgentJoined
+    | AgentMessage
+    | AgentLeft
+    | ClientRequest
+    | PeerRefused
+    | SignalReceived
+    | TaskEnded
+)
 
 
 class Inbox:
@@ -92,8 +101,8 @@ class Inbox:
 class Background:
     """One thread for work that must not hold up the controller; calls run one after the other.
 
-    The thread lives as long as the process: a process that it starts and that dies with its parent thread is safe. It
-    does not keep the interpreter alive.
+    The thread lives as long as the process: a process that it starts and that dies with its parent
+    thread is safe. It does not keep the interpreter alive.
     """
 
     def __init__(self, name: str, inbox: Inbox) -> None:
@@ -102,12 +111,12 @@ class Background:
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def call(self, task: str, function: Callable[[], Any]) -> None:
-        """Run `function`; `Called(task, ...)` comes to the inbox."""
+        """Run `function`; `TaskEnded(task, ...)` comes to the inbox."""
         self._calls.put((task, function))
 
     def settle(self, timeout_s: float) -> None:
-        """Wait, up to a limit, until nothing runs here: an interpreter that ends while a library is being imported in a
-        thread aborts."""
+        """Wait, up to a limit, until nothing runs here: an interpreter that ends while a library is
+        being imported in a thread aborts."""
         idle = threading.Event()
         self._calls.put(("settle", idle.set))
         idle.wait(timeout_s)
@@ -116,6 +125,6 @@ class Background:
         while True:
             task, function = self._calls.get()
             try:
-                self._inbox.put(Called(task, function(), None))
+                self._inbox.put(TaskEnded(task, function(), None))
             except BaseException as error:  # whatever it is, the controller must hear of it
-                self._inbox.put(Called(task, None, error))
+                self._inbox.put(TaskEnded(task, None, error))

@@ -1,6 +1,8 @@
-"""What the controller knows: every item of the inbox changes a fact here, and nothing here decides what to do.
+"""What the controller knows: every item of the inbox changes a fact here, and nothing here decides
+what to do.
 
-`pump` waits for a condition by handling items until it holds; it is the only place where the controller waits.
+`pump` waits for a condition by handling items until it holds; it is the only place where the
+controller waits.
 """
 
 from __future__ import annotations
@@ -13,12 +15,22 @@ from typing import Any
 from dougong.control.channel import Message
 from dougong.control.processes import signal_name
 from dougong.errors import DougongError, LaunchError
-from dougong.launcher.controller.agents import Crew, Member
-from dougong.launcher.controller.checkpoints import Committed, Keeper
+from dougong.launcher.controller.agents import AgentHandle, Agents
+from dougong.launcher.controller.checkpoints import CheckpointManager, Committed
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.inbox import Asked, Background, Called, Heard, Inbox, Joined, Left, Refused, Signalled
+from dougong.launcher.controller.inbox import (
+    AgentJoined,
+    AgentLeft,
+    AgentMessage,
+    Background,
+    ClientRequest,
+    Inbox,
+    PeerRefused,
+    SignalReceived,
+    TaskEnded,
+)
 from dougong.parallel.plan import Inventory
-from dougong.ui.recorder import Scribe
+from dougong.ui.recorder import Recorder
 
 TICK_S = 0.1
 AGENT_SILENCE_S = 10.0
@@ -29,7 +41,8 @@ EXIT_TERMINATED = 143
 
 
 class Stopped(Exception):
-    """Ends the present wait: somebody asked to stop, and there is no step that could be finished first."""
+    """Ends the present wait: somebody asked to stop, and there is no step that could be finished
+    first."""
 
 
 @dataclass
@@ -43,38 +56,52 @@ class Stop:
 
 def as_ours(error: BaseException) -> DougongError:
     """An error of ours as it is, any other as a LaunchError with its words."""
-    return error if isinstance(error, DougongError) else LaunchError(f"{type(error).__name__}: {error}")
+    return (
+        error
+        if isinstance(error, DougongError)
+        else LaunchError(f"{type(error).__name__}: {error}")
+    )
 
 
 class Observer:
     """Facts about one run's agents, workers, checkpoints and requests, kept current by `pump`."""
 
-    def __init__(self, inbox: Inbox, scribe: Scribe, keeper: Keeper, fired: frozenset[tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        scribe: Recorder,
+        keeper: CheckpointManager,
+        fired: frozenset[tuple[int, str]],
+    ) -> None:
         self.inbox = inbox
         self.scribe = scribe
         self.keeper = keeper
         self.fired = set(fired)
-        self.crew: Crew | None = None
+        self.crew: Agents | None = None
         self.generation: Generation | None = None
         self.inventory: Inventory | None = None
         self.number = 0
         self.step = 0
         self.stop: Stop | None = None
         self.stoppable = False  # whether there is a step in progress that a stop lets end
-        self.watched = True  # whether the loss of an agent is somebody's to diagnose; else it ends the wait
+        self.watched = (
+            True  # whether the loss of an agent is somebody's to diagnose; else it ends the wait
+        )
         self.commit_error: BaseException | None = None
-        self.answers: dict[tuple[str, str], Message] = {}  # of generation 0's children, by task and worker
-        self._results: dict[str, Called] = {}
+        self.answers: dict[
+            tuple[str, str], Message
+        ] = {}  # of generation 0's children, by task and worker
+        self._results: dict[str, TaskEnded] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
-            Joined: self._on_joined,
-            Heard: self._on_heard,
-            Left: self._on_left,
-            Asked: self._on_asked,
-            Refused: self._on_refused,
-            Signalled: self._on_signal,
-            Called: self._on_called,
+            AgentJoined: self._on_joined,
+            AgentMessage: self._on_heard,
+            AgentLeft: self._on_left,
+            ClientRequest: self._on_asked,
+            PeerRefused: self._on_refused,
+            SignalReceived: self._on_signal,
+            TaskEnded: self._on_called,
         }
-        self._messages: dict[str, Callable[[Member, Message], None]] = {
+        self._messages: dict[str, Callable[[AgentHandle, Message], None]] = {
             "beat": self._on_beat,
             "ready": self._on_ready,
             "failed": self._on_agent_failed,
@@ -104,8 +131,11 @@ class Observer:
                 self._handlers[type(item)](item)
             self._tick()
 
-    def call(self, background: Background, task: str, function: Callable[[], Any], timeout_s: float) -> Any:
-        """Run a function in a background thread, pumping meanwhile; its value, or its error raised here."""
+    def call(
+        self, background: Background, task: str, function: Callable[[], Any], timeout_s: float
+    ) -> Any:
+        """Run a function in a background thread, pumping meanwhile; its value, or its error raised
+        here."""
         self._results.pop(task, None)
         background.call(task, function)
         return self.result(task, timeout_s)
@@ -122,8 +152,14 @@ class Observer:
         now = time.monotonic()
         self.scribe.tick()
         for member in list(self.crew.members.values()) if self.crew else ():
-            if member.channel is not None and member.lost is None and now - member.channel.heard_at > AGENT_SILENCE_S:
-                self._lose(member, f"no heartbeat for {AGENT_SILENCE_S:.0f} s: node down, or cut off")
+            if (
+                member.channel is not None
+                and member.lost is None
+                and now - member.channel.heard_at > AGENT_SILENCE_S
+            ):
+                self._lose(
+                    member, f"no heartbeat for {AGENT_SILENCE_S:.0f} s: node down, or cut off"
+                )
         if self.generation is not None:
             self._watch_progress(self.generation, now)
 
@@ -132,19 +168,21 @@ class Observer:
             text = f"no progress for {STALL_S:.0f} s, in {mate.phase} of step {mate.step}"
             self.scribe.event("warning", generation.number, text=text, workers=[mate.worker.name])
         if generation.first_done_at is not None and now - generation.first_done_at > LAST_WORKER_S:
-            generation.note_hung(f"still at work {LAST_WORKER_S:.0f} s after the first worker was done")
+            generation.note_hung(
+                f"still at work {LAST_WORKER_S:.0f} s after the first worker was done"
+            )
 
     # Agents
 
-    def _on_joined(self, item: Joined) -> None:
+    def _on_joined(self, item: AgentJoined) -> None:
         if self.crew is None or not self.crew.welcome(item):
-            self._on_refused(Refused(f"agent {item.agent!r} is not expected"))
+            self._on_refused(PeerRefused(f"agent {item.agent!r} is not expected"))
 
-    def _on_left(self, item: Left) -> None:
+    def _on_left(self, item: AgentLeft) -> None:
         if self.crew is not None and self.crew.is_current(item.agent, item.channel):
             self._lose(self.crew.members[item.agent], item.reason)
 
-    def _lose(self, member: Member, reason: str) -> None:
+    def _lose(self, member: AgentHandle, reason: str) -> None:
         """An agent is gone. While nobody watches for that (at the start), it ends the wait."""
         assert self.crew is not None
         place = str(member.hello["node"]) if member.hello else "its node"
@@ -155,7 +193,7 @@ class Observer:
         if not self.watched:
             raise LaunchError(text)
 
-    def _on_heard(self, item: Heard) -> None:
+    def _on_heard(self, item: AgentMessage) -> None:
         if self.crew is None or not self.crew.is_current(item.agent, item.channel):
             return
         member = self.crew.members[item.agent]
@@ -163,40 +201,50 @@ class Observer:
         if kind in self._messages:
             self._messages[kind](member, item.message)
         else:
-            self._on_refused(Refused(f"agent {item.agent} said {kind!r}, which means nothing here"))
+            self._on_refused(
+                PeerRefused(f"agent {item.agent} said {kind!r}, which means nothing here")
+            )
 
     def _current(self, message: Message) -> Generation | None:
-        """The present generation, if the message is of it: what an older one still says is of no account."""
+        """The present generation, if the message is of it: what an older one still says is of no
+        account."""
         generation = self.generation
-        return generation if generation is not None and message["generation"] == generation.number else None
+        return (
+            generation
+            if generation is not None and message["generation"] == generation.number
+            else None
+        )
 
-    def _on_beat(self, member: Member, message: Message) -> None:
+    def _on_beat(self, member: AgentHandle, message: Message) -> None:
         generation = self._current(message)
         if generation is not None:
             generation.note_beat(message)
 
-    def _on_ready(self, member: Member, message: Message) -> None:
+    def _on_ready(self, member: AgentHandle, message: Message) -> None:
         member.ready = True
 
-    def _on_agent_failed(self, member: Member, message: Message) -> None:
+    def _on_agent_failed(self, member: AgentHandle, message: Message) -> None:
         self._lose(member, str(message["text"]))
 
-    def _on_forked(self, member: Member, message: Message) -> None:
+    def _on_forked(self, member: AgentHandle, message: Message) -> None:
         generation = self._current(message)
         if generation is not None:
             generation.mates[message["worker"]].pid = message["pid"]
             if all(mate.pid is not None for mate in generation.mates.values()):
                 self.scribe.write_status()
 
-    def _on_exit(self, member: Member, message: Message) -> None:
+    def _on_exit(self, member: AgentHandle, message: Message) -> None:
         generation = self._current(message)
         if generation is not None:
             generation.note_exit(message)
         elif message["generation"] == 0:
-            self.answers.setdefault((message["task"], message["worker"]), {**message, "kind": "exit"})
+            self.answers.setdefault(
+                (message["task"], message["worker"]), {**message, "kind": "exit"}
+            )
 
-    def _on_line(self, member: Member, message: Message) -> None:
-        """Show a line, unless it is the echo of a failure that is known already: that stays in its log."""
+    def _on_line(self, member: AgentHandle, message: Message) -> None:
+        """Show a line, unless it is the echo of a failure that is known already: that stays in its
+        log."""
         worker, generation = message["worker"], self.generation
         if generation is not None and not generation.is_speaking(worker, message["generation"]):
             return
@@ -204,14 +252,16 @@ class Observer:
 
     # Workers
 
-    def _on_worker_message(self, member: Member, message: Message) -> None:
+    def _on_worker_message(self, member: AgentHandle, message: Message) -> None:
         worker, inner = message["worker"], message["message"]
         if message["generation"] == 0:
             self.answers.setdefault((message["task"], worker), inner)
         elif self._current(message) is not None:
             handler = self._worker_messages.get(inner["kind"])
             if handler is None:
-                self._on_refused(Refused(f"worker {worker} said {inner['kind']!r}, which means nothing here"))
+                self._on_refused(
+                    PeerRefused(f"worker {worker} said {inner['kind']!r}, which means nothing here")
+                )
             else:
                 handler(worker, inner)
 
@@ -234,7 +284,9 @@ class Observer:
         assert self.generation is not None
         self.generation.mates[worker].drill = True
         self.fired.add((int(message["step"]), worker))
-        self.scribe.event("drill", self.number, worker=worker, step=message["step"], action=message["action"])
+        self.scribe.event(
+            "drill", self.number, worker=worker, step=message["step"], action=message["action"]
+        )
 
     def _on_warning(self, worker: str, message: Message) -> None:
         self.scribe.event("warning", self.number, text=message["text"], workers=[worker])
@@ -249,14 +301,14 @@ class Observer:
 
     # Everybody else
 
-    def _on_refused(self, item: Refused) -> None:
+    def _on_refused(self, item: PeerRefused) -> None:
         self.scribe.event("warning", self.number, text=item.text, workers=[])
 
-    def _on_signal(self, item: Signalled) -> None:
+    def _on_signal(self, item: SignalReceived) -> None:
         status = EXIT_INTERRUPTED if signal_name(item.number) == "SIGINT" else EXIT_TERMINATED
         self._request(Stop(signal_name(item.number), status))
 
-    def _on_asked(self, item: Asked) -> None:
+    def _on_asked(self, item: ClientRequest) -> None:
         try:
             if item.message["kind"] == "stop":
                 item.channel.send("ok", self.number)
@@ -264,9 +316,11 @@ class Observer:
             elif item.message["kind"] == "hail":
                 item.channel.send("ok", self.number)
             else:
-                item.channel.send("refused", self.number, text=f"{item.message['kind']!r} means nothing here")
+                item.channel.send(
+                    "refused", self.number, text=f"{item.message['kind']!r} means nothing here"
+                )
         except OSError as error:
-            self._on_refused(Refused(f"a client left before its answer: {error}"))
+            self._on_refused(PeerRefused(f"a client left before its answer: {error}"))
         finally:
             item.channel.close()
 
@@ -287,18 +341,20 @@ class Observer:
         if self.stop.now:
             raise Stopped
 
-    def _on_called(self, item: Called) -> None:
+    def _on_called(self, item: TaskEnded) -> None:
         if item.task == "commit":
             self._on_commit(item)
         else:
             self._results[item.task] = item
 
-    def _on_commit(self, item: Called) -> None:
+    def _on_commit(self, item: TaskEnded) -> None:
         committed: Committed | None = item.value
         self.keeper.commit_ended(committed)
         self.commit_error = item.error
         if committed is None:
-            self.scribe.event("warning", self.number, text=f"checkpoint not committed: {item.error}", workers=[])
+            self.scribe.event(
+                "warning", self.number, text=f"checkpoint not committed: {item.error}", workers=[]
+            )
             return
         name, seconds = committed.directory.name, round(committed.seconds, 3)
         self.scribe.event(
@@ -310,7 +366,12 @@ class Observer:
             seconds=seconds,
         )
         for invalid in committed.invalid:
-            self.scribe.event("checkpoint_rejected", self.number, directory=invalid, reason="not as it was written")
+            self.scribe.event(
+                "checkpoint_rejected",
+                self.number,
+                directory=invalid,
+                reason="not as it was written",
+            )
 
     def state_of_workers(self) -> list[dict[str, Any]]:
         """As in status.json."""

@@ -1,4 +1,5 @@
-"""What the controller has looked at before a plan is laid: the model and the data once, every device's arithmetic.
+"""What the controller has looked at before a plan is laid: the model and the data once, every
+device's arithmetic.
 
 Children of the agents' fork servers do the looking; generation 0 is theirs.
 """
@@ -14,9 +15,9 @@ from dougong import errors
 from dougong.control.channel import Message
 from dougong.errors import DougongError, LaunchError, WorkerError
 from dougong.fingerprint import judge
-from dougong.fingerprint.record import Fingerprint, Shapes
-from dougong.launcher.controller.agents import Crew, Member
-from dougong.launcher.controller.config import Setting
+from dougong.fingerprint.record import Fingerprint, JobShapes
+from dougong.launcher.controller.agents import AgentHandle, Agents
+from dougong.launcher.controller.config import ControllerConfig
 from dougong.launcher.controller.observer import Observer
 from dougong.planner.placement import devices_of
 from dougong.planner.plan_job import computes
@@ -27,17 +28,18 @@ INSPECT_S = 3600.0
 FINGERPRINT_S = 600.0
 
 
-class Scout:
-    """Looks for one run. `inspect` comes first: the fingerprint asks with the shapes that it found."""
+class Preflight:
+    """Looks for one run. `inspect` comes first: the fingerprint asks with the shapes that it
+    found."""
 
-    def __init__(self, setting: Setting, see: Observer) -> None:
+    def __init__(self, setting: ControllerConfig, see: Observer) -> None:
         self._job, self._entries = setting.job, setting.entries
         self._see = see
-        self._shapes: Shapes | None = None
+        self._shapes: JobShapes | None = None
         self._prints: dict[str, Fingerprint] = {}
 
     @property
-    def _crew(self) -> Crew:
+    def _crew(self) -> Agents:
         assert self._see.crew is not None
         return self._see.crew
 
@@ -46,11 +48,17 @@ class Scout:
         see, member = self._see, next(iter(self._crew.members.values()))
         worker = member.spec.workers[0]
         self._ask(member, [worker], {"task": "inspect", "entry": self._entries.inspect})
-        see.pump(lambda: ("inspect", worker) in see.answers, INSPECT_S, "looking at the model and the data")
+        see.pump(
+            lambda: ("inspect", worker) in see.answers,
+            INSPECT_S,
+            "looking at the model and the data",
+        )
         answer = self._answer("inspect", worker, "looking at the model and the data")
         found = see.inventory = inventory_from_json(answer["inventory"])
         see.keeper.data, see.keeper.recipe = answer["data"], make_recipe(self._job, found)
-        self._shapes = Shapes.from_json(answer["shapes"]) if answer["shapes"] is not None else None
+        self._shapes = (
+            JobShapes.from_json(answer["shapes"]) if answer["shapes"] is not None else None
+        )
         see.scribe.event(
             "inspected",
             see.number,
@@ -63,7 +71,7 @@ class Scout:
             recipe=see.keeper.recipe.to_dict(),
         )
 
-    def fingerprint(self, members: Sequence[Member]) -> None:
+    def fingerprint(self, members: Sequence[AgentHandle]) -> None:
         """Have the devices of these agents' workers probed, and judge all that are known.
 
         LaunchError when the workers of a role are of several classes and the job does not allow it.
@@ -86,18 +94,23 @@ class Scout:
                 self._prints[worker] = Fingerprint.from_json(answer["fingerprint"])
         self._judge(time.monotonic() - start)
 
-    def _probe(self, member: Member) -> dict[str, str]:
+    def _probe(self, member: AgentHandle) -> dict[str, str]:
         """Ask for one child per device; worker -> the worker in whose name its device is probed."""
         devices = devices_of(member.spec)
         on_cpu = member.spec.accelerator == "cpu"  # its workers share one device
         asked = {worker: member.spec.workers[0] if on_cpu else worker for worker in devices}
         workers = list(dict.fromkeys(asked.values()))
         shapes = dataclasses.asdict(self._shapes) if self._shapes is not None else None
-        request = {"task": "fingerprint", "entry": self._entries.fingerprint, "devices": devices, "shapes": shapes}
+        request = {
+            "task": "fingerprint",
+            "entry": self._entries.fingerprint,
+            "devices": devices,
+            "shapes": shapes,
+        }
         self._ask(member, workers, request)
         return asked
 
-    def _ask(self, member: Member, workers: list[str], request: dict[str, Any]) -> None:
+    def _ask(self, member: AgentHandle, workers: list[str], request: dict[str, Any]) -> None:
         for worker in workers:
             self._see.answers.pop((request["task"], worker), None)
         request["job"] = self._job.model_dump_json()
@@ -105,7 +118,11 @@ class Scout:
 
     def _judge(self, seconds: float) -> None:
         see = self._see
-        roles = {w: computes(self._job, m.spec.role) for m in self._crew.members.values() for w in m.spec.workers}
+        roles = {
+            w: computes(self._job, m.spec.role)
+            for m in self._crew.members.values()
+            for w in m.spec.workers
+        }
         by_worker = {worker: found.kernel_class for worker, found in self._prints.items()}
         see.scribe.event("fingerprints", see.number, classes=by_worker, seconds=round(seconds, 3))
         verdict = judge.judge_workers(self._prints, roles, judge.is_strict(self._job))
@@ -117,9 +134,14 @@ class Scout:
 
     def _answer(self, task: str, worker: str, what: str) -> Message:
         """What the child said; its error is raised as the class it had, if it is one of ours."""
-        message, log = self._see.answers[(task, worker)], self._see.scribe.run_dir.log_file(0, worker)
+        message, log = (
+            self._see.answers[(task, worker)],
+            self._see.scribe.run_dir.log_file(0, worker),
+        )
         if message["kind"] == "exit":
-            raise WorkerError(f"{what} ended with status {message['code']} and no answer; see {log}")
+            raise WorkerError(
+                f"{what} ended with status {message['code']} and no answer; see {log}"
+            )
         if message["kind"] != "error":
             return message
         kind = getattr(errors, str(message["type"]), None)

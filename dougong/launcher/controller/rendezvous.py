@@ -1,7 +1,8 @@
-"""The key-value store over which the workers of a generation find each other; it lives in the controller's process.
+"""The key-value store over which the workers of a generation find each other; it lives in the
+controller's process.
 
-There it outlives every generation (each has its own prefix), and no worker's death takes it away. This module imports
-torch when called, in a background thread, while the agents start.
+There it outlives every generation (each has its own prefix), and no worker's death takes it away.
+This module imports torch when called, in a background thread, while the agents start.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any
 STORE_S = 120
 
 
-class Store:
-    """A torch.distributed TCPStore that listens on one interface only. It lives as long as this object."""
+class RendezvousStore:
+    """A torch.distributed TCPStore that listens on one interface only. It lives as long as this
+    object."""
 
     def __init__(self, host: str) -> None:
         from datetime import timedelta
@@ -25,7 +27,12 @@ class Store:
         self.address: tuple[str, int] = (host, port)
         patience = timedelta(seconds=STORE_S)
         self._store: Any = TCPStore(
-            host, port, is_master=True, wait_for_workers=False, timeout=patience, master_listen_fd=listener.detach()
+            host,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=patience,
+            master_listen_fd=listener.detach(),
         )
 
 

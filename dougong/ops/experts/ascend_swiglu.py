@@ -1,11 +1,13 @@
 """All SwiGLU experts of a worker at once, on an Ascend NPU, by its plug-in's fused operators.
 
-**Not run on an NPU yet.** Names, arguments and limits follow the plug-in's operator definitions (`npu_grouped_matmul`,
-`npu_swiglu`, `npu_swiglu_backward`); a test runs this file against stand-ins of that form on the CPU. How CANN cuts a
-grouped product into tiles is not documented: it may follow the largest group, and then a row's bits would depend on
-which experts share a call. So the grouped form is taken only where a probe on the device finds that they do not
-(`dougong.ops.experts.choose`); else every block is a product of its own. Determinism from run to run comes from
-`torch.use_deterministic_algorithms` and the environment that `accelerators/npu.py` sets.
+**Not run on an NPU yet.** Names, arguments and limits follow the plug-in's operator definitions
+(`npu_grouped_matmul`, `npu_swiglu`, `npu_swiglu_backward`); a test runs this file against stand-ins
+of that form on the CPU. How CANN cuts a grouped product into tiles is not documented: it may follow
+the largest group, and then a row's bits would depend on which experts share a call. So the grouped
+form is taken only where a probe on the device finds that they do not
+(`dougong.ops.experts.choose`); else every block is a product of its own. Determinism from run to
+run comes from `torch.use_deterministic_algorithms` and the environment that `accelerators/npu.py`
+sets.
 """
 
 from __future__ import annotations
@@ -33,11 +35,14 @@ def is_available() -> bool:
 
 
 def grouped_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
-    """One call for up to 128 products. Every group has tensors of its own: split_item 0, group_type -1."""
+    """One call for up to 128 products. Every group has tensors of its own: split_item 0, group_type
+    -1."""
     results: list[Tensor] = []
     for first in range(0, len(left), MOST_GROUPS):
         some = slice(first, first + MOST_GROUPS)
-        results += torch.ops.npu.npu_grouped_matmul(left[some], right[some], split_item=0, group_type=-1)
+        results += torch.ops.npu.npu_grouped_matmul(
+            left[some], right[some], split_item=0, group_type=-1
+        )
     return results
 
 
@@ -47,7 +52,7 @@ def single_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class Saved:
+class AscendSaved:
     """What a backward needs."""
 
     blocks: Sequence[Block]
@@ -57,29 +62,45 @@ class Saved:
 
 
 class NpuSwiGLU:
-    """SwiGLU experts, `down(silu(gate) * up)`. A weight gradient is one product for each block, added lane by lane.
+    """SwiGLU experts, `down(silu(gate) * up)`. A weight gradient is one product for each block,
+    added lane by lane.
 
-    With `single_products` a result depends on the rows of its block alone, with `grouped_products` on what CANN makes
-    of the groups that share a call (see above). SwiGLU itself is computed element by element, for the whole wave.
+    With `single_products` a result depends on the rows of its block alone, with `grouped_products`
+    on what CANN makes of the groups that share a call (see above). SwiGLU itself is computed
+    element by element, for the whole wave.
     """
 
     def __init__(self, products: Products) -> None:
         self._products = products
 
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Saved:
+    def forward(
+        self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
+    ) -> AscendSaved:
         """Write every row's answer into `out_RH` [R, H]."""
-        gate_up, down = (self._weights(blocks, tensors, name) for name in ("gate_up_proj", "down_proj"))
+        gate_up, down = (
+            self._weights(blocks, tensors, name) for name in ("gate_up_proj", "down_proj")
+        )
         width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
-        gate_up_R2I = self._run(x_RH, blocks, [w.t() for w in gate_up], x_RH.new_empty(len(x_RH), width))
+        gate_up_R2I = self._run(
+            x_RH, blocks, [w.t() for w in gate_up], x_RH.new_empty(len(x_RH), width)
+        )
         inner_RI = torch.ops.npu.npu_swiglu(gate_up_R2I, -1)
         self._run(inner_RI, blocks, [w.t() for w in down], out_RH)
-        return Saved(blocks, x_RH, gate_up_R2I, inner_RI)
+        return AscendSaved(blocks, x_RH, gate_up_R2I, inner_RI)
 
     def backward(
-        self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+        self,
+        dy_RH: Tensor,
+        saved: AscendSaved,
+        tensors: Mapping[int, Tensors],
+        grads: Mapping[int, Tensors],
+        dx_RH: Tensor,
     ) -> AddWeights:
-        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
-        gate_up, down = (self._weights(saved.blocks, tensors, name) for name in ("gate_up_proj", "down_proj"))
+        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to
+        `grads` (float32)."""
+        gate_up, down = (
+            self._weights(saved.blocks, tensors, name) for name in ("gate_up_proj", "down_proj")
+        )
         dinner_RI = self._run(dy_RH, saved.blocks, down, torch.empty_like(saved.inner_RI))
         dgate_up_R2I = torch.ops.npu.npu_swiglu_backward(dinner_RI, saved.gate_up_R2I, -1)
         self._run(dgate_up_R2I, saved.blocks, gate_up, dx_RH)
@@ -92,11 +113,17 @@ class NpuSwiGLU:
 
         return add_weights
 
-    def _weights(self, blocks: Sequence[Block], tensors: Mapping[int, Tensors], name: str) -> list[Tensor]:
+    def _weights(
+        self, blocks: Sequence[Block], tensors: Mapping[int, Tensors], name: str
+    ) -> list[Tensor]:
         return [tensors[b.expert][name] for b in blocks]
 
-    def _run(self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor) -> Tensor:
+    def _run(
+        self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor
+    ) -> Tensor:
         """Each block's rows times its weight, into the same rows of `out_RM`."""
-        for block, result in zip(blocks, self._products([rows_RK[b.span] for b in blocks], weights), strict=True):
+        for block, result in zip(
+            blocks, self._products([rows_RK[b.span] for b in blocks], weights), strict=True
+        ):
             out_RM[block.span] = result
         return out_RM

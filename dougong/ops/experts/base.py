@@ -1,10 +1,12 @@
 """What an operator on experts is: blocks of rows, waves of blocks, and the interface of every form.
 
-A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of one micro-batch, lane
-by lane. The shape of every product follows from the routing and the job alone, never from the layout, so that
-determinism of the kernels from run to run is enough for the same bits everywhere.
+A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of
+one micro-batch, lane by lane. The shape of every product follows from the routing and the job
+alone, never from the layout, so that determinism of the kernels from run to run is enough for the
+same bits everywhere.
 
-Legend for shape suffixes: R rows of a wave, N rows of a block or tile, H hidden size, I the expert's inner size.
+Legend for shape suffixes: R rows of a wave, N rows of a block or tile, H hidden size, I the
+expert's inner size.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 """One expert's tensors, or their gradients, by parameter."""
 AddWeights = Callable[[], None]
-"""The rest of a backward: adds the gradients of the weights to their accumulators. Called once; may have nothing to do.
+"""The rest of a backward: adds the gradients of the weights to their accumulators. Called once; may
+have nothing to do.
 
-Apart, so that the gradients of rows can leave first (B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
+Apart, so that the gradients of rows can leave first (B and W of zero-bubble pipelines, Qi et al.,
+arXiv 2401.10241).
 """
 Rows = int | Literal["block", "expert"]
 """What one product takes: a block, a tile of so many rows, or all rows of an expert."""
@@ -46,7 +50,9 @@ class ExpertOp(Protocol):
     `saved` is whatever the forward wants to see again in its backward.
     """
 
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+    def forward(
+        self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
+    ) -> Any:
         """Write every row's answer into `out_RH`; return what the backward needs."""
         ...
 
@@ -58,7 +64,8 @@ class ExpertOp(Protocol):
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
     ) -> AddWeights:
-        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
+        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to
+        `grads` (float32)."""
         ...
 
 
@@ -70,9 +77,15 @@ class OneExpert(Protocol):
         ...
 
     def backward(
-        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
+        self,
+        dy_NH: Tensor,
+        saved: tuple[Tensor, ...],
+        tensors: Tensors,
+        grads: Tensors,
+        dx_NH: Tensor,
     ) -> AddWeights:
-        """Write the gradient of the rows into `dx_NH`; return what adds the weights' gradients to `grads` (float32)."""
+        """Write the gradient of the rows into `dx_NH`; return what adds the weights' gradients to
+        `grads` (float32)."""
         ...
 
 

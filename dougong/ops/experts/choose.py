@@ -1,4 +1,5 @@
-"""Which operator computes all SwiGLU experts of a wave at once, by kind of device; tried before it is trusted."""
+"""Which operator computes all SwiGLU experts of a wave at once, by kind of device; tried before it
+is trusted."""
 
 from __future__ import annotations
 
@@ -12,18 +13,23 @@ from dougong.ops.experts import ascend_swiglu
 from dougong.ops.experts.base import Block, ExpertOp, OneExpert, Rows, Tensors
 from dougong.ops.experts.reference import ByBlock, ByTile, FamilyExpert, SwiGLUExpert, TiledSwiGLU
 
-Shapes = Mapping[str, tuple[int, ...]]
+TensorShapes = Mapping[str, tuple[int, ...]]
 
 ROW_UNIT = 8
 """Half-precision values in 16 bytes: rows of weights and activations are whole multiples."""
 
 
 def choose_expert_op(
-    family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device, rows: Rows = "block"
+    family: FamilyExpert,
+    shapes: Mapping[str, tuple[int, ...]],
+    device: torch.device,
+    rows: Rows = "block",
 ) -> ExpertOp:
-    """The fast form where it computes what the family's own code computes, else the family's own code.
+    """The fast form where it computes what the family's own code computes, else the family's own
+    code.
 
-    The choice depends on the model, the job and the kind of device: every worker of a role chooses alike.
+    The choice depends on the model, the job and the kind of device: every worker of a role chooses
+    alike.
     """
     swiglu = _is_swiglu(family, shapes, device)
     if swiglu and device.type != "cpu":
@@ -36,8 +42,11 @@ def choose_expert_op(
     return TiledSwiGLU(height) if swiglu else ByTile(family, height)
 
 
-def _is_swiglu(family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
-    """Decided by trying both on one small float32 block, forward and backward, so no family is named here."""
+def _is_swiglu(
+    family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device
+) -> bool:
+    """Decided by trying both on one small float32 block, forward and backward, so no family is
+    named here."""
     if set(shapes) != set(SwiGLUExpert.names):
         return False
     (double, hidden), (hidden_down, inner) = shapes["gate_up_proj"], shapes["down_proj"]
@@ -46,14 +55,21 @@ def _is_swiglu(family: FamilyExpert, shapes: Mapping[str, tuple[int, ...]], devi
     return _agree(family, SwiGLUExpert(), shapes, device)
 
 
-def _agree(one: OneExpert, other: OneExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> bool:
+def _agree(
+    one: OneExpert, other: OneExpert, shapes: Mapping[str, tuple[int, ...]], device: torch.device
+) -> bool:
     generator = torch.Generator().manual_seed(0)
-    tensors = {n: torch.rand(s, generator=generator).sub_(0.5).to(device) for n, s in shapes.items()}
+    tensors = {
+        n: torch.rand(s, generator=generator).sub_(0.5).to(device) for n, s in shapes.items()
+    }
     hidden = shapes["down_proj"][0]
     x_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
     dy_NH = torch.rand(5, hidden, generator=generator).sub_(0.5).to(device)
     results = [_run_both_ways(op, x_NH, dy_NH, tensors) for op in (one, other)]
-    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())) for a, b in zip(*results, strict=True))
+    return all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+        for a, b in zip(*results, strict=True)
+    )
 
 
 def _run_both_ways(op: OneExpert, x_NH: Tensor, dy_NH: Tensor, tensors: Tensors) -> list[Tensor]:
@@ -64,11 +80,12 @@ def _run_both_ways(op: OneExpert, x_NH: Tensor, dy_NH: Tensor, tensors: Tensors)
     return [y_NH, dx_NH, *grads.values()]
 
 
-def find_fused(shapes: Shapes, device: torch.device) -> ExpertOp | None:
-    """The first fused form that this kind of device has and that passes `is_sound`; None where there is none.
+def find_fused(shapes: TensorShapes, device: torch.device) -> ExpertOp | None:
+    """The first fused form that this kind of device has and that passes `is_sound`; None where
+    there is none.
 
-    `shapes`: of `gate_up_proj` [2I, H] and `down_proj` [H, I]. The answer follows from the model, the kind of device
-    and the installed libraries.
+    `shapes`: of `gate_up_proj` [2I, H] and `down_proj` [H, I]. The answer follows from the model,
+    the kind of device and the installed libraries.
     """
     if any(size % ROW_UNIT for size in shapes["down_proj"]):
         return None
@@ -86,8 +103,9 @@ def candidates(kind: str) -> Iterator[ExpertOp]:
         yield ascend_swiglu.NpuSwiGLU(ascend_swiglu.single_products)
 
 
-def is_sound(op: ExpertOp, shapes: Shapes, device: torch.device) -> bool:
-    """Whether `op` computes what the definition does, and an expert's bits are the same without another's rows.
+def is_sound(op: ExpertOp, shapes: TensorShapes, device: torch.device) -> bool:
+    """Whether `op` computes what the definition does, and an expert's bits are the same without
+    another's rows.
 
     One small float32 wave of two experts and two lanes, forward and backward. A sample, no proof.
     """
@@ -101,7 +119,9 @@ def is_sound(op: ExpertOp, shapes: Shapes, device: torch.device) -> bool:
     found = _both_ways(op, x_RH, dy_RH, blocks, tensors)
     if not all(_is_close(a, b) for a, b in zip(expected, found, strict=True)):
         return False
-    single = _both_ways(op, x_RH.index_select(0, rows_RH), dy_RH.index_select(0, rows_RH), alone, {0: tensors[0]})
+    single = _both_ways(
+        op, x_RH.index_select(0, rows_RH), dy_RH.index_select(0, rows_RH), alone, {0: tensors[0]}
+    )
     together = [t.index_select(0, rows_RH) for t in found[:2]] + found[2 : 2 + len(shapes)]
     return all(torch.equal(a, b) for a, b in zip(single, together, strict=True))
 
@@ -115,7 +135,11 @@ def _is_close(one: Tensor, other: Tensor) -> bool:
 
 
 def _both_ways(
-    op: ExpertOp, x_RH: Tensor, dy_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors]
+    op: ExpertOp,
+    x_RH: Tensor,
+    dy_RH: Tensor,
+    blocks: Sequence[Block],
+    tensors: Mapping[int, Tensors],
 ) -> list[Tensor]:
     """y, dx, and the weight gradients, expert by expert."""
     y_RH, dx_RH = torch.empty_like(x_RH), torch.empty_like(x_RH)

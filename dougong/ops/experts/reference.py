@@ -1,12 +1,13 @@
-"""Experts on the rows of a micro-batch: forward, backward, and weight gradients, added into float32 accumulators.
+"""Experts on the rows of a micro-batch: forward, backward, and weight gradients, added into float32
+accumulators.
 
-A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of one micro-batch, lane
-by lane. The shape of every product here follows from the routing and the job alone, never from the layout, so that
-determinism of the kernels from run to run is enough for the same bits everywhere (`research/determinism.md`, rules 1, 7
-and 20).
+A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of
+one micro-batch, lane by lane. The shape of every product here follows from the routing and the job
+alone, never from the layout, so that determinism of the kernels from run to run is enough for the
+same bits everywhere (`research/determinism.md`, rules 1, 7 and 20).
 
-Legend for shape suffixes: R rows of a wave, N rows of a block or tile, M rows of a wave after padding, H hidden size,
-I the expert's inner size.
+Legend for shape suffixes: R rows of a wave, N rows of a block or tile, M rows of a wave after
+padding, H hidden size, I the expert's inner size.
 """
 
 from __future__ import annotations
@@ -25,37 +26,53 @@ T = TypeVar("T")
 
 
 class ByBlock:
-    """One product for each block: results depend on its rows alone. Weight gradients are added lane by lane."""
+    """One product for each block: results depend on its rows alone. Weight gradients are added lane
+    by lane."""
 
     def __init__(self, one: OneExpert) -> None:
         self.one = one
 
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
-        return [(b, self.one.forward(x_RH[b.span], tensors[b.expert], out_RH[b.span])) for b in blocks]
+    def forward(
+        self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
+    ) -> Any:
+        return [
+            (b, self.one.forward(x_RH[b.span], tensors[b.expert], out_RH[b.span])) for b in blocks
+        ]
 
     def backward(
-        self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+        self,
+        dy_RH: Tensor,
+        saved: Any,
+        tensors: Mapping[int, Tensors],
+        grads: Mapping[int, Tensors],
+        dx_RH: Tensor,
     ) -> AddWeights:
         rest = [
-            self.one.backward(dy_RH[b.span], kept, tensors[b.expert], grads[b.expert], dx_RH[b.span])
+            self.one.backward(
+                dy_RH[b.span], kept, tensors[b.expert], grads[b.expert], dx_RH[b.span]
+            )
             for b, kept in _taken(saved)
         ]
         return partial(_add_each, rest)
 
 
 class ByTile:
-    """One product for each tile of `height` rows of an expert, the lanes' rows one after another, the last tile filled
-    up with zeros; without a height, for all rows of an expert. Faster than `ByBlock` where blocks are small.
+    """One product for each tile of `height` rows of an expert, the lanes' rows one after another,
+    the last tile filled up with zeros; without a height, for all rows of an expert. Faster than
+    `ByBlock` where blocks are small.
 
-    A row's answer and gradient depend on the row and on its place in its tile; weight gradients are added tile by tile.
-    Which rows share a tile follows from the routing of the whole micro-batch, which no layout changes.
+    A row's answer and gradient depend on the row and on its place in its tile; weight gradients are
+    added tile by tile. Which rows share a tile follows from the routing of the whole micro-batch,
+    which no layout changes.
     """
 
     def __init__(self, one: OneExpert, height: int | None) -> None:
         self.one = one
         self.height = height
 
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+    def forward(
+        self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
+    ) -> Any:
         tiling = Tiling(blocks, self.height)
         x_MH = tiling.pad(x_RH)
         y_MH = torch.empty_like(x_MH)
@@ -64,7 +81,12 @@ class ByTile:
         return tiling, kept
 
     def backward(
-        self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+        self,
+        dy_RH: Tensor,
+        saved: Any,
+        tensors: Mapping[int, Tensors],
+        grads: Mapping[int, Tensors],
+        dx_RH: Tensor,
     ) -> AddWeights:
         tiling, kept = saved
         dy_MH = tiling.pad(dy_RH)
@@ -105,7 +127,9 @@ class Tiling:
             places[block.start] = range(end, end + block.count)
             end += block.count
             self.spans[-1] = block.expert, slice(start, start - (start - end) // unit * unit)
-        self._places_R = torch.tensor([p for _, of in sorted(places.items()) for p in of], dtype=torch.int64)
+        self._places_R = torch.tensor(
+            [p for _, of in sorted(places.items()) for p in of], dtype=torch.int64
+        )
 
     @property
     def num_rows(self) -> int:
@@ -116,12 +140,16 @@ class Tiling:
         """(expert, rows) of every tile."""
         for expert, span in self.spans:
             height = self._height or span.stop - span.start
-            yield from ((expert, slice(i, i + height)) for i in range(span.start, span.stop, height))
+            yield from (
+                (expert, slice(i, i + height)) for i in range(span.start, span.stop, height)
+            )
 
     def pad(self, rows_RH: Tensor) -> Tensor:
         """[M, H], zeros between."""
         self._places_R = self._places_R.to(rows_RH.device)
-        return rows_RH.new_zeros(self.num_rows, rows_RH.shape[1]).index_copy_(0, self._places_R, rows_RH)
+        return rows_RH.new_zeros(self.num_rows, rows_RH.shape[1]).index_copy_(
+            0, self._places_R, rows_RH
+        )
 
     def unpad(self, rows_MH: Tensor, out_RH: Tensor) -> None:
         """The wave's own rows, in its order."""
@@ -129,10 +157,11 @@ class Tiling:
 
 
 class FamilyExpert:
-    """The definition: the family's own code on a one-expert copy of its module, differentiated by autograd.
+    """The definition: the family's own code on a one-expert copy of its module, differentiated by
+    autograd.
 
-    `has_identity`: the module also knows experts that return the token (longcat_flash); its code wants two choices, so
-    the second is such an expert with weight 0.
+    `has_identity`: the module also knows experts that return the token (longcat_flash); its code
+    wants two choices, so the second is such an expert with weight 0.
     """
 
     def __init__(self, one_expert: Callable[[Tensors], nn.Module], has_identity: bool) -> None:
@@ -145,7 +174,12 @@ class FamilyExpert:
         return (x_NH,)
 
     def backward(
-        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
+        self,
+        dy_NH: Tensor,
+        saved: tuple[Tensor, ...],
+        tensors: Tensors,
+        grads: Tensors,
+        dx_NH: Tensor,
     ) -> AddWeights:
         """Adds the weights' gradients at once: autograd computes both together."""
         x_NH = saved[0].detach().requires_grad_()
@@ -167,9 +201,11 @@ class FamilyExpert:
 
 
 class SwiGLUExpert:
-    """The usual SwiGLU expert, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`, by hand.
+    """The usual SwiGLU expert, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj
+    [H, I]`, by hand.
 
-    No autograd per block; weight gradients go straight into the accumulators. Shazeer 2020, arXiv 2002.05202, eq. 6.
+    No autograd per block; weight gradients go straight into the accumulators. Shazeer 2020, arXiv
+    2002.05202, eq. 6.
     """
 
     names = ("gate_up_proj", "down_proj")
@@ -181,7 +217,12 @@ class SwiGLUExpert:
         return x_NH, gate_up_N2I, inner_NI
 
     def backward(
-        self, dy_NH: Tensor, saved: tuple[Tensor, ...], tensors: Tensors, grads: Tensors, dx_NH: Tensor
+        self,
+        dy_NH: Tensor,
+        saved: tuple[Tensor, ...],
+        tensors: Tensors,
+        grads: Tensors,
+        dx_NH: Tensor,
     ) -> AddWeights:
         x_NH, gate_up_N2I, inner_NI = saved
         dgate_up_N2I = torch.empty_like(gate_up_N2I)
@@ -195,16 +236,22 @@ class SwiGLUExpert:
 
 
 class TiledSwiGLU:
-    """`SwiGLUExpert` by tiles as in `ByTile`, but with weight gradients as one product over all rows of an expert."""
+    """`SwiGLUExpert` by tiles as in `ByTile`, but with weight gradients as one product over all
+    rows of an expert."""
 
     def __init__(self, height: int | None) -> None:
         self.height = height
 
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Any:
+    def forward(
+        self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
+    ) -> Any:
         tiling = Tiling(blocks, self.height)
         x_MH = tiling.pad(x_RH)
         double = next(iter(tensors.values()))["gate_up_proj"].shape[0]
-        gate_up_M2I, inner_MI = x_MH.new_empty(len(x_MH), double), x_MH.new_empty(len(x_MH), double // 2)
+        gate_up_M2I, inner_MI = (
+            x_MH.new_empty(len(x_MH), double),
+            x_MH.new_empty(len(x_MH), double // 2),
+        )
         y_MH = torch.empty_like(x_MH)
         for expert, tile in tiling.tiles():
             _swiglu(x_MH[tile], tensors[expert], gate_up_M2I[tile], inner_MI[tile], y_MH[tile])
@@ -212,13 +259,20 @@ class TiledSwiGLU:
         return tiling, x_MH, gate_up_M2I, inner_MI
 
     def backward(
-        self, dy_RH: Tensor, saved: Any, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+        self,
+        dy_RH: Tensor,
+        saved: Any,
+        tensors: Mapping[int, Tensors],
+        grads: Mapping[int, Tensors],
+        dx_RH: Tensor,
     ) -> AddWeights:
         tiling, x_MH, gate_up_M2I, inner_MI = saved
         dy_MH = tiling.pad(dy_RH)
         dx_MH, dgate_up_M2I = torch.empty_like(dy_MH), torch.empty_like(gate_up_M2I)
         for expert, tile in tiling.tiles():
-            _swiglu_backward(dy_MH[tile], tensors[expert], gate_up_M2I[tile], dgate_up_M2I[tile], dx_MH[tile])
+            _swiglu_backward(
+                dy_MH[tile], tensors[expert], gate_up_M2I[tile], dgate_up_M2I[tile], dx_MH[tile]
+            )
         tiling.unpad(dx_MH, dx_RH)
 
         def add_weights() -> None:
@@ -229,14 +283,18 @@ class TiledSwiGLU:
         return add_weights
 
 
-def _swiglu(x_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, inner_NI: Tensor, out_NH: Tensor) -> None:
+def _swiglu(
+    x_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, inner_NI: Tensor, out_NH: Tensor
+) -> None:
     torch.mm(x_NH, tensors["gate_up_proj"].t(), out=gate_up_N2I)
     gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
     torch.mul(F.silu(gate_NI), up_NI, out=inner_NI)
     torch.mm(inner_NI, tensors["down_proj"].t(), out=out_NH)
 
 
-def _swiglu_backward(dy_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, dgate_up_N2I: Tensor, dx_NH: Tensor) -> None:
+def _swiglu_backward(
+    dy_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, dgate_up_N2I: Tensor, dx_NH: Tensor
+) -> None:
     gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
     dgate_NI, dup_NI = dgate_up_N2I.chunk(2, dim=-1)
     dinner_NI = dy_NH @ tensors["down_proj"]

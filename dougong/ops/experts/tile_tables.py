@@ -1,4 +1,5 @@
-"""The tables that grouped kernels are run by: which rows are whose, cut into tiles; and the tiles' sizes.
+"""The tables that grouped kernels are run by: which rows are whose, cut into tiles; and the tiles'
+sizes.
 
 A wave's tables are built on the host, where its blocks are known, and go to the device in one copy.
 """
@@ -17,15 +18,17 @@ from dougong.ops.experts.base import Block
 
 TILE_FIELDS = 5
 GROUP = 16
-"""Row tiles of one expert whose programs run next to one another: their rows and a strip of weights fit into the cache
-of a data-centre GPU (16 x 128 rows of 7168 bfloat16 values are 28 MiB). It changes the order of programs, no bit."""
+"""Row tiles of one expert whose programs run next to one another: their rows and a strip of weights
+fit into the cache of a data-centre GPU (16 x 128 rows of 7168 bfloat16 values are 28 MiB). It
+changes the order of programs, no bit."""
 
 Table = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How one kernel cuts its work: `columns` of a tile, `depth` of one step of the sum; warps and pipeline stages."""
+    """How one kernel cuts its work: `columns` of a tile, `depth` of one step of the sum; warps and
+    pipeline stages."""
 
     columns: int
     depth: int
@@ -35,7 +38,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The sizes of all four kernels. They are part of the arithmetic, so they never follow from the number of rows.
+    """The sizes of all four kernels. They are part of the arithmetic, so they never follow from the
+    number of rows.
 
     `height`: rows of a tile. A weight gradient's tile is square, and its `depth` counts rows.
     """
@@ -48,20 +52,29 @@ class Tiles:
 
 
 HALF = {
-    # 227 KiB of shared memory a block: Hopper and the large Blackwell. A stage of the first two takes 48 KiB.
-    "wide": Tiles(128, Tile(128, 64, 8, 3), Tile(256, 64, 8, 3), Tile(128, 64, 8, 4), Tile(128, 64, 8, 4)),
+    # 227 KiB of shared memory a block: Hopper and the large Blackwell. A stage of the first two
+    # takes 48 KiB.
+    "wide": Tiles(
+        128, Tile(128, 64, 8, 3), Tile(256, 64, 8, 3), Tile(128, 64, 8, 4), Tile(128, 64, 8, 4)
+    ),
     # 163 KiB: A100.
-    "middle": Tiles(128, Tile(64, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
+    "middle": Tiles(
+        128, Tile(64, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)
+    ),
     # 99 KiB: everything else.
-    "narrow": Tiles(128, Tile(64, 32, 8, 3), Tile(128, 32, 8, 3), Tile(128, 32, 8, 3), Tile(128, 32, 8, 3)),
+    "narrow": Tiles(
+        128, Tile(64, 32, 8, 3), Tile(128, 32, 8, 3), Tile(128, 32, 8, 3), Tile(128, 32, 8, 3)
+    ),
 }
-"""float16 and bfloat16, on tensor cores. The first kernel has two tiles, gate and up: together Hopper's 128 x 256."""
+"""float16 and bfloat16, on tensor cores. The first kernel has two tiles, gate and up: together
+Hopper's 128 x 256."""
 SINGLE = Tiles(64, Tile(32, 16, 4, 2), Tile(64, 16, 4, 2), Tile(64, 16, 4, 2), Tile(64, 16, 4, 2))
 """float32 without TF32 runs on plain multiply-add units: for tests and small models."""
 
 
 def choose_tiles(dtype: torch.dtype, arch: int) -> Tiles:
-    """The tiles of a dtype on NVIDIA GPUs of compute capability `arch` (such as 90); any other number is "narrow"."""
+    """The tiles of a dtype on NVIDIA GPUs of compute capability `arch` (such as 90); any other
+    number is "narrow"."""
     if dtype == torch.float32:
         return SINGLE
     return HALF["wide" if arch in {90, 100, 103} else "middle" if arch == 80 else "narrow"]
@@ -69,12 +82,13 @@ def choose_tiles(dtype: torch.dtype, arch: int) -> Tiles:
 
 @dataclass(frozen=True)
 class Wave:
-    """Tables (int32, on the device) of one micro-batch's blocks. An expert's *slot* is its place in `order`.
+    """Tables (int32, on the device) of one micro-batch's blocks. An expert's *slot* is its place in
+    `order`.
 
-    `rows` [R]: the wave's rows, expert by expert, lane by lane.
-    `tiles` [T, 5]: slot, first place in `rows`, rows, first tile of its group, tiles of its group.
-    `spans` [B, 2]: first row and rows of every block, expert by expert, lane by lane.
-    `experts` [X, 3]: slot, first span, spans; most rows first, so that no long one is left for the end of the launch.
+    `rows` [R]: the wave's rows, expert by expert, lane by lane. `tiles` [T, 5]: slot, first place
+    in `rows`, rows, first tile of its group, tiles of its group. `spans` [B, 2]: first row and rows
+    of every block, expert by expert, lane by lane. `experts` [X, 3]: slot, first span, spans; most
+    rows first, so that no long one is left for the end of the launch.
     """
 
     order: tuple[int, ...]
@@ -94,7 +108,8 @@ class Wave:
 
 
 def arrange(blocks: Sequence[Block], height: int, device: torch.device) -> Wave:
-    """Tables of `blocks` for tiles of `height` rows. A tile holds rows of one expert, of as many lanes as fit."""
+    """Tables of `blocks` for tiles of `height` rows. A tile holds rows of one expert, of as many
+    lanes as fit."""
     inside = sorted(blocks, key=lambda b: (b.expert, b.lane))
     owner_B = np.array([b.expert for b in inside], dtype=np.int64)
     spans_B2 = np.array([(b.start, b.count) for b in inside], dtype=np.int64).reshape(-1, 2)
@@ -103,10 +118,14 @@ def arrange(blocks: Sequence[Block], height: int, device: torch.device) -> Wave:
     slots_X = np.arange(len(order_X))
     experts_X3 = np.stack([slots_X, first_X, blocks_X], axis=1)[np.argsort(-rows_X, kind="stable")]
     parts = _rows(spans_B2), _tiles(rows_X, height), spans_B2, experts_X3
-    flat = torch.from_numpy(np.concatenate([p.ravel() for p in parts]).astype(np.int32)).to(device, non_blocking=True)
+    flat = torch.from_numpy(np.concatenate([p.ravel() for p in parts]).astype(np.int32)).to(
+        device, non_blocking=True
+    )
     rows, tiles, spans, experts = flat.split([p.size for p in parts])
     order = tuple(order_X.tolist())
-    return Wave(order, height, rows, tiles.view(-1, TILE_FIELDS), spans.view(-1, 2), experts.view(-1, 3))
+    return Wave(
+        order, height, rows, tiles.view(-1, TILE_FIELDS), spans.view(-1, 2), experts.view(-1, 3)
+    )
 
 
 def _rows(spans_B2: Table) -> Table:

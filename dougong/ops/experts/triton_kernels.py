@@ -1,6 +1,8 @@
-"""Grouped products of all of a worker's experts in four Triton kernels: a forward, its two gradients, SwiGLU inside.
+"""Grouped products of all of a worker's experts in four Triton kernels: a forward, its two
+gradients, SwiGLU inside.
 
-Every kernel follows the same rules, so that a result depends on what it is a result of and on nothing else:
+Every kernel follows the same rules, so that a result depends on what it is a result of and on
+nothing else:
 
 - Tiles have one fixed shape (`waves.Tiles`), whatever the number of rows; a tile that is not full is filled up with
   rows whose answers are thrown away.
@@ -11,11 +13,12 @@ Every kernel follows the same rules, so that a result depends on what it is a re
   lane's sum begins at zero and is then added to the accumulator: what another expert got does not matter.
 - silu, its gradient and all roundings are written for one element.
 
-An expert's tensors are where they are: kernels read their addresses from a table. So every tensor is contiguous and
-begins at a multiple of 16 bytes. Works on CPU tensors where TRITON_INTERPRET=1 stood in the environment before triton
-was imported; that is how the tests run it without a GPU.
+An expert's tensors are where they are: kernels read their addresses from a table. So every tensor
+is contiguous and begins at a multiple of 16 bytes. Works on CPU tensors where TRITON_INTERPRET=1
+stood in the environment before triton was imported; that is how the tests run it without a GPU.
 
-Legend: R rows of a wave, M rows of a tile, N columns of a tile, K the depth of one step, H hidden size, I inner size.
+Legend: R rows of a wave, M rows of a tile, N columns of a tile, K the depth of one step, H hidden
+size, I inner size.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ _FIELDS = tl.constexpr(TILE_FIELDS)
 _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
-def gate_up(wave: Wave, tile: Tile, x_RH: Tensor, weights: Tensor, gate_up_R2I: Tensor, inner_RI: Tensor) -> None:
+def gate_up(
+    wave: Wave, tile: Tile, x_RH: Tensor, weights: Tensor, gate_up_R2I: Tensor, inner_RI: Tensor
+) -> None:
     """gate_up = x W^T with W [2I, H], and inner = silu(gate) * up of the rounded halves."""
     hidden, inner = x_RH.shape[1], inner_RI.shape[1]
     grid = (wave.num_tiles * triton.cdiv(inner, tile.columns),)
@@ -43,7 +48,9 @@ def gate_up(wave: Wave, tile: Tile, x_RH: Tensor, weights: Tensor, gate_up_R2I: 
     )  # fmt: skip
 
 
-def linear(wave: Wave, tile: Tile, x_RK: Tensor, weights: Tensor, y_RN: Tensor, transposed: bool) -> None:
+def linear(
+    wave: Wave, tile: Tile, x_RK: Tensor, weights: Tensor, y_RN: Tensor, transposed: bool
+) -> None:
     """y = x W^T with W [N, K] where `transposed`, else y = x W with W [K, N]."""
     depth, width = x_RK.shape[1], y_RN.shape[1]
     grid = (wave.num_tiles * triton.cdiv(width, tile.columns),)
@@ -55,9 +62,15 @@ def linear(wave: Wave, tile: Tile, x_RK: Tensor, weights: Tensor, y_RN: Tensor, 
 
 
 def inner_backward(
-    wave: Wave, tile: Tile, dy_RH: Tensor, weights: Tensor, gate_up_R2I: Tensor, dgate_up_R2I: Tensor
+    wave: Wave,
+    tile: Tile,
+    dy_RH: Tensor,
+    weights: Tensor,
+    gate_up_R2I: Tensor,
+    dgate_up_R2I: Tensor,
 ) -> Tensor:
-    """dgate_up, from dinner = dy W with W [H, I] (not rounded) and SwiGLU's gradient; returns inner [R, I], again."""
+    """dgate_up, from dinner = dy W with W [H, I] (not rounded) and SwiGLU's gradient; returns inner
+    [R, I], again."""
     hidden, inner = dy_RH.shape[1], gate_up_R2I.shape[1] // 2
     inner_RI = dy_RH.new_empty(len(dy_RH), inner)
     grid = (wave.num_tiles * triton.cdiv(inner, tile.columns),)
@@ -69,7 +82,9 @@ def inner_backward(
     return inner_RI
 
 
-def weight_gradient(wave: Wave, tile: Tile, left_RA: Tensor, right_RB: Tensor, grads: Tensor) -> None:
+def weight_gradient(
+    wave: Wave, tile: Tile, left_RA: Tensor, right_RB: Tensor, grads: Tensor
+) -> None:
     """Per expert: grad [A, B] (float32) += left^T right, lane after lane."""
     height, width = left_RA.shape[1], right_RB.shape[1]
     num_tiles = triton.cdiv(height, tile.columns) * triton.cdiv(width, tile.columns)
@@ -89,8 +104,8 @@ def device_arch() -> int:
 def _find_tile(tiles: tl.tensor, rows: tl.tensor, num_strips: int, BLOCK_M: tl.constexpr) -> Any:
     """(expert's slot, rows [M], which of them are its own [M], strip of columns) of this program.
 
-    Programs of a group of row tiles take them in turn, strip by strip: the group's rows and the strip's weights are
-    read from the cache.
+    Programs of a group of row tiles take them in turn, strip by strip: the group's rows and the
+    strip's weights are read from the cache.
     """
     program = tl.program_id(0)
     some = tiles + (program // num_strips) * _FIELDS  # a tile of the same group
@@ -125,7 +140,8 @@ def _load(pointers: tl.tensor, fits: tl.tensor, EVEN: tl.constexpr) -> Any:
 def _dot(left: tl.tensor, right: tl.tensor, total: tl.tensor) -> Any:
     """total + left right in float32."""
     if _INTERPRETED:
-        # The interpreter's product takes bfloat16 for integers, and numpy's bits depend on the rows' neighbours.
+        # The interpreter's product takes bfloat16 for integers, and numpy's bits depend on the
+        # rows' neighbours.
         total += tl.sum(left.to(tl.float32)[:, :, None] * right.to(tl.float32)[None, :, :], axis=1)
     else:
         total = tl.dot(left, right, total, input_precision="ieee")
@@ -149,7 +165,9 @@ def _gate_up_kernel(
     slot, rows_M, own_M, strip = _find_tile(tiles, rows, tl.cdiv(width, BLOCK_N), BLOCK_M)
     columns_N, depth_K = _columns(strip, BLOCK_N), tl.arange(0, BLOCK_K)
     x_MK = x + rows_M[:, None] * hidden + depth_K[None, :]
-    gate_KN = _address(weights, slot, x.dtype.element_ty) + columns_N[None, :] * hidden + depth_K[:, None]
+    gate_KN = (
+        _address(weights, slot, x.dtype.element_ty) + columns_N[None, :] * hidden + depth_K[:, None]
+    )
     up_KN = gate_KN + width * hidden
     fits_N = columns_N < width
     gate_MN = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -187,7 +205,9 @@ def _product(
     for k in range(0, K, BLOCK_K):
         fits_K = depth_K < K - k
         rows_MK = _load(x_MK + k, fits_K[None, :], EVEN_K)
-        weights_KN = _load(w_KN + k * step, fits_K[:, None] & (columns_N < N)[None, :], EVEN_K and EVEN_N)
+        weights_KN = _load(
+            w_KN + k * step, fits_K[:, None] & (columns_N < N)[None, :], EVEN_K and EVEN_N
+        )
         total_MN = _dot(rows_MK, weights_KN, total_MN)
     return total_MN
 
@@ -203,7 +223,9 @@ def _linear_kernel(
     w = _address(weights, slot, x.dtype.element_ty)
     total_MN = _product(x, w, rows_M, columns_N, K, N, BLOCK_K, TRANSPOSED, EVEN_K, EVEN_N)
     own_MN = own_M[:, None] & (columns_N < N)[None, :]
-    tl.store(y + rows_M[:, None] * N + columns_N[None, :], total_MN.to(x.dtype.element_ty), mask=own_MN)
+    tl.store(
+        y + rows_M[:, None] * N + columns_N[None, :], total_MN.to(x.dtype.element_ty), mask=own_MN
+    )
 
 
 @triton.jit
@@ -231,7 +253,11 @@ def _inner_backward_kernel(
         dgate_MN = dinner_MN * up_MN * (sigmoid_MN + silu_MN * (1.0 - sigmoid_MN))
         tl.store(dgate_up + places_MN, dgate_MN.to(dtype), mask=own_MN)
         tl.store(dgate_up + places_MN + width, (dinner_MN * silu_MN).to(dtype), mask=own_MN)
-        tl.store(inner + rows_M[:, None] * width + columns_N[None, :], (silu_MN * up_MN).to(dtype), mask=own_MN)
+        tl.store(
+            inner + rows_M[:, None] * width + columns_N[None, :],
+            (silu_MN * up_MN).to(dtype),
+            mask=own_MN,
+        )
 
 
 @triton.jit
@@ -245,7 +271,9 @@ def _weight_gradient_kernel(
     place = tl.program_id(0) % num_tiles
     high_A, wide_B = _columns(place % num_high, BLOCK_N), _columns(place // num_high, BLOCK_N)
     fits_A, fits_B = high_A < height, wide_B < width
-    grad_AB = _address(grads, tl.load(expert), tl.float32) + high_A[:, None] * width + wide_B[None, :]
+    grad_AB = (
+        _address(grads, tl.load(expert), tl.float32) + high_A[:, None] * width + wide_B[None, :]
+    )
     total_AB = _load(grad_AB, fits_A[:, None] & fits_B[None, :], EVEN)
     row_K = tl.arange(0, BLOCK_K)
     left_at_AK = row_K[None, :] * height + high_A[:, None]
@@ -256,7 +284,10 @@ def _weight_gradient_kernel(
         lane_AB = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
         for k in range(0, count, BLOCK_K):
             fits_K = row_K < count - k
-            left_AK, right_KB = left + (start + k) * height + left_at_AK, right + (start + k) * width + right_at_KB
+            left_AK, right_KB = (
+                left + (start + k) * height + left_at_AK,
+                right + (start + k) * width + right_at_KB,
+            )
             some_AK = tl.load(left_AK, mask=fits_A[:, None] & fits_K[None, :], other=0.0)
             some_KB = tl.load(right_KB, mask=fits_K[:, None] & fits_B[None, :], other=0.0)
             lane_AB = _dot(some_AK, some_KB, lane_AB)

@@ -18,8 +18,9 @@ ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a backward needs. The product inner = silu(gate) * up is computed again: a third less memory."""
+class TritonSaved:
+    """What a backward needs. The product inner = silu(gate) * up is computed again: a third less
+    memory."""
 
     wave: Wave
     x_RH: Tensor
@@ -27,13 +28,13 @@ class Saved:
 
 
 class GroupedSwiGLU:
-    """SwiGLU experts, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`: two launches forward,
-    four backward. Shazeer 2020, arXiv 2002.05202, eq. 6.
+    """SwiGLU experts, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`:
+    two launches forward, four backward. Shazeer 2020, arXiv 2002.05202, eq. 6.
 
-    A row's answer and gradient depend on that row, its expert's weights, their dtype and the tiles' sizes alone; an
-    expert's weight gradients on its rows lane by lane, in the order of lanes. Which other experts the worker owns, and
-    what is next to a row, changes nothing (`tests/ops/experts/test_triton_kernels.py`). So no product has to be of one
-    block.
+    A row's answer and gradient depend on that row, its expert's weights, their dtype and the tiles'
+    sizes alone; an expert's weight gradients on its rows lane by lane, in the order of lanes. Which
+    other experts the worker owns, and what is next to a row, changes nothing
+    (`tests/ops/experts/test_triton_kernels.py`). So no product has to be of one block.
 
     `choose(dtype)` names the tiles' sizes.
     """
@@ -43,12 +44,15 @@ class GroupedSwiGLU:
     def __init__(self, choose: Callable[[torch.dtype], Tiles]) -> None:
         self.tiles = choose
 
-    def forward(self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor) -> Saved:
-        """Write the rows' answers into `out_RH` [R, H]; all in the dtype of the weights, sums in float32."""
+    def forward(
+        self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
+    ) -> TritonSaved:
+        """Write the rows' answers into `out_RH` [R, H]; all in the dtype of the weights, sums in
+        float32."""
         tiles = self.tiles(x_RH.dtype)
         wave = arrange(blocks, tiles.height, x_RH.device)
         width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
-        saved = Saved(wave, x_RH, x_RH.new_empty(len(x_RH), width))
+        saved = TritonSaved(wave, x_RH, x_RH.new_empty(len(x_RH), width))
         if wave.num_tiles:
             inner_RI = x_RH.new_empty(len(x_RH), width // 2)
             gate_up, down = (addresses(wave, tensors, name, x_RH.dtype) for name in self.names)
@@ -57,15 +61,23 @@ class GroupedSwiGLU:
         return saved
 
     def backward(
-        self, dy_RH: Tensor, saved: Saved, tensors: Mapping[int, Tensors], grads: Mapping[int, Tensors], dx_RH: Tensor
+        self,
+        dy_RH: Tensor,
+        saved: TritonSaved,
+        tensors: Mapping[int, Tensors],
+        grads: Mapping[int, Tensors],
+        dx_RH: Tensor,
     ) -> AddWeights:
-        """Write the rows' gradients into `dx_RH`; return what adds the weights' gradients to `grads` (float32)."""
+        """Write the rows' gradients into `dx_RH`; return what adds the weights' gradients to
+        `grads` (float32)."""
         wave, tiles = saved.wave, self.tiles(dy_RH.dtype)
         if not wave.num_tiles:
             return nothing_left
         gate_up, down = (addresses(wave, tensors, name, dy_RH.dtype) for name in self.names)
         dgate_up_R2I = torch.empty_like(saved.gate_up_R2I)
-        inner_RI = kernels.inner_backward(wave, tiles.inner_backward, dy_RH, down, saved.gate_up_R2I, dgate_up_R2I)
+        inner_RI = kernels.inner_backward(
+            wave, tiles.inner_backward, dy_RH, down, saved.gate_up_R2I, dgate_up_R2I
+        )
         kernels.linear(wave, tiles.linear, dgate_up_R2I, gate_up, dx_RH, transposed=False)
 
         def add_weights() -> None:
@@ -77,10 +89,15 @@ class GroupedSwiGLU:
 
 
 def addresses(wave: Wave, tensors: Mapping[int, Tensors], name: str, dtype: torch.dtype) -> Tensor:
-    """Where the parameter `name` of each expert of the wave lies, by slot: [X], int64, on the wave's device."""
+    """Where the parameter `name` of each expert of the wave lies, by slot: [X], int64, on the
+    wave's device."""
     found = [tensors[expert][name] for expert in wave.order]
-    wrong = [t for t in found if t.dtype != dtype or not t.is_contiguous() or t.data_ptr() % ALIGNMENT]
-    assert not wrong, f"{name}: kernels take contiguous, aligned tensors of {dtype}, not {wrong[0].dtype}"
+    wrong = [
+        t for t in found if t.dtype != dtype or not t.is_contiguous() or t.data_ptr() % ALIGNMENT
+    ]
+    assert not wrong, (
+        f"{name}: kernels take contiguous, aligned tensors of {dtype}, not {wrong[0].dtype}"
+    )
     return torch.tensor([t.data_ptr() for t in found]).to(wave.rows.device, non_blocking=True)
 
 

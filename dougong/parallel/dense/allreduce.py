@@ -1,6 +1,8 @@
-"""Sums by the native library, for jobs that promise nothing to other plans (`determinism: run` and `off`).
+"""Sums by the native library, for jobs that promise nothing to other plans (`determinism: run` and
+`off`).
 
-The one place where a collective adds floats: the order of NCCL, HCCL and gloo depends on the number of workers.
+The one place where a collective adds floats: the order of NCCL, HCCL and gloo depends on the number
+of workers.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from dougong.parallel.plan import Plan
 
 
 class NativeReducer:
-    """A worker's lanes are added up in one buffer as they come, workers by all-reduce. Same plan, same bits, where the
-    library keeps an order of its own."""
+    """A worker's lanes are added up in one buffer as they come, workers by all-reduce. Same plan,
+    same bits, where the library keeps an order of its own."""
 
     def __init__(self, world: World, plan: Plan, flat: FlatTensors) -> None:
         self._world = world
@@ -40,7 +42,9 @@ class NativeReducer:
 
     def complete(self, number: int) -> None:
         self._complete.add(number)
-        while len(self._begun) in self._complete and not self._alone:  # in order: every worker's order
+        while (
+            len(self._begun) in self._complete and not self._alone
+        ):  # in order: every worker's order
             buffer = self._buffers[len(self._begun)]
             group, on_host = self._world.group_of_sums()
             landed = buffer.cpu() if on_host else buffer

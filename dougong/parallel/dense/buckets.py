@@ -1,4 +1,5 @@
-"""Named tensors that travel together: each bucket is one flat buffer, cut by owner, so that messages need no copies."""
+"""Named tensors that travel together: each bucket is one flat buffer, cut by owner, so that
+messages need no copies."""
 
 from __future__ import annotations
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor
 
 MESSAGE_BYTES = 4 << 20
-"""Smaller messages were measured to cost up to 2.9 times more (`research/determinism.md`, section 3)."""
+"""Smaller messages were measured to cost up to 2.9 times more (`research/determinism.md`, section
+3)."""
 ALIGNMENT = 64
 """Elements: every tensor begins at a multiple, as one that was allocated alone would."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """`shapes`: its tensors, by owner and then as they were given. `starts`: the first element of each. `parts`: the
-    range of elements of each owner."""
+    """`shapes`: its tensors, by owner and then as they were given. `starts`: the first element of
+    each. `parts`: the range of elements of each owner."""
 
     dtype: torch.dtype
     shapes: Mapping[str, torch.Size]
@@ -36,7 +38,8 @@ class Bucket:
 
 
 def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> list[Bucket]:
-    """Cut tensors, in their order, into buckets of one dtype whose owners' parts have `MESSAGE_BYTES` on average.
+    """Cut tensors, in their order, into buckets of one dtype whose owners' parts have
+    `MESSAGE_BYTES` on average.
 
     The same on every worker of a plan. The dtype is the tensors' own.
     """
@@ -55,7 +58,9 @@ def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> li
     return buckets
 
 
-def _bucket(names: Sequence[str], tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> Bucket:
+def _bucket(
+    names: Sequence[str], tensors: Mapping[str, Tensor], owners: Mapping[str, int]
+) -> Bucket:
     starts: dict[str, int] = {}
     parts: dict[int, slice] = {}
     end = 0
@@ -70,12 +75,15 @@ def _bucket(names: Sequence[str], tensors: Mapping[str, Tensor], owners: Mapping
 
 
 class FlatTensors:
-    """Trainable dense tensors of one worker, in compute precision, each a view of its bucket's buffer."""
+    """Trainable dense tensors of one worker, in compute precision, each a view of its bucket's
+    buffer."""
 
     def __init__(self, tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:
-        """Moves the tensors' values into buffers and makes the tensors (parameters stay the same objects) views.
+        """Moves the tensors' values into buffers and makes the tensors (parameters stay the same
+        objects) views.
 
-        Buckets follow the tensors' order backwards, which is about the order in which gradients come.
+        Buckets follow the tensors' order backwards, which is about the order in which gradients
+        come.
         """
         backwards = dict(reversed(list(tensors.items())))
         self.buckets = make_buckets(backwards, {n: owners[n] for n in backwards})

@@ -1,4 +1,5 @@
-"""Where a worker's dense gradients are added up, and how it is known that a bucket of them is complete."""
+"""Where a worker's dense gradients are added up, and how it is known that a bucket of them is
+complete."""
 
 from __future__ import annotations
 
@@ -9,28 +10,37 @@ from torch import Tensor
 from dougong.errors import ModelError
 from dougong.parallel.dense.buckets import Bucket
 from dougong.parallel.dense.ordered_reduce import Reducer
-from dougong.parallel.segments.flight import USED_ELSEWHERE, HandOut
-from dougong.parallel.segments.tape import Node
+from dougong.parallel.segments.flight import USED_ELSEWHERE, GradientSink
+from dougong.parallel.segments.tape import GraphNode
 from dougong.parallel.trace.tracer import Tracer
 
 
 class DenseGradients:
-    """Float32 sums of the local lanes' dense gradients, added in micro-batch order; complete buckets go to the reducer.
+    """Float32 sums of the local lanes' dense gradients, added in micro-batch order; complete
+    buckets go to the reducer.
 
-    A bucket is complete when as many gradients have come in the last micro-batch as in the first step's. In the first
-    step, which learns that number, all buckets are complete at the end.
+    A bucket is complete when as many gradients have come in the last micro-batch as in the first
+    step's. In the first step, which learns that number, all buckets are complete at the end.
 
-    `interleaved`: micro-batches overtake each other. A tensor that gets several gradients from one of them (the model
-    uses it in several segments) would then be added up in an order of the schedule's, and is refused.
+    `interleaved`: micro-batches overtake each other. A tensor that gets several gradients from one
+    of them (the model uses it in several segments) would then be added up in an order of the
+    schedule's, and is refused.
     """
 
     def __init__(
-        self, leaves: Mapping[Node, str], lanes: Sequence[int], reducer: Reducer, buckets: Sequence[Bucket]
+        self,
+        leaves: Mapping[GraphNode, str],
+        lanes: Sequence[int],
+        reducer: Reducer,
+        buckets: Sequence[Bucket],
     ) -> None:
-        """`leaves`: the trainable dense tensors' names. Lanes may share one sum (`Reducer.sums`)."""
+        """`leaves`: the trainable dense tensors' names. Lanes may share one sum
+        (`Reducer.sums`)."""
         self._leaves, self._lanes, self._reducer = leaves, lanes, reducer
         self._buckets = buckets
-        self._bucket_of = {name: number for number, bucket in enumerate(buckets) for name in bucket.shapes}
+        self._bucket_of = {
+            name: number for number, bucket in enumerate(buckets) for name in bucket.shapes
+        }
         self._expected: list[int] | None = None
         self.tracer: Tracer | None = None
         self.interleaved = False
@@ -42,12 +52,13 @@ class DenseGradients:
         self._come = [0] * len(self._buckets)
         self._complete: set[int] = set()
 
-    def taker(self, lane: int, last: bool) -> HandOut:
-        """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step follows."""
+    def taker(self, lane: int, last: bool) -> GradientSink:
+        """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step
+        follows."""
         sums = self._reducer.sums(lane)
         come: set[str] = set()
 
-        def take(leaf: Node, gradient: Tensor) -> None:
+        def take(leaf: GraphNode, gradient: Tensor) -> None:
             name = self._leaves.get(leaf)
             if name is None:
                 raise ModelError(USED_ELSEWHERE)
@@ -64,8 +75,8 @@ class DenseGradients:
         return take
 
     def finish(self) -> dict[str, Tensor]:
-        """End of the backward: the sums over all lanes of the tensors that this worker owns. What received nothing is
-        zero. Collective over the attention workers."""
+        """End of the backward: the sums over all lanes of the tensors that this worker owns. What
+        received nothing is zero. Collective over the attention workers."""
         for number in range(len(self._buckets)):
             if number not in self._complete:
                 self._hand_over(number)

@@ -1,7 +1,9 @@
-"""Runs one worker's program of a step: resumes flights and walks, serves experts, and writes letters in between.
+"""Runs one worker's program of a step: resumes flights and walks, serves experts, and writes
+letters in between.
 
-A program (`schedules`) is a list of operations; here is what each of them does. One thread takes them in order; letters
-travel beside it (`mail`). Any program that `schedules.check` accepts gives the same bits: sums have their own order.
+A program (`schedules`) is a list of operations; here is what each of them does. One thread takes
+them in order; letters travel beside it (`mail`). Any program that `schedules.check` accepts gives
+the same bits: sums have their own order.
 """
 
 from __future__ import annotations
@@ -16,18 +18,19 @@ from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.ops.permute import Routing
-from dougong.parallel.comm.exchange import Key, Link, Mail
-from dougong.parallel.dispatch.dispatcher import Dispatcher, Sent, Served
+from dougong.parallel.comm.exchange import EmulatedLink, Exchange
+from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchHandle, ExpertBatch
 from dougong.parallel.execute.shard import ExpertShard
-from dougong.parallel.schedules.operation import Kind, Message, Program
+from dougong.parallel.schedules.operation import CallKey, Kind, MessageKind, Program
 from dougong.parallel.schedules.serial import serial
-from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, HandOut
-from dougong.parallel.segments.tape import Node
+from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
+from dougong.parallel.segments.tape import GraphNode
 from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
-"""after_forward(micro-batch, flights by lane, routings by lane of every site), called by all attention workers together
-between a micro-batch's forward and its backward. It may set a flight's `extra_loss`."""
+"""after_forward(micro-batch, flights by lane, routings by lane of every site), called by all
+attention workers together between a micro-batch's forward and its backward. It may set a flight's
+`extra_loss`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Cut:
     names: tuple[str, ...]
     num_experts: int
     has_identity: bool
-    shared_leaves: frozenset[Node] = frozenset()
+    shared_leaves: frozenset[GraphNode] = frozenset()
 
 
 @dataclass
@@ -58,46 +61,55 @@ class Clock:
 
 @dataclass(frozen=True)
 class Emulation:
-    """How long an emulated device takes: seconds for a forward segment of attention (all local lanes), and for each row
-    of experts. A backward takes twice as long; the experts' half of it is for their weights. The rest of the time is
-    slept. `link`: its wire."""
+    """How long an emulated device takes: seconds for a forward segment of attention (all local
+    lanes), and for each row of experts. A backward takes twice as long; the experts' half of it is
+    for their weights. The rest of the time is slept. `link`: its wire."""
 
     segment_s: float = 0.0
     row_s: float = 0.0
-    link: Link | None = None
+    link: EmulatedLink | None = None
 
 
 @dataclass
-class _Wave:
-    """One micro-batch of all local lanes. `asked[site]`: the experts call there, until its backward."""
+class _MicroBatch:
+    """One micro-batch of all local lanes. `asked[site]`: the experts call there, until its
+    backward."""
 
     flights: dict[int, Flight]
-    takers: dict[int, HandOut]
-    asked: dict[int, Sent] = field(default_factory=dict)
+    takers: dict[int, GradientSink]
+    asked: dict[int, DispatchHandle] = field(default_factory=dict)
     douts: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a step trains on. `forwards(micro-batch)` by local lane; `scale` weighs each loss in the gradient;
-    `hand_out(lane, micro-batch)` receives (leaf node, gradient) as they complete."""
+    """What a step trains on. `forwards(micro-batch)` by local lane; `scale` weighs each loss in the
+    gradient; `hand_out(lane, micro-batch)` receives (leaf node, gradient) as they complete."""
 
     forwards: Callable[[int], Mapping[int, Forward]]
     scale: float
-    hand_out: Callable[[int, int], HandOut]
+    hand_out: Callable[[int, int], GradientSink]
 
 
 class Executor:
     """One worker's side of a step: attention, experts, or both."""
 
-    def __init__(self, cut: Cut, dispatcher: Dispatcher, shard: ExpertShard, mail: Mail, clock: Clock) -> None:
-        self._cut, self._dispatcher, self._shard, self._mail, self._clock = cut, dispatcher, shard, mail, clock
+    def __init__(
+        self, cut: Cut, dispatcher: Dispatcher, shard: ExpertShard, mail: Exchange, clock: Clock
+    ) -> None:
+        self._cut, self._dispatcher, self._shard, self._mail, self._clock = (
+            cut,
+            dispatcher,
+            shard,
+            mail,
+            clock,
+        )
         self.after_forward: AfterForward = lambda microbatch, flights, routings: None
         self.tracer: Tracer | None = None
         self.emulation: Emulation | None = None
-        self._waves: dict[int, _Wave] = {}
-        self._served: dict[Key, Served] = {}
-        self._weights_due: dict[Key, int] = {}
+        self._waves: dict[int, _MicroBatch] = {}
+        self._served: dict[CallKey, ExpertBatch] = {}
+        self._weights_due: dict[CallKey, int] = {}
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._run: dict[Kind, Callable[[int, int], None]] = {
             Kind.FORWARD: self._forward,
@@ -133,14 +145,20 @@ class Executor:
         self._evaluated = forwards
         operations = serial(len(self._cut.names), 1, role)  # type: ignore[arg-type]
         forward = {Kind.FORWARD, Kind.EXPERTS_FORWARD}
-        forward |= {k for k in Kind if (k.sends or k.receives) in (Message.ROWS, Message.ANSWERS)}
+        forward |= {
+            k for k in Kind if (k.sends or k.receives) in (MessageKind.ROWS, MessageKind.ANSWERS)
+        }
         self._go(Program("", role, tuple(o for o in operations if o.kind in forward)))  # type: ignore[arg-type]
         wave = self._waves.pop(0, None)
         self._served.clear()
-        return {lane: f.loss.detach() for lane, f in wave.flights.items() if f.loss is not None} if wave else {}
+        return (
+            {lane: f.loss.detach() for lane, f in wave.flights.items() if f.loss is not None}
+            if wave
+            else {}
+        )
 
     def _go(self, program: Program) -> None:
-        for message in Message:
+        for message in MessageKind:
             self._mail.expect(message, self._dispatcher.due(message, program.operations))
         for operation in program.operations:
             self._run[operation.kind](operation.site, operation.microbatch)
@@ -163,9 +181,16 @@ class Executor:
     def _start(self, microbatch: int) -> None:
         training, shared = self._training, self._cut.shared_leaves
         forwards = training.forwards(microbatch) if training is not None else self._evaluated
-        flights = {lane: Flight(forward, shared, training is not None) for lane, forward in forwards.items()}
-        takers = {lane: training.hand_out(lane, microbatch) for lane in flights} if training is not None else {}
-        self._waves[microbatch] = _Wave(flights, takers)
+        flights = {
+            lane: Flight(forward, shared, training is not None)
+            for lane, forward in forwards.items()
+        }
+        takers = (
+            {lane: training.hand_out(lane, microbatch) for lane in flights}
+            if training is not None
+            else {}
+        )
+        self._waves[microbatch] = _MicroBatch(flights, takers)
         for flight in flights.values():
             flight.start()
 
@@ -181,19 +206,23 @@ class Executor:
         wave = self._waves[microbatch]
         for flight in wave.flights.values():
             if flight.loss is None:
-                raise ModelError(f"the model called its experts more than {len(self._cut.names)} times in one forward")
+                raise ModelError(
+                    f"the model called its experts more than {len(self._cut.names)} times in one forward"
+                )
         if self._training is not None:
-            self.after_forward(microbatch, wave.flights, [wave.asked[site].routings for site in sorted(wave.asked)])
+            self.after_forward(
+                microbatch, wave.flights, [wave.asked[site].routings for site in sorted(wave.asked)]
+            )
 
     def _send_rows(self, site: int, microbatch: int) -> None:
         wave = self._waves[microbatch]
         calls = {lane: self._call(flight, site) for lane, flight in wave.flights.items()}
         sent = wave.asked[site] = self._dispatcher.ask((site, microbatch), calls)
-        self._mail.send(Message.ROWS, (site, microbatch), self._dispatcher.rows(sent))
+        self._mail.send(MessageKind.ROWS, (site, microbatch), self._dispatcher.rows(sent))
 
     def _receive_answers(self, site: int, microbatch: int) -> None:
         with self._clock.exchanging():
-            letters = self._mail.receive(Message.ANSWERS, (site, microbatch))
+            letters = self._mail.receive(MessageKind.ANSWERS, (site, microbatch))
         self._dispatcher.take_answers(self._waves[microbatch].asked[site], letters)
 
     def _backward(self, segment: int, microbatch: int) -> None:
@@ -211,9 +240,12 @@ class Executor:
         if segment == 0:
             del self._waves[microbatch]
 
-    def _begin_backward(self, microbatch: int, wave: _Wave) -> None:
+    def _begin_backward(self, microbatch: int, wave: _MicroBatch) -> None:
         assert self._training is not None
-        losses = {lane: flight.begin_backward(self._training.scale) for lane, flight in wave.flights.items()}
+        losses = {
+            lane: flight.begin_backward(self._training.scale)
+            for lane, flight in wave.flights.items()
+        }
         if self.tracer is not None:
             self.tracer.losses(microbatch, len(self._cut.names), losses)
         self._losses |= {(lane, microbatch): loss for lane, loss in losses.items()}
@@ -221,12 +253,12 @@ class Executor:
     def _send_answer_gradients(self, site: int, microbatch: int) -> None:
         wave = self._waves[microbatch]
         letters = self._dispatcher.answer_gradients(wave.asked[site], dict(wave.douts))
-        self._mail.send(Message.ANSWER_GRADIENTS, (site, microbatch), letters)
+        self._mail.send(MessageKind.ANSWER_GRADIENTS, (site, microbatch), letters)
 
     def _receive_row_gradients(self, site: int, microbatch: int) -> None:
         wave = self._waves[microbatch]
         with self._clock.exchanging():
-            letters = self._mail.receive(Message.ROW_GRADIENTS, (site, microbatch))
+            letters = self._mail.receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
         sent = wave.asked.pop(site)
         gradients = self._dispatcher.take_row_gradients(sent, letters)
         if self.tracer is not None:
@@ -239,7 +271,7 @@ class Executor:
 
     def _receive_rows(self, site: int, microbatch: int) -> None:
         with self._clock.exchanging():
-            letters = self._mail.receive(Message.ROWS, (site, microbatch))
+            letters = self._mail.receive(MessageKind.ROWS, (site, microbatch))
         self._served[site, microbatch] = self._dispatcher.open((site, microbatch), letters)
 
     def _experts_forward(self, site: int, microbatch: int) -> None:
@@ -247,15 +279,17 @@ class Executor:
         with self._emulated(lambda e: e.row_s * len(served.rows)):
             self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + site)
             keep = self._training is not None
-            served.answers = self._shard.forward((site, microbatch), served.rows, served.blocks, keep)
+            served.answers = self._shard.forward(
+                (site, microbatch), served.rows, served.blocks, keep
+            )
 
     def _send_answers(self, site: int, microbatch: int) -> None:
         letters = self._dispatcher.answers(self._served[site, microbatch])
-        self._mail.send(Message.ANSWERS, (site, microbatch), letters)
+        self._mail.send(MessageKind.ANSWERS, (site, microbatch), letters)
 
     def _receive_answer_gradients(self, site: int, microbatch: int) -> None:
         with self._clock.exchanging():
-            letters = self._mail.receive(Message.ANSWER_GRADIENTS, (site, microbatch))
+            letters = self._mail.receive(MessageKind.ANSWER_GRADIENTS, (site, microbatch))
         self._dispatcher.open_gradients(self._served[site, microbatch], letters)
 
     def _experts_backward(self, site: int, microbatch: int) -> None:
@@ -272,7 +306,7 @@ class Executor:
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
         letters = self._dispatcher.row_gradients(self._served.pop((site, microbatch)))
-        self._mail.send(Message.ROW_GRADIENTS, (site, microbatch), letters)
+        self._mail.send(MessageKind.ROW_GRADIENTS, (site, microbatch), letters)
 
     @contextmanager
     def _emulated(self, seconds: Callable[[Emulation], float]) -> Iterator[None]:
@@ -285,7 +319,9 @@ class Executor:
     def _call(self, flight: Flight, site: int) -> ExpertsCall:
         name = self._cut.names[site]
         if flight.loss is not None:
-            raise ModelError(f"the model ended its forward without calling {name}; it cannot be cut at its experts")
+            raise ModelError(
+                f"the model ended its forward without calling {name}; it cannot be cut at its experts"
+            )
         call = flight.calls[-1]
         if call.site != site:
             raise ModelError(f"the model called {self._cut.names[call.site]} where {name} was due")

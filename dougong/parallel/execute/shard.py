@@ -9,27 +9,29 @@ import torch
 from torch import Tensor
 
 from dougong.ops.experts.base import AddWeights, Block, ExpertOp, nothing_left
+from dougong.parallel.schedules.operation import CallKey
 
 Expert = Mapping[int, Mapping[str, Tensor]]
 """Tensors by expert and parameter."""
-Key = tuple[int, int]
-"""(site, micro-batch)."""
 
 
 class ExpertShard:
-    """Owned experts of every site. `tensors[site][expert]` are compute copies; gradients are float32.
+    """Owned experts of every site. `tensors[site][expert]` are compute copies; gradients are
+    float32.
 
-    The weight gradients of a micro-batch are added in the order of the operator, micro-batches in the order of the
-    calls: the same on every layout, since an expert's worker gets the rows of all lanes.
+    The weight gradients of a micro-batch are added in the order of the operator, micro-batches in
+    the order of the calls: the same on every layout, since an expert's worker gets the rows of all
+    lanes.
     """
 
     def __init__(self, op: ExpertOp, tensors: Sequence[Expert]) -> None:
         self._op = op
         self._tensors = tensors
-        self._saved: dict[Key, Any] = {}
-        self._rest: dict[Key, AddWeights] = {}
+        self._saved: dict[CallKey, Any] = {}
+        self._rest: dict[CallKey, AddWeights] = {}
         self.gradients: list[dict[int, dict[str, Tensor]]] = [
-            {e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of[e].items()} for e in of} for of in tensors
+            {e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of[e].items()} for e in of}
+            for of in tensors
         ]
 
     def zero_gradients(self) -> None:
@@ -39,24 +41,31 @@ class ExpertShard:
                 for gradient in tensors.values():
                     gradient.zero_()
 
-    def forward(self, key: Key, rows_RH: Tensor, blocks: Sequence[Block], keep: bool = True) -> Tensor:
+    def forward(
+        self, key: CallKey, rows_RH: Tensor, blocks: Sequence[Block], keep: bool = True
+    ) -> Tensor:
         """The answers to a wave's rows, [R, H]. `keep`: a backward will follow."""
         answers_RH = torch.empty_like(rows_RH)
-        saved = self._op.forward(rows_RH, blocks, self._tensors[key[0]], answers_RH) if blocks else None
+        saved = (
+            self._op.forward(rows_RH, blocks, self._tensors[key[0]], answers_RH) if blocks else None
+        )
         if keep:
             self._saved[key] = saved
         return answers_RH
 
-    def backward(self, key: Key, danswers_RH: Tensor) -> Tensor:
-        """Gradients [R, H] of the rows of `forward`, from those of its answers. `add_weights` must follow."""
+    def backward(self, key: CallKey, danswers_RH: Tensor) -> Tensor:
+        """Gradients [R, H] of the rows of `forward`, from those of its answers. `add_weights` must
+        follow."""
         drows_RH = torch.empty_like(danswers_RH)
         site, saved = key[0], self._saved.pop(key)
         self._rest[key] = nothing_left
         if saved is not None:
             into = self.gradients[site]
-            self._rest[key] = self._op.backward(danswers_RH, saved, self._tensors[site], into, drows_RH)
+            self._rest[key] = self._op.backward(
+                danswers_RH, saved, self._tensors[site], into, drows_RH
+            )
         return drows_RH
 
-    def add_weights(self, key: Key) -> None:
+    def add_weights(self, key: CallKey) -> None:
         """Add the gradients of the weights of a wave, after its `backward`."""
         self._rest.pop(key)()

@@ -1,15 +1,17 @@
-"""af_pipe: DisagMoE (arXiv 2605.11005). Interleaved 1F1B over four stages, two of which are communication.
+"""af_pipe: DisagMoE (arXiv 2605.11005). Interleaved 1F1B over four stages, two of which are
+communication.
 
     attention -> dispatch -> experts -> combine -> attention -> ..
 
-Micro-batches go in groups of at most p = 4, one for each stage, so that all stages have work. With f1 f2 .. the
-forwards in the order "group, then segment, then micro-batch of the group", b1 b2 .. the backwards likewise from the
-last segment to the first, and w = L*p forwards to warm up (all of the first group but its last segment):
+Micro-batches go in groups of at most p = 4, one for each stage, so that all stages have work. With
+f1 f2 .. the forwards in the order "group, then segment, then micro-batch of the group", b1 b2 ..
+the backwards likewise from the last segment to the first, and w = L*p forwards to warm up (all of
+the first group but its last segment):
 
     attention   f1 .. fw | f(w+1) b1  f(w+2) b2 .. | .. b(last)
 
-One group of forwards replaces one group of backwards, so what is alive is bounded by the group and not by R. With
-R <= p this is zebra.
+One group of forwards replaces one group of backwards, so what is alive is bounded by the group and
+not by R. With R <= p this is zebra.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ NUM_STAGES = 4
 
 
 def af_pipe(num_sites: int, num_microbatches: int, role: Role) -> list[Operation]:
-    """Any role. Keeps up to L*p + 1 segments alive, p = min(R, 4), and about as many experts' waves."""
+    """Any role. Keeps up to L*p + 1 segments alive, p = min(R, 4), and about as many experts'
+    waves."""
     groups = into_groups(num_microbatches, NUM_STAGES)
     up = range(num_sites + 1)
     forwards = [forward(segment, j) for group in groups for segment in up for j in group]
-    backwards = [backward(segment, j) for group in groups for segment in reversed(up) for j in group]
+    backwards = [
+        backward(segment, j) for group in groups for segment in reversed(up) for j in group
+    ]
     warm_up = num_sites * len(groups[0])
     segments = forwards[:warm_up]
     for one_forward, one_backward in zip(forwards[warm_up:], backwards, strict=False):

@@ -1,4 +1,5 @@
-"""Proves of the programs of a step, before it runs, that they do all of it, in a legal order, and come to an end."""
+"""Proves of the programs of a step, before it runs, that they do all of it, in a legal order, and
+come to an end."""
 
 from __future__ import annotations
 
@@ -7,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dougong.errors import PlanError
-from dougong.parallel.schedules.operation import Kind, Message, Operation, Program, backward, forward, receive, send
+from dougong.parallel.schedules.operation import (
+    Kind,
+    MessageKind,
+    Operation,
+    Program,
+    backward,
+    forward,
+    receive,
+    send,
+)
 from dougong.parallel.schedules.walk import awaited, walk
 
 _EXPERTS = (Kind.EXPERTS_FORWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
@@ -26,7 +36,8 @@ class Alive:
 
 
 def check(programs: Sequence[Program], num_sites: int, num_microbatches: int) -> dict[str, Alive]:
-    """What every worker keeps alive at most. Raises `PlanError`, with worker, operation and position, unless
+    """What every worker keeps alive at most. Raises `PlanError`, with worker, operation and
+    position, unless
 
     - every program holds each operation of its role once, and what an operation needs stands before it;
     - on every worker the backwards of a segment or site run in ascending order of micro-batches (gradients are added in
@@ -54,18 +65,28 @@ def expected(program: Program, num_sites: int, num_microbatches: int) -> Iterato
             continue
         if program.has_experts:
             yield from (Operation(kind, site, microbatch) for kind in _EXPERTS)
-        yield from (send(message, site, microbatch) for message in Message if program.sends(message))
-        yield from (receive(message, site, microbatch) for message in Message if program.receives(message))
+        yield from (
+            send(message, site, microbatch) for message in MessageKind if program.sends(message)
+        )
+        yield from (
+            receive(message, site, microbatch)
+            for message in MessageKind
+            if program.receives(message)
+        )
 
 
 def needs(operation: Operation, num_sites: int) -> Operation | None:
     """The operation of the same worker that an operation cannot be without."""
     site, microbatch = operation.site, operation.microbatch
     if operation.kind is Kind.FORWARD:
-        return receive(Message.ANSWERS, site - 1, microbatch) if site > 0 else None
+        return receive(MessageKind.ANSWERS, site - 1, microbatch) if site > 0 else None
     if operation.kind is Kind.BACKWARD:
         last = site == num_sites
-        return forward(site, microbatch) if last else receive(Message.ROW_GRADIENTS, site, microbatch)
+        return (
+            forward(site, microbatch)
+            if last
+            else receive(MessageKind.ROW_GRADIENTS, site, microbatch)
+        )
     if operation.kind is Kind.SEND_ANSWER_GRADIENTS:
         return backward(site + 1, microbatch)
     kind = {
@@ -80,20 +101,25 @@ def needs(operation: Operation, num_sites: int) -> Operation | None:
 
 
 def count_alive(program: Program) -> Alive:
-    """The most forwards whose backward has not yet been; a wave lives until its weights' gradients are there."""
+    """The most forwards whose backward has not yet been; a wave lives until its weights' gradients
+    are there."""
     segments = _most(program, Kind.FORWARD, Kind.BACKWARD)
     return Alive(segments, _most(program, Kind.EXPERTS_FORWARD, Kind.WEIGHT_GRADIENTS))
 
 
 def _most(program: Program, begins: Kind, ends: Kind) -> int:
-    steps = ((operation.kind is begins) - (operation.kind is ends) for operation in program.operations)
+    steps = (
+        (operation.kind is begins) - (operation.kind is ends) for operation in program.operations
+    )
     return max(itertools.accumulate(steps, initial=0))
 
 
 def _check_sides(programs: Sequence[Program], num_sites: int) -> None:
     workers = [program.worker for program in programs]
     if len(set(workers)) < len(workers):
-        raise PlanError(f"two programs for one worker among {', '.join(workers)}: each worker runs one")
+        raise PlanError(
+            f"two programs for one worker among {', '.join(workers)}: each worker runs one"
+        )
     attention = any(program.has_attention for program in programs)
     experts = any(program.has_experts for program in programs) or not num_sites
     if not attention or not experts:
@@ -110,7 +136,9 @@ def _check_complete(program: Program, num_sites: int, num_microbatches: int) -> 
     for position, operation in enumerate(program.operations):
         if operation not in wanted:
             raise _refusal(
-                program, position, f"no such operation with {num_sites} sites and {num_microbatches} micro-batches"
+                program,
+                position,
+                f"no such operation with {num_sites} sites and {num_microbatches} micro-batches",
             )
         if operation in seen:
             raise _refusal(program, position, "it stands there before; each operation runs once")
@@ -140,17 +168,23 @@ def _check_ascending(program: Program) -> None:
         before = newest.get((operation.kind, operation.site), -1)
         if operation.microbatch < before:
             raise _refusal(
-                program, position, f"micro-batch {before} was there before; gradients are added in ascending order"
+                program,
+                position,
+                f"micro-batch {before} was there before; gradients are added in ascending order",
             )
         newest[operation.kind, operation.site] = operation.microbatch
 
 
 def _check_messages(programs: Sequence[Program]) -> None:
-    for message, sender, receiver in itertools.product(Message, programs, programs):
+    for message, sender, receiver in itertools.product(MessageKind, programs, programs):
         if not sender.sends(message) or not receiver.receives(message):
             continue
         posted = [o for o in sender.operations if o.kind.sends is message]
-        taken = [(position, o) for position, o in enumerate(receiver.operations) if o.kind.receives is message]
+        taken = [
+            (position, o)
+            for position, o in enumerate(receiver.operations)
+            if o.kind.receives is message
+        ]
         for sending, (position, receiving) in zip(posted, taken, strict=True):
             if awaited([sender], receiving) != [(sender.worker, sending)]:
                 why = f"the next from {sender.worker} is {sending}; messages of one kind arrive in the order of sending"

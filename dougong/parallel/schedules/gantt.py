@@ -1,7 +1,8 @@
 """A simulated step as text: one line per worker and channel, time from left to right.
 
-Plain characters, so that it reads the same in a terminal, a log and a file. A column of a worker shows what fills most
-of it, idleness included; a column of a channel shows the message that fills most of it, if there is any.
+Plain characters, so that it reads the same in a terminal, a log and a file. A column of a worker
+shows what fills most of it, idleness included; a column of a channel shows the message that fills
+most of it, if there is any.
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ import math
 import string
 from collections.abc import Iterable, Sequence
 
-from dougong.parallel.schedules.operation import Kind, Message
-from dougong.parallel.schedules.simulate import Span, Trace
+from dougong.parallel.schedules.operation import Kind, MessageKind
+from dougong.parallel.schedules.simulate import Span, Timeline
 
 _IDLE = "·"
 _FORWARD = {Kind.FORWARD, Kind.EXPERTS_FORWARD, Kind.SEND_ROWS, Kind.SEND_ANSWERS}
 _LEAST_COLUMNS = 10
 
-Row = tuple[str, list[Span]]
+ChartRow = tuple[str, list[Span]]
 """A label and what happens on its line, by start."""
 
 
-def draw(trace: Trace, width: int = 100) -> str:
+def draw(trace: Timeline, width: int = 100) -> str:
     """The chart, its lines at most `width` columns wide (but never narrower than shows anything).
 
-    Workers in the order of the programs; neighbours that look the same share a line. At the right, the part of the step
-    that a worker computes, or that a channel carries something.
+    Workers in the order of the programs; neighbours that look the same share a line. At the right,
+    the part of the step that a worker computes, or that a channel carries something.
     """
     workers, channels = _merged(_workers(trace)), _channels(trace)
     margin = max((len(label) for label, _ in [*workers, *channels]), default=0)
@@ -39,7 +40,8 @@ def draw(trace: Trace, width: int = 100) -> str:
 
 
 def glyph(span: Span) -> str:
-    """The character of an operation: micro-batch 0 is 0 forward, a backward, A its experts' weights; 10 begins anew."""
+    """The character of an operation: micro-batch 0 is 0 forward, a backward, A its experts'
+    weights; 10 begins anew."""
     kind, number = span.operation.kind, span.operation.microbatch % 10
     if kind in _FORWARD:
         return string.digits[number]
@@ -47,22 +49,29 @@ def glyph(span: Span) -> str:
     return letters[number]
 
 
-def _legend(trace: Trace) -> list[str]:
-    apart = any(s.operation.kind is Kind.WEIGHT_GRADIENTS and s.end_s > s.start_s for s in trace.computation)
+def _legend(trace: Timeline) -> list[str]:
+    apart = any(
+        s.operation.kind is Kind.WEIGHT_GRADIENTS and s.end_s > s.start_s for s in trace.computation
+    )
     weights = ["A B C .. its experts' weights"] if apart else []
-    return ["0 1 2 .. forward of that micro-batch", "a b c .. its backward", *weights, f"{_IDLE} idle"]
+    return [
+        "0 1 2 .. forward of that micro-batch",
+        "a b c .. its backward",
+        *weights,
+        f"{_IDLE} idle",
+    ]
 
 
-def _workers(trace: Trace) -> list[Row]:
+def _workers(trace: Timeline) -> list[ChartRow]:
     return [
         (program.worker, [span for span in trace.computation if span.worker == program.worker])
         for program in trace.programs
     ]
 
 
-def _channels(trace: Trace) -> list[Row]:
+def _channels(trace: Timeline) -> list[ChartRow]:
     """All channels of one direction together."""
-    rows: list[Row] = []
+    rows: list[ChartRow] = []
     for channel in ("dispatch", "combine"):
         spans = [span for span in trace.messages if _channel(span) == channel]
         rows += [(channel, sorted(spans, key=lambda span: span.start_s))] if spans else []
@@ -71,27 +80,33 @@ def _channels(trace: Trace) -> list[Row]:
 
 def _channel(span: Span) -> str:
     message = span.operation.kind.sends
-    assert isinstance(message, Message)
+    assert isinstance(message, MessageKind)
     return message.channel
 
 
-def _merged(rows: Sequence[Row]) -> list[Row]:
+def _merged(rows: Sequence[ChartRow]) -> list[ChartRow]:
     """Neighbours that do the same at the same time become one row, `first .. last`."""
-    groups: list[list[Row]] = []
+    groups: list[list[ChartRow]] = []
     for row in rows:
         if groups and _same(groups[-1][-1][1], row[1]):
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [(group[0][0] if len(group) == 1 else f"{group[0][0]} .. {group[-1][0]}", group[0][1]) for group in groups]
+    return [
+        (group[0][0] if len(group) == 1 else f"{group[0][0]} .. {group[-1][0]}", group[0][1])
+        for group in groups
+    ]
 
 
 def _same(left: Sequence[Span], right: Sequence[Span]) -> bool:
-    return [(s.operation, s.start_s, s.end_s) for s in left] == [(s.operation, s.start_s, s.end_s) for s in right]
+    return [(s.operation, s.start_s, s.end_s) for s in left] == [
+        (s.operation, s.start_s, s.end_s) for s in right
+    ]
 
 
 def _cells(spans: Sequence[Span], columns_per_s: float, columns: int, idle: bool) -> Iterable[str]:
-    """The character of every column. `idle`: where nothing is for most of it, that is what it shows."""
+    """The character of every column. `idle`: where nothing is for most of it, that is what it
+    shows."""
     shares: list[dict[str, float]] = [{} for _ in range(columns)]
     for span in spans:
         start, end = span.start_s * columns_per_s, span.end_s * columns_per_s

@@ -17,9 +17,13 @@ from typing import Literal
 
 Role = Literal["attention", "experts", "both"]
 
+CallKey = tuple[int, int]
+"""One experts call of a step: (site, micro-batch)."""
 
-class Message(Enum):
-    """What travels for one site and micro-batch, from every worker of one side to every worker of the other."""
+
+class MessageKind(Enum):
+    """What travels for one site and micro-batch, from every worker of one side to every worker of
+    the other."""
 
     ROWS = "rows"
     ANSWERS = "answers"
@@ -28,15 +32,17 @@ class Message(Enum):
 
     @property
     def channel(self) -> Literal["dispatch", "combine"]:
-        """`dispatch` leads from attention to experts, `combine` back. A worker sends on both at the same time."""
-        return "dispatch" if self in (Message.ROWS, Message.ANSWER_GRADIENTS) else "combine"
+        """`dispatch` leads from attention to experts, `combine` back. A worker sends on both at the
+        same time."""
+        return "dispatch" if self in (MessageKind.ROWS, MessageKind.ANSWER_GRADIENTS) else "combine"
 
 
 class Kind(Enum):
     """What a worker does, attention first, then experts.
 
-    `EXPERTS_BACKWARD` computes the gradients of the rows, which attention waits for; `WEIGHT_GRADIENTS` of the experts'
-    weights, which nobody waits for (B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
+    `EXPERTS_BACKWARD` computes the gradients of the rows, which attention waits for;
+    `WEIGHT_GRADIENTS` of the experts' weights, which nobody waits for (B and W of zero-bubble
+    pipelines, Qi et al., arXiv 2401.10241).
     """
 
     FORWARD = "forward"
@@ -55,14 +61,22 @@ class Kind(Enum):
     SEND_ROW_GRADIENTS = "send row gradients"
 
     @property
-    def sends(self) -> Message | None:
+    def sends(self) -> MessageKind | None:
         """The message that this posts. It goes on in the background; the worker does not wait."""
-        return Message(self.value.removeprefix("send ")) if self.value.startswith("send ") else None
+        return (
+            MessageKind(self.value.removeprefix("send "))
+            if self.value.startswith("send ")
+            else None
+        )
 
     @property
-    def receives(self) -> Message | None:
+    def receives(self) -> MessageKind | None:
         """The message that this waits for, from all peers."""
-        return Message(self.value.removeprefix("receive ")) if self.value.startswith("receive ") else None
+        return (
+            MessageKind(self.value.removeprefix("receive "))
+            if self.value.startswith("receive ")
+            else None
+        )
 
     @property
     def computes(self) -> bool:
@@ -71,7 +85,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Operation:
-    """One line of a program. `site` is the segment's number for `FORWARD` and `BACKWARD` (0 to L), else the site's."""
+    """One line of a program. `site` is the segment's number for `FORWARD` and `BACKWARD` (0 to L),
+    else the site's."""
 
     kind: Kind
     site: int
@@ -84,7 +99,8 @@ class Operation:
 
 @dataclass(frozen=True)
 class Program:
-    """What one worker does in a step: one thread takes the operations from the first to the last."""
+    """What one worker does in a step: one thread takes the operations from the first to the
+    last."""
 
     worker: str
     role: Role
@@ -98,23 +114,25 @@ class Program:
     def has_experts(self) -> bool:
         return self.role != "attention"
 
-    def sends(self, message: Message) -> bool:
-        """Whether workers of this role send such messages; the other side receives them, `both` does both."""
+    def sends(self, message: MessageKind) -> bool:
+        """Whether workers of this role send such messages; the other side receives them, `both`
+        does both."""
         return self.has_attention if message.channel == "dispatch" else self.has_experts
 
-    def receives(self, message: Message) -> bool:
+    def receives(self, message: MessageKind) -> bool:
         return self.has_experts if message.channel == "dispatch" else self.has_attention
 
 
-Schedule = Callable[[int, int, Role], list[Operation]]
-"""schedule(number of sites L, number of micro-batches R, role) -> the operations of a worker of that role."""
+ScheduleFunction = Callable[[int, int, Role], list[Operation]]
+"""schedule(number of sites L, number of micro-batches R, role) -> the operations of a worker of
+that role."""
 
 
-def send(message: Message, site: int, microbatch: int) -> Operation:
+def send(message: MessageKind, site: int, microbatch: int) -> Operation:
     return Operation(Kind(f"send {message.value}"), site, microbatch)
 
 
-def receive(message: Message, site: int, microbatch: int) -> Operation:
+def receive(message: MessageKind, site: int, microbatch: int) -> Operation:
     return Operation(Kind(f"receive {message.value}"), site, microbatch)
 
 
@@ -124,5 +142,6 @@ def forward(segment: int, microbatch: int) -> Operation:
 
 
 def backward(segment: int, microbatch: int) -> Operation:
-    """B(i, j) of the papers. B(L, j) begins at the loss that F(L, j) ended in; no message lies between the two."""
+    """B(i, j) of the papers. B(L, j) begins at the loss that F(L, j) ended in; no message lies
+    between the two."""
     return Operation(Kind.BACKWARD, segment, microbatch)

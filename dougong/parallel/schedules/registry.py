@@ -7,19 +7,29 @@ from collections.abc import Mapping
 from dougong.errors import PlanError
 from dougong.parallel.schedules.af_pipe import af_pipe
 from dougong.parallel.schedules.colocated import colocated
-from dougong.parallel.schedules.operation import Program, Role, Schedule
+from dougong.parallel.schedules.operation import Program, Role, ScheduleFunction
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.schedules.zebra import zebra
 
-SCHEDULES: dict[str, Schedule] = {"serial": serial, "colocated": colocated, "zebra": zebra, "af_pipe": af_pipe}
+SCHEDULES: dict[str, ScheduleFunction] = {
+    "serial": serial,
+    "colocated": colocated,
+    "zebra": zebra,
+    "af_pipe": af_pipe,
+}
 
 
-def make_programs(name: str, num_sites: int, num_microbatches: int, roles: Mapping[str, Role]) -> list[Program]:
+def make_programs(
+    name: str, num_sites: int, num_microbatches: int, roles: Mapping[str, Role]
+) -> list[Program]:
     """The program of every worker (`roles`: worker -> what it has) under the schedule `name`.
 
     Raises `PlanError` for an unknown name, or a role that the schedule is not made for.
     """
     if name not in SCHEDULES:
         raise PlanError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
-    by_role = {role: tuple(SCHEDULES[name](num_sites, num_microbatches, role)) for role in set(roles.values())}
+    by_role = {
+        role: tuple(SCHEDULES[name](num_sites, num_microbatches, role))
+        for role in set(roles.values())
+    }
     return [Program(worker, role, by_role[role]) for worker, role in roles.items()]

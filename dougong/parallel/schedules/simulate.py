@@ -1,8 +1,8 @@
 """How long a step would take: the programs of all workers with durations instead of work.
 
-A worker computes one operation at a time. A message starts when its send is posted and the channel is free: from each
-worker to each other one there is one channel for dispatch and one for combine, and one message at a time on it. What a
-worker sends to itself is there at once.
+A worker computes one operation at a time. A message starts when its send is posted and the channel
+is free: from each worker to each other one there is one channel for dispatch and one for combine,
+and one message at a time on it. What a worker sends to itself is there at once.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dougong.parallel.schedules.operation import Kind, Message, Operation, Program
+from dougong.parallel.schedules.operation import Kind, MessageKind, Operation, Program
 from dougong.parallel.schedules.walk import awaited, walk
 
 Cost = Callable[[str, Operation], float]
-"""cost(worker, operation): seconds that it computes; of a send, seconds that the message fills the channel."""
+"""cost(worker, operation): seconds that it computes; of a send, seconds that the message fills the
+channel."""
 
 
 @dataclass(frozen=True)
 class Durations:
     """A `Cost` that is the same on all workers, sites and micro-batches. Seconds.
 
-    `experts_backward_s` is rows and weights together, `weights_s` the weights' share of it. `message_s` is one way.
+    `experts_backward_s` is rows and weights together, `weights_s` the weights' share of it.
+    `message_s` is one way.
     """
 
     forward_s: float
@@ -56,7 +58,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Trace:
+class Timeline:
     """A simulated step. `computation` and `messages` are in the order of their worker's program."""
 
     programs: tuple[Program, ...]
@@ -73,7 +75,8 @@ class Trace:
 
     @property
     def bound_s(self) -> float:
-        """What no order of the same work on the same workers can beat: the busiest worker's computation."""
+        """What no order of the same work on the same workers can beat: the busiest worker's
+        computation."""
         return max(self.busy_s(program.worker) for program in self.programs)
 
     @property
@@ -82,7 +85,7 @@ class Trace:
         return self.bound_s / self.makespan_s if self.makespan_s else 1.0
 
 
-def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) -> Trace:
+def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) -> Timeline:
     """Run a step in thought. A message arrives `latency_s` after it has left the channel.
 
     Raises `PlanError` for programs with a deadlock.
@@ -95,13 +98,17 @@ def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) ->
         if operation.kind.sends is not None:
             wires.post(program, operation, clock[worker])
         elif operation.kind.receives is not None:
-            arrivals = [wires.arrival[peer, worker, posted] for peer, posted in awaited(programs, operation)]
+            arrivals = [
+                wires.arrival[peer, worker, posted] for peer, posted in awaited(programs, operation)
+            ]
             clock[worker] = max([clock[worker], *arrivals])
         else:
             start = clock[worker]
             clock[worker] += cost(worker, operation)
             computation.append(Span(worker, operation, start, clock[worker]))
-    return Trace(tuple(programs), tuple(computation), tuple(wires.spans), max(clock.values(), default=0.0))
+    return Timeline(
+        tuple(programs), tuple(computation), tuple(wires.spans), max(clock.values(), default=0.0)
+    )
 
 
 class _Wires:
@@ -122,7 +129,9 @@ class _Wires:
                     sender.worker, receiver.worker, message, operation, now
                 )
 
-    def _carry(self, sender: str, receiver: str, message: Message, operation: Operation, now: float) -> float:
+    def _carry(
+        self, sender: str, receiver: str, message: MessageKind, operation: Operation, now: float
+    ) -> float:
         if sender == receiver:
             return now
         channel = sender, receiver, message.channel

@@ -7,21 +7,25 @@ from collections.abc import Iterator, Sequence
 from dougong.errors import PlanError
 from dougong.parallel.schedules.operation import Operation, Program, send
 
-Sent = tuple[str, Operation]
+SentMessage = tuple[str, Operation]
 """(worker, its send)."""
 
 
 def walk(programs: Sequence[Program]) -> Iterator[tuple[Program, Operation]]:
-    """Every operation once it can happen: a send at once, a receive when all workers of the other side have sent.
+    """Every operation once it can happen: a send at once, a receive when all workers of the other
+    side have sent.
 
-    Operations of different workers come in one of the possible orders. Since a send never waits, all of them get
-    equally far: if this one ends, each does. Raises `PlanError` when nothing can go on and something is left.
+    Operations of different workers come in one of the possible orders. Since a send never waits,
+    all of them get equally far: if this one ends, each does. Raises `PlanError` when nothing can go
+    on and something is left.
     """
     left = {program.worker: list(reversed(program.operations)) for program in programs}
-    sent: set[Sent] = set()
+    sent: set[SentMessage] = set()
     while any(left.values()):
         ready = [program for program in programs if left[program.worker]]
-        ready = [program for program in ready if not _missing(programs, left[program.worker][-1], sent)]
+        ready = [
+            program for program in ready if not _missing(programs, left[program.worker][-1], sent)
+        ]
         if not ready:
             raise PlanError(_deadlock(programs, left, sent))
         for program in ready:
@@ -31,8 +35,9 @@ def walk(programs: Sequence[Program]) -> Iterator[tuple[Program, Operation]]:
             yield program, operation
 
 
-def awaited(programs: Sequence[Program], operation: Operation) -> list[Sent]:
-    """All sends that a receive waits for, one of each worker of the other side; none for other operations."""
+def awaited(programs: Sequence[Program], operation: Operation) -> list[SentMessage]:
+    """All sends that a receive waits for, one of each worker of the other side; none for other
+    operations."""
     message = operation.kind.receives
     if message is None:
         return []
@@ -40,12 +45,16 @@ def awaited(programs: Sequence[Program], operation: Operation) -> list[Sent]:
     return [(program.worker, posted) for program in programs if program.sends(message)]
 
 
-def _missing(programs: Sequence[Program], operation: Operation, sent: set[Sent]) -> list[str]:
+def _missing(
+    programs: Sequence[Program], operation: Operation, sent: set[SentMessage]
+) -> list[str]:
     """The workers that `operation` still waits for."""
     return [awaits[0] for awaits in awaited(programs, operation) if awaits not in sent]
 
 
-def _deadlock(programs: Sequence[Program], left: dict[str, list[Operation]], sent: set[Sent]) -> str:
+def _deadlock(
+    programs: Sequence[Program], left: dict[str, list[Operation]], sent: set[SentMessage]
+) -> str:
     stuck = []
     for program in programs:
         if rest := left[program.worker]:

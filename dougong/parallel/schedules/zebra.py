@@ -1,16 +1,20 @@
-"""zebra: HeterMoE (arXiv 2504.03871), theorem 1. Layer by layer over all micro-batches, forward and then back.
+"""zebra: HeterMoE (arXiv 2504.03871), theorem 1. Layer by layer over all micro-batches, forward and
+then back.
 
     attention   F(0,1..R) .. F(L-1,1..R) | F(L,1) B(L,1) .. F(L,R) B(L,R) | B(L-1,1..R) .. B(0,1..R)
     experts     F(0,1..R) .. F(L-1,1..R) | B(L-1,1..R) .. B(0,1..R)
 
-Behind every B of the experts come the gradients of their weights, when those of the rows are on their way.
+Behind every B of the experts come the gradients of their weights, when those of the rows are on
+their way.
 
-The stripes: while the experts work on one micro-batch, attention works on the next ones. The paper counts L blocks of
-attention and L-1 of experts; here L is the number of sites, so there are L+1 segments.
+The stripes: while the experts work on one micro-batch, attention works on the next ones. The paper
+counts L blocks of attention and L-1 of experts; here L is the number of sites, so there are L+1
+segments.
 
-The theorem says that no order takes less time. A search over all orders of small cases (L, R <= 3, backwards no
-shorter than forwards) confirms it where attention takes at least as long as the experts. Where the experts take a
-little longer, some other order is up to 2 % faster: it lets them wait less at the turn-around.
+The theorem says that no order takes less time. A search over all orders of small cases (L, R <= 3,
+backwards no shorter than forwards) confirms it where attention takes at least as long as the
+experts. Where the experts take a little longer, some other order is up to 2 % faster: it lets them
+wait less at the turn-around.
 """
 
 from __future__ import annotations
@@ -24,5 +28,7 @@ def zebra(num_sites: int, num_microbatches: int, role: Role) -> list[Operation]:
     microbatches = range(num_microbatches)
     segments = [forward(segment, j) for segment in range(num_sites) for j in microbatches]
     segments += [turn(num_sites, j) for j in microbatches for turn in (forward, backward)]
-    segments += [backward(segment, j) for segment in reversed(range(num_sites)) for j in microbatches]
+    segments += [
+        backward(segment, j) for segment in reversed(range(num_sites)) for j in microbatches
+    ]
     return lay_out(segments, num_sites, role)

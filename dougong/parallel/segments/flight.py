@@ -1,4 +1,5 @@
-"""One micro-batch in flight: its forward is a greenlet that pauses at every experts call, its backward a tape walk.
+"""One micro-batch in flight: its forward is a greenlet that pauses at every experts call, its
+backward a tape walk.
 
 The model's code does not know that it was paused. Grad mode is on only while the model runs.
 """
@@ -14,9 +15,9 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor
 
 from dougong.errors import ModelError
-from dougong.parallel.segments.tape import EVERYTHING, Node, TapeWalk, leaf_node, sequence_now
+from dougong.parallel.segments.tape import EVERYTHING, GraphNode, TapeWalk, leaf_node, sequence_now
 
-HandOut = Callable[[Node, Tensor], None]
+GradientSink = Callable[[GraphNode, Tensor], None]
 
 USED_ELSEWHERE = (
     "the model uses its experts' weights outside of the experts call, where they cannot be distributed; "
@@ -26,8 +27,9 @@ USED_ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Forward:
-    """A micro-batch's forward: `run` returns the loss; `before_segment(i)` is called before segment i runs, so that
-    random numbers belong to the segment and not to what ran before it in the process."""
+    """A micro-batch's forward: `run` returns the loss; `before_segment(i)` is called before segment
+    i runs, so that random numbers belong to the segment and not to what ran before it in the
+    process."""
 
     run: Callable[[], Tensor]
     before_segment: Callable[[int], None] = lambda segment: None
@@ -37,8 +39,8 @@ class Forward:
 class ExpertsCall:
     """A paused experts call: what the model asked, and where on the tape it stands.
 
-    hidden [T, H]; index [T, K] integer (-1: no expert); weights [T, K]. `answer` is the leaf [T, H] that the model
-    went on with.
+    hidden [T, H]; index [T, K] integer (-1: no expert); weights [T, K]. `answer` is the leaf [T, H]
+    that the model went on with.
     """
 
     site: int
@@ -50,7 +52,8 @@ class ExpertsCall:
 
 
 def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Called by the model in place of its experts: hands the call to the flight's owner and returns the answer."""
+    """Called by the model in place of its experts: hands the call to the flight's owner and returns
+    the answer."""
     call = ExpertsCall(site, hidden, index, weights, sequence_now())
     owner = getcurrent().parent
     answer: Tensor = owner.switch(call)
@@ -58,8 +61,8 @@ def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) 
 
 
 def note_on_flight(value: Any) -> None:
-    """Called by a hook in the model: keep something of the forward that is running, for the flight's owner. Outside of
-    a flight it is lost."""
+    """Called by a hook in the model: keep something of the forward that is running, for the
+    flight's owner. Outside of a flight it is lost."""
     notes = getattr(getcurrent(), "notes", None)
     if notes is not None:
         notes.append(value)
@@ -68,7 +71,9 @@ def note_on_flight(value: Any) -> None:
 class Flight:
     """One lane's micro-batch: resume it forward with answers, then backward with gradients."""
 
-    def __init__(self, forward: Forward, shared_leaves: frozenset[Node], with_gradients: bool) -> None:
+    def __init__(
+        self, forward: Forward, shared_leaves: frozenset[GraphNode], with_gradients: bool
+    ) -> None:
         self._greenlet = greenlet(forward.run)
         self.notes: list[Any] = []
         self._greenlet.notes = self.notes
@@ -85,7 +90,8 @@ class Flight:
         self._switch()
 
     def resume(self, answer: Tensor) -> None:
-        """Go on with the experts' answer [T, H] to the next call (or to the end, which sets `loss`)."""
+        """Go on with the experts' answer [T, H] to the next call (or to the end, which sets
+        `loss`)."""
         call = self.calls[-1]
         call.answer = answer.detach().requires_grad_(self._with_gradients)
         self._switch(call.answer)
@@ -96,7 +102,9 @@ class Flight:
             with torch.set_grad_enabled(self._with_gradients):
                 result = self._greenlet.switch(*values)
         except RuntimeError as error:
-            if "meta" in str(error):  # experts' own parameters have no memory, so that nothing can use them unseen
+            if "meta" in str(
+                error
+            ):  # experts' own parameters have no memory, so that nothing can use them unseen
                 raise ModelError(f"{USED_ELSEWHERE}: {error}") from error
             raise
         if self._greenlet.dead:
@@ -105,8 +113,8 @@ class Flight:
             self.calls.append(result)
 
     def begin_backward(self, scale: float) -> Tensor:
-        """Start the walk from the loss (and `extra_loss`), weighted by `scale`; returns the loss's value and lets the
-        graph go."""
+        """Start the walk from the loss (and `extra_loss`), weighted by `scale`; returns the loss's
+        value and lets the graph go."""
         assert self.loss is not None, "backward before the forward has ended"
         self._walk = TapeWalk(self._shared_leaves)
         value = self.loss.detach()
@@ -117,8 +125,9 @@ class Flight:
         self.notes.clear()
         return value
 
-    def backward_to_call(self, hand_out: HandOut) -> tuple[ExpertsCall, Tensor]:
-        """Walk back to the newest experts call; returns it with the gradient [T, H] of its answer."""
+    def backward_to_call(self, hand_out: GradientSink) -> tuple[ExpertsCall, Tensor]:
+        """Walk back to the newest experts call; returns it with the gradient [T, H] of its
+        answer."""
         call = self.calls.pop()
         assert self._walk is not None and call.answer is not None
         own = leaf_node(call.answer)
@@ -139,7 +148,7 @@ class Flight:
             if tensor.requires_grad:
                 self._walk.add(tensor, gradient.to(tensor.dtype))
 
-    def end_backward(self, hand_out: HandOut) -> None:
+    def end_backward(self, hand_out: GradientSink) -> None:
         """Walk what is left, before the first experts call."""
         assert self._walk is not None
         for node, value in self._walk.until(EVERYTHING):

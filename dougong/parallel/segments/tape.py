@@ -1,8 +1,9 @@
 """Backward as a walk over the autograd graph that can stop at any experts call and go on later.
 
-Nodes are called one by one in decreasing order of their sequence number, which is a topological order: everything
-created after an experts call runs before anything created before it. Leaves are handed out, not accumulated, so the
-order of every sum is the caller's. Bitwise equal to `loss.backward()` (`research/tape_walk.md`).
+Nodes are called one by one in decreasing order of their sequence number, which is a topological
+order: everything created after an experts call runs before anything created before it. Leaves are
+handed out, not accumulated, so the order of every sum is the caller's. Bitwise equal to
+`loss.backward()` (`research/tape_walk.md`).
 """
 
 from __future__ import annotations
@@ -15,41 +16,47 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-Node = Any  # torch.autograd.graph.Node, whose private protocol the walk speaks
+GraphNode = Any  # torch.autograd.graph.Node, whose private protocol the walk speaks
 
 EVERYTHING = -2
 """Bound below every sequence number: walk to the end."""
 
 
 def sequence_now() -> int:
-    """The sequence number that the next autograd node will get: nodes made before this moment are below it."""
+    """The sequence number that the next autograd node will get: nodes made before this moment are
+    below it."""
     return int(torch._C._autograd._get_sequence_nr())
 
 
 class TapeWalk:
     """A resumable backward pass over one micro-batch's graph. Run it with grad mode off."""
 
-    def __init__(self, deferred: frozenset[Node] = frozenset()) -> None:
-        """`deferred`: leaves that get several gradients (tied weights); they are handed out once, at the very end."""
-        self._inputs: dict[Node, dict[int, tuple[Tensor, bool]]] = {}
-        self._heap: list[tuple[int, int, Node]] = []
+    def __init__(self, deferred: frozenset[GraphNode] = frozenset()) -> None:
+        """`deferred`: leaves that get several gradients (tied weights); they are handed out once,
+        at the very end."""
+        self._inputs: dict[GraphNode, dict[int, tuple[Tensor, bool]]] = {}
+        self._heap: list[tuple[int, int, GraphNode]] = []
         self._arrivals = 0
         self._deferred = deferred
 
     def add(self, tensor: Tensor, gradient: Tensor) -> None:
-        """Say that `tensor` (an output of the graph, or an input of an experts call) received this gradient."""
+        """Say that `tensor` (an output of the graph, or an input of an experts call) received this
+        gradient."""
         edge = get_gradient_edge(tensor)
         self._push(edge.node, edge.output_nr, gradient)
 
-    def until(self, bound: int) -> Iterator[tuple[Node, Tensor]]:
-        """Run every node whose sequence number is at least `bound`; yield (leaf node, gradient) as they complete."""
+    def until(self, bound: int) -> Iterator[tuple[GraphNode, Tensor]]:
+        """Run every node whose sequence number is at least `bound`; yield (leaf node, gradient) as
+        they complete."""
         while self._heap and -self._heap[0][0] >= bound:
             node = heapq.heappop(self._heap)[2]
             inputs = self._inputs.pop(node)
             if _is_leaf(node):
                 yield node, inputs[0][0]
                 continue
-            gradients = [inputs[i][0] if i in inputs else None for i in range(len(node._input_metadata))]
+            gradients = [
+                inputs[i][0] if i in inputs else None for i in range(len(node._input_metadata))
+            ]
             del inputs
             results = _call(node, gradients) if callable(node) else _call_python(node, gradients)
             del gradients
@@ -58,7 +65,7 @@ class TapeWalk:
                     self._push(following, index, _fit(gradient, following._input_metadata[index]))
             del results, node
 
-    def _push(self, node: Node, index: int, gradient: Tensor) -> None:
+    def _push(self, node: GraphNode, index: int, gradient: Tensor) -> None:
         inputs = self._inputs.get(node)
         if inputs is None:
             inputs = self._inputs[node] = {}
@@ -72,28 +79,29 @@ class TapeWalk:
         else:
             inputs[index] = (held[0] + gradient, True)
 
-    def _rank(self, node: Node) -> int:
+    def _rank(self, node: GraphNode) -> int:
         return EVERYTHING if node in self._deferred else int(node._sequence_nr())
 
 
-def leaf_node(tensor: Tensor) -> Node:
+def leaf_node(tensor: Tensor) -> GraphNode:
     """The graph node that stands for a leaf tensor; the walk yields it with the leaf's gradient."""
     edge: GradientEdge = get_gradient_edge(tensor)
     return edge.node
 
 
-def _is_leaf(node: Node) -> bool:
+def _is_leaf(node: GraphNode) -> bool:
     return type(node).__name__ == "AccumulateGrad"
 
 
-def _call(node: Node, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _call(node: GraphNode, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
     results = node(*gradients)
     return results if isinstance(results, tuple) else (results,)
 
 
-def _call_python(node: Node, gradients: list[Tensor | None]) -> Iterator[Tensor | None]:
-    """A `torch.autograd.Function`: do what the engine does around its `backward`. Outputs that nobody used get zeros,
-    and results for arguments that are no tensors go nowhere: `next_functions` does not count them."""
+def _call_python(node: GraphNode, gradients: list[Tensor | None]) -> Iterator[Tensor | None]:
+    """A `torch.autograd.Function`: do what the engine does around its `backward`. Outputs that
+    nobody used get zeros, and results for arguments that are no tensors go nowhere:
+    `next_functions` does not count them."""
     shapes = node._input_metadata
     filled = [
         torch.zeros(m.shape, dtype=m.dtype, device=m.device) if g is None else g
@@ -102,7 +110,10 @@ def _call_python(node: Node, gradients: list[Tensor | None]) -> Iterator[Tensor 
     results = node.apply(*filled)
     results = results if isinstance(results, tuple) else (results,)
     wanted = (r for r, needed in zip(results, node.needs_input_grad, strict=False) if needed)
-    return (next(wanted, None) if following is not None else None for following, _ in node.next_functions)
+    return (
+        next(wanted, None) if following is not None else None
+        for following, _ in node.next_functions
+    )
 
 
 def _fit(gradient: Tensor, metadata: Any) -> Tensor:

@@ -1,10 +1,12 @@
-"""A 64-bit checksum of a tensor's raw bits, taken where the tensor lies, without floating-point arithmetic.
+"""A 64-bit checksum of a tensor's raw bits, taken where the tensor lies, without floating-point
+arithmetic.
 
-The bytes are read as 32-bit words and folded into rows. A row's words are multiplied with fixed odd numbers of 64 bits
-and added (wrap-around, so the order is of no matter); each row's sum is scrambled with its place by a bijection, and
-the scrambled sums are added. So one changed word, and two words of a row that change places, are seen for certain (the
-differences of the factors are no multiples of 2**33, and those of words are less than 2**32); any other change is
-missed once in 2**64. Two passes: a product and a sum.
+The bytes are read as 32-bit words and folded into rows. A row's words are multiplied with fixed odd
+numbers of 64 bits and added (wrap-around, so the order is of no matter); each row's sum is
+scrambled with its place by a bijection, and the scrambled sums are added. So one changed word, and
+two words of a row that change places, are seen for certain (the differences of the factors are no
+multiples of 2**33, and those of words are less than 2**32); any other change is missed once in
+2**64. Two passes: a product and a sum.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ _MIX = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 
 
 def checksum(tensor: Tensor) -> int:
-    """The checksum of one tensor of any dtype and shape, from 0 to 2**64 - 1. Equal bits in equal order give equal
-    checksums on every device and for every shape."""
+    """The checksum of one tensor of any dtype and shape, from 0 to 2**64 - 1. Equal bits in equal
+    order give equal checksums on every device and for every shape."""
     return checksums([tensor])[0]
 
 
@@ -63,8 +65,14 @@ class _Fold:
         num_rows = len(words) // WIDTH
         body, rest = words[: num_rows * WIDTH].view(num_rows, WIDTH), words[num_rows * WIDTH :]
         parts = body.split(self._at_once) if num_rows else ()
-        found = [torch.mul(part, self.weights, out=self._products[: len(part)]).sum(1) for part in parts]
-        return [*found, (rest * self.weights[: len(rest)]).sum(0, keepdim=True)] if len(rest) else found
+        found = [
+            torch.mul(part, self.weights, out=self._products[: len(part)]).sum(1) for part in parts
+        ]
+        return (
+            [*found, (rest * self.weights[: len(rest)]).sum(0, keepdim=True)]
+            if len(rest)
+            else found
+        )
 
 
 def _checksums(tensors: Sequence[Tensor], fold: _Fold) -> Tensor:
@@ -87,7 +95,8 @@ def _checksums(tensors: Sequence[Tensor], fold: _Fold) -> Tensor:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """The bytes as int32, the last word filled up with zeros; no copy where the tensor lies as it must."""
+    """The bytes as int32, the last word filled up with zeros; no copy where the tensor lies as it
+    must."""
     flat = tensor.contiguous().reshape(-1)
     if flat.stride() != (1,) or flat.storage_offset() * flat.element_size() % WORD_BYTES:
         flat = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device).copy_(flat)
@@ -102,8 +111,8 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 def _scramble(values: Tensor) -> Tensor:
-    """A bijection of 64 bits whose every output bit depends on every input bit: the finaliser of splitmix64 (Steele,
-    Lea and Flood 2014)."""
+    """A bijection of 64 bits whose every output bit depends on every input bit: the finaliser of
+    splitmix64 (Steele, Lea and Flood 2014)."""
     values = (values ^ _shifted(values, 30)) * _MIX[0]
     values = (values ^ _shifted(values, 27)) * _MIX[1]
     return values ^ _shifted(values, 31)

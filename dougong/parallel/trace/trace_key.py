@@ -1,7 +1,8 @@
-"""A place in a step's computation that does not depend on the layout: what a trace's checksums are filed under.
+"""A place in a step's computation that does not depend on the layout: what a trace's checksums are
+filed under.
 
-The model is cut at its experts calls (*sites*) into *segments*: segment i ends at site i, the last one with the loss.
-Imports no torch.
+The model is cut at its experts calls (*sites*) into *segments*: segment i ends at site i, the last
+one with the loss. Imports no torch.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _ORDER = tuple(_WORDS)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a value comes from. `what`: a key of the words above. `part`: an expert's number, or a tensor's name."""
+class TraceKey:
+    """Where a value comes from. `what`: a key of the words above. `part`: an expert's number, or a
+    tensor's name."""
 
     lane: int
     microbatch: int
@@ -42,8 +44,8 @@ class Place:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sorts by the order in which the model computes, which is no layout's: micro-batches, then forward by site,
-        then backward, then what the lane adds up over the step; lanes last."""
+        """Sorts by the order in which the model computes, which is no layout's: micro-batches, then
+        forward by site, then backward, then what the lane adds up over the step; lanes last."""
         site = -self.site if self.direction == BACKWARD else self.site
         part = (self.part, "") if isinstance(self.part, int) else (0, self.part)
         direction = _DIRECTIONS.index(self.direction)
@@ -65,9 +67,14 @@ class Place:
         return [self.lane, self.microbatch, self.direction, self.site, self.what, self.part]
 
 
-def first_difference(a: dict[Place, int], b: dict[Place, int]) -> Place | None:
-    """The first place, in the model's order, whose checksums are not the same in both; None when there is none."""
-    return min((p for p in a.keys() | b.keys() if a.get(p) != b.get(p)), key=lambda p: p.order, default=None)
+def first_difference(a: dict[TraceKey, int], b: dict[TraceKey, int]) -> TraceKey | None:
+    """The first place, in the model's order, whose checksums are not the same in both; None when
+    there is none."""
+    return min(
+        (p for p in a.keys() | b.keys() if a.get(p) != b.get(p)),
+        key=lambda p: p.order,
+        default=None,
+    )
 
 
 def _segment(number: int, sites: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Checksums of what a step computes on its way, by place: two layouts' traces show where they part.
 
-An executor and a stepper that are given a `Tracer` call it; without one they call nothing. It takes the lanes' side
-alone: what the experts' workers received and answered arrives there whole, whoever they were.
+An executor and a stepper that are given a `Tracer` call it; without one they call nothing. It takes
+the lanes' side alone: what the experts' workers received and answered arrives there whole, whoever
+they were.
 """
 
 from __future__ import annotations
@@ -11,72 +12,93 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dougong.ops.permute import Routing
+from dougong.parallel.schedules.operation import CallKey
 from dougong.parallel.segments.flight import ExpertsCall
 from dougong.parallel.trace.checksum import checksums
-from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, Place
-
-Key = tuple[int, int]
-"""(site, micro-batch)."""
+from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, TraceKey
 
 
 class Tracer:
-    """The trace of one worker's lanes in one step: `found[place]` is the checksum of the value there."""
+    """The trace of one worker's lanes in one step: `found[place]` is the checksum of the value
+    there."""
 
     def __init__(self) -> None:
-        self.found: dict[Place, int] = {}
+        self.found: dict[TraceKey, int] = {}
 
     def forward(
         self,
-        key: Key,
+        key: CallKey,
         calls: Mapping[int, ExpertsCall],
         routings: Mapping[int, Routing],
         answers: Mapping[int, Tensor],
     ) -> None:
-        """An experts call of every lane: what the model asked for, and what the experts answered [R, H]."""
+        """An experts call of every lane: what the model asked for, and what the experts answered
+        [R, H]."""
         site, microbatch = key
         for lane, call in calls.items():
             asked = {"hidden": call.hidden, "choice": call.index, "weights": call.weights}
-            values = {Place(lane, microbatch, FORWARD, site, what): tensor for what, tensor in asked.items()}
+            values = {
+                TraceKey(lane, microbatch, FORWARD, site, what): tensor
+                for what, tensor in asked.items()
+            }
             if lane in answers:  # not where the experts' workers add them up
-                values |= _blocks(Place(lane, microbatch, FORWARD, site, "answers"), answers[lane], routings[lane])
+                values |= _blocks(
+                    TraceKey(lane, microbatch, FORWARD, site, "answers"),
+                    answers[lane],
+                    routings[lane],
+                )
             self._take(values)
 
     def losses(self, microbatch: int, num_sites: int, losses: Mapping[int, Tensor]) -> None:
         """The loss of every lane."""
-        self._take({Place(lane, microbatch, FORWARD, num_sites, "loss"): loss for lane, loss in losses.items()})
+        self._take(
+            {
+                TraceKey(lane, microbatch, FORWARD, num_sites, "loss"): loss
+                for lane, loss in losses.items()
+            }
+        )
 
     def backward(
         self,
-        key: Key,
+        key: CallKey,
         gradients: Mapping[int, tuple[Tensor, Tensor]],
         routings: Mapping[int, Routing],
         drows: Mapping[int, Tensor],
     ) -> None:
-        """An experts call's backward: `gradients[lane]` of its combined answer and of the router's weights, and what
-        the experts gave back for their rows [R, H]."""
+        """An experts call's backward: `gradients[lane]` of its combined answer and of the router's
+        weights, and what the experts gave back for their rows [R, H]."""
         site, microbatch = key
         for lane, (danswer, dweights) in gradients.items():
             values = {
-                Place(lane, microbatch, BACKWARD, site, "danswer"): danswer,
-                Place(lane, microbatch, BACKWARD, site, "dweights"): dweights,
+                TraceKey(lane, microbatch, BACKWARD, site, "danswer"): danswer,
+                TraceKey(lane, microbatch, BACKWARD, site, "dweights"): dweights,
             }
             if len(drows[lane]) == routings[lane].num_rows:
-                values |= _blocks(Place(lane, microbatch, BACKWARD, site, "drows"), drows[lane], routings[lane])
+                values |= _blocks(
+                    TraceKey(lane, microbatch, BACKWARD, site, "drows"), drows[lane], routings[lane]
+                )
             self._take(values)
 
     def sums(self, lane: int, gradients: Mapping[str, Tensor]) -> None:
         """A lane's gradients of the dense tensors, before they meet other lanes'."""
-        self._take({Place(lane, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", name): g for name, g in gradients.items()})
+        self._take(
+            {
+                TraceKey(lane, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", name): g
+                for name, g in gradients.items()
+            }
+        )
 
-    def _take(self, values: Mapping[Place, Tensor]) -> None:
+    def _take(self, values: Mapping[TraceKey, Tensor]) -> None:
         self.found |= dict(zip(values, checksums(list(values.values())), strict=True))
 
 
-def _blocks(whole: Place, rows_RH: Tensor, routing: Routing) -> dict[Place, Tensor]:
+def _blocks(whole: TraceKey, rows_RH: Tensor, routing: Routing) -> dict[TraceKey, Tensor]:
     """A lane's rows, expert by expert."""
     pieces = rows_RH.split(routing.counts_E.tolist())
     return {
-        Place(whole.lane, whole.microbatch, whole.direction, whole.site, whole.what, expert): piece
+        TraceKey(
+            whole.lane, whole.microbatch, whole.direction, whole.site, whole.what, expert
+        ): piece
         for expert, piece in enumerate(pieces)
         if len(piece)
     }

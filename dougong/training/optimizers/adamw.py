@@ -1,4 +1,5 @@
-"""AdamW over the named tensors that one worker owns. Each is whole, so no bit depends on who its neighbours are."""
+"""AdamW over the named tensors that one worker owns. Each is whole, so no bit depends on who its
+neighbours are."""
 
 from __future__ import annotations
 
@@ -22,10 +23,15 @@ class OwnedAdamW:
         self._masters = {n: masters[n] for n in sorted(masters)}
         matrices = [t for t in self._masters.values() if t.dim() >= 2]
         others = [t for t in self._masters.values() if t.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         groups = [g for g in groups if g["params"]]
         self._adamw = (
-            torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+            torch.optim.AdamW(
+                groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+            )
             if groups
             else None
         )
@@ -51,7 +57,8 @@ class OwnedAdamW:
         self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:
-        """(moment, tensor name, value) of every tensor that has been updated; `step` counts its updates."""
+        """(moment, tensor name, value) of every tensor that has been updated; `step` counts its
+        updates."""
         if self._adamw is None:
             return
         for name, master in self._masters.items():
@@ -63,9 +70,14 @@ class OwnedAdamW:
         assert self._adamw is not None
         master = self._masters[name]
         state = self._adamw.state[master]
-        state[kind] = value.to(torch.float32) if kind == "step" else value.to(master.device, torch.float32, copy=True)
+        state[kind] = (
+            value.to(torch.float32)
+            if kind == "step"
+            else value.to(master.device, torch.float32, copy=True)
+        )
 
 
 def clip_scale(norm: float, limit: float | None) -> float:
-    """What gradients are multiplied with so that their global norm is at most `limit`; 1 when it already is."""
+    """What gradients are multiplied with so that their global norm is at most `limit`; 1 when it
+    already is."""
     return limit / norm if limit is not None and norm > limit else 1.0

@@ -1,7 +1,9 @@
-"""Line charts as inline SVG whose colours are the page's own, so that they follow light, dark and print. Pure.
+"""Line charts as inline SVG whose colours are the page's own, so that they follow light, dark and
+print. Pure.
 
-Numbers that are not finite leave a gap. Long runs are drawn as the lowest and highest value of each bucket of steps, so
-that no spike is lost. Hovering over a step shows its numbers, by the browser alone.
+Numbers that are not finite leave a gap. Long runs are drawn as the lowest and highest value of each
+bucket of steps, so that no spike is lost. Hovering over a step shows its numbers, by the browser
+alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _MOST_HITS = 240
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `look` is a CSS class of the page (`train`, `validation`, `rewound`, `second`...)."""
+    """One line. `look` is a CSS class of the page (`train`, `validation`, `rewound`,
+    `second`...)."""
 
     name: str
     points: Sequence[Point]
@@ -39,7 +42,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """What to draw. `say` puts a value in words; `floor` is a value that the vertical axis must reach down to."""
+    """What to draw. `say` puts a value in words; `floor` is a value that the vertical axis must
+    reach down to."""
 
     title: str
     series: Sequence[Series]
@@ -61,11 +65,15 @@ class _Frame:
     y_high: float
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (self.chart.width - _LEFT - _RIGHT)
+        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (
+            self.chart.width - _LEFT - _RIGHT
+        )
 
     def y(self, value: float) -> float:
         top = self.top
-        return top + (self.y_high - value) / (self.y_high - self.y_low) * (self.chart.height - top - _BOTTOM)
+        return top + (self.y_high - value) / (self.y_high - self.y_low) * (
+            self.chart.height - top - _BOTTOM
+        )
 
     @property
     def top(self) -> float:
@@ -80,14 +88,23 @@ def draw(chart: Chart) -> Markup:
         words = tag("text", "no numbers yet", x=chart.width / 2, y=chart.height / 2, class_="none")
         return tag("svg", words, viewBox=shape, role="img", aria_label=chart.title)
     frame = _frame(chart, finite)
-    parts = [_grid(frame), *(_mark(frame, m) for m in chart.marks), *(_line(frame, s) for s in chart.series)]
+    parts = [
+        _grid(frame),
+        *(_mark(frame, m) for m in chart.marks),
+        *(_line(frame, s) for s in chart.series),
+    ]
     return tag("svg", *parts, _hits(frame), viewBox=shape, role="img", aria_label=chart.title)
 
 
 def card(chart: Chart, unit: str) -> Markup:
     """The chart in a box of the page, under its title, unit and legend."""
     title = tag("h3", chart.title, " ", tag("span", unit, class_="unit"))
-    return tag("div", tag("div", title, legend(chart), class_="charthead"), draw(chart), class_="card chart")
+    return tag(
+        "div",
+        tag("div", title, legend(chart), class_="charthead"),
+        draw(chart),
+        class_="card chart",
+    )
 
 
 def legend(chart: Chart) -> Markup:
@@ -95,12 +112,20 @@ def legend(chart: Chart) -> Markup:
     named = [s for s in chart.series if s.points]
     if len(named) < 2:
         return Markup("")
-    stroke = [tag("svg", tag("path", d="M0 5H18", class_=f"line {s.look}"), viewBox="0 0 18 10") for s in named]
-    return tag("div", *(tag("span", k, s.name) for k, s in zip(stroke, named, strict=True)), class_="legend")
+    stroke = [
+        tag("svg", tag("path", d="M0 5H18", class_=f"line {s.look}"), viewBox="0 0 18 10")
+        for s in named
+    ]
+    return tag(
+        "div",
+        *(tag("span", k, s.name) for k, s in zip(stroke, named, strict=True)),
+        class_="legend",
+    )
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) from low to high, at most `most` and at least two where it can."""
+    """Round numbers (1, 2 or 5 times a power of ten) from low to high, at most `most` and at least
+    two where it can."""
     span = high - low
     if not (math.isfinite(span) and span > 0):
         return [low]
@@ -111,7 +136,8 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """At most about `most` points: of each bucket the lowest and the highest, in order; a gap stays a gap."""
+    """At most about `most` points: of each bucket the lowest and the highest, in order; a gap stays
+    a gap."""
     if len(points) <= most:
         return list(points)
     kept = []
@@ -148,9 +174,13 @@ def _grid(frame: _Frame) -> Markup:
         parts.append(tag("path", d=f"M{_LEFT:g} {y:.1f}H{right:g}", class_="grid"))
         parts.append(tag("text", chart.say(value), x=_LEFT - 8, y=y + 3.5, class_="tick end"))
     parts.append(tag("path", d=f"M{_LEFT:g} {bottom:g}H{right:g}", class_="axis"))
-    whole = [v for v in ticks(frame.x_low, frame.x_high, max(int(chart.width / 90), 3)) if v == int(v)]
+    whole = [
+        v for v in ticks(frame.x_low, frame.x_high, max(int(chart.width / 90), 3)) if v == int(v)
+    ]
     for value in whole:
-        parts.append(tag("text", f"{int(value):,}", x=frame.x(value), y=bottom + 17, class_="tick middle"))
+        parts.append(
+            tag("text", f"{int(value):,}", x=frame.x(value), y=bottom + 17, class_="tick middle")
+        )
     return join(*parts)
 
 
@@ -165,7 +195,9 @@ def _line(frame: _Frame, series: Series) -> Markup:
     alone = len(points) == 1
     for x, y in points if series.dots or alone else ():
         if math.isfinite(y):
-            parts.append(tag("circle", cx=frame.x(x), cy=frame.y(y), r=3, class_=f"dot {series.look}"))
+            parts.append(
+                tag("circle", cx=frame.x(x), cy=frame.y(y), r=3, class_=f"dot {series.look}")
+            )
     return join(*parts)
 
 
@@ -173,7 +205,11 @@ def _mark(frame: _Frame, mark: Mark) -> Markup:
     x, bottom = frame.x(mark.x), frame.chart.height - _BOTTOM
     late = x > frame.chart.width * 0.8
     label = tag(
-        "text", mark.label, x=x + (-6 if late else 6), y=frame.top - 6, class_="mark" + (" end" if late else "")
+        "text",
+        mark.label,
+        x=x + (-6 if late else 6),
+        y=frame.top - 6,
+        class_="mark" + (" end" if late else ""),
     )
     line = tag("path", d=f"M{x:.1f} {frame.top - 16:.1f}V{bottom:g}", class_="mark")
     return tag("g", tag("title", mark.text), line, label)
@@ -193,5 +229,13 @@ def _hits(frame: _Frame) -> Markup:
         height = chart.height - _BOTTOM - frame.top
         band = tag("rect", x=x - half, y=frame.top, width=2 * half, height=height)
         hair = tag("path", d=f"M{x:.1f} {frame.top:g}v{height:g}")
-        bands.append(tag("g", tag("title", f"step {int(step):,}\n" + "\n".join(told)), band, hair, class_="hit"))
+        bands.append(
+            tag(
+                "g",
+                tag("title", f"step {int(step):,}\n" + "\n".join(told)),
+                band,
+                hair,
+                class_="hit",
+            )
+        )
     return join(*bands)

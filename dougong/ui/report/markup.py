@@ -1,4 +1,5 @@
-"""HTML and SVG by one function that escapes whatever is not markup already. Nothing else in the report writes a tag."""
+"""HTML and SVG by one function that escapes whatever is not markup already. Nothing else in the
+report writes a tag."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = str | int | float | None
+Content = str | int | float | None
 
 
-def tag(name: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
-    """`tag("td", "a < b", class_="x")`. `class_` is `class`, `a_b` is `a-b`; None and False leave an attribute out."""
+def tag(name: str, /, *children: Content, **attributes: str | int | float | bool | None) -> Markup:
+    """`tag("td", "a < b", class_="x")`. `class_` is `class`, `a_b` is `a-b`; None and False leave
+    an attribute out."""
     parts = []
     for key, value in attributes.items():
         if value is None or value is False:
@@ -28,9 +30,13 @@ def tag(name: str, /, *children: Child, **attributes: str | int | float | bool |
     return Markup(head if name in _VOID else f"{head}{join(*children)}</{name}>")
 
 
-def join(*children: Child) -> Markup:
+def join(*children: Content) -> Markup:
     """Children side by side; None is nothing."""
-    return Markup("".join(c if isinstance(c, Markup) else html.escape(_text(c)) for c in children if c is not None))
+    return Markup(
+        "".join(
+            c if isinstance(c, Markup) else html.escape(_text(c)) for c in children if c is not None
+        )
+    )
 
 
 def _text(value: str | int | float) -> str:

@@ -1,4 +1,5 @@
-"""`report.html`: one page that holds all of a run and needs nothing beside itself: no script, no font, no address.
+"""`report.html`: one page that holds all of a run and needs nothing beside itself: no script, no
+font, no address.
 
 `write_report` works on any run: finished, failed, stopped, still going, or without a single step.
 """
@@ -15,9 +16,9 @@ from typing import Any
 
 from dougong import __version__
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.directory import Event, Row, RunDir
+from dougong.records.directory import Event, MetricsRow, RunDir
 from dougong.ui.formatting import count, describe, duration, plural, ranges, site_experts, size
-from dougong.ui.history import Checkpoint, History, Recovery, next_command, read_history
+from dougong.ui.history import CheckpointRecord, History, Recovery, next_command, read_history
 from dougong.ui.report.line_chart import Chart, Mark, Point, Series, card
 from dougong.ui.report.load_map import load_section
 from dougong.ui.report.markup import Markup, join, tag
@@ -34,7 +35,8 @@ _LOGO = (
 
 
 def write_report(run_dir: RunDir) -> Path:
-    """Write RUN/report.html in one rename and hand back its path. LaunchError when a file of the run is broken."""
+    """Write RUN/report.html in one rename and hand back its path. LaunchError when a file of the
+    run is broken."""
     run_dir.write_report(render(read_history(run_dir), run_dir))
     return run_dir.report_file
 
@@ -60,7 +62,9 @@ def _header(told: History) -> Markup:
     logo = tag("svg", tag("path", d=_LOGO, class_="brand"), viewBox="0 0 48 48", aria_hidden="true")
     title = tag("h1", told.job_name, " ", tag("span", told.state, class_=f"pill {told.state}"))
     start = _moment(told.events[0]["wall"]) if told.events else ""
-    facts = " · ".join(filter(None, [start, told.machine.get("host", ""), str(told.path.absolute())]))
+    facts = " · ".join(
+        filter(None, [start, told.machine.get("host", ""), str(told.path.absolute())])
+    )
     return tag("header", logo, tag("div", title, tag("p", facts)))
 
 
@@ -70,14 +74,25 @@ def _banner(told: History, run_dir: RunDir) -> Markup | None:
         return None
     last = _moment(told.events[-1]["wall"]) if told.events else "never"
     words = {
-        "failed": (tag("strong", f"Failed: {told.failed_worker}".rstrip(": ")), tag("p", told.cause, class_="cause")),
-        "lost": (tag("strong", "Lost"), tag("p", f"The controller's process ended without a word; last event {last}.")),
+        "failed": (
+            tag("strong", f"Failed: {told.failed_worker}".rstrip(": ")),
+            tag("p", told.cause, class_="cause"),
+        ),
+        "lost": (
+            tag("strong", "Lost"),
+            tag("p", f"The controller's process ended without a word; last event {last}."),
+        ),
         "stopped": (tag("h3", "Stopped on request"), None),
     }
     title, text = words.get(told.state, (tag("h3", f"Not over yet: last event {last}"), None))
     log = _log_tail(told, run_dir) if told.state == "failed" else None
     return tag(
-        "div", title, text, tag("p", "Next: ", tag("code", next_command(told))), log, class_=f"banner {told.state}"
+        "div",
+        title,
+        text,
+        tag("p", "Next: ", tag("code", next_command(told))),
+        log,
+        class_=f"banner {told.state}",
     )
 
 
@@ -117,13 +132,18 @@ def _repeated(told: History) -> str:
 
 
 def _card(label: str, value: str, more: str) -> Markup:
-    parts = [tag("div", label, class_="label"), tag("div", value, class_="value"), tag("div", more, class_="more")]
+    parts = [
+        tag("div", label, class_="label"),
+        tag("div", value, class_="value"),
+        tag("div", more, class_="more"),
+    ]
     return tag("div", *parts, class_="card")
 
 
 def _charts(told: History) -> Markup:
     marks = [
-        Mark(r.step + 0.5, r.worker, f"{r.worker}: {r.cause or r.fault}, after step {r.step}") for r in told.recoveries
+        Mark(r.step + 0.5, r.worker, f"{r.worker}: {r.cause or r.fault}, after step {r.step}")
+        for r in told.recoveries
     ]
     plain = [Mark(m.x, "", m.text) for m in marks]
     islands = sorted({name for row in told.rows for name in row.get("islands", {})})
@@ -134,7 +154,9 @@ def _charts(told: History) -> Markup:
             _island_points(told.rows, name, f"{part}_s"),
             _ISLAND_LOOKS[i % len(_ISLAND_LOOKS)],
         )
-        for i, (name, part) in enumerate((n, p) for n in islands[:2] for p in ("compute", "exchange"))
+        for i, (name, part) in enumerate(
+            (n, p) for n in islands[:2] for p in ("compute", "exchange")
+        )
     ]
     loss = Chart("Loss", _loss_series(told), _tick(2), marks, 1080, 300)
     small = [
@@ -152,20 +174,26 @@ def _charts(told: History) -> Markup:
 
 def _loss_series(told: History) -> list[Series]:
     """Rewound stretches below, then training, then validation on top."""
-    grey = [point for stretch in told.rewound for point in [*_points(stretch, "loss"), (stretch[-1]["step"], math.nan)]]
+    grey = [
+        point
+        for stretch in told.rewound
+        for point in [*_points(stretch, "loss"), (stretch[-1]["step"], math.nan)]
+    ]
     series = [Series("rewound", grey, "rewound")] if grey else []
     series.append(Series("training", _points(told.rows, "loss"), "train"))
     validation = _points([row for row in told.rows if row.get("val_loss") is not None], "val_loss")
     return (
-        [*series, Series("validation", validation, "validation", dots=len(validation) <= 60)] if validation else series
+        [*series, Series("validation", validation, "validation", dots=len(validation) <= 60)]
+        if validation
+        else series
     )
 
 
-def _points(rows: Sequence[Row], key: str) -> list[Point]:
+def _points(rows: Sequence[MetricsRow], key: str) -> list[Point]:
     return [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
 
 
-def _island_points(rows: Sequence[Row], island: str, key: str) -> list[Point]:
+def _island_points(rows: Sequence[MetricsRow], island: str, key: str) -> list[Point]:
     times = [(row["step"], row.get("islands", {}).get(island, {}).get(key)) for row in rows]
     return [(float(step), float(value)) for step, value in times if value is not None]
 
@@ -201,15 +229,24 @@ def _recovery(recovery: Recovery, longest: float) -> Markup:
     known = [(name, seconds, look) for name, seconds, look in parts if seconds is not None]
     cause = tag("p", recovery.cause)
     if recovery.detail:
-        cause = join(cause, tag("details", tag("summary", "What it said"), tag("pre", recovery.detail)))
+        cause = join(
+            cause, tag("details", tag("summary", "What it said"), tag("pre", recovery.detail))
+        )
     if recovery.total_s is None:
         after = tag("p", "Not followed by another step.", class_="soft")
         return tag("div", title, cause, after, class_="card recovery")
     width = 100 * recovery.total_s / longest if longest else 100.0
     bar = [tag("i", class_=look, style=f"width:{100 * s / max(recovery.total_s, 1e-9) * width / 100:.2f}%")
            for _, s, look in known]  # fmt: skip
-    keys = [tag("span", tag("i", class_=look), f"{name} {duration(seconds)}") for name, seconds, look in known]
-    start = f"resumed from {recovery.resumed_from}" if recovery.resumed_from else "started again from the beginning"
+    keys = [
+        tag("span", tag("i", class_=look), f"{name} {duration(seconds)}")
+        for name, seconds, look in known
+    ]
+    start = (
+        f"resumed from {recovery.resumed_from}"
+        if recovery.resumed_from
+        else "started again from the beginning"
+    )
     lost = f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"
     keys.append(tag("span", tag("strong", f"{duration(recovery.total_s)} in all"), f", {lost}"))
     strip = tag("div", *bar, class_="bar")
@@ -223,7 +260,11 @@ def _layout(told: History) -> Markup | None:
     pids = {str(w.get("name")): w for w in told.workers}
     rows = [_worker_row(worker, plan, pids.get(worker.name, {})) for worker in plan.workers]
     heads = [(name, "tight") for name in ("Worker", "Role", "Host", "Device")]
-    heads += [("Process", "num tight"), (f"Lanes of {plan.num_lanes}", ""), (f"Experts of {plan.num_experts}", "")]
+    heads += [
+        ("Process", "num tight"),
+        (f"Lanes of {plan.num_lanes}", ""),
+        (f"Experts of {plan.num_experts}", ""),
+    ]
     heads.append(("Tensors", "num tight"))
     table = _table(heads, rows)
     if len(rows) > _MOST_WORKERS:
@@ -233,7 +274,8 @@ def _layout(told: History) -> Markup | None:
 
 
 def _classes(classes: dict[str, str]) -> str:
-    """`Arithmetic, by fingerprint: east 3f2a..., west 91cc...`: one entry for each island and class."""
+    """`Arithmetic, by fingerprint: east 3f2a..., west 91cc...`: one entry for each island and
+    class."""
     pairs = dict.fromkeys((worker.rpartition("/")[0], name) for worker, name in classes.items())
     return f"Arithmetic, by fingerprint: {', '.join(f'{island} {name}' for island, name in pairs)}"
 
@@ -255,11 +297,14 @@ def _worker_row(worker: Worker, plan: Plan, status: dict[str, Any]) -> Markup:
 
 
 def _owned(numbers: Sequence[int], total: int, kind: str, text: str) -> Markup:
-    """Which of `total` things are this worker's: in words (`text`), and as a strip with its part filled."""
+    """Which of `total` things are this worker's: in words (`text`), and as a strip with its part
+    filled."""
     strips, at = [], 0
     for first, last in _spans(numbers):
         strips += [tag("i", style=f"width:{100 * (first - at) / total:.3f}%")] if first > at else []
-        strips.append(tag("i", class_="own", style=f"width:{100 * (last + 1 - first) / total:.3f}%"))
+        strips.append(
+            tag("i", class_="own", style=f"width:{100 * (last + 1 - first) / total:.3f}%")
+        )
         at = last + 1
     words = tag("span", text.replace("-", "–") or "none")
     return tag("div", words, tag("div", *strips, class_=f"cells {kind}"), class_="owned")
@@ -271,7 +316,7 @@ def _spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return [(int(first), int(last or first)) for first, _, last in pairs]
 
 
-def _checkpoints(checkpoints: Sequence[Checkpoint]) -> Markup | None:
+def _checkpoints(checkpoints: Sequence[CheckpointRecord]) -> Markup | None:
     if not checkpoints:
         return None
     rows = []
@@ -307,7 +352,10 @@ def _events(events: Sequence[Event]) -> Markup | None:
     table = tag("div", _table(heads, rows[-_MOST_EVENTS:]), class_="events")
     if len(rows) > _MOST_EVENTS:
         older = tag("div", _table(heads, rows[:-_MOST_EVENTS]), class_="events")
-        table = join(tag("details", tag("summary", f"{len(rows) - _MOST_EVENTS:,} older events"), older), table)
+        table = join(
+            tag("details", tag("summary", f"{len(rows) - _MOST_EVENTS:,} older events"), older),
+            table,
+        )
     return join(tag("h2", "Events"), tag("div", table, class_="card scroll"))
 
 
@@ -332,31 +380,58 @@ def _environment(told: History) -> Markup:
     if machine.get("memory_bytes"):
         facts.append(("Memory", size(machine["memory_bytes"])))
     facts += sorted((machine.get("versions") or {}).items())
-    rows = [tag("tr", tag("td", name, class_="tight soft"), tag("td", str(value))) for name, value in facts if value]
+    rows = [
+        tag("tr", tag("td", name, class_="tight soft"), tag("td", str(value)))
+        for name, value in facts
+        if value
+    ]
     left = [tag("div", tag("table", *rows), class_="card")] if rows else []
     left += (
         [tag("div", _agents(told.agents), class_="card scroll", style="margin-top:12px")]
         if len(told.agents) > 1
         else []
     )
-    command = [tag("h3", "Command"), tag("pre", told.command, style="margin:6px 0 14px")] if told.command else []
+    command = (
+        [tag("h3", "Command"), tag("pre", told.command, style="margin:6px 0 14px")]
+        if told.command
+        else []
+    )
     job = [tag("h3", "Job file, resolved"), tag("pre", told.job_text, style="margin-top:6px")]
     return join(
-        tag("h2", "Environment"), tag("div", tag("div", *left), tag("div", *command, *job, class_="card"), class_="two")
+        tag("h2", "Environment"),
+        tag("div", tag("div", *left), tag("div", *command, *job, class_="card"), class_="two"),
     )
 
 
-_MACHINE = (("Host", "host"), ("Platform", "platform"), ("CPU", "cpu"), ("Cores", "cores"), ("Python", "python"))
+_MACHINE = (
+    ("Host", "host"),
+    ("Platform", "platform"),
+    ("CPU", "cpu"),
+    ("Cores", "cores"),
+    ("Python", "python"),
+)
 
 
 def _agents(agents: Sequence[dict[str, Any]]) -> Markup:
-    heads = [("Island", "tight"), ("Node", ""), ("Accelerator", "tight"), ("Devices", "num tight"), ("torch", "tight")]
+    heads = [
+        ("Island", "tight"),
+        ("Node", ""),
+        ("Accelerator", "tight"),
+        ("Devices", "num tight"),
+        ("torch", "tight"),
+    ]
     rows = []
     for agent in agents:
         devices = agent.get("devices")
         cells = [tag("td", str(agent.get("island", ""))), tag("td", str(agent.get("node", "")))]
         cells.append(tag("td", str(agent.get("accelerator", ""))))
-        cells.append(tag("td", str(len(devices) if isinstance(devices, list) else devices or "–"), class_="num"))
+        cells.append(
+            tag(
+                "td",
+                str(len(devices) if isinstance(devices, list) else devices or "–"),
+                class_="num",
+            )
+        )
         cells.append(tag("td", str((agent.get("versions") or {}).get("torch", "–"))))
         rows.append(tag("tr", *cells))
     return _table(heads, rows)

@@ -12,7 +12,6 @@ from queue import Queue
 from typing import Any
 
 import pytest
-
 from dougong.control.channel import Channel, Message, Server
 from dougong.control.environment import child_environment
 from dougong.control.processes import process_exists

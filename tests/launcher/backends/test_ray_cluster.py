@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_cluster import RayBackend, bundle_of
 from dougong.planner.placement import AgentSpec

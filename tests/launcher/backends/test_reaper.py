@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-
 from dougong.launcher.backends.reaper import ended_with_us
 from tests.launcher.toyrun import ROOT
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import Manifest
 from dougong.errors import CheckpointError
 from dougong.job.schema import Job
-from dougong.launcher.controller.checkpoints import Committed, Found, Keeper, identity
-from dougong.launcher.controller.inbox import Background, Called, Inbox
+from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint, identity
+from dougong.launcher.controller.inbox import Background, Inbox, TaskEnded
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import make_recipe
 from tests.launcher.toyrun import toy_job
@@ -33,11 +32,11 @@ def inbox() -> Inbox:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, inbox: Inbox) -> Keeper:
-    return Keeper(tmp_path, JOB, Background("test-commit", inbox), data={"name": "a.txt", "digest": "one"})
+def keeper(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
+    return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox), data={"name": "a.txt", "digest": "one"})
 
 
-def part(keeper: Keeper, worker: str, step: int, generation: int = 1) -> dict[str, Any]:
+def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1) -> dict[str, Any]:
     directory = pending_directory(keeper.root, step, generation)
     name = f"model/{worker.replace('/', '-')}.json"
     data = f"{worker} {step}".encode()
@@ -48,13 +47,13 @@ def part(keeper: Keeper, worker: str, step: int, generation: int = 1) -> dict[st
     return {"step": step, "part": {**origin, "files": files, "state": []}}
 
 
-def result(inbox: Inbox) -> Called:
+def result(inbox: Inbox) -> TaskEnded:
     item = inbox.get(20)
-    assert isinstance(item, Called)
+    assert isinstance(item, TaskEnded)
     return item
 
 
-def commit(keeper: Keeper, inbox: Inbox, step: int, generation: int = 1) -> Committed:
+def commit(keeper: CheckpointManager, inbox: Inbox, step: int, generation: int = 1) -> Committed:
     for worker in ("east/0", "east/1"):
         keeper.add(worker, generation, part(keeper, worker, step, generation), PLAN, INVENTORY)
     called = result(inbox)
@@ -64,7 +63,7 @@ def commit(keeper: Keeper, inbox: Inbox, step: int, generation: int = 1) -> Comm
     return called.value
 
 
-def test_a_checkpoint_is_committed_with_the_last_part(keeper: Keeper, inbox: Inbox) -> None:
+def test_a_checkpoint_is_committed_with_the_last_part(keeper: CheckpointManager, inbox: Inbox) -> None:
     assert keeper.add("east/0", 1, part(keeper, "east/0", 5), PLAN, INVENTORY)
     assert keeper.waiting_for == (5,)
     assert not keeper.busy
@@ -83,12 +82,12 @@ def test_a_checkpoint_is_committed_with_the_last_part(keeper: Keeper, inbox: Inb
     assert Manifest.load(keeper.root / "step-000010").header["parent"] == "step-000005"
 
 
-def test_old_checkpoints_go(keeper: Keeper, inbox: Inbox) -> None:
+def test_old_checkpoints_go(keeper: CheckpointManager, inbox: Inbox) -> None:
     removed = [commit(keeper, inbox, step).removed for step in (5, 10, 15)]
     assert removed == [(), (), ("step-000005",)]
 
 
-def test_parts_of_two_generations_are_never_mixed(keeper: Keeper, inbox: Inbox) -> None:
+def test_parts_of_two_generations_are_never_mixed(keeper: CheckpointManager, inbox: Inbox) -> None:
     keeper.add("east/0", 1, part(keeper, "east/0", 5, 1), PLAN, INVENTORY)
     keeper.forget()
     keeper.add("east/1", 2, part(keeper, "east/1", 5, 2), PLAN, INVENTORY)
@@ -97,7 +96,7 @@ def test_parts_of_two_generations_are_never_mixed(keeper: Keeper, inbox: Inbox) 
     assert Manifest.load(result(inbox).value.directory).generation == 2
 
 
-def test_a_commit_that_fails_is_told_and_the_next_may_succeed(keeper: Keeper, inbox: Inbox) -> None:
+def test_a_commit_that_fails_is_told_and_the_next_may_succeed(keeper: CheckpointManager, inbox: Inbox) -> None:
     keeper.add("east/0", 1, part(keeper, "east/0", 5), PLAN, INVENTORY)
     other = part(keeper, "east/1", 5)
     os.unlink(pending_directory(keeper.root, 5, 1) / "model" / "east-1.json")
@@ -124,19 +123,19 @@ def flip(path: Path) -> None:
     ],
 )
 def test_the_newest_valid_one_is_found(
-    keeper: Keeper, inbox: Inbox, damage: Callable[[Path], None], name: str, rejected: int
+    keeper: CheckpointManager, inbox: Inbox, damage: Callable[[Path], None], name: str, rejected: int
 ) -> None:
     commit(keeper, inbox, 5)
     commit(keeper, inbox, 10)
     damage(keeper.root)
     keeper.find()
     found = result(inbox).value
-    assert isinstance(found, Found)
+    assert isinstance(found, FoundCheckpoint)
     assert found.directory == keeper.root / name
     assert [directory for directory, _ in found.rejected] == ["step-000010"] * rejected
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(keeper: Keeper, inbox: Inbox) -> None:
+def test_a_checkpoint_of_another_recipe_is_refused(keeper: CheckpointManager, inbox: Inbox) -> None:
     keeper.recipe = make_recipe(JOB, INVENTORY)
     directory = commit(keeper, inbox, 5).directory
     written = Manifest.load(directory).header["recipe"]
@@ -162,7 +161,7 @@ def test_where_a_job_runs_is_no_part_of_its_identity() -> None:
     assert identity(Job.model_validate(toy_job(seed=5))) != identity(JOB)
 
 
-def test_a_checkpoint_of_other_data_is_refused(keeper: Keeper, inbox: Inbox) -> None:
+def test_a_checkpoint_of_other_data_is_refused(keeper: CheckpointManager, inbox: Inbox) -> None:
     commit(keeper, inbox, 5)
     keeper.data = {"name": "a.txt", "digest": "two"}
     with pytest.raises(CheckpointError, match=r"digest one, but a\.txt has two"):

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-
 from dougong.fault.diagnosis import CONSEQUENCE_S
 from dougong.launcher.controller.generation import Generation
 from dougong.parallel.plan import Inventory, Seat, make_plan

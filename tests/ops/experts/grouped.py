@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from dougong.ops.experts.base import Block
+from torch import Tensor
 
 Counts = Sequence[Sequence[int]]
 """Rows of each lane for each expert."""

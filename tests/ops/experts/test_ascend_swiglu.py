@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from dougong.ops.experts import ascend_swiglu
 from dougong.ops.experts.ascend_swiglu import NpuSwiGLU, grouped_products, single_products
 from dougong.ops.experts.choose import candidates, is_sound
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
 from tests.ops.experts.grouped import Size, exact, largest_error, make_problem, run
+from torch import Tensor
 
 SHAPES = {"gate_up_proj": (32, 64), "down_proj": (64, 16)}
 COUNTS = [[5, 18, 0], [34, 1, 7]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from dougong.ops.experts.choose import candidates, find_fused
 from tests.ops.experts.test_reference import site_of
 

@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import Site, expert_op, find_sites, one_expert
 from dougong.ops.experts.base import Block, ExpertOp, OneExpert, Rows
 from dougong.ops.experts.choose import choose_expert_op
 from dougong.ops.experts.reference import ByBlock, FamilyExpert, SwiGLUExpert, Tiling, add_outer
-from dougong.ops.permute import combine_rows, dispatch_rows, make_routing
+from dougong.ops.permute import combine_rows, make_routing, permute_rows
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB
+from torch import Tensor
 
 CPU = torch.device("cpu")
 SWIGLU = [f for f in FAMILIES if f != "gpt_oss"]
@@ -91,7 +90,7 @@ def test_one_expert_at_a_time_gives_what_the_whole_module_gives(family: str) -> 
     whole_TH.backward(dout_TH)
 
     routing = make_routing(index_TK, 8, site.has_identity_experts)
-    rows_RH = dispatch_rows(hidden_TH, routing)
+    rows_RH = permute_rows(hidden_TH, routing)
     answers_RH = torch.empty_like(rows_RH)
     start = 0
     for expert, count in enumerate(routing.counts_E.tolist()):
@@ -100,7 +99,7 @@ def test_one_expert_at_a_time_gives_what_the_whole_module_gives(family: str) -> 
         saved = op.forward(rows_RH[span], tensors, answers_RH[span])
         grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
         weight_R = weights_TK.reshape(-1)[routing.order_R[span]]
-        drow_RH = dispatch_rows(dout_TH, routing)[span] * weight_R[:, None]
+        drow_RH = permute_rows(dout_TH, routing)[span] * weight_R[:, None]
         op.backward(drow_RH, saved, tensors, grads, torch.empty_like(drow_RH))()
         for name, grad in grads.items():
             torch.testing.assert_close(grad, getattr(whole, name).grad[expert], rtol=1e-4, atol=1e-5)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dougong.ops.experts.base import Block
 from dougong.ops.experts.tile_tables import GROUP, Wave, arrange, choose_tiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.control.environment import temporary_variables
 from dougong.ops.experts import triton_kernels
 from dougong.ops.experts.tile_tables import Tile, choose_tiles

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dougong.control.environment import temporary_variables
 from dougong.ops.experts.choose import is_sound
 from dougong.ops.experts.tile_tables import Tile, Tiles, choose_tiles

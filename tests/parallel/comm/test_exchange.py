@@ -6,14 +6,13 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor
-
-from dougong.parallel.comm.exchange import Due, Letter, Link, Mail
+from dougong.parallel.comm.exchange import EmulatedLink, Exchange, Expected, TensorMessage
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.parallel.schedules.operation import Message
+from dougong.parallel.schedules.operation import MessageKind
 from tests.parallel.workers import plan_of
 from tests.processes import run_workers
+from torch import Tensor
 
 KEYS = [(site, microbatch) for microbatch in range(3) for site in range(2)]
 
@@ -29,57 +28,57 @@ def parts_of(key: tuple[int, int]) -> list[Tensor]:
     ]
 
 
-def correspond(world: World, plan: Plan, link: Link | None) -> list[bool]:
+def correspond(world: World, plan: Plan, link: EmulatedLink | None) -> list[bool]:
     """Rank 0 asks, the others answer with what they got; rank 1 also writes to itself."""
-    mail, peers = Mail(world, link), tuple(range(1, world.size))
+    mail, peers = Exchange(world, link), tuple(range(1, world.size))
     first = world.rank == 0
     sides = ((peers, ()), ((), peers)) if first else (((), (0,)), ((0,), ()))
-    for message, (targets, sources) in zip((Message.ROWS, Message.ANSWERS), sides, strict=True):
-        mail.expect(message, [Due(key, targets, sources) for key in KEYS])
+    for message, (targets, sources) in zip((MessageKind.ROWS, MessageKind.ANSWERS), sides, strict=True):
+        mail.expect(message, [Expected(key, targets, sources) for key in KEYS])
     right = []
     if first:
         for key in KEYS:
-            mail.send(Message.ROWS, key, {rank: Letter(parts_of(key)) for rank in peers})
+            mail.send(MessageKind.ROWS, key, {rank: TensorMessage(parts_of(key)) for rank in peers})
         for key in reversed(KEYS):  # read in another order than they come
-            letters = mail.receive(Message.ANSWERS, key)
+            letters = mail.receive(MessageKind.ANSWERS, key)
             assert list(letters) == list(peers)
             right += [
                 torch.equal(a, b) for of in letters.values() for a, b in zip(of.parts, parts_of(key), strict=True)
             ]
         expected = sum(t.numel() * t.element_size() for key in KEYS for t in parts_of(key)) * len(peers)
-        right.append(mail.bytes_sent[Message.ROWS] == expected)
+        right.append(mail.bytes_sent[MessageKind.ROWS] == expected)
     else:
         for key in KEYS:
-            mail.send(Message.ANSWERS, key, {0: mail.receive(Message.ROWS, key)[0]})
+            mail.send(MessageKind.ANSWERS, key, {0: mail.receive(MessageKind.ROWS, key)[0]})
     mail.finish()
     mail.close()
     return right
 
 
-@pytest.mark.parametrize("link", [None, Link(1e9, 0.001)], ids=["as it is", "emulated"])
-def test_letters_arrive_as_they_were_written(link: Link | None) -> None:
+@pytest.mark.parametrize("link", [None, EmulatedLink(1e9, 0.001)], ids=["as it is", "emulated"])
+def test_letters_arrive_as_they_were_written(link: EmulatedLink | None) -> None:
     results = run_workers(correspond, plan_of("AEE"), link)
     assert len(results[0]) == 2 * 4 * len(KEYS) + 1 and all(results[0])
 
 
 def test_a_letter_to_oneself_is_there_at_once() -> None:
-    mail = Mail(World.alone())
-    mail.expect(Message.ROWS, [Due((0, 0), (), ())])
-    mail.send(Message.ROWS, (0, 0), {0: Letter(parts_of((0, 0)))})
-    (letter,) = mail.receive(Message.ROWS, (0, 0)).values()
+    mail = Exchange(World.alone())
+    mail.expect(MessageKind.ROWS, [Expected((0, 0), (), ())])
+    mail.send(MessageKind.ROWS, (0, 0), {0: TensorMessage(parts_of((0, 0)))})
+    (letter,) = mail.receive(MessageKind.ROWS, (0, 0)).values()
     assert all(torch.equal(a, b) for a, b in zip(letter.parts, parts_of((0, 0)), strict=True))
-    assert mail.bytes_sent[Message.ROWS] == 0
+    assert mail.bytes_sent[MessageKind.ROWS] == 0
     mail.finish()
     mail.close()
 
 
 def test_a_link_takes_its_latency_and_its_bytes() -> None:
-    assert Link(1e6, 0.5).seconds(250_000) == pytest.approx(0.75)
+    assert EmulatedLink(1e6, 0.5).seconds(250_000) == pytest.approx(0.75)
 
 
 def test_its_threads_end() -> None:
     before = threading.active_count()
-    mail = Mail(World.alone())
-    mail.expect(Message.ROWS, [])
+    mail = Exchange(World.alone())
+    mail.expect(MessageKind.ROWS, [])
     mail.close()
     assert threading.active_count() == before

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed import TCPStore
-
 from dougong.errors import LaunchError
-from dougong.parallel.comm.world import Member, World
+from dougong.parallel.comm.world import Membership, World
 from dougong.parallel.plan import Plan
 from tests.parallel.workers import plan_of
 from tests.processes import run_workers
+from torch.distributed import TCPStore
 
 
 def piece(sender: int, receiver: int, turn: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -107,7 +106,7 @@ def test_values_of_another_number_than_announced_are_our_mistake() -> None:
 def join_too_few(world: World, plan: Plan, port: int) -> str:
     """Join a world of two whose other worker never comes."""
     world.PATIENCE = timedelta(seconds=1)  # this process ends with the task
-    member = Member(0, 2, 5, "east", (("east", "gloo", (0, 1)),), torch.device("cpu"), (0, 1))
+    member = Membership(0, 2, 5, "east", (("east", "gloo", (0, 1)),), torch.device("cpu"), (0, 1))
     with pytest.raises(LaunchError) as caught:
         World.join(member, ("127.0.0.1", port))
     return str(caught.value)

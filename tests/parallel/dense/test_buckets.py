@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
+from dougong.parallel.dense import buckets
+from dougong.parallel.dense.buckets import ALIGNMENT, FlatTensors, make_buckets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-
-from dougong.parallel.dense import buckets
-from dougong.parallel.dense.buckets import ALIGNMENT, FlatTensors, make_buckets
 
 Shapes = st.lists(st.lists(st.integers(1, 40), max_size=3), min_size=1, max_size=12)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.errors import ModelError
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense import buckets
@@ -14,6 +12,7 @@ from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer
 from dougong.parallel.segments.tape import leaf_node
 from tests.parallel.workers import plan_of
+from torch import Tensor
 
 NAMES = ("first", "second", "third")
 SHAPES: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, (4,))

@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense import buckets
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.buckets import FlatTensors
-from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer, spread
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer, all_gather_parameters
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import LaneTree
 from tests.parallel.workers import plan_of, with_lanes
 from tests.processes import run_workers
+from torch import Tensor
 
 SHAPES = {"embedding": (40, 7), "norm": (7,), "head": (40, 7), "scalar": (), "bias": (3, 1, 5)}
 LANES = 7
@@ -78,7 +77,7 @@ def spread_out(world: World, plan: Plan) -> dict[str, Tensor]:
     for name, owner in plan.owners.items():
         if owner == world.rank:
             views[name].copy_(gradient(99, name))
-    spread(world, plan, flat)
+    all_gather_parameters(world, plan, flat)
     return views
 
 

@@ -10,21 +10,20 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 import torch
-from torch import Tensor
-
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
     combine_backward,
     combine_rows,
-    dispatch_backward,
-    dispatch_rows,
     make_routing,
+    permute_backward,
+    permute_rows,
     products_of_rows,
     weigh_rows,
     weights_backward,
 )
-from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, make_parcels
+from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, plan_crossing
 from dougong.parallel.dispatch.dispatcher import crossing as ops
+from torch import Tensor
 
 H = 5
 
@@ -75,11 +74,11 @@ def on_one_worker(problem: Problem) -> list[Result]:
         counts = routing.counts_E.tolist()
         starts = accumulate(counts, initial=0)
         blocks = tuple(Block(e, lane, s, n) for (e, n), s in zip(enumerate(counts), starts, strict=False) if n)
-        answers_RH = serve(dispatch_rows(hidden_TH, routing), blocks, problem.matrices)
+        answers_RH = serve(permute_rows(hidden_TH, routing), blocks, problem.matrices)
         out_TH = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
         danswers_RH, dweights_TK = combine_backward(dout_TH, answers_RH, hidden_TH, weights_TK, routing)
         drows_RH = serve(danswers_RH, blocks, problem.matrices.mT)
-        results.append((out_TH, dispatch_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK))
+        results.append((out_TH, permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK))
     return results
 
 
@@ -114,7 +113,7 @@ class Site:
         self.problem, self.combine, self.wire = problem, combine, Wire()
         total = sum(problem.num_experts)
         self.parcels = [
-            make_parcels(make_routing(index_TK, total, problem.identity), problem.num_experts)
+            plan_crossing(make_routing(index_TK, total, problem.identity), problem.num_experts)
             for index_TK, *_ in problem.lanes
         ]
         crossed = [self.wire.headers(parcels.headers) for parcels in self.parcels]
@@ -137,7 +136,7 @@ class Site:
         self.arrived, self.answers, back = [], [], []
         for worker, headers in enumerate(self.headers):
             arrived = ops.open_parcels(headers, self.wire.to_worker("forward", slots, worker))
-            rows_RH = dispatch_rows(self.wire.to_worker("forward", tokens, worker), arrived)
+            rows_RH = permute_rows(self.wire.to_worker("forward", tokens, worker), arrived)
             answers_RH = serve(rows_RH, self.blocks(worker), self.problem.matrices)
             self.arrived.append(arrived)
             self.answers.append(answers_RH)
@@ -152,7 +151,7 @@ class Site:
         self.pack_weights("backward", self.combine == "at_attention")
         gradients, dweights = [], []
         for worker, arrived in enumerate(self.arrived):
-            dout_RH = dispatch_rows(self.wire.to_worker("backward", douts, worker), arrived)
+            dout_RH = permute_rows(self.wire.to_worker("backward", douts, worker), arrived)
             danswers_RH = weigh_rows(dout_RH, self.weights[worker])
             drows_RH = serve(danswers_RH, self.blocks(worker), self.problem.matrices.mT)
             dweights.append(products_of_rows(dout_RH, self.answers[worker]))
@@ -167,9 +166,9 @@ class Site:
     def end_at_attention(self, lane: int, drows_RH: Tensor) -> tuple[Tensor, Tensor]:
         _, hidden_TH, weights_TK, dout_TH = self.problem.lanes[lane]
         routing = self.parcels[lane].routing
-        dweights_R = products_of_rows(dispatch_rows(dout_TH, routing), self.came[lane])
+        dweights_R = products_of_rows(permute_rows(dout_TH, routing), self.came[lane])
         dweights_TK = weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
-        return dispatch_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK
+        return permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK
 
     def end_at_experts(self, lane: int, sums_VH: Tensor, dweights_R: Tensor) -> tuple[Tensor, Tensor]:
         _, hidden_TH, weights_TK, dout_TH = self.problem.lanes[lane]

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from dougong.ops.experts.base import Block
+from dougong.ops.permute import make_routing, permute_rows
+from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, Widths, bytes_of, plan_crossing
+from dougong.parallel.dispatch.dispatcher import crossing as ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-from dougong.ops.experts.base import Block
-from dougong.ops.permute import dispatch_rows, make_routing
-from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, Widths, bytes_of, make_parcels
-from dougong.parallel.dispatch.dispatcher import crossing as ops
 from tests.parallel.dispatch.crossing import H, Problem, Site, differing, make_problem, on_one_worker
+from torch import Tensor
 
 COMBINES: tuple[Combine, ...] = ("at_attention", "at_experts")
 
@@ -63,7 +62,7 @@ def check_what_crosses(problem: Problem) -> None:
     firsts = [0, *accumulate(problem.num_experts)]
     for index_TK, hidden_TH, *_ in problem.lanes:
         num_choices = index_TK.shape[1]
-        parcels = make_parcels(make_routing(index_TK, firsts[-1], problem.identity), problem.num_experts)
+        parcels = plan_crossing(make_routing(index_TK, firsts[-1], problem.identity), problem.num_experts)
         slots, tokens = parcels.split_rows(parcels.slots_R), ops.pack_tokens(hidden_TH, parcels)
         assert len(slots) == len(tokens) == len(parcels.headers) == len(problem.num_experts)
         for worker, header in enumerate(parcels.headers):
@@ -96,13 +95,13 @@ def test_blocks_lie_by_lane_then_expert_and_none_is_empty() -> None:
 
 def test_lanes_without_a_micro_batch_take_no_place() -> None:
     index_TK = torch.tensor([[1, 2], [0, 1]])
-    parcels = make_parcels(make_routing(index_TK, 3), (3,))
+    parcels = plan_crossing(make_routing(index_TK, 3), (3,))
     nothing = Header.of_nothing(3)
     opened = ops.open_parcels([nothing, parcels.headers[0], nothing], parcels.slots_R)
     assert opened.order_R.tolist() == parcels.routing.order_R.tolist()
     assert opened.position_TK.tolist() == parcels.routing.position_TK.tolist()
     empty = ops.open_parcels([nothing], parcels.slots_R[:0])
-    assert dispatch_rows(torch.empty(0, H), empty).shape == (0, H)
+    assert permute_rows(torch.empty(0, H), empty).shape == (0, H)
     assert ops.add_answers(torch.empty(0, H), torch.empty(0), empty).shape == (0, H)
 
 
@@ -228,7 +227,7 @@ def test_the_formula_in_numbers() -> None:
 def test_tokens_cross_as_often_as_expected_of_a_uniform_router(num_experts: int, workers: int, choices: int) -> None:
     """Of every set of k experts once: U = G * (1 - C(E - E/G, k) / C(E, k)), `research/afd_ep.md` section 3.7."""
     index_TK = torch.tensor(list(combinations(range(num_experts), choices)))
-    parcels = make_parcels(make_routing(index_TK, num_experts), (num_experts // workers,) * workers)
+    parcels = plan_crossing(make_routing(index_TK, num_experts), (num_experts // workers,) * workers)
     sets, away = comb(num_experts, choices), comb(num_experts - num_experts // workers, choices)
     assert sum(header.num_tokens for header in parcels.headers) == workers * (sets - away)
     assert sum(header.num_rows for header in parcels.headers) == sets * choices

@@ -11,23 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
 from dougong.errors import LaunchError
 from dougong.ops import permute
 from dougong.ops.experts.base import Block
-from dougong.parallel.comm.exchange import Letter, Mail
+from dougong.parallel.comm.exchange import Exchange, TensorMessage
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Combine
-from dougong.parallel.dispatch.dispatcher import Dispatcher, Post, Served
+from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec, ExpertBatch
 from dougong.parallel.plan import Plan
-from dougong.parallel.schedules.operation import Kind, Message, Operation, Role
+from dougong.parallel.schedules.operation import Kind, MessageKind, Operation, Role
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.flight import ExpertsCall
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.parallel.workers import blocks_of, plan_of
 from tests.processes import run_workers
+from torch import Tensor
 
 EXPERTS, LANES, HIDDEN, TOKENS = 8, 6, 3, 5
 KEY = (0, 0)
@@ -85,12 +84,12 @@ def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tenso
     call = calls_of(kind, [lane], num_experts)[lane]
     of = permute.make_routing(call.index, num_experts, kind == "identity")
     blocks = blocks_of(range(num_experts), {lane: of.counts_E.tolist()})
-    answers = serve(permute.dispatch_rows(call.hidden, of), blocks)
+    answers = serve(permute.permute_rows(call.hidden, of), blocks)
     combined = permute.combine_rows(answers, call.hidden, call.weights, of)
     dout = torch.ones_like(combined)
     danswers, dweights = permute.combine_backward(dout, answers, call.hidden, call.weights, of)
     factors = torch.repeat_interleave(torch.arange(num_experts) + 1, of.counts_E)
-    return combined, permute.dispatch_backward(danswers * factors[:, None], dout, call.weights, of), dweights
+    return combined, permute.permute_backward(danswers * factors[:, None], dout, call.weights, of), dweights
 
 
 class Office:
@@ -98,8 +97,8 @@ class Office:
 
     def __init__(self, world: World, plan: Plan, combine: Combine = "at_attention", identity: bool = False) -> None:
         self.world, self.plan = world, plan
-        self.mail = Mail(world)
-        post = Post(HIDDEN, torch.float32, torch.device("cpu"), combine)
+        self.mail = Exchange(world)
+        post = DispatchSpec(HIDDEN, torch.float32, torch.device("cpu"), combine)
         self.dispatcher = Dispatcher(world.rank, plan, post, identity)
         worker = plan.workers[world.rank]
         role: Role = "both" if worker.lanes and worker.num_experts else "attention" if worker.lanes else "experts"
@@ -108,35 +107,35 @@ class Office:
     def round_trip(self, kind: str, absent: frozenset[int] = frozenset()) -> Found:
         lanes = [lane for lane in self.plan.workers[self.world.rank].lanes if lane not in absent]
         calls = calls_of(kind, lanes, self.plan.num_experts)
-        for message in Message:
+        for message in MessageKind:
             self.mail.expect(message, self.dispatcher.due(message, self.program))
         post, mail, found = self.dispatcher, self.mail, {}
         for operation in self.program:
             if operation.kind is Kind.SEND_ROWS:
                 sent = post.ask(KEY, calls)
-                mail.send(Message.ROWS, KEY, post.rows(sent))
+                mail.send(MessageKind.ROWS, KEY, post.rows(sent))
             elif operation.kind is Kind.EXPERTS_FORWARD:
-                served = post.open(KEY, mail.receive(Message.ROWS, KEY))
+                served = post.open(KEY, mail.receive(MessageKind.ROWS, KEY))
                 self.check_wave(served)
                 served.answers = serve(served.rows, served.blocks)
-                mail.send(Message.ANSWERS, KEY, post.answers(served))
+                mail.send(MessageKind.ANSWERS, KEY, post.answers(served))
             elif operation.kind is Kind.RECEIVE_ANSWERS:
-                post.take_answers(sent, mail.receive(Message.ANSWERS, KEY))
+                post.take_answers(sent, mail.receive(MessageKind.ANSWERS, KEY))
                 douts = {lane: torch.ones_like(combined) for lane, combined in sent.combined.items()}
-                mail.send(Message.ANSWER_GRADIENTS, KEY, post.answer_gradients(sent, douts))
+                mail.send(MessageKind.ANSWER_GRADIENTS, KEY, post.answer_gradients(sent, douts))
             elif operation.kind is Kind.EXPERTS_BACKWARD:
-                post.open_gradients(served, mail.receive(Message.ANSWER_GRADIENTS, KEY))
+                post.open_gradients(served, mail.receive(MessageKind.ANSWER_GRADIENTS, KEY))
                 factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in served.blocks] or [served.rows])
                 served.drows = served.danswers * factors
-                mail.send(Message.ROW_GRADIENTS, KEY, post.row_gradients(served))
+                mail.send(MessageKind.ROW_GRADIENTS, KEY, post.row_gradients(served))
             elif operation.kind is Kind.RECEIVE_ROW_GRADIENTS:
-                gradients = post.take_row_gradients(sent, mail.receive(Message.ROW_GRADIENTS, KEY))
+                gradients = post.take_row_gradients(sent, mail.receive(MessageKind.ROW_GRADIENTS, KEY))
                 found = {lane: (sent.combined[lane], *gradients[lane]) for lane in calls}
         mail.finish()
         mail.close()
         return found
 
-    def check_wave(self, served: Served) -> None:
+    def check_wave(self, served: ExpertBatch) -> None:
         blocks = served.blocks
         assert [(b.lane, b.expert) for b in blocks] == sorted({(b.lane, b.expert) for b in blocks}), "lanes in order"
         assert [b.start for b in blocks] == [sum(b.count for b in blocks[:i]) for i in range(len(blocks))]
@@ -203,13 +202,13 @@ def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
     office.mail.step = 8 if difference == "step" and wrong else 7
     key = (2 if difference == "site" and wrong else 1, 4 if difference == "microbatch" and wrong else 3)
     operations = [Operation(o.kind, *key) for o in office.program]
-    office.mail.expect(Message.ROWS, office.dispatcher.due(Message.ROWS, operations))
+    office.mail.expect(MessageKind.ROWS, office.dispatcher.due(MessageKind.ROWS, operations))
     said = None
     if world.rank == 0:
-        office.mail.send(Message.ROWS, key, {1: Letter([torch.zeros(1, 2)])})
+        office.mail.send(MessageKind.ROWS, key, {1: TensorMessage([torch.zeros(1, 2)])})
     else:
         try:
-            office.mail.receive(Message.ROWS, key)
+            office.mail.receive(MessageKind.ROWS, key)
         except LaunchError as error:
             said = str(error)
     world.barrier()  # rank 0 stays until its letter has been read
@@ -236,26 +235,26 @@ def test_a_letter_that_is_not_due_is_refused_by_name(difference: str, said: str)
     assert first is None and second is not None and said in second
 
 
-def a_round_trip(combine: Combine, change: Callable[[Message, Letter], Letter]) -> None:
+def a_round_trip(combine: Combine, change: Callable[[MessageKind, TensorMessage], TensorMessage]) -> None:
     """Everything that one attention and one experts worker write to each other, changed on the way."""
-    plan, post = plan_of("AE"), Post(HIDDEN, torch.float32, torch.device("cpu"), combine, ("first.experts",))
+    plan, post = plan_of("AE"), DispatchSpec(HIDDEN, torch.float32, torch.device("cpu"), combine, ("first.experts",))
     asking, serving = Dispatcher(0, plan, post, False), Dispatcher(1, plan, post, False)
     sent = asking.ask(KEY, calls_of("random", range(LANES), EXPERTS))
-    served = serving.open(KEY, {0: change(Message.ROWS, asking.rows(sent)[1])})
+    served = serving.open(KEY, {0: change(MessageKind.ROWS, asking.rows(sent)[1])})
     served.answers = serve(served.rows, served.blocks)
-    asking.take_answers(sent, {1: change(Message.ANSWERS, serving.answers(served)[0])})
+    asking.take_answers(sent, {1: change(MessageKind.ANSWERS, serving.answers(served)[0])})
     letters = asking.answer_gradients(sent, sent.combined)
-    serving.open_gradients(served, {0: change(Message.ANSWER_GRADIENTS, letters[1])})
+    serving.open_gradients(served, {0: change(MessageKind.ANSWER_GRADIENTS, letters[1])})
     served.drows = served.danswers
-    asking.take_row_gradients(sent, {1: change(Message.ROW_GRADIENTS, serving.row_gradients(served)[0])})
+    asking.take_row_gradients(sent, {1: change(MessageKind.ROW_GRADIENTS, serving.row_gradients(served)[0])})
 
 
 WEIGHTS = {
-    "at_attention": {(Message.ANSWER_GRADIENTS, 1)},
-    "at_experts": {(Message.ROWS, 3), (Message.ROW_GRADIENTS, 1)},
+    "at_attention": {(MessageKind.ANSWER_GRADIENTS, 1)},
+    "at_experts": {(MessageKind.ROWS, 3), (MessageKind.ROW_GRADIENTS, 1)},
 }
-PARTS = [("at_attention", m, n) for m, size in zip(Message, (3, 1, 2, 1), strict=True) for n in range(size)]
-PARTS += [("at_experts", m, n) for m, size in zip(Message, (4, 1, 1, 2), strict=True) for n in range(size)]
+PARTS = [("at_attention", m, n) for m, size in zip(MessageKind, (3, 1, 2, 1), strict=True) for n in range(size)]
+PARTS += [("at_experts", m, n) for m, size in zip(MessageKind, (4, 1, 1, 2), strict=True) for n in range(size)]
 CHANGES: dict[str, Callable[[Tensor], list[Tensor]]] = {
     "a row less": lambda part: [part[:-1]],
     "a row more": lambda part: [torch.cat([part, part[:1]])],
@@ -268,15 +267,15 @@ CHANGES: dict[str, Callable[[Tensor], list[Tensor]]] = {
 @pytest.mark.parametrize("what", CHANGES)
 @pytest.mark.parametrize(("combine", "message", "number"), PARTS)
 def test_a_letter_of_another_shape_or_dtype_is_refused_by_name(
-    combine: Combine, message: Message, number: int, what: str
+    combine: Combine, message: MessageKind, number: int, what: str
 ) -> None:
     """Any part of any letter; both ends, the place and both values are named."""
 
-    def change(of: Message, letter: Letter) -> Letter:
+    def change(of: MessageKind, letter: TensorMessage) -> TensorMessage:
         parts = list(letter.parts)
         if of is message:
             parts[number : number + 1] = CHANGES[what](parts[number])
-        return Letter(parts)
+        return TensorMessage(parts)
 
     if what == "another dtype" and (message, number) in WEIGHTS[combine]:
         a_round_trip(combine, change)  # a router's weights may have their own

@@ -6,20 +6,19 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.errors import ModelError
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
-from dougong.parallel.comm.exchange import Mail
+from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
-from dougong.parallel.dispatch.dispatcher import Dispatcher, Post
+from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
 from dougong.parallel.execute.executor import Clock, Cut, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.colocated import colocated
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.flight import Forward, pause_at_experts
-from dougong.parallel.segments.tape import Node, leaf_node
+from dougong.parallel.segments.tape import GraphNode, leaf_node
 from tests.parallel.workers import plan_of
+from torch import Tensor
 
 HIDDEN, INNER, EXPERTS, TOKENS, LANES = 4, 6, 3, 5, 2
 
@@ -38,10 +37,10 @@ class Bench:
         cut = Cut(("first.experts", "second.experts"), EXPERTS, False)
         world = World.alone()
         plan = plan_of("B", LANES, EXPERTS)
-        dispatcher = Dispatcher(0, plan, Post(HIDDEN, torch.float32, torch.device("cpu")), False)
+        dispatcher = Dispatcher(0, plan, DispatchSpec(HIDDEN, torch.float32, torch.device("cpu")), False)
         self.shard = ExpertShard(ByBlock(SwiGLUExpert()), [experts(0), experts(1)])
         clock = Clock(note=lambda phase, operation: self.notes.append((phase, operation)))
-        self.executor = Executor(cut, dispatcher, self.shard, Mail(world), clock)
+        self.executor = Executor(cut, dispatcher, self.shard, Exchange(world), clock)
         self.weights = [torch.full((HIDDEN,), 1.0 + i).requires_grad_() for i in range(3)]
         self.gradients: dict[tuple[int, int], Tensor] = {}
 
@@ -51,10 +50,10 @@ class Bench:
         losses = self.executor.train(program, Training(lambda microbatch: forwards, scale, self.hand_out))
         return {lane: loss for (lane, microbatch), loss in losses.items() if microbatch == microbatches - 1}
 
-    def hand_out(self, lane: int, microbatch: int) -> Callable[[Node, Tensor], None]:
+    def hand_out(self, lane: int, microbatch: int) -> Callable[[GraphNode, Tensor], None]:
         names = {leaf_node(w): i for i, w in enumerate(self.weights)}
 
-        def take(node: Node, gradient: Tensor) -> None:
+        def take(node: GraphNode, gradient: Tensor) -> None:
             self.gradients[lane, names[node]] = gradient
 
         return take

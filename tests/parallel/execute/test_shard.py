@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.ops.experts.base import Block, ExpertOp
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.execute.shard import ExpertShard
 from tests.parallel.workers import blocks_of
+from torch import Tensor
 
 HIDDEN, INNER = 8, 16
 OWNED = (2, 3, 4)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import strategies as st
-
 from dougong.parallel.schedules.operation import Kind, Operation, Program, Role, backward, forward
 from dougong.parallel.schedules.order import lay_out
+from hypothesis import strategies as st
 
 SPLIT: dict[str, Role] = {"a": "attention", "e": "experts"}
 TEAMS: dict[str, dict[str, Role]] = {

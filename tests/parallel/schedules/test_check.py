@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dougong.errors import PlanError
 from dougong.parallel.schedules.check import Alive, check, count_alive, expected, needs
-from dougong.parallel.schedules.operation import Kind, Message, Operation, Program, backward, forward, receive, send
+from dougong.parallel.schedules.operation import Kind, MessageKind, Operation, Program, backward, forward, receive, send
 from dougong.parallel.schedules.order import lay_out
 from dougong.parallel.schedules.registry import SCHEDULES, make_programs
 from dougong.parallel.schedules.walk import awaited
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.parallel.schedules.orders import SPLIT, TEAMS, any_programs, with_operations
 
 
@@ -40,14 +39,26 @@ A, E = 0, 1
 @pytest.mark.parametrize(
     ("worker", "change", "message"),
     [
-        (A, lambda o: o.remove(send(Message.ROWS, 0, 1)), r"a \(attention\) lacks 1 of 16 operations, .* send rows"),
+        (
+            A,
+            lambda o: o.remove(send(MessageKind.ROWS, 0, 1)),
+            r"a \(attention\) lacks 1 of 16 operations, .* send rows",
+        ),
         (E, lambda o: o.remove(Operation(Kind.EXPERTS_BACKWARD, 0, 0)), r"e \(experts\) lacks 1 of 14 .* experts back"),
         (A, lambda o: o.append(forward(0, 0)), r"operation 16 .* forward \(segment 0, .* 0\): it stands there before"),
         (E, lambda o: o.append(forward(0, 0)), r"operation 14 .*: no such operation with 1 sites and 2 micro-batches"),
         (A, lambda o: o.append(backward(2, 0)), r"no such operation"),
-        (A, swap(forward(0, 0), send(Message.ROWS, 0, 0)), r"operation 0 .*: it needs forward \(segment 0, .*later"),
+        (
+            A,
+            swap(forward(0, 0), send(MessageKind.ROWS, 0, 0)),
+            r"operation 0 .*: it needs forward \(segment 0, .*later",
+        ),
         (A, swap(backward(1, 0), backward(1, 1)), r"it needs forward \(segment 1, micro-batch 1\)"),
-        (E, swap(receive(Message.ROWS, 0, 0), receive(Message.ROWS, 0, 1)), r"it needs receive rows .*micro-batch 0"),
+        (
+            E,
+            swap(receive(MessageKind.ROWS, 0, 0), receive(MessageKind.ROWS, 0, 1)),
+            r"it needs receive rows .*micro-batch 0",
+        ),
     ],
 )
 def test_what_is_wrong_in_one_list(worker: int, change: Any, message: str) -> None:
@@ -91,7 +102,7 @@ def test_a_deadlock_of_two_workers() -> None:
     """Each list is complete and legal by itself; attention asks for the second micro-batch only after the first is
     through, the experts want both before they answer."""
     programs = make_programs("serial", 1, 2, SPLIT)
-    rows = [receive(Message.ROWS, 0, j) for j in range(2)]
+    rows = [receive(MessageKind.ROWS, 0, j) for j in range(2)]
     rest = [operation for operation in programs[E].operations if operation not in rows]
     programs[E] = with_operations(programs[E], rows + rest)
     with pytest.raises(PlanError) as refused:
@@ -152,7 +163,7 @@ def ascending(programs: list[Program]) -> bool:
 
 def queued(programs: list[Program]) -> bool:
     """Every message has one order among all its senders and receivers (all of a side talk to all of the other)."""
-    for message in Message:
+    for message in MessageKind:
         ends = [[o for o in p.operations if message in (o.kind.sends, o.kind.receives)] for p in programs]
         orders = {tuple((o.site, o.microbatch) for o in end if o.kind.sends) for end in ends}
         orders |= {tuple((o.site, o.microbatch) for o in end if o.kind.receives) for end in ends}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
 from dougong.parallel.schedules.gantt import draw
 from dougong.parallel.schedules.operation import Operation
 from dougong.parallel.schedules.registry import make_programs

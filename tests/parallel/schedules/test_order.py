@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-
 from dougong.parallel.schedules.check import check
-from dougong.parallel.schedules.operation import Kind, Message, Program, Role, send
+from dougong.parallel.schedules.operation import Kind, MessageKind, Program, Role, send
 from dougong.parallel.schedules.order import lay_out
 from dougong.parallel.schedules.registry import SCHEDULES, make_programs
 from dougong.parallel.schedules.zebra import zebra
+from hypothesis import given, settings
 from tests.parallel.schedules.orders import SPLIT, TEAMS, any_programs, order_of
 
 
@@ -53,7 +52,7 @@ def test_every_order_of_segments_becomes_programs_that_hold(drawn: tuple[list[Pr
 @given(any_programs())
 @settings(max_examples=150, deadline=None)
 def test_experts_serve_in_the_order_in_which_they_are_asked(drawn: tuple[list[Program], int, int]) -> None:
-    asked = (Message.ROWS, Message.ANSWER_GRADIENTS)
+    asked = (MessageKind.ROWS, MessageKind.ANSWER_GRADIENTS)
     posted = [[send(m, o.site, o.microbatch) for o in p.operations if (m := o.kind.sends) in asked] for p in drawn[0]]
     taken = [[send(m, o.site, o.microbatch) for o in p.operations if (m := o.kind.receives) in asked] for p in drawn[0]]
     orders = [order for order in [*posted, *taken] if order]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
 from dougong.errors import PlanError
 from dougong.parallel.schedules.af_pipe import into_groups
 from dougong.parallel.schedules.check import Alive, check

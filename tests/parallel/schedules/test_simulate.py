@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dougong.parallel.schedules.operation import Kind, Operation, Program, Role
 from dougong.parallel.schedules.registry import make_programs
-from dougong.parallel.schedules.simulate import Cost, Durations, Trace, simulate
+from dougong.parallel.schedules.simulate import Cost, Durations, Timeline, simulate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.parallel.schedules.brute_force import Ratio, least_makespan
 from tests.parallel.schedules.orders import SPLIT, TEAMS
 
@@ -23,7 +22,7 @@ def durations(ratio: Ratio) -> Durations:
     )  # fmt: skip
 
 
-def timed(name: str, num_sites: int, num_microbatches: int, cost: Cost, roles: dict[str, Role] = SPLIT) -> Trace:
+def timed(name: str, num_sites: int, num_microbatches: int, cost: Cost, roles: dict[str, Role] = SPLIT) -> Timeline:
     return simulate(make_programs(name, num_sites, num_microbatches, roles), cost)
 
 
@@ -130,7 +129,7 @@ def test_theorem_1_has_exceptions(num_microbatches: int, ratio: Ratio, best: flo
     assert timed("zebra", 2, num_microbatches, durations(ratio)).makespan_s == zebra
 
 
-def table_3(name: str, parts: tuple[float, float, float]) -> Trace:
+def table_3(name: str, parts: tuple[float, float, float]) -> Timeline:
     """8 layers, 8 micro-batches. The parts are shares of a whole step: T_comm is four of a layer's messages (there and
     back, forward and backward), T_A and T_E are three forwards long; `parts` are scaled so that T_E's is 1."""
     attention, experts, communication = parts

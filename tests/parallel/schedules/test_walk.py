@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from dougong.errors import PlanError
-from dougong.parallel.schedules.operation import Message, Operation, Program, receive, send
+from dougong.parallel.schedules.operation import MessageKind, Operation, Program, receive, send
 from dougong.parallel.schedules.registry import make_programs
 from dougong.parallel.schedules.walk import awaited, walk
 from tests.parallel.schedules.orders import TEAMS
@@ -23,16 +22,16 @@ def test_a_walk_meets_everything_in_a_possible_order(team: str) -> None:
 
 def test_a_receive_waits_for_all_of_the_other_side() -> None:
     programs = make_programs("zebra", 1, 1, TEAMS["mixed"])
-    rows, answers = (awaited(programs, receive(message, 0, 0)) for message in (Message.ROWS, Message.ANSWERS))
-    assert rows == [("a", send(Message.ROWS, 0, 0)), ("b", send(Message.ROWS, 0, 0))]
-    assert answers == [("b", send(Message.ANSWERS, 0, 0)), ("e", send(Message.ANSWERS, 0, 0))]
-    assert not awaited(programs, send(Message.ROWS, 0, 0))
+    rows, answers = (awaited(programs, receive(message, 0, 0)) for message in (MessageKind.ROWS, MessageKind.ANSWERS))
+    assert rows == [("a", send(MessageKind.ROWS, 0, 0)), ("b", send(MessageKind.ROWS, 0, 0))]
+    assert answers == [("b", send(MessageKind.ANSWERS, 0, 0)), ("e", send(MessageKind.ANSWERS, 0, 0))]
+    assert not awaited(programs, send(MessageKind.ROWS, 0, 0))
 
 
 def test_two_workers_that_wait_for_each_other_are_named() -> None:
-    ask, serve = send(Message.ROWS, 0, 0), send(Message.ANSWERS, 0, 0)
-    a = Program("a", "attention", (receive(Message.ANSWERS, 0, 0), ask))
-    e = Program("e", "experts", (receive(Message.ROWS, 0, 0), serve))
+    ask, serve = send(MessageKind.ROWS, 0, 0), send(MessageKind.ANSWERS, 0, 0)
+    a = Program("a", "attention", (receive(MessageKind.ANSWERS, 0, 0), ask))
+    e = Program("e", "experts", (receive(MessageKind.ROWS, 0, 0), serve))
     with pytest.raises(PlanError) as refused:
         list(walk([a, e]))
     assert "a at operation 0, receive answers (site 0, micro-batch 0), for e;" in str(refused.value)

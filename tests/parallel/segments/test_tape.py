@@ -10,10 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from dougong.job.schema import Job
 from dougong.models.sites import Site, find_sites
 from dougong.models.ties import break_ties_by_index
@@ -21,12 +17,15 @@ from dougong.ops import permute as ops
 from dougong.ops.permute import Routing
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.segments.flight import Flight, Forward
-from dougong.parallel.segments.tape import EVERYTHING, Node, TapeWalk, leaf_node, sequence_now
+from dougong.parallel.segments.tape import EVERYTHING, GraphNode, TapeWalk, leaf_node, sequence_now
 from dougong.training.replica import Replica
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
 from tests.parallel.workers import blocks_of
 from tests.reference import compute_experts_alike, reference_model
+from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole models
@@ -158,7 +157,7 @@ class Pilot:
         call = self._flight.calls[-1]
         routing = ops.make_routing(call.index, 8, self._rig.replica.cut.has_identity)
         with torch.no_grad():
-            rows = ops.dispatch_rows(call.hidden.detach(), routing)
+            rows = ops.permute_rows(call.hidden.detach(), routing)
             answers = self.shard.forward(
                 (site, self._microbatch), rows, blocks_of(range(8), {0: routing.counts_E.tolist()})
             )
@@ -177,9 +176,9 @@ class Pilot:
         danswers, dweights = ops.combine_backward(dout, answers, call.hidden, call.weights, routing)
         drows = self.shard.backward((site, self._microbatch), danswers)
         self.shard.add_weights((site, self._microbatch))
-        self._flight.take_back(call, ops.dispatch_backward(drows, dout, call.weights, routing), dweights)
+        self._flight.take_back(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
 
-    def _take(self, leaf: Node, gradient: Tensor) -> None:
+    def _take(self, leaf: GraphNode, gradient: Tensor) -> None:
         self.gradients[self._names[leaf]].add_(gradient)
 
 
@@ -246,8 +245,8 @@ def test_memory_is_released_as_the_walk_goes() -> None:
 
 
 def walk_in_pieces(
-    loss: Tensor, bounds: list[int], deferred: frozenset[Node] = frozenset()
-) -> list[tuple[Node, Tensor]]:
+    loss: Tensor, bounds: list[int], deferred: frozenset[GraphNode] = frozenset()
+) -> list[tuple[GraphNode, Tensor]]:
     handed = []
     with torch.no_grad():
         walk = TapeWalk(deferred)
@@ -258,7 +257,7 @@ def walk_in_pieces(
     return handed
 
 
-def summed(leaves: list[Tensor], handed: list[tuple[Node, Tensor]]) -> list[Tensor | None]:
+def summed(leaves: list[Tensor], handed: list[tuple[GraphNode, Tensor]]) -> list[Tensor | None]:
     nodes = {leaf_node(leaf): i for i, leaf in enumerate(leaves)}
     sums: list[Tensor | None] = [None] * len(leaves)
     for node, gradient in handed:

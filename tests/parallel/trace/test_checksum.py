@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from dougong.parallel.trace.checksum import WIDTH, _scramble, checksum, checksums, factors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-
-from dougong.parallel.trace.checksum import WIDTH, _scramble, checksum, checksums, factors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool]
 

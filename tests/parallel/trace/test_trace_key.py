@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import random
 
-from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, Place, first_difference
+from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, TraceKey, first_difference
 
 SITES = ("model.layers.0.mlp.experts", "model.layers.1.mlp.experts")
 IN_ORDER = [
-    Place(0, 0, FORWARD, 0, "hidden"),
-    Place(1, 0, FORWARD, 0, "hidden"),
-    Place(0, 0, FORWARD, 0, "choice"),
-    Place(0, 0, FORWARD, 0, "weights"),
-    Place(0, 0, FORWARD, 0, "answers", 2),
-    Place(0, 0, FORWARD, 0, "answers", 10),
-    Place(0, 0, FORWARD, 1, "hidden"),
-    Place(0, 0, FORWARD, 2, "loss"),
-    Place(0, 0, BACKWARD, 1, "danswer"),
-    Place(0, 0, BACKWARD, 1, "drows", 3),
-    Place(0, 0, BACKWARD, 0, "danswer"),
-    Place(0, 1, FORWARD, 0, "hidden"),
-    Place(0, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", "lm_head.weight"),
-    Place(0, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", "model.norm.weight"),
+    TraceKey(0, 0, FORWARD, 0, "hidden"),
+    TraceKey(1, 0, FORWARD, 0, "hidden"),
+    TraceKey(0, 0, FORWARD, 0, "choice"),
+    TraceKey(0, 0, FORWARD, 0, "weights"),
+    TraceKey(0, 0, FORWARD, 0, "answers", 2),
+    TraceKey(0, 0, FORWARD, 0, "answers", 10),
+    TraceKey(0, 0, FORWARD, 1, "hidden"),
+    TraceKey(0, 0, FORWARD, 2, "loss"),
+    TraceKey(0, 0, BACKWARD, 1, "danswer"),
+    TraceKey(0, 0, BACKWARD, 1, "drows", 3),
+    TraceKey(0, 0, BACKWARD, 0, "danswer"),
+    TraceKey(0, 1, FORWARD, 0, "hidden"),
+    TraceKey(0, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", "lm_head.weight"),
+    TraceKey(0, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", "model.norm.weight"),
 ]
 
 

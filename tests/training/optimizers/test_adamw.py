@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from dougong.job.schema import AdamW
 from dougong.training.optimizers.adamw import MOMENTS, OwnedAdamW, clip_scale
+from torch import Tensor
 
 SETTINGS = AdamW(lr=1e-2, weight_decay=0.3, betas=(0.8, 0.95), eps=1e-6)
 SHAPES = {"head": (9, 7), "experts[0]": (5, 3, 2), "norm": (7,), "bias": (11,), "scalar": ()}

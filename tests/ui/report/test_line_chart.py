@@ -7,10 +7,9 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from dougong.ui.report.line_chart import Chart, Mark, Series, draw, legend, thin, ticks
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dougong.ui.report.line_chart import Chart, Mark, Series, draw, legend, thin, ticks
 
 PLACES = re.compile(r"[ML](-?[\d.]+) (-?[\d.]+)")
 

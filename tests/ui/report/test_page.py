@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
-
 from dougong.cli import report
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
 from dougong.ui.report.markup import Markup, join, tag
 from dougong.ui.report.page import write_report
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
+from typer.testing import CliRunner
 
 VOID = {"meta", "br", "hr"}
 
