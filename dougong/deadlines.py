@@ -1,0 +1,81 @@
+"""Every time limit of the program, in one place: its unit is in its name, its reason beside it.
+
+No wait is without one of these, but for the training itself. A site tunes some of them by
+`fault.deadlines:` in the job file (`SETTABLE`); the others are intervals and limits of this
+machine's own processes. Whoever waits is handed a `Deadlines`, and an error of a wait names the
+field that ended it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds, all of them. The defaults suit a cluster of some hundred nodes and a shared file
+    system."""
+
+    # Starting: nodes, agents, what they import.
+    backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
+    placement_s: float = 60.0  # Ray finds room for all agents
+    agents_join_s: float = 120.0  # an agent's first message
+    agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
+    inspection_s: float = 3600.0  # text is tokenised once, which may take long
+    fingerprint_s: float = 600.0  # every device's probes, where no cache has them
+    rendezvous_s: float = 120.0  # all workers of a generation reach the controller's store
+
+    # Running: what may stand still, and for how long.
+    message_s: float = 600.0  # a peer's tensors; the controller ends a generation much sooner
+    stall_warning_s: float = 120.0  # progress that does not move is shown
+    last_worker_s: float = 600.0  # a worker still at work when another has finished
+    agent_silence_s: float = 10.0  # an agent without heartbeat is lost: node down or cut off
+    controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
+    consequence_s: float = 1.0  # a failure that follows from another waits for that other one
+    kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
+
+    # Storage.
+    find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
+    stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
+    commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
+
+    # Connections between controller, agents and clients.
+    handshake_s: float = 10.0  # a stranger proves that it knows the token
+    send_s: float = 20.0  # a peer that does not read what it is sent
+    client_request_s: float = 10.0  # a client's question after the handshake
+    client_answer_s: float = 5.0  # the controller's answer to a client
+    address_probe_s: float = 5.0  # somebody listens where --address points
+
+    # Processes of one machine.
+    agent_end_s: float = 5.0  # an agent ends by itself after its controller
+    fork_server_end_s: float = 2.0  # it kills its workers, then leaves
+    exit_status_s: float = 1.0  # a process that has closed its line has a status
+    status_fresh_s: float = 2.5  # status.json of a living controller changes within
+
+    # Intervals.
+    ping_every_s: float = 2.0
+    heartbeat_every_s: float = 0.1
+    tick_every_s: float = 0.1
+    status_every_s: float = 0.5
+    poll_every_s: float = 0.2  # where a file is all there is to look at
+    exit_poll_every_s: float = 0.02  # a system without pidfd
+
+
+DEADLINES = Deadlines()
+"""The defaults."""
+
+SETTABLE = {
+    "agents_join_s": "longest wait for an agent's first message after its start",
+    "agents_ready_s": "longest wait for an agent to import what its workers need",
+    "inspection_s": "longest look at the model and the data, tokenising included",
+    "fingerprint_s": "longest wait for the probes of every device",
+    "rendezvous_s": "longest wait for all workers of a generation to meet",
+    "message_s": "longest wait of a worker for a peer's tensors",
+    "stall_warning_s": "progress that has not moved for so long is shown as a warning",
+    "last_worker_s": "how long a worker may go on when another one has finished",
+    "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
+    "stage_checkpoint_s": "longest wait of a save for the one before it",
+    "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",
+}
+"""What a job file may set under `fault.deadlines`, and what each means to a user."""
