@@ -13,39 +13,24 @@ from typing import Any
 from dougong.control.channel import Channel, connect
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
+from dougong.records.status import RunStatus
 
-FINAL = ("FINISHED", "STOPPED", "FAILED")
 LOST = "LOST"
 CALL_S = 5.0
 FRESH_S = 2.5
 _POLL_S = 0.2
 
 
-def read_status(run_dir: RunDir) -> dict[str, Any]:
+def read_status(run_dir: RunDir) -> RunStatus:
     """status.json, with state LOST when the controller is gone and left no final state."""
-    status = run_dir.read_status()
-    if status is None:
-        status = {
-            "job": "",
-            "state": "STARTING",
-            "generation": 0,
-            "step": 0,
-            "steps": 0,
-            "workers": [],
-        }
-    if status["state"] not in FINAL and not is_alive(run_dir):
-        settled = run_dir.read_status() or status  # it may have ended between the two looks
-        ended = settled["state"] in FINAL
-        return (
-            settled
-            if ended
-            else {**settled, "state": LOST, "workers": [_dead(w) for w in settled["workers"]]}
-        )
-    return status
-
-
-def _dead(worker: dict[str, Any]) -> dict[str, Any]:
-    return {**worker, "alive": False}
+    status = run_dir.read_status() or RunStatus()
+    if status.has_ended or is_alive(run_dir):
+        return status
+    settled = run_dir.read_status() or status  # it may have ended between the two looks
+    if settled.has_ended:
+        return settled
+    dead = tuple(worker.model_copy(update={"alive": False}) for worker in settled.workers)
+    return settled.model_copy(update={"state": LOST, "workers": dead})
 
 
 def is_alive(run_dir: RunDir) -> bool:
@@ -92,20 +77,20 @@ def _acknowledged(channel: Channel, kind: str, fields: dict[str, Any]) -> None:
         raise LaunchError(f"the controller refused: {answer.get('text', answer['kind'])}")
 
 
-def stop(run_dir: RunDir, now: bool, timeout_s: float) -> dict[str, Any]:
+def stop(run_dir: RunDir, now: bool, timeout_s: float) -> RunStatus:
     """Ask a run to stop, wait until it has, return its final status; at once when it has ended
     already.
 
     LaunchError at the deadline: it may come yet.
     """
     ended = run_dir.read_status()
-    if run_dir.read_controller() is None and ended is not None and ended["state"] in FINAL:
+    if run_dir.read_controller() is None and ended is not None and ended.has_ended:
         return ended
     with_controller(run_dir, "stop", now=now)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         status = run_dir.read_status()
-        if (status is not None and status["state"] in FINAL) or run_dir.read_controller() is None:
+        if (status is not None and status.has_ended) or run_dir.read_controller() is None:
             return read_status(run_dir)
         time.sleep(_POLL_S)
     raise LaunchError(
@@ -170,7 +155,8 @@ def follow(reader: LogReader, write: Callable[[str, str], None]) -> None:
     """Write lines as they come until the run has ended."""
     ended = False
     while not ended:
-        ended = read_status(reader.run_dir)["state"] in (*FINAL, LOST)
+        status = read_status(reader.run_dir)
+        ended = status.has_ended or status.state == LOST
         for worker, line in reader.next_lines(last=ended):
             write(worker, line)
         if not ended:
