@@ -80,9 +80,8 @@ class RunDir:
             )
         missing = [p.name for p in (run.job_file, run.events_file) if not p.is_file()]
         if missing:
-            raise LaunchError(
-                f"{run.path}: not a run directory: {' and '.join(missing)} missing{_guess(run.path)}"
-            )
+            names = " and ".join(missing)
+            raise LaunchError(f"{run.path}: not a run directory: {names} missing{_guess(run.path)}")
         return run
 
     @property
