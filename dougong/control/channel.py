@@ -284,10 +284,9 @@ class Server:
     def close(self) -> None:
         """Stop listening. Channels that were handed out stay open; they belong to who got them."""
         self._closed.set()
-        try:
+        with contextlib.suppress(OSError):  # closed before
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
-        finally:
-            self._listener.close()
+        self._listener.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
