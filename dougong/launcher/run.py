@@ -35,6 +35,7 @@ from dougong.launcher.controller.config import (
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox, SignalReceived
 from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointCommitted, DrillFired
 from dougong.records.machine import describe_machine
 from dougong.ui.history import closing_words
 from dougong.ui.recorder import Recorder
@@ -83,11 +84,11 @@ def take_over(run_dir: RunDir) -> ResumePoint:
     """What the run's record says of its earlier life. `step`: of the newest committed
     checkpoint."""
     events = run_dir.read_events()
-    fired = frozenset((int(e["step"]), str(e["worker"])) for e in events if e["kind"] == "drill")
-    committed = [int(e["step"]) for e in events if e["kind"] == "checkpoint_committed"]
+    fired = frozenset((e.step, e.worker) for e in events if isinstance(e, DrillFired))
+    committed = [e.step for e in events if isinstance(e, CheckpointCommitted)]
     existing = [step for step in committed if _exists(run_dir, step)]
     return ResumePoint(
-        1 + max((int(e["generation"]) for e in events), default=0), max(existing, default=0), fired
+        1 + max((e.generation for e in events), default=0), max(existing, default=0), fired
     )
 
 

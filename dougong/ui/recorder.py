@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from dougong.records.directory import Event, MetricsRow, RunDir
+from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.events import Event, from_json
 from dougong.ui.view import View
 
 STATUS_EVERY_S = 0.5
@@ -42,10 +43,15 @@ class Recorder:
         """From now on status.json holds what `status` returns."""
         self._status = status
 
+    def record(self, event: Event) -> Event:
+        """Write an event down and show it; handed back with its clocks."""
+        stamped = self.run_dir.append_event(event)
+        self.view.event(stamped)
+        return stamped
+
     def event(self, kind: str, generation: int, **fields: Any) -> Event:
-        event = self.run_dir.append_event(kind, generation, **fields)
-        self.view.event(event)
-        return event
+        """`record`, for callers that still name an event by its kind."""
+        return self.record(from_json({"kind": kind, "generation": generation, **fields}))
 
     def state(self, state: str, generation: int) -> None:
         self.event("state", generation, state=state)

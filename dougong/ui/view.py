@@ -19,7 +19,8 @@ from rich.text import Text
 
 from dougong.fault.diagnosis import Fact, is_echo
 from dougong.parallel.plan import Plan
-from dougong.records.directory import Event, MetricsRow
+from dougong.records.directory import MetricsRow
+from dougong.records.events import Event, to_json
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
 from dougong.ui.panel import RunProgress, draw_panel, plain_step
@@ -85,6 +86,9 @@ class View:
 
     def event(self, event: Event) -> None:
         """Something happened: an event as `RunDir.append_event` returned it."""
+        self._show(to_json(event))
+
+    def _show(self, event: dict[str, Any]) -> None:
         self._progress.generation = max(self._progress.generation, event["generation"])
         self._progress.note(event, self._clock())
         sentence = formatting.describe(event)
@@ -155,7 +159,7 @@ class View:
         except (OSError, SystemExit):
             self._gone = True
 
-    def _told_already(self, event: Event) -> bool:
+    def _told_already(self, event: dict[str, Any]) -> bool:
         """A diagnosis that only repeats the death it explains is not told twice."""
         if event["kind"] not in ("worker_died", "diagnosis"):
             return False
