@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dougong.control.messages import WorkerRaised
 from dougong.control.processes import signal_name
+from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.observation import (
     AgentLost,

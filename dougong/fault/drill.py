@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-from dougong.control.messages import DrillAnnounced
+from dougong.control.worker_messages import DrillAnnounced
 from dougong.job.schema import Drill
 
 

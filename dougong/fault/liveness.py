@@ -15,9 +15,7 @@ def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
 def silence_reason(deadlines: Deadlines) -> str:
     """Why a silent agent is lost."""
     limit = deadlines.agent_silence_s
-    return (
-        f"no heartbeat for {limit:g} s: node down, or cut off (fault.deadlines.agent_silence_s)"
-    )
+    return f"no heartbeat for {limit:g} s: node down, or cut off (fault.deadlines.agent_silence_s)"
 
 
 def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> tuple[str, ...]:
@@ -26,9 +24,7 @@ def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> 
     `moved_at`: by worker, when its progress vector last changed. A stall is a warning only: a step
     may take as long as it takes.
     """
-    return tuple(
-        worker for worker, at in moved_at.items() if now - at > deadlines.stall_warning_s
-    )
+    return tuple(worker for worker, at in moved_at.items() if now - at > deadlines.stall_warning_s)
 
 
 def stall_reason(phase: str, step: int, deadlines: Deadlines) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from dougong.control.messages import WorkerRaised
+from dougong.control.worker_messages import WorkerRaised
 
 SIGABRT = 6
 

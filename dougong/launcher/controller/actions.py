@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.channel import Channel
-from dougong.control.messages import Acknowledged, PartDurable, RequestRefused, WorkerRaised
+from dougong.control.messages import Acknowledged, RequestRefused
+from dougong.control.worker_messages import PartDurable, WorkerRaised
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.schema import Drill

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
-from dougong.control.messages import AgentFacts
+from dougong.control.handshake import AgentFacts
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import is_silent
 from dougong.planner.placement import AgentSpec

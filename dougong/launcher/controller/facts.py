@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.launcher.controller.actions import (
@@ -37,7 +38,6 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.rendezvous import RendezvousStore
 from dougong.launcher.controller.states import Stop
-from dougong.control.messages import PartDurable
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import Node
 
@@ -74,6 +74,17 @@ class CheckpointFacts:
     def whole(self, num_workers: int) -> dict[int, dict[str, PartDurable]]:
         """Parts by step and worker, of the steps of which every worker's part is there."""
         return {step: parts for step, parts in self.parts.items() if len(parts) == num_workers}
+
+    def note(self, action: CommitCheckpoint | ForgetParts | FindCheckpoint) -> None:
+        """Take down what the controller has done about checkpoints."""
+        match action:
+            case CommitCheckpoint(step):
+                del self.parts[step]
+                self.num_open += 1
+            case ForgetParts():
+                self.parts.clear()
+            case FindCheckpoint():
+                self.found = None
 
     def note_committed(self, committed: Committed) -> None:
         self.num_open -= 1
@@ -143,34 +154,38 @@ class RunFacts:
     def note(self, action: Action, now: float) -> None:
         """Take down what the controller has done, for actions that change what is known."""
         match action:
-            case StartAgents(specs) | RestartAgents(specs):
-                self.agents.expect(specs)
-                self.are_placed = False
-            case DropAgent(agent):
-                self.agents[agent].is_dropped = True
             case GiveUp(error):
                 self.error = error
-            case AskForModel(_, worker):
-                self.answers.pop((INSPECT, worker), None)
-            case AskForFingerprints(workers):
-                self._forget_fingerprints(workers)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
                 self.judged = judged
             case UsePlan(plan):
                 self.plan = plan
-            case ForkGeneration():
-                self._begin_generation(action, now)
             case KillGeneration(generation, diagnosis):
                 self.history.append(PastFailure(generation, diagnosis))
-            case CommitCheckpoint(step):
-                del self.checkpoints.parts[step]
-                self.checkpoints.num_open += 1
-            case ForgetParts():
-                self.checkpoints.parts.clear()
-            case FindCheckpoint():
-                self.checkpoints.found = None
+            case ForkGeneration():
+                self._begin_generation(action, now)
+            case (
+                StartAgents() | RestartAgents() | DropAgent() | AskForModel() | AskForFingerprints()
+            ):
+                self._note_agents(action)
+            case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
+                self.checkpoints.note(action)
+
+    def _note_agents(
+        self, action: StartAgents | RestartAgents | DropAgent | AskForModel | AskForFingerprints
+    ) -> None:
+        match action:
+            case StartAgents(specs) | RestartAgents(specs):
+                self.agents.expect(specs)
+                self.are_placed = False
+            case DropAgent(agent):
+                self.agents[agent].is_dropped = True
+            case AskForModel(_, worker):
+                self.answers.pop((INSPECT, worker), None)
+            case AskForFingerprints(workers):
+                self._forget_fingerprints(workers)
 
     def _forget_fingerprints(self, workers: dict[str, tuple[str, ...]]) -> None:
         for names in workers.values():

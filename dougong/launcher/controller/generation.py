@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dougong.control.messages import Heartbeat, WorkerExited, WorkerRaised
+from dougong.control.messages import Heartbeat, WorkerExited
+from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.diagnosis import settled
 from dougong.fault.liveness import is_last_worker_late, late_reason, stalled
@@ -158,7 +159,8 @@ class Generation:
             status.has_exited = True
 
     def _fail(self, failure: Failure, now: float) -> None:
-        """Note a worker's failure, if it is its first: an exception and the exit after it are one."""
+        """Note a worker's failure, if it is its first: an exception and the exit after it are
+        one."""
         status = self.workers[failure.worker]
         if status.has_failed:
             return

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dougong.control.channel import Channel
-from dougong.control.messages import AgentFacts, Message
+from dougong.control.handshake import AgentFacts
+from dougong.control.messages import Message
 from dougong.launcher.controller.rendezvous import RendezvousStore
 from dougong.planner.placement import Node
 

@@ -9,23 +9,25 @@ from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
     AgentReady,
-    DrillAnnounced,
     FromWorker,
     Heartbeat,
     Message,
     OutputLine,
-    PartDurable,
     Ping,
     RequestRefused,
-    StepDone,
     StopRun,
-    WorkerDone,
     WorkerExited,
     WorkerForked,
+)
+from dougong.control.processes import signal_name
+from dougong.control.worker_messages import (
+    DrillAnnounced,
+    PartDurable,
+    StepDone,
+    WorkerDone,
     WorkerRaised,
     WorkerWarning,
 )
-from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.liveness import silence_reason, stall_reason
@@ -63,6 +65,7 @@ from dougong.records import events
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
 
 def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
     """Change the facts by one item. `now`: monotonic seconds."""
@@ -141,14 +144,15 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
     )
-    return (Record(event), *(rejected(facts, n, "not as it was written") for n in committed.invalid))
+    return (
+        Record(event),
+        *(rejected(facts, n, "not as it was written") for n in committed.invalid),
+    )
 
 
 def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
     """A damaged checkpoint as an event."""
-    event = events.CheckpointRejected(
-        generation=facts.number, directory=directory, reason=reason
-    )
+    event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
     return Record(event)
 
 
@@ -190,9 +194,7 @@ def _observe_join(facts: RunFacts, item: AgentJoined) -> tuple[News, ...]:
     return (CloseChannel(item.channel), warning(facts, f"agent {agent!r} is not expected"))
 
 
-def _observe_agent(
-    facts: RunFacts, item: AgentMessage | AgentLeft, now: float
-) -> tuple[News, ...]:
+def _observe_agent(facts: RunFacts, item: AgentMessage | AgentLeft, now: float) -> tuple[News, ...]:
     if not facts.agents.is_current(item.agent, item.channel):
         return ()  # it has begun another life since, or is counted as lost
     handle = facts.agents[item.agent]
@@ -255,9 +257,7 @@ def _observe_process(
 # Workers
 
 
-def _observe_step(
-    facts: RunFacts, generation: Generation, row: dict[str, Any]
-) -> tuple[News, ...]:
+def _observe_step(facts: RunFacts, generation: Generation, row: dict[str, Any]) -> tuple[News, ...]:
     facts.step = int(row["step"])
     recorded = RecordStep({"attempt": generation.number, **row})
     if generation.has_stepped:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dougong import errors
-from dougong.control.messages import (
+from dougong.control.messages import WorkerExited
+from dougong.control.worker_messages import (
     FingerprintFound,
     ModelFound,
-    WorkerExited,
     WorkerMessage,
     WorkerRaised,
 )

@@ -20,7 +20,6 @@ from dougong.launcher.controller.actions import (
     ForkGeneration,
     GiveUp,
     ListNodes,
-    OpenBackend,
     Record,
     RestartAgents,
     StartAgents,
@@ -40,7 +39,7 @@ from dougong.launcher.controller.preflight import (
     read_model,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
-from dougong.planner.placement import check_hellos, lay_out, make_seats
+from dougong.planner.placement import check_agents, lay_out, make_seats
 from dougong.planner.plan_job import plan_job
 from dougong.records import events
 from dougong.records.directory import RunDir
@@ -266,7 +265,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_hellos(known, str(self.policy.run_dir.path))
+        check_agents(known, str(self.policy.run_dir.path))
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
+
+FinalState = Literal["FINISHED", "STOPPED", "FAILED"]
 
 
 class Stage(Enum):
@@ -45,7 +47,7 @@ class Outcome:
     """How the run ended: the final state, the process's exit status, and what went wrong if
     something did. `generation`: that of the diagnosed failure."""
 
-    state: str
+    state: FinalState
     status: int
     error: DougongError | None = None
     diagnosis: Diagnosis | None = None
