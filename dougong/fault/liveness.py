@@ -14,8 +14,7 @@ def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
 
 def silence_reason(deadlines: Deadlines) -> str:
     """Why a silent agent is lost."""
-    limit = deadlines.agent_silence_s
-    return f"no heartbeat for {limit:g} s: node down, or cut off (fault.deadlines.agent_silence_s)"
+    return f"no heartbeat for {deadlines.words('agent_silence_s')}: node down, or cut off"
 
 
 def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> tuple[str, ...]:
@@ -40,7 +39,4 @@ def is_last_worker_late(first_done_at: float | None, now: float, deadlines: Dead
 
 def late_reason(deadlines: Deadlines) -> str:
     """Why a worker that is still at work is given up."""
-    return (
-        f"still at work {deadlines.last_worker_s:g} s after the first worker was done "
-        "(fault.deadlines.last_worker_s)"
-    )
+    return f"still at work {deadlines.words('last_worker_s')} after the first worker was done"

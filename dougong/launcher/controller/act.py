@@ -170,8 +170,11 @@ class Actor:
                 "machine": socket.gethostname(),
             }
         )
-        timeout_s = config.deadlines.rendezvous_s
-        self._torch_thread.call(lambda: StoreOpened(RendezvousStore(host, timeout_s)))
+        self._torch_thread.call(lambda: self._open_store(host))
+
+    def _open_store(self, host: str) -> StoreOpened:
+        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+        return StoreOpened(store.address, store)
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
         self._backend.start(specs, self._settings_of)

@@ -124,8 +124,8 @@ def _conclude(
     """All workers are done: the run ends when their last checkpoint is committed."""
     checkpoints = facts.checkpoints
     if checkpoints.num_open:
-        waited_s = now - (generation.last_exit_at or now)
-        if waited_s <= policy.deadlines.commit_checkpoint_s:
+        assert generation.last_exit_at is not None
+        if now - generation.last_exit_at <= policy.deadlines.commit_checkpoint_s:
             return ()
         limit = policy.deadlines.words("commit_checkpoint_s")
         raise LaunchError(

@@ -28,7 +28,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.items import Committed, FoundCheckpoint
+from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreOpened
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
     INSPECT,
@@ -36,7 +36,6 @@ from dougong.launcher.controller.preflight import (
     InspectedModel,
     JudgedFingerprints,
 )
-from dougong.launcher.controller.rendezvous import RendezvousStore
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import Node
@@ -120,7 +119,7 @@ class RunFacts:
     are_placed: bool = False
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
-    store: RendezvousStore | None = None
+    store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None

@@ -8,7 +8,6 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
-from dougong.launcher.controller.rendezvous import RendezvousStore
 from dougong.planner.placement import Node
 
 # From the network and the system.
@@ -81,9 +80,10 @@ class NodesListed:
 
 @dataclass(frozen=True)
 class StoreOpened:
-    """Workers can meet; the store listens as long as this object lives."""
+    """Workers can meet at `address` (host, port), for as long as `owner` lives."""
 
-    store: RendezvousStore
+    address: tuple[str, int]
+    owner: object
 
 
 @dataclass(frozen=True)

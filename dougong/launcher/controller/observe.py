@@ -120,8 +120,8 @@ def _observe_answer(facts: RunFacts, item: Item) -> None:
             facts.host = host
         case NodesListed(nodes):
             facts.nodes = nodes
-        case StoreOpened(store):
-            facts.store = store
+        case StoreOpened():
+            facts.store = item
         case AgentsPlaced():
             facts.are_placed = True
         case FoundCheckpoint():
