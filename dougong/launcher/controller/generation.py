@@ -97,8 +97,8 @@ class Generation:
     def note_beat(self, beat: Heartbeat, now: float) -> None:
         """An agent's heartbeat: the progress vectors of its workers."""
         for worker, progress in beat.progress.items():
-            status = self.workers[worker]
-            if progress.sequence != status.sequence:
+            status = self.workers.get(worker)
+            if status is not None and progress.sequence != status.sequence:
                 status.sequence = progress.sequence
                 status.step, status.phase = progress.step, progress.phase
                 status.moved_at, status.is_stalled = now, False
