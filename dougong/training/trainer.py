@@ -22,6 +22,7 @@ from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import DataError, DeviceError
 from dougong.fault.drill import rehearse
@@ -187,7 +188,7 @@ class Trainer:
         validation = self._validate(step, last)
         if self._world.rank == 0:
             row = self._row(result, step_s, validation) | result.load.row(whole=save) | recorded
-            self._context.control.send("step", row=row)
+            self._context.control.send(StepDone(row))
         if save:
             self._save(step)
         return result.stop
@@ -266,7 +267,7 @@ class Trainer:
     def _durable(self, step: int, directory: str, part: dict[str, Any]) -> None:
         if step in self._digests:
             part["header"] = {"ledger": self._digests.pop(step)}
-        self._context.control.send("part", step=step, directory=directory, part=part)
+        self._context.control.send(PartDurable(step, directory, part))
 
 
 def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.repository import commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import WorkerMessage
 from dougong.errors import DougongError
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
@@ -75,8 +76,8 @@ class HandControl:
         if self.phases[-1:] != [phase]:
             self.phases.append(phase)
 
-    def send(self, kind: str, **fields: Any) -> None:
-        self._messages.put((self._name, kind, fields))
+    def send(self, message: WorkerMessage) -> None:
+        self._messages.put((self._name, message.kind, dataclasses.asdict(message)))
 
     @property
     def stop_requested(self) -> bool:
@@ -153,9 +154,9 @@ def _attend(order: Order, plan: Plan, messages: Any) -> Outcome:
             raise TimeoutError(f"only {sorted(outcome.phases)} ended") from None
         if kind == "crash":
             raise AssertionError(f"{worker}:\n{fields['text']}")
-        if kind == "step":
+        if kind == "step_done":
             outcome.rows[fields["row"]["step"]] = fields["row"]
-        elif kind == "part":
+        elif kind == "part_durable":
             outcome.parts[fields["step"], worker] = fields["part"]
             _commit_when_whole(order, plan, outcome, fields["step"])
         elif kind == "end":

@@ -7,12 +7,12 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import Manifest
+from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint
@@ -37,7 +37,7 @@ def keeper(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
     return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox), data={"name": "a.txt", "digest": "one"})
 
 
-def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1) -> dict[str, Any]:
+def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1) -> PartDurable:
     directory = pending_directory(keeper.root, step, generation)
     name = f"model/{worker.replace('/', '-')}.json"
     data = f"{worker} {step}".encode()
@@ -45,7 +45,7 @@ def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1)
     (directory / name).write_bytes(data)
     files = {name: {"bytes": len(data), "digest": digest(data)}}
     origin = {"step": step, "generation": generation, "directory": directory.name, "worker": worker}
-    return {"step": step, "part": {**origin, "files": files, "state": []}}
+    return PartDurable(step, directory.name, {**origin, "files": files, "state": []})
 
 
 def result(inbox: Inbox) -> TaskEnded:
