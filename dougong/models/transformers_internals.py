@@ -1,12 +1,13 @@
 """Every private name of transformers that this package uses, each behind one function.
 
 transformers may rename them in any release. They are gathered here so that such a release breaks
-one module, and a test looks each of them up in the installed transformers (`INTERNALS`). The
-undocumented module `transformers.core_model_loading` is fenced likewise, by `checkpoint.conversion`.
+one module, and a test looks each of them up in the installed transformers. The undocumented module
+`transformers.core_model_loading` is fenced likewise, by `checkpoint.conversion`.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -69,9 +70,11 @@ def initialise_module(owner: nn.Module, module: nn.Module) -> None:
     owner._init_weights(module)  # type: ignore[operator]
 
 
-def use_eager_experts(config: Any) -> None:
-    """Let experts built with `config` compute one expert after the other, by the family's code.
+def with_eager_experts(config: Any) -> Any:
+    """A copy of a configuration by which experts compute one after the other, by the family's code.
 
     The other implementations (grouped, batched) sum in an order of their own.
     """
-    config._experts_implementation = "eager"
+    copied = copy.copy(config)
+    copied._experts_implementation = "eager"
+    return copied
