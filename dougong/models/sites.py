@@ -142,11 +142,19 @@ def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
-def expert_op(site: Site, device: torch.device, rows: Rows = "block") -> ExpertOp:
-    """How this site's experts compute: the fast form where it agrees with the family's own code,
-    else that."""
+def expert_op(
+    site: Site,
+    device: torch.device,
+    rows: Rows = "block",
+    candidates: Iterable[ExpertOp] = (),
+) -> ExpertOp:
+    """How this site's experts compute: a fast form where it agrees with the family's own code, else
+    that code.
+
+    `candidates`: the fused forms that the device's accelerator has, fastest first.
+    """
     family = FamilyExpert(lambda tensors: one_expert(site, tensors), site.has_identity_experts)
-    return choose_expert_op(family, site.shapes, device, rows)
+    return choose_expert_op(family, site.shapes, device, rows, candidates)
 
 
 def _family(model: nn.Module) -> str:
