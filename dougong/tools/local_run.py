@@ -21,9 +21,10 @@ from dougong.job.load import ResolvedJob
 from dougong.job.schema import Fault, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
+from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
-from dougong.launcher.run import control, take_over
+from dougong.launcher.run import signals_into, take_over
 from dougong.records.directory import RunDir
 from dougong.training.partial_run_request import PartialRun
 from dougong.ui.recorder import Recorder
@@ -57,13 +58,13 @@ def try_out(job: Job, path: Path, errand: PartialRun, bench: LocalRunOptions) ->
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
     errand.write(run_dir.path)
     inbox = Inbox()
-    with make_view(Console(quiet=True), job.job, job.steps) as view:
+    with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
         recorder = Recorder(run_dir, view, None)
         config = ControllerConfig(
             job, secrets.token_hex(32), os.getcwd(), bench.entries, take_over(run_dir)
         )
         with _deadline(inbox, bench.timeout_s) as late:
-            outcome = control(config, inbox, Local(run_dir, DEADLINES), recorder)
+            outcome = Controller(config, inbox, Local(run_dir, DEADLINES), recorder).run()
         recorder.close("")
     if outcome.error is not None:
         raise _with_detail(outcome.error, outcome.diagnosis)
