@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import MODEL, list_committed
+from dougong.checkpoint.directories import INDEX_FILE, MODEL, list_committed
 from dougong.checkpoint.disk import (
     digest,
     opened,
@@ -23,7 +23,7 @@ from dougong.checkpoint.disk import (
     write_new,
 )
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.repository import INDEX_FILE, newest_valid
+from dougong.checkpoint.repository import newest_valid
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError

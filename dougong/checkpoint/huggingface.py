@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.conversion import Converters
+from dougong.checkpoint.manifest import ModelTensors
 from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.errors import ModelError
 
@@ -139,12 +140,15 @@ class Names:
             else:
                 yield from ((f"{name}[{e}]", route.shape) for e in range(route.rows))
 
-    def describe(self) -> dict[str, Any]:
-        """All logical tensors in brief, for a manifest: dense {name: shape}, experts {site.param:
-        [rows, *shape]}."""
-        dense = {n: list(r.shape) for n, r in self._routes.items() if r.rows is None}
-        experts = {n: [r.rows, *r.shape] for n, r in self._routes.items() if r.rows is not None}
-        return {"dense": dense, "experts": experts}
+    def describe(self) -> ModelTensors:
+        """All logical tensors in brief, for a manifest."""
+        dense, experts = {}, {}
+        for name, route in self._routes.items():
+            if route.rows is None:
+                dense[name] = route.shape
+            else:
+                experts[name] = (route.rows, *route.shape)
+        return ModelTensors(dense, experts)
 
     def pieces(self, logical: str) -> tuple[Piece, ...]:
         """Where a logical tensor lies on disk, in the order that `to_disk` uses."""

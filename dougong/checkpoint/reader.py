@@ -32,9 +32,9 @@ class CheckpointReader:
         self._files: dict[str, int] = {}
 
     @property
-    def header(self) -> dict[str, Any]:
-        """What the controller gave to `commit`."""
-        return self.manifest.header
+    def metadata(self) -> dict[str, Any]:
+        """What the controller gave to `commit`, and the ledger's digest."""
+        return self.manifest.metadata
 
     @property
     def step(self) -> int:
@@ -44,11 +44,7 @@ class CheckpointReader:
         """The logical names that a group holds."""
         if group != MODEL_GROUP:
             return [name for held, name, _ in self._places if held == group]
-        logical = self.manifest.logical
-        experts = [
-            f"{name}[{e}]" for name, (rows, *_) in logical["experts"].items() for e in range(rows)
-        ]
-        return [*logical["dense"], *experts]
+        return [name for name, _ in self.manifest.tensors.logical()]
 
     def read(self, group: str, name: str) -> Tensor:
         """A logical tensor, on the CPU, in memory of its own.

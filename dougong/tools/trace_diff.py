@@ -116,7 +116,7 @@ def _common_state(
     ]
     for place in sorted(places, reverse=True):
         try:
-            digest = Manifest.load(place.path).header.get("ledger")
+            digest = Manifest.load(place.path).metadata.get("ledger")
         except CheckpointError:
             continue
         told = [side.get(place.step) for side in digests]

@@ -21,6 +21,8 @@ from typing import Any
 
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
+from dougong.checkpoint.manifest import FileRecord
+from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_api import WorkerContext
 from dougong.errors import DataError, LaunchError
 from dougong.fingerprint.cache import Probing
@@ -102,15 +104,16 @@ def _save(context: WorkerContext, step: int) -> None:
     with file.open("wb") as stream:
         stream.write(data)
         os.fsync(stream.fileno())
-    part = {
-        "step": step,
-        "generation": context.generation,
-        "directory": directory.name,
-        "worker": context.worker.name,
-        "files": {name: {"bytes": len(data), "digest": digest(data)}},
-        "state": [],
-    }
-    context.control.send("part", step=step, directory=directory.name, part=part)
+    part = CheckpointPart(
+        worker=context.worker.name,
+        rank=context.worker.rank,
+        generation=context.generation,
+        step=step,
+        directory=directory.name,
+        files={name: FileRecord(len(data), digest(data))},
+        state=(),
+    )
+    context.control.send("part", step=step, directory=directory.name, part=part.to_json())
 
 
 def _load(context: WorkerContext) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dougong.checkpoint import repository
 from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.part import CheckpointPart
 from dougong.errors import CheckpointError
 from dougong.fingerprint import judge
 from dougong.job.schema import Job
@@ -19,6 +20,8 @@ from dougong.parallel.plan import Inventory, Plan, experts_text
 from dougong.planner.recipe import Recipe
 from dougong.records.machine import package_versions
 
+# AdamW's, until the registry of optimizer declarations says them.
+STATE_KINDS = ("exp_avg", "exp_avg_sq")
 LOGICAL_ELSEWHERE = (
     "islands",
     "offload",
@@ -71,7 +74,7 @@ class CheckpointManager:
     data: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
     kernels: Mapping[str, Any] = field(default_factory=dict)
-    _parts: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    _parts: dict[tuple[int, int], dict[str, CheckpointPart]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
     _open: int = 0
 
@@ -97,13 +100,17 @@ class CheckpointManager:
         commit."""
         step = int(message["step"])
         parts = self._parts.setdefault((step, generation), {})
-        parts[worker] = message["part"]
+        parts[worker] = CheckpointPart.from_json(message["part"])
         if len(parts) == len(plan.workers):
             del self._parts[(step, generation)]
             self._open += 1
-            header = self._header(step, generation, plan, inventory)
+            additions = repository.Additions(
+                metadata=self._metadata(step, plan),
+                expected=repository.expected_tensors(inventory, STATE_KINDS),
+                tokenizer=tokenizer_of(self.job),
+            )
             self.background.call(
-                "commit", lambda: self._commit(step, generation, list(parts.values()), header)
+                "commit", lambda: self._commit(step, generation, list(parts.values()), additions)
             )
         return len(parts) == 1
 
@@ -135,7 +142,7 @@ class CheckpointManager:
         return FoundCheckpoint(found, tuple(rejected), warnings)
 
     def _refuse_other_data(self, found: Path) -> None:
-        before = Manifest.load(found).header.get("data", {}).get("digest")
+        before = Manifest.load(found).metadata.get("data", {}).get("digest")
         now = self.data.get("digest")
         if before is not None and now is not None and before != now:
             raise CheckpointError(
@@ -146,7 +153,7 @@ class CheckpointManager:
     def _refuse_other_recipe(self, found: Path) -> tuple[str, ...]:
         """Another release may order sums otherwise: refused, or a warning where the job allows
         other bits."""
-        before = Manifest.load(found).header.get("recipe")
+        before = Manifest.load(found).metadata.get("recipe")
         if before is None or self.recipe is None or before["digest"] == self.recipe.digest:
             return ()
         now = self.recipe.to_dict()
@@ -165,19 +172,21 @@ class CheckpointManager:
     def _refuse_other_kernels(self, found: Path) -> tuple[str, ...]:
         """Warnings about going on with other kernels than those that made the checkpoint, where the
         job allows it."""
-        before = Manifest.load(found).header.get("kernels", {})
+        before = Manifest.load(found).metadata.get("kernels", {})
         verdict = judge.judge_resume(before, self.kernels, judge.is_strict(self.job))
         if verdict.refusal is not None:
             raise CheckpointError(f"{found}: {verdict.refusal}")
         return verdict.warnings
 
     def _commit(
-        self, step: int, generation: int, parts: list[Any], header: dict[str, Any]
+        self,
+        step: int,
+        generation: int,
+        parts: list[CheckpointPart],
+        additions: repository.Additions,
     ) -> Committed:
         start = time.monotonic()
-        directory = repository.commit(
-            self.root, step, generation, parts, header, tokenizer_of(self.job)
-        )
+        directory = repository.commit(self.root, step, generation, parts, additions)
         num_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         self._trusted.add(directory.name)
         pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
@@ -185,9 +194,7 @@ class CheckpointManager:
         invalid = tuple(path.name for path in pruned.invalid)
         return Committed(step, directory, num_bytes, time.monotonic() - start, removed, invalid)
 
-    def _header(
-        self, step: int, generation: int, plan: Plan, inventory: Inventory
-    ) -> dict[str, Any]:
+    def _metadata(self, step: int, plan: Plan) -> dict[str, Any]:
         batch = self.job.batch
         samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
         return {
@@ -211,7 +218,6 @@ class CheckpointManager:
             "parent": self.parent,
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "tensors": repository.expected_tensors(inventory),
         }
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
-from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.manifest import FileRecord, Manifest
+from dougong.checkpoint.part import CheckpointPart
 from dougong.errors import CheckpointError
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint, identity
@@ -42,9 +43,10 @@ def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1)
     data = f"{worker} {step}".encode()
     (directory / "model").mkdir(parents=True, exist_ok=True)
     (directory / name).write_bytes(data)
-    files = {name: {"bytes": len(data), "digest": digest(data)}}
-    origin = {"step": step, "generation": generation, "directory": directory.name, "worker": worker}
-    return {"step": step, "part": {**origin, "files": files, "state": []}}
+    files = {name: FileRecord(len(data), digest(data))}
+    rank = int(worker.rpartition("/")[2])
+    durable = CheckpointPart(worker, rank, generation, step, directory.name, files, ())
+    return {"step": step, "part": durable.to_json()}
 
 
 def result(inbox: Inbox) -> TaskEnded:
@@ -74,12 +76,12 @@ def test_a_checkpoint_is_committed_with_the_last_part(keeper: CheckpointManager,
     assert done.value.directory == keeper.root / "step-000005"
     keeper.commit_ended(done.value)
     assert not keeper.busy
-    header = Manifest.load(done.value.directory).header
+    header = Manifest.load(done.value.directory).metadata
     assert header["data"] == {"name": "a.txt", "digest": "one", "step": 5, "samples": 20, "tokens": 20 * 256}
     assert header["parent"] is None
     assert header["job"] == identity(JOB)
     assert commit(keeper, inbox, 10).directory.name == "step-000010"
-    assert Manifest.load(keeper.root / "step-000010").header["parent"] == "step-000005"
+    assert Manifest.load(keeper.root / "step-000010").metadata["parent"] == "step-000005"
 
 
 def test_old_checkpoints_go(keeper: CheckpointManager, inbox: Inbox) -> None:
@@ -138,7 +140,7 @@ def test_the_newest_valid_one_is_found(
 def test_a_checkpoint_of_another_recipe_is_refused(keeper: CheckpointManager, inbox: Inbox) -> None:
     keeper.recipe = make_recipe(JOB, INVENTORY)
     directory = commit(keeper, inbox, 5).directory
-    written = Manifest.load(directory).header["recipe"]
+    written = Manifest.load(directory).metadata["recipe"]
     assert written == {"digest": keeper.recipe.digest, **keeper.recipe.to_dict()}
     keeper.find()
     assert result(inbox).value.directory == directory
