@@ -15,7 +15,7 @@ from dougong.tools.layouts import Layout
 from dougong.tools.ledger_diff import differences_of_step, first_split
 from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
 from dougong.tools.trace_diff import retrace
-from dougong.training.partial_run_request import PartialRun
+from dougong.records.partial_run import PartialRun
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.records.directory import MetricsRow, RunDir
 from dougong.tools.ledger_diff import differences_of_step, first_split, tensors_of_step
 from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
-from dougong.training.partial_run_request import PartialRun, StepTrace
+from dougong.records.partial_run import PartialRun, StepTrace
 
 EXPERTS_WORK = ("answers", "drows")
 

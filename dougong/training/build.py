@@ -58,11 +58,16 @@ class LedgerStart:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Who watches the steps. `ledger` None: none is kept; `tracer` None: nothing is traced."""
+    """Who watches the steps. `tracer` None: nothing is traced; `ledger` None: none is kept.
+
+    hooks: more than every job has. They come after the load balance and before the ledger, which
+    sees what all others have done.
+    """
 
     phases: Phases = field(default_factory=Phases)
     tracer: Tracer | None = None
     ledger: LedgerStart | None = None
+    hooks: tuple[StepHook, ...] = ()
 
 
 def build_model(job: Job, vocab_size: int | None, device: torch.device) -> ModelBlueprint:
@@ -130,7 +135,9 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         interleaved=pipeline_of(job, plan) in INTERLEAVED,
         tracer=options.tracer,
     )
-    hooks = StepHooks(_hooks(share, world, clock, options.ledger))
+    balance = LoadBalance(job, plan, world, replica, clock)
+    ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
+    hooks = StepHooks([balance, *options.hooks, *([] if ledger is None else [ledger])])
     executor = Executor(
         replica.cut,
         share.dispatcher,
@@ -141,9 +148,20 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         after_forward=hooks.after_forward,
         tracer=options.tracer,
     )
-    return Stepper(
-        StepParts(share, world, options.phases, clock, exchange, gradients, executor, hooks)
+    parts = StepParts(
+        share=share,
+        world=world,
+        phases=options.phases,
+        clock=clock,
+        exchange=exchange,
+        gradients=gradients,
+        executor=executor,
+        balance=balance,
+        ledger=ledger,
+        hooks=hooks,
+        tracer=options.tracer,
     )
+    return Stepper(parts)
 
 
 def rebuild(
@@ -188,16 +206,8 @@ def _reducer(share: WorkerShare, world: World) -> Reducer:
     return NativeReducer(world, share.plan, share.replica.flat)
 
 
-def _hooks(
-    share: WorkerShare, world: World, clock: Clock, ledger: LedgerStart | None
-) -> list[StepHook]:
-    """In their order: the balance moves biases, which are weights, before the ledger looks at
-    them."""
-    replica = share.replica
-    hooks: list[StepHook] = [LoadBalance(share.blueprint.job, share.plan, world, replica, clock)]
-    if ledger is not None:
-        names = sorted(replica.masters)
-        worker = share.plan.workers[share.rank].name
-        writer = LedgerWriter(ledger.root, world.member.generation, worker, names)
-        hooks.append(LedgerHook(Ledger(world, names, writer, ledger.digest), replica.masters))
-    return hooks
+def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> LedgerHook:
+    names = sorted(share.replica.masters)
+    worker = share.plan.workers[share.rank].name
+    writer = LedgerWriter(start.root, world.member.generation, worker, names)
+    return LedgerHook(Ledger(world, names, writer, start.digest), share.replica.masters)

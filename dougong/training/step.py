@@ -20,7 +20,10 @@ from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.flight import Forward, GradientSink
+from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
+from dougong.training.ledger import LedgerHook
+from dougong.training.load_balance import LoadBalance
 from dougong.training.lr_schedule import learning_rate
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.phases import Phases
@@ -62,7 +65,10 @@ class WorkerShare:
 
 @dataclass(frozen=True)
 class StepParts:
-    """What a step is made of, wired by `build.build_in_world`."""
+    """What a step is made of, wired by `build.build_in_world`.
+
+    hooks: all of them, in their order; `balance` and `ledger` (None: none is kept) are among them.
+    """
 
     share: WorkerShare
     world: World
@@ -71,7 +77,10 @@ class StepParts:
     exchange: Exchange
     gradients: DenseGradients
     executor: Executor
+    balance: LoadBalance
+    ledger: LedgerHook | None
     hooks: StepHooks
+    tracer: Tracer | None
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,8 @@ class Stepper:
         self._phases.begin_step(step)
         self._clock.exchange_s = 0.0
         self.parts.exchange.begin_step(step)
+        if self.parts.tracer is not None:
+            self.parts.tracer.begin_step(step)
         self._hooks.begin_step(step)
 
     def _sink(self, lane: int, microbatch: int) -> GradientSink:

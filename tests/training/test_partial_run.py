@@ -8,7 +8,7 @@ import pytest
 from dougong.job.schema import Job
 from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, TraceKey, first_difference
 from dougong.training import partial_run
-from dougong.training.partial_run_request import PartialRun, StepTrace
+from dougong.records.partial_run import PartialRun, StepTrace
 from tests.families import config_values
 from tests.jobs import make_job
 from tests.training.flipping import Flip
