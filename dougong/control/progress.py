@@ -19,7 +19,7 @@ _SIZE = 8 * 8
 
 
 @dataclass(frozen=True)
-class Progress:
+class WorkerProgress:
     """What a worker did last. `sequence` grows with every report; `operation` counts within the
     step."""
 
@@ -51,9 +51,9 @@ class ProgressVector:
         view[_STEP], view[_PHASE], view[_OPERATION] = step, _NUMBERS[phase], operation
         view[_SEQUENCE] += 1
 
-    def read(self) -> Progress:
+    def read(self) -> WorkerProgress:
         view = self._view
-        return Progress(view[_SEQUENCE], view[_STEP], PHASES[view[_PHASE]], view[_OPERATION])
+        return WorkerProgress(view[_SEQUENCE], view[_STEP], PHASES[view[_PHASE]], view[_OPERATION])
 
     def request_stop(self) -> None:
         self._view[_STOP] = 1

@@ -6,15 +6,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from dougong.control.worker_messages import DrillAnnounced
 from dougong.job.schema import Drill
 
 
 class Teller(Protocol):
     """The part of a worker's control that a drill needs."""
 
-    def send(self, kind: str, **fields: Any) -> None: ...
+    def send(self, message: DrillAnnounced) -> None: ...
 
 
 class Rehearsing(Protocol):
@@ -35,7 +36,7 @@ def rehearse(context: Rehearsing, step: int) -> None:
     """
     for drill in context.drills:
         if drill.at_step == step:
-            context.control.send("drill", step=step, action="kill")
+            context.control.send(DrillAnnounced(step, "kill"))
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 from rich.console import Console
 
+from dougong.deadlines import DEADLINES
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.schema import Job
-from dougong.launcher.backends.local import Backend, Local
+from dougong.launcher.backends.base import Backend
+from dougong.launcher.backends.local import Local
 from dougong.launcher.client import is_alive
 from dougong.launcher.controller.checkpoints import identity
 from dougong.launcher.controller.config import (
@@ -143,10 +145,10 @@ def _control(job: Job, run_dir: RunDir, options: Options, beginning: ResumePoint
 
 def _backend(run_dir: RunDir, options: Options) -> Backend:
     if not options.ray:
-        return Local(run_dir)
+        return Local(run_dir, DEADLINES)
     from dougong.launcher.backends.ray_cluster import RayBackend
 
-    return RayBackend(options.address)
+    return RayBackend(options.address, DEADLINES)
 
 
 @contextlib.contextmanager

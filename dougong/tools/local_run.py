@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
@@ -61,7 +62,7 @@ def try_out(job: Job, path: Path, request: PartialRun, bench: LocalRunOptions) -
         setting = ControllerConfig(
             job, secrets.token_hex(32), os.getcwd(), bench.entries, take_over(run_dir)
         )
-        controller = Controller(setting, inbox, Local(run_dir), scribe)
+        controller = Controller(setting, inbox, Local(run_dir, DEADLINES), scribe)
         scribe.report_status(controller.status)
         with _deadline(inbox, bench.timeout_s) as late:
             outcome = controller.run()

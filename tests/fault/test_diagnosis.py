@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from dougong.launcher.agent.worker_process import describe_error
 
 
 def raised(error: BaseException, worker: str = "east/0") -> Fact:
-    return Fact(worker, error=describe_error(error))
+    return Fact(worker, error=asdict(describe_error(error)))
 
 
 def own(name: str, message: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
+from dougong.control.worker_messages import DrillAnnounced
 from dougong.fault.drill import pending, rehearse
 from dougong.job.schema import Drill
 
@@ -20,8 +20,8 @@ class Told:
 
     pipe: int
 
-    def send(self, kind: str, **fields: Any) -> None:
-        os.write(self.pipe, f"{kind} {fields}".encode())
+    def send(self, message: DrillAnnounced) -> None:
+        os.write(self.pipe, f"{message.kind} {vars(message)}".encode())
 
 
 @dataclass

@@ -24,6 +24,7 @@ from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.errors import DataError, LaunchError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
@@ -65,7 +66,7 @@ def train(context: WorkerContext) -> None:
         stopping = _agree(context, step)
         if me.rank == 0:
             row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
-            context.control.send("step", row={**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}})
+            context.control.send(StepDone({**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
         every = job.checkpoint.every
         if stopping or step == job.steps or (every and step % every == 0):
             context.control.progress(step, "checkpoint", 1)
@@ -113,7 +114,7 @@ def _save(context: WorkerContext, step: int) -> None:
         files={name: FileRecord(len(data), digest(data))},
         state=(),
     )
-    context.control.send("part", step=step, directory=directory.name, part=part.to_json())
+    context.control.send(PartDurable(step, directory.name, part.to_json()))
 
 
 def _load(context: WorkerContext) -> int:

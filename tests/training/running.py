@@ -18,6 +18,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import WorkerMessage
 from dougong.errors import DougongError
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
@@ -76,8 +77,8 @@ class HandControl:
         if self.phases[-1:] != [phase]:
             self.phases.append(phase)
 
-    def send(self, kind: str, **fields: Any) -> None:
-        self._messages.put((self._name, kind, fields))
+    def send(self, message: WorkerMessage) -> None:
+        self._messages.put((self._name, message.kind, dataclasses.asdict(message)))
 
     @property
     def stop_requested(self) -> bool:
@@ -154,9 +155,9 @@ def _attend(order: Order, plan: Plan, messages: Any) -> Outcome:
             raise TimeoutError(f"only {sorted(outcome.phases)} ended") from None
         if kind == "crash":
             raise AssertionError(f"{worker}:\n{fields['text']}")
-        if kind == "step":
+        if kind == "step_done":
             outcome.rows[fields["row"]["step"]] = fields["row"]
-        elif kind == "part":
+        elif kind == "part_durable":
             outcome.parts[fields["step"], worker] = fields["part"]
             _commit_when_whole(order, plan, outcome, fields["step"])
         elif kind == "end":

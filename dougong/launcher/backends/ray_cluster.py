@@ -17,15 +17,14 @@ from typing import Any
 
 from dougong.accelerators.registry import accelerator_names, get_accelerator
 from dougong.control.environment import ray_variables, temporary_variables
+from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.agent.agent import Agent, AgentSettings
-from dougong.launcher.backends.local import Settle
+from dougong.launcher.agent.agent import serve_run
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import SettingsOf
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
 
-PLACE_S = 60.0
-REACH_S = 5.0
-END_S = 5.0
 CPU_SHARE = 0.01
 """What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
 share the machine."""
@@ -39,13 +38,12 @@ class AgentActor:
         """Returns when the agent has ended and none of its processes is left."""
         import ray
 
-        about = {"ray_node": ray.get_runtime_context().get_node_id()}
-        agent = Agent(AgentSettings.from_json(settings_json), about)
-        agent.run()
-        if not agent.dismissed:
-            os._exit(
-                1
-            )  # the controller is gone, perhaps its Ray too: an actor's own way out would wait for that
+        node = ray.get_runtime_context().get_node_id()
+        ended_by_controller = serve_run(AgentSettings.from_json(settings_json), node)
+        if not ended_by_controller:
+            # The controller is gone, perhaps its Ray too: an actor's own way out would wait for
+            # that.
+            os._exit(1)
 
 
 class RayBackend:
@@ -53,8 +51,9 @@ class RayBackend:
 
     shared_devices = False
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, deadlines: Deadlines) -> None:
         self._address = address
+        self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
         self._actors: dict[str, Any] = {}
         self._serving: dict[str, Any] = {}
@@ -65,7 +64,7 @@ class RayBackend:
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
         if self._address not in (None, "auto"):
-            _probe(str(self._address))
+            _probe(str(self._address), self._deadlines)
         self._stack.enter_context(
             temporary_variables(ray_variables(embedded=self._address is None))
         )
@@ -101,14 +100,14 @@ class RayBackend:
                 f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray"
             ) from error
         if self._address is None:
-            self._stack.enter_context(ended_with_us(_raylet_helpers()))
+            self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines))
         return "127.0.0.1" if self._address is None else str(ray.util.get_node_ip_address())
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         """The cluster's living nodes, and how many devices of each kind they have in all."""
         return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
 
-    def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
         """One placement group for all agents: all of them find room, or none starts."""
         bundles = [bundle_of(spec) for spec in specs]
         selectors = [{"ray.io/node-id": spec.node} if spec.node else {} for spec in specs]
@@ -117,9 +116,9 @@ class RayBackend:
         self._await_group(specs, bundles)
         for index, spec in enumerate(specs):
             self._bundles[spec.name] = index
-            self.restart(spec, settle)
+            self.restart(spec, settings_of)
 
-    def restart(self, spec: AgentSpec, settle: Settle) -> None:
+    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
         """Start an actor in the agent's bundle; Ray moves the bundle first if its node has died."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -138,14 +137,14 @@ class RayBackend:
             scheduling_strategy=place,
         )
         self._actors[spec.name] = actor.remote()
-        self._serving[spec.name] = self._actors[spec.name].serve.remote(settle(spec).to_json())
+        self._serving[spec.name] = self._actors[spec.name].serve.remote(settings_of(spec).to_json())
 
     def why_ended(self, name: str) -> str | None:
         """What Ray knows of an agent's end; None when it serves, or has not been started."""
         reference = self._serving.get(name)
         if reference is None:
             return None
-        done, _ = self._ray.wait([reference], timeout=1.0)
+        done, _ = self._ray.wait([reference], timeout=self._deadlines.exit_status_s)
         if not done:
             return None
         try:
@@ -160,7 +159,9 @@ class RayBackend:
         if self._ray is not None and self._ray.is_initialized():
             if self._serving:
                 self._ray.wait(
-                    list(self._serving.values()), num_returns=len(self._serving), timeout=END_S
+                    list(self._serving.values()),
+                    num_returns=len(self._serving),
+                    timeout=self._deadlines.agent_end_s,
                 )
             if self._group is not None:
                 self._ray.util.remove_placement_group(self._group)
@@ -182,21 +183,25 @@ class RayBackend:
         )
 
     def _await_group(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> None:
-        deadline = time.monotonic() + PLACE_S
+        deadline = time.monotonic() + self._deadlines.placement_s
         while not self._group.wait(timeout_seconds=1):
             if time.monotonic() > deadline:
-                asked = ", ".join(
-                    f"{spec.name}: {_words(b)}" for spec, b in zip(specs, bundles, strict=True)
-                )
-                have = "; ".join(
-                    f"{n['NodeManagerAddress']}: {_words(n['Resources'])}"
-                    for n in self._ray.nodes()
-                    if n["Alive"]
-                )
-                raise LaunchError(
-                    f"the cluster found no room within {PLACE_S:.0f} s; asked: {asked}; the nodes have in all: {have}; "
-                    "free what other jobs hold (`ray status`), or lower islands.*.workers"
-                )
+                raise LaunchError(self._no_room(specs, bundles))
+
+    def _no_room(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> str:
+        asked = []
+        for spec, bundle in zip(specs, bundles, strict=True):
+            asked.append(f"{spec.name}: {_words(bundle)}")
+        have = []
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                have.append(f"{node['NodeManagerAddress']}: {_words(node['Resources'])}")
+        limit = self._deadlines.words("placement_s")
+        return (
+            f"the cluster found no room within {limit}; asked: {', '.join(asked)}; the nodes have "
+            f"in all: {'; '.join(have)}; free what other jobs hold (`ray status`), or lower "
+            "islands.*.workers"
+        )
 
 
 def bundle_of(spec: AgentSpec) -> dict[str, float]:
@@ -224,7 +229,7 @@ def _words(resources: dict[str, float]) -> str:
     )
 
 
-def _probe(address: str) -> None:
+def _probe(address: str, deadlines: Deadlines) -> None:
     """Fail in seconds, where Ray would try for a minute, when nobody listens at the address."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):
@@ -232,7 +237,7 @@ def _probe(address: str) -> None:
             f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
         )
     try:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        socket.create_connection((host, int(port)), timeout=deadlines.address_probe_s).close()
     except OSError as error:
         raise LaunchError(
             f"--address {address}: nobody answers ({error}); on that machine type `ray start --head --port={port}`"

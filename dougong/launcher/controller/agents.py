@@ -3,6 +3,7 @@ item in one inbox."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import threading
@@ -10,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dougong.control.channel import Channel, Message, ProtocolError, Server
+from dougong.control.channel import Channel, Server
+from dougong.control.handshake import AgentFacts, Hello
+from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
+from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.controller.inbox import (
     AgentJoined,
@@ -31,7 +35,7 @@ class AgentHandle:
     """One agent as the controller knows it. `lost`: why it is gone."""
 
     spec: AgentSpec
-    hello: Message | None = None
+    hello: AgentFacts | None = None
     channel: Channel | None = None
     ready: bool = False
     lost: str | None = None
@@ -50,7 +54,9 @@ class Agents:
         self._inbox = inbox
         self._token = token
         self.members: dict[str, AgentHandle] = {}
-        self.server = Server(host, token, self._on_peer, lambda text: inbox.put(PeerRefused(text)))
+        self.server = Server(
+            host, token, self._on_peer, lambda text: inbox.put(PeerRefused(text)), DEADLINES
+        )
         self._closed = threading.Event()
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
 
@@ -84,24 +90,28 @@ class Agents:
         member = self.members.get(agent)
         return member is not None and member.channel is channel and member.lost is None
 
-    def hellos(self) -> Mapping[str, Message]:
-        return {name: m.hello for name, m in self.members.items() if m.hello is not None}
+    def hellos(self) -> Mapping[str, dict[str, Any]]:
+        return {
+            name: dataclasses.asdict(m.hello)
+            for name, m in self.members.items()
+            if m.hello is not None
+        }
 
-    def tell(self, member: AgentHandle, kind: str, generation: int, **fields: Any) -> None:
+    def tell(self, member: AgentHandle, message: Message) -> None:
         """Say something to one agent. A line that is broken is heard of by its reader: no error
         here."""
         if member.channel is None or member.lost is not None:
             return
         try:
-            member.channel.send(kind, generation, **fields)
+            member.channel.send(message)
         except OSError as error:
             self._inbox.put(
                 AgentLeft(member.spec.name, member.channel, f"cannot be told anything: {error}")
             )
 
-    def tell_all(self, kind: str, generation: int, **fields: Any) -> None:
+    def tell_all(self, message: Message) -> None:
         for member in self.members.values():
-            self.tell(member, kind, generation, **fields)
+            self.tell(member, message)
 
     def lose(self, member: AgentHandle, reason: str) -> None:
         """Count an agent as gone and close its line, so that it ends its workers if it still
@@ -112,17 +122,17 @@ class Agents:
 
     def close(self) -> None:
         self._closed.set()
-        self.tell_all("exit", 0)
+        self.tell_all(EndAgent())
         self.server.close()
 
     def _ping(self) -> None:
         while not self._closed.wait(PING_S):
             for member in list(self.members.values()):
-                self.tell(member, "ping", 0)
+                self.tell(member, Ping())
 
-    def _on_peer(self, hello: Message, channel: Channel) -> None:
-        if hello.get("role") == "agent":
-            self._listen(str(hello.get("agent")), hello, channel)
+    def _on_peer(self, hello: Hello, channel: Channel) -> None:
+        if hello.agent is not None:
+            self._listen(hello.agent, channel)
             return
         try:
             self._inbox.put(ClientRequest(channel, channel.receive(REQUEST_S)))
@@ -130,12 +140,16 @@ class Agents:
             channel.close()
             self._inbox.put(PeerRefused(f"a client said nothing that makes sense: {error}"))
 
-    def _listen(self, agent: str, hello: Message, channel: Channel) -> None:
-        self._inbox.put(AgentJoined(agent, hello, channel))
+    def _listen(self, facts: AgentFacts, channel: Channel) -> None:
+        agent = facts.agent
+        self._inbox.put(AgentJoined(agent, facts, channel))
         try:
             while True:
-                self._inbox.put(AgentMessage(agent, channel, channel.receive(None)))
+                try:
+                    self._inbox.put(AgentMessage(agent, channel, channel.receive(None)))
+                except ProtocolError as error:
+                    self._inbox.put(PeerRefused(str(error)))
         except EOFError:
             self._inbox.put(AgentLeft(agent, channel, "its connection ended"))
-        except (OSError, ValueError, ProtocolError) as error:  # ValueError: closed under our feet
+        except (OSError, ValueError) as error:  # ValueError: closed under our feet
             self._inbox.put(AgentLeft(agent, channel, f"its connection broke: {error}"))

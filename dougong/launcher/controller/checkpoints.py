@@ -12,6 +12,7 @@ from typing import Any
 from dougong.checkpoint import repository
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError
 from dougong.fingerprint import judge
 from dougong.job.schema import Job
@@ -92,15 +93,15 @@ class CheckpointManager:
         self,
         worker: str,
         generation: int,
-        message: Mapping[str, Any],
+        message: PartDurable,
         plan: Plan,
         inventory: Inventory,
     ) -> bool:
         """Take one worker's part; True when it is the first of its step. The last one starts the
         commit."""
-        step = int(message["step"])
+        step = message.step
         parts = self._parts.setdefault((step, generation), {})
-        parts[worker] = CheckpointPart.from_json(message["part"])
+        parts[worker] = CheckpointPart.from_json(message.part)
         if len(parts) == len(plan.workers):
             del self._parts[(step, generation)]
             self._open += 1

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint.directories import step_of
-from dougong.control.channel import Message
+from dougong.control.messages import ForkWorkers, KillWorkers
+from dougong.control.tasks import TrainTask
 from dougong.errors import DougongError, LaunchError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.drill import pending
 from dougong.fault.policy import decide
-from dougong.launcher.agent.agent import AgentSettings
-from dougong.launcher.backends.local import Backend
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.agents import AgentHandle, Agents
 from dougong.launcher.controller.checkpoints import CheckpointManager, FoundCheckpoint
 from dougong.launcher.controller.config import ControllerConfig, Outcome
@@ -243,25 +244,22 @@ class Controller:
         )
         request = self._request(plan, found.directory)
         for member in self._crew.members.values():
-            self._crew.tell(
-                member, "fork", see.number, workers=list(member.spec.workers), request=request
-            )
+            self._crew.tell(member, ForkWorkers(see.number, tuple(member.spec.workers), request))
         self._enter("RUNNING")
         see.stoppable = True
 
-    def _request(self, plan: Plan, resume: Path | None) -> Message:
+    def _request(self, plan: Plan, resume: Path | None) -> TrainTask:
         """What every worker of a generation is given."""
-        return {
-            "task": "train",
-            "entry": self._setting.entries.train,
-            "job": self._job.model_dump_json(),
-            "plan": plan.to_json(),
-            "run_dir": str(self._run_dir.path),
-            "resume": str(resume) if resume else None,
-            "store": list(self._store.address),
-            "drills": [d.model_dump() for d in pending(self._job.drill, self._see.fired)],
-            "console": plan.workers[0].name,
-        }
+        return TrainTask(
+            entry=self._setting.entries.train,
+            job=self._job,
+            plan=plan,
+            run_dir=str(self._run_dir.path),
+            store=self._store.address,
+            console=plan.workers[0].name,
+            resume=str(resume) if resume else None,
+            drills=tuple(pending(self._job.drill, self._see.fired)),
+        )
 
     def _watch(self) -> None:
         """Until all workers are done, or it is known who failed first."""
@@ -301,7 +299,7 @@ class Controller:
         fact, echoes = first_failure(gen.facts)
         diagnosis = diagnose(fact)
         self._scribe.event("worker_died", gen.number, **_told(diagnosis))
-        self._crew.tell_all("kill", gen.number)
+        self._crew.tell_all(KillWorkers(gen.number))
         self._enter("RECOVERING")
         self._tell_diagnosis(diagnosis, [f.worker for f in echoes])
         decision = decide(diagnosis, self._job.fault, self._history)

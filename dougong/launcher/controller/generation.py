@@ -3,11 +3,13 @@ Decides nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from dougong.control.channel import Message
+from dougong.control.messages import Heartbeat, WorkerExited
+from dougong.control.worker_messages import WorkerRaised
 from dougong.fault.diagnosis import Fact, settled
 from dougong.parallel.plan import Plan, Worker, experts_text
 
@@ -82,30 +84,31 @@ class Generation:
             not self.facts or any(fact.worker == worker for fact in self.facts)
         )
 
-    def note_exit(self, message: Message) -> Fact | None:
+    def note_exit(self, message: WorkerExited) -> Fact | None:
         """A process ended. The fact, when this is news and a failure."""
-        mate = self.mates[message["worker"]]
+        mate = self.mates[message.worker]
         mate.exited = True
-        if message.get("asked") or mate.failed or (mate.done and message["code"] == 0):
+        if message.asked or mate.failed or (mate.done and message.code == 0):
             return None
-        oom, lines = bool(message.get("oom")), tuple(message.get("last_lines", ()))
         return self._fail(
             mate,
             Fact(
                 mate.worker.name,
-                message["code"],
+                message.code,
                 None,
-                oom,
+                message.oom,
                 mate.drill,
-                text=message.get("text"),
-                last_lines=lines,
+                text=message.text,
+                last_lines=message.last_lines,
             ),
         )
 
-    def note_error(self, worker: str, error: Message) -> Fact | None:
+    def note_error(self, worker: str, error: WorkerRaised) -> Fact | None:
         """A worker told of its exception; its process ends soon."""
         mate = self.mates[worker]
-        return None if mate.failed else self._fail(mate, Fact(worker, error=dict(error)))
+        return (
+            None if mate.failed else self._fail(mate, Fact(worker, error=dataclasses.asdict(error)))
+        )
 
     def note_lost(self, workers: tuple[str, ...], reason: str) -> list[Fact]:
         """An agent is gone, and its workers with it."""
@@ -126,13 +129,13 @@ class Generation:
         self.mates[worker].done = True
         self.first_done_at = self.first_done_at or time.monotonic()
 
-    def note_beat(self, message: Message) -> None:
+    def note_beat(self, message: Heartbeat) -> None:
         """An agent's heartbeat: the progress vectors of its workers."""
         now = time.monotonic()
-        for worker, (sequence, step, phase, _) in message["progress"].items():
+        for worker, seen in message.progress.items():
             mate = self.mates[worker]
-            if sequence != mate.sequence:
-                mate.sequence, mate.step, mate.phase = sequence, step, phase
+            if seen.sequence != mate.sequence:
+                mate.sequence, mate.step, mate.phase = seen.sequence, seen.step, seen.phase
                 mate.moved_at, mate.stalled = now, False
 
     def newly_stalled(self, limit_s: float) -> list[WorkerStatus]:

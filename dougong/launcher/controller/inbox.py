@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from dougong.control.channel import Channel, Message
+from dougong.control.channel import Channel
+from dougong.control.handshake import AgentFacts
+from dougong.control.messages import Message
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class AgentJoined:
     """An agent has proved itself; `hello` says what it is."""
 
     agent: str
-    hello: Message
+    hello: AgentFacts
     channel: Channel
 
 

@@ -12,8 +12,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dougong.control.channel import Message
+from dougong.control.messages import (
+    Acknowledged,
+    AgentFailed,
+    AgentReady,
+    FromWorker,
+    Heartbeat,
+    OutputLine,
+    Ping,
+    RequestRefused,
+    StopAfterStep,
+    StopRun,
+    WorkerExited,
+    WorkerForked,
+)
 from dougong.control.processes import signal_name
+from dougong.control.worker_messages import (
+    DrillAnnounced,
+    PartDurable,
+    StepDone,
+    WorkerDone,
+    WorkerMessage,
+    WorkerRaised,
+    WorkerWarning,
+)
 from dougong.errors import DougongError, LaunchError
 from dougong.launcher.controller.agents import AgentHandle, Agents
 from dougong.launcher.controller.checkpoints import CheckpointManager, Committed
@@ -89,7 +111,7 @@ class Observer:
         )
         self.commit_error: BaseException | None = None
         self.answers: dict[
-            tuple[str, str], Message
+            tuple[str, str], WorkerMessage | WorkerExited
         ] = {}  # of generation 0's children, by task and worker
         self._results: dict[str, TaskEnded] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -101,22 +123,22 @@ class Observer:
             SignalReceived: self._on_signal,
             TaskEnded: self._on_called,
         }
-        self._messages: dict[str, Callable[[AgentHandle, Message], None]] = {
-            "beat": self._on_beat,
-            "ready": self._on_ready,
-            "failed": self._on_agent_failed,
-            "forked": self._on_forked,
-            "exit": self._on_exit,
-            "line": self._on_line,
-            "message": self._on_worker_message,
+        self._messages: dict[type, Callable[[AgentHandle, Any], None]] = {
+            Heartbeat: self._on_beat,
+            AgentReady: self._on_ready,
+            AgentFailed: self._on_agent_failed,
+            WorkerForked: self._on_forked,
+            WorkerExited: self._on_exit,
+            OutputLine: self._on_line,
+            FromWorker: self._on_worker_message,
         }
-        self._worker_messages: dict[str, Callable[[str, Message], None]] = {
-            "step": self._on_step,
-            "part": self._on_part,
-            "drill": self._on_drill,
-            "warning": self._on_warning,
-            "error": self._on_error,
-            "done": self._on_done,
+        self._worker_messages: dict[type, Callable[[str, Any], None]] = {
+            StepDone: self._on_step,
+            PartDurable: self._on_part,
+            DrillAnnounced: self._on_drill,
+            WorkerWarning: self._on_warning,
+            WorkerRaised: self._on_error,
+            WorkerDone: self._on_done,
         }
 
     def pump(self, until: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -185,7 +207,7 @@ class Observer:
     def _lose(self, member: AgentHandle, reason: str) -> None:
         """An agent is gone. While nobody watches for that (at the start), it ends the wait."""
         assert self.crew is not None
-        place = str(member.hello["node"]) if member.hello else "its node"
+        place = member.hello.node if member.hello else "its node"
         text = f"agent {member.spec.name} on {place}: {reason}"
         self.crew.lose(member, text)
         if self.generation is not None:
@@ -197,105 +219,106 @@ class Observer:
         if self.crew is None or not self.crew.is_current(item.agent, item.channel):
             return
         member = self.crew.members[item.agent]
-        kind = item.message["kind"]
+        kind = type(item.message)
         if kind in self._messages:
             self._messages[kind](member, item.message)
         else:
             self._on_refused(
-                PeerRefused(f"agent {item.agent} said {kind!r}, which means nothing here")
+                PeerRefused(
+                    f"agent {item.agent} said {item.message.kind!r}, which is not for a controller"
+                )
             )
 
-    def _current(self, message: Message) -> Generation | None:
+    def _current(
+        self, message: Heartbeat | WorkerForked | WorkerExited | FromWorker
+    ) -> Generation | None:
         """The present generation, if the message is of it: what an older one still says is of no
         account."""
         generation = self.generation
         return (
             generation
-            if generation is not None and message["generation"] == generation.number
+            if generation is not None and message.generation == generation.number
             else None
         )
 
-    def _on_beat(self, member: AgentHandle, message: Message) -> None:
+    def _on_beat(self, member: AgentHandle, message: Heartbeat) -> None:
         generation = self._current(message)
         if generation is not None:
             generation.note_beat(message)
 
-    def _on_ready(self, member: AgentHandle, message: Message) -> None:
+    def _on_ready(self, member: AgentHandle, message: AgentReady) -> None:
         member.ready = True
 
-    def _on_agent_failed(self, member: AgentHandle, message: Message) -> None:
-        self._lose(member, str(message["text"]))
+    def _on_agent_failed(self, member: AgentHandle, message: AgentFailed) -> None:
+        self._lose(member, message.text)
 
-    def _on_forked(self, member: AgentHandle, message: Message) -> None:
+    def _on_forked(self, member: AgentHandle, message: WorkerForked) -> None:
         generation = self._current(message)
         if generation is not None:
-            generation.mates[message["worker"]].pid = message["pid"]
+            generation.mates[message.worker].pid = message.pid
             if all(mate.pid is not None for mate in generation.mates.values()):
                 self.scribe.write_status()
 
-    def _on_exit(self, member: AgentHandle, message: Message) -> None:
+    def _on_exit(self, member: AgentHandle, message: WorkerExited) -> None:
         generation = self._current(message)
         if generation is not None:
             generation.note_exit(message)
-        elif message["generation"] == 0:
-            self.answers.setdefault(
-                (message["task"], message["worker"]), {**message, "kind": "exit"}
-            )
+        elif message.generation == 0:
+            self.answers.setdefault((message.task, message.worker), message)
 
-    def _on_line(self, member: AgentHandle, message: Message) -> None:
+    def _on_line(self, member: AgentHandle, message: OutputLine) -> None:
         """Show a line, unless it is the echo of a failure that is known already: that stays in its
         log."""
-        worker, generation = message["worker"], self.generation
-        if generation is not None and not generation.is_speaking(worker, message["generation"]):
+        worker, generation = message.worker, self.generation
+        if generation is not None and not generation.is_speaking(worker, message.generation):
             return
-        self.scribe.view.worker_line(worker, message["text"])
+        self.scribe.view.worker_line(worker, message.text)
 
     # Workers
 
-    def _on_worker_message(self, member: AgentHandle, message: Message) -> None:
-        worker, inner = message["worker"], message["message"]
-        if message["generation"] == 0:
-            self.answers.setdefault((message["task"], worker), inner)
+    def _on_worker_message(self, member: AgentHandle, message: FromWorker) -> None:
+        worker, inner = message.worker, message.message
+        if message.generation == 0:
+            self.answers.setdefault((message.task, worker), inner)
         elif self._current(message) is not None:
-            handler = self._worker_messages.get(inner["kind"])
+            handler = self._worker_messages.get(type(inner))
             if handler is None:
-                self._on_refused(
-                    PeerRefused(f"worker {worker} said {inner['kind']!r}, which means nothing here")
-                )
+                text = f"worker {worker} said {inner.kind!r}, which nobody asked for"
+                self._on_refused(PeerRefused(text))
             else:
                 handler(worker, inner)
 
-    def _on_step(self, worker: str, message: Message) -> None:
+    def _on_step(self, worker: str, message: StepDone) -> None:
         generation = self.generation
         assert generation is not None
-        self.step = int(message["row"]["step"])
-        self.scribe.step({"attempt": generation.number, **message["row"]})
+        self.step = int(message.row["step"])
+        self.scribe.step({"attempt": generation.number, **message.row})
         if not generation.has_stepped:
             generation.has_stepped = True
             self.scribe.event("first_step", generation.number, step=self.step)
 
-    def _on_part(self, worker: str, message: Message) -> None:
+    def _on_part(self, worker: str, message: PartDurable) -> None:
         generation, inventory = self.generation, self.inventory
         assert generation is not None and inventory is not None
         if self.keeper.add(worker, generation.number, message, generation.plan, inventory):
-            self.scribe.event("checkpoint_started", generation.number, step=message["step"])
+            self.scribe.event("checkpoint_started", generation.number, step=message.step)
 
-    def _on_drill(self, worker: str, message: Message) -> None:
+    def _on_drill(self, worker: str, message: DrillAnnounced) -> None:
         assert self.generation is not None
         self.generation.mates[worker].drill = True
-        self.fired.add((int(message["step"]), worker))
+        self.fired.add((message.step, worker))
         self.scribe.event(
-            "drill", self.number, worker=worker, step=message["step"], action=message["action"]
+            "drill", self.number, worker=worker, step=message.step, action=message.action
         )
 
-    def _on_warning(self, worker: str, message: Message) -> None:
-        self.scribe.event("warning", self.number, text=message["text"], workers=[worker])
+    def _on_warning(self, worker: str, message: WorkerWarning) -> None:
+        self.scribe.event("warning", self.number, text=message.text, workers=[worker])
 
-    def _on_error(self, worker: str, message: Message) -> None:
+    def _on_error(self, worker: str, message: WorkerRaised) -> None:
         assert self.generation is not None
         self.generation.note_error(worker, message)
 
-    def _on_done(self, worker: str, message: Message) -> None:
+    def _on_done(self, worker: str, message: WorkerDone) -> None:
         assert self.generation is not None
         self.generation.note_done(worker)
 
@@ -310,15 +333,13 @@ class Observer:
 
     def _on_asked(self, item: ClientRequest) -> None:
         try:
-            if item.message["kind"] == "stop":
-                item.channel.send("ok", self.number)
-                self._request(Stop("dougong stop", EXIT_INTERRUPTED, bool(item.message.get("now"))))
-            elif item.message["kind"] == "hail":
-                item.channel.send("ok", self.number)
+            if isinstance(item.message, StopRun):
+                item.channel.send(Acknowledged())
+                self._request(Stop("dougong stop", EXIT_INTERRUPTED, item.message.now))
+            elif isinstance(item.message, Ping):
+                item.channel.send(Acknowledged())
             else:
-                item.channel.send(
-                    "refused", self.number, text=f"{item.message['kind']!r} means nothing here"
-                )
+                item.channel.send(RequestRefused(f"{item.message.kind!r} is no client's request"))
         except OSError as error:
             self._on_refused(PeerRefused(f"a client left before its answer: {error}"))
         finally:
@@ -336,7 +357,7 @@ class Observer:
             self.stop.now = True
             raise Stopped
         if first and self.crew is not None:
-            self.crew.tell_all("stop", self.number)
+            self.crew.tell_all(StopAfterStep(self.number))
             self.scribe.state("STOPPING", self.number)
         if self.stop.now:
             raise Stopped

@@ -9,10 +9,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from dougong import errors
-from dougong.control.channel import Message
+from dougong.control.messages import ForkWorkers, WorkerExited
+from dougong.control.tasks import FingerprintTask, InspectTask, Task
+from dougong.control.worker_messages import (
+    FingerprintFound,
+    ModelFound,
+    WorkerMessage,
+    WorkerRaised,
+)
 from dougong.errors import DougongError, LaunchError, WorkerError
 from dougong.fingerprint import judge
 from dougong.fingerprint.record import Fingerprint, JobShapes
@@ -22,7 +28,6 @@ from dougong.launcher.controller.observer import Observer
 from dougong.planner.placement import devices_of
 from dougong.planner.plan_job import computes
 from dougong.planner.recipe import make_recipe
-from dougong.training.preflight import inventory_from_json
 
 INSPECT_S = 3600.0
 FINGERPRINT_S = 600.0
@@ -47,18 +52,17 @@ class Preflight:
         """Have the model and the data looked at, in a child of the first agent's fork server."""
         see, member = self._see, next(iter(self._crew.members.values()))
         worker = member.spec.workers[0]
-        self._ask(member, [worker], {"task": "inspect", "entry": self._entries.inspect})
+        self._ask(member, [worker], InspectTask(self._entries.inspect, self._job))
         see.pump(
             lambda: ("inspect", worker) in see.answers,
             INSPECT_S,
             "looking at the model and the data",
         )
         answer = self._answer("inspect", worker, "looking at the model and the data")
-        found = see.inventory = inventory_from_json(answer["inventory"])
-        see.keeper.data, see.keeper.recipe = answer["data"], make_recipe(self._job, found)
-        self._shapes = (
-            JobShapes.from_json(answer["shapes"]) if answer["shapes"] is not None else None
-        )
+        assert isinstance(answer, ModelFound)
+        found = see.inventory = answer.inventory
+        see.keeper.data, see.keeper.recipe = answer.data, make_recipe(self._job, found)
+        self._shapes = JobShapes.from_json(answer.shapes) if answer.shapes is not None else None
         see.scribe.event(
             "inspected",
             see.number,
@@ -67,7 +71,7 @@ class Preflight:
             tensors=len(found.tensors),
             sites=len(found.sites),
             experts=found.num_experts,
-            data=answer["data"],
+            data=answer.data,
             recipe=see.keeper.recipe.to_dict(),
         )
 
@@ -91,7 +95,8 @@ class Preflight:
                 raise LaunchError(member.lost)
             for worker, by in asked[member.spec.name].items():
                 answer = self._answer("fingerprint", by, f"the fingerprint of {worker}'s device")
-                self._prints[worker] = Fingerprint.from_json(answer["fingerprint"])
+                assert isinstance(answer, FingerprintFound)
+                self._prints[worker] = Fingerprint.from_json(answer.fingerprint)
         self._judge(time.monotonic() - start)
 
     def _probe(self, member: AgentHandle) -> dict[str, str]:
@@ -101,20 +106,15 @@ class Preflight:
         asked = {worker: member.spec.workers[0] if on_cpu else worker for worker in devices}
         workers = list(dict.fromkeys(asked.values()))
         shapes = dataclasses.asdict(self._shapes) if self._shapes is not None else None
-        request = {
-            "task": "fingerprint",
-            "entry": self._entries.fingerprint,
-            "devices": devices,
-            "shapes": shapes,
-        }
-        self._ask(member, workers, request)
+        assert self._entries.fingerprint is not None
+        task = FingerprintTask(self._entries.fingerprint, self._job, devices, shapes)
+        self._ask(member, workers, task)
         return asked
 
-    def _ask(self, member: AgentHandle, workers: list[str], request: dict[str, Any]) -> None:
+    def _ask(self, member: AgentHandle, workers: list[str], task: Task) -> None:
         for worker in workers:
-            self._see.answers.pop((request["task"], worker), None)
-        request["job"] = self._job.model_dump_json()
-        self._crew.tell(member, "fork", 0, workers=workers, request=request)
+            self._see.answers.pop((task.task, worker), None)
+        self._crew.tell(member, ForkWorkers(0, tuple(workers), task))
 
     def _judge(self, seconds: float) -> None:
         see = self._see
@@ -132,19 +132,17 @@ class Preflight:
             raise LaunchError(verdict.refusal)
         see.keeper.kernels = judge.record(self._prints, roles)
 
-    def _answer(self, task: str, worker: str, what: str) -> Message:
+    def _answer(self, task: str, worker: str, what: str) -> WorkerMessage:
         """What the child said; its error is raised as the class it had, if it is one of ours."""
         message, log = (
             self._see.answers[(task, worker)],
             self._see.scribe.run_dir.log_file(0, worker),
         )
-        if message["kind"] == "exit":
-            raise WorkerError(
-                f"{what} ended with status {message['code']} and no answer; see {log}"
-            )
-        if message["kind"] != "error":
+        if isinstance(message, WorkerExited):
+            raise WorkerError(f"{what} ended with status {message.code} and no answer; see {log}")
+        if not isinstance(message, WorkerRaised):
             return message
-        kind = getattr(errors, str(message["type"]), None)
+        kind = getattr(errors, message.type, None)
         if isinstance(kind, type) and issubclass(kind, DougongError):
-            raise kind(message["message"])
-        raise WorkerError(f"{what}: {message['type']}: {message['message']}; see {log}")
+            raise kind(message.message)
+        raise WorkerError(f"{what}: {message.type}: {message.message}; see {log}")

@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.manifest import Manifest
+from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint, identity
@@ -37,7 +38,7 @@ def keeper(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
     return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox), data={"name": "a.txt", "digest": "one"})
 
 
-def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1) -> dict[str, Any]:
+def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1) -> PartDurable:
     directory = pending_directory(keeper.root, step, generation)
     name = f"model/{worker.replace('/', '-')}.json"
     data = f"{worker} {step}".encode()
@@ -46,7 +47,7 @@ def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1)
     files = {name: FileRecord(len(data), digest(data))}
     rank = int(worker.rpartition("/")[2])
     durable = CheckpointPart(worker, rank, generation, step, directory.name, files, ())
-    return {"step": step, "part": durable.to_json()}
+    return PartDurable(step, directory.name, durable.to_json())
 
 
 def result(inbox: Inbox) -> TaskEnded:

@@ -6,6 +6,9 @@ import time
 from typing import Any
 
 import pytest
+from dougong.control.messages import Heartbeat, WorkerExited
+from dougong.control.progress import WorkerProgress
+from dougong.control.worker_messages import WorkerRaised
 from dougong.fault.diagnosis import CONSEQUENCE_S
 from dougong.launcher.controller.generation import Generation
 from dougong.parallel.plan import Inventory, Seat, make_plan
@@ -17,8 +20,8 @@ def generation() -> Generation:
     return Generation(3, make_plan(2, Inventory("toy", (), (), 4, ()), seats), start_step=5)
 
 
-def exit_of(worker: str, code: int = 0, **more: Any) -> dict[str, Any]:
-    return {"kind": "exit", "generation": 3, "worker": worker, "code": code, **more}
+def exit_of(worker: str, code: int = 0, **more: Any) -> WorkerExited:
+    return WorkerExited(3, worker, "train", code, **more)
 
 
 def test_done_needs_both_the_word_and_the_end(generation: Generation) -> None:
@@ -41,7 +44,7 @@ def test_an_end_that_we_asked_for_is_not(generation: Generation) -> None:
 
 
 def test_an_error_and_the_exit_after_it_are_one_failure(generation: Generation) -> None:
-    error = {"type": "ValueError", "bases": ["ValueError"], "message": "x", "traceback": ""}
+    error = WorkerRaised("ValueError", ("ValueError",), "x")
     assert generation.note_error("east/0", error) is not None
     assert generation.note_exit(exit_of("east/0", 1)) is None
     assert len(generation.facts) == 1
@@ -56,7 +59,7 @@ def test_after_a_failure_only_those_who_failed_are_listened_to(generation: Gener
 
 
 def test_an_echo_settles_after_a_while(generation: Generation) -> None:
-    error = {"type": "RuntimeError", "bases": [], "message": "Connection reset by peer", "traceback": ""}
+    error = WorkerRaised("RuntimeError", (), "Connection reset by peer")
     generation.note_error("east/0", error)
     assert not generation.is_settled(generation.first_fact_at)
     assert generation.is_settled(generation.first_fact_at + CONSEQUENCE_S)
@@ -79,7 +82,7 @@ def test_the_late_ones_are_hung(generation: Generation) -> None:
 
 def test_a_stall_is_told_once_and_again_after_movement(generation: Generation) -> None:
     def beat(sequence: int) -> None:
-        generation.note_beat({"progress": {"east/0": [sequence, 6, "forward", 1]}})
+        generation.note_beat(Heartbeat(3, sequence, {"east/0": WorkerProgress(sequence, 6, "forward", 1)}))
 
     beat(1)
     for mate in generation.mates.values():
