@@ -108,6 +108,11 @@ class Stepper:
         self._clock = parts.clock
         self._hooks = parts.hooks
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The rule over the tensors that this worker trains, and its state."""
+        return self._share.optimizer
+
     def run(
         self, step: int, forwards: ForwardsOf, stop: Callable[[], bool] | None = None
     ) -> StepResult:

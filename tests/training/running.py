@@ -23,7 +23,7 @@ from dougong.errors import DougongError
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
-from dougong.training.trainer import train
+from dougong.training.session import train
 from tests.processes import CONTEXT
 
 DEADLINE_S = 120.0

@@ -17,10 +17,10 @@ class EntryPoints:
     `fingerprint` None: nobody's kernels are looked at.
     """
 
-    train: str = "dougong.training.trainer:train"
+    train: str = "dougong.training.session:train"
     inspect: str = "dougong.training.preflight:inspect"
     preload: tuple[str, ...] = (
-        "dougong.training.trainer",
+        "dougong.training.session",
         "dougong.models.inventory",
         "transformers.modeling_utils",  # three seconds of imports that no worker then pays for
         "transformers.models.auto.modeling_auto",
