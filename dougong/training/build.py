@@ -29,7 +29,8 @@ from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer
 from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
-from dougong.parallel.execute.executor import Clock, Emulation, Executor
+from dougong.parallel.execute.emulate import Emulation
+from dougong.parallel.execute.executor import Clock, Executor
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.segments.tape import leaf_node

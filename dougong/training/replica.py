@@ -23,8 +23,8 @@ from dougong.models.cut import cut
 from dougong.models.sites import Site, find_sites
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.dense.buckets import FlatTensors
-from dougong.parallel.execute.executor import Cut
 from dougong.parallel.plan import Plan, SiteExperts
+from dougong.parallel.segments.cut import Cut
 
 ReadTensor = Callable[[str], Tensor]
 """Reads one named tensor (float32, any device) of the state to start from."""

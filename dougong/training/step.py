@@ -178,7 +178,7 @@ class Stepper:
 
     def _sink(self, lane: int, microbatch: int) -> GradientSink:
         last = microbatch == self._job.batch.microbatches - 1
-        return self.parts.gradients.taker(lane, last)
+        return self.parts.gradients.sink(lane, last)
 
     def _reduce(self) -> dict[str, Tensor]:
         """Gradients of everything that this worker owns. A dense tensor that has never had one is
