@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from dougong.job.schema import Job, Section
-from dougong.job.validation_messages import section_in
+from dougong.job.schema import Job
+from dougong.job.section import Section, sections_of
 from dougong.job.yaml_locations import write_flow
 
 _BEGIN = "<!-- tables: written by schema/update.py -->"
@@ -51,10 +51,16 @@ def _section(title: str, section: type[Section], path: str) -> Iterator[str]:
         yield _row(name, info)
     yield ""
     for name, info in section.model_fields.items():
-        inner = section_in(info.annotation)
-        if inner is not None:
-            here = f"{path}.{name}".lstrip(".")
-            yield from _section(f"`{here}`", inner, here)
+        here = f"{path}.{name}".lstrip(".")
+        options = sections_of(info)
+        for inner in options:
+            which = f", name: {_name_of(inner)}" if len(options) > 1 else ""
+            yield from _section(f"`{here}`{which}", inner, here)
+
+
+def _name_of(section: type[Section]) -> str:
+    """What the key `name` says to choose this section."""
+    return str(section.model_fields["name"].get_default())
 
 
 def _paragraphs(section: type[Section]) -> str:
@@ -66,7 +72,7 @@ def _row(name: str, info: FieldInfo) -> str:
     kind = extra["x-kind"] if isinstance(extra, dict) else ""
     cells = (
         f"`{name}`",
-        _type_name(info.annotation),
+        _type_of(info),
         _default(info),
         str(kind),
         info.description or "",
@@ -83,10 +89,14 @@ def _default(info: FieldInfo) -> str:
     return f"`{write_flow(list(default) if isinstance(default, tuple) else default)}`"
 
 
+def _type_of(info: FieldInfo) -> str:
+    if sections_of(info):
+        return "list of mappings" if typing.get_origin(info.annotation) is tuple else "mapping"
+    return _type_name(info.annotation)
+
+
 def _type_name(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if section_in(annotation) is not None:
-        return "list of mappings" if origin is tuple else "mapping"
     if origin is typing.Literal:
         return ", ".join(f"`{part}`" for part in parts)
     if origin is tuple:

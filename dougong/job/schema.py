@@ -1,57 +1,50 @@
-"""What a user asks for: the job file's schema. Imports no torch; `jobfile` reads YAML into it and
-names lines.
+"""What a user asks for: the job file's schema. Imports no torch.
 
-Every field says whether it is *logical* (it fixes the bits of loss and weights) or *physical* (it
-decides where, how fast and how safely they are computed). Rules that tie several fields together
-are in `rules`.
+`load` reads YAML into it and names lines. Every field says whether it is *logical* (it fixes the
+bits of loss and weights) or *physical* (it decides where, how fast and how safely they are
+computed). Rules that tie several fields together are in `rules`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
+from dougong.accelerators.registry import accelerator_names, is_accelerator
+from dougong.deadlines import DEADLINES, LEAST_SILENCE_S, MOST_S, SETTABLE, Deadlines
+from dougong.job.optimizers.declaration import OptimizerConfig
+from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
+from dougong.job.section import TEXT, Section, Text, logical, physical
 
-class Section(BaseModel):
-    """A strict, immutable part of the job file: an unknown key is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        ser_json_inf_nan="constants",
-    )
-
-
-def logical(default: Any, description: str, **rules: Any) -> Any:
-    """A field that fixes the arithmetic: another value gives another run."""
-    return Field(default, description=description, json_schema_extra={"x-kind": "logical"}, **rules)
-
-
-def physical(default: Any, description: str, **rules: Any) -> Any:
-    """A field that decides where and how safely the same bits are computed."""
-    return Field(
-        default, description=description, json_schema_extra={"x-kind": "physical"}, **rules
-    )
-
+KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
+"""Why a resume may change what kernels run on."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
 WORKER = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}/(0|[1-9][0-9]*)$"
-TEXT = r"^[^\x00]+$"
 PATTERNS = {
     TEXT: "text that is not empty",
     NAME: "letters, digits and '-', 63 at most, and begin with a letter or digit",
     WORKER: "a worker's name, ISLAND/NUMBER such as east/1",
 }
 
+
+def _known_accelerator(name: str) -> str:
+    """The name, if dougong or an installed package has such an accelerator."""
+    if is_accelerator(name):
+        return name
+    *others, last = [f"'{option}'" for option in accelerator_names()]
+    raise PydanticCustomError(
+        "unknown_accelerator", "an accelerator", {"expected": f"{', '.join(others)} or {last}"}
+    )
+
+
 Name = Annotated[StrictStr, Field(pattern=NAME)]
-Text = Annotated[StrictStr, Field(pattern=TEXT)]
+Accelerator = Annotated[StrictStr, AfterValidator(_known_accelerator)]
 Positive = Annotated[StrictInt, Field(gt=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
-Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
-
 
 EXPERTS_PER_TOKEN_KEYS = (
     "num_experts_per_tok",
@@ -129,25 +122,6 @@ class Batch(Section):
         1, "micro-batches that a lane sends through the model in one step"
     )
     microbatch_size: Positive = logical(1, "sequences in one micro-batch")
-
-
-class AdamW(Section):
-    """AdamW (Loshchilov and Hutter 2019) with global gradient-norm clipping."""
-
-    name: Literal["adamw"] = logical("adamw", "the update rule")
-    lr: Annotated[StrictFloat, Field(gt=0)] = logical(3.0e-4, "peak learning rate")
-    weight_decay: Annotated[StrictFloat, Field(ge=0)] = logical(
-        0.1, "decoupled weight decay, times the learning rate"
-    )
-    betas: tuple[Decay, Decay] = logical(
-        (0.9, 0.95), "decay of the first and of the second moment's average"
-    )
-    eps: Annotated[StrictFloat, Field(gt=0)] = logical(
-        1.0e-8, "added to the root of the second moment"
-    )
-    clip_norm: Annotated[StrictFloat, Field(gt=0)] | None = logical(
-        1.0, "largest global norm of the gradients; null: no clipping"
-    )
 
 
 class Schedule(Section):
@@ -232,13 +206,20 @@ class Island(Section):
     """A group of like devices with one native collective library."""
 
     name: Name = physical(..., "letters, digits, '-'; its workers are called NAME/0, NAME/1, ...")
-    accelerator: Literal["cpu", "cuda", "npu"] = logical(..., "kind of device")
+    accelerator: Accelerator = logical(
+        ...,
+        "kind of device: `cpu`, `cuda`, `npu`, or what an installed package adds",
+        resume=KERNELS_ARE_COMPARED,
+        examples=["cpu", "cuda", "npu"],
+    )
     workers: Positive = physical(1, "processes, one per device; on cpu they share the machine")
     role: Literal["attention", "experts", "both"] = physical(
         "both", "what its workers compute: attention (all but the routed experts), experts, or both"
     )
     threads: Positive = logical(
-        1, "compute threads of each worker on the CPU; another number can change bits"
+        1,
+        "compute threads of each worker on the CPU; another number can change bits",
+        resume=KERNELS_ARE_COMPARED,
     )
     node: Text | None = physical(
         None, "pin to the Ray node with this address or name; null: anywhere"
@@ -266,12 +247,43 @@ class Checkpoint(Section):
     keep: Positive = physical(2, "newest checkpoints that are kept; older ones are deleted")
 
 
+Seconds = Annotated[StrictFloat, Field(gt=0, le=MOST_S)]
+Silence = Annotated[StrictFloat, Field(ge=LEAST_SILENCE_S, le=MOST_S)]
+
+
+def _deadline(name: str) -> Any:
+    default = getattr(DEADLINES, name)
+    return physical(None, f"{SETTABLE[name]}; seconds; null: {default:g}")
+
+
+class DeadlineKeys(Section):
+    """How long may be waited for what, where a site's storage or network needs other limits."""
+
+    agents_join_s: Seconds | None = _deadline("agents_join_s")
+    agents_ready_s: Seconds | None = _deadline("agents_ready_s")
+    inspection_s: Seconds | None = _deadline("inspection_s")
+    fingerprint_s: Seconds | None = _deadline("fingerprint_s")
+    rendezvous_s: Seconds | None = _deadline("rendezvous_s")
+    message_s: Seconds | None = _deadline("message_s")
+    stall_warning_s: Seconds | None = _deadline("stall_warning_s")
+    last_worker_s: Seconds | None = _deadline("last_worker_s")
+    agent_silence_s: Silence | None = _deadline("agent_silence_s")
+    find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
+    stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")
+    commit_checkpoint_s: Seconds | None = _deadline("commit_checkpoint_s")
+
+
 class Fault(Section):
     """What the controller may do by itself."""
 
     max_restarts: Count = physical(
         3, "recoveries in the life of the run before it gives up with the first cause"
     )
+    deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
+
+    def limits(self) -> Deadlines:
+        """All time limits, with those that the job sets in their place."""
+        return dataclasses.replace(DEADLINES, **self.deadlines.model_dump(exclude_none=True))
 
 
 class Drill(Section):
@@ -290,10 +302,16 @@ class Job(Section):
     model: Model = logical(..., "the model")
     data: Data = logical(..., "the training text")
     batch: Batch = logical(Batch(), "the batch of one step")
-    optimizer: AdamW = logical(AdamW(), "the update rule")
+    optimizer: Annotated[OptimizerConfig, CHOICE] = logical(
+        DECLARATIONS[0].config(), "the update rule"
+    )
     schedule: Schedule = logical(Schedule(), "the learning rate over steps")
     router: Router = logical(Router(), "how the load of the experts is kept even")
-    steps: Positive = logical(..., "steps to train; the learning rate's decay ends there")
+    steps: Positive = logical(
+        ...,
+        "steps to train; the learning rate's decay ends there",
+        resume="the steps that are done stay what they are",
+    )
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
     )

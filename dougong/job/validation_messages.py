@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from dougong.job.schema import PATTERNS, Job, Section
+from dougong.job.schema import PATTERNS, Job
+from dougong.job.section import Section, section_for, sections_of
 from dougong.job.yaml_locations import KeyPath, read, write_flow
 
 _KINDS = {
@@ -33,6 +34,8 @@ _SAME = {
     "bf16": "bfloat16",
     "ffn": "experts",
 }
+_USE_ONE = "; use one of them"
+_ADD_ACCELERATOR = "or install a package that adds it as an entry point of dougong.accelerators"
 
 
 def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[KeyPath, str]]:
@@ -81,24 +84,31 @@ def _is_item_count(error: Mapping[str, Any]) -> bool:
     )
 
 
-def section_at(path: KeyPath) -> type[Section] | None:
-    """The section of the schema at a path, such as `Island` at ("islands", 0)."""
+def section_at(path: KeyPath, data: Any = None) -> type[Section] | None:
+    """The section of the schema at a path, such as `Island` at ("islands", 0).
+
+    `data`: what the user has written; where a key `name` chooses among sections, it decides.
+    """
     section: type[Section] | None = Job
+    value = data
     for part in path:
+        value = _item(value, part)
         if isinstance(part, int):
             continue
         if section is None or part not in section.model_fields:
             return None
-        section = section_in(section.model_fields[part].annotation)
+        info = section.model_fields[part]
+        options = sections_of(info)
+        section = section_for(info, value) or (options[0] if options else None)
     return section
 
 
-def section_in(annotation: Any) -> type[Section] | None:
-    """The section named in a field's type, such as `Validation` in `Validation | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    found = (section_in(part) for part in typing.get_args(annotation))
-    return next((one for one in found if one is not None), None)
+def _item(value: Any, part: str | int) -> Any:
+    """What stands at a key or index of the user's data; None where nothing does."""
+    try:
+        return value[part]
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def _meant(path: KeyPath, data: Any) -> str | None:
@@ -127,18 +137,16 @@ def _unknown(path: KeyPath, meant: str | None) -> str:
 
 def _elsewhere(key: str) -> list[str]:
     top = [f"'{key}' at the top level"] if key in Job.model_fields else []
-    return top + [f"'{place}.{key}'" for place in _places_of(key, Job, "")]
+    return top + [f"'{place}.{key}'" for place in dict.fromkeys(_places_of(key, Job, ""))]
 
 
 def _places_of(key: str, section: type[Section], place: str) -> Iterator[str]:
     for name, info in section.model_fields.items():
-        inner = section_in(info.annotation)
-        if inner is None:
-            continue
         here = f"{place}.{name}".lstrip(".")
-        if key in inner.model_fields:
-            yield here
-        yield from _places_of(key, inner, here)
+        for inner in sections_of(info):
+            if key in inner.model_fields:
+                yield here
+            yield from _places_of(key, inner, here)
 
 
 def _text(path: KeyPath, error: Mapping[str, Any]) -> str:
@@ -148,6 +156,10 @@ def _text(path: KeyPath, error: Mapping[str, Any]) -> str:
     got = f"(got {_short(error['input'])})"
     if kind in ("model_type", "tuple_type"):
         return f"must be {_shape(path)} {got}{_leave_out(path, error['input'])}"
+    if kind == "unknown_accelerator":
+        close = _similar(context["expected"], error["input"])
+        advice = f"{close}, {_ADD_ACCELERATOR}" if close == _USE_ONE else close
+        return f"must be {context['expected']} {got}{advice}"
     if kind == "literal_error":
         return f"must be {context['expected']} {got}{_similar(context['expected'], error['input'])}"
     if kind == "string_pattern_mismatch":
@@ -195,9 +207,7 @@ def _similar(expected: str, given: Any) -> str:
     names = expected.replace("'", "").replace(" or ", ", ").split(", ")
     word = str(given).lower()
     close = [_SAME[word]] if _SAME.get(word) in names else difflib.get_close_matches(word, names, 1)
-    return (
-        f"; did you mean '{close[0]}'?" if close else "; use one of them" if len(names) > 1 else ""
-    )
+    return f"; did you mean '{close[0]}'?" if close else _USE_ONE if len(names) > 1 else ""
 
 
 def _short(value: Any) -> str:

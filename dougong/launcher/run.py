@@ -23,7 +23,6 @@ from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
 from dougong.launcher.client import is_alive
-from dougong.launcher.controller.checkpoints import identity
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
@@ -34,6 +33,7 @@ from dougong.launcher.controller.config import (
 )
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox, SignalReceived
+from dougong.planner.resume import check_resume
 from dougong.records.directory import RunDir
 from dougong.records.machine import describe_machine
 from dougong.ui.history import closing_words
@@ -68,7 +68,7 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     refuse_if_alive(run_dir)
     before = load_job(run_dir.job_file, [])
     after = load_job(run_dir.job_file, list(overrides))
-    _refuse_other_arithmetic(before.job, after.job)
+    check_resume(before.job, after.job)
     beginning = take_over(run_dir)
     if beginning.step >= after.job.steps:
         steps = after.job.steps
@@ -103,17 +103,6 @@ def refuse_if_alive(run_dir: RunDir) -> None:
 
 def _exists(run_dir: RunDir, step: int) -> bool:
     return any(run_dir.checkpoints.glob(f"step-{step:06d}*"))
-
-
-def _refuse_other_arithmetic(before: Job, after: Job) -> None:
-    old, new = identity(before), identity(after)
-    changed = [key for key in new if old.get(key) != new[key]]
-    if changed:
-        raise JobError(
-            f"{', '.join(changed)}: differ from what this run has computed with, so its next steps would be another "
-            "run's; a resume may change islands, offload, pipeline, checkpoint, fault, drill, numerics and steps; for "
-            "the rest, begin a new run"
-        )
 
 
 def _control(job: Job, run_dir: RunDir, options: Options, beginning: ResumePoint) -> int:

@@ -18,7 +18,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
 from dougong.job.load import load_job
-from dougong.launcher.controller.checkpoints import identity
+from dougong.planner.resume import identity
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.records.directory import MetricsRow, RunDir

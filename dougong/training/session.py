@@ -62,4 +62,6 @@ def _membership(context: WorkerContext) -> Membership:
         islands=tuple(islands),
         device=accelerators[worker.island].open(index, deterministic),
         attention=tuple(w.rank for w in plan.workers if w.lanes),
+        names=tuple(w.name for w in plan.workers),
+        deadlines=context.job.fault.limits(),
     )

@@ -14,7 +14,6 @@ from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.schema import Job
 from dougong.models.weights import WeightsFolder
-from dougong.training.optimizers.adamw import MOMENTS
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.replica import ReadTensor, Replica
 
@@ -37,11 +36,18 @@ class StartState:
         """Put back what the checkpoint holds for the tensors that this worker trains."""
         if self.checkpoint is None:
             return
-        updated = set(self.checkpoint.names("step"))
+        kinds = optimizer.declaration.state_kinds
+        # Numbers exist from a tensor's first update on; what has the tensor's shape is stored as
+        # zeros before that, so it does not tell.
+        updated = set(optimizer.names)
+        for kind in kinds:
+            if not kind.like_parameter:
+                updated &= set(self.checkpoint.names(kind.name))
         for name in optimizer.names:
-            if name in updated:
-                for kind in ("step", *MOMENTS):
-                    optimizer.load(kind, name, self.checkpoint.read(kind, name))
+            if name not in updated:
+                continue
+            for kind in kinds:
+                optimizer.load(kind.name, name, self.checkpoint.read(kind.name, name))
 
 
 @contextmanager
@@ -62,8 +68,8 @@ def open_start(job: Job, names: Names, resume: Path | None) -> Iterator[StartSta
 
 
 def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
-    """Everything that this worker owns. A tensor that was never updated has zero moments and no
-    `step`, so that every checkpoint of a model has the same tensors."""
+    """Everything that this worker owns. What an optimizer keeps of a tensor's own shape is zeros
+    for one that was never updated, so that every checkpoint of a model has the same tensors."""
     for name, master in replica.masters.items():
         yield StateTensor("model", name, master)
     updated = set()
@@ -71,7 +77,7 @@ def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
         updated.add((kind, name))
         yield StateTensor(kind, name, value)
     for name in optimizer.names:
-        for kind in MOMENTS:
+        for kind in optimizer.declaration.kinds_like_parameters:
             if (kind, name) not in updated:
                 yield StateTensor(kind, name, torch.zeros_like(replica.masters[name]))
 

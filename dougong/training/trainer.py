@@ -10,7 +10,6 @@ from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.data.windows import open_data, vocabulary
-from dougong.deadlines import DEADLINES
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training.agreement import agree_on_data, agree_on_operators
@@ -49,7 +48,8 @@ class Trainer:
         writer = PartWriter(context.worker.name, share.rank, context.generation)
         root = context.run_dir / "checkpoints"
         names = share.blueprint.names
-        self._saver = Saver(root, writer, self._durable, names, DEADLINES)
+        deadlines = context.job.fault.limits()
+        self._saver = Saver(root, writer, self._durable, names, deadlines)
         self._phases.begin_step(self._step)
 
     @property

@@ -19,20 +19,11 @@ from dougong.job.schema import Job
 from dougong.launcher.controller.inbox import Background
 from dougong.parallel.plan import Inventory, Plan, experts_text
 from dougong.planner.recipe import Recipe
+from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
 
 # AdamW's, until the registry of optimizer declarations says them.
 STATE_KINDS = ("exp_avg", "exp_avg_sq")
-LOGICAL_ELSEWHERE = (
-    "islands",
-    "offload",
-    "pipeline",
-    "checkpoint",
-    "fault",
-    "drill",
-    "steps",
-    "numerics",
-)
 
 
 @dataclass(frozen=True)
@@ -220,16 +211,6 @@ class CheckpointManager:
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-
-
-def identity(job: Job) -> dict[str, Any]:
-    """What fixes the run's arithmetic, apart from how long it goes on: a resume must not change
-    it."""
-    return {
-        key: value
-        for key, value in job.model_dump(mode="json").items()
-        if key not in LOGICAL_ELSEWHERE
-    }
 
 
 def tokenizer_of(job: Job) -> Path | None:

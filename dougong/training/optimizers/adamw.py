@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.job.schema import AdamW
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from dougong.job.optimizers.adamw import ADAMW, AdamW
 
 
 class OwnedAdamW:
@@ -19,6 +17,8 @@ class OwnedAdamW:
 
     The moments of a tensor exist from its first update on.
     """
+
+    declaration = ADAMW
 
     def __init__(self, settings: AdamW, masters: Mapping[str, Tensor]) -> None:
         self._masters = {n: masters[n] for n in sorted(masters)}

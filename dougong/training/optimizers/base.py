@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from dougong.job.optimizers.declaration import OptimizerDeclaration
+
 
 class Optimizer(Protocol):
     """The update rule over the named tensors that one worker owns.
@@ -14,6 +16,11 @@ class Optimizer(Protocol):
     Each tensor is whole, and float32. What a rule makes of one may not depend on which other
     tensors are there: then no bit depends on who its neighbours are.
     """
+
+    @property
+    def declaration(self) -> OptimizerDeclaration:
+        """What it says of itself below the schema: above all, the kinds of its state."""
+        ...
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -30,7 +37,8 @@ class Optimizer(Protocol):
         ...
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:
-        """(state kind, tensor name, value) of every tensor that has been updated."""
+        """(state kind, tensor name, value) of every tensor that has been updated; kinds are the
+        declaration's."""
         ...
 
     def load(self, kind: str, name: str, value: Tensor) -> None:

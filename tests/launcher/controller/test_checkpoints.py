@@ -17,10 +17,11 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError
 from dougong.job.schema import Job
-from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint, identity
+from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint
 from dougong.launcher.controller.inbox import Background, Inbox, TaskEnded
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import make_recipe
+from dougong.planner.resume import identity
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())
