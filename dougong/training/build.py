@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from dougong.checkpoint.ledger_file import LedgerWriter
-from dougong.data.windows import open_data, vocabulary
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import experts_per_token
@@ -45,7 +44,7 @@ from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
 from dougong.training.reports import ReportForm, loss_keys
 from dougong.training.state import StartState
-from dougong.training.step import Stepper, StepParts, WorkerShare
+from dougong.training.step import StepParts, Stepper, WorkerShare
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def open_start(job: Job, names: Names, resume: Path | None) -> Iterator[StartSta
     """
     if resume is not None:
         with CheckpointReader(resume, names) as reader:
-            digest = reader.header.get("ledger")
+            digest = reader.metadata.get("ledger")
             yield StartState(reader.step, digest, lambda name: reader.read("model", name), reader)
     elif job.model.path:
         yield StartState(read=WeightsFolder(Path(job.model.path), names).read)
@@ -80,4 +80,3 @@ def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
         for kind in optimizer.declaration.kinds_like_parameters:
             if (kind, name) not in updated:
                 yield StateTensor(kind, name, torch.zeros_like(replica.masters[name]))
-
