@@ -32,7 +32,7 @@ class Tried:
 def shortened(job: Job, steps: int) -> Job:
     """The job in a few steps, with a ledger. `JobError` when it promises nothing that could be
     proved."""
-    if job.determinism != "layout":
+    if not job.is_layout_free:
         raise JobError(
             f"determinism: {job.determinism} promises no bits across layouts, so there is nothing to prove; "
             "add -o determinism=layout"

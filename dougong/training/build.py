@@ -201,7 +201,7 @@ def emulation_of(job: Job, worker: Worker) -> Emulation | None:
 
 
 def _reducer(share: WorkerShare, world: World) -> Reducer:
-    if share.blueprint.job.determinism == "layout":
+    if share.blueprint.job.is_layout_free:
         return OrderedReducer(world, share.plan, share.replica.flat)
     return NativeReducer(world, share.plan, share.replica.flat)
 

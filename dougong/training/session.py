@@ -53,7 +53,7 @@ def _membership(context: WorkerContext) -> Membership:
         ranks = tuple(w.rank for w in plan.workers if w.island == name)
         islands.append((name, accelerator.backend, ranks))
     index = int(worker.device.rpartition(":")[2])
-    deterministic = context.job.determinism != "off"
+    deterministic = context.job.is_deterministic
     return Membership(
         rank=worker.rank,
         size=len(plan.workers),

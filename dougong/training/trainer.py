@@ -129,12 +129,12 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     blueprint = build_model(job, vocabulary(job.data), world.member.device)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
-    if job.determinism == "layout" and job.numerics == "exact":
+    if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     with open_start(job, blueprint.names, context.resume) as start:
         share = build_on_plan(blueprint, plan, world.rank, start)
     ledger = None
-    if job.determinism != "off":
+    if job.is_deterministic:
         ledger = LedgerStart(context.run_dir / "ledger", start.digest)
     options = StepOptions(Phases(context.control.progress), tracer, ledger)
     stepper = build_in_world(share, world, options)
