@@ -26,7 +26,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.run import signals_into, take_over
 from dougong.records.directory import RunDir
-from dougong.training.partial_run_request import PartialRun
+from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder
 from dougong.ui.view import make_view
 
@@ -46,8 +46,8 @@ class LocalRunOptions:
     timeout_s: float = 600.0
 
 
-def try_out(job: Job, path: Path, errand: PartialRun, bench: LocalRunOptions) -> RunDir:
-    """Run an errand of a job in `path`: a new run directory, or one with a run to go on with.
+def try_out(job: Job, path: Path, request: PartialRun, bench: LocalRunOptions) -> RunDir:
+    """Run a part of a job in `path`: a new run directory, or one with a run to go on with.
     Leaves no process.
 
     Raises what ended the run, `LaunchError` after the bench's time, KeyboardInterrupt when the user
@@ -56,7 +56,7 @@ def try_out(job: Job, path: Path, errand: PartialRun, bench: LocalRunOptions) ->
     known = (path / "events.jsonl").exists()
     run_dir = RunDir.open(path) if known else RunDir.create(path)
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
-    errand.write(run_dir.path)
+    request.write(run_dir.path)
     inbox = Inbox()
     with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
         recorder = Recorder(run_dir, view, None)

@@ -25,7 +25,7 @@ from dougong.records.directory import RunDir
 from dougong.records.metrics import MetricsRow
 from dougong.tools.ledger_diff import differences_of_step, first_split, tensors_of_step
 from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
-from dougong.training.partial_run_request import PartialRun, StepTrace
+from dougong.records.partial_run import PartialRun, StepTrace
 
 EXPERTS_WORK = ("answers", "drows")
 

@@ -97,7 +97,7 @@ def judge_fingerprints(
     roles = {}
     for spec in specs:
         roles.update(dict.fromkeys(spec.workers, computes(job, spec.role)))
-    verdict = judge.judge_workers(prints, roles, judge.is_strict(job))
+    verdict = judge.judge_workers(prints, roles, job.needs_exact_kernels)
     kernels = judge.record(prints, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 
