@@ -23,10 +23,12 @@ from typing import Any
 
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
+from dougong.checkpoint.manifest import FileRecord
+from dougong.checkpoint.part import CheckpointPart
 from dougong.control.messages import EndAgent
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone
-from dougong.errors import DataError, LaunchError
+from dougong.errors import DataError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
@@ -77,7 +79,7 @@ def train(context: WorkerContext) -> None:
 def _rehearse(context: WorkerContext, step: int) -> None:
     from dougong.fault.drill import rehearse
 
-    rehearse(context, step)
+    rehearse(context.drills, step, context.control.send)
 
 
 def _agree(context: WorkerContext, step: int) -> bool:
@@ -106,15 +108,16 @@ def _save(context: WorkerContext, step: int) -> None:
     with file.open("wb") as stream:
         stream.write(data)
         os.fsync(stream.fileno())
-    part = {
-        "step": step,
-        "generation": context.generation,
-        "directory": directory.name,
-        "worker": context.worker.name,
-        "files": {name: {"bytes": len(data), "digest": digest(data)}},
-        "state": [],
-    }
-    context.control.send(PartDurable(step, directory.name, part))
+    part = CheckpointPart(
+        worker=context.worker.name,
+        rank=context.worker.rank,
+        generation=context.generation,
+        step=step,
+        directory=directory.name,
+        files={name: FileRecord(len(data), digest(data))},
+        state=(),
+    )
+    context.control.send(PartDurable(step, directory.name, part.to_json()))
 
 
 def _load(context: WorkerContext) -> int:
@@ -135,7 +138,7 @@ def _raise(context: WorkerContext) -> None:
 
 
 def _echo(context: WorkerContext) -> None:
-    raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
+    raise PeerError("worker 0 lost a message: [gloo/transport/tcp/pair.cc:534] Connection closed by peer")
 
 
 def _data(context: WorkerContext) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.repository import commit, expected_tensors
+from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import WorkerMessage
 from dougong.errors import DougongError
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
-from dougong.training.trainer import train
+from dougong.training.session import train
 from tests.processes import CONTEXT
 
 DEADLINE_S = 120.0
@@ -167,8 +169,9 @@ def _attend(order: Order, plan: Plan, messages: Any) -> Outcome:
 
 
 def _commit_when_whole(order: Order, plan: Plan, outcome: Outcome, step: int) -> None:
-    parts: Sequence[dict[str, Any]] = [part for (s, _), part in outcome.parts.items() if s == step]
+    parts = [CheckpointPart.from_json(part) for (s, _), part in outcome.parts.items() if s == step]
     if len(parts) == len(plan.workers):
-        header = {"tensors": expected_tensors(inspect_model(order.job.model, None))}
+        kinds = declaration_of(order.job.optimizer).kinds_like_parameters
+        expected = expected_tensors(inspect_model(order.job.model, None), kinds)
         root = order.run_dir / "checkpoints"
-        outcome.committed[step] = commit(root, step, order.generation, parts, header)
+        outcome.committed[step] = commit(root, step, order.generation, parts, Additions(expected=expected))
