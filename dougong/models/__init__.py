@@ -4,7 +4,8 @@
 `initial`    the family's own initial values, with random numbers that depend on names alone
 `weights`    or values from a Hugging Face folder
 `sites`      where the experts are, and one of them by itself
-`cut`        at these sites the forward pauses; `ties`: equal scores are chosen from alike everywhere
+`cut`        at these sites the forward pauses
+`ties`       among equal scores every device chooses alike
 `routers`    how the experts are chosen, found by `router_probe`, for balancing
 `inventory`  all of this without memory, for the planner
 

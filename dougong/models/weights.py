@@ -31,8 +31,6 @@ class WeightsFolder:
         return _as_float32(self._names.from_disk(logical, values))
 
     def _piece(self, piece: Any, logical: str) -> Tensor:
-        from safetensors import safe_open
-
         name = self._stored_name(piece.name)
         file = self._files.get(name)
         if file is None:
@@ -54,8 +52,6 @@ class WeightsFolder:
         return name
 
     def _index(self) -> dict[str, str]:
-        from safetensors import safe_open
-
         if (self._path / INDEX).is_file():
             index: dict[str, str] = json.loads((self._path / INDEX).read_text())["weight_map"]
             return index
