@@ -15,7 +15,7 @@ from dougong.errors import ModelError
 from dougong.models.sites import Site
 from dougong.models.ties import break_ties_by_index
 from dougong.ops.topk import TiesByIndex
-from dougong.parallel.execute.executor import Cut
+from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import pause_at_experts
 from dougong.parallel.segments.tape import GraphNode, leaf_node
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dougong.errors import LaunchError
 from dougong.job.schema import Island
-from dougong.parallel.plan import Seat
+from dougong.parallel.plan import Role, Seat
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AgentSpec:
 
     name: str
     island: str
-    role: str
+    role: Role
     accelerator: str
     threads: int
     first_index: int

@@ -132,7 +132,8 @@ class _Start:
 class Trainer:
     """One worker between its building and its end."""
 
-    def __init__(self, context: WorkerContext, world: World) -> None:
+    def __init__(self, context: WorkerContext, world: World, tracer: Tracer | None = None) -> None:
+        """`tracer` is shown what its step computes on its way."""
         self._context, self._world = context, world
         self._job, self._lanes = context.job, context.worker.lanes
         vocab_size = vocabulary(self._job.data)
@@ -147,7 +148,7 @@ class Trainer:
         self._clock = Clock(
             note=lambda phase, operation: context.control.progress(self._step, phase, operation)
         )
-        self._stepper = Stepper(self._job, context.plan, world, self._replica, self._clock)
+        self._stepper = Stepper(self._job, context.plan, world, self._replica, self._clock, tracer)
         root, name = context.run_dir / "checkpoints", context.worker.name
         writer = PartWriter(name, world.rank, context.generation)
         self._saver = Saver(root, writer, self._durable, start.names, DEADLINES)
@@ -190,10 +191,6 @@ class Trainer:
         if save:
             self._save(step)
         return result.stop
-
-    def trace(self, tracer: Tracer | None) -> None:
-        """Give `tracer` (None: nobody) what the next steps compute on their way."""
-        self._stepper.trace(tracer)
 
     def finish(self) -> None:
         """Save what is not saved yet and wait until it is durable."""
