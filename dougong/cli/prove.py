@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 def _choose(job: Job, count: int) -> Sequence[Layout]:
     from dougong.accelerators.registry import get_accelerator
     from dougong.errors import PlanError
-    from dougong.launcher.agent.agent import count_devices
+    from dougong.launcher.agent.facts import count_devices
     from dougong.tools.layouts import layouts
     from dougong.training.preflight import inspect_only
 

@@ -173,7 +173,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     typer.echo(
         f"an expert takes {size(expert_bytes(job, inventory))} on its worker; activations come on top"
     )
-    typer.echo("\n".join(environment_lines(job.islands, job.determinism != "off")))
+    typer.echo("\n".join(environment_lines(job.islands, job.is_deterministic)))
     if fits(made, job):
         typer.echo(
             "\n".join(

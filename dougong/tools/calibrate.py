@@ -90,7 +90,7 @@ def rates(
         * job.data.sequence_length
         * experts_per_token
     )
-    found = {}
+    found: dict[str, tuple[str, float]] = {}
     for worker in plan.workers:
         seconds = median(row["islands"][worker.island]["compute_s"] for row in rows[1:])
         if seconds <= 0:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable
-from typing import Any
 
 from dougong.records.directory import RunDir
-from dougong.records.events import Event, StateChanged, from_json
+from dougong.records.events import Event
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import ControllerProcess, RunStatus
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
-
-STATUS_EVERY_S = 0.5
 
 
 class Recorder:
@@ -30,14 +25,11 @@ class Recorder:
         run_dir: RunDir,
         view: View,
         tensorboard: TensorBoardFiles | None,
-        status: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.view = view
         self._tensorboard = tensorboard
         self._process = ControllerProcess(host=socket.gethostname(), pid=os.getpid())
-        self._status = status
-        self._status_at = 0.0
 
     def record(self, event: Event) -> Event:
         """Write an event down and show it; it comes back with its clocks."""
@@ -60,28 +52,9 @@ class Recorder:
     def tick(self) -> None:
         """Call often: shows what is due and draws the view."""
         self.view.tick()
-        if self._status is not None and time.monotonic() - self._status_at >= STATUS_EVERY_S:
-            self.write_status()
 
     def close(self, summary: str) -> None:
         """The run is over: its last words go to the screen."""
         if self._tensorboard is not None:
             self._tensorboard.close()
         self.view.close(summary)
-
-    # Until the controller holds its state by itself:
-
-    def event(self, kind: str, generation: int, **fields: Any) -> Event:
-        return self.record(from_json({"kind": kind, "generation": generation, **fields}))
-
-    def report_status(self, status: Callable[[], dict[str, Any]]) -> None:
-        self._status = status
-
-    def state(self, state: str, generation: int) -> None:
-        self.record(StateChanged(generation=generation, state=state))
-        self.write_status()
-
-    def write_status(self) -> None:
-        self._status_at = time.monotonic()
-        if self._status is not None:
-            self.set_status(RunStatus.model_validate(self._status()))

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dougong.control.messages import WorkerRaised
+from dougong.control.worker_messages import WorkerRaised
+from dougong.fault.observation import is_consequence
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import Event, FailureDiagnosed, GenerationStarted, WorkerDied
 from dougong.records.metrics import MetricsRow
@@ -97,7 +98,7 @@ class View:
         """The exception with which a worker ends. Of one that only says that a peer was gone, the
         traceback is shown as one line."""
         lines = error.traceback.splitlines()
-        if lines and "PeerError" in error.bases:
+        if lines and is_consequence(error.bases):
             self._consequences[worker] = lines[-1]
 
     def tick(self) -> None:

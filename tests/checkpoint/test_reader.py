@@ -27,7 +27,7 @@ def test_the_whole_state_is_read_back_from_any_layout(family: str, num_workers: 
     state = state_of(model, names)
     directory = save(tmp_path, model, num_workers)
     with CheckpointReader(directory, names) as reader:
-        assert (reader.step, reader.header) == (20, {"seed": 1234})
+        assert (reader.step, reader.metadata) == (20, {"seed": 1234})
         for group in ("model", "exp_avg", "exp_avg_sq"):
             assert sorted(reader.names(group)) == sorted(name for held, name in state if held == group)
         for (group, name), tensor in state.items():
@@ -66,7 +66,7 @@ def test_a_damaged_tensor_is_not_handed_out(group: str, model: Any, tmp_path: Pa
     with CheckpointReader(directory, names) as reader:
         wanted = "model.layers.0.mlp.experts.down_proj[2]"
         disk = names.pieces(wanted)[0].name if group == "model" else wanted
-        file, entry = reader._places[group, disk, None]
+        file, entry = next((f, e) for f, e in reader.manifest.entries() if e.key == (group, disk, None))
     path = directory / file
     data = bytearray(path.read_bytes())
     data[entry.offset + entry.num_bytes - 1] ^= 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dougong.job.schema import Job, Section
-from dougong.job.validation_messages import section_in
+from dougong.job.schema import Job
+from dougong.job.section import Section, section_in
 from pydantic import ValidationError
 
 LEAST: dict[str, Any] = {
@@ -124,3 +124,17 @@ def test_what_fixes_the_bits() -> None:
     assert [kinds[name] for name in ("Island.workers", "Island.role", "Checkpoint.every", "Drill.kill")] == [
         "physical"
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ("determinism", "numerics", "promises"),
+    [
+        ("layout", "exact", (True, True, True)),
+        ("layout", "bounded", (True, True, False)),
+        ("run", "exact", (False, True, False)),
+        ("off", "exact", (False, False, False)),
+    ],
+)
+def test_what_a_job_promises_of_its_bits(determinism: str, numerics: str, promises: tuple[bool, bool, bool]) -> None:
+    job = Job.model_validate({**LEAST, "determinism": determinism, "numerics": numerics})
+    assert (job.is_layout_free, job.is_deterministic, job.needs_exact_kernels) == promises

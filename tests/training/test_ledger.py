@@ -41,7 +41,7 @@ def test_every_step_has_a_digest_and_the_checksums_of_every_tensor(whole: tuple[
     job, path, outcome = whole
     assert list(outcome.rows) == list(range(1, STEPS + 1))
     assert len(set(digests(outcome).values())) == STEPS
-    names = {name for group, name, _ in expected_tensors(inspect_model(job.model, None)) if group == "model"}
+    names = {shape.name for shape in expected_tensors(inspect_model(job.model, None), ())}
     for step in outcome.rows:
         kept = read_step(path / "ledger", 1, step)
         assert kept.keys() == {(kind, name) for kind in KINDS for name in names}
@@ -62,10 +62,10 @@ def kept_of(run_dir: Path) -> list[Checksums]:
 
 def test_it_goes_on_after_a_resume(whole: tuple[Job, Path, Outcome], tmp_path: Path) -> None:
     job, _, outcome = whole
-    assert Manifest.load(outcome.committed[2]).header["ledger"] == outcome.rows[2]["ledger"]
+    assert Manifest.load(outcome.committed[2]).metadata["ledger"] == outcome.rows[2]["ledger"]
     resumed = run(Order(job, "AE", tmp_path, outcome.committed[2], generation=2))
     assert digests(resumed) == {s: d for s, d in digests(outcome).items() if s > 2}
-    assert Manifest.load(resumed.committed[4]).header["ledger"] == outcome.rows[4]["ledger"]
+    assert Manifest.load(resumed.committed[4]).metadata["ledger"] == outcome.rows[4]["ledger"]
 
 
 def test_another_seed_has_another_ledger_and_off_has_none(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""af_pipe: DisagMoE (arXiv 2605.11005). Interleaved 1F1B over four stages, two of which are
-communication.
+"""af_pipe: DisagMoE (arXiv 2605.11005).
+
+Interleaved 1F1B over four stages, two of which are communication.
 
     attention -> dispatch -> experts -> combine -> attention -> ..
 
@@ -18,7 +19,8 @@ from __future__ import annotations
 
 import itertools
 
-from dougong.parallel.schedules.operation import Operation, Role, backward, forward
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation, backward, forward
 from dougong.parallel.schedules.order import lay_out
 
 NUM_STAGES = 4
@@ -28,11 +30,13 @@ def af_pipe(num_sites: int, num_microbatches: int, role: Role) -> list[Operation
     """Any role. Keeps up to L*p + 1 segments alive, p = min(R, 4), and about as many experts'
     waves."""
     groups = into_groups(num_microbatches, NUM_STAGES)
-    up = range(num_sites + 1)
-    forwards = [forward(segment, j) for group in groups for segment in up for j in group]
-    backwards = [
-        backward(segment, j) for group in groups for segment in reversed(up) for j in group
-    ]
+    forwards: list[Operation] = []
+    backwards: list[Operation] = []
+    for group in groups:
+        for segment in range(num_sites + 1):
+            forwards += [forward(segment, j) for j in group]
+        for segment in reversed(range(num_sites + 1)):
+            backwards += [backward(segment, j) for j in group]
     warm_up = num_sites * len(groups[0])
     segments = forwards[:warm_up]
     for one_forward, one_backward in zip(forwards[warm_up:], backwards, strict=False):

@@ -1,5 +1,6 @@
-"""colocated: expert parallelism as everybody knows it. All workers have attention and experts and
-move in step.
+"""colocated: expert parallelism as everybody knows it.
+
+All workers have attention and experts and move in step.
 
     every worker   F(0,1) experts F(0,1) F(1,1) .. F(L,1) B(L,1) experts B(L-1,1) W(L-1,1) .. B(0,1) | F(0,2) .. | ..
 
@@ -10,7 +11,8 @@ rows; the gradients of the experts' weights (W) hide the way back of the rows' g
 from __future__ import annotations
 
 from dougong.errors import PlanError
-from dougong.parallel.schedules.operation import Operation, Role
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation
 from dougong.parallel.schedules.order import lay_out
 from dougong.parallel.schedules.serial import one_after_the_other
 

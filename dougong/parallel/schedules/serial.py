@@ -1,5 +1,6 @@
-"""serial: disaggregation without a pipeline (HeterMoE's DistEP). One micro-batch after the other;
-nothing overlaps.
+"""serial: disaggregation without a pipeline (HeterMoE's DistEP).
+
+One micro-batch after the other; nothing overlaps.
 
     attention   F(0,1) .. F(L,1) B(L,1) .. B(0,1) | F(0,2) .. B(0,2) | ..
     experts     F(0,1) .. F(L-1,1) B(L-1,1) W(L-1,1) .. B(0,1) W(0,1) | F(0,2) .. | ..
@@ -10,7 +11,8 @@ weights (W) included, before which nothing is sent.
 
 from __future__ import annotations
 
-from dougong.parallel.schedules.operation import Operation, Role, backward, forward
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation, backward, forward
 from dougong.parallel.schedules.order import lay_out
 
 
