@@ -17,19 +17,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dougong.accelerators.registry import get_accelerator
+from dougong.accelerators.registry import accelerator_names, get_accelerator
 from dougong.control.environment import arithmetic_variables, read_visible_devices
+from dougong.errors import DeviceError
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
 from dougong.records.machine import package_versions
-
-# Beginnings of the names of variables that math libraries read.
-VARIABLES = (
-    "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_CAPABILITY", "OPENBLAS_",
-    "BLIS_", "CUBLAS_", "CUBLASLT_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32",
-    "TORCH_BLAS_PREFER", "HCCL_DETERMINISTIC", "LCCL_DETERMINISTIC", "CLOSE_MATMUL_K_SHIFT",
-    "ATB_MATMUL_SHUFFLE_K_ENABLE",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,10 +82,8 @@ def measure(probing: Probing) -> Fingerprint:
         if value
     }
     device = accelerator.open(probing.index)
-    variables = known | {
-        f"${name}": value for name, value in arithmetic_variables(VARIABLES).items()
-    }
-    return take_fingerprint(device, probing.precisions, probing.shapes, variables)
+    facts = known | {f"${name}": value for name, value in _variables().items()}
+    return take_fingerprint(device, probing.precisions, probing.shapes, facts)
 
 
 def key_of(probing: Probing) -> str:
@@ -110,10 +101,20 @@ def key_of(probing: Probing) -> str:
         ],
         "found": accelerator.describe(),
         "versions": package_versions(),
-        "variables": arithmetic_variables(VARIABLES),
+        "variables": _variables(),
         "question": question_of(probing.precisions, probing.shapes),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _variables() -> dict[str, str]:
+    """What stands in the environment for the libraries of any accelerator: one library may load
+    another's."""
+    prefixes: list[str] = []
+    for name in accelerator_names():
+        with contextlib.suppress(DeviceError):  # a package that does not load reads nothing either
+            prefixes += get_accelerator(name).arithmetic_variables
+    return arithmetic_variables(prefixes)
 
 
 def _write(file: Path, text: str) -> None:
