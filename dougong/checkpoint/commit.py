@@ -161,7 +161,7 @@ def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
             f"{target}: exists already; one step of one generation is never written twice"
         )
     unfinished = pending / f".{MANIFEST}"
-    # A controller that died here may have left one; it is ours alone, and half of it may be missing.
+    # A controller that died here may have left one, perhaps half written.
     unfinished.unlink(missing_ok=True)
     write_new(unfinished, manifest.to_bytes())
     for folder in [path for path in pending.rglob("*") if path.is_dir()]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import arithmetic_variables, read_visible_devices
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
+from dougong.records.files import replace_file
 from dougong.records.machine import package_versions
 
 
@@ -64,7 +63,8 @@ def cached(probing: Probing, folder: Path) -> Fingerprint:
     if not found.unstable:
         # A full or read-only home costs time, not the run.
         with contextlib.suppress(OSError):
-            _write(file, json.dumps(found.to_json()))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, json.dumps(found.to_json()))
     return found
 
 
@@ -100,16 +100,3 @@ def key_of(probing: Probing) -> str:
     }
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    """A reader sees nothing or the whole file, also when two write at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{file.stem}.", suffix=".tmp", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, file)
-    except OSError:
-        os.unlink(name)
-        raise

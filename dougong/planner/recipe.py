@@ -54,7 +54,7 @@ class Recipe:
 def make_recipe(job: Job, inventory: Inventory) -> Recipe:
     """The recipe of a job: a pure function of the job file and the model."""
     rows = product_rows(job, inventory.num_experts, inventory.experts_per_token)
-    ordered = job.determinism == "layout"
+    ordered = job.is_layout_free
     optimizer = declaration_of(job.optimizer)
     return Recipe(
         arithmetic=ARITHMETIC,
@@ -79,7 +79,7 @@ def product_rows(
     the last one costs little. Where nothing is promised to other plans, a product takes all of an
     expert's rows.
     """
-    if job.determinism != "layout":
+    if not job.is_layout_free:
         return "expert"
     if job.expert_tile != "auto":
         return "block" if job.expert_tile == "none" else job.expert_tile

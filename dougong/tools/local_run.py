@@ -21,11 +21,12 @@ from dougong.job.load import ResolvedJob
 from dougong.job.schema import Fault, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
+from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
-from dougong.launcher.run import control, take_over
+from dougong.launcher.run import signals_into, take_over
 from dougong.records.directory import RunDir
-from dougong.training.partial_run_request import PartialRun
+from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder
 from dougong.ui.view import make_view
 
@@ -45,8 +46,8 @@ class LocalRunOptions:
     timeout_s: float = 600.0
 
 
-def try_out(job: Job, path: Path, errand: PartialRun, bench: LocalRunOptions) -> RunDir:
-    """Run an errand of a job in `path`: a new run directory, or one with a run to go on with.
+def try_out(job: Job, path: Path, request: PartialRun, bench: LocalRunOptions) -> RunDir:
+    """Run a part of a job in `path`: a new run directory, or one with a run to go on with.
     Leaves no process.
 
     Raises what ended the run, `LaunchError` after the bench's time, KeyboardInterrupt when the user
@@ -55,15 +56,15 @@ def try_out(job: Job, path: Path, errand: PartialRun, bench: LocalRunOptions) ->
     known = (path / "events.jsonl").exists()
     run_dir = RunDir.open(path) if known else RunDir.create(path)
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
-    errand.write(run_dir.path)
+    request.write(run_dir.path)
     inbox = Inbox()
-    with make_view(Console(quiet=True), job.job, job.steps) as view:
+    with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
         recorder = Recorder(run_dir, view, None)
         config = ControllerConfig(
             job, secrets.token_hex(32), os.getcwd(), bench.entries, take_over(run_dir)
         )
         with _deadline(inbox, bench.timeout_s) as late:
-            outcome = control(config, inbox, Local(run_dir, DEADLINES), recorder)
+            outcome = Controller(config, inbox, Local(run_dir, DEADLINES), recorder).run()
         recorder.close("")
     if outcome.error is not None:
         raise _with_detail(outcome.error, outcome.diagnosis)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from dougong.errors import JobError
 from dougong.job.schema import Job
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
+from dougong.records.partial_run import PartialRun
 from dougong.tools.layouts import Layout
 from dougong.tools.ledger_diff import differences_of_step, first_split
 from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
 from dougong.tools.trace_diff import retrace
-from dougong.training.partial_run_request import PartialRun
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Tried:
 def shortened(job: Job, steps: int) -> Job:
     """The job in a few steps, with a ledger. `JobError` when it promises nothing that could be
     proved."""
-    if job.determinism != "layout":
+    if not job.is_layout_free:
         raise JobError(
             f"determinism: {job.determinism} promises no bits across layouts, so there is nothing to prove; "
             "add -o determinism=layout"

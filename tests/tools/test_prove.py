@@ -78,7 +78,7 @@ def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunD
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
     run_dir.write_plan(lay_out(job, roles).to_json())
     run_dir.append_event(RunCreated(generation=1, job=job.job))
-    (path / "errand.json").write_text(json.dumps({"until": job.steps}))
+    (path / "partial_run.json").write_text(json.dumps({"until": job.steps}))
     outcome = run(Order(job, roles, path, train=(flip or Flip(step=0)).train))
     assert not outcome.errors
     for row in outcome.rows.values():

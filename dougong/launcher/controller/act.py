@@ -192,7 +192,7 @@ class Actor:
             island=spec.island,
             accelerator=spec.accelerator,
             threads=spec.threads,
-            deterministic=config.job.determinism != "off",
+            deterministic=config.job.is_deterministic,
             controller=self._reach.address,
             token=config.token,
             run_dir=str(self._run_dir.path),

@@ -174,7 +174,7 @@ def compare_recipes(
         f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps have "
         "other bits"
     )
-    if judge.is_strict(job):
+    if job.needs_exact_kernels:
         raise CheckpointError(
             f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
         )
@@ -187,7 +187,7 @@ def compare_kernels(
     """Warnings about going on with other kernels than those that made the checkpoint, where the job
     allows it; else CheckpointError."""
     before = written.get("kernels", {})
-    verdict = judge.judge_resume(before, origin.kernels, judge.is_strict(job))
+    verdict = judge.judge_resume(before, origin.kernels, job.needs_exact_kernels)
     if verdict.refusal is not None:
         raise CheckpointError(f"{found}: {verdict.refusal}")
     return verdict.warnings

@@ -65,7 +65,9 @@ class Connections:
             self.send(agent, message)
 
     def close(self) -> None:
-        """End the agents and stop listening."""
+        """End the agents and stop listening. May be called twice."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self.send_all(EndAgent())
         self._server.close()

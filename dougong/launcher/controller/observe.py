@@ -248,6 +248,8 @@ def _observe_process(
             return
         case Heartbeat():
             generation.note_beat(message, now)
+        case _ if message.worker not in generation.workers:
+            return
         case WorkerForked(_, worker, pid):
             generation.note_forked(worker, pid)
         case WorkerExited():

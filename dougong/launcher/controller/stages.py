@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError
@@ -58,6 +59,12 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
+
+
+def counted_kinds(job: Job) -> tuple[str, ...]:
+    """The accelerators of a job's islands of which a node has so many devices."""
+    kinds = {island.accelerator for island in job.islands}
+    return tuple(sorted(kind for kind in kinds if not get_accelerator(kind).shares_machine))
 
 
 _LIMITS = {
@@ -227,8 +234,7 @@ class Preparation:
         match self.state.stage:
             case Stage.NODES:
                 assert facts.host is not None
-                kinds = {island.accelerator for island in self.policy.job.islands} - {"cpu"}
-                return (ListNodes(facts.host, tuple(sorted(kinds))),)
+                return (ListNodes(facts.host, counted_kinds(self.policy.job)),)
             case Stage.PLACES:
                 return self._begin_places()
             case Stage.MODEL:
@@ -269,7 +275,8 @@ class Preparation:
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address
-            described.append({**dataclasses.asdict(facts), "address": address})
+            fields = dataclasses.asdict(facts)
+            described.append(events.StartedAgent(**fields, address=address))
         event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
         return (Record(event),)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from dougong.records.directory import MetricsRow
+from dougong.records.metrics import MetricsRow
 from dougong.ui.report.line_chart import Chart, Mark, Series, card, ticks
 from dougong.ui.report.markup import Markup, join, tag
 

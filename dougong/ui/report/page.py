@@ -12,16 +12,20 @@ from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from dougong import __version__
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.directory import MetricsRow, RunDir
-from dougong.ui.formatting import count, describe, duration, plural, ranges, site_experts, size
-from dougong.ui.history import CheckpointRecord, Event, History, Recovery, next_command, read_history
+from dougong.records.directory import RunDir
+from dougong.records.events import Event, StartedAgent
+from dougong.records.metrics import MetricsRow
+from dougong.records.status import WorkerState
+from dougong.ui.formatting import count, duration, plural, ranges, site_experts, size
+from dougong.ui.history import CheckpointRecord, History, next_command, read_history
+from dougong.ui.recoveries import Recovery
 from dougong.ui.report.line_chart import Chart, Mark, Point, Series, card
 from dougong.ui.report.load_map import load_section
 from dougong.ui.report.markup import Markup, join, tag
+from dougong.ui.sentences import describe
 
 _ISLAND_LOOKS = ("train", "validation", "second", "third")
 _MOST_EVENTS = 200
@@ -61,10 +65,8 @@ def render(told: History, run_dir: RunDir) -> str:
 def _header(told: History) -> Markup:
     logo = tag("svg", tag("path", d=_LOGO, class_="brand"), viewBox="0 0 48 48", aria_hidden="true")
     title = tag("h1", told.job_name, " ", tag("span", told.state, class_=f"pill {told.state}"))
-    start = _moment(told.events[0]["wall"]) if told.events else ""
-    facts = " · ".join(
-        filter(None, [start, told.machine.get("host", ""), str(told.path.absolute())])
-    )
+    start = _moment(told.events[0].wall) if told.events else ""
+    facts = " · ".join(filter(None, [start, told.machine.host, str(told.path.absolute())]))
     return tag("header", logo, tag("div", title, tag("p", facts)))
 
 
@@ -72,7 +74,7 @@ def _banner(told: History, run_dir: RunDir) -> Markup | None:
     """Why it did not finish, and what to type."""
     if told.state == "finished":
         return None
-    last = _moment(told.events[-1]["wall"]) if told.events else "never"
+    last = _moment(told.events[-1].wall) if told.events else "never"
     words = {
         "failed": (
             tag("strong", f"Failed: {told.failed_worker}".rstrip(": ")),
@@ -142,7 +144,7 @@ def _card(label: str, value: str, more: str) -> Markup:
 
 def _charts(told: History) -> Markup:
     marks = [
-        Mark(r.step + 0.5, r.worker, f"{r.worker}: {r.cause or r.fault}, after step {r.step}")
+        Mark(r.step + 0.5, r.worker, f"{r.worker}: {r.cause or r.failure}, after step {r.step}")
         for r in told.recoveries
     ]
     plain = [Mark(m.x, "", m.text) for m in marks]
@@ -221,7 +223,7 @@ def _recoveries(recoveries: Sequence[Recovery]) -> Markup | None:
 
 
 def _recovery(recovery: Recovery, longest: float) -> Markup:
-    fault = f" · {recovery.fault.replace('_', ' ')}" if recovery.fault else ""
+    fault = f" · {recovery.failure.replace('_', ' ')}" if recovery.failure else ""
     title = tag("h3", tag("span", recovery.worker, class_="bad"), f"{fault} · generation {recovery.generation},"
                 f" after step {recovery.step:,} · {_moment(recovery.wall)}")  # fmt: skip
     parts = [("noticed", recovery.noticed_s, "k1"), ("new generation", recovery.restart_s, "k2"),
@@ -257,8 +259,8 @@ def _layout(told: History) -> Markup | None:
     plan = told.plan
     if plan is None:
         return None
-    pids = {str(w.get("name")): w for w in told.workers}
-    rows = [_worker_row(worker, plan, pids.get(worker.name, {})) for worker in plan.workers]
+    pids = {w.name: w for w in told.workers}
+    rows = [_worker_row(worker, plan, pids.get(worker.name)) for worker in plan.workers]
     heads = [(name, "tight") for name in ("Worker", "Role", "Host", "Device")]
     heads += [
         ("Process", "num tight"),
@@ -280,15 +282,15 @@ def _classes(classes: dict[str, str]) -> str:
     return f"Arithmetic, by fingerprint: {', '.join(f'{island} {name}' for island, name in pairs)}"
 
 
-def _worker_row(worker: Worker, plan: Plan, status: dict[str, Any]) -> Markup:
+def _worker_row(worker: Worker, plan: Plan, status: WorkerState | None) -> Markup:
     owned = sum(1 for rank in plan.owners.values() if rank == worker.rank)
     experts = sorted({e for own in worker.experts for e in own})
     cells = [
         tag("td", tag("strong", worker.name), class_="tight"),
         tag("td", worker.role, class_="tight"),
-        tag("td", str(status.get("host") or worker.node), class_="tight"),
+        tag("td", status.host if status else worker.node, class_="tight"),
         tag("td", worker.device, class_="tight"),
-        tag("td", str(status.get("pid") or "–"), class_="num tight soft"),
+        tag("td", str(status.pid if status and status.pid else "–"), class_="num tight soft"),
         tag("td", _owned(worker.lanes, plan.num_lanes, "lanes", ranges(worker.lanes))),
         tag("td", _owned(experts, plan.num_experts, "experts", site_experts(worker.experts))),
         tag("td", f"{owned:,}", class_="num tight"),
@@ -361,14 +363,14 @@ def _events(events: Sequence[Event]) -> Markup | None:
 
 def _event_row(event: Event, before: Event) -> Markup:
     sentence = describe(event)
-    passed = event["monotonic_s"] - before["monotonic_s"]
+    passed = event.monotonic_s - before.monotonic_s
     after = f"+{passed:.3f} s" if 0 <= passed < 60 else f"+{duration(passed)}" if passed > 0 else ""
     look = {"error": "bad", "warning": "warn", "good": "good"}.get(sentence.level)
     cells = [
-        tag("td", _moment(event["wall"], with_date=False), class_="tight soft"),
+        tag("td", _moment(event.wall, with_date=False), class_="tight soft"),
         tag("td", after, class_="num tight soft"),
-        tag("td", event["generation"] or "–", class_="num tight"),
-        tag("td", event["kind"].replace("_", " "), class_="tight"),
+        tag("td", event.generation or "–", class_="num tight"),
+        tag("td", event.kind.replace("_", " "), class_="tight"),
         tag("td", sentence.text, class_=look),
     ]
     return tag("tr", *cells, class_="quiet" if sentence.level == "quiet" else None)
@@ -376,10 +378,10 @@ def _event_row(event: Event, before: Event) -> Markup:
 
 def _environment(told: History) -> Markup:
     machine = told.machine
-    facts = [(label, machine.get(key)) for label, key in _MACHINE]
-    if machine.get("memory_bytes"):
-        facts.append(("Memory", size(machine["memory_bytes"])))
-    facts += sorted((machine.get("versions") or {}).items())
+    facts = [(label, getattr(machine, key)) for label, key in _MACHINE]
+    if machine.memory_bytes:
+        facts.append(("Memory", size(machine.memory_bytes)))
+    facts += sorted(machine.versions.items())
     rows = [
         tag("tr", tag("td", name, class_="tight soft"), tag("td", str(value)))
         for name, value in facts
@@ -412,7 +414,7 @@ _MACHINE = (
 )
 
 
-def _agents(agents: Sequence[dict[str, Any]]) -> Markup:
+def _agents(agents: Sequence[StartedAgent]) -> Markup:
     heads = [
         ("Island", "tight"),
         ("Node", ""),
@@ -422,23 +424,16 @@ def _agents(agents: Sequence[dict[str, Any]]) -> Markup:
     ]
     rows = []
     for agent in agents:
-        devices = agent.get("devices")
-        cells = [tag("td", str(agent.get("island", ""))), tag("td", str(agent.get("node", "")))]
-        cells.append(tag("td", str(agent.get("accelerator", ""))))
-        cells.append(
-            tag(
-                "td",
-                str(len(devices) if isinstance(devices, list) else devices or "–"),
-                class_="num",
-            )
-        )
-        cells.append(tag("td", str((agent.get("versions") or {}).get("torch", "–"))))
+        words = (agent.island, agent.node, agent.accelerator)
+        cells = [tag("td", word) for word in words]
+        cells.append(tag("td", agent.devices or "–", class_="num"))
+        cells.append(tag("td", agent.versions.get("torch", "–")))
         rows.append(tag("tr", *cells))
     return _table(heads, rows)
 
 
 def _footer(told: History) -> Markup:
-    last = _moment(told.events[-1]["wall"]) if told.events else "none"
+    last = _moment(told.events[-1].wall) if told.events else "none"
     words = f"Written by dougong {__version__} at {_moment(datetime.now(timezone.utc).isoformat())}; last event {last}."
     return tag("footer", f"{words} All times UTC.")
 

@@ -232,7 +232,8 @@ CASES = [
     Case("lines are shown until somebody has failed",
          [Says("east", OutputLine(1, "east/0", "hello")), raises("east/1", "ValueError"),
           Says("east", OutputLine(1, "east/0", "bye")), Says("east", OutputLine(1, "east/1", "Traceback"))],
-         ["RECOVERING"], ["ShowLine east/0", "ShowException east/1", "KillGeneration 1", "ShowLine east/1"], DIES, worker="east/1"),
+         ["RECOVERING"], ["ShowLine east/0", "ShowException east/1", "KillGeneration 1", "ShowLine east/1"],
+         DIES, worker="east/1"),
 ]  # fmt: skip
 
 

@@ -119,8 +119,8 @@ def test_everything_a_user_can_name_is_escaped(tmp_path: Path) -> None:
     )
     recorder.event("decision", 1, action=evil, reason=evil)
     recorder.event("worker_died", 1, worker=evil, cause=evil, **{"class": evil})
-    recorder.event("checkpoint_committed", 1, step=3, directory=evil)
-    recorder.event("agents_started", 1, agents=[{"node": evil, "island": evil}, {"node": evil}])
+    recorder.event("checkpoint_committed", 1, step=3, directory=evil, bytes=1, seconds=1)
+    recorder.event("agents_started", 1, agents=[{"node": evil, "island": evil}, {"node": evil, "island": "west"}])
     recorder.run.append_metrics({**recorder.row(1, 1), "islands": {evil: {"compute_s": 1.0}, "b": {"compute_s": 2.0}}})
     page = page_of(recorder.run)
     assert "script" not in page.seen
