@@ -148,6 +148,23 @@ def test_a_first_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, nu
     assert [row["step"] for row in run.run_dir.read_metrics()] == list(range(1, stopped_at + 6))
 
 
+def test_the_status_says_that_a_run_is_stopping(tmp_path: Path) -> None:
+    """It said RUNNING until the end: the state had two owners."""
+    run = ToyRun(tmp_path / "run", toy_job(steps=2000, step_s=2.0)).start()
+    run.await_step(1)
+    run.process.send_signal(signal.SIGINT)
+    seen = []
+    while run.process.poll() is None:
+        status = run.run_dir.read_status()
+        assert status is not None
+        if status.state not in seen:
+            seen.append(status.state)
+        time.sleep(0.02)
+    assert run.finish() == 130, run.text()
+    assert seen[:2] == ["RUNNING", "STOPPING"]
+    assert [event["state"] for event in run.events("state")][1:] == ["RUNNING", "STOPPING", "STOPPED"]
+
+
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(faults=[fault("hang", step=3)], steps=2000)).start()
     run.await_step(2)

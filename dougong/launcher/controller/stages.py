@@ -119,6 +119,7 @@ class Preparation:
             return (self._give_up(),) if is_late else ()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
+        # What a stage has brought may forbid the next one; that is recorded before the run ends.
         done = self._finish()
         if any(isinstance(action, GiveUp) for action in done):
             return done
@@ -334,6 +335,7 @@ class Preparation:
         specs = [handle.spec for handle in facts.agents.all]
         seats = make_seats(specs, facts.agents.facts)
         plan = plan_job(self.policy.job, facts.model.inventory, seats)
+        # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
         known = facts.agents.facts.values()
