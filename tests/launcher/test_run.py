@@ -175,15 +175,15 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert run.run_dir.read_status().state == "STOPPED"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("victim", ["driver", "agent", "zygote"])
+@pytest.mark.parametrize("victim", ["driver", "agent", "fork_server"])
 def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05, fault={"max_restarts": 0})).start()
     run.await_step(2)
-    assert len(run.processes()) == 5  # driver, agent, zygote, two workers
+    assert len(run.processes()) == 5  # driver, agent, fork server, two workers
     if victim == "driver":
         run.process.kill()
     else:
-        pids = [pid for pid, words in run.processes().items() if f"dougong.launcher.{victim}" in words]
+        pids = [pid for pid, words in run.processes().items() if f"dougong.launcher.agent.{victim}" in words]
         os.kill(min(pids), signal.SIGKILL)
     status = run.finish()
     assert status == (-signal.SIGKILL if victim == "driver" else 1)
