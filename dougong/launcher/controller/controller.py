@@ -58,6 +58,8 @@ class Controller:
         """Train to the end of the job, whatever happens on the way. Leaves no process behind."""
         try:
             outcome = self._run()
+        except DougongError as error:  # a record that cannot be written, such as on a full disk
+            outcome = Outcome("FAILED", error.exit_status, error)
         except BaseException as error:  # our own mistake: recorded like any end, with its traceback
             text = f"the controller itself: {type(error).__name__}: {error}"
             self._end(Outcome("FAILED", 1, LaunchError(text)))

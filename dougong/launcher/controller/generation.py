@@ -75,10 +75,6 @@ class Generation:
     def all_done(self) -> bool:
         return all(status.is_done and status.has_exited for status in self.workers.values())
 
-    @property
-    def all_forked(self) -> bool:
-        return all(status.pid is not None for status in self.workers.values())
-
     def is_settled(self, now: float, deadlines: Deadlines) -> bool:
         """Whether somebody failed and it is known who was first."""
         if self.first_failure_at is None:

@@ -145,10 +145,10 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
     )
-    return (
-        Record(event),
-        *(rejected(facts, n, "not as it was written") for n in committed.invalid),
-    )
+    news = [Record(event)]
+    for name in committed.invalid:
+        news.append(rejected(facts, name, "not as it was written"))
+    return tuple(news)
 
 
 def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
@@ -162,9 +162,8 @@ def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
 
 def _observe_signal(facts: RunFacts, number: int) -> tuple[News, ...]:
     name = signal_name(number)
-    return _observe_stop(
-        facts, Stop(name, EXIT_INTERRUPTED if name == "SIGINT" else EXIT_TERMINATED)
-    )
+    status = EXIT_INTERRUPTED if name == "SIGINT" else EXIT_TERMINATED
+    return _observe_stop(facts, Stop(name, status))
 
 
 def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:

@@ -125,11 +125,6 @@ class Preparation:
             return done
         return done + self.enter(self._following())
 
-    def _following(self) -> Starting | Recovering:
-        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
-        stage = stages[stages.index(self.state.stage) + 1]
-        return dataclasses.replace(self.state, stage=stage, since=self.now)
-
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
         try:
@@ -137,6 +132,11 @@ class Preparation:
         except DougongError as error:
             asked = (GiveUp(error),)
         return (Enter(state), *asked)
+
+    def _following(self) -> Starting | Recovering:
+        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
+        stage = stages[stages.index(self.state.stage) + 1]
+        return dataclasses.replace(self.state, stage=stage, since=self.now)
 
     # The agents that this is about
 
