@@ -100,8 +100,8 @@ def refuse_if_alive(run_dir: RunDir) -> None:
     known = run_dir.read_controller()
     if known is not None and is_alive(run_dir):
         raise LaunchError(
-            f"{run_dir.path}: this run is alive (controller process {known['pid']} on "
-            f"{known['machine']}); `dougong stop {run_dir.path}` ends it"
+            f"{run_dir.path}: this run is alive (controller process {known.pid} on "
+            f"{known.machine}); `dougong stop {run_dir.path}` ends it"
         )
 
 

@@ -47,6 +47,7 @@ from dougong.launcher.controller.items import (
 )
 from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
+from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
 
@@ -156,13 +157,13 @@ class Actor:
         reached_at, port = self._connections.address
         # How a client reaches this controller, and proves that it may.
         self._run_dir.write_controller(
-            {
-                "host": reached_at,
-                "port": port,
-                "pid": os.getpid(),
-                "token": config.token,
-                "machine": socket.gethostname(),
-            }
+            ControllerAddress(
+                host=reached_at,
+                port=port,
+                pid=os.getpid(),
+                token=config.token,
+                machine=socket.gethostname(),
+            )
         )
         self._torch_thread.call(lambda: self._open_store(host))
 
