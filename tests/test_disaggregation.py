@@ -144,8 +144,8 @@ def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
     total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
     assert sent == {
         "ROWS": total.header + total.forward,
-        "ANSWERS": total.answers,
-        "ANSWER_GRADIENTS": total.backward,
+        "OUTPUTS": total.answers,
+        "OUTPUT_GRADIENTS": total.backward,
         "ROW_GRADIENTS": total.gradients,
     }
     assert all(sent.values())

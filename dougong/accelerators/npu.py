@@ -89,9 +89,7 @@ class Npu(Accelerator):
     def expert_operators(self) -> Iterator[ExpertOp]:
         from dougong.ops.experts import ascend_swiglu
 
-        if ascend_swiglu.is_available():
-            yield ascend_swiglu.NpuSwiGLU(ascend_swiglu.grouped_products)
-            yield ascend_swiglu.NpuSwiGLU(ascend_swiglu.single_products)
+        yield from ascend_swiglu.expert_operators()
 
 
 def _plugin() -> Any:

@@ -215,14 +215,9 @@ class Manifest:
 
 
 def _parse(data: bytes) -> Manifest:
-    document = json.loads(data)
-    if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']!r}, this dougong reads {FORMAT!r}")
-    body = document["body"]
-    actual = digest(_canonical(body).encode())
-    if actual != document["digest"]:
-        raise ValueError(f"its digest is {actual}, it says {document['digest']}")
+    body = _checked_body(json.loads(data))
     files = {name: FileRecord.from_json(raw) for name, raw in body["files"].items()}
+    # The digest says that the text is as it was written; these, that what was written makes sense.
     for name, record in files.items():
         _check_file(name, record)
     return Manifest(
@@ -233,6 +228,17 @@ def _parse(data: bytes) -> Manifest:
         tensors=ModelTensors.from_json(body["logical"]),
         keep_float32=tuple(body["keep_float32"]),
     )
+
+
+def _checked_body(document: dict[str, Any]) -> dict[str, Any]:
+    if document["format"] != FORMAT:
+        raise ValueError(f"format {document['format']!r}, this dougong reads {FORMAT!r}")
+    body: dict[str, Any] = document["body"]
+    # Of the values, not of the text: canonical JSON has one text for them, whoever wrote it.
+    actual = digest(_canonical(body).encode())
+    if actual != document["digest"]:
+        raise ValueError(f"its digest is {actual}, it says {document['digest']}")
+    return body
 
 
 def _check_file(name: str, record: FileRecord) -> None:

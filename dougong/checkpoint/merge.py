@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dougong.checkpoint.manifest import MODEL_GROUP, EntryKey, FileRecord, ModelTensors
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, StateShape
 from dougong.errors import CheckpointError
 from dougong.parallel.plan import Inventory
+
+_Held = dict[tuple[str, str], tuple[int, ...]]
+"""(group, name) -> shape of what the workers wrote."""
 
 
 def expected_tensors(inventory: Inventory, state_kinds: Sequence[str]) -> list[StateShape]:
@@ -21,16 +25,12 @@ def expected_tensors(inventory: Inventory, state_kinds: Sequence[str]) -> list[S
     The model group holds every tensor, each of `state_kinds` (the optimizer's groups, such as
     "exp_avg") those that are trained.
     """
-    every, trained = [], []
-    for tensor in inventory.tensors:
-        named = (tensor.name, tensor.shape)
-        every.append(named)
-        if tensor.trainable:
-            trained.append(named)
     experts = _expert_tensors(inventory)
-    found = [StateShape(MODEL_GROUP, name, shape) for name, shape in every + experts]
+    every = [(tensor.name, tensor.shape) for tensor in inventory.tensors] + experts
+    trained = [(t.name, t.shape) for t in inventory.tensors if t.trainable] + experts
+    found = [StateShape(MODEL_GROUP, name, shape) for name, shape in every]
     for kind in state_kinds:
-        found += [StateShape(kind, name, shape) for name, shape in trained + experts]
+        found += [StateShape(kind, name, shape) for name, shape in trained]
     return found
 
 
@@ -58,12 +58,32 @@ def check_origin(
                 f"{part.step}, generation {part.generation} ({part.directory}); only parts of one "
                 "step and generation make a checkpoint"
             )
+    _check_one_part_each(parts, step)
+
+
+def _check_one_part_each(parts: Sequence[CheckpointPart], step: int) -> None:
     counts = Counter(part.worker for part in parts)
     twice = sorted(worker for worker, count in counts.items() if count > 1)
     if twice:
         raise CheckpointError(
             f"step {step}: {', '.join(twice)} sent more than one part; each worker sends one"
         )
+
+
+@dataclass(frozen=True)
+class MergedParts:
+    """What all workers have written between them, found to be one whole state."""
+
+    files: dict[str, FileRecord]
+    model: ModelDescription
+
+
+def merge_parts(parts: Sequence[CheckpointPart], expected: Sequence[StateShape]) -> MergedParts:
+    """The files and the model of parts of one step, which must hold the model and `expected`."""
+    files = merge_files(parts)
+    model = merge_models(parts)
+    check_complete(parts, model.tensors, expected)
+    return MergedParts(files, model)
 
 
 def merge_files(parts: Sequence[CheckpointPart]) -> dict[str, FileRecord]:
@@ -128,14 +148,7 @@ def check_complete(
     held = _held(parts)
     wanted = [StateShape(MODEL_GROUP, name, shape) for name, shape in tensors.logical()]
     wanted += expected
-    missing = [item for item in wanted if item.key not in held]
-    if missing:
-        first = missing[0]
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise CheckpointError(
-            f"{first.group} {first.name}: no worker wrote it{more}; "
-            "every tensor has an owner, see plan.json"
-        )
+    _check_none_missing(held, wanted)
     for item in wanted:
         shape = held[item.key]
         if shape != item.shape:
@@ -145,8 +158,20 @@ def check_complete(
             )
 
 
-def _held(parts: Sequence[CheckpointPart]) -> dict[tuple[str, str], tuple[int, ...]]:
-    held: dict[tuple[str, str], tuple[int, ...]] = {}
+def _check_none_missing(held: _Held, wanted: Sequence[StateShape]) -> None:
+    missing = [item for item in wanted if item.key not in held]
+    if not missing:
+        return
+    first = missing[0]
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise CheckpointError(
+        f"{first.group} {first.name}: no worker wrote it{more}; "
+        "every tensor has an owner, see plan.json"
+    )
+
+
+def _held(parts: Sequence[CheckpointPart]) -> _Held:
+    held: _Held = {}
     for part in parts:
         for item in part.state:
             if item.key in held:

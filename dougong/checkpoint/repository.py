@@ -79,25 +79,36 @@ def prune(
         raise CheckpointError(
             f"keep is {keep}: one checkpoint is always kept; set checkpoint.keep to 1 or more"
         )
-    kept: list[Path] = []
-    invalid: list[Path] = []
-    removed: list[Path] = []
-    for place in list_committed(root):
-        if len(kept) == keep:
-            removed.append(place.path)
-        elif _is_valid(place.path, trusted):
-            kept.append(place.path)
-        else:
-            invalid.append(place.path)
+    kept, invalid, removed = _sort(root, keep, trusted)
     if generation is not None:
         removed += _stale(root, generation, kept)
+    # Only now that enough valid ones are known is anything deleted.
     for path in removed:
         _delete(root, path)
     _empty_trash(root)
     return Pruned(tuple(kept), tuple(removed), tuple(invalid))
 
 
+def _sort(
+    root: Path, keep: int, trusted: Collection[str]
+) -> tuple[list[Path], list[Path], list[Path]]:
+    """Committed checkpoints, newest first: `keep` valid ones, invalid ones met on the way, and all
+    that are older."""
+    kept: list[Path] = []
+    invalid: list[Path] = []
+    older: list[Path] = []
+    for place in list_committed(root):
+        if len(kept) == keep:
+            older.append(place.path)
+        elif _is_valid(place.path, trusted):
+            kept.append(place.path)
+        else:
+            invalid.append(place.path)
+    return kept, invalid, older
+
+
 def _is_valid(path: Path, trusted: Collection[str]) -> bool:
+    # Reading every byte at every save would cost as much as writing them.
     if path.name in trusted:
         return verify_sizes(path).ok
     return verify(path).ok
@@ -106,8 +117,8 @@ def _is_valid(path: Path, trusted: Collection[str]) -> bool:
 def _stale(root: Path, generation: int, kept: Iterable[Path]) -> list[Path]:
     """Unfinished directories that nobody will finish.
 
-    An older generation's workers have all ended. The running one commits its steps in order: once a
-    later step of it is a checkpoint, what is left of an earlier one lacks a part that will not come.
+    An older generation's workers have all ended. The running one commits its steps in order: once
+    a later step is a checkpoint, what is left of an earlier one lacks a part that will not come.
     """
     newest = 0
     for path in kept:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from dougong.checkpoint.disk import (
     sync_file,
     write_at,
 )
-from dougong.checkpoint.huggingface import Names, Piece, stored_dtype
+from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
+from dougong.checkpoint.routes import Piece, stored_dtype
 from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError
@@ -95,12 +96,9 @@ class Saver:
         self._on_durable = on_durable
         self._names = names
         self._timeout_s = deadlines.stage_checkpoint_s
-        self._layouts: dict[str, FileLayout] = {}
-        self._shared_file: dict[str, str] = {}
-        for name, layout in names.shared_files().items():
-            file = f"{MODEL}/{name}"
-            self._layouts[file] = layout
-            self._shared_file.update(dict.fromkeys(layout.tensors, file))
+        shared = names.shared_files()
+        self._layouts = {f"{MODEL}/{name}": layout for name, layout in shared.items()}
+        self._file_of = _files_by_tensor(self._layouts)
         self._memory: dict[tuple[str, str, int | None], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -109,8 +107,8 @@ class Saver:
         """Copy the tensors and start writing them. Once this returns, the caller may change them.
 
         Waits first for the save before, as `wait` does, and raises what that save failed with.
-        Floating tensors are float32 (master weights); anything else raises
-        `CheckpointError`, a wrong shape `ModelError`.
+        Floating tensors are float32 (master weights); anything else raises `CheckpointError`, a
+        wrong shape `ModelError`.
         """
         self.wait()
         files: dict[str, list[_Staged]] = {}
@@ -120,11 +118,8 @@ class Saver:
             for staged in self._copy(item):
                 files.setdefault(staged.file, []).append(staged)
         directory = pending_directory(self._root, step, self._writer.generation)
-        job = _WriteJob(step, directory, files, tuple(state))
-        self._thread = threading.Thread(
-            target=self._run, args=(job,), name=f"checkpoint-{step}", daemon=True
-        )
-        self._thread.start()
+        # The writer thread reads staging memory only; the tensors are training's again.
+        self._start(_WriteJob(step, directory, files, tuple(state)))
 
     def wait(self) -> None:
         """Return when no save is under way; its part is durable and `on_durable` has returned.
@@ -137,13 +132,20 @@ class Saver:
             if self._thread.is_alive():
                 raise CheckpointError(
                     f"{self._writer.worker}: {self._thread.name} is still being written after "
-                    f"{self._timeout_s:g} s (fault.deadlines.stage_checkpoint_s); the storage under "
-                    "the run directory is too slow or hangs"
+                    f"{self._timeout_s:g} s (fault.deadlines.stage_checkpoint_s); "
+                    "the storage under the run directory is too slow or hangs"
                 )
             self._thread = None
+        # The thread that could set it has ended: nobody writes it while it is read.
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _start(self, job: _WriteJob) -> None:
+        self._thread = threading.Thread(
+            target=self._run, args=(job,), name=f"checkpoint-{job.step}", daemon=True
+        )
+        self._thread.start()
 
     def _copy(self, item: StateTensor) -> list[_Staged]:
         if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
@@ -166,7 +168,7 @@ class Saver:
     def _copy_piece(self, piece: Piece, value: Tensor) -> _Staged:
         file = f"{MODEL}/model-rank{self._writer.rank:05d}.safetensors"
         if piece.row is not None:
-            file = self._shared_file[piece.name]
+            file = self._file_of[piece.name]
         shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
         memory = self._stage_memory(piece.name, file, piece.row, value)
         return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
@@ -217,30 +219,31 @@ class Saver:
 
     def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
         """Write, make durable and read back this worker's bytes of one file."""
+        flags = os.O_RDWR | os.O_CREAT
         layout = self._layouts.get(file)
         if layout is None:
-            layout = plan_layout(s.shape for s in staged)
-            must_be_new, writes_header = os.O_EXCL, True
+            layout = plan_layout(item.shape for item in staged)
+            flags |= os.O_EXCL
+            header = _header_record(layout)
         else:
             # All workers plan a shared file alike, from the model alone, so each may write its
             # rows without asking the others. Whoever holds the file's first row writes the header:
             # exactly one worker does.
-            first = next(iter(layout.tensors))
-            must_be_new, writes_header = 0, any(s.name == first and s.row == 0 for s in staged)
-        entries = tuple(_entry(layout, s) for s in staged)
-        header = None
-        with opened(path, os.O_RDWR | os.O_CREAT | must_be_new) as fd:
-            if writes_header:
+            header = _header_record(layout) if _holds_first_row(layout, staged) else None
+        entries = tuple(_entry(layout, item) for item in staged)
+        with opened(path, flags) as fd:
+            if header is not None:
                 write_at(fd, layout.header, 0)
-                header = (len(layout.header), digest(layout.header))
-            for entry, s in zip(entries, staged, strict=True):
-                write_at(fd, s.data, entry.offset)
+            _write_entries(fd, entries, staged)
+            # The page cache would answer with what was just written; a bad disk shows itself only
+            # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
             _read_back(path, fd, entries, header)
         return FileRecord(layout.num_bytes, None, header, entries)
 
     def _sync_directories(self, job: _WriteJob) -> None:
         """Make the names durable, from the checkpoint's folders up to the root."""
+        # fsync of a file keeps its bytes, not the entry in its directory by which it is found.
         folders = {job.directory.parent, self._root}
         for file in job.files:
             folder = (job.directory / file).parent
@@ -248,6 +251,22 @@ class Saver:
         for folder in sorted(folders):
             if folder.is_dir():
                 sync_directory(folder)
+
+
+def _header_record(layout: FileLayout) -> tuple[int, str]:
+    return len(layout.header), digest(layout.header)
+
+
+def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:
+    first = next(iter(layout.tensors))
+    return any(item.name == first and item.row == 0 for item in staged)
+
+
+def _files_by_tensor(layouts: Mapping[str, FileLayout]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for file, layout in layouts.items():
+        files.update(dict.fromkeys(layout.tensors, file))
+    return files
 
 
 def _entry(layout: FileLayout, staged: _Staged) -> Entry:
@@ -262,6 +281,11 @@ def _entry(layout: FileLayout, staged: _Staged) -> Entry:
         shape=shape.shape,
         digest=digest(staged.data),
     )
+
+
+def _write_entries(fd: int, entries: tuple[Entry, ...], staged: list[_Staged]) -> None:
+    for entry, item in zip(entries, staged, strict=True):
+        write_at(fd, item.data, entry.offset)
 
 
 def _read_back(

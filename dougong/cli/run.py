@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dougong.job.schema import Island
     from dougong.launcher.run import Options
     from dougong.parallel.plan import Plan
+    from dougong.records.status import RunStatus
 
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run's directory.")]
@@ -89,7 +90,7 @@ def status(
     from dougong.records.directory import RunDir
 
     found = read_status(RunDir.open(run_dir))
-    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(status_lines(found)))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(status_lines(found)))
 
 
 def logs(
@@ -146,7 +147,7 @@ def stop(
     from dougong.records.directory import RunDir
 
     final = stop_run(RunDir.open(run_dir), now, timeout)
-    typer.echo(f"{final['state'].lower()} at step {final['step']} of {final['steps']}")
+    typer.echo(f"{final.state.lower()} at step {final.step} of {final.steps}")
 
 
 def plan(file: JobFile, override: Overrides = None) -> None:
@@ -181,23 +182,20 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         )
 
 
-def status_lines(status: dict[str, Any]) -> list[str]:
+def status_lines(status: RunStatus) -> list[str]:
     """A run's status for people."""
-    from dougong.parallel.plan import read_experts
     from dougong.ui.formatting import ranges, site_experts
 
-    head = f"{status['job']}: {status['state'].lower()}, step {status['step']} of {status['steps']}"
+    where = f"{status.state.lower()}, step {status.step} of {status.steps}"
+    head = f"{status.job}: {where}, generation {status.generation}"
+    if not status.workers:
+        return [head]
     rows = [("worker", "host", "pid", "device", "role", "lanes", "experts", "now")]
-    for w in status["workers"]:
-        doing = f"{w['phase']} of step {w['step']}" if w["alive"] else "ended"
-        ids = (ranges(w["lanes"]) or "-", site_experts(read_experts(w["experts"])) or "-")
-        rows.append(
-            (w["name"], w["host"], str(w["pid"] or "-"), w["device"], w["role"], *ids, doing)
-        )
-    return [
-        f"{head}, generation {status['generation']}",
-        *(_table(rows) if status["workers"] else ()),
-    ]
+    for w in status.workers:
+        doing = f"{w.phase} of step {w.step}" if w.alive else "ended"
+        place = (w.name, w.host, str(w.pid or "-"), w.device, w.role)
+        rows.append((*place, ranges(w.lanes) or "-", site_experts(w.experts) or "-", doing))
+    return [head, *_table(rows)]
 
 
 def plan_lines(made: Plan, memory: Sequence[int]) -> list[str]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
@@ -29,6 +30,8 @@ MAX_STRANGERS = 32
 """Unproven connections that are kept at a time."""
 _MAX_READS = 64
 _READ_BYTES = 1 << 18
+
+_Kind = TypeVar("_Kind", Challenge, Hello, Welcome)
 
 
 class FrameBuffer:
@@ -219,7 +222,7 @@ def connect(
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
     client. LaunchError when it can't be."""
-    peer = f"controller at {address[0]}:{address[1]}"
+    place = f"controller at {address[0]}:{address[1]}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"
     timeout_s: float = getattr(deadlines, limit)
@@ -227,26 +230,31 @@ def connect(
         sock = socket.create_connection(address, timeout=timeout_s)
     except OSError as error:
         raise LaunchError(
-            f"{peer}: cannot be reached: {error}; is the run still alive, and the port open?"
+            f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
         ) from error
-    channel = Channel(_tuned(sock), peer, deadlines, MAX_HELLO_BYTES)
+    # Frames of full size from the start: a long message may come right behind the welcome.
+    channel = Channel(_tuned(sock), "the controller", deadlines)
+    nonce = secrets.token_hex(16)
     try:
-        nonce = secrets.token_hex(16)
-        challenge = channel.receive(timeout_s, limit)
-        if not isinstance(challenge, Challenge):
-            raise ProtocolError(f"it sent {challenge.kind} where a challenge was due")
+        challenge = _await(Challenge, channel, timeout_s, limit)
         channel.send(Hello(proof(token, challenge.nonce, "client"), nonce, agent))
-        welcome = channel.receive(timeout_s, limit)
-        if not isinstance(welcome, Welcome):
-            raise ProtocolError(f"it sent {welcome.kind} where a welcome was due")
+        welcome = _await(Welcome, channel, timeout_s, limit)
         _check(welcome.proof, proof(token, nonce, "server"))
     except (OSError, EOFError, ProtocolError) as error:
         channel.close()
         raise LaunchError(
-            f"{peer}: refused this connection: {error}; the run may have ended, or be another"
+            f"{place}: refused this connection: {error}; the run may have ended, or be another"
         ) from error
-    channel.trust()
+    channel.peer = place
     return channel
+
+
+def _await(kind: type[_Kind], channel: Channel, timeout_s: float, limit: str) -> _Kind:
+    message = channel.receive(timeout_s, limit)
+    if not isinstance(message, kind):
+        expected = kind.__name__.lower()
+        raise ProtocolError(f"{channel.peer} sent {message.kind} in the place of {expected}")
+    return message
 
 
 class Server:
@@ -276,10 +284,9 @@ class Server:
     def close(self) -> None:
         """Stop listening. Channels that were handed out stay open; they belong to who got them."""
         self._closed.set()
-        try:
+        with contextlib.suppress(OSError):  # closed before
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
-        finally:
-            self._listener.close()
+        self._listener.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -288,7 +295,7 @@ class Server:
             except OSError as error:
                 if not self._closed.is_set():
                     self._on_refused(f"cannot accept a connection: {error}")
-                    time.sleep(0.1)  # out of file descriptors: do not spin
+                    time.sleep(self._deadlines.poll_every_s)  # no file descriptor left: do not spin
                 continue
             if not self._strangers.acquire(blocking=False):
                 sock.close()
@@ -297,9 +304,9 @@ class Server:
             threading.Thread(target=self._greet, args=(sock, str(peer[0])), daemon=True).start()
 
     def _greet(self, sock: socket.socket, address: str) -> None:
-        channel = Channel(_tuned(sock), f"peer at {address}", self._deadlines, MAX_HELLO_BYTES)
+        channel = Channel(_tuned(sock), "the peer", self._deadlines, MAX_HELLO_BYTES)
         try:
-            hello = self._handshake(channel)
+            hello = self._shake_hands(channel)
         except (OSError, EOFError, LaunchError) as error:
             channel.close()
             self._on_refused(f"{address}: refused a connection: {error}")
@@ -310,12 +317,10 @@ class Server:
         channel.peer = f"{role} at {address}"
         self._on_peer(hello, channel)
 
-    def _handshake(self, channel: Channel) -> Hello:
+    def _shake_hands(self, channel: Channel) -> Hello:
         nonce = secrets.token_hex(16)
         channel.send(Challenge(nonce))
-        hello = channel.receive(self._deadlines.handshake_s, "handshake_s")
-        if not isinstance(hello, Hello):
-            raise ProtocolError(f"it sent {hello.kind} where a hello was due")
+        hello = _await(Hello, channel, self._deadlines.handshake_s, "handshake_s")
         _check(hello.proof, proof(self._token, nonce, "client"))
         channel.trust()
         channel.send(Welcome(proof(self._token, hello.nonce, "server")))

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from dougong.control.fork_messages import (
     ChildExited,
@@ -233,16 +232,16 @@ def encode(message: Message) -> bytes:
     return _adapter().dump_json(message) + b"\n"
 
 
-def decode(frame: bytes, sender: str = "peer") -> Message:
+def decode(frame: bytes, sender: str = "the peer") -> Message:
     """The message in one frame. ProtocolError names the sender, the field, its value and the
     rule."""
     try:
         return cast(Message, _adapter().validate_json(frame, strict=True))
     except ValidationError as error:
-        reason = _describe(error.errors(include_url=False)[0], frame)
+        text = _describe(error, frame)
     except DougongError as error:  # a part that checks itself, such as a plan
-        reason = f"not a message: {error}"
-    raise ProtocolError(f"{sender}: {reason}")
+        text = f"not a message: {error}"
+    raise ProtocolError(f"{sender}: {text}")
 
 
 @functools.cache
@@ -251,17 +250,20 @@ def _adapter() -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[Message, Field(discriminator="kind")], config=config)
 
 
-def _describe(mistake: ErrorDetails, frame: bytes) -> str:
-    """A finding of pydantic in one short sentence."""
-    place = ".".join(map(str, mistake["loc"]))
-    where = f" in {place}" if place else ""
-    if mistake["type"] == "union_tag_invalid":
-        return f"unknown message kind {mistake['ctx']['tag']}{where}"
-    if mistake["type"] == "union_tag_not_found":
-        return f"not a message: {frame[:60]!r} has no kind{where}"
-    if not place:
-        return f"not a message: {frame[:60]!r}: {mistake['msg']}"
-    if mistake["type"] == "missing":
-        return f"not a message: {place} is missing"
-    value = reprlib.repr(mistake["input"])
-    return f"not a message: {place} is {value}: {mistake['msg']}"
+def _describe(error: ValidationError, frame: bytes) -> str:
+    """The first finding of pydantic in one short sentence."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    rule, value = first["msg"], reprlib.repr(first["input"])
+    match first["type"]:
+        case "union_tag_invalid":
+            where = f" in {place}" if place else ""
+            return f"unknown message kind {first['ctx']['tag']}{where}"
+        case "union_tag_not_found":
+            return f"not a message: {frame[:60]!r} has no kind"
+        case "missing":
+            return f"not a message: {place} is missing"
+        case _ if place:
+            return f"not a message: {place} is {value}: {rule}"
+        case _:
+            return f"not a message: {frame[:60]!r}: {rule}"

@@ -1,5 +1,7 @@
-"""What the code that runs in a worker is given: its context, and its line to the agent. Imports no
-torch."""
+"""What the code that runs in a worker is given: its context, and its line to the agent.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ class Control(Protocol):
         """Say what is being done; costs no system call. Phases: `progress.PHASES`."""
 
     def send(self, message: WorkerMessage) -> None:
-        """Send to the controller. Once it returns, the message survives the death of this process."""
+        """Send to the controller.
+
+        Once it returns, the message survives the death of this process.
+        """
 
     @property
     def stop_requested(self) -> bool:
         """Whether the controller asked to stop after the step. Workers may see it at different
-        moments: agree on it."""
+        moments: they have to agree on it."""
         ...
 
 

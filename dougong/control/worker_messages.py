@@ -65,12 +65,13 @@ class WorkerWarning:
 @dataclass(frozen=True)
 class WorkerRaised:
     """The exception with which a worker ends. `bases`: names of all its classes, so that a
-    consequence (`PeerError`) is known by its class."""
+    consequence (`PeerError`) is known by its class. `errno`: an OSError's number."""
 
     type: str
     bases: tuple[str, ...]
     message: str
     traceback: str = ""
+    errno: int | None = None
     kind: Literal["worker_raised"] = "worker_raised"
 
 

@@ -10,41 +10,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
-from dougong.accelerators.registry import accelerator_names, is_accelerator
-from dougong.deadlines import DEADLINES, LEAST_SILENCE_S, MOST_S, SETTABLE, Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
-from dougong.job.section import TEXT, Section, Text, logical, physical
+from dougong.job.section import Section, Text, logical, physical
+from dougong.job.values import AboveZero, AcceleratorName, Count, Name, Positive, WorkerName
 
 KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
 """Why a resume may change what kernels run on."""
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
-WORKER = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}/(0|[1-9][0-9]*)$"
-PATTERNS = {
-    TEXT: "text that is not empty",
-    NAME: "letters, digits and '-', 63 at most, and begin with a letter or digit",
-    WORKER: "a worker's name, ISLAND/NUMBER such as east/1",
-}
-
-
-def _known_accelerator(name: str) -> str:
-    """The name, if dougong or an installed package has such an accelerator."""
-    if is_accelerator(name):
-        return name
-    *others, last = [f"'{option}'" for option in accelerator_names()]
-    raise PydanticCustomError(
-        "unknown_accelerator", "an accelerator", {"expected": f"{', '.join(others)} or {last}"}
-    )
-
-
-Name = Annotated[StrictStr, Field(pattern=NAME)]
-Accelerator = Annotated[StrictStr, AfterValidator(_known_accelerator)]
-Positive = Annotated[StrictInt, Field(gt=0, lt=2**31)]
-Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
 EXPERTS_PER_TOKEN_KEYS = (
     "num_experts_per_tok",
@@ -89,7 +65,8 @@ class Data(Section):
 
     text: Text | None = logical(
         None,
-        "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` crosses folders)",
+        "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` "
+        "crosses folders)",
     )
     tokens: Text | None = logical(
         None,
@@ -146,24 +123,26 @@ class Router(Section):
     `output_router_logits: true`; it is then a part of `loss`.
     """
 
-    bias_rate: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    bias_rate: AboveZero | None = logical(
         None,
-        "after each step the router's bias rises by this for an expert with fewer tokens than the mean, and falls for "
-        "one with more (DeepSeek-V3, arXiv 2412.19437: 0.001); the family must have such a bias",
+        "after each step the router's bias rises by this for an expert with fewer tokens than the "
+        "mean, and falls for one with more (DeepSeek-V3, arXiv 2412.19437: 0.001); the family "
+        "must have such a bias",
     )
-    computing_choices: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    computing_choices: AboveZero | None = logical(
         None,
-        "with bias_rate, for families with experts that compute nothing (longcat_flash): how many of a token's choices "
-        "should on average reach one that computes",
+        "with bias_rate, for families with experts that compute nothing (longcat_flash): how many "
+        "of a token's choices should on average reach one that computes",
     )
-    sequence_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    sequence_loss: AboveZero | None = logical(
         None,
-        "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); 1 where even",
+        "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); "
+        "1 where even",
     )
-    global_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    global_loss: AboveZero | None = logical(
         None,
-        "weight of the balance loss whose counts are those of all lanes and of the step's micro-batches so far (Qwen, "
-        "arXiv 2501.11873); 1 where even",
+        "weight of the balance loss whose counts are those of all lanes and of the step's "
+        "micro-batches so far (Qwen, arXiv 2501.11873); 1 where even",
     )
 
 
@@ -171,10 +150,10 @@ class Rates(Section):
     """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The
     unit is the same on all islands."""
 
-    attention: Annotated[StrictFloat, Field(gt=0)] = physical(
+    attention: AboveZero = physical(
         1.0, "micro-batches of one lane through one layer without its experts"
     )
-    experts: Annotated[StrictFloat, Field(gt=0)] = physical(
+    experts: AboveZero = physical(
         1.0, "thousands of rows through experts; a token at one of its experts is a row"
     )
 
@@ -182,7 +161,7 @@ class Rates(Section):
 class Link(Section):
     """The wire of an emulated worker."""
 
-    bandwidth_mb_s: Annotated[StrictFloat, Field(gt=0)] | None = physical(
+    bandwidth_mb_s: AboveZero | None = physical(
         None, "10^6 bytes a second, each way; null: as fast as it is"
     )
     latency_ms: Annotated[StrictFloat, Field(ge=0)] = physical(0.0, "added to every message")
@@ -192,11 +171,12 @@ class Emulate(Section):
     """An island of pretended devices: each worker takes this long, asleep, around the same real
     arithmetic."""
 
-    attention_ms: Annotated[StrictFloat, Field(gt=0)] = physical(
+    attention_ms: AboveZero = physical(
         ...,
-        "of a lane's micro-batch from one experts call to the next, forward; backward in proportion",
+        "of a lane's micro-batch from one experts call to the next, forward; backward in "
+        "proportion",
     )
-    expert_ms_per_1k_tokens: Annotated[StrictFloat, Field(gt=0)] = physical(
+    expert_ms_per_1k_tokens: AboveZero = physical(
         ..., "of a thousand rows through experts, forward; a token at one of its experts is a row"
     )
     link: Link = physical(Link(), "how long messages from and to its workers take")
@@ -206,7 +186,7 @@ class Island(Section):
     """A group of like devices with one native collective library."""
 
     name: Name = physical(..., "letters, digits, '-'; its workers are called NAME/0, NAME/1, ...")
-    accelerator: Accelerator = logical(
+    accelerator: AcceleratorName = logical(
         ...,
         "kind of device: `cpu`, `cuda`, `npu`, or what an installed package adds",
         resume=KERNELS_ARE_COMPARED,
@@ -226,17 +206,18 @@ class Island(Section):
     )
     speed: Rates | None = physical(
         None,
-        "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as all others",
+        "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as "
+        "all others",
     )
     emulate: Emulate | None = physical(
         None,
-        "pretend that its workers and links are this slow, for measuring schedules; no bit changes; null: they "
-        "are what they are. Where there is no speed, it is taken from here",
+        "pretend that its workers and links are this slow, for measuring schedules; no bit "
+        "changes; null: they are what they are. Where there is no speed, it is taken from here",
     )
-    memory_gb: Annotated[StrictFloat, Field(gt=0)] | None = physical(
+    memory_gb: AboveZero | None = physical(
         None,
-        "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave room for activations); "
-        "a plan that needs more is refused; null: not checked",
+        "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave "
+        "room for activations); a plan that needs more is refused; null: not checked",
     )
 
 
@@ -245,32 +226,6 @@ class Checkpoint(Section):
 
     every: Count = physical(100, "steps between checkpoints; 0: only at the end")
     keep: Positive = physical(2, "newest checkpoints that are kept; older ones are deleted")
-
-
-Seconds = Annotated[StrictFloat, Field(gt=0, le=MOST_S)]
-Silence = Annotated[StrictFloat, Field(ge=LEAST_SILENCE_S, le=MOST_S)]
-
-
-def _deadline(name: str) -> Any:
-    default = getattr(DEADLINES, name)
-    return physical(None, f"{SETTABLE[name]}; seconds; null: {default:g}")
-
-
-class DeadlineKeys(Section):
-    """How long may be waited for what, where a site's storage or network needs other limits."""
-
-    agents_join_s: Seconds | None = _deadline("agents_join_s")
-    agents_ready_s: Seconds | None = _deadline("agents_ready_s")
-    inspection_s: Seconds | None = _deadline("inspection_s")
-    fingerprint_s: Seconds | None = _deadline("fingerprint_s")
-    rendezvous_s: Seconds | None = _deadline("rendezvous_s")
-    message_s: Seconds | None = _deadline("message_s")
-    stall_warning_s: Seconds | None = _deadline("stall_warning_s")
-    last_worker_s: Seconds | None = _deadline("last_worker_s")
-    agent_silence_s: Silence | None = _deadline("agent_silence_s")
-    find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
-    stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")
-    commit_checkpoint_s: Seconds | None = _deadline("commit_checkpoint_s")
 
 
 class Fault(Section):
@@ -290,9 +245,7 @@ class Drill(Section):
     """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
 
     at_step: Positive = physical(..., "the step, from 1")
-    kill: Annotated[StrictStr, Field(pattern=WORKER)] = physical(
-        ..., "a worker's name, such as east/1"
-    )
+    kill: WorkerName = physical(..., "a worker's name, such as east/1")
 
 
 class Job(Section):
@@ -320,37 +273,43 @@ class Job(Section):
     )
     determinism: Literal["layout", "run", "off"] = logical(
         "layout",
-        "what keeps the bits: `layout`: any plan gives the same; `run`: the same plan gives the same, sums across "
-        "workers are the native library's; `off`: nothing is promised, every library is free to be fast",
+        "what keeps the bits: `layout`: any plan gives the same; `run`: the same plan gives the "
+        "same, sums across workers are the native library's; `off`: nothing is promised, every "
+        "library is free to be fast",
     )
     expert_tile: Literal["auto", "none", 16, 32, 64, 128] = logical(
         "auto",
-        "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed tiles over the rows of "
-        "all lanes, faster where a lane has few rows for an expert; `auto`: tiles where fewer than 128 are expected",
+        "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed "
+        "tiles over the rows of all lanes, faster where a lane has few rows for an expert; "
+        "`auto`: tiles where fewer than 128 are expected",
     )
     combine: Literal["at_attention", "at_experts"] = logical(
         "at_attention",
-        "where a token's answers are weighted and added: at_attention, in its router's order (the same bits on any "
-        "layout); at_experts, a part on each experts worker (fewer bytes; the parts depend on the layout)",
+        "where a token's answers are weighted and added: at_attention, in its router's order (the "
+        "same bits on any layout); at_experts, a part on each experts worker (fewer bytes; the "
+        "parts depend on the layout)",
     )
     numerics: Literal["exact", "bounded"] = physical(
         "exact",
-        "workers of one role whose kernels give different bits: `exact` refuses them, also to go on from a "
-        "checkpoint that others made; `bounded` goes on with a warning, equal up to rounding",
+        "workers of one role whose kernels give different bits: `exact` refuses them, also to go "
+        "on from a checkpoint that others made; `bounded` goes on with a warning, equal up to "
+        "rounding",
     )
     islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(
         ..., "groups of like devices"
     )
     pipeline: Literal["auto", "serial", "colocated", "zebra", "af_pipe"] = physical(
         "auto",
-        "the order in which workers take micro-batches through layers: `serial`: one after the other; `colocated`: for "
-        "workers of role both; `zebra` (HeterMoE, arXiv 2504.03871) and `af_pipe` (DisagMoE, arXiv 2605.11005): for "
-        "attention and experts apart; `auto`: colocated if all workers are both, else zebra",
+        "the order in which workers take micro-batches through layers: `serial`: one after the "
+        "other; `colocated`: for workers of role both; `zebra` (HeterMoE, arXiv 2504.03871) and "
+        "`af_pipe` (DisagMoE, arXiv 2605.11005): for attention and experts apart; `auto`: "
+        "colocated if all workers are both, else zebra",
     )
     offload: Literal["none", "auto"] | Count = physical(
         "none",
-        "experts of every layer that workers of role attention keep beside it: a number of them; `auto`: as many as "
-        "fill the time that they would wait for the experts workers, by islands.*.speed (HeterMoE, arXiv 2504.03871)",
+        "experts of every layer that workers of role attention keep beside it: a number of them; "
+        "`auto`: as many as fill the time that they would wait for the experts workers, by "
+        "islands.*.speed (HeterMoE, arXiv 2504.03871)",
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")

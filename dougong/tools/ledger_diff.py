@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dougong.checkpoint.ledger_file import KINDS, read_step
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
 
 DifferingTensor = tuple[str, str]
 """(what differs, how)."""

@@ -22,7 +22,8 @@ from dougong.job.schema import Fault, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.inbox import Inbox, SignalReceived
+from dougong.launcher.controller.inbox import Inbox
+from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.run import signals_into, take_over
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
@@ -58,15 +59,13 @@ def try_out(job: Job, path: Path, request: PartialRun, bench: LocalRunOptions) -
     request.write(run_dir.path)
     inbox = Inbox()
     with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
-        scribe = Recorder(run_dir, view, None, lambda: {})
-        setting = ControllerConfig(
+        recorder = Recorder(run_dir, view, None)
+        config = ControllerConfig(
             job, secrets.token_hex(32), os.getcwd(), bench.entries, take_over(run_dir)
         )
-        controller = Controller(setting, inbox, Local(run_dir, DEADLINES), scribe)
-        scribe.report_status(controller.status)
         with _deadline(inbox, bench.timeout_s) as late:
-            outcome = controller.run()
-        scribe.close("")
+            outcome = Controller(config, inbox, Local(run_dir, DEADLINES), recorder).run()
+        recorder.close("")
     if outcome.error is not None:
         raise _with_detail(outcome.error, outcome.diagnosis)
     if late.is_set():

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from dougong.errors import JobError
 from dougong.job.schema import Job
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
+from dougong.records.partial_run import PartialRun
 from dougong.tools.layouts import Layout
 from dougong.tools.ledger_diff import differences_of_step, first_split
 from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
 from dougong.tools.trace_diff import retrace
-from dougong.records.partial_run import PartialRun
 
 
 @dataclass(frozen=True)

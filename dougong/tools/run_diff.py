@@ -17,7 +17,8 @@ from dougong.checkpoint.disk import digest, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, EntryKey, Manifest
 from dougong.checkpoint.tensorfile import as_array
 from dougong.errors import CheckpointError
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
 from dougong.tools.ledger_diff import (
     common_steps,
     differences_of_step,

@@ -18,13 +18,14 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
 from dougong.job.load import load_job
-from dougong.planner.resume import identity
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.planner.resume import identity
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
+from dougong.records.partial_run import PartialRun, StepTrace
 from dougong.tools.ledger_diff import differences_of_step, first_split, tensors_of_step
 from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
-from dougong.records.partial_run import PartialRun, StepTrace
 
 EXPERTS_WORK = ("answers", "drows")
 

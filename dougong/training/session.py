@@ -28,7 +28,7 @@ def train(context: WorkerContext) -> None:
     with joined(context) as world:
         trainer = build_trainer(context, world)
         for step in range(trainer.first_step, context.job.steps + 1):
-            rehearse(context, step)
+            rehearse(context.drills, step, context.control.send)
             if trainer.run_step(step):
                 break
         trainer.finish()

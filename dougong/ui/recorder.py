@@ -1,76 +1,60 @@
-"""Writes down and shows what the controller says: events, metrics, status, screen, TensorBoard.
-Decides nothing."""
+"""Writes down and shows what the controller says: events, metrics, status. Decides nothing."""
 
 from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable
-from typing import Any, Protocol
 
-from dougong.records.directory import Event, MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.events import Event
+from dougong.records.metrics import MetricsRow
+from dougong.records.status import ControllerProcess, RunStatus
+from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
-
-STATUS_EVERY_S = 0.5
-
-
-class MetricsSink(Protocol):
-    """An experiment tracker, such as TensorBoard files."""
-
-    def step(self, row: MetricsRow) -> None: ...
-    def close(self) -> None: ...
 
 
 class Recorder:
-    """One run's record. `status` is asked for whenever status.json is due."""
+    """One run's record and its picture on the screen. All methods belong to one thread (the
+    controller's).
+
+    `tensorboard`: where the metrics go besides metrics.jsonl; None for a run of a tool.
+    """
 
     def __init__(
         self,
         run_dir: RunDir,
         view: View,
-        tracker: MetricsSink | None,
-        status: Callable[[], dict[str, Any]],
+        tensorboard: TensorBoardFiles | None,
     ) -> None:
         self.run_dir = run_dir
         self.view = view
-        self._tracker = tracker
-        self._status = status
-        self._status_at = 0.0
+        self._tensorboard = tensorboard
+        self._process = ControllerProcess(host=socket.gethostname(), pid=os.getpid())
 
-    def report_status(self, status: Callable[[], dict[str, Any]]) -> None:
-        """From now on status.json holds what `status` returns."""
-        self._status = status
-
-    def event(self, kind: str, generation: int, **fields: Any) -> Event:
-        event = self.run_dir.append_event(kind, generation, **fields)
-        self.view.event(event)
-        return event
-
-    def state(self, state: str, generation: int) -> None:
-        self.event("state", generation, state=state)
-        self.view.state(state, generation)
-        self.write_status()
+    def record(self, event: Event) -> Event:
+        """Write an event down and show it; it comes back with its clocks."""
+        stamped = self.run_dir.append_event(event)
+        self.view.event(stamped)
+        return stamped
 
     def step(self, row: MetricsRow) -> None:
+        """A step is done."""
         self.run_dir.append_metrics(row)
-        if self._tracker is not None:
-            self._tracker.step(row)
+        if self._tensorboard is not None:
+            self._tensorboard.step(row)
         self.view.step(row)
 
-    def tick(self) -> None:
-        """Call often: draws the view, and status.json when it is due."""
-        self.view.tick()
-        if time.monotonic() - self._status_at >= STATUS_EVERY_S:
-            self.write_status()
+    def set_status(self, status: RunStatus) -> None:
+        """Replace status.json, signed by this process."""
+        signed = status.model_copy(update={"controller": self._process})
+        self.run_dir.write_status(signed)
 
-    def write_status(self) -> None:
-        self._status_at = time.monotonic()
-        self.run_dir.write_status(
-            {**self._status(), "controller": {"host": socket.gethostname(), "pid": os.getpid()}}
-        )
+    def tick(self) -> None:
+        """Call often: shows what is due and draws the view."""
+        self.view.tick()
 
     def close(self, summary: str) -> None:
-        if self._tracker is not None:
-            self._tracker.close()
+        """The run is over: its last words go to the screen."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         self.view.close(summary)

@@ -7,10 +7,12 @@ Workers step together by files in the run directory; a checkpoint is one small f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -23,9 +25,10 @@ from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord
 from dougong.checkpoint.part import CheckpointPart
+from dougong.control.messages import EndAgent
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone
-from dougong.errors import DataError, LaunchError
+from dougong.errors import DataError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
@@ -76,7 +79,7 @@ def train(context: WorkerContext) -> None:
 def _rehearse(context: WorkerContext, step: int) -> None:
     from dougong.fault.drill import rehearse
 
-    rehearse(context, step)
+    rehearse(context.drills, step, context.control.send)
 
 
 def _agree(context: WorkerContext, step: int) -> bool:
@@ -135,7 +138,7 @@ def _raise(context: WorkerContext) -> None:
 
 
 def _echo(context: WorkerContext) -> None:
-    raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
+    raise PeerError("worker 0 lost a message: [gloo/transport/tcp/pair.cc:534] Connection closed by peer")
 
 
 def _data(context: WorkerContext) -> None:
@@ -187,7 +190,12 @@ def _spam(context: WorkerContext) -> None:
 
 
 def _garble(context: WorkerContext) -> None:
-    context.control._channel._sock.sendall(b"no message at all\n")  # type: ignore[attr-defined]
+    """Write into the agent's socket as a stray `write` would, then send what only a controller may."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the listing's own descriptor
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b"no message at all\n")
+    context.control.send(EndAgent())  # type: ignore[arg-type]
 
 
 def _parent_of(pid: int) -> int:

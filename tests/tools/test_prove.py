@@ -13,6 +13,7 @@ from dougong.errors import JobError
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated
 from dougong.tools.layouts import layouts
 from dougong.tools.local_run import ENTRIES, LocalRunOptions
 from dougong.tools.prove import explain, shortened, try_all
@@ -76,7 +77,7 @@ def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunD
     run_dir = RunDir.create(path)
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
     run_dir.write_plan(lay_out(job, roles).to_json())
-    run_dir.append_event("created", 1)
+    run_dir.append_event(RunCreated(generation=1, job=job.job))
     (path / "partial_run.json").write_text(json.dumps({"until": job.steps}))
     outcome = run(Order(job, roles, path, train=(flip or Flip(step=0)).train))
     assert not outcome.errors

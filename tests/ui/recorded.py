@@ -9,8 +9,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, experts_text, make_plan
+from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from dougong.records.directory import RunDir
+from dougong.records.events import Event, from_json
+from dougong.records.status import RunStatus, WorkerState
 
 START = datetime(2025, 11, 22, 9, 30, 0, tzinfo=timezone.utc)
 MACHINE = {
@@ -45,10 +47,10 @@ class Recorder:
         self.run.write_job(JOB)
         self.noise = itertools.cycle([0.031, -0.022, 0.044, -0.05, 0.008, -0.013, 0.026, -0.035, 0.001])
 
-    def event(self, kind: str, generation: int, after_s: float = 0.05, **fields: Any) -> dict[str, Any]:
+    def event(self, kind: str, generation: int, after_s: float = 0.05, **fields: Any) -> Event:
         """An event `after_s` after what came before."""
         self.seconds += after_s
-        return self.run.append_event(kind, generation, **fields)
+        return self.run.append_event(from_json({"kind": kind, "generation": generation, **fields}))
 
     def start(self, command: str = "dougong run examples/quickstart.yaml") -> Plan:
         """Everything up to the first generation."""
@@ -116,12 +118,20 @@ class Recorder:
     def status(self, state: str, generation: int, step: int) -> None:
         """status.json as `dougong status` reads it."""
         plan = make_layout(self.islands)
-        workers = [
-            {"name": w.name, "host": "forge", "pid": 4000 + 10 * generation + w.rank, "device": w.device,
-             "role": w.role, "lanes": list(w.lanes), "experts": experts_text(w.experts)} for w in plan.workers
-        ]  # fmt: skip
+        workers = tuple(
+            WorkerState(
+                name=worker.name,
+                host="forge",
+                pid=4000 + 10 * generation + worker.rank,
+                device=worker.device,
+                role=worker.role,
+                lanes=worker.lanes,
+                experts=worker.experts,
+            )
+            for worker in plan.workers
+        )
         self.run.write_status(
-            {"state": state, "generation": generation, "step": step, "steps": self.steps, "workers": workers}
+            RunStatus(state=state, generation=generation, step=step, steps=self.steps, workers=workers)
         )
 
 

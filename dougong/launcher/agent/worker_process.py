@@ -90,6 +90,7 @@ def describe_error(error: BaseException) -> WorkerRaised:
         bases=tuple(base.__name__ for base in type(error).__mro__),
         message=str(error) or type(error).__name__,
         traceback="".join(traceback.format_exception(error)),
+        errno=error.errno if isinstance(error, OSError) else None,
     )
 
 
