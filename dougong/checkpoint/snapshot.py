@@ -29,8 +29,8 @@ from dougong.checkpoint.disk import (
 )
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
+from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
-from dougong.checkpoint.routes import Piece, stored_dtype
 from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError
