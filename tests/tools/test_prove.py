@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from dougong.cli.checkpoint import register
+from dougong.cli.diff import diff as diff_command
 from dougong.errors import JobError
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
 from dougong.records.directory import RunDir
 from dougong.tools.layouts import layouts
-from dougong.tools.local_run import ENTRIES, LocalRunOptions
-from dougong.tools.prove import explain, shortened, try_all
+from dougong.tools.local_run import PARTIAL_RUN, LocalRunOptions
+from dougong.tools.prove import explain, run_layouts, shortened
 from dougong.tools.run_diff import diff
 from dougong.tools.trace_diff import retrace
 from tests.families import SMALLEST
@@ -24,10 +24,10 @@ from tests.training.flipping import Flip
 from tests.training.running import Order, lay_out, run, token_file
 from typer.testing import CliRunner
 
-QUICK = LocalRunOptions(dataclasses.replace(ENTRIES, fingerprint=None))
+QUICK = LocalRunOptions(dataclasses.replace(PARTIAL_RUN, fingerprint=None))
 FLIPPING = "tests.training.flipping"
 FAULTY = LocalRunOptions(
-    dataclasses.replace(QUICK.entries, train=f"{FLIPPING}:flip_on_two", preload=(FLIPPING, *ENTRIES.preload))
+    dataclasses.replace(QUICK.entries, train=f"{FLIPPING}:flip_on_two", preload=(FLIPPING, *PARTIAL_RUN.preload))
 )
 
 
@@ -58,13 +58,14 @@ def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(
     several = sorted(
         (t for t in layouts(job, 4, 4) if t.workers in ("1", "2 then 3", "2")), key=lambda t: t.workers == "2"
     )
-    tried = list(try_all(job, several, tmp_path, FAULTY))
-    one, resumed, erring = tried
-    assert (resumed.layout.workers, [row["attempt"] for row in resumed.rows]) == ("2 then 3", [1, 2])
-    assert one.rows[-1]["ledger"] == resumed.rows[-1]["ledger"] != erring.rows[-1]["ledger"]
-    assert [t.split for t in tried] == [None, None, 2]
+    runs = list(run_layouts(job, several, tmp_path, FAULTY))
+    one, resumed, erring = runs
+    attempts = [record.attempt for record in resumed.records.values()]
+    assert (resumed.layout.workers, attempts) == ("2 then 3", [1, 2])
+    assert one.last.digest == resumed.last.digest != erring.last.digest
+    assert [run.split for run in runs] == [None, None, 2]
     assert explain([one, resumed], FAULTY) == []
-    said = "\n".join(explain(tried, FAULTY))
+    said = "\n".join(explain(runs, FAULTY))
     assert said.startswith("different: step 2: ")
     assert "first difference: lane 1, micro-batch 0, forward, model.layers.1.mlp.experts, expert " in said
     assert "computed by both/0 of A and by both/1" in said
@@ -126,12 +127,8 @@ def test_what_cannot_be_proved_or_traced_is_refused(tmp_path: Path) -> None:
     b = recorded(small_job(tmp_path, **short, seed=8), "B", tmp_path / "b")
     with pytest.raises(JobError, match="their jobs differ in seed"):
         retrace(a, b, QUICK)
-    told = CliRunner().invoke(app(), ["diff", str(a.path), str(b.path), "--trace"])
-    assert told.exit_code == 2
-    assert "step 1: loss: " in told.output and "dougong diff --trace: " in told.output
-
-
-def app() -> typer.Typer:
-    made = typer.Typer()
-    register(made)
-    return made
+    app = typer.Typer()
+    app.command()(diff_command)
+    refused = CliRunner().invoke(app, [str(a.path), str(b.path), "--trace"])
+    assert refused.exit_code == 2
+    assert "step 1: loss: " in refused.output and "dougong diff --trace: " in refused.output
