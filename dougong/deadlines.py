@@ -60,6 +60,12 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     exit_poll_every_s: float = 0.02  # a system without pidfd
 
+    def words(self, name: str) -> str:
+        """A limit for the error of a wait, such as `120 s (fault.deadlines.rendezvous_s)`; the key
+        is named where a job file can set it."""
+        seconds = f"{getattr(self, name):g} s"
+        return f"{seconds} (fault.deadlines.{name})" if name in SETTABLE else seconds
+
 
 DEADLINES = Deadlines()
 """The defaults."""
@@ -79,3 +85,8 @@ SETTABLE = {
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",
 }
 """What a job file may set under `fault.deadlines`, and what each means to a user."""
+
+LEAST_SILENCE_S = 2 * DEADLINES.ping_every_s
+"""A living agent answers a ping, so that no shorter `agent_silence_s` can be set."""
+MOST_S = 7 * 24 * 3600.0
+"""No longer limit can be set: a week."""

@@ -18,7 +18,7 @@ from dougong.cli.options import JobFile, Overrides
 from dougong.errors import DougongError, PlanError
 from dougong.job.load import load_job
 from dougong.job.schema import Job
-from dougong.launcher.agent.agent import count_devices
+from dougong.launcher.agent.facts import count_devices
 from dougong.tools.layouts import Layout, layouts
 from dougong.tools.local_run import LocalRunOptions
 from dougong.tools.prove import LayoutRun, explain, run_layouts, shortened

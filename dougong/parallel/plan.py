@@ -12,12 +12,24 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dougong.errors import PlanError
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
 
+Role = Literal["attention", "experts", "both"]
+"""What a worker has: lanes with their dense tensors, experts, or both."""
+
 SiteExperts = tuple[tuple[int, ...], ...]
 """A worker's experts at every site: ascending and without a gap, none at some or all of them."""
+
+
+def role_in_step(has_attention: bool, has_experts: bool) -> Role:
+    """What a worker really does in a step: one whose island has `role: attention` may keep experts
+    as well (`offload`)."""
+    if has_attention and has_experts:
+        return "both"
+    return "attention" if has_attention else "experts"
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Seat:
 
     name: str
     island: str
-    role: str
+    role: Role
     node: str
     device: str
     speed: Speed = EQUAL
@@ -76,7 +88,7 @@ class Worker:
     name: str
     rank: int
     island: str
-    role: str
+    role: Role
     node: str
     device: str
     lanes: tuple[int, ...]
@@ -86,6 +98,11 @@ class Worker:
     def num_experts(self) -> int:
         """Experts of all sites together."""
         return sum(map(len, self.experts))
+
+    @property
+    def role_in_step(self) -> Role:
+        """What it does in a step, where `role` is what its island was given."""
+        return role_in_step(bool(self.lanes), bool(self.num_experts))
 
 
 @dataclass(frozen=True)

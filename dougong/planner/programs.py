@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from dougong.job.schema import Job
-from dougong.parallel.plan import Plan, Worker
+from dougong.parallel.plan import Plan, Role, Worker
 from dougong.parallel.schedules.check import Alive, check
-from dougong.parallel.schedules.operation import Program, Role
+from dougong.parallel.schedules.operation import Program
 from dougong.parallel.schedules.registry import make_programs
 
 INTERLEAVED = ("zebra", "af_pipe")

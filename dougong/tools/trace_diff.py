@@ -18,9 +18,9 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
 from dougong.job.load import load_job
-from dougong.launcher.controller.checkpoints import identity
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
+from dougong.planner.resume import identity
 from dougong.records.directory import RunDir
 from dougong.tools.ledger_diff import Runs, differences_of_step, first_split, tensors_of_step
 from dougong.tools.local_run import LocalRunOptions, on_this_machine, run_here
@@ -134,7 +134,7 @@ def _common_state(
 
 def _digest_in(checkpoint: CheckpointPlace) -> str | None:
     try:
-        return Manifest.load(checkpoint.path).header.get("ledger")
+        return Manifest.load(checkpoint.path).metadata.get("ledger")
     except CheckpointError:
         return None
 

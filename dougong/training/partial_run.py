@@ -24,13 +24,12 @@ def train(
     """
     errand = PartialRun.load(context.run_dir)
     with joined(context) as world:
-        trainer = Trainer(context, world)
+        tracer = Tracer(errand.trace) if errand.trace is not None else None
+        trainer = Trainer(context, world, tracer)
         prepare(trainer)
         for step in range(trainer.first_step, errand.until + 1):
-            tracer = Tracer() if step == errand.trace else None
-            trainer.trace(tracer)
             trainer.run_step(step)
-            if tracer is not None:
+            if tracer is not None and step == errand.trace:
                 StepTrace(trainer.sites, tracer.found).write(context.run_dir, context.worker.name)
         if (
             errand.save or errand.until == context.job.steps

@@ -22,8 +22,8 @@ from dougong.models.inventory import experts_per_token
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.dense.buckets import FlatTensors
-from dougong.parallel.execute.executor import Cut
 from dougong.parallel.plan import Plan, SiteExperts
+from dougong.parallel.segments.cut import Cut
 from dougong.planner.recipe import product_rows
 
 ReadTensor = Callable[[str], Tensor]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dougong.job.optimizers.adamw import AdamW
 from dougong.job.schema import Job
 from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
@@ -16,7 +17,8 @@ from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
 from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
-from dougong.parallel.execute.executor import Clock, Emulation, Executor, Training
+from dougong.parallel.execute.emulate import Emulation
+from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.segments.flight import Forward, GradientSink
@@ -56,7 +58,15 @@ class Stepper:
 
     ledger: Ledger | None = None
 
-    def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        world: World,
+        replica: Replica,
+        clock: Clock,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._job, self._plan, self._world, self._replica, self._clock = (
             job,
             plan,
@@ -69,8 +79,15 @@ class Stepper:
             world, plan, replica.flat
         )
         leaves = {leaf_node(t): n for n, t in replica.leaves}
-        self._gradients = DenseGradients(leaves, self._lanes, reducer, replica.flat.buckets)
-        self._gradients.interleaved = pipeline_of(job, plan) in INTERLEAVED
+        self._tracer = tracer
+        self._gradients = DenseGradients(
+            leaves,
+            self._lanes,
+            reducer,
+            replica.flat.buckets,
+            interleaved=pipeline_of(job, plan) in INTERLEAVED,
+            tracer=tracer,
+        )
         device = next(iter(replica.masters.values())).device
         hidden = int(replica.config.hidden_size)
         post = DispatchSpec(hidden, DTYPES[job.precision], device, job.combine, replica.cut.names)
@@ -81,18 +98,22 @@ class Stepper:
             world, emulated.link if emulated is not None else None, replica.cut.names
         )
         self._program = programs_of(job, plan)[world.rank]
-        self._executor = Executor(replica.cut, dispatcher, self._shard, self._mail, clock)
-        self._executor.emulation = emulated
         self._balance = Balance(job, plan, world, replica, clock)
-        self._executor.after_forward = self._balance.after_forward
+        self._executor = Executor(
+            replica.cut,
+            dispatcher,
+            self._shard,
+            self._mail,
+            clock,
+            emulation=emulated,
+            after_forward=self._balance.after_forward,
+            tracer=tracer,
+        )
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
+        assert isinstance(job.optimizer, AdamW)
         self.optimizer = OwnedAdamW(
             job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]}
         )
-
-    def trace(self, tracer: Tracer | None) -> None:
-        """From the next step on, give `tracer` (None: nobody) what is computed on the way."""
-        self._executor.tracer = self._gradients.tracer = tracer
 
     def run(
         self,
@@ -104,7 +125,9 @@ class Stepper:
         this worker was asked to stop, and is asked when the gradients are there: a wish that comes
         while they are computed still counts."""
         self._clock.exchange_s = 0.0
-        self._mail.step = step
+        self._mail.begin_step(step)
+        if self._tracer is not None:
+            self._tracer.begin_step(step)
         losses = self._forward_backward(forwards)
         self._clock.note("exchange", 0)
         with self._clock.exchanging():
@@ -138,7 +161,7 @@ class Stepper:
 
         Not a number when one of the losses is none.
         """
-        self._mail.step = step
+        self._mail.begin_step(step)
         done = [self._executor.evaluate(self._program.role, forwards) for forwards in rounds]
         lanes = [w.lanes for w in self._plan.workers]
         mine = [losses.get(lane) for losses in done for lane in self._lanes]
@@ -159,11 +182,11 @@ class Stepper:
         self._shard.zero_gradients()
         self._gradients.start()
         self._balance.start()
-        losses = self._executor.train(self._program, Training(forwards, scale, self._taker))
+        losses = self._executor.train(self._program, Training(forwards, scale, self._sink))
         return [float(losses[lane, m]) for lane in self._lanes for m in range(batch.microbatches)]
 
-    def _taker(self, lane: int, microbatch: int) -> GradientSink:
-        return self._gradients.taker(lane, microbatch == self._job.batch.microbatches - 1)
+    def _sink(self, lane: int, microbatch: int) -> GradientSink:
+        return self._gradients.sink(lane, microbatch == self._job.batch.microbatches - 1)
 
     def _gather_gradients(self) -> dict[str, Tensor]:
         """Gradients of everything that this worker owns. A dense tensor that has never had one is

@@ -11,7 +11,7 @@ from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config, materialise
 from dougong.models.cut import cut
 from dougong.models.sites import Site, find_sites
-from dougong.parallel.execute.executor import Cut
+from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import Flight, Forward
 from dougong.parallel.segments.tape import leaf_node
 from tests.families import config_values

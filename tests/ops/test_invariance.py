@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from dougong.job.schema import AdamW
+from dougong.job.optimizers.adamw import AdamW
 from dougong.models.sites import expert_op
 from dougong.ops.experts.base import Block, ExpertOp, Rows
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU

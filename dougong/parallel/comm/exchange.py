@@ -82,6 +82,10 @@ class Exchange:
         self.bytes_sent = dict.fromkeys(MessageKind, 0)
         self._lines = {message: _PeerChannel(self, world, message, link) for message in MessageKind}
 
+    def begin_step(self, step: int) -> None:
+        """What is exchanged from now on belongs to this step."""
+        self.step = step
+
     def expect(self, message: MessageKind, due: Sequence[Expected]) -> None:
         """All exchanges of one kind in this step, in an order that is the same for both ends of
         every letter."""

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError, PeerError
 from dougong.parallel.schedules import operation as schedules
 
@@ -32,7 +33,8 @@ dies."""
 @dataclass(frozen=True)
 class Membership:
     """A worker's place in its world. `islands`: (name, native backend or "gloo", ranks) of every
-    island. `attention`: the ranks that hold dense tensors and exchange their gradients."""
+    island. `attention`: the ranks that hold dense tensors and exchange their gradients. `names`:
+    the workers' names by rank, for errors; `deadlines`: how long to wait for each other."""
 
     rank: int
     size: int
@@ -41,6 +43,8 @@ class Membership:
     islands: tuple[tuple[str, str, tuple[int, ...]], ...]
     device: torch.device
     attention: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    deadlines: Deadlines = DEADLINES
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,11 @@ class World:
         """
         host, port = store_address
         try:
-            store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=2))
+            patience = timedelta(seconds=member.deadlines.rendezvous_s)
+            store = TCPStore(host, port, is_master=False, timeout=patience)
             prefixed = PrefixStore(f"generation-{member.generation}", store)
             dist.init_process_group(
-                "gloo", store=prefixed, rank=member.rank, world_size=member.size, timeout=PATIENCE
+                "gloo", store=prefixed, rank=member.rank, world_size=member.size, timeout=patience
             )
         except (RuntimeError, ValueError) as error:
             raise LaunchError(
@@ -274,6 +279,30 @@ class World:
         if tensor.device.type == "cpu":
             return tensor
         return tensor.cpu() if copy else torch.empty(tensor.shape, dtype=tensor.dtype)
+
+    def gather_bytes(self, payload: bytes, sizes: Sequence[int] | None = None) -> list[bytes]:
+        """Everybody's bytes, by rank. Collective.
+
+        `sizes[r]`: how many bytes rank r has, where everybody knows it; without it they tell each
+        other first, in an exchange of its own.
+        """
+        if sizes is None:
+            length = len(payload).to_bytes(8, "little")
+            lengths = self.gather_bytes(length, [8] * self.size)
+            sizes = [int.from_bytes(length, "little") for length in lengths]
+        assert len(payload) == sizes[self.rank], (
+            f"rank {self.rank} gathers {len(payload)} bytes, {sizes[self.rank]} due"
+        )
+        mine = torch.frombuffer(bytearray(payload or b"."), dtype=torch.uint8)[: len(payload)]
+        parts = {r: torch.empty(size, dtype=torch.uint8) for r, size in enumerate(sizes)}
+        parts[self.rank] = mine
+        peers = {r: t for r, t in parts.items() if r != self.rank}
+        self._post(
+            {r: mine for r in peers if mine.numel()},
+            {r: t for r, t in peers.items() if t.numel()},
+            self._gloo,
+        )
+        return [parts[r].numpy().tobytes() for r in range(self.size)]
 
     def gather(self, values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
         """Everybody's float64 values, by rank; `sizes[r]` says how many rank r has. Collective."""

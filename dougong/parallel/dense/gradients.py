@@ -33,6 +33,9 @@ class DenseGradients:
         lanes: Sequence[int],
         reducer: Reducer,
         buckets: Sequence[Bucket],
+        *,
+        interleaved: bool,
+        tracer: Tracer | None = None,
     ) -> None:
         """`leaves`: the trainable dense tensors' names. Lanes may share one sum
         (`Reducer.sums`)."""
@@ -42,8 +45,8 @@ class DenseGradients:
             name: number for number, bucket in enumerate(buckets) for name in bucket.shapes
         }
         self._expected: list[int] | None = None
-        self.tracer: Tracer | None = None
-        self.interleaved = False
+        self._interleaved = interleaved
+        self._tracer = tracer
         self.start()
 
     def start(self) -> None:
@@ -52,7 +55,7 @@ class DenseGradients:
         self._come = [0] * len(self._buckets)
         self._complete: set[int] = set()
 
-    def taker(self, lane: int, last: bool) -> GradientSink:
+    def sink(self, lane: int, last: bool) -> GradientSink:
         """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step
         follows."""
         sums = self._reducer.sums(lane)
@@ -62,7 +65,7 @@ class DenseGradients:
             name = self._leaves.get(leaf)
             if name is None:
                 raise ModelError(USED_ELSEWHERE)
-            if self.interleaved and name in come:
+            if self._interleaved and name in come:
                 raise ModelError(
                     f"{name} is used in several segments of the model, so that its gradient would depend on the order "
                     "of micro-batches; set pipeline: serial (or colocated, where all workers are `role: both`)"
@@ -108,8 +111,8 @@ class DenseGradients:
             for name in self._buckets[number].shapes:
                 if sums[name].data_ptr() not in self._touched:
                     sums[name].zero_()
-            if self.tracer is not None:
-                self.tracer.sums(lane, {name: sums[name] for name in self._buckets[number].shapes})
+            if self._tracer is not None:
+                self._tracer.sums(lane, {name: sums[name] for name in self._buckets[number].shapes})
         self._complete.add(number)
         if self._lanes:
             self._reducer.complete(number)

@@ -18,29 +18,20 @@ from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.ops.permute import Routing
-from dougong.parallel.comm.exchange import EmulatedLink, Exchange
+from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchHandle, ExpertBatch
+from dougong.parallel.execute.emulate import Emulation, lasting
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.operation import CallKey, Kind, MessageKind, Program
 from dougong.parallel.schedules.serial import serial
+from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
-from dougong.parallel.segments.tape import GraphNode
 from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
 """after_forward(micro-batch, flights by lane, routings by lane of every site), called by all
 attention workers together between a micro-batch's forward and its backward. It may set a flight's
 `extra_loss`."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where the model is cut: its sites in call order, and what the executor must know of them."""
-
-    names: tuple[str, ...]
-    num_experts: int
-    has_identity: bool
-    shared_leaves: frozenset[GraphNode] = frozenset()
 
 
 @dataclass
@@ -59,17 +50,6 @@ class Clock:
             self.exchange_s += time.perf_counter() - begun
 
 
-@dataclass(frozen=True)
-class Emulation:
-    """How long an emulated device takes: seconds for a forward segment of attention (all local
-    lanes), and for each row of experts. A backward takes twice as long; the experts' half of it is
-    for their weights. The rest of the time is slept. `link`: its wire."""
-
-    segment_s: float = 0.0
-    row_s: float = 0.0
-    link: EmulatedLink | None = None
-
-
 @dataclass
 class _MicroBatch:
     """One micro-batch of all local lanes. `asked[site]`: the experts call there, until its
@@ -84,29 +64,35 @@ class _MicroBatch:
 @dataclass(frozen=True)
 class Training:
     """What a step trains on. `forwards(micro-batch)` by local lane; `scale` weighs each loss in the
-    gradient; `hand_out(lane, micro-batch)` receives (leaf node, gradient) as they complete."""
+    gradient; `sink(lane, micro-batch)` receives (leaf node, gradient) as they complete."""
 
     forwards: Callable[[int], Mapping[int, Forward]]
     scale: float
-    hand_out: Callable[[int, int], GradientSink]
+    sink: Callable[[int, int], GradientSink]
 
 
 class Executor:
     """One worker's side of a step: attention, experts, or both."""
 
-    def __init__(
-        self, cut: Cut, dispatcher: Dispatcher, shard: ExpertShard, mail: Exchange, clock: Clock
+    def __init__(  # noqa: PLR0913  (the parts of a step, and who may look on)
+        self,
+        cut: Cut,
+        dispatcher: Dispatcher,
+        shard: ExpertShard,
+        exchange: Exchange,
+        clock: Clock,
+        *,
+        emulation: Emulation | None = None,
+        after_forward: AfterForward | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        self._cut, self._dispatcher, self._shard, self._mail, self._clock = (
-            cut,
-            dispatcher,
-            shard,
-            mail,
-            clock,
-        )
-        self.after_forward: AfterForward = lambda microbatch, flights, routings: None
-        self.tracer: Tracer | None = None
-        self.emulation: Emulation | None = None
+        """`after_forward` (None: nothing) is called between a micro-batch's forward and its
+        backward; `tracer` is shown what a training step computes on its way."""
+        self._cut, self._dispatcher, self._shard = cut, dispatcher, shard
+        self._mail, self._clock = exchange, clock
+        self._after_forward = after_forward
+        self._tracer = tracer
+        self._emulation = emulation or Emulation()
         self._waves: dict[int, _MicroBatch] = {}
         self._served: dict[CallKey, ExpertBatch] = {}
         self._weights_due: dict[CallKey, int] = {}
@@ -169,7 +155,7 @@ class Executor:
 
     def _forward(self, segment: int, microbatch: int) -> None:
         """Run every lane's segment: to the next experts call, or to the loss."""
-        with self._emulated(lambda e: e.segment_s):
+        with lasting(self._emulation.forward_s()):
             self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + segment)
             if segment == 0:
                 self._start(microbatch)
@@ -186,7 +172,7 @@ class Executor:
             for lane, forward in forwards.items()
         }
         takers = (
-            {lane: training.hand_out(lane, microbatch) for lane in flights}
+            {lane: training.sink(lane, microbatch) for lane in flights}
             if training is not None
             else {}
         )
@@ -197,8 +183,8 @@ class Executor:
     def _resume(self, site: int, microbatch: int) -> None:
         wave = self._waves[microbatch]
         sent = wave.asked[site] if self._training is not None else wave.asked.pop(site)
-        if self.tracer is not None and self._training is not None:
-            self.tracer.forward((site, microbatch), sent.calls, sent.routings, sent.answers)
+        if self._tracer is not None and self._training is not None:
+            self._tracer.forward((site, microbatch), sent.calls, sent.routings, sent.answers)
         for lane, flight in wave.flights.items():
             flight.resume(sent.combined.pop(lane))
 
@@ -209,8 +195,8 @@ class Executor:
                 raise ModelError(
                     f"the model called its experts more than {len(self._cut.names)} times in one forward"
                 )
-        if self._training is not None:
-            self.after_forward(
+        if self._training is not None and self._after_forward is not None:
+            self._after_forward(
                 microbatch, wave.flights, [wave.asked[site].routings for site in sorted(wave.asked)]
             )
 
@@ -228,7 +214,7 @@ class Executor:
     def _backward(self, segment: int, microbatch: int) -> None:
         """Walk back every lane's segment: to the experts call before it, or to the beginning."""
         wave = self._waves[microbatch]
-        with self._emulated(lambda e: 2 * e.segment_s):
+        with lasting(self._emulation.backward_s()):
             self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + segment)
             if segment == len(self._cut.names):
                 self._begin_backward(microbatch, wave)
@@ -246,8 +232,8 @@ class Executor:
             lane: flight.begin_backward(self._training.scale)
             for lane, flight in wave.flights.items()
         }
-        if self.tracer is not None:
-            self.tracer.losses(microbatch, len(self._cut.names), losses)
+        if self._tracer is not None:
+            self._tracer.losses(microbatch, len(self._cut.names), losses)
         self._losses |= {(lane, microbatch): loss for lane, loss in losses.items()}
 
     def _send_answer_gradients(self, site: int, microbatch: int) -> None:
@@ -261,9 +247,9 @@ class Executor:
             letters = self._mail.receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
         sent = wave.asked.pop(site)
         gradients = self._dispatcher.take_row_gradients(sent, letters)
-        if self.tracer is not None:
+        if self._tracer is not None:
             traced = {lane: (dout, sent.dweights[lane]) for lane, dout in sent.douts.items()}
-            self.tracer.backward((site, microbatch), traced, sent.routings, sent.drows)
+            self._tracer.backward((site, microbatch), traced, sent.routings, sent.drows)
         for lane, (dhidden, dweights) in gradients.items():
             wave.flights[lane].take_back(sent.calls[lane], dhidden, dweights)
 
@@ -276,7 +262,7 @@ class Executor:
 
     def _experts_forward(self, site: int, microbatch: int) -> None:
         served = self._served[site, microbatch]
-        with self._emulated(lambda e: e.row_s * len(served.rows)):
+        with lasting(self._emulation.experts_s(len(served.rows))):
             self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + site)
             keep = self._training is not None
             served.answers = self._shard.forward(
@@ -294,27 +280,19 @@ class Executor:
 
     def _experts_backward(self, site: int, microbatch: int) -> None:
         served = self._served[site, microbatch]
-        with self._emulated(lambda e: e.row_s * len(served.rows)):
+        with lasting(self._emulation.experts_s(len(served.rows))):
             self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + site)
             served.drows = self._shard.backward((site, microbatch), served.danswers)
         self._weights_due[site, microbatch] = len(served.rows)
 
     def _weight_gradients(self, site: int, microbatch: int) -> None:
         num_rows = self._weights_due.pop((site, microbatch))
-        with self._emulated(lambda e: e.row_s * num_rows):
+        with lasting(self._emulation.experts_s(num_rows)):
             self._shard.add_weights((site, microbatch))
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
         letters = self._dispatcher.row_gradients(self._served.pop((site, microbatch)))
         self._mail.send(MessageKind.ROW_GRADIENTS, (site, microbatch), letters)
-
-    @contextmanager
-    def _emulated(self, seconds: Callable[[Emulation], float]) -> Iterator[None]:
-        """Take at least as long as the emulated device would, asleep."""
-        begun = time.perf_counter()
-        yield
-        if self.emulation is not None:
-            time.sleep(max(0.0, seconds(self.emulation) - (time.perf_counter() - begun)))
 
     def _call(self, flight: Flight, site: int) -> ExpertsCall:
         name = self._cut.names[site]

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import itertools
 
-from dougong.parallel.schedules.operation import Operation, Role, backward, forward
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation, backward, forward
 from dougong.parallel.schedules.order import lay_out
 
 NUM_STAGES = 4

@@ -10,7 +10,8 @@ rows; the gradients of the experts' weights (W) hide the way back of the rows' g
 from __future__ import annotations
 
 from dougong.errors import PlanError
-from dougong.parallel.schedules.operation import Operation, Role
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation
 from dougong.parallel.schedules.order import lay_out
 from dougong.parallel.schedules.serial import one_after_the_other
 

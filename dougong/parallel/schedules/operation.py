@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-Role = Literal["attention", "experts", "both"]
+from dougong.parallel.plan import Role
 
 CallKey = tuple[int, int]
 """One experts call of a step: (site, micro-batch)."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dougong.parallel.plan import Role
 from dougong.parallel.schedules.operation import (
     Kind,
     MessageKind,
     Operation,
-    Role,
     backward,
     forward,
     receive,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dougong.errors import PlanError
+from dougong.parallel.plan import Role
 from dougong.parallel.schedules.af_pipe import af_pipe
 from dougong.parallel.schedules.colocated import colocated
-from dougong.parallel.schedules.operation import Program, Role, ScheduleFunction
+from dougong.parallel.schedules.operation import Program, ScheduleFunction
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.schedules.zebra import zebra
 

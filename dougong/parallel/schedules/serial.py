@@ -10,7 +10,8 @@ weights (W) included, before which nothing is sent.
 
 from __future__ import annotations
 
-from dougong.parallel.schedules.operation import Operation, Role, backward, forward
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation, backward, forward
 from dougong.parallel.schedules.order import lay_out
 
 

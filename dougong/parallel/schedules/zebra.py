@@ -19,7 +19,8 @@ wait less at the turn-around.
 
 from __future__ import annotations
 
-from dougong.parallel.schedules.operation import Operation, Role, backward, forward
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Operation, backward, forward
 from dougong.parallel.schedules.order import lay_out
 
 

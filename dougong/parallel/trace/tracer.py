@@ -22,8 +22,15 @@ class Tracer:
     """The trace of one worker's lanes in one step: `found[place]` is the checksum of the value
     there."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int) -> None:
+        """Records while this step runs; what is shown to it in other steps is passed over."""
+        self._step = step
+        self.active = False
         self.found: dict[TraceKey, int] = {}
+
+    def begin_step(self, step: int) -> None:
+        """What is shown from now on belongs to this step."""
+        self.active = step == self._step
 
     def forward(
         self,
@@ -34,6 +41,8 @@ class Tracer:
     ) -> None:
         """An experts call of every lane: what the model asked for, and what the experts answered
         [R, H]."""
+        if not self.active:
+            return
         site, microbatch = key
         for lane, call in calls.items():
             asked = {"hidden": call.hidden, "choice": call.index, "weights": call.weights}
@@ -51,6 +60,8 @@ class Tracer:
 
     def losses(self, microbatch: int, num_sites: int, losses: Mapping[int, Tensor]) -> None:
         """The loss of every lane."""
+        if not self.active:
+            return
         self._take(
             {
                 TraceKey(lane, microbatch, FORWARD, num_sites, "loss"): loss
@@ -67,6 +78,8 @@ class Tracer:
     ) -> None:
         """An experts call's backward: `gradients[lane]` of its combined answer and of the router's
         weights, and what the experts gave back for their rows [R, H]."""
+        if not self.active:
+            return
         site, microbatch = key
         for lane, (danswer, dweights) in gradients.items():
             values = {
@@ -81,6 +94,8 @@ class Tracer:
 
     def sums(self, lane: int, gradients: Mapping[str, Tensor]) -> None:
         """A lane's gradients of the dense tensors, before they meet other lanes'."""
+        if not self.active:
+            return
         self._take(
             {
                 TraceKey(lane, WHOLE_STEP, SUMS, WHOLE_STEP, "leaf", name): g

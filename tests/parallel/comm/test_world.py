@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.parallel.comm.world import Membership, World
 from dougong.parallel.plan import Plan
@@ -105,8 +105,16 @@ def test_values_of_another_number_than_announced_are_our_mistake() -> None:
 
 def join_too_few(world: World, plan: Plan, port: int) -> str:
     """Join a world of two whose other worker never comes."""
-    world.PATIENCE = timedelta(seconds=1)  # this process ends with the task
-    member = Membership(0, 2, 5, "east", (("east", "gloo", (0, 1)),), torch.device("cpu"), (0, 1))
+    member = Membership(
+        0,
+        2,
+        5,
+        "east",
+        (("east", "gloo", (0, 1)),),
+        torch.device("cpu"),
+        (0, 1),
+        deadlines=Deadlines(rendezvous_s=1.0),
+    )
     with pytest.raises(LaunchError) as caught:
         World.join(member, ("127.0.0.1", port))
     return str(caught.value)

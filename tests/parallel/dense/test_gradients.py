@@ -22,7 +22,7 @@ LANES = 2
 class Bench:
     """One worker with two lanes and three tensors, each in a bucket of its own: third, second, first."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, interleaved: bool = False) -> None:
         monkeypatch.setattr(buckets, "MESSAGE_BYTES", 1)
         plan = plan_of("B", LANES, shapes=SHAPES)
         self.tensors = {n: torch.zeros(4, requires_grad=True) for n in NAMES}
@@ -38,10 +38,10 @@ class Bench:
 
         self.reducer.complete = watched  # type: ignore[method-assign]
         leaves = {leaf_node(t): n for n, t in self.tensors.items()}
-        self.gradients = DenseGradients(leaves, range(LANES), self.reducer, flat.buckets)
+        self.gradients = DenseGradients(leaves, range(LANES), self.reducer, flat.buckets, interleaved=interleaved)
 
     def take(self, lane: int, name: str, value: float, last: bool = True) -> None:
-        self.gradients.taker(lane, last)(leaf_node(self.tensors[name]), torch.full((4,), value))
+        self.gradients.sink(lane, last)(leaf_node(self.tensors[name]), torch.full((4,), value))
 
     def step(self, *names: str) -> dict[str, Tensor]:
         self.gradients.start()
@@ -96,7 +96,7 @@ def test_a_gradient_after_its_bucket_has_left_is_refused(bench: Bench) -> None:
 
 def test_a_tensor_that_is_no_dense_one_is_an_experts(bench: Bench) -> None:
     with pytest.raises(ModelError, match="uses its experts' weights outside"):
-        bench.gradients.taker(0, True)(leaf_node(torch.zeros(1, requires_grad=True)), torch.zeros(1))
+        bench.gradients.sink(0, True)(leaf_node(torch.zeros(1, requires_grad=True)), torch.zeros(1))
 
 
 def test_micro_batches_are_added_in_order(bench: Bench) -> None:
@@ -110,14 +110,17 @@ def test_micro_batches_are_added_in_order(bench: Bench) -> None:
     assert torch.equal(total, (chain + chain).expand(4))
 
 
-def test_a_tensor_of_several_segments_is_refused_where_micro_batches_overtake_each_other(bench: Bench) -> None:
+def test_a_tensor_of_several_segments_is_refused_where_micro_batches_overtake_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its gradients would be added in the order of the schedule."""
-    taker = bench.gradients.taker(0, False)
-    leaf = leaf_node(bench.tensors["first"])
-    taker(leaf, torch.ones(4))
-    taker(leaf, torch.ones(4))  # one after the other, their order is that of the model
-    bench.gradients.interleaved = True
-    taker = bench.gradients.taker(1, False)
-    taker(leaf, torch.ones(4))
+    in_order, overtaking = Bench(monkeypatch), Bench(monkeypatch, interleaved=True)
+    sink = in_order.gradients.sink(0, False)
+    leaf = leaf_node(in_order.tensors["first"])
+    sink(leaf, torch.ones(4))
+    sink(leaf, torch.ones(4))  # one after the other, their order is that of the model
+    sink = overtaking.gradients.sink(0, False)
+    leaf = leaf_node(overtaking.tensors["first"])
+    sink(leaf, torch.ones(4))
     with pytest.raises(ModelError, match="first is used in several segments .* set pipeline: serial"):
-        taker(leaf, torch.ones(4))
+        sink(leaf, torch.ones(4))

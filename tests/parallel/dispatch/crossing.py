@@ -21,8 +21,8 @@ from dougong.ops.permute import (
     weigh_rows,
     weights_backward,
 )
+from dougong.parallel.dispatch import crossing as ops
 from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, plan_crossing
-from dougong.parallel.dispatch.dispatcher import crossing as ops
 from torch import Tensor
 
 H = 5

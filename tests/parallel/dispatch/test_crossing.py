@@ -11,8 +11,8 @@ import pytest
 import torch
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import make_routing, permute_rows
+from dougong.parallel.dispatch import crossing as ops
 from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, Widths, bytes_of, plan_crossing
-from dougong.parallel.dispatch.dispatcher import crossing as ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.parallel.dispatch.crossing import H, Problem, Site, differing, make_problem, on_one_worker

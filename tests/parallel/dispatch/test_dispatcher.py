@@ -18,8 +18,8 @@ from dougong.parallel.comm.exchange import Exchange, TensorMessage
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Combine
 from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec, ExpertBatch
-from dougong.parallel.plan import Plan
-from dougong.parallel.schedules.operation import Kind, MessageKind, Operation, Role
+from dougong.parallel.plan import Plan, Role
+from dougong.parallel.schedules.operation import Kind, MessageKind, Operation
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.flight import ExpertsCall
 from hypothesis import given, settings
@@ -199,7 +199,7 @@ def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
     wrong = world.rank == 0
     if difference == "generation" and wrong:
         world.member = replace(world.member, generation=world.member.generation + 1)
-    office.mail.step = 8 if difference == "step" and wrong else 7
+    office.mail.begin_step(8 if difference == "step" and wrong else 7)
     key = (2 if difference == "site" and wrong else 1, 4 if difference == "microbatch" and wrong else 3)
     operations = [Operation(o.kind, *key) for o in office.program]
     office.mail.expect(MessageKind.ROWS, office.dispatcher.due(MessageKind.ROWS, operations))

@@ -11,10 +11,11 @@ from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
 from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
-from dougong.parallel.execute.executor import Clock, Cut, Executor, Training
+from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.colocated import colocated
 from dougong.parallel.schedules.operation import Program
+from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import Forward, pause_at_experts
 from dougong.parallel.segments.tape import GraphNode, leaf_node
 from tests.parallel.workers import plan_of

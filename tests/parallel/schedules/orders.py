@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dougong.parallel.schedules.operation import Kind, Operation, Program, Role, backward, forward
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Kind, Operation, Program, backward, forward
 from dougong.parallel.schedules.order import lay_out
 from hypothesis import strategies as st
 

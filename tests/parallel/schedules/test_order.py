@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from dougong.parallel.plan import Role
 from dougong.parallel.schedules.check import check
-from dougong.parallel.schedules.operation import Kind, MessageKind, Program, Role, send
+from dougong.parallel.schedules.operation import Kind, MessageKind, Program, send
 from dougong.parallel.schedules.order import lay_out
 from dougong.parallel.schedules.registry import SCHEDULES, make_programs
 from dougong.parallel.schedules.zebra import zebra

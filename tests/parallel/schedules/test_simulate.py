@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from dougong.parallel.schedules.operation import Kind, Operation, Program, Role
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import Kind, Operation, Program
 from dougong.parallel.schedules.registry import make_programs
 from dougong.parallel.schedules.simulate import Cost, Durations, Timeline, simulate
 from hypothesis import given, settings

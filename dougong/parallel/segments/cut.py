@@ -1,0 +1,35 @@
+"""Where a model is cut into segments, as the side that runs the segments must know it.
+
+`models.cut` makes a `Cut`; flights and the executor read it. It stands here, in the lowest room that
+reads it, since the model's side may know of segments, but segments know no models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dougong.parallel.segments.tape import GraphNode
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model's sites (experts calls) in the order of their calls; between them lie its segments.
+
+    `names`: what the model calls its experts modules, by site. `has_identity`: some experts return
+    the token itself. `shared_leaves`: parameters with more than one name (tied weights), whose
+    gradients come from several places of the graph.
+    """
+
+    names: tuple[str, ...]
+    num_experts: int
+    has_identity: bool
+    shared_leaves: frozenset[GraphNode] = frozenset()
+
+    @property
+    def num_sites(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_segments(self) -> int:
+        """One more than sites: the last segment ends in the loss."""
+        return len(self.names) + 1
