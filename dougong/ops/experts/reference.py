@@ -55,7 +55,9 @@ class ByBlock:
         for block, of_block in _taken(saved):
             dy_NH, dx_NH = dy_RH[block.span], dx_RH[block.span]
             rest.append(
-                self.one.backward(dy_NH, of_block, tensors[block.expert], grads[block.expert], dx_NH)
+                self.one.backward(
+                    dy_NH, of_block, tensors[block.expert], grads[block.expert], dx_NH
+                )
             )
         return partial(_add_each, rest)
 
@@ -101,9 +103,7 @@ class ByTile:
         rest = []
         for expert, tile, of_tile in _taken(kept):
             dy_NH, dx_NH = dy_MH[tile], dx_MH[tile]
-            rest.append(
-                self.one.backward(dy_NH, of_tile, tensors[expert], grads[expert], dx_NH)
-            )
+            rest.append(self.one.backward(dy_NH, of_tile, tensors[expert], grads[expert], dx_NH))
         tiling.unpad(dx_MH, dx_RH)
         return partial(_add_each, rest)
 
