@@ -87,7 +87,7 @@ def worker(rank: int, workers: int, port: int, pipe: Any, roles: str, jobs: dict
         rig = rigs[name]
         world.barrier()
         begun = time.perf_counter()
-        rig.stepper._forward_backward(rig.forwards(step))
+        rig.stepper.forward_backward(step, rig.forwards(step))
         world.barrier()
         pipe.send(time.perf_counter() - begun)
     world.leave()
@@ -128,14 +128,14 @@ def overhead(options: argparse.Namespace) -> None:
     job = job_of(Setting(8, 4, 1.0, 1.0, 0.0), "colocated", 1)
     islands = [{"name": "east", "accelerator": "cpu"}]
     rig = make_rig(Job.model_validate({**job.model_dump(), "islands": islands}))
-    executor, seconds = rig.stepper._executor, []
+    executor, seconds = rig.stepper.parts.executor, []
     for kind, run in list(executor._run.items()):
         if not kind.computes:
             executor._run[kind] = _timed(run, seconds)
     for step in range(1, options.rounds + 2):
         if step == 2:
             seconds.clear()
-        rig.stepper._forward_backward(rig.forwards(step))
+        rig.stepper.forward_backward(step, rig.forwards(step))
     tell("sending or receiving a letter to oneself, microseconds", [1e6 * s for s in seconds])
 
 

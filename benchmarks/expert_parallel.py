@@ -106,7 +106,7 @@ def normalising_job(size: str) -> Job:
 
 def our_step(job: Job, plan: Any, world: World) -> Step:
     rig = make_rig(job, plan, world)
-    return lambda number: rig.stepper.run(number, rig.forwards(number), False).loss
+    return lambda number: rig.stepper.run(number, rig.forwards(number)).loss
 
 
 def one_round(step: Step, first: int, count: int) -> Round:

@@ -81,7 +81,7 @@ def main() -> None:
     plain = plain_step(job, model)
     ours, theirs, ratios = [], [], []
     for step in range(1, options.steps + 3):
-        a = timed(lambda: rig.stepper.run(step, rig.forwards(step), False))  # noqa: B023
+        a = timed(lambda: rig.stepper.run(step, rig.forwards(step)))  # noqa: B023
         b = timed(lambda: plain(step))  # noqa: B023
         if step > 2:  # the first two warm up
             ours.append(a), theirs.append(b), ratios.append(b / a)

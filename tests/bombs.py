@@ -33,14 +33,14 @@ class Bomb:
 
 def train(context: Any) -> None:
     """The worker's entry."""
-    from dougong.training import trainer
+    from dougong.training import session
 
     fuse = context.run_dir.with_suffix(".fuse")
     told = json.loads(fuse.read_text()) if fuse.exists() else {}
     if told.get("worker") == context.worker.name:
         control = Bomb(context.control, fuse, told["step"], told["phase"])
         context = dataclasses.replace(context, control=control)
-    trainer.train(context)
+    session.train(context)
 
 
 def main() -> int:

@@ -10,10 +10,12 @@ import torch
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.comm.world import World
-from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.segments.flight import Forward
-from dougong.training.replica import Replica, ReplicaSpec, build_replica
+from dougong.training.build import StepOptions, build_model, rebuild
+from dougong.training.load_balance import Load
+from dougong.training.replica import Replica
+from dougong.training.state import StartState
 from dougong.training.step import Stepper
 from tests.families import config_values
 from torch import Tensor
@@ -73,13 +75,27 @@ class Rig:
         return Forward(lambda: self.replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
 
     def run(self, steps: int) -> list[float]:
-        return [self.stepper.run(s, self.forwards(s), False).loss for s in range(1, steps + 1)]
+        return [self.stepper.run(s, self.forwards(s)).loss for s in range(1, steps + 1)]
+
+    @property
+    def load(self) -> Load:
+        """That of the newest step's experts."""
+        return self.stepper.parts.balance.load
+
+    def loads(self, steps: int) -> list[Load]:
+        """Those of so many steps from the first on."""
+        loads = []
+        for step in range(1, steps + 1):
+            self.stepper.run(step, self.forwards(step))
+            loads.append(self.load)
+        return loads
 
 
-def make_rig(job: Job, plan: Plan | None = None, world: World | None = None) -> Rig:
+def make_rig(job: Job, plan: Plan | None = None, world: World | None = None, options: StepOptions | None = None) -> Rig:
     """Build one worker's replica and stepper from initial values."""
     torch.set_num_threads(1)
     plan = plan or plan_for(job)
     world = world or World.alone()
-    replica = build_replica(ReplicaSpec(job, VOCAB, world.member.device), plan, world.rank)
-    return Rig(job, plan, replica, Stepper(job, plan, world, replica, Clock()), world.rank)
+    blueprint = build_model(job, VOCAB, world.member.device)
+    stepper = rebuild(blueprint, plan, world, StartState(), options or StepOptions())
+    return Rig(job, plan, stepper.parts.share.replica, stepper, world.rank)

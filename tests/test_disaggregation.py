@@ -46,10 +46,9 @@ def job_of(case: Case, **changes: Any) -> Job:
 
 def step_of(rig: Rig) -> Found:
     """One step's losses and gradients, before anything is updated."""
-    rig.stepper._forward_backward(rig.forwards(1))
-    losses = {key: float(loss).hex() for key, loss in rig.stepper._executor._losses.items()}
-    gradients = rig.stepper._gather_gradients()
-    return losses, {n: hashlib.blake2b(g.numpy().tobytes()).hexdigest() for n, g in gradients.items()}
+    found = rig.stepper.gradients(1, rig.forwards(1))
+    losses = {key: loss.hex() for key, loss in found.losses.items()}
+    return losses, {n: hashlib.blake2b(g.numpy().tobytes()).hexdigest() for n, g in found.tensors.items()}
 
 
 def steps_of(world: World, plan: Plan, roles: str, cases: list[Case]) -> list[Found]:
@@ -119,7 +118,8 @@ def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict
     job = job_of(("longcat_flash", 2, "zebra"), combine=combine)
     rig = make_rig(job, plan_for(job, roles), world)
     headers: list[Header] = []
-    ask = rig.stepper._executor._dispatcher.ask
+    parts = rig.stepper.parts
+    ask = parts.share.dispatcher.ask
 
     def watched(*arguments: object) -> object:
         sent = ask(*arguments)  # type: ignore[arg-type]
@@ -127,11 +127,11 @@ def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict
         headers.extend(parcels.headers[i] for parcels in sent.parcels.values() for i in others)
         return sent
 
-    rig.stepper._executor._dispatcher.ask = watched  # type: ignore[method-assign, assignment]
-    rig.stepper._forward_backward(rig.forwards(1))
-    hidden = int(rig.replica.config.hidden_size)
+    parts.share.dispatcher.ask = watched  # type: ignore[method-assign, assignment]
+    rig.stepper.forward_backward(1, rig.forwards(1))
+    hidden = int(parts.share.blueprint.config.hidden_size)
     widths = Widths(hidden, DTYPES[job.precision], DTYPES[job.precision])
-    sent = {message.name: count for message, count in rig.stepper._mail.bytes_sent.items()}
+    sent = {message.name: count for message, count in parts.exchange.bytes_sent.items()}
     return sent, [bytes_of(header, widths, combine) for header in headers]  # type: ignore[arg-type]
 
 
@@ -144,8 +144,8 @@ def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
     total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
     assert sent == {
         "ROWS": total.header + total.forward,
-        "ANSWERS": total.answers,
-        "ANSWER_GRADIENTS": total.backward,
+        "OUTPUTS": total.answers,
+        "OUTPUT_GRADIENTS": total.backward,
         "ROW_GRADIENTS": total.gradients,
     }
     assert all(sent.values())

@@ -69,6 +69,6 @@ def environment_lines(job: Job) -> Iterator[str]:
     is left alone."""
     for island in job.islands:
         accelerator = get_accelerator(island.accelerator)
-        found = accelerator.worker_environment(island.threads, job.determinism != "off")
+        found = accelerator.worker_environment(island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
         yield f"{island.name}: workers run with {' '.join(words)}"

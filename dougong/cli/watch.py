@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -14,8 +13,8 @@ from dougong.cli.tables import plain_table, print_table
 from dougong.errors import LaunchError
 from dougong.launcher.client import LogReader, follow, read_status
 from dougong.launcher.client import stop as stop_run
-from dougong.parallel.plan import read_experts
 from dougong.records.directory import RunDir
+from dougong.records.status import RunStatus
 from dougong.ui.formatting import ranges, site_experts
 
 
@@ -28,10 +27,10 @@ def status(
     """
     found = read_status(RunDir.open(run_dir))
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(found.to_json(), indent=1))
         return
     typer.echo(headline(found))
-    if found["workers"]:
+    if found.workers:
         print_table(workers_table(found))
 
 
@@ -80,35 +79,27 @@ def stop(
     Example: dougong stop runs/quickstart-20260101-120000
     """
     final = stop_run(RunDir.open(run_dir), now, timeout)
-    typer.echo(f"{final['state'].lower()} at step {final['step']} of {final['steps']}")
+    typer.echo(f"{final.state.lower()} at step {final.step} of {final.steps}")
 
 
-def headline(status: Mapping[str, Any]) -> str:
+def headline(status: RunStatus) -> str:
     """A run's status in one line."""
-    state = status["state"].lower()
-    progress = f"step {status['step']} of {status['steps']}"
-    return f"{status['job']}: {state}, {progress}, generation {status['generation']}"
+    progress = f"{status.state.lower()}, step {status.step} of {status.steps}"
+    return f"{status.job}: {progress}, generation {status.generation}"
 
 
-def workers_table(status: Mapping[str, Any]) -> Table:
+def workers_table(status: RunStatus) -> Table:
     """One row for each worker of a run's status."""
     table = plain_table("worker", "host", "pid", "device", "role", "lanes", "experts", "now")
-    for worker in status["workers"]:
+    for worker in status.workers:
         table.add_row(
-            worker["name"],
-            worker["host"],
-            str(worker["pid"] or "-"),
-            worker["device"],
-            worker["role"],
-            ranges(worker["lanes"]) or "-",
-            _experts(worker) or "-",
-            f"{worker['phase']} of step {worker['step']}" if worker["alive"] else "ended",
+            worker.name,
+            worker.host,
+            str(worker.pid or "-"),
+            worker.device,
+            worker.role,
+            ranges(worker.lanes) or "-",
+            site_experts(worker.experts) or "-",
+            f"{worker.phase} of step {worker.step}" if worker.alive else "ended",
         )
     return table
-
-
-def _experts(worker: Mapping[str, Any]) -> str:
-    experts = worker["experts"]
-    if isinstance(experts, str):  # written by an older version, as text
-        experts = read_experts(experts)
-    return site_experts(experts)

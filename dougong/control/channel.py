@@ -232,7 +232,8 @@ def connect(
         raise LaunchError(
             f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
         ) from error
-    channel = Channel(_tuned(sock), "the controller", deadlines, MAX_HELLO_BYTES)
+    # Frames of full size from the start: a long message may come right behind the welcome.
+    channel = Channel(_tuned(sock), "the controller", deadlines)
     nonce = secrets.token_hex(16)
     try:
         challenge = _await(Challenge, channel, timeout_s, limit)
@@ -245,7 +246,6 @@ def connect(
             f"{place}: refused this connection: {error}; the run may have ended, or be another"
         ) from error
     channel.peer = place
-    channel.trust()
     return channel
 
 

@@ -314,3 +314,19 @@ class Job(Section):
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
     drill: tuple[Drill, ...] = physical((), "faults to rehearse")
+
+    @property
+    def is_layout_free(self) -> bool:
+        """Whether the job promises the same bits on any plan: sums have an order of their own."""
+        return self.determinism == "layout"
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the job promises the same bits on the same plan, at least."""
+        return self.determinism != "off"
+
+    @property
+    def needs_exact_kernels(self) -> bool:
+        """Whether other bits of a kernel are a reason to stop: the job promises them on any plan,
+        and nobody has taken the promise back."""
+        return self.is_layout_free and self.numerics == "exact"

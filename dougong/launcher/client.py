@@ -15,29 +15,21 @@ from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
+from dougong.records.status import RunStatus
 
-FINAL = ("FINISHED", "STOPPED", "FAILED")
 LOST = "LOST"
-_NOTHING_YET = {
-    "job": "",
-    "state": "STARTING",
-    "generation": 0,
-    "step": 0,
-    "steps": 0,
-    "workers": [],
-}
 
 
-def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> dict[str, Any]:
+def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> RunStatus:
     """status.json, with state LOST when the controller is gone and left no final state."""
-    status = run_dir.read_status() or dict(_NOTHING_YET)
-    if status["state"] in FINAL or is_alive(run_dir, deadlines):
+    status = run_dir.read_status() or RunStatus()
+    if status.has_ended or is_alive(run_dir, deadlines):
         return status
-    status = run_dir.read_status() or status  # it may have ended between the two looks
-    if status["state"] in FINAL:
-        return status
-    workers = [{**worker, "alive": False} for worker in status["workers"]]
-    return {**status, "state": LOST, "workers": workers}
+    settled = run_dir.read_status() or status  # it may have ended between the two looks
+    if settled.has_ended:
+        return settled
+    dead = tuple(worker.model_copy(update={"alive": False}) for worker in settled.workers)
+    return settled.model_copy(update={"state": LOST, "workers": dead})
 
 
 def is_alive(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> bool:
@@ -85,29 +77,26 @@ def ask_controller(
 
 def stop(
     run_dir: RunDir, now: bool, timeout_s: float, deadlines: Deadlines = DEADLINES
-) -> dict[str, Any]:
+) -> RunStatus:
     """Ask a run to stop, wait until it has, return its final status; at once when it has ended
     already.
 
     LaunchError at the deadline: it may come yet.
     """
     ended = run_dir.read_status()
-    if run_dir.read_controller() is None and _is_final(ended):
-        return read_status(run_dir, deadlines)
+    if run_dir.read_controller() is None and ended is not None and ended.has_ended:
+        return ended
     ask_controller(run_dir, StopRun(now), deadlines)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if _is_final(run_dir.read_status()) or run_dir.read_controller() is None:
+        status = run_dir.read_status()
+        if (status is not None and status.has_ended) or run_dir.read_controller() is None:
             return read_status(run_dir, deadlines)
         time.sleep(deadlines.poll_every_s)
     raise LaunchError(
         f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still ends its step, or use "
         "`dougong stop --now`"
     )
-
-
-def _is_final(status: Mapping[str, Any] | None) -> bool:
-    return status is not None and status["state"] in FINAL
 
 
 def _is_out_of_reach(known: Mapping[str, Any]) -> bool:
@@ -178,7 +167,8 @@ def follow(
     """Write lines as they come until the run has ended."""
     ended = False
     while not ended:
-        ended = read_status(reader.run_dir, deadlines)["state"] in (*FINAL, LOST)
+        status = read_status(reader.run_dir, deadlines)
+        ended = status.has_ended or status.state == LOST
         for worker, line in reader.next_lines(last=ended):
             write(worker, line)
         if not ended:

@@ -80,14 +80,6 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     return _run(after.job, run_dir, options, resume_point)
 
 
-def control(
-    config: ControllerConfig, inbox: Inbox, backend: Backend, recorder: Recorder
-) -> Outcome:
-    """One run from its first process to its last, with this process's signals as its own."""
-    with signals_into(inbox):
-        return Controller(config, inbox, backend, recorder).run()
-
-
 def take_over(run_dir: RunDir) -> ResumePoint:
     """What the run's record says of its earlier life. `step`: of the newest committed
     checkpoint."""
@@ -126,11 +118,13 @@ def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint)
         resume_point=resume_point,
         deadlines=deadlines,
     )
-    with make_view(Console(), job.job, job.steps) as view:
+    inbox = Inbox()
+    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
+    with make_view(Console(), job.job, job.steps) as view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
         recorder.record(_created(job, resume_point))
         backend = _backend(run_dir, options, deadlines)
-        outcome = control(config, Inbox(), backend, recorder)
+        outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)

@@ -73,7 +73,9 @@ def normal(shape: Sequence[int], seed: int, name: str, std: float = 1.0) -> npt.
     scale = std / _EIGHT_VARIANCE**0.5
 
     def values(source: Stream, start: int, count: int) -> npt.NDArray[np.float64]:
-        return _eights(source, start, count) * scale
+        sums = _eights(source, start, count)
+        sums *= scale
+        return sums
 
     return _fill(shape, stream(seed, "normal", name), values)
 

@@ -1,19 +1,17 @@
-"""One run's directory: the only module that spells its paths. The controller is its only writer
-(logs, checkpoint data and the ledger apart), so a line is appended by one `write` and a file is
-replaced by one `rename`.
+"""One run's directory: the only module that spells its paths, and what can be done with it.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
         logs/<generation>/<island>/<index>.log   checkpoints/   ledger/   tensorboard/
+
+The controller is its only writer (logs, checkpoint data and the ledger apart).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,10 @@ from pydantic import ValidationError
 from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
-
-MetricsRow = dict[str, Any]
-
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+from dougong.records.files import replace_file
+from dougong.records.jsonl import JsonLines, decode_numbers, dumps
+from dougong.records.metrics import MetricsRow, live_rows
+from dougong.records.status import RunStatus
 
 
 def _utc_now() -> datetime:
@@ -34,8 +32,8 @@ def _utc_now() -> datetime:
 
 
 class RunDir:
-    """Paths, atomic writers and forgiving readers of one run. The clocks are passed in for
-    tests."""
+    """Paths, writers and readers of one run. Readers meet a run that has not come so far, or whose
+    controller was killed at any byte; the clocks are passed in for tests."""
 
     def __init__(
         self,
@@ -46,8 +44,8 @@ class RunDir:
         self.path = Path(path)
         self._monotonic = monotonic
         self._now = now
-        self._lock = threading.Lock()
-        self._repaired: set[Path] = set()
+        self._metrics = JsonLines(self.metrics_file)
+        self._events = JsonLines(self.events_file)
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
@@ -61,15 +59,13 @@ class RunDir:
                 f"{run.path}: a file is in the way; pass another --run-dir"
             ) from error
         taken = [p.name for p in (run.job_file, run.metrics_file, run.checkpoints) if p.exists()]
-        try:
-            if taken:
-                raise FileExistsError(taken[0])
-            os.close(os.open(run.events_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        except FileExistsError as error:
+        if not taken and not _create_file(run.events_file):
+            taken = [run.events_file.name]
+        if taken:
             raise LaunchError(
-                f"{run.path}: holds a run already ({', '.join(taken) or run.events_file.name}); "
+                f"{run.path}: holds a run already ({', '.join(taken)}); "
                 f"go on with it by `dougong resume {run.path}`, or pass another --run-dir"
-            ) from error
+            )
         run.checkpoints.mkdir()
         return run
 
@@ -148,15 +144,14 @@ class RunDir:
             generation, island, name = path.relative_to(self.logs).parts
             index = name.removesuffix(".log")
             if generation.isdecimal() and index.isdecimal():
-                found[(int(generation), island, int(index))] = path
-        return {
-            (g, f"{island}/{index}"): path for (g, island, index), path in sorted(found.items())
-        }
+                found[int(generation), island, int(index)] = path
+        # Sorted by number: worker 10 comes after worker 9.
+        in_order = sorted(found.items())
+        return {(number, f"{island}/{i}"): path for (number, island, i), path in in_order}
 
     def append_metrics(self, row: MetricsRow) -> None:
-        """One step's row. Numbers that JSON has no word for are written as "NaN", "Infinity",
-        "-Infinity"."""
-        self._append(self.metrics_file, row)
+        """One step's row."""
+        self._metrics.append(row)
 
     def append_event(self, event: Event) -> Event:
         """Write one event, stamped with both clocks, and hand it back so."""
@@ -166,28 +161,28 @@ class RunDir:
             "wall": wall.replace("+00:00", "Z"),
         }
         stamped = event.model_copy(update=clocks)
-        self._append(self.events_file, to_json(stamped))
+        self._events.append(to_json(stamped))
         return stamped
 
-    def write_status(self, status: dict[str, Any]) -> None:
-        """Replace status.json; a reader sees the old one or the new one, never half."""
-        _replace(self.status_file, _dumps(status) + "\n")
+    def write_status(self, status: RunStatus) -> None:
+        """Replace status.json."""
+        self._replace(self.status_file, dumps(status.to_json()) + "\n")
 
     def write_plan(self, text: str) -> None:
         """Replace plan.json, durably."""
-        _replace(self.plan_file, text, durable=True)
+        self._replace(self.plan_file, text, durable=True)
 
     def write_job(self, text: str) -> None:
         """Replace job.yaml, durably."""
-        _replace(self.job_file, text, durable=True)
+        self._replace(self.job_file, text, durable=True)
 
     def write_report(self, text: str) -> None:
         """Replace report.html; the old page stays until the new one is whole."""
-        _replace(self.report_file, text)
+        self._replace(self.report_file, text)
 
     def write_controller(self, address: dict[str, Any]) -> None:
         """How to reach the controller (host, port, pid, token): readable by this user alone."""
-        _replace(self.controller_file, _dumps(address) + "\n", mode=0o600)
+        self._replace(self.controller_file, dumps(address) + "\n", mode=0o600)
 
     def remove_controller(self) -> None:
         """Forget the controller's address when it ends. No error when it is gone already."""
@@ -195,7 +190,7 @@ class RunDir:
 
     def read_metrics(self) -> list[MetricsRow]:
         """All rows in the order written, rewound ones too. A torn last line is left out."""
-        return [_decode_numbers(row) for row in _read_lines(self.metrics_file)]
+        return [decode_numbers(row) for row in self._metrics.read()]
 
     def latest_metrics(self) -> list[MetricsRow]:
         """The rows of the run's present history, one a step: what a later attempt rewound is
@@ -203,15 +198,23 @@ class RunDir:
         return live_rows(self.read_metrics())
 
     def read_events(self) -> list[Event]:
-        """All events in the order written. A torn last line is left out."""
-        return [
-            _parse_event(self.events_file, number, fields)
-            for number, fields in enumerate(_read_lines(self.events_file), 1)
-        ]
+        """All events in the order written. A torn last line is left out. LaunchError names a line
+        that is no event of this release."""
+        lines = enumerate(self._events.read(), 1)
+        return [_parse_event(self.events_file, number, fields) for number, fields in lines]
 
-    def read_status(self) -> dict[str, Any] | None:
+    def read_status(self) -> RunStatus | None:
         """status.json, or None when the run has not come so far."""
-        return _read_json(self.status_file)
+        fields = _read_json(self.status_file)
+        if fields is None:
+            return None
+        try:
+            return RunStatus.model_validate(fields)
+        except ValidationError as error:
+            raise LaunchError(
+                f"{self.status_file}: {_first_fault(error)};"
+                " read it with the release of dougong that wrote it"
+            ) from error
 
     def read_controller(self) -> dict[str, Any] | None:
         """controller.json, or None when no controller runs (or none has begun)."""
@@ -226,114 +229,35 @@ class RunDir:
         """The resolved job file's text; empty when the run ended before it was written."""
         return _read_text(self.job_file) or ""
 
-    def _append(self, path: Path, record: dict[str, Any]) -> None:
-        line = (_dumps(record) + "\n").encode()
-        with self._lock:
-            if path not in self._repaired:
-                _drop_torn_tail(path)
-                self._repaired.add(path)
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-                try:
-                    _write_all(fd, line)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                self._repaired.discard(path)  # half a line may stand there now
-                raise LaunchError(
-                    f"{path}: cannot append: {error.strerror}; make room or mend it, then resume"
-                ) from error
+    def _replace(self, path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
+        try:
+            replace_file(path, text, mode, durable)
+        except OSError as error:
+            raise LaunchError(
+                f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
+            ) from error
 
 
-def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> Event:
+def _create_file(path: Path) -> bool:
+    """Whether it was us who made the file: of two claims at once one finds it there."""
     try:
-        return from_json(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "kind"
-        raise LaunchError(
-            f"{path}:{number}: an event of kind {fields.get('kind')!r} that this release cannot read"
-            f" ({place}: {first['msg']}); open the run with the release that wrote it"
-        ) from error
-
-
-def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
-    """Drop what was rewound: a row for step s makes every earlier-written row of a step >= s past
-    history."""
-    live: list[MetricsRow] = []
-    for row in rows:
-        while live and live[-1]["step"] >= row["step"]:
-            live.pop()
-        live.append(row)
-    return live
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    os.close(fd)
+    return True
 
 
 def _guess(path: Path) -> str:
-    inner = [p.parent for p in path.glob("*/events.jsonl")]
+    """Which directory was meant, as the end of a sentence."""
+    inner = [found.parent for found in path.glob("*/events.jsonl")]
     if inner:
-        newest = max(inner, key=lambda p: (p / "events.jsonl").stat().st_mtime)
+        newest = max(inner, key=lambda run: (run / "events.jsonl").stat().st_mtime)
         return f"; did you mean {newest}?"
-    outer = [p for p in path.absolute().parents if (p / "events.jsonl").is_file()]
-    return (
-        f"; did you mean {outer[0]}?"
-        if outer
-        else "; give the directory that `dougong run` printed"
-    )
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(_encode_numbers(value), ensure_ascii=False, allow_nan=False)
-
-
-def _encode_numbers(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _encode_numbers(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode_numbers(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _decode_numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _decode_numbers(item) for key, item in value.items()}
-    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _drop_torn_tail(path: Path) -> None:
-    """Cut what a killed controller left after the last newline, so that the next line starts a
-    line."""
-    try:
-        with path.open("r+b") as file:
-            data = file.read()
-            if data and not data.endswith(b"\n"):
-                file.truncate(data.rfind(b"\n") + 1)
-    except FileNotFoundError:
-        return
-
-
-def _replace(path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        try:
-            _write_all(fd, text.encode())
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise LaunchError(
-            f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
-        ) from error
+    for outer in path.absolute().parents:
+        if (outer / "events.jsonl").is_file():
+            return f"; did you mean {outer}?"
+    return "; give the directory that `dougong run` printed"
 
 
 def _read_text(path: Path) -> str | None:
@@ -354,34 +278,23 @@ def _read_json(path: Path) -> dict[str, Any] | None:
             f"{path}: not JSON ({error}); it is written by dougong alone, restore it"
         ) from error
     if not isinstance(value, dict):
-        raise LaunchError(
-            f"{path}: holds a {type(value).__name__}, not an object; it is written by dougong alone"
-        )
+        found = type(value).__name__
+        raise LaunchError(f"{path}: holds a {found}, not an object; it is written by dougong alone")
     return value
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of JSON objects. Text after the last newline is still being written, or was torn:
-    left out."""
+def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> Event:
     try:
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-    except FileNotFoundError:
-        return []
-    return [
-        _parse(path, number, line)
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1)
-    ]
-
-
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
+        return from_json(fields)
+    except ValidationError as error:
         raise LaunchError(
-            f"{path}:{number}: not JSON ({error}); restore the line or delete it"
+            f"{path}:{number}: not an event of this release: kind {fields.get('kind')!r},"
+            f" {_first_fault(error)}; read the run with the release of dougong that wrote it"
         ) from error
-    if not isinstance(record, dict):
-        raise LaunchError(
-            f"{path}:{number}: holds a {type(record).__name__}, not an object; restore or delete it"
-        )
-    return record
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first thing that does not fit, such as `step: Field required`."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place}: {fault['msg']}" if place else fault["msg"]

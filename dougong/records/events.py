@@ -1,8 +1,8 @@
-"""What happens to a run, as its record says it: one line of `events.jsonl` each, in this order of
-a run's life. Written and read here and nowhere else.
+"""What happens to a run: each event is one line of `events.jsonl`, here in the order of a run's
+life.
 
-Every event has `kind`, `generation`, `monotonic_s` (seconds since the boot of the controller's
-machine) and `wall` (ISO 8601, UTC); the last two are set when it is written.
+The classes are the file's format; nothing else reads or writes it. A line holds the fields of its
+class by their names, but for `failure`, which is `class` there, and `num_bytes`, which is `bytes`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from dougong.records.machine import Machine
+
 
 class RunEvent(BaseModel):
-    """What all events have. A field that this release does not know is kept as it stands."""
+    """What all events have. `monotonic_s`: seconds since the boot of the controller's machine;
+    `wall`: ISO 8601, UTC. Both clocks are set when the event is written.
 
-    model_config = ConfigDict(
-        frozen=True, extra="allow", populate_by_name=True, ser_json_inf_nan="constants"
-    )
+    A field that this release does not know is left out when a line is read.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
     kind: str
     generation: int
@@ -27,12 +31,13 @@ class RunEvent(BaseModel):
 
 
 class RunCreated(RunEvent):
-    """`dougong run` or `resume` has begun. `machine`: `machine.describe_machine()`."""
+    """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
+    controller runs."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
-    machine: dict[str, Any] = {}
+    machine: Machine = Machine()
 
 
 class StateChanged(RunEvent):
@@ -42,42 +47,60 @@ class StateChanged(RunEvent):
     state: str
 
 
+class StartedAgent(BaseModel):
+    """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
+    None where any number of workers fits. `environment`: what it gives to its workers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agent: str = ""
+    island: str
+    node: str
+    pid: int | None = None
+    address: str = ""
+    accelerator: str = ""
+    devices: int | None = None
+    versions: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    ray_node: str | None = None
+
+
 class AgentsStarted(RunEvent):
-    """Agents that have joined: node, island, address, versions, accelerator, devices,
-    environment."""
+    """Agents have joined: all of them at the start, those that were started again later."""
 
     kind: Literal["agents_started"] = "agents_started"
-    agents: tuple[dict[str, Any], ...] = ()
+    agents: tuple[StartedAgent, ...]
 
 
 class ModelInspected(RunEvent):
     """What was found of the model and the data, and the recipe that follows from them."""
 
     kind: Literal["inspected"] = "inspected"
-    family: str = ""
-    parameters: int = 0
+    family: str
+    parameters: int
     tensors: int = 0
     sites: int = 0
-    experts: int = 0
+    experts: int
     data: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
 
 
 class FingerprintsTaken(RunEvent):
-    """Worker -> class of its device's arithmetic; how long that took."""
+    """Every device's arithmetic is known. `classes`: worker -> its class; `seconds`: how long that
+    took."""
 
     kind: Literal["fingerprints"] = "fingerprints"
-    classes: dict[str, str] = {}
-    seconds: float = 0.0
+    classes: dict[str, str]
+    seconds: float
 
 
 class PlanLaid(RunEvent):
     """Numbers of workers, lanes and experts; the variables that each island's workers are given."""
 
     kind: Literal["planned"] = "planned"
-    workers: int = 0
-    lanes: int = 0
-    experts: int = 0
+    workers: int
+    lanes: int
+    experts: int
     environment: dict[str, dict[str, str]] = {}
 
 
@@ -85,7 +108,7 @@ class GenerationStarted(RunEvent):
     """Workers are being forked. `resume`: the checkpoint's name; `step`: the last one done."""
 
     kind: Literal["generation_started"] = "generation_started"
-    workers: tuple[str, ...] = ()
+    workers: tuple[str, ...]
     resume: str | None = None
     step: int = 0
 
@@ -103,16 +126,16 @@ class DrillFired(RunEvent):
     kind: Literal["drill"] = "drill"
     worker: str
     step: int
-    action: str = "kill"
+    action: str
 
 
 class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, `class` in the file."""
+    """The first failure of a generation. `failure`: its class, such as out_of_memory."""
 
     kind: Literal["worker_died"] = "worker_died"
     worker: str
-    failure: str = Field("", validation_alias="class", serialization_alias="class")
-    cause: str = ""
+    failure: str = Field(validation_alias="class", serialization_alias="class")
+    cause: str
 
 
 class FailureDiagnosed(RunEvent):
@@ -120,8 +143,8 @@ class FailureDiagnosed(RunEvent):
 
     kind: Literal["diagnosis"] = "diagnosis"
     worker: str
-    failure: str = Field("", validation_alias="class", serialization_alias="class")
-    cause: str = ""
+    failure: str = Field(validation_alias="class", serialization_alias="class")
+    cause: str
     detail: str = ""
     followed_by: tuple[str, ...] = ()
 
@@ -131,7 +154,7 @@ class RecoveryDecided(RunEvent):
 
     kind: Literal["decision"] = "decision"
     action: str
-    reason: str = ""
+    reason: str
 
 
 class CheckpointStarted(RunEvent):
@@ -146,9 +169,9 @@ class CheckpointCommitted(RunEvent):
 
     kind: Literal["checkpoint_committed"] = "checkpoint_committed"
     step: int
-    directory: str = ""
-    num_bytes: int | None = Field(None, validation_alias="bytes", serialization_alias="bytes")
-    seconds: float | None = None
+    directory: str
+    num_bytes: int = Field(validation_alias="bytes", serialization_alias="bytes")
+    seconds: float
 
 
 class CheckpointRejected(RunEvent):
@@ -156,7 +179,7 @@ class CheckpointRejected(RunEvent):
 
     kind: Literal["checkpoint_rejected"] = "checkpoint_rejected"
     directory: str
-    reason: str = ""
+    reason: str
 
 
 class WarningRaised(RunEvent):
@@ -175,10 +198,11 @@ class StopRequested(RunEvent):
 
 
 class RunEnded(RunEvent):
-    """The run's last event. `cause`, `worker`, `failure`: of a failed run."""
+    """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
+    run, the last two where a worker was the cause."""
 
     kind: Literal["finished", "stopped", "failed"]
-    step: int = 0
+    step: int
     cause: str | None = None
     worker: str | None = None
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
@@ -211,10 +235,10 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """The event as its line of the file holds it: `class` and `bytes` are names there."""
+    """The event as its line holds it."""
     return event.model_dump(mode="json", by_alias=True)
 
 
 def from_json(fields: Mapping[str, Any]) -> Event:
-    """The event of one line. pydantic.ValidationError when it is none of this release."""
+    """The event of one line. pydantic.ValidationError when this release has no such event."""
     return EVENTS.validate_python(fields)

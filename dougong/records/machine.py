@@ -1,5 +1,4 @@
-"""What this machine is, in values that JSON can hold: for the run's record and its report. Imports
-no torch."""
+"""What this machine is: for the run's record and its report. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,28 +6,43 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 PACKAGES = ("dougong", "torch", "transformers", "ray", "pydantic", "safetensors", "numpy")
+"""Those whose versions can change a run's bits."""
 
 
-def describe_machine() -> dict[str, Any]:
-    """host, platform, python, cpu (model name), cores, memory_bytes, versions (package -> version,
-    those installed)."""
-    return {
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "versions": package_versions(),
-    }
+class Machine(BaseModel):
+    """One computer. `cpu`: the model's name; `cores`: logical ones; `versions`: package ->
+    version, those installed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str = ""
+    platform: str = ""
+    python: str = ""
+    cpu: str = ""
+    cores: int | None = None
+    memory_bytes: int | None = None
+    versions: dict[str, str] = {}
+
+
+def describe_machine() -> Machine:
+    """The machine that this process runs on."""
+    return Machine(
+        host=platform.node(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        cpu=_cpu_model(),
+        cores=os.cpu_count(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        versions=package_versions(),
+    )
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages whose skew can change a run's bits, read from their metadata without
-    importing them."""
+    """Versions of `PACKAGES`, read from their metadata without importing them."""
     found = {}
     for name in PACKAGES:
         try:
@@ -39,8 +53,10 @@ def package_versions() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
+    """As the kernel calls it; the names of the line differ by architecture."""
     listing = Path("/proc/cpuinfo")
-    for line in listing.read_text(encoding="utf-8").splitlines() if listing.exists() else ():
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    for line in lines:
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model name", "Hardware"):
             return value.strip()

@@ -19,7 +19,8 @@ from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job, Rates
 from dougong.launcher.run import Options, start_run
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
 from dougong.training.preflight import inspect_only
 
 

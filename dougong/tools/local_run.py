@@ -22,12 +22,13 @@ from dougong.job.load import ResolvedJob
 from dougong.job.schema import Data, Fault, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
+from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
-from dougong.launcher.run import control, take_over
+from dougong.launcher.run import signals_into, take_over
 from dougong.records.directory import RunDir
-from dougong.training.partial_run_request import PartialRun
+from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder
 from dougong.ui.view import make_view
 
@@ -70,10 +71,11 @@ def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
     token = secrets.token_hex(32)
     config = ControllerConfig(job, token, os.getcwd(), options.entries, take_over(run_dir))
     inbox = Inbox()
-    with make_view(Console(quiet=True), job.job, job.steps) as view:
+    with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
         recorder = Recorder(run_dir, view, None)
+        backend = Local(run_dir, config.deadlines)
         with _deadline(inbox, options.timeout_s) as is_late:
-            outcome = control(config, inbox, Local(run_dir, config.deadlines), recorder)
+            outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close("")
     if outcome.error is None and is_late.is_set():
         raise LaunchError(

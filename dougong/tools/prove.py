@@ -11,12 +11,12 @@ from pathlib import Path
 from dougong.errors import JobError
 from dougong.job.schema import Job
 from dougong.records.directory import RunDir
+from dougong.records.partial_run import PartialRun
 from dougong.tools.layouts import Layout
 from dougong.tools.ledger_diff import differences_of_step, first_split
 from dougong.tools.local_run import LocalRunOptions, on_this_machine, run_here
 from dougong.tools.step_record import StepRecord, StepRecords, read_records
 from dougong.tools.trace_diff import retrace
-from dougong.training.partial_run_request import PartialRun
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def shortened(job: Job, steps: int) -> Job:
 
     Raises `JobError` when it promises nothing that could be proved.
     """
-    if job.determinism != "layout":
+    if not job.is_layout_free:
         raise JobError(
             f"determinism: {job.determinism} promises no bits across layouts, so there is "
             "nothing to prove; add -o determinism=layout"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.planner.resume import identity
 from dougong.records.directory import RunDir
+from dougong.records.partial_run import PartialRun, StepTrace
 from dougong.tools.ledger_diff import Runs, differences_of_step, first_split, tensors_of_step
 from dougong.tools.local_run import LocalRunOptions, on_this_machine, run_here
 from dougong.tools.step_record import StepRecord, StepRecords, read_records
-from dougong.training.partial_run_request import PartialRun, StepTrace
 
 COMPUTED_BY_EXPERTS = ("answers", "drows")
 """What a trace's checksums are of, where the experts' workers compute it."""
@@ -86,11 +86,11 @@ def retrace(a: RunDir, b: RunDir, options: LocalRunOptions) -> Retraced:
 
 
 def _refuse_other_layouts(a: RunDir, b: RunDir) -> None:
-    determinism = load_job(a.job_file).job.determinism
-    if determinism == "layout" or _layout(a.read_plan()) == _layout(b.read_plan()):
+    job = load_job(a.job_file).job
+    if job.is_layout_free or _layout(a.read_plan()) == _layout(b.read_plan()):
         return
     raise JobError(
-        f"{a.path} and {b.path}: determinism: {determinism} promises no bits across layouts, "
+        f"{a.path} and {b.path}: determinism: {job.determinism} promises no bits across layouts, "
         "and theirs are not the same; compare runs of one layout, or of a job with "
         "determinism: layout"
     )

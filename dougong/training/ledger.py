@@ -21,12 +21,16 @@ from dougong.checkpoint.ledger_file import KINDS, LedgerWriter
 from dougong.ops.mixing import STEP, mix
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.checksum import checksums
+from dougong.training.hooks import StepHook
+from dougong.training.reports import StepResult
 
 DIGEST_BYTES = 16
 BEGINNING = "00" * DIGEST_BYTES
 """The digest before the first step."""
 
-_HALF = 1 << 32
+_WRAP = 1 << 64
+_TOTALS = struct.Struct(f"<{len(KINDS)}Q")
+"""What a worker sends of a step: the total of each kind."""
 
 
 class Ledger:
@@ -44,7 +48,7 @@ class Ledger:
         the beginning)."""
         self._world = world
         self._rows = {name: row for row, name in enumerate(names)}
-        self._keys = {kind: np.array([_key(kind, n) for n in names], np.uint64) for kind in KINDS}
+        self._keys = {kind: _keys(kind, names) for kind in KINDS}
         self._values = {kind: np.zeros(len(names), np.uint64) for kind in KINDS}
         self._writer = writer
         self.digest = digest or BEGINNING
@@ -58,22 +62,47 @@ class Ledger:
     def close(self, step: int, loss: float) -> dict[str, Any]:
         """Combine all workers' checksums of a step into its digest; returns what a row of metrics
         says of it."""
-        mine = [combine(self._keys[kind], self._values[kind]) for kind in KINDS]
-        halves = [float(half) for total in mine for half in divmod(total, _HALF)]
-        everybody = self._world.gather(halves, [len(halves)] * self._world.size)
-        pairs = [
-            [int(v[2 * i]) * _HALF + int(v[2 * i + 1]) for i in range(len(KINDS))]
-            for v in everybody
-        ]
-        totals = [sum(pair[i] for pair in pairs) % (1 << 64) for i in range(len(KINDS))]
+        totals = self._gather_totals()
         self.digest = chained(self.digest, step, loss, totals)
         if self._writer is not None:
             self._writer.append(step, [self._values[kind] for kind in KINDS])
-        named = dict(zip(KINDS, totals, strict=True))
-        return {
-            "ledger": self.digest,
-            "checksums": {f"{kind}s": f"{total:016x}" for kind, total in named.items()},
+        checksums_by_kind = {
+            f"{kind}s": f"{total:016x}" for kind, total in zip(KINDS, totals, strict=True)
         }
+        return {"ledger": self.digest, "checksums": checksums_by_kind}
+
+    def _gather_totals(self) -> list[int]:
+        """All workers' checksums added up, modulo 2**64, one total for each of `KINDS`."""
+        mine = [combine(self._keys[kind], self._values[kind]) for kind in KINDS]
+        payloads = self._world.gather_bytes(_TOTALS.pack(*mine), [_TOTALS.size] * self._world.size)
+        of_workers = [_TOTALS.unpack(payload) for payload in payloads]
+        return [sum(column) % _WRAP for column in zip(*of_workers, strict=True)]
+
+
+class LedgerHook(StepHook):
+    """Keeps the ledger of a run: the gradients before clipping, and the weights after the update
+    and after every hook that moves them."""
+
+    def __init__(self, ledger: Ledger, masters: Mapping[str, Tensor]) -> None:
+        """`masters`: what this worker owns; the tensors are read anew after every update."""
+        self._ledger = ledger
+        self._masters = masters
+        self._row: dict[str, Any] = {}
+
+    @property
+    def digest(self) -> str:
+        """The newest step's."""
+        return self._ledger.digest
+
+    def gradients_ready(self, gradients: Mapping[str, Tensor]) -> None:
+        self._ledger.note("gradient", gradients)
+
+    def after_update(self, result: StepResult) -> None:
+        self._ledger.note("weight", self._masters)
+        self._row = self._ledger.close(result.step, result.loss)
+
+    def metrics(self, whole: bool) -> dict[str, Any]:
+        return self._row
 
 
 def combine(keys: NDArray[np.uint64], values: NDArray[np.uint64]) -> int:
@@ -91,7 +120,7 @@ def chained(before: str, step: int, loss: float, totals: Sequence[int]) -> str:
     return hashlib.blake2b(bytes.fromhex(before) + facts, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def _key(kind: str, name: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).digest(), "little"
-    )
+def _keys(kind: str, names: Sequence[str]) -> NDArray[np.uint64]:
+    """What tells a tensor's checksum of one kind from every other one, uint64 [names]."""
+    keys = [hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).digest() for name in names]
+    return np.array([int.from_bytes(key, "little") for key in keys], np.uint64)

@@ -24,8 +24,16 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Flight
-from dougong.parallel.tree import LaneTree
+from dougong.training.hooks import StepHook
 from dougong.training.replica import Replica
+from dougong.training.reports import (
+    LossKey,
+    StepResult,
+    gather_losses,
+    gather_vectors,
+    loss_keys,
+    mean_loss,
+)
 
 
 def sequence_loss(scores_TE: Tensor, index_TK: Tensor, num_sequences: int) -> Tensor:
@@ -36,17 +44,22 @@ def sequence_loss(scores_TE: Tensor, index_TK: Tensor, num_sequences: int) -> Te
     normalised scores.
     """
     num_experts, num_tokens = scores_TE.shape[1], len(index_TK) // num_sequences
-    known_TK = (index_TK >= 0) & (
-        index_TK < num_experts
-    )  # the last bin is for choices of no expert
-    bin_BS = torch.where(known_TK, index_TK, num_experts).reshape(num_sequences, -1)
-    first_B1 = torch.arange(num_sequences, device=index_TK.device)[:, None] * (num_experts + 1)
-    slots = torch.bincount(
-        (bin_BS + first_B1).reshape(-1), minlength=num_sequences * (num_experts + 1)
-    )
-    counts_BE = slots.view(num_sequences, -1)[:, :num_experts].to(scores_TE.dtype)
+    counts_BE = _slots_by_sequence(index_TK, num_sequences, num_experts).to(scores_TE.dtype)
     means_BE = scores_TE.view(num_sequences, num_tokens, num_experts).mean(1)
-    return (counts_BE * (num_experts / (index_TK.shape[1] * num_tokens)) * means_BE).sum(-1).mean()
+    scale = num_experts / (index_TK.shape[1] * num_tokens)
+    return (counts_BE * scale * means_BE).sum(-1).mean()
+
+
+def _slots_by_sequence(index_TK: Tensor, num_sequences: int, num_experts: int) -> Tensor:
+    """Slots of each sequence for each expert, int64 [B, E]."""
+    # One count for all sequences: each has bins of its own, the last of them for choices of no
+    # expert, so that nothing spills into a neighbour.
+    num_bins = num_experts + 1
+    known_TK = (index_TK >= 0) & (index_TK < num_experts)
+    bin_BS = torch.where(known_TK, index_TK, num_experts).reshape(num_sequences, -1)
+    first_B1 = torch.arange(num_sequences, device=index_TK.device)[:, None] * num_bins
+    slots = torch.bincount((bin_BS + first_B1).reshape(-1), minlength=num_sequences * num_bins)
+    return slots.view(num_sequences, -1)[:, :num_experts]
 
 
 def global_loss(scores_TE: Tensor, counts_E: Tensor) -> Tensor:
@@ -67,11 +80,12 @@ def bias_steps(counts_S: Tensor, num_experts: int, settings: Settings, num_choic
     """
     rate, target = settings.bias_rate, settings.computing_choices
     assert rate is not None
-    own_E = counts_S[:num_experts]
+    counts_E = counts_S[:num_experts]
     if target is None:
-        return (own_E.sum() - num_experts * own_E).sign().to(torch.float32) * rate
+        return (counts_E.sum() - num_experts * counts_E).sign().to(torch.float32) * rate
     wanted = target / (num_choices * num_experts)
-    return (rate * (wanted - own_E.double() / counts_S.sum().clamp(min=1))).to(torch.float32)
+    parts_E = counts_E.double() / counts_S.sum().clamp(min=1)
+    return (rate * (wanted - parts_E)).to(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -86,44 +100,59 @@ class Load:
     def row(self, whole: bool) -> dict[str, Any]:
         """For metrics.jsonl: the busiest expert's load over the mean, of each site and the worst;
         `whole`: all counts too."""
-        own = self.counts[:, :-1].double()
-        ratios = own.max(1).values / own.mean(1).clamp(min=1e-9)
-        sites = [round(ratio, 4) for ratio in ratios.tolist()]
-        load = {
-            "max_over_mean": sites,
-            "worst": max(sites),
-            **({"counts": self.counts.tolist()} if whole else {}),
-        }
-        return {"load": load} if self.loss is None else {"load": load, "balance_loss": self.loss}
+        sites = self._max_over_mean()
+        load: dict[str, Any] = {"max_over_mean": sites, "worst": max(sites)}
+        if whole:
+            load["counts"] = self.counts.tolist()
+        row: dict[str, Any] = {"load": load}
+        if self.loss is not None:
+            row["balance_loss"] = self.loss
+        return row
+
+    def _max_over_mean(self) -> list[float]:
+        computing = self.counts[:, :-1].double()
+        ratios = computing.max(1).values / computing.mean(1).clamp(min=1e-9)
+        return [round(ratio, 4) for ratio in ratios.tolist()]
 
 
-class Balance:
-    """One worker's part in balancing. Collective: all workers of the plan call the same methods in
-    the same order."""
+@dataclass(frozen=True)
+class _Bias:
+    """One router's bias. `values`: float32 [N], the same on every worker, which may compute with a
+    copy in half precision."""
+
+    site: int
+    values: Tensor
+
+
+class LoadBalance(StepHook):
+    """One worker's part in balancing: adds the balance losses, and moves the biases after the
+    update. `load`: that of the newest step."""
 
     def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
-        """Raises `ModelError` when the model cannot be balanced as the job asks."""
-        self._job, self._plan, self._world, self._replica, self._clock = (
-            job,
-            plan,
-            world,
-            replica,
-            clock,
-        )
+        """Collective. Raises `ModelError` when the model cannot be balanced as the job asks."""
+        self._job = job
+        self._plan = plan
+        self._world = world
+        self._replica = replica
+        self._clock = clock
         self._choosers = find_choosers(replica.model, replica.sites, job.router)
         self._has_loss = job.router.sequence_loss is not None or job.router.global_loss is not None
         if self._has_loss and plan.workers[world.rank].lanes:
             watch(replica.model, self._choosers)
         self._biases = self._gather_biases() if job.router.bias_rate is not None else {}
-        self.start()
+        self._counts = self._no_counts()
+        self._seen = self._no_counts()
+        self._losses: dict[LossKey, Tensor] = {}
+        self.load = Load(self._counts)
 
-    def start(self) -> None:
-        """Begin a step."""
-        self._counts = torch.zeros(
-            len(self._replica.sites), self._replica.cut.num_experts + 1, dtype=torch.int64
-        )
-        self._seen = torch.zeros_like(self._counts)
-        self._losses: dict[tuple[int, int], Tensor] = {}
+    def _no_counts(self) -> Tensor:
+        num_columns = self._replica.cut.num_experts + 1
+        return torch.zeros(len(self._replica.sites), num_columns, dtype=torch.int64)
+
+    def begin_step(self, step: int) -> None:
+        self._counts = self._no_counts()
+        self._seen = self._no_counts()
+        self._losses = {}
 
     def after_forward(
         self,
@@ -133,92 +162,80 @@ class Balance:
     ) -> None:
         """Count a micro-batch's slots and add the balance loss to its flights. The global loss's
         counts are those of all lanes, of this micro-batch and of the step's earlier ones."""
-        counts = torch.stack([_count(of, self._counts.shape[1]) for of in routings])
+        size = self._counts.shape[1]
+        counts = torch.stack([_count(of_site, size) for of_site in routings])
         self._counts += counts
         if self._job.router.global_loss is not None:
             with self._clock.exchanging():
                 self._seen += self._world.add_counts(counts, attention_only=True)
-        for lane, flight in flights.items() if self._has_loss else ():
+        if not self._has_loss:
+            return
+        for lane, flight in flights.items():
             with torch.enable_grad():
                 flight.extra_loss = self._loss(flight)
             self._losses[lane, microbatch] = flight.extra_loss.detach()
 
-    def finish(self) -> Load:
-        """End a step, after the weights' update: add up what was counted, and move the biases."""
+    def after_update(self, result: StepResult) -> None:
+        """Add up what all workers have counted, and move the biases."""
         with self._clock.exchanging():
-            self._counts = self._world.add_counts(self._counts)
+            counts = self._world.add_counts(self._counts)
             loss = self._mean_loss() if self._has_loss else None
-        for name, (site, bias) in self._biases.items():
-            num_choices, num_experts = (
-                self._choosers[site].num_choices,
-                self._replica.cut.num_experts,
-            )
-            bias[:num_experts] += bias_steps(
-                self._counts[site], num_experts, self._job.router, num_choices
-            )
-            for kept in (self._replica.masters.get(name), self._replica.dense.get(name)):
-                if kept is not None:
-                    kept.copy_(bias.view(kept.shape))
-        return Load(self._counts, loss)
+        for name, bias in self._biases.items():
+            self._move(name, bias, counts)
+        self.load = Load(counts, loss)
+
+    def metrics(self, whole: bool) -> dict[str, Any]:
+        return self.load.row(whole)
+
+    def _move(self, name: str, bias: _Bias, counts: Tensor) -> None:
+        """A step of one bias, in every copy of it that this worker has."""
+        num_experts = self._replica.cut.num_experts
+        num_choices = self._choosers[bias.site].num_choices
+        steps = bias_steps(counts[bias.site], num_experts, self._job.router, num_choices)
+        bias.values[:num_experts] += steps
+        for tensors in (self._replica.masters, self._replica.dense):
+            if name in tensors:
+                kept = tensors[name]
+                kept.copy_(bias.values.view(kept.shape))
 
     def _loss(self, flight: Flight) -> Tensor:
         """The weighted balance loss of one lane's micro-batch, summed over sites in their order."""
-        router, parts = self._job.router, []
-        for site, logits in sorted(dict(flight.notes).items()):
-            scores = self._choosers[site].scores(logits)
-            if router.sequence_loss is not None:
-                index = flight.calls[site].index
-                parts.append(
-                    router.sequence_loss
-                    * sequence_loss(scores, index, self._job.batch.microbatch_size)
-                )
-            elif router.global_loss is not None:
-                parts.append(router.global_loss * global_loss(scores, self._seen[site, :-1]))
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        logits_by_site = dict(flight.notes)
+        sites = sorted(logits_by_site)
+        total = self._site_loss(flight, sites[0], logits_by_site[sites[0]])
+        for site in sites[1:]:
+            total = total + self._site_loss(flight, site, logits_by_site[site])
         return total
 
-    def _mean_loss(self) -> float:
-        """Micro-batches added in order within a lane, lanes by the tree, as the model's own loss
-        is."""
-        count = self._job.batch.microbatches
-        mine = [
-            float(self._losses[lane, m])
-            for lane in self._plan.workers[self._world.rank].lanes
-            for m in range(count)
-        ]
-        everybody = self._world.gather(mine, [len(w.lanes) * count for w in self._plan.workers])
-        lanes: dict[int, float] = {}
-        for worker, values in zip(self._plan.workers, everybody, strict=True):
-            lanes |= {
-                lane: sum(values[i * count : (i + 1) * count])
-                for i, lane in enumerate(worker.lanes)
-            }
-        return LaneTree(self._plan.num_lanes).sum_numbers(lanes) / (self._plan.num_lanes * count)
+    def _site_loss(self, flight: Flight, site: int, logits: Tensor) -> Tensor:
+        router = self._job.router
+        scores = self._choosers[site].scores(logits)
+        if router.sequence_loss is not None:
+            index, num_sequences = flight.calls[site].index, self._job.batch.microbatch_size
+            return router.sequence_loss * sequence_loss(scores, index, num_sequences)
+        assert router.global_loss is not None, "a job has one of the two losses"
+        return router.global_loss * global_loss(scores, self._seen[site, :-1])
 
-    def _gather_biases(self) -> dict[str, tuple[int, Tensor]]:
-        """Every biased site's number and float32 bias by tensor name, from its owner: other
-        workers' copies may be in half precision. Collective."""
-        sites = {
-            c.bias: (site, c.num_experts)
-            for site, c in enumerate(self._choosers)
-            if c.bias is not None
-        }
-        owned = [[n for n in sites if self._plan.owners[n] == w.rank] for w in self._plan.workers]
-        mine = [
-            value
-            for n in owned[self._world.rank]
-            for value in self._replica.masters[n].view(-1).tolist()
-        ]
-        told = self._world.gather(mine, [sum(sites[n][1] for n in names) for names in owned])
-        biases: dict[str, tuple[int, Tensor]] = {}
-        for names, values in zip(owned, told, strict=True):
-            pieces = torch.tensor(values, dtype=torch.float32).split([sites[n][1] for n in names])
-            biases |= {
-                n: (sites[n][0], piece.clone()) for n, piece in zip(names, pieces, strict=True)
-            }
-        return biases
+    def _mean_loss(self) -> float:
+        """As the model's own loss is: every worker adds all losses in one order."""
+        num_microbatches = self._job.batch.microbatches
+        losses = {key: float(loss) for key, loss in self._losses.items()}
+        keys = [loss_keys(w.lanes, num_microbatches) for w in self._plan.workers]
+        everybody = gather_losses(self._world, losses, keys)
+        return mean_loss(everybody, self._plan.num_lanes, num_microbatches)
+
+    def _gather_biases(self) -> dict[str, _Bias]:
+        """Every router's bias by tensor name, from its owner: other workers' copies may be in half
+        precision. Collective."""
+        sites: dict[str, int] = {}
+        lengths: list[dict[str, int]] = [{} for _ in self._plan.workers]
+        for site, chooser in enumerate(self._choosers):
+            if chooser.bias is not None:
+                sites[chooser.bias] = site
+                lengths[self._plan.owners[chooser.bias]][chooser.bias] = chooser.num_experts
+        owned = {name: self._replica.masters[name] for name in lengths[self._world.rank]}
+        biases = gather_vectors(self._world, owned, lengths)
+        return {name: _Bias(sites[name], values) for name, values in biases.items()}
 
 
 def _count(routings: Mapping[int, Routing], size: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""What an agent's forked child looks at before any worker starts: the model's tensors and the data.
+"""What is looked at before any worker starts: the model's tensors and the data.
 
-A wrong model or wrong data is told here, once, and costs no worker.
+An agent's forked child does it, so a wrong model or wrong data is reported once and costs no
+worker.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dougong.data.windows import open_data, vocabulary
 from dougong.errors import DataError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, TensorSpec
+from dougong.models.build import load_config
+from dougong.models.inventory import inspect_model
+from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 
 FEW_ROWS = (1, 7, 16, 33)
@@ -23,8 +27,8 @@ MOST_MATRICES = 16
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. `data`: `Data.describe()`; its `digest` names the tokens and how they are
-    cut.
+    """What was found. `data`: `TokenWindows.describe()`; its `digest` names the tokens and how they
+    are cut.
 
     `shapes`: of the job's own kernel calls; None where there is no model to speak of.
     """
@@ -40,27 +44,20 @@ def inspect(job: Job) -> Inspection:
 
     Raises ModelError or DataError.
     """
-    from dougong.data.windows import open_data
-    from dougong.models.build import load_config
-
     inventory = inspect_only(job)
-    data = open_data(job, load_config(job.model, vocabulary_of(job)).vocab_size)
+    data = open_data(job, _config_of(job).vocab_size)
     return Inspection(inventory, data.describe(), shapes_of(job, inventory))
 
 
 def inspect_only(job: Job) -> Inventory:
     """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError
     or DataError."""
-    from dougong.models.inventory import inspect_model
-
     return inspect_model(job.model, vocabulary_of(job), job.router)
 
 
 def vocabulary_of(job: Job) -> int:
     """The tokenizer's number of ids, or the model's where the data is tokens already. DataError
     when nobody says."""
-    from dougong.data.windows import vocabulary
-
     ids = vocabulary(job.data)
     if ids is not None:
         return ids
@@ -69,47 +66,59 @@ def vocabulary_of(job: Job) -> int:
     if job.model.path is not None:
         return 0  # the folder's own config.json says
     raise DataError(
-        "data: token files carry no tokenizer, so nobody says how many ids there are; set model.config.vocab_size"
-    )
-
-
-def inventory_from_json(raw: dict[str, Any]) -> Inventory:
-    """What `dataclasses.asdict` made of an Inventory, after a way over JSON."""
-    return Inventory(
-        family=raw["family"],
-        tensors=tuple(
-            TensorSpec(t["name"], tuple(t["shape"]), t["trainable"]) for t in raw["tensors"]
-        ),
-        sites=tuple(raw["sites"]),
-        num_experts=raw["num_experts"],
-        expert_shapes=tuple((name, tuple(shape)) for name, shape in raw["expert_shapes"]),
-        experts_per_token=raw["experts_per_token"],
+        "data: token files carry no tokenizer, so nobody says how many ids there are; set "
+        "model.config.vocab_size"
     )
 
 
 def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     """The sizes of the job's own kernel calls, for the fingerprint of the devices that will run
     them."""
-    from dougong.models.build import load_config
-
-    config = load_config(job.model, vocabulary_of(job))
-    hidden, heads = int(config.hidden_size), int(getattr(config, "num_attention_heads", 1) or 1)
-    weights = [shape for _, shape in inventory.expert_shapes] + [
-        tensor.shape for tensor in inventory.tensors
-    ]
-    inner = [s[0] if s[1] == hidden else s[1] for _, s in inventory.expert_shapes if len(s) == 2]
-    tokens = job.batch.microbatch_size * job.data.sequence_length
-    per_expert = max(1, tokens * inventory.experts_per_token // inventory.num_experts)
-    tile = product_rows(job, inventory.num_experts, inventory.experts_per_token)
-    blocks = {min(rows, MOST_ROWS) for rows in (tokens, per_expert, tile) if isinstance(rows, int)}
+    config = _config_of(job)
+    hidden = int(config.hidden_size)
+    heads = int(getattr(config, "num_attention_heads", 1) or 1)
     return JobShapes(
-        matrices=tuple(dict.fromkeys((s[0], s[1]) for s in weights if len(s) == 2))[:MOST_MATRICES],
-        rows=tuple(sorted({*FEW_ROWS, *blocks})),
+        matrices=_matrices(inventory),
+        rows=_rows(job, inventory),
         heads=heads,
         head_size=int(getattr(config, "head_dim", None) or hidden // heads),
         sequence=job.data.sequence_length,
         hidden=hidden,
-        inner=min(inner, default=hidden),
+        inner=_inner_width(inventory, hidden),
         experts=inventory.num_experts,
         vocabulary=int(config.vocab_size),
     )
+
+
+def _config_of(job: Job) -> Any:
+    return load_config(job.model, vocabulary_of(job))
+
+
+def _matrices(inventory: Inventory) -> tuple[tuple[int, int], ...]:
+    """The shapes of weights, each once: the experts' first, which do most of the work."""
+    shapes = [shape for _, shape in inventory.expert_shapes]
+    shapes += [tensor.shape for tensor in inventory.tensors]
+    matrices = [(s[0], s[1]) for s in shapes if len(s) == 2]
+    return tuple(dict.fromkeys(matrices))[:MOST_MATRICES]
+
+
+def _rows(job: Job, inventory: Inventory) -> tuple[int, ...]:
+    """The heights of the blocks that meet the weights: a whole micro-batch, one expert's part of
+    it, a tile."""
+    tokens = job.batch.microbatch_size * job.data.sequence_length
+    per_expert = max(1, tokens * inventory.experts_per_token // inventory.num_experts)
+    heights = {*FEW_ROWS, min(tokens, MOST_ROWS), min(per_expert, MOST_ROWS)}
+    tile = product_rows(job, inventory.num_experts, inventory.experts_per_token)
+    if isinstance(tile, int):
+        heights.add(min(tile, MOST_ROWS))
+    return tuple(sorted(heights))
+
+
+def _inner_width(inventory: Inventory, hidden: int) -> int:
+    """The width inside an expert: the other side of its narrowest matrix that has one of the
+    residual stream's width."""
+    widths = []
+    for _, shape in inventory.expert_shapes:
+        if len(shape) == 2:
+            widths.append(shape[0] if shape[1] == hidden else shape[1])
+    return min(widths, default=hidden)

@@ -8,28 +8,55 @@ compute copy are one tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job
-from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
+from dougong.models.build import build_on_meta, initial_expert, materialise
 from dougong.models.cut import cut
-from dougong.models.inventory import experts_per_token
-from dougong.models.sites import Site, expert_op, find_sites
+from dougong.models.sites import Site, find_sites
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.dense.buckets import FlatTensors
 from dougong.parallel.plan import Plan, SiteExperts
 from dougong.parallel.segments.cut import Cut
-from dougong.planner.recipe import product_rows
 
 ReadTensor = Callable[[str], Tensor]
 """Reads one named tensor (float32, any device) of the state to start from."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelBlueprint:
+    """What depends on the job and the device alone: the model without memory for its tensors, and
+    how its experts are computed.
+
+    model: on the meta device, in float32; sites: its experts modules; op: the form of the experts,
+    the same for every site.
+    """
+
+    job: Job
+    device: torch.device
+    config: Any
+    model: nn.Module
+    sites: list[Site]
+    op: ExpertOp
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute copies' precision."""
+        return DTYPES[self.job.precision]
+
+    @cached_property
+    def names(self) -> Names:
+        """The model's map on disk. Raises `ModelError` for a family that cannot be stored."""
+        return Names.of(self.model, [s.name for s in self.sites], self.sites[0].num_experts)
 
 
 @dataclass
@@ -43,10 +70,8 @@ class Replica:
     """
 
     model: nn.Module
-    config: Any
     sites: list[Site]
     cut: Cut
-    op: ExpertOp
     dense: dict[str, Tensor]
     flat: FlatTensors
     experts: list[dict[int, dict[str, Tensor]]]
@@ -61,10 +86,13 @@ class Replica:
     @property
     def copies(self) -> Iterator[tuple[str, Tensor]]:
         """(name, compute copy) of everything owned that has one."""
-        yield from ((n, t) for n, t in self.dense.items() if n in self.masters)
+        for name, tensor in self.dense.items():
+            if name in self.masters:
+                yield name, tensor
         for site, experts in zip(self.sites, self.experts, strict=True):
             for expert, tensors in experts.items():
-                yield from ((site.tensor_name(p, expert), t) for p, t in tensors.items())
+                for parameter, tensor in tensors.items():
+                    yield site.tensor_name(parameter, expert), tensor
 
     def refresh(self) -> None:
         """Copy owned masters over their compute copies (nothing to do where they are one
@@ -75,73 +103,79 @@ class Replica:
                 copy.copy_(master)
 
 
-@dataclass(frozen=True)
-class ReplicaSpec:
-    """What decides the bits of a replica besides its plan."""
+def build_replica(
+    blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | None = None
+) -> Replica:
+    """Build one worker's part: from what `read` gives, or from initial values seeded by tensor
+    name.
 
-    job: Job
-    vocab_size: int | None
-    device: torch.device
-    read: ReadTensor | None = None
-
-
-def build_replica(spec: ReplicaSpec, plan: Plan, rank: int) -> Replica:
-    """Build one worker's part: from `spec.read`, or from initial values seeded by tensor name.
-
-    No worker ever holds an expert that it does not own. Raises `ModelError` when the family cannot
-    be cut.
+    No worker ever holds an expert that it does not own. The blueprint stays as it is: any number of
+    replicas can be built from it.
     """
     worker = plan.workers[rank]
-    dtype = DTYPES[spec.job.precision]
-    config = load_config(spec.job.model, spec.vocab_size)
-    source = build_on_meta(config)
-    sites = find_sites(source)
-    inside = tuple(f"{s.name}." for s in sites)
-    trainable = {
-        n for n, p in source.named_parameters() if p.requires_grad and not n.startswith(inside)
-    }
+    source = build_on_meta(blueprint.config)
+    trainable = _trainable_dense(source)
     model = source
     if worker.lanes:
-        _fill_dense(source, spec)
-        if dtype != torch.float32:
-            model = _cast(source, config, dtype, spec)
-            sites = find_sites(model)
-    flat = FlatTensors({n: t for n, t in _named(model).items() if n in trainable}, plan.owners)
-    masters = {n: t.detach() for n, t in _named(source).items() if plan.owners[n] == rank}
-    if model is not source:
-        masters = {n: t.clone() for n, t in masters.items()}
-    rows = product_rows(spec.job, sites[0].num_experts, experts_per_token(config))
-    op = expert_op(sites[0], spec.device, rows)
-    experts = _own_experts(source, sites, worker.experts, spec, masters)
+        _fill_dense(source, blueprint, read)
+        model = _compute_copy(source, blueprint)
+    sites = find_sites(model)
+
+    # The buffers take over the parameters' memory, so they come before the masters, which in
+    # float32 are views of the same memory.
+    trained = {n: t for n, t in _named(model).items() if n in trainable}
+    flat = FlatTensors(trained, plan.owners)
+    masters = _dense_masters(source, plan.owners, rank, shared=model is source)
+    experts = _Experts(blueprint, source, read).build(sites, worker.experts, masters)
     described = cut(model, sites)
-    dense = {
-        n: t.detach() if not isinstance(t, nn.Parameter) else t for n, t in _named(model).items()
-    }
+    dense = {n: _without_graph(t) for n, t in _named(model).items()}
     return Replica(
-        model, config, sites, described, op, dense, flat, experts, masters, frozenset(trainable)
+        model=model,
+        sites=sites,
+        cut=described,
+        dense=dense,
+        flat=flat,
+        experts=experts,
+        masters=masters,
+        trainable=trainable,
     )
+
+
+def _trainable_dense(model: nn.Module) -> frozenset[str]:
+    inside = tuple(f"{site.name}." for site in find_sites(model))
+    parameters = model.named_parameters()
+    return frozenset(n for n, p in parameters if p.requires_grad and not n.startswith(inside))
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
     """Dense parameters and persistent buffers by name; not the experts, which are on meta."""
     kept = set(model.state_dict())
-    tensors = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in kept)]
-    return {n: t for n, t in tensors if not t.is_meta}
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors |= {n: b for n, b in model.named_buffers() if n in kept}
+    return {n: t for n, t in tensors.items() if not t.is_meta}
 
 
-def _fill_dense(model: nn.Module, spec: ReplicaSpec) -> None:
-    materialise(model, spec.device, spec.job.seed)
-    if spec.read is not None:
-        with torch.no_grad():
-            for name, tensor in _named(model).items():
-                tensor.copy_(spec.read(name))
+def _without_graph(tensor: Tensor) -> Tensor:
+    """A parameter stays the leaf that the model computes with; a buffer is looked at alone."""
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.detach()
 
 
-def _cast(source: nn.Module, config: Any, dtype: torch.dtype, spec: ReplicaSpec) -> nn.Module:
-    """The compute copy, built as transformers' own loader would: tensors that a family keeps in
-    float32 stay so."""
-    model = build_on_meta(config, dtype)
-    materialise(model, spec.device, spec.job.seed)
+def _fill_dense(model: nn.Module, blueprint: ModelBlueprint, read: ReadTensor | None) -> None:
+    materialise(model, blueprint.device, blueprint.job.seed)
+    if read is None:
+        return
+    with torch.no_grad():
+        for name, tensor in _named(model).items():
+            tensor.copy_(read(name))
+
+
+def _compute_copy(source: nn.Module, blueprint: ModelBlueprint) -> nn.Module:
+    """The model that computes, built as transformers' own loader would: tensors that a family keeps
+    in float32 stay so. In float32 it is `source` itself."""
+    if blueprint.dtype == torch.float32:
+        return source
+    model = build_on_meta(blueprint.config, blueprint.dtype)
+    materialise(model, blueprint.device, blueprint.job.seed)
     values = _named(source)
     with torch.no_grad():
         for name, tensor in _named(model).items():
@@ -149,25 +183,53 @@ def _cast(source: nn.Module, config: Any, dtype: torch.dtype, spec: ReplicaSpec)
     return model
 
 
-def _own_experts(
-    model: nn.Module,
-    sites: list[Site],
-    owned: SiteExperts,
-    spec: ReplicaSpec,
-    masters: dict[str, Tensor],
-) -> list[dict[int, dict[str, Tensor]]]:
-    dtype = DTYPES[spec.job.precision]
-    experts: list[dict[int, dict[str, Tensor]]] = []
-    for site, own in zip(sites, owned, strict=True):
-        experts.append({})
-        for expert in _with_idle_rows(site, own):
-            tensors = _expert(model, site, expert, spec)
-            masters.update({site.tensor_name(p, expert): t for p, t in tensors.items()})
-            if expert < site.num_experts:
-                experts[-1][expert] = {
-                    p: t if t.dtype == dtype else t.to(dtype) for p, t in tensors.items()
-                }
-    return experts
+def _dense_masters(
+    source: nn.Module, owners: Mapping[str, int], rank: int, shared: bool
+) -> dict[str, Tensor]:
+    """Float32 masters of the dense tensors that `rank` owns. `shared`: the model computes with
+    them; otherwise they are copies, so that the rest of `source` can be freed."""
+    masters = {n: t.detach() for n, t in _named(source).items() if owners[n] == rank}
+    if shared:
+        return masters
+    return {n: t.clone() for n, t in masters.items()}
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """Builds the experts that one worker owns."""
+
+    blueprint: ModelBlueprint
+    source: nn.Module
+    read: ReadTensor | None
+
+    def build(
+        self, sites: list[Site], owned: SiteExperts, masters: dict[str, Tensor]
+    ) -> list[dict[int, dict[str, Tensor]]]:
+        """Compute copies by site and expert; their masters join `masters`."""
+        copies: list[dict[int, dict[str, Tensor]]] = []
+        for site, own in zip(sites, owned, strict=True):
+            of_site: dict[int, dict[str, Tensor]] = {}
+            for expert in _with_idle_rows(site, own):
+                tensors = self._masters(site, expert)
+                for parameter, tensor in tensors.items():
+                    masters[site.tensor_name(parameter, expert)] = tensor
+                if expert < site.num_experts:
+                    of_site[expert] = self._copies(tensors)
+            copies.append(of_site)
+        return copies
+
+    def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """In compute precision; the masters themselves where that is float32."""
+        return {p: t.to(self.blueprint.dtype) for p, t in tensors.items()}
+
+    def _masters(self, site: Site, expert: int) -> dict[str, Tensor]:
+        device = self.blueprint.device
+        if self.read is None:
+            return initial_expert(self.source, site, expert, self.blueprint.job.seed, device)
+        tensors = {}
+        for parameter, name in site.tensors_of(expert):
+            tensors[parameter] = self.read(name).to(device, torch.float32, copy=True)
+        return tensors
 
 
 def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
@@ -176,12 +238,3 @@ def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
     if not owned or owned[-1] != site.num_experts - 1:
         return list(owned)
     return [*owned, *range(site.num_experts, max(site.num_rows.values()))]
-
-
-def _expert(model: nn.Module, site: Site, expert: int, spec: ReplicaSpec) -> dict[str, Tensor]:
-    if spec.read is None:
-        return initial_expert(model, site, expert, spec.job.seed, spec.device)
-    return {
-        p: spec.read(n).to(spec.device, torch.float32, copy=True)
-        for p, n in site.tensors_of(expert)
-    }

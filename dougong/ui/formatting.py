@@ -1,27 +1,11 @@
-"""How values and events are put in words, the same on the screen and in the report. Pure; imports
-nothing heavy."""
+"""How values are put in words, the same on the screen, in the report and in events. Pure."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
-
-from dougong.parallel.plan import experts_text
-
-Level = Literal["quiet", "info", "good", "warning", "error"]
-_END_LEVELS: dict[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
-FINAL_KINDS = tuple(_END_LEVELS)
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One event in words. `quiet` ones are for the report's table, not for the screen."""
-
-    level: Level
-    text: str
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 
 
 def duration(seconds: float) -> str:
@@ -32,14 +16,18 @@ def duration(seconds: float) -> str:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 1:
         return f"{seconds:.2f} s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.0f} s"
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     if days:
         return f"{days} d {hour:02d}:{minute:02d}"
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+    if hours:
+        return f"{hours}:{minute:02d}:{second:02d}"
+    return f"{minutes}:{second:02d}"
 
 
 def count(number: float) -> str:
@@ -60,14 +48,24 @@ def size(num_bytes: float) -> str:
     return f"{value:.1f} TiB"
 
 
+def loss(value: float) -> str:
+    """A loss as the field reads it, with four decimals; a broken one as `nan` or `inf`."""
+    return f"{value:.4f}" if math.isfinite(value) else str(value)
+
+
 def local_clock(wall: str) -> str:
     """The watch's time, `13:04:05`, of an event's wall time (ISO 8601); empty when there is
     none."""
-    return (
-        datetime.fromisoformat(wall.replace("Z", "+00:00")).astimezone().strftime("%H:%M:%S")
-        if wall
-        else ""
-    )
+    return _parse_wall(wall).astimezone().strftime("%H:%M:%S") if wall else ""
+
+
+def moment(wall: str) -> str:
+    """An event's wall time (ISO 8601) as `2025-11-22 13:04:05`, in UTC."""
+    return _parse_wall(wall).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _parse_wall(wall: str) -> datetime:
+    return datetime.fromisoformat(wall.replace("Z", "+00:00"))  # Python 3.10 reads no Z
 
 
 def plural(number: int, noun: str) -> str:
@@ -75,25 +73,34 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Integers as (first, last) of unbroken stretches, ascending."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if found and found[-1][1] + 1 == number:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Integers as ascending ranges: `0-3, 5, 8-9`; empty for none."""
-    spans: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if spans and spans[-1][1] + 1 == number:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return ", ".join(_span_words(numbers))
 
 
 def site_experts(experts: Sequence[Sequence[int]]) -> str:
-    """A worker's experts at every site: `0-3` where they are the same everywhere, else site by site
-    if that is short; empty for none."""
-    if len({tuple(own) for own in experts}) <= 1:
-        return ranges(experts[0]) if experts else ""
-    least, most = min(map(len, experts)), max(map(len, experts))
-    text = experts_text(experts)
-    return text if len(text) <= 40 else f"{least} to {most} a layer"
+    """A worker's experts at every site: `0-3` where they are the same everywhere, else site by
+    site, `0-3 x2 | none | 4`, if that is short; empty for none."""
+    if not experts:
+        return ""
+    if all(list(numbers) == list(experts[0]) for numbers in experts):
+        return ranges(experts[0])
+    text = _by_site(experts)
+    if len(text) <= 40:
+        return text
+    counts = [len(numbers) for numbers in experts]
+    return f"{min(counts)} to {max(counts)} a layer"
 
 
 def worker_list(workers: Iterable[str]) -> str:
@@ -107,200 +114,20 @@ def worker_list(workers: Iterable[str]) -> str:
             islands.setdefault(island, []).append(int(index))
         else:
             others.append(name)
-    spans = [
-        f"{island}/{span}"
-        for island, indices in islands.items()
-        for span in ranges(indices).split(", ")
-    ]
-    return ", ".join(spans + others)
+    words = []
+    for island, indices in islands.items():
+        words += [f"{island}/{span}" for span in _span_words(indices)]
+    return ", ".join(words + others)
 
 
-def cause_of(event: dict[str, Any]) -> str:
-    """Why, in the event's own words: its class and its cause as far as it has them."""
-    cause = next(
-        (str(event[key]) for key in ("cause", "reason", "message", "text") if event.get(key)), ""
-    )
-    kind = str(event.get("class") or "").replace("_", " ")
-    if kind and kind.lower() not in cause.lower().replace("_", " "):
-        return f"{kind}: {cause}" if cause else kind
-    return cause
+def _span_words(numbers: Iterable[int]) -> list[str]:
+    return [str(a) if a == b else f"{a}-{b}" for a, b in spans(numbers)]
 
 
-def describe(event: dict[str, Any]) -> Sentence:
-    """One event in words; a kind without a sentence of its own is told by its fields."""
-    sentence = _SENTENCES.get(event["kind"])
-    return sentence(event) if sentence else Sentence("info", _generic(event))
-
-
-def _generic(event: dict[str, Any]) -> str:
-    skipped = ("kind", "generation", "monotonic_s", "wall")
-    fields = [
-        f"{key} {_short(value)}"
-        for key, value in event.items()
-        if key not in skipped and value is not None
-    ]
-    return " · ".join([str(event["kind"]).replace("_", " "), *fields])
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return worker_list(value)
-    text = str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _created(event: dict[str, Any]) -> Sentence:
-    again = "resumed: " if event["generation"] > 1 else ""
-    return Sentence("info", again + (f"job {event['job']}" if event.get("job") else "run created"))
-
-
-def _agents_started(event: dict[str, Any]) -> Sentence:
-    agents = event.get("agents")
-    if not isinstance(agents, list):
-        return Sentence("info", _generic(event))
-    hosts = sorted({str(a.get("node")) for a in agents if isinstance(a, dict)})
-    return Sentence("info", f"{plural(len(agents), 'agent')} on {', '.join(hosts)}")
-
-
-def _inspected(event: dict[str, Any]) -> Sentence:
-    if "parameters" not in event:
-        return Sentence("quiet", _generic(event))
-    experts = f", {event['experts']} experts" if isinstance(event.get("experts"), int) else ""
-    return Sentence(
-        "info", f"model {event.get('family', '')}: {count(event['parameters'])} parameters{experts}"
-    )
-
-
-def _fingerprints(event: dict[str, Any]) -> Sentence:
-    classes = event.get("classes")
-    if not isinstance(classes, dict):
-        return Sentence("quiet", _generic(event))
-    groups = [
-        f"{name} on {worker_list(w for w in classes if classes[w] == name)}"
-        for name in dict.fromkeys(classes.values())
-    ]
-    return Sentence(
-        "info",
-        f"arithmetic: class {', class '.join(groups)}" if groups else "arithmetic: nobody asked",
-    )
-
-
-def _planned(event: dict[str, Any]) -> Sentence:
-    parts = [
-        plural(event[key], key[:-1])
-        for key in ("workers", "lanes", "experts")
-        if isinstance(event.get(key), int)
-    ]
-    return Sentence("info", f"plan: {', '.join(parts)}" if parts else _generic(event))
-
-
-def _generation_started(event: dict[str, Any]) -> Sentence:
-    workers, resume = event.get("workers"), event.get("resume")
-    who = (
-        f" with {plural(len(workers), 'worker')} [{worker_list(workers)}]"
-        if isinstance(workers, list)
-        else ""
-    )
-    start = (
-        f" from {str(resume).rstrip('/').rpartition('/')[2]}" if resume else " from the beginning"
-    )
-    return Sentence("info", f"generation {event['generation']} starts{start}{who}")
-
-
-def _first_step(event: dict[str, Any]) -> Sentence:
-    step = event.get("step", "?")
-    if event["generation"] > 1:
-        return Sentence("good", f"training again at step {step}")
-    return Sentence("quiet", f"first step: {step}")
-
-
-def _drill(event: dict[str, Any]) -> Sentence:
-    action, worker, step = (
-        event.get("action", "fault"),
-        event.get("worker", "?"),
-        event.get("step", "?"),
-    )
-    return Sentence("warning", f"drill: {action} {worker} as step {step} begins")
-
-
-def _worker_died(event: dict[str, Any]) -> Sentence:
-    return Sentence(
-        "error", f"worker {event.get('worker', '?')} died: {cause_of(event) or 'cause unknown'}"
-    )
-
-
-def _diagnosis(event: dict[str, Any]) -> Sentence:
-    return Sentence(
-        "error", f"diagnosis: {event.get('worker', '?')}: {cause_of(event) or 'cause unknown'}"
-    )
-
-
-def _decision(event: dict[str, Any]) -> Sentence:
-    reason = cause_of(event)
-    action = str(event.get("action", event.get("decision", "?"))).replace("_", " ")
-    return Sentence("warning", f"decision: {action}" + (f" ({reason})" if reason else ""))
-
-
-def _checkpoint_started(event: dict[str, Any]) -> Sentence:
-    return Sentence("quiet", f"checkpoint of step {event.get('step', '?')} begins")
-
-
-def _checkpoint_committed(event: dict[str, Any]) -> Sentence:
-    facts = [size(event["bytes"])] if isinstance(event.get("bytes"), (int, float)) else []
-    facts += [duration(event["seconds"])] if isinstance(event.get("seconds"), (int, float)) else []
-    told = f" ({', '.join(facts)})" if facts else ""
-    return Sentence("good", f"checkpoint of step {event.get('step', '?')} committed{told}")
-
-
-def _checkpoint_rejected(event: dict[str, Any]) -> Sentence:
-    name = str(event.get("directory", event.get("step", "?"))).rstrip("/").rpartition("/")[2]
-    return Sentence("error", f"checkpoint {name} rejected: {cause_of(event) or 'no reason given'}")
-
-
-def _warning(event: dict[str, Any]) -> Sentence:
-    workers = event.get("workers") or ([event["worker"]] if event.get("worker") else [])
-    return Sentence(
-        "warning",
-        (f"[{worker_list(workers)}] " if workers else "") + (cause_of(event) or "warning"),
-    )
-
-
-def _state(event: dict[str, Any]) -> Sentence:
-    return Sentence("quiet", f"state: {str(event.get('state', '?')).lower()}")
-
-
-def _stop_requested(event: dict[str, Any]) -> Sentence:
-    by = f" by {event['by']}" if event.get("by") else ""
-    return Sentence(
-        "warning", f"stop requested{by}: the step in progress ends, then a checkpoint is written"
-    )
-
-
-def _end(event: dict[str, Any]) -> Sentence:
-    level = _END_LEVELS[event["kind"]]
-    step = f" at step {event['step']}" if event.get("step") is not None else ""
-    worker = f"{event['worker']}: " if event.get("worker") else ""
-    cause = cause_of(event)
-    return Sentence(level, f"{event['kind']}{step}" + (f": {worker}{cause}" if cause else ""))
-
-
-_SENTENCES: dict[str, Callable[[dict[str, Any]], Sentence]] = {
-    "created": _created,
-    "agents_started": _agents_started,
-    "inspected": _inspected,
-    "fingerprints": _fingerprints,
-    "planned": _planned,
-    "generation_started": _generation_started,
-    "first_step": _first_step,
-    "drill": _drill,
-    "worker_died": _worker_died,
-    "diagnosis": _diagnosis,
-    "decision": _decision,
-    "checkpoint_started": _checkpoint_started,
-    "checkpoint_committed": _checkpoint_committed,
-    "checkpoint_rejected": _checkpoint_rejected,
-    "warning": _warning,
-    "state": _state,
-    "stop_requested": _stop_requested,
-    **dict.fromkeys(FINAL_KINDS, _end),
-}
+def _by_site(experts: Sequence[Sequence[int]]) -> str:
+    """`x2`: the same at two sites after each other."""
+    words = []
+    for text, group in itertools.groupby(ranges(numbers) or "none" for numbers in experts):
+        times = len(list(group))
+        words.append(text if times == 1 else f"{text} x{times}")
+    return " | ".join(words)

@@ -8,63 +8,51 @@ its end); the time between sittings is not the run's.
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from dougong.control.processes import process_exists
 from dougong.parallel.plan import Plan
-from dougong.records.directory import MetricsRow, RunDir, live_rows
-from dougong.records.events import to_json
-from dougong.ui.formatting import FINAL_KINDS, cause_of, count, duration, plural
+from dougong.records.directory import RunDir
+from dougong.records.events import (
+    AgentsStarted,
+    CheckpointCommitted,
+    CheckpointRejected,
+    Event,
+    FingerprintsTaken,
+    GenerationStarted,
+    RunCreated,
+    RunEnded,
+    RunEvent,
+    StartedAgent,
+    StateChanged,
+    WorkerDied,
+)
+from dougong.records.machine import Machine
+from dougong.records.metrics import MetricsRow, split_rows
+from dougong.records.status import RunStatus, WorkerState
+from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.recoveries import Recovery, find_recoveries
+from dougong.ui.sentences import failure_words
 
-Event = dict[str, Any]
-FAILURE_KINDS = ("worker_died", "agent_lost", "node_lost", "diagnosis")
+_END_STATES = ("finished", "stopped", "failed")
 
-
-@dataclass(frozen=True)
-class Recovery:
-    """One failure and what followed. Seconds are None as long as (or because) that part did not
-    happen.
-
-    noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
-    start of the next generation. reload_s: from there to the end of its first step. `detail`: a
-    traceback, or the worker's last lines.
-    """
-
-    generation: int
-    worker: str
-    fault: str
-    cause: str
-    wall: str
-    step: int
-    resumed_from: str | None = None
-    noticed_s: float | None = None
-    restart_s: float | None = None
-    reload_s: float | None = None
-    lost_steps: int | None = None
-    detail: str = ""
-
-    @property
-    def total_s(self) -> float | None:
-        """From the fault (or its notice) to the next generation's first step."""
-        if self.restart_s is None or self.reload_s is None:
-            return None
-        return (self.noticed_s or 0.0) + self.restart_s + self.reload_s
+_OneEvent = TypeVar("_OneEvent", bound=RunEvent)
 
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """One checkpoint that was committed. `rejected` holds the reason when a later load refused
-    it."""
+    """One checkpoint that was committed. `present`: its directory is still there. `rejected`: why
+    a later load refused it."""
 
     step: int
     name: str
-    num_bytes: float | None
-    seconds: float | None
+    num_bytes: int
+    seconds: float
     wall: str
     present: bool
     rejected: str = ""
@@ -72,11 +60,12 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class History:
-    """A run, told. `rows` are the present history; `rewound` are the stretches that later attempts
+    """All of a run. `rows` are the present history; `rewound` are the stretches that later attempts
     went over again.
 
-    `classes`: worker -> class of its device's arithmetic, as last found. `command`: one line for
-    each controller that the run had. `failed_worker`, `failed_generation`: the first failure's.
+    `state`: in small letters, `lost` when the controller is gone without a word. `command`: one
+    line for each controller that the run had. `failed_worker`, `failed_generation`: of the failure
+    that ended the run. `classes`: worker -> class of its device's arithmetic, as last found.
     """
 
     path: Path
@@ -95,10 +84,10 @@ class History:
     checkpoints: list[CheckpointRecord]
     events: list[Event]
     plan: Plan | None
-    machine: dict[str, Any] = field(default_factory=dict)
-    agents: list[dict[str, Any]] = field(default_factory=list)
-    classes: dict[str, str] = field(default_factory=dict)
-    workers: list[dict[str, Any]] = field(default_factory=list)
+    machine: Machine
+    agents: Sequence[StartedAgent]
+    classes: dict[str, str]
+    workers: Sequence[WorkerState]
 
     @property
     def last_step(self) -> int:
@@ -113,96 +102,49 @@ class History:
     @property
     def generation(self) -> int:
         """The newest generation."""
-        return max((e["generation"] for e in self.events), default=0)
+        return max((event.generation for event in self.events), default=0)
 
     @property
     def validation(self) -> tuple[int, float] | None:
         """The last validation: step and loss."""
-        found = [
-            (row["step"], row["val_loss"]) for row in self.rows if row.get("val_loss") is not None
-        ]
-        return found[-1] if found else None
+        for row in reversed(self.rows):
+            if row.get("val_loss") is not None:
+                return row["step"], row["val_loss"]
+        return None
 
 
 def read_history(run_dir: RunDir) -> History:
     """Read all of a run. LaunchError when a file of it is broken."""
-    events, rows = [to_json(e) for e in run_dir.read_events()], run_dir.read_metrics()
-    status = run_dir.read_status() or {}
-    created = _last(events, "created")
-    failed = _last(events, "failed") if _state(events, status) == "failed" else {}
-    job_text = run_dir.read_job()
+    events, rows = run_dir.read_events(), run_dir.read_metrics()
+    status = run_dir.read_status() or RunStatus()
+    created = _last(events, RunCreated)
+    agents = _last(events, AgentsStarted)
+    fingerprints = _last(events, FingerprintsTaken)
+    state = _state(events, status)
+    ended = _last(events, RunEnded) if state == "failed" else None
     live, rewound = split_rows(rows)
     return History(
         path=run_dir.path,
-        job_name=str(created.get("job") or _yaml_value(job_text, "job") or run_dir.path.name),
-        job_text=job_text,
-        command="\n".join(filter(None, (_command(e) for e in events if e["kind"] == "created"))),
-        state=_state(events, status),
-        cause=cause_of(failed),
-        failed_worker=str(failed.get("worker") or ""),
-        failed_generation=_generation_of(failed, events),
-        steps=int(status.get("steps") or _yaml_value(job_text, "steps") or 0),
-        duration_s=sum(
-            last["monotonic_s"] - first["monotonic_s"] for first, last in _sittings(events)
-        ),
+        job_name=(created.job if created else status.job) or run_dir.path.name,
+        job_text=run_dir.read_job(),
+        command="\n".join(_commands(events)),
+        state=state,
+        cause=failure_words(ended.failure, ended.cause) if ended else "",
+        failed_worker=(ended.worker or "") if ended else "",
+        failed_generation=_generation_of(ended, events) if ended else 0,
+        steps=status.steps,
+        duration_s=_duration_s(events),
         rows=live,
         rewound=rewound,
         recoveries=find_recoveries(events, rows),
         checkpoints=find_checkpoints(events, run_dir.checkpoints),
         events=events,
         plan=run_dir.read_plan(),
-        machine=created.get("machine") or {},
-        agents=[
-            a for a in _last(events, "agents_started").get("agents") or [] if isinstance(a, dict)
-        ],
-        classes=dict(_last(events, "fingerprints").get("classes") or {}),
-        workers=list(status.get("workers") or []),
+        machine=created.machine if created else Machine(),
+        agents=agents.agents if agents else (),
+        classes=fingerprints.classes if fingerprints else {},
+        workers=status.workers,
     )
-
-
-def split_rows(rows: Sequence[MetricsRow]) -> tuple[list[MetricsRow], list[list[MetricsRow]]]:
-    """The present history and, for each attempt that was rewound, its rows that no longer count, in
-    order."""
-    live = live_rows(rows)
-    kept = {id(row) for row in live}
-    stretches: dict[int, list[MetricsRow]] = {}
-    for row in rows:
-        if id(row) not in kept:
-            stretches.setdefault(row["attempt"], []).append(row)
-    return live, list(stretches.values())
-
-
-def find_recoveries(events: Sequence[Event], rows: Sequence[MetricsRow]) -> list[Recovery]:
-    """One entry for each generation that a failure ended, in order; the first failure of a
-    generation is its cause."""
-    found: list[Recovery] = []
-    noticed: Event | None = None
-    started: Event | None = None
-    drill: Event | None = None
-    for event in events:
-        kind, generation = event["kind"], event["generation"]
-        if kind == "drill":
-            drill = event
-        elif kind in FAILURE_KINDS and not any(r.generation == generation for r in found):
-            found.append(_failure(event, drill, rows))
-            noticed, started, drill = event, None, None
-        elif kind in FAILURE_KINDS and found and found[-1].generation == generation:
-            found[-1] = _better_named(found[-1], event)
-        elif kind in ("created", "resumed", *FINAL_KINDS):
-            noticed = started = drill = None
-        elif (
-            kind == "generation_started"
-            and noticed is not None
-            and generation > noticed["generation"]
-        ):
-            started = event
-            resume = str(event.get("resume") or "").rstrip("/").rpartition("/")[2] or None
-            found[-1] = replace(found[-1], restart_s=_between(noticed, event), resumed_from=resume)
-        elif kind == "first_step" and started is not None:
-            lost = max(found[-1].step - int(event.get("step", found[-1].step + 1)) + 1, 0)
-            found[-1] = replace(found[-1], reload_s=_between(started, event), lost_steps=lost)
-            noticed = started = None
-    return found
 
 
 def find_checkpoints(events: Sequence[Event], directory: Path) -> list[CheckpointRecord]:
@@ -210,157 +152,122 @@ def find_checkpoints(events: Sequence[Event], directory: Path) -> list[Checkpoin
     `present`."""
     found: dict[str, CheckpointRecord] = {}
     for event in events:
-        if event["kind"] == "checkpoint_committed":
-            name = _name(event)
-            present = (directory / name).is_dir()
-            found[name] = CheckpointRecord(
-                int(event.get("step", 0)),
-                name,
-                event.get("bytes"),
-                event.get("seconds"),
-                event["wall"],
-                present,
+        if isinstance(event, CheckpointCommitted):
+            found[event.directory] = CheckpointRecord(
+                event.step,
+                event.directory,
+                event.num_bytes,
+                event.seconds,
+                event.wall,
+                present=(directory / event.directory).is_dir(),
             )
-        elif event["kind"] == "checkpoint_rejected" and _name(event) in found:
-            found[_name(event)] = replace(
-                found[_name(event)], rejected=cause_of(event) or "no reason given"
-            )
+        elif isinstance(event, CheckpointRejected) and event.directory in found:
+            record = found[event.directory]
+            found[event.directory] = replace(record, rejected=event.reason)
     return list(found.values())
 
 
 def closing_words(run_dir: RunDir) -> str:
     """Two lines for the end of a run on the screen: what came of it, and what to type next."""
-    told = read_history(run_dir)
+    history = read_history(run_dir)
     parts = [
-        f"{told.job_name}: {told.state} at step {told.last_step}/{told.steps}",
-        f"{count(told.tokens)} tokens",
+        f"{history.job_name}: {history.state} at step {history.last_step}/{history.steps}",
+        f"{count(history.tokens)} tokens",
+        duration(history.duration_s),
     ]
-    parts.append(duration(told.duration_s))
-    parts += [f"loss {told.rows[-1]['loss']:.4f}"] if told.rows else []
-    parts += [plural(len(told.recoveries), "failure")] if told.recoveries else []
-    return f"{', '.join(parts)}\nnext: {next_command(told)}"
+    if history.rows:
+        parts.append(f"loss {loss(history.rows[-1]['loss'])}")
+    if history.recoveries:
+        parts.append(plural(len(history.recoveries), "failure"))
+    return f"{', '.join(parts)}\nnext: {next_command(history)}"
 
 
-def next_command(told: History) -> str:
+def next_command(history: History) -> str:
     """The next thing to type, by the run's state."""
-    commands = {"finished": "dougong export {} OUT", "running": "dougong status {}", "starting": "dougong status {}",
-                "recovering": "dougong status {}", "stopping": "dougong status {}"}  # fmt: skip
-    return commands.get(told.state, "dougong resume {}").format(told.path)
+    if history.state == "finished":
+        return f"dougong export {history.path} OUT"
+    if history.state in ("starting", "running", "recovering", "stopping"):
+        return f"dougong status {history.path}"
+    return f"dougong resume {history.path}"
 
 
-def _failure(event: Event, drill: Event | None, rows: Sequence[MetricsRow]) -> Recovery:
-    reached = [row["step"] for row in rows if row["attempt"] == event["generation"]]
-    same = drill is not None and drill["generation"] == event["generation"]
-    return Recovery(
-        generation=event["generation"],
-        worker=str(event.get("worker") or event.get("node") or "?"),
-        fault=str(event.get("class") or ""),
-        cause=str(event.get("cause") or event.get("reason") or ""),
-        wall=event["wall"],
-        step=max(
-            reached,
-            default=max((r["step"] for r in rows if r["attempt"] < event["generation"]), default=0),
-        ),
-        noticed_s=_between(drill, event) if same and drill is not None else None,
-    )
+def _state(events: Sequence[Event], status: RunStatus) -> str:
+    state = _recorded_state(events) or status.state.lower()
+    if state not in _END_STATES and _controller_is_gone(status):
+        return "lost"
+    return state
 
 
-def _generation_of(failed: Event, events: Sequence[Event]) -> int:
+def _recorded_state(events: Sequence[Event]) -> str:
+    """As the newest event that changes it says; empty when none does."""
+    for event in reversed(events):
+        match event:
+            case RunEnded():
+                return event.kind
+            case StateChanged():
+                return event.state.lower()
+            case GenerationStarted():
+                return "running"
+            case RunCreated():
+                return "starting"
+    return ""
+
+
+def _controller_is_gone(status: RunStatus) -> bool:
+    """Only what this machine can know: the controller ran here and its process is no more."""
+    controller = status.controller
+    if controller is None or controller.host != socket.gethostname():
+        return False
+    return not process_exists(controller.pid)
+
+
+def _generation_of(failed: RunEnded, events: Sequence[Event]) -> int:
     """In which generation the worker that `failed` names had died first, since the last
     controller's start."""
-    generation = int(failed.get("generation", 0))
+    generation = failed.generation
     for event in reversed(events):
-        if event["kind"] == "worker_died" and event.get("worker") == failed.get("worker"):
-            generation = event["generation"]
-        elif event["kind"] == "created":
+        if isinstance(event, RunCreated):
             break
+        if isinstance(event, WorkerDied) and event.worker == failed.worker:
+            generation = event.generation
     return generation
 
 
-def _better_named(recovery: Recovery, event: Event) -> Recovery:
-    """A diagnosis of the same generation knows the class; the first cause stays when there is
-    one."""
-    if event["kind"] != "diagnosis":
-        return recovery
-    return replace(
-        recovery,
-        worker=str(event.get("worker") or recovery.worker),
-        fault=str(event.get("class") or recovery.fault),
-        cause=str(event.get("cause") or event.get("reason") or recovery.cause),
-        detail=str(event.get("detail") or recovery.detail).rstrip(),
-    )
-
-
-def _state(events: Sequence[Event], status: dict[str, Any]) -> str:
-    state = str(status.get("state") or "starting").lower()
-    for event in events:
-        if event["kind"] in FINAL_KINDS:
-            state = event["kind"]
-        elif event["kind"] == "state":
-            state = str(event.get("state")).lower()
-        elif event["kind"] in ("created", "resumed"):
-            state = "starting"
-        elif event["kind"] == "generation_started":
-            state = "running"
-    return "lost" if state not in FINAL_KINDS and _controller_is_gone(status) else state
-
-
-def _controller_is_gone(status: dict[str, Any]) -> bool:
-    """Only what this machine can know: the controller ran here and its process is no more."""
-    controller = status.get("controller") or {}
-    if controller.get("host") != socket.gethostname() or not isinstance(controller.get("pid"), int):
-        return False
-    try:
-        os.kill(controller["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it lives, as somebody else
-        return False
-    return False
+def _duration_s(events: Sequence[Event]) -> float:
+    """All sittings together."""
+    return sum(last.monotonic_s - first.monotonic_s for first, last in _sittings(events))
 
 
 def _sittings(events: Sequence[Event]) -> list[tuple[Event, Event]]:
     """First and last event of each controller's life."""
     spans: list[tuple[Event, Event]] = []
     for event in events:
-        begins = event["kind"] in ("created", "resumed")
-        backwards = bool(spans) and event["monotonic_s"] < spans[-1][1]["monotonic_s"]
-        after_end = bool(spans) and spans[-1][1]["kind"] in FINAL_KINDS and event["kind"] != "state"
-        if not spans or begins or backwards or after_end:
+        if not spans or _begins_sitting(event, spans[-1][1]):
             spans.append((event, event))
         else:
             spans[-1] = (spans[-1][0], event)
     return spans
 
 
-def _between(first: Event, last: Event) -> float:
-    return max(float(last["monotonic_s"]) - float(first["monotonic_s"]), 0.0)
+def _begins_sitting(event: Event, before: Event) -> bool:
+    """A new controller says so at once; where it does not (a tool's run), its clock may have begun
+    anew or the controller before it had ended. Only its state is said after its end."""
+    if isinstance(event, RunCreated) or event.monotonic_s < before.monotonic_s:
+        return True
+    return isinstance(before, RunEnded) and not isinstance(event, StateChanged)
 
 
-def _last(events: Sequence[Event], kind: str) -> Event:
-    return next((e for e in reversed(events) if e["kind"] == kind), {})
+def _last(events: Sequence[Event], kind: type[_OneEvent]) -> _OneEvent | None:
+    return next((event for event in reversed(events) if isinstance(event, kind)), None)
 
 
-def _name(event: Event) -> str:
-    name = str(event.get("directory") or "").rstrip("/").rpartition("/")[2]
-    return name or f"step-{int(event.get('step', 0)):06d}"
+def _commands(events: Sequence[Event]) -> list[str]:
+    created = [event for event in events if isinstance(event, RunCreated)]
+    return [_typed(event.command) for event in created if event.command]
 
 
-def _command(created: Event) -> str:
+def _typed(words: Sequence[str]) -> str:
     """The words as a shell takes them."""
-    words = created.get("command") or ""
-    if not isinstance(words, list):
-        return str(words)
-    typed = shlex.join(map(str, words))
-    return (
-        "python -m dougong" + typed.removeprefix("__main__.py")
-        if words[:1] == ["__main__.py"]
-        else typed
-    )
-
-
-def _yaml_value(text: str, key: str) -> str:
-    """A top-level scalar of the resolved job file, which dougong itself wrote; empty when it is not
-    there."""
-    line = next((line for line in text.splitlines() if line.startswith(f"{key}:")), "")
-    return line.partition(":")[2].partition("#")[0].strip().strip("'\"")
+    if words[0] == "__main__.py":
+        words = ["python", "-m", "dougong", *words[1:]]
+    return shlex.join(words)

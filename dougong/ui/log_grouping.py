@@ -1,5 +1,5 @@
-"""What many workers say, told once: equal warnings and errors become one message with a list of its
-workers.
+"""What many workers print, shown once: equal warnings and errors become one message with a list of
+its workers.
 
 Pure: time is a number that the caller passes in (seconds of any monotonic clock). An agent uses one
 `Classifier` per worker to see which lines are worth sending; the controller feeds what arrives to
@@ -19,16 +19,18 @@ LineLevel = Literal["info", "warning", "error"]
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
-_PREFIX = re.compile(
-    r"^\[rank\d+\]: ?"
-)  # torch writes it before every line of an uncaught exception
+# torch writes it before every line of an uncaught exception.
+_PREFIX = re.compile(r"^\[rank\d+\]: ?")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HEAD = 160  # a level's word stands near the beginning of a line
+# The levels are those of other people's programs: Python's logging and warnings, exceptions, glog
+# (gloo and NCCL write so), libc++ and the kernel. Text is all that they give.
 _ERROR = re.compile(
     r"\b(?:ERROR|CRITICAL|FATAL)\b|^error: |^[\w.]*(?:Error|Exception|Interrupt)(?:: |$)"
     r"|^\[?[EF]\d{4,8} \d\d:|Fatal Python error|terminate called|Segmentation fault|Out of memory"
 )
 _WARNING = re.compile(r"\bWARN(?:ING)?\b|^warning: |\b\w*Warning: |^\[?W\d{4,8} \d\d:")
+# In this order: an identifier or a path holds numbers.
 _MASKS = (
     (re.compile(r"0x[0-9a-fA-F]+"), "<address>"),
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<id>"),
@@ -46,17 +48,9 @@ def mask(text: str) -> str:
     return text
 
 
-def _bare(line: str) -> str:
-    return _PREFIX.sub("", _COLOUR.sub("", line).rstrip())
-
-
-def _level_of(head: str) -> LineLevel:
-    return "error" if _ERROR.search(head) else "warning" if _WARNING.search(head) else "info"
-
-
 @dataclass
 class Classifier:
-    """Tells the level of each line of one worker's output and whether it begins a new message.
+    """Finds the level of each line of one worker's output and whether it begins a new message.
 
     A traceback is one error from its first line to the exception's line, chained ones included; an
     indented line belongs to what stands above it.
@@ -73,6 +67,7 @@ class Classifier:
             self._state, self._level = "traceback", "error"
             return "error", begins
         if self._state == "traceback":
+            # Its frames are indented; the first line that is not names the exception.
             if text and not text[0].isspace():
                 self._state = "raised"
             return "error", False
@@ -87,7 +82,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class LogMessage:
-    """Something that workers said. `varied`: their texts differ in numbers, paths or addresses;
+    """Something that workers printed. `varied`: their texts differ in numbers, paths or addresses;
     `text` is the first."""
 
     level: LineLevel
@@ -97,16 +92,16 @@ class LogMessage:
     varied: bool = False
 
     def __str__(self) -> str:
-        times = f" ({self.count} times)" if self.count > len(self.workers) else ""
-        return (
-            f"[{worker_list(self.workers)}] {self.text}"
-            + (" (values differ)" if self.varied else "")
-            + times
-        )
+        text = f"[{worker_list(self.workers)}] {self.text}"
+        if self.varied:
+            text += " (values differ)"
+        if self.count > len(self.workers):
+            text += f" ({self.count} times)"
+        return text
 
 
 @dataclass
-class _TracebackBlock:
+class _Block:
     """Lines of one worker that make one message, as they arrive."""
 
     level: LineLevel
@@ -116,8 +111,8 @@ class _TracebackBlock:
 
 @dataclass
 class _Group:
-    """Messages alike. `due_at` is when they are told; after that the group stays quiet for a
-    while."""
+    """Equal messages. `due_at` is when they are shown; after that the group stays quiet for a
+    while. `texts` holds two at most: one to show, and whether another one differs."""
 
     level: LineLevel
     due_at: float
@@ -125,14 +120,25 @@ class _Group:
     workers: dict[str, None] = field(default_factory=dict)
     count: int = 0
 
+    def add(self, worker: str, text: str) -> None:
+        if len(self.texts) < 2:
+            self.texts[text] = None
+        self.workers[worker] = None
+        self.count += 1
+
+    def message(self) -> LogMessage:
+        first, *others = self.texts
+        return LogMessage(self.level, first, tuple(self.workers), self.count, bool(others))
+
 
 class Grouper:
     """Collects lines of all workers; `add`, `due` and `flush` return the messages to show now, in
     order.
 
     Lines of `first_worker` that are neither warning nor error pass through at once; the others' are
-    dropped (they are in their logs). A warning or error waits `window_s` for its likes; the same
-    again within `quiet_s` is only counted.
+    dropped (they are in their logs). A warning or error waits `window_s` for its equals; the same
+    again within `quiet_s` is only counted. A message of several lines is whole when `settle_s` have
+    passed since its last one. At most about `capacity` messages are remembered.
     """
 
     def __init__(
@@ -149,73 +155,82 @@ class Grouper:
         self._settle_s = settle_s
         self._capacity = capacity
         self._classifiers: dict[str, Classifier] = {}
-        self._blocks: dict[str, _TracebackBlock] = {}
+        self._blocks: dict[str, _Block] = {}
         self._groups: OrderedDict[tuple[LineLevel, str], _Group] = OrderedDict()
+
+    @property
+    def num_remembered(self) -> int:
+        """How many different messages are held in memory."""
+        return len(self._groups)
 
     def add(self, now: float, worker: str, line: str) -> list[LogMessage]:
         """Take one line (without its newline)."""
         level, begins = self._classifiers.setdefault(worker, Classifier()).feed(line)
         block = self._blocks.get(worker)
-        if block is not None and not begins and block.level == level:
+        if block is not None and block.level == level and not begins:
             block.lines.append(line)
             block.last_at = now
         elif level != "info":
-            self._close(now, worker)
-            self._blocks[worker] = _TracebackBlock(level, [line], now)
-        passed = (
-            [LogMessage("info", line, (worker,))]
-            if level == "info" and worker == self._first_worker
-            else []
-        )
-        return self.due(now) + passed
+            self._end_block(worker)
+            self._blocks[worker] = _Block(level, [line], now)
+        messages = self.due(now)
+        if level == "info" and worker == self._first_worker:
+            messages.append(LogMessage("info", line, (worker,)))
+        return messages
 
     def due(self, now: float) -> list[LogMessage]:
         """What has waited long enough. Call it a few times a second."""
-        for worker in [w for w, b in self._blocks.items() if now - b.last_at >= self._settle_s]:
-            self._close(now, worker)
-        return self._tell([key for key, g in self._groups.items() if g.due_at <= now], now)
+        for worker, block in list(self._blocks.items()):
+            if now - block.last_at >= self._settle_s:
+                self._end_block(worker)
+        return self._take([key for key, group in self._groups.items() if group.due_at <= now], now)
 
     def flush(self, now: float) -> list[LogMessage]:
-        """Everything that has not been told, at once: at the end of a generation or of the run."""
+        """Everything that has not been shown, at once: at the end of a generation or of the
+        run."""
         for worker in list(self._blocks):
-            self._close(now, worker)
-        return self._tell(list(self._groups), now)
+            self._end_block(worker)
+        return self._take(list(self._groups), now)
 
-    def _close(self, now: float, worker: str) -> None:
+    def _end_block(self, worker: str) -> None:
+        """The worker's message is whole: it joins its equals."""
         block = self._blocks.pop(worker, None)
         if block is None:
             return
         text = "\n".join(map(_bare, block.lines)).rstrip()
         key = (block.level, mask(text))
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = _Group(block.level, block.last_at + self._window_s)
-            self._forget_oldest()
-        if len(group.texts) < 2:
-            group.texts[text] = None
-        group.workers[worker] = None
-        group.count += 1
+        group = self._groups.setdefault(key, _Group(block.level, block.last_at + self._window_s))
+        group.add(worker, text)
+        self._forget_oldest()
 
-    def _tell(self, keys: list[tuple[LineLevel, str]], now: float) -> list[LogMessage]:
-        told = []
+    def _take(self, keys: list[tuple[LineLevel, str]], now: float) -> list[LogMessage]:
+        """The messages of these groups. One that has come again while it was quiet starts another
+        quiet time; one that has not is forgotten when its quiet time is over."""
+        messages = []
         for key in keys:
             group = self._groups[key]
             if group.count:
-                texts = list(group.texts)
-                told.append(
-                    LogMessage(
-                        group.level, texts[0], tuple(group.workers), group.count, len(texts) > 1
-                    )
-                )
+                messages.append(group.message())
                 self._groups[key] = _Group(group.level, now + self._quiet_s)
             elif group.due_at <= now:
                 del self._groups[key]
-        return told
+        return messages
 
     def _forget_oldest(self) -> None:
-        """Bounded memory under a storm of unlike messages: quiet groups are forgotten first, oldest
-        first."""
-        if len(self._groups) > self._capacity:
-            quiet = next((key for key, group in self._groups.items() if not group.count), None)
-            if quiet is not None:
-                del self._groups[quiet]
+        """Bounded memory under a storm of unlike messages: of the groups that have nothing to show,
+        the oldest goes."""
+        if len(self._groups) <= self._capacity:
+            return
+        quiet = next((key for key, group in self._groups.items() if not group.count), None)
+        if quiet is not None:
+            del self._groups[quiet]
+
+
+def _bare(line: str) -> str:
+    return _PREFIX.sub("", _COLOUR.sub("", line).rstrip())
+
+
+def _level_of(head: str) -> LineLevel:
+    if _ERROR.search(head):
+        return "error"
+    return "warning" if _WARNING.search(head) else "info"

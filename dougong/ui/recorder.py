@@ -1,56 +1,60 @@
-"""Writes down and shows what the controller says: events, metrics, status, screen, TensorBoard.
-Decides nothing."""
+"""Writes down and shows what the controller says: events, metrics, status. Decides nothing."""
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Protocol
 
-from dougong.records.directory import MetricsRow, RunDir
-from dougong.records.events import Event, StateChanged
+from dougong.records.directory import RunDir
+from dougong.records.events import Event
+from dougong.records.metrics import MetricsRow
+from dougong.records.status import ControllerProcess, RunStatus
+from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
 
 
-class MetricsSink(Protocol):
-    """An experiment tracker, such as TensorBoard files."""
-
-    def step(self, row: MetricsRow) -> None: ...
-    def close(self) -> None: ...
-
-
 class Recorder:
-    """One run's record and its picture on the screen."""
+    """One run's record and its picture on the screen. All methods belong to one thread (the
+    controller's).
 
-    def __init__(self, run_dir: RunDir, view: View, tracker: MetricsSink | None) -> None:
+    `tensorboard`: where the metrics go besides metrics.jsonl; None for a run of a tool.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        view: View,
+        tensorboard: TensorBoardFiles | None,
+    ) -> None:
         self.run_dir = run_dir
         self.view = view
-        self._tracker = tracker
+        self._tensorboard = tensorboard
+        self._process = ControllerProcess(host=socket.gethostname(), pid=os.getpid())
 
     def record(self, event: Event) -> Event:
-        """Write an event down and show it; handed back with its clocks."""
+        """Write an event down and show it; it comes back with its clocks."""
         stamped = self.run_dir.append_event(event)
         self.view.event(stamped)
-        if isinstance(stamped, StateChanged):
-            self.view.state(stamped.state, stamped.generation)
         return stamped
 
     def step(self, row: MetricsRow) -> None:
+        """A step is done."""
         self.run_dir.append_metrics(row)
-        if self._tracker is not None:
-            self._tracker.step(row)
+        if self._tensorboard is not None:
+            self._tensorboard.step(row)
         self.view.step(row)
 
-    def set_status(self, status: dict[str, Any]) -> None:
+    def set_status(self, status: RunStatus) -> None:
         """Replace status.json, signed by this process."""
-        process = {"host": socket.gethostname(), "pid": os.getpid()}
-        self.run_dir.write_status({**status, "controller": process})
+        signed = status.model_copy(update={"controller": self._process})
+        self.run_dir.write_status(signed)
 
     def tick(self) -> None:
         """Call often: shows what is due and draws the view."""
         self.view.tick()
 
     def close(self, summary: str) -> None:
-        if self._tracker is not None:
-            self._tracker.close()
+        """The run is over: its last words go to the screen."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         self.view.close(summary)

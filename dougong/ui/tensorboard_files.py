@@ -1,4 +1,4 @@
-"""TensorBoard event files, written without torch. One file for each controller; one curve for the
+"""TensorBoard event files, written without torch: one file for each controller, one curve for the
 whole run.
 
 A rewound step is written again: a session-start mark at the first such step makes TensorBoard drop
@@ -12,7 +12,9 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from dougong.records.metrics import MetricsRow
 
 _TAGS = {
     "loss": "loss/train",
@@ -27,8 +29,7 @@ _TAGS = {
 
 
 class TensorBoardFiles:
-    """Writes rows of metrics.jsonl as scalars. What `step` was given is on its way to the disk when
-    it returns."""
+    """Rows of metrics.jsonl as scalars. Once `step` returns, its row is in the file."""
 
     def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
         from tensorboard.compat.proto import event_pb2
@@ -43,18 +44,18 @@ class TensorBoardFiles:
         self._writer = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
 
-    def step(self, row: dict[str, Any]) -> None:
-        """Write one row. The first row of an attempt takes back every point of its step and later
-        ones."""
+    def step(self, row: MetricsRow) -> None:
+        """Write one row. The first row of an attempt takes back every point of its step and of
+        later ones."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         if row["attempt"] != self._attempt:
             self._attempt = row["attempt"]
             self._write(step=row["step"], session_log=self._start)
-        values = [
-            Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(row).items()
-        ]
-        self._write(step=row["step"], summary=Summary(value=values))
+        summary = Summary()
+        for tag, number in _scalars(row).items():
+            summary.value.add(tag=tag, simple_value=number)
+        self._write(step=row["step"], summary=summary)
 
     def close(self) -> None:
         """Close the file; more than once does nothing."""
@@ -65,27 +66,22 @@ class TensorBoardFiles:
         self._writer.flush()
 
 
-def _scalars(row: dict[str, Any]) -> dict[str, float]:
+def _scalars(row: MetricsRow) -> dict[str, float]:
+    """Tag -> number, of what the row has."""
     scalars = {tag: float(row[key]) for key, tag in _TAGS.items() if row.get(key) is not None}
     if row.get("load") is not None:
         scalars["load/worst_max_over_mean"] = float(row["load"]["worst"])
     for island, times in row.get("islands", {}).items():
-        scalars |= {
-            f"island/{island}/{key}": float(value)
-            for key, value in times.items()
-            if value is not None
-        }
+        for key, value in times.items():
+            if value is not None:
+                scalars[f"island/{island}/{key}"] = float(value)
     return scalars
 
 
-def _new_file(directory: Path, second: int) -> Any:
-    """TensorBoard reads a folder's files in the order of their names: never one that sorts before
-    an earlier one."""
-    seconds = [
-        int(p.name.split(".")[3])
-        for p in directory.glob("events.out.tfevents.*")
-        if p.name.count(".") >= 3
-    ]
-    second = max([second, *(s + 1 for s in seconds)])
+def _new_file(directory: Path, second: int) -> BinaryIO:
+    """A file whose name is after those of all earlier ones: TensorBoard reads a folder's files in
+    the order of their names."""
+    for earlier in directory.glob("events.out.tfevents.*.*"):
+        second = max(second, int(earlier.name.split(".")[3]) + 1)
     name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
     return (directory / name).open("xb")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -19,22 +18,23 @@ from rich.text import Text
 
 from dougong.control.worker_messages import WorkerRaised
 from dougong.fault.observation import is_consequence
-from dougong.parallel.plan import Plan
-from dougong.records.directory import MetricsRow
-from dougong.records.events import Event, to_json
+from dougong.parallel.plan import Plan, Worker
+from dougong.records.events import Event, FailureDiagnosed, GenerationStarted, WorkerDied
+from dougong.records.metrics import MetricsRow
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
 from dougong.ui.panel import RunProgress, draw_panel, plain_step
+from dougong.ui.sentences import Level, describe, failure_words
 
 _STYLES = {"quiet": "dim", "info": "", "good": "green", "warning": "yellow", "error": "bold red"}
-_ECHO_LENGTH = 160
 _MARKS = {"quiet": "·", "info": "·", "good": "✓", "warning": "!", "error": "✗"}
+_CONSEQUENCE_LENGTH = 160
 
 
 class View:
-    """What the controller tells, shown. All methods belong to one thread (the controller's).
+    """What the controller records, shown. All methods belong to one thread (the controller's).
 
-    Call `tick()` a few times a second: it tells grouped messages that are due and draws the panel
+    Call `tick()` a few times a second: it shows grouped messages that are due and draws the panel
     anew.
     """
 
@@ -49,34 +49,23 @@ class View:
         self._live: Live | None = None
         self._drawn_at = -refresh_s
         self._closed = False
-        self._last_failure: tuple[Any, str] | None = None
-        self._gone = False
-        self._followers: set[str] = set()
+        self._console_is_gone = False
+        self._last_failure: tuple[str, str] | None = None
+        self._consequences: dict[str, str] = {}  # worker -> last line of its traceback
         self._speaks_unicode = console.encoding.lower().startswith("utf")
         self._draws = console.is_terminal and not console.is_dumb_terminal and self._speaks_unicode
 
     def plan(self, plan: Plan, layout: bool = True) -> None:
-        """Say who runs what (unless `layout` is false); from now on tokens/s is also told for each
+        """Say who runs what (unless `layout` is false); from now on tokens/s is also shown for each
         island."""
         lanes = {worker.island: 0 for worker in plan.workers}
         for worker in plan.workers:
             lanes[worker.island] += len(worker.lanes)
-        self._progress.shares = {
-            island: number / plan.num_lanes for island, number in lanes.items()
-        }
+        self._progress.shares = {name: number / plan.num_lanes for name, number in lanes.items()}
         self._grouper = self._grouper or Grouper(plan.workers[0].name)
-        for worker in plan.workers if layout else ():
-            lanes_text, experts = (
-                formatting.ranges(worker.lanes) or "none",
-                formatting.site_experts(worker.experts) or "none",
-            )
-            where = f"{worker.node} {worker.device}".strip()
-            self._print(
-                Text(
-                    f"  {worker.name}  {worker.role} on {where} · lanes {lanes_text} · experts {experts}",
-                    "dim",
-                )
-            )
+        if layout:
+            for worker in plan.workers:
+                self._print(Text(_layout_line(worker), "dim"))
 
     def step(self, row: MetricsRow) -> None:
         """A step is done: `row` as in metrics.jsonl."""
@@ -88,16 +77,12 @@ class View:
 
     def event(self, event: Event) -> None:
         """Something happened: an event as `RunDir.append_event` returned it."""
-        self._show(to_json(event))
-
-    def _show(self, event: dict[str, Any]) -> None:
-        self._progress.generation = max(self._progress.generation, event["generation"])
         self._progress.note(event, self._clock())
-        sentence = formatting.describe(event)
-        if sentence.level != "quiet" and not self._told_already(event):
-            self._say(
-                sentence.level, sentence.text, formatting.local_clock(str(event.get("wall", "")))
-            )
+        if isinstance(event, GenerationStarted):
+            self._consequences.clear()
+        sentence = describe(event)
+        if sentence.level != "quiet" and not self._is_known(event):
+            self._say(sentence.level, sentence.text, formatting.local_clock(event.wall))
         self.tick()
 
     def worker_line(self, worker: str, line: str) -> None:
@@ -105,48 +90,40 @@ class View:
         all workers."""
         self._grouper = self._grouper or Grouper(worker)
         for message in self._grouper.add(self._clock(), worker, line):
-            self._message(message)
+            self._show(message)
         self.tick()
 
     def worker_raised(self, worker: str, error: WorkerRaised) -> None:
-        """With which exception a worker ends; its traceback may come before or after."""
-        if is_consequence(error.bases):
-            self._followers.add(worker)
-
-    def _follows(self, message: LogMessage) -> bool:
-        """A traceback that only says that a peer was lost: one line is enough, the log has the
-        rest."""
-        is_traceback = message.level == "error" and "\n" in message.text
-        return is_traceback and self._followers.issuperset(message.workers)
-
-    def state(self, state: str, generation: int) -> None:
-        """The controller's state, such as RUNNING, and the generation."""
-        self._progress.state, self._progress.generation = state.lower(), max(generation, 1)
-        self.tick()
+        """The exception with which a worker ends. Of one that only says that a peer was gone, the
+        traceback is shown as one line."""
+        lines = error.traceback.splitlines()
+        if lines and is_consequence(error.bases):
+            self._consequences[worker] = lines[-1]
 
     def tick(self) -> None:
-        """Tell what is due and draw the panel, at most once in `refresh_s`."""
+        """Show what is due and draw the panel, at most once in `refresh_s`."""
         now = self._clock()
         for message in self._grouper.due(now) if self._grouper else ():
-            self._message(message)
-        if self._closed or self._gone or not self._draws or now - self._drawn_at < self._refresh_s:
+            self._show(message)
+        if self._closed or self._console_is_gone or not self._draws:
             return
-        self._drawn_at = now
-        self._draw()
+        if now - self._drawn_at >= self._refresh_s:
+            self._drawn_at = now
+            self._draw()
 
     def close(self, summary: str = "") -> None:
-        """Tell what is still waiting, draw the last panel, give the terminal back, print the
+        """Show what is still waiting, draw the last panel, give the terminal back, print the
         summary."""
         if self._closed:
             return
         self._closed = True
         try:
             for message in self._grouper.flush(self._clock()) if self._grouper else ():
-                self._message(message)
-            if self._live is not None and not self._gone:
+                self._show(message)
+            if self._live is not None and not self._console_is_gone:
                 self._draw()
         finally:
-            if self._live is not None and not self._gone:
+            if self._live is not None and not self._console_is_gone:
                 self._live.stop()
         if summary:
             self._print(Text(summary))
@@ -169,29 +146,36 @@ class View:
                 self._live.start()
                 self._console.show_cursor(True)
             self._live.update(panel, refresh=True)
-        except (OSError, SystemExit):
-            self._gone = True
+        except (OSError, SystemExit):  # as in _print
+            self._console_is_gone = True
 
-    def _told_already(self, event: dict[str, Any]) -> bool:
-        """A diagnosis that only repeats the death it explains is not told twice."""
-        if event["kind"] not in ("worker_died", "diagnosis"):
+    def _is_known(self, event: Event) -> bool:
+        """A diagnosis that only repeats the death it explains is not said twice."""
+        if not isinstance(event, (WorkerDied, FailureDiagnosed)):
             return False
-        failure = (event.get("worker"), formatting.cause_of(event))
-        told, self._last_failure = failure == self._last_failure, failure
-        return told
+        failure = (event.worker, failure_words(event.failure, event.cause))
+        known = failure == self._last_failure
+        self._last_failure = failure
+        return known
 
-    def _message(self, message: LogMessage) -> None:
+    def _show(self, message: LogMessage) -> None:
         if message.level == "info":
             self._print(Text.from_ansi(message.text))
-        elif self._follows(message):
-            told = f"[{formatting.worker_list(message.workers)}] follows from it: {message.text.splitlines()[-1]}"
-            self._say(
-                "quiet", told if len(told) <= _ECHO_LENGTH else told[: _ECHO_LENGTH - 3] + "..."
-            )
+        elif self._is_consequence(message):
+            self._say("quiet", _one_line(message))
         else:
             self._say(message.level, str(message))
 
-    def _say(self, level: str, text: str, clock: str = "") -> None:
+    def _is_consequence(self, message: LogMessage) -> bool:
+        """A traceback of workers whose own errors said that a peer was gone: one line is enough,
+        the log has the rest. Any other traceback of theirs is shown whole."""
+        if "\n" not in message.text:
+            return False
+        known = all(worker in self._consequences for worker in message.workers)
+        last_line = message.text.splitlines()[-1]
+        return known and last_line == self._consequences[message.workers[0]]
+
+    def _say(self, level: Level, text: str, clock: str = "") -> None:
         style = _STYLES[level]
         head = f"{clock} {_MARKS[level]} ".lstrip()
         self._print(Text.assemble((head, style or "dim"), (Text.from_ansi(text).plain, style)))
@@ -199,20 +183,16 @@ class View:
     def _print(self, text: Text) -> None:
         """Whole lines whatever the width: a log is not cut or wrapped by us. Nobody watching is no
         reason to die."""
-        if self._gone:
+        if self._console_is_gone:
             return
         if not self._speaks_unicode:
-            text = Text(
-                text.plain.encode(self._console.encoding, "replace").decode(self._console.encoding),
-                text.style,
-            )
+            encoding = self._console.encoding
+            text = Text(text.plain.encode(encoding, "replace").decode(encoding), text.style)
         try:
             self._console.print(text, soft_wrap=True, highlight=False)
-        except (
-            OSError,
-            SystemExit,
-        ):  # rich turns a closed pipe into SystemExit; the run's files hold all of it
-            self._gone = True
+        except (OSError, SystemExit):
+            # rich turns a closed pipe into SystemExit; the run's files hold all of it.
+            self._console_is_gone = True
 
 
 def make_view(
@@ -225,3 +205,18 @@ def make_view(
     """A view on `console`: live when it is a terminal, plain lines otherwise. `clock` is monotonic,
     in seconds."""
     return View(console, RunProgress(job_name, steps, clock()), clock, refresh_s)
+
+
+def _layout_line(worker: Worker) -> str:
+    where = f"{worker.node} {worker.device}".strip()
+    lanes = formatting.ranges(worker.lanes) or "none"
+    experts = formatting.site_experts(worker.experts) or "none"
+    return f"  {worker.name}  {worker.role} on {where} · lanes {lanes} · experts {experts}"
+
+
+def _one_line(message: LogMessage) -> str:
+    workers, last_line = formatting.worker_list(message.workers), message.text.splitlines()[-1]
+    text = f"[{workers}] follows from it: {last_line}"
+    if len(text) <= _CONSEQUENCE_LENGTH:
+        return text
+    return text[: _CONSEQUENCE_LENGTH - 3] + "..."

@@ -195,6 +195,16 @@ def test_both_sides_prove_themselves_and_then_talk(listener: Listener) -> None:
     assert channel.peer_address in ("", "127.0.0.1")
 
 
+def test_what_comes_right_behind_the_welcome_is_not_lost() -> None:
+    big = AgentFailed("y" * (MAX_HELLO_BYTES * 3))
+    refused: list[str] = []
+    server = Server("127.0.0.1", "secret", lambda _, channel: channel.send(big), refused.append, DEADLINES)
+    client = connect(server.address, "secret", EAST, DEADLINES)
+    assert client.receive(5) == big
+    server.close()
+    assert not refused
+
+
 def test_a_client_says_nothing_of_itself(listener: Listener) -> None:
     connect(listener.server.address, "secret", None, DEADLINES).close()
     hello, channel = listener.peers.get(timeout=5)

@@ -78,7 +78,7 @@ def test_a_checkpoint_goes_on_in_its_own_class_or_says_so(tmp_path: Path) -> Non
 
     assert run.start("resume", "-o", "numerics=bounded").finish() == 0, run.text()
     assert "these workers are" in warnings(run)
-    assert run.run_dir.read_status()["step"] == 15  # type: ignore[index]
+    assert run.run_dir.read_status().step == 15  # type: ignore[union-attr]
     assert name not in Manifest.load(run.run_dir.checkpoints / "step-000015").metadata["kernels"]["prints"]
 
 

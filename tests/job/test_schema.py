@@ -124,3 +124,17 @@ def test_what_fixes_the_bits() -> None:
     assert [kinds[name] for name in ("Island.workers", "Island.role", "Checkpoint.every", "Drill.kill")] == [
         "physical"
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ("determinism", "numerics", "promises"),
+    [
+        ("layout", "exact", (True, True, True)),
+        ("layout", "bounded", (True, True, False)),
+        ("run", "exact", (False, True, False)),
+        ("off", "exact", (False, False, False)),
+    ],
+)
+def test_what_a_job_promises_of_its_bits(determinism: str, numerics: str, promises: tuple[bool, bool, bool]) -> None:
+    job = Job.model_validate({**LEAST, "determinism": determinism, "numerics": numerics})
+    assert (job.is_layout_free, job.is_deterministic, job.needs_exact_kernels) == promises

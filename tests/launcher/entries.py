@@ -7,10 +7,12 @@ Workers step together by files in the run directory; a checkpoint is one small f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord
 from dougong.checkpoint.part import CheckpointPart
+from dougong.control.messages import EndAgent
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.errors import DataError, LaunchError, PeerError
@@ -187,7 +190,12 @@ def _spam(context: WorkerContext) -> None:
 
 
 def _garble(context: WorkerContext) -> None:
-    context.control._channel._sock.sendall(b"no message at all\n")  # type: ignore[attr-defined]
+    """Write into the agent's socket as a stray `write` would, then send what only a controller may."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the listing's own descriptor
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b"no message at all\n")
+    context.control.send(EndAgent())  # type: ignore[arg-type]
 
 
 def _parent_of(pid: int) -> int:

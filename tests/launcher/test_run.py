@@ -37,9 +37,10 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
     assert all(verify(run.run_dir.checkpoints / name).ok for name in kept)
     status = run.run_dir.read_status()
     assert status is not None
-    assert (status["state"], status["generation"], status["step"], status["steps"]) == ("FINISHED", 1, 20, 20)
-    assert {w["name"] for w in status["workers"]} == {"east/0", "east/1"}
-    assert {"host", "pid", "device", "role", "lanes", "experts"} <= set(status["workers"][0])
+    assert (status.state, status.generation, status.step, status.steps) == ("FINISHED", 1, 20, 20)
+    assert {w.name for w in status.workers} == {"east/0", "east/1"}
+    first = json.loads(run.run_dir.status_file.read_text())["workers"][0]
+    assert {"host", "pid", "device", "role", "lanes", "experts"} <= set(first)
     assert "east/1 begins after step 0" in run.run_dir.log_file(1, "east/1").read_text()
     assert run.run_dir.read_controller() is None
     assert run.run_dir.report_file.exists()
@@ -69,7 +70,7 @@ def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str
     assert [e["resume"] for e in run.events("generation_started")] == [None, "step-000005"]
     second = [row["step"] for row in run.run_dir.read_metrics() if row["attempt"] == 2]
     assert second == list(range(6, 21))
-    assert run.run_dir.read_status()["state"] == "FINISHED"  # type: ignore[index]
+    assert run.run_dir.read_status().state == "FINISHED"  # type: ignore[union-attr]
 
 
 def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_after_max_restarts_the_run_fails_with_the_first_cause(tmp_path: Path) -
     last = run.text().splitlines()[-3:]
     assert "the seventh seal is broken on east/1" in last[0]
     assert str(run.run_dir.log_file(1, "east/1")) in last[1]
-    assert run.run_dir.read_status()["state"] == "FAILED"  # type: ignore[index]
+    assert run.run_dir.read_status().state == "FAILED"  # type: ignore[union-attr]
 
 
 def test_wrong_data_is_not_tried_again(tmp_path: Path) -> None:
@@ -139,9 +140,9 @@ def test_a_first_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, nu
     run.await_step(3)
     run.process.send_signal(number)
     assert run.finish() == status, run.text()
-    stopped_at = run.run_dir.read_status()["step"]  # type: ignore[index]
+    stopped_at = run.run_dir.read_status().step  # type: ignore[union-attr]
     assert [e["step"] for e in run.events("checkpoint_committed")] == [stopped_at]
-    assert run.run_dir.read_status()["state"] == "STOPPED"  # type: ignore[index]
+    assert run.run_dir.read_status().state == "STOPPED"  # type: ignore[union-attr]
     run.start("resume", "-o", f"steps={stopped_at + 5}")
     assert run.finish() == 0, run.text()
     assert [row["step"] for row in run.run_dir.read_metrics()] == list(range(1, stopped_at + 6))
@@ -154,7 +155,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     wait_for(lambda: run.events("stop_requested"), "the first signal is noted")
     run.process.send_signal(signal.SIGINT)
     assert run.finish() == 130, run.text()
-    assert run.run_dir.read_status()["state"] == "STOPPED"  # type: ignore[index]
+    assert run.run_dir.read_status().state == "STOPPED"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("victim", ["driver", "agent", "zygote"])

@@ -111,5 +111,6 @@ class ToyRun:
         return found
 
     def worker_pids(self) -> dict[str, int]:
-        status = self.run_dir.read_status() or {"workers": []}
-        return {w["name"]: w["pid"] for w in status["workers"] if w["alive"]}
+        status = self.run_dir.read_status()
+        workers = status.workers if status is not None else ()
+        return {w.name: w.pid for w in workers if w.alive and w.pid is not None}

@@ -15,7 +15,8 @@ from dougong.models.build import build_on_meta, load_config, materialise
 from dougong.models.inventory import inspect_model
 from dougong.models.sites import find_sites
 from dougong.parallel.plan import Seat, make_plan
-from dougong.training.replica import ReplicaSpec, build_replica
+from dougong.training.build import build_model
+from dougong.training.replica import build_replica
 from tests.families import FAMILIES, config_values, tiny_config
 from tests.jobs import VOCAB, make_job
 from torch import nn
@@ -125,7 +126,7 @@ def test_experts_stay_on_meta_and_a_worker_holds_only_its_own(family: str, preci
     job = make_job(family, precision=precision, batch={"lanes": 2})
     seats = [Seat(f"east/{i}", "east", "both", "node", f"cpu:{i}") for i in range(2)]
     plan = make_plan(2, inspect_model(job.model, VOCAB), seats)
-    replica = build_replica(ReplicaSpec(job, VOCAB, CPU), plan, 1)
+    replica = build_replica(build_model(job, VOCAB, CPU), plan, 1)
     inside = tuple(f"{s.name}." for s in replica.sites)
     assert {n.startswith(inside) == p.is_meta for n, p in replica.model.named_parameters()} == {True}
     assert [set(of) for of in replica.experts] == [{4, 5, 6, 7}] * len(replica.sites)

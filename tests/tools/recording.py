@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
+from dougong.records.partial_run import PartialRun
 from dougong.tools.local_run import PARTIAL_RUN, LocalRunOptions
 from tests.families import SMALLEST
 from tests.jobs import make_job
@@ -43,7 +43,7 @@ def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunD
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
     run_dir.write_plan(lay_out(job, roles).to_json())
     run_dir.append_event(RunCreated(generation=1, job=job.job))
-    (path / "errand.json").write_text(json.dumps({"until": job.steps}))
+    PartialRun(job.steps).write(path)
     outcome = run(Order(job, roles, path, train=(flip or Flip(step=0)).train))
     assert not outcome.errors
     for row in outcome.rows.values():

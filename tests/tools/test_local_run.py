@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from dougong.errors import LaunchError
+from dougong.records.partial_run import PartialRun
 from dougong.tools.local_run import on_this_machine, run_here
-from dougong.training.partial_run_request import PartialRun
 from tests.tools.recording import QUICK, small_job
 
 

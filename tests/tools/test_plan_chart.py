@@ -32,7 +32,7 @@ def test_emulated_times_are_those_of_the_workers() -> None:
     assert cost("east/0", Operation(Kind.BACKWARD, 0, 0)) == pytest.approx(4 * 0.030)
     rows = 2 * 2 * 16 * 2  # lanes, sequences, tokens, choices; half of the experts
     assert cost("west/1", Operation(Kind.EXPERTS_FORWARD, 1, 0)) == pytest.approx(rows / 2 / 1000 * 0.5)
-    assert cost("west/1", send(MessageKind.ANSWERS, 0, 0)) == pytest.approx(0.002)
+    assert cost("west/1", send(MessageKind.OUTPUTS, 0, 0)) == pytest.approx(0.002)
 
 
 def test_without_times_speeds_count() -> None:
@@ -42,7 +42,7 @@ def test_without_times_speeds_count() -> None:
     assert cost("east/0", Operation(Kind.FORWARD, 0, 0)) == pytest.approx(2 / 4)
     assert cost("west/0", Operation(Kind.EXPERTS_BACKWARD, 0, 0)) == pytest.approx(2 / 2)
     assert cost("west/0", Operation(Kind.WEIGHT_GRADIENTS, 0, 0)) == pytest.approx(2 / 2)
-    assert cost("west/0", send(MessageKind.ANSWERS, 0, 0)) == 0
+    assert cost("west/0", send(MessageKind.OUTPUTS, 0, 0)) == 0
 
 
 def test_the_chart_names_the_schedule_and_fits_the_terminal() -> None:

@@ -1,6 +1,6 @@
 """A broken device, rehearsed: the lowest bit of one number in what one expert answers to one lane, once in a step.
 
-`Flip.train` runs an errand with it; `flip_on_two` is an entry whose flip belongs to the layout of two workers.
+`Flip.train` runs a part of a run with it; `flip_on_two` is an entry whose flip belongs to the layout of two workers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from dougong.control.worker_api import WorkerContext
 from dougong.parallel.comm.exchange import TensorMessage
+from dougong.records.partial_run import PartialRun
 from dougong.training import partial_run
-from dougong.training.trainer import Trainer
+from dougong.training.partial_run import run_part, tracer_for
+from dougong.training.session import joined
+from dougong.training.trainer import Trainer, build_trainer
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Flip:
 
     def prepare(self, trainer: Trainer) -> None:
         """Spoil the answers on their way to the lane, forward alone."""
-        stepper: Any = trainer._stepper
-        dispatcher, mail = stepper._executor._dispatcher, stepper._mail
+        parts = trainer.stepper.parts
+        dispatcher: Any = parts.share.dispatcher
         honest, gone = dispatcher.take_answers, []
 
         def take_answers(sent: Any, letters: Mapping[int, TensorMessage]) -> None:
-            here = (mail.step, *sent.key) == (self.step, self.site, self.microbatch)
+            here = (parts.exchange.step, *sent.key) == (self.step, self.site, self.microbatch)
             if here and self.lane in sent.calls and not gone:
                 gone.append(sent)
                 self._spoil(sent, letters)
@@ -50,9 +53,18 @@ class Flip:
                 return
 
     def train(self, context: WorkerContext) -> None:
-        partial_run.train(context, self.prepare)
+        """A part of a run, as `partial_run.train` does it."""
+        request = PartialRun.load(context.run_dir)
+        tracer = tracer_for(request)
+        with joined(context) as world:
+            trainer = build_trainer(context, world, tracer)
+            self.prepare(trainer)
+            run_part(context, request, trainer, tracer)
 
 
 def flip_on_two(context: WorkerContext) -> None:
-    """An errand that goes wrong on two workers and nowhere else, whenever it is run."""
-    partial_run.train(context, Flip(bit=16).prepare if len(context.plan.workers) == 2 else lambda trainer: None)
+    """A part of a run that goes wrong on two workers and nowhere else, whenever it is run."""
+    if len(context.plan.workers) == 2:
+        Flip(bit=16).train(context)
+    else:
+        partial_run.train(context)

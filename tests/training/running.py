@@ -20,10 +20,11 @@ from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import WorkerMessage
 from dougong.errors import DougongError
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
-from dougong.training.trainer import train
+from dougong.training.session import train
 from tests.processes import CONTEXT
 
 DEADLINE_S = 120.0
@@ -170,6 +171,7 @@ def _attend(order: Order, plan: Plan, messages: Any) -> Outcome:
 def _commit_when_whole(order: Order, plan: Plan, outcome: Outcome, step: int) -> None:
     parts = [CheckpointPart.from_json(part) for (s, _), part in outcome.parts.items() if s == step]
     if len(parts) == len(plan.workers):
-        expected = expected_tensors(inspect_model(order.job.model, None), ("exp_avg", "exp_avg_sq"))
+        kinds = declaration_of(order.job.optimizer).kinds_like_parameters
+        expected = expected_tensors(inspect_model(order.job.model, None), kinds)
         root = order.run_dir / "checkpoints"
         outcome.committed[step] = commit(root, step, order.generation, parts, Additions(expected=expected))

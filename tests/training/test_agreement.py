@@ -8,7 +8,7 @@ from dougong.data.windows import open_data
 from dougong.errors import DataError
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.training.trainer import _agree_on_data
+from dougong.training.agreement import agree_on_data
 from tests.jobs import make_job, plan_for
 from tests.processes import run_workers
 
@@ -19,7 +19,7 @@ def read_and_compare(world: World, plan: Plan, texts: list[str], folder: Path) -
     file.write_text(texts[world.rank] * 100)
     job = make_job(data={"text": str(file), "sequence_length": 16})
     try:
-        _agree_on_data(world, plan, open_data(job, 256, folder / "cache"))
+        agree_on_data(world, plan, open_data(job, 256, folder / "cache"))
     except DataError as error:
         return str(error)
     return ""

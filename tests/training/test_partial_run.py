@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from dougong.job.schema import Job
 from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, TraceKey, first_difference
+from dougong.records.partial_run import PartialRun, StepTrace
 from dougong.training import partial_run
-from dougong.training.partial_run_request import PartialRun, StepTrace
 from tests.families import config_values
 from tests.jobs import make_job
 from tests.training.flipping import Flip
@@ -85,7 +85,7 @@ def test_a_flipped_bit_is_found_where_it_was_flipped(bit: int, tmp_path: Path) -
     assert {p.lane for p in different} == {2} and {p.microbatch for p in different if p.direction != SUMS} == {1}
 
 
-def test_an_errand_ends_where_it_was_told_and_saves_when_it_was_told(tmp_path: Path) -> None:
+def test_a_part_of_a_run_ends_and_saves_as_it_is_asked(tmp_path: Path) -> None:
     job = trace_job(tmp_path)
     path = tmp_path / "run"
     path.mkdir()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from dougong.control.messages import decode, encode
+from dougong.control.worker_messages import ModelFound
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Router
-from dougong.training.preflight import inspect, inspect_only, inventory_from_json, vocabulary_of
+from dougong.training.preflight import inspect, inspect_only, vocabulary_of
 from tests.families import SMALLEST
 
 
@@ -34,13 +34,15 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_inventory_survives_the_way_over_json(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inventory_survives_the_way_to_the_controller(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # where tokenised text is kept
     looked = inspect(job({"text": str(text)}))
     assert looked.data["windows"] == (21 * 100 + 1) // 8  # a byte 0 ends the document
     found = looked.inventory
     assert (found.family, found.num_experts, len(found.sites)) == ("qwen3_moe", 4, 2)
-    assert inventory_from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+    assert decode(encode(ModelFound(found, dict(looked.data)))).inventory == found
     assert inspect_only(job({"text": str(text)})) == found
 
 

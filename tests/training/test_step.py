@@ -12,7 +12,7 @@ from dougong.errors import ModelError
 from dougong.job.schema import Job
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
-from dougong.training.step import StepResult
+from dougong.training.reports import StepResult
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
 from tests.reference import accumulate_plainly, compute_experts_alike, reference_model, train_plainly
@@ -148,7 +148,7 @@ def test_an_expert_without_tokens_is_decayed_as_its_fused_tensor_is() -> None:
     rig.run(1)
     idle = [
         site.tensor_name(p, e)
-        for site, of in zip(rig.replica.sites, rig.stepper._shard.gradients, strict=True)
+        for site, of in zip(rig.replica.sites, rig.stepper.parts.share.shard.gradients, strict=True)
         for e, tensors in of.items()
         for p, gradient in tensors.items()
         if not gradient.any()

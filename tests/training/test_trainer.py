@@ -19,7 +19,7 @@ from dougong.models.ties import break_ties_by_index
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.training.trainer import _agree_on_operators
+from dougong.training.agreement import agree_on_operators
 from tests.families import config_values, tiny_config
 from tests.jobs import make_job
 from tests.parallel.workers import plan_of
@@ -202,7 +202,7 @@ def other_operators(world: World, plan: Plan) -> str | None:
     """The last worker computes its experts by another form: what each worker says."""
     op = TiledSwiGLU(16) if world.rank == world.size - 1 else ByBlock(SwiGLUExpert())
     try:
-        _agree_on_operators(world, plan, op)
+        agree_on_operators(world, plan, op)
     except DeviceError as error:
         return str(error)
     return None

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, experts_text, make_plan
+from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from dougong.records.directory import RunDir
 from dougong.records.events import Event, from_json
+from dougong.records.status import RunStatus, WorkerState
 
 START = datetime(2025, 11, 22, 9, 30, 0, tzinfo=timezone.utc)
 MACHINE = {
@@ -117,12 +118,20 @@ class Recorder:
     def status(self, state: str, generation: int, step: int) -> None:
         """status.json as `dougong status` reads it."""
         plan = make_layout(self.islands)
-        workers = [
-            {"name": w.name, "host": "forge", "pid": 4000 + 10 * generation + w.rank, "device": w.device,
-             "role": w.role, "lanes": list(w.lanes), "experts": experts_text(w.experts)} for w in plan.workers
-        ]  # fmt: skip
+        workers = tuple(
+            WorkerState(
+                name=worker.name,
+                host="forge",
+                pid=4000 + 10 * generation + worker.rank,
+                device=worker.device,
+                role=worker.role,
+                lanes=worker.lanes,
+                experts=worker.experts,
+            )
+            for worker in plan.workers
+        )
         self.run.write_status(
-            {"state": state, "generation": generation, "step": step, "steps": self.steps, "workers": workers}
+            RunStatus(state=state, generation=generation, step=step, steps=self.steps, workers=workers)
         )
 
 

@@ -1,8 +1,6 @@
-"""Values and events in words."""
+"""Values in words."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from dougong.ui import formatting
@@ -43,51 +41,29 @@ def test_worker_list() -> None:
     assert formatting.worker_list(names) == "east/0-1, east/9-10, west/1, driver"
 
 
-EVENTS: list[tuple[dict[str, Any], str, str]] = [
-    ({"kind": "created", "job": "tiny", "generation": 1}, "info", "job tiny"),
-    ({"kind": "created", "job": "tiny", "generation": 3}, "info", "resumed: job tiny"),
-    ({"kind": "agents_started", "agents": [{"node": "a"}, {"node": "b"}]}, "info", "2 agents on a, b"),
-    ({"kind": "agents_started", "agents": 2}, "info", "agents started · agents 2"),
-    ({"kind": "inspected", "family": "qwen3_moe", "parameters": 3_300_000, "experts": 16}, "info",
-     "model qwen3_moe: 3.30 M parameters, 16 experts"),
-    ({"kind": "fingerprints", "classes": {"east/0": "aa", "west/0": "bb", "east/1": "aa"}, "seconds": 1}, "info",
-     "arithmetic: class aa on east/0-1, class bb on west/0"),
-    ({"kind": "planned", "workers": 2, "lanes": 4}, "info", "plan: 2 workers, 4 lanes"),
-    ({"kind": "planned", "seconds": 2}, "info", "planned · seconds 2"),
-    ({"kind": "generation_started", "workers": ["east/0", "east/1"], "resume": "/r/checkpoints/step-000020"}, "info",
-     "generation 2 starts from step-000020 with 2 workers [east/0-1]"),
-    ({"kind": "generation_started"}, "info", "generation 2 starts from the beginning"),
-    ({"kind": "first_step", "step": 21}, "good", "training again at step 21"),
-    ({"kind": "first_step", "step": 1, "generation": 1}, "quiet", "first step: 1"),
-    ({"kind": "drill", "worker": "east/1", "step": 30, "action": "kill"}, "warning",
-     "drill: kill east/1 as step 30 begins"),
-    ({"kind": "worker_died", "worker": "east/1", "class": "crash", "cause": "signal 9 (SIGKILL)"}, "error",
-     "worker east/1 died: crash: signal 9 (SIGKILL)"),
-    ({"kind": "worker_died", "worker": "east/1", "class": "out_of_memory", "cause": "out of memory: 20 GiB"}, "error",
-     "worker east/1 died: out of memory: 20 GiB"),
-    ({"kind": "worker_died", "worker": "east/1"}, "error", "worker east/1 died: cause unknown"),
-    ({"kind": "decision", "action": "new_generation", "reason": "1 of 3 restarts"}, "warning",
-     "decision: new generation (1 of 3 restarts)"),
-    ({"kind": "checkpoint_started", "step": 20}, "quiet", "checkpoint of step 20 begins"),
-    ({"kind": "checkpoint_committed", "step": 20, "bytes": 2**20, "seconds": 0.5}, "good",
-     "checkpoint of step 20 committed (1.0 MiB, 0.50 s)"),
-    ({"kind": "checkpoint_rejected", "directory": "checkpoints/step-000040", "reason": "digest of a differs"}, "error",
-     "checkpoint step-000040 rejected: digest of a differs"),
-    ({"kind": "warning", "text": "slow", "workers": ["east/1", "east/0"]}, "warning", "[east/0-1] slow"),
-    ({"kind": "state", "state": "RUNNING"}, "quiet", "state: running"),
-    ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
-    ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),
-    ({"kind": "failed", "step": 31, "worker": "east/1", "cause": "boom"}, "error",
-     "failed at step 31: east/1: boom"),
-    ({"kind": "spare_promoted", "worker": "east/4", "after": None}, "info", "spare promoted · worker east/4"),
-]  # fmt: skip
+def test_spans() -> None:
+    assert formatting.spans([9, 0, 1, 5, 8, 8]) == [(0, 1), (5, 5), (8, 9)]
 
 
-@pytest.mark.parametrize(("event", "level", "text"), EVENTS)
-def test_describe(event: dict[str, Any], level: str, text: str) -> None:
-    assert formatting.describe({"generation": 2, **event}) == formatting.Sentence(level, text)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("experts", "text"),
+    [
+        ([], ""),
+        ([(0, 1, 2), (0, 1, 2)], "0-2"),
+        ([(0, 1), (0, 1), (), (5,)], "0-1 x2 | none | 5"),
+        ([tuple(range(i)) for i in range(1, 12)], "1 to 11 a layer"),
+    ],
+)
+def test_site_experts(experts: list[tuple[int, ...]], text: str) -> None:
+    assert formatting.site_experts(experts) == text
 
 
-@pytest.mark.parametrize("kind", sorted({event["kind"] for event, _, _ in EVENTS} | {"diagnosis", "stop_requested"}))
-def test_an_event_without_its_fields_still_has_words(kind: str) -> None:
-    assert formatting.describe({"kind": kind, "generation": 1}).text
+def test_times_of_events() -> None:
+    assert formatting.moment("2025-11-22T09:31:40.500Z") == "2025-11-22 09:31:40"
+    assert formatting.local_clock("") == ""
+    assert len(formatting.local_clock("2025-11-22T09:31:40.500Z")) == 8
+
+
+@pytest.mark.parametrize(("value", "text"), [(2.08516, "2.0852"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_loss(value: float, text: str) -> None:
+    assert formatting.loss(value) == text

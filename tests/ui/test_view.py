@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+from dougong.control.worker_messages import WorkerRaised
 from dougong.records.directory import RunDir
-from dougong.records.events import FailureDiagnosed, WorkerDied
+from dougong.records.events import CheckpointCommitted, FailureDiagnosed, StateChanged, WorkerDied
 from dougong.ui.panel import RunProgress, draw_panel, plain_step, sparkline
 from dougong.ui.view import View, make_view
 from rich.console import Console
@@ -42,7 +43,7 @@ def replay(view: View, run: RunDir, clock: Clock) -> None:
         clock.now = event.monotonic_s
         view.event(event)
         if event.kind == "first_step":
-            view.state("RUNNING", event.generation)
+            view.event(StateChanged(generation=event.generation, state="RUNNING"))
             for row in [r for r in rows if r["attempt"] == event.generation]:
                 clock.now += row["step_s"]
                 view.step(row)
@@ -76,10 +77,10 @@ def test_a_failure_names_worker_and_cause_once(tmp_path: Path) -> None:
 def test_a_diagnosis_that_differs_is_told() -> None:
     out = io.StringIO()
     view = make_view(Console(file=out), "tiny", 3)
-    view.event(WorkerDied(generation=1, worker="east/1", cause="exit status 1"))
-    view.event(FailureDiagnosed(generation=1, worker="east/0", cause="disk full"))
+    view.event(WorkerDied(generation=1, worker="east/1", failure="crash", cause="exit status 1"))
+    view.event(FailureDiagnosed(generation=1, worker="east/0", failure="storage", cause="disk full"))
     assert [line[2:] for line in out.getvalue().splitlines()] == [
-        "worker east/1 died: exit status 1", "diagnosis: east/0: disk full",
+        "worker east/1 died: crash: exit status 1", "diagnosis: east/0: storage: disk full",
     ]  # fmt: skip
 
 
@@ -87,9 +88,9 @@ def test_failures_are_red_and_markup_in_causes_is_text() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard", width=200)
     view = make_view(console, "tiny", 3, refresh_s=1e9)
-    view.event(WorkerDied(generation=1, worker="east/1", cause="[/red] [bold]x"))
+    view.event(WorkerDied(generation=1, worker="east/1", failure="crash", cause="[/red] [bold]x"))
     view.close()
-    assert "\x1b[1;31mworker east/1 died: [/red] [bold]x\x1b[0m" in out.getvalue()
+    assert "\x1b[1;31mworker east/1 died: crash: [/red] [bold]x\x1b[0m" in out.getvalue()
 
 
 def test_worker_lines_pass_or_are_grouped() -> None:
@@ -119,10 +120,18 @@ def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None
     out, clock = io.StringIO(), Clock()
     view = make_view(Console(file=out), "tiny", 3, clock)
     view.plan(make_layout({"east": 3}), layout=False)
-    echo = "RuntimeError: [gloo/tcp/pair.cc:537] Read error [127.0.0.1]:65: Connection reset by peer. " + "x" * 200
-    for worker, last in (("east/1", "ValueError: bad token"), ("east/0", echo), ("east/2", echo)):
-        for line in ("Traceback (most recent call last):", '  File "a.py", line 3', last):
+    echo = "dougong.errors.PeerError: gloo: Read error [127.0.0.1]:65: Connection reset by peer. " + "x" * 200
+    own = "ValueError: bad token"
+    for worker, bases, last in (
+        ("east/1", ("ValueError", "Exception"), own),
+        ("east/0", ("PeerError", "DougongError"), echo),
+        ("east/2", ("PeerError", "DougongError"), echo),
+    ):
+        lines = ["Traceback (most recent call last):", '  File "a.py", line 3', last]
+        for line in lines:
             view.worker_line(worker, line)
+        message = last.partition(": ")[2]
+        view.worker_raised(worker, WorkerRaised(bases[0], bases, message, "\n".join(lines) + "\n"))
     view.close()
     lines = out.getvalue().splitlines()
     assert lines[:3] == [
@@ -130,7 +139,7 @@ def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None
         '  File "a.py", line 3',
         "ValueError: bad token",
     ]
-    assert lines[3].startswith("· [east/0, east/2] follows from it: RuntimeError: [gloo/tcp/pair.cc:537] Read error")
+    assert lines[3].startswith("· [east/0, east/2] follows from it: dougong.errors.PeerError: gloo: Read error")
     assert lines[3].endswith("...") and len(lines) == 4
 
 
@@ -280,7 +289,7 @@ def test_island_rates() -> None:
 @pytest.mark.parametrize("width", [20, 40, 80, 100, 200])
 def test_the_panel_fits_any_width(width: int) -> None:
     progress = progress_at(45)
-    progress.note({"kind": "checkpoint_committed", "step": 40}, 80.0)
+    progress.note(CheckpointCommitted(generation=1, step=40, directory="step-000040", num_bytes=1, seconds=1.0), 80.0)
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=True, color_system=None).print(draw_panel(progress, 95.0, width))
     lines = ANSI.sub("", out.getvalue()).splitlines()

@@ -130,6 +130,7 @@ class Agent:
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s
         next_heartbeat = time.monotonic() + interval_s
+        self._on_controller()  # what came along with its welcome wakes no selector
         while not self._is_over:
             left_s = max(0.0, next_heartbeat - time.monotonic())
             for key, _ in self._selector.select(left_s):

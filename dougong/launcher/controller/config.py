@@ -16,10 +16,10 @@ class EntryPoints:
     `fingerprint` None: nobody's kernels are looked at.
     """
 
-    train: str = "dougong.training.trainer:train"
+    train: str = "dougong.training.session:train"
     inspect: str = "dougong.training.preflight:inspect"
     preload: tuple[str, ...] = (
-        "dougong.training.trainer",
+        "dougong.training.session",
         "dougong.models.inventory",
         "transformers.modeling_utils",  # three seconds of imports that no worker then pays for
         "transformers.models.auto.modeling_auto",
@@ -58,4 +58,4 @@ class ControllerConfig:
     @property
     def takes_fingerprints(self) -> bool:
         """Whether every device's arithmetic is looked at before it may take part."""
-        return self.entries.fingerprint is not None and self.job.determinism != "off"
+        return self.entries.fingerprint is not None and self.job.is_deterministic

@@ -8,7 +8,7 @@ itself.
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Literal
 
 from dougong.errors import DougongError, LaunchError
 from dougong.launcher.backends.base import Backend
@@ -22,6 +22,7 @@ from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.stages import RunPolicy
 from dougong.launcher.controller.states import Ended, FinalState, Outcome, Stage, Starting, State
 from dougong.records import events
+from dougong.records.status import RunStatus
 from dougong.ui.recorder import Recorder
 
 _KINDS: dict[FinalState, Literal["finished", "stopped", "failed"]] = {
@@ -64,20 +65,19 @@ class Controller:
         self._end(outcome)
         return outcome
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         """As in status.json."""
-        facts, workers = self._facts, []
-        if facts.generation is not None:
-            workers = [status.describe() for status in facts.generation.workers.values()]
-        return {
-            "job": self._config.job.job,
-            "state": self._state.name,
-            "generation": facts.number,
-            "step": facts.step,
-            "steps": self._config.job.steps,
-            "recoveries": len(facts.history),
-            "workers": workers,
-        }
+        facts = self._facts
+        statuses = facts.generation.workers.values() if facts.generation is not None else ()
+        return RunStatus(
+            job=self._config.job.job,
+            state=self._state.name,
+            generation=facts.number,
+            step=facts.step,
+            steps=self._config.job.steps,
+            recoveries=len(facts.history),
+            workers=tuple(status.describe() for status in statuses),
+        )
 
     def _run(self) -> Outcome:
         self._announce_state()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.worker_messages import WorkerRaised
@@ -13,6 +12,7 @@ from dougong.fault.diagnosis import settled
 from dougong.fault.liveness import is_last_worker_late, late_reason, stalled
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
 from dougong.parallel.plan import Plan, Worker
+from dougong.records.status import WorkerState
 
 
 @dataclass
@@ -32,21 +32,21 @@ class WorkerStatus:
     step: int = 0
     phase: str = "start"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> WorkerState:
         """As in status.json."""
         worker = self.worker
-        return {
-            "name": worker.name,
-            "host": worker.node,
-            "pid": self.pid,
-            "device": worker.device,
-            "role": worker.role,
-            "lanes": list(worker.lanes),
-            "experts": [list(of_site) for of_site in worker.experts],
-            "alive": self.pid is not None and not self.has_exited,
-            "step": self.step,
-            "phase": self.phase,
-        }
+        return WorkerState(
+            name=worker.name,
+            host=worker.node,
+            pid=self.pid,
+            device=worker.device,
+            role=worker.role,
+            lanes=worker.lanes,
+            experts=worker.experts,
+            alive=self.pid is not None and not self.has_exited,
+            step=self.step,
+            phase=self.phase,
+        )
 
 
 @dataclass

@@ -25,6 +25,7 @@ from dougong.control.worker_messages import (
     PartDurable,
     StepDone,
     WorkerDone,
+    WorkerMessage,
     WorkerRaised,
     WorkerWarning,
 )
@@ -288,20 +289,29 @@ def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[N
         return ()
     worker = message.worker
     match message.message:
-        case StepDone(row):
-            return _observe_step(facts, generation, row)
-        case PartDurable(step) as part:
-            if facts.checkpoints.note_part(worker, part):
-                return (Record(events.CheckpointStarted(generation=generation.number, step=step)),)
-        case DrillAnnounced() as drill:
-            return _observe_drill(facts, generation, worker, drill)
-        case WorkerWarning(text):
-            return (warning(facts, text, worker),)
         case WorkerRaised() as error:
             generation.note_raised(worker, error, now)
             return (ShowException(worker, error),)
         case WorkerDone():
             generation.note_done(worker, now)
+            return ()
         case other:
-            return (warning(facts, f"worker {worker}: {_unknown(other)}"),)
-    return ()
+            return _observe_training(facts, generation, worker, other)
+
+
+def _observe_training(
+    facts: RunFacts, generation: Generation, worker: str, message: WorkerMessage
+) -> tuple[News, ...]:
+    match message:
+        case StepDone(row):
+            return _observe_step(facts, generation, row)
+        case PartDurable(step):
+            is_first = facts.checkpoints.note_part(worker, message)
+            started = events.CheckpointStarted(generation=generation.number, step=step)
+            return (Record(started),) if is_first else ()
+        case DrillAnnounced():
+            return _observe_drill(facts, generation, worker, message)
+        case WorkerWarning(text):
+            return (warning(facts, text, worker),)
+        case _:
+            return (warning(facts, f"worker {worker}: {_unknown(message)}"),)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong import errors
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.messages import WorkerExited
 from dougong.control.worker_messages import (
     FingerprintFound,
@@ -83,7 +84,7 @@ def probed_by(spec: AgentSpec) -> dict[str, str]:
     """Worker -> the worker in whose name its device is probed, for all workers of an agent: workers
     that share a machine share the first one's answer."""
     workers = devices_of(spec)
-    if spec.accelerator == "cpu":
+    if get_accelerator(spec.accelerator).shares_machine:
         return dict.fromkeys(workers, spec.workers[0])
     return {worker: worker for worker in workers}
 
@@ -96,7 +97,7 @@ def judge_fingerprints(
     roles = {}
     for spec in specs:
         roles.update(dict.fromkeys(spec.workers, computes(job, spec.role)))
-    verdict = judge.judge_workers(prints, roles, judge.is_strict(job))
+    verdict = judge.judge_workers(prints, roles, job.needs_exact_kernels)
     kernels = judge.record(prints, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
+from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.launcher.controller.actions import (
     Action,
@@ -58,6 +60,12 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
+
+
+def counted_kinds(job: Job) -> tuple[str, ...]:
+    """The accelerators of a job's islands of which a node has so many devices."""
+    kinds = {island.accelerator for island in job.islands}
+    return tuple(sorted(kind for kind in kinds if not get_accelerator(kind).shares_machine))
 
 
 _LIMITS = {
@@ -114,9 +122,12 @@ class Preparation:
         done = self._finish()
         if any(isinstance(action, GiveUp) for action in done):
             return done
+        return done + self.enter(self._following())
+
+    def _following(self) -> Starting | Recovering:
         stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
-        following = stages[stages.index(self.state.stage) + 1]
-        return done + self.enter(dataclasses.replace(self.state, stage=following, since=self.now))
+        stage = stages[stages.index(self.state.stage) + 1]
+        return dataclasses.replace(self.state, stage=stage, since=self.now)
 
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
@@ -227,8 +238,7 @@ class Preparation:
         match self.state.stage:
             case Stage.NODES:
                 assert facts.host is not None
-                kinds = {island.accelerator for island in self.policy.job.islands} - {"cpu"}
-                return (ListNodes(facts.host, tuple(sorted(kinds))),)
+                return (ListNodes(facts.host, counted_kinds(self.policy.job)),)
             case Stage.PLACES:
                 return self._begin_places()
             case Stage.MODEL:
@@ -269,7 +279,8 @@ class Preparation:
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address
-            described.append({**dataclasses.asdict(facts), "address": address})
+            fields = dataclasses.asdict(facts)
+            described.append(events.StartedAgent(**fields, address=address))
         event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
         return (Record(event),)
 
@@ -290,13 +301,18 @@ class Preparation:
         )
         return UseModel(model), Record(event)
 
-    def _finish_fingerprints(self) -> tuple[Action, ...]:
-        prints = dict(self.facts.judged.prints)
+    def _read_fingerprints(self) -> dict[str, Fingerprint]:
+        """By worker, of those that were asked for. Raises what a child raised."""
+        prints = {}
         for workers in self._asked.values():
             for worker, probed in workers.items():
                 log = self.policy.run_dir.log_file(0, probed)
                 answer = self.facts.answers[(FINGERPRINT, probed)]
                 prints[worker] = read_fingerprint(worker, answer, log)
+        return prints
+
+    def _finish_fingerprints(self) -> tuple[Action, ...]:
+        prints = {**self.facts.judged.prints, **self._read_fingerprints()}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)
         taken = events.FingerprintsTaken(
@@ -334,16 +350,17 @@ class Preparation:
         """Everything is there: the next generation begins."""
         facts, found, plan = self.facts, self.facts.checkpoints.found, self.facts.plan
         assert found is not None and plan is not None
-        passed_over = [rejected(facts, name, reason) for name, reason in found.rejected]
-        warnings = [warning(facts, text) for text in found.warnings]
-        number, directory = facts.number + 1, found.directory
-        step = (step_of(directory) or 0) if directory is not None else 0
+        news = [rejected(facts, name, reason) for name, reason in found.rejected]
+        news += [warning(facts, text) for text in found.warnings]
+        number, directory, step = facts.number + 1, found.directory, 0
+        if directory is not None:
+            step = step_of(directory) or 0
         started = events.GenerationStarted(
             generation=number,
             workers=tuple(worker.name for worker in plan.workers),
-            resume=directory.name if directory is not None else None,
+            resume=None if directory is None else directory.name,
             step=step,
         )
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
-        return *passed_over, *warnings, Record(started), fork, Enter(Running(number))
+        return *news, Record(started), fork, Enter(Running(number))

@@ -162,7 +162,8 @@ def _to_device(tables: Sequence[Table], device: torch.device) -> Sequence[Tensor
     """Each table as one row of int32, all by one copy."""
     together = np.concatenate([table.ravel() for table in tables]).astype(np.int32)
     copied = torch.from_numpy(together).to(device, non_blocking=True)
-    return copied.split([table.size for table in tables])
+    parts: Sequence[Tensor] = copied.split([table.size for table in tables])
+    return parts
 
 
 def _sums_from(first_X: Table, count_B: Table) -> Table:

@@ -163,7 +163,7 @@ class World:
             for channel in ("dispatch", "combine")
         }
         lines = {
-            m.value: Groups(gloo[m.channel], _native_group(member, everybody))
+            m.value: Groups(gloo[m.direction], _native_group(member, everybody))
             for m in schedules.MessageKind
         }
         return World(member, near, sums, lines)

@@ -111,7 +111,7 @@ class Dispatcher:
     def due(self, message: MessageKind, operations: Iterable[Operation]) -> list[Expected]:
         """The exchanges of one kind of message in a program, in its order."""
         out, back = list(self._experts), list(self._attention)
-        targets, sources = (out, back) if message.channel == "dispatch" else (back, out)
+        targets, sources = (out, back) if message.direction == "dispatch" else (back, out)
         to = tuple(r for r in targets if r != self._rank) if self._rank in sources else ()
         whence = tuple(r for r in sources if r != self._rank) if self._rank in targets else ()
         keys = {
@@ -160,7 +160,7 @@ class Dispatcher:
     def take_answers(self, sent: DispatchHandle, letters: Mapping[int, TensorMessage]) -> None:
         """The experts' answers have come: combine them, lane by lane."""
         one_by_one = self._post.combine == "at_attention"
-        self._check_back(MessageKind.ANSWERS, sent, letters)
+        self._check_back(MessageKind.OUTPUTS, sent, letters)
         by_lane = self._by_lane(sent, letters, 0, one_by_one)
         for lane, call in sent.calls.items():
             hidden, weights, parcels = (
@@ -253,7 +253,7 @@ class Dispatcher:
             due = [self._post.vectors(num_tokens)]
             if served.weights is None:
                 due.append(((num_rows,), None))
-            self._check(MessageKind.ANSWER_GRADIENTS, served.key, rank, letters[rank].parts, due)
+            self._check(MessageKind.OUTPUT_GRADIENTS, served.key, rank, letters[rank].parts, due)
         vectors = self._whole(letters, 0)
         dout_RH = permute.permute_rows(vectors, served.arrived)
         weights = served.weights

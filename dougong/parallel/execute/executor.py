@@ -101,13 +101,13 @@ class Executor:
             Kind.FORWARD: self._forward,
             Kind.BACKWARD: self._backward,
             Kind.SEND_ROWS: self._send_rows,
-            Kind.RECEIVE_ANSWERS: self._receive_answers,
-            Kind.SEND_ANSWER_GRADIENTS: self._send_answer_gradients,
+            Kind.RECEIVE_OUTPUTS: self._receive_answers,
+            Kind.SEND_OUTPUT_GRADIENTS: self._send_answer_gradients,
             Kind.RECEIVE_ROW_GRADIENTS: self._receive_row_gradients,
             Kind.RECEIVE_ROWS: self._receive_rows,
             Kind.EXPERTS_FORWARD: self._experts_forward,
-            Kind.SEND_ANSWERS: self._send_answers,
-            Kind.RECEIVE_ANSWER_GRADIENTS: self._receive_answer_gradients,
+            Kind.SEND_OUTPUTS: self._send_answers,
+            Kind.RECEIVE_OUTPUT_GRADIENTS: self._receive_answer_gradients,
             Kind.EXPERTS_BACKWARD: self._experts_backward,
             Kind.WEIGHT_GRADIENTS: self._weight_gradients,
             Kind.SEND_ROW_GRADIENTS: self._send_row_gradients,
@@ -132,7 +132,7 @@ class Executor:
         operations = serial(len(self._cut.names), 1, role)  # type: ignore[arg-type]
         forward = {Kind.FORWARD, Kind.EXPERTS_FORWARD}
         forward |= {
-            k for k in Kind if (k.sends or k.receives) in (MessageKind.ROWS, MessageKind.ANSWERS)
+            k for k in Kind if (k.sends or k.receives) in (MessageKind.ROWS, MessageKind.OUTPUTS)
         }
         self._go(Program("", role, tuple(o for o in operations if o.kind in forward)))  # type: ignore[arg-type]
         wave = self._waves.pop(0, None)
@@ -208,7 +208,7 @@ class Executor:
 
     def _receive_answers(self, site: int, microbatch: int) -> None:
         with self._clock.exchanging():
-            letters = self._mail.receive(MessageKind.ANSWERS, (site, microbatch))
+            letters = self._mail.receive(MessageKind.OUTPUTS, (site, microbatch))
         self._dispatcher.take_answers(self._waves[microbatch].asked[site], letters)
 
     def _backward(self, segment: int, microbatch: int) -> None:
@@ -239,7 +239,7 @@ class Executor:
     def _send_answer_gradients(self, site: int, microbatch: int) -> None:
         wave = self._waves[microbatch]
         letters = self._dispatcher.answer_gradients(wave.asked[site], dict(wave.douts))
-        self._mail.send(MessageKind.ANSWER_GRADIENTS, (site, microbatch), letters)
+        self._mail.send(MessageKind.OUTPUT_GRADIENTS, (site, microbatch), letters)
 
     def _receive_row_gradients(self, site: int, microbatch: int) -> None:
         wave = self._waves[microbatch]
@@ -271,11 +271,11 @@ class Executor:
 
     def _send_answers(self, site: int, microbatch: int) -> None:
         letters = self._dispatcher.answers(self._served[site, microbatch])
-        self._mail.send(MessageKind.ANSWERS, (site, microbatch), letters)
+        self._mail.send(MessageKind.OUTPUTS, (site, microbatch), letters)
 
     def _receive_answer_gradients(self, site: int, microbatch: int) -> None:
         with self._clock.exchanging():
-            letters = self._mail.receive(MessageKind.ANSWER_GRADIENTS, (site, microbatch))
+            letters = self._mail.receive(MessageKind.OUTPUT_GRADIENTS, (site, microbatch))
         self._dispatcher.open_gradients(self._served[site, microbatch], letters)
 
     def _experts_backward(self, site: int, microbatch: int) -> None:

@@ -1,5 +1,6 @@
-"""af_pipe: DisagMoE (arXiv 2605.11005). Interleaved 1F1B over four stages, two of which are
-communication.
+"""af_pipe: DisagMoE (arXiv 2605.11005).
+
+Interleaved 1F1B over four stages, two of which are communication.
 
     attention -> dispatch -> experts -> combine -> attention -> ..
 
@@ -29,11 +30,13 @@ def af_pipe(num_sites: int, num_microbatches: int, role: Role) -> list[Operation
     """Any role. Keeps up to L*p + 1 segments alive, p = min(R, 4), and about as many experts'
     waves."""
     groups = into_groups(num_microbatches, NUM_STAGES)
-    up = range(num_sites + 1)
-    forwards = [forward(segment, j) for group in groups for segment in up for j in group]
-    backwards = [
-        backward(segment, j) for group in groups for segment in reversed(up) for j in group
-    ]
+    forwards: list[Operation] = []
+    backwards: list[Operation] = []
+    for group in groups:
+        for segment in range(num_sites + 1):
+            forwards += [forward(segment, j) for j in group]
+        for segment in reversed(range(num_sites + 1)):
+            backwards += [backward(segment, j) for j in group]
     warm_up = num_sites * len(groups[0])
     segments = forwards[:warm_up]
     for one_forward, one_backward in zip(forwards[warm_up:], backwards, strict=False):

@@ -79,7 +79,7 @@ def needs(operation: Operation, num_sites: int) -> Operation | None:
     """The operation of the same worker that an operation cannot be without."""
     site, microbatch = operation.site, operation.microbatch
     if operation.kind is Kind.FORWARD:
-        return receive(MessageKind.ANSWERS, site - 1, microbatch) if site > 0 else None
+        return receive(MessageKind.OUTPUTS, site - 1, microbatch) if site > 0 else None
     if operation.kind is Kind.BACKWARD:
         last = site == num_sites
         return (
@@ -87,13 +87,13 @@ def needs(operation: Operation, num_sites: int) -> Operation | None:
             if last
             else receive(MessageKind.ROW_GRADIENTS, site, microbatch)
         )
-    if operation.kind is Kind.SEND_ANSWER_GRADIENTS:
+    if operation.kind is Kind.SEND_OUTPUT_GRADIENTS:
         return backward(site + 1, microbatch)
     kind = {
         Kind.SEND_ROWS: Kind.FORWARD,
         Kind.EXPERTS_FORWARD: Kind.RECEIVE_ROWS,
-        Kind.SEND_ANSWERS: Kind.EXPERTS_FORWARD,
-        Kind.EXPERTS_BACKWARD: Kind.RECEIVE_ANSWER_GRADIENTS,
+        Kind.SEND_OUTPUTS: Kind.EXPERTS_FORWARD,
+        Kind.EXPERTS_BACKWARD: Kind.RECEIVE_OUTPUT_GRADIENTS,
         Kind.WEIGHT_GRADIENTS: Kind.EXPERTS_BACKWARD,
         Kind.SEND_ROW_GRADIENTS: Kind.EXPERTS_BACKWARD,
     }.get(operation.kind)

@@ -1,5 +1,6 @@
-"""colocated: expert parallelism as everybody knows it. All workers have attention and experts and
-move in step.
+"""colocated: expert parallelism as everybody knows it.
+
+All workers have attention and experts and move in step.
 
     every worker   F(0,1) experts F(0,1) F(1,1) .. F(L,1) B(L,1) experts B(L-1,1) W(L-1,1) .. B(0,1) | F(0,2) .. | ..
 

@@ -15,7 +15,7 @@ from dougong.parallel.schedules.operation import Kind, MessageKind
 from dougong.parallel.schedules.simulate import Span, Timeline
 
 _IDLE = "·"
-_FORWARD = {Kind.FORWARD, Kind.EXPERTS_FORWARD, Kind.SEND_ROWS, Kind.SEND_ANSWERS}
+_FORWARD = {Kind.FORWARD, Kind.EXPERTS_FORWARD, Kind.SEND_ROWS, Kind.SEND_OUTPUTS}
 _LEAST_COLUMNS = 10
 
 ChartRow = tuple[str, list[Span]]
@@ -81,7 +81,7 @@ def _channels(trace: Timeline) -> list[ChartRow]:
 def _channel(span: Span) -> str:
     message = span.operation.kind.sends
     assert isinstance(message, MessageKind)
-    return message.channel
+    return message.direction
 
 
 def _merged(rows: Sequence[ChartRow]) -> list[ChartRow]:

@@ -1,11 +1,13 @@
-r"""The words of a schedule: operations, the messages between workers, and the program, a worker's list of operations.
+r"""The words of a schedule: operations, the messages between workers, and the program, a worker's
+list of operations.
 
-With L sites (experts calls in a forward) a model has L+1 segments: segment i ends by calling site i, and segment L ends
-in the loss. One micro-batch j goes through a step like this, attention workers above, experts workers below:
+With L sites (experts calls in a forward) a model has L+1 segments: segment i ends by calling site
+i, and segment L ends in the loss. One micro-batch j goes through a step like this, attention
+workers above, experts workers below:
 
-    forward(0,j)    forward(1,j)  ...  forward(L,j) backward(L,j)    backward(L-1,j)  ...  backward(0,j)
-          rows \  / answers                    answer gradients \  / row gradients
-        experts forward(0,j)  ...                 experts backward(L-1,j), weight gradients(L-1,j)  ...
+    forward(0,j)      forward(1,j) .. forward(L,j) backward(L,j)       backward(L-1,j) .. backward(0,j)
+       rows \      / expert outputs             output gradients \    / row gradients
+        experts forward(0,j) ..                 experts backward(L-1,j), weight gradients(L-1,j) ..
 """
 
 from __future__ import annotations
@@ -20,21 +22,26 @@ from dougong.parallel.plan import Role
 CallKey = tuple[int, int]
 """One experts call of a step: (site, micro-batch)."""
 
+Direction = Literal["dispatch", "combine"]
+Verb = Literal["compute", "send", "receive"]
+
 
 class MessageKind(Enum):
     """What travels for one site and micro-batch, from every worker of one side to every worker of
     the other."""
 
     ROWS = "rows"
-    ANSWERS = "answers"
-    ANSWER_GRADIENTS = "answer gradients"
+    OUTPUTS = "expert outputs"
+    OUTPUT_GRADIENTS = "output gradients"
     ROW_GRADIENTS = "row gradients"
 
     @property
-    def channel(self) -> Literal["dispatch", "combine"]:
-        """`dispatch` leads from attention to experts, `combine` back. A worker sends on both at the
-        same time."""
-        return "dispatch" if self in (MessageKind.ROWS, MessageKind.ANSWER_GRADIENTS) else "combine"
+    def direction(self) -> Direction:
+        """`dispatch` leads from attention to experts, `combine` back. A worker sends in both
+        directions at the same time."""
+        if self in (MessageKind.ROWS, MessageKind.OUTPUT_GRADIENTS):
+            return "dispatch"
+        return "combine"
 
 
 class Kind(Enum):
@@ -45,42 +52,39 @@ class Kind(Enum):
     pipelines, Qi et al., arXiv 2401.10241).
     """
 
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    SEND_ROWS = "send rows"
-    RECEIVE_ANSWERS = "receive answers"
-    SEND_ANSWER_GRADIENTS = "send answer gradients"
-    RECEIVE_ROW_GRADIENTS = "receive row gradients"
+    FORWARD = "compute", "forward"
+    BACKWARD = "compute", "backward"
+    SEND_ROWS = "send", MessageKind.ROWS
+    RECEIVE_OUTPUTS = "receive", MessageKind.OUTPUTS
+    SEND_OUTPUT_GRADIENTS = "send", MessageKind.OUTPUT_GRADIENTS
+    RECEIVE_ROW_GRADIENTS = "receive", MessageKind.ROW_GRADIENTS
 
-    EXPERTS_FORWARD = "experts forward"
-    EXPERTS_BACKWARD = "experts backward"
-    WEIGHT_GRADIENTS = "weight gradients"
-    RECEIVE_ROWS = "receive rows"
-    SEND_ANSWERS = "send answers"
-    RECEIVE_ANSWER_GRADIENTS = "receive answer gradients"
-    SEND_ROW_GRADIENTS = "send row gradients"
+    EXPERTS_FORWARD = "compute", "experts forward"
+    EXPERTS_BACKWARD = "compute", "experts backward"
+    WEIGHT_GRADIENTS = "compute", "weight gradients"
+    RECEIVE_ROWS = "receive", MessageKind.ROWS
+    SEND_OUTPUTS = "send", MessageKind.OUTPUTS
+    RECEIVE_OUTPUT_GRADIENTS = "receive", MessageKind.OUTPUT_GRADIENTS
+    SEND_ROW_GRADIENTS = "send", MessageKind.ROW_GRADIENTS
+
+    def __init__(self, verb: Verb, what: MessageKind | str) -> None:
+        self.verb: Verb = verb
+        self.message = what if isinstance(what, MessageKind) else None
+        self.words = str(what) if self.message is None else f"{verb} {self.message.value}"
 
     @property
     def sends(self) -> MessageKind | None:
-        """The message that this posts. It goes on in the background; the worker does not wait."""
-        return (
-            MessageKind(self.value.removeprefix("send "))
-            if self.value.startswith("send ")
-            else None
-        )
+        """The message that this sends. It goes on in the background; the worker does not wait."""
+        return self.message if self.verb == "send" else None
 
     @property
     def receives(self) -> MessageKind | None:
         """The message that this waits for, from all peers."""
-        return (
-            MessageKind(self.value.removeprefix("receive "))
-            if self.value.startswith("receive ")
-            else None
-        )
+        return self.message if self.verb == "receive" else None
 
     @property
     def computes(self) -> bool:
-        return self.sends is None and self.receives is None
+        return self.verb == "compute"
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,12 @@ class Operation:
 
     def __str__(self) -> str:
         place = "segment" if self.kind in (Kind.FORWARD, Kind.BACKWARD) else "site"
-        return f"{self.kind.value} ({place} {self.site}, micro-batch {self.microbatch})"
+        return f"{self.kind.words} ({place} {self.site}, micro-batch {self.microbatch})"
 
 
 @dataclass(frozen=True)
 class Program:
-    """What one worker does in a step: one thread takes the operations from the first to the
-    last."""
+    """What one worker does in a step: one thread takes the operations from first to last."""
 
     worker: str
     role: Role
@@ -117,23 +120,26 @@ class Program:
     def sends(self, message: MessageKind) -> bool:
         """Whether workers of this role send such messages; the other side receives them, `both`
         does both."""
-        return self.has_attention if message.channel == "dispatch" else self.has_experts
+        return self.has_attention if message.direction == "dispatch" else self.has_experts
 
     def receives(self, message: MessageKind) -> bool:
-        return self.has_experts if message.channel == "dispatch" else self.has_attention
+        return self.has_experts if message.direction == "dispatch" else self.has_attention
 
 
 ScheduleFunction = Callable[[int, int, Role], list[Operation]]
 """schedule(number of sites L, number of micro-batches R, role) -> the operations of a worker of
 that role."""
 
+_SENDS = {kind.message: kind for kind in Kind if kind.verb == "send"}
+_RECEIVES = {kind.message: kind for kind in Kind if kind.verb == "receive"}
+
 
 def send(message: MessageKind, site: int, microbatch: int) -> Operation:
-    return Operation(Kind(f"send {message.value}"), site, microbatch)
+    return Operation(_SENDS[message], site, microbatch)
 
 
 def receive(message: MessageKind, site: int, microbatch: int) -> Operation:
-    return Operation(Kind(f"receive {message.value}"), site, microbatch)
+    return Operation(_RECEIVES[message], site, microbatch)
 
 
 def forward(segment: int, microbatch: int) -> Operation:

@@ -32,42 +32,46 @@ def lay_out(
     first used: in `segments` no forward overtakes another, nor a backward another; else `check`
     refuses the programs.
     """
-    mine = {"attention": (True,), "experts": (False,), "both": (True, False)}[role]
-    order = with_experts(segments, num_sites)
-    computed = [
-        operation
-        for operation in order
-        if (operation.kind in (Kind.FORWARD, Kind.BACKWARD)) in mine
-    ]
-    return [
-        step for operation in computed for step in with_messages(operation, num_sites, weights_wait)
-    ]
+    program = []
+    for operation in with_experts(segments, num_sites):
+        is_segment = operation.kind in (Kind.FORWARD, Kind.BACKWARD)
+        belongs = role != "experts" if is_segment else role != "attention"
+        if belongs:
+            program += with_messages(operation, num_sites, weights_wait)
+    return program
 
 
 def with_experts(segments: Sequence[Operation], num_sites: int) -> list[Operation]:
     """The total order: the experts' work, too, in the order in which it is asked for.
 
-    Each stands halfway between the segment that asks and the one that needs the answer (or earlier,
+    Each stands halfway between the segment that asks and the one that needs the result (or earlier,
     if something asked for later would be too late), so that a worker of both roles leaves the way
     there and the way back the same time.
     """
-    place = {operation: number for number, operation in enumerate(segments)}
-    entries = [(number, 0, number, operation) for operation, number in place.items()]
+    position = {operation: number for number, operation in enumerate(segments)}
+
+    # Experts' work that stands "at" a number runs directly behind the segment of that number.
+    # Why the result is an order that all workers can follow:
+    # - Work stands at or behind the segment that asks for it (number <= middle, since the segment
+    #   that needs the result comes later) and before the one that needs it (middle < its number).
+    # - First asked, first served. Going backwards through the askers, `latest` never grows, so work
+    #   asked for earlier never stands behind work asked for later. An asker's own bound survives
+    #   this: taking the smaller of its middle and of later ones moves it forward only, and a later
+    #   asker's place is at least that asker's number, hence never before this one's.
+    # - Of work at one number, the earlier asker's comes first (third part of the key).
     latest = len(segments)
+    placed = [(number, 0, number, operation) for operation, number in position.items()]
     for number, asking in reversed(list(enumerate(segments))):
-        work = _asked(asking, num_sites)
+        work = _asked_for(asking, num_sites)
         if work is not None:
-            kind, site = (
-                (forward, work.site + 1)
-                if work.kind is Kind.EXPERTS_FORWARD
-                else (backward, work.site)
-            )
-            latest = min(latest, (number + place[kind(site, work.microbatch)]) // 2)
-            entries.append((latest, 1, number, work))
-    return [entry[-1] for entry in sorted(entries, key=lambda entry: entry[:3])]
+            middle = (number + position[_needing(work)]) // 2
+            latest = min(latest, middle)
+            placed.append((latest, 1, number, work))
+    placed.sort(key=lambda entry: entry[:3])
+    return [operation for *_, operation in placed]
 
 
-def _asked(segment: Operation, num_sites: int) -> Operation | None:
+def _asked_for(segment: Operation, num_sites: int) -> Operation | None:
     """The experts' work that the end of a segment asks for; the last forward and the last backward
     ask for none."""
     if segment.kind is Kind.FORWARD and segment.site < num_sites:
@@ -77,26 +81,36 @@ def _asked(segment: Operation, num_sites: int) -> Operation | None:
     return None
 
 
+def _needing(work: Operation) -> Operation:
+    """The segment that goes on with the result of the experts' work."""
+    if work.kind is Kind.EXPERTS_FORWARD:
+        return forward(work.site + 1, work.microbatch)
+    return backward(work.site, work.microbatch)
+
+
+# What an operation waits for and what it brings about, each with the site that it belongs to
+# relative to the operation's own number: segment i lies between the sites i-1 and i.
+_MESSAGES = {
+    Kind.FORWARD: ((MessageKind.OUTPUTS, -1), (MessageKind.ROWS, 0)),
+    Kind.BACKWARD: ((MessageKind.ROW_GRADIENTS, 0), (MessageKind.OUTPUT_GRADIENTS, -1)),
+    Kind.EXPERTS_FORWARD: ((MessageKind.ROWS, 0), (MessageKind.OUTPUTS, 0)),
+    Kind.EXPERTS_BACKWARD: ((MessageKind.OUTPUT_GRADIENTS, 0), (MessageKind.ROW_GRADIENTS, 0)),
+}
+
+
 def with_messages(operation: Operation, num_sites: int, weights_wait: bool) -> list[Operation]:
     """What a piece of computation waits for, itself, what it sends, and the gradients of the
     weights."""
-    kind, site, microbatch = operation.kind, operation.site, operation.microbatch
-    awaited, produced = {
-        Kind.FORWARD: ((MessageKind.ANSWERS, site - 1), (MessageKind.ROWS, site)),
-        Kind.BACKWARD: (
-            (MessageKind.ROW_GRADIENTS, site),
-            (MessageKind.ANSWER_GRADIENTS, site - 1),
-        ),
-        Kind.EXPERTS_FORWARD: ((MessageKind.ROWS, site), (MessageKind.ANSWERS, site)),
-        Kind.EXPERTS_BACKWARD: (
-            (MessageKind.ANSWER_GRADIENTS, site),
-            (MessageKind.ROW_GRADIENTS, site),
-        ),
-    }[kind]
-    before = [receive(awaited[0], awaited[1], microbatch)] if 0 <= awaited[1] < num_sites else []
-    after = [send(produced[0], produced[1], microbatch)] if 0 <= produced[1] < num_sites else []
-    if kind is Kind.EXPERTS_BACKWARD:
-        after.insert(
-            len(after) if weights_wait else 0, Operation(Kind.WEIGHT_GRADIENTS, site, microbatch)
-        )
-    return [*before, operation, *after]
+    (awaited, before), (produced, behind) = _MESSAGES[operation.kind]
+    microbatch = operation.microbatch
+    steps = [operation]
+    # The first and the last segment have a site on one side only.
+    if 0 <= operation.site + before < num_sites:
+        steps.insert(0, receive(awaited, operation.site + before, microbatch))
+    if 0 <= operation.site + behind < num_sites:
+        steps.append(send(produced, operation.site + behind, microbatch))
+    if operation.kind is Kind.EXPERTS_BACKWARD:
+        weights = Operation(Kind.WEIGHT_GRADIENTS, operation.site, microbatch)
+        at_end = len(steps)
+        steps.insert(at_end if weights_wait else at_end - 1, weights)
+    return steps

@@ -1,5 +1,6 @@
-"""serial: disaggregation without a pipeline (HeterMoE's DistEP). One micro-batch after the other;
-nothing overlaps.
+"""serial: disaggregation without a pipeline (HeterMoE's DistEP).
+
+One micro-batch after the other; nothing overlaps.
 
     attention   F(0,1) .. F(L,1) B(L,1) .. B(0,1) | F(0,2) .. B(0,2) | ..
     experts     F(0,1) .. F(L-1,1) B(L-1,1) W(L-1,1) .. B(0,1) W(0,1) | F(0,2) .. | ..

@@ -11,39 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dougong.parallel.schedules.operation import Kind, MessageKind, Operation, Program
+from dougong.parallel.schedules.operation import MessageKind, Operation, Program
 from dougong.parallel.schedules.walk import awaited, walk
 
 Cost = Callable[[str, Operation], float]
 """cost(worker, operation): seconds that it computes; of a send, seconds that the message fills the
 channel."""
-
-
-@dataclass(frozen=True)
-class Durations:
-    """A `Cost` that is the same on all workers, sites and micro-batches. Seconds.
-
-    `experts_backward_s` is rows and weights together, `weights_s` the weights' share of it.
-    `message_s` is one way.
-    """
-
-    forward_s: float
-    backward_s: float
-    experts_forward_s: float
-    experts_backward_s: float
-    message_s: float
-    weights_s: float = 0.0
-
-    def __call__(self, worker: str, operation: Operation) -> float:
-        if operation.kind.sends is not None:
-            return self.message_s
-        return {
-            Kind.FORWARD: self.forward_s,
-            Kind.BACKWARD: self.backward_s,
-            Kind.EXPERTS_FORWARD: self.experts_forward_s,
-            Kind.EXPERTS_BACKWARD: self.experts_backward_s - self.weights_s,
-            Kind.WEIGHT_GRADIENTS: self.weights_s,
-        }[operation.kind]
 
 
 @dataclass(frozen=True)
@@ -65,24 +38,6 @@ class Timeline:
     computation: tuple[Span, ...]
     messages: tuple[Span, ...]
     makespan_s: float
-
-    def busy_s(self, worker: str) -> float:
-        """Seconds that a worker computes."""
-        return sum(span.end_s - span.start_s for span in self.computation if span.worker == worker)
-
-    def busy_fraction(self, worker: str) -> float:
-        return self.busy_s(worker) / self.makespan_s if self.makespan_s else 0.0
-
-    @property
-    def bound_s(self) -> float:
-        """What no order of the same work on the same workers can beat: the busiest worker's
-        computation."""
-        return max(self.busy_s(program.worker) for program in self.programs)
-
-    @property
-    def efficiency(self) -> float:
-        """`bound_s` / `makespan_s`: 1 when the busiest worker never waits."""
-        return self.bound_s / self.makespan_s if self.makespan_s else 1.0
 
 
 def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) -> Timeline:
@@ -134,7 +89,7 @@ class _Wires:
     ) -> float:
         if sender == receiver:
             return now
-        channel = sender, receiver, message.channel
+        channel = sender, receiver, message.direction
         start = max(now, self._free[channel])
         self._free[channel] = end = start + self._cost(sender, operation)
         self.spans.append(Span(sender, operation, start, end, receiver))

@@ -22,10 +22,11 @@ def walk(programs: Sequence[Program]) -> Iterator[tuple[Program, Operation]]:
     left = {program.worker: list(reversed(program.operations)) for program in programs}
     sent: set[SentMessage] = set()
     while any(left.values()):
-        ready = [program for program in programs if left[program.worker]]
-        ready = [
-            program for program in ready if not _missing(programs, left[program.worker][-1], sent)
-        ]
+        unfinished = [program for program in programs if left[program.worker]]
+        ready = []
+        for program in unfinished:
+            if not _missing(programs, left[program.worker][-1], sent):
+                ready.append(program)
         if not ready:
             raise PlanError(_deadlock(programs, left, sent))
         for program in ready:
@@ -41,15 +42,15 @@ def awaited(programs: Sequence[Program], operation: Operation) -> list[SentMessa
     message = operation.kind.receives
     if message is None:
         return []
-    posted = send(message, operation.site, operation.microbatch)
-    return [(program.worker, posted) for program in programs if program.sends(message)]
+    sending = send(message, operation.site, operation.microbatch)
+    return [(program.worker, sending) for program in programs if program.sends(message)]
 
 
 def _missing(
     programs: Sequence[Program], operation: Operation, sent: set[SentMessage]
 ) -> list[str]:
     """The workers that `operation` still waits for."""
-    return [awaits[0] for awaits in awaited(programs, operation) if awaits not in sent]
+    return [message[0] for message in awaited(programs, operation) if message not in sent]
 
 
 def _deadlock(
@@ -60,9 +61,11 @@ def _deadlock(
         if rest := left[program.worker]:
             peers = ", ".join(_missing(programs, rest[-1], sent))
             stuck.append(
-                f"{program.worker} at operation {len(program.operations) - len(rest)}, {rest[-1]}, for {peers}"
+                f"{program.worker} at operation {len(program.operations) - len(rest)}, "
+                f"{rest[-1]}, for {peers}"
             )
     return (
-        f"the schedule has a deadlock; workers wait: {'; '.join(stuck)}. A send must stand before all that waits for "
-        "what it brings about. Choose another schedule: `serial` runs on any workers"
+        f"the schedule has a deadlock; workers wait: {'; '.join(stuck)}. A send must stand before "
+        "all that waits for what it brings about. Choose another schedule: `serial` runs on any "
+        "workers"
     )

@@ -1,5 +1,6 @@
-"""zebra: HeterMoE (arXiv 2504.03871), theorem 1. Layer by layer over all micro-batches, forward and
-then back.
+"""zebra: HeterMoE (arXiv 2504.03871), theorem 1.
+
+Layer by layer over all micro-batches, forward and then back.
 
     attention   F(0,1..R) .. F(L-1,1..R) | F(L,1) B(L,1) .. F(L,R) B(L,R) | B(L-1,1..R) .. B(0,1..R)
     experts     F(0,1..R) .. F(L-1,1..R) | B(L-1,1..R) .. B(0,1..R)
@@ -27,9 +28,11 @@ from dougong.parallel.schedules.order import lay_out
 def zebra(num_sites: int, num_microbatches: int, role: Role) -> list[Operation]:
     """Any role. Keeps up to L*R + 1 segments and L*R experts' waves alive."""
     microbatches = range(num_microbatches)
-    segments = [forward(segment, j) for segment in range(num_sites) for j in microbatches]
-    segments += [turn(num_sites, j) for j in microbatches for turn in (forward, backward)]
-    segments += [
-        backward(segment, j) for segment in reversed(range(num_sites)) for j in microbatches
-    ]
+    segments = []
+    for segment in range(num_sites):
+        segments += [forward(segment, j) for j in microbatches]
+    for j in microbatches:
+        segments += [forward(num_sites, j), backward(num_sites, j)]
+    for segment in reversed(range(num_sites)):
+        segments += [backward(segment, j) for j in microbatches]
     return lay_out(segments, num_sites, role)

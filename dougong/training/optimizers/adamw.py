@@ -4,13 +4,12 @@ neighbours are."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dougong.job.optimizers.adamw import AdamW
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from dougong.job.optimizers.adamw import ADAMW, AdamW
 
 
 class OwnedAdamW:
@@ -19,22 +18,11 @@ class OwnedAdamW:
     The moments of a tensor exist from its first update on.
     """
 
+    declaration = ADAMW
+
     def __init__(self, settings: AdamW, masters: Mapping[str, Tensor]) -> None:
         self._masters = {n: masters[n] for n in sorted(masters)}
-        matrices = [t for t in self._masters.values() if t.dim() >= 2]
-        others = [t for t in self._masters.values() if t.dim() < 2]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        groups = [g for g in groups if g["params"]]
-        self._adamw = (
-            torch.optim.AdamW(
-                groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
-            )
-            if groups
-            else None
-        )
+        self._adamw = _fused_adamw(settings, list(self._masters.values()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,7 +45,7 @@ class OwnedAdamW:
         self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:
-        """(moment, tensor name, value) of every tensor that has been updated; `step` counts its
+        """(state kind, tensor name, value) of every tensor that has been updated; `step` counts its
         updates."""
         if self._adamw is None:
             return
@@ -67,17 +55,31 @@ class OwnedAdamW:
 
     def load(self, kind: str, name: str, value: Tensor) -> None:
         """Put back one value that `state` gave."""
-        assert self._adamw is not None
+        assert self._adamw is not None, "a worker without tensors has no state to load"
         master = self._masters[name]
-        state = self._adamw.state[master]
-        state[kind] = (
-            value.to(torch.float32)
-            if kind == "step"
-            else value.to(master.device, torch.float32, copy=True)
-        )
+        # All kinds lie beside the tensor, the count of updates too: the fused update reads it
+        # there.
+        loaded = value.to(master.device, torch.float32, copy=True)
+        self._adamw.state[master][kind] = loaded
 
 
-def clip_scale(norm: float, limit: float | None) -> float:
-    """What gradients are multiplied with so that their global norm is at most `limit`; 1 when it
-    already is."""
-    return limit / norm if limit is not None and norm > limit else 1.0
+def _fused_adamw(settings: AdamW, tensors: list[Tensor]) -> torch.optim.AdamW | None:
+    """None where there is nothing to train: torch refuses an optimizer without parameters."""
+    groups = _groups(settings, tensors)
+    if not groups:
+        return None
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+    )
+
+
+def _groups(settings: AdamW, tensors: list[Tensor]) -> list[dict[str, Any]]:
+    """Torch's parameter groups: matrices decay, norms and biases do not. None is empty."""
+    matrices = [t for t in tensors if t.dim() >= 2]
+    others = [t for t in tensors if t.dim() < 2]
+    groups: list[dict[str, Any]] = []
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": settings.weight_decay})
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return groups

@@ -1,163 +1,291 @@
-"""An agent against a controller that this test plays: forks, exits, beats, and the controller's disappearance."""
+"""An agent against a controller that this test plays: forks, exits, heartbeats, and the controller's disappearance."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from dougong.control.channel import Channel, Message, Server
+from dougong.control.channel import Channel, Server
 from dougong.control.environment import child_environment
+from dougong.control.handshake import Hello
+from dougong.control.messages import (
+    AgentFailed,
+    AgentReady,
+    EndAgent,
+    ForkWorkers,
+    FromWorker,
+    Heartbeat,
+    KillWorkers,
+    Message,
+    OutputLine,
+    StopAfterStep,
+    StopRun,
+    WorkerExited,
+    WorkerForked,
+)
 from dougong.control.processes import process_exists
-from dougong.launcher.agent.fork_client import ForkServer
+from dougong.control.tasks import InspectTask, TrainTask
+from dougong.control.worker_messages import ModelFound, PartDurable, StepDone, WorkerDone, WorkerRaised
+from dougong.deadlines import DEADLINES
+from dougong.job.schema import Job
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from tests.launcher.toyrun import ROOT, toy_job, wait_for
 
-PRELOAD = ("tests.launcher.entries",)
+WORKERS = ("east/0", "east/1")
+PATIENT = dataclasses.replace(DEADLINES, controller_silence_s=600.0)  # this controller does not ping
+Kind = TypeVar("Kind", bound=Message)
 
 
 class Played:
     """The controller's end of one agent process."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        self.path = tmp_path
-        self.peers: Queue[tuple[Message, Channel]] = Queue()
-        self.server = Server("127.0.0.1", "secret", lambda h, c: self.peers.put((h, c)), lambda text: None)
-        where = str(tmp_path)
-        settings = AgentSettings(
-            "east", "east", "cpu", 1, True, self.server.address, "secret", where, PRELOAD, where, os.getpid()
-        )
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.path = folder
+        self.peers: Queue[tuple[Hello, Channel]] = Queue()
+        self.server = Server("127.0.0.1", "secret", lambda h, c: self.peers.put((h, c)), lambda text: None, DEADLINES)
+        given: dict[str, Any] = {
+            "name": "east",
+            "island": "east",
+            "accelerator": "cpu",
+            "threads": 1,
+            "deterministic": True,
+            "controller": self.server.address,
+            "token": "secret",
+            "run_dir": str(folder),
+            "preload": ("tests.launcher.entries",),
+            "cwd": str(folder),
+            "parent": os.getpid(),
+            "deadlines": PATIENT,
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dougong.launcher.agent.agent"],
             stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=child_environment({}),
             cwd=ROOT,
-            stderr=subprocess.DEVNULL,
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(settings.to_json() + "\n")
+        self.process.stdin.write(AgentSettings(**(given | settings)).to_json() + "\n")
         self.process.stdin.close()
-        self.hello, self.channel = self.peers.get(timeout=30)
-        self.zygote = self.until("ready")["zygote"]
+        hello, self.channel = self.peers.get(timeout=30)
+        assert hello.agent is not None
+        self.facts = hello.agent
+        self.passed_over: list[Message] = []
 
-    def until(self, kind: str, worker: str | None = None) -> Message:
-        """The next message of that kind; what comes before it is passed over."""
-        deadline = time.monotonic() + 30
+    def until(self, kind: type[Kind], worker: str | None = None) -> Kind:
+        """The next message of that class; what comes before it is passed over."""
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            message = self.channel.receive(30)
-            if message["kind"] == kind and worker in (None, message.get("worker")):
+            message = self.channel.receive(60)
+            if isinstance(message, kind) and worker in (None, getattr(message, "worker", None)):
                 return message
+            self.passed_over.append(message)
         raise AssertionError(f"no {kind}")
+
+    def until_said(self, kind: type, worker: str) -> Any:
+        """The next message of that class from a worker."""
+        while True:
+            inner = self.until(FromWorker, worker).message
+            if isinstance(inner, kind):
+                return inner
 
     def fork(self, generation: int, **config: Any) -> dict[str, int]:
         """Start both workers of a toy job; their process numbers."""
-        seats = [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)]
-        plan = make_plan(4, Inventory("toy", (), (), 16, ()), seats)
-        from dougong.job.schema import Job
+        seats = [Seat(worker, "east", "both", "n", f"cpu:{i}") for i, worker in enumerate(WORKERS)]
+        task = TrainTask(
+            entry="tests.launcher.entries:train",
+            job=Job.model_validate(toy_job(**{"steps": 5000, "step_s": 0.02, **config})),
+            plan=make_plan(4, Inventory("toy", (), (), 16, ()), seats),
+            run_dir=str(self.path),
+            store=("127.0.0.1", 1),
+            console="east/0",
+        )
+        self.channel.send(ForkWorkers(generation, WORKERS, task))
+        return {worker: self.until(WorkerForked, worker).pid for worker in WORKERS}
 
-        request = {
-            "task": "train",
-            "entry": "tests.launcher.entries:train",
-            "job": Job.model_validate(toy_job(steps=5000, step_s=0.02, **config)).model_dump_json(),
-            "plan": plan.to_json(),
-            "run_dir": str(self.path),
-            "resume": None,
-            "store": ["127.0.0.1", 1],
-            "drills": [],
-            "console": "east/0",
-        }
-        self.channel.send("fork", generation, workers=["east/0", "east/1"], request=request)
-        return {name: self.until("forked", name)["pid"] for name in ("east/0", "east/1")}
+    def send_raw(self, data: bytes) -> None:
+        """Write past the channel."""
+        with socket.socket(fileno=os.dup(self.channel.fileno())) as sock:
+            sock.sendall(data)
+
+    def errors(self) -> str:
+        """What the agent has printed by its end."""
+        self.process.wait(15)
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self.server.close()
 
 
 @pytest.fixture
 def played(tmp_path: Path) -> Iterator[Played]:
     made = Played(tmp_path)
     yield made
-    made.process.kill()
-    made.process.wait()
-    made.server.close()
+    made.close()
 
 
-def test_the_hello_tells_where_and_with_what(played: Played) -> None:
-    assert played.hello["agent"] == "east"
-    assert played.hello["sees_run_dir"] is False
-    assert {"python", "dougong", "torch", "transformers", "ray"} <= set(played.hello["versions"])
-    assert "proof" not in played.hello
-    assert "nonce" not in played.hello
+def test_an_agent_says_where_it_is_and_with_what(played: Played) -> None:
+    facts = played.facts
+    assert (facts.agent, facts.island, facts.accelerator, facts.pid) == ("east", "east", "cpu", played.process.pid)
+    assert facts.sees_run_dir is False
+    assert facts.ray_node is None
 
 
-def test_workers_step_and_beats_tell_it(played: Played) -> None:
+def test_workers_step_and_heartbeats_tell_it(played: Played) -> None:
     played.fork(4)
-    sequences = []
+    sequences: list[int] = []
     while len(sequences) < 3:
-        beat = played.until("beat")
-        if beat["progress"] and beat["progress"]["east/0"][1] > 2:
-            sequences.append(beat["sequence"])
-            assert beat["generation"] == 4
+        heartbeat = played.until(Heartbeat)
+        if heartbeat.progress and heartbeat.progress["east/0"].step > 2:
+            sequences.append(heartbeat.sequence)
+            assert heartbeat.generation == 4
     assert sequences == list(range(sequences[0], sequences[0] + 3))
-    assert played.until("message", "east/0")["message"]["kind"] in ("step", "part")
+    assert isinstance(played.until(FromWorker, "east/0").message, StepDone | PartDurable)
+
+
+def test_workers_end_after_their_step_when_asked(played: Played) -> None:
+    played.fork(2)
+    played.until_said(StepDone, "east/0")
+    played.channel.send(StopAfterStep(1))  # of another generation: nobody listens
+    played.until_said(StepDone, "east/0")
+    played.channel.send(StopAfterStep(2))
+    assert played.until_said(PartDurable, "east/0").step > 0
+    played.until_said(WorkerDone, "east/0")
+    assert played.until(WorkerExited, "east/0").code == 0
 
 
 def test_a_death_is_told_with_its_signal_and_a_kill_as_asked_for(played: Played) -> None:
     pids = played.fork(1)
-    os.kill(pids["east/1"], 11)
-    first = played.until("exit", "east/1")
-    assert (first["code"], first["asked"], first["generation"]) == (-11, False, 1)
-    played.channel.send("kill", 1)
-    second = played.until("exit", "east/0")
-    assert (second["code"], second["asked"]) == (-9, True)
+    os.kill(pids["east/1"], signal.SIGSEGV)
+    first = played.until(WorkerExited, "east/1")
+    assert (first.code, first.asked, first.generation, first.task) == (-11, False, 1, "train")
+    played.channel.send(KillWorkers(1))
+    second = played.until(WorkerExited, "east/0")
+    assert (second.code, second.asked) == (-9, True)
     assert not any(process_exists(pid) for pid in pids.values())
+
+
+def test_an_exception_comes_before_the_end_with_what_was_printed_last(played: Played) -> None:
+    fault = {"worker": "east/1", "step": 2, "do": "raise", "generation": 1}
+    pids = played.fork(1, faults=[fault])
+    raised = played.until_said(WorkerRaised, "east/1")
+    assert (raised.type, raised.bases[:2]) == ("ValueError", ("ValueError", "Exception"))
+    assert "the seventh seal is broken" in raised.message
+    exited = played.until(WorkerExited, "east/1")
+    assert (exited.pid, exited.code, exited.oom) == (pids["east/1"], 1, False)
+    assert "ValueError: the seventh seal is broken on east/1" in exited.last_lines[-1]
+
+
+def test_every_line_of_the_console_worker_is_forwarded(played: Played) -> None:
+    played.fork(1)
+    played.until_said(StepDone, "east/0")
+    lines = [(said.worker, said.text) for said in played.passed_over if isinstance(said, OutputLine)]
+    assert lines == [("east/0", "east/0 begins after step 0, generation 1")]
+    assert "generation 1" in (played.path / "logs/1/east/1.log").read_text()
 
 
 def test_the_next_generation_is_forked_beside_the_end_of_the_last(played: Played) -> None:
     before = played.fork(1)
-    played.channel.send("kill", 1)
+    played.channel.send(KillWorkers(1))
     after = played.fork(2)
     assert not set(before.values()) & set(after.values())
     assert all(process_exists(pid) for pid in after.values())
-    played.channel.send("kill", 1)
-    beat = played.until("beat")
-    assert beat["generation"] == 2
+    played.channel.send(KillWorkers(1))
+    assert played.until(Heartbeat).generation == 2
     assert all(process_exists(pid) for pid in after.values())
 
 
-@pytest.mark.parametrize("way", ["close", "exit"])
+def test_a_child_that_inspects_answers_with_what_it_found(played: Played) -> None:
+    task = InspectTask("tests.launcher.entries:inspect", Job.model_validate(toy_job()))
+    played.channel.send(ForkWorkers(0, ("east/0",), task))
+    carried = played.until(FromWorker)
+    assert (carried.generation, carried.worker, carried.task) == (0, "east/0", "inspect")
+    assert carried.message == ModelFound(Inventory("toy", (), (), 16, ()), {"name": "stdlib", "digest": "toy"})
+    assert played.until(WorkerExited).code == 0
+
+
+def test_a_worker_without_a_log_is_an_exit_with_the_reason(played: Played) -> None:
+    played.until(AgentReady)
+    (played.path / "logs").write_text("a file in the way")
+    task = InspectTask("tests.launcher.entries:inspect", Job.model_validate(toy_job()))
+    played.channel.send(ForkWorkers(0, ("east/0",), task))
+    exited = played.until(WorkerExited)
+    assert (exited.code, exited.pid) == (1, None)
+    assert "cannot prepare a worker" in str(exited.text)
+
+
+@pytest.mark.parametrize("way", ["close", "end"])
 def test_nothing_outlives_the_controller(played: Played, way: str) -> None:
-    pids = [*played.fork(1).values(), played.zygote]
+    ready = played.until(AgentReady)
+    pids = [*played.fork(1).values(), ready.fork_server_pid]
     if way == "close":
         played.channel.close()
     else:
-        played.channel.send("exit")
+        played.channel.send(EndAgent())
     played.process.wait(15)
     wait_for(lambda: not any(process_exists(pid) for pid in pids), "all are gone", 10)
 
 
-def test_a_zygote_without_pidfd_sees_exits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a system without pidfd_open the zygote polls; the same module, told so by a stand-in for `os`."""
-    (tmp_path / "sitecustomize.py").write_text("import os\nif hasattr(os, 'pidfd_open'):\n    del os.pidfd_open\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    server = ForkServer({}, PRELOAD, None)
-    assert server.channel.receive(30)["kind"] == "ready"
-    read_end, write_end = os.pipe()
-    from dougong.launcher.agent.child import Child
+def test_malformed_and_foreign_messages_are_reported_and_passed_over(played: Played) -> None:
+    played.until(AgentReady)
+    played.send_raw(b'no message at all\n{"kind":"dance"}\n{"kind":"kill_workers","generation":"x"}\n')
+    played.channel.send(StopRun())
+    played.fork(1)
+    played.channel.send(EndAgent())
+    text = played.errors()
+    assert "unknown message kind dance" in text
+    assert "kill_workers.generation is 'x'" in text
+    assert "agent east: the controller sent stop_run, which is not for an agent" in text
 
-    child = Child.open("east/0", 1, {"task": "train"}, tmp_path / "x.log")
-    server.fork({"id": 1, "task": "no such task", "generation": 1}, child.theirs)
-    child.forget_theirs()
-    pid = server.channel.receive(30)["pid"]
-    exited = server.channel.receive(30)
-    assert (exited["kind"], exited["pid"], exited["code"]) == ("exit", pid, 1)
-    assert child.channel.receive(10)["type"] == "KeyError"
-    server.destroy()
-    child.close()
-    os.close(read_end)
-    os.close(write_end)
+
+def test_malformed_messages_of_a_worker_are_shown_and_cost_it_nothing(played: Played) -> None:
+    fault = {"worker": "east/1", "step": 2, "do": "garble", "generation": 1}
+    played.fork(1, faults=[fault], steps=4)
+    text = played.until(OutputLine, "east/1").text
+    assert text.startswith("warning: malformed message: worker east/1: not a message: b'no message at all'")
+    assert played.until(OutputLine, "east/1").text.endswith("end_agent is not for a worker to send")
+    played.until_said(WorkerDone, "east/1")
+
+
+def test_a_silent_controller_is_given_up_and_named(tmp_path: Path) -> None:
+    deadlines = dataclasses.replace(DEADLINES, controller_silence_s=0.5)
+    made = Played(tmp_path, deadlines=deadlines)
+    try:
+        port = made.server.address[1]
+        assert f"nothing has come from controller at 127.0.0.1:{port} for 0.5 s" in made.errors()
+        assert made.process.returncode == 1
+    finally:
+        made.close()
+
+
+def test_a_module_that_cannot_be_imported_is_told_with_its_traceback(tmp_path: Path) -> None:
+    made = Played(tmp_path, preload=("no_such_module",))
+    try:
+        assert "No module named 'no_such_module'" in made.until(AgentFailed).text
+        made.process.wait(15)
+    finally:
+        made.close()
+
+
+def test_the_loss_of_the_fork_server_is_told(played: Played) -> None:
+    pid = played.until(AgentReady).fork_server_pid
+    os.kill(pid, signal.SIGKILL)
+    assert played.until(AgentFailed).text == f"fork server (pid {pid}) ended with status -9"
+    played.process.wait(15)

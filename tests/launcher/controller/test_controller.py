@@ -91,13 +91,9 @@ def test_every_state_is_an_event_and_in_the_status_at_once(run_dir: RunDir) -> N
         made.set_state(state)
         status = run_dir.read_status()
         assert status is not None
-        assert states_in_events(run_dir)[-1] == state.name == made.status()["state"]
-        assert state_of(status) == state.name
+        assert states_in_events(run_dir)[-1] == state.name == made.status().state
+        assert status.state == state.name
     assert states_in_events(run_dir) == ["RUNNING", "STOPPING", "RECOVERING", "RUNNING", "STOPPED"]
-
-
-def state_of(status: object) -> str:
-    return status["state"] if isinstance(status, dict) else status.state  # type: ignore[attr-defined]
 
 
 def test_another_stage_of_a_state_is_no_event(run_dir: RunDir) -> None:

@@ -33,14 +33,14 @@ def correspond(world: World, plan: Plan, link: EmulatedLink | None) -> list[bool
     mail, peers = Exchange(world, link), tuple(range(1, world.size))
     first = world.rank == 0
     sides = ((peers, ()), ((), peers)) if first else (((), (0,)), ((0,), ()))
-    for message, (targets, sources) in zip((MessageKind.ROWS, MessageKind.ANSWERS), sides, strict=True):
+    for message, (targets, sources) in zip((MessageKind.ROWS, MessageKind.OUTPUTS), sides, strict=True):
         mail.expect(message, [Expected(key, targets, sources) for key in KEYS])
     right = []
     if first:
         for key in KEYS:
             mail.send(MessageKind.ROWS, key, {rank: TensorMessage(parts_of(key)) for rank in peers})
         for key in reversed(KEYS):  # read in another order than they come
-            letters = mail.receive(MessageKind.ANSWERS, key)
+            letters = mail.receive(MessageKind.OUTPUTS, key)
             assert list(letters) == list(peers)
             right += [
                 torch.equal(a, b) for of in letters.values() for a, b in zip(of.parts, parts_of(key), strict=True)
@@ -49,7 +49,7 @@ def correspond(world: World, plan: Plan, link: EmulatedLink | None) -> list[bool
         right.append(mail.bytes_sent[MessageKind.ROWS] == expected)
     else:
         for key in KEYS:
-            mail.send(MessageKind.ANSWERS, key, {0: mail.receive(MessageKind.ROWS, key)[0]})
+            mail.send(MessageKind.OUTPUTS, key, {0: mail.receive(MessageKind.ROWS, key)[0]})
     mail.finish()
     mail.close()
     return right

@@ -119,13 +119,13 @@ class Office:
                 served = post.open(KEY, mail.receive(MessageKind.ROWS, KEY))
                 self.check_wave(served)
                 served.answers = serve(served.rows, served.blocks)
-                mail.send(MessageKind.ANSWERS, KEY, post.answers(served))
-            elif operation.kind is Kind.RECEIVE_ANSWERS:
-                post.take_answers(sent, mail.receive(MessageKind.ANSWERS, KEY))
+                mail.send(MessageKind.OUTPUTS, KEY, post.answers(served))
+            elif operation.kind is Kind.RECEIVE_OUTPUTS:
+                post.take_answers(sent, mail.receive(MessageKind.OUTPUTS, KEY))
                 douts = {lane: torch.ones_like(combined) for lane, combined in sent.combined.items()}
-                mail.send(MessageKind.ANSWER_GRADIENTS, KEY, post.answer_gradients(sent, douts))
+                mail.send(MessageKind.OUTPUT_GRADIENTS, KEY, post.answer_gradients(sent, douts))
             elif operation.kind is Kind.EXPERTS_BACKWARD:
-                post.open_gradients(served, mail.receive(MessageKind.ANSWER_GRADIENTS, KEY))
+                post.open_gradients(served, mail.receive(MessageKind.OUTPUT_GRADIENTS, KEY))
                 factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in served.blocks] or [served.rows])
                 served.drows = served.danswers * factors
                 mail.send(MessageKind.ROW_GRADIENTS, KEY, post.row_gradients(served))
@@ -243,15 +243,15 @@ def a_round_trip(combine: Combine, change: Callable[[MessageKind, TensorMessage]
     sent = asking.ask(KEY, calls_of("random", range(LANES), EXPERTS))
     served = serving.open(KEY, {0: change(MessageKind.ROWS, asking.rows(sent)[1])})
     served.answers = serve(served.rows, served.blocks)
-    asking.take_answers(sent, {1: change(MessageKind.ANSWERS, serving.answers(served)[0])})
+    asking.take_answers(sent, {1: change(MessageKind.OUTPUTS, serving.answers(served)[0])})
     letters = asking.answer_gradients(sent, sent.combined)
-    serving.open_gradients(served, {0: change(MessageKind.ANSWER_GRADIENTS, letters[1])})
+    serving.open_gradients(served, {0: change(MessageKind.OUTPUT_GRADIENTS, letters[1])})
     served.drows = served.danswers
     asking.take_row_gradients(sent, {1: change(MessageKind.ROW_GRADIENTS, serving.row_gradients(served)[0])})
 
 
 WEIGHTS = {
-    "at_attention": {(MessageKind.ANSWER_GRADIENTS, 1)},
+    "at_attention": {(MessageKind.OUTPUT_GRADIENTS, 1)},
     "at_experts": {(MessageKind.ROWS, 3), (MessageKind.ROW_GRADIENTS, 1)},
 }
 PARTS = [("at_attention", m, n) for m, size in zip(MessageKind, (3, 1, 2, 1), strict=True) for n in range(size)]
@@ -281,7 +281,7 @@ def test_a_letter_of_another_shape_or_dtype_is_refused_by_name(
     if what == "another dtype" and (message, number) in WEIGHTS[combine]:
         a_round_trip(combine, change)  # a router's weights may have their own
         return
-    sender, receiver = (0, 1) if message.channel == "dispatch" else (1, 0)
+    sender, receiver = (0, 1) if message.direction == "dispatch" else (1, 0)
     with pytest.raises(LaunchError, match=f"worker {sender} sent worker {receiver} ") as refused:
         a_round_trip(combine, change)
     assert f" as {message.value} of site 0 (first.experts), micro-batch 0, where (" in str(refused.value)

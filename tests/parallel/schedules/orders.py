@@ -23,7 +23,7 @@ def order_of(programs: list[Program], role: Role) -> list[str]:
     """What the first worker of a role computes, in the papers' notation: F(0,1), B(2,0)."""
     program = next(program for program in programs if program.role == role)
     computed = [o for o in program.operations if o.kind.computes and o.kind is not Kind.WEIGHT_GRADIENTS]
-    return [f"{'B' if 'backward' in o.kind.value else 'F'}({o.site},{o.microbatch})" for o in computed]
+    return [f"{'B' if 'backward' in o.kind.words else 'F'}({o.site},{o.microbatch})" for o in computed]
 
 
 def with_operations(program: Program, operations: list[Operation]) -> Program:

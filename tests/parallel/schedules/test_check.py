@@ -84,7 +84,7 @@ def test_so_do_the_experts_backwards(kind: Kind) -> None:
     else:
         operations = operations[:6] + operations[10:] + operations[6:10]
     programs[E] = with_operations(programs[E], operations)
-    with pytest.raises(PlanError, match=rf"{kind.value} \(site 0, micro-batch 0\): micro-batch 1 was there before"):
+    with pytest.raises(PlanError, match=rf"{kind.words} \(site 0, micro-batch 0\): micro-batch 1 was there before"):
         check(programs, 1, 2)
 
 
@@ -107,7 +107,7 @@ def test_a_deadlock_of_two_workers() -> None:
     programs[E] = with_operations(programs[E], rows + rest)
     with pytest.raises(PlanError) as refused:
         check(programs, 1, 2)
-    assert "a at operation 2, receive answers (site 0, micro-batch 0), for e;" in str(refused.value)
+    assert "a at operation 2, receive expert outputs (site 0, micro-batch 0), for e;" in str(refused.value)
     assert "e at operation 1, receive rows (site 0, micro-batch 1), for a." in str(refused.value)
 
 

@@ -8,8 +8,9 @@ import pytest
 from dougong.parallel.schedules.gantt import draw
 from dougong.parallel.schedules.operation import Operation
 from dougong.parallel.schedules.registry import make_programs
-from dougong.parallel.schedules.simulate import Durations, simulate
+from dougong.parallel.schedules.simulate import simulate
 from tests.parallel.schedules.orders import SPLIT, TEAMS
+from tests.parallel.schedules.timing import Durations
 
 MS = Durations(0.001, 0.002, 0.001, 0.002, 0.001)
 

@@ -14,7 +14,7 @@ def test_every_message_has_a_send_and_a_receive(message: MessageKind) -> None:
 
 
 def test_a_kind_computes_sends_or_receives() -> None:
-    assert [kind.value for kind in Kind if kind.computes] == [
+    assert [kind.words for kind in Kind if kind.computes] == [
         "forward", "backward",
         "experts forward", "experts backward", "weight gradients",
     ]  # fmt: skip
@@ -23,7 +23,7 @@ def test_a_kind_computes_sends_or_receives() -> None:
 
 def test_who_sends_what() -> None:
     sides = {role: Program("w", role, ()) for role in ("attention", "experts", "both")}
-    there, back = {MessageKind.ROWS, MessageKind.ANSWER_GRADIENTS}, {MessageKind.ANSWERS, MessageKind.ROW_GRADIENTS}
+    there, back = {MessageKind.ROWS, MessageKind.OUTPUT_GRADIENTS}, {MessageKind.OUTPUTS, MessageKind.ROW_GRADIENTS}
     assert {m for m in MessageKind if sides["attention"].sends(m)} == {
         m for m in MessageKind if sides["experts"].receives(m)
     }

@@ -20,13 +20,13 @@ def words(role: Role) -> list[str]:
 def test_one_micro_batch_through_one_site() -> None:
     assert words("attention") == [
         "forward (segment 0)", "send rows (site 0)",
-        "receive answers (site 0)", "forward (segment 1)",
-        "backward (segment 1)", "send answer gradients (site 0)",
+        "receive expert outputs (site 0)", "forward (segment 1)",
+        "backward (segment 1)", "send output gradients (site 0)",
         "receive row gradients (site 0)", "backward (segment 0)",
     ]  # fmt: skip
     assert words("experts") == [
-        "receive rows (site 0)", "experts forward (site 0)", "send answers (site 0)",
-        "receive answer gradients (site 0)", "experts backward (site 0)", "send row gradients (site 0)",
+        "receive rows (site 0)", "experts forward (site 0)", "send expert outputs (site 0)",
+        "receive output gradients (site 0)", "experts backward (site 0)", "send row gradients (site 0)",
         "weight gradients (site 0)",
     ]  # fmt: skip
     assert words("both") == [
@@ -39,7 +39,7 @@ def test_a_worker_of_both_roles_works_between_question_and_answer() -> None:
     """With four micro-batches, two other operations hide the way there and two the way back."""
     programs = make_programs("zebra", 2, 4, {"b": "both"})
     computed = [operation for operation in programs[0].operations if operation.kind.computes]
-    shown = [f"{'E' if o.kind.value.startswith('experts') else 'A'}{o.site}{o.microbatch}" for o in computed[:12]]
+    shown = [f"{'E' if o.kind.words.startswith('experts') else 'A'}{o.site}{o.microbatch}" for o in computed[:12]]
     assert " ".join(shown) == "A00 A01 A02 E00 A03 E01 A10 E02 A11 E03 A12 E10"
 
 
@@ -53,7 +53,7 @@ def test_every_order_of_segments_becomes_programs_that_hold(drawn: tuple[list[Pr
 @given(any_programs())
 @settings(max_examples=150, deadline=None)
 def test_experts_serve_in_the_order_in_which_they_are_asked(drawn: tuple[list[Program], int, int]) -> None:
-    asked = (MessageKind.ROWS, MessageKind.ANSWER_GRADIENTS)
+    asked = (MessageKind.ROWS, MessageKind.OUTPUT_GRADIENTS)
     posted = [[send(m, o.site, o.microbatch) for o in p.operations if (m := o.kind.sends) in asked] for p in drawn[0]]
     taken = [[send(m, o.site, o.microbatch) for o in p.operations if (m := o.kind.receives) in asked] for p in drawn[0]]
     orders = [order for order in [*posted, *taken] if order]

@@ -22,17 +22,17 @@ def test_a_walk_meets_everything_in_a_possible_order(team: str) -> None:
 
 def test_a_receive_waits_for_all_of_the_other_side() -> None:
     programs = make_programs("zebra", 1, 1, TEAMS["mixed"])
-    rows, answers = (awaited(programs, receive(message, 0, 0)) for message in (MessageKind.ROWS, MessageKind.ANSWERS))
+    rows, answers = (awaited(programs, receive(message, 0, 0)) for message in (MessageKind.ROWS, MessageKind.OUTPUTS))
     assert rows == [("a", send(MessageKind.ROWS, 0, 0)), ("b", send(MessageKind.ROWS, 0, 0))]
-    assert answers == [("b", send(MessageKind.ANSWERS, 0, 0)), ("e", send(MessageKind.ANSWERS, 0, 0))]
+    assert answers == [("b", send(MessageKind.OUTPUTS, 0, 0)), ("e", send(MessageKind.OUTPUTS, 0, 0))]
     assert not awaited(programs, send(MessageKind.ROWS, 0, 0))
 
 
 def test_two_workers_that_wait_for_each_other_are_named() -> None:
-    ask, serve = send(MessageKind.ROWS, 0, 0), send(MessageKind.ANSWERS, 0, 0)
-    a = Program("a", "attention", (receive(MessageKind.ANSWERS, 0, 0), ask))
+    ask, serve = send(MessageKind.ROWS, 0, 0), send(MessageKind.OUTPUTS, 0, 0)
+    a = Program("a", "attention", (receive(MessageKind.OUTPUTS, 0, 0), ask))
     e = Program("e", "experts", (receive(MessageKind.ROWS, 0, 0), serve))
     with pytest.raises(PlanError) as refused:
         list(walk([a, e]))
-    assert "a at operation 0, receive answers (site 0, micro-batch 0), for e;" in str(refused.value)
+    assert "a at operation 0, receive expert outputs (site 0, micro-batch 0), for e;" in str(refused.value)
     assert "e at operation 0, receive rows (site 0, micro-batch 0), for a." in str(refused.value)

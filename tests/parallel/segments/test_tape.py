@@ -62,8 +62,10 @@ def reference_gradients(model: nn.Module, sites: list[Site]) -> dict[str, Tensor
 
 def rig_gradients(rig: Rig) -> tuple[float, dict[str, Tensor]]:
     """Forward and backward of one step; loss, and gradients by tensor name."""
-    (loss,) = rig.stepper._forward_backward(rig.forwards(1))
-    return loss, rig.stepper._gradients.finish() | shard_gradients(rig.replica, rig.stepper._shard)
+    found = rig.stepper.gradients(1, rig.forwards(1))
+    (loss,) = found.losses.values()
+    trained = rig.stepper.parts.share.optimizer.names
+    return loss, {n: torch.zeros_like(rig.replica.masters[n]) for n in trained} | found.tensors
 
 
 def shard_gradients(replica: Replica, shard: ExpertShard) -> dict[str, Tensor]:
@@ -137,7 +139,7 @@ class Pilot:
     def __init__(self, rig: Rig, microbatch: int) -> None:
         self._rig, self._microbatch = rig, microbatch
         replica = rig.replica
-        self.shard = ExpertShard(replica.op, replica.experts)
+        self.shard = ExpertShard(rig.stepper.parts.share.blueprint.op, replica.experts)
         ids = tokens(rig.job, 1, 0, microbatch)
         forward = Forward(lambda: replica.model(input_ids=ids, labels=ids).loss)
         self._flight = Flight(forward, replica.cut.shared_leaves, True)

@@ -1,20 +1,19 @@
-"""What workers are asked to do of a run when they are not asked to do it whole; it lies in the
-run's directory, and so does what they bring back.
+"""What workers are asked to do of a run when they are not asked to do it whole, and what they bring
+back. Both lie in the run's directory. Imports no torch.
 
-RUN/errand.json   RUN/trace/<worker>.json
+RUN/partial_run.json   RUN/trace/<worker>.json
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dougong.parallel.trace.trace_key import TraceKey
 
-FILE = "errand.json"
+FILE = "partial_run.json"
 TRACES = "trace"
 
 
@@ -28,10 +27,12 @@ class PartialRun:
     save: bool = False
 
     def write(self, run_dir: Path) -> None:
+        """Leave it for the workers."""
         (run_dir / FILE).write_text(json.dumps(dataclasses.asdict(self)))
 
     @staticmethod
     def load(run_dir: Path) -> PartialRun:
+        """What `write` left."""
         return PartialRun(**json.loads((run_dir / FILE).read_text()))
 
 
@@ -52,11 +53,12 @@ class StepTrace:
 
     @staticmethod
     def read(run_dir: Path) -> StepTrace:
-        """All workers' parts."""
-        sites: Sequence[str] = ()
+        """All workers' parts; empty where nothing was traced."""
+        sites: tuple[str, ...] = ()
         found: dict[TraceKey, int] = {}
         for file in sorted((run_dir / TRACES).rglob("*.json")):
             part = json.loads(file.read_text())
-            sites = part["sites"]
-            found |= {TraceKey(*place): checksum for *place, checksum in part["places"]}
-        return StepTrace(tuple(sites), found)
+            sites = tuple(part["sites"])
+            for *place, checksum in part["places"]:
+                found[TraceKey(*place)] = checksum
+        return StepTrace(sites, found)

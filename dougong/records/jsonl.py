@@ -1,0 +1,125 @@
+"""Files of JSON objects, one a line: how they are appended to, repaired and read.
+
+JSON has no word for numbers that are not finite; they stand as "NaN", "Infinity" and "-Infinity".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dougong.errors import LaunchError
+from dougong.records.files import write_all
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class JsonLines:
+    """One such file. It has one writing process, whose threads may all append; anybody may read.
+
+    A line is appended by one `write`, so a reader never meets a mixture of two. A writer that is
+    killed may leave half a line at the end: readers leave it out, and the next writer cuts it off
+    before its first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._ends_a_line = False  # known only after this object has looked or written
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line. LaunchError when it cannot be written whole."""
+        line = (dumps(record) + "\n").encode()
+        with self._lock:
+            try:
+                if not self._ends_a_line:
+                    _cut_torn_line(self.path)
+                # Until the write has come back, half a line may stand there.
+                self._ends_a_line = False
+                _append(self.path, line)
+                self._ends_a_line = True
+            except OSError as error:
+                raise LaunchError(
+                    f"{self.path}: cannot append: {error.strerror};"
+                    " make room or mend it, then resume"
+                ) from error
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines, in the order written; none when there is no file.
+
+        LaunchError names a line that holds no JSON object.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        # What stands after the last newline is still being written, or was torn.
+        *whole, _ = data.split(b"\n")
+        return [self._parse(number, line) for number, line in enumerate(whole, 1)]
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        place = f"{self.path}:{number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise LaunchError(
+                f"{place}: not JSON ({error}); restore the line or delete it"
+            ) from error
+        if not isinstance(record, dict):
+            found = type(record).__name__
+            raise LaunchError(f"{place}: holds a {found}, not an object; restore or delete it")
+        return record
+
+
+def dumps(value: Any) -> str:
+    """JSON on one line. Numbers that are not finite become words, paths become text."""
+    return json.dumps(_encode(value), ensure_ascii=False, allow_nan=False)
+
+
+def decode_numbers(value: Any) -> Any:
+    """The numbers again that `dumps` wrote as words, in the values of objects at any depth."""
+    if isinstance(value, dict):
+        return {key: decode_numbers(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    return value
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _word_of(value)
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _word_of(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _append(path: Path, line: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        write_all(fd, line)
+    finally:
+        os.close(fd)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what stands after the last newline, so that the next line begins a line."""
+    try:
+        with path.open("r+b") as file:
+            data = file.read()
+            if not data.endswith(b"\n"):
+                file.truncate(data.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return

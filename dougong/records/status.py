@@ -1,0 +1,70 @@
+"""status.json: where a run stands, for `dougong status` and for programs. Written by the controller
+alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from dougong.parallel.plan import read_experts
+
+FINAL_STATES = ("FINISHED", "STOPPED", "FAILED")
+"""With these a run has ended by the word of its controller."""
+
+
+class WorkerState(BaseModel):
+    """One worker of the present generation. `lanes`: numbers. `experts`: site by site, the numbers
+    of its experts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = ""
+    pid: int | None = None
+    device: str = ""
+    role: str = ""
+    lanes: tuple[int, ...] = ()
+    experts: tuple[tuple[int, ...], ...] = ()
+    alive: bool = False
+    step: int = 0
+    phase: str = ""
+
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        """Runs of earlier releases wrote `0-3 x2 | none`."""
+        return read_experts(value) if isinstance(value, str) else value
+
+
+class ControllerProcess(BaseModel):
+    """The process that wrote the status."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    pid: int
+
+
+class RunStatus(BaseModel):
+    """The run. `step`: the last one that is done; `recoveries`: failures so far."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job: str = ""
+    state: str = "STARTING"
+    generation: int = 0
+    step: int = 0
+    steps: int = 0
+    recoveries: int = 0
+    workers: tuple[WorkerState, ...] = ()
+    controller: ControllerProcess | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the controller has left a final state."""
+        return self.state in FINAL_STATES
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the file, and as `dougong status --json` prints it."""
+        return self.model_dump(mode="json")

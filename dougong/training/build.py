@@ -1,0 +1,229 @@
+"""The build chain: from a job to steps, in three stages.
+
+    build_model      what depends on the job alone (and the device): the model's form
+    build_on_plan    one worker's share: its tensors, its program, its optimizer's state
+    build_in_world   what needs the other workers of one generation: the wires between them
+
+Each stage takes the one before it as a value and finishes what it makes: nothing is set from
+outside afterwards. So `rebuild` can make the last two anew in a living process, for another plan
+and other workers, without touching the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dougong.checkpoint.ledger_file import LedgerWriter
+from dougong.job.schema import Job
+from dougong.models.build import build_on_meta, load_config
+from dougong.models.inventory import experts_per_token
+from dougong.models.sites import expert_op, find_sites
+from dougong.parallel.comm.exchange import EmulatedLink, Exchange
+from dougong.parallel.comm.world import World
+from dougong.parallel.dense.allreduce import NativeReducer
+from dougong.parallel.dense.gradients import DenseGradients
+from dougong.parallel.dense.ordered_reduce import OrderedReducer
+from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
+from dougong.parallel.execute.emulate import Emulation
+from dougong.parallel.execute.executor import Clock, Executor
+from dougong.parallel.execute.shard import ExpertShard
+from dougong.parallel.plan import Plan, Worker
+from dougong.parallel.segments.tape import leaf_node
+from dougong.parallel.trace.tracer import Tracer
+from dougong.planner.programs import INTERLEAVED, pipeline_of, programs_of
+from dougong.planner.recipe import product_rows
+from dougong.training.hooks import StepHook, StepHooks
+from dougong.training.ledger import Ledger, LedgerHook
+from dougong.training.load_balance import LoadBalance
+from dougong.training.optimizers.registry import make_optimizer
+from dougong.training.phases import Phases
+from dougong.training.replica import ModelBlueprint, Replica, build_replica
+from dougong.training.reports import ReportForm, loss_keys
+from dougong.training.state import StartState
+from dougong.training.step import StepParts, Stepper, WorkerShare
+
+
+@dataclass(frozen=True)
+class LedgerStart:
+    """Where the ledger's files of a run lie, and the digest that it goes on from (None: the
+    beginning)."""
+
+    root: Path
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Who watches the steps. `tracer` None: nothing is traced; `ledger` None: none is kept.
+
+    hooks: more than every job has. They come after the load balance and before the ledger, which
+    sees what all others have done.
+    """
+
+    phases: Phases = field(default_factory=Phases)
+    tracer: Tracer | None = None
+    ledger: LedgerStart | None = None
+    hooks: tuple[StepHook, ...] = ()
+
+
+def build_model(job: Job, vocab_size: int | None, device: torch.device) -> ModelBlueprint:
+    """What depends on the job alone. `vocab_size`: the tokenizer's number of ids (None: unknown).
+
+    Raises `ModelError` when the family cannot be cut.
+    """
+    config = load_config(job.model, vocab_size)
+    model = build_on_meta(config)
+    sites = find_sites(model)
+    rows = product_rows(job, sites[0].num_experts, experts_per_token(config))
+    op = expert_op(sites[0], device, rows)
+    return ModelBlueprint(job, device, config, model, sites, op)
+
+
+def build_on_plan(
+    blueprint: ModelBlueprint, plan: Plan, rank: int, start: StartState
+) -> WorkerShare:
+    """One worker's share of the model, with the values of `start`. Nothing is sent."""
+    job = blueprint.job
+    replica = build_replica(blueprint, plan, rank, start.read)
+    forms = report_forms(job, plan, replica)
+    optimizer = make_optimizer(job.optimizer, {n: replica.masters[n] for n in forms[rank].squares})
+    start.load_optimizer(optimizer)
+    spec = DispatchSpec(
+        int(blueprint.config.hidden_size),
+        blueprint.dtype,
+        blueprint.device,
+        job.combine,
+        replica.cut.names,
+    )
+    return WorkerShare(
+        blueprint=blueprint,
+        plan=plan,
+        rank=rank,
+        replica=replica,
+        shard=ExpertShard(blueprint.op, replica.experts),
+        dispatcher=Dispatcher(rank, plan, spec, replica.cut.has_identity),
+        program=programs_of(job, plan)[rank],
+        optimizer=optimizer,
+        forms=forms,
+    )
+
+
+def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> Stepper:
+    """What runs the steps of one generation. Collective over its workers.
+
+    Raises `ModelError` when the model cannot be balanced as the job asks.
+    """
+    job, plan, replica = share.blueprint.job, share.plan, share.replica
+    clock = Clock(note=options.phases.note)
+    emulation = emulation_of(job, plan.workers[share.rank])
+    link = None if emulation is None else emulation.link
+    exchange = Exchange(world, link, replica.cut.names)
+    balance = LoadBalance(job, plan, world, replica, clock)
+    ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
+    hooks = _in_order(balance, options.hooks, ledger)
+    executor = Executor(
+        replica.cut,
+        share.dispatcher,
+        share.shard,
+        exchange,
+        clock,
+        emulation=emulation,
+        after_forward=hooks.after_forward,
+        tracer=options.tracer,
+    )
+    parts = StepParts(
+        share=share,
+        world=world,
+        phases=options.phases,
+        clock=clock,
+        exchange=exchange,
+        gradients=_dense_gradients(share, world, options.tracer),
+        executor=executor,
+        balance=balance,
+        ledger=ledger,
+        hooks=hooks,
+        tracer=options.tracer,
+    )
+    return Stepper(parts)
+
+
+def rebuild(
+    blueprint: ModelBlueprint, plan: Plan, world: World, start: StartState, options: StepOptions
+) -> Stepper:
+    """The last two stages: this process as a worker of another plan, or among other workers, with
+    the values of `start`. Collective over the new world's workers.
+
+    The stepper before must have been closed; its tensors are freed with it.
+    """
+    share = build_on_plan(blueprint, plan, world.rank, start)
+    return build_in_world(share, world, options)
+
+
+def report_forms(job: Job, plan: Plan, replica: Replica) -> tuple[ReportForm, ...]:
+    """What every worker's report of a step holds, by rank. Any worker's replica knows it of all."""
+    forms = []
+    for worker in plan.workers:
+        losses = loss_keys(worker.lanes, job.batch.microbatches)
+        forms.append(ReportForm(tuple(losses), _trained_names(replica, plan, worker)))
+    return tuple(forms)
+
+
+def _trained_names(replica: Replica, plan: Plan, worker: Worker) -> tuple[str, ...]:
+    """The tensors that a worker updates, in the order of names."""
+    owned = [name for name, owner in plan.owners.items() if owner == worker.rank]
+    names = [name for name in owned if name in replica.trainable]
+    for site, experts in zip(replica.sites, worker.experts, strict=True):
+        for expert in experts:
+            names += [name for _, name in site.tensors_of(expert)]
+    return tuple(sorted(names))
+
+
+def emulation_of(job: Job, worker: Worker) -> Emulation | None:
+    """What the worker's island pretends to be; None: it is what it is."""
+    emulate = next((i.emulate for i in job.islands if i.name == worker.island), None)
+    if emulate is None:
+        return None
+    bandwidth = emulate.link.bandwidth_mb_s
+    bytes_per_s = math.inf if bandwidth is None else bandwidth * 1e6
+    return Emulation(
+        segment_s=emulate.attention_ms / 1e3 * len(worker.lanes),
+        row_s=emulate.expert_ms_per_1k_tokens / 1e6,
+        link=EmulatedLink(bytes_per_s, emulate.link.latency_ms / 1e3),
+    )
+
+
+def _dense_gradients(share: WorkerShare, world: World, tracer: Tracer | None) -> DenseGradients:
+    job, plan, flat = share.blueprint.job, share.plan, share.replica.flat
+    kind = OrderedReducer if job.is_layout_free else NativeReducer
+    leaves = {leaf_node(tensor): name for name, tensor in share.replica.leaves}
+    return DenseGradients(
+        leaves,
+        plan.workers[share.rank].lanes,
+        kind(world, plan, flat),
+        flat.buckets,
+        interleaved=pipeline_of(job, plan) in INTERLEAVED,
+        tracer=tracer,
+    )
+
+
+def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> LedgerHook:
+    names = sorted(share.replica.masters)
+    worker = share.plan.workers[share.rank].name
+    writer = LedgerWriter(start.root, world.member.generation, worker, names)
+    return LedgerHook(Ledger(world, names, writer, start.digest), share.replica.masters)
+
+
+def _in_order(
+    balance: LoadBalance, more: Sequence[StepHook], ledger: LedgerHook | None
+) -> StepHooks:
+    """The balance moves biases, which are weights, so it comes before the ledger. The ledger is the
+    last: it looks at what all others have done."""
+    hooks: list[StepHook] = [balance, *more]
+    if ledger is not None:
+        hooks.append(ledger)
+    return StepHooks(hooks)

@@ -1,0 +1,46 @@
+"""What every optimizer's rule is to the step: the interface between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from dougong.job.optimizers.declaration import OptimizerDeclaration
+
+
+class Optimizer(Protocol):
+    """The update rule over the named tensors that one worker owns.
+
+    Each tensor is whole, and float32. What a rule makes of one may not depend on which other
+    tensors are there: then no bit depends on who its neighbours are.
+    """
+
+    @property
+    def declaration(self) -> OptimizerDeclaration:
+        """What it says of itself below the schema: above all, the kinds of its state."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that this worker trains, in the order of names."""
+        ...
+
+    def has_state(self, name: str) -> bool:
+        """Whether the tensor has ever been updated."""
+        ...
+
+    def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
+        """Update the tensors in place from their float32 gradients. A tensor without a gradient
+        stays as it is. The gradients belong to the caller again once this returns."""
+        ...
+
+    def state(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(state kind, tensor name, value) of every tensor that has been updated; kinds are the
+        declaration's."""
+        ...
+
+    def load(self, kind: str, name: str, value: Tensor) -> None:
+        """Put back one value that `state` gave."""
+        ...

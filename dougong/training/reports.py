@@ -1,0 +1,182 @@
+"""What workers tell each other of a step, in types; and what everybody makes of it.
+
+Reports are gathered, not reduced: each worker does the same sums in the same order, so loss and
+norm are the same bits everywhere and on every layout. Floats travel as the eight bytes they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dougong.parallel.comm.world import World
+from dougong.parallel.tree import LaneTree
+
+FLOAT32_BYTES = 4
+
+LossKey = tuple[int, int]
+"""(lane, micro-batch) in a step, (round, lane) in an evaluation."""
+
+
+def loss_keys(lanes: Sequence[int], num_microbatches: int) -> list[LossKey]:
+    """The keys of some lanes' losses, lane by lane."""
+    return list(itertools.product(lanes, range(num_microbatches)))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step before its update, the same on every worker.
+
+    loss: the mean over the step's tokens; grad_norm: before clipping; rate: the learning rate;
+    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    rate: float
+    exchange_s: tuple[float, ...]
+    stop: bool
+
+
+_ENTRY = struct.Struct("<?d")
+"""Whether there is a loss, and the loss."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one worker says of its step when its gradients are there.
+
+    stop: it was asked to stop; exchange_s: seconds spent in messages; losses: of its lanes'
+    micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name.
+    """
+
+    stop: bool
+    exchange_s: float
+    losses: Mapping[LossKey, float]
+    squares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ReportForm:
+    """Which losses and norms one worker's report holds, and in what order.
+
+    Everybody knows everybody's form, from the plan: only values travel, and their sizes are known
+    beforehand.
+    """
+
+    losses: tuple[LossKey, ...]
+    squares: tuple[str, ...]
+
+    @property
+    def _format(self) -> str:
+        """stop, exchange_s, losses, squares; little-endian, without gaps."""
+        return f"<?d{len(self.losses)}d{len(self.squares)}d"
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of every report of this form."""
+        return struct.calcsize(self._format)
+
+    def encode(self, report: StepReport) -> bytes:
+        """The report's values. KeyError when one is missing."""
+        losses = [report.losses[key] for key in self.losses]
+        squares = [report.squares[name] for name in self.squares]
+        return struct.pack(self._format, report.stop, report.exchange_s, *losses, *squares)
+
+    def decode(self, payload: bytes) -> StepReport:
+        """What `encode` was given."""
+        stop, exchange_s, *values = struct.unpack(self._format, payload)
+        losses = dict(zip(self.losses, values[: len(self.losses)], strict=True))
+        squares = dict(zip(self.squares, values[len(self.losses) :], strict=True))
+        return StepReport(stop, exchange_s, losses, squares)
+
+
+def gather_reports(
+    world: World, report: StepReport, forms: Sequence[ReportForm]
+) -> list[StepReport]:
+    """All workers' reports, by rank, in one exchange. `forms`: by rank. Collective."""
+    payload = forms[world.rank].encode(report)
+    payloads = world.gather_bytes(payload, [form.num_bytes for form in forms])
+    return [form.decode(found) for form, found in zip(forms, payloads, strict=True)]
+
+
+def gather_losses(
+    world: World, losses: Mapping[LossKey, float], keys: Sequence[Sequence[LossKey]]
+) -> dict[LossKey, float]:
+    """All workers' losses by key, in one exchange. Collective.
+
+    `keys`: those that each rank may have. A key without a loss is left out; one whose loss is not a
+    number is not.
+    """
+    mine = [_ENTRY.pack(key in losses, losses.get(key, 0.0)) for key in keys[world.rank]]
+    payloads = world.gather_bytes(b"".join(mine), [_ENTRY.size * len(of_rank) for of_rank in keys])
+    found: dict[LossKey, float] = {}
+    for of_rank, payload in zip(keys, payloads, strict=True):
+        for key, (present, loss) in zip(of_rank, _ENTRY.iter_unpack(payload), strict=True):
+            if present:
+                found[key] = loss
+    return found
+
+
+def gather_vectors(
+    world: World, vectors: Mapping[str, Tensor], lengths: Sequence[Mapping[str, int]]
+) -> dict[str, Tensor]:
+    """All workers' float32 vectors by name, on the CPU, in one exchange. Collective.
+
+    `lengths`: the names and numbers of values that each rank has; no name has two owners.
+    """
+    mine = [_float32_bytes(vectors[name]) for name in lengths[world.rank]]
+    sizes = [FLOAT32_BYTES * sum(of_rank.values()) for of_rank in lengths]
+    payloads = world.gather_bytes(b"".join(mine), sizes)
+    found: dict[str, Tensor] = {}
+    for of_rank, payload in zip(lengths, payloads, strict=True):
+        values = torch.from_numpy(np.frombuffer(payload, "<f4").astype(np.float32))
+        pieces = values.split(list(of_rank.values()))
+        for name, piece in zip(of_rank, pieces, strict=True):
+            found[name] = piece.clone()
+    return found
+
+
+def _float32_bytes(vector: Tensor) -> bytes:
+    return vector.cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
+
+
+def merged_losses(reports: Iterable[StepReport]) -> dict[LossKey, float]:
+    """The losses of all reports."""
+    losses: dict[LossKey, float] = {}
+    for report in reports:
+        losses.update(report.losses)
+    return losses
+
+
+def mean_loss(losses: Mapping[LossKey, float], num_lanes: int, num_microbatches: int) -> float:
+    """The mean over lanes and micro-batches: micro-batches added in order within a lane, lanes by
+    the tree, as the gradients are."""
+    lanes: dict[int, float] = {}
+    for lane in range(num_lanes):
+        lanes[lane] = sum(losses[lane, microbatch] for microbatch in range(num_microbatches))
+    return LaneTree(num_lanes).sum_numbers(lanes) / (num_lanes * num_microbatches)
+
+
+def global_norm(reports: Iterable[StepReport]) -> float:
+    """The norm of all gradients together. Squares are added in the order of names, so no bit
+    depends on who owns what."""
+    squares: dict[str, float] = {}
+    for report in reports:
+        squares.update(report.squares)
+    return float(sum(squares[name] for name in sorted(squares)) ** 0.5)
+
+
+def clip_scale(norm: float, limit: float | None) -> float:
+    """What gradients are multiplied with so that their global norm is at most `limit`; 1 when it
+    already is."""
+    if limit is not None and norm > limit:
+        return limit / norm
+    return 1.0

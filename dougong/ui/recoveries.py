@@ -1,0 +1,149 @@
+"""A run's failures and what followed each: read from its events. Pure.
+
+Durations between two events use the monotonic clock, which holds from a controller's start to its
+end; a failure that is made good by a later `dougong resume` has no duration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dougong.records.events import (
+    DrillFired,
+    Event,
+    FailureDiagnosed,
+    FirstStep,
+    GenerationStarted,
+    RunCreated,
+    RunEnded,
+    WorkerDied,
+)
+from dougong.records.metrics import MetricsRow
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One failure and what followed. Seconds are None as long as (or because) that part did not
+    happen.
+
+    generation: the one that the failure ended. step: the last one that it had done.
+    noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
+    start of the next generation. reload_s: from there to the end of its first step. lost_steps: how
+    many steps were trained again. `detail`: a traceback, or the worker's last lines.
+    """
+
+    generation: int
+    worker: str
+    failure: str
+    cause: str
+    wall: str
+    step: int
+    resumed_from: str | None = None
+    noticed_s: float | None = None
+    restart_s: float | None = None
+    reload_s: float | None = None
+    lost_steps: int | None = None
+    detail: str = ""
+
+    @property
+    def total_s(self) -> float | None:
+        """From the fault (or its notice) to the next generation's first step."""
+        if self.restart_s is None or self.reload_s is None:
+            return None
+        return (self.noticed_s or 0.0) + self.restart_s + self.reload_s
+
+
+def find_recoveries(events: Sequence[Event], rows: Sequence[MetricsRow]) -> list[Recovery]:
+    """One entry for each generation that a failure ended, in order; the first failure of a
+    generation is its cause."""
+    reader = _Reader(rows)
+    for event in events:
+        reader.take(event)
+    return reader.recoveries
+
+
+class _Reader:
+    """Follows a run's events. The newest recovery is open from its failure until the next
+    generation's first step, or until the controller ends."""
+
+    def __init__(self, rows: Sequence[MetricsRow]) -> None:
+        self.recoveries: list[Recovery] = []
+        self._rows = rows
+        self._drill: DrillFired | None = None
+        self._failure: WorkerDied | FailureDiagnosed | None = None
+        self._restart: GenerationStarted | None = None
+
+    def take(self, event: Event) -> None:
+        match event:
+            case DrillFired():
+                self._drill = event
+            case WorkerDied() | FailureDiagnosed():
+                self._take_failure(event)
+            case GenerationStarted():
+                self._take_restart(event)
+            case FirstStep():
+                self._take_first_step(event)
+            case RunCreated() | RunEnded():
+                self._drill = None
+                self._close()
+            case _:
+                pass
+
+    def _take_failure(self, event: WorkerDied | FailureDiagnosed) -> None:
+        if not any(known.generation == event.generation for known in self.recoveries):
+            self.recoveries.append(self._begin(event))
+            self._failure, self._restart, self._drill = event, None, None
+        elif isinstance(event, FailureDiagnosed) and self._newest.generation == event.generation:
+            self._improve(
+                worker=event.worker,
+                failure=event.failure,
+                cause=event.cause or self._newest.cause,
+                detail=event.detail.rstrip(),
+            )
+
+    def _take_restart(self, event: GenerationStarted) -> None:
+        failure = self._failure
+        if failure is not None and event.generation > failure.generation:
+            self._restart = event
+            self._improve(restart_s=_seconds(failure, event), resumed_from=event.resume)
+
+    def _take_first_step(self, event: FirstStep) -> None:
+        if self._restart is not None:
+            lost = max(self._newest.step - event.step + 1, 0)
+            self._improve(reload_s=_seconds(self._restart, event), lost_steps=lost)
+            self._close()
+
+    @property
+    def _newest(self) -> Recovery:
+        return self.recoveries[-1]
+
+    def _improve(self, **known: object) -> None:
+        self.recoveries[-1] = replace(self._newest, **known)  # type: ignore[arg-type]
+
+    def _close(self) -> None:
+        self._failure = self._restart = None
+
+    def _begin(self, event: WorkerDied | FailureDiagnosed) -> Recovery:
+        drill = self._drill
+        rehearsed = drill is not None and drill.generation == event.generation
+        return Recovery(
+            generation=event.generation,
+            worker=event.worker,
+            failure=event.failure,
+            cause=event.cause,
+            wall=event.wall,
+            step=self._last_step(event.generation),
+            noticed_s=_seconds(drill, event) if drill is not None and rehearsed else None,
+        )
+
+    def _last_step(self, generation: int) -> int:
+        """The last step that a generation had done; before its first, the highest of those before
+        it; 0 for none."""
+        own = [row["step"] for row in self._rows if row["attempt"] == generation]
+        earlier = [row["step"] for row in self._rows if row["attempt"] < generation]
+        return max(own or earlier, default=0)
+
+
+def _seconds(first: Event, last: Event) -> float:
+    return max(last.monotonic_s - first.monotonic_s, 0.0)

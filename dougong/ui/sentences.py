@@ -1,0 +1,177 @@
+"""Every event in one sentence, the same on the screen and in the report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Literal
+
+from dougong.records.events import (
+    AgentsStarted,
+    CheckpointCommitted,
+    CheckpointRejected,
+    CheckpointStarted,
+    DrillFired,
+    FailureDiagnosed,
+    FingerprintsTaken,
+    FirstStep,
+    GenerationStarted,
+    ModelInspected,
+    PlanLaid,
+    RecoveryDecided,
+    RunCreated,
+    RunEnded,
+    RunEvent,
+    StateChanged,
+    StopRequested,
+    WarningRaised,
+    WorkerDied,
+)
+from dougong.ui.formatting import count, duration, plural, size, worker_list
+
+Level = Literal["quiet", "info", "good", "warning", "error"]
+
+_END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """An event in words. `quiet` ones are for the report's table, not for the screen."""
+
+    level: Level
+    text: str
+
+
+def failure_words(failure: str | None, cause: str | None) -> str:
+    """A failure's class and its cause, without the class where the cause says it already."""
+    kind = (failure or "").replace("_", " ")
+    if not cause:
+        return kind
+    said = kind.lower() in cause.lower().replace("_", " ")
+    return cause if said else f"{kind}: {cause}"
+
+
+@singledispatch
+def describe(event: RunEvent) -> Sentence:
+    """One event in words."""
+    raise AssertionError(f"an event of kind {event.kind} has no sentence")
+
+
+@describe.register
+def _(event: RunCreated) -> Sentence:
+    job = f"job {event.job}"
+    return Sentence("info", f"resumed: {job}" if event.generation > 1 else job)
+
+
+@describe.register
+def _(event: StateChanged) -> Sentence:
+    return Sentence("quiet", f"state: {event.state.lower()}")
+
+
+@describe.register
+def _(event: AgentsStarted) -> Sentence:
+    hosts = sorted({agent.node for agent in event.agents})
+    return Sentence("info", f"{plural(len(event.agents), 'agent')} on {', '.join(hosts)}")
+
+
+@describe.register
+def _(event: ModelInspected) -> Sentence:
+    parameters = f"{count(event.parameters)} parameters"
+    return Sentence("info", f"model {event.family}: {parameters}, {event.experts} experts")
+
+
+@describe.register
+def _(event: FingerprintsTaken) -> Sentence:
+    workers_by_class: dict[str, list[str]] = {}
+    for worker, name in event.classes.items():
+        workers_by_class.setdefault(name, []).append(worker)
+    groups = [f"{name} on {worker_list(ws)}" for name, ws in workers_by_class.items()]
+    if not groups:
+        return Sentence("info", "arithmetic: no fingerprint requested")
+    return Sentence("info", f"arithmetic: class {', class '.join(groups)}")
+
+
+@describe.register
+def _(event: PlanLaid) -> Sentence:
+    workers, lanes = plural(event.workers, "worker"), plural(event.lanes, "lane")
+    return Sentence("info", f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}")
+
+
+@describe.register
+def _(event: GenerationStarted) -> Sentence:
+    start = f"from {event.resume or 'the beginning'}"
+    who = f"with {plural(len(event.workers), 'worker')} [{worker_list(event.workers)}]"
+    return Sentence("info", f"generation {event.generation} starts {start} {who}")
+
+
+@describe.register
+def _(event: FirstStep) -> Sentence:
+    if event.generation > 1:
+        return Sentence("good", f"training again at step {event.step}")
+    return Sentence("quiet", f"first step: {event.step}")
+
+
+@describe.register
+def _(event: DrillFired) -> Sentence:
+    what = f"{event.action} {event.worker}"
+    return Sentence("warning", f"drill: {what} as step {event.step} begins")
+
+
+@describe.register
+def _(event: WorkerDied) -> Sentence:
+    return Sentence(
+        "error", f"worker {event.worker} died: {failure_words(event.failure, event.cause)}"
+    )
+
+
+@describe.register
+def _(event: FailureDiagnosed) -> Sentence:
+    return Sentence(
+        "error", f"diagnosis: {event.worker}: {failure_words(event.failure, event.cause)}"
+    )
+
+
+@describe.register
+def _(event: RecoveryDecided) -> Sentence:
+    action = event.action.replace("_", " ")
+    return Sentence("warning", f"decision: {action} ({event.reason})")
+
+
+@describe.register
+def _(event: CheckpointStarted) -> Sentence:
+    return Sentence("quiet", f"checkpoint of step {event.step} begins")
+
+
+@describe.register
+def _(event: CheckpointCommitted) -> Sentence:
+    facts = f"{size(event.num_bytes)}, {duration(event.seconds)}"
+    return Sentence("good", f"checkpoint of step {event.step} committed ({facts})")
+
+
+@describe.register
+def _(event: CheckpointRejected) -> Sentence:
+    return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}")
+
+
+@describe.register
+def _(event: WarningRaised) -> Sentence:
+    who = f"[{worker_list(event.workers)}] " if event.workers else ""
+    return Sentence("warning", who + event.text)
+
+
+@describe.register
+def _(event: StopRequested) -> Sentence:
+    return Sentence(
+        "warning",
+        f"stop requested by {event.by}: the step in progress ends, then a checkpoint is written",
+    )
+
+
+@describe.register
+def _(event: RunEnded) -> Sentence:
+    text = f"{event.kind} at step {event.step}"
+    if event.kind == "failed":
+        who = f"{event.worker}: " if event.worker else ""
+        text += f": {who}{failure_words(event.failure, event.cause)}"
+    return Sentence(_END_LEVELS[event.kind], text)

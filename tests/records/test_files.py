@@ -1,0 +1,51 @@
+"""One file in the place of another, as one step."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from dougong.records.files import replace_file
+
+
+def test_the_old_text_or_the_new_one_never_half(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    texts = [str(i) * 5000 * i for i in range(1, 10)]
+    replace_file(path, texts[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for text in texts * 20:
+            replace_file(path, text)
+        done.set()
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    while not done.is_set():
+        assert path.read_text() in texts
+    for writer in writers:
+        writer.join(60)
+    assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_mode_is_that_of_the_new_file(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "secret"
+    path.write_text("old")
+    path.chmod(0o644)
+    replace_file(path, "östlich", mode=0o600, durable=durable)
+    assert path.read_text(encoding="utf-8") == "östlich"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_cannot_be_replaced_stays_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path / "folder", "text")
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "absent" / "file", "text")
+    assert os.listdir(tmp_path) == ["folder"]

@@ -1,0 +1,31 @@
+"""Which rows are the run's present history."""
+
+from __future__ import annotations
+
+import pytest
+from dougong.records.metrics import live_rows, split_rows
+
+
+def rows_of(*steps: tuple[int, int]) -> list[dict[str, int]]:
+    return [{"attempt": attempt, "step": step} for attempt, step in steps]
+
+
+@pytest.mark.parametrize(
+    ("written", "live"),
+    [
+        ([], []),
+        ([(1, 1), (1, 2)], [(1, 1), (1, 2)]),
+        ([(1, 1), (1, 2), (1, 3), (2, 2)], [(1, 1), (2, 2)]),  # step 3 of attempt 1 is not today's history
+        ([(1, 1), (1, 2), (2, 2), (2, 3), (3, 1)], [(3, 1)]),
+        ([(1, 1), (2, 2), (3, 3)], [(1, 1), (2, 2), (3, 3)]),
+    ],
+)
+def test_live_rows(written: list[tuple[int, int]], live: list[tuple[int, int]]) -> None:
+    assert live_rows(rows_of(*written)) == rows_of(*live)
+
+
+def test_split_rows_keeps_each_attempts_stretch_apart() -> None:
+    rows = [{"attempt": a, "step": s} for a, s in [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3), (3, 4)]]
+    live, rewound = split_rows(rows)
+    assert [(r["attempt"], r["step"]) for r in live] == [(1, 1), (2, 2), (3, 3), (3, 4)]
+    assert [[(r["attempt"], r["step"]) for r in stretch] for stretch in rewound] == [[(1, 2), (1, 3)], [(2, 3)]]

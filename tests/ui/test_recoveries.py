@@ -1,0 +1,41 @@
+"""Failures and what followed each, with their durations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dougong.records.events import Event, from_json
+from dougong.ui.history import read_history
+from dougong.ui.recoveries import find_recoveries
+from tests.ui.recorded import finished_run
+
+
+def test_a_recovery_has_its_parts(tmp_path: Path) -> None:
+    (recovery,) = read_history(finished_run(tmp_path / "run")).recoveries
+    assert (recovery.worker, recovery.failure, recovery.generation) == ("east/1", "crash", 1)
+    assert recovery.detail == "last words of east/1"
+    assert (recovery.step, recovery.resumed_from, recovery.lost_steps) == (29, "step-000020", 9)
+    assert recovery.noticed_s == pytest.approx(0.004)
+    assert recovery.restart_s == pytest.approx(0.032)
+    assert recovery.reload_s == pytest.approx(0.8)
+    assert recovery.total_s == pytest.approx(0.836)
+
+
+def test_the_first_failure_of_a_generation_is_its_cause() -> None:
+    def event(kind: str, at: float, generation: int = 1, **fields: Any) -> Event:
+        wall = "2025-01-01T00:00:00Z"
+        return from_json({"kind": kind, "generation": generation, "monotonic_s": at, "wall": wall, **fields})
+
+    events = [
+        event("worker_died", 5.0, worker="west/1", cause="exit status 1", **{"class": "crash"}),
+        event("worker_died", 5.1, worker="east/0", cause="connection closed by peer", **{"class": "exception"}),
+        event("diagnosis", 5.2, worker="west/1", cause="exit status 1", **{"class": "out_of_memory"}),
+        event("generation_started", 5.5, generation=2, workers=[], resume="step-000003"),
+        event("worker_died", 5.6, generation=2, worker="east/1", cause="exit status 1", **{"class": "crash"}),
+    ]
+    first, second = find_recoveries(events, [{"attempt": 1, "step": 4}])
+    assert (first.worker, first.failure, first.cause) == ("west/1", "out_of_memory", "exit status 1")
+    assert (first.restart_s, first.reload_s, first.total_s) == (0.5, None, None)
+    assert (second.worker, second.step, second.noticed_s) == ("east/1", 4, None)

@@ -1,0 +1,109 @@
+"""Every kind of event in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from dougong.records.events import Event, from_json
+from dougong.ui.sentences import Sentence, describe, failure_words
+
+EVENTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"kind": "created", "job": "tiny", "generation": 1}, "info", "job tiny"),
+    ({"kind": "created", "job": "tiny", "generation": 3}, "info", "resumed: job tiny"),
+    (
+        {"kind": "agents_started", "agents": [{"node": "a", "island": "x"}, {"node": "b", "island": "y"}]},
+        "info",
+        "2 agents on a, b",
+    ),
+    (
+        {"kind": "inspected", "family": "qwen3_moe", "parameters": 3_300_000, "experts": 16},
+        "info",
+        "model qwen3_moe: 3.30 M parameters, 16 experts",
+    ),
+    (
+        {"kind": "fingerprints", "classes": {"east/0": "aa", "west/0": "bb", "east/1": "aa"}, "seconds": 1},
+        "info",
+        "arithmetic: class aa on east/0-1, class bb on west/0",
+    ),
+    ({"kind": "fingerprints", "classes": {}, "seconds": 0}, "info", "arithmetic: no fingerprint requested"),
+    ({"kind": "planned", "workers": 2, "lanes": 4, "experts": 1}, "info", "plan: 2 workers, 4 lanes, 1 expert"),
+    (
+        {"kind": "generation_started", "workers": ["east/0", "east/1"], "resume": "step-000020"},
+        "info",
+        "generation 2 starts from step-000020 with 2 workers [east/0-1]",
+    ),
+    (
+        {"kind": "generation_started", "workers": ["east/0"], "resume": None},
+        "info",
+        "generation 2 starts from the beginning with 1 worker [east/0]",
+    ),
+    ({"kind": "first_step", "step": 21}, "good", "training again at step 21"),
+    ({"kind": "first_step", "step": 1, "generation": 1}, "quiet", "first step: 1"),
+    (
+        {"kind": "drill", "worker": "east/1", "step": 30, "action": "kill"},
+        "warning",
+        "drill: kill east/1 as step 30 begins",
+    ),
+    (
+        {"kind": "worker_died", "worker": "east/1", "class": "crash", "cause": "signal 9 (SIGKILL)"},
+        "error",
+        "worker east/1 died: crash: signal 9 (SIGKILL)",
+    ),
+    (
+        {"kind": "worker_died", "worker": "east/1", "class": "out_of_memory", "cause": "out of memory: 20 GiB"},
+        "error",
+        "worker east/1 died: out of memory: 20 GiB",
+    ),
+    (
+        {"kind": "diagnosis", "worker": "east/1", "class": "hang", "cause": "no progress"},
+        "error",
+        "diagnosis: east/1: hang: no progress",
+    ),
+    (
+        {"kind": "decision", "action": "new_generation", "reason": "1 of 3 restarts"},
+        "warning",
+        "decision: new generation (1 of 3 restarts)",
+    ),
+    ({"kind": "checkpoint_started", "step": 20}, "quiet", "checkpoint of step 20 begins"),
+    (
+        {"kind": "checkpoint_committed", "step": 20, "directory": "step-000020", "bytes": 2**20, "seconds": 0.5},
+        "good",
+        "checkpoint of step 20 committed (1.0 MiB, 0.50 s)",
+    ),
+    (
+        {"kind": "checkpoint_rejected", "directory": "step-000040", "reason": "digest of a differs"},
+        "error",
+        "checkpoint step-000040 rejected: digest of a differs",
+    ),
+    ({"kind": "warning", "text": "slow", "workers": ["east/1", "east/0"]}, "warning", "[east/0-1] slow"),
+    ({"kind": "warning", "text": "slow", "workers": []}, "warning", "slow"),
+    ({"kind": "state", "state": "RUNNING"}, "quiet", "state: running"),
+    (
+        {"kind": "stop_requested", "by": "SIGINT"},
+        "warning",
+        "stop requested by SIGINT: the step in progress ends, then a checkpoint is written",
+    ),
+    ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
+    ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),
+    ({"kind": "failed", "step": 31, "worker": "east/1", "cause": "boom"}, "error", "failed at step 31: east/1: boom"),
+    ({"kind": "failed", "step": 0, "cause": "no GPU"}, "error", "failed at step 0: no GPU"),
+]
+
+
+@pytest.mark.parametrize(("event", "level", "text"), EVENTS)
+def test_describe(event: dict[str, Any], level: str, text: str) -> None:
+    assert describe(from_json({"generation": 2, **event})) == Sentence(level, text)  # type: ignore[arg-type]
+
+
+def test_every_class_of_event_has_a_sentence() -> None:
+    union, _ = get_args(Event)
+    assert {type(from_json({"generation": 2, **event})) for event, _, _ in EVENTS} == set(get_args(union))
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause", "text"),
+    [("crash", "SIGKILL", "crash: SIGKILL"), ("crash", "", "crash"), (None, "boom", "boom"), (None, None, "")],
+)
+def test_failure_words(failure: str | None, cause: str | None, text: str) -> None:
+    assert failure_words(failure, cause) == text
