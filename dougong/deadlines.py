@@ -60,6 +60,12 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     exit_poll_every_s: float = 0.02  # a system without pidfd
 
+    def words(self, name: str) -> str:
+        """A limit for the error of a wait, such as `120 s (fault.deadlines.rendezvous_s)`; the key
+        is named where a job file can set it."""
+        seconds = f"{getattr(self, name):g} s"
+        return f"{seconds} (fault.deadlines.{name})" if name in SETTABLE else seconds
+
 
 DEADLINES = Deadlines()
 """The defaults."""

@@ -15,7 +15,8 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
-from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
+from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard

@@ -31,7 +31,8 @@ from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
 from dougong.ops.counter_rng import torch_seed
 from dougong.ops.experts.base import ExpertOp
-from dougong.parallel.comm.world import Membership, World
+from dougong.parallel.comm.world import World
+from dougong.parallel.comm.membership import Membership
 from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Forward
