@@ -270,9 +270,8 @@ def _read_span(text: str) -> tuple[int, ...]:
 def _read_worker(raw: dict[str, Any]) -> Worker:
     experts = raw["experts"]
     if isinstance(experts, str):
-        sites = read_experts(experts)
-    else:
-        sites = tuple(tuple(site) for site in experts)
+        experts = read_experts(experts)
+    sites = tuple(tuple(site) for site in experts)
     return Worker(**{**raw, "lanes": tuple(raw["lanes"]), "experts": sites})
 
 

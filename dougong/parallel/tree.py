@@ -77,12 +77,8 @@ class LaneTree:
         cheapest: dict[int, _Shares] = {0: _Shares(0, (0,))}
         for part, ends in zip(sizes, self._reachable_ends(sizes), strict=True):
             longer = []
-            for start, before in cheapest.items():
-                for size in part:
-                    # Elsewhere, what is left could not be given to the shares that follow.
-                    if start + size in ends:
-                        num_nodes = before.num_nodes + self._count_held(start, size)
-                        longer.append(_Shares(num_nodes, (*before.borders, start + size)))
+            for before in cheapest.values():
+                longer += self._one_more(before, part, ends)
             # Costly ones first, so that each end keeps a cheapest one; of equals the last found.
             longer.sort(key=lambda shares: shares.num_nodes, reverse=True)
             cheapest = {shares.borders[-1]: shares for shares in longer}
@@ -90,6 +86,18 @@ class LaneTree:
             raise ValueError(f"no shares of the sizes {list(sizes)} make {self.num_lanes} lanes")
         borders = cheapest[self.num_lanes].borders
         return [tuple(range(*pair)) for pair in itertools.pairwise(borders)]
+
+    def _one_more(self, before: _Shares, sizes: range, ends: range) -> list[_Shares]:
+        """All ways to add a share of one of the sizes that ends at one of `ends`: elsewhere, what
+        is left could not be given to the shares that follow."""
+        start = before.borders[-1]
+        found = []
+        for size in sizes:
+            end = start + size
+            if end in ends:
+                num_nodes = before.num_nodes + self._count_held(start, size)
+                found.append(_Shares(num_nodes, (*before.borders, end)))
+        return found
 
     def _reachable_ends(self, sizes: Sequence[range]) -> list[range]:
         """Where each share can end, so that those behind it can take exactly what is left."""
