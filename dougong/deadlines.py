@@ -85,3 +85,8 @@ SETTABLE = {
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",
 }
 """What a job file may set under `fault.deadlines`, and what each means to a user."""
+
+LEAST_SILENCE_S = 2 * DEADLINES.ping_every_s
+"""A living agent answers a ping, so that no shorter `agent_silence_s` can be set."""
+MOST_S = 7 * 24 * 3600.0
+"""No longer limit can be set: a week."""

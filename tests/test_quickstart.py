@@ -127,10 +127,10 @@ def test_killed_at_any_moment_it_recovers_to_the_same_run(
     ended = dougong(str(run_dir), str(job_file), "east/1", str(step), phase, module="tests.bombs")
     assert ended.returncode == 0, ended.stderr
     events = RunDir(run_dir).read_events()
-    (died,) = [e for e in events if e["kind"] == "worker_died"]
-    assert died["worker"] == "east/1"
-    assert "SIGKILL" in json.dumps(died)
-    generations = {e["generation"] for e in events if e["kind"] == "generation_started"}
+    (died,) = [e for e in events if e.kind == "worker_died"]
+    assert died.worker == "east/1"
+    assert "SIGKILL" in died.cause
+    generations = {e.generation for e in events if e.kind == "generation_started"}
     assert generations == {1, 2}
     assert_same_run(run_dir, unbroken)
 

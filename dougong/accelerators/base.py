@@ -1,18 +1,26 @@
-"""What dougong asks of a kind of device: four facts and six methods. One small file per kind
-implements them.
+"""What dougong asks of a kind of device: a few facts and five methods.
 
-Everything here is called in two kinds of process. A node's *agent* never imports torch: it uses the
-facts, `device_count`, `worker_environment` and `describe`. A *worker* calls `open` once, then
-`synchronize` and `memory`.
+One small file per kind implements them. They are called in two kinds of process. A node's *agent*
+never imports torch: it uses the facts, `device_count`, `worker_environment` and `describe`. A
+*worker* calls `open` once, and takes `expert_operators` if there are any.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
+
+    from dougong.ops.experts.base import ExpertOp
+
+HOST_VARIABLES = (
+    "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "OPENBLAS_", "BLIS_",
+    "ATEN_CPU_CAPABILITY", "TORCH_BLAS_PREFER",
+)  # fmt: skip
+"""Beginnings of the names of variables that the math libraries of a processor read."""
 
 
 class Accelerator(ABC):
@@ -28,6 +36,11 @@ class Accelerator(ABC):
     visible_devices_variable: ClassVar[str | None]
     """The environment variable that narrows which devices a process sees; None where there is
     none."""
+    shares_machine: ClassVar[bool] = False
+    """Whether all workers of a machine share one device, so that any number of them may start; else
+    each has a device of its own."""
+    arithmetic_variables: ClassVar[tuple[str, ...]] = HOST_VARIABLES
+    """Beginnings of the names of environment variables that can change a kernel's bits here."""
 
     @abstractmethod
     def device_count(self, visible: str | None = None) -> int | None:
@@ -57,17 +70,18 @@ class Accelerator(ABC):
         """
 
     @abstractmethod
-    def synchronize(self) -> None:
-        """Return when the current device has finished what it was given."""
-
-    @abstractmethod
-    def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the current device."""
-
-    @abstractmethod
     def describe(self) -> dict[str, str]:
         """Device, driver and library versions as found without opening a device; for the report and
         the logs."""
+
+    def expert_operators(self) -> Iterator[ExpertOp]:
+        """Fused forms of SwiGLU experts that this kind of device offers, fastest first; none by
+        default.
+
+        Asked of a worker, after `open`. A form is taken only if it passes a trial on a small input
+        (`ops.experts.choose`), so that one which does not fit costs time, not bits.
+        """
+        yield from ()
 
 
 def thread_environment(threads: int) -> dict[str, str]:

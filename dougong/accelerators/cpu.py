@@ -20,6 +20,7 @@ class Cpu(Accelerator):
     resource = None
     backend = "gloo"
     visible_devices_variable = None
+    shares_machine = True
 
     def device_count(self, visible: str | None = None) -> int | None:
         return None
@@ -35,15 +36,6 @@ class Cpu(Accelerator):
         if deterministic:
             switch_on_determinism()
         return torch.device("cpu")
-
-    def synchronize(self) -> None:
-        return
-
-    def memory(self) -> tuple[int, int]:
-        import psutil
-
-        machine = psutil.virtual_memory()
-        return int(machine.available), int(machine.total)
 
     def describe(self) -> dict[str, str]:
         info = _processor()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dougong.accelerators.base import (
+    HOST_VARIABLES,
     Accelerator,
     switch_on_determinism,
     thread_environment,
@@ -16,6 +19,8 @@ from dougong.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
+    from dougong.ops.experts.base import ExpertOp
+
 
 class Cuda(Accelerator):
     """One worker per GPU."""
@@ -24,6 +29,14 @@ class Cuda(Accelerator):
     resource = "GPU"
     backend = "nccl"
     visible_devices_variable = "CUDA_VISIBLE_DEVICES"
+    arithmetic_variables = (
+        *HOST_VARIABLES,
+        "CUBLAS_",
+        "CUBLASLT_",
+        "CUDNN_",
+        "NVIDIA_TF32_OVERRIDE",
+        "TORCH_ALLOW_TF32",
+    )
 
     def device_count(self, visible: str | None = None) -> int | None:
         return visible_count(len(_gpus()), visible)
@@ -31,9 +44,8 @@ class Cuda(Accelerator):
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         # The order of nvidia-smi, so that a device's number means the same to everybody.
         variables = thread_environment(threads) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        if (
-            deterministic
-        ):  # cuBLAS gives the same bits in every run only with a workspace of fixed size
+        if deterministic:
+            # cuBLAS gives the same bits in every run only with a workspace of fixed size.
             variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         return variables
 
@@ -42,38 +54,37 @@ class Cuda(Accelerator):
 
         if torch.version.cuda is None:
             raise DeviceError(
-                f"accelerator cuda: torch {torch.__version__} is built without CUDA, {_found()}; install a CUDA build "
-                "of the same version (pip install torch from an index of CUDA builds), or use accelerator: cpu"
+                f"accelerator cuda: torch {torch.__version__} is built without CUDA, "
+                f"{_found()}; install a CUDA build of the same version (pip install torch from an "
+                "index of CUDA builds), or use accelerator: cpu"
             )
         count = torch.cuda.device_count()
         if index >= count:
             raise DeviceError(
-                f"accelerator cuda: device {index} is asked for, torch sees {count}, {_found()}; lower "
-                "islands.workers, widen CUDA_VISIBLE_DEVICES, or check the driver with nvidia-smi"
+                f"accelerator cuda: device {index} is asked for, torch sees {count}, "
+                f"{_found()}; lower islands.workers, widen CUDA_VISIBLE_DEVICES, or check the "
+                "driver with nvidia-smi"
             )
         try:
             torch.cuda.set_device(index)
         except RuntimeError as error:
             raise DeviceError(
-                f"accelerator cuda: device {index} does not open ({error}), {_found()}; see nvidia-smi and dmesg"
+                f"accelerator cuda: device {index} does not open ({error}), {_found()}; "
+                "see nvidia-smi and dmesg"
             ) from error
         if deterministic:
             _exact_arithmetic()
         return torch.device("cuda", index)
 
-    def synchronize(self) -> None:
-        import torch
-
-        torch.cuda.synchronize()
-
-    def memory(self) -> tuple[int, int]:
-        import torch
-
-        free, total = torch.cuda.mem_get_info()
-        return free, total
-
     def describe(self) -> dict[str, str]:
         return {"name": ", ".join(_gpus()) or "none", "driver": _driver()}
+
+    def expert_operators(self) -> Iterator[ExpertOp]:
+        if importlib.util.find_spec("triton") is None:
+            return
+        from dougong.ops.experts.triton_swiglu import make_grouped
+
+        yield make_grouped()
 
 
 def _exact_arithmetic() -> None:

@@ -8,10 +8,12 @@ operators take, and the fingerprint.
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dougong.accelerators.base import (
+    HOST_VARIABLES,
     Accelerator,
     switch_on_determinism,
     thread_environment,
@@ -21,6 +23,8 @@ from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+
+    from dougong.ops.experts.base import ExpertOp
 
 
 DETERMINISTIC = {
@@ -41,6 +45,7 @@ class Npu(Accelerator):
     resource = "NPU"
     backend = "hccl"
     visible_devices_variable = "ASCEND_RT_VISIBLE_DEVICES"
+    arithmetic_variables = (*HOST_VARIABLES, *DETERMINISTIC)
 
     def device_count(self, visible: str | None = None) -> int | None:
         return visible_count(len(_device_files()), visible)
@@ -57,14 +62,16 @@ class Npu(Accelerator):
         count = npu.device_count()
         if index >= count:
             raise DeviceError(
-                f"accelerator npu: device {index} is asked for, torch_npu sees {count}, {_found()}; lower "
-                "islands.workers, widen ASCEND_RT_VISIBLE_DEVICES, or check the driver with npu-smi info"
+                f"accelerator npu: device {index} is asked for, torch_npu sees {count}, "
+                f"{_found()}; lower islands.workers, widen ASCEND_RT_VISIBLE_DEVICES, or check the "
+                "driver with npu-smi info"
             )
         try:
             npu.set_device(index)
         except RuntimeError as error:
             raise DeviceError(
-                f"accelerator npu: device {index} does not open ({error}), {_found()}; see npu-smi info"
+                f"accelerator npu: device {index} does not open ({error}), {_found()}; "
+                "see npu-smi info"
             ) from error
         if deterministic:
             switch_on_determinism()
@@ -72,19 +79,17 @@ class Npu(Accelerator):
             npu.conv.allow_hf32 = False
         return torch.device("npu", index)
 
-    def synchronize(self) -> None:
-        _plugin().npu.synchronize()
-
-    def memory(self) -> tuple[int, int]:
-        free, total = _plugin().npu.mem_get_info()
-        return int(free), int(total)
-
     def describe(self) -> dict[str, str]:
         return {
             "name": f"{len(_device_files())} davinci device(s)",
             "driver": _driver(),
             "torch-npu": _version(),
         }
+
+    def expert_operators(self) -> Iterator[ExpertOp]:
+        from dougong.ops.experts import ascend_swiglu
+
+        yield from ascend_swiglu.expert_operators()
 
 
 def _plugin() -> Any:
@@ -94,14 +99,16 @@ def _plugin() -> Any:
         import torch_npu
     except ImportError as error:
         raise DeviceError(
-            f"accelerator npu: torch_npu does not load ({error}), {_found()}; install Ascend's driver and CANN, source "
-            "CANN's set_env.sh in the shell that starts the node's Ray (or dougong), and pip install 'dougong[npu]'"
+            f"accelerator npu: torch_npu does not load ({error}), {_found()}; install Ascend's "
+            "driver and CANN, source CANN's set_env.sh in the shell that starts the node's Ray (or "
+            "dougong), and pip install 'dougong[npu]'"
         ) from error
     return torch_npu
 
 
 def _found() -> str:
-    return f"this machine has {len(_device_files())} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
+    count = len(_device_files())
+    return f"this machine has {count} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
 
 
 def _device_files() -> list[Path]:

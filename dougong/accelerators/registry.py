@@ -20,6 +20,12 @@ def accelerator_names() -> tuple[str, ...]:
     return own + tuple(sorted({point.name for point in entry_points(group=GROUP)} - set(own)))
 
 
+def is_accelerator(name: str) -> bool:
+    """Whether `get_accelerator` knows the name; loads no other package."""
+    own = any(kind.name == name for kind in _OWN)
+    return own or bool(entry_points(group=GROUP, name=name))
+
+
 def get_accelerator(name: str) -> Accelerator:
     """The accelerator called `name`; a package may add one as an entry point of the group
     `dougong.accelerators`.
@@ -44,6 +50,7 @@ def _load(point: EntryPoint) -> Accelerator:
         raise DeviceError(f"{where} does not load ({error}); install its package again") from error
     if not (isinstance(kind, type) and issubclass(kind, Accelerator)):
         raise DeviceError(
-            f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see CONTRIBUTING.md"
+            f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see "
+            "CONTRIBUTING.md"
         )
     return kind()

@@ -15,6 +15,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 PENDING = "pending"
 MODEL = "model"
+INDEX_FILE = f"{MODEL}/model.safetensors.index.json"
 _STEP = re.compile(r"step-(\d{6,})(?:\.g(\d+))?")
 
 

@@ -1,5 +1,7 @@
 """A checkpoint's model as a plain Hugging Face folder: whole tensors under usual file names.
-Imports no torch."""
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import MODEL, list_committed
+from dougong.checkpoint.directories import INDEX_FILE, MODEL, list_committed
 from dougong.checkpoint.disk import (
     digest,
     opened,
@@ -23,7 +25,7 @@ from dougong.checkpoint.disk import (
     write_new,
 )
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.repository import INDEX_FILE, newest_valid
+from dougong.checkpoint.repository import newest_valid
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError
@@ -37,21 +39,26 @@ def choose(
 ) -> Path:
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""
-    if step is None:
-        newest = newest_valid(root, on_invalid)
-        if newest is None:
-            raise CheckpointError(
-                f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong"
-            )
-        return newest
-    places = [p for p in list_committed(root) if p.step == step]
-    results = [verify(place.path) for place in places]
+    if step is not None:
+        return _valid_one_of(root, step)
+    newest = newest_valid(root, on_invalid)
+    if newest is None:
+        raise CheckpointError(
+            f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong"
+        )
+    return newest
+
+
+def _valid_one_of(root: Path, step: int) -> Path:
+    """Two generations may have saved one step: the newer valid one is taken."""
+    committed = list_committed(root)
+    results = [verify(place.path) for place in committed if place.step == step]
     for result in results:
         if result.ok:
             return result.directory
     if results:
         raise CheckpointError(f"{results[0]}; choose another --step")
-    steps = ", ".join(str(p.step) for p in reversed(list_committed(root))) or "none"
+    steps = ", ".join(str(place.step) for place in reversed(committed)) or "none"
     raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps}")
 
 
@@ -65,10 +72,7 @@ def export(
     keeps in float32 what the family keeps so. Raises `CheckpointError` when `out` holds anything,
     or the checkpoint is damaged.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r}: a model is exported as one of {', '.join(DTYPES)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: is not empty; give a folder that does not exist yet")
+    _check_request(out, dtype)
     manifest = Manifest.load(directory)
     unfinished = out.parent / f".{out.name}.unfinished"
     try:
@@ -85,6 +89,14 @@ def export(
     return sorted(out.iterdir())
 
 
+def _check_request(out: Path, dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype {dtype!r}: a model is exported as one of {', '.join(DTYPES)}")
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not is_empty:
+        raise CheckpointError(f"{out}: is not empty; give a folder that does not exist yet")
+
+
 @dataclass(frozen=True)
 class _Whole:
     """A tensor on disk with the places of its bytes: one, or one a row."""
@@ -95,64 +107,75 @@ class _Whole:
 
 @dataclass(frozen=True)
 class _Export:
+    """One export: from a checkpoint's directory to the folder `out`, in `dtype`."""
+
     directory: Path
     manifest: Manifest
     out: Path
     dtype: str
 
-    def word(self, entry: Entry) -> str:
-        """The dtype that a tensor gets."""
-        narrow = (
-            self.dtype == "bfloat16"
-            and entry.dtype == "F32"
-            and entry.name not in self.manifest.keep_float32
-        )
-        return "BF16" if narrow else entry.dtype
+    def dtype_of(self, entry: Entry) -> str:
+        """The dtype that a tensor gets, in safetensors' word."""
+        if self.dtype != "bfloat16" or entry.dtype != "F32":
+            return entry.dtype
+        if entry.name in self.manifest.keep_float32:
+            return entry.dtype
+        return "BF16"
 
 
 def _write_folder(job: _Export, shard_bytes: int) -> None:
-    for name, record in job.manifest.files.items():
-        if record.digest is not None and name.startswith(f"{MODEL}/") and name != INDEX_FILE:
-            data = _read_plain(job.directory / name, record.num_bytes, record.digest)
-            write_new(
-                job.out / Path(name).name,
-                _with_dtype(data, job.dtype) if name.endswith("/config.json") else data,
-            )
-    shards = _shards(_wholes(job), shard_bytes)
-    total = len(shards)
-    files = (
-        ["model.safetensors"]
-        if total == 1
-        else [f"model-{n:05d}-of-{total:05d}.safetensors" for n in _from_1(total)]
-    )
+    _copy_small_files(job)
+    shards = _shards(_whole_tensors(job), shard_bytes)
+    files = _file_names(len(shards))
     for file, shard in zip(files, shards, strict=True):
         _write_shard(job, file, shard)
-    if total > 1:
-        weight_map = {
-            w.shape.name: file for file, shard in zip(files, shards, strict=True) for w in shard
-        }
-        size = sum(w.shape.num_bytes for shard in shards for w in shard)
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        write_new(job.out / Path(INDEX_FILE).name, text.encode())
+    if len(shards) > 1:
+        write_new(job.out / Path(INDEX_FILE).name, _index(files, shards))
 
 
-def _from_1(count: int) -> range:
-    return range(1, count + 1)
+def _copy_small_files(job: _Export) -> None:
+    """Configuration, tokenizer and the like. The index is not copied: the files are others here."""
+    for name, record in job.manifest.files.items():
+        is_of_model = name.startswith(f"{MODEL}/") and name != INDEX_FILE
+        if record.digest is None or not is_of_model:
+            continue
+        data = _read_plain(job.directory / name, record.num_bytes, record.digest)
+        if name.endswith("/config.json"):
+            data = _with_dtype(data, job.dtype)
+        write_new(job.out / Path(name).name, data)
 
 
-def _wholes(job: _Export) -> list[_Whole]:
+def _file_names(total: int) -> list[str]:
+    if total == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
+
+
+def _index(files: Sequence[str], shards: Sequence[Sequence[_Whole]]) -> bytes:
+    weight_map: dict[str, str] = {}
+    total_size = 0
+    for file, shard in zip(files, shards, strict=True):
+        for whole in shard:
+            weight_map[whole.shape.name] = file
+            total_size += whole.shape.num_bytes
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _whole_tensors(job: _Export) -> list[_Whole]:
+    """The model's tensors by name, with the rows of each put in order."""
     places: dict[str, list[tuple[str, Entry]]] = {}
     for file, entry in job.manifest.entries():
         if entry.group == MODEL_GROUP:
             places.setdefault(entry.name, []).append((file, entry))
-    found = []
-    for name, held in sorted(places.items()):
-        held.sort(key=lambda place: place[1].row or 0)
-        first = held[0][1]
-        shape = first.shape if first.row is None else (len(held), *first.shape)
-        found.append(_Whole(TensorShape(name, job.word(first), shape), tuple(held)))
-    return found
+    return [_whole(job, name, held) for name, held in sorted(places.items())]
+
+
+def _whole(job: _Export, name: str, held: list[tuple[str, Entry]]) -> _Whole:
+    rows = sorted(held, key=lambda place: place[1].row or 0)
+    _, first = rows[0]
+    shape = first.shape if first.row is None else (len(rows), *first.shape)
+    return _Whole(TensorShape(name, job.dtype_of(first), shape), tuple(rows))
 
 
 def _shards(wholes: Sequence[_Whole], shard_bytes: int) -> list[list[_Whole]]:
@@ -169,15 +192,15 @@ def _shards(wholes: Sequence[_Whole], shard_bytes: int) -> list[list[_Whole]]:
 
 
 def _write_shard(job: _Export, file: str, shard: Sequence[_Whole]) -> None:
-    layout = plan_layout(w.shape for w in shard)
+    layout = plan_layout(whole.shape for whole in shard)
     with opened(job.out / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
         write_at(fd, layout.header, 0)
         for whole in shard:
-            _write_whole(job, fd, whole, layout.offsets[whole.shape.name])
+            _write_tensor(job, fd, whole, layout.offsets[whole.shape.name])
         os.fsync(fd)
 
 
-def _write_whole(job: _Export, fd: int, whole: _Whole, offset: int) -> None:
+def _write_tensor(job: _Export, fd: int, whole: _Whole, offset: int) -> None:
     for source, entry in whole.places:
         data = _read_entry(job.directory / source, entry)
         if whole.shape.dtype != entry.dtype:
@@ -211,11 +234,17 @@ def _with_dtype(config: bytes, dtype: str) -> bytes:
 
 
 def to_bfloat16(data: bytes | bytearray) -> bytearray:
-    """float32 bytes to bfloat16 bytes, rounding to nearest, ties to even; every NaN becomes
-    0x7fc0."""
+    """float32 bytes to bfloat16 bytes, rounding to nearest, ties to even.
+
+    bfloat16 is the upper half of a float32. Adding 0x7fff to the lower half carries into the upper
+    one where the lower half is more than a half of its range; where it is a half exactly, the upper
+    half's last bit is what tips it over: so a tie goes to the even neighbour. The carry may run
+    into the exponent, which is right: the next number up has the next exponent, and the largest
+    become infinity. A NaN could so lose its mark, hence every NaN becomes 0x7fc0.
+    """
     bits = np.frombuffer(data, "<u4")
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(
-        16
-    )
+    half = np.uint32(16)
+    last_bit = (bits >> half) & np.uint32(1)
+    rounded = (bits + (np.uint32(0x7FFF) + last_bit)) >> half
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return bytearray(np.where(is_nan, np.uint32(0x7FC0), rounded).astype("<u2").tobytes())

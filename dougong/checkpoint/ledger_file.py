@@ -1,8 +1,8 @@
 """The ledger's files: for every step and worker a checksum of each tensor that it owns. Imports no
 torch.
 
-RUN/ledger/<generation>/<worker>/names.json   the worker's tensors, in the order of the columns
-RUN/ledger/<generation>/<worker>/00000020.bin records from step 20 on: what `record_type(number of tensors)` says
+RUN/ledger/<generation>/<worker>/names.json     the worker's tensors, in the order of the columns
+RUN/ledger/<generation>/<worker>/00000020.bin   records from step 20 on, as `record_type` says
 
 A checksum of 0 in a record means that the tensor had no gradient. Files are small and the oldest
 are deleted.
@@ -61,47 +61,63 @@ class LedgerWriter:
         for kind, values in zip(KINDS, checksums, strict=True):
             self._record[kind] = values
         try:
-            if self._file is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                (self._folder / NAMES).write_text(self._names)
-            if (
-                self._file is None
-                or self._file.stat().st_size + self._record.nbytes > self._file_bytes
-            ):
-                self._file = self._folder / f"{step:08d}.bin"
-                self._prune()
+            self._file = self._file_for(step)
             with self._file.open("ab") as file:
                 file.write(self._record.tobytes())
         except OSError as error:
             raise storage_error(self._folder, error) from error
 
+    def _file_for(self, step: int) -> Path:
+        """The file that takes one more record: the last one, or a new one of `step`."""
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / NAMES).write_text(self._names)
+        elif self._file.stat().st_size + self._record.nbytes <= self._file_bytes:
+            return self._file
+        self._prune()
+        return self._folder / f"{step:08d}.bin"
+
     def _prune(self) -> None:
-        """Make room for one more file."""
-        folders = sorted(
-            self._root.glob(f"*/{self._worker}"),
-            key=lambda p: int(p.relative_to(self._root).parts[0]),
-        )
-        files = [file for folder in folders for file in sorted(folder.glob("*.bin"))]
+        """Make room for one more file: delete this worker's oldest files, over all generations."""
+        folders = sorted(self._root.glob(f"*/{self._worker}"), key=self._generation_of)
+        files: list[Path] = []
+        for folder in folders:
+            files += sorted(folder.glob("*.bin"))
         kept = self._file_bytes
         for file in reversed(files):
             kept += file.stat().st_size
             if kept > self._limit_bytes:
                 file.unlink()
+        self._remove_empty(folders)
+
+    def _remove_empty(self, folders: Sequence[Path]) -> None:
+        """Folders of generations that have ended and of which no file is left."""
         for folder in folders:
             if folder != self._folder and not any(folder.glob("*.bin")):
                 (folder / NAMES).unlink(missing_ok=True)
                 folder.rmdir()
 
+    def _generation_of(self, folder: Path) -> int:
+        return int(folder.relative_to(self._root).parts[0])
+
 
 def read_step(root: Path, generation: int, step: int) -> Checksums:
-    """Everything that a generation's workers have kept of a step; empty when it is there no
-    more."""
+    """Everything that a generation's workers have kept of a step; empty when it is gone."""
     found: Checksums = {}
-    for folder in sorted(p.parent for p in (root / str(generation)).rglob(NAMES)):
-        names = json.loads((folder / NAMES).read_text())
-        for record in _records(folder, step, len(names)):
-            for kind in KINDS:
-                found |= {(kind, n): int(c) for n, c in zip(names, record[kind], strict=True) if c}
+    for file in sorted((root / str(generation)).rglob(NAMES)):
+        names = json.loads(file.read_text())
+        for record in _records(file.parent, step, len(names)):
+            found |= _checksums(names, record)
+    return found
+
+
+def _checksums(names: Sequence[str], record: Any) -> Checksums:
+    """One worker's record as a table, without the tensors that had no gradient."""
+    found: Checksums = {}
+    for kind in KINDS:
+        for name, checksum in zip(names, record[kind], strict=True):
+            if checksum:
+                found[kind, name] = int(checksum)
     return found
 
 

@@ -1,5 +1,6 @@
-"""The manifest: the one file that makes a directory a checkpoint. It names every file, tensor and
-digest, and carries its own. Imports no torch.
+"""The manifest: the one file that makes a directory a checkpoint.
+
+It names every file, tensor and digest, and carries its own digest. Imports no torch. On disk:
 
     {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON, "body": {
         "step", "generation", "header": {...},
@@ -8,12 +9,15 @@ digest, and carries its own. Imports no torch.
                       "tensors": [[group, name, row, offset, bytes, dtype, shape, digest], ...]}},
         "logical": {"dense": {name: shape}, "experts": {"site.param": [rows, *shape]}},
         "keep_float32": [tensor names]}}
+
+The body's "header" is `Manifest.metadata`, a file's "header" is that of the safetensors format,
+and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,8 +35,11 @@ EntryKey = tuple[str, str, int | None]
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor's bytes lie. `row`: one expert's row of a tensor `[E, ...]`; `shape` is then
-    the row's."""
+    """Where one tensor's bytes lie in a file.
+
+    `row`: one expert's row of a tensor `[E, ...]`; `shape` is then the row's. `dtype` is
+    safetensors' word (`F32`).
+    """
 
     group: str
     name: str
@@ -53,87 +60,117 @@ class Entry:
         name = self.name if self.row is None else f"{self.name}[{self.row}]"
         return name if self.group == MODEL_GROUP else f"{self.group} of {name}"
 
-    def to_list(self) -> list[Any]:
-        row = [
-            self.group,
-            self.name,
-            self.row,
-            self.offset,
-            self.num_bytes,
-            self.dtype,
-            list(self.shape),
-            self.digest,
-        ]
-        return row
+    def to_json(self) -> list[Any]:
+        where = [self.group, self.name, self.row, self.offset, self.num_bytes]
+        return [*where, self.dtype, list(self.shape), self.digest]
 
     @staticmethod
-    def from_list(raw: list[Any]) -> Entry:
+    def from_json(raw: list[Any]) -> Entry:
         group, name, row, offset, num_bytes, dtype, shape, checksum = raw
         return Entry(group, name, row, offset, num_bytes, dtype, tuple(shape), checksum)
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file: either plain (`digest` of it all) or tensors (`header` digest, and one entry per
-    tensor or row)."""
+    """One file, of one of two kinds.
+
+    A plain file has a `digest` of all its bytes. A safetensors file has a `header` (its size in
+    bytes and its digest; None while only a part of the file is known) and one entry for each
+    tensor or row.
+    """
 
     num_bytes: int
     digest: str | None = None
     header: tuple[int, str] | None = None
     entries: tuple[Entry, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         if self.digest is not None:
             return {"bytes": self.num_bytes, "digest": self.digest}
         header = None if self.header is None else list(self.header)
-        return {
-            "bytes": self.num_bytes,
-            "header": header,
-            "tensors": [e.to_list() for e in self.entries],
-        }
+        tensors = [entry.to_json() for entry in self.entries]
+        return {"bytes": self.num_bytes, "header": header, "tensors": tensors}
 
     @staticmethod
-    def from_dict(raw: dict[str, Any]) -> FileRecord:
+    def from_json(raw: Mapping[str, Any]) -> FileRecord:
         if "digest" in raw:
             return FileRecord(raw["bytes"], raw["digest"])
-        header = None if raw["header"] is None else (int(raw["header"][0]), str(raw["header"][1]))
-        return FileRecord(
-            raw["bytes"], None, header, tuple(Entry.from_list(e) for e in raw["tensors"])
-        )
+        header = None
+        if raw["header"] is not None:
+            num_bytes, checksum = raw["header"]
+            header = (int(num_bytes), str(checksum))
+        entries = tuple(Entry.from_json(entry) for entry in raw["tensors"])
+        return FileRecord(raw["bytes"], None, header, entries)
 
     def gap(self) -> str | None:
-        """What keeps header and entries from covering the file exactly once; None when they do."""
+        """What keeps header and entries from covering the file exactly once; None when they do.
+
+        Entries are walked in the order of their offsets: each must begin where the one before it
+        ended. So a byte that two wrote, or that nobody wrote, is found without reading any.
+        """
         if self.digest is not None:
             return None
         if self.header is None:
             return "nobody wrote its header"
         end = self.header[0]
         for entry in sorted(self.entries, key=lambda e: (e.offset, e.num_bytes)):
-            if entry.offset != end:
-                what = (
-                    "bytes {} to {} belong to nobody"
-                    if entry.offset > end
-                    else "bytes {1} to {0} are written twice"
-                )
-                return what.format(end, entry.offset) + f" (before {entry.label})"
+            if entry.offset > end:
+                return f"bytes {end} to {entry.offset} belong to nobody (before {entry.label})"
+            if entry.offset < end:
+                return f"bytes {entry.offset} to {end} are written twice (before {entry.label})"
             end += entry.num_bytes
-        return (
-            None
-            if end == self.num_bytes
-            else f"its tensors end at byte {end}, the file at {self.num_bytes}"
-        )
+        if end != self.num_bytes:
+            return f"its tensors end at byte {end}, the file at {self.num_bytes}"
+        return None
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """All logical tensors of a model, in brief.
+
+    `dense`: name to shape. `experts`: `site.parameter` to (rows, *shape of one row); each row is a
+    logical tensor of its own, `site.parameter[e]`.
+    """
+
+    dense: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    experts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def logical(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(name, shape) of every logical tensor, experts one by one."""
+        yield from self.dense.items()
+        for name, (rows, *shape) in self.experts.items():
+            for expert in range(rows):
+                yield f"{name}[{expert}]", tuple(shape)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dense": _lists(self.dense), "experts": _lists(self.experts)}
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> ModelTensors:
+        return ModelTensors(_tuples(raw.get("dense", {})), _tuples(raw.get("experts", {})))
+
+
+def _lists(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
+    return {name: list(shape) for name, shape in shapes.items()}
+
+
+def _tuples(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checkpoint's contents. `header` is the controller's: job identity, plan, data cursor, seed,
-    parent."""
+    """A checkpoint's contents.
+
+    `metadata` is what the controller says of the run: the job's identity, the plan, the place in
+    the data, the seed, the parent checkpoint; and the ledger's digest, where a worker sent it.
+    """
 
     step: int
     generation: int
-    header: dict[str, Any]
+    metadata: dict[str, Any]
     files: dict[str, FileRecord]
-    logical: dict[str, Any] = field(default_factory=dict)
+    tensors: ModelTensors = field(default_factory=ModelTensors)
     keep_float32: tuple[str, ...] = ()
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
@@ -150,9 +187,9 @@ class Manifest:
         body = {
             "step": self.step,
             "generation": self.generation,
-            "header": self.header,
-            "files": {name: record.to_dict() for name, record in sorted(self.files.items())},
-            "logical": self.logical,
+            "header": self.metadata,
+            "files": {name: record.to_json() for name, record in sorted(self.files.items())},
+            "logical": self.tensors.to_json(),
             "keep_float32": list(self.keep_float32),
         }
         text = _canonical(body)
@@ -178,20 +215,28 @@ class Manifest:
 
 
 def _parse(data: bytes) -> Manifest:
-    document = json.loads(data)
+    body = _checked_body(json.loads(data))
+    files = {name: FileRecord.from_json(raw) for name, raw in body["files"].items()}
+    for name, record in files.items():
+        _check_file(name, record)
+    return Manifest(
+        step=body["step"],
+        generation=body["generation"],
+        metadata=body["header"],
+        files=files,
+        tensors=ModelTensors.from_json(body["logical"]),
+        keep_float32=tuple(body["keep_float32"]),
+    )
+
+
+def _checked_body(document: dict[str, Any]) -> dict[str, Any]:
     if document["format"] != FORMAT:
         raise ValueError(f"format {document['format']!r}, this dougong reads {FORMAT!r}")
-    body = document["body"]
+    body: dict[str, Any] = document["body"]
     actual = digest(_canonical(body).encode())
     if actual != document["digest"]:
         raise ValueError(f"its digest is {actual}, it says {document['digest']}")
-    files = {name: FileRecord.from_dict(raw) for name, raw in body["files"].items()}
-    for name, record in files.items():
-        _check_file(name, record)
-    header, logical = body["header"], body["logical"]
-    return Manifest(
-        body["step"], body["generation"], header, files, logical, tuple(body["keep_float32"])
-    )
+    return body
 
 
 def _check_file(name: str, record: FileRecord) -> None:

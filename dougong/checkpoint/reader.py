@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.disk import digest, read_into
-from dougong.checkpoint.huggingface import TORCH_DTYPES, Names
+from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
+from dougong.checkpoint.routes import TORCH_DTYPES
 from dougong.errors import CheckpointError
 
 
@@ -32,9 +33,9 @@ class CheckpointReader:
         self._files: dict[str, int] = {}
 
     @property
-    def header(self) -> dict[str, Any]:
-        """What the controller gave to `commit`."""
-        return self.manifest.header
+    def metadata(self) -> dict[str, Any]:
+        """What the controller gave to `commit`, and the ledger's digest."""
+        return self.manifest.metadata
 
     @property
     def step(self) -> int:
@@ -44,11 +45,7 @@ class CheckpointReader:
         """The logical names that a group holds."""
         if group != MODEL_GROUP:
             return [name for held, name, _ in self._places if held == group]
-        logical = self.manifest.logical
-        experts = [
-            f"{name}[{e}]" for name, (rows, *_) in logical["experts"].items() for e in range(rows)
-        ]
-        return [*logical["dense"], *experts]
+        return [name for name, _ in self.manifest.tensors.logical()]
 
     def read(self, group: str, name: str) -> Tensor:
         """A logical tensor, on the CPU, in memory of its own.
@@ -60,10 +57,12 @@ class CheckpointReader:
             return self._load(group, name, None)
         if self._names is None:
             raise CheckpointError(
-                f"{self.directory}: {name}: reading the model needs `names`, the reading model's map"
+                f"{self.directory}: {name}: reading the model needs `names`, "
+                "the reading model's map"
             )
-        pieces = self._names.pieces(name)
-        values = {p.name: self._load(group, p.name, p.row, p.shape) for p in pieces}
+        values = {}
+        for piece in self._names.pieces(name):
+            values[piece.name] = self._load(group, piece.name, piece.row, piece.shape)
         return self._names.from_disk(name, values)
 
     def close(self) -> None:
@@ -89,27 +88,29 @@ class CheckpointReader:
         if place is None:
             label = name if row is None else f"{name}[{row}]"
             raise CheckpointError(
-                f"{self.directory}: holds no {group} {label}; it is of another model, or was saved without it"
+                f"{self.directory}: holds no {group} {label}; "
+                "it is of another model, or was saved without it"
             )
         file, entry = place
         if shape is not None and entry.shape != shape:
             raise CheckpointError(
-                f"{self.directory}: {entry.label} has shape {entry.shape}, but the model has {shape}; "
-                "resume with the model that the run began with"
+                f"{self.directory}: {entry.label} has shape {entry.shape}, "
+                f"but the model has {shape}; resume with the model that the run began with"
             )
         return self._tensor(file, entry)
 
     def _tensor(self, file: str, entry: Entry) -> Tensor:
+        where = f"{self.directory / file}: {entry.label}"
         data = torch.empty(entry.num_bytes, dtype=torch.uint8)
         view = data.numpy().data
         try:
             read_into(self._open(file), view, entry.offset)
         except (OSError, CheckpointError) as error:
-            raise CheckpointError(f"{self.directory / file}: {entry.label}: {error}") from error
+            raise CheckpointError(f"{where}: {error}") from error
         actual = digest(view)
         if actual != entry.digest:
             raise CheckpointError(
-                f"{self.directory / file}: {entry.label}: digest {actual}, written as {entry.digest}; "
+                f"{where}: digest {actual}, written as {entry.digest}; "
                 "the file was damaged, use another checkpoint"
             )
         return data.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)

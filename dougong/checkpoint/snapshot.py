@@ -1,18 +1,18 @@
 """A worker's side of a checkpoint: copy its tensors to staging memory, then write them beside
 training.
 
-stage: device -> staging memory (training waits for this only) thread: digest staged memory -> write
--> fsync -> read back, compare -> on_durable(step, directory, part)
+    training thread:  stage: device -> staging memory (training waits for this only)
+    writer thread:    digest staged memory -> write -> fsync -> read back and compare
+                      -> on_durable(part)
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,18 +27,21 @@ from dougong.checkpoint.disk import (
     sync_file,
     write_at,
 )
-from dougong.checkpoint.huggingface import Names, Piece, stored_dtype
+from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
+from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
+from dougong.checkpoint.routes import Piece, stored_dtype
 from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
+from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError
 
-OnDurable = Callable[[int, str, dict[str, Any]], None]
+OnDurable = Callable[[CheckpointPart], None]
 
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor of the state. `group`: "model", or an optimizer's word such as "exp_avg"; `name`:
-    its logical name."""
+    """One tensor of the state, whole. `group`: "model", or an optimizer's state kind such as
+    "exp_avg"; `name`: its logical name."""
 
     group: str
     name: str
@@ -47,8 +50,12 @@ class StateTensor:
 
 @dataclass(frozen=True)
 class _Staged:
-    """One tensor, or row, in staging memory. `key` is its name in the safetensors file."""
+    """One tensor, or one row of a shared tensor, in staging memory.
 
+    `file`: where it goes, under the checkpoint's directory. `key`: its name in that file.
+    """
+
+    file: str
     group: str
     name: str
     key: str
@@ -68,7 +75,7 @@ class _WriteJob:
     step: int
     directory: Path
     files: dict[str, list[_Staged]]
-    state: list[list[Any]]
+    state: tuple[StateShape, ...]
 
 
 class Saver:
@@ -78,59 +85,53 @@ class Saver:
     def __init__(
         self,
         root: Path,
-        worker: str,
-        rank: int,
-        generation: int,
+        writer: PartWriter,
         on_durable: OnDurable,
         names: Names,
+        deadlines: Deadlines,
     ) -> None:
-        """`root`: the run's checkpoints/. `on_durable(step, directory name, part)` is called by the
-        writer thread."""
+        """`root`: the run's checkpoints/. `on_durable(part)` is called by the writer thread."""
         self._root = root
-        self._worker = worker
-        self._rank = rank
-        self._generation = generation
+        self._writer = writer
         self._on_durable = on_durable
         self._names = names
-        self._shared = {f"{MODEL}/{file}": layout for file, layout in names.shared_files().items()}
-        self._home = {
-            name: file for file, layout in self._shared.items() for name in layout.tensors
-        }
+        self._timeout_s = deadlines.stage_checkpoint_s
+        shared = names.shared_files()
+        self._layouts = {f"{MODEL}/{name}": layout for name, layout in shared.items()}
+        self._file_of = _files_by_tensor(self._layouts)
         self._memory: dict[tuple[str, str, int | None], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def stage(self, step: int, tensors: Iterable[StateTensor], timeout_s: float = 1800.0) -> None:
+    def stage(self, step: int, tensors: Iterable[StateTensor]) -> None:
         """Copy the tensors and start writing them. Once this returns, the caller may change them.
 
-        Waits first for the save before, at most `timeout_s` seconds, and raises what that save
-        failed with. Floating tensors are float32 (master weights); anything else raises
+        Waits first for the save before, as `wait` does, and raises what that save failed with.
+        Floating tensors are float32 (master weights); anything else raises
         `CheckpointError`, a wrong shape `ModelError`.
         """
-        self.wait(timeout_s)
+        self.wait()
         files: dict[str, list[_Staged]] = {}
         state = []
         for item in tensors:
-            state.append([item.group, item.name, list(item.tensor.shape)])
-            for file, staged in self._copy(item):
-                files.setdefault(file, []).append(staged)
-        job = _WriteJob(step, pending_directory(self._root, step, self._generation), files, state)
-        self._thread = threading.Thread(
-            target=self._run, args=(job,), name=f"checkpoint-{step}", daemon=True
-        )
-        self._thread.start()
+            state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
+            for staged in self._copy(item):
+                files.setdefault(staged.file, []).append(staged)
+        directory = pending_directory(self._root, step, self._writer.generation)
+        self._start(_WriteJob(step, directory, files, tuple(state)))
 
-    def wait(self, timeout_s: float) -> None:
+    def wait(self) -> None:
         """Return when no save is under way; its part is durable and `on_durable` has returned.
 
-        Raises the first error of the writer thread (once), or `CheckpointError` after `timeout_s`
-        seconds.
+        Raises the first error of the writer thread (once), or `CheckpointError` after
+        `stage_checkpoint_s` of the deadlines.
         """
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(self._timeout_s)
             if self._thread.is_alive():
                 raise CheckpointError(
-                    f"{self._worker}: {self._thread.name} is still being written after {timeout_s:g} s; "
+                    f"{self._writer.worker}: {self._thread.name} is still being written after "
+                    f"{self._timeout_s:g} s (fault.deadlines.stage_checkpoint_s); "
                     "the storage under the run directory is too slow or hangs"
                 )
             self._thread = None
@@ -138,42 +139,43 @@ class Saver:
         if error is not None:
             raise error
 
-    def _copy(self, item: StateTensor) -> list[tuple[str, _Staged]]:
+    def _start(self, job: _WriteJob) -> None:
+        self._thread = threading.Thread(
+            target=self._run, args=(job,), name=f"checkpoint-{job.step}", daemon=True
+        )
+        self._thread.start()
+
+    def _copy(self, item: StateTensor) -> list[_Staged]:
         if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
             raise CheckpointError(
-                f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; give master weights"
+                f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; "
+                "give master weights"
             )
         if item.group != MODEL_GROUP:
-            file = f"optimizer/rank{self._rank:05d}.safetensors"
-            key = f"{item.group}/{item.name}"
-            shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
-            return [
-                (
-                    file,
-                    _Staged(
-                        item.group,
-                        item.name,
-                        key,
-                        None,
-                        shape,
-                        self._keep(key, file, None, item.tensor),
-                    ),
-                )
-            ]
-        return [
-            self._copy_piece(piece, value)
-            for piece, value in self._names.to_disk(item.name, item.tensor)
-        ]
+            return [self._copy_optimizer_tensor(item)]
+        pieces = self._names.to_disk(item.name, item.tensor)
+        return [self._copy_piece(piece, value) for piece, value in pieces]
 
-    def _copy_piece(self, piece: Piece, value: Tensor) -> tuple[str, _Staged]:
-        own = f"{MODEL}/model-rank{self._rank:05d}.safetensors"
-        file = own if piece.row is None else self._home[piece.name]
+    def _copy_optimizer_tensor(self, item: StateTensor) -> _Staged:
+        file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
+        key = f"{item.group}/{item.name}"
+        shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
+        memory = self._stage_memory(key, file, None, item.tensor)
+        return _Staged(file, item.group, item.name, key, None, shape, memory)
+
+    def _copy_piece(self, piece: Piece, value: Tensor) -> _Staged:
+        file = f"{MODEL}/model-rank{self._writer.rank:05d}.safetensors"
+        if piece.row is not None:
+            file = self._file_of[piece.name]
         shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
-        memory = self._keep(piece.name, file, piece.row, value)
-        return file, _Staged(MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
+        memory = self._stage_memory(piece.name, file, piece.row, value)
+        return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
 
-    def _keep(self, key: str, file: str, row: int | None, value: Tensor) -> Tensor:
-        """Copy into memory that is reused by the next save."""
+    def _stage_memory(self, key: str, file: str, row: int | None, value: Tensor) -> Tensor:
+        """Copy into memory that the next save uses again.
+
+        That is safe because `stage` waits for the save before it: nobody reads the memory then.
+        """
         value = value.detach()
         memory = self._memory.get((file, key, row))
         if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
@@ -183,82 +185,118 @@ class Saver:
 
     def _run(self, job: _WriteJob) -> None:
         try:
-            part = self._write(job)
-            self._on_durable(job.step, job.directory.name, part)
-        except (
-            BaseException
-        ) as error:  # carried to the training thread, which raises it at its next stage or wait
+            self._on_durable(self._write(job))
+        except BaseException as error:
+            # Carried to the training thread, which raises it at its next `stage` or `wait`.
             self._error = error
 
-    def _write(self, job: _WriteJob) -> dict[str, Any]:
+    def _write(self, job: _WriteJob) -> CheckpointPart:
         records = {}
         for file, staged in sorted(job.files.items()):
             path = job.directory / file
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                records[file] = self._write_file(path, file, staged).to_dict()
+                records[file] = self._write_file(path, file, staged)
             except OSError as error:
                 raise storage_error(path, error) from error
         self._sync_directories(job)
-        part: dict[str, Any] = {
-            "worker": self._worker, "rank": self._rank, "generation": self._generation, "step": job.step,
-            "directory": job.directory.name, "files": records, "state": job.state,
-        }  # fmt: skip
-        if self._rank == 0:
-            part["logical"] = self._names.describe()
-            part["model_files"] = dict(self._names.model_files)
-            part["keep_float32"] = list(self._names.keep_float32)
-        return part
+        return CheckpointPart(
+            worker=self._writer.worker,
+            rank=self._writer.rank,
+            generation=self._writer.generation,
+            step=job.step,
+            directory=job.directory.name,
+            files=records,
+            state=job.state,
+            model=self._describe_model() if self._writer.rank == 0 else None,
+        )
+
+    def _describe_model(self) -> ModelDescription:
+        names = self._names
+        return ModelDescription(names.describe(), dict(names.model_files), names.keep_float32)
 
     def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
-        """A file of one's own must be new. A shared file gets one's rows; who holds its first row
-        writes the header."""
-        layout = self._shared.get(file)
+        """Write, make durable and read back this worker's bytes of one file."""
+        flags = os.O_RDWR | os.O_CREAT
+        layout = self._layouts.get(file)
         if layout is None:
-            layout, flags, writes_header = plan_layout(s.shape for s in staged), os.O_EXCL, True
+            layout = plan_layout(item.shape for item in staged)
+            flags |= os.O_EXCL
+            writes_header = True
         else:
-            first = next(iter(layout.tensors))
-            flags, writes_header = 0, any(s.name == first and s.row == 0 for s in staged)
-        entries = tuple(_entry(layout, s) for s in staged)
-        with opened(path, os.O_RDWR | os.O_CREAT | flags) as fd:
+            # All workers plan a shared file alike, from the model alone, so each may write its
+            # rows without asking the others. Whoever holds the file's first row writes the header:
+            # exactly one worker does.
+            writes_header = _holds_first_row(layout, staged)
+        entries = tuple(_entry(layout, item) for item in staged)
+        header = None
+        if writes_header:
+            header = (len(layout.header), digest(layout.header))
+        with opened(path, flags) as fd:
             if writes_header:
                 write_at(fd, layout.header, 0)
-            for entry, s in zip(entries, staged, strict=True):
-                write_at(fd, s.data, entry.offset)
+            _write_entries(fd, entries, staged)
             sync_file(fd)
-            header = (len(layout.header), digest(layout.header)) if writes_header else None
             _read_back(path, fd, entries, header)
         return FileRecord(layout.num_bytes, None, header, entries)
 
     def _sync_directories(self, job: _WriteJob) -> None:
-        folders = {(job.directory / file).parent for file in job.files}
-        for folder in sorted(
-            folders | {p.parent for p in folders} | {job.directory.parent, self._root}
-        ):
+        """Make the names durable, from the checkpoint's folders up to the root."""
+        folders = {job.directory.parent, self._root}
+        for file in job.files:
+            folder = (job.directory / file).parent
+            folders |= {folder, folder.parent}
+        for folder in sorted(folders):
             if folder.is_dir():
                 sync_directory(folder)
 
 
+def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:
+    first = next(iter(layout.tensors))
+    return any(item.name == first and item.row == 0 for item in staged)
+
+
+def _files_by_tensor(layouts: Mapping[str, FileLayout]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for file, layout in layouts.items():
+        files.update(dict.fromkeys(layout.tensors, file))
+    return files
+
+
 def _entry(layout: FileLayout, staged: _Staged) -> Entry:
-    num_bytes = staged.shape.num_bytes
-    offset = layout.offsets[staged.key] + (staged.row or 0) * num_bytes
-    checksum = digest(staged.data)
     shape = staged.shape
     return Entry(
-        staged.group, staged.name, staged.row, offset, num_bytes, shape.dtype, shape.shape, checksum
+        group=staged.group,
+        name=staged.name,
+        row=staged.row,
+        offset=layout.offsets[staged.key] + (staged.row or 0) * shape.num_bytes,
+        num_bytes=shape.num_bytes,
+        dtype=shape.dtype,
+        shape=shape.shape,
+        digest=digest(staged.data),
     )
+
+
+def _write_entries(fd: int, entries: tuple[Entry, ...], staged: list[_Staged]) -> None:
+    for entry, item in zip(entries, staged, strict=True):
+        write_at(fd, item.data, entry.offset)
 
 
 def _read_back(
     path: Path, fd: int, entries: tuple[Entry, ...], header: tuple[int, str] | None
 ) -> None:
-    if header is not None and digest_range(fd, 0, header[0]) != header[1]:
-        raise CheckpointError(
-            f"{path}: its header reads back differently from what was written; the storage is bad"
-        )
+    """Compare what storage gives back with what was in memory."""
+    if header is not None:
+        num_bytes, written = header
+        if digest_range(fd, 0, num_bytes) != written:
+            raise CheckpointError(
+                f"{path}: its header reads back differently from what was written; "
+                "the storage is bad"
+            )
     for entry in entries:
         actual = digest_range(fd, entry.offset, entry.num_bytes)
         if actual != entry.digest:
             raise CheckpointError(
-                f"{path}: {entry.label}: reads back as {actual}, written as {entry.digest}; the storage is bad"
+                f"{path}: {entry.label}: reads back as {actual}, written as {entry.digest}; "
+                "the storage is bad"
             )

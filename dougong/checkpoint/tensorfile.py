@@ -1,5 +1,5 @@
-"""The safetensors format as byte ranges, without torch: where each tensor of a file lies, before
-any of it is written.
+"""The safetensors format as byte ranges: where each tensor of a file lies, before any of it is
+written. Imports no torch.
 
     8 bytes, little-endian: n | n bytes of JSON, padded with blanks | the tensors, end to end
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,16 @@ from numpy.typing import NDArray
 from dougong.errors import CheckpointError
 
 ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F64": 8, "I64": 8, "U64": 8,
+    "F32": 4, "I32": 4, "U32": 4,
+    "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 _NUMPY = {
-    "F64": "<f8", "I64": "<i8", "U64": "<u8", "F32": "<f4", "I32": "<i4", "U32": "<u4", "F16": "<f2",
-    "I16": "<i2", "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
+    "F64": "<f8", "I64": "<i8", "U64": "<u8",
+    "F32": "<f4", "I32": "<i4", "U32": "<u4",
+    "F16": "<f2", "I16": "<i2", "U16": "<u2",
+    "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 _ALIGNMENT = 64
 
@@ -46,8 +50,11 @@ class TensorShape:
 
 @dataclass(frozen=True)
 class FileLayout:
-    """A file, planned whole: the header's bytes, each tensor's absolute offset, the size. Pure in
-    the tensors."""
+    """A file, planned whole: the header's bytes, each tensor's absolute offset, the size.
+
+    It depends on the tensors' names, dtypes and shapes alone, so that several workers can plan one
+    file without a word.
+    """
 
     header: bytes
     tensors: dict[str, TensorShape]
@@ -57,30 +64,42 @@ class FileLayout:
 
 def plan_layout(tensors: Iterable[TensorShape]) -> FileLayout:
     """Lay tensors out end to end: widest items first (so all are aligned), then by name."""
+    # Every start is a multiple of its tensor's item: the widths are powers of two and fall from
+    # tensor to tensor, and the header ends at a multiple of 64.
     ordered = sorted(tensors, key=lambda t: (-ITEM_BYTES[t.dtype], t.name))
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    starts = {}
-    for t in ordered:
-        if t.name in starts:
-            raise CheckpointError(f"{t.name}: given twice for one file; a tensor has one place")
-        starts[t.name] = begin
-        entries[t.name] = {
-            "dtype": t.dtype,
-            "shape": list(t.shape),
-            "data_offsets": [begin, begin + t.num_bytes],
-        }
-        begin += t.num_bytes
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    header = struct.pack("<Q", len(text)) + text
+    starts: dict[str, int] = {}
+    end = 0
+    for tensor in ordered:
+        if tensor.name in starts:
+            raise CheckpointError(
+                f"{tensor.name}: given twice for one file; a tensor has one place"
+            )
+        starts[tensor.name] = end
+        end += tensor.num_bytes
+    header = _header(ordered, starts)
     offsets = {name: len(header) + start for name, start in starts.items()}
-    return FileLayout(header, {t.name: t for t in ordered}, offsets, len(header) + begin)
+    return FileLayout(header, {t.name: t for t in ordered}, offsets, len(header) + end)
+
+
+def _header(tensors: Iterable[TensorShape], starts: Mapping[str, int]) -> bytes:
+    described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for tensor in tensors:
+        start = starts[tensor.name]
+        described[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, start + tensor.num_bytes],
+        }
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
 
 
 def as_array(data: bytes | bytearray | memoryview, dtype: str) -> NDArray[Any]:
-    """Flat values of a tensor's bytes; bfloat16 comes as float32 (exact), other formats unknown to
-    numpy as bytes."""
+    """Flat values of a tensor's bytes.
+
+    bfloat16 comes as float32, which is exact; other formats that numpy does not know come as bytes.
+    """
     if dtype == "BF16":
         wide = np.frombuffer(data, "<u2").astype("<u4") << np.uint32(16)
         narrow: NDArray[Any] = wide.view("<f4")

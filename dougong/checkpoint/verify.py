@@ -1,5 +1,9 @@
-"""Is a directory the checkpoint that was written? Every byte of every file is hashed. Imports no
-torch."""
+"""Is a directory the checkpoint that was written? Imports no torch.
+
+Every byte of every file is hashed, and no file may lie in `model/` that the manifest does not name.
+Why that is all: the manifest's own digest covers its text, its text names every file and the digest
+of every byte of it (`FileRecord.gap`), and nothing of a checkpoint is kept elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,21 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from dougong.checkpoint.directories import MODEL, step_of
+from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest_range, opened
-from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
+from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is not as it was written. `tensor` is empty where a whole file or its header
-    is meant."""
+    """One thing that is not as it was written.
+
+    `tensor` is empty where a whole file or its header is meant.
+    """
 
     file: str
     tensor: str
@@ -49,7 +56,8 @@ class VerifyResult:
     def __str__(self) -> str:
         if self.ok:
             size = f"{self.num_bytes / 1e6:.1f} MB"
-            return f"{self.directory}: step {self.step}: {self.num_files} files, {self.num_tensors} tensors, {size}: ok"
+            counts = f"{self.num_files} files, {self.num_tensors} tensors, {size}"
+            return f"{self.directory}: step {self.step}: {counts}: ok"
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
         return f"{self.directory}: not valid: {self.problems[0]}{more}"
 
@@ -73,24 +81,39 @@ def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
     try:
         manifest = Manifest.load(directory)
     except CheckpointError as error:
-        problem = Defect("manifest.json", "", "one whole manifest", "it", str(error))
-        return VerifyResult(directory, step_of(directory), 0, 0, 0, (problem,))
+        defect = Defect(MANIFEST, "", "one whole manifest", "it", str(error))
+        return VerifyResult(directory, step_of(directory), 0, 0, 0, (defect,))
 
-    def examine(item: tuple[str, FileRecord]) -> list[Defect]:
-        name, record = item
-        try:
-            found = _check_size(directory / name, name, record)
-            return found or check(directory / name, name, record)
-        except (OSError, CheckpointError) as error:
-            return [Defect(name, "", "readable", f"{record.num_bytes} bytes", str(error))]
-
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        found = [p for problems in pool.map(examine, manifest.files.items()) for p in problems]
-    found += _check_step(directory, manifest) + _check_strangers(directory, manifest)
-    num_tensors = sum(len(r.entries) for r in manifest.files.values())
+    found = _check_files(directory, manifest, check, threads)
+    found += _check_step(directory, manifest)
+    found += _check_strangers(directory, manifest)
     return VerifyResult(
-        directory, manifest.step, len(manifest.files), num_tensors, manifest.num_bytes, tuple(found)
+        directory=directory,
+        step=manifest.step,
+        num_files=len(manifest.files),
+        num_tensors=sum(len(record.entries) for record in manifest.files.values()),
+        num_bytes=manifest.num_bytes,
+        problems=tuple(found),
     )
+
+
+def _check_files(directory: Path, manifest: Manifest, check: _Check, threads: int) -> list[Defect]:
+    examine = partial(_examine, directory, check)
+    found: list[Defect] = []
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for defects in pool.map(examine, manifest.files.items()):
+            found += defects
+    return found
+
+
+def _examine(directory: Path, check: _Check, item: tuple[str, FileRecord]) -> list[Defect]:
+    """One file: its size, and where that is right, what `check` says."""
+    name, record = item
+    try:
+        found = _check_size(directory / name, name, record)
+        return found or check(directory / name, name, record)
+    except (OSError, CheckpointError) as error:
+        return [Defect(name, "", "readable", f"{record.num_bytes} bytes", str(error))]
 
 
 def _check_size(path: Path, name: str, record: FileRecord) -> list[Defect]:
@@ -107,49 +130,38 @@ def _check_size(path: Path, name: str, record: FileRecord) -> list[Defect]:
 def _check_bytes(path: Path, name: str, record: FileRecord) -> list[Defect]:
     with opened(path) as fd:
         if record.digest is not None:
-            return _compare(
-                name, "", "digest", record.digest, digest_range(fd, 0, record.num_bytes)
-            )
-        problems = []
+            actual = digest_range(fd, 0, record.num_bytes)
+            return _compare(name, "", "digest", record.digest, actual)
+        found = []
         if record.header is not None:
             num_bytes, expected = record.header
-            problems += _compare(
-                name, "", "header's digest", expected, digest_range(fd, 0, num_bytes)
-            )
+            actual = digest_range(fd, 0, num_bytes)
+            found += _compare(name, "", "header's digest", expected, actual)
         for entry in record.entries:
-            problems += _compare(
-                name, entry.label, "digest", entry.digest, _digest_entry(fd, entry)
-            )
-        return problems
-
-
-def _digest_entry(fd: int, entry: Entry) -> str:
-    return digest_range(fd, entry.offset, entry.num_bytes)
+            actual = digest_range(fd, entry.offset, entry.num_bytes)
+            found += _compare(name, entry.label, "digest", entry.digest, actual)
+        return found
 
 
 def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> list[Defect]:
-    return [] if expected == actual else [Defect(file, tensor, rule, expected, actual)]
+    if expected == actual:
+        return []
+    return [Defect(file, tensor, rule, expected, actual)]
 
 
 def _check_step(directory: Path, manifest: Manifest) -> list[Defect]:
     claimed = step_of(directory)
     if claimed is None or claimed == manifest.step:
         return []
-    return [
-        Defect(
-            "manifest.json", "", "step of the directory's name", str(claimed), str(manifest.step)
-        )
-    ]
+    rule = "step of the directory's name"
+    return [Defect(MANIFEST, "", rule, str(claimed), str(manifest.step))]
 
 
 def _check_strangers(directory: Path, manifest: Manifest) -> list[Defect]:
     """A file in model/ that nobody wrote could be loaded in place of ours (model.safetensors wins
     over the index)."""
-    there = {
-        p.relative_to(directory).as_posix() for p in (directory / MODEL).rglob("*") if p.is_file()
-    }
+    files = [path for path in (directory / MODEL).rglob("*") if path.is_file()]
+    there = {path.relative_to(directory).as_posix() for path in files}
     strangers = sorted(there - set(manifest.files))
-    return [
-        Defect(name, "", "only files of the manifest in model/", "no such file", "a file")
-        for name in strangers
-    ]
+    rule = "only files of the manifest in model/"
+    return [Defect(name, "", rule, "no such file", "a file") for name in strangers]

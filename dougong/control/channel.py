@@ -1,8 +1,8 @@
-"""What agents, clients and the controller say to each other: one JSON object a line over TCP.
+"""How agents, clients and the controller speak: typed messages, one JSON object a line, over TCP.
 
 A connection begins with a proof on both sides that the run's token is known (HMAC over a fresh
-nonce, so the token itself never travels); whatever is foreign or malformed is refused and reported,
-and never ends the listener. Every message carries `kind` and `generation`.
+nonce, so the token itself never travels). Whatever is foreign or malformed is refused and reported,
+and never ends a listener.
 """
 
 from __future__ import annotations
@@ -10,96 +10,105 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import json
 import secrets
 import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
+from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
+from dougong.control.messages import Message, ProtocolError, decode, encode
+from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 
-Message = dict[str, Any]
-
-HANDSHAKE_S = 10.0
-SEND_S = 20.0
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-_MAX_STRANGERS = 32
+MAX_STRANGERS = 32
+"""Unproven connections that are kept at a time."""
 _MAX_READS = 64
+_READ_BYTES = 1 << 18
 
-
-class ProtocolError(LaunchError):
-    """The peer sent something that is not a message of this protocol, or could not prove that it
-    belongs here."""
+_Kind = TypeVar("_Kind", Challenge, Hello, Welcome)
 
 
 class FrameBuffer:
-    """Cuts a byte stream into messages. Pure; raises ProtocolError at the first line that is not a
-    message."""
+    """Cuts a byte stream into frames, one a line. Pure.
+
+    A frame that grows over the limit is refused as soon as it does, and the rest of its line is
+    passed over: memory stays bounded, and the stream goes on with the next line.
+    """
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self.limit_bytes = limit_bytes
         self._pieces: list[bytes] = []
         self._size = 0
+        self._skipping = False
+        self._frames: deque[bytes | None] = deque()  # None: one that was too long
 
-    def feed(self, data: bytes) -> list[Message]:
-        """Take bytes as they come; return the messages that are complete now."""
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come."""
         *whole, rest = data.split(b"\n")
-        messages = [self._complete(line) for line in whole]
+        for line in whole:
+            self._keep(line)
+            self._end_frame()
         self._keep(rest)
-        return messages
+
+    def next_frame(self) -> bytes | None:
+        """The next complete frame without its newline; None when there is none yet. ProtocolError
+        in the place of one that was too long."""
+        if not self._frames:
+            return None
+        frame = self._frames.popleft()
+        if frame is None:
+            raise ProtocolError(f"a message of more than {self.limit_bytes} bytes")
+        return frame
 
     def _keep(self, piece: bytes) -> None:
+        if self._skipping:
+            return
         self._size += len(piece)
-        if self._size > self.limit_bytes:
-            raise ProtocolError(
-                f"a frame of more than {self.limit_bytes} bytes; the peer does not speak this protocol"
-            )
         self._pieces.append(piece)
+        if self._size > self.limit_bytes:
+            self._frames.append(None)
+            self._forget()
+            self._skipping = True
 
-    def _complete(self, line: bytes) -> Message:
-        self._keep(line)
-        frame, self._pieces, self._size = b"".join(self._pieces), [], 0
-        return decode(frame)
+    def _end_frame(self) -> None:
+        if not self._skipping:
+            self._frames.append(b"".join(self._pieces))
+            self._forget()
+        self._skipping = False
 
-
-def encode(kind: str, generation: int, fields: dict[str, Any]) -> bytes:
-    """One frame, newline included."""
-    text = json.dumps({**fields, "kind": kind, "generation": generation}, separators=(",", ":"))
-    return text.encode() + b"\n"
-
-
-def decode(frame: bytes) -> Message:
-    """The message in one line. ProtocolError unless it is an object with a `kind` and a
-    `generation`."""
-    try:
-        message = json.loads(frame)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"not a message: {frame[:60]!r} ({type(error).__name__})") from error
-    if not (isinstance(message, dict) and isinstance(message.get("kind"), str)):
-        raise ProtocolError(f"not a message: {frame[:60]!r} has no kind")
-    if not isinstance(message.get("generation"), int) or isinstance(message["generation"], bool):
-        raise ProtocolError(f"not a message: {frame[:60]!r} has no generation")
-    return message
+    def _forget(self) -> None:
+        self._pieces, self._size = [], 0
 
 
 class Channel:
     """Messages both ways over one stream socket. `send` may be called from several threads, reading
     from one.
 
-    `heard_at`: when `receive` last took something off the line (monotonic seconds), whether or not
-    it is read by now.
+    `peer`: who is at the other end, as errors name it. `heard_at`: when something was last taken
+    off the line (monotonic seconds), whether or not it has been handed out.
     """
 
-    def __init__(self, sock: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        deadlines: Deadlines,
+        limit_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        self.peer = peer
+        self.heard_at = time.monotonic()
         self._sock = sock
-        self._sock.settimeout(SEND_S)
+        self._sock.settimeout(deadlines.send_s)
+        self._deadlines = deadlines
         self._frames = FrameBuffer(limit_bytes)
         self._ready: list[Message] = []
-        self.heard_at = time.monotonic()
+        self._at_end = False
         self._lock = threading.Lock()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -124,41 +133,56 @@ class Channel:
         """The peer has proved itself: allow frames of full size."""
         self._frames.limit_bytes = MAX_FRAME_BYTES
 
-    def send(self, kind: str, generation: int = 0, **fields: Any) -> None:
-        """Send one message. OSError when the peer is gone or has not read for SEND_S seconds."""
-        frame = encode(kind, generation, fields)
+    def send(self, message: Message) -> None:
+        """Send one message. OSError when the peer is gone or does not read (`send_s`)."""
+        frame = encode(message)
         with self._lock:
-            self._sock.sendall(frame)
+            try:
+                self._sock.sendall(frame)
+            except TimeoutError as error:
+                limit = self._deadlines.words("send_s")
+                raise TimeoutError(
+                    f"{self.peer} has read nothing for {limit}, so {message.kind} was not sent"
+                ) from error
 
     def drain(self) -> list[Message]:
-        """What has come so far, without waiting. EOFError at the end of the stream, after its last
-        message."""
-        messages, self._ready = self._ready, []
+        """What has come so far, without waiting.
+
+        EOFError at the end of the stream, after its last message. ProtocolError for each malformed
+        frame: it is dropped, everything else is kept for the next call.
+        """
         for _ in range(_MAX_READS):
-            if not self._readable(0.0):
+            if self._at_end or not self._readable(0.0):
                 break
-            data = self._sock.recv(1 << 18)
-            if not data and messages:
-                break  # the next call raises
-            if not data:
-                raise EOFError("the peer closed the connection")
-            messages += self._frames.feed(data)
+            self._read()
+        while (message := self._next_message()) is not None:
+            self._ready.append(message)
+        if self._at_end and not self._ready:
+            raise self._closed()
+        messages, self._ready = self._ready, []
         return messages
 
-    def receive(self, timeout_s: float | None) -> Message:
-        """The next message. TimeoutError at the deadline (None: wait for ever), EOFError at the end
-        of the stream."""
+    def receive(self, timeout_s: float | None, limit: str = "") -> Message:
+        """The next message; None: wait for ever. `limit`: the field of `Deadlines` that the timeout
+        is, for its error.
+
+        TimeoutError at the deadline, EOFError at the end of the stream, ProtocolError for a
+        malformed frame (it is dropped; the next call goes on behind it).
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._ready:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._readable(left):
-                raise TimeoutError(f"no message within {timeout_s} s")
-            data = self._sock.recv(1 << 18)
-            if not data:
-                raise EOFError("the peer closed the connection")
-            self.heard_at = time.monotonic()
-            self._ready += self._frames.feed(data)
-        return self._ready.pop(0)
+        while True:
+            if self._ready:
+                return self._ready.pop(0)
+            message = self._next_message()
+            if message is not None:
+                return message
+            if self._at_end:
+                raise self._closed()
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._readable(left_s):
+                words = self._deadlines.words(limit) if limit else f"{timeout_s:g} s"
+                raise TimeoutError(f"{self.peer} has sent no message within {words}")
+            self._read()
 
     def close(self) -> None:
         """Close at once; a reader in another thread wakes with EOFError."""
@@ -169,6 +193,24 @@ class Channel:
     def _readable(self, timeout_s: float | None) -> bool:
         return bool(self._poll.poll(None if timeout_s is None else timeout_s * 1000))
 
+    def _read(self) -> None:
+        data = self._sock.recv(_READ_BYTES)
+        if not data:
+            self._at_end = True
+            return
+        self.heard_at = time.monotonic()
+        self._frames.feed(data)
+
+    def _next_message(self) -> Message | None:
+        try:
+            frame = self._frames.next_frame()
+        except ProtocolError as error:
+            raise ProtocolError(f"{self.peer}: {error}") from None
+        return None if frame is None else decode(frame, self.peer)
+
+    def _closed(self) -> EOFError:
+        return EOFError(f"{self.peer} closed the connection")
+
 
 def proof(token: str, nonce: str, side: str) -> str:
     """What shows that `side` ("client" or "server") knows the token, for one nonce."""
@@ -176,63 +218,75 @@ def proof(token: str, nonce: str, side: str) -> str:
 
 
 def connect(
-    address: tuple[str, int], token: str, hello: dict[str, Any], timeout_s: float = HANDSHAKE_S
+    address: tuple[str, int], token: str, agent: AgentFacts | None, deadlines: Deadlines
 ) -> Channel:
-    """Reach the controller and prove the token; `hello` says who calls (`role`, ...). LaunchError
-    when it can't be."""
+    """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
+    client. LaunchError when it can't be."""
     place = f"controller at {address[0]}:{address[1]}"
+    # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
+    limit = "client_answer_s" if agent is None else "handshake_s"
+    timeout_s: float = getattr(deadlines, limit)
     try:
         sock = socket.create_connection(address, timeout=timeout_s)
     except OSError as error:
         raise LaunchError(
             f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
         ) from error
-    channel = Channel(_tuned(sock), MAX_HELLO_BYTES)
+    channel = Channel(_tuned(sock), "the controller", deadlines, MAX_HELLO_BYTES)
+    nonce = secrets.token_hex(16)
     try:
-        nonce = secrets.token_hex(16)
-        challenge = channel.receive(timeout_s)
-        answer = proof(token, str(challenge.get("nonce")), "client")
-        channel.send("hello", **{**hello, "proof": answer, "nonce": nonce})
-        welcome = channel.receive(timeout_s)
-        _check(welcome.get("proof"), proof(token, nonce, "server"))
+        challenge = _await(Challenge, channel, timeout_s, limit)
+        channel.send(Hello(proof(token, challenge.nonce, "client"), nonce, agent))
+        welcome = _await(Welcome, channel, timeout_s, limit)
+        _check(welcome.proof, proof(token, nonce, "server"))
     except (OSError, EOFError, ProtocolError) as error:
         channel.close()
         raise LaunchError(
             f"{place}: refused this connection: {error}; the run may have ended, or be another"
         ) from error
+    channel.peer = place
     channel.trust()
     return channel
 
 
-class Server:
-    """The controller's ear. `on_peer(hello, channel)` runs in the peer's own thread, after the
-    handshake.
+def _await(kind: type[_Kind], channel: Channel, timeout_s: float, limit: str) -> _Kind:
+    message = channel.receive(timeout_s, limit)
+    if not isinstance(message, kind):
+        expected = kind.__name__.lower()
+        raise ProtocolError(f"{channel.peer} sent {message.kind} in the place of {expected}")
+    return message
 
-    `on_refused(text)` is told of every connection that was turned away. At most `_MAX_STRANGERS`
-    unproven connections are kept at a time, each for HANDSHAKE_S at most.
+
+class Server:
+    """Listens for agents and clients. `on_peer(hello, channel)` runs in the peer's own thread,
+    after the handshake.
+
+    `on_refused(text)` is called for every connection that was turned away. At most MAX_STRANGERS
+    unproven connections are kept at a time, each for `handshake_s` at most.
     """
 
     def __init__(
         self,
         host: str,
         token: str,
-        on_peer: Callable[[Message, Channel], None],
+        on_peer: Callable[[Hello, Channel], None],
         on_refused: Callable[[str], None],
+        deadlines: Deadlines,
     ) -> None:
         self._token, self._on_peer, self._on_refused = token, on_peer, on_refused
+        self._deadlines = deadlines
         self._listener = socket.create_server((host, 0), backlog=128)
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
-        self._strangers = threading.BoundedSemaphore(_MAX_STRANGERS)
+        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = threading.Event()
         threading.Thread(target=self._accept, name="dougong-accept", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening. Channels that were handed out stay open; they belong to who got them."""
         self._closed.set()
-        try:
+        with contextlib.suppress(OSError):  # closed before
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
-        finally:
-            self._listener.close()
+        self._listener.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -241,7 +295,7 @@ class Server:
             except OSError as error:
                 if not self._closed.is_set():
                     self._on_refused(f"cannot accept a connection: {error}")
-                    time.sleep(0.1)  # out of file descriptors: do not spin
+                    time.sleep(self._deadlines.poll_every_s)  # no file descriptor left: do not spin
                 continue
             if not self._strangers.acquire(blocking=False):
                 sock.close()
@@ -249,32 +303,32 @@ class Server:
                 continue
             threading.Thread(target=self._greet, args=(sock, str(peer[0])), daemon=True).start()
 
-    def _greet(self, sock: socket.socket, peer: str) -> None:
-        channel = Channel(_tuned(sock), MAX_HELLO_BYTES)
+    def _greet(self, sock: socket.socket, address: str) -> None:
+        channel = Channel(_tuned(sock), "the peer", self._deadlines, MAX_HELLO_BYTES)
         try:
-            hello = self._handshake(channel)
+            hello = self._shake_hands(channel)
         except (OSError, EOFError, LaunchError) as error:
             channel.close()
-            self._on_refused(f"{peer}: refused a connection: {error}")
+            self._on_refused(f"{address}: refused a connection: {error}")
             return
         finally:
             self._strangers.release()
+        role = "client" if hello.agent is None else f"agent {hello.agent.agent}"
+        channel.peer = f"{role} at {address}"
         self._on_peer(hello, channel)
 
-    def _handshake(self, channel: Channel) -> Message:
+    def _shake_hands(self, channel: Channel) -> Hello:
         nonce = secrets.token_hex(16)
-        channel.send("challenge", nonce=nonce)
-        hello = channel.receive(HANDSHAKE_S)
-        if hello["kind"] != "hello":
-            raise ProtocolError(f"a peer that says {hello['kind']!r} before hello")
-        _check(hello.pop("proof", None), proof(self._token, nonce, "client"))
+        channel.send(Challenge(nonce))
+        hello = _await(Hello, channel, self._deadlines.handshake_s, "handshake_s")
+        _check(hello.proof, proof(self._token, nonce, "client"))
         channel.trust()
-        channel.send("welcome", proof=proof(self._token, str(hello.pop("nonce", "")), "server"))
+        channel.send(Welcome(proof(self._token, hello.nonce, "server")))
         return hello
 
 
-def _check(given: object, expected: str) -> None:
-    if not (isinstance(given, str) and hmac.compare_digest(given.encode(), expected.encode())):
+def _check(given: str, expected: str) -> None:
+    if not hmac.compare_digest(given.encode(), expected.encode()):
         raise ProtocolError("the token does not match this run's")
 
 

@@ -6,20 +6,15 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-# Beginnings of the names of variables that math libraries read.
-_ARITHMETIC = (
-    "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_CAPABILITY", "OPENBLAS_", "BLIS_",
-    "CUBLAS_", "CUBLASLT_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32", "TORCH_BLAS_PREFER",
-    "HCCL_DETERMINISTIC", "LCCL_DETERMINISTIC", "CLOSE_MATMUL_K_SHIFT", "ATB_MATMUL_SHUFFLE_K_ENABLE",
-)  # fmt: skip
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment for a child, with `changes`, and able to import what this process
-    can import."""
+    """This process's environment for a child, with `changes`.
+
+    The child can import what this process can import.
+    """
     paths = [path or os.getcwd() for path in sys.path]
     return {
         **os.environ,
@@ -30,15 +25,21 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_visible_devices(variable: str) -> str | None:
-    """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to; None:
-    nothing is said."""
+    """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to.
+
+    None: nothing is said.
+    """
     return os.environ.get(variable)
 
 
-def arithmetic_variables() -> dict[str, str]:
+def arithmetic_variables(prefixes: Sequence[str]) -> dict[str, str]:
     """This process's variables that can change a kernel's bits: threads, math libraries,
-    deterministic switches."""
-    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_ARITHMETIC)}
+    deterministic switches.
+
+    `prefixes`: how their names begin; each accelerator knows those of its libraries.
+    """
+    names = [name for name in sorted(os.environ) if name.startswith(tuple(prefixes))]
+    return {name: os.environ[name] for name in names}
 
 
 def interface_variables(interface: str | None) -> dict[str, str]:
@@ -57,18 +58,18 @@ def ray_has_token() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(path).is_file() if path else (Path.home() / ".ray" / "auth_token").is_file()
+    file = Path(path) if path else Path.home() / ".ray" / "auth_token"
+    return file.is_file()
 
 
 def ray_variables(embedded: bool) -> dict[str, str]:
-    """What the Ray processes that we start, and our own Ray client, are to find in their
-    environment.
+    """What Ray's processes that we start, and our own Ray client, find in their environment.
 
     Nothing that the user has set is overridden. Without RAY_AUTH_MODE a client of a cluster with a
     token retries for 20 s and dies, so it is set when a token is there; an embedded Ray gets a
     token of its own that no file keeps.
     """
-    quiet = {
+    variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
@@ -80,23 +81,23 @@ def ray_variables(embedded: bool) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
     }
     if embedded:
-        quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     elif ray_has_token():
-        quiet |= {"RAY_AUTH_MODE": "token"}
-    return {key: value for key, value in quiet.items() if key not in os.environ}
+        variables |= {"RAY_AUTH_MODE": "token"}
+    return {key: value for key, value in variables.items() if key not in os.environ}
 
 
 @contextlib.contextmanager
 def temporary_variables(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process and the children it starts inside, and put back what was there
-    before."""
-    before = {key: os.environ.get(key) for key in changes}
+    """Set variables for this process and the children it starts inside.
+
+    What was there before is put back.
+    """
+    before = {key: os.environ[key] for key in changes if key in os.environ}
     os.environ.update(changes)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        for key in changes:
+            os.environ.pop(key, None)
+        os.environ.update(before)

@@ -1,5 +1,5 @@
-"""Small facts about Linux processes: dying with the parent, exit statuses in words, out-of-memory
-kills."""
+"""Small facts about Linux processes: dying with the parent, signals' names, who still lives,
+out-of-memory kills."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when `parent` (the thread that forked us) ends, however it ends. Linux; elsewhere
-    sockets tell.
+    """Be killed when `parent` (the thread that forked us) ends, however it ends.
 
-    Ends this process at once when the parent is gone already.
+    Linux alone; elsewhere a closed socket is what shows the parent's end. Ends this process at once
+    when the parent is gone already.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -26,8 +26,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when our child `pid` exits; None where the system has none
-    (poll instead)."""
+    """A descriptor that becomes readable when our child `pid` exits.
+
+    None where the system has none: poll instead.
+    """
     opener = getattr(os, "pidfd_open", None)
     if opener is None:
         return None
@@ -54,20 +56,41 @@ def signal_name(number: int) -> str:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether a process of that number lives on this machine (a zombie does not)."""
+    """Whether a process of that number lives on this machine; a zombie does not.
+
+    The one place that answers this. Systems without /proc are asked by a signal that is never
+    delivered, and count zombies.
+    """
+    if not sys.platform.startswith("linux"):
+        return _can_be_signalled(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+    # The name stands in parentheses and may itself hold some: the state comes after the last one.
+    state = stat.rpartition(")")[2].split()[0]
+    return state not in ("Z", "X")
+
+
+def _can_be_signalled(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
+    return True
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has this address; None when none has (an address translated on the
-    way)."""
+    """The network interface that has this address.
+
+    None when none has: the address is translated on the way.
+    """
     import psutil
 
     for name, addresses in psutil.net_if_addrs().items():
+        # An IPv6 address may carry its interface behind a `%`.
         if any(entry.address.partition("%")[0] == address for entry in addresses):
             return str(name)
     return None
@@ -76,8 +99,10 @@ def interface_of(address: str) -> str | None:
 def count_oom_kills(
     root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """How many processes of this control group the kernel killed for memory so far; None where it
-    cannot be read."""
+    """How many processes of this control group the kernel killed for memory so far.
+
+    None where it cannot be read.
+    """
     for file in _oom_files(root, cgroup):
         try:
             words = file.read_text().split()
@@ -89,21 +114,25 @@ def count_oom_kills(
 
 
 def _oom_files(root: Path, cgroup: Path) -> list[Path]:
-    """Where the counter may lie: control groups version 2, then version 1."""
+    """Where the counter may lie, the likeliest first.
+
+    A line of the cgroup file is `number:controllers:path`. Version 2 has no controllers there and
+    one tree; version 1 has a tree for each controller. Inside a container the tree may begin at our
+    own group, so that the path leads nowhere: hence the tree's top as well.
+    """
     try:
         lines = cgroup.read_text().splitlines()
     except OSError:
         return []
-    files = []
+    files: list[Path] = []
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        inner = path.lstrip("/")
-        if not controllers:
-            files += [root / inner / "memory.events", root / "memory.events"]
+        if controllers == "":
+            tree, name = root, "memory.events"
         elif "memory" in controllers.split(","):
-            files += [
-                root / "memory" / inner / "memory.oom_control",
-                root / "memory" / "memory.oom_control",
-            ]
+            tree, name = root / "memory", "memory.oom_control"
+        else:
+            continue
+        files += [tree / path.lstrip("/") / name, tree / name]
     return files

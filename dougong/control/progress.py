@@ -1,8 +1,8 @@
-"""A worker's progress vector: five numbers in memory shared with its agent, so that reporting costs
-no system call.
+"""A worker's progress vector: five numbers in memory shared with its agent.
 
-The worker writes (sequence last), the agent reads ten times a second; the agent writes `stop`, the
-worker reads it. Each number is one aligned 8-byte store, hence never seen half.
+Reporting costs no system call. The worker writes (sequence last), the agent reads ten times a
+second; the agent writes `stop`, the worker reads it. Each number is one aligned 8-byte store, hence
+never seen half.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 PHASES = ("start", "forward", "backward", "exchange", "update", "validate", "checkpoint", "idle")
 _NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
 _SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP = range(5)
-_SIZE = 8 * 8
+_SIZE_BYTES = 8 * 8
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a worker did last. `sequence` grows with every report; `operation` counts within the
-    step."""
+class WorkerProgress:
+    """What a worker did last.
+
+    `sequence` grows with every report; `operation` counts within the step.
+    """
 
     sequence: int
     step: int
@@ -30,30 +32,34 @@ class Progress:
 
 
 class ProgressVector:
-    """The shared vector, over an open file descriptor that a forked child inherits. The vector owns
-    the descriptor."""
+    """The shared vector, over an open file descriptor that a forked child inherits.
+
+    The vector owns the descriptor.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._map = mmap.mmap(fd, _SIZE)
+        self._map = mmap.mmap(fd, _SIZE_BYTES)
         self._view = memoryview(self._map).cast("q")
 
     @classmethod
     def create(cls) -> ProgressVector:
         """A fresh vector, all zeros."""
         fd = _anonymous_file()
-        os.ftruncate(fd, _SIZE)
+        os.ftruncate(fd, _SIZE_BYTES)
         return cls(fd)
 
     def write(self, step: int, phase: str, operation: int) -> None:
         """Report. KeyError for a phase that is not in PHASES."""
         view = self._view
         view[_STEP], view[_PHASE], view[_OPERATION] = step, _NUMBERS[phase], operation
+        # Last: a reader that sees a new sequence sees what belongs to it.
         view[_SEQUENCE] += 1
 
-    def read(self) -> Progress:
+    def read(self) -> WorkerProgress:
         view = self._view
-        return Progress(view[_SEQUENCE], view[_STEP], PHASES[view[_PHASE]], view[_OPERATION])
+        phase = PHASES[view[_PHASE]]
+        return WorkerProgress(view[_SEQUENCE], view[_STEP], phase, view[_OPERATION])
 
     def request_stop(self) -> None:
         self._view[_STOP] = 1

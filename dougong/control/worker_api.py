@@ -1,12 +1,15 @@
-"""What the code that runs in a worker is given: its context, and its line to the agent. Imports no
-torch."""
+"""What the code that runs in a worker is given: its context, and its line to the agent.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from dougong.control.worker_messages import WorkerMessage
 from dougong.job.schema import Drill, Job
 from dougong.parallel.plan import Plan, Worker
 
@@ -17,13 +20,16 @@ class Control(Protocol):
     def progress(self, step: int, phase: str, operation: int) -> None:
         """Say what is being done; costs no system call. Phases: `progress.PHASES`."""
 
-    def send(self, kind: str, **fields: Any) -> None:
-        """Tell the controller. Once it returns, the message survives the death of this process."""
+    def send(self, message: WorkerMessage) -> None:
+        """Send to the controller.
+
+        Once it returns, the message survives the death of this process.
+        """
 
     @property
     def stop_requested(self) -> bool:
         """Whether the controller asked to stop after the step. Workers may see it at different
-        moments: agree on it."""
+        moments: they have to agree on it."""
         ...
 
 

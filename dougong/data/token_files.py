@@ -1,18 +1,17 @@
 """Where tokens lie: memory-mapped files of token ids, whoever wrote them. Imports no torch.
 
-A `TokenFile` is a run of unsigned or signed integers inside a file. Two formats on disk are read
-here:
+A `TokenFile` is a run of unsigned or signed integers inside a file. Read here is the format of
+`tokens: FILE.bin`: bare little-endian ids, uint16, unless `FILE.bin.json` beside it says otherwise:
 
-- `tokens: FILE.bin`: bare little-endian ids, uint16, unless `FILE.bin.json` beside it says otherwise:
-  `{"dtype": "uint32", "tokens": 123456}` (`tokens` is optional; with it a file cut at a whole token is noticed too).
-- `megatron: PREFIX`: Megatron-LM's indexed dataset, `PREFIX.bin` and `PREFIX.idx`; its sequences are one stream.
+    {"dtype": "uint32", "tokens": 123456}
+
+`tokens` is optional; with it a file that was cut at a whole token is noticed too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,12 @@ import numpy.typing as npt
 
 from dougong.errors import DataError
 
-# A file of up to this many tokens is digested and checked whole when it is opened; of a longer one,
-# samples.
+# A file of up to this many tokens is digested and checked whole when it is opened; of a longer
+# one, samples.
 WHOLE_TOKENS = 1 << 26
+_DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 _SAMPLES = 64
 _SAMPLE_TOKENS = 1 << 18
-
-_MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
-# The type codes of Megatron-LM's megatron/core/datasets/indexed_dataset.py (class DType), integers
-# only.
-_MEGATRON_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +50,15 @@ class TokenFile:
     def check(self, start: int, count: int, vocab_size: int) -> None:
         """Raises DataError with file and byte offset if one of these tokens is outside 0 ..
         vocab_size-1."""
-        part = self.ids[start : start + count]
-        if count == 0 or (int(part.max()) < vocab_size and int(part.min()) >= 0):
+        ids = self.ids[start : start + count]
+        if count == 0 or (int(ids.max()) < vocab_size and int(ids.min()) >= 0):
             return
-        first = start + int(np.flatnonzero((part >= vocab_size) | (part < 0))[0])
+        first = start + int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
         raise DataError(
-            f"{self.path}: byte {first * self.ids.itemsize} (token {first}): id {int(self.ids[first])} is outside the "
-            f"vocabulary (0 .. {vocab_size - 1}); tokenise with the model's tokenizer, or raise "
-            f"model.config.vocab_size to at least {self._largest() + 1}"
+            f"{self.path}: byte {first * self.ids.itemsize} (token {first}): "
+            f"id {int(self.ids[first])} is outside the vocabulary (0 .. {vocab_size - 1}); "
+            "tokenise with the model's tokenizer, or raise model.config.vocab_size to at least "
+            f"{self._largest() + 1}"
         )
 
     def check_all(self, vocab_size: int) -> None:
@@ -97,108 +93,61 @@ def map_ids(path: Path, dtype: str, num_tokens: int | None = None) -> TokenFile:
 
     Raises DataError for a file that is missing, empty, or cut short.
     """
-    size, width = _size(path), np.dtype(dtype).itemsize
+    size, width = file_size(path), np.dtype(dtype).itemsize
     if size == 0:
         raise DataError(
             f"{path}: byte 0: the file is empty; a token file holds at least one sequence of ids"
         )
-    if num_tokens is not None and size != num_tokens * width:
-        raise DataError(
-            f"{path}: byte {min(size, num_tokens * width)}: the file has {size} bytes where {num_tokens} tokens of "
-            f"{width} bytes take {num_tokens * width}; it is truncated or another index's: write or copy it again"
-        )
+    if num_tokens is not None:
+        _check_length(path, size, num_tokens, width)
     if size % width:
         raise DataError(
-            f"{path}: byte {size - size % width}: the file ends inside a token ({size} bytes, {width} a token); it is "
-            f"truncated, or its type is another: copy it again, or name the type in {path.name}.json "
-            '({"dtype": "uint32"})'
+            f"{path}: byte {size - size % width}: the file ends inside a token ({size} bytes, "
+            f"{width} a token); it is truncated, or its type is another: copy it again, or name "
+            f'the type in {path.name}.json ({{"dtype": "uint32"}})'
         )
     return TokenFile(path, np.memmap(path, dtype=np.dtype(dtype), mode="r"))
 
 
+def _check_length(path: Path, size: int, num_tokens: int, width: int) -> None:
+    need = num_tokens * width
+    if size != need:
+        raise DataError(
+            f"{path}: byte {min(size, need)}: the file has {size} bytes where {num_tokens} tokens "
+            f"of {width} bytes take {need}; it is truncated or another index's: write or copy it "
+            "again"
+        )
+
+
 def open_tokens(path: Path) -> TokenFile:
     """Open a bare token file, `tokens: FILE.bin`; see the module's text for the format."""
-    side = path.with_name(path.name + ".json")
-    if not side.exists():
-        return map_ids(path, "<u2")
-    said = _read_side(side)
-    return map_ids(path, {"uint16": "<u2", "uint32": "<u4"}[said["dtype"]], said.get("tokens"))
+    description = path.with_name(path.name + ".json")
+    if not description.exists():
+        return map_ids(path, _DTYPES["uint16"])
+    values = _read_description(description)
+    return map_ids(path, _DTYPES[values["dtype"]], values.get("tokens"))
 
 
-def _read_side(side: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> dict[str, Any]:
     rule = 'it must be {"dtype": "uint16" or "uint32", "tokens": NUMBER}, "tokens" optional'
     try:
-        said = json.loads(side.read_text())
+        values = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{side}: cannot be read ({error}); {rule}") from error
-    known = (
-        isinstance(said, dict)
-        and said.keys() <= {"dtype", "tokens"}
-        and said.get("dtype") in ("uint16", "uint32")
-    )
-    if not known or type(said.get("tokens", 0)) is not int:
-        raise DataError(f"{side}: holds {json.dumps(said)[:200]}; {rule}")
-    return dict(said)
+        raise DataError(f"{path}: cannot be read ({error}); {rule}") from error
+    if not _is_description(values):
+        raise DataError(f"{path}: holds {json.dumps(values)[:200]}; {rule}")
+    return dict(values)
 
 
-def open_megatron(prefix: Path) -> TokenFile:
-    """Open Megatron-LM's `PREFIX.bin` through `PREFIX.idx`; raises DataError where the two disagree
-    or are cut short.
-
-    The index: 9 bytes of magic, uint64 version 1, uint8 type code, uint64 sequences, uint64
-    documents, then int32 lengths (tokens), int64 pointers (bytes), int64 document starts.
-    """
-    index = prefix.with_name(prefix.name + ".idx")
-    size = _size(index)
-    head = struct.Struct("<9sQBQQ")
-    if size < head.size:
-        raise DataError(
-            f"{index}: byte {size}: the index ends inside its {head.size}-byte header; write or copy it again"
-        )
-    with index.open("rb") as file:
-        magic, version, code, sequences, documents = head.unpack(file.read(head.size))
-    if (magic, version) != (_MEGATRON_MAGIC, 1):
-        raise DataError(
-            f"{index}: byte 0: not a Megatron-LM index (magic {magic!r}, version {version}); name the prefix of a "
-            ".bin/.idx pair that preprocess_data.py wrote"
-        )
-    if code not in _MEGATRON_TYPES:
-        raise DataError(
-            f"{index}: byte 17: type code {code} is no integer type; known are {sorted(_MEGATRON_TYPES)}"
-        )
-    need = head.size + sequences * 12 + documents * 8
-    if size < need:
-        raise DataError(
-            f"{index}: byte {size}: the index ends early: {sequences} sequences and {documents} documents take {need} "
-            "bytes; write or copy it again"
-        )
-    return _megatron_ids(prefix, index, _MEGATRON_TYPES[code], head.size, sequences)
+def _is_description(values: Any) -> bool:
+    if not isinstance(values, dict) or not values.keys() <= {"dtype", "tokens"}:
+        return False
+    # A bool is an int to isinstance, and no number of tokens.
+    return values.get("dtype") in _DTYPES and type(values.get("tokens", 0)) is int
 
 
-def _megatron_ids(prefix: Path, index: Path, dtype: str, offset: int, sequences: int) -> TokenFile:
-    if sequences == 0:
-        raise DataError(
-            f"{index}: byte 18: the index names no sequence; tokenise a text that is not empty"
-        )
-    lengths = np.memmap(index, dtype="<i4", mode="r", offset=offset, shape=(sequences,)).astype(
-        np.int64
-    )
-    pointers = np.memmap(
-        index, dtype="<i8", mode="r", offset=offset + 4 * sequences, shape=(sequences,)
-    )
-    ends = np.cumsum(lengths) * np.dtype(dtype).itemsize
-    gaps = np.flatnonzero(pointers[1:] != ends[:-1])
-    if pointers[0] != 0 or gaps.size:
-        at = int(gaps[0]) + 1 if pointers[0] == 0 else 0
-        place = offset + 4 * sequences + 8 * at
-        raise DataError(
-            f"{index}: byte {place}: sequence {at} starts at {int(pointers[at])}, not where the one before ends; only "
-            "a .bin without gaps is read: preprocess it again"
-        )
-    return map_ids(prefix.with_name(prefix.name + ".bin"), dtype, int(lengths.sum()))
-
-
-def _size(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """Bytes of a file. Raises DataError when it cannot be opened."""
     try:
         return path.stat().st_size
     except OSError as error:

@@ -1,5 +1,4 @@
-"""From text to token ids: bytes as they are, or a Hugging Face tokenizer. Imports no torch for
-either."""
+"""From text to token ids: bytes as they are, or a Hugging Face tokenizer. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Bytes:
-    """Every byte is its own id, 256 in all. A document ends with byte 0, which text does not
-    hold."""
+    """Every byte is its own id, 256 in all; a document ends with byte 0, which text lacks."""
 
     name: str = "bytes"
     num_ids: int = 256
@@ -46,9 +44,8 @@ class Bytes:
     digest: str = "bytes"
 
     def encode(self, pieces: list[tuple[int, bytes]]) -> npt.NDArray[np.int64]:
-        return np.frombuffer(b"".join(piece for _, piece in pieces), dtype=np.uint8).astype(
-            np.int64
-        )
+        data = b"".join(piece for _, piece in pieces)
+        return np.frombuffer(data, dtype=np.uint8).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,13 @@ class HuggingFace:
 
     @property
     def digest(self) -> str:
-        return hashlib.blake2b(
-            f"{self.end} {self.model.to_str()}".encode(), digest_size=16
-        ).hexdigest()
+        identity = f"{self.end} {self.model.to_str()}"
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def encode(self, pieces: list[tuple[int, bytes]]) -> npt.NDArray[np.int64]:
         texts = [_decode(offset, piece) for offset, piece in pieces]
-        ids = [
-            np.array(one.ids, dtype=np.int64)
-            for one in self.model.encode_batch_fast(texts, add_special_tokens=False)
-        ]
-        return np.concatenate(ids)
+        encoded = self.model.encode_batch_fast(texts, add_special_tokens=False)
+        return np.concatenate([np.array(one.ids, dtype=np.int64) for one in encoded])
 
 
 def _decode(offset: int, piece: bytes) -> str:
@@ -89,21 +82,27 @@ def _decode(offset: int, piece: bytes) -> str:
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """`bytes`, the path of a tokenizer.json, or a Hugging Face folder; DataError for anything
-    else."""
+    """`bytes`, the path of a tokenizer.json, or a Hugging Face folder.
+
+    Raises DataError for anything else.
+    """
     if name == "bytes":
         return Bytes()
     path = Path(name).expanduser()
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir() and not (path / "tokenizer.json").exists():
-        model = _convert(path)
-        return HuggingFace(name, model, _end(folder, model))
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.exists():
+    if path.is_dir():
+        return _open_folder(name, path)
+    if not path.exists():
         raise DataError(
-            f"data.tokenizer: {name}: no such file or folder; give `bytes`, a tokenizer.json, or a Hugging Face folder"
+            f"data.tokenizer: {name}: no such file or folder; give `bytes`, a tokenizer.json, "
+            "or a Hugging Face folder"
         )
-    model = _load(file)
+    model = _load(path)
+    return HuggingFace(name, model, _end(path.parent, model))
+
+
+def _open_folder(name: str, folder: Path) -> HuggingFace:
+    file = folder / "tokenizer.json"
+    model = _load(file) if file.exists() else _convert(folder)
     return HuggingFace(name, model, _end(folder, model))
 
 
@@ -125,14 +124,14 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
     """A folder of an older format: transformers builds its fast form."""
     from transformers import AutoTokenizer
 
-    remedy = (
-        "save it with a tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
-    )
+    command = "AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
+    remedy = f"save it with a tokenizer.json: {command}"
     try:
         whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{folder}: transformers finds no tokenizer here ({str(error).splitlines()[0]}); {remedy}"
+            f"{folder}: transformers finds no tokenizer here ({reason}); {remedy}"
         ) from error
     if not getattr(whole, "is_fast", False):
         raise DataError(f"{folder}: {type(whole).__name__} has no fast form; {remedy}")

@@ -19,15 +19,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.text import dataset_rows, open_corpus, text_files
-from dougong.data.token_files import WHOLE_TOKENS, TokenFile, open_megatron, open_tokens
+from dougong.data.dataset import dataset_rows
+from dougong.data.megatron import open_megatron
+from dougong.data.text import Corpus, text_files
+from dougong.data.token_cache import open_corpus
+from dougong.data.token_files import WHOLE_TOKENS, TokenFile, open_tokens
 from dougong.data.tokenizer import open_tokenizer
 from dougong.errors import DataError
 from dougong.job import schema as spec
 from dougong.ops.counter_rng import Permutation
 
-# The held-out windows do not follow the job's seed: runs with other seeds are measured on the same
-# text.
+# The held-out windows do not follow the job's seed: runs with other seeds are measured on the
+# same text.
 _HELD_OUT_SEED = 0
 
 
@@ -63,8 +66,10 @@ class TokenWindows:
 
     @property
     def num_validation_batches(self) -> int:
-        """How many `validation_batch` there are: `validation.batches` for each lane; lane l reads
-        l, l + lanes, ..."""
+        """How many `validation_batch` there are: `validation.batches` for each lane.
+
+        Lane l reads l, l + lanes, ...
+        """
         return self.validation.batches * self.lanes if self.validation else 0
 
     def batch(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
@@ -79,13 +84,14 @@ class TokenWindows:
             f"micro-batch {microbatch} of {self.microbatches}"
         )
         first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
-        return self._rows(
-            self._train_windows(first * self.microbatch_size + np.arange(self.microbatch_size))
-        )
+        samples = first * self.microbatch_size + np.arange(self.microbatch_size)
+        return self._rows(self._train_windows(samples))
 
     def validation_batch(self, index: int) -> npt.NDArray[np.int64]:
-        """Held-out ids, int64 [microbatch_size, sequence_length], for `index` in 0 ..
-        num_validation_batches-1."""
+        """Held-out ids, int64 [microbatch_size, sequence_length].
+
+        `index` counts from 0 to num_validation_batches - 1.
+        """
         assert 0 <= index < self.num_validation_batches, (
             f"validation batch {index} of {self.num_validation_batches}"
         )
@@ -93,14 +99,18 @@ class TokenWindows:
         return self._rows(self._order(first + np.arange(self.microbatch_size)))
 
     def digest(self) -> str:
-        """Hexadecimal name of the tokens and of how they are cut: runs with other digests read
-        other data."""
-        said = f"{self.tokens_digest} {self.sequence_length} {self.num_held_out}"
-        return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        """Hexadecimal name of the tokens and of how they are cut.
+
+        Runs with other digests read other data.
+        """
+        identity = f"{self.tokens_digest} {self.sequence_length} {self.num_held_out}"
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def describe(self) -> dict[str, object]:
-        """Figures for the plan and the report; `epochs` is how often the whole job reads each
-        training window."""
+        """Figures for the plan and the report.
+
+        `epochs` is how often the whole job reads each training window.
+        """
         read = self.steps * self.lanes * self.microbatches * self.microbatch_size
         return {
             "name": self.name,
@@ -122,6 +132,12 @@ class TokenWindows:
         return Permutation(self.num_windows, _HELD_OUT_SEED, "held out")
 
     def _train_windows(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The windows of samples, which may belong to two epochs.
+
+        Two permutations, one after the other: the epoch's orders the places 0 .. num_train - 1, the
+        fixed one says which window has which place. Its first `num_held_out` places are skipped, so
+        what is held out is never met, in whatever order an epoch goes.
+        """
         epochs, places = np.divmod(samples, self.num_train)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
@@ -143,13 +159,21 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
     that is missing, empty, cut short, or too small for one step's windows, and for ids outside the
     vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
-    name, tokens = _open_tokens(
-        job.data, cache if cache is not None else Path.home() / ".cache" / "dougong" / "tokens"
-    )
+    if cache is None:
+        cache = Path.home() / ".cache" / "dougong" / "tokens"
+    name, tokens = _open_tokens(job.data, cache)
     data = TokenWindows(
-        name, tokens, vocab_size, job.data.sequence_length, job.batch.lanes, job.batch.microbatches,
-        job.batch.microbatch_size, job.steps, job.seed, job.data.validation,
-    )  # fmt: skip
+        name=name,
+        tokens=tokens,
+        vocab_size=vocab_size,
+        sequence_length=job.data.sequence_length,
+        lanes=job.batch.lanes,
+        microbatches=job.batch.microbatches,
+        microbatch_size=job.batch.microbatch_size,
+        steps=job.steps,
+        seed=job.seed,
+        validation=job.data.validation,
+    )
     _check_size(data)
     if vocab_size is not None and tokens.num_tokens <= WHOLE_TOKENS:
         tokens.check_all(vocab_size)
@@ -157,8 +181,8 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
 
 
 def vocabulary(section: spec.Data) -> int | None:
-    """How many ids the data's tokenizer has; None where the data is tokens already and nobody has
-    said."""
+    """How many ids the data's tokenizer has; None where the data is tokens already, since their
+    tokenizer is not known."""
     if section.tokens is not None or section.megatron is not None:
         return None
     return open_tokenizer(section.tokenizer).num_ids
@@ -169,28 +193,31 @@ def _open_tokens(section: spec.Data, cache: Path) -> tuple[str, TokenFile]:
         return section.tokens, open_tokens(Path(section.tokens).expanduser())
     if section.megatron is not None:
         return section.megatron, open_megatron(Path(section.megatron).expanduser())
-    assert section.text is not None or section.dataset is not None, (
-        "the schema asks for one source of data"
-    )
     tokenizer = open_tokenizer(section.tokenizer)
-    corpus = (
-        text_files(section.text)
-        if section.text is not None
-        else dataset_rows(section.dataset or "")
-    )
+    corpus = _open_text(section)
     return f"{corpus.name} ({tokenizer.name})", open_corpus(corpus, tokenizer, cache)
 
 
+def _open_text(section: spec.Data) -> Corpus:
+    if section.text is not None:
+        return text_files(section.text)
+    assert section.dataset is not None, "the schema asks for one source of data"
+    return dataset_rows(section.dataset)
+
+
 def _check_size(data: TokenWindows) -> None:
-    have = f"{data.name}: {data.tokens.num_tokens} tokens give {data.num_windows} windows of {data.sequence_length}"
+    have = (
+        f"{data.name}: {data.tokens.num_tokens} tokens give {data.num_windows} windows of "
+        f"{data.sequence_length}, {data.num_held_out} of them held out"
+    )
     if data.num_train < 1:
         raise DataError(
-            f"{have}, {data.num_held_out} of them held out; at least one must be left to train on: give more text, or "
-            "lower data.sequence_length or data.validation.fraction"
+            f"{have}; at least one must be left to train on: give more text, or lower "
+            "data.sequence_length or data.validation.fraction"
         )
     need = data.num_validation_batches * data.microbatch_size
     if need > data.num_held_out:
         raise DataError(
-            f"{have}, {data.num_held_out} of them held out; data.validation.batches x lanes x microbatch_size = {need} "
-            "are asked for: raise data.validation.fraction, or lower data.validation.batches"
+            f"{have}; data.validation.batches x lanes x microbatch_size = {need} are asked for: "
+            "raise data.validation.fraction, or lower data.validation.batches"
         )

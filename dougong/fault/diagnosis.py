@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-import re
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from dougong.control.processes import signal_name
+from dougong.control.worker_messages import WorkerRaised
+from dougong.deadlines import Deadlines
+from dougong.fault.observation import (
+    AgentLost,
+    Exited,
+    Failure,
+    Hung,
+    NotStarted,
+    Raised,
+    is_abort,
+    may_follow,
+)
 
 FailureKind = Literal[
     "crash",
@@ -20,44 +32,20 @@ FailureKind = Literal[
     "model",
     "preemption",
 ]
-CONSEQUENCE_S = 1.0
-"""How long a failure that looks like the echo of another one waits for the other one to be heard
-of."""
 
-_ECHO = re.compile(
-    r"connection (?:was )?(?:closed|reset|refused|aborted)|broken ?pipe|closed by peer|reset by peer"
-    r"|recvbytes|sendbytes|socket ?timeout|timed out (?:waiting|after)|could not join generation|remote process exited"
-    r"|failed to (?:recv|send)|econnreset|econnrefused|heartbeat monitor|nccl.*(?:remote|system) error",
-    re.IGNORECASE,
+_STORAGE_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_MODEL_ERRORS = {"ModelError", "JobError", "PlanError"}
+_MEMORY_ERRORS = {"MemoryError", "OutOfMemoryError"}
+
+# C++ libraries (torch's allocator and its writer among them) raise a bare RuntimeError where
+# Python has a class or a number, so that of a RuntimeError the words are all there is.
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+_STORAGE_WORDS = ("no space left", "quota exceeded", "read-only file system", "input/output error")
+
+_OOM_CAUSE = (
+    "killed by the kernel, out of memory; lower batch.microbatch_size or the number of workers on "
+    "this machine"
 )
-_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc", re.IGNORECASE
-)
-_STORAGE = re.compile(
-    r"no space left|disk quota exceeded|read-only file system|input/output error", re.IGNORECASE
-)
-_OOM_CAUSE = "killed by the kernel, out of memory; lower batch.microbatch_size or the number of workers on this machine"
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One worker's failure as observed. `code`: exit status, negative for a signal, None while the
-    process still runs.
-
-    `error`: what the worker told of its exception (`type`, `bases`, `message`, `traceback`).
-    `lost`: why its agent or node is gone. `text`: why it could not be started, or was given up.
-    `drill`: it announced that it would die.
-    """
-
-    worker: str
-    code: int | None = None
-    error: dict[str, Any] | None = None
-    oom: bool = False
-    drill: bool = False
-    lost: str | None = None
-    hung: str | None = None
-    text: str | None = None
-    last_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,84 +62,97 @@ class Diagnosis:
         return f"{self.worker}: {self.kind.replace('_', ' ')}: {self.cause}"
 
 
-def diagnose(fact: Fact) -> Diagnosis:
+def settled(
+    failures: Sequence[Failure], waited_s: float, num_workers: int, deadlines: Deadlines
+) -> bool:
+    """Whether the first failure can be named: one that follows from no other has been observed, or
+    no further one is to be expected.
+
+    `waited_s`: since the first of `failures`, of which there is one at least.
+    """
+    if waited_s >= deadlines.consequence_s or len(failures) >= num_workers:
+        return True
+    return not all(may_follow(failure) for failure in failures)
+
+
+def first_failure(failures: Sequence[Failure]) -> tuple[Failure, tuple[Failure, ...]]:
+    """The failure that began it, and the others. `failures` in the order observed, at least one.
+
+    A failure that cannot be a consequence comes first; without one, an abort, which only may be a
+    consequence; a lost peer is named where there is nothing else.
+    """
+    first = min(failures, key=_rank)  # the earliest of its rank: min keeps the order
+    return first, tuple(failure for failure in failures if failure is not first)
+
+
+def _rank(failure: Failure) -> int:
+    if not may_follow(failure):
+        return 0
+    return 1 if is_abort(failure) else 2
+
+
+def diagnose(failure: Failure) -> Diagnosis:
     """Name the class and the cause of one worker's failure."""
-    if fact.lost is not None:
-        return Diagnosis(fact.worker, "node_lost", fact.lost)
-    if fact.hung is not None:
-        return Diagnosis(fact.worker, "hang", fact.hung)
-    if fact.error is not None:
-        return _diagnose_error(fact.worker, fact.error)
-    if fact.code is not None and fact.code < 0:
-        return _diagnose_signal(fact, signal_name(-fact.code))
-    return Diagnosis(
-        fact.worker, "crash", fact.text or _exit_text(fact), "\n".join(fact.last_lines)
-    )
+    match failure:
+        case AgentLost(worker, reason):
+            return Diagnosis(worker, "node_lost", reason)
+        case Hung(worker, reason):
+            return Diagnosis(worker, "hang", reason)
+        case NotStarted(worker, reason):
+            return Diagnosis(worker, "crash", reason)
+        case Raised(worker, error):
+            cause = f"{error.type}: {error.message}"
+            return Diagnosis(worker, _error_kind(error), cause, error.traceback)
+        case Exited():
+            return _diagnose_exit(failure)
 
 
-def is_echo(fact: Fact) -> bool:
-    """Whether this failure looks like the consequence of another worker's: a peer's connection
-    broke."""
-    if fact.error is not None:
-        return bool(_ECHO.search(str(fact.error["message"])))
-    aborted = fact.code == -6  # gloo and NCCL threads may abort the process when a peer is gone
-    return aborted and any(_ECHO.search(line) for line in fact.last_lines)
-
-
-def settled(facts: Sequence[Fact], waited_s: float, num_workers: int) -> bool:
-    """Whether the first failure can be named: one that is no echo has been heard of, or no other is
-    to be expected."""
-    return (
-        any(not is_echo(f) for f in facts) or waited_s >= CONSEQUENCE_S or len(facts) >= num_workers
-    )
-
-
-def first_failure(facts: Sequence[Fact]) -> tuple[Fact, tuple[Fact, ...]]:
-    """The failure that began it, and the others. `facts` in the order observed, at least one."""
-    first = next((f for f in facts if not is_echo(f)), facts[0])
-    return first, tuple(f for f in facts if f is not first)
-
-
-def _diagnose_error(worker: str, error: dict[str, Any]) -> Diagnosis:
-    cause = f"{error['type']}: {error['message']}"
-    return Diagnosis(worker, _error_kind(error), cause, str(error.get("traceback", "")))
-
-
-def _error_kind(error: dict[str, Any]) -> FailureKind:
-    bases, message = set(error["bases"]), str(error["message"])
+def _error_kind(error: WorkerRaised) -> FailureKind:
+    bases = set(error.bases)
     if "DataError" in bases:
         return "data"
-    if bases & {"ModelError", "JobError", "PlanError"}:
+    if bases & _MODEL_ERRORS:
         return "model"
-    if bases & {"MemoryError", "OutOfMemoryError"} or _MEMORY.search(message):
+    if bases & _MEMORY_ERRORS or error.errno == errno.ENOMEM or _has(error, _MEMORY_WORDS):
         return "out_of_memory"
-    if "CheckpointError" in bases or _STORAGE.search(message):
+    if "CheckpointError" in bases or error.errno in _STORAGE_NUMBERS or _has(error, _STORAGE_WORDS):
         return "storage"
     return "exception"
 
 
-def _diagnose_signal(fact: Fact, name: str) -> Diagnosis:
-    detail = "\n".join(fact.last_lines)
-    if fact.drill:
-        return Diagnosis(fact.worker, "crash", f"{name}, as its drill said", detail)
-    if name == "SIGKILL" and fact.oom:
-        return Diagnosis(fact.worker, "out_of_memory", _OOM_CAUSE, detail)
+def _has(error: WorkerRaised, words: Sequence[str]) -> bool:
+    """Whether a RuntimeError's text holds one of these phrases."""
+    text = error.message.lower()
+    return "RuntimeError" in error.bases and any(phrase in text for phrase in words)
+
+
+def _diagnose_exit(failure: Exited) -> Diagnosis:
+    detail = "\n".join(failure.last_lines)
+    if failure.code >= 0:
+        return Diagnosis(failure.worker, "crash", _status_cause(failure), detail)
+    name = signal_name(-failure.code)
+    kind, cause = _signal_cause(failure, name)
+    return Diagnosis(failure.worker, kind, cause, detail)
+
+
+def _signal_cause(failure: Exited, name: str) -> tuple[FailureKind, str]:
+    if failure.drill:
+        return "crash", f"{name}, as its drill said"
+    if name == "SIGKILL" and failure.oom:
+        return "out_of_memory", _OOM_CAUSE
     if name == "SIGTERM":
-        return Diagnosis(fact.worker, "preemption", "SIGTERM from outside the run", detail)
+        return "preemption", "SIGTERM from outside the run"
     if name == "SIGKILL":
-        return Diagnosis(fact.worker, "crash", "SIGKILL from outside the run", detail)
-    return Diagnosis(fact.worker, "crash", name + _last_line(fact), detail)
+        return "crash", "SIGKILL from outside the run"
+    return "crash", name + _last_line(failure)
 
 
-def _exit_text(fact: Fact) -> str:
-    what = (
-        "left before its work was done"
-        if fact.code == 0
-        else f"ended with exit status {fact.code} and no error"
-    )
-    return what + _last_line(fact)
+def _status_cause(failure: Exited) -> str:
+    if failure.code == 0:
+        return "left before its work was done" + _last_line(failure)
+    return f"ended with exit status {failure.code} and no error" + _last_line(failure)
 
 
-def _last_line(fact: Fact) -> str:
-    lines = [line for line in fact.last_lines if line.strip()]
-    return f"; its last line: {lines[-1].strip()}" if lines else ""
+def _last_line(failure: Exited) -> str:
+    lines = [line.strip() for line in failure.last_lines if line.strip()]
+    return f"; its last line: {lines[-1]}" if lines else ""

@@ -5,37 +5,24 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
 
+from dougong.control.worker_messages import DrillAnnounced
 from dougong.job.schema import Drill
 
 
-class Teller(Protocol):
-    """The part of a worker's control that a drill needs."""
-
-    def send(self, kind: str, **fields: Any) -> None: ...
-
-
-class Rehearsing(Protocol):
-    """The part of a worker's context that a drill needs."""
-
-    @property
-    def drills(self) -> Sequence[Drill]: ...
-    @property
-    def control(self) -> Teller: ...
-
-
-def rehearse(context: Rehearsing, step: int) -> None:
+def rehearse(
+    drills: Iterable[Drill], step: int, announce: Callable[[DrillAnnounced], object]
+) -> None:
     """Call when `step` begins, before any of its work: fires this worker's drill of that step, if
     there is one.
 
-    The controller is told first (so that the drill never fires again); then this process dies by
-    SIGKILL.
+    `announce` reaches the controller first (so that the drill never fires again); then this process
+    dies by SIGKILL.
     """
-    for drill in context.drills:
+    for drill in drills:
         if drill.at_step == step:
-            context.control.send("drill", step=step, action="kill")
+            announce(DrillAnnounced(step, "kill"))
             os.kill(os.getpid(), signal.SIGKILL)
 
 

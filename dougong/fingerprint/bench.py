@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dougong.fingerprint.record import UNSTABLE, digest
+from dougong.ops.mixing import STEP, mix
 
 Probe = Callable[[], Sequence[Tensor]]
 """One computation; called again it makes its inputs anew."""
@@ -107,9 +108,6 @@ def _hash_of(outputs: Sequence[Tensor]) -> str:
 def _dyadic(count: int) -> np.ndarray:
     """The first `count` outputs of splitmix64 (Steele, Lea and Flood 2014), cut to 24 bits;
     float32, exact."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    centred = (z >> np.uint64(40)).astype(np.int32) - (1 << 23)
+    words = mix(np.arange(1, count + 1, dtype=np.uint64) * np.uint64(STEP))
+    centred = (words >> np.uint64(40)).astype(np.int32) - (1 << 23)
     return centred.astype(np.float32) * np.float32(2.0**-22)

@@ -23,6 +23,14 @@ from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, quest
 from dougong.job.schema import Job
 from dougong.records.machine import package_versions
 
+# Beginnings of the names of variables that math libraries read.
+VARIABLES = (
+    "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_CAPABILITY", "OPENBLAS_",
+    "BLIS_", "CUBLAS_", "CUBLASLT_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32",
+    "TORCH_BLAS_PREFER", "HCCL_DETERMINISTIC", "LCCL_DETERMINISTIC", "CLOSE_MATMUL_K_SHIFT",
+    "ATB_MATMUL_SHUFFLE_K_ENABLE",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Probing:
@@ -81,7 +89,9 @@ def measure(probing: Probing) -> Fingerprint:
         if value
     }
     device = accelerator.open(probing.index)
-    variables = known | {f"${name}": value for name, value in arithmetic_variables().items()}
+    variables = known | {
+        f"${name}": value for name, value in arithmetic_variables(VARIABLES).items()
+    }
     return take_fingerprint(device, probing.precisions, probing.shapes, variables)
 
 
@@ -100,7 +110,7 @@ def key_of(probing: Probing) -> str:
         ],
         "found": accelerator.describe(),
         "versions": package_versions(),
-        "variables": arithmetic_variables(),
+        "variables": arithmetic_variables(VARIABLES),
         "question": question_of(probing.precisions, probing.shapes),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +19,17 @@ from pydantic import TypeAdapter, ValidationError
 from dougong.errors import JobError
 from dougong.job import overrides, validation_messages, yaml_locations
 from dougong.job.provenance import Mistake, Source, dotted
-from dougong.job.rules import SOURCES, breaches
+from dougong.job.render import lines_of, with_comments
+from dougong.job.rule import SOURCES
+from dougong.job.rules import breaches
 from dougong.job.schema import Job
 from dougong.job.yaml_locations import KeyPath
 
-PATH_KEYS = (*(("data", key) for key in (*SOURCES, "tokenizer")), ("model", "path"))
+PATH_KEYS = (
+    *(("data", key) for key in SOURCES),
+    ("data", "tokenizer"),
+    ("model", "path"),
+)
 _NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
 
 
@@ -40,28 +46,20 @@ class ResolvedJob:
 
         With `comments` each line ends with the origin of its value.
         """
-        lines = list(_lines(self.job.model_dump(mode="json"), (), ""))
-        if not comments:
-            return "".join(f"{text}\n" for text, _ in lines)
-        width = min(max(len(text) for text, _ in lines), 80)
-        said = [
-            (text, self.origins.get(dotted(path)) if path is not None else None)
-            for text, path in lines
-        ]
-        return "".join(
-            f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in said
-        )
+        lines = list(lines_of(self.job.model_dump(mode="json")))
+        texts = with_comments(lines, self.origins if comments else {})
+        return "".join(f"{text}\n" for text in texts)
 
     def summary(self) -> str:
         """The job in one line: name, model, steps, batch, workers."""
-        job = self.job
-        sequences = job.batch.lanes * job.batch.microbatches * job.batch.microbatch_size
-        islands = ", ".join(
-            f"{island.workers} on {island.name} ({island.accelerator})" for island in job.islands
-        )
+        job, batch = self.job, self.job.batch
+        sequences = batch.lanes * batch.microbatches * batch.microbatch_size
+        islands = []
+        for island in job.islands:
+            islands.append(f"{island.workers} on {island.name} ({island.accelerator})")
         return (
-            f"{job.job}: {job.model.family or job.model.path}, {job.steps} steps of {sequences} sequences x "
-            f"{job.data.sequence_length} tokens, workers: {islands}"
+            f"{job.job}: {job.model.family or job.model.path}, {job.steps} steps of {sequences} "
+            f"sequences x {job.data.sequence_length} tokens, workers: {', '.join(islands)}"
         )
 
 
@@ -74,25 +72,39 @@ def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
     mistake.
     """
     file = Path(path)
-    source = Source(str(path))
-    document = yaml_locations.read(_read_text(file))
-    source.take(document)
-    if document.readable and not isinstance(source.data, dict):
-        source.blame((), _not_a_mapping(source.data))
-    if not isinstance(source.data, dict):
-        raise _refusal(source.mistakes)
+    source = _read_source(file, str(path))
     for text in override:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
+    job = _checked_job(source)
+    lines = lines_of(job.model_dump(mode="json"))
+    paths = [line.path for line in lines if line.path is not None]
+    origins = {dotted(path): source.origin(path) for path in paths}
+    return ResolvedJob(job, origins)
+
+
+def _checked_job(source: Source) -> Job:
+    """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
+    values."""
     sections = _validate(source)
     for breach in breaches(sections):
         source.blame(breach.path, breach.text)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)
-    job = Job.model_validate(sections)
-    leaves = (leaf for _, leaf in _lines(job.model_dump(mode="json"), (), "") if leaf is not None)
-    return ResolvedJob(job, {dotted(leaf): source.origin(leaf) for leaf in leaves})
+    return Job.model_validate(sections)
+
+
+def _read_source(file: Path, name: str) -> Source:
+    """The file's values and their places. JobError where there is no mapping to go on with."""
+    source = Source(name)
+    document = yaml_locations.read(_read_text(file))
+    source.take(document)
+    if isinstance(source.data, dict):
+        return source
+    if document.readable:
+        source.blame((), _not_a_mapping(source.data))
+    raise _refusal(source.mistakes)
 
 
 def _read_text(file: Path) -> str:
@@ -103,18 +115,17 @@ def _read_text(file: Path) -> str:
     except FileNotFoundError:
         raise JobError(f"{file}: there is no such file; check the path") from None
     except OSError as error:
-        raise JobError(
-            f"{file}: cannot be read: {error.strerror}; check its permissions"
-        ) from error
+        advice = "check its permissions"
+        raise JobError(f"{file}: cannot be read: {error.strerror}; {advice}") from error
     except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        place, byte = (
-            f"{file}:{before.count(10) + 1}:{error.start - before.rfind(10)}",
-            error.object[error.start],
-        )
-        raise JobError(
-            f"{place}: not UTF-8 (byte {error.start} is 0x{byte:02x}); save it as UTF-8"
-        ) from None
+        raise JobError(f"{file}:{_not_utf8(error)}; save it as UTF-8") from None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    newline = ord("\n")
+    before, byte = error.object[: error.start], error.object[error.start]
+    line, column = before.count(newline) + 1, error.start - before.rfind(newline)
+    return f"{line}:{column}: not UTF-8 (byte {error.start} is 0x{byte:02x})"
 
 
 def _not_a_mapping(data: Any) -> str:
@@ -141,6 +152,7 @@ def _absolute(value: str, base: Path, key: KeyPath) -> str:
     if key == ("data", "dataset") and not os.path.isdir(whole):
         return value  # a name on the hub
     if key == ("data", "text") and not os.path.exists(whole):
+        # A glob: only what the user wrote is a pattern, not the folder that it counts from.
         return os.path.join(glob.escape(str(base)), path)
     return whole
 
@@ -152,10 +164,11 @@ def _validate(source: Source) -> dict[str, Any]:
         return {name: getattr(job, name) for name in Job.model_fields}
     except ValidationError as error:
         wrong = error.errors(include_url=False)
-    for path, text in validation_messages.explain(wrong, source.data):
-        source.blame(path, text)
+    for finding in validation_messages.explain(wrong, source.data):
+        source.blame(finding.path, finding.text, finding.is_key)
     bad = {str(one["loc"][0]) for one in wrong}
-    return {name: _one_section(name, source.data) for name in Job.model_fields if name not in bad}
+    good = [name for name in Job.model_fields if name not in bad]
+    return {name: _one_section(name, source.data) for name in good}
 
 
 def _one_section(name: str, data: Mapping[str, Any]) -> Any:
@@ -171,34 +184,10 @@ def _refuse_yes_no(source: Source) -> None:
     true."""
     for path in source.yes_no:
         if path[:2] == ("model", "config"):
-            source.blame(
-                path,
-                "yes, no, on and off are text in YAML 1.2; write true or false, or put it in quotes",
-            )
+            text = "yes, no, on and off are text in YAML 1.2"
+            source.blame(path, f"{text}; write true or false, or put it in quotes")
 
 
 def _refusal(mistakes: Sequence[Mistake]) -> JobError:
     ordered = sorted(mistakes, key=lambda mistake: mistake.order)
     return JobError("\n".join(dict.fromkeys(str(mistake) for mistake in ordered)))
-
-
-def _lines(value: Any, path: KeyPath, indent: str) -> Iterator[tuple[str, KeyPath | None]]:
-    """(line, path of the value on it) for a mapping; a list of mappings is a block, any other list
-    one value."""
-    for key, item in value.items():
-        here, name = (*path, key), yaml_locations.write_flow(key)
-        if isinstance(item, dict) and item:
-            yield f"{indent}{name}:", None
-            yield from _lines(item, here, indent + "  ")
-        elif (
-            isinstance(item, list)
-            and item
-            and all(isinstance(part, dict) and part for part in item)
-        ):
-            yield f"{indent}{name}:", None
-            for index, part in enumerate(item):
-                first, *rest = _lines(part, (*here, index), indent + "    ")
-                yield f"{indent}  - {first[0].lstrip()}", first[1]
-                yield from rest
-        else:
-            yield f"{indent}{name}: {yaml_locations.write_flow(item)}", here

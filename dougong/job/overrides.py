@@ -7,34 +7,34 @@ from typing import Any
 
 from dougong.job import yaml_locations
 from dougong.job.provenance import Source, dotted
-from dougong.job.yaml_locations import KeyPath
+from dougong.job.yaml_locations import KeyPath, YamlDocument
+from dougong.job.yaml_scalars import write_flow
 
 
-def lay(source: Source, said: str) -> None:
+def lay(source: Source, override: str) -> None:
     """Put one override into `source.data`; what is wrong with it is noted in `source.mistakes`."""
-    key, equals, text = said.partition("=")
+    key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        source.refuse(said, (), "an override is KEY=VALUE, such as -o batch.lanes=8")
+        source.refuse(override, (), "an override is KEY=VALUE, such as -o batch.lanes=8")
         return
-    # A value cannot name an anchor, so a `*` at its start is a glob.
-    document = yaml_locations.read(
-        yaml_locations.write_flow(text) if text.startswith("*") else text
-    )
+    document = _read_value(text)
     for problem in document.problems:
-        source.refuse(
-            said,
-            (*parts, *problem.path),
-            f"{problem.text} (column {problem.mark.column} of the value)",
-        )
+        where = f"column {problem.mark.column} of the value"
+        source.refuse(override, (*parts, *problem.path), f"{problem.text} ({where})")
     if not document.readable:
         return
     try:
         path = _put(source.data, parts, document.data)
     except _NoSuchPlaceError as error:
-        source.refuse(said, tuple(parts), str(error))
+        source.refuse(override, tuple(parts), str(error))
         return
-    source.override(path, document, said)
+    source.override(path, document, override)
+
+
+def _read_value(text: str) -> YamlDocument:
+    # A value cannot name an anchor, so a `*` at its start is a glob.
+    return yaml_locations.read(write_flow(text) if text.startswith("*") else text)
 
 
 class _NoSuchPlaceError(Exception):
@@ -56,22 +56,29 @@ def _put(data: Any, parts: list[str], value: Any) -> KeyPath:
 
 
 def _key(data: Any, part: str, path: KeyPath) -> str | int:
+    """What a part of the dotted path means here: a key, or an item's number or name."""
     if isinstance(data, dict):
         return part
     if not isinstance(data, list):
-        raise _NoSuchPlaceError(
-            f"{dotted(path)} is {yaml_locations.write_flow(data)}, not a section; override it whole"
-        )
+        found = write_flow(data)
+        raise _NoSuchPlaceError(f"{dotted(path)} is {found}, not a section; override it whole")
     if part.isdecimal() and int(part) <= len(data):
         return int(part)
-    names = [item.get("name") if isinstance(item, dict) else None for item in data]
+    names = [_name_of(item) for item in data]
     if part in names:
         return names.index(part)
-    have = ", ".join(str(name or index) for index, name in enumerate(names)) or "nothing yet"
+    known = [str(name or index) for index, name in enumerate(names)]
+    have = ", ".join(known) or "nothing yet"
     raise _NoSuchPlaceError(f"{dotted(path)} has no {part}; it has {have}")
 
 
+def _name_of(item: Any) -> Any:
+    return item.get("name") if isinstance(item, dict) else None
+
+
 def _enter(data: Any, key: Any, after: str) -> Any:
+    """The section or list at a key, made where there is none; `after`: the next part of the
+    path."""
     exists = key in data if isinstance(data, dict) else key < len(data)
     if not exists or data[key] is None:
         _set(data, key, [] if after == "0" else {})

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dougong.job.yaml_locations import KeyPath, YamlDocument
+from dougong.job.yaml_locations import KeyPath, Position, YamlDocument
 
 Order = tuple[int, int, int]
 
@@ -51,46 +51,51 @@ class Source:
     def take(self, document: YamlDocument) -> None:
         """Start from a document read from the file."""
         self.data, self.yes_no = document.data, list(document.yes_no)
-        for path, mark in document.values.items():
-            key = document.keys.get(path, mark)
-            at_key, at_value = (f"{self.file}:{m.line}:{m.column}" for m in (key, mark))
-            self.places[path] = Location(
-                (0, mark.line, mark.column), at_key, at_value, f"{self.file}:{mark.line}"
-            )
+        for path, value in document.values.items():
+            key = document.keys.get(path, value)
+            origin = f"{self.file}:{value.line}"
+            order = (0, value.line, value.column)
+            self.places[path] = Location(order, self._at(key), self._at(value), origin)
         for problem in document.problems:
-            place = f"{self.file}:{problem.mark.line}:{problem.mark.column}"
             order = (0, problem.mark.line, problem.mark.column)
+            place = self._at(problem.mark)
             self.mistakes.append(Mistake(order, place, problem.path, problem.text))
 
-    def override(self, path: KeyPath, document: YamlDocument, said: str) -> None:
-        """Note that the value at `path` now comes from the command line's `-o SAID`."""
-        self.places = {old: place for old, place in self.places.items() if old[: len(path)] != path}
-        self.yes_no = [old for old in self.yes_no if old[: len(path)] != path] + [
-            path + p for p in document.yes_no
-        ]
+    def _at(self, position: Position) -> str:
+        return f"{self.file}:{position.line}:{position.column}"
+
+    def override(self, path: KeyPath, document: YamlDocument, override: str) -> None:
+        """Note that the value at `path` now comes from the command line's `-o OVERRIDE`."""
+        depth = len(path)
+        # What the file said of the value and of all inside it no longer holds.
+        self.places = {old: place for old, place in self.places.items() if old[:depth] != path}
+        self.yes_no = [old for old in self.yes_no if old[:depth] != path]
+        self.yes_no += [path + inner for inner in document.yes_no]
         self.overridden.append(path)
-        place = self._said(said)
-        self.places.update({path + inner: place for inner in document.values or [()]})
-        for length in range(1, len(path)):  # sections that the override has made
+        place = self._of_override(override)
+        for inner in document.values or [()]:
+            self.places[path + inner] = place
+        # Sections on the way that the override has made.
+        for length in range(1, depth):
             self.places.setdefault(path[:length], place)
 
-    def refuse(self, said: str, path: KeyPath, text: str) -> None:
+    def refuse(self, override: str, path: KeyPath, text: str) -> None:
         """A mistake in the override itself."""
-        place = self._said(said)
+        place = self._of_override(override)
         self.mistakes.append(Mistake(place.order, place.key, path, text))
 
-    def blame(self, path: KeyPath, text: str) -> None:
-        """A mistake at `path`: at the key when the value is not what is wrong; at the parent when
+    def blame(self, path: KeyPath, text: str, is_key: bool = False) -> None:
+        """A mistake at `path`: in its value, or in the key itself (`is_key`); at the parent when
         nothing is there.
 
-        Nothing is said twice: where the reading of the value has failed already, its absence is no
-        second mistake.
+        Nothing is reported twice: where the reading of the value has failed already, its absence is
+        no second mistake.
         """
         if any(mistake.path == path for mistake in self.mistakes):
             return
         place = self._nearest(path)
-        at_key = path in self.places and text.startswith("unknown key")
-        self.mistakes.append(Mistake(place.order, place.key if at_key else place.value, path, text))
+        where = place.key if is_key and path in self.places else place.value
+        self.mistakes.append(Mistake(place.order, where, path, text))
 
     def origin(self, path: KeyPath) -> str:
         """`default`, or where the value at `path` was written."""
@@ -100,8 +105,8 @@ class Source:
     def is_override(self, path: KeyPath) -> bool:
         return path in self.places and self.places[path].order[0] > 0
 
-    def _said(self, said: str) -> Location:
-        text = f"-o {printable(said)}"
+    def _of_override(self, override: str) -> Location:
+        text = f"-o {printable(override)}"
         return Location((1 + len(self.overridden), 0, 0), text, text, text)
 
     def _nearest(self, path: KeyPath) -> Location:

@@ -1,5 +1,5 @@
 """The job file's schema for editors (JSON Schema) and for people (`docs/job-file.md`), both written
-from `job.Job`."""
+from `job.schema.Job`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from dougong.job.schema import Job, Section
-from dougong.job.validation_messages import section_in
-from dougong.job.yaml_locations import write_flow
+from dougong.job.schema import Job
+from dougong.job.section import Section, mark_of, sections_of
+from dougong.job.yaml_scalars import write_flow
 
 _BEGIN = "<!-- tables: written by schema/update.py -->"
 _END = "<!-- end of tables -->"
+_PLAIN_TYPES = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    dict: "mapping",
+    type(None): "null",
+}
 
 
 def json_schema() -> str:
@@ -45,16 +52,22 @@ def fill(page: str) -> str:
 def _section(title: str, section: type[Section], path: str) -> Iterator[str]:
     yield f"## {title}\n"
     yield f"{_paragraphs(section)}\n"
-    yield "| key | type | default | kind | meaning |"
-    yield "|---|---|---|---|---|"
+    yield "| key | type | default | kind | resume | meaning |"
+    yield "|---|---|---|---|---|---|"
     for name, info in section.model_fields.items():
         yield _row(name, info)
     yield ""
     for name, info in section.model_fields.items():
-        inner = section_in(info.annotation)
-        if inner is not None:
-            here = f"{path}.{name}".lstrip(".")
-            yield from _section(f"`{here}`", inner, here)
+        here = f"{path}.{name}".lstrip(".")
+        options = sections_of(info)
+        for inner in options:
+            which = f", name: {_name_of(inner)}" if len(options) > 1 else ""
+            yield from _section(f"`{here}`{which}", inner, here)
+
+
+def _name_of(section: type[Section]) -> str:
+    """What the key `name` says to choose this section."""
+    return str(section.model_fields["name"].get_default())
 
 
 def _paragraphs(section: type[Section]) -> str:
@@ -62,16 +75,24 @@ def _paragraphs(section: type[Section]) -> str:
 
 
 def _row(name: str, info: FieldInfo) -> str:
-    extra = info.json_schema_extra
-    kind = extra["x-kind"] if isinstance(extra, dict) else ""
     cells = (
         f"`{name}`",
-        _type_name(info.annotation),
+        _type_of(info),
         _default(info),
-        str(kind),
+        mark_of(info, "x-kind") or "",
+        _resume(info),
         info.description or "",
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _resume(info: FieldInfo) -> str:
+    """Whether a resume may change the key, and why it may where it is logical."""
+    if mark_of(info, "x-resume") is not None:
+        return f"may change: {mark_of(info, 'x-resume')}"
+    if mark_of(info, "x-kind") == "physical":
+        return "may change"
+    return "by its keys" if sections_of(info) else "stays"
 
 
 def _default(info: FieldInfo) -> str:
@@ -83,18 +104,21 @@ def _default(info: FieldInfo) -> str:
     return f"`{write_flow(list(default) if isinstance(default, tuple) else default)}`"
 
 
+def _type_of(info: FieldInfo) -> str:
+    if sections_of(info):
+        is_list = typing.get_origin(info.annotation) is tuple
+        return "list of mappings" if is_list else "mapping"
+    return _type_name(info.annotation)
+
+
 def _type_name(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if section_in(annotation) is not None:
-        return "list of mappings" if origin is tuple else "mapping"
     if origin is typing.Literal:
         return ", ".join(f"`{part}`" for part in parts)
     if origin is tuple:
         return f"list of {len(parts)} numbers"
-    if origin is dict:
-        return "mapping"
     if origin is typing.Annotated:
         return _type_name(parts[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if part is type(None) else _type_name(part) for part in parts)
-    return {"int": "whole number", "float": "number", "str": "text"}[annotation.__name__]
+        return " or ".join(_type_name(part) for part in parts)
+    return _PLAIN_TYPES[origin or annotation]

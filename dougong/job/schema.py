@@ -1,57 +1,26 @@
-"""What a user asks for: the job file's schema. Imports no torch; `jobfile` reads YAML into it and
-names lines.
+"""What a user asks for: the job file's schema. Imports no torch.
 
-Every field says whether it is *logical* (it fixes the bits of loss and weights) or *physical* (it
-decides where, how fast and how safely they are computed). Rules that tie several fields together
-are in `rules`.
+`load` reads YAML into it and names lines. Every field says whether it is *logical* (it fixes the
+bits of loss and weights) or *physical* (it decides where, how fast and how safely they are
+computed). Rules that tie several fields together are in `rules`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.job.deadline_keys import DeadlineKeys
+from dougong.job.optimizers.declaration import OptimizerConfig
+from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
+from dougong.job.section import Section, Text, logical, physical
+from dougong.job.values import AboveZero, AcceleratorName, Count, Name, Positive, WorkerName
 
-class Section(BaseModel):
-    """A strict, immutable part of the job file: an unknown key is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        ser_json_inf_nan="constants",
-    )
-
-
-def logical(default: Any, description: str, **rules: Any) -> Any:
-    """A field that fixes the arithmetic: another value gives another run."""
-    return Field(default, description=description, json_schema_extra={"x-kind": "logical"}, **rules)
-
-
-def physical(default: Any, description: str, **rules: Any) -> Any:
-    """A field that decides where and how safely the same bits are computed."""
-    return Field(
-        default, description=description, json_schema_extra={"x-kind": "physical"}, **rules
-    )
-
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
-WORKER = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}/(0|[1-9][0-9]*)$"
-TEXT = r"^[^\x00]+$"
-PATTERNS = {
-    TEXT: "text that is not empty",
-    NAME: "letters, digits and '-', 63 at most, and begin with a letter or digit",
-    WORKER: "a worker's name, ISLAND/NUMBER such as east/1",
-}
-
-Name = Annotated[StrictStr, Field(pattern=NAME)]
-Text = Annotated[StrictStr, Field(pattern=TEXT)]
-Positive = Annotated[StrictInt, Field(gt=0, lt=2**31)]
-Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
-Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
-
+KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
+"""Why a resume may change what kernels run on."""
 
 EXPERTS_PER_TOKEN_KEYS = (
     "num_experts_per_tok",
@@ -96,7 +65,8 @@ class Data(Section):
 
     text: Text | None = logical(
         None,
-        "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` crosses folders)",
+        "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` "
+        "crosses folders)",
     )
     tokens: Text | None = logical(
         None,
@@ -131,25 +101,6 @@ class Batch(Section):
     microbatch_size: Positive = logical(1, "sequences in one micro-batch")
 
 
-class AdamW(Section):
-    """AdamW (Loshchilov and Hutter 2019) with global gradient-norm clipping."""
-
-    name: Literal["adamw"] = logical("adamw", "the update rule")
-    lr: Annotated[StrictFloat, Field(gt=0)] = logical(3.0e-4, "peak learning rate")
-    weight_decay: Annotated[StrictFloat, Field(ge=0)] = logical(
-        0.1, "decoupled weight decay, times the learning rate"
-    )
-    betas: tuple[Decay, Decay] = logical(
-        (0.9, 0.95), "decay of the first and of the second moment's average"
-    )
-    eps: Annotated[StrictFloat, Field(gt=0)] = logical(
-        1.0e-8, "added to the root of the second moment"
-    )
-    clip_norm: Annotated[StrictFloat, Field(gt=0)] | None = logical(
-        1.0, "largest global norm of the gradients; null: no clipping"
-    )
-
-
 class Schedule(Section):
     """Learning rate over steps: linear warm-up, then the named decay to `final_fraction` of the
     peak."""
@@ -172,24 +123,26 @@ class Router(Section):
     `output_router_logits: true`; it is then a part of `loss`.
     """
 
-    bias_rate: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    bias_rate: AboveZero | None = logical(
         None,
-        "after each step the router's bias rises by this for an expert with fewer tokens than the mean, and falls for "
-        "one with more (DeepSeek-V3, arXiv 2412.19437: 0.001); the family must have such a bias",
+        "after each step the router's bias rises by this for an expert with fewer tokens than the "
+        "mean, and falls for one with more (DeepSeek-V3, arXiv 2412.19437: 0.001); the family "
+        "must have such a bias",
     )
-    computing_choices: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    computing_choices: AboveZero | None = logical(
         None,
-        "with bias_rate, for families with experts that compute nothing (longcat_flash): how many of a token's choices "
-        "should on average reach one that computes",
+        "with bias_rate, for families with experts that compute nothing (longcat_flash): how many "
+        "of a token's choices should on average reach one that computes",
     )
-    sequence_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    sequence_loss: AboveZero | None = logical(
         None,
-        "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); 1 where even",
+        "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); "
+        "1 where even",
     )
-    global_loss: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+    global_loss: AboveZero | None = logical(
         None,
-        "weight of the balance loss whose counts are those of all lanes and of the step's micro-batches so far (Qwen, "
-        "arXiv 2501.11873); 1 where even",
+        "weight of the balance loss whose counts are those of all lanes and of the step's "
+        "micro-batches so far (Qwen, arXiv 2501.11873); 1 where even",
     )
 
 
@@ -197,10 +150,10 @@ class Rates(Section):
     """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The
     unit is the same on all islands."""
 
-    attention: Annotated[StrictFloat, Field(gt=0)] = physical(
+    attention: AboveZero = physical(
         1.0, "micro-batches of one lane through one layer without its experts"
     )
-    experts: Annotated[StrictFloat, Field(gt=0)] = physical(
+    experts: AboveZero = physical(
         1.0, "thousands of rows through experts; a token at one of its experts is a row"
     )
 
@@ -208,7 +161,7 @@ class Rates(Section):
 class Link(Section):
     """The wire of an emulated worker."""
 
-    bandwidth_mb_s: Annotated[StrictFloat, Field(gt=0)] | None = physical(
+    bandwidth_mb_s: AboveZero | None = physical(
         None, "10^6 bytes a second, each way; null: as fast as it is"
     )
     latency_ms: Annotated[StrictFloat, Field(ge=0)] = physical(0.0, "added to every message")
@@ -218,11 +171,12 @@ class Emulate(Section):
     """An island of pretended devices: each worker takes this long, asleep, around the same real
     arithmetic."""
 
-    attention_ms: Annotated[StrictFloat, Field(gt=0)] = physical(
+    attention_ms: AboveZero = physical(
         ...,
-        "of a lane's micro-batch from one experts call to the next, forward; backward in proportion",
+        "of a lane's micro-batch from one experts call to the next, forward; backward in "
+        "proportion",
     )
-    expert_ms_per_1k_tokens: Annotated[StrictFloat, Field(gt=0)] = physical(
+    expert_ms_per_1k_tokens: AboveZero = physical(
         ..., "of a thousand rows through experts, forward; a token at one of its experts is a row"
     )
     link: Link = physical(Link(), "how long messages from and to its workers take")
@@ -232,30 +186,38 @@ class Island(Section):
     """A group of like devices with one native collective library."""
 
     name: Name = physical(..., "letters, digits, '-'; its workers are called NAME/0, NAME/1, ...")
-    accelerator: Literal["cpu", "cuda", "npu"] = logical(..., "kind of device")
+    accelerator: AcceleratorName = logical(
+        ...,
+        "kind of device: `cpu`, `cuda`, `npu`, or what an installed package adds",
+        resume=KERNELS_ARE_COMPARED,
+        examples=["cpu", "cuda", "npu"],
+    )
     workers: Positive = physical(1, "processes, one per device; on cpu they share the machine")
     role: Literal["attention", "experts", "both"] = physical(
         "both", "what its workers compute: attention (all but the routed experts), experts, or both"
     )
     threads: Positive = logical(
-        1, "compute threads of each worker on the CPU; another number can change bits"
+        1,
+        "compute threads of each worker on the CPU; another number can change bits",
+        resume=KERNELS_ARE_COMPARED,
     )
     node: Text | None = physical(
         None, "pin to the Ray node with this address or name; null: anywhere"
     )
     speed: Rates | None = physical(
         None,
-        "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as all others",
+        "lanes and experts are given to workers in proportion to it; null: 1 in both, as fast as "
+        "all others",
     )
     emulate: Emulate | None = physical(
         None,
-        "pretend that its workers and links are this slow, for measuring schedules; no bit changes; null: they "
-        "are what they are. Where there is no speed, it is taken from here",
+        "pretend that its workers and links are this slow, for measuring schedules; no bit "
+        "changes; null: they are what they are. Where there is no speed, it is taken from here",
     )
-    memory_gb: Annotated[StrictFloat, Field(gt=0)] | None = physical(
+    memory_gb: AboveZero | None = physical(
         None,
-        "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave room for activations); "
-        "a plan that needs more is refused; null: not checked",
+        "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave "
+        "room for activations); a plan that needs more is refused; null: not checked",
     )
 
 
@@ -272,15 +234,18 @@ class Fault(Section):
     max_restarts: Count = physical(
         3, "recoveries in the life of the run before it gives up with the first cause"
     )
+    deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
+
+    def limits(self) -> Deadlines:
+        """All time limits, with those that the job sets in their place."""
+        return dataclasses.replace(DEADLINES, **self.deadlines.model_dump(exclude_none=True))
 
 
 class Drill(Section):
     """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
 
     at_step: Positive = physical(..., "the step, from 1")
-    kill: Annotated[StrictStr, Field(pattern=WORKER)] = physical(
-        ..., "a worker's name, such as east/1"
-    )
+    kill: WorkerName = physical(..., "a worker's name, such as east/1")
 
 
 class Job(Section):
@@ -290,10 +255,16 @@ class Job(Section):
     model: Model = logical(..., "the model")
     data: Data = logical(..., "the training text")
     batch: Batch = logical(Batch(), "the batch of one step")
-    optimizer: AdamW = logical(AdamW(), "the update rule")
+    optimizer: Annotated[OptimizerConfig, CHOICE] = logical(
+        DECLARATIONS[0].config(), "the update rule"
+    )
     schedule: Schedule = logical(Schedule(), "the learning rate over steps")
     router: Router = logical(Router(), "how the load of the experts is kept even")
-    steps: Positive = logical(..., "steps to train; the learning rate's decay ends there")
+    steps: Positive = logical(
+        ...,
+        "steps to train; the learning rate's decay ends there",
+        resume="the steps that are done stay what they are",
+    )
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
     )
@@ -302,37 +273,43 @@ class Job(Section):
     )
     determinism: Literal["layout", "run", "off"] = logical(
         "layout",
-        "what keeps the bits: `layout`: any plan gives the same; `run`: the same plan gives the same, sums across "
-        "workers are the native library's; `off`: nothing is promised, every library is free to be fast",
+        "what keeps the bits: `layout`: any plan gives the same; `run`: the same plan gives the "
+        "same, sums across workers are the native library's; `off`: nothing is promised, every "
+        "library is free to be fast",
     )
     expert_tile: Literal["auto", "none", 16, 32, 64, 128] = logical(
         "auto",
-        "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed tiles over the rows of "
-        "all lanes, faster where a lane has few rows for an expert; `auto`: tiles where fewer than 128 are expected",
+        "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed "
+        "tiles over the rows of all lanes, faster where a lane has few rows for an expert; "
+        "`auto`: tiles where fewer than 128 are expected",
     )
     combine: Literal["at_attention", "at_experts"] = logical(
         "at_attention",
-        "where a token's answers are weighted and added: at_attention, in its router's order (the same bits on any "
-        "layout); at_experts, a part on each experts worker (fewer bytes; the parts depend on the layout)",
+        "where a token's answers are weighted and added: at_attention, in its router's order (the "
+        "same bits on any layout); at_experts, a part on each experts worker (fewer bytes; the "
+        "parts depend on the layout)",
     )
     numerics: Literal["exact", "bounded"] = physical(
         "exact",
-        "workers of one role whose kernels give different bits: `exact` refuses them, also to go on from a "
-        "checkpoint that others made; `bounded` goes on with a warning, equal up to rounding",
+        "workers of one role whose kernels give different bits: `exact` refuses them, also to go "
+        "on from a checkpoint that others made; `bounded` goes on with a warning, equal up to "
+        "rounding",
     )
     islands: Annotated[tuple[Island, ...], Field(min_length=1)] = physical(
         ..., "groups of like devices"
     )
     pipeline: Literal["auto", "serial", "colocated", "zebra", "af_pipe"] = physical(
         "auto",
-        "the order in which workers take micro-batches through layers: `serial`: one after the other; `colocated`: for "
-        "workers of role both; `zebra` (HeterMoE, arXiv 2504.03871) and `af_pipe` (DisagMoE, arXiv 2605.11005): for "
-        "attention and experts apart; `auto`: colocated if all workers are both, else zebra",
+        "the order in which workers take micro-batches through layers: `serial`: one after the "
+        "other; `colocated`: for workers of role both; `zebra` (HeterMoE, arXiv 2504.03871) and "
+        "`af_pipe` (DisagMoE, arXiv 2605.11005): for attention and experts apart; `auto`: "
+        "colocated if all workers are both, else zebra",
     )
     offload: Literal["none", "auto"] | Count = physical(
         "none",
-        "experts of every layer that workers of role attention keep beside it: a number of them; `auto`: as many as "
-        "fill the time that they would wait for the experts workers, by islands.*.speed (HeterMoE, arXiv 2504.03871)",
+        "experts of every layer that workers of role attention keep beside it: a number of them; "
+        "`auto`: as many as fill the time that they would wait for the experts workers, by "
+        "islands.*.speed (HeterMoE, arXiv 2504.03871)",
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic.fields import FieldInfo
+from dougong.job.lookup import field_at, places_of, section_at, value_at
+from dougong.job.schema import Job
+from dougong.job.values import PATTERNS, UNKNOWN_ACCELERATOR
+from dougong.job.yaml_locations import KeyPath, read
+from dougong.job.yaml_scalars import write_flow
 
-from dougong.job.schema import PATTERNS, Job, Section
-from dougong.job.yaml_locations import KeyPath, read, write_flow
+Error = Mapping[str, Any]
+"""One of pydantic's findings: type, loc, input, ctx, msg."""
 
 _KINDS = {
     "int_type": "must be a whole number",
@@ -25,6 +30,8 @@ _KINDS = {
     "less_than_equal": "must be at most {le}",
     "too_short": "must not be empty",
 }
+_SHAPES = ("model_type", "tuple_type")
+_WORDS = ("literal_error", UNKNOWN_ACCELERATOR)
 _SAME = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -33,173 +40,190 @@ _SAME = {
     "bf16": "bfloat16",
     "ffn": "experts",
 }
+_MOST_CHARACTERS = 60
 
 
-def explain(errors: Sequence[Mapping[str, Any]], data: Any) -> Iterator[tuple[KeyPath, str]]:
-    """(path, text) for each error; a missing key is not told where an unknown one beside it is its
-    misspelling."""
-    meant = {}
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong at a path; `is_key`: its key, not its value."""
+
+    path: KeyPath
+    text: str
+    is_key: bool = False
+
+
+def explain(errors: Sequence[Error], data: Any) -> Iterator[Finding]:
+    """What each error means, in what the user has written, `data`.
+
+    A missing key is not reported where an unknown one beside it is its misspelling.
+    """
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    misspelt = {tuple(error["loc"]): _meant(error, data) for error in unknown}
+    meant = {(*path[:-1], name) for path, name in misspelt.items() if name is not None}
     for error in errors:
-        if error["type"] == "extra_forbidden":
-            path = tuple(error["loc"])
-            meant[path] = _meant(path, data)
-    spoken_for = {(*path[:-1], name) for path, name in meant.items() if name}
-    for error in errors:
-        path = _without_branch(tuple(error["loc"]))
-        if path != tuple(error["loc"]) and isinstance(error["input"], str) != (
-            error["type"] == "literal_error"
-        ):
-            continue  # a word is held against the words, anything else against the number
-        if error["type"] == "missing" and path in spoken_for:
+        path = _without_branch(tuple(error["loc"]), data)
+        if path in misspelt:
+            yield Finding(path, _unknown_key(path, misspelt[path], data), is_key=True)
             continue
-        if error["type"] == "too_short" and error["input"]:
-            continue  # pydantic counts the valid items, and has named each of the others
-        if _is_item_count(error):
-            pair = path[:-1] if error["type"] == "missing" else path
-            yield (
-                pair,
-                f"must be {_shape(pair)} (got {_short(error['input'])}): {_description(pair)}",
-            )
-        else:
-            yield path, _unknown(path, meant[path]) if path in meant else _text(path, error)
+        is_spoken_for = error["type"] == "missing" and path in meant
+        if not is_spoken_for and not _is_said_elsewhere(error, path):
+            yield _wrong_or_missing(path, error, data)
 
 
-def _without_branch(path: KeyPath) -> KeyPath:
+def _wrong_or_missing(path: KeyPath, error: Error, data: Any) -> Finding:
+    if _is_item_count(error):
+        return _wrong_count(path, error, data)
+    if error["type"] == "missing":
+        return Finding(path, f"missing; add `{path[-1]}: ...`, {_description(path, data)}")
+    got = f"(got {_short(error['input'])})"
+    return Finding(path, f"{_rule(path, error, data)} {got}{_advice(path, error, data)}")
+
+
+def _without_branch(path: KeyPath, data: Any) -> KeyPath:
     """Where a field takes words or a number, pydantic adds to its path which of the two it
     tried."""
-    info = _field(path[:-1])
-    kinds = (
-        {typing.get_origin(part) for part in typing.get_args(info.annotation)} if info else set()
-    )
+    field = field_at(path[:-1], data)
+    if field is None:
+        return path
+    kinds = {typing.get_origin(part) for part in typing.get_args(field.annotation)}
     return path[:-1] if {typing.Literal, typing.Annotated} <= kinds else path
 
 
-def _is_item_count(error: Mapping[str, Any]) -> bool:
+def _is_said_elsewhere(error: Error, path: KeyPath) -> bool:
+    """Whether another error of the same value says it better."""
+    if error["type"] == "too_short" and error["input"]:
+        # Pydantic counts the valid items, and has named each of the others.
+        return True
+    if path == tuple(error["loc"]):
+        return False
+    # Of two branches: a word is held against the words, anything else against the number.
+    is_word = isinstance(error["input"], str)
+    is_held_against_words: bool = error["type"] == "literal_error"
+    return is_word != is_held_against_words
+
+
+def _is_item_count(error: Error) -> bool:
     """A tuple of fixed length got fewer or more items."""
-    return error["type"] == "too_long" or (
-        error["type"] == "missing" and isinstance(error["loc"][-1], int)
-    )
+    is_missing_item = error["type"] == "missing" and isinstance(error["loc"][-1], int)
+    return is_missing_item or error["type"] == "too_long"
 
 
-def section_at(path: KeyPath) -> type[Section] | None:
-    """The section of the schema at a path, such as `Island` at ("islands", 0)."""
-    section: type[Section] | None = Job
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if section is None or part not in section.model_fields:
-            return None
-        section = section_in(section.model_fields[part].annotation)
-    return section
+def _wrong_count(path: KeyPath, error: Error, data: Any) -> Finding:
+    whole = path[:-1] if error["type"] == "missing" else path
+    got = f"(got {_short(error['input'])})"
+    text = f"must be {_shape(whole, data)} {got}: {_description(whole, data)}"
+    return Finding(whole, text)
 
 
-def section_in(annotation: Any) -> type[Section] | None:
-    """The section named in a field's type, such as `Validation` in `Validation | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    found = (section_in(part) for part in typing.get_args(annotation))
-    return next((one for one in found if one is not None), None)
-
-
-def _meant(path: KeyPath, data: Any) -> str | None:
-    section = section_at(path[:-1])
-    given = data
-    for part in path[:-1]:
-        given = given[part]
-    known = list(section.model_fields) if section else []
-    free = [name for name in known if name not in given]
-    key = str(path[-1]).lower()
-    if _elsewhere(key):
+def _meant(error: Error, data: Any) -> str | None:
+    """The key of the same section that an unknown one is close to; one that is not given yet is
+    more likely. None where it looks like a key from elsewhere."""
+    *parents, last = error["loc"]
+    key = str(last).lower()
+    section = section_at(tuple(parents), data)
+    if section is None or _elsewhere(key):
         return None
-    close = difflib.get_close_matches(key, free, 1) or difflib.get_close_matches(key, known, 1)
-    return close[0] if close else None
+    known = list(section.model_fields)
+    given = value_at(tuple(parents), data)
+    free = [name for name in known if name not in given]
+    for names in (free, known):
+        close = difflib.get_close_matches(key, names, 1)
+        if close:
+            return close[0]
+    return None
 
 
-def _unknown(path: KeyPath, meant: str | None) -> str:
+def _unknown_key(path: KeyPath, meant: str | None, data: Any) -> str:
     if meant:
         return f"unknown key; did you mean '{meant}'?"
     elsewhere = _elsewhere(str(path[-1]))
     if elsewhere:
         return f"unknown key; did you mean {' or '.join(elsewhere)}?"
-    section = section_at(path[:-1])
-    return f"unknown key; known here are {', '.join(section.model_fields) if section else 'none'}"
+    section = section_at(path[:-1], data)
+    known = ", ".join(section.model_fields) if section else "none"
+    return f"unknown key; known here are {known}"
 
 
 def _elsewhere(key: str) -> list[str]:
-    top = [f"'{key}' at the top level"] if key in Job.model_fields else []
-    return top + [f"'{place}.{key}'" for place in _places_of(key, Job, "")]
+    """Where else the schema knows a key, quoted for a message."""
+    places = [f"'{place}'" for place in places_of(key)]
+    if key in Job.model_fields:
+        places.insert(0, f"'{key}' at the top level")
+    return places
 
 
-def _places_of(key: str, section: type[Section], place: str) -> Iterator[str]:
-    for name, info in section.model_fields.items():
-        inner = section_in(info.annotation)
-        if inner is None:
-            continue
-        here = f"{place}.{name}".lstrip(".")
-        if key in inner.model_fields:
-            yield here
-        yield from _places_of(key, inner, here)
-
-
-def _text(path: KeyPath, error: Mapping[str, Any]) -> str:
+def _rule(path: KeyPath, error: Error, data: Any) -> str:
+    """The rule that the value breaks."""
     kind, context = error["type"], error.get("ctx", {})
-    if kind == "missing":
-        return f"missing; add `{path[-1]}: ...`, {_description(path)}"
-    got = f"(got {_short(error['input'])})"
-    if kind in ("model_type", "tuple_type"):
-        return f"must be {_shape(path)} {got}{_leave_out(path, error['input'])}"
-    if kind == "literal_error":
-        return f"must be {context['expected']} {got}{_similar(context['expected'], error['input'])}"
+    if kind in _SHAPES:
+        return f"must be {_shape(path, data)}"
+    if kind in _WORDS:
+        return f"must be {context['expected']}"
     if kind == "string_pattern_mismatch":
-        return f"must be {PATTERNS[context['pattern']]} {got}"
-    rule = _KINDS[kind].format(**context) if kind in _KINDS else error["msg"]
-    return f"{rule} {got}{_unquoted(kind, error['input']) or ': ' + _description(path)}"
+        return f"must be {PATTERNS[context['pattern']]}"
+    if kind in _KINDS:
+        return _KINDS[kind].format(**context)
+    return str(error["msg"])
 
 
-def _shape(path: KeyPath) -> str:
-    section = section_at(path)
-    keys = f"a mapping with the keys {', '.join(section.model_fields)}" if section else "2 values"
-    info = _field(path)
-    if info is None or typing.get_origin(info.annotation) is not tuple or isinstance(path[-1], int):
-        return keys
-    return f"a list of {keys}" if section is None else f"a list, each item {keys}"
+def _advice(path: KeyPath, error: Error, data: Any) -> str:
+    """What to write instead, or what the key means."""
+    kind, given = error["type"], error["input"]
+    if kind in _SHAPES:
+        return _leave_out(path, given, data)
+    if kind in _WORDS:
+        return _other_word(error)
+    if kind == "string_pattern_mismatch":
+        return ""
+    if _is_quoted_number(kind, given):
+        return "; write it without quotes"
+    return f": {_description(path, data)}"
 
 
-def _leave_out(path: KeyPath, given: Any) -> str:
-    info = _field(path)
-    return (
-        "; remove the key to get the default"
-        if given is None and info and not info.is_required()
-        else ""
-    )
+def _shape(path: KeyPath, data: Any) -> str:
+    """What a section, a list of sections or a pair looks like."""
+    section = section_at(path, data)
+    item = f"a mapping with the keys {', '.join(section.model_fields)}" if section else "2 values"
+    field = field_at(path, data)
+    is_list = field is not None and typing.get_origin(field.annotation) is tuple
+    if not is_list or isinstance(path[-1], int):
+        return item
+    return f"a list of {item}" if section is None else f"a list, each item {item}"
 
 
-def _unquoted(kind: str, given: Any) -> str:
-    number = kind in ("int_type", "float_type") and isinstance(given, str)
-    return "; write it without quotes" if number and type(read(given).data) in (int, float) else ""
+def _leave_out(path: KeyPath, given: Any, data: Any) -> str:
+    field = field_at(path, data)
+    if given is not None or field is None or field.is_required():
+        return ""
+    return "; remove the key to get the default"
 
 
-def _field(path: KeyPath) -> FieldInfo | None:
-    """The schema's field at a path; an item of a list is described with its list."""
-    names = [part for part in path if isinstance(part, str)]
-    section = section_at(tuple(names[:-1])) if names else None
-    return section.model_fields.get(names[-1]) if section else None
+def _is_quoted_number(kind: str, given: Any) -> bool:
+    if kind not in ("int_type", "float_type") or not isinstance(given, str):
+        return False
+    return type(read(given).data) in (int, float)
 
 
-def _description(path: KeyPath) -> str:
-    info = _field(path)
-    return info.description if info and info.description else "see docs/job-file.md"
+def _description(path: KeyPath, data: Any) -> str:
+    field = field_at(path, data)
+    return field.description if field and field.description else "see docs/job-file.md"
 
 
-def _similar(expected: str, given: Any) -> str:
-    names = expected.replace("'", "").replace(" or ", ", ").split(", ")
-    word = str(given).lower()
-    close = [_SAME[word]] if _SAME.get(word) in names else difflib.get_close_matches(word, names, 1)
-    return (
-        f"; did you mean '{close[0]}'?" if close else "; use one of them" if len(names) > 1 else ""
-    )
+def _other_word(error: Error) -> str:
+    """What to write instead of a word that is none of the expected ones."""
+    names = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+    word = str(error["input"]).lower()
+    if _SAME.get(word) in names:
+        return f"; did you mean '{_SAME[word]}'?"
+    close = difflib.get_close_matches(word, names, 1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if error["type"] == UNKNOWN_ACCELERATOR:
+        package = "a package that adds it as an entry point of dougong.accelerators"
+        return f"; use one of them, or install {package}"
+    return "; use one of them" if len(names) > 1 else ""
 
 
 def _short(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else write_flow(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."

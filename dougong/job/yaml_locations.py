@@ -1,20 +1,15 @@
 """YAML read into plain values, with the line and column of every key and value, and every mistake
-at once.
-
-Scalars follow YAML 1.2's core schema, whose surprises are fewer than YAML 1.1's: `1e-3` is a
-number, `no` and `on` are text, `010` is ten, a date is text. What is written back is quoted so that
-readers of either version agree.
-"""
+at once."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from dougong.job.yaml_scalars import TAG, Loader, construct, is_yes_no
 
 KeyPath = tuple[str | int, ...]
 
@@ -23,17 +18,8 @@ MAX_VALUES = 100_000
 MAX_CHARACTERS = 1_000_000
 MAX_KEY_CHARACTERS = 200
 
-_TAG = "tag:yaml.org,2002:"
-_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
-# An integer also looks like a float; the first pattern that matches wins.
-_SCALARS = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", _FLOAT, list("-+0123456789.")),
-    ("merge", r"<<", ["<"]),
-)
-_YES_NO = re.compile(r"(?i:yes|no|on|off|y|n)")
+_TOO_MANY = f"more than {MAX_VALUES} values once aliases are followed; write it out shorter"
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
 @dataclass(frozen=True, order=True)
@@ -69,49 +55,21 @@ class YamlDocument:
     readable: bool = True
 
 
-class _Loader(yaml.SafeLoader):
-    """A loader with a table of scalars of its own, in place of YAML 1.1's."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would misread."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = (
-            None if data.isprintable() else '"'
-        )  # any other style would spread over several lines
-        return self.represent_scalar(_TAG + "str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-_Loader.yaml_implicit_resolvers = {}
-for _name, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
-# SafeDumper quotes what YAML 1.1 would misread; this adds what only 1.2 reads as a number.
-_Dumper.add_implicit_resolver(_TAG + "float", re.compile(rf"^(?:{_FLOAT})$"), list("-+0123456789."))
-
-
 def read(text: str) -> YamlDocument:
     """Read one YAML document. Never raises for what the text holds: every mistake is in
     `problems`."""
+    if len(text) > MAX_CHARACTERS:
+        size = f"{len(text)} characters, more than {MAX_CHARACTERS}"
+        return _unreadable(Problem(Position(1, 1), (), f"{size}; is this the right file?"))
     document = YamlDocument()
     try:
-        if len(text) > MAX_CHARACTERS:
-            raise _RefusedError(
-                f"{len(text)} characters, more than {MAX_CHARACTERS}; is this the right file?"
-            )
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=Loader)
         if node is not None:
             document.data = _NodeReader(document).value(node, ())
     except yaml.YAMLError as error:
         return _unreadable(_syntax_problem(error, text))
     except RecursionError:
-        return _unreadable(
-            Problem(Position(1, 1), (), f"nested deeper than {MAX_DEPTH} levels; flatten it")
-        )
+        return _unreadable(Problem(Position(1, 1), (), f"{_TOO_DEEP}; flatten it"))
     except _RefusedError as error:
         return _unreadable(Problem(error.mark, (), str(error)))
     return document
@@ -121,23 +79,10 @@ def _unreadable(problem: Problem) -> YamlDocument:
     return YamlDocument(problems=[problem], readable=False)
 
 
-def write_flow(value: Any) -> str:
-    """One value on one line, as YAML that `read` (and a YAML 1.1 reader) reads back the same."""
-    text = yaml.dump(
-        value,
-        Dumper=_Dumper,
-        default_flow_style=True,
-        width=math.inf,
-        sort_keys=False,
-        allow_unicode=True,
-    )
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
 class _RefusedError(Exception):
-    def __init__(self, text: str, mark: Position | None = None) -> None:
+    def __init__(self, text: str, mark: Position) -> None:
         super().__init__(text)
-        self.mark = mark or Position(1, 1)
+        self.mark = mark
 
 
 class _NodeReader:
@@ -150,122 +95,112 @@ class _NodeReader:
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         mark = _mark(node)
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise _RefusedError(
-                f"more than {MAX_VALUES} values once aliases are followed; write it out shorter",
-                mark,
-            )
+        self._count_one(mark)
         if len(path) > MAX_DEPTH:
-            raise _RefusedError(
-                f"nested deeper than {MAX_DEPTH} levels, or an alias inside itself; flatten it",
-                mark,
-            )
+            raise _RefusedError(f"{_TOO_DEEP}, or an alias inside itself; flatten it", mark)
         self._document.values[path] = mark
-        if isinstance(node, yaml.MappingNode) and self._has_tag(node, path, "map"):
+        if isinstance(node, yaml.MappingNode):
+            self._check_tag(node, path, "map")
             return dict(self._items(node, path))
-        if isinstance(node, yaml.SequenceNode) and self._has_tag(node, path, "seq"):
-            return [self._item(child, (*path, i)) for i, child in enumerate(node.value)]
+        if isinstance(node, yaml.SequenceNode):
+            self._check_tag(node, path, "seq")
+            return [self._list_item(child, (*path, i)) for i, child in enumerate(node.value)]
         return self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
 
-    def _item(self, node: yaml.Node, path: KeyPath) -> Any:
+    def _count_one(self, mark: Position) -> None:
+        """A few aliases of aliases stand for more values than any memory holds."""
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise _RefusedError(_TOO_MANY, mark)
+
+    def _list_item(self, node: yaml.Node, path: KeyPath) -> Any:
         self._document.keys[path] = _mark(node)
         return self.value(node, path)
 
     def _items(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, Any]]:
-        first: dict[str, Position] = {}
+        """(key, value) of a mapping; what is wrong with a key is noted, and its value left out."""
+        lines: dict[str, int] = {}
         for key_node, value_node in self._merged(node, path):
-            key = key_node.value
-            place = (*path, key)
-            if not (isinstance(key, str) and key_node.tag == _TAG + "str"):
-                self._problem(key_node, path, "a key must be text; put it in quotes")
-            elif len(key) > MAX_KEY_CHARACTERS:
-                self._problem(
-                    key_node, path, f"a key has at most {MAX_KEY_CHARACTERS} characters; shorten it"
-                )
-            elif key in first:
-                self._problem(
-                    key_node, place, f"given twice, first on line {first[key].line}; keep one"
-                )
-            else:
-                first[key] = self._document.keys[place] = _mark(key_node)
-                yield key, self.value(value_node, place)
+            if not self._is_key(key_node, path):
+                continue
+            key, mark = key_node.value, _mark(key_node)
+            if key in lines:
+                text = f"given twice, first on line {lines[key]}; keep one"
+                self._problem(key_node, (*path, key), text)
+                continue
+            lines[key] = mark.line
+            self._document.keys[(*path, key)] = mark
+            yield key, self.value(value_node, (*path, key))
+
+    def _is_key(self, node: yaml.Node, path: KeyPath) -> bool:
+        if not isinstance(node.value, str) or node.tag != TAG + "str":
+            self._problem(node, path, "a key must be text; put it in quotes")
+            return False
+        if len(node.value) > MAX_KEY_CHARACTERS:
+            text = f"a key has at most {MAX_KEY_CHARACTERS} characters; shorten it"
+            self._problem(node, path, text)
+            return False
+        return True
 
     def _merged(
         self, node: yaml.MappingNode, path: KeyPath
     ) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         """The pairs of a mapping; after its own, those of `<<: *alias` whose keys it does not
         have."""
-        own = [(key, value) for key, value in node.value if key.tag != _TAG + "merge"]
-        yield from own
-        seen = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
+        seen = set()
         for key, value in node.value:
-            if key.tag != _TAG + "merge":
+            if key.tag == TAG + "merge":
                 continue
-            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                if not isinstance(source, yaml.MappingNode):
-                    self._problem(
-                        source,
-                        path,
-                        "`<<` merges mappings; name an anchored mapping, as in `<<: *base`",
-                    )
-                    continue
-                fresh = [
-                    pair for pair in self._merge_source(source, path) if pair[0].value not in seen
-                ]
-                seen.update(key.value for key, _ in fresh)
-                yield from fresh
+            # Two equal keys of its own are both handed on: `_items` says that one is too many.
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+            yield key, value
+        # YAML's merge key: of several sources the earlier wins, so each sees the keys of those
+        # before it.
+        for source in self._merge_sources(node, path):
+            pairs = list(self._scalar_keys(source, path))
+            fresh = [(key, value) for key, value in pairs if key.value not in seen]
+            seen.update(key.value for key, _ in fresh)
+            yield from fresh
 
-    def _merge_source(
+    def _merge_sources(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[yaml.MappingNode]:
+        """The mappings that the `<<` keys of a mapping name: one, or a list of them."""
+        for key, value in node.value:
+            if key.tag != TAG + "merge":
+                continue
+            sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for source in sources:
+                if isinstance(source, yaml.MappingNode):
+                    yield source
+                else:
+                    text = "`<<` merges mappings; name an anchored mapping, as in `<<: *base`"
+                    self._problem(source, path, text)
+
+    def _scalar_keys(
         self, source: yaml.MappingNode, path: KeyPath
     ) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise _RefusedError(
-                f"more than {MAX_VALUES} values once aliases are followed; write it out shorter"
-            )
-        return (
-            (key, value)
-            for key, value in self._merged(source, path)
-            if isinstance(key, yaml.ScalarNode)
-        )
+        """A merge source's pairs, its own merges followed."""
+        self._count_one(Position(1, 1))
+        for key, value in self._merged(source, path):
+            if isinstance(key, yaml.ScalarNode):
+                yield key, value
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        if node.style is None and node.tag == _TAG + "str" and _YES_NO.fullmatch(node.value):
+        if is_yes_no(node):
             self._document.yes_no.append(path)
         try:
-            return _construct(node.tag.removeprefix(_TAG), node.value)
+            return construct(node.tag, node.value)
         except (ValueError, KeyError):
-            self._problem(
-                node,
-                path,
-                f"cannot be read as {node.tag}; use plain text, numbers, true, false or null",
-            )
+            advice = "use plain text, numbers, true, false or null"
+            self._problem(node, path, f"cannot be read as {node.tag}; {advice}")
             return None
 
-    def _has_tag(self, node: yaml.Node, path: KeyPath, name: str) -> bool:
-        if node.tag != _TAG + name:
+    def _check_tag(self, node: yaml.Node, path: KeyPath, name: str) -> None:
+        if node.tag != TAG + name:
             self._problem(node, path, f"the tag {node.tag} is not supported; leave it out")
-        return True
 
     def _problem(self, node: yaml.Node, path: KeyPath, text: str) -> None:
         self._document.problems.append(Problem(_mark(node), path, text))
-
-
-def _construct(tag: str, text: str) -> Any:
-    if tag == "str":
-        text.encode()  # half of a surrogate pair is a ValueError
-        return text
-    if tag == "null":
-        return None
-    if tag == "bool":
-        return {"true": True, "false": False}[text.lower()]
-    if tag == "int":
-        plain = text.replace("_", "")
-        return int(plain, 0) if plain.startswith(("0o", "0x")) else int(plain)
-    if tag == "float":
-        return float(re.sub(r"\.(?=inf|nan)", "", text.lower()).replace("_", ""))
-    raise KeyError(tag)
 
 
 def _mark(node: yaml.Node) -> Position:
@@ -274,32 +209,45 @@ def _mark(node: yaml.Node) -> Position:
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
     if isinstance(error, yaml.reader.ReaderError):
-        before = text[: error.position]
-        mark = Position(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
-        return Problem(
-            mark,
-            (),
-            f"the character {chr(int(error.character))!r} is not allowed in YAML; remove it",
-        )
+        return _bad_character(error, text)
     assert isinstance(error, yaml.MarkedYAMLError)
     mark_at = error.problem_mark or error.context_mark
-    mark = Position(1, 1) if mark_at is None else Position(mark_at.line + 1, mark_at.column + 1)
-    said = ", ".join(part for part in (error.context, error.problem) if part)
-    return Problem(mark, (), f"not YAML: {said}; {_remedy(said, text, mark)}")
+    mark = Position(1, 1)
+    if mark_at is not None:
+        mark = Position(mark_at.line + 1, mark_at.column + 1)
+    found = ", ".join(part for part in (error.context, error.problem) if part)
+    return Problem(mark, (), f"not YAML: {found}; {_remedy(found, text, mark)}")
 
 
-def _remedy(said: str, text: str, mark: Position) -> str:
-    line = text.splitlines()[mark.line - 1] if mark.line <= len(text.splitlines()) else ""
-    if "\\t" in said or "\t" in line[: mark.column]:
+def _bad_character(error: yaml.reader.ReaderError, text: str) -> Problem:
+    before = text[: error.position]
+    line_start = before.rfind("\n") + 1
+    mark = Position(before.count("\n") + 1, error.position - line_start + 1)
+    character = chr(int(error.character))
+    return Problem(mark, (), f"the character {character!r} is not allowed in YAML; remove it")
+
+
+def _remedy(found: str, text: str, mark: Position) -> str:
+    """What to do about a syntax error, by the words of PyYAML's message."""
+    lines = text.splitlines()
+    line = lines[mark.line - 1] if mark.line <= len(lines) else ""
+    if "\\t" in found or "\t" in line[: mark.column]:
         return "indent with spaces, not tabs"
-    if "flow" in said:
-        return "close every [ and {, and put a comma between their values"
-    if "alias" in said:
-        return "put a text that begins with * in quotes, or define the anchor (&name) before its alias (*name)"
-    if "single document" in said:
-        return "a job file is one document; remove the `---` between them"
-    if "mapping values" in said:
-        return "put text that holds ': ' in quotes, or mend the indentation"
-    if "scanning a quoted" in said or "quoted scalar" in said:
-        return "close the quote"
+    for word, remedy in _REMEDIES.items():
+        if word in found:
+            return remedy
     return "mend the indentation or quote the text there"
+
+
+# The first that fits is taken.
+_REMEDIES = {
+    "flow": "close every [ and {, and put a comma between their values",
+    "alias": (
+        "put a text that begins with * in quotes, or define the anchor (&name) before its alias "
+        "(*name)"
+    ),
+    "single document": "a job file is one document; remove the `---` between them",
+    "mapping values": "put text that holds ': ' in quotes, or mend the indentation",
+    "scanning a quoted": "close the quote",
+    "quoted scalar": "close the quote",
+}

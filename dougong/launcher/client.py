@@ -5,124 +5,131 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dougong.control.channel import Channel, connect
+from dougong.control.channel import connect
+from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
 
 FINAL = ("FINISHED", "STOPPED", "FAILED")
 LOST = "LOST"
-CALL_S = 5.0
-FRESH_S = 2.5
-_POLL_S = 0.2
+_NOTHING_YET = {
+    "job": "",
+    "state": "STARTING",
+    "generation": 0,
+    "step": 0,
+    "steps": 0,
+    "workers": [],
+}
 
 
-def read_status(run_dir: RunDir) -> dict[str, Any]:
+def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> dict[str, Any]:
     """status.json, with state LOST when the controller is gone and left no final state."""
-    status = run_dir.read_status()
-    if status is None:
-        status = {
-            "job": "",
-            "state": "STARTING",
-            "generation": 0,
-            "step": 0,
-            "steps": 0,
-            "workers": [],
-        }
-    if status["state"] not in FINAL and not is_alive(run_dir):
-        settled = run_dir.read_status() or status  # it may have ended between the two looks
-        ended = settled["state"] in FINAL
-        return (
-            settled
-            if ended
-            else {**settled, "state": LOST, "workers": [_dead(w) for w in settled["workers"]]}
-        )
-    return status
+    status = run_dir.read_status() or dict(_NOTHING_YET)
+    if status["state"] in FINAL or is_alive(run_dir, deadlines):
+        return status
+    status = run_dir.read_status() or status  # it may have ended between the two looks
+    if status["state"] in FINAL:
+        return status
+    workers = [{**worker, "alive": False} for worker in status["workers"]]
+    return {**status, "state": LOST, "workers": workers}
 
 
-def _dead(worker: dict[str, Any]) -> dict[str, Any]:
-    return {**worker, "alive": False}
-
-
-def is_alive(run_dir: RunDir) -> bool:
+def is_alive(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> bool:
     """Whether a controller answers. One on another machine's loopback is judged by how fresh
     status.json is."""
     known = run_dir.read_controller()
     if known is None:
         return False
-    if known["host"].startswith("127.") and known["machine"] != socket.gethostname():
-        return _is_fresh(run_dir.status_file)
+    if _is_out_of_reach(known):
+        return _changes(run_dir.status_file, deadlines)
     try:
-        with_controller(run_dir, "hail")
+        ask_controller(run_dir, Ping(), deadlines)
     except LaunchError:
         return False
     return True
 
 
-def with_controller(run_dir: RunDir, kind: str, **fields: Any) -> None:
-    """Tell the controller something and have it acknowledged. LaunchError when nobody answers."""
-    known = run_dir.read_controller()
+def ask_controller(
+    run_dir: RunDir, request: Ping | StopRun, deadlines: Deadlines = DEADLINES
+) -> None:
+    """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
+    path, known = run_dir.path, run_dir.read_controller()
     if known is None:
         raise LaunchError(
-            f"{run_dir.path}: no controller runs here; `dougong status {run_dir.path}` says how it ended"
+            f"{path}: no controller runs here; `dougong status {path}` says how it ended"
         )
-    if known["host"].startswith("127.") and known["machine"] != socket.gethostname():
+    if _is_out_of_reach(known):
+        machine = known["machine"]
         raise LaunchError(
-            f"{run_dir.path}: its controller listens on {known['machine']} alone; type this command there"
+            f"{path}: its controller listens on {machine} alone; type this command there"
         )
-    channel = connect((known["host"], known["port"]), known["token"], {"role": "client"}, CALL_S)
+    channel = connect((known["host"], known["port"]), known["token"], None, deadlines)
     try:
-        _acknowledged(channel, kind, fields)
+        channel.send(request)
+        answer = channel.receive(deadlines.client_answer_s, "client_answer_s")
     except (OSError, EOFError) as error:
-        raise LaunchError(
-            f"{run_dir.path}: the controller did not answer: {error}; try again"
-        ) from error
+        raise LaunchError(f"{path}: the controller did not answer: {error}; try again") from error
     finally:
         channel.close()
+    if isinstance(answer, RequestRefused):
+        raise LaunchError(f"{path}: the controller refused: {answer.text}")
+    if not isinstance(answer, Acknowledged):
+        raise LaunchError(f"{path}: the controller answered {request.kind} with {answer.kind}")
 
 
-def _acknowledged(channel: Channel, kind: str, fields: dict[str, Any]) -> None:
-    channel.send(kind, **fields)
-    answer = channel.receive(CALL_S)
-    if answer["kind"] != "ok":
-        raise LaunchError(f"the controller refused: {answer.get('text', answer['kind'])}")
-
-
-def stop(run_dir: RunDir, now: bool, timeout_s: float) -> dict[str, Any]:
+def stop(
+    run_dir: RunDir, now: bool, timeout_s: float, deadlines: Deadlines = DEADLINES
+) -> dict[str, Any]:
     """Ask a run to stop, wait until it has, return its final status; at once when it has ended
     already.
 
     LaunchError at the deadline: it may come yet.
     """
     ended = run_dir.read_status()
-    if run_dir.read_controller() is None and ended is not None and ended["state"] in FINAL:
-        return ended
-    with_controller(run_dir, "stop", now=now)
+    if run_dir.read_controller() is None and _is_final(ended):
+        return read_status(run_dir, deadlines)
+    ask_controller(run_dir, StopRun(now), deadlines)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        status = run_dir.read_status()
-        if (status is not None and status["state"] in FINAL) or run_dir.read_controller() is None:
-            return read_status(run_dir)
-        time.sleep(_POLL_S)
+        if _is_final(run_dir.read_status()) or run_dir.read_controller() is None:
+            return read_status(run_dir, deadlines)
+        time.sleep(deadlines.poll_every_s)
     raise LaunchError(
-        f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still ends its step, or use `dougong stop --now`"
+        f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still ends its step, or use "
+        "`dougong stop --now`"
     )
 
 
-def _is_fresh(path: Path) -> bool:
+def _is_final(status: Mapping[str, Any] | None) -> bool:
+    return status is not None and status["state"] in FINAL
+
+
+def _is_out_of_reach(known: Mapping[str, Any]) -> bool:
+    """Whether the controller listens on the loopback of another machine."""
+    return bool(known["host"].startswith("127.") and known["machine"] != socket.gethostname())
+
+
+def _changes(path: Path, deadlines: Deadlines) -> bool:
     """Whether the file changes while we look: a clock of another machine is not compared with
     ours."""
-    first = path.stat().st_mtime_ns if path.exists() else None
-    deadline = time.monotonic() + FRESH_S
+    first = _modified_ns(path)
+    deadline = time.monotonic() + deadlines.status_fresh_s
     while time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-        if path.exists() and path.stat().st_mtime_ns != first:
+        time.sleep(deadlines.poll_every_s)
+        now = _modified_ns(path)
+        if now is not None and now != first:
             return True
     return False
+
+
+def _modified_ns(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @dataclass
@@ -141,37 +148,38 @@ class LogReader:
 
     def next_lines(self, last: bool = False) -> Iterator[tuple[str, str]]:
         for worker, path in self._files():
+            offset = self._offsets.get(path, 0)
             with path.open("rb") as file:
-                file.seek(self._offsets.get(path, 0))
+                file.seek(offset)
                 data = file.read()
-            whole = len(data) if last else data.rfind(b"\n") + 1
-            self._offsets[path] = self._offsets.get(path, 0) + whole
-            for line in data[:whole].decode("utf-8", "replace").splitlines():
+            end = len(data) if last else data.rfind(b"\n") + 1
+            self._offsets[path] = offset + end
+            for line in data[:end].decode("utf-8", "replace").splitlines():
                 yield worker, line
 
     def _files(self) -> list[tuple[str, Path]]:
         """Logs to read: of the asked generation, else of the newest that the asked worker has."""
-        logs = {
-            key: path
-            for key, path in self.run_dir.log_files().items()
-            if self.worker in (None, key[1])
-        }
-        if self.generation is None:
-            logs = {key: path for key, path in logs.items() if key[0] > 0}
-        wanted = (
-            self.generation if self.generation is not None else max((g for g, _ in logs), default=0)
-        )
-        return [
-            (worker, path) for (generation, worker), path in logs.items() if generation == wanted
-        ]
+        found = []
+        for (generation, worker), path in self.run_dir.log_files().items():
+            if self.worker in (None, worker):
+                found.append((generation, worker, path))
+        wanted = self.generation
+        if wanted is None:
+            # Generation 0 is that of looks and probes: it is shown only where it is asked for.
+            wanted = max((generation for generation, _, _ in found), default=0)
+            if wanted == 0:
+                return []
+        return [(worker, path) for generation, worker, path in found if generation == wanted]
 
 
-def follow(reader: LogReader, write: Callable[[str, str], None]) -> None:
+def follow(
+    reader: LogReader, write: Callable[[str, str], None], deadlines: Deadlines = DEADLINES
+) -> None:
     """Write lines as they come until the run has ended."""
     ended = False
     while not ended:
-        ended = read_status(reader.run_dir)["state"] in (*FINAL, LOST)
+        ended = read_status(reader.run_dir, deadlines)["state"] in (*FINAL, LOST)
         for worker, line in reader.next_lines(last=ended):
             write(worker, line)
         if not ended:
-            time.sleep(_POLL_S)
+            time.sleep(deadlines.poll_every_s)

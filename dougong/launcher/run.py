@@ -1,5 +1,4 @@
-"""`dougong run` and `dougong resume`, without the words of the command line: a job in, an outcome
-out."""
+"""`dougong run` and `dougong resume` without the command line: a job in, an outcome out."""
 
 from __future__ import annotations
 
@@ -12,27 +11,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 
+from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.schema import Job
-from dougong.launcher.backends.local import Backend, Local
+from dougong.launcher.backends.base import Backend
+from dougong.launcher.backends.local import Local
 from dougong.launcher.client import is_alive
-from dougong.launcher.controller.checkpoints import identity
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
     ControllerConfig,
     EntryPoints,
-    Outcome,
     ResumePoint,
 )
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.inbox import Inbox, SignalReceived
+from dougong.launcher.controller.inbox import Inbox
+from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.controller.states import Outcome
+from dougong.planner.resume import check_resume
 from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointCommitted, DrillFired, RunCreated, WarningRaised
 from dougong.records.machine import describe_machine
 from dougong.ui.history import closing_words
 from dougong.ui.recorder import Recorder
@@ -56,7 +58,7 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     an error."""
     run_dir = RunDir.create(path.absolute())
     run_dir.write_job(resolved.to_yaml())
-    return _control(resolved.job, run_dir, options, FROM_START)
+    return _run(resolved.job, run_dir, options, FROM_START)
 
 
 def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
@@ -66,27 +68,38 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     refuse_if_alive(run_dir)
     before = load_job(run_dir.job_file, [])
     after = load_job(run_dir.job_file, list(overrides))
-    _refuse_other_arithmetic(before.job, after.job)
-    beginning = take_over(run_dir)
-    if beginning.step >= after.job.steps:
-        steps = after.job.steps
+    check_resume(before.job, after.job)
+    resume_point = take_over(run_dir)
+    steps = after.job.steps
+    if resume_point.step >= steps:
         raise JobError(
-            f"{path}: step {beginning.step} of {steps} is done already; to go on further, add `-o steps={2 * steps}`"
+            f"{path}: step {resume_point.step} of {steps} is done already; to go on further, add "
+            f"`-o steps={2 * steps}`"
         )
     run_dir.write_job(after.to_yaml())
-    return _control(after.job, run_dir, options, beginning)
+    return _run(after.job, run_dir, options, resume_point)
+
+
+def control(
+    config: ControllerConfig, inbox: Inbox, backend: Backend, recorder: Recorder
+) -> Outcome:
+    """One run from its first process to its last, with this process's signals as its own."""
+    with signals_into(inbox):
+        return Controller(config, inbox, backend, recorder).run()
 
 
 def take_over(run_dir: RunDir) -> ResumePoint:
     """What the run's record says of its earlier life. `step`: of the newest committed
     checkpoint."""
-    events = run_dir.read_events()
-    fired = frozenset((int(e["step"]), str(e["worker"])) for e in events if e["kind"] == "drill")
-    committed = [int(e["step"]) for e in events if e["kind"] == "checkpoint_committed"]
-    existing = [step for step in committed if _exists(run_dir, step)]
-    return ResumePoint(
-        1 + max((int(e["generation"]) for e in events), default=0), max(existing, default=0), fired
-    )
+    generation, step = 0, 0
+    fired = set()
+    for event in run_dir.read_events():
+        generation = max(generation, event.generation)
+        if isinstance(event, DrillFired):
+            fired.add((event.step, event.worker))
+        elif isinstance(event, CheckpointCommitted) and _exists(run_dir, event.step):
+            step = max(step, event.step)
+    return ResumePoint(generation + 1, step, frozenset(fired))
 
 
 def refuse_if_alive(run_dir: RunDir) -> None:
@@ -94,8 +107,8 @@ def refuse_if_alive(run_dir: RunDir) -> None:
     known = run_dir.read_controller()
     if known is not None and is_alive(run_dir):
         raise LaunchError(
-            f"{run_dir.path}: this run is alive (controller process {known['pid']} on {known['machine']}); "
-            f"`dougong stop {run_dir.path}` ends it"
+            f"{run_dir.path}: this run is alive (controller process {known['pid']} on "
+            f"{known['machine']}); `dougong stop {run_dir.path}` ends it"
         )
 
 
@@ -103,50 +116,42 @@ def _exists(run_dir: RunDir, step: int) -> bool:
     return any(run_dir.checkpoints.glob(f"step-{step:06d}*"))
 
 
-def _refuse_other_arithmetic(before: Job, after: Job) -> None:
-    old, new = identity(before), identity(after)
-    changed = [key for key in new if old.get(key) != new[key]]
-    if changed:
-        raise JobError(
-            f"{', '.join(changed)}: differ from what this run has computed with, so its next steps would be another "
-            "run's; a resume may change islands, offload, pipeline, checkpoint, fault, drill, numerics and steps; for "
-            "the rest, begin a new run"
-        )
-
-
-def _control(job: Job, run_dir: RunDir, options: Options, beginning: ResumePoint) -> int:
-    inbox = Inbox()
-    with make_view(Console(), job.job, job.steps) as view, signals_into(inbox):
-        status: dict[str, Any] = {
-            "job": job.job,
-            "state": "STARTING",
-            "generation": 0,
-            "step": 0,
-            "steps": job.steps,
-        }
-        scribe = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), lambda: status)
-        words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        scribe.event(
-            "created", beginning.generation, job=job.job, command=words, machine=describe_machine()
-        )
-        setting = ControllerConfig(
-            job, secrets.token_hex(32), os.getcwd(), options.entries, beginning
-        )
-        controller = Controller(setting, inbox, _backend(run_dir, options), scribe)
-        scribe.report_status(controller.status)
-        outcome = controller.run()
-        scribe.close(_summary(outcome, run_dir, scribe))
+def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint) -> int:
+    deadlines = job.fault.limits()
+    config = ControllerConfig(
+        job=job,
+        token=secrets.token_hex(32),
+        cwd=os.getcwd(),
+        entries=options.entries,
+        resume_point=resume_point,
+        deadlines=deadlines,
+    )
+    with make_view(Console(), job.job, job.steps) as view:
+        recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
+        recorder.record(_created(job, resume_point))
+        backend = _backend(run_dir, options, deadlines)
+        outcome = control(config, Inbox(), backend, recorder)
+        recorder.close(_summary(outcome, run_dir, recorder))
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)
     return outcome.status
 
 
-def _backend(run_dir: RunDir, options: Options) -> Backend:
+def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
+    return RunCreated(
+        generation=resume_point.generation,
+        job=job.job,
+        command=(Path(sys.argv[0]).name, *sys.argv[1:]),
+        machine=describe_machine(),
+    )
+
+
+def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
     if not options.ray:
-        return Local(run_dir)
+        return Local(run_dir, deadlines)
     from dougong.launcher.backends.ray_cluster import RayBackend
 
-    return RayBackend(options.address)
+    return RayBackend(options.address, deadlines)
 
 
 @contextlib.contextmanager
@@ -167,16 +172,13 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _summary(outcome: Outcome, run_dir: RunDir, scribe: Recorder) -> str:
+def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
     try:
         report = write_report(run_dir)
-    except Exception as error:  # the run is over and recorded: a page that cannot be drawn must not change its outcome
-        scribe.event(
-            "warning",
-            outcome.generation,
-            text=f"no report: {type(error).__name__}: {error}",
-            workers=[],
-        )
+    except Exception as error:
+        # The run is over and recorded: a page that cannot be drawn must not change its outcome.
+        text = f"no report: {type(error).__name__}: {error}"
+        recorder.record(WarningRaised(generation=outcome.generation, text=text))
         return f"{outcome.state.lower()}: {run_dir.path}"
     return f"{closing_words(run_dir)}\nreport: {report}"
 
@@ -188,14 +190,12 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     assert error is not None
     lines = [str(error)]
     if diagnosis is not None:
-        lines.insert(0, diagnosis.detail.rstrip()) if diagnosis.detail.strip() else None
+        detail = diagnosis.detail.rstrip()
+        lines = [detail, *lines] if detail else lines
         lines.append(f"its log: {run_dir.log_file(outcome.generation, diagnosis.worker)}")
-    resumable = isinstance(error, (WorkerError, LaunchError, CheckpointError)) and any(
-        run_dir.checkpoints.glob("step-*")
-    )
-    lines.append(
-        f"go on with: dougong resume {run_dir.path}"
-        if resumable
-        else f"the whole story: {run_dir.path}"
-    )
+    may_resume = isinstance(error, (WorkerError, LaunchError, CheckpointError))
+    if may_resume and any(run_dir.checkpoints.glob("step-*")):
+        lines.append(f"go on with: dougong resume {run_dir.path}")
+    else:
+        lines.append(f"the whole story: {run_dir.path}")
     return type(error)("\n".join(lines))

@@ -1,8 +1,8 @@
 """Building a transformers model without its experts: meta first, then dense tensors one by one.
 
 The experts' parameters stay on the meta device for ever: a worker holds only its own experts, as
-separate tensors (`parallel/experts.py`), and a forward that touched them behind our back would fail
-instead of training wrongly.
+separate tensors (`parallel/execute/shard.py`), and a forward that touched them behind our back
+would fail instead of training wrongly.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import difflib
 import inspect
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ from torch import Tensor, nn
 from dougong.errors import ModelError
 from dougong.job.schema import Model
 from dougong.models.initial import NamedInit
-from dougong.models.sites import Site, find_sites, one_expert
+from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
+from dougong.models.transformers_internals import (
+    initialise_module,
+    strict_float32_names,
+    want_initial_values,
+)
 
+_READ = re.compile(r"config\.(\w+)")
+_READ_OR_QUOTED = re.compile(r"""config\.(\w+)|["'](\w+)["']""")
+_SHARED_SOURCES = ("cache_utils.py", "masking_utils.py", "modeling_rope_utils.py")
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -35,13 +44,15 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
     from transformers import logging
 
     logging.set_verbosity_error()
-    config = (
-        _family_config(model, vocab_size)
-        if model.path is None
-        else _folder_config(model.path, model.config)
-    )
+    config = _read_config(model, vocab_size)
     _refuse_unknown_keys(model, config)
     return config
+
+
+def _read_config(model: Model, vocab_size: int | None) -> Any:
+    if model.path is None:
+        return _family_config(model.family or "", model.config, vocab_size)
+    return _folder_config(model.path, model.config)
 
 
 def _folder_config(path: str, changes: dict[str, Any]) -> Any:
@@ -57,78 +68,90 @@ def _folder_config(path: str, changes: dict[str, Any]) -> Any:
         ) from error
     if getattr(config, "quantization_config", None):
         raise ModelError(
-            f"model.path: {path} holds quantised weights (quantization_config in its config.json), which cannot be "
-            "trained; give a folder in bfloat16 or float32"
+            f"model.path: {path} holds quantised weights (quantization_config in its config.json), "
+            "which cannot be trained; give a folder in bfloat16 or float32"
         )
     return config
 
 
-def _family_config(model: Model, vocab_size: int | None) -> Any:
-    from transformers import CONFIG_MAPPING, AutoConfig
+def _family_config(family: str, given: Mapping[str, Any], vocab_size: int | None) -> Any:
+    from transformers import AutoConfig
 
-    family = model.family or ""
-    if family not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(family, CONFIG_MAPPING.keys(), 3)
-        hint = (
-            f"did you mean {', '.join(near)}?"
-            if near
-            else "give a transformers model type, such as qwen3_moe"
-        )
-        raise ModelError(f"model.family: transformers knows no {family!r}; {hint}")
-    values = ({} if vocab_size is None else {"vocab_size": vocab_size}) | model.config
+    _refuse_unknown_family(family)
+    values = dict(given)
+    if vocab_size is not None:
+        values = {"vocab_size": vocab_size, **values}
     try:
         config = AutoConfig.for_model(family, **values).get_text_config()
     except Exception as error:
         raise ModelError(
             f"model.family: {family}: transformers cannot make this configuration: {error}"
         ) from error
-    for token in SPECIAL_TOKENS:  # a family's default ids may lie outside the job's vocabulary
-        value = getattr(config, token, None)
-        if token not in model.config and isinstance(value, int) and value >= config.vocab_size:
-            setattr(config, token, None)
+    _drop_foreign_tokens(config, given)
     return config
 
 
+def _refuse_unknown_family(family: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    if family not in CONFIG_MAPPING:
+        hint = _nearest([family], CONFIG_MAPPING.keys(), 3)
+        hint = hint or "give a transformers model type, such as qwen3_moe"
+        raise ModelError(f"model.family: transformers knows no {family!r}; {hint}")
+
+
+def _drop_foreign_tokens(config: Any, given: Mapping[str, Any]) -> None:
+    """A family's default ids of special tokens may lie outside the job's vocabulary."""
+    for token in SPECIAL_TOKENS:
+        value = getattr(config, token, None)
+        if token not in given and isinstance(value, int) and value >= config.vocab_size:
+            setattr(config, token, None)
+
+
+def _nearest(words: Iterable[str], known: Iterable[str], count: int) -> str:
+    """A question that names the known words nearest to `words`; empty where none is near."""
+    candidates = list(known)
+    near: list[str] = []
+    for word in words:
+        near += difflib.get_close_matches(word, candidates, count)
+    return f"did you mean {', '.join(near)}?" if near else ""
+
+
 def _refuse_unknown_keys(model: Model, config: Any) -> None:
-    """A key must be declared by the configuration class, or read by the sources all the same
-    (`head_dim` often is): transformers keeps any other key too, and nothing ever looks at it."""
-    known = (
-        set(type(config)().to_dict())
-        | set(getattr(type(config), "attribute_map", {}))
-        | set(SPECIAL_TOKENS)
-    )
+    """Refuse keys of `model.config` that nothing reads.
+
+    A key must be declared by the configuration class, or read by the sources all the same
+    (`head_dim` often is): transformers keeps any other key too, and nothing ever looks at it.
+    """
+    kind = type(config)
+    known = {*kind().to_dict(), *getattr(kind, "attribute_map", {}), *SPECIAL_TOKENS}
     unknown = sorted(set(model.config) - known)
-    unknown = [key for key in unknown if key not in _read_keys(config)] if unknown else []
+    if not unknown:
+        return
+    read = _read_keys(config)
+    unknown = [key for key in unknown if key not in read]
     if unknown:
-        near = [n for key in unknown for n in difflib.get_close_matches(key, known, 1)]
-        hint = (
-            f"did you mean {', '.join(near)}?"
-            if near
-            else f"its keys are those of {type(config).__name__}"
-        )
+        hint = _nearest(unknown, known, 1) or f"its keys are those of {kind.__name__}"
         raise ModelError(
             f"model.config: {config.model_type} does not know {', '.join(unknown)}; {hint}"
         )
 
 
 def _read_keys(config: Any) -> set[str]:
-    """Words that the family's own sources read from a configuration (as an attribute, or in quotes:
-    `getattr`), and those that transformers' code for all families does."""
+    """Words that sources read from a configuration.
+
+    The family's own sources read them as attributes or in quotes (`getattr`), transformers' code
+    for all families as attributes.
+    """
     folder = Path(inspect.getfile(type(config))).parent
-    shared = [
-        folder.parent.parent / f"{name}.py"
-        for name in ("cache_utils", "masking_utils", "modeling_rope_utils")
-    ]
-    own = [p.read_text(encoding="utf-8") for p in folder.glob("*.py")]
-    read = {
-        w
-        for text in own
-        for pair in re.findall(r"""config\.(\w+)|["'](\w+)["']""", text)
-        for w in pair
-    }
-    return read | {
-        w for p in shared for w in re.findall(r"config\.(\w+)", p.read_text(encoding="utf-8"))
-    }
+    found: set[str] = set()
+    for path in folder.glob("*.py"):
+        for match in _READ_OR_QUOTED.finditer(path.read_text(encoding="utf-8")):
+            found.update(word for word in match.groups() if word)
+    for name in _SHARED_SOURCES:
+        text = (folder.parent.parent / name).read_text(encoding="utf-8")
+        found.update(_READ.findall(text))
+    return found
 
 
 def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -150,11 +173,11 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def _keep_strict_float32(model: Any) -> None:
-    patterns = [re.escape(m) for m in getattr(model, "_keep_in_fp32_modules_strict", None) or ()]
+    pattern = strict_float32_names(model)
+    if pattern is None:
+        return
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and any(
-            re.search(rf"(^|\.){p}($|\.)", name) for p in patterns
-        ):
+        if tensor.is_floating_point() and pattern.search(name):
             tensor.data = tensor.data.float()
 
 
@@ -165,52 +188,57 @@ def materialise(model: nn.Module, device: torch.device, seed: int) -> None:
     The bits of a tensor depend on `seed` and its name alone: not on the device's vector width, nor
     on what else is built. Experts' parameters stay on meta.
     """
-    sites = find_sites(model)
-    ours = {id(p) for s in sites for p in s.module.parameters(recurse=False)}
+    experts = expert_parameters(find_sites(model))
     for module in model.modules():
-        _to_empty(module, device, ours)
+        _to_empty(module, device, experts)
+    # Memory of its own was given to both names of a tied tensor; this makes them one again.
     model.tie_weights()  # type: ignore[operator]
-    names = {t: n for n, t in [*model.named_parameters(), *model.named_buffers()] if not t.is_meta}
-    for module in model.modules():
-        module._is_hf_initialized = False  # type: ignore[assignment]
+    named = [*model.named_parameters(), *model.named_buffers()]
+    names = {tensor: name for name, tensor in named if not tensor.is_meta}
+    want_initial_values(model)
     with NamedInit(seed, names):
         model.initialize_weights()  # type: ignore[operator]
 
 
 def _to_empty(module: nn.Module, device: torch.device, skip: set[int]) -> None:
+    """Replace a module's own meta tensors, but for those in `skip`, by zeros on `device`."""
     for name, parameter in module._parameters.items():
         if parameter is not None and parameter.is_meta and id(parameter) not in skip:
             empty = torch.zeros_like(parameter, device=device)
             module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.is_meta:
-            replaced = torch.zeros_like(buffer, device=device)
-            module._buffers[name] = (
-                nn.Buffer(replaced) if isinstance(buffer, nn.Buffer) else replaced
-            )
+            empty = torch.zeros_like(buffer, device=device)
+            module._buffers[name] = nn.Buffer(empty) if isinstance(buffer, nn.Buffer) else empty
 
 
 def initial_expert(
     model: nn.Module, site: Site, expert: int, seed: int, device: torch.device
 ) -> dict[str, Tensor]:
     """One expert's initial tensors (float32), by the family's own initialisation on a one-expert
-    module."""
-    tensors = {
-        p: torch.zeros(site.shapes[p], dtype=torch.float32, device=device)
-        for p, _ in site.tensors_of(expert)
-    }
+    module.
+
+    Whoever owns the expert gets the same bits, since they depend on the tensors' names alone.
+    """
+    tensors, names = {}, {}
+    for parameter, name in site.tensors_of(expert):
+        shape = site.shapes[parameter]
+        tensor = torch.zeros(shape, dtype=torch.float32, device=device)
+        tensors[parameter] = tensor
+        names[tensor] = name
     module = one_expert(site, tensors)
-    names = {module._parameters[p]: site.tensor_name(p, expert) for p in tensors}
-    rest = [p for p in site.shapes if p not in tensors]
-    for parameter in rest:  # rows of experts that compute nothing: this expert has no such tensor
-        module._parameters[parameter] = torch.empty(0, 1, device=device)  # type: ignore[assignment]
+    # Rows of experts that compute nothing: this expert has no such tensor.
+    for parameter in site.shapes.keys() - tensors.keys():
+        empty = torch.empty(0, 1, device=device)
+        module._parameters[parameter] = empty  # type: ignore[assignment]
     owner = _initialising_model(model, site.name)
-    with torch.no_grad(), NamedInit(seed, {t: n for t, n in names.items() if t is not None}):
-        owner._init_weights(module)  # type: ignore[operator]
+    with torch.no_grad(), NamedInit(seed, names):
+        initialise_module(owner, module)
     return tensors
 
 
 def _initialising_model(model: nn.Module, name: str) -> nn.Module:
+    """The innermost PreTrainedModel around a module: its rules initialise what it holds."""
     from transformers import PreTrainedModel
 
     owner, node = model, model

@@ -1,5 +1,9 @@
 """Initial values by tensor name: transformers' own initialisation code, with our random numbers
-under it."""
+under it.
+
+Why values by name: any worker can then make any tensor, in any order, and gets the same bits. So a
+plan may move an expert, and a recovery from the very start needs no checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ class NamedInit(TorchDispatchMode):
     name).
 
     `torch.randn`'s bits depend on the CPU's vector width and on what was drawn before; these do not
-    (`research/determinism.md`, rule 13). A scratch tensor without a name is keyed by its place in
-    the order of such fills, which is the model's own.
+    (`docs/design/determinism.md`). A scratch tensor without a name is keyed by its place in the
+    order of such fills, which is the model's own.
     """
 
     def __init__(self, seed: int, names: Mapping[Tensor, str]) -> None:
@@ -42,19 +46,24 @@ class NamedInit(TorchDispatchMode):
         target: Tensor = args[0]
         if target.is_meta or target.numel() == 0:
             return target
+        # Fills may take their arguments by place or by name.
+        options = dict(zip(fill.names, args[1:], strict=False)) | (kwargs or {})
+        values = fill.draw(tuple(target.shape), self._seed, self._name(target), options)
+        return target.copy_(values.to(target.dtype))
+
+    def _name(self, target: Tensor) -> str:
+        # Initialisation writes through views and `.data`, so a tensor is known by its memory.
         name = self._names.get(target.untyped_storage().data_ptr())
         if name is None:
             self._num_unnamed += 1
             name = f"unnamed/{self._num_unnamed}"
-        options = dict(zip(fill.names, args[1:], strict=False)) | (kwargs or {})
-        values = fill.draw(tuple(target.shape), self._seed, name, options)
-        return target.copy_(values.to(target.dtype))
+        return name
 
 
 @dataclass(frozen=True)
 class _Fill:
-    """A random fill: the names of its arguments, and how we draw it from (shape, seed, name,
-    arguments)."""
+    """A random fill of torch: the names of its arguments, and how it is drawn here from (shape,
+    seed, name, arguments)."""
 
     names: tuple[str, str]
     draw: Callable[[tuple[int, ...], int, str, dict[str, Any]], Tensor]

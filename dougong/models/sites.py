@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
+from dougong.models.transformers_internals import with_eager_experts
 from dougong.ops.experts.base import ExpertOp, Rows
 from dougong.ops.experts.choose import choose_expert_op
 from dougong.ops.experts.reference import FamilyExpert
@@ -53,54 +53,79 @@ class Site:
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """All sites in module order. Raises `ModelError` for a model that cannot be cut, with the
-    reason."""
+    """All sites in module order. Raises `ModelError`, with the reason, for a model that cannot be
+    cut."""
     modules = [(name, m) for name, m in model.named_modules() if name.split(".")[-1] == "experts"]
     if not modules:
         raise ModelError(
             f"{_family(model)}: has no module named `experts`, so there is nothing to distribute; "
             "give a mixture-of-experts family (model.family), such as qwen3_moe"
         )
-    sites = [_site(model, name, module) for name, module in modules]
-    counts = {s.num_experts for s in sites}
+    family = _family(model)
+    sites = [_site(family, name, module) for name, module in modules]
+    counts = sorted({site.num_experts for site in sites})
     if len(counts) > 1:
         raise ModelError(
-            f"{_family(model)}: layers have different numbers of experts {sorted(counts)}; not supported"
+            f"{family}: layers have different numbers of experts {counts}; not supported"
         )
     return sites
 
 
-def _site(model: nn.Module, name: str, module: nn.Module) -> Site:
-    where = f"{_family(model)}: {name} ({type(module).__name__})"
-    if any(True for child in module.children() for _ in child.parameters()):
-        raise ModelError(
-            f"{where} keeps its experts as separate modules; only fused [E, ...] parameters can be cut"
-        )
-    parameters = dict(module.named_parameters(recurse=False))
-    if not parameters or any(p.dim() < 2 for p in parameters.values()):
-        shapes = {n: tuple(p.shape) for n, p in parameters.items()}
-        raise ModelError(f"{where} has parameters that are not expert-major [E, ...]: {shapes}")
-    arguments = list(inspect.signature(module.forward).parameters.values())
-    positional = [
-        a.name for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(positional) < 3:
-        raise ModelError(
-            f"{where} is called with {positional}; the cut needs (hidden, top_k_index, top_k_weights)"
-        )
-    rows = {n: p.shape[0] for n, p in parameters.items()}
-    shapes = {n: tuple(p.shape[1:]) for n, p in parameters.items()}
+def expert_parameters(sites: Iterable[Site]) -> set[int]:
+    """The `id` of every parameter that is an experts module's own; all others are dense."""
+    found: set[int] = set()
+    for site in sites:
+        found.update(id(parameter) for parameter in site.module.parameters(recurse=False))
+    return found
+
+
+def _site(family: str, name: str, module: nn.Module) -> Site:
+    where = f"{family}: {name} ({type(module).__name__})"
+    parameters = _expert_major_parameters(where, module)
+    _check_arguments(where, module)
+    rows = {name: parameter.shape[0] for name, parameter in parameters.items()}
+    shapes = {name: tuple(parameter.shape[1:]) for name, parameter in parameters.items()}
     site = Site(name, module, min(rows.values()), shapes, rows)
+    # More rows than experts are legitimate only where the family has experts that return the token
+    # as it is: these have a row in what is indexed by expert, and none in what they do not use.
     if max(rows.values()) > site.num_experts and not site.has_identity_experts:
         raise ModelError(f"{where}: parameters disagree on the number of experts: {rows}")
     return site
+
+
+def _expert_major_parameters(where: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that the module itself holds, all `[E, ...]`; refuses any other."""
+    for child in module.children():
+        if any(True for _ in child.parameters()):
+            raise ModelError(
+                f"{where} keeps its experts as separate modules; "
+                "only fused [E, ...] parameters can be cut"
+            )
+    parameters = dict(module.named_parameters(recurse=False))
+    if not parameters or any(parameter.dim() < 2 for parameter in parameters.values()):
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        raise ModelError(f"{where} has parameters that are not expert-major [E, ...]: {shapes}")
+    return parameters
+
+
+def _check_arguments(where: str, module: nn.Module) -> None:
+    arguments = inspect.signature(module.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [argument.name for argument in arguments if argument.kind in kinds]
+    if len(positional) < 3:
+        raise ModelError(
+            f"{where} is called with {positional}; "
+            "the cut needs (hidden, top_k_index, top_k_weights)"
+        )
 
 
 def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The site's own module, holding one expert: a shallow copy whose parameters are `[1, ...]`
     views of `tensors`.
 
-    Called with index 0 and weight 1 it computes that expert by the family's own code.
+    Called with index 0 and weight 1 it computes that expert by the family's own code. Why a copy
+    and no module of our own: what an expert computes between its matrices (activation, clamping,
+    biases) is then never written down a second time. The site's module itself is not changed.
     """
     module = copy.copy(site.module)
     module.__dict__ = dict(site.module.__dict__)
@@ -110,20 +135,26 @@ def one_expert(site: Site, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, value in site.module.__dict__.items():
         if name.startswith("num_") and value == site.num_experts:
             setattr(module, name, 1)
-    config: Any = getattr(module, "config", None)
-    if config is not None:
-        config = copy.copy(config)
-        config._experts_implementation = "eager"
-        module.__dict__["config"] = config
+    if getattr(module, "config", None) is not None:
+        module.__dict__["config"] = with_eager_experts(module.config)
+    # A cut site's forward is a pause, kept in the instance; without it the class's own is called.
     module.__dict__.pop("forward", None)
     return module
 
 
-def expert_op(site: Site, device: torch.device, rows: Rows = "block") -> ExpertOp:
-    """How this site's experts compute: the fast form where it agrees with the family's own code,
-    else that."""
+def expert_op(
+    site: Site,
+    device: torch.device,
+    rows: Rows = "block",
+    candidates: Iterable[ExpertOp] = (),
+) -> ExpertOp:
+    """How this site's experts compute: a fast form where it agrees with the family's own code, else
+    that code.
+
+    `candidates`: the fused forms that the device's accelerator has, fastest first.
+    """
     family = FamilyExpert(lambda tensors: one_expert(site, tensors), site.has_identity_experts)
-    return choose_expert_op(family, site.shapes, device, rows)
+    return choose_expert_op(family, site.shapes, device, rows, candidates)
 
 
 def _family(model: nn.Module) -> str:

@@ -1,5 +1,8 @@
-"""Where a model chooses by `topk`: there ties are broken by the lower index, whatever the
-device."""
+"""Where a model chooses by `topk`, ties are broken by the lower index, whatever the device.
+
+torch leaves open which of two equal scores wins, and devices differ. A token that is sent to
+another expert is another computation, not another rounding.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from dougong.ops.topk import TiesByIndex
 
 
 def break_ties_by_index(model: nn.Module, sites: list[Site]) -> TiesByIndex:
-    """Let every router, and every indexer of a sparse attention, choose by `topk_by_index`. Changes
-    the model in place.
+    """Let every router, and every indexer of a sparse attention, choose by `topk_by_index`.
+
+    Changes the model in place.
 
     Routers are called by the module that holds the `experts`, so the rule holds from its entry to
     its end; indexers are the modules of that name. A model that is paused on the way must be so

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dougong.errors import ModelError
@@ -27,17 +26,14 @@ class WeightsFolder:
     def read(self, logical: str) -> Tensor:
         """A logical tensor in float32 on the CPU. Raises `ModelError` when the folder does not hold
         it."""
-        values = {p.name: self._piece(p, logical) for p in self._names.pieces(logical)}
-        tensor: Tensor = self._names.from_disk(logical, values)
-        return tensor.float() if tensor.is_floating_point() else tensor
+        pieces = self._names.pieces(logical)
+        values = {piece.name: self._piece(piece, logical) for piece in pieces}
+        return _as_float32(self._names.from_disk(logical, values))
 
     def _piece(self, piece: Any, logical: str) -> Tensor:
         from safetensors import safe_open
 
-        bare = piece.name.partition(".")[
-            2
-        ]  # some folders hold the base model, whose names lack the first word
-        name = bare if piece.name not in self._files and bare in self._files else piece.name
+        name = self._stored_name(piece.name)
         file = self._files.get(name)
         if file is None:
             raise ModelError(
@@ -46,14 +42,16 @@ class WeightsFolder:
             )
         with safe_open(self._path / file, framework="pt") as opened:
             stored = opened.get_slice(name)
-            shape = tuple(stored.get_shape())
-            if shape != piece.disk.shape:
-                raise ModelError(
-                    f"model.path: {self._path / file}: {piece.name} has shape {shape}, but the model has "
-                    f"{piece.disk.shape}; its weights are of another model than its config.json"
-                )
+            _check_shape(self._path / file, piece, tuple(stored.get_shape()))
             tensor: Tensor = opened.get_tensor(name) if piece.row is None else stored[piece.row]
-        return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        return _as_float32(tensor)
+
+    def _stored_name(self, name: str) -> str:
+        """Some folders hold the base model alone, whose names lack the first word."""
+        bare = name.partition(".")[2]
+        if name not in self._files and bare in self._files:
+            return bare
+        return name
 
     def _index(self) -> dict[str, str]:
         from safetensors import safe_open
@@ -65,5 +63,19 @@ class WeightsFolder:
             with safe_open(self._path / SINGLE, framework="pt") as opened:
                 return dict.fromkeys(opened.keys(), SINGLE)
         raise ModelError(
-            f"model.path: {self._path} holds neither {INDEX} nor {SINGLE}; only safetensors are read"
+            f"model.path: {self._path} holds neither {INDEX} nor {SINGLE}; "
+            "only safetensors are read"
         )
+
+
+def _check_shape(path: Path, piece: Any, shape: tuple[int, ...]) -> None:
+    if shape != piece.disk.shape:
+        raise ModelError(
+            f"model.path: {path}: {piece.name} has shape {shape}, "
+            f"but the model has {piece.disk.shape}; "
+            "its weights are of another model than its config.json"
+        )
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

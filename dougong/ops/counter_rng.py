@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dougong.ops.mixing import mix
+
 # Values made at a time: about 1 MiB of scratch, so the work stays in cache. No bit depends on it
 # (tested).
 CHUNK = 1 << 15
@@ -149,13 +151,5 @@ class Permutation:
     def _pass(self, value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         left, right = value >> self._half, value & self._mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right + key) & self._mask)
+            left, right = right, left ^ (mix(right + key) & self._mask)
         return (left << self._half) | right
-
-
-def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit words that
-    mixes every bit."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

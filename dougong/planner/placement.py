@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from dougong.control.handshake import AgentFacts
 from dougong.errors import LaunchError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
@@ -138,16 +138,15 @@ def _spec(
     )
 
 
-def make_seats(
-    specs: Sequence[AgentSpec], hellos: Mapping[str, Mapping[str, Any]]
-) -> tuple[Seat, ...]:
-    """The places for workers in rank order: islands as in the job file, then by index. `hellos`: by
-    agent name."""
-    return tuple(
-        Seat(worker, spec.island, spec.role, str(hellos[spec.name]["node"]), _device(spec, i))
-        for spec in specs
-        for i, worker in enumerate(spec.workers)
-    )
+def make_seats(specs: Sequence[AgentSpec], agents: Mapping[str, AgentFacts]) -> tuple[Seat, ...]:
+    """The places for workers in rank order: islands as in the job file, then by index. `agents`:
+    what each said of itself, by name."""
+    seats = []
+    for spec in specs:
+        node = agents[spec.name].node
+        for i, worker in enumerate(spec.workers):
+            seats.append(Seat(worker, spec.island, spec.role, node, _device(spec, i)))
+    return tuple(seats)
 
 
 def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
@@ -170,35 +169,40 @@ def _device(spec: AgentSpec, index: int) -> str:
     return f"{spec.accelerator}:{number + index}"
 
 
-def check_hellos(hellos: Mapping[str, Mapping[str, Any]], run_dir: str) -> None:
+def check_agents(agents: Mapping[str, AgentFacts], run_dir: str) -> None:
     """LaunchError when agents do not run the same software or do not see the run directory."""
-    blind = [str(h["node"]) for h in hellos.values() if not h["sees_run_dir"]]
+    blind = sorted({agent.node for agent in agents.values() if not agent.sees_run_dir})
     if blind:
         raise LaunchError(
-            f"the run directory {run_dir} is not to be seen on {', '.join(sorted(set(blind)))}; every node must reach "
-            "it under the same path: pass --run-dir on storage that they share"
+            f"the run directory {run_dir} is not to be seen on {', '.join(blind)}; every node must "
+            "reach it under the same path: pass --run-dir on storage that they share"
         )
-    packages = list(dict.fromkeys(p for h in hellos.values() for p in h["versions"]))
-    skewed = [p for p in packages if len({h["versions"].get(p) for h in hellos.values()}) > 1]
+    packages: dict[str, set[str | None]] = {}
+    for agent in agents.values():
+        for name in agent.versions:
+            packages.setdefault(name, set())
+    for name, versions in packages.items():
+        versions.update(agent.versions.get(name) for agent in agents.values())
+    skewed = [name for name, versions in packages.items() if len(versions) > 1]
     if skewed:
         raise LaunchError(
             f"the nodes differ in {', '.join(skewed)}; a run needs the same everywhere:\n"
-            + version_table(hellos, packages, skewed)
+            + version_table(agents, list(packages), skewed)
             + "\ninstall the same versions on all nodes, then run again"
         )
 
 
 def version_table(
-    hellos: Mapping[str, Mapping[str, Any]], packages: Sequence[str], skewed: Sequence[str]
+    agents: Mapping[str, AgentFacts], packages: Sequence[str], skewed: Sequence[str]
 ) -> str:
     """Nodes by packages in plain text; the columns that differ are marked with `*`."""
-    head = ["node", *(f"{p}*" if p in skewed else p for p in packages)]
-    rows = [head] + [
-        [f"{h['node']} ({name})", *(str(h["versions"].get(p, "-")) for p in packages)]
-        for name, h in hellos.items()
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    rows = [["node", *(f"{name}*" if name in skewed else name for name in packages)]]
+    for agent, facts in agents.items():
+        versions = [facts.versions.get(name, "-") for name in packages]
+        rows.append([f"{facts.node} ({agent})", *versions])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)

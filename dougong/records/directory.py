@@ -4,29 +4,6 @@ replaced by one `rename`.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
         logs/<generation>/<island>/<index>.log   checkpoints/   ledger/   tensorboard/
-
-Every event has `kind`, `generation`, `monotonic_s` (this boot of the controller's machine) and
-`wall` (ISO 8601, UTC). The fields that the view and the report look for; any other field and any
-other kind is shown as it stands:
-
-    created               job, command (list of words), machine (`machine.describe_machine()`)
-    agents_started        agents: list of {node, island, address, versions, accelerator, devices, environment}
-    inspected             family, parameters, tensors, sites, experts
-    fingerprints          classes: {worker: class of its device's arithmetic}, seconds
-    planned               workers (count), lanes, experts, environment: {island: variables that its workers are given}
-    generation_started    workers (list of names), resume (checkpoint name or null), step (the last step already done)
-    first_step            step
-    drill                 worker, step, action
-    worker_died           worker, class, cause
-    diagnosis             worker, class, cause
-    decision              action, reason
-    checkpoint_started    step
-    checkpoint_committed  step, directory (name), bytes, seconds
-    checkpoint_rejected   directory, reason
-    warning               text, workers (list of names)
-    state                 state
-    stop_requested        by
-    finished, stopped, failed   step, cause (failed only), worker (failed only)
 """
 
 from __future__ import annotations
@@ -41,11 +18,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan
+from dougong.records.events import Event, from_json, to_json
 
 MetricsRow = dict[str, Any]
-Event = dict[str, Any]
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -179,23 +158,16 @@ class RunDir:
         "-Infinity"."""
         self._append(self.metrics_file, row)
 
-    def append_event(self, kind: str, generation: int, **fields: Any) -> Event:
-        """Write one event with both clocks and hand it back, for the view."""
-        wall = (
-            self._now()
-            .astimezone(timezone.utc)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z")
-        )
-        stamp = {
-            "kind": kind,
-            "generation": generation,
+    def append_event(self, event: Event) -> Event:
+        """Write one event, stamped with both clocks, and hand it back so."""
+        wall = self._now().astimezone(timezone.utc).isoformat(timespec="milliseconds")
+        clocks = {
             "monotonic_s": round(self._monotonic(), 6),
-            "wall": wall,
+            "wall": wall.replace("+00:00", "Z"),
         }
-        event = {**stamp, **fields, **stamp}
-        self._append(self.events_file, event)
-        return event
+        stamped = event.model_copy(update=clocks)
+        self._append(self.events_file, to_json(stamped))
+        return stamped
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace status.json; a reader sees the old one or the new one, never half."""
@@ -232,7 +204,10 @@ class RunDir:
 
     def read_events(self) -> list[Event]:
         """All events in the order written. A torn last line is left out."""
-        return _read_lines(self.events_file)
+        return [
+            _parse_event(self.events_file, number, fields)
+            for number, fields in enumerate(_read_lines(self.events_file), 1)
+        ]
 
     def read_status(self) -> dict[str, Any] | None:
         """status.json, or None when the run has not come so far."""
@@ -268,6 +243,18 @@ class RunDir:
                 raise LaunchError(
                     f"{path}: cannot append: {error.strerror}; make room or mend it, then resume"
                 ) from error
+
+
+def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> Event:
+    try:
+        return from_json(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "kind"
+        raise LaunchError(
+            f"{path}:{number}: an event of kind {fields.get('kind')!r} that this release cannot read"
+            f" ({place}: {first['msg']}); open the run with the release that wrote it"
+        ) from error
 
 
 def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:

@@ -7,6 +7,7 @@ machine) and `wall` (ISO 8601, UTC); the last two are set when it is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -15,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 class RunEvent(BaseModel):
     """What all events have. A field that this release does not know is kept as it stands."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="allow", populate_by_name=True, ser_json_inf_nan="constants"
+    )
 
     kind: str
     generation: int
@@ -108,7 +111,7 @@ class WorkerDied(RunEvent):
 
     kind: Literal["worker_died"] = "worker_died"
     worker: str
-    failure: str = Field("", alias="class")
+    failure: str = Field("", validation_alias="class", serialization_alias="class")
     cause: str = ""
 
 
@@ -117,7 +120,7 @@ class FailureDiagnosed(RunEvent):
 
     kind: Literal["diagnosis"] = "diagnosis"
     worker: str
-    failure: str = Field("", alias="class")
+    failure: str = Field("", validation_alias="class", serialization_alias="class")
     cause: str = ""
     detail: str = ""
     followed_by: tuple[str, ...] = ()
@@ -144,7 +147,7 @@ class CheckpointCommitted(RunEvent):
     kind: Literal["checkpoint_committed"] = "checkpoint_committed"
     step: int
     directory: str = ""
-    num_bytes: int | None = Field(None, alias="bytes")
+    num_bytes: int | None = Field(None, validation_alias="bytes", serialization_alias="bytes")
     seconds: float | None = None
 
 
@@ -178,7 +181,7 @@ class RunEnded(RunEvent):
     step: int = 0
     cause: str | None = None
     worker: str | None = None
-    failure: str | None = Field(None, alias="class")
+    failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
 
 
 Event = Annotated[
@@ -205,3 +208,13 @@ Event = Annotated[
 """Any of them, told apart by `kind`."""
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as its line of the file holds it: `class` and `bytes` are names there."""
+    return event.model_dump(mode="json", by_alias=True)
+
+
+def from_json(fields: Mapping[str, Any]) -> Event:
+    """The event of one line. pydantic.ValidationError when it is none of this release."""
+    return EVENTS.validate_python(fields)

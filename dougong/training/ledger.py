@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dougong.checkpoint.ledger_file import KINDS, LedgerWriter
+from dougong.ops.mixing import STEP, mix
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.checksum import checksums
 
@@ -25,8 +26,6 @@ DIGEST_BYTES = 16
 BEGINNING = "00" * DIGEST_BYTES
 """The digest before the first step."""
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _HALF = 1 << 32
 
 
@@ -81,10 +80,7 @@ def combine(keys: NDArray[np.uint64], values: NDArray[np.uint64]) -> int:
     """The sum, modulo 2**64, of a scrambled number for each tensor; a tensor with the checksum 0
     adds nothing."""
     with np.errstate(over="ignore"):
-        mixed = keys + values * _STEP
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * _FACTORS[0]
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * _FACTORS[1]
-        mixed = mixed ^ (mixed >> np.uint64(31))
+        mixed = mix(keys + values * np.uint64(STEP))
         return int(np.where(values != 0, mixed, np.uint64(0)).sum(dtype=np.uint64))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dougong.job.optimizers.adamw import AdamW
 from dougong.job.schema import Job
 from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
@@ -110,6 +111,7 @@ class Stepper:
             tracer=tracer,
         )
         self._names = [self._trainable_of(rank) for rank in range(world.size)]
+        assert isinstance(job.optimizer, AdamW)
         self.optimizer = OwnedAdamW(
             job.optimizer, {n: replica.masters[n] for n in self._names[world.rank]}
         )

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,12 @@ from torch import Tensor
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.ledger_file import LedgerWriter
+from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.data.windows import TokenWindows, open_data, vocabulary
+from dougong.deadlines import DEADLINES
 from dougong.errors import DataError, DeviceError
 from dougong.fault.drill import rehearse
 from dougong.job.schema import Job
@@ -45,9 +48,6 @@ from dougong.training.step import Stepper, StepResult
 if TYPE_CHECKING:
     from dougong.control.worker_api import WorkerContext
 
-SAVE_TIMEOUT_S = 1800.0
-"""Longest wait for the storage before a save is given up."""
-
 
 def train(context: WorkerContext) -> None:
     """Train from the context's checkpoint (or the beginning) to the job's last step, or until asked
@@ -59,7 +59,7 @@ def train(context: WorkerContext) -> None:
     with joined(context) as world:
         trainer = Trainer(context, world)
         for step in range(trainer.first_step, context.job.steps + 1):
-            rehearse(context, step)
+            rehearse(context.drills, step, context.control.send)
             if trainer.run_step(step):
                 break
         trainer.finish()
@@ -152,10 +152,11 @@ class Trainer:
         )
         self._stepper = Stepper(self._job, context.plan, world, self._replica, self._clock, tracer)
         root, name = context.run_dir / "checkpoints", context.worker.name
-        self._saver = Saver(root, name, world.rank, context.generation, self._durable, start.names)
+        writer = PartWriter(name, world.rank, context.generation)
+        self._saver = Saver(root, writer, self._durable, start.names, DEADLINES)
         self._saved_step = 0
         self._digests: dict[int, str] = {}
-        digest = start.reader.header.get("ledger") if start.reader is not None else None
+        digest = start.reader.metadata.get("ledger") if start.reader is not None else None
         if self._job.determinism != "off":
             self._stepper.ledger = _open_ledger(context, world, self._replica, digest)
         if start.reader is not None:
@@ -188,7 +189,7 @@ class Trainer:
         validation = self._validate(step, last)
         if self._world.rank == 0:
             row = self._row(result, step_s, validation) | result.load.row(whole=save) | recorded
-            self._context.control.send("step", row=row)
+            self._context.control.send(StepDone(row))
         if save:
             self._save(step)
         return result.stop
@@ -198,7 +199,7 @@ class Trainer:
         if self._step > self._saved_step:
             self._save(self._step)
         self._context.control.progress(self._step, "checkpoint", 1)
-        self._saver.wait(SAVE_TIMEOUT_S)
+        self._saver.wait()
         self._context.control.progress(self._step, "idle", 0)
 
     def _forwards(self, microbatch: int) -> Mapping[int, Forward]:
@@ -261,13 +262,12 @@ class Trainer:
         self._context.control.progress(step, "checkpoint", 0)
         if self._stepper.ledger is not None:
             self._digests[step] = self._stepper.ledger.digest
-        self._saver.stage(step, _state(self._replica, self._stepper), SAVE_TIMEOUT_S)
+        self._saver.stage(step, _state(self._replica, self._stepper))
         self._saved_step = step
 
-    def _durable(self, step: int, directory: str, part: dict[str, Any]) -> None:
-        if step in self._digests:
-            part["header"] = {"ledger": self._digests.pop(step)}
-        self._context.control.send("part", step=step, directory=directory, part=part)
+    def _durable(self, part: CheckpointPart) -> None:
+        part = replace(part, ledger=self._digests.pop(part.step, None))
+        self._context.control.send(PartDurable(part.step, part.directory, part.to_json()))
 
 
 def _agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:

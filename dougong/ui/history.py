@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dougong.parallel.plan import Plan
-from dougong.records.directory import Event, MetricsRow, RunDir, live_rows
+from dougong.records.directory import MetricsRow, RunDir, live_rows
+from dougong.records.events import to_json
 from dougong.ui.formatting import FINAL_KINDS, cause_of, count, duration, plural
 
+Event = dict[str, Any]
 FAILURE_KINDS = ("worker_died", "agent_lost", "node_lost", "diagnosis")
 
 
@@ -124,7 +126,7 @@ class History:
 
 def read_history(run_dir: RunDir) -> History:
     """Read all of a run. LaunchError when a file of it is broken."""
-    events, rows = run_dir.read_events(), run_dir.read_metrics()
+    events, rows = [to_json(e) for e in run_dir.read_events()], run_dir.read_metrics()
     status = run_dir.read_status() or {}
     created = _last(events, "created")
     failed = _last(events, "failed") if _state(events, status) == "failed" else {}

@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from dougong.records.directory import Event, MetricsRow, RunDir
+from dougong.records.directory import MetricsRow, RunDir
+from dougong.records.events import Event, StateChanged
 from dougong.ui.view import View
-
-STATUS_EVERY_S = 0.5
 
 
 class MetricsSink(Protocol):
@@ -23,34 +20,20 @@ class MetricsSink(Protocol):
 
 
 class Recorder:
-    """One run's record. `status` is asked for whenever status.json is due."""
+    """One run's record and its picture on the screen."""
 
-    def __init__(
-        self,
-        run_dir: RunDir,
-        view: View,
-        tracker: MetricsSink | None,
-        status: Callable[[], dict[str, Any]],
-    ) -> None:
+    def __init__(self, run_dir: RunDir, view: View, tracker: MetricsSink | None) -> None:
         self.run_dir = run_dir
         self.view = view
         self._tracker = tracker
-        self._status = status
-        self._status_at = 0.0
 
-    def report_status(self, status: Callable[[], dict[str, Any]]) -> None:
-        """From now on status.json holds what `status` returns."""
-        self._status = status
-
-    def event(self, kind: str, generation: int, **fields: Any) -> Event:
-        event = self.run_dir.append_event(kind, generation, **fields)
-        self.view.event(event)
-        return event
-
-    def state(self, state: str, generation: int) -> None:
-        self.event("state", generation, state=state)
-        self.view.state(state, generation)
-        self.write_status()
+    def record(self, event: Event) -> Event:
+        """Write an event down and show it; handed back with its clocks."""
+        stamped = self.run_dir.append_event(event)
+        self.view.event(stamped)
+        if isinstance(stamped, StateChanged):
+            self.view.state(stamped.state, stamped.generation)
+        return stamped
 
     def step(self, row: MetricsRow) -> None:
         self.run_dir.append_metrics(row)
@@ -58,17 +41,14 @@ class Recorder:
             self._tracker.step(row)
         self.view.step(row)
 
-    def tick(self) -> None:
-        """Call often: draws the view, and status.json when it is due."""
-        self.view.tick()
-        if time.monotonic() - self._status_at >= STATUS_EVERY_S:
-            self.write_status()
+    def set_status(self, status: dict[str, Any]) -> None:
+        """Replace status.json, signed by this process."""
+        process = {"host": socket.gethostname(), "pid": os.getpid()}
+        self.run_dir.write_status({**status, "controller": process})
 
-    def write_status(self) -> None:
-        self._status_at = time.monotonic()
-        self.run_dir.write_status(
-            {**self._status(), "controller": {"host": socket.gethostname(), "pid": os.getpid()}}
-        )
+    def tick(self) -> None:
+        """Call often: shows what is due and draws the view."""
+        self.view.tick()
 
     def close(self, summary: str) -> None:
         if self._tracker is not None:

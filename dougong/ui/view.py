@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dougong.fault.diagnosis import Fact, is_echo
+from dougong.control.worker_messages import WorkerRaised
+from dougong.fault.observation import is_consequence
 from dougong.parallel.plan import Plan
-from dougong.records.directory import Event, MetricsRow
+from dougong.records.directory import MetricsRow
+from dougong.records.events import Event, to_json
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
 from dougong.ui.panel import RunProgress, draw_panel, plain_step
@@ -49,6 +51,7 @@ class View:
         self._closed = False
         self._last_failure: tuple[Any, str] | None = None
         self._gone = False
+        self._followers: set[str] = set()
         self._speaks_unicode = console.encoding.lower().startswith("utf")
         self._draws = console.is_terminal and not console.is_dumb_terminal and self._speaks_unicode
 
@@ -85,6 +88,9 @@ class View:
 
     def event(self, event: Event) -> None:
         """Something happened: an event as `RunDir.append_event` returned it."""
+        self._show(to_json(event))
+
+    def _show(self, event: dict[str, Any]) -> None:
         self._progress.generation = max(self._progress.generation, event["generation"])
         self._progress.note(event, self._clock())
         sentence = formatting.describe(event)
@@ -101,6 +107,17 @@ class View:
         for message in self._grouper.add(self._clock(), worker, line):
             self._message(message)
         self.tick()
+
+    def worker_raised(self, worker: str, error: WorkerRaised) -> None:
+        """With which exception a worker ends; its traceback may come before or after."""
+        if is_consequence(error.bases):
+            self._followers.add(worker)
+
+    def _follows(self, message: LogMessage) -> bool:
+        """A traceback that only says that a peer was lost: one line is enough, the log has the
+        rest."""
+        is_traceback = message.level == "error" and "\n" in message.text
+        return is_traceback and self._followers.issuperset(message.workers)
 
     def state(self, state: str, generation: int) -> None:
         """The controller's state, such as RUNNING, and the generation."""
@@ -155,7 +172,7 @@ class View:
         except (OSError, SystemExit):
             self._gone = True
 
-    def _told_already(self, event: Event) -> bool:
+    def _told_already(self, event: dict[str, Any]) -> bool:
         """A diagnosis that only repeats the death it explains is not told twice."""
         if event["kind"] not in ("worker_died", "diagnosis"):
             return False
@@ -166,7 +183,7 @@ class View:
     def _message(self, message: LogMessage) -> None:
         if message.level == "info":
             self._print(Text.from_ansi(message.text))
-        elif _is_echo(message):
+        elif self._follows(message):
             told = f"[{formatting.worker_list(message.workers)}] follows from it: {message.text.splitlines()[-1]}"
             self._say(
                 "quiet", told if len(told) <= _ECHO_LENGTH else told[: _ECHO_LENGTH - 3] + "..."
@@ -196,17 +213,6 @@ class View:
             SystemExit,
         ):  # rich turns a closed pipe into SystemExit; the run's files hold all of it
             self._gone = True
-
-
-def _is_echo(message: LogMessage) -> bool:
-    """A traceback that only says that a peer's connection broke: one line is enough, the log has
-    the rest."""
-    error = {"type": "", "bases": (), "message": message.text.splitlines()[-1]}
-    return (
-        message.level == "error"
-        and "\n" in message.text
-        and is_echo(Fact(message.workers[0], error=error))
-    )
 
 
 def make_view(

@@ -18,6 +18,7 @@ def run_worker(code: str, environment: dict[str, str]) -> str:
 def test_any_number_of_workers() -> None:
     assert Cpu().device_count() is None
     assert Cpu().resource is None
+    assert Cpu().shares_machine
 
 
 @pytest.mark.parametrize(
@@ -62,16 +63,9 @@ def test_open_switches_determinism_on() -> None:
 import torch
 from dougong.accelerators.cpu import Cpu
 device = Cpu().open(5)
-Cpu().synchronize()
 print(device, torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
 """
     assert run_worker(code, {}) == "cpu True False"
-
-
-def test_memory_is_this_machines() -> None:
-    free, total = Cpu().memory()
-    assert 0 < free <= total
-    assert total >= 1 << 28
 
 
 def test_describe_names_the_processor() -> None:

@@ -70,8 +70,5 @@ def test_open_a_real_gpu() -> None:
     device = cuda.open(0)
     ones_MM = torch.ones(256, 256, device=device)
     product_MM = ones_MM @ ones_MM
-    cuda.synchronize()
-    free, total = cuda.memory()
     assert float(product_MM[0, 0]) == 256
-    assert 0 < free < total
     assert cuda.describe()["name"] != "none"

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.repository import commit
-from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.checkpoint.part import CheckpointPart, PartWriter
+from dougong.checkpoint.repository import Additions, commit
+from dougong.checkpoint.snapshot import OnDurable, Saver, StateTensor
+from dougong.deadlines import Deadlines
 from tests.families import tiny_config
 
 NUM_EXPERTS = 8
@@ -72,15 +74,22 @@ def share(state: State, worker: int, num_workers: int) -> list[StateTensor]:
     return mine
 
 
+def saver_of(
+    root: Path, names: Names, on_durable: OnDurable, rank: int = 0, generation: int = 1, timeout_s: float = 60.0
+) -> Saver:
+    writer = PartWriter(f"east/{rank}", rank, generation)
+    return Saver(root, writer, on_durable, names, Deadlines(stage_checkpoint_s=timeout_s))
+
+
 def write_parts(
     root: Path, names: Names, shares: Sequence[Iterable[StateTensor]], step: int = 20, generation: int = 1
-) -> list[dict[str, Any]]:
+) -> list[CheckpointPart]:
     """Every worker's part, durable in pending/, not yet committed."""
-    parts: list[dict[str, Any]] = []
+    parts: list[CheckpointPart] = []
     for rank, tensors in enumerate(shares):
-        saver = Saver(root, f"east/{rank}", rank, generation, lambda s, d, part: parts.append(part), names)
+        saver = saver_of(root, names, parts.append, rank, generation)
         saver.stage(step, tensors)
-        saver.wait(60)
+        saver.wait()
     return parts
 
 
@@ -90,4 +99,4 @@ def save(root: Path, model: Any, num_workers: int = 2, step: int = 20, generatio
     state = state_of(model, names, seed)
     shares = [share(state, worker, num_workers) for worker in range(num_workers)]
     parts = write_parts(root, names, shares, step, generation)
-    return commit(root, step, generation, parts, {"seed": 1234})
+    return commit(root, step, generation, parts, Additions({"seed": 1234}))

@@ -27,7 +27,7 @@ def test_the_whole_state_is_read_back_from_any_layout(family: str, num_workers: 
     state = state_of(model, names)
     directory = save(tmp_path, model, num_workers)
     with CheckpointReader(directory, names) as reader:
-        assert (reader.step, reader.header) == (20, {"seed": 1234})
+        assert (reader.step, reader.metadata) == (20, {"seed": 1234})
         for group in ("model", "exp_avg", "exp_avg_sq"):
             assert sorted(reader.names(group)) == sorted(name for held, name in state if held == group)
         for (group, name), tensor in state.items():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import torch
 from dougong.checkpoint import snapshot
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.repository import commit, newest_valid, verify
-from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.checkpoint.snapshot import StateTensor
 from dougong.errors import CheckpointError, ModelError
 from tests.checkpoint.crash import join, start_dying
-from tests.checkpoint.saving import State, names_of, share, state_of, tiny_model
+from tests.checkpoint.saving import State, names_of, saver_of, share, state_of, tiny_model
 
-Part = dict[str, Any]
+Part = CheckpointPart
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +35,6 @@ def names() -> Names:
 @pytest.fixture
 def state(names: Names) -> State:
     return state_of(tiny_model("gpt_oss", num_hidden_layers=2), names)
-
-
-def saver_of(root: Path, names: Names, parts: list[Part], rank: int = 0) -> Saver:
-    return Saver(root, f"east/{rank}", rank, 1, lambda step, directory, part: parts.append(part), names)
 
 
 def assert_holds(directory: Path, names: Names, state: State) -> None:
@@ -59,39 +57,39 @@ def test_what_is_staged_is_what_is_written(
     monkeypatch.setattr(snapshot, "digest", late)
     before = {key: tensor.clone() for key, tensor in state.items()}
     parts: list[Part] = []
-    saver = saver_of(tmp_path, names, parts)
+    saver = saver_of(tmp_path, names, parts.append)
     saver.stage(20, share(state, 0, 1))
     for tensor in state.values():
         tensor.add_(1)
     assert parts == []
     changed.set()
-    saver.wait(60)
-    assert_holds(commit(tmp_path, 20, 1, parts, {}), names, before)
+    saver.wait()
+    assert_holds(commit(tmp_path, 20, 1, parts), names, before)
 
 
 def test_the_next_save_reuses_memory_and_leaves_the_last_one_alone(names: Names, state: State, tmp_path: Path) -> None:
     parts: list[Part] = []
-    saver = saver_of(tmp_path, names, parts)
+    saver = saver_of(tmp_path, names, parts.append)
     saver.stage(20, share(state, 0, 1))
-    saver.wait(60)
+    saver.wait()
     memory = {key: tensor.data_ptr() for key, tensor in saver._memory.items()}
     before = {key: tensor.clone() for key, tensor in state.items()}
     for tensor in state.values():
         tensor.mul_(2)
     saver.stage(40, share(state, 0, 1))
-    saver.wait(60)
+    saver.wait()
     assert {key: tensor.data_ptr() for key, tensor in saver._memory.items()} == memory
-    assert_holds(commit(tmp_path, 20, 1, parts[:1], {}), names, before)
-    assert_holds(commit(tmp_path, 40, 1, parts[1:], {}), names, state)
+    assert_holds(commit(tmp_path, 20, 1, parts[:1]), names, before)
+    assert_holds(commit(tmp_path, 40, 1, parts[1:]), names, state)
 
 
 def test_views_and_strides_are_written_as_their_values(names: Names, tmp_path: Path) -> None:
     parts: list[Part] = []
-    saver = saver_of(tmp_path, names, parts)
+    saver = saver_of(tmp_path, names, parts.append)
     tensor = torch.arange(64 * 16, dtype=torch.float32).view(16, 64).t()
     saver.stage(20, [StateTensor("exp_avg", "x", tensor), StateTensor("exp_avg", "scalar", torch.tensor(2.5))])
-    saver.wait(60)
-    directory = commit(tmp_path, 20, 1, [{**parts[0], "logical": {}}], {})
+    saver.wait()
+    directory = commit(tmp_path, 20, 1, [replace(parts[0], model=None)])
     with CheckpointReader(directory) as reader:
         assert torch.equal(reader.read("exp_avg", "x"), tensor)
         assert reader.read("exp_avg", "scalar").item() == 2.5
@@ -99,32 +97,32 @@ def test_views_and_strides_are_written_as_their_values(names: Names, tmp_path: P
 
 def test_a_part_is_plain_json_and_says_where_everything_lies(names: Names, state: State, tmp_path: Path) -> None:
     parts: list[Part] = []
-    saver = saver_of(tmp_path, names, parts)
+    saver = saver_of(tmp_path, names, parts.append)
     saver.stage(20, share(state, 0, 1))
-    saver.wait(60)
+    saver.wait()
     (part,) = parts
-    assert json.loads(json.dumps(part)) == part
-    assert (part["worker"], part["step"], part["generation"], part["directory"]) == (
+    assert CheckpointPart.from_json(json.loads(json.dumps(part.to_json()))) == part
+    assert (part.worker, part.step, part.generation, part.directory) == (
         "east/0",
         20,
         1,
         "step-000020.g1",
     )
-    assert len(part["state"]) == len(state)
+    assert len(part.state) == len(state)
 
 
 def test_a_worker_that_owns_nothing_still_has_its_part(names: Names, state: State, tmp_path: Path) -> None:
     parts: list[Part] = []
     for rank in range(2):
-        saver = saver_of(tmp_path, names, parts, rank)
+        saver = saver_of(tmp_path, names, parts.append, rank)
         saver.stage(20, share(state, 0, 1) if rank == 0 else [])
-        saver.wait(60)
-    assert verify(commit(tmp_path, 20, 1, parts, {})).ok
+        saver.wait()
+    assert verify(commit(tmp_path, 20, 1, parts)).ok
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_master_weights_are_float32(dtype: torch.dtype, names: Names, tmp_path: Path) -> None:
-    saver = saver_of(tmp_path, names, [])
+    saver = saver_of(tmp_path, names, [].append)
     with pytest.raises(
         CheckpointError, match=r"model model\.norm\.weight: torch\.\w+, but the state is kept in float32"
     ):
@@ -134,26 +132,35 @@ def test_master_weights_are_float32(dtype: torch.dtype, names: Names, tmp_path: 
 
 
 def test_one_step_of_one_generation_is_written_once(names: Names, state: State, tmp_path: Path) -> None:
-    saver = saver_of(tmp_path, names, [])
+    saver = saver_of(tmp_path, names, [].append)
     for _ in range(2):
-        saver.wait(60)
+        saver.wait()
         saver.stage(20, share(state, 0, 1))
     with pytest.raises(CheckpointError, match="never written twice"):
-        saver.wait(60)
-    saver.wait(60)
+        saver.wait()
+    saver.wait()
 
 
 def test_a_save_that_hangs_meets_its_deadline(names: Names, tmp_path: Path) -> None:
     release = threading.Event()
-    saver = Saver(tmp_path, "east/0", 0, 1, lambda *_: assert_true(release.wait(60)), names)
+    saver = saver_of(tmp_path, names, lambda _: assert_true(release.wait(60)), timeout_s=0.1)
     item = StateTensor("exp_avg", "x", torch.zeros(2))
     saver.stage(20, [item])
-    with pytest.raises(CheckpointError, match="east/0: checkpoint-20 is still being written after 0.1 s"):
-        saver.wait(0.1)
+    message = r"east/0: checkpoint-20 is still being written after 0.1 s \(fault\.deadlines\.stage_checkpoint_s\)"
+    with pytest.raises(CheckpointError, match=message):
+        saver.wait()
     with pytest.raises(CheckpointError, match="still being written"):
-        saver.stage(40, [item], timeout_s=0.1)
+        saver.stage(40, [item])
     release.set()
-    saver.wait(60)
+    join_writer("checkpoint-20")
+    saver.wait()
+
+
+def join_writer(name: str) -> None:
+    """Wait for a save's thread apart from the saver, whose deadline is short."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(60)
 
 
 def assert_true(value: bool) -> None:
@@ -161,14 +168,14 @@ def assert_true(value: bool) -> None:
 
 
 def test_an_error_of_the_report_reaches_training_once(names: Names, tmp_path: Path) -> None:
-    def refuse(step: int, directory: str, part: Part) -> None:
-        raise ConnectionError(f"no controller for step {step}")
+    def refuse(part: Part) -> None:
+        raise ConnectionError(f"no controller for step {part.step}")
 
-    saver = Saver(tmp_path, "east/0", 0, 1, refuse, names)
+    saver = saver_of(tmp_path, names, refuse)
     saver.stage(20, [StateTensor("exp_avg", "x", torch.zeros(2))])
     with pytest.raises(ConnectionError, match="no controller for step 20"):
         saver.stage(40, [StateTensor("exp_avg", "x", torch.zeros(2))])
-    saver.wait(60)
+    saver.wait()
 
 
 def test_storage_that_changes_a_bit_is_caught_before_the_part_is_sent(
@@ -182,12 +189,12 @@ def test_storage_that_changes_a_bit_is_caught_before_the_part_is_sent(
 
     monkeypatch.setattr(snapshot, "sync_file", damaging)
     parts: list[Part] = []
-    saver = saver_of(tmp_path, names, parts)
+    saver = saver_of(tmp_path, names, parts.append)
     saver.stage(20, share(state, 0, 1))
     with pytest.raises(
         CheckpointError, match=r"safetensors: .*: reads back as \w+, written as \w+; the storage is bad"
     ):
-        saver.wait(60)
+        saver.wait()
     assert parts == []
 
 
@@ -197,10 +204,10 @@ def test_a_full_device_is_a_clear_error(names: Names, state: State, tmp_path: Pa
     shared.parent.mkdir(parents=True)
     shared.symlink_to("/dev/full")
     parts: list[Part] = []
-    saver = saver_of(tmp_path, names, parts)
+    saver = saver_of(tmp_path, names, parts.append)
     saver.stage(20, share(state, 0, 1))
     with pytest.raises(CheckpointError, match=r"experts-00000\.safetensors: no space left .*checkpoint\.keep"):
-        saver.wait(60)
+        saver.wait()
     assert parts == []
 
 
@@ -221,28 +228,28 @@ def test_a_full_file_system_leaves_no_checkpoint_and_training_can_go_on(
     small_storage: Path, names: Names, state: State
 ) -> None:
     parts: list[Part] = []
-    saver = saver_of(small_storage, names, parts)
+    saver = saver_of(small_storage, names, parts.append)
     saver.stage(20, share(state, 0, 1))
     with pytest.raises(CheckpointError, match=r"no space left to write a checkpoint \(\d+ bytes free\)"):
-        saver.wait(60)
+        saver.wait()
     assert (parts, newest_valid(small_storage)) == ([], None)
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_storage)], check=True, timeout=30)
     saver.stage(40, share(state, 0, 1))
-    saver.wait(60)
-    assert_holds(commit(small_storage, 40, 1, parts, {}), names, state)
+    saver.wait()
+    assert_holds(commit(small_storage, 40, 1, parts), names, state)
 
 
 def save_share(root: Path, names: Names, state: State, rank: int, mail: Path) -> None:
     """One worker process: its part reaches the controller as a file that appears whole."""
 
-    def report(step: int, directory: str, part: Part) -> None:
+    def report(part: Part) -> None:
         unfinished = mail / f".{rank}"
-        unfinished.write_text(json.dumps(part))
+        unfinished.write_text(json.dumps(part.to_json()))
         unfinished.rename(mail / f"{rank}.json")
 
-    saver = Saver(root, f"east/{rank}", rank, 1, report, names)
+    saver = saver_of(root, names, report, rank)
     saver.stage(20, share(state, rank, 2))
-    saver.wait(60)
+    saver.wait()
 
 
 def test_two_processes_write_one_checkpoint_and_one_may_be_killed_at_any_call(
@@ -260,14 +267,14 @@ def test_two_processes_write_one_checkpoint_and_one_may_be_killed_at_any_call(
             for rank in range(2)
         ]
         codes.append([join(child) for child in children])
-        parts = [json.loads(path.read_text()) for path in sorted(mail.glob("*.json"))]
+        parts = [CheckpointPart.from_json(json.loads(path.read_text())) for path in sorted(mail.glob("*.json"))]
         assert newest_valid(root) is None
         if len(parts) == 2:
-            assert_holds(commit(root, 20, 1, parts, {}), names, state)
+            assert_holds(commit(root, 20, 1, parts), names, state)
             continue
         assert codes[-1] == [0, -9]
         with pytest.raises(CheckpointError):
-            commit(root, 20, 1, parts, {})
+            commit(root, 20, 1, parts)
         assert list_committed(root) == []
     assert codes[0] == [0, -9]
     assert codes[4] == [0, -9]

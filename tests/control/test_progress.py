@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
-from dougong.control.progress import PHASES, Progress, ProgressVector
+from dougong.control.progress import PHASES, ProgressVector, WorkerProgress
 
 
 def test_a_fresh_vector_says_nothing_yet() -> None:
     vector = ProgressVector.create()
-    assert vector.read() == Progress(0, 0, "start", 0)
+    assert vector.read() == WorkerProgress(0, 0, "start", 0)
     assert not vector.stop_requested
     vector.close()
 
@@ -32,7 +32,7 @@ def test_a_forked_process_is_read_and_told_to_stop() -> None:
         finally:
             os._exit(code)
     os.read(read_end, 1)
-    assert vector.read() == Progress(2, 8, "update", 4)
+    assert vector.read() == WorkerProgress(2, 8, "update", 4)
     vector.request_stop()
     assert os.waitpid(pid, 0)[1] == 0
     vector.close()

@@ -49,7 +49,7 @@ def test_nobody_looks_where_nothing_is_promised(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(kernels=OTHER, steps=5, determinism="off")).start()
     assert run.finish() == 0, run.text()
     assert run.events("fingerprints") == []
-    assert Manifest.load(run.run_dir.checkpoints / "step-000005").header["kernels"] == {}
+    assert Manifest.load(run.run_dir.checkpoints / "step-000005").metadata["kernels"] == {}
 
 
 def test_an_agent_that_joins_later_is_looked_at_too(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_checkpoint_goes_on_in_its_own_class_or_says_so(tmp_path: Path) -> Non
     job = toy_job(islands=islands("both"), kernels=OTHER, steps=10)
     run = ToyRun(tmp_path / "run", job).start()
     assert run.finish() == 0, run.text()
-    header = Manifest.load(run.run_dir.checkpoints / "step-000010").header["kernels"]
+    header = Manifest.load(run.run_dir.checkpoints / "step-000010").metadata["kernels"]
     (name,) = header["prints"]
     assert header["roles"] == {"attention": [name], "experts": [name]}
     assert header["prints"][name]["probes"] == {"adding": "same", "multiplying": "same"}
@@ -79,7 +79,7 @@ def test_a_checkpoint_goes_on_in_its_own_class_or_says_so(tmp_path: Path) -> Non
     assert run.start("resume", "-o", "numerics=bounded").finish() == 0, run.text()
     assert "these workers are" in warnings(run)
     assert run.run_dir.read_status()["step"] == 15  # type: ignore[index]
-    assert name not in Manifest.load(run.run_dir.checkpoints / "step-000015").header["kernels"]["prints"]
+    assert name not in Manifest.load(run.run_dir.checkpoints / "step-000015").metadata["kernels"]["prints"]
 
 
 def test_a_real_run_goes_on_with_another_thread_count_only_when_told_so(tmp_path: Path) -> None:

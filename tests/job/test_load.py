@@ -10,8 +10,9 @@ import pytest
 import yaml
 from dougong.errors import JobError
 from dougong.job.load import load_job
-from dougong.job.schema import AdamW, Batch, Checkpoint, Drill, Fault, Island, Job, Schedule, Validation
-from dougong.job.yaml_locations import write_flow
+from dougong.job.optimizers.adamw import AdamW
+from dougong.job.schema import Batch, Checkpoint, Drill, Fault, Island, Job, Schedule, Validation
+from dougong.job.yaml_scalars import write_flow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.launcher.jobs import QUICKSTART, SMALL, write
@@ -62,11 +63,12 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "job.yaml:4:19: batch.lanes: given twice, first on line 4; keep one",
         "job.yaml:5:8: steps: must be greater than 0 (got 0): steps to train; the learning rate's decay ends there",
         "job.yaml:6:37: islands.0.accelerator: must be 'cpu', 'cuda' or 'npu' (got 'gpu'); did you mean 'cuda'?",
-        "job.yaml:6:43: islands.1.accelerator: missing; add `accelerator: ...`, kind of device",
+        "job.yaml:6:43: islands.1.accelerator: missing; add `accelerator: ...`, kind of device: `cpu`, "
+        "`cuda`, `npu`, or what an installed package adds",
         "job.yaml:7:29: schedule.nam: unknown key; did you mean 'name'?",
         "job.yaml:8:7: seed: must be a whole number (got 1.5): of every random stream: weights, data, dropout",
-        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts (got null); remove the key to get "
-        "the default",
+        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, deadlines (got null); remove the key "
+        "to get the default",
         "job.yaml:10:25: checkpoint.kept: unknown key; did you mean 'keep'?",
     ]
 
@@ -78,7 +80,8 @@ def test_rules_are_asked_of_the_sections_that_are_right(tmp_path: Path) -> None:
 
 def test_a_block_list_s_missing_key_is_marked_at_its_item(tmp_path: Path) -> None:
     assert mistakes(write(tmp_path, islands="\n  - name: east\n    workers: 2")) == [
-        "job.yaml:7:5: islands.0.accelerator: missing; add `accelerator: ...`, kind of device"
+        "job.yaml:7:5: islands.0.accelerator: missing; add `accelerator: ...`, kind of device: `cpu`, `cuda`, "
+        "`npu`, or what an installed package adds"
     ]
 
 

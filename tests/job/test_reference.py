@@ -48,7 +48,7 @@ def test_an_editor_refuses_what_we_refuse(change: dict[str, Any]) -> None:
 def test_the_tables_hold_every_key() -> None:
     lines, schema = tables().splitlines(), json.loads(json_schema())
     assert "## `data.validation`" in lines
-    assert "| `lanes` | whole number | `1` | logical | " in "\n".join(lines)
+    assert "| `lanes` | whole number | `1` | logical | stays | " in "\n".join(lines)
     keys = sum(len(part["properties"]) for part in (schema, *schema["$defs"].values()))
     assert sum(line.startswith("| `") for line in lines) == keys
 

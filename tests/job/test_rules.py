@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dougong.errors import JobError
 from dougong.job.load import load_job
-from dougong.job.rules import worker_names
+from dougong.job.rule import worker_names
 from dougong.job.schema import Island
 from tests.launcher.jobs import write
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dougong.job.schema import Job, Section
-from dougong.job.validation_messages import section_in
+from dougong.job.schema import Job
+from dougong.job.section import Section, section_in
 from pydantic import ValidationError
 
 LEAST: dict[str, Any] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dougong.job.lookup import section_at
 from dougong.job.schema import Batch, Drill, Island, Job, Validation
-from dougong.job.validation_messages import explain, section_at
+from dougong.job.validation_messages import explain
 from pydantic import ValidationError
 from tests.job.test_schema import with_value
 
@@ -15,7 +16,7 @@ def told(data: Any) -> dict[str, str]:
     with pytest.raises(ValidationError) as caught:
         Job.model_validate(data)
     errors = caught.value.errors(include_url=False)
-    return {".".join(str(part) for part in path): text for path, text in explain(errors, data)}
+    return {".".join(str(part) for part in found.path): found.text for found in explain(errors, data)}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dougong.job.yaml_locations import MAX_DEPTH, Position, read, write_flow
+from dougong.job.yaml_locations import MAX_DEPTH, Position, read
+from dougong.job.yaml_scalars import write_flow
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -21,8 +21,11 @@ from typing import Any
 
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
+from dougong.checkpoint.manifest import FileRecord
+from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_api import WorkerContext
-from dougong.errors import DataError, LaunchError
+from dougong.control.worker_messages import PartDurable, StepDone
+from dougong.errors import DataError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
@@ -63,7 +66,7 @@ def train(context: WorkerContext) -> None:
         stopping = _agree(context, step)
         if me.rank == 0:
             row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
-            context.control.send("step", row={**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}})
+            context.control.send(StepDone({**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
         every = job.checkpoint.every
         if stopping or step == job.steps or (every and step % every == 0):
             context.control.progress(step, "checkpoint", 1)
@@ -73,7 +76,7 @@ def train(context: WorkerContext) -> None:
 def _rehearse(context: WorkerContext, step: int) -> None:
     from dougong.fault.drill import rehearse
 
-    rehearse(context, step)
+    rehearse(context.drills, step, context.control.send)
 
 
 def _agree(context: WorkerContext, step: int) -> bool:
@@ -102,15 +105,16 @@ def _save(context: WorkerContext, step: int) -> None:
     with file.open("wb") as stream:
         stream.write(data)
         os.fsync(stream.fileno())
-    part = {
-        "step": step,
-        "generation": context.generation,
-        "directory": directory.name,
-        "worker": context.worker.name,
-        "files": {name: {"bytes": len(data), "digest": digest(data)}},
-        "state": [],
-    }
-    context.control.send("part", step=step, directory=directory.name, part=part)
+    part = CheckpointPart(
+        worker=context.worker.name,
+        rank=context.worker.rank,
+        generation=context.generation,
+        step=step,
+        directory=directory.name,
+        files={name: FileRecord(len(data), digest(data))},
+        state=(),
+    )
+    context.control.send(PartDurable(step, directory.name, part.to_json()))
 
 
 def _load(context: WorkerContext) -> int:
@@ -131,7 +135,7 @@ def _raise(context: WorkerContext) -> None:
 
 
 def _echo(context: WorkerContext) -> None:
-    raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
+    raise PeerError("worker 0 lost a message: [gloo/transport/tcp/pair.cc:534] Connection closed by peer")
 
 
 def _data(context: WorkerContext) -> None:

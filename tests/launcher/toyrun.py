@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from dougong.records.directory import RunDir
+from dougong.records.events import to_json
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DOUGONG_TEST_MARK"
@@ -87,7 +88,7 @@ class ToyRun:
         return RunDir(self.path)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        return [e for e in self.run_dir.read_events() if e["kind"] == kind]
+        return [to_json(e) for e in self.run_dir.read_events() if e.kind == kind]
 
     def await_step(self, step: int) -> None:
         wait_for(lambda: any(row["step"] >= step for row in self.run_dir.read_metrics()), f"step {step}: {self.text()}")

@@ -12,7 +12,8 @@ from dougong.errors import ModelError
 from dougong.job.schema import Model, Router
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import inspect_model
-from dougong.models.routers import Chooser, find_choosers, watch
+from dougong.models.router_probe import Chooser
+from dougong.models.routers import find_choosers, watch
 from dougong.models.sites import find_sites
 from dougong.parallel.segments.flight import Flight, Forward
 from tests.families import FAMILIES, config_values

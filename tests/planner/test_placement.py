@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dougong.control.handshake import AgentFacts
 from dougong.errors import LaunchError
 from dougong.job.schema import Island
-from dougong.planner.placement import AgentSpec, Node, check_hellos, lay_out, make_seats, seats_of_job
+from dougong.planner.placement import AgentSpec, Node, check_agents, lay_out, make_seats, seats_of_job
 
 A = Node("aaaaaaaaaaaa", "alpha", "10.0.0.1", {"cuda": 4}, {"rack": "r1"})
 B = Node("bbbbbbbbbbbb", "beta", "10.0.0.2", {"cuda": 2, "npu": 8})
@@ -32,7 +33,7 @@ def test_an_island_of_devices_takes_the_fullest_node_then_the_next() -> None:
 def test_two_islands_share_a_node_without_sharing_a_device() -> None:
     specs = lay_out([island("one", workers=2), island("two", workers=2, node="alpha")], [A])
     assert places(specs) == [("one", A.id, 0, 2, 0), ("two", A.id, 0, 2, 2)]
-    hellos = {s.name: {"node": "alpha"} for s in specs}
+    hellos = {s.name: hello("alpha") for s in specs}
     assert [(s.name, s.device) for s in make_seats(specs, hellos)] == [
         ("one/0", "cuda:0"), ("one/1", "cuda:1"), ("two/0", "cuda:2"), ("two/1", "cuda:3"),
     ]  # fmt: skip
@@ -60,7 +61,7 @@ def test_more_workers_than_devices_are_refused_with_the_numbers(node: str | None
 
 def test_seats_come_in_the_order_of_islands_and_indices() -> None:
     specs = lay_out([island("west", "cpu", 2), island("gpu", workers=5)], [A, B])
-    hellos = {s.name: {"node": f"host-of-{s.name}"} for s in specs}
+    hellos = {s.name: hello(f"host-of-{s.name}") for s in specs}
     seats = make_seats(specs, hellos)
     assert [s.name for s in seats] == ["west/0", "west/1", "gpu/0", "gpu/1", "gpu/2", "gpu/3", "gpu/4"]
     assert [s.node for s in seats][-2:] == ["host-of-gpu-0", "host-of-gpu-4"]
@@ -73,14 +74,15 @@ def test_a_dry_run_seats_whatever_the_job_asks_for() -> None:
     assert (seats[-1].name, seats[-1].role) == ("east/0", "experts")
 
 
-def hello(node: str, sees: bool = True, **versions: str) -> dict[str, Any]:
-    return {"node": node, "sees_run_dir": sees, "versions": {"python": "3.11.7", "torch": "2.13.0", **versions}}
+def hello(node: str, sees: bool = True, **versions: str) -> AgentFacts:
+    software = {"python": "3.11.7", "torch": "2.13.0", **versions}
+    return AgentFacts("east", "east", node, 1, "cpu", None, software, {}, sees)
 
 
 def test_a_version_skew_is_refused_with_a_table() -> None:
-    check_hellos({"east": hello("alpha"), "west": hello("beta")}, "/run")
+    check_agents({"east": hello("alpha"), "west": hello("beta")}, "/run")
     with pytest.raises(LaunchError) as caught:
-        check_hellos({"east": hello("alpha"), "west": hello("beta", torch="2.12.1")}, "/run")
+        check_agents({"east": hello("alpha"), "west": hello("beta", torch="2.12.1")}, "/run")
     lines = str(caught.value).splitlines()
     assert "differ in torch;" in lines[0]
     assert lines[1].split() == ["node", "python", "torch*"]
@@ -90,4 +92,4 @@ def test_a_version_skew_is_refused_with_a_table() -> None:
 
 def test_a_node_that_does_not_see_the_run_directory_is_refused() -> None:
     with pytest.raises(LaunchError, match="/run is not to be seen on beta"):
-        check_hellos({"east": hello("alpha"), "west": hello("beta", sees=False)}, "/run")
+        check_agents({"east": hello("alpha"), "west": hello("beta", sees=False)}, "/run")

@@ -15,6 +15,7 @@ import pytest
 from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir, live_rows
+from dougong.records.events import WarningRaised, WorkerDied
 from dougong.records.machine import describe_machine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,10 +95,11 @@ def test_log_file_refuses_what_is_no_worker(tmp_path: Path, name: str) -> None:
 def test_events_carry_both_clocks_and_the_generation(tmp_path: Path) -> None:
     east = timezone(timedelta(hours=8))
     run = RunDir(tmp_path, monotonic=lambda: 12.5, now=lambda: datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=east))
-    event = run.append_event("worker_died", 3, worker="east/1", cause="signal 9 (SIGKILL)", monotonic_s=-1)
-    assert event == {
+    died = WorkerDied(generation=3, worker="east/1", failure="crash", cause="signal 9 (SIGKILL)", monotonic_s=-1)
+    event = run.append_event(died)
+    assert json.loads(run.events_file.read_text()) == {
         "kind": "worker_died", "generation": 3, "monotonic_s": 12.5, "wall": "2025-01-01T19:04:05.678Z",
-        "worker": "east/1", "cause": "signal 9 (SIGKILL)",
+        "worker": "east/1", "class": "crash", "cause": "signal 9 (SIGKILL)",
     }  # fmt: skip
     assert run.read_events() == [event]
 
@@ -149,7 +151,8 @@ def test_lines_of_several_threads_do_not_mix_and_a_reading_process_sees_whole_on
 
     def append_many(generation: int) -> None:
         for index in range(200):
-            run.append_event("warning", generation, text="x" * (index * 7 % 900), index=index)
+            text = f"{index} " + "x" * (index * 7 % 900)
+            run.append_event(WarningRaised(generation=generation, text=text))
 
     threads = [threading.Thread(target=append_many, args=(generation,)) for generation in range(3)]
     for thread in threads:
@@ -160,7 +163,7 @@ def test_lines_of_several_threads_do_not_mix_and_a_reading_process_sees_whole_on
     assert reader.exitcode == 0
     events = run.read_events()
     for generation in range(3):
-        assert [e["index"] for e in events if e["generation"] == generation] == list(range(200))
+        assert [int(e.text.split()[0]) for e in events if e.generation == generation] == list(range(200))
 
 
 def test_status_is_never_seen_half(tmp_path: Path) -> None:

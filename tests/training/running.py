@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.repository import commit, expected_tensors
+from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import WorkerMessage
 from dougong.errors import DougongError
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
@@ -75,8 +77,8 @@ class HandControl:
         if self.phases[-1:] != [phase]:
             self.phases.append(phase)
 
-    def send(self, kind: str, **fields: Any) -> None:
-        self._messages.put((self._name, kind, fields))
+    def send(self, message: WorkerMessage) -> None:
+        self._messages.put((self._name, message.kind, dataclasses.asdict(message)))
 
     @property
     def stop_requested(self) -> bool:
@@ -153,9 +155,9 @@ def _attend(order: Order, plan: Plan, messages: Any) -> Outcome:
             raise TimeoutError(f"only {sorted(outcome.phases)} ended") from None
         if kind == "crash":
             raise AssertionError(f"{worker}:\n{fields['text']}")
-        if kind == "step":
+        if kind == "step_done":
             outcome.rows[fields["row"]["step"]] = fields["row"]
-        elif kind == "part":
+        elif kind == "part_durable":
             outcome.parts[fields["step"], worker] = fields["part"]
             _commit_when_whole(order, plan, outcome, fields["step"])
         elif kind == "end":
@@ -166,8 +168,8 @@ def _attend(order: Order, plan: Plan, messages: Any) -> Outcome:
 
 
 def _commit_when_whole(order: Order, plan: Plan, outcome: Outcome, step: int) -> None:
-    parts: Sequence[dict[str, Any]] = [part for (s, _), part in outcome.parts.items() if s == step]
+    parts = [CheckpointPart.from_json(part) for (s, _), part in outcome.parts.items() if s == step]
     if len(parts) == len(plan.workers):
-        header = {"tensors": expected_tensors(inspect_model(order.job.model, None))}
+        expected = expected_tensors(inspect_model(order.job.model, None), ("exp_avg", "exp_avg_sq"))
         root = order.run_dir / "checkpoints"
-        outcome.committed[step] = commit(root, step, order.generation, parts, header)
+        outcome.committed[step] = commit(root, step, order.generation, parts, Additions(expected=expected))

@@ -62,10 +62,10 @@ def kept_of(run_dir: Path) -> list[Checksums]:
 
 def test_it_goes_on_after_a_resume(whole: tuple[Job, Path, Outcome], tmp_path: Path) -> None:
     job, _, outcome = whole
-    assert Manifest.load(outcome.committed[2]).header["ledger"] == outcome.rows[2]["ledger"]
+    assert Manifest.load(outcome.committed[2]).metadata["ledger"] == outcome.rows[2]["ledger"]
     resumed = run(Order(job, "AE", tmp_path, outcome.committed[2], generation=2))
     assert digests(resumed) == {s: d for s, d in digests(outcome).items() if s > 2}
-    assert Manifest.load(resumed.committed[4]).header["ledger"] == outcome.rows[4]["ledger"]
+    assert Manifest.load(resumed.committed[4]).metadata["ledger"] == outcome.rows[4]["ledger"]
 
 
 def test_another_seed_has_another_ledger_and_off_has_none(tmp_path: Path) -> None:

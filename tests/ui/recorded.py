@@ -11,6 +11,7 @@ from typing import Any
 
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, experts_text, make_plan
 from dougong.records.directory import RunDir
+from dougong.records.events import Event, from_json
 
 START = datetime(2025, 11, 22, 9, 30, 0, tzinfo=timezone.utc)
 MACHINE = {
@@ -45,10 +46,10 @@ class Recorder:
         self.run.write_job(JOB)
         self.noise = itertools.cycle([0.031, -0.022, 0.044, -0.05, 0.008, -0.013, 0.026, -0.035, 0.001])
 
-    def event(self, kind: str, generation: int, after_s: float = 0.05, **fields: Any) -> dict[str, Any]:
+    def event(self, kind: str, generation: int, after_s: float = 0.05, **fields: Any) -> Event:
         """An event `after_s` after what came before."""
         self.seconds += after_s
-        return self.run.append_event(kind, generation, **fields)
+        return self.run.append_event(from_json({"kind": kind, "generation": generation, **fields}))
 
     def start(self, command: str = "dougong run examples/quickstart.yaml") -> Plan:
         """Everything up to the first generation."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dougong.records.directory import RunDir
+from dougong.records.events import FirstStep, GenerationStarted, RunCreated, RunEnded
 from dougong.ui.history import closing_words, find_recoveries, next_command, read_history, split_rows
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
 
@@ -86,7 +87,7 @@ def test_the_failed_workers_log_is_that_of_its_own_generation(tmp_path: Path) ->
         recorder.kill(generation, worker, 3)
     recorder.event("failed", 3, worker="east/1", cause="the first cause is told at the end")
     assert read_history(recorder.run).failed_generation == 1
-    recorder.event("created", 4)
+    recorder.event("created", 4, job="quickstart")
     recorder.kill(4, "east/1", 3)
     recorder.event("failed", 4, worker="east/1", cause="again")
     assert read_history(recorder.run).failed_generation == 4
@@ -113,9 +114,9 @@ def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
 def test_a_failure_resumed_in_another_sitting_has_no_recovery_time(tmp_path: Path) -> None:
     run = failed_run(tmp_path / "run")
     again = RunDir(run.path, monotonic=lambda: 9e5)
-    again.append_event("resumed", 3)
-    again.append_event("generation_started", 3, resume=None)
-    again.append_event("first_step", 3, step=1)
+    again.append_event(RunCreated(generation=3, job="quickstart"))
+    again.append_event(GenerationStarted(generation=3, resume=None))
+    again.append_event(FirstStep(generation=3, step=1))
     told = read_history(run)
     assert [r.total_s is None for r in told.recoveries] == [False, True]
     assert told.cause == ""
@@ -138,7 +139,7 @@ def test_a_run_that_ended_before_its_plan(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
     told = read_history(run)
     assert (told.state, told.steps, told.last_step, told.plan, told.rows) == ("starting", 0, 0, None, [])
-    run.append_event("failed", 0, cause="2 GPUs asked for, this cluster has 1")
+    run.append_event(RunEnded(kind="failed", generation=0, cause="2 GPUs asked for, this cluster has 1"))
     assert read_history(run).cause == "2 GPUs asked for, this cluster has 1"
 
 
@@ -165,5 +166,5 @@ def test_closing_words(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_the_command_can_be_typed_again(tmp_path: Path, words: list[str], typed: str) -> None:
     run = RunDir.create(tmp_path / "run")
-    run.append_event("created", 1, command=words)
+    run.append_event(RunCreated(generation=1, job="tiny", command=tuple(words)))
     assert read_history(run).command == typed

@@ -84,8 +84,8 @@ def test_a_whole_recorded_run(tmp_path: Path) -> None:
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from dougong.ui.tensorboard_files import Tracker\n"
-        "Tracker(Path(sys.argv[1])).close()\n"
+        "import sys; from pathlib import Path; from dougong.ui.tensorboard_files import TensorBoardFiles\n"
+        "TensorBoardFiles(Path(sys.argv[1])).close()\n"
         "print([m for m in ('torch', 'tensorflow', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)

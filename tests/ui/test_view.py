@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
+from dougong.records.events import FailureDiagnosed, WorkerDied
 from dougong.ui.panel import RunProgress, draw_panel, plain_step, sparkline
 from dougong.ui.view import View, make_view
 from rich.console import Console
@@ -38,11 +39,11 @@ def replay(view: View, run: RunDir, clock: Clock) -> None:
     view.plan(plan)
     rows = run.read_metrics()
     for event in run.read_events():
-        clock.now = event["monotonic_s"]
+        clock.now = event.monotonic_s
         view.event(event)
-        if event["kind"] == "first_step":
-            view.state("RUNNING", event["generation"])
-            for row in [r for r in rows if r["attempt"] == event["generation"]]:
+        if event.kind == "first_step":
+            view.state("RUNNING", event.generation)
+            for row in [r for r in rows if r["attempt"] == event.generation]:
                 clock.now += row["step_s"]
                 view.step(row)
 
@@ -75,8 +76,8 @@ def test_a_failure_names_worker_and_cause_once(tmp_path: Path) -> None:
 def test_a_diagnosis_that_differs_is_told() -> None:
     out = io.StringIO()
     view = make_view(Console(file=out), "tiny", 3)
-    view.event({"kind": "worker_died", "generation": 1, "worker": "east/1", "cause": "exit status 1"})
-    view.event({"kind": "diagnosis", "generation": 1, "worker": "east/0", "cause": "disk full"})
+    view.event(WorkerDied(generation=1, worker="east/1", cause="exit status 1"))
+    view.event(FailureDiagnosed(generation=1, worker="east/0", cause="disk full"))
     assert [line[2:] for line in out.getvalue().splitlines()] == [
         "worker east/1 died: exit status 1", "diagnosis: east/0: disk full",
     ]  # fmt: skip
@@ -86,7 +87,7 @@ def test_failures_are_red_and_markup_in_causes_is_text() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard", width=200)
     view = make_view(console, "tiny", 3, refresh_s=1e9)
-    view.event({"kind": "worker_died", "generation": 1, "worker": "east/1", "cause": "[/red] [bold]x"})
+    view.event(WorkerDied(generation=1, worker="east/1", cause="[/red] [bold]x"))
     view.close()
     assert "\x1b[1;31mworker east/1 died: [/red] [bold]x\x1b[0m" in out.getvalue()
 

@@ -1,296 +1,275 @@
-"""An agent: one per island and node. Forks the island's workers there, sees them end, carries
-beats, messages and logs.
+"""An agent: one per island and node. Forks the island's workers there, sees them end, carries their
+progress, messages and output to the controller.
 
-The same class runs inside a Ray actor and as `python -m dougong.launcher.agent.agent` (its settings
-on standard input). All happens in one thread, in `run`, which returns when the controller says so
+The same function serves inside a Ray actor and as `python -m dougong.launcher.agent.agent` (its
+settings on standard input). All happens in one thread, which returns when the controller says so
 or is gone; no worker outlives it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import os
+import itertools
 import selectors
 import signal
-import socket
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
-from dougong.control.channel import Channel, Message, ProtocolError, connect
-from dougong.control.environment import interface_variables, read_visible_devices
+from dougong.control.channel import Channel, connect
+from dougong.control.environment import interface_variables
+from dougong.control.fork_messages import (
+    ChildExited,
+    Forked,
+    ForkFailed,
+    ForkRequest,
+    ServerBroken,
+    ServerReady,
+)
+from dougong.control.messages import (
+    AgentFailed,
+    AgentReady,
+    EndAgent,
+    ForkWorkers,
+    FromWorker,
+    Heartbeat,
+    KillWorkers,
+    Message,
+    OutputLine,
+    Ping,
+    ProtocolError,
+    StopAfterStep,
+    WorkerExited,
+    WorkerForked,
+)
 from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
+from dougong.control.tasks import Task
+from dougong.control.worker_messages import WorkerMessage
 from dougong.errors import DougongError, LaunchError
 from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 
-BEAT_S = 0.1
-CONTROLLER_SILENCE_S = 20.0
-MAX_LINES_PER_BEAT = 50
-PACKAGES = ("dougong", "torch", "transformers", "ray")
+MAX_LINES_AT_ONCE = 50
+"""Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
 
-@dataclass(frozen=True)
-class AgentSettings:
-    """What an agent must know to find its controller and to start its workers.
+def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
+    """Serve one controller for one run. Returns whether the controller ended this agent, rather
+    than being gone; everything that was started has ended then.
 
-    `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
-    exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
-    own rules).
+    Raises a DougongError when the controller cannot be reached or the fork server not started.
     """
-
-    name: str
-    island: str
-    accelerator: str
-    threads: int
-    deterministic: bool
-    controller: tuple[str, int]
-    token: str
-    run_dir: str
-    preload: tuple[str, ...]
-    cwd: str
-    parent: int | None = None
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> AgentSettings:
-        raw = json.loads(text)
-        return AgentSettings(
-            **{**raw, "controller": tuple(raw["controller"]), "preload": tuple(raw["preload"])}
+    accelerator = get_accelerator(settings.accelerator)
+    variables = accelerator.worker_environment(settings.threads, settings.deterministic)
+    facts = describe_agent(settings, accelerator, variables, ray_node)
+    controller = connect(settings.controller, settings.token, facts, settings.deadlines)
+    try:
+        variables |= interface_variables(interface_of(controller.local_address))
+        cwd = Path(settings.cwd)
+        fork_server = ForkServer(
+            variables, settings.preload, cwd if cwd.is_dir() else None, settings.deadlines
         )
+    except DougongError as error:
+        controller.send(AgentFailed(str(error)))
+        raise
+    agent = Agent(settings, controller, fork_server)
+    try:
+        agent.serve()
+    finally:
+        agent.close()
+    return agent.ended_by_controller
 
 
 class Agent:
-    """Serves one controller for one run. `about`: what else its hello should say of its place.
+    """The agent's loop: what the controller, the fork server and the workers say, as it comes.
 
-    `dismissed`: whether the controller ended it, rather than being gone.
+    `ended_by_controller`: whether it has said that the run is over.
     """
 
-    def __init__(self, settings: AgentSettings, about: Mapping[str, str] | None = None) -> None:
-        self.settings = settings
-        self._about = dict(about or {})
+    def __init__(
+        self, settings: AgentSettings, controller: Channel, fork_server: ForkServer
+    ) -> None:
+        self.ended_by_controller = False
+        self._settings = settings
+        self._deadlines = settings.deadlines
         self._run_dir = RunDir(settings.run_dir)
-        self._selector = selectors.DefaultSelector()
-        self._children: dict[int, Child] = {}  # by the id of their fork request
-        self._next_id = 0
-        self._beats = 0
-        self._oom_kills = count_oom_kills()
-        self._heard = time.monotonic()
-        self._over = False
-        self.dismissed = False
+        self._controller = controller
+        self._address = controller.local_address
+        self._fork_server = fork_server
+        self._children: dict[int, Child] = {}  # by the number of their fork request
+        self._numbers = itertools.count(1)
         self._generation = 0
+        self._num_heartbeats = 0
+        self._oom_kills = count_oom_kills()
+        self._is_over = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
+        self._selector.register(fork_server.channel, selectors.EVENT_READ, self._on_fork_server)
 
-    def run(self) -> None:
-        """Serve until the controller ends us or is gone. Everything that was started is ended on
-        every way out."""
-        self._controller = connect(self.settings.controller, self.settings.token, self._hello())
-        self._address = self._controller.local_address
+    def serve(self) -> None:
+        """Until the controller ends the run or is gone. LaunchError when nothing has come from it
+        for `controller_silence_s`."""
         try:
-            accelerator = get_accelerator(self.settings.accelerator)
-            variables = accelerator.worker_environment(
-                self.settings.threads, self.settings.deterministic
-            )
-            variables |= interface_variables(interface_of(self._address))
-            self._zygote = ForkServer(variables, self.settings.preload, self._cwd())
-        except DougongError as error:
-            self._controller.send("failed", text=str(error))
-            raise
-        try:
-            self._serve()
-        finally:
-            self._zygote.destroy()
-            for child in self._children.values():
-                child.read_output(1024)
-                child.close()
+            self._loop()
+        except (OSError, EOFError) as error:
+            self._print(f"the controller is gone ({error}); ending its workers")
 
-    def _hello(self) -> Message:
-        accelerator = get_accelerator(self.settings.accelerator)
-        return {
-            **self._about,
-            "role": "agent",
-            "agent": self.settings.name,
-            "island": self.settings.island,
-            "node": socket.gethostname(),
-            "pid": os.getpid(),
-            "versions": installed_versions(),
-            "accelerator": self.settings.accelerator,
-            "devices": count_devices(accelerator),
-            "environment": accelerator.worker_environment(
-                self.settings.threads, self.settings.deterministic
-            ),
-            "sees_run_dir": self._run_dir.job_file.exists(),
-        }
+    def close(self) -> None:
+        """End the fork server and its workers; what they printed last still reaches their logs."""
+        self._fork_server.close()
+        for child in self._children.values():
+            child.read_output(1024)
+            child.close()
+        self._selector.close()
 
-    def _cwd(self) -> Path | None:
-        cwd = Path(self.settings.cwd)
-        return cwd if cwd.is_dir() else None
+    def _loop(self) -> None:
+        interval_s = self._deadlines.heartbeat_every_s
+        next_heartbeat = time.monotonic() + interval_s
+        while not self._is_over:
+            left_s = max(0.0, next_heartbeat - time.monotonic())
+            for key, _ in self._selector.select(left_s):
+                key.data()
+            now = time.monotonic()
+            if now >= next_heartbeat:
+                self._send_heartbeat()
+                next_heartbeat = max(next_heartbeat + interval_s, now)
+            if now - self._controller.heard_at > self._deadlines.controller_silence_s:
+                limit = self._deadlines.words("controller_silence_s")
+                raise LaunchError(f"nothing has come from {self._controller.peer} for {limit}")
 
-    def _serve(self) -> None:
-        self._selector.register(self._controller, selectors.EVENT_READ, self._on_controller)
-        self._selector.register(self._zygote.channel, selectors.EVENT_READ, self._on_zygote)
-        next_beat = time.monotonic() + BEAT_S
-        try:
-            while not self._over:
-                for key, _ in self._selector.select(max(0.0, next_beat - time.monotonic())):
-                    key.data()
-                now = time.monotonic()
-                if now >= next_beat:
-                    self._beat()
-                    next_beat = max(next_beat + BEAT_S, now)
-                if now - self._heard > CONTROLLER_SILENCE_S:
-                    raise LaunchError(f"no word from the controller for {CONTROLLER_SILENCE_S} s")
-        except (OSError, EOFError, ProtocolError) as error:
-            print(
-                f"agent {self.settings.name}: the controller is gone ({error}); ending its workers",
-                file=sys.stderr,
-            )
+    def _send_heartbeat(self) -> None:
+        self._num_heartbeats += 1
+        children = self._children_of(self._generation)
+        progress = {child.worker: child.vector.read() for child in children}
+        self._controller.send(Heartbeat(self._generation, self._num_heartbeats, progress))
 
-    def _tell(self, kind: str, generation: int, **fields: Any) -> None:
-        self._controller.send(kind, generation, **fields)
+    def _children_of(self, generation: int) -> list[Child]:
+        return [child for child in self._children.values() if child.generation == generation]
 
-    def _beat(self) -> None:
-        self._beats += 1
-        vectors = {}
-        for child in self._of(self._generation):
-            progress = child.vector.read()
-            vectors[child.worker] = [
-                progress.sequence,
-                progress.step,
-                progress.phase,
-                progress.operation,
-            ]
-        self._tell("beat", self._generation, sequence=self._beats, progress=vectors)
+    def _print(self, text: str) -> None:
+        print(f"agent {self._settings.name}: {text}", file=sys.stderr)
 
     # What the controller says
 
     def _on_controller(self) -> None:
-        for message in self._controller.drain():
-            self._heard = time.monotonic()
+        for message in read_messages(self._controller, self._print):
             self._obey(message)
 
     def _obey(self, message: Message) -> None:
-        kind, generation = message["kind"], message["generation"]
-        if kind == "fork":
-            self._generation = generation
-            for worker in message["workers"]:
-                self._fork(worker, generation, message["request"])
-        elif kind == "kill":
-            self._kill(generation)
-        elif kind == "stop":
-            for child in self._of(generation):
-                child.vector.request_stop()
-        elif kind == "exit":
-            self._over = self.dismissed = True
+        match message:
+            case ForkWorkers(generation, workers, task):
+                self._generation = generation
+                for worker in workers:
+                    self._fork(worker, generation, task)
+            case KillWorkers(generation):
+                self._kill(generation)
+            case StopAfterStep(generation):
+                for child in self._children_of(generation):
+                    child.vector.request_stop()
+            case EndAgent():
+                self._is_over = self.ended_by_controller = True
+            case Ping():
+                pass  # the channel has noted that it was heard
+            case _:
+                self._print(f"the controller sent {message.kind}, which is not for an agent")
 
-    def _of(self, generation: int) -> list[Child]:
-        return [child for child in self._children.values() if child.generation == generation]
-
-    def _fork(self, worker: str, generation: int, request: Message) -> None:
+    def _fork(self, worker: str, generation: int, task: Task) -> None:
+        log_file = self._run_dir.log_file(generation, worker)
         try:
-            child = Child.open(
-                worker, generation, request, self._run_dir.log_file(generation, worker)
-            )
+            child = Child.open(worker, generation, task, log_file, self._deadlines)
         except OSError as error:
             text = f"cannot prepare a worker: {error}"
-            self._tell("exit", generation, worker=worker, task=request["task"], code=1, text=text)
+            self._controller.send(WorkerExited(generation, worker, task.task, code=1, text=text))
             return
-        self._next_id += 1
-        self._children[self._next_id] = child
-        self._selector.register(
-            child.channel, selectors.EVENT_READ, lambda: self._on_message(child)
-        )
-        self._selector.register(child.output, selectors.EVENT_READ, lambda: self._on_output(child))
-        whole = {
-            **request,
-            "id": self._next_id,
-            "worker": worker,
-            "generation": generation,
-            "address": self._address,
-        }
-        self._zygote.fork(whole, child.theirs)
-        child.forget_theirs()
+        number = next(self._numbers)
+        self._children[number] = child
+        read = selectors.EVENT_READ
+        self._selector.register(child.channel, read, lambda: self._on_worker(child))
+        self._selector.register(child.output, read, lambda: self._on_output(child))
+        request = ForkRequest(number, generation, worker, self._address, task)
+        self._fork_server.fork(request, child.worker_ends)
+        child.close_worker_ends()
 
     def _kill(self, generation: int) -> None:
-        for child in self._of(generation):
-            child.doomed = True
+        for child in self._children_of(generation):
+            child.killed = True
             if child.pid is not None:
-                self._zygote.kill(child.pid)
+                self._fork_server.kill(child.pid)
 
-    # What the zygote says
+    # What the fork server says
 
-    def _on_zygote(self) -> None:
+    def _on_fork_server(self) -> None:
         try:
-            messages = self._zygote.channel.drain()
+            messages = read_messages(self._fork_server.channel, self._print)
         except (OSError, EOFError):
-            self._tell("failed", self._generation, text=self._zygote.exit_text())
-            self._over = True
+            self._fail(self._fork_server.exit_text())
             return
         for message in messages:
-            if message["kind"] == "forked":
-                self._on_forked(message["id"], message["pid"])
-            elif message["kind"] == "unforked":
-                self._on_unforked(message["id"], message["text"])
-            elif message["kind"] == "exit":
-                self._on_exit(message["pid"], message["code"])
-            elif message["kind"] == "ready":
-                self._tell("ready", 0, zygote=self._zygote.pid)
-            elif message["kind"] == "broken":
-                self._tell(
-                    "failed", 0, text=f"cannot import what the workers need:\n{message['text']}"
-                )
-                self._over = True
+            self._note(message)
 
-    def _on_forked(self, number: int, pid: int) -> None:
-        child = self._children[number]
+    def _note(self, message: Message) -> None:
+        match message:
+            case ServerReady():
+                self._controller.send(AgentReady(self._fork_server.pid))
+            case ServerBroken(text):
+                self._fail(f"cannot import what the workers need:\n{text}")
+            case Forked(number, pid):
+                self._on_forked(self._children[number], pid)
+            case ForkFailed(number, text):
+                self._on_fork_failed(number, text)
+            case ChildExited(pid, code):
+                self._on_child_exited(pid, code)
+            case _:
+                self._print(f"the fork server sent {message.kind}, which is not for an agent")
+
+    def _fail(self, text: str) -> None:
+        self._controller.send(AgentFailed(text))
+        self._is_over = True
+
+    def _on_forked(self, child: Child, pid: int) -> None:
         child.pid = pid
-        self._tell("forked", child.generation, worker=child.worker, pid=pid)
-        if child.doomed:
-            self._zygote.kill(pid)
+        self._controller.send(WorkerForked(child.generation, child.worker, pid))
+        if child.killed:  # the order to kill it came before its number
+            self._fork_server.kill(pid)
 
-    def _on_unforked(self, number: int, text: str) -> None:
+    def _on_fork_failed(self, number: int, text: str) -> None:
         child = self._children[number]
-        self._tell(
-            "exit",
-            child.generation,
-            worker=child.worker,
-            task=child.task,
-            pid=None,
-            code=1,
-            text=text,
+        self._controller.send(
+            WorkerExited(child.generation, child.worker, child.task, code=1, text=text)
         )
-        self._forget(number, child)
+        self._forget(number)
 
-    def _on_exit(self, pid: int, code: int) -> None:
-        number, child = next((n, c) for n, c in self._children.items() if c.pid == pid)
-        self._on_message(child)
+    def _on_child_exited(self, pid: int, code: int) -> None:
+        number, child = next(item for item in self._children.items() if item[1].pid == pid)
+        # What it said before its end must reach the controller before the end itself does.
+        self._on_worker(child)
         self._on_output(child)
-        facts = {
-            "code": code,
-            "asked": child.doomed,
-            "oom": self._oom_killed(),
-            "last_lines": list(child.last_lines),
-        }
-        self._tell("exit", child.generation, worker=child.worker, task=child.task, pid=pid, **facts)
-        self._forget(number, child)
+        self._controller.send(
+            WorkerExited(
+                child.generation,
+                child.worker,
+                child.task,
+                code,
+                pid,
+                asked=child.killed,
+                oom=self._was_oom_killed(),
+                last_lines=tuple(child.last_lines),
+            )
+        )
+        self._forget(number)
 
-    def _forget(self, number: int, child: Child) -> None:
-        for stream in (child.channel, child.output):
-            self._silence(stream)
+    def _forget(self, number: int) -> None:
+        child = self._children.pop(number)
+        self._stop_reading(child.channel)
+        self._stop_reading(child.output)
         child.close()
-        del self._children[number]
 
-    def _oom_killed(self) -> bool:
+    def _was_oom_killed(self) -> bool:
         """Whether the kernel killed something of our control group for memory since we last
         looked."""
         before, self._oom_kills = self._oom_kills, count_oom_kills()
@@ -298,62 +277,54 @@ class Agent:
 
     # What the workers say
 
-    def _on_message(self, child: Child) -> None:
+    def _on_worker(self, child: Child) -> None:
         if child.closed:  # it ended earlier in this same round
             return
+
+        def warn(text: str) -> None:
+            self._forward_line(child, f"warning: malformed message: {text}")
+
         try:
-            for message in child.channel.drain():
-                self._tell(
-                    "message",
-                    child.generation,
-                    worker=child.worker,
-                    task=child.task,
-                    message=message,
-                )
-        except ProtocolError as error:
-            self._silence(child.channel)
-            self._tell(
-                "line",
-                child.generation,
-                worker=child.worker,
-                text=f"warning: garbled message: {error}",
-            )
+            messages = read_messages(child.channel, warn)
         except EOFError:
-            self._silence(child.channel)
+            self._stop_reading(child.channel)
+            return
+        for message in messages:
+            if isinstance(message, WorkerMessage):
+                self._controller.send(
+                    FromWorker(child.generation, child.worker, child.task, message)
+                )
+            else:
+                warn(f"{message.kind} is not for a worker to send")
 
     def _on_output(self, child: Child) -> None:
         if child.closed:
             return
-        lines, still_open = child.read_output()
-        for line in lines[:MAX_LINES_PER_BEAT]:
-            self._tell("line", child.generation, worker=child.worker, text=line)
-        if len(lines) > MAX_LINES_PER_BEAT:
-            more = f"({len(lines) - MAX_LINES_PER_BEAT} more lines in its log)"
-            self._tell("line", child.generation, worker=child.worker, text=more)
-        if not still_open:
-            self._silence(child.output)
+        lines, is_open = child.read_output()
+        for line in lines[:MAX_LINES_AT_ONCE]:
+            self._forward_line(child, line)
+        num_more = len(lines) - MAX_LINES_AT_ONCE
+        if num_more > 0:
+            self._forward_line(child, f"({num_more} more lines in its log)")
+        if not is_open:
+            self._stop_reading(child.output)
 
-    def _silence(self, stream: Channel | int) -> None:
+    def _forward_line(self, child: Child, text: str) -> None:
+        self._controller.send(OutputLine(child.generation, child.worker, text))
+
+    def _stop_reading(self, stream: Channel | int) -> None:
         with contextlib.suppress(KeyError):  # it had ended before
             self._selector.unregister(stream)
 
 
-def count_devices(accelerator: Accelerator) -> int | None:
-    """How many devices this process may use; None: any number of workers."""
-    variable = accelerator.visible_devices_variable
-    return accelerator.device_count(read_visible_devices(variable) if variable else None)
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions that must agree over the nodes of a run, read from package metadata (nothing is
-    imported)."""
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in PACKAGES:
+def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list[Message]:
+    """All messages that have come, without waiting; a malformed one is reported and passed over.
+    EOFError at the end of the stream."""
+    while True:
         try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+            return channel.drain()
+        except ProtocolError as error:
+            on_malformed(str(error))
 
 
 def main() -> None:
@@ -364,7 +335,7 @@ def main() -> None:
     if settings.parent is not None:
         die_with_parent(settings.parent)
     try:
-        Agent(settings).run()
+        serve_run(settings)
     except DougongError as error:
         sys.exit(f"agent {settings.name}: {error}")
 

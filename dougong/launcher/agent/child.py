@@ -1,5 +1,4 @@
-"""One worker process as its agent sees it: descriptors, log file, lines worth forwarding, how it
-ended."""
+"""One worker process as its agent sees it: descriptors, log file, lines worth forwarding."""
 
 from __future__ import annotations
 
@@ -10,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from dougong.control.channel import Channel, Message
+from dougong.control.channel import Channel
 from dougong.control.progress import ProgressVector
+from dougong.control.tasks import Task, TrainTask
+from dougong.deadlines import Deadlines
 from dougong.ui.log_grouping import Classifier
 
 LAST_LINES = 12
@@ -21,82 +22,89 @@ _MAX_LINE_BYTES = 1 << 14
 
 @dataclass
 class Child:
-    """Descriptors that the agent keeps for a worker; `theirs` are the ends for the worker, closed
-    after the fork.
+    """The agent's descriptors of one worker.
 
-    `task`: what it was forked for. `talkative`: every line that it prints is forwarded.
+    `task`: the kind of task that it was forked for. `forward_all`: every line that it prints is
+    forwarded. `worker_ends`: the descriptors for the worker, closed here after the fork. `killed`:
+    the controller asked for its end.
     """
 
     worker: str
     generation: int
     task: str
-    talkative: bool
+    forward_all: bool
     channel: Channel
     output: int
     vector: ProgressVector
     log: BinaryIO
-    theirs: tuple[int, int, int]
+    worker_ends: tuple[int, int, int]
     pid: int | None = None
-    doomed: bool = False
-    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    killed: bool = False
     closed: bool = False
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     _classifier: Classifier = field(default_factory=Classifier)
     _partial: bytes = b""
 
     @classmethod
-    def open(cls, worker: str, generation: int, request: Message, log_file: Path) -> Child:
-        """Make the socket, the pipe, the vector and the log file. Every line of the console's
-        worker is forwarded."""
+    def open(
+        cls, worker: str, generation: int, task: Task, log_file: Path, deadlines: Deadlines
+    ) -> Child:
+        """Make the log file, the socket, the pipe and the vector. OSError where one cannot be."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        ours, theirs = socket.socketpair()
+        log = log_file.open("ab", buffering=0)
+        agent_end, worker_end = socket.socketpair()
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         vector = ProgressVector.create()
-        log = log_file.open("ab", buffering=0)
-        ends = (theirs.detach(), write_end, vector.fd)
-        talkative = request.get("console") == worker
         return cls(
-            worker,
-            generation,
-            request["task"],
-            talkative,
-            Channel(ours),
-            read_end,
-            vector,
-            log,
-            ends,
+            worker=worker,
+            generation=generation,
+            task=task.task,
+            forward_all=isinstance(task, TrainTask) and task.console == worker,
+            channel=Channel(agent_end, f"worker {worker}", deadlines),
+            output=read_end,
+            vector=vector,
+            log=log,
+            worker_ends=(worker_end.detach(), write_end, vector.fd),
         )
 
-    def forget_theirs(self) -> None:
-        """Close our copies of the worker's ends, so that its end of file reaches us."""
-        os.close(self.theirs[0])
-        os.close(self.theirs[1])
+    def close_worker_ends(self) -> None:
+        """Close our copies of the worker's ends, so that its end of file reaches us. The vector's
+        descriptor is shared: we read through it."""
+        socket_end, output_end, _ = self.worker_ends
+        os.close(socket_end)
+        os.close(output_end)
 
-    def read_output(self, most: int = 16) -> tuple[list[str], bool]:
+    def read_output(self, max_reads: int = 16) -> tuple[list[str], bool]:
         """Move what the worker printed into its log; the lines worth forwarding, and whether the
         pipe is still open."""
         lines: list[str] = []
-        for _ in range(most):
+        for _ in range(max_reads):
             try:
                 data = os.read(self.output, _READ_BYTES)
             except BlockingIOError:
                 return lines, True
             if not data:
-                return lines + self._cut(b"\n" if self._partial else b""), False
+                if self._partial:
+                    lines += self._take(b"\n")
+                return lines, False
             self.log.write(data)
-            lines += self._cut(data)
+            lines += self._take(data)
         return lines, True
 
-    def _cut(self, data: bytes) -> list[str]:
+    def _take(self, data: bytes) -> list[str]:
+        """Cut the output into lines; those worth forwarding. A line without end is held back."""
         *whole, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > _MAX_LINE_BYTES:
-            whole, self._partial = [*whole, self._partial], b""
+            whole.append(self._partial)
+            self._partial = b""
         wanted = []
         for line in whole:
+            # A progress bar rewrites its line; only its last state is text to show.
             text = line.rpartition(b"\r")[2].decode("utf-8", "replace").rstrip()
             self.last_lines.append(text)
             level, _ = self._classifier.feed(text)
-            if self.talkative or level != "info":
+            if self.forward_all or level != "info":
                 wanted.append(text)
         return wanted
 

@@ -1,87 +1,97 @@
-"""The agent's end of its zygote: starts it, asks it to fork and to kill, hears of every exit."""
+"""The agent's end of its fork server: starts it, asks it to fork and to kill, hears of every
+exit."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
+from dougong.control.fork_messages import ForkRequest, KillRequest, StartServer
+from dougong.control.messages import encode
+from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.fork_server import LENGTH
 
 
 class ForkServer:
-    """One zygote process. `channel` yields its answers: ready, broken, forked {id, pid}, exit {pid,
-    code}."""
+    """One fork server process. `channel` yields its answers: ServerReady or ServerBroken once,
+    Forked or ForkFailed for every request, ChildExited for every end."""
 
     def __init__(
-        self, variables: Mapping[str, str], modules: Sequence[str], cwd: Path | None
+        self,
+        variables: Mapping[str, str],
+        modules: Sequence[str],
+        cwd: Path | None,
+        deadlines: Deadlines,
     ) -> None:
-        ours, theirs = socket.socketpair()
-        command = [
-            sys.executable,
-            "-m",
-            "dougong.launcher.agent.fork_server",
-            str(theirs.fileno()),
-            str(os.getpid()),
-            *modules,
-        ]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                env=child_environment(variables),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise LaunchError(f"cannot start {command[0]}: {error}") from error
-        finally:
-            theirs.close()
-        self._socket = ours
-        self._lock = threading.Lock()
-        self.channel = Channel(ours)
+        self._deadlines = deadlines
+        self._socket, server_end = socket.socketpair()
+        with server_end:
+            self._process = _spawn(server_end.fileno(), variables, cwd)
+        self.channel = Channel(
+            self._socket, f"the fork server (pid {self._process.pid})", deadlines
+        )
+        self._send(StartServer(tuple(modules), deadlines))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def fork(self, request: Mapping[str, Any], fds: Sequence[int]) -> None:
-        """Ask for one worker; `request` has `id`, which comes back with the pid. The caller still
-        owns the fds."""
-        payload = json.dumps({**request, "do": "fork"}).encode()
-        with self._lock:
-            socket.send_fds(self._socket, [LENGTH.pack(len(payload))], list(fds))
-            self._socket.sendall(payload)
+    def fork(self, request: ForkRequest, fds: Sequence[int]) -> None:
+        """Ask for one worker. The caller still owns the descriptors."""
+        self._send(request, fds)
 
     def kill(self, pid: int) -> None:
         """SIGKILL a worker and what it started. No error when it has ended."""
-        payload = json.dumps({"do": "kill", "pid": pid}).encode()
-        with self._lock:
-            self._socket.sendall(LENGTH.pack(len(payload)) + payload)
+        self._send(KillRequest(pid))
 
-    def destroy(self) -> None:
-        """End the zygote; the kernel ends its workers with it (they die with their parent)."""
+    def close(self) -> None:
+        """End the fork server; the kernel ends its workers with it (they die with their parent)."""
         self.channel.close()
         try:
-            self._process.wait(2.0)  # it kills the workers' groups, then leaves
+            # It kills the workers' groups, then leaves.
+            self._process.wait(self._deadlines.fork_server_end_s)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait(5.0)
+            self._process.kill()
+            self._process.wait(self._deadlines.kill_s)
 
     def exit_text(self) -> str:
-        """Why the zygote is gone, in words."""
+        """Why the fork server is gone, in words."""
         try:
-            return f"fork server (pid {self.pid}) ended with status {self._process.wait(1.0)}"
+            status = self._process.wait(self._deadlines.exit_status_s)
         except subprocess.TimeoutExpired:
-            return f"fork server (pid {self.pid}) closed its line"
+            return f"fork server (pid {self.pid}) closed its connection"
+        return f"fork server (pid {self.pid}) ended with status {status}"
+
+    def _send(
+        self, request: StartServer | ForkRequest | KillRequest, fds: Sequence[int] = ()
+    ) -> None:
+        """Length first: descriptors arrive with the bytes that they were sent with, so the server
+        must know where a request begins."""
+        frame = encode(request)
+        socket.send_fds(self._socket, [LENGTH.pack(len(frame))], list(fds))
+        self._socket.sendall(frame)
+
+
+def _spawn(
+    server_fd: int, variables: Mapping[str, str], cwd: Path | None
+) -> subprocess.Popen[bytes]:
+    module = "dougong.launcher.agent.fork_server"
+    command = [sys.executable, "-m", module, str(server_fd), str(os.getpid())]
+    try:
+        return subprocess.Popen(
+            command,
+            env=child_environment(variables),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[server_fd],
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LaunchError(f"cannot start {command[0]}: {error}") from error

@@ -6,8 +6,8 @@ seconds. The zygote is the workers' parent: it alone signals and reaps them, so 
 never used after it was freed.
 
 Requests come over the socket whose number is the first argument: 4 bytes of length (with the
-worker's three descriptors, for a fork), then JSON. Answers are frames of `protocol`: ready, broken,
-forked, exit.
+worker's three descriptors, for a fork), then one frame of `messages`. Answers are frames alone. Both
+kinds stand in `fork_messages`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import os
 import selectors
 import signal
@@ -23,31 +22,70 @@ import socket
 import struct
 import sys
 import traceback
-from typing import Any
 
-from dougong.control.channel import encode
+from dougong.control.fork_messages import (
+    ChildExited,
+    Forked,
+    ForkFailed,
+    ForkRequest,
+    KillRequest,
+    ServerBroken,
+    ServerReady,
+    StartServer,
+)
+from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.processes import die_with_parent, kill_group, open_pidfd
+from dougong.deadlines import Deadlines
 from dougong.launcher.agent.worker_process import run_child
 
 LENGTH = struct.Struct("!I")
-_NO_PIDFD_POLL_S = 0.02
 _NUM_FDS = 3
+
+
+class Requests:
+    """The fork server's end of the socket to its agent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def read(self) -> tuple[Message, list[int]]:
+        """The next request and the descriptors that came with it. EOFError when the agent has
+        closed its end."""
+        header, fds, _, _ = socket.recv_fds(self.socket, LENGTH.size, _NUM_FDS)
+        if not header:
+            raise EOFError("the agent closed the connection")
+        header += self._read_bytes(LENGTH.size - len(header))
+        (num_bytes,) = LENGTH.unpack(header)
+        return decode(self._read_bytes(num_bytes), "agent"), fds
+
+    def send(self, message: Message) -> None:
+        self.socket.sendall(encode(message))
+
+    def _read_bytes(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            piece = self.socket.recv(count - len(data))
+            if not piece:
+                raise EOFError("the agent closed the connection in the middle of a request")
+            data += piece
+        return bytes(data)
 
 
 class Zygote:
     """Serves requests until the agent's end of the socket closes; then kills what it forked."""
 
-    def __init__(self, request: socket.socket) -> None:
-        self._request = request
+    def __init__(self, requests: Requests, deadlines: Deadlines) -> None:
+        self._requests = requests
+        self._deadlines = deadlines
         self._selector = selectors.DefaultSelector()
-        self._selector.register(request, selectors.EVENT_READ)
-        self._children: dict[int, int | None] = {}
+        self._selector.register(requests.socket, selectors.EVENT_READ)
+        self._children: dict[int, int | None] = {}  # pid -> pidfd, None where there is none
 
     def serve(self) -> None:
         try:
             while True:
                 ready = {key.fileobj for key, _ in self._selector.select(self._poll_s())}
-                if self._request in ready:
+                if self._requests.socket in ready:
                     self._answer()
                 self._reap()
         except EOFError:
@@ -56,40 +94,28 @@ class Zygote:
             for pid in self._children:
                 kill_group(pid)
 
-    def tell(self, kind: str, **fields: Any) -> None:
-        self._request.sendall(encode(kind, 0, fields))
-
     def _poll_s(self) -> float | None:
-        return _NO_PIDFD_POLL_S if any(fd is None for fd in self._children.values()) else None
+        """How long to sleep: for ever where every child's end wakes us."""
+        without_pidfd = any(fd is None for fd in self._children.values())
+        return self._deadlines.exit_poll_every_s if without_pidfd else None
 
     def _answer(self) -> None:
-        header, fds, _, _ = socket.recv_fds(self._request, LENGTH.size, _NUM_FDS)
-        header += self._read(LENGTH.size - len(header)) if header else b""
-        if not header:
-            raise EOFError
-        request = json.loads(self._read(LENGTH.unpack(header)[0]))
-        if request["do"] == "fork":
-            self._fork(request, fds)
-        elif request["pid"] in self._children:
-            kill_group(request["pid"])
+        match self._requests.read():
+            case ForkRequest() as request, fds:
+                self._fork(request, fds)
+            case KillRequest(pid), _:
+                if pid in self._children:
+                    kill_group(pid)
+            case message, _:
+                raise ProtocolError(f"agent: {message.kind} is not for a fork server")
 
-    def _read(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = self._request.recv(count - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return bytes(data)
-
-    def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
+    def _fork(self, request: ForkRequest, fds: list[int]) -> None:
         zygote = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            self.tell(
-                "unforked", id=request["id"], text=f"the system cannot fork a worker: {error}"
-            )
+            text = f"the system cannot fork a worker: {error}"
+            self._requests.send(ForkFailed(request.number, text))
             return
         finally:
             if os.getpid() == zygote:
@@ -97,26 +123,25 @@ class Zygote:
                     os.close(fd)
         if pid == 0:
             self._become_child(request, fds, zygote)
-        with contextlib.suppress(
-            PermissionError, ProcessLookupError
-        ):  # the child does the same; whoever is first
+        # The child does the same; whoever is first.
+        with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)
         pidfd = open_pidfd(pid)
         self._children[pid] = pidfd
         if pidfd is not None:
             self._selector.register(pidfd, selectors.EVENT_READ)
-        self.tell("forked", id=request["id"], pid=pid)
+        self._requests.send(Forked(request.number, pid))
 
-    def _become_child(self, request: dict[str, Any], fds: list[int], zygote: int) -> None:
+    def _become_child(self, request: ForkRequest, fds: list[int], zygote: int) -> None:
         """Never returns, whatever happens: a child that came back would be a second zygote."""
         try:
             os.setpgid(0, 0)
             die_with_parent(zygote)
             self._selector.close()
-            self._request.close()
+            self._requests.socket.close()
             for pidfd in filter(None, self._children.values()):
                 os.close(pidfd)
-            run_child(request, fds)
+            run_child(request, fds, self._deadlines)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -133,25 +158,27 @@ class Zygote:
                 self._selector.unregister(fd)
                 os.close(fd)
             del self._children[pid]
-            self.tell("exit", pid=pid, code=os.waitstatus_to_exitcode(status))
+            self._requests.send(ChildExited(pid, os.waitstatus_to_exitcode(status)))
 
 
 def main() -> None:
-    """`python -m dougong.launcher.agent.fork_server SOCKET_FD PARENT_PID MODULE...`"""
+    """`python -m dougong.launcher.agent.fork_server SOCKET_FD PARENT_PID`"""
     die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    zygote = Zygote(socket.socket(fileno=int(sys.argv[1])))
+    requests = Requests(socket.socket(fileno=int(sys.argv[1])))
+    start, _ = requests.read()
+    assert isinstance(start, StartServer), "the agent's first request"
     try:
-        for module in sys.argv[3:]:
+        for module in start.modules:
             importlib.import_module(module)
     except BaseException:
-        zygote.tell("broken", text=traceback.format_exc())
+        requests.send(ServerBroken(traceback.format_exc()))
         raise
     gc.collect()
     gc.freeze()  # the forks share these pages; a collection that touched them would copy them
-    zygote.tell("ready")
-    zygote.serve()
+    requests.send(ServerReady())
+    Zygote(requests, start.deadlines).serve()
 
 
 if __name__ == "__main__":

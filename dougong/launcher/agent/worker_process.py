@@ -18,55 +18,61 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dougong.control.channel import Channel, Message
+from dougong.control.channel import Channel
+from dougong.control.fork_messages import ForkRequest
 from dougong.control.progress import ProgressVector
+from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import (
+    FingerprintFound,
+    ModelFound,
+    WorkerDone,
+    WorkerMessage,
+    WorkerRaised,
+)
+from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, JobError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
-from dougong.job.schema import Drill, Job
-from dougong.parallel.plan import Plan
 
 
 class AgentControl:
     """Control over the socket and the shared vector that a worker is forked with."""
 
-    def __init__(self, channel: Channel, vector: ProgressVector, generation: int) -> None:
-        self._channel, self._vector, self._generation = channel, vector, generation
+    def __init__(self, channel: Channel, vector: ProgressVector) -> None:
+        self._channel, self._vector = channel, vector
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._vector.write(step, phase, operation)
 
-    def send(self, kind: str, **fields: Any) -> None:
-        self._channel.send(kind, self._generation, **fields)
+    def send(self, message: WorkerMessage) -> None:
+        self._channel.send(message)
 
     @property
     def stop_requested(self) -> bool:
         return self._vector.stop_requested
 
 
-def run_child(request: Message, fds: list[int]) -> NoReturn:
+def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoReturn:
     """The life of a forked process: take over the descriptors (socket, log, vector), run the task,
-    tell, end."""
+    report its result or its error, end."""
     sock, log, vector = fds
-    _take_over(log)
-    channel = Channel(socket.socket(fileno=sock))
-    control = AgentControl(channel, ProgressVector(vector), request["generation"])
+    _take_over_output(log)
+    channel = Channel(socket.socket(fileno=sock), "agent", deadlines)
+    control = AgentControl(channel, ProgressVector(vector))
     try:
-        _TASKS[request["task"]](request, control)
+        control.send(_run_task(request, control))
         code = 0
     except BaseException as error:
         _print(error)
-        control.send("error", **describe_error(error))
+        control.send(describe_error(error))
         code = 1
-    with contextlib.suppress(
-        OSError
-    ):  # a full log disk must not turn a finished worker into a failed one
+    # A full log disk must not turn a finished worker into a failed one.
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(
-        code
-    )  # no exit handlers: they belong to the zygote, and a library's may wait for a dead peer
+    # No exit handlers: they belong to the zygote, and a library's may wait for a dead peer.
+    os._exit(code)
 
 
 def _print(error: BaseException) -> None:
@@ -77,15 +83,15 @@ def _print(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """An exception as a message: `type`, `bases` (names of all its classes), `message`,
-    `traceback`."""
-    return {
-        "type": type(error).__name__,
-        "bases": [c.__name__ for c in type(error).__mro__],
-        "message": str(error) or type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+def describe_error(error: BaseException) -> WorkerRaised:
+    """An exception as a message."""
+    return WorkerRaised(
+        type=type(error).__name__,
+        bases=tuple(base.__name__ for base in type(error).__mro__),
+        message=str(error) or type(error).__name__,
+        traceback="".join(traceback.format_exception(error)),
+        errno=error.errno if isinstance(error, OSError) else None,
+    )
 
 
 def resolve(entry: str) -> Callable[..., Any]:
@@ -95,53 +101,49 @@ def resolve(entry: str) -> Callable[..., Any]:
     return function
 
 
-def _train(request: Message, control: AgentControl) -> None:
-    plan = Plan.from_json(request["plan"])
-    drills = tuple(
-        Drill.model_validate(d) for d in request["drills"] if d["kill"] == request["worker"]
-    )
+def _run_task(request: ForkRequest, control: AgentControl) -> WorkerMessage:
+    """Do what the process was forked for; what the controller waits for in the end."""
+    match request.task:
+        case TrainTask() as task:
+            return _train(task, request, control)
+        case InspectTask() as task:
+            return _inspect(task)
+        case FingerprintTask() as task:
+            return _fingerprint(task, request.worker)
+
+
+def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> WorkerDone:
     context = WorkerContext(
-        job=Job.model_validate_json(request["job"]),
-        plan=plan,
-        worker=plan.worker(request["worker"]),
-        generation=request["generation"],
-        run_dir=Path(request["run_dir"]),
-        resume=Path(request["resume"]) if request["resume"] else None,
-        store=(request["store"][0], request["store"][1]),
-        address=request["address"],
-        drills=drills,
+        job=task.job,
+        plan=task.plan,
+        worker=task.plan.worker(request.worker),
+        generation=request.generation,
+        run_dir=Path(task.run_dir),
+        resume=Path(task.resume) if task.resume is not None else None,
+        store=task.store,
+        address=request.address,
+        drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
         control=control,
     )
-    resolve(request["entry"])(context)
-    control.send("done")
+    resolve(task.entry)(context)
+    return WorkerDone()
 
 
-def _inspect(request: Message, control: AgentControl) -> None:
-    found = resolve(request["entry"])(Job.model_validate_json(request["job"]))
+def _inspect(task: InspectTask) -> ModelFound:
+    found = resolve(task.entry)(task.job)
     shapes = dataclasses.asdict(found.shapes) if found.shapes is not None else None
-    control.send(
-        "inspected", inventory=dataclasses.asdict(found.inventory), data=found.data, shapes=shapes
-    )
+    return ModelFound(found.inventory, dict(found.data), shapes)
 
 
-def _fingerprint(request: Message, control: AgentControl) -> None:
-    accelerator, _, index = request["devices"][request["worker"]].rpartition(":")
-    shapes = JobShapes.from_json(request["shapes"]) if request["shapes"] is not None else None
-    job = Job.model_validate_json(request["job"])
-    found = resolve(request["entry"])(
-        Probing(accelerator, int(index), job, shapes, request["worker"])
-    )
-    control.send("fingerprint", fingerprint=found.to_json())
+def _fingerprint(task: FingerprintTask, worker: str) -> FingerprintFound:
+    accelerator, _, index = task.devices[worker].rpartition(":")
+    shapes = JobShapes.from_json(task.shapes) if task.shapes is not None else None
+    probing = Probing(accelerator, int(index), task.job, shapes, worker)
+    return FingerprintFound(resolve(task.entry)(probing).to_json())
 
 
-_TASKS: dict[str, Callable[[Message, AgentControl], None]] = {
-    "train": _train,
-    "inspect": _inspect,
-    "fingerprint": _fingerprint,
-}
-
-
-def _take_over(log: int) -> None:
+def _take_over_output(log: int) -> None:
+    """Standard output and error become the log, standard input nothing."""
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -151,6 +153,5 @@ def _take_over(log: int) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     faulthandler.enable()
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # SIGINT stays ignored: a terminal's Ctrl-C is the controller's
+    # SIGINT stays ignored: a terminal's Ctrl-C is the controller's.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,5 +1,4 @@
-"""Where agents come from. `Local`: subprocesses of this machine. `ray_backend.RayBackend`: actors
-of a Ray cluster."""
+"""Agents as subprocesses of this one, on this machine; no Ray."""
 
 from __future__ import annotations
 
@@ -8,54 +7,28 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import child_environment
-from dougong.launcher.agent.agent import AgentSettings, count_devices
+from dougong.deadlines import Deadlines
+from dougong.launcher.agent.facts import count_devices
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import SettingsOf
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.directory import RunDir
 
-Settle = Callable[[AgentSpec], AgentSettings]
-
-
-class Backend(Protocol):
-    """Starts agents and knows why one is gone. All its methods are called from one long-lived
-    thread, but `close`.
-
-    `shared_devices`: whether agents on one node see each other's devices.
-    """
-
-    shared_devices: bool
-
-    def open(self) -> str:
-        """Make nodes available; the address of this process as the agents' nodes reach it."""
-
-    def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        """The nodes there are, with their devices of these accelerators."""
-
-    def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
-        """Start agents, all of them or none. LaunchError when they find no place."""
-
-    def restart(self, spec: AgentSpec, settle: Settle) -> None:
-        """Start one agent again whose first life has ended."""
-
-    def why_ended(self, name: str) -> str | None:
-        """Why an agent ended, in words; None when it has not, or nothing is known."""
-
-    def close(self) -> None:
-        """End every agent that is left."""
-
 
 class Local:
-    """Agents as subprocesses of this one, on this machine; no Ray."""
+    """The backend of one machine. Agents die with this process."""
 
     shared_devices = True
 
-    def __init__(self, run_dir: RunDir) -> None:
+    def __init__(self, run_dir: RunDir, deadlines: Deadlines) -> None:
         self._run_dir = run_dir
+        self._deadlines = deadlines
         self._processes: dict[str, subprocess.Popen[str]] = {}
 
     def open(self) -> str:
@@ -65,40 +38,45 @@ class Local:
         counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in kinds}
         return [Node("local-machine", socket.gethostname(), "127.0.0.1", counts)]
 
-    def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
         for spec in specs:
-            self.restart(spec, settle)
+            self.restart(spec, settings_of)
 
-    def restart(self, spec: AgentSpec, settle: Settle) -> None:
+    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
         if spec.name in self._processes:
-            self._processes[spec.name].kill()  # lost may mean stopped, not dead
-            self._processes[spec.name].wait(5.0)
+            self._kill(self._processes[spec.name])  # lost may mean stopped, not dead
+        settings = dataclasses.replace(settings_of(spec), parent=os.getpid())
         log_file = self.log_file(spec.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            self._processes[spec.name] = _spawn(
-                dataclasses.replace(settle(spec), parent=os.getpid()), log
-            )
+            self._processes[spec.name] = _spawn(settings, log)
 
     def log_file(self, name: str) -> Path:
         """Where an agent itself prints: next to the logs of its workers."""
         return self._run_dir.log_file(0, f"agent-{name}/0")
 
     def why_ended(self, name: str) -> str | None:
+        if name not in self._processes:
+            return None
         try:
-            status = self._processes[name].wait(1.0)
-        except (KeyError, subprocess.TimeoutExpired):
+            status = self._processes[name].wait(self._deadlines.exit_status_s)
+        except subprocess.TimeoutExpired:
             return None
         lines = self.log_file(name).read_text(errors="replace").strip().splitlines()
-        return f"its process ended with status {status}" + (f": {lines[-1]}" if lines else "")
+        last_words = f": {lines[-1]}" if lines else ""
+        return f"its process ended with status {status}{last_words}"
 
     def close(self) -> None:
         for process in self._processes.values():
             try:
-                process.wait(3.0)  # its controller is gone: it ends by itself, its workers first
+                # Its controller is gone: it ends by itself, its workers first.
+                process.wait(self._deadlines.agent_end_s)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5.0)
+                self._kill(process)
+
+    def _kill(self, process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.wait(self._deadlines.kill_s)
 
 
 def _spawn(settings: AgentSettings, log: IO[bytes]) -> subprocess.Popen[str]:

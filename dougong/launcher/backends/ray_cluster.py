@@ -12,20 +12,19 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dougong.accelerators.registry import accelerator_names, get_accelerator
 from dougong.control.environment import ray_variables, temporary_variables
+from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.agent.agent import Agent, AgentSettings
-from dougong.launcher.backends.local import Settle
+from dougong.launcher.agent.agent import serve_run
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import SettingsOf
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
 
-PLACE_S = 60.0
-REACH_S = 5.0
-END_S = 5.0
 CPU_SHARE = 0.01
 """What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
 share the machine."""
@@ -39,13 +38,12 @@ class AgentActor:
         """Returns when the agent has ended and none of its processes is left."""
         import ray
 
-        about = {"ray_node": ray.get_runtime_context().get_node_id()}
-        agent = Agent(AgentSettings.from_json(settings_json), about)
-        agent.run()
-        if not agent.dismissed:
-            os._exit(
-                1
-            )  # the controller is gone, perhaps its Ray too: an actor's own way out would wait for that
+        node = ray.get_runtime_context().get_node_id()
+        ended_by_controller = serve_run(AgentSettings.from_json(settings_json), node)
+        if not ended_by_controller:
+            # The controller is gone, perhaps its Ray too: an actor's own way out would wait for
+            # that.
+            os._exit(1)
 
 
 class RayBackend:
@@ -53,8 +51,9 @@ class RayBackend:
 
     shared_devices = False
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, deadlines: Deadlines) -> None:
         self._address = address
+        self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
         self._actors: dict[str, Any] = {}
         self._serving: dict[str, Any] = {}
@@ -64,51 +63,30 @@ class RayBackend:
 
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
+        embedded = self._address is None
         if self._address not in (None, "auto"):
-            _probe(str(self._address))
-        self._stack.enter_context(
-            temporary_variables(ray_variables(embedded=self._address is None))
-        )
+            _probe(str(self._address), self._deadlines)
+        self._stack.enter_context(temporary_variables(ray_variables(embedded)))
+        self._ray = _import_ray()
+        # The screen is the run's; Ray's own logs lie in its session.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            import ray
-        except ImportError as error:
-            raise LaunchError(
-                "Ray is not installed; `pip install ray`, or run on this machine by --no-ray"
-            ) from error
-        self._ray = ray
-        logging.getLogger("ray").setLevel(
-            logging.ERROR
-        )  # the screen is the run's; Ray's own logs lie in its session
-        options: dict[str, Any] = {
-            "log_to_driver": False,
-            "logging_level": "ERROR",
-            "configure_logging": False,
-        }
-        if self._address is None:
-            options |= {
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "num_cpus": os.cpu_count(),
-            }
-            options |= {"_node_ip_address": "127.0.0.1"}
-        else:
-            options |= {"address": self._address}
-        try:
-            ray.init(**options)
+            self._ray.init(**_ray_options(self._address))
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             place = self._address or "this machine"
             raise LaunchError(
                 f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray"
             ) from error
-        if self._address is None:
-            self._stack.enter_context(ended_with_us(_raylet_helpers()))
-        return "127.0.0.1" if self._address is None else str(ray.util.get_node_ip_address())
+        if not embedded:
+            return str(self._ray.util.get_node_ip_address())
+        self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines))
+        return "127.0.0.1"
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         """The cluster's living nodes, and how many devices of each kind they have in all."""
         return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
 
-    def start(self, specs: Sequence[AgentSpec], settle: Settle) -> None:
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
         """One placement group for all agents: all of them find room, or none starts."""
         bundles = [bundle_of(spec) for spec in specs]
         selectors = [{"ray.io/node-id": spec.node} if spec.node else {} for spec in specs]
@@ -117,35 +95,36 @@ class RayBackend:
         self._await_group(specs, bundles)
         for index, spec in enumerate(specs):
             self._bundles[spec.name] = index
-            self.restart(spec, settle)
+            self.restart(spec, settings_of)
 
-    def restart(self, spec: AgentSpec, settle: Settle) -> None:
+    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
         """Start an actor in the agent's bundle; Ray moves the bundle first if its node has died."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        if (
-            spec.name in self._actors
-        ):  # lost may mean cut off, not dead: it must not keep the bundle
+        if spec.name in self._actors:
+            # Lost may mean cut off, not dead: it must not keep the bundle.
             self._ray.kill(self._actors[spec.name], no_restart=True)
-        index = self._bundles[spec.name]
-        place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+        place = PlacementGroupSchedulingStrategy(
+            self._group, placement_group_bundle_index=self._bundles[spec.name]
+        )
         needs = bundle_of(spec)
-        actor = self._ray.remote(AgentActor).options(
+        actor_class = self._ray.remote(AgentActor).options(
             num_cpus=needs.pop("CPU"),
             num_gpus=needs.pop("GPU", 0),
             resources=needs,
             max_restarts=0,
             scheduling_strategy=place,
         )
-        self._actors[spec.name] = actor.remote()
-        self._serving[spec.name] = self._actors[spec.name].serve.remote(settle(spec).to_json())
+        actor = actor_class.remote()
+        self._actors[spec.name] = actor
+        self._serving[spec.name] = actor.serve.remote(settings_of(spec).to_json())
 
     def why_ended(self, name: str) -> str | None:
         """What Ray knows of an agent's end; None when it serves, or has not been started."""
         reference = self._serving.get(name)
         if reference is None:
             return None
-        done, _ = self._ray.wait([reference], timeout=1.0)
+        done, _ = self._ray.wait([reference], timeout=self._deadlines.exit_status_s)
         if not done:
             return None
         try:
@@ -158,45 +137,51 @@ class RayBackend:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
         if self._ray is not None and self._ray.is_initialized():
-            if self._serving:
-                self._ray.wait(
-                    list(self._serving.values()), num_returns=len(self._serving), timeout=END_S
-                )
+            serving = list(self._serving.values())
+            if serving:
+                limit_s = self._deadlines.agent_end_s
+                self._ray.wait(serving, num_returns=len(serving), timeout=limit_s)
             if self._group is not None:
                 self._ray.util.remove_placement_group(self._group)
             self._ray.shutdown()
         self._stack.close()
 
-    def _node(self, raw: dict[str, Any], kinds: Sequence[str]) -> Node:
-        names = {kind: get_accelerator(kind).resource for kind in kinds}
-        devices = {kind: int(raw["Resources"].get(name, 0)) for kind, name in names.items() if name}
-        host = str(raw.get("NodeManagerHostname") or raw["NodeManagerAddress"])
-        labels = {str(k): str(v) for k, v in (raw.get("Labels") or {}).items()}
+    def _node(self, raw: Mapping[str, Any], kinds: Sequence[str]) -> Node:
+        resources, address = raw["Resources"], raw["NodeManagerAddress"]
+        devices = {}
+        for kind in kinds:
+            resource = get_accelerator(kind).resource
+            if resource:
+                devices[kind] = int(resources.get(resource, 0))
         return Node(
-            raw["NodeID"],
-            host,
-            raw["NodeManagerAddress"],
-            devices,
-            labels,
-            str(raw.get("NodeName") or ""),
+            id=raw["NodeID"],
+            name=str(raw.get("NodeManagerHostname") or address),
+            address=address,
+            devices=devices,
+            labels={str(key): str(value) for key, value in (raw.get("Labels") or {}).items()},
+            given_name=str(raw.get("NodeName") or ""),
         )
 
     def _await_group(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> None:
-        deadline = time.monotonic() + PLACE_S
-        while not self._group.wait(timeout_seconds=1):
+        deadline = time.monotonic() + self._deadlines.placement_s
+        while not self._group.wait(timeout_seconds=1):  # Ray counts whole seconds
             if time.monotonic() > deadline:
-                asked = ", ".join(
-                    f"{spec.name}: {_words(b)}" for spec, b in zip(specs, bundles, strict=True)
-                )
-                have = "; ".join(
-                    f"{n['NodeManagerAddress']}: {_words(n['Resources'])}"
-                    for n in self._ray.nodes()
-                    if n["Alive"]
-                )
-                raise LaunchError(
-                    f"the cluster found no room within {PLACE_S:.0f} s; asked: {asked}; the nodes have in all: {have}; "
-                    "free what other jobs hold (`ray status`), or lower islands.*.workers"
-                )
+                raise LaunchError(self._no_room(specs, bundles))
+
+    def _no_room(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> str:
+        asked = []
+        for spec, bundle in zip(specs, bundles, strict=True):
+            asked.append(f"{spec.name}: {_words(bundle)}")
+        have = []
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                have.append(f"{node['NodeManagerAddress']}: {_words(node['Resources'])}")
+        limit = self._deadlines.words("placement_s")
+        return (
+            f"the cluster found no room within {limit}; asked: {', '.join(asked)}; the nodes have "
+            f"in all: {'; '.join(have)}; free what other jobs hold (`ray status`), or lower "
+            "islands.*.workers"
+        )
 
 
 def bundle_of(spec: AgentSpec) -> dict[str, float]:
@@ -207,24 +192,50 @@ def bundle_of(spec: AgentSpec) -> dict[str, float]:
     return bundle | {resource: float(spec.num_workers)} if resource else bundle
 
 
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise LaunchError(
+            "Ray is not installed; `pip install ray`, or run on this machine by --no-ray"
+        ) from error
+    return ray
+
+
+def _ray_options(address: str | None) -> dict[str, Any]:
+    """What `ray.init` is given: a cluster's address, or how small our own Ray may be."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if address is not None:
+        return {**quiet, "address": address}
+    return {
+        **quiet,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "num_cpus": os.cpu_count(),
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
 def _raylet_helpers() -> list[int]:
     """The processes that our embedded raylet has started for itself; Ray ends everything else with
     the driver."""
     import psutil
 
-    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
-    return [helper.pid for raylet in raylets for helper in raylet.children()]
+    helpers: list[int] = []
+    for child in psutil.Process().children():
+        if child.name() == "raylet":
+            helpers += [helper.pid for helper in child.children()]
+    return helpers
 
 
-def _words(resources: dict[str, float]) -> str:
+def _words(resources: Mapping[str, float]) -> str:
+    """A bundle or a node's resources for an error, without Ray's own marks of nodes."""
     known = {"CPU", *(get_accelerator(name).resource for name in accelerator_names())}
-    return (
-        ", ".join(f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known)
-        or "nothing"
-    )
+    words = [f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known]
+    return ", ".join(words) or "nothing"
 
 
-def _probe(address: str) -> None:
+def _probe(address: str, deadlines: Deadlines) -> None:
     """Fail in seconds, where Ray would try for a minute, when nobody listens at the address."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):
@@ -232,17 +243,17 @@ def _probe(address: str) -> None:
             f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
         )
     try:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        socket.create_connection((host, int(port)), timeout=deadlines.address_probe_s).close()
     except OSError as error:
         raise LaunchError(
-            f"--address {address}: nobody answers ({error}); on that machine type `ray start --head --port={port}`"
+            f"--address {address}: nobody answers ({error}); on that machine type "
+            f"`ray start --head --port={port}`"
         ) from error
 
 
 def _first_line(error: BaseException) -> str:
+    """The line that says what happened: Ray colours a remote traceback and puts it last there."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (
-        lines[-1]
-        if lines and lines[0].startswith("\x1b")
-        else (lines[0] if lines else type(error).__name__)
-    )
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if lines[0].startswith("\x1b") else lines[0]

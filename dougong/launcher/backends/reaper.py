@@ -16,12 +16,11 @@ from collections.abc import Iterator, Sequence
 
 from dougong.control.environment import child_environment
 from dougong.control.processes import open_pidfd
-
-END_S = 5.0
+from dougong.deadlines import Deadlines
 
 
 @contextlib.contextmanager
-def ended_with_us(pids: Sequence[int]) -> Iterator[None]:
+def ended_with_us(pids: Sequence[int], deadlines: Deadlines) -> Iterator[None]:
     """The processes are killed when the context ends, or this process, even by SIGKILL. No error
     where one is gone.
 
@@ -31,12 +30,12 @@ def ended_with_us(pids: Sequence[int]) -> Iterator[None]:
     fds = [fd for fd in map(open_pidfd, pids) if fd is not None]
     command = [sys.executable, "-m", "dougong.launcher.backends.reaper", *map(str, fds)]
     try:
-        guard = subprocess.Popen(  # a session of its own: Ctrl-C is for the driver
+        reaper = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             env=child_environment({}),
             pass_fds=fds,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C is for the driver
         )
     finally:
         for fd in fds:
@@ -44,7 +43,7 @@ def ended_with_us(pids: Sequence[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        guard.communicate(timeout=END_S)
+        reaper.communicate(timeout=deadlines.kill_s)
 
 
 def main(fds: Sequence[int]) -> None:

@@ -1,40 +1,28 @@
-"""The controller's agents and whatever else reaches it: every message, loss and signal becomes an
-item in one inbox."""
+"""What is known of a run's agents: who is expected, who has joined, who is ready, who is lost."""
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from dougong.control.channel import Channel, Message, ProtocolError, Server
-from dougong.errors import LaunchError
-from dougong.launcher.controller.inbox import (
-    AgentJoined,
-    AgentLeft,
-    AgentMessage,
-    ClientRequest,
-    Inbox,
-    PeerRefused,
-)
+from dougong.control.channel import Channel
+from dougong.control.handshake import AgentFacts
+from dougong.deadlines import Deadlines
+from dougong.fault.liveness import is_silent
 from dougong.planner.placement import AgentSpec
-
-PING_S = 2.0
-REQUEST_S = 10.0
 
 
 @dataclass
 class AgentHandle:
-    """One agent as the controller knows it. `lost`: why it is gone."""
+    """One agent in its present life. `facts`: what it said when it joined; `lost`: why it is gone;
+    `is_dropped`: whether its connection has been closed since."""
 
     spec: AgentSpec
-    hello: Message | None = None
+    facts: AgentFacts | None = None
     channel: Channel | None = None
-    ready: bool = False
+    is_ready: bool = False
     lost: str | None = None
+    is_dropped: bool = False
 
     @property
     def address(self) -> str:
@@ -42,100 +30,63 @@ class AgentHandle:
         return self.channel.peer_address if self.channel is not None else ""
 
 
-class Agents:
-    """All agents of a run. Reading happens in a thread per agent, everything else in the
-    controller's."""
+@dataclass
+class AgentTable:
+    """All agents of a run, by name."""
 
-    def __init__(self, inbox: Inbox, token: str, host: str) -> None:
-        self._inbox = inbox
-        self._token = token
-        self.members: dict[str, AgentHandle] = {}
-        self.server = Server(host, token, self._on_peer, lambda text: inbox.put(PeerRefused(text)))
-        self._closed = threading.Event()
-        threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
+    handles: dict[str, AgentHandle] = field(default_factory=dict)
 
-    def address(self) -> dict[str, Any]:
-        """For controller.json: how a client reaches and convinces this controller."""
-        host, port = self.server.address
-        return {
-            "host": host,
-            "port": port,
-            "pid": os.getpid(),
-            "token": self._token,
-            "machine": socket.gethostname(),
-        }
+    def __getitem__(self, agent: str) -> AgentHandle:
+        return self.handles[agent]
+
+    @property
+    def all(self) -> tuple[AgentHandle, ...]:
+        return tuple(self.handles.values())
+
+    @property
+    def lost(self) -> tuple[AgentHandle, ...]:
+        return tuple(handle for handle in self.handles.values() if handle.lost is not None)
+
+    @property
+    def facts(self) -> dict[str, AgentFacts]:
+        """What those said who have joined, by agent."""
+        joined = self.handles.items()
+        return {name: handle.facts for name, handle in joined if handle.facts is not None}
+
+    def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
+        """The handles of these agents; of all where none is named."""
+        return tuple(self.handles[name] for name in agents) if agents else self.all
 
     def expect(self, specs: Sequence[AgentSpec]) -> None:
         """From now on these agents may join; one that is named again begins a new life."""
         for spec in specs:
-            self.members[spec.name] = AgentHandle(spec)
+            self.handles[spec.name] = AgentHandle(spec)
 
-    def welcome(self, item: AgentJoined) -> bool:
-        """Take an agent in; False (and the line is closed) for one that is not expected."""
-        member = self.members.get(item.agent)
-        if member is None or member.channel is not None:
-            item.channel.close()
+    def join(self, facts: AgentFacts, channel: Channel) -> bool:
+        """Take an agent in; False for one that is not expected, or has joined already."""
+        handle = self.handles.get(facts.agent)
+        if handle is None or handle.channel is not None or handle.lost is not None:
             return False
-        member.hello, member.channel = item.hello, item.channel
+        handle.facts, handle.channel = facts, channel
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:
-        """Whether a message over this channel comes from the agent's present life."""
-        member = self.members.get(agent)
-        return member is not None and member.channel is channel and member.lost is None
+        """Whether what comes over this channel comes from the agent's present life."""
+        handle = self.handles.get(agent)
+        return handle is not None and handle.channel is channel and handle.lost is None
 
-    def hellos(self) -> Mapping[str, Message]:
-        return {name: m.hello for name, m in self.members.items() if m.hello is not None}
+    def lose(self, handle: AgentHandle, reason: str) -> str:
+        """Count an agent as gone; why, with its name and node."""
+        node = handle.facts.node if handle.facts is not None else "its node"
+        handle.lost = f"agent {handle.spec.name} on {node}: {reason}"
+        return handle.lost
 
-    def tell(self, member: AgentHandle, kind: str, generation: int, **fields: Any) -> None:
-        """Say something to one agent. A line that is broken is heard of by its reader: no error
-        here."""
-        if member.channel is None or member.lost is not None:
-            return
-        try:
-            member.channel.send(kind, generation, **fields)
-        except OSError as error:
-            self._inbox.put(
-                AgentLeft(member.spec.name, member.channel, f"cannot be told anything: {error}")
-            )
-
-    def tell_all(self, kind: str, generation: int, **fields: Any) -> None:
-        for member in self.members.values():
-            self.tell(member, kind, generation, **fields)
-
-    def lose(self, member: AgentHandle, reason: str) -> None:
-        """Count an agent as gone and close its line, so that it ends its workers if it still
-        lives."""
-        member.lost = reason
-        if member.channel is not None:
-            member.channel.close()
-
-    def close(self) -> None:
-        self._closed.set()
-        self.tell_all("exit", 0)
-        self.server.close()
-
-    def _ping(self) -> None:
-        while not self._closed.wait(PING_S):
-            for member in list(self.members.values()):
-                self.tell(member, "ping", 0)
-
-    def _on_peer(self, hello: Message, channel: Channel) -> None:
-        if hello.get("role") == "agent":
-            self._listen(str(hello.get("agent")), hello, channel)
-            return
-        try:
-            self._inbox.put(ClientRequest(channel, channel.receive(REQUEST_S)))
-        except (OSError, EOFError, LaunchError) as error:
-            channel.close()
-            self._inbox.put(PeerRefused(f"a client said nothing that makes sense: {error}"))
-
-    def _listen(self, agent: str, hello: Message, channel: Channel) -> None:
-        self._inbox.put(AgentJoined(agent, hello, channel))
-        try:
-            while True:
-                self._inbox.put(AgentMessage(agent, channel, channel.receive(None)))
-        except EOFError:
-            self._inbox.put(AgentLeft(agent, channel, "its connection ended"))
-        except (OSError, ValueError, ProtocolError) as error:  # ValueError: closed under our feet
-            self._inbox.put(AgentLeft(agent, channel, f"its connection broke: {error}"))
+    def silent(self, now: float, deadlines: Deadlines) -> tuple[AgentHandle, ...]:
+        """Agents that have not been heard for too long, and are not counted as lost yet."""
+        found = []
+        for handle in self.handles.values():
+            if handle.channel is None or handle.lost is not None:
+                continue
+            if is_silent(handle.channel.heard_at, now, deadlines):
+                found.append(handle)
+        return tuple(found)

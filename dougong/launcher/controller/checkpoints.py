@@ -1,228 +1,196 @@
-"""The controller's hand in checkpoints: collects the workers' parts, commits, prunes, finds what to
-resume from."""
+"""The controller's hand in checkpoints: commits what workers have made durable, prunes, finds what
+to resume from."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint import repository
 from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.part import CheckpointPart
+from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError
 from dougong.fingerprint import judge
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.controller.inbox import Background
-from dougong.parallel.plan import Inventory, Plan, experts_text
-from dougong.planner.recipe import Recipe
+from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
+from dougong.launcher.controller.preflight import InspectedModel
+from dougong.parallel.plan import Plan
+from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
 
-LOGICAL_ELSEWHERE = (
-    "islands",
-    "offload",
-    "pipeline",
-    "checkpoint",
-    "fault",
-    "drill",
-    "steps",
-    "numerics",
-)
-
 
 @dataclass(frozen=True)
-class Committed:
-    """A checkpoint that now exists."""
+class RunOrigin:
+    """What fixes the numbers of this run beside its job; a checkpoint keeps it, and is compared
+    with it at a resume. `kernels`: `judge.record` of the workers' fingerprints, empty where none
+    was taken."""
 
-    step: int
-    directory: Path
-    num_bytes: int
-    seconds: float
-    removed: tuple[str, ...]
-    invalid: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FoundCheckpoint:
-    """What a generation starts from (None: the beginning), and what was newer but not valid: (name,
-    reason)."""
-
-    directory: Path | None
-    rejected: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...] = ()
+    model: InspectedModel
+    kernels: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class CheckpointManager:
     """One run's checkpoints. Commits, and the search for a valid one, run one after the other in
-    `background`: a large one holds up neither training nor the controller. Results reach the inbox
-    as `commit` and `find`.
-
-    `parent`: the checkpoint that the next one follows. `data`: what the inspection found the data
-    to be. `recipe`: how the job computes. `kernels`: `judge.record` of the workers' fingerprints;
-    empty where nobody took any.
+    `background`: a large one holds up neither training nor the controller. Results reach the inbox.
     """
 
     root: Path
     job: Job
     background: Background
-    parent: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Recipe | None = None
-    kernels: Mapping[str, Any] = field(default_factory=dict)
-    _parts: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     _trusted: set[str] = field(default_factory=set)
-    _open: int = 0
 
-    @property
-    def busy(self) -> bool:
-        """Whether a commit is under way."""
-        return self._open > 0
-
-    @property
-    def waiting_for(self) -> tuple[int, ...]:
-        """Steps of which some workers' parts have come, but not all."""
-        return tuple(sorted({step for step, _ in self._parts}))
-
-    def add(
+    def commit(
         self,
-        worker: str,
+        step: int,
         generation: int,
-        message: Mapping[str, Any],
+        messages: Sequence[PartDurable],
         plan: Plan,
-        inventory: Inventory,
-    ) -> bool:
-        """Take one worker's part; True when it is the first of its step. The last one starts the
-        commit."""
-        step = int(message["step"])
-        parts = self._parts.setdefault((step, generation), {})
-        parts[worker] = message["part"]
-        if len(parts) == len(plan.workers):
-            del self._parts[(step, generation)]
-            self._open += 1
-            header = self._header(step, generation, plan, inventory)
-            self.background.call(
-                "commit", lambda: self._commit(step, generation, list(parts.values()), header)
-            )
-        return len(parts) == 1
-
-    def forget(self) -> None:
-        """A generation ended: what it did not finish is no checkpoint."""
-        self._parts.clear()
-
-    def commit_ended(self, committed: Committed | None) -> None:
-        """Told by the controller when the result has been posted."""
-        self._open -= 1
-        if committed is not None:
-            self.parent = committed.directory.name
-
-    def find(self) -> None:
-        """Look for the newest valid checkpoint, after the commits that were begun; every byte is
-        read."""
-        self.background.call("find", self._find)
-
-    def _find(self) -> FoundCheckpoint:
-        rejected: list[tuple[str, str]] = []
-        found = repository.newest_valid(
-            self.root, lambda path, reason: rejected.append((path.name, reason))
+        origin: RunOrigin,
+        parent: str | None,
+    ) -> None:
+        """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
+        `CommitFailed` comes to the inbox. `parent`: the checkpoint that this one follows."""
+        kinds = declaration_of(self.job.optimizer).kinds_like_parameters
+        additions = repository.Additions(
+            metadata=self._metadata(step, plan, origin, parent),
+            expected=repository.expected_tensors(origin.model.inventory, kinds),
+            tokenizer=tokenizer_of(self.job),
         )
+
+        def work() -> Committed | CommitFailed:
+            try:
+                parts = [CheckpointPart.from_json(message.part) for message in messages]
+                return self._commit(step, generation, parts, additions)
+            except BaseException as error:  # whatever it is, the controller must hear of it
+                return CommitFailed(step, error)
+
+        self.background.call(work)
+
+    def find(self, origin: RunOrigin) -> None:
+        """Look for the newest valid checkpoint, after the commits that were begun; every byte is
+        read. `FoundCheckpoint` comes to the inbox, or why a resume from it is refused."""
+        self.background.call(lambda: self._find(origin))
+
+    def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        rejected: list[tuple[str, str]] = []
+
+        def note_invalid(path: Path, reason: str) -> None:
+            rejected.append((path.name, reason))
+
+        found = repository.newest_valid(self.root, note_invalid)
         warnings: tuple[str, ...] = ()
         if found is not None:
             self._trusted.add(found.name)
-            self._refuse_other_data(found)
-            warnings = self._refuse_other_recipe(found) + self._refuse_other_kernels(found)
+            written = Manifest.load(found).metadata
+            refuse_other_data(found, written, origin)
+            warnings = compare_recipes(self.job, found, written, origin)
+            warnings += compare_kernels(self.job, found, written, origin)
         return FoundCheckpoint(found, tuple(rejected), warnings)
 
-    def _refuse_other_data(self, found: Path) -> None:
-        before = Manifest.load(found).header.get("data", {}).get("digest")
-        now = self.data.get("digest")
-        if before is not None and now is not None and before != now:
-            raise CheckpointError(
-                f"{found}: was trained on data with digest {before}, but {self.data.get('name')} has {now} now, so the "
-                "next steps would be another run's; put the data back, or begin a new run with `model: {path: ...}`"
-            )
-
-    def _refuse_other_recipe(self, found: Path) -> tuple[str, ...]:
-        """Another release may order sums otherwise: refused, or a warning where the job allows
-        other bits."""
-        before = Manifest.load(found).header.get("recipe")
-        if before is None or self.recipe is None or before["digest"] == self.recipe.digest:
-            return ()
-        now = self.recipe.to_dict()
-        changed = [
-            f"{key}: {before.get(key)} then, {value} now"
-            for key, value in now.items()
-            if before.get(key) != value
-        ]
-        text = f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps have other bits"
-        if judge.is_strict(self.job):
-            raise CheckpointError(
-                f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
-            )
-        return (text,)
-
-    def _refuse_other_kernels(self, found: Path) -> tuple[str, ...]:
-        """Warnings about going on with other kernels than those that made the checkpoint, where the
-        job allows it."""
-        before = Manifest.load(found).header.get("kernels", {})
-        verdict = judge.judge_resume(before, self.kernels, judge.is_strict(self.job))
-        if verdict.refusal is not None:
-            raise CheckpointError(f"{found}: {verdict.refusal}")
-        return verdict.warnings
-
     def _commit(
-        self, step: int, generation: int, parts: list[Any], header: dict[str, Any]
+        self,
+        step: int,
+        generation: int,
+        parts: list[CheckpointPart],
+        additions: repository.Additions,
     ) -> Committed:
         start = time.monotonic()
-        directory = repository.commit(
-            self.root, step, generation, parts, header, tokenizer_of(self.job)
-        )
-        num_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        directory = repository.commit(self.root, step, generation, parts, additions)
+        files = [file for file in directory.rglob("*") if file.is_file()]
+        num_bytes = sum(file.stat().st_size for file in files)
         self._trusted.add(directory.name)
         pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
         removed = tuple(path.name for path in pruned.removed)
         invalid = tuple(path.name for path in pruned.invalid)
         return Committed(step, directory, num_bytes, time.monotonic() - start, removed, invalid)
 
-    def _header(
-        self, step: int, generation: int, plan: Plan, inventory: Inventory
+    def _metadata(
+        self, step: int, plan: Plan, origin: RunOrigin, parent: str | None
     ) -> dict[str, Any]:
-        batch = self.job.batch
+        """What a checkpoint says of its run, for `Manifest.metadata`."""
+        batch, recipe, data = self.job.batch, origin.model.recipe, origin.model.data
         samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
+        progress = {
+            "name": data.get("name"),
+            "digest": data.get("digest"),
+            "step": step,
+            "samples": samples,
+            "tokens": samples * self.job.data.sequence_length,
+        }
         return {
             "job": identity(self.job),
-            "recipe": {"digest": self.recipe.digest, **self.recipe.to_dict()}
-            if self.recipe
-            else None,
-            "plan": [
-                {"worker": w.name, "lanes": w.lanes, "experts": experts_text(w.experts)}
-                for w in plan.workers
-            ],
-            "data": {
-                "name": self.data.get("name"),
-                "digest": self.data.get("digest"),
-                "step": step,
-                "samples": samples,
-                "tokens": samples * self.job.data.sequence_length,
-            },
+            "recipe": {"digest": recipe.digest, **recipe.to_dict()},
+            "plan": _describe_plan(plan),
+            "data": progress,
             "random": {"seed": self.job.seed},
-            "kernels": dict(self.kernels),
-            "parent": self.parent,
+            "kernels": dict(origin.kernels),
+            "parent": parent,
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "tensors": repository.expected_tensors(inventory),
         }
 
 
-def identity(job: Job) -> dict[str, Any]:
-    """What fixes the run's arithmetic, apart from how long it goes on: a resume must not change
-    it."""
-    return {
-        key: value
-        for key, value in job.model_dump(mode="json").items()
-        if key not in LOGICAL_ELSEWHERE
-    }
+def _describe_plan(plan: Plan) -> list[dict[str, Any]]:
+    workers = []
+    for worker in plan.workers:
+        experts = [list(of_site) for of_site in worker.experts]
+        workers.append({"worker": worker.name, "lanes": list(worker.lanes), "experts": experts})
+    return workers
+
+
+def refuse_other_data(found: Path, written: Mapping[str, Any], origin: RunOrigin) -> None:
+    """CheckpointError when the data is not what the checkpoint was trained on. `written`: the
+    checkpoint's metadata, here and below."""
+    data = origin.model.data
+    before, now = written.get("data", {}).get("digest"), data.get("digest")
+    if before is not None and now is not None and before != now:
+        raise CheckpointError(
+            f"{found}: was trained on data with digest {before}, but {data.get('name')} has {now} "
+            "now, so the next steps would be another run's; put the data back, or begin a new run "
+            "with `model: {path: ...}`"
+        )
+
+
+def compare_recipes(
+    job: Job, found: Path, written: Mapping[str, Any], origin: RunOrigin
+) -> tuple[str, ...]:
+    """Another release may order sums otherwise: CheckpointError, or a warning where the job allows
+    other bits."""
+    before, recipe = written.get("recipe"), origin.model.recipe
+    if before is None or before["digest"] == recipe.digest:
+        return ()
+    changed = []
+    for key, value in recipe.to_dict().items():
+        if before.get(key) != value:
+            changed.append(f"{key}: {before.get(key)} then, {value} now")
+    text = (
+        f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps have "
+        "other bits"
+    )
+    if judge.is_strict(job):
+        raise CheckpointError(
+            f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
+        )
+    return (text,)
+
+
+def compare_kernels(
+    job: Job, found: Path, written: Mapping[str, Any], origin: RunOrigin
+) -> tuple[str, ...]:
+    """Warnings about going on with other kernels than those that made the checkpoint, where the job
+    allows it; else CheckpointError."""
+    before = written.get("kernels", {})
+    verdict = judge.judge_resume(before, origin.kernels, judge.is_strict(job))
+    if verdict.refusal is not None:
+        raise CheckpointError(f"{found}: {verdict.refusal}")
+    return verdict.warnings
 
 
 def tokenizer_of(job: Job) -> Path | None:

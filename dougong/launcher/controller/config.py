@@ -1,11 +1,10 @@
-"""What a controller is given, and what it gives back."""
+"""What a controller is given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dougong.errors import DougongError
-from dougong.fault.diagnosis import Diagnosis
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
 
 
@@ -33,8 +32,8 @@ TRAINING = EntryPoints()
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What this controller takes over from the run's earlier life. `fired`: drills that had their
-    day."""
+    """What a controller takes over from the run's earlier life. `generation`: the number of its
+    first one; `step`: of the newest checkpoint; `fired`: drills that have fired, (step, worker)."""
 
     generation: int = 1
     step: int = 0
@@ -46,22 +45,17 @@ FROM_START = ResumePoint()
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """What a run is, apart from the work: fixed for the controller's life."""
+    """What a run is, apart from the work: fixed for the controller's life. `cwd`: the directory in
+    which the command was given."""
 
     job: Job
     token: str
     cwd: str
     entries: EntryPoints = TRAINING
-    beginning: ResumePoint = FROM_START
+    resume_point: ResumePoint = FROM_START
+    deadlines: Deadlines = DEADLINES
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the run ended: the final state, the process's exit status, and what went wrong if
-    something did."""
-
-    state: str
-    status: int
-    error: DougongError | None = None
-    diagnosis: Diagnosis | None = None
-    generation: int = 0
+    @property
+    def takes_fingerprints(self) -> bool:
+        """Whether every device's arithmetic is looked at before it may take part."""
+        return self.entries.fingerprint is not None and self.job.determinism != "off"

@@ -1,33 +1,36 @@
-"""One generation of workers as the controller sees it: who lives, who is done, who failed and how.
-Decides nothing."""
+"""What is known of one generation of workers: who lives, who is done, who failed and how."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dougong.control.channel import Message
-from dougong.fault.diagnosis import Fact, settled
-from dougong.parallel.plan import Plan, Worker, experts_text
+from dougong.control.messages import Heartbeat, WorkerExited
+from dougong.control.worker_messages import WorkerRaised
+from dougong.deadlines import Deadlines
+from dougong.fault.diagnosis import settled
+from dougong.fault.liveness import is_last_worker_late, late_reason, stalled
+from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
+from dougong.parallel.plan import Plan, Worker
 
 
 @dataclass
 class WorkerStatus:
     """One worker of the generation. `step`, `phase`: what its progress vector said last, `moved_at`
-    when it changed."""
+    when that changed."""
 
     worker: Worker
+    moved_at: float
     pid: int | None = None
-    exited: bool = False
-    done: bool = False
-    drill: bool = False
-    failed: bool = False
-    stalled: bool = False
+    has_exited: bool = False
+    is_done: bool = False
+    in_drill: bool = False
+    has_failed: bool = False
+    is_stalled: bool = False
     sequence: int = 0
     step: int = 0
     phase: str = "start"
-    moved_at: float = field(default_factory=time.monotonic)
 
     def describe(self) -> dict[str, Any]:
         """As in status.json."""
@@ -39,8 +42,8 @@ class WorkerStatus:
             "device": worker.device,
             "role": worker.role,
             "lanes": list(worker.lanes),
-            "experts": experts_text(worker.experts),
-            "alive": self.pid is not None and not self.exited,
+            "experts": [list(of_site) for of_site in worker.experts],
+            "alive": self.pid is not None and not self.has_exited,
             "step": self.step,
             "phase": self.phase,
         }
@@ -48,109 +51,120 @@ class WorkerStatus:
 
 @dataclass
 class Generation:
-    """`start_step`: the last step already done when it began. `facts`: failures in the order
-    observed."""
+    """One generation. `failures`: in the order observed; the times are monotonic seconds, None
+    while nothing of the kind has happened."""
 
     number: int
-    plan: Plan
-    start_step: int
-    mates: dict[str, WorkerStatus] = field(default_factory=dict)
-    facts: list[Fact] = field(default_factory=list)
-    first_fact_at: float = 0.0
+    workers: Mapping[str, WorkerStatus]
+    failures: list[Failure] = field(default_factory=list)
+    first_failure_at: float | None = None
     first_done_at: float | None = None
+    last_exit_at: float | None = None
     has_stepped: bool = False
 
-    def __post_init__(self) -> None:
-        self.mates = {worker.name: WorkerStatus(worker) for worker in self.plan.workers}
+    @staticmethod
+    def of_plan(number: int, plan: Plan, now: float) -> Generation:
+        """A generation whose workers are about to be forked."""
+        return Generation(number, {w.name: WorkerStatus(w, now) for w in plan.workers})
 
     @property
     def all_exited(self) -> bool:
-        return all(mate.exited for mate in self.mates.values())
+        return all(status.has_exited for status in self.workers.values())
 
     @property
     def all_done(self) -> bool:
-        return all(mate.done and mate.exited for mate in self.mates.values())
+        return all(status.is_done and status.has_exited for status in self.workers.values())
 
-    def is_settled(self, now: float) -> bool:
+    @property
+    def all_forked(self) -> bool:
+        return all(status.pid is not None for status in self.workers.values())
+
+    def is_settled(self, now: float, deadlines: Deadlines) -> bool:
         """Whether somebody failed and it is known who was first."""
-        return bool(self.facts) and settled(self.facts, now - self.first_fact_at, len(self.mates))
+        if self.first_failure_at is None:
+            return False
+        waited_s = now - self.first_failure_at
+        return settled(self.failures, waited_s, len(self.workers), deadlines)
 
-    def is_speaking(self, worker: str, generation: int) -> bool:
-        """Whether what the worker prints is news: it is of this generation, and nobody else has
-        failed before it."""
-        return generation == self.number and (
-            not self.facts or any(fact.worker == worker for fact in self.facts)
-        )
+    def is_heard(self, worker: str) -> bool:
+        """Whether what a worker prints is to be shown: after a failure only those who failed have
+        news, the others are being ended."""
+        return not self.failures or any(failure.worker == worker for failure in self.failures)
 
-    def note_exit(self, message: Message) -> Fact | None:
-        """A process ended. The fact, when this is news and a failure."""
-        mate = self.mates[message["worker"]]
-        mate.exited = True
-        if message.get("asked") or mate.failed or (mate.done and message["code"] == 0):
-            return None
-        oom, lines = bool(message.get("oom")), tuple(message.get("last_lines", ()))
-        return self._fail(
-            mate,
-            Fact(
-                mate.worker.name,
-                message["code"],
-                None,
-                oom,
-                mate.drill,
-                text=message.get("text"),
-                last_lines=lines,
-            ),
-        )
+    def note_forked(self, worker: str, pid: int) -> None:
+        self.workers[worker].pid = pid
 
-    def note_error(self, worker: str, error: Message) -> Fact | None:
-        """A worker told of its exception; its process ends soon."""
-        mate = self.mates[worker]
-        return None if mate.failed else self._fail(mate, Fact(worker, error=dict(error)))
-
-    def note_lost(self, workers: tuple[str, ...], reason: str) -> list[Fact]:
-        """An agent is gone, and its workers with it."""
-        facts = []
-        for mate in (self.mates[w] for w in workers if w in self.mates):
-            news = not mate.exited and not mate.failed
-            mate.exited = True
-            if news:
-                facts.append(self._fail(mate, Fact(mate.worker.name, lost=reason)))
-        return facts
-
-    def note_hung(self, reason: str) -> list[Fact]:
-        """Those who are still at work, although the others have ended."""
-        late = [mate for mate in self.mates.values() if not mate.done and not mate.failed]
-        return [self._fail(mate, Fact(mate.worker.name, hung=reason)) for mate in late]
-
-    def note_done(self, worker: str) -> None:
-        self.mates[worker].done = True
-        self.first_done_at = self.first_done_at or time.monotonic()
-
-    def note_beat(self, message: Message) -> None:
+    def note_beat(self, beat: Heartbeat, now: float) -> None:
         """An agent's heartbeat: the progress vectors of its workers."""
-        now = time.monotonic()
-        for worker, (sequence, step, phase, _) in message["progress"].items():
-            mate = self.mates[worker]
-            if sequence != mate.sequence:
-                mate.sequence, mate.step, mate.phase = sequence, step, phase
-                mate.moved_at, mate.stalled = now, False
+        for worker, progress in beat.progress.items():
+            status = self.workers.get(worker)
+            if status is not None and progress.sequence != status.sequence:
+                status.sequence = progress.sequence
+                status.step, status.phase = progress.step, progress.phase
+                status.moved_at, status.is_stalled = now, False
 
-    def newly_stalled(self, limit_s: float) -> list[WorkerStatus]:
-        """Workers whose progress has just been still for longer than `limit_s`; each is told once
-        per stall."""
-        now = time.monotonic()
-        still = [
-            m
-            for m in self.mates.values()
-            if not m.exited and not m.stalled and now - m.moved_at > limit_s
-        ]
-        for mate in still:
-            mate.stalled = True
-        return still
+    def note_done(self, worker: str, now: float) -> None:
+        """A worker's work is done; its process ends next."""
+        self.workers[worker].is_done = True
+        if self.first_done_at is None:
+            self.first_done_at = now
 
-    def _fail(self, mate: WorkerStatus, fact: Fact) -> Fact:
-        mate.failed = True
-        if not self.facts:
-            self.first_fact_at = time.monotonic()
-        self.facts.append(fact)
-        return fact
+    def note_drill(self, worker: str) -> None:
+        self.workers[worker].in_drill = True
+
+    def note_raised(self, worker: str, error: WorkerRaised, now: float) -> None:
+        """A worker said with which exception it ends; its process ends soon."""
+        self._fail(Raised(worker, error), now)
+
+    def note_exit(self, message: WorkerExited, now: float) -> None:
+        """A process ended: a failure unless we asked for it, or its work was done."""
+        status = self.workers[message.worker]
+        status.has_exited, self.last_exit_at = True, now
+        if message.asked or (status.is_done and message.code == 0):
+            return
+        if message.text is not None:
+            self._fail(NotStarted(message.worker, message.text), now)
+            return
+        failure = Exited(
+            message.worker, message.code, message.oom, status.in_drill, message.last_lines
+        )
+        self._fail(failure, now)
+
+    def note_lost(self, workers: Sequence[str], reason: str, now: float) -> None:
+        """An agent is gone, and those of its workers that had not ended with it."""
+        for name in workers:
+            status = self.workers.get(name)
+            if status is None or status.has_exited:
+                continue
+            status.has_exited, self.last_exit_at = True, now
+            self._fail(AgentLost(name, reason), now)
+
+    def note_time(self, now: float, deadlines: Deadlines) -> tuple[WorkerStatus, ...]:
+        """Give up who is still at work although another one is done; workers that have just
+        stalled, each once per stall."""
+        if is_last_worker_late(self.first_done_at, now, deadlines):
+            for status in self.workers.values():
+                if not status.is_done:
+                    self._fail(Hung(status.worker.name, late_reason(deadlines)), now)
+        moving = {n: s.moved_at for n, s in self.workers.items() if not s.has_exited}
+        found = [self.workers[name] for name in stalled(moving, now, deadlines)]
+        news = tuple(status for status in found if not status.is_stalled)
+        for status in news:
+            status.is_stalled = True
+        return news
+
+    def note_all_ended(self) -> None:
+        """The agents have ended, and they leave no worker behind."""
+        for status in self.workers.values():
+            status.has_exited = True
+
+    def _fail(self, failure: Failure, now: float) -> None:
+        """Note a worker's failure, if it is its first: an exception and the exit after it are
+        one."""
+        status = self.workers[failure.worker]
+        if status.has_failed:
+            return
+        status.has_failed = True
+        if self.first_failure_at is None:
+            self.first_failure_at = now
+        self.failures.append(failure)

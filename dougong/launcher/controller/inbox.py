@@ -1,88 +1,17 @@
-"""Everything that reaches the controller, as items of one queue; and threads whose results come
-back over it."""
+"""The one queue over which everything reaches the controller; and threads whose results come back
+over it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
 
-from dougong.control.channel import Channel, Message
-
-
-@dataclass(frozen=True)
-class AgentJoined:
-    """An agent has proved itself; `hello` says what it is."""
-
-    agent: str
-    hello: Message
-    channel: Channel
-
-
-@dataclass(frozen=True)
-class AgentMessage:
-    """An agent said something."""
-
-    agent: str
-    channel: Channel
-    message: Message
-
-
-@dataclass(frozen=True)
-class AgentLeft:
-    """An agent's connection ended."""
-
-    agent: str
-    channel: Channel
-    reason: str
-
-
-@dataclass(frozen=True)
-class ClientRequest:
-    """Another terminal wants something; it waits for an answer on the channel."""
-
-    channel: Channel
-    message: Message
-
-
-@dataclass(frozen=True)
-class PeerRefused:
-    """Somebody or something foreign was turned away."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class SignalReceived:
-    """This process got a signal."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class TaskEnded:
-    """A background task ended. `error` is what it raised."""
-
-    task: str
-    value: Any
-    error: BaseException | None
-
-
-Item = (
-    AgentJoined
-    | AgentMessage
-    | AgentLeft
-    | ClientRequest
-    | PeerRefused
-    | SignalReceived
-    | TaskEnded
-)
+from dougong.launcher.controller.items import Item, TaskFailed
 
 
 class Inbox:
-    """The one queue. `put` may be called from any thread and from a signal handler."""
+    """The queue. `put` may be called from any thread and from a signal handler."""
 
     def __init__(self) -> None:
         self._items: SimpleQueue[Item] = SimpleQueue()
@@ -107,24 +36,27 @@ class Background:
 
     def __init__(self, name: str, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._calls: SimpleQueue[tuple[str, Callable[[], Any]]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], Item | None]] = SimpleQueue()
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
-    def call(self, task: str, function: Callable[[], Any]) -> None:
-        """Run `function`; `TaskEnded(task, ...)` comes to the inbox."""
-        self._calls.put((task, function))
+    def call(self, function: Callable[[], Item | None]) -> None:
+        """Run `function`; what it returns comes to the inbox, or `TaskFailed` with what it
+        raised."""
+        self._calls.put(function)
 
-    def settle(self, timeout_s: float) -> None:
-        """Wait, up to a limit, until nothing runs here: an interpreter that ends while a library is
-        being imported in a thread aborts."""
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until nothing runs here: an interpreter that ends while a library is being imported
+        in a thread aborts. False when that was not within the limit."""
         idle = threading.Event()
-        self._calls.put(("settle", idle.set))
-        idle.wait(timeout_s)
+        self._calls.put(idle.set)
+        return idle.wait(timeout_s)
 
     def _serve(self) -> None:
         while True:
-            task, function = self._calls.get()
+            function = self._calls.get()
             try:
-                self._inbox.put(TaskEnded(task, function(), None))
+                item = function()
             except BaseException as error:  # whatever it is, the controller must hear of it
-                self._inbox.put(TaskEnded(task, None, error))
+                item = TaskFailed(error)
+            if item is not None:
+                self._inbox.put(item)

@@ -1,150 +1,113 @@
-"""What the controller has looked at before a plan is laid: the model and the data once, every
-device's arithmetic.
+"""What is looked at before a plan is laid: the model and the data once, every device's arithmetic.
 
-Children of the agents' fork servers do the looking; generation 0 is theirs.
+Children of the agents' fork servers look; generation 0 is theirs. Here their answers are read and
+judged. Pure.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dougong import errors
-from dougong.control.channel import Message
-from dougong.errors import DougongError, LaunchError, WorkerError
+from dougong.control.messages import WorkerExited
+from dougong.control.worker_messages import (
+    FingerprintFound,
+    ModelFound,
+    WorkerMessage,
+    WorkerRaised,
+)
+from dougong.errors import DougongError, WorkerError
 from dougong.fingerprint import judge
-from dougong.fingerprint.record import Fingerprint, JobShapes
-from dougong.launcher.controller.agents import AgentHandle, Agents
-from dougong.launcher.controller.config import ControllerConfig
-from dougong.launcher.controller.observer import Observer
-from dougong.planner.placement import devices_of
+from dougong.fingerprint.record import Fingerprint
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory
+from dougong.planner.placement import AgentSpec, devices_of
 from dougong.planner.plan_job import computes
-from dougong.planner.recipe import make_recipe
-from dougong.training.preflight import inventory_from_json
+from dougong.planner.recipe import Recipe, make_recipe
 
-INSPECT_S = 3600.0
-FINGERPRINT_S = 600.0
+INSPECT = "inspect"
+FINGERPRINT = "fingerprint"
+
+Answer = WorkerMessage | WorkerExited
+"""What came back from a child of generation 0: its answer, its exception, or only its end."""
 
 
-class Preflight:
-    """Looks for one run. `inspect` comes first: the fingerprint asks with the shapes that it
-    found."""
+@dataclass(frozen=True)
+class InspectedModel:
+    """What was found. `data`: name and digest of the data, among others; `shapes`: `JobShapes` as
+    JSON has them, for the probes; `recipe`: how the job computes on that model."""
 
-    def __init__(self, setting: ControllerConfig, see: Observer) -> None:
-        self._job, self._entries = setting.job, setting.entries
-        self._see = see
-        self._shapes: JobShapes | None = None
-        self._prints: dict[str, Fingerprint] = {}
+    inventory: Inventory
+    data: Mapping[str, Any]
+    shapes: dict[str, Any] | None
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class JudgedFingerprints:
+    """The fingerprints of all workers so far, by worker; `kernels`: their record in a checkpoint,
+    empty where none was taken; `warnings`: what a person should know of them; `refusal`: why these
+    workers must not take part together."""
+
+    prints: Mapping[str, Fingerprint] = field(default_factory=dict)
+    kernels: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    refusal: str | None = None
 
     @property
-    def _crew(self) -> Agents:
-        assert self._see.crew is not None
-        return self._see.crew
+    def classes(self) -> dict[str, str]:
+        """Worker -> class of its device's arithmetic."""
+        return {worker: found.kernel_class for worker, found in self.prints.items()}
 
-    def inspect(self) -> None:
-        """Have the model and the data looked at, in a child of the first agent's fork server."""
-        see, member = self._see, next(iter(self._crew.members.values()))
-        worker = member.spec.workers[0]
-        self._ask(member, [worker], {"task": "inspect", "entry": self._entries.inspect})
-        see.pump(
-            lambda: ("inspect", worker) in see.answers,
-            INSPECT_S,
-            "looking at the model and the data",
-        )
-        answer = self._answer("inspect", worker, "looking at the model and the data")
-        found = see.inventory = inventory_from_json(answer["inventory"])
-        see.keeper.data, see.keeper.recipe = answer["data"], make_recipe(self._job, found)
-        self._shapes = (
-            JobShapes.from_json(answer["shapes"]) if answer["shapes"] is not None else None
-        )
-        see.scribe.event(
-            "inspected",
-            see.number,
-            family=found.family,
-            parameters=found.num_parameters,
-            tensors=len(found.tensors),
-            sites=len(found.sites),
-            experts=found.num_experts,
-            data=answer["data"],
-            recipe=see.keeper.recipe.to_dict(),
-        )
 
-    def fingerprint(self, members: Sequence[AgentHandle]) -> None:
-        """Have the devices of these agents' workers probed, and judge all that are known.
+def read_model(job: Job, answer: Answer, log: Path) -> InspectedModel:
+    """The model and the data, from the answer of the child that looked. Raises what it raised."""
+    if not isinstance(answer, ModelFound):
+        raise _failure(answer, "looking at the model and the data", log)
+    recipe = make_recipe(job, answer.inventory)
+    return InspectedModel(answer.inventory, answer.data, answer.shapes, recipe)
 
-        LaunchError when the workers of a role are of several classes and the job does not allow it.
-        """
-        if self._entries.fingerprint is None or self._job.determinism == "off":
-            return
-        start = time.monotonic()
-        asked = {member.spec.name: self._probe(member) for member in members}
-        late = [(m, w) for m in members for w in asked[m.spec.name].values()]
-        self._see.pump(
-            lambda: all(m.lost or ("fingerprint", w) in self._see.answers for m, w in late),
-            FINGERPRINT_S,
-            "the fingerprint of every device",
-        )
-        for member in members:
-            if member.lost is not None:
-                raise LaunchError(member.lost)
-            for worker, by in asked[member.spec.name].items():
-                answer = self._answer("fingerprint", by, f"the fingerprint of {worker}'s device")
-                self._prints[worker] = Fingerprint.from_json(answer["fingerprint"])
-        self._judge(time.monotonic() - start)
 
-    def _probe(self, member: AgentHandle) -> dict[str, str]:
-        """Ask for one child per device; worker -> the worker in whose name its device is probed."""
-        devices = devices_of(member.spec)
-        on_cpu = member.spec.accelerator == "cpu"  # its workers share one device
-        asked = {worker: member.spec.workers[0] if on_cpu else worker for worker in devices}
-        workers = list(dict.fromkeys(asked.values()))
-        shapes = dataclasses.asdict(self._shapes) if self._shapes is not None else None
-        request = {
-            "task": "fingerprint",
-            "entry": self._entries.fingerprint,
-            "devices": devices,
-            "shapes": shapes,
-        }
-        self._ask(member, workers, request)
-        return asked
+def read_fingerprint(worker: str, answer: Answer, log: Path) -> Fingerprint:
+    """One device's fingerprint, from the answer of the child that probed it. Raises what it
+    raised."""
+    if not isinstance(answer, FingerprintFound):
+        raise _failure(answer, f"the fingerprint of {worker}'s device", log)
+    return Fingerprint.from_json(answer.fingerprint)
 
-    def _ask(self, member: AgentHandle, workers: list[str], request: dict[str, Any]) -> None:
-        for worker in workers:
-            self._see.answers.pop((request["task"], worker), None)
-        request["job"] = self._job.model_dump_json()
-        self._crew.tell(member, "fork", 0, workers=workers, request=request)
 
-    def _judge(self, seconds: float) -> None:
-        see = self._see
-        roles = {
-            w: computes(self._job, m.spec.role)
-            for m in self._crew.members.values()
-            for w in m.spec.workers
-        }
-        by_worker = {worker: found.kernel_class for worker, found in self._prints.items()}
-        see.scribe.event("fingerprints", see.number, classes=by_worker, seconds=round(seconds, 3))
-        verdict = judge.judge_workers(self._prints, roles, judge.is_strict(self._job))
-        for text in verdict.warnings:
-            see.scribe.event("warning", see.number, text=text, workers=[])
-        if verdict.refusal is not None:
-            raise LaunchError(verdict.refusal)
-        see.keeper.kernels = judge.record(self._prints, roles)
+def probed_by(spec: AgentSpec) -> dict[str, str]:
+    """Worker -> the worker in whose name its device is probed, for all workers of an agent: workers
+    that share a machine share the first one's answer."""
+    workers = devices_of(spec)
+    if spec.accelerator == "cpu":
+        return dict.fromkeys(workers, spec.workers[0])
+    return {worker: worker for worker in workers}
 
-    def _answer(self, task: str, worker: str, what: str) -> Message:
-        """What the child said; its error is raised as the class it had, if it is one of ours."""
-        message, log = (
-            self._see.answers[(task, worker)],
-            self._see.scribe.run_dir.log_file(0, worker),
-        )
-        if message["kind"] == "exit":
-            raise WorkerError(
-                f"{what} ended with status {message['code']} and no answer; see {log}"
-            )
-        if message["kind"] != "error":
-            return message
-        kind = getattr(errors, str(message["type"]), None)
-        if isinstance(kind, type) and issubclass(kind, DougongError):
-            raise kind(message["message"])
-        raise WorkerError(f"{what}: {message['type']}: {message['message']}; see {log}")
+
+def judge_fingerprints(
+    job: Job, prints: Mapping[str, Fingerprint], specs: Sequence[AgentSpec]
+) -> JudgedFingerprints:
+    """Whether these workers may take part together: those of a role must be of one class, unless
+    the job allows other bits."""
+    roles = {}
+    for spec in specs:
+        roles.update(dict.fromkeys(spec.workers, computes(job, spec.role)))
+    verdict = judge.judge_workers(prints, roles, judge.is_strict(job))
+    kernels = judge.record(prints, roles)
+    return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
+
+
+def _failure(answer: Answer, what: str, log: Path) -> DougongError:
+    """The error that an unwanted answer amounts to: one of ours keeps its class."""
+    if isinstance(answer, WorkerExited):
+        return WorkerError(f"{what} ended with status {answer.code} and no answer; see {log}")
+    if not isinstance(answer, WorkerRaised):
+        return WorkerError(f"{what}: answered with a message of kind {answer.kind!r}; see {log}")
+    kind = getattr(errors, answer.type, None)
+    if isinstance(kind, type) and issubclass(kind, DougongError):
+        return kind(answer.message)
+    return WorkerError(f"{what}: {answer.type}: {answer.message}; see {log}")

@@ -10,14 +10,12 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-STORE_S = 120
-
 
 class RendezvousStore:
     """A torch.distributed TCPStore that listens on one interface only. It lives as long as this
-    object."""
+    object. `timeout_s`: longest wait of one of its own calls."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, timeout_s: float) -> None:
         from datetime import timedelta
 
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -25,13 +23,12 @@ class RendezvousStore:
         listener = socket.create_server((host, 0), backlog=1024)
         port = listener.getsockname()[1]
         self.address: tuple[str, int] = (host, port)
-        patience = timedelta(seconds=STORE_S)
         self._store: Any = TCPStore(
             host,
             port,
             is_master=True,
             wait_for_workers=False,
-            timeout=patience,
+            timeout=timedelta(seconds=timeout_s),
             master_listen_fd=listener.detach(),
         )
 

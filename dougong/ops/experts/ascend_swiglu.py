@@ -4,15 +4,15 @@
 (`npu_grouped_matmul`, `npu_swiglu`, `npu_swiglu_backward`); a test runs this file against stand-ins
 of that form on the CPU. How CANN cuts a grouped product into tiles is not documented: it may follow
 the largest group, and then a row's bits would depend on which experts share a call. So the grouped
-form is taken only where a probe on the device finds that they do not
-(`dougong.ops.experts.choose`); else every block is a product of its own. Determinism from run to
+form is taken only where a trial on the device finds that they do not
+(`dougong.ops.experts.trial_run`); else every block is a product of its own. Determinism from run to
 run comes from `torch.use_deterministic_algorithms` and the environment that `accelerators/npu.py`
 sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,13 @@ def is_available() -> bool:
     """Whether the plug-in has been loaded and knows the fused operators."""
     names = ("npu_swiglu", "npu_swiglu_backward", "npu_grouped_matmul")
     return all(hasattr(torch.ops.npu, name) for name in names)
+
+
+def expert_operators() -> Iterator[NpuSwiGLU]:
+    """What the plug-in offers, fastest first; nothing where it has not been loaded."""
+    if is_available():
+        yield NpuSwiGLU(grouped_products)
+        yield NpuSwiGLU(single_products)
 
 
 def grouped_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dougong.job.schema import AdamW
+from dougong.job.optimizers.adamw import AdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from dougong import __version__
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.directory import Event, MetricsRow, RunDir
+from dougong.records.directory import MetricsRow, RunDir
 from dougong.ui.formatting import count, describe, duration, plural, ranges, site_experts, size
-from dougong.ui.history import CheckpointRecord, History, Recovery, next_command, read_history
+from dougong.ui.history import CheckpointRecord, Event, History, Recovery, next_command, read_history
 from dougong.ui.report.line_chart import Chart, Mark, Point, Series, card
 from dougong.ui.report.load_map import load_section
 from dougong.ui.report.markup import Markup, join, tag

@@ -15,8 +15,8 @@ import pytest
 from dougong.control.channel import Channel, Message, Server
 from dougong.control.environment import child_environment
 from dougong.control.processes import process_exists
-from dougong.launcher.agent.agent import AgentSettings
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.settings import AgentSettings
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from tests.launcher.toyrun import ROOT, toy_job, wait_for
 

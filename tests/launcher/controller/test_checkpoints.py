@@ -1,10 +1,9 @@
-"""Parts become checkpoints when the last one has come; what is damaged is passed over; the identity of a job."""
+"""Parts become a checkpoint; what is damaged, or was computed otherwise, is passed over or refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,25 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
-from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.manifest import FileRecord, Manifest
+from dougong.checkpoint.part import CheckpointPart
+from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError
 from dougong.job.schema import Job
-from dougong.launcher.controller.checkpoints import CheckpointManager, Committed, FoundCheckpoint, identity
-from dougong.launcher.controller.inbox import Background, Inbox, TaskEnded
+from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
+from dougong.launcher.controller.inbox import Background, Inbox
+from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
+from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import make_recipe
+from dougong.planner.resume import identity
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())
 PLAN = make_plan(4, INVENTORY, [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)])
 JOB = Job.model_validate(toy_job())
+MODEL = InspectedModel(INVENTORY, {"name": "a.txt", "digest": "one"}, None, make_recipe(JOB, INVENTORY))
+ORIGIN = RunOrigin(MODEL)
 
 
 @pytest.fixture
@@ -32,80 +38,83 @@ def inbox() -> Inbox:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
-    return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox), data={"name": "a.txt", "digest": "one"})
+def checkpoints(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
+    return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox))
 
 
-def part(keeper: CheckpointManager, worker: str, step: int, generation: int = 1) -> dict[str, Any]:
-    directory = pending_directory(keeper.root, step, generation)
+def part(root: Path, worker: str, step: int, generation: int = 1) -> PartDurable:
+    directory = pending_directory(root, step, generation)
     name = f"model/{worker.replace('/', '-')}.json"
     data = f"{worker} {step}".encode()
     (directory / "model").mkdir(parents=True, exist_ok=True)
     (directory / name).write_bytes(data)
-    files = {name: {"bytes": len(data), "digest": digest(data)}}
-    origin = {"step": step, "generation": generation, "directory": directory.name, "worker": worker}
-    return {"step": step, "part": {**origin, "files": files, "state": []}}
+    files = {name: FileRecord(len(data), digest(data))}
+    rank = int(worker.rpartition("/")[2])
+    durable = CheckpointPart(worker, rank, generation, step, directory.name, files, ())
+    return PartDurable(step, directory.name, durable.to_json())
 
 
-def result(inbox: Inbox) -> TaskEnded:
+def result(inbox: Inbox) -> Item:
     item = inbox.get(20)
-    assert isinstance(item, TaskEnded)
+    assert item is not None
     return item
 
 
-def commit(keeper: CheckpointManager, inbox: Inbox, step: int, generation: int = 1) -> Committed:
-    for worker in ("east/0", "east/1"):
-        keeper.add(worker, generation, part(keeper, worker, step, generation), PLAN, INVENTORY)
-    called = result(inbox)
-    assert called.error is None
-    keeper.commit_ended(called.value)
-    assert isinstance(called.value, Committed)
-    return called.value
+def commit(checkpoints: CheckpointManager, inbox: Inbox, step: int, parent: str | None = None) -> Committed:
+    parts = [part(checkpoints.root, worker, step) for worker in ("east/0", "east/1")]
+    checkpoints.commit(step, 1, parts, PLAN, ORIGIN, parent)
+    item = result(inbox)
+    assert isinstance(item, Committed), item
+    return item
 
 
-def test_a_checkpoint_is_committed_with_the_last_part(keeper: CheckpointManager, inbox: Inbox) -> None:
-    assert keeper.add("east/0", 1, part(keeper, "east/0", 5), PLAN, INVENTORY)
-    assert keeper.waiting_for == (5,)
-    assert not keeper.busy
-    assert not keeper.add("east/1", 1, part(keeper, "east/1", 5), PLAN, INVENTORY)
-    assert keeper.busy
-    done = result(inbox)
-    assert done.task == "commit"
-    assert done.value.directory == keeper.root / "step-000005"
-    keeper.commit_ended(done.value)
-    assert not keeper.busy
-    header = Manifest.load(done.value.directory).header
-    assert header["data"] == {"name": "a.txt", "digest": "one", "step": 5, "samples": 20, "tokens": 20 * 256}
-    assert header["parent"] is None
-    assert header["job"] == identity(JOB)
-    assert commit(keeper, inbox, 10).directory.name == "step-000010"
-    assert Manifest.load(keeper.root / "step-000010").header["parent"] == "step-000005"
+def find(checkpoints: CheckpointManager, inbox: Inbox, origin: RunOrigin = ORIGIN) -> FoundCheckpoint:
+    checkpoints.find(origin)
+    item = result(inbox)
+    assert isinstance(item, FoundCheckpoint), item
+    return item
 
 
-def test_old_checkpoints_go(keeper: CheckpointManager, inbox: Inbox) -> None:
-    removed = [commit(keeper, inbox, step).removed for step in (5, 10, 15)]
+def refusal(checkpoints: CheckpointManager, inbox: Inbox, origin: RunOrigin) -> str:
+    checkpoints.find(origin)
+    item = result(inbox)
+    assert isinstance(item, TaskFailed) and isinstance(item.error, CheckpointError), item
+    return str(item.error)
+
+
+def test_a_checkpoint_says_of_what_it_was_made(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    done = commit(checkpoints, inbox, 5)
+    assert done.directory == checkpoints.root / "step-000005"
+    metadata = Manifest.load(done.directory).metadata
+    assert metadata["data"] == {"name": "a.txt", "digest": "one", "step": 5, "samples": 20, "tokens": 20 * 256}
+    assert metadata["parent"] is None
+    assert metadata["job"] == identity(JOB)
+    assert metadata["recipe"] == {"digest": MODEL.recipe.digest, **MODEL.recipe.to_dict()}
+    assert metadata["plan"][1] == {"worker": "east/1", "lanes": [2, 3], "experts": []}
+    assert commit(checkpoints, inbox, 10, "step-000005").directory.name == "step-000010"
+    assert Manifest.load(checkpoints.root / "step-000010").metadata["parent"] == "step-000005"
+
+
+def test_old_checkpoints_go(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    removed = [commit(checkpoints, inbox, step).removed for step in (5, 10, 15)]
     assert removed == [(), (), ("step-000005",)]
 
 
-def test_parts_of_two_generations_are_never_mixed(keeper: CheckpointManager, inbox: Inbox) -> None:
-    keeper.add("east/0", 1, part(keeper, "east/0", 5, 1), PLAN, INVENTORY)
-    keeper.forget()
-    keeper.add("east/1", 2, part(keeper, "east/1", 5, 2), PLAN, INVENTORY)
-    assert not keeper.busy
-    keeper.add("east/0", 2, part(keeper, "east/0", 5, 2), PLAN, INVENTORY)
-    assert Manifest.load(result(inbox).value.directory).generation == 2
+def test_a_commit_that_fails_is_told_and_the_next_may_succeed(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    parts = [part(checkpoints.root, worker, 5) for worker in ("east/0", "east/1")]
+    os.unlink(pending_directory(checkpoints.root, 5, 1) / "model" / "east-1.json")
+    checkpoints.commit(5, 1, parts, PLAN, ORIGIN, None)
+    failed = result(inbox)
+    assert isinstance(failed, CommitFailed) and failed.step == 5
+    assert isinstance(failed.error, CheckpointError)
+    assert commit(checkpoints, inbox, 10).step == 10
 
 
-def test_a_commit_that_fails_is_told_and_the_next_may_succeed(keeper: CheckpointManager, inbox: Inbox) -> None:
-    keeper.add("east/0", 1, part(keeper, "east/0", 5), PLAN, INVENTORY)
-    other = part(keeper, "east/1", 5)
-    os.unlink(pending_directory(keeper.root, 5, 1) / "model" / "east-1.json")
-    keeper.add("east/1", 1, other, PLAN, INVENTORY)
-    called = result(inbox)
-    assert isinstance(called.error, CheckpointError)
-    keeper.commit_ended(None)
-    assert not keeper.busy
-    assert commit(keeper, inbox, 10).step == 10
+def test_parts_of_two_generations_are_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    parts = [part(checkpoints.root, "east/0", 5, 1), part(checkpoints.root, "east/1", 5, 2)]
+    checkpoints.commit(5, 2, parts, PLAN, ORIGIN, None)
+    failed = result(inbox)
+    assert isinstance(failed, CommitFailed) and "generation 1" in str(failed.error)
 
 
 def flip(path: Path) -> None:
@@ -123,65 +132,38 @@ def flip(path: Path) -> None:
     ],
 )
 def test_the_newest_valid_one_is_found(
-    keeper: CheckpointManager, inbox: Inbox, damage: Callable[[Path], None], name: str, rejected: int
+    checkpoints: CheckpointManager, inbox: Inbox, damage: Callable[[Path], None], name: str, rejected: int
 ) -> None:
-    commit(keeper, inbox, 5)
-    commit(keeper, inbox, 10)
-    damage(keeper.root)
-    keeper.find()
-    found = result(inbox).value
-    assert isinstance(found, FoundCheckpoint)
-    assert found.directory == keeper.root / name
+    commit(checkpoints, inbox, 5)
+    commit(checkpoints, inbox, 10)
+    damage(checkpoints.root)
+    found = find(checkpoints, inbox)
+    assert found.directory == checkpoints.root / name
     assert [directory for directory, _ in found.rejected] == ["step-000010"] * rejected
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(keeper: CheckpointManager, inbox: Inbox) -> None:
-    keeper.recipe = make_recipe(JOB, INVENTORY)
-    directory = commit(keeper, inbox, 5).directory
-    written = Manifest.load(directory).header["recipe"]
-    assert written == {"digest": keeper.recipe.digest, **keeper.recipe.to_dict()}
-    keeper.find()
-    assert result(inbox).value.directory == directory
-    keeper.recipe = dataclasses.replace(keeper.recipe, arithmetic=99)
-    keeper.find()
-    error = result(inbox).error
-    assert isinstance(error, CheckpointError)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in str(error) and "-o numerics=bounded" in str(error)
-    keeper.job = JOB.model_copy(update={"numerics": "bounded"})
-    keeper.find()
-    (warning,) = result(inbox).value.warnings
+def test_nothing_is_found_where_there_is_nothing(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    assert find(checkpoints, inbox) == FoundCheckpoint(None)
+
+
+def other(**changes: Any) -> RunOrigin:
+    return RunOrigin(dataclasses.replace(MODEL, **changes))
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_or_warned_of(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    commit(checkpoints, inbox, 5)
+    origin = other(recipe=dataclasses.replace(MODEL.recipe, arithmetic=99))
+    text = refusal(checkpoints, inbox, origin)
+    assert "another recipe (arithmetic: 1 then, 99 now)" in text and "-o numerics=bounded" in text
+    bounded = CheckpointManager(
+        checkpoints.root, JOB.model_copy(update={"numerics": "bounded"}), Background("test-bounded", inbox)
+    )
+    (warning,) = find(bounded, inbox, origin).warnings
     assert "arithmetic: 1 then, 99 now" in warning
 
 
-def test_where_a_job_runs_is_no_part_of_its_identity() -> None:
-    elsewhere = toy_job(
-        steps=99, islands=[{"name": "w", "accelerator": "cpu", "workers": 1}], fault={"max_restarts": 9}
-    )
-    assert identity(Job.model_validate(elsewhere)) == identity(JOB)
-    assert identity(Job.model_validate(toy_job(seed=5))) != identity(JOB)
-
-
-def test_a_checkpoint_of_other_data_is_refused(keeper: CheckpointManager, inbox: Inbox) -> None:
-    commit(keeper, inbox, 5)
-    keeper.data = {"name": "a.txt", "digest": "two"}
-    with pytest.raises(CheckpointError, match=r"digest one, but a\.txt has two"):
-        keeper._find()
-    keeper.data = {"name": "a.txt", "digest": "one"}
-    assert keeper._find().directory == keeper.root / "step-000005"
-
-
-def test_the_end_waits_for_what_runs_in_the_background(inbox: Inbox) -> None:
-    """A run that fails at once must not end its interpreter in the middle of an import."""
-    background, begun, ended = Background("test-settle", inbox), threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        threading.Event().wait(0.3)
-        ended.set()
-
-    background.call("work", work)
-    assert begun.wait(10) and not ended.is_set()
-    background.settle(10)
-    assert ended.is_set()
-    background.call("work", lambda: threading.Event().wait(60))
-    background.settle(0.01)  # a limit is kept
+def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    commit(checkpoints, inbox, 5)
+    text = refusal(checkpoints, inbox, other(data={"name": "a.txt", "digest": "two"}))
+    assert "digest one, but a.txt has two" in text
+    assert find(checkpoints, inbox).directory == checkpoints.root / "step-000005"

@@ -2,93 +2,119 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
-from dougong.fault.diagnosis import CONSEQUENCE_S
+from dougong.control.messages import Heartbeat, WorkerExited
+from dougong.control.progress import WorkerProgress
+from dougong.control.worker_messages import WorkerRaised
+from dougong.deadlines import Deadlines
+from dougong.fault.observation import AgentLost, Exited, Hung, NotStarted
 from dougong.launcher.controller.generation import Generation
 from dougong.parallel.plan import Inventory, Seat, make_plan
+
+LIMITS = Deadlines(consequence_s=1, stall_warning_s=50, last_worker_s=600)
 
 
 @pytest.fixture
 def generation() -> Generation:
     seats = [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)]
-    return Generation(3, make_plan(2, Inventory("toy", (), (), 4, ()), seats), start_step=5)
+    return Generation.of_plan(3, make_plan(2, Inventory("toy", (), ("s",), 4, ()), seats), now=0.0)
 
 
-def exit_of(worker: str, code: int = 0, **more: Any) -> dict[str, Any]:
-    return {"kind": "exit", "generation": 3, "worker": worker, "code": code, **more}
+def exit_of(worker: str, code: int = 0, **more: Any) -> WorkerExited:
+    return WorkerExited(3, worker, "train", code, **more)
+
+
+def raised(name: str) -> WorkerRaised:
+    return WorkerRaised(name, (name, "Exception"), "x")
 
 
 def test_done_needs_both_the_word_and_the_end(generation: Generation) -> None:
-    for worker in generation.mates:
-        generation.note_done(worker)
+    for worker in generation.workers:
+        generation.note_done(worker, 1.0)
         assert not generation.all_done
-        assert generation.note_exit(exit_of(worker)) is None
-    assert generation.all_done
-    assert not generation.is_settled(time.monotonic())
+        generation.note_exit(exit_of(worker), 2.0)
+    assert generation.all_done and generation.last_exit_at == 2.0
+    assert not generation.is_settled(9.0, LIMITS)
 
 
 def test_an_end_without_the_word_is_a_failure(generation: Generation) -> None:
-    assert generation.note_exit(exit_of("east/1")) is not None
-    assert generation.is_settled(generation.first_fact_at)
+    generation.note_exit(exit_of("east/1", oom=True, last_lines=("bye",)), 1.0)
+    assert generation.failures == [Exited("east/1", 0, True, False, ("bye",))]
+    assert generation.is_settled(1.0, LIMITS)
 
 
 def test_an_end_that_we_asked_for_is_not(generation: Generation) -> None:
-    assert generation.note_exit(exit_of("east/1", -9, asked=True)) is None
-    assert not generation.facts
+    generation.note_exit(exit_of("east/1", -9, asked=True), 1.0)
+    assert not generation.failures
+
+
+def test_a_process_that_could_not_be_begun_is_one(generation: Generation) -> None:
+    generation.note_exit(exit_of("east/1", 1, text="cannot fork"), 1.0)
+    assert generation.failures == [NotStarted("east/1", "cannot fork")]
 
 
 def test_an_error_and_the_exit_after_it_are_one_failure(generation: Generation) -> None:
-    error = {"type": "ValueError", "bases": ["ValueError"], "message": "x", "traceback": ""}
-    assert generation.note_error("east/0", error) is not None
-    assert generation.note_exit(exit_of("east/0", 1)) is None
-    assert len(generation.facts) == 1
+    generation.note_raised("east/0", raised("ValueError"), 1.0)
+    generation.note_exit(exit_of("east/0", 1), 1.1)
+    assert len(generation.failures) == 1
 
 
-def test_after_a_failure_only_those_who_failed_are_listened_to(generation: Generation) -> None:
-    assert generation.is_speaking("east/0", 3)
-    assert not generation.is_speaking("east/0", 2)
-    generation.note_exit(exit_of("east/1", -9))
-    assert generation.is_speaking("east/1", 3)
-    assert not generation.is_speaking("east/0", 3)
+def test_after_a_failure_only_those_who_failed_are_heard(generation: Generation) -> None:
+    assert generation.is_heard("east/0")
+    generation.note_exit(exit_of("east/1", -9), 1.0)
+    assert generation.is_heard("east/1")
+    assert not generation.is_heard("east/0")
 
 
-def test_an_echo_settles_after_a_while(generation: Generation) -> None:
-    error = {"type": "RuntimeError", "bases": [], "message": "Connection reset by peer", "traceback": ""}
-    generation.note_error("east/0", error)
-    assert not generation.is_settled(generation.first_fact_at)
-    assert generation.is_settled(generation.first_fact_at + CONSEQUENCE_S)
+def test_a_lost_peer_settles_after_a_while(generation: Generation) -> None:
+    generation.note_raised("east/0", raised("PeerError"), 5.0)
+    assert not generation.is_settled(5.0, LIMITS)
+    assert generation.is_settled(6.0, LIMITS)
 
 
 def test_a_lost_agent_takes_its_workers_but_not_those_that_had_ended(generation: Generation) -> None:
-    generation.note_done("east/0")
-    generation.note_exit(exit_of("east/0"))
-    facts = generation.note_lost(("east/0", "east/1", "west/0"), "node down")
-    assert [(f.worker, f.lost) for f in facts] == [("east/1", "node down")]
+    generation.note_done("east/0", 1.0)
+    generation.note_exit(exit_of("east/0"), 1.0)
+    generation.note_lost(("east/0", "east/1", "west/0"), "node down", 2.0)
+    assert generation.failures == [AgentLost("east/1", "node down")]
     assert generation.all_exited
-    assert generation.note_lost(("east/1",), "again") == []
+    generation.note_lost(("east/1",), "again", 3.0)
+    assert len(generation.failures) == 1
 
 
 def test_the_late_ones_are_hung(generation: Generation) -> None:
-    generation.note_done("east/0")
-    assert [f.worker for f in generation.note_hung("late")] == ["east/1"]
-    assert generation.note_hung("late") == []
+    generation.note_done("east/0", 1.0)
+    generation.note_time(600.0, LIMITS)
+    assert not generation.failures
+    for _ in range(2):
+        generation.note_time(602.0, LIMITS)
+    (hung,) = generation.failures
+    assert isinstance(hung, Hung) and hung.worker == "east/1"
 
 
 def test_a_stall_is_told_once_and_again_after_movement(generation: Generation) -> None:
-    def beat(sequence: int) -> None:
-        generation.note_beat({"progress": {"east/0": [sequence, 6, "forward", 1]}})
+    def beat(sequence: int, now: float) -> None:
+        progress = WorkerProgress(sequence, 6, "forward", 1)
+        generation.note_beat(Heartbeat(3, sequence, {"east/0": progress}), now)
 
-    beat(1)
-    for mate in generation.mates.values():
-        mate.moved_at -= 100
-    assert [m.worker.name for m in generation.newly_stalled(50)] == ["east/0", "east/1"]
-    assert generation.newly_stalled(50) == []
-    beat(1)
-    assert generation.newly_stalled(50) == []
-    beat(2)
-    generation.mates["east/0"].moved_at -= 100
-    assert [m.worker.name for m in generation.newly_stalled(50)] == ["east/0"]
-    assert generation.mates["east/0"].describe()["phase"] == "forward"
+    def stalled(now: float) -> list[str]:
+        return [status.worker.name for status in generation.note_time(now, LIMITS)]
+
+    beat(1, 1.0)
+    assert stalled(52.0) == ["east/0", "east/1"]
+    assert stalled(60.0) == []
+    beat(1, 61.0)
+    assert stalled(62.0) == []
+    beat(2, 63.0)
+    assert stalled(113.5) == ["east/0"]
+    assert generation.workers["east/0"].describe()["phase"] == "forward"
+
+
+def test_a_worker_is_described_by_lists(generation: Generation) -> None:
+    generation.note_forked("east/1", 4711)
+    described = generation.workers["east/1"].describe()
+    assert (described["lanes"], described["experts"], described["alive"]) == ([1], [[2, 3]], True)
+    generation.note_all_ended()
+    assert not generation.workers["east/1"].describe()["alive"]

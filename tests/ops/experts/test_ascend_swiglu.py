@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from dougong.ops.experts import ascend_swiglu
 from dougong.ops.experts.ascend_swiglu import NpuSwiGLU, grouped_products, single_products
-from dougong.ops.experts.choose import candidates, is_sound
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
+from dougong.ops.experts.trial_run import is_sound
 from tests.ops.experts.grouped import Size, exact, largest_error, make_problem, run
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def swiglu_backward(grad_output: Tensor, packed: Tensor, dim: int = -1) -> Tenso
 
 @pytest.fixture(scope="module", autouse=True)
 def _stand_ins() -> Iterator[None]:
-    assert not ascend_swiglu.is_available() and not list(candidates("npu"))
+    assert not ascend_swiglu.is_available() and not list(ascend_swiglu.expert_operators())
     with torch.library._scoped_library("npu", "DEF") as library:
         library.define(GROUPED_MATMUL)
         library.define("npu_swiglu(Tensor self, int dim=-1) -> Tensor")
@@ -86,7 +86,7 @@ def test_no_rows() -> None:
 
 
 def test_the_grouped_form_is_tried_first() -> None:
-    assert [op._products for op in candidates("npu")] == [grouped_products, single_products]  # type: ignore[attr-defined]
+    assert [op._products for op in ascend_swiglu.expert_operators()] == [grouped_products, single_products]
 
 
 @pytest.mark.parametrize("products", [grouped_products, single_products])

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from dougong.control.environment import temporary_variables
-from dougong.ops.experts.choose import is_sound
 from dougong.ops.experts.tile_tables import Tile, Tiles, choose_tiles
+from dougong.ops.experts.trial_run import is_sound
 from tests.ops.experts.grouped import Counts, Size, by_block, exact, largest_error, make_problem, run
 
 TINY = Tiles(16, Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(32, 16, 4, 1), Tile(16, 8, 4, 1))

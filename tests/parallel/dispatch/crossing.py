@@ -12,7 +12,6 @@ from itertools import accumulate, pairwise
 import torch
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
-    combine_backward,
     combine_rows,
     make_routing,
     permute_backward,
@@ -24,6 +23,7 @@ from dougong.ops.permute import (
 from dougong.parallel.dispatch import crossing as ops
 from dougong.parallel.dispatch.crossing import Combine, Header, plan_crossing
 from tests.parallel.dispatch.traffic import Traffic
+from tests.reference import combine_backward
 from torch import Tensor
 
 H = 5

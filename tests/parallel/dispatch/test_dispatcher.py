@@ -29,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.parallel.workers import blocks_of, plan_of
 from tests.processes import run_workers
+from tests.reference import combine_backward
 from torch import Tensor
 
 EXPERTS, LANES, HIDDEN, TOKENS = 8, 6, 3, 5
@@ -90,7 +91,7 @@ def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tenso
     answers = serve(permute.permute_rows(call.hidden, of), blocks)
     combined = permute.combine_rows(answers, call.hidden, call.weights, of)
     dout = torch.ones_like(combined)
-    danswers, dweights = permute.combine_backward(dout, answers, call.hidden, call.weights, of)
+    danswers, dweights = combine_backward(dout, answers, call.hidden, call.weights, of)
     factors = torch.repeat_interleave(torch.arange(num_experts) + 1, of.counts_E)
     return combined, permute.permute_backward(danswers * factors[:, None], dout, call.weights, of), dweights
 

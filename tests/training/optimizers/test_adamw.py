@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dougong.job.schema import AdamW
+from dougong.job.optimizers.adamw import AdamW
 from dougong.training.optimizers.adamw import MOMENTS, OwnedAdamW, clip_scale
 from torch import Tensor
 

@@ -13,6 +13,7 @@ import typer
 from dougong.cli import report
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
+from dougong.records.events import RunEnded
 from dougong.ui.report.markup import Markup, join, tag
 from dougong.ui.report.page import write_report
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
@@ -104,7 +105,7 @@ def test_a_failed_run_says_who_why_and_what_to_type(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_says_so_and_can_be_drawn_again(tmp_path: Path) -> None:
     run = running_run(tmp_path / "run")
     assert "Not over yet: last event" in page_of(run).words
-    run.append_event("stopped", 2, step=25)
+    run.append_event(RunEnded(kind="stopped", generation=2, step=25))
     assert "Stopped on request" in page_of(run).words
 
 
@@ -116,7 +117,7 @@ def test_everything_a_user_can_name_is_escaped(tmp_path: Path) -> None:
     recorder.event(
         "created", 0, job=evil, command=[evil], machine={"host": evil, "cpu": evil, "versions": {evil: evil}}
     )
-    recorder.event(evil, 1, **{evil: evil})
+    recorder.event("decision", 1, action=evil, reason=evil)
     recorder.event("worker_died", 1, worker=evil, cause=evil, **{"class": evil})
     recorder.event("checkpoint_committed", 1, step=3, directory=evil)
     recorder.event("agents_started", 1, agents=[{"node": evil, "island": evil}, {"node": evil}])
@@ -172,7 +173,7 @@ def test_the_arithmetic_s_class_is_told_by_island(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     app = typer.Typer()
-    report.register(app)
+    app.command()(report.report)
     run = finished_run(tmp_path / "run")
     done = CliRunner().invoke(app, [str(run.path)])
     assert (done.exit_code, done.stdout.strip()) == (0, str(run.report_file))

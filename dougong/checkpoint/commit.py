@@ -1,0 +1,176 @@
+"""The controller's half of a save: parts that are durable become one checkpoint. Imports no torch.
+
+`root` is a run's `checkpoints/`. A crash between any two system calls leaves either no checkpoint
+or a whole one, because of the order in which `commit` does things:
+
+1. The tensors lie in `pending/`, durable and read back, before a worker sends its part.
+2. The small files are written beside them, each with fsync.
+3. The manifest is written under another name, with fsync; then every folder is synced, so that
+   the names of all files survive a loss of power; only then is it renamed to `manifest.json`.
+4. The directory is renamed out of `pending/`. A rename within one file system is atomic: whoever
+   looks sees a directory in `pending/`, which is never read as a checkpoint, or a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dougong.checkpoint import merge
+from dougong.checkpoint.directories import (
+    INDEX_FILE,
+    MANIFEST,
+    MODEL,
+    PENDING,
+    committed_directory,
+    pending_directory,
+)
+from dougong.checkpoint.disk import digest, opened, storage_error, sync_directory, write_new
+from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
+from dougong.checkpoint.part import CheckpointPart, StateShape
+from dougong.errors import CheckpointError
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "*.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What the controller adds to the workers' parts.
+
+    `metadata` is kept in the manifest as it is (JSON). `expected`: tensors that the parts must
+    hold. `tokenizer`: a file, or a folder whose files are copied into `model/`.
+    """
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    expected: Sequence[StateShape] = ()
+    tokenizer: Path | None = None
+
+
+def commit(
+    root: Path,
+    step: int,
+    generation: int,
+    parts: Sequence[CheckpointPart],
+    additions: Additions | None = None,
+) -> Path:
+    """Make one checkpoint of the parts that all workers of a generation have reported durable.
+
+    Returns its directory. Raises `CheckpointError` when parts overlap, miss something, or
+    contradict each other or the files; nothing is committed then. Once this returns, the checkpoint
+    survives a loss of power.
+    """
+    additions = additions or Additions()
+    pending = pending_directory(root, step, generation)
+    try:
+        merge.check_origin(parts, step, generation, pending.name)
+        files = merge.merge_files(parts)
+        model = merge.merge_models(parts)
+        merge.check_complete(parts, model.tensors, additions.expected)
+        _check_sizes(pending, files)
+        texts = _small_files(model.files, files, additions.tokenizer)
+        files.update(_write_small_files(pending, texts))
+        manifest = Manifest(
+            step=step,
+            generation=generation,
+            metadata=_metadata(additions, parts),
+            files=files,
+            tensors=model.tensors,
+            keep_float32=tuple(sorted(set(model.keep_float32))),
+        )
+        return _publish(root, pending, manifest)
+    except OSError as error:
+        raise storage_error(pending, error) from error
+
+
+def _metadata(additions: Additions, parts: Sequence[CheckpointPart]) -> dict[str, Any]:
+    metadata = dict(additions.metadata)
+    for part in parts:
+        if part.ledger is not None:
+            metadata["ledger"] = part.ledger
+    return metadata
+
+
+def _check_sizes(pending: Path, files: Mapping[str, FileRecord]) -> None:
+    for name, record in files.items():
+        with opened(pending / name) as fd:
+            actual = os.fstat(fd).st_size
+        if actual != record.num_bytes:
+            raise CheckpointError(
+                f"{pending / name}: {actual} bytes, its writers reported {record.num_bytes}; "
+                "is the run directory on storage that all nodes share?"
+            )
+
+
+def _small_files(
+    model_files: Mapping[str, str], files: Mapping[str, FileRecord], tokenizer: Path | None
+) -> dict[str, bytes]:
+    """What lies beside the tensors: the model's own files, the index, the tokenizer."""
+    texts = {f"{MODEL}/{name}": text.encode() for name, text in model_files.items()}
+    texts[INDEX_FILE] = _index(files)
+    for path in _tokenizer_files(tokenizer):
+        texts[f"{MODEL}/{path.name}"] = path.read_bytes()
+    return texts
+
+
+def _write_small_files(pending: Path, texts: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    (pending / MODEL).mkdir(exist_ok=True)
+    for name, data in texts.items():
+        write_new(pending / name, data)
+    return {name: FileRecord(len(data), digest(data)) for name, data in texts.items()}
+
+
+def _tokenizer_files(tokenizer: Path | None) -> list[Path]:
+    if tokenizer is None:
+        return []
+    if tokenizer.is_file():
+        return [tokenizer]
+    found: set[Path] = set()
+    for pattern in _TOKENIZER_FILES:
+        found.update(path for path in tokenizer.glob(pattern) if path.is_file())
+    return sorted(found)
+
+
+def _index(files: Mapping[str, FileRecord]) -> bytes:
+    """Hugging Face's index of a model in several files."""
+    weight_map: dict[str, str] = {}
+    total_size = 0
+    for file, record in files.items():
+        for entry in record.entries:
+            if entry.group == MODEL_GROUP:
+                weight_map[entry.name] = file.removeprefix(f"{MODEL}/")
+                total_size += entry.num_bytes
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
+    target = committed_directory(root, manifest.step, manifest.generation)
+    if target.exists():
+        raise CheckpointError(
+            f"{target}: exists already; one step of one generation is never written twice"
+        )
+    unfinished = pending / f".{MANIFEST}"
+    # A controller that died here may have left one, perhaps half written.
+    unfinished.unlink(missing_ok=True)
+    write_new(unfinished, manifest.to_bytes())
+    for folder in [path for path in pending.rglob("*") if path.is_dir()]:
+        sync_directory(folder)
+    unfinished.rename(pending / MANIFEST)
+    # The manifest's name must be durable before the directory leaves pending/: else a loss of power
+    # could keep the second rename and lose the first, and leave a directory without a manifest.
+    sync_directory(pending)
+    pending.rename(target)
+    sync_directory(root)
+    sync_directory(root / PENDING)
+    return target

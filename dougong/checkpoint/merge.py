@@ -1,0 +1,165 @@
+"""All workers' parts of one step, held against each other. Reads and writes no file.
+
+Parts that come from different steps, overlap, leave a gap or lack a tensor are no checkpoint:
+every function here raises `CheckpointError` for them and names the worker, file or tensor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from dougong.checkpoint.manifest import MODEL_GROUP, EntryKey, FileRecord, ModelTensors
+from dougong.checkpoint.part import CheckpointPart, ModelDescription, StateShape
+from dougong.errors import CheckpointError
+from dougong.parallel.plan import Inventory
+
+_Held = dict[tuple[str, str], tuple[int, ...]]
+"""(group, name) -> shape of what the workers wrote."""
+
+
+def expected_tensors(inventory: Inventory, state_kinds: Sequence[str]) -> list[StateShape]:
+    """All that a checkpoint must hold of a model.
+
+    The model group holds every tensor, each of `state_kinds` (the optimizer's groups, such as
+    "exp_avg") those that are trained.
+    """
+    experts = _expert_tensors(inventory)
+    every = [(tensor.name, tensor.shape) for tensor in inventory.tensors] + experts
+    trained = [(t.name, t.shape) for t in inventory.tensors if t.trainable] + experts
+    found = [StateShape(MODEL_GROUP, name, shape) for name, shape in every]
+    for kind in state_kinds:
+        found += [StateShape(kind, name, shape) for name, shape in trained]
+    return found
+
+
+def _expert_tensors(inventory: Inventory) -> list[tuple[str, tuple[int, ...]]]:
+    found = []
+    for site in inventory.sites:
+        for parameter, shape in inventory.expert_shapes:
+            for expert in range(inventory.num_experts):
+                found.append((f"{site}.{parameter}[{expert}]", shape))
+    return found
+
+
+def check_origin(
+    parts: Sequence[CheckpointPart], step: int, generation: int, directory: str
+) -> None:
+    """Refuse parts of another step or generation, and two parts of one worker."""
+    if not parts:
+        raise CheckpointError(
+            f"step {step}: no part to commit; every worker of the generation sends one"
+        )
+    for part in parts:
+        if (part.step, part.generation, part.directory) != (step, generation, directory):
+            raise CheckpointError(
+                f"step {step}, generation {generation}: worker {part.worker} sent a part of step "
+                f"{part.step}, generation {part.generation} ({part.directory}); only parts of one "
+                "step and generation make a checkpoint"
+            )
+    _check_one_part_each(parts, step)
+
+
+def _check_one_part_each(parts: Sequence[CheckpointPart], step: int) -> None:
+    counts = Counter(part.worker for part in parts)
+    twice = sorted(worker for worker, count in counts.items() if count > 1)
+    if twice:
+        raise CheckpointError(
+            f"step {step}: {', '.join(twice)} sent more than one part; each worker sends one"
+        )
+
+
+def merge_files(parts: Sequence[CheckpointPart]) -> dict[str, FileRecord]:
+    """One record for each file; several workers may have written one file between them.
+
+    Why this is enough to trust a shared file: the records cover every byte of it exactly once
+    (`FileRecord.gap`), each with the digest that its writer read back from storage.
+    """
+    files: dict[str, FileRecord] = {}
+    for part in parts:
+        for name, record in part.files.items():
+            known = files.get(name)
+            files[name] = record if known is None else _join(name, known, record)
+    for name, record in files.items():
+        gap = record.gap()
+        if gap is not None:
+            raise CheckpointError(f"{name}: {gap}; the workers' parts do not make a whole file")
+    _check_one_place_each(files)
+    return files
+
+
+def _join(name: str, one: FileRecord, other: FileRecord) -> FileRecord:
+    if one.num_bytes != other.num_bytes:
+        raise CheckpointError(
+            f"{name}: workers disagree on its size, {one.num_bytes} and {other.num_bytes} bytes"
+        )
+    if one.header is not None and other.header is not None:
+        raise CheckpointError(f"{name}: two workers wrote its header; the tensors' rows overlap")
+    header = one.header or other.header
+    return FileRecord(one.num_bytes, None, header, one.entries + other.entries)
+
+
+def _check_one_place_each(files: Mapping[str, FileRecord]) -> None:
+    places: dict[EntryKey, str] = {}
+    for name, record in files.items():
+        for entry in record.entries:
+            if entry.key in places:
+                raise CheckpointError(
+                    f"{entry.label}: written to {places[entry.key]} and to {name}; "
+                    "a tensor has one owner"
+                )
+            places[entry.key] = name
+
+
+def merge_models(parts: Sequence[CheckpointPart]) -> ModelDescription:
+    """The model's description; empty when no part brings one."""
+    described = [part.model for part in parts if part.model is not None]
+    if not described:
+        return ModelDescription(ModelTensors())
+    if any(model.tensors != described[0].tensors for model in described):
+        raise CheckpointError(
+            "workers disagree on the model's tensors; they did not build the same model"
+        )
+    return described[0]
+
+
+def check_complete(
+    parts: Sequence[CheckpointPart], tensors: ModelTensors, expected: Sequence[StateShape]
+) -> None:
+    """Refuse parts that lack a tensor of the model or of `expected`, or hold one of another shape
+    or twice."""
+    held = _held(parts)
+    wanted = [StateShape(MODEL_GROUP, name, shape) for name, shape in tensors.logical()]
+    wanted += expected
+    _check_none_missing(held, wanted)
+    for item in wanted:
+        shape = held[item.key]
+        if shape != item.shape:
+            raise CheckpointError(
+                f"{item.group} {item.name}: written as {list(shape)}, "
+                f"expected shape {list(item.shape)}"
+            )
+
+
+def _check_none_missing(held: _Held, wanted: Sequence[StateShape]) -> None:
+    missing = [item for item in wanted if item.key not in held]
+    if not missing:
+        return
+    first = missing[0]
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise CheckpointError(
+        f"{first.group} {first.name}: no worker wrote it{more}; "
+        "every tensor has an owner, see plan.json"
+    )
+
+
+def _held(parts: Sequence[CheckpointPart]) -> _Held:
+    held: _Held = {}
+    for part in parts:
+        for item in part.state:
+            if item.key in held:
+                raise CheckpointError(
+                    "two workers wrote the same tensor; every tensor has one owner, see plan.json"
+                )
+            held[item.key] = item.shape
+    return held

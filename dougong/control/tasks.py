@@ -1,0 +1,49 @@
+"""What a forked process is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dougong.job.schema import Drill, Job
+from dougong.parallel.plan import Plan
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """A worker of a generation. `store`: host and port of the rendezvous; `console`: the worker
+    whose every line is forwarded; `resume`: a committed and verified checkpoint's path."""
+
+    entry: str
+    job: Job
+    plan: Plan
+    run_dir: str
+    store: tuple[str, int]
+    console: str
+    resume: str | None = None
+    drills: tuple[Drill, ...] = ()
+    task: Literal["train"] = "train"
+
+
+@dataclass(frozen=True)
+class InspectTask:
+    """A look at the model and the data, before there is a plan."""
+
+    entry: str
+    job: Job
+    task: Literal["inspect"] = "inspect"
+
+
+@dataclass(frozen=True)
+class FingerprintTask:
+    """The probes of one device. `devices`: by worker, as `cuda:0`; `shapes`: `JobShapes` as JSON
+    has them, None where nothing is known of the job's own calls."""
+
+    entry: str
+    job: Job
+    devices: dict[str, str]
+    shapes: dict[str, Any] | None = None
+    task: Literal["fingerprint"] = "fingerprint"
+
+
+Task = TrainTask | InspectTask | FingerprintTask

@@ -1,0 +1,94 @@
+"""What a worker says to the controller; its agent carries it inside a FromWorker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dougong.parallel.plan import Inventory
+
+
+@dataclass(frozen=True)
+class ModelFound:
+    """An InspectTask's answer. `data`: what the data is, with its digest; `shapes`: `JobShapes`."""
+
+    inventory: Inventory
+    data: dict[str, Any]
+    shapes: dict[str, Any] | None = None
+    kind: Literal["model_found"] = "model_found"
+
+
+@dataclass(frozen=True)
+class FingerprintFound:
+    """A FingerprintTask's answer: `Fingerprint.to_json()`."""
+
+    fingerprint: dict[str, Any]
+    kind: Literal["fingerprint_found"] = "fingerprint_found"
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step is done; `row` is its line of metrics.jsonl. Only one worker says so."""
+
+    row: dict[str, Any]
+    kind: Literal["step_done"] = "step_done"
+
+
+@dataclass(frozen=True)
+class PartDurable:
+    """A worker's part of a checkpoint is on storage, in `directory`. `part`: `CheckpointPart` as
+    JSON has it."""
+
+    step: int
+    directory: str
+    part: dict[str, Any]
+    kind: Literal["part_durable"] = "part_durable"
+
+
+@dataclass(frozen=True)
+class DrillAnnounced:
+    """The worker is about to fire its drill."""
+
+    step: int
+    action: str
+    kind: Literal["drill_announced"] = "drill_announced"
+
+
+@dataclass(frozen=True)
+class WorkerWarning:
+    """Something that a person should know; the worker goes on."""
+
+    text: str
+    kind: Literal["worker_warning"] = "worker_warning"
+
+
+@dataclass(frozen=True)
+class WorkerRaised:
+    """The exception with which a worker ends. `bases`: names of all its classes, so that a
+    consequence (`PeerError`) is known by its class. `errno`: an OSError's number."""
+
+    type: str
+    bases: tuple[str, ...]
+    message: str
+    traceback: str = ""
+    errno: int | None = None
+    kind: Literal["worker_raised"] = "worker_raised"
+
+
+@dataclass(frozen=True)
+class WorkerDone:
+    """The worker's work is done; its process ends next."""
+
+    kind: Literal["worker_done"] = "worker_done"
+
+
+WorkerMessage = (
+    ModelFound
+    | FingerprintFound
+    | StepDone
+    | PartDurable
+    | DrillAnnounced
+    | WorkerWarning
+    | WorkerRaised
+    | WorkerDone
+)

@@ -1,0 +1,42 @@
+"""Who is still alive, told from timestamps. Pure; all times are seconds of one monotonic clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dougong.deadlines import Deadlines
+
+
+def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
+    """Whether an agent that was last heard at `heard_at` counts as lost."""
+    return now - heard_at > deadlines.agent_silence_s
+
+
+def silence_reason(deadlines: Deadlines) -> str:
+    """Why a silent agent is lost."""
+    return f"no heartbeat for {deadlines.words('agent_silence_s')}: node down, or cut off"
+
+
+def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> tuple[str, ...]:
+    """Workers whose progress has not moved for longer than `stall_warning_s`.
+
+    `moved_at`: by worker, when its progress vector last changed. A stall is a warning only: a step
+    may take as long as it takes.
+    """
+    return tuple(worker for worker, at in moved_at.items() if now - at > deadlines.stall_warning_s)
+
+
+def stall_reason(phase: str, step: int, deadlines: Deadlines) -> str:
+    """What the warning about a stalled worker says."""
+    return f"no progress for {deadlines.stall_warning_s:g} s, in {phase} of step {step}"
+
+
+def is_last_worker_late(first_done_at: float | None, now: float, deadlines: Deadlines) -> bool:
+    """Whether a worker still at work has hung: all workers end their last step together, so the
+    first one's end (None: nobody's yet) sets a time for the others."""
+    return first_done_at is not None and now - first_done_at > deadlines.last_worker_s
+
+
+def late_reason(deadlines: Deadlines) -> str:
+    """Why a worker that is still at work is given up."""
+    return f"still at work {deadlines.words('last_worker_s')} after the first worker was done"

@@ -1,0 +1,101 @@
+"""Rules that tie a job to the files of this machine: model folder, data, tokenizer."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dougong.job.rule import Breach, Rule
+from dougong.job.schema import Data, Job
+
+
+def _model_folder(job: Job) -> Iterator[Breach]:
+    if job.model.path is None:
+        return
+    path = ("model", "path")
+    file = Path(job.model.path) / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        advice = "name a Hugging Face folder that is on this machine"
+        yield Breach(path, f"{file}: {error.strerror}; {advice}")
+        return
+    except ValueError as error:
+        yield Breach(path, f"{file} is not JSON ({error}); copy the model's folder again")
+        return
+    if not isinstance(found, dict):
+        yield Breach(path, f"{file} holds no JSON object; copy the model's folder again")
+
+
+def _data_files(job: Job) -> Iterator[Breach]:
+    data = job.data
+    if data.text is not None and data.text != "stdlib":
+        yield from _text_file(data.text)
+    if data.tokens is not None and not os.path.isfile(data.tokens):
+        text = f"there is no file {data.tokens} on this machine; check the path"
+        yield Breach(("data", "tokens"), text)
+    if data.megatron is not None:
+        yield from _megatron_files(data.megatron)
+
+
+def _text_file(text: str) -> Iterator[Breach]:
+    path = ("data", "text")
+    if os.path.isdir(text):
+        example = f"{text.rstrip('/')}/**/*.txt"
+        yield Breach(path, f"{text} is a folder; name its files with a glob, such as {example}")
+        return
+    matches = glob.iglob(text, recursive=True)
+    if not os.path.isfile(text) and not any(os.path.isfile(name) for name in matches):
+        advice = "check the path, or use `stdlib`"
+        yield Breach(path, f"no file is called {text} or matches it as a glob; {advice}")
+
+
+def _megatron_files(prefix: str) -> Iterator[Breach]:
+    files = (f"{prefix}.bin", f"{prefix}.idx")
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing:
+        names = " and no file ".join(missing)
+        yield Breach(("data", "megatron"), f"there is no file {names}; give the path without .bin")
+
+
+def _tokenizer(job: Job) -> Iterator[Breach]:
+    name, path = job.data.tokenizer, ("data", "tokenizer")
+    if name == "bytes":
+        return
+    ready = _ready_tokens(job.data)
+    if ready is not None:
+        rule = f"data.{ready} holds token ids, so nothing is left to tokenise"
+        yield Breach(path, f"{rule}; remove data.tokenizer")
+    elif not os.path.exists(name):
+        advice = "give `bytes`, a tokenizer.json, or a Hugging Face folder"
+        yield Breach(path, f"there is no {name}; {advice}")
+
+
+def _vocabulary(job: Job) -> Iterator[Breach]:
+    ready = _ready_tokens(job.data)
+    if ready is None or job.model.family is None or "vocab_size" in job.model.config:
+        return
+    text = (
+        f"has no vocab_size, and data.{ready} does not say how many ids there are; add "
+        "vocab_size: NUMBER"
+    )
+    yield Breach(("model", "config"), text)
+
+
+def _ready_tokens(data: Data) -> str | None:
+    """The key of a source that holds token ids, not text."""
+    for key in ("tokens", "megatron"):
+        if getattr(data, key) is not None:
+            return key
+    return None
+
+
+FILE_RULES = (
+    Rule(("model",), _model_folder),
+    Rule(("data",), _data_files),
+    Rule(("data",), _tokenizer),
+    Rule(("data", "model"), _vocabulary),
+)

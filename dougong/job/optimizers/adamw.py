@@ -1,0 +1,39 @@
+"""AdamW: its keys and its state. The rule is `training/optimizers/adamw.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictFloat
+
+from dougong.job.optimizers.declaration import OptimizerConfig, OptimizerDeclaration, StateKind
+from dougong.job.section import logical
+
+Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
+
+
+class AdamW(OptimizerConfig):
+    """AdamW (Loshchilov and Hutter 2019) with global gradient-norm clipping."""
+
+    name: Literal["adamw"] = logical("adamw", "the update rule")
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = logical(
+        0.1, "decoupled weight decay, times the learning rate"
+    )
+    betas: tuple[Decay, Decay] = logical(
+        (0.9, 0.95), "decay of the first and of the second moment's average"
+    )
+    eps: Annotated[StrictFloat, Field(gt=0)] = logical(
+        1.0e-8, "added to the root of the second moment"
+    )
+
+
+ADAMW = OptimizerDeclaration(
+    name="adamw",
+    config=AdamW,
+    state_kinds=(
+        StateKind("step", like_parameter=False),
+        StateKind("exp_avg"),
+        StateKind("exp_avg_sq"),
+    ),
+    arithmetic="fused, whole tensors",
+)

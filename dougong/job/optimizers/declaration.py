@@ -1,0 +1,65 @@
+"""What an optimizer declares of itself, free of torch: its keys, its state, what it costs.
+
+The job's schema takes its keys from here, planner and checkpoint its state. How it computes is
+`training/optimizers/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, StrictFloat
+
+from dougong.job.section import Section, Text, logical
+
+FLOAT32_BYTES = 4
+
+
+class OptimizerConfig(Section):
+    """The keys that every optimizer has: which one, the rate that `schedule` shapes, clipping."""
+
+    name: Text = logical(..., "the update rule")
+    lr: Annotated[StrictFloat, Field(gt=0)] = logical(3.0e-4, "peak learning rate")
+    clip_norm: Annotated[StrictFloat, Field(gt=0)] | None = logical(
+        1.0, "largest global norm of the gradients; null: no clipping"
+    )
+
+
+@dataclass(frozen=True)
+class StateKind:
+    """One float32 tensor that the optimizer keeps for each trained tensor, by the name that it has
+    in a checkpoint.
+
+    `like_parameter` True: of the trained tensor's shape, zero until its first update. False: one
+    number, which exists from the first update on.
+    """
+
+    name: str
+    like_parameter: bool = True
+
+
+@dataclass(frozen=True)
+class OptimizerDeclaration:
+    """One optimizer.
+
+    name: what the job file says, `optimizer: {name: adamw}`; config: its section; state_kinds: what
+    it keeps, in the order in which a checkpoint holds it; arithmetic: how its update computes, for
+    the recipe, by which another release's bits are recognised.
+    """
+
+    name: str
+    config: type[OptimizerConfig]
+    state_kinds: tuple[StateKind, ...]
+    arithmetic: str
+
+    @property
+    def kinds_like_parameters(self) -> tuple[str, ...]:
+        """Names of the state kinds that have a parameter's shape: a checkpoint holds them for every
+        trained tensor."""
+        return tuple(kind.name for kind in self.state_kinds if kind.like_parameter)
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Memory of the state, beside weights and gradients."""
+        return FLOAT32_BYTES * len(self.kinds_like_parameters)

@@ -1,0 +1,64 @@
+"""What a rule over several fields of a job is, and what rules look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dougong.job.schema import Island, Job
+from dougong.job.yaml_locations import KeyPath
+
+EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts")
+"""What families call the number of experts of a layer."""
+SOURCES = ("text", "tokens", "megatron", "dataset")
+"""The keys of `data` that name where tokens come from."""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A field that clashes with others, or with the files on this machine."""
+
+    path: KeyPath
+    text: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`check` yields a breach for every clash; it looks at no other top-level sections than
+    `sections`."""
+
+    sections: tuple[str, ...]
+    check: Callable[[Job], Iterator[Breach]]
+
+
+def worker_names(islands: Iterable[Island]) -> list[str]:
+    """All workers of the job, in rank order: `east/0`, `east/1`, `west/0`."""
+    names: list[str] = []
+    for island in islands:
+        names += [f"{island.name}/{index}" for index in range(island.workers)]
+    return names
+
+
+def num_workers(job: Job, role: str) -> int:
+    """Workers that compute this role; those of role `both` count."""
+    return sum(island.workers for island in job.islands if island.role in (role, "both"))
+
+
+def model_config(job: Job) -> dict[str, Any]:
+    """The configuration as far as it can be read without transformers: the folder's, overlaid by
+    the job's."""
+    if job.model.path is None:
+        return job.model.config
+    try:
+        found = json.loads((Path(job.model.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return job.model.config  # file_rules reports it
+    return {**found, **job.model.config} if isinstance(found, dict) else job.model.config
+
+
+def counts(config: Mapping[str, Any], keys: Iterable[str]) -> list[tuple[str, int]]:
+    """(key, number) for those of `keys` that the configuration gives a whole number."""
+    return [(key, config[key]) for key in keys if type(config.get(key)) is int]

@@ -1,0 +1,130 @@
+"""What every part of the job file is made of: strict sections, and fields that say what they fix.
+
+A field is *logical* (it fixes the bits of loss and weights) or *physical* (it decides where, how
+fast and how safely they are computed). `planner.resume` reads these marks: a resume may change what
+is physical, and those few logical fields that say here why it may.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictStr, ValidationError
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+
+TEXT = r"^[^\x00]+$"
+Text = Annotated[StrictStr, Field(pattern=TEXT)]
+
+
+class Section(BaseModel):
+    """A strict, immutable part of the job file: an unknown key is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+    )
+
+
+def logical(default: Any, description: str, *, resume: str | None = None, **rules: Any) -> Any:
+    """A field that fixes the arithmetic: another value gives another run.
+
+    `resume`: why a resume may change it even so; None: it must not.
+    """
+    marks: JsonDict = {"x-kind": "logical"}
+    if resume is not None:
+        marks["x-resume"] = resume
+    return Field(default, description=description, json_schema_extra=marks, **rules)
+
+
+def physical(default: Any, description: str, **rules: Any) -> Any:
+    """A field that decides where and how safely the same bits are computed."""
+    marks: JsonDict = {"x-kind": "physical"}
+    return Field(default, description=description, json_schema_extra=marks, **rules)
+
+
+def mark_of(info: FieldInfo, name: str) -> str | None:
+    """A field's `x-kind` or `x-resume`; None where it has no such mark."""
+    extra = info.json_schema_extra
+    found = extra.get(name) if isinstance(extra, dict) else None
+    return found if isinstance(found, str) else None
+
+
+class ChosenByName:
+    """Marks a field that takes one of several sections, by their key `name`.
+
+    `options`: name -> section, the default first. What is wrong inside the chosen section is
+    reported at its own keys, as for any other section.
+    """
+
+    def __init__(self, options: Mapping[str, type[Section]]) -> None:
+        self.options = dict(options)
+
+    def option_for(self, value: Any) -> type[Section]:
+        """The section that a value means; the first where it names none, or none that is known."""
+        default = next(iter(self.options.values()))
+        name = value.get("name") if isinstance(value, Mapping) else None
+        return self.options.get(name, default) if isinstance(name, str) else default
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schemas: list[CoreSchema | tuple[CoreSchema, str]] = [
+            handler.generate_schema(section) for section in self.options.values()
+        ]
+        any_of_them = core_schema.union_schema(schemas)
+        return core_schema.no_info_wrap_validator_function(self._validate, any_of_them)
+
+    def _validate(self, value: Any, handler: Any) -> Section:
+        if isinstance(value, tuple(self.options.values())):
+            assert isinstance(value, Section)
+            return value
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            self._refuse_unknown(value["name"])
+        return self.option_for(value).model_validate(value)
+
+    def _refuse_unknown(self, name: str) -> None:
+        if name in self.options:
+            return
+        *others, last = [f"'{option}'" for option in self.options]
+        expected = f"{', '.join(others)} or {last}" if others else last
+        details = InitErrorDetails(
+            type="literal_error", loc=("name",), input=name, ctx={"expected": expected}
+        )
+        raise ValidationError.from_exception_data("section", [details])
+
+
+def sections_of(info: FieldInfo) -> tuple[type[Section], ...]:
+    """The sections that a field takes: none for a plain value, several where `name` chooses one."""
+    for mark in info.metadata:
+        if isinstance(mark, ChosenByName):
+            return tuple(mark.options.values())
+    section = section_in(info.annotation)
+    return () if section is None else (section,)
+
+
+def section_for(info: FieldInfo, value: Any) -> type[Section] | None:
+    """The section that a value of a field is one of; None for a plain value, and for a list."""
+    if not isinstance(value, Mapping):
+        return None
+    for mark in info.metadata:
+        if isinstance(mark, ChosenByName):
+            return mark.option_for(value)
+    return section_in(info.annotation)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section named in a type, such as `Validation` in `Validation | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for part in typing.get_args(annotation):
+        section = section_in(part)
+        if section is not None:
+            return section
+    return None

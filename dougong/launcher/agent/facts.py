@@ -1,0 +1,50 @@
+"""What an agent finds out about its place and tells the controller."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+
+from dougong.accelerators.base import Accelerator
+from dougong.control.environment import read_visible_devices
+from dougong.control.handshake import AgentFacts
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.records.directory import RunDir
+from dougong.records.machine import PACKAGES, package_versions
+
+
+def describe_agent(
+    settings: AgentSettings,
+    accelerator: Accelerator,
+    environment: Mapping[str, str],
+    ray_node: str | None,
+) -> AgentFacts:
+    """`environment`: what the accelerator has its workers' environment be. `ray_node`: where Ray
+    has placed this agent."""
+    return AgentFacts(
+        agent=settings.name,
+        island=settings.island,
+        node=socket.gethostname(),
+        pid=os.getpid(),
+        accelerator=settings.accelerator,
+        devices=count_devices(accelerator),
+        versions=installed_versions(),
+        environment=dict(environment),
+        sees_run_dir=RunDir(settings.run_dir).job_file.exists(),
+        ray_node=ray_node,
+    )
+
+
+def count_devices(accelerator: Accelerator) -> int | None:
+    """How many devices this process may use; None: any number of workers."""
+    variable = accelerator.visible_devices_variable
+    return accelerator.device_count(read_visible_devices(variable) if variable else None)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions that must agree over the nodes of a run; nothing is imported to find them."""
+    found = package_versions()
+    versions = {package: found.get(package, "not installed") for package in PACKAGES}
+    return {"python": platform.python_version(), **versions}

@@ -1,0 +1,41 @@
+"""What an agent is given at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from dougong.deadlines import DEADLINES, Deadlines
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """What an agent must know to find its controller and to start its workers.
+
+    `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
+    exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
+    own rules).
+    """
+
+    name: str
+    island: str
+    accelerator: str
+    threads: int
+    deterministic: bool
+    controller: tuple[str, int]
+    token: str
+    run_dir: str
+    preload: tuple[str, ...]
+    cwd: str
+    parent: int | None = None
+    deadlines: Deadlines = DEADLINES
+
+    def to_json(self) -> str:
+        """One line."""
+        return TypeAdapter(AgentSettings).dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> AgentSettings:
+        """The reverse of `to_json`; pydantic's ValidationError for anything else."""
+        return TypeAdapter(AgentSettings).validate_json(text, strict=True)

@@ -1,0 +1,261 @@
+"""Act: do what was decided. Nothing here has an opinion; what cannot be done is an error."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
+from dougong.errors import LaunchError
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import Backend
+from dougong.launcher.controller.actions import (
+    Action,
+    AdoptChannel,
+    AskForFingerprints,
+    AskForModel,
+    AskToStop,
+    CloseChannel,
+    CommitCheckpoint,
+    DropAgent,
+    FindCheckpoint,
+    ForkGeneration,
+    GiveUp,
+    KillGeneration,
+    ListNodes,
+    OpenBackend,
+    Record,
+    RecordStep,
+    RestartAgents,
+    ShowException,
+    ShowLine,
+    StartAgents,
+    UsePlan,
+)
+from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
+from dougong.launcher.controller.config import ControllerConfig
+from dougong.launcher.controller.connections import Connections
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbox import Background, Inbox
+from dougong.launcher.controller.items import (
+    AgentsPlaced,
+    BackendOpened,
+    NodesListed,
+    PeerRefused,
+    StoreOpened,
+)
+from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
+from dougong.planner.placement import AgentSpec, devices_of
+from dougong.ui.recorder import Recorder
+
+
+class Actor:
+    """The hands of one controller. It reads the facts, and leaves them as they are."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        facts: RunFacts,
+        inbox: Inbox,
+        backend: Backend,
+        recorder: Recorder,
+    ) -> None:
+        self._config = config
+        self._facts = facts
+        self._inbox = inbox
+        self._backend = backend
+        self._recorder = recorder
+        self._run_dir = recorder.run_dir
+        self._backend_thread = Background("dougong-backend", inbox)
+        self._torch_thread = Background("dougong-store", inbox)
+        storage_thread = Background("dougong-commit", inbox)
+        root = self._run_dir.checkpoints
+        self._checkpoints = CheckpointManager(root, config.job, storage_thread)
+        self._connections: Connections | None = None
+
+    def act(self, action: Action) -> Action:
+        """Do it. What was done: the action itself, or with what was learnt on the way."""
+        match action:
+            case Record() | RecordStep() | ShowLine() | ShowException():
+                self._show(action)
+            case AdoptChannel() | CloseChannel() | DropAgent():
+                self._connect(action)
+            case OpenBackend() | ListNodes() | StartAgents() | RestartAgents():
+                self._start(action)
+            case AskForModel() | AskForFingerprints():
+                self._ask(action)
+            case AskToStop(generation):
+                self._reach.send_all(StopAfterStep(generation))
+            case KillGeneration(generation):
+                self._reach.send_all(KillWorkers(generation))
+            case ForkGeneration():
+                self._fork(action)
+            case UsePlan(plan):
+                self._run_dir.write_plan(plan.to_json())
+                self._recorder.view.plan(plan)
+            case FindCheckpoint():
+                self._checkpoints.find(self._origin())
+            case CommitCheckpoint():
+                self._commit(action)
+            case GiveUp():
+                return self._explain(action)
+        return action
+
+    def close(self) -> None:
+        """End the agents, their nodes, and what runs in the background."""
+        if self._connections is not None:
+            self._connections.close()
+        self._backend.close()
+        # At the worst torch is still being imported: then there is nothing better than to go on.
+        self._torch_thread.settle(self._config.deadlines.kill_s)
+
+    @property
+    def _reach(self) -> Connections:
+        assert self._connections is not None, "no agent can have joined before we listen"
+        return self._connections
+
+    def _show(self, news: Record | RecordStep | ShowLine | ShowException) -> None:
+        match news:
+            case Record(event):
+                self._recorder.record(event)
+            case RecordStep(row):
+                self._recorder.step(row)
+            case ShowLine(worker, text):
+                self._recorder.view.worker_line(worker, text)
+            case ShowException(worker, error):
+                self._recorder.view.worker_raised(worker, error)
+
+    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
+        match action:
+            case AdoptChannel(agent, channel):
+                self._reach.adopt(agent, channel)
+            case DropAgent(agent):
+                self._reach.drop(agent)
+            case CloseChannel(channel, answer):
+                try:
+                    if answer is not None:
+                        channel.send(answer)
+                except OSError as error:
+                    self._inbox.put(PeerRefused(f"a client left before its answer: {error}"))
+                channel.close()
+
+    # Agents
+
+    def _start(self, action: OpenBackend | ListNodes | StartAgents | RestartAgents) -> None:
+        match action:
+            case OpenBackend():
+                self._torch_thread.call(load_torch)
+                self._backend_thread.call(lambda: BackendOpened(self._backend.open()))
+            case ListNodes(host, kinds):
+                self._listen(host)
+                self._backend_thread.call(lambda: NodesListed(tuple(self._backend.nodes(kinds))))
+            case StartAgents(specs):
+                self._backend_thread.call(lambda: self._place(specs))
+            case RestartAgents(specs):
+                self._backend_thread.call(lambda: self._replace(specs))
+
+    def _listen(self, host: str) -> None:
+        """Open the server for agents and clients, and the store where workers meet."""
+        config = self._config
+        self._connections = Connections(self._inbox, host, config.token, config.deadlines)
+        reached_at, port = self._connections.address
+        # How a client reaches this controller, and proves that it may.
+        self._run_dir.write_controller(
+            {
+                "host": reached_at,
+                "port": port,
+                "pid": os.getpid(),
+                "token": config.token,
+                "machine": socket.gethostname(),
+            }
+        )
+        self._torch_thread.call(lambda: self._open_store(host))
+
+    def _open_store(self, host: str) -> StoreOpened:
+        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+        return StoreOpened(store.address, store)
+
+    def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
+        self._backend.start(specs, self._settings_of)
+        return AgentsPlaced()
+
+    def _replace(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
+        for spec in specs:
+            self._backend.restart(spec, self._settings_of)
+        return AgentsPlaced()
+
+    def _settings_of(self, spec: AgentSpec) -> AgentSettings:
+        config = self._config
+        return AgentSettings(
+            name=spec.name,
+            island=spec.island,
+            accelerator=spec.accelerator,
+            threads=spec.threads,
+            deterministic=config.job.determinism != "off",
+            controller=self._reach.address,
+            token=config.token,
+            run_dir=str(self._run_dir.path),
+            preload=config.entries.preload,
+            cwd=config.cwd,
+            deadlines=config.deadlines,
+        )
+
+    def _explain(self, action: GiveUp) -> GiveUp:
+        """Add what the backend knows of agents that did not come."""
+        lines = [str(action.error)]
+        for agent in action.late_agents:
+            reason = self._backend.why_ended(agent)
+            if reason:
+                lines.append(f"agent {agent}: {reason}")
+        if len(lines) == 1:
+            return action
+        return GiveUp(LaunchError("\n".join(lines)), action.late_agents)
+
+    # Workers
+
+    def _ask(self, action: AskForModel | AskForFingerprints) -> None:
+        """Fork children of generation 0, which look and answer."""
+        job, entries = self._config.job, self._config.entries
+        match action:
+            case AskForModel(agent, worker):
+                task = InspectTask(entry=entries.inspect, job=job)
+                self._reach.send(agent, ForkWorkers(0, (worker,), task))
+            case AskForFingerprints(by_agent):
+                model, entry = self._facts.model, entries.fingerprint
+                assert model is not None and entry is not None
+                for agent, asked in by_agent.items():
+                    devices = devices_of(self._facts.agents[agent].spec)
+                    probes = FingerprintTask(entry, job, devices, model.shapes)
+                    self._reach.send(agent, ForkWorkers(0, asked, probes))
+
+    def _fork(self, action: ForkGeneration) -> None:
+        store = self._facts.store
+        assert store is not None
+        task = TrainTask(
+            entry=self._config.entries.train,
+            job=self._config.job,
+            plan=action.plan,
+            run_dir=str(self._run_dir.path),
+            store=store.address,
+            console=action.plan.workers[0].name,
+            resume=str(action.resume) if action.resume is not None else None,
+            drills=action.drills,
+        )
+        for handle in self._facts.agents.all:
+            workers = ForkWorkers(action.number, handle.spec.workers, task)
+            self._reach.send(handle.spec.name, workers)
+
+    # Checkpoints
+
+    def _origin(self) -> RunOrigin:
+        assert self._facts.model is not None
+        return RunOrigin(self._facts.model, self._facts.judged.kernels)
+
+    def _commit(self, action: CommitCheckpoint) -> None:
+        plan, parent = self._facts.plan, self._facts.checkpoints.parent
+        assert plan is not None
+        messages = list(action.parts.values())
+        self._checkpoints.commit(
+            action.step, action.generation, messages, plan, self._origin(), parent
+        )

@@ -1,0 +1,231 @@
+"""What the controller can do, each as a frozen value: decided in one place, done in another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dougong.control.channel import Channel
+from dougong.control.messages import Acknowledged, RequestRefused
+from dougong.control.worker_messages import PartDurable, WorkerRaised
+from dougong.errors import DougongError
+from dougong.fault.diagnosis import Diagnosis
+from dougong.job.schema import Drill
+from dougong.launcher.controller.preflight import InspectedModel, JudgedFingerprints
+from dougong.launcher.controller.states import State
+from dougong.parallel.plan import Plan
+from dougong.planner.placement import AgentSpec
+from dougong.records.events import Event
+
+# News: to write down, to show, to answer. They follow from an item alone.
+
+
+@dataclass(frozen=True)
+class Record:
+    """Write an event down and show it."""
+
+    event: Event
+
+
+@dataclass(frozen=True)
+class RecordStep:
+    """Write a step's row of metrics.jsonl, and show it."""
+
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShowLine:
+    """Show what a worker printed."""
+
+    worker: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ShowException:
+    """Let the screen know which exception a worker's traceback belongs to."""
+
+    worker: str
+    error: WorkerRaised
+
+
+@dataclass(frozen=True)
+class AdoptChannel:
+    """From now on this agent is reached over this channel."""
+
+    agent: str
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class CloseChannel:
+    """Nothing more is said over this channel. `answer`: the last word, to a client."""
+
+    channel: Channel
+    answer: Acknowledged | RequestRefused | None = None
+
+
+News = Record | RecordStep | ShowLine | ShowException | AdoptChannel | CloseChannel
+
+
+# Decisions about agents and what they look at.
+
+
+@dataclass(frozen=True)
+class OpenBackend:
+    """Reach the nodes, and load torch meanwhile."""
+
+
+@dataclass(frozen=True)
+class ListNodes:
+    """Listen for agents on this address, open the store there, and list the nodes with the devices
+    of these kinds."""
+
+    host: str
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StartAgents:
+    """Start these agents, all or none."""
+
+    specs: tuple[AgentSpec, ...]
+
+
+@dataclass(frozen=True)
+class RestartAgents:
+    """Start these agents again, whose first life has ended."""
+
+    specs: tuple[AgentSpec, ...]
+
+
+@dataclass(frozen=True)
+class DropAgent:
+    """Close a lost agent's connection, so that it ends its workers if it still lives."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """What is under way ends with this error. `late_agents`: the backend may know why they have not
+    come, which then belongs to the error."""
+
+    error: DougongError
+    late_agents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AskForModel:
+    """Have this worker's agent look at the model and the data."""
+
+    agent: str
+    worker: str
+
+
+@dataclass(frozen=True)
+class UseModel:
+    """From now on this is known of the model and the data."""
+
+    model: InspectedModel
+
+
+@dataclass(frozen=True)
+class AskForFingerprints:
+    """Have devices probed: for each agent, the workers in whose name."""
+
+    workers: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class UseFingerprints:
+    """From now on this is known of the devices' arithmetic."""
+
+    judged: JudgedFingerprints
+
+
+@dataclass(frozen=True)
+class UsePlan:
+    """From now on generations follow this plan."""
+
+    plan: Plan
+
+
+# Decisions about generations and checkpoints.
+
+
+@dataclass(frozen=True)
+class FindCheckpoint:
+    """Look for the newest valid checkpoint, after the commits that were begun."""
+
+
+@dataclass(frozen=True)
+class ForkGeneration:
+    """Have a generation's workers forked. `step`: the last one done; `resume`: its checkpoint."""
+
+    number: int
+    plan: Plan
+    step: int
+    resume: Path | None
+    drills: tuple[Drill, ...]
+
+
+@dataclass(frozen=True)
+class AskToStop:
+    """Ask a generation's workers to end after the step in progress."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class KillGeneration:
+    """End a generation's workers at once, because of this failure."""
+
+    generation: int
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True)
+class CommitCheckpoint:
+    """Make a checkpoint of the parts, which are all there. `parts`: by worker."""
+
+    step: int
+    generation: int
+    parts: dict[str, PartDurable]
+
+
+@dataclass(frozen=True)
+class ForgetParts:
+    """A generation has ended: what it did not finish is no checkpoint."""
+
+
+@dataclass(frozen=True)
+class Enter:
+    """The run is in this state now."""
+
+    state: State
+
+
+Action = (
+    News
+    | OpenBackend
+    | ListNodes
+    | StartAgents
+    | RestartAgents
+    | DropAgent
+    | GiveUp
+    | AskForModel
+    | UseModel
+    | AskForFingerprints
+    | UseFingerprints
+    | UsePlan
+    | FindCheckpoint
+    | ForkGeneration
+    | AskToStop
+    | KillGeneration
+    | CommitCheckpoint
+    | ForgetParts
+    | Enter
+)

@@ -1,0 +1,112 @@
+"""The controller's connections: agents and clients come in over one server, and what they say
+becomes an item of the inbox. Reading happens in a thread for each agent, sending in the
+controller's."""
+
+from __future__ import annotations
+
+import threading
+
+from dougong.control.channel import Channel, Server
+from dougong.control.handshake import AgentFacts, Hello
+from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
+from dougong.deadlines import Deadlines
+from dougong.errors import LaunchError
+from dougong.launcher.controller.inbox import Inbox
+from dougong.launcher.controller.items import (
+    AgentJoined,
+    AgentLeft,
+    AgentMessage,
+    ClientRequest,
+    PeerRefused,
+)
+
+
+class Connections:
+    """Listens on `host`. An agent that has proved itself becomes an `AgentJoined`; it is sent
+    messages once it is adopted."""
+
+    def __init__(self, inbox: Inbox, host: str, token: str, deadlines: Deadlines) -> None:
+        self._inbox = inbox
+        self._deadlines = deadlines
+        self._channels: dict[str, Channel] = {}
+        self._closed = threading.Event()
+        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines)
+        threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return self._server.address
+
+    def adopt(self, agent: str, channel: Channel) -> None:
+        """From now on the agent is sent messages over this channel."""
+        self._channels[agent] = channel
+
+    def drop(self, agent: str) -> None:
+        """Close an agent's connection; it ends its workers then, if it still lives."""
+        channel = self._channels.pop(agent, None)
+        if channel is not None:
+            channel.close()
+
+    def send(self, agent: str, message: Message) -> None:
+        """Send to one agent, if it is connected. A broken connection is no error here: it becomes
+        an `AgentLeft`."""
+        channel = self._channels.get(agent)
+        if channel is None:
+            return
+        try:
+            channel.send(message)
+        except OSError as error:
+            self._inbox.put(AgentLeft(agent, channel, f"cannot be sent messages: {error}"))
+
+    def send_all(self, message: Message) -> None:
+        """Send to every connected agent."""
+        for agent in list(self._channels):  # a copy: the pinging thread reads it too
+            self.send(agent, message)
+
+    def close(self) -> None:
+        """End the agents and stop listening. May be called twice."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self.send_all(EndAgent())
+        self._server.close()
+
+    def _ping(self) -> None:
+        while not self._closed.wait(self._deadlines.ping_every_s):
+            self.send_all(Ping())
+
+    def _on_refused(self, text: str) -> None:
+        self._inbox.put(PeerRefused(text))
+
+    def _on_peer(self, hello: Hello, channel: Channel) -> None:
+        if hello.agent is not None:
+            self._listen(hello.agent, channel)
+            return
+        limit = "client_request_s"
+        try:
+            request = channel.receive(self._deadlines.client_request_s, limit)
+        except (OSError, EOFError, LaunchError) as error:
+            channel.close()
+            self._inbox.put(PeerRefused(f"a client's request was not understood: {error}"))
+        else:
+            self._inbox.put(ClientRequest(channel, request))
+
+    def _listen(self, facts: AgentFacts, channel: Channel) -> None:
+        agent = facts.agent
+        self._inbox.put(AgentJoined(facts, channel))
+        try:
+            while True:
+                self._receive(agent, channel)
+        except EOFError:
+            self._inbox.put(AgentLeft(agent, channel, "its connection ended"))
+        except (OSError, ValueError) as error:  # ValueError: closed by our own side meanwhile
+            self._inbox.put(AgentLeft(agent, channel, f"its connection broke: {error}"))
+
+    def _receive(self, agent: str, channel: Channel) -> None:
+        try:
+            message = channel.receive(None)
+        except ProtocolError as error:  # one message is lost, the connection is not
+            self._inbox.put(PeerRefused(f"agent {agent}: {error}"))
+        else:
+            self._inbox.put(AgentMessage(agent, channel, message))

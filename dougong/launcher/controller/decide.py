@@ -1,0 +1,249 @@
+"""Decide: what to do next, from the facts, the state, the policy and the time. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dougong.errors import DougongError, LaunchError, WorkerError
+from dougong.fault.diagnosis import diagnose, first_failure
+from dougong.fault.policy import decide
+from dougong.launcher.controller.actions import (
+    Action,
+    AskToStop,
+    CommitCheckpoint,
+    DropAgent,
+    Enter,
+    ForgetParts,
+    KillGeneration,
+    Record,
+)
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.observe import as_ours, warning
+from dougong.launcher.controller.stages import Preparation, RunPolicy
+from dougong.launcher.controller.states import (
+    Ended,
+    Outcome,
+    Recovering,
+    Running,
+    Stage,
+    Starting,
+    State,
+    Stopping,
+)
+from dougong.records import events
+
+_OF_AGENTS = (Stage.PLACES, Stage.JOIN, Stage.READY, Stage.FINGERPRINTS)
+"""Stages in which an agent that is lost, or does not come, ends the start or the recovery."""
+
+
+def next_actions(
+    facts: RunFacts, state: State, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    """What to do now; nothing means: wait for the next item or the next tick. Call again after
+    acting, since one decision may make the next one possible."""
+    if isinstance(state, Ended):
+        return ()
+    urgent = _keep_house(facts)
+    if urgent:
+        return urgent
+    if facts.stop is not None and _stops_at_once(facts, state):
+        return _end(Outcome("STOPPED", facts.stop.status))
+    try:
+        return _follow(facts, state, policy, now)
+    except DougongError as error:
+        return _end(_failure(facts, state, error))
+
+
+def _keep_house(facts: RunFacts) -> tuple[Action, ...]:
+    """What is due in every state: lost agents are let go, whole checkpoints committed."""
+    due: list[Action] = []
+    for handle in facts.agents.lost:
+        if not handle.is_dropped:
+            due.append(DropAgent(handle.spec.name))
+    if facts.generation is not None:
+        for step, parts in facts.checkpoints.whole(len(facts.generation.workers)).items():
+            due.append(CommitCheckpoint(step, facts.generation.number, dict(parts)))
+    return tuple(due)
+
+
+def _stops_at_once(facts: RunFacts, state: State) -> bool:
+    """Whether there is no step in progress that a requested stop could let end."""
+    assert facts.stop is not None
+    if facts.stop.now:
+        return True
+    match state:
+        case Running():
+            return facts.generation is not None and facts.generation.all_done
+        case Stopping() | Recovering(was_stopping=True):
+            return False  # this request has been met already; a second one says `now`
+        case _:
+            return True
+
+
+def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
+    """The state's own course. Raises what ends the run."""
+    if facts.error is not None:
+        raise facts.error
+    match state:
+        case Starting():
+            if state.stage is not Stage.CHECKPOINT:
+                _refuse_lost_agents(facts, ())
+            return Preparation(facts, state, policy, now).next_actions()
+        case Recovering():
+            return _recover(facts, state, policy, now)
+        case _:
+            return _train(facts, state, policy, now)
+
+
+def _refuse_lost_agents(facts: RunFacts, agents: tuple[str, ...]) -> None:
+    for handle in facts.agents.named(agents):
+        if handle.lost is not None:
+            raise LaunchError(handle.lost)
+
+
+# Training
+
+
+def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
+    generation = facts.generation
+    assert generation is not None, "no generation has begun"
+    if generation.all_done:
+        return _conclude(facts, generation, policy, now)
+    if generation.is_settled(now, policy.deadlines):
+        return _begin_recovery(facts, generation, policy, now)
+    if isinstance(state, Running) and facts.stop is not None:
+        number = generation.number
+        return AskToStop(number), Enter(Stopping(number, facts.stop))
+    return ()
+
+
+def _conclude(
+    facts: RunFacts, generation: Generation, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    """All workers are done: the run ends when their last checkpoint is committed."""
+    checkpoints = facts.checkpoints
+    if checkpoints.num_open:
+        assert generation.last_exit_at is not None
+        if now - generation.last_exit_at <= policy.deadlines.commit_checkpoint_s:
+            return ()
+        limit = policy.deadlines.words("commit_checkpoint_s")
+        raise LaunchError(
+            f"the last checkpoint has not been committed: the controller waited {limit}"
+        )
+    if checkpoints.parts:
+        steps = ", ".join(map(str, sorted(checkpoints.parts)))
+        raise LaunchError(
+            f"the checkpoint of step {steps} is not whole: not every worker sent its part; see the "
+            "logs"
+        )
+    if checkpoints.error is not None:
+        raise as_ours(checkpoints.error)
+    if facts.stop is not None and facts.step < policy.job.steps:
+        return _end(Outcome("STOPPED", facts.stop.status))
+    return _end(Outcome("FINISHED", 0))
+
+
+# Recovering
+
+
+def _begin_recovery(
+    facts: RunFacts, generation: Generation, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    """It is known who failed first: end the generation, say why, and what is done about it."""
+    number = generation.number
+    first, others = first_failure(generation.failures)
+    diagnosis = diagnose(first)
+    decision = decide(diagnosis, policy.job.fault, [past.diagnosis for past in facts.history])
+    died = events.WorkerDied(
+        generation=number, worker=diagnosis.worker, failure=diagnosis.kind, cause=diagnosis.cause
+    )
+    diagnosed = events.FailureDiagnosed(
+        generation=number,
+        worker=diagnosis.worker,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+        detail=diagnosis.detail,
+        followed_by=tuple(failure.worker for failure in others),
+    )
+    decided = events.RecoveryDecided(
+        generation=number, action=decision.action, reason=decision.reason
+    )
+    was_stopping = facts.stop is not None
+    recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
+    return (
+        Record(died),
+        KillGeneration(number, diagnosis),
+        Enter(recovering),
+        Record(diagnosed),
+        Record(decided),
+    )
+
+
+def _recover(
+    facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    """End the old generation's workers, then the run or the next generation, as was decided."""
+    if state.stage is Stage.WORKERS_END:
+        return _await_workers_end(facts, state, policy, now)
+    if state.stage in _OF_AGENTS:
+        _refuse_lost_agents(facts, state.restarted)
+    return Preparation(facts, state, policy, now).next_actions()
+
+
+def _await_workers_end(
+    facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    assert facts.generation is not None
+    statuses = facts.generation.workers.items()
+    alive = [name for name, status in statuses if not status.has_exited]
+    if alive and now - state.since <= policy.deadlines.kill_s:
+        return ()
+    # SIGKILL has been sent. A process that does not end even so is stuck in the kernel; it is left
+    # behind, since its generation's number keeps it out of the next one.
+    done: tuple[Action, ...] = (ForgetParts(),)
+    if alive:
+        waited = policy.deadlines.words("kill_s")
+        text = f"not ended after SIGKILL: the controller waited {waited}; left behind"
+        done = (warning(facts, text, *alive), *done)
+    if state.was_stopping:
+        reason = "the worker failed while the run was being stopped"
+        return done + _end(_defeat(facts, reason))
+    if state.decision.action == "fail":
+        return done + _end(_defeat(facts, state.decision.reason))
+    return done + _begin_restart(facts, state, policy, now)
+
+
+def _begin_restart(
+    facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    """On to the next generation, with the agents that were lost started again."""
+    lost = tuple(handle.spec.name for handle in facts.agents.lost)
+    stage = Stage.PLACES if lost else Stage.CHECKPOINT
+    following = replace(state, stage=stage, since=now, restarted=lost)
+    return Preparation(facts, state, policy, now).enter(following)
+
+
+# Ending
+
+
+def _end(outcome: Outcome) -> tuple[Action, ...]:
+    return (Enter(Ended(outcome)),)
+
+
+def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
+    """The outcome of an error: in a recovery, agents that do not come back are the end of what
+    began with a worker's failure."""
+    if isinstance(state, Recovering) and state.stage in _OF_AGENTS:
+        return _defeat(facts, f"its agent cannot be started again: {error}")
+    return Outcome("FAILED", error.exit_status, error)
+
+
+def _defeat(facts: RunFacts, reason: str) -> Outcome:
+    """The end of a run that could not recover: told with its first failure."""
+    first, last = facts.history[0], facts.history[-1].diagnosis
+    more = ""
+    if len(facts.history) > 1:
+        more = f" (first of {len(facts.history)} failures; the last: {last})"
+    error = WorkerError(f"{first.diagnosis}{more}; {reason}")
+    return Outcome("FAILED", 1, error, first.diagnosis, first.generation)

@@ -1,0 +1,199 @@
+"""What the controller knows of its run: plain data. `observe` changes it by what comes, `note` by
+what the controller itself did; nothing here decides or acts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dougong.control.worker_messages import PartDurable
+from dougong.errors import DougongError
+from dougong.fault.diagnosis import Diagnosis
+from dougong.launcher.controller.actions import (
+    Action,
+    AskForFingerprints,
+    AskForModel,
+    CommitCheckpoint,
+    DropAgent,
+    FindCheckpoint,
+    ForgetParts,
+    ForkGeneration,
+    GiveUp,
+    KillGeneration,
+    RestartAgents,
+    StartAgents,
+    UseFingerprints,
+    UseModel,
+    UsePlan,
+)
+from dougong.launcher.controller.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.config import ResumePoint
+from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreOpened
+from dougong.launcher.controller.preflight import (
+    FINGERPRINT,
+    INSPECT,
+    Answer,
+    InspectedModel,
+    JudgedFingerprints,
+)
+from dougong.launcher.controller.states import Stop
+from dougong.parallel.plan import Plan
+from dougong.planner.placement import Node
+
+
+@dataclass(frozen=True)
+class PastFailure:
+    """A failure that the run has had, and in which generation."""
+
+    generation: int
+    diagnosis: Diagnosis
+
+
+@dataclass
+class CheckpointFacts:
+    """What is known of a run's checkpoints.
+
+    `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
+    generation. `num_open`: commits under way. `error`: why the last commit failed. `parent`: name
+    of the checkpoint that the next one follows. `found`: the answer to the last search.
+    """
+
+    parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
+    num_open: int = 0
+    error: BaseException | None = None
+    parent: str | None = None
+    found: FoundCheckpoint | None = None
+
+    def note_part(self, worker: str, message: PartDurable) -> bool:
+        """A worker's part is on storage; True when it is the first of its step."""
+        parts = self.parts.setdefault(message.step, {})
+        parts[worker] = message
+        return len(parts) == 1
+
+    def whole(self, num_workers: int) -> dict[int, dict[str, PartDurable]]:
+        """Parts by step and worker, of the steps of which every worker's part is there."""
+        return {step: parts for step, parts in self.parts.items() if len(parts) == num_workers}
+
+    def note(self, action: CommitCheckpoint | ForgetParts | FindCheckpoint) -> None:
+        """Take down what the controller has done about checkpoints."""
+        match action:
+            case CommitCheckpoint(step):
+                del self.parts[step]
+                self.num_open += 1
+            case ForgetParts():
+                self.parts.clear()
+            case FindCheckpoint():
+                self.found = None
+
+    def note_committed(self, committed: Committed) -> None:
+        self.num_open -= 1
+        self.error = None
+        self.parent = committed.directory.name
+
+    def note_failed(self, error: BaseException) -> None:
+        self.num_open -= 1
+        self.error = error
+
+    def note_found(self, found: FoundCheckpoint) -> None:
+        self.found = found
+        self.parent = found.directory.name if found.directory is not None else None
+
+
+@dataclass
+class RunFacts:
+    """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
+
+    `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
+    worker). `answers`: of generation 0's children, by task and worker. `error`: what went wrong
+    with something that the controller itself did or waited for. What is not known yet is None.
+    """
+
+    number: int
+    step: int
+    fired: set[tuple[int, str]]
+    agents: AgentTable = field(default_factory=AgentTable)
+    checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
+    history: list[PastFailure] = field(default_factory=list)
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
+    are_placed: bool = False
+    host: str | None = None
+    nodes: tuple[Node, ...] | None = None
+    store: StoreOpened | None = None
+    model: InspectedModel | None = None
+    plan: Plan | None = None
+    generation: Generation | None = None
+    stop: Stop | None = None
+    error: DougongError | None = None
+
+    @staticmethod
+    def at(point: ResumePoint) -> RunFacts:
+        """All that is known before anything has happened."""
+        return RunFacts(point.generation - 1, point.step, set(point.fired))
+
+    def generation_of(self, number: int) -> Generation | None:
+        """The present generation, if this is its number: what is said of an older one is of no
+        account."""
+        generation = self.generation
+        return generation if generation is not None and generation.number == number else None
+
+    def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
+        """An agent is gone, and its workers with it."""
+        text = self.agents.lose(handle, reason)
+        if self.generation is not None:
+            self.generation.note_lost(handle.spec.workers, text, now)
+
+    def note_stop(self, stop: Stop) -> bool:
+        """Somebody wants the run to stop; True for the first request. A second one does not wait
+        for the step."""
+        is_first = self.stop is None
+        self.stop = stop if self.stop is None else replace(self.stop, now=True)
+        return is_first
+
+    def note(self, action: Action, now: float) -> None:
+        """Take down what the controller has done, for actions that change what is known."""
+        match action:
+            case GiveUp(error):
+                self.error = error
+            case UseModel(model):
+                self.model = model
+            case UseFingerprints(judged):
+                self.judged = judged
+            case UsePlan(plan):
+                self.plan = plan
+            case KillGeneration(generation, diagnosis):
+                self.history.append(PastFailure(generation, diagnosis))
+            case ForkGeneration():
+                self._begin_generation(action, now)
+            case (
+                StartAgents() | RestartAgents() | DropAgent() | AskForModel() | AskForFingerprints()
+            ):
+                self._note_agents(action)
+            case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
+                self.checkpoints.note(action)
+
+    def _note_agents(
+        self, action: StartAgents | RestartAgents | DropAgent | AskForModel | AskForFingerprints
+    ) -> None:
+        match action:
+            case StartAgents(specs) | RestartAgents(specs):
+                self.agents.expect(specs)
+                self.are_placed = False
+            case DropAgent(agent):
+                self.agents[agent].is_dropped = True
+            case AskForModel(_, worker):
+                self.answers.pop((INSPECT, worker), None)
+            case AskForFingerprints(workers):
+                self._forget_fingerprints(workers)
+
+    def _forget_fingerprints(self, workers: dict[str, tuple[str, ...]]) -> None:
+        for names in workers.values():
+            for worker in names:
+                self.answers.pop((FINGERPRINT, worker), None)
+
+    def _begin_generation(self, action: ForkGeneration, now: float) -> None:
+        self.number, self.step = action.number, action.step
+        self.generation = Generation.of_plan(action.number, action.plan, now)
+        # An agent may have been lost while there was no generation to lose workers of.
+        for handle in self.agents.lost:
+            self.generation.note_lost(handle.spec.workers, str(handle.lost), now)

@@ -1,0 +1,147 @@
+"""Everything that can reach the controller, each as a frozen item of its inbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dougong.control.channel import Channel
+from dougong.control.handshake import AgentFacts
+from dougong.control.messages import Message
+from dougong.planner.placement import Node
+
+# From the network and the system.
+
+
+@dataclass(frozen=True)
+class AgentJoined:
+    """An agent has proved itself."""
+
+    facts: AgentFacts
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class AgentMessage:
+    """An agent said something."""
+
+    agent: str
+    channel: Channel
+    message: Message
+
+
+@dataclass(frozen=True)
+class AgentLeft:
+    """An agent's connection ended."""
+
+    agent: str
+    channel: Channel
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClientRequest:
+    """Another terminal wants something; it waits for an answer on the channel."""
+
+    channel: Channel
+    message: Message
+
+
+@dataclass(frozen=True)
+class PeerRefused:
+    """Somebody or something foreign was turned away, or could not be understood."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SignalReceived:
+    """This process got a signal."""
+
+    number: int
+
+
+# From background threads: what they were asked for.
+
+
+@dataclass(frozen=True)
+class BackendOpened:
+    """Nodes can be had; `host`: this process's address as the nodes reach it."""
+
+    host: str
+
+
+@dataclass(frozen=True)
+class NodesListed:
+    """The nodes there are."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class StoreOpened:
+    """Workers can meet at `address` (host, port), for as long as `owner` lives."""
+
+    address: tuple[str, int]
+    owner: object
+
+
+@dataclass(frozen=True)
+class AgentsPlaced:
+    """All agents that were asked for have been started; they have yet to join."""
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """What a generation starts from (`directory` None: the beginning), and what was newer but not
+    valid: (name, reason)."""
+
+    directory: Path | None
+    rejected: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that now exists. `removed`, `invalid`: names of old ones that were deleted, and
+    of damaged ones that were found on that occasion."""
+
+    step: int
+    directory: Path
+    num_bytes: int
+    seconds: float
+    removed: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CommitFailed:
+    """A checkpoint could not be committed."""
+
+    step: int
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class TaskFailed:
+    """What was asked of a background thread raised this."""
+
+    error: BaseException
+
+
+Item = (
+    AgentJoined
+    | AgentMessage
+    | AgentLeft
+    | ClientRequest
+    | PeerRefused
+    | SignalReceived
+    | BackendOpened
+    | NodesListed
+    | StoreOpened
+    | AgentsPlaced
+    | FoundCheckpoint
+    | Committed
+    | CommitFailed
+    | TaskFailed
+)

@@ -1,0 +1,307 @@
+"""Observe: what an item of the inbox, or the passing of time, changes in what is known, and what of
+it is news: for the record, for the screen, for a peer that waits for an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dougong.control.messages import (
+    Acknowledged,
+    AgentFailed,
+    AgentReady,
+    FromWorker,
+    Heartbeat,
+    Message,
+    OutputLine,
+    Ping,
+    RequestRefused,
+    StopRun,
+    WorkerExited,
+    WorkerForked,
+)
+from dougong.control.processes import signal_name
+from dougong.control.worker_messages import (
+    DrillAnnounced,
+    PartDurable,
+    StepDone,
+    WorkerDone,
+    WorkerRaised,
+    WorkerWarning,
+)
+from dougong.deadlines import Deadlines
+from dougong.errors import DougongError, LaunchError
+from dougong.fault.liveness import silence_reason, stall_reason
+from dougong.launcher.controller.actions import (
+    AdoptChannel,
+    CloseChannel,
+    News,
+    Record,
+    RecordStep,
+    ShowException,
+    ShowLine,
+)
+from dougong.launcher.controller.agents import AgentHandle
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.items import (
+    AgentJoined,
+    AgentLeft,
+    AgentMessage,
+    AgentsPlaced,
+    BackendOpened,
+    ClientRequest,
+    CommitFailed,
+    Committed,
+    FoundCheckpoint,
+    Item,
+    NodesListed,
+    PeerRefused,
+    SignalReceived,
+    StoreOpened,
+    TaskFailed,
+)
+from dougong.launcher.controller.states import Stop
+from dougong.records import events
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
+    """Change the facts by one item. `now`: monotonic seconds."""
+    match item:
+        case AgentJoined():
+            return _observe_join(facts, item)
+        case AgentMessage() | AgentLeft():
+            return _observe_agent(facts, item, now)
+        case ClientRequest():
+            return _observe_client(facts, item)
+        case SignalReceived(number):
+            return _observe_signal(facts, number)
+        case PeerRefused(text):
+            return (warning(facts, text),)
+        case Committed():
+            return _observe_commit(facts, item)
+        case CommitFailed(_, error):
+            facts.checkpoints.note_failed(error)
+            return (warning(facts, f"checkpoint not committed: {error}"),)
+        case _:
+            _observe_answer(facts, item)
+            return ()
+
+
+def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[News, ...]:
+    """Change the facts by the time that has passed: agents that are silent, workers whose progress
+    stands still."""
+    for handle in facts.agents.silent(now, deadlines):
+        facts.lose(handle, silence_reason(deadlines), now)
+    if facts.generation is None:
+        return ()
+    news = []
+    for status in facts.generation.note_time(now, deadlines):
+        text = stall_reason(status.phase, status.step, deadlines)
+        news.append(warning(facts, text, status.worker.name))
+    return tuple(news)
+
+
+def warning(facts: RunFacts, text: str, *workers: str) -> Record:
+    """A warning as an event of the newest generation."""
+    return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
+
+
+# Background threads
+
+
+def _observe_answer(facts: RunFacts, item: Item) -> None:
+    match item:
+        case TaskFailed(error):
+            facts.error = as_ours(error)
+        case BackendOpened(host):
+            facts.host = host
+        case NodesListed(nodes):
+            facts.nodes = nodes
+        case StoreOpened():
+            facts.store = item
+        case AgentsPlaced():
+            facts.are_placed = True
+        case FoundCheckpoint():
+            facts.checkpoints.note_found(item)
+
+
+def as_ours(error: BaseException) -> DougongError:
+    """An error of ours as it is, any other as a LaunchError with its words."""
+    if isinstance(error, DougongError):
+        return error
+    return LaunchError(f"{type(error).__name__}: {error}")
+
+
+def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
+    facts.checkpoints.note_committed(committed)
+    event = events.CheckpointCommitted(
+        generation=facts.number,
+        step=committed.step,
+        directory=committed.directory.name,
+        num_bytes=committed.num_bytes,
+        seconds=round(committed.seconds, 3),
+    )
+    return (
+        Record(event),
+        *(rejected(facts, n, "not as it was written") for n in committed.invalid),
+    )
+
+
+def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
+    """A damaged checkpoint as an event."""
+    event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
+    return Record(event)
+
+
+# Requests
+
+
+def _observe_signal(facts: RunFacts, number: int) -> tuple[News, ...]:
+    name = signal_name(number)
+    return _observe_stop(
+        facts, Stop(name, EXIT_INTERRUPTED if name == "SIGINT" else EXIT_TERMINATED)
+    )
+
+
+def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:
+    if not facts.note_stop(stop):
+        return ()
+    return (Record(events.StopRequested(generation=facts.number, by=stop.by)),)
+
+
+def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]:
+    match request.message:
+        case StopRun(now):
+            answered = CloseChannel(request.channel, Acknowledged())
+            return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
+        case Ping():
+            return (CloseChannel(request.channel, Acknowledged()),)
+        case other:
+            text = f"unknown request: a message of kind {other.kind!r}"
+            return (CloseChannel(request.channel, RequestRefused(text)),)
+
+
+# Agents
+
+
+def _observe_join(facts: RunFacts, item: AgentJoined) -> tuple[News, ...]:
+    agent = item.facts.agent
+    if facts.agents.join(item.facts, item.channel):
+        return (AdoptChannel(agent, item.channel),)
+    return (CloseChannel(item.channel), warning(facts, f"agent {agent!r} is not expected"))
+
+
+def _observe_agent(facts: RunFacts, item: AgentMessage | AgentLeft, now: float) -> tuple[News, ...]:
+    if not facts.agents.is_current(item.agent, item.channel):
+        return ()  # it has begun another life since, or is counted as lost
+    handle = facts.agents[item.agent]
+    if isinstance(item, AgentLeft):
+        facts.lose(handle, item.reason, now)
+        return ()
+    return _observe_message(facts, handle, item.message, now)
+
+
+def _observe_message(
+    facts: RunFacts, handle: AgentHandle, message: Message, now: float
+) -> tuple[News, ...]:
+    match message:
+        case AgentReady():
+            handle.is_ready = True
+        case AgentFailed(text):
+            facts.lose(handle, text, now)
+        case Heartbeat() | WorkerForked() | WorkerExited():
+            _observe_process(facts, message, now)
+        case OutputLine():
+            return _observe_line(facts, message)
+        case FromWorker():
+            return _observe_worker(facts, message, now)
+        case _:
+            return (warning(facts, f"agent {handle.spec.name}: {_unknown(message)}"),)
+    return ()
+
+
+def _observe_line(facts: RunFacts, line: OutputLine) -> tuple[News, ...]:
+    """Show a line, unless it only follows from a failure that is known already: it stays in its
+    log."""
+    if facts.generation is not None:
+        generation = facts.generation_of(line.generation)
+        if generation is None or not generation.is_heard(line.worker):
+            return ()
+    return (ShowLine(line.worker, line.text),)
+
+
+def _unknown(message: Message) -> str:
+    return f"unknown message kind {message.kind!r} at this place; it is ignored"
+
+
+def _observe_process(
+    facts: RunFacts, message: Heartbeat | WorkerForked | WorkerExited, now: float
+) -> None:
+    generation = facts.generation_of(message.generation)
+    match message:
+        case WorkerExited(0, worker, task):
+            facts.answers.setdefault((task, worker), message)
+        case _ if generation is None:
+            return
+        case Heartbeat():
+            generation.note_beat(message, now)
+        case _ if message.worker not in generation.workers:
+            return
+        case WorkerForked(_, worker, pid):
+            generation.note_forked(worker, pid)
+        case WorkerExited():
+            generation.note_exit(message, now)
+
+
+# Workers
+
+
+def _observe_step(facts: RunFacts, generation: Generation, row: dict[str, Any]) -> tuple[News, ...]:
+    facts.step = int(row["step"])
+    recorded = RecordStep({"attempt": generation.number, **row})
+    if generation.has_stepped:
+        return (recorded,)
+    generation.has_stepped = True
+    return (recorded, Record(events.FirstStep(generation=generation.number, step=facts.step)))
+
+
+def _observe_drill(
+    facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced
+) -> tuple[News, ...]:
+    generation.note_drill(worker)
+    facts.fired.add((drill.step, worker))
+    event = events.DrillFired(
+        generation=generation.number, worker=worker, step=drill.step, action=drill.action
+    )
+    return (Record(event),)
+
+
+def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
+    if message.generation == 0:
+        facts.answers.setdefault((message.task, message.worker), message.message)
+        return ()
+    generation = facts.generation_of(message.generation)
+    if generation is None or message.worker not in generation.workers:
+        return ()
+    worker = message.worker
+    match message.message:
+        case StepDone(row):
+            return _observe_step(facts, generation, row)
+        case PartDurable(step) as part:
+            if facts.checkpoints.note_part(worker, part):
+                return (Record(events.CheckpointStarted(generation=generation.number, step=step)),)
+        case DrillAnnounced() as drill:
+            return _observe_drill(facts, generation, worker, drill)
+        case WorkerWarning(text):
+            return (warning(facts, text, worker),)
+        case WorkerRaised() as error:
+            generation.note_raised(worker, error, now)
+            return (ShowException(worker, error),)
+        case WorkerDone():
+            generation.note_done(worker, now)
+        case other:
+            return (warning(facts, f"worker {worker}: {_unknown(other)}"),)
+    return ()

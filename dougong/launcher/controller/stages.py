@@ -1,0 +1,349 @@
+"""Decide, while a run starts or recovers: the stages from an open backend to a forked generation,
+what each asks for, when it is over, and how long it may take. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from dougong.checkpoint.directories import step_of
+from dougong.deadlines import Deadlines
+from dougong.errors import DougongError, LaunchError
+from dougong.fault.drill import pending
+from dougong.job.schema import Job
+from dougong.launcher.controller.actions import (
+    Action,
+    AskForFingerprints,
+    AskForModel,
+    Enter,
+    FindCheckpoint,
+    ForkGeneration,
+    GiveUp,
+    ListNodes,
+    Record,
+    RestartAgents,
+    StartAgents,
+    UseFingerprints,
+    UseModel,
+    UsePlan,
+)
+from dougong.launcher.controller.agents import AgentHandle
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.observe import rejected, warning
+from dougong.launcher.controller.preflight import (
+    FINGERPRINT,
+    INSPECT,
+    judge_fingerprints,
+    probed_by,
+    read_fingerprint,
+    read_model,
+)
+from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
+from dougong.planner.placement import check_agents, lay_out, make_seats
+from dougong.planner.plan_job import plan_job
+from dougong.records import events
+from dougong.records.directory import RunDir
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """What decisions depend on beside the facts: fixed for the controller's life.
+
+    `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
+    node see each other's devices.
+    """
+
+    job: Job
+    run_dir: RunDir
+    deadlines: Deadlines
+    takes_fingerprints: bool = True
+    shared_devices: bool = True
+
+
+_LIMITS = {
+    Stage.BACKEND: "backend_open_s",
+    Stage.NODES: "backend_open_s",
+    Stage.PLACES: "backend_open_s",
+    Stage.JOIN: "agents_join_s",
+    Stage.READY: "agents_ready_s",
+    Stage.MODEL: "inspection_s",
+    Stage.FINGERPRINTS: "fingerprint_s",
+    Stage.CHECKPOINT: "find_checkpoint_s",
+}
+"""The field of `Deadlines` that limits each stage."""
+
+_OF_START = (
+    Stage.BACKEND,
+    Stage.NODES,
+    Stage.PLACES,
+    Stage.JOIN,
+    Stage.READY,
+    Stage.MODEL,
+    Stage.FINGERPRINTS,
+    Stage.CHECKPOINT,
+)
+_OF_RECOVERY = (
+    Stage.PLACES,
+    Stage.JOIN,
+    Stage.READY,
+    Stage.FINGERPRINTS,
+    Stage.CHECKPOINT,
+)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One look at a start or a recovery: `now`, in its stage."""
+
+    facts: RunFacts
+    state: Starting | Recovering
+    policy: RunPolicy
+    now: float
+
+    def next_actions(self) -> tuple[Action, ...]:
+        """On to the next stage when this one is over; nothing while there is time to wait.
+
+        Raises what makes the next stage impossible.
+        """
+        if not self._is_over():
+            limit_s = getattr(self.policy.deadlines, _LIMITS[self.state.stage])
+            is_late = self.now - self.state.since > limit_s
+            return (self._give_up(),) if is_late else ()
+        if self.state.stage is Stage.CHECKPOINT:
+            return self._begin_generation()
+        done = self._finish()
+        if any(isinstance(action, GiveUp) for action in done):
+            return done
+        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
+        following = stages[stages.index(self.state.stage) + 1]
+        return done + self.enter(dataclasses.replace(self.state, stage=following, since=self.now))
+
+    def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
+        """Begin a stage. What makes that impossible is this stage's failure."""
+        try:
+            asked = dataclasses.replace(self, state=state)._begin()
+        except DougongError as error:
+            asked = (GiveUp(error),)
+        return (Enter(state), *asked)
+
+    # The agents that this is about
+
+    @property
+    def _agents(self) -> tuple[AgentHandle, ...]:
+        """Those being started: all at the start, the lost ones in a recovery."""
+        if isinstance(self.state, Recovering):
+            return self.facts.agents.named(self.state.restarted)
+        return self.facts.agents.all
+
+    @property
+    def _asked(self) -> dict[str, dict[str, str]]:
+        """By agent: worker -> the worker in whose name its device is probed."""
+        if not self.policy.takes_fingerprints:
+            return {}
+        return {handle.spec.name: probed_by(handle.spec) for handle in self._agents}
+
+    def _late_agents(self) -> tuple[str, ...]:
+        is_join = self.state.stage is Stage.JOIN
+        late = []
+        for handle in self._agents:
+            has_come = handle.facts is not None if is_join else handle.is_ready
+            if not has_come:
+                late.append(handle.spec.name)
+        return tuple(late)
+
+    def _late_probes(self) -> tuple[str, ...]:
+        late = []
+        for workers in self._asked.values():
+            for probed in dict.fromkeys(workers.values()):
+                if (FINGERPRINT, probed) not in self.facts.answers:
+                    late.append(probed)
+        return tuple(late)
+
+    @property
+    def _inspector(self) -> tuple[str, str]:
+        """The agent and the worker in whose name the model is looked at: the first ones."""
+        spec = self.facts.agents.all[0].spec
+        return spec.name, spec.workers[0]
+
+    # When a stage is over
+
+    def _is_over(self) -> bool:
+        facts = self.facts
+        match self.state.stage:
+            case Stage.BACKEND:
+                return facts.host is not None
+            case Stage.NODES:
+                return facts.nodes is not None
+            case Stage.PLACES:
+                return facts.are_placed
+            case Stage.JOIN:
+                return not self._late_agents()
+            case Stage.READY:
+                return not self._late_agents() and facts.store is not None
+            case Stage.MODEL:
+                return (INSPECT, self._inspector[1]) in facts.answers
+            case Stage.FINGERPRINTS:
+                return not self._late_probes()
+            case _:
+                return facts.checkpoints.found is not None
+
+    def _give_up(self) -> GiveUp:
+        """The error of a stage that took too long: who has not done what, and the key that says how
+        long that may take."""
+        late_agents: tuple[str, ...] = ()
+        if self.state.stage in (Stage.JOIN, Stage.READY):
+            late_agents = self._late_agents()
+        waited = self.policy.deadlines.words(_LIMITS[self.state.stage])
+        text = f"{self._missing()}: the controller waited {waited}"
+        return GiveUp(LaunchError(text), late_agents)
+
+    def _missing(self) -> str:
+        agents = ", ".join(self._late_agents())
+        match self.state.stage:
+            case Stage.BACKEND:
+                return "the backend has not opened"
+            case Stage.NODES:
+                return "the backend has not listed its nodes"
+            case Stage.PLACES:
+                return "the backend has not started the agents"
+            case Stage.JOIN:
+                return f"no first message of agents {agents}"
+            case Stage.READY if agents:
+                return f"agents {agents} have not imported what workers need"
+            case Stage.READY:
+                return "the store where workers meet has not opened"
+            case Stage.MODEL:
+                return f"{self._inspector[1]} has not ended its look at the model and the data"
+            case Stage.FINGERPRINTS:
+                return f"no fingerprint of the devices of {', '.join(self._late_probes())}"
+            case _:
+                return "the search for a valid checkpoint has not ended"
+
+    # From one stage to the next
+
+    def _begin(self) -> tuple[Action, ...]:
+        """What this stage asks for."""
+        facts = self.facts
+        match self.state.stage:
+            case Stage.NODES:
+                assert facts.host is not None
+                kinds = {island.accelerator for island in self.policy.job.islands} - {"cpu"}
+                return (ListNodes(facts.host, tuple(sorted(kinds))),)
+            case Stage.PLACES:
+                return self._begin_places()
+            case Stage.MODEL:
+                return (AskForModel(*self._inspector),)
+            case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
+                asked = {}
+                for agent, workers in self._asked.items():
+                    asked[agent] = tuple(dict.fromkeys(workers.values()))
+                return (AskForFingerprints(asked),)
+            case Stage.CHECKPOINT:
+                return (*self._lay_plan(), FindCheckpoint())
+            case _:
+                return ()
+
+    def _begin_places(self) -> tuple[Action, ...]:
+        if isinstance(self.state, Recovering):
+            return (RestartAgents(tuple(handle.spec for handle in self._agents)),)
+        assert self.facts.nodes is not None
+        islands = self.policy.job.islands
+        return (StartAgents(lay_out(islands, self.facts.nodes, self.policy.shared_devices)),)
+
+    def _finish(self) -> tuple[Action, ...]:
+        """What this stage has brought."""
+        match self.state.stage:
+            case Stage.JOIN:
+                return self._finish_join()
+            case Stage.MODEL:
+                return self._finish_model()
+            case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
+                return self._finish_fingerprints()
+            case _:
+                return ()
+
+    def _finish_join(self) -> tuple[Action, ...]:
+        """Agents must agree in their software before anything is asked of them."""
+        known = self.facts.agents.facts
+        check_agents(known, str(self.policy.run_dir.path))
+        described = []
+        for name, facts in known.items():
+            address = self.facts.agents[name].address
+            described.append({**dataclasses.asdict(facts), "address": address})
+        event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
+        return (Record(event),)
+
+    def _finish_model(self) -> tuple[Action, ...]:
+        job, worker = self.policy.job, self._inspector[1]
+        log = self.policy.run_dir.log_file(0, worker)
+        model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
+        inventory = model.inventory
+        event = events.ModelInspected(
+            generation=self.facts.number,
+            family=inventory.family,
+            parameters=inventory.num_parameters,
+            tensors=len(inventory.tensors),
+            sites=len(inventory.sites),
+            experts=inventory.num_experts,
+            data=dict(model.data),
+            recipe=model.recipe.to_dict(),
+        )
+        return UseModel(model), Record(event)
+
+    def _finish_fingerprints(self) -> tuple[Action, ...]:
+        prints = dict(self.facts.judged.prints)
+        for workers in self._asked.values():
+            for worker, probed in workers.items():
+                log = self.policy.run_dir.log_file(0, probed)
+                answer = self.facts.answers[(FINGERPRINT, probed)]
+                prints[worker] = read_fingerprint(worker, answer, log)
+        specs = [handle.spec for handle in self.facts.agents.all]
+        judged = judge_fingerprints(self.policy.job, prints, specs)
+        taken = events.FingerprintsTaken(
+            generation=self.facts.number,
+            classes=judged.classes,
+            seconds=round(self.now - self.state.since, 3),
+        )
+        warnings = [warning(self.facts, text) for text in judged.warnings]
+        if judged.refusal is not None:
+            return Record(taken), *warnings, GiveUp(LaunchError(judged.refusal))
+        return Record(taken), *warnings, UseFingerprints(judged)
+
+    def _lay_plan(self) -> tuple[Action, ...]:
+        """The plan on the agents that there are now; nothing when it is the one in use."""
+        facts = self.facts
+        if isinstance(self.state, Recovering) and not self.state.restarted:
+            return ()
+        assert facts.model is not None
+        specs = [handle.spec for handle in facts.agents.all]
+        seats = make_seats(specs, facts.agents.facts)
+        plan = plan_job(self.policy.job, facts.model.inventory, seats)
+        if plan == facts.plan:
+            return ()
+        known = facts.agents.facts.values()
+        event = events.PlanLaid(
+            generation=facts.number,
+            workers=len(plan.workers),
+            lanes=plan.num_lanes,
+            experts=plan.num_experts,
+            environment={agent.island: agent.environment for agent in known},
+        )
+        return UsePlan(plan), Record(event)
+
+    def _begin_generation(self) -> tuple[Action, ...]:
+        """Everything is there: the next generation begins."""
+        facts, found, plan = self.facts, self.facts.checkpoints.found, self.facts.plan
+        assert found is not None and plan is not None
+        passed_over = [rejected(facts, name, reason) for name, reason in found.rejected]
+        warnings = [warning(facts, text) for text in found.warnings]
+        number, directory = facts.number + 1, found.directory
+        step = (step_of(directory) or 0) if directory is not None else 0
+        started = events.GenerationStarted(
+            generation=number,
+            workers=tuple(worker.name for worker in plan.workers),
+            resume=directory.name if directory is not None else None,
+            step=step,
+        )
+        drills = pending(self.policy.job.drill, facts.fired)
+        fork = ForkGeneration(number, plan, step, directory, drills)
+        return *passed_over, *warnings, Record(started), fork, Enter(Running(number))

@@ -1,0 +1,99 @@
+"""What a resume may change, read from the marks of the job's schema. Pure; imports no torch.
+
+A physical key may change: it does not touch the bits. A logical key may not, but for those few
+whose mark `x-resume` says why it may even so. What is left is the job's `identity`; checkpoints
+keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from dougong.errors import JobError
+from dougong.job.schema import Job
+from dougong.job.section import Section, mark_of, section_for, sections_of
+
+
+def may_change(field: FieldInfo) -> bool:
+    """Whether a resume may give this field of the schema another value."""
+    return mark_of(field, "x-kind") == "physical" or mark_of(field, "x-resume") is not None
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """The values that a resume must not change, by key, as JSON holds them."""
+    return _fixed_values(Job, job.model_dump(mode="json"))
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Dotted keys of two identities that differ.
+
+    `before` may be what an older release has written: keys that a resume may change today are left
+    out of the comparison, and keys that were not there then count as their defaults.
+    """
+    return list(_changes(Job, before, after, ""))
+
+
+def changeable_keys() -> list[str]:
+    """Dotted keys that a resume may change, a section as a whole where all of it may."""
+    return list(_changeable(Job, ""))
+
+
+def check_resume(before: Job, after: Job) -> None:
+    """JobError when `after` is not a job that may go on from where `before` has come to."""
+    changed = changed_keys(identity(before), identity(after))
+    if not changed:
+        return
+    *others, last = changeable_keys()
+    raise JobError(
+        f"{', '.join(changed)}: differ from what this run has computed with, so its next steps "
+        f"would be another run's; a resume may change {', '.join(others)} and {last}; for the "
+        "rest, begin a new run"
+    )
+
+
+def _fixed_values(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, field in section.model_fields.items():
+        if may_change(field):
+            continue
+        value = values[name]
+        inner = section_for(field, value)
+        kept[name] = value if inner is None else _fixed_values(inner, value)
+    return kept
+
+
+def _changes(
+    section: type[Section], before: Mapping[str, Any], after: Mapping[str, Any], path: str
+) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        if may_change(field):
+            continue
+        old = before[name] if name in before else _default(field)
+        new = after[name] if name in after else _default(field)
+        inner = section_for(field, new)
+        if inner is not None and isinstance(old, Mapping):
+            yield from _changes(inner, old, new, f"{path}{name}.")
+        elif old != new:
+            yield f"{path}{name}"
+
+
+def _default(field: FieldInfo) -> Any:
+    """A field's default as JSON holds it; None for one that has none."""
+    if field.is_required():
+        return None
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, Section):
+        return default.model_dump(mode="json")
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _changeable(section: type[Section], path: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        if may_change(field):
+            yield f"{path}{name}"
+            continue
+        for inner in sections_of(field):
+            yield from _changeable(inner, f"{path}{name}.")

@@ -1,0 +1,186 @@
+"""Every message survives the wire, and what is no message is one clear error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any, get_args
+
+import pytest
+from dougong.control import fork_messages as fork
+from dougong.control import handshake, tasks
+from dougong.control import messages as wire
+from dougong.control import worker_messages as worker
+from dougong.control.messages import Message, ProtocolError, decode, encode
+from dougong.control.progress import WorkerProgress
+from dougong.deadlines import DEADLINES
+from dougong.job.schema import Drill, Job
+from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
+from tests.launcher.toyrun import toy_job
+
+JOB = Job.model_validate(toy_job(steps=7, step_s=0.25, faults=[{"worker": "east/0", "step": 3, "do": "kill"}]))
+INVENTORY = Inventory(
+    family="toy",
+    tensors=(TensorSpec("embed", (7, 3), True), TensorSpec("scale", (), False)),
+    sites=("layer.0", "layer.1"),
+    num_experts=4,
+    expert_shapes=(("up", (5, 3)), ("down", (3, 5))),
+    experts_per_token=2,
+)
+PLAN = make_plan(4, INVENTORY, [Seat(f"east/{i}", "east", "both", "node-1", f"cpu:{i}") for i in range(2)])
+TRAIN = tasks.TrainTask(
+    entry="a.module:train",
+    job=JOB,
+    plan=PLAN,
+    run_dir="/runs/toy",
+    store=("10.0.0.1", 4000),
+    console="east/0",
+    resume="/runs/toy/checkpoints/step-000005",
+    drills=(Drill(at_step=6, kill="east/1"),),
+)
+FINGERPRINT = tasks.FingerprintTask("a.module:probe", JOB, {"east/0": "cuda:1"}, {"rows": [1, 2]})
+AGENT = handshake.AgentFacts("east", "east", "node-1", 7, "cuda", 8, {"torch": "2.13.0"}, {"A": "1"}, True, "abc")
+RAISED = worker.WorkerRaised("OSError", ("OSError", "Exception"), "no space left", "Traceback ...\n", 28)
+
+EXAMPLES: tuple[Message, ...] = (
+    handshake.Challenge("00ff"),
+    handshake.Hello("aa", "bb"),
+    handshake.Hello("aa", "bb", AGENT),
+    handshake.Hello("aa", "bb", dataclasses.replace(AGENT, devices=None, ray_node=None)),
+    handshake.Welcome("cc"),
+    wire.ForkWorkers(3, ("east/0", "east/1"), TRAIN),
+    wire.ForkWorkers(3, (), dataclasses.replace(TRAIN, resume=None, drills=())),
+    wire.ForkWorkers(0, ("east/0",), tasks.InspectTask("a.module:inspect", JOB)),
+    wire.ForkWorkers(0, ("east/0",), FINGERPRINT),
+    wire.StopAfterStep(3),
+    wire.KillWorkers(3),
+    wire.EndAgent(),
+    wire.Ping(),
+    wire.AgentReady(4711),
+    wire.AgentFailed("no module named 'x'\nline two"),
+    wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),
+    wire.WorkerForked(3, "east/0", 4712),
+    wire.WorkerExited(3, "east/0", "train", -9, 4712, True, True, ("last", "words"), "why"),
+    wire.WorkerExited(0, "east/0", "inspect", 1),
+    wire.OutputLine(3, "east/0", "ünïcode \x1b[31mred\x1b[0m"),
+    wire.FromWorker(3, "east/0", "train", worker.WorkerDone()),
+    wire.FromWorker(3, "east/0", "train", RAISED),
+    worker.ModelFound(INVENTORY, {"name": "stdlib", "digest": "d"}, {"rows": [1]}),
+    worker.ModelFound(INVENTORY, {}),
+    worker.FingerprintFound({"probes": {"adding": "same"}}),
+    worker.StepDone({"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
+    worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),
+    worker.DrillAnnounced(5, "kill"),
+    worker.WorkerWarning("slow storage"),
+    RAISED,
+    worker.WorkerDone(),
+    wire.StopRun(True),
+    wire.Acknowledged(),
+    wire.RequestRefused("not now"),
+    fork.StartServer(("a.module",), DEADLINES),
+    fork.ForkRequest(1, 3, "east/0", "10.0.0.2", TRAIN),
+    fork.KillRequest(4712),
+    fork.ServerReady(),
+    fork.ServerBroken("Traceback ...\n"),
+    fork.Forked(1, 4712),
+    fork.ForkFailed(1, "no memory"),
+    fork.ChildExited(4712, -11),
+)
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.kind)
+def test_a_message_survives_the_wire(message: Message) -> None:
+    frame = encode(message)
+    assert frame.count(b"\n") == 1
+    assert frame.endswith(b"\n")
+    assert decode(frame[:-1]) == message
+    assert type(decode(frame)) is type(message)
+
+
+def test_no_message_is_left_out_above() -> None:
+    assert {type(message) for message in EXAMPLES} == set(get_args(Message))
+
+
+def test_kinds_are_unique() -> None:
+    kinds = [example.kind for example in {type(message): message for message in EXAMPLES}.values()]
+    assert len(set(kinds)) == len(get_args(Message))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_row_may_hold_what_is_no_number(value: float) -> None:
+    row = {"step": 3, "loss": value, "deep": {"list": [value]}}
+    arrived = decode(encode(wire.FromWorker(1, "east/0", "train", worker.StepDone(row))))
+    assert isinstance(arrived, wire.FromWorker)
+    assert isinstance(arrived.message, worker.StepDone)
+    assert repr(arrived.message.row) == repr(row)
+
+
+def changed(message: Message, /, **fields: Any) -> bytes:
+    """The message's frame with other fields."""
+    return json.dumps({**json.loads(encode(message)), **fields}).encode()
+
+
+def without(message: Message, field: str) -> bytes:
+    fields = json.loads(encode(message))
+    del fields[field]
+    return json.dumps(fields).encode()
+
+
+KILL = wire.KillWorkers(3)
+FROM = wire.FromWorker(3, "east/0", "train", worker.WorkerDone())
+FORK = wire.ForkWorkers(3, ("east/0",), TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (b"", "not a message: b'': Invalid JSON"),
+        (b"hello", "not a message: b'hello': Invalid JSON"),
+        (b"[]", "not a message: b'[]': Input should be an object"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b"[" * 100_000, "Invalid JSON: recursion limit"),
+        (b"{}", "not a message: b'{}' has no kind"),
+        (b'{"kind": 7}', "unknown message kind 7"),
+        (b'{"kind": "hail"}', "unknown message kind hail"),
+        (changed(FROM, message={"kind": "stop_run"}), "unknown message kind stop_run in from_worker.message"),
+        (changed(FORK, task={"task": "dance"}), "unknown message kind dance in fork_workers.task"),
+        (without(KILL, "generation"), "kill_workers.generation is missing"),
+        (changed(KILL, generation=True), "kill_workers.generation is True: Input should be a valid integer"),
+        (changed(KILL, generation="1"), "kill_workers.generation is '1': Input should be a valid integer"),
+        (changed(KILL, more=2), "kill_workers.more is 2: Unexpected keyword argument"),
+        (changed(FORK, workers="east/0"), "fork_workers.workers is 'east/0': Input should be a valid array"),
+        (
+            changed(FORK, task={**json.loads(encode(FORK))["task"], "store": ["10.0.0.1", "port"]}),
+            "fork_workers.task.train.store.1 is 'port': Input should be a valid integer",
+        ),
+    ],
+)
+def test_what_is_no_message_is_refused_with_place_value_and_rule(frame: bytes, reason: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(frame, "agent east at 10.0.0.2")
+    text = str(caught.value)
+    assert text.startswith("agent east at 10.0.0.2: ")
+    assert reason in text
+    assert len(text) < 250
+    assert "\n" not in text
+
+
+def test_a_long_value_is_cut_in_the_error() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(changed(KILL, generation="x" * 10_000))
+    assert len(str(caught.value)) < 250
+
+
+def test_a_part_that_checks_itself_refuses_as_any_other() -> None:
+    task = json.loads(encode(FORK))["task"]
+    task["plan"]["num_experts"] = 5
+    with pytest.raises(ProtocolError, match="each of 0 to 4 needs one owner"):
+        decode(changed(FORK, task=task))
+
+
+def test_a_wrong_job_is_refused() -> None:
+    task = json.loads(encode(FORK))["task"]
+    task["job"]["steps"] = 0
+    with pytest.raises(ProtocolError, match=r"fork_workers.task.train.job.steps is 0"):
+        decode(changed(FORK, task=task))

@@ -1,0 +1,40 @@
+"""Who counts as lost, stalled or hung, from timestamps alone."""
+
+from __future__ import annotations
+
+import pytest
+from dougong.deadlines import Deadlines
+from dougong.fault.liveness import (
+    is_last_worker_late,
+    is_silent,
+    late_reason,
+    silence_reason,
+    stall_reason,
+    stalled,
+)
+
+LIMITS = Deadlines(agent_silence_s=10, stall_warning_s=100, last_worker_s=600)
+
+
+@pytest.mark.parametrize(("now", "expected"), [(50.0, False), (60.0, False), (60.1, True)])
+def test_an_agent_is_silent_when_its_time_is_over(now: float, expected: bool) -> None:
+    assert is_silent(50.0, now, LIMITS) is expected
+
+
+def test_those_stall_whose_progress_stands_still() -> None:
+    moved_at = {"east/0": 0.0, "east/1": 90.0, "west/0": 10.0}
+    assert stalled(moved_at, 100.0, LIMITS) == ()
+    assert stalled(moved_at, 111.0, LIMITS) == ("east/0", "west/0")
+
+
+@pytest.mark.parametrize(
+    ("first_done_at", "now", "expected"), [(None, 9e9, False), (5.0, 605.0, False), (5.0, 606.0, True)]
+)
+def test_the_first_end_sets_a_time_for_the_others(first_done_at: float | None, now: float, expected: bool) -> None:
+    assert is_last_worker_late(first_done_at, now, LIMITS) is expected
+
+
+def test_reasons_name_the_time_and_the_key() -> None:
+    assert silence_reason(LIMITS) == "no heartbeat for 10 s (fault.deadlines.agent_silence_s): node down, or cut off"
+    assert late_reason(LIMITS) == "still at work 600 s (fault.deadlines.last_worker_s) after the first worker was done"
+    assert stall_reason("forward", 7, LIMITS) == "no progress for 100 s, in forward of step 7"

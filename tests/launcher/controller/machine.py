@@ -1,0 +1,285 @@
+"""The controller without a process: items go in, states, actions and events come out.
+
+`observe`, `decide` and the facts are the product's; only the acting is played, by what the tables put in next.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dougong.control.channel import Channel
+from dougong.control.handshake import AgentFacts
+from dougong.control.messages import AgentReady, FromWorker, Message, WorkerExited
+from dougong.control.worker_messages import (
+    ModelFound,
+    PartDurable,
+    StepDone,
+    WorkerDone,
+    WorkerMessage,
+    WorkerRaised,
+)
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.job.schema import Job
+from dougong.launcher.controller.actions import Action, CommitCheckpoint, Enter, Record
+from dougong.launcher.controller.config import FROM_START
+from dougong.launcher.controller.decide import next_actions
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.items import (
+    AgentJoined,
+    AgentLeft,
+    AgentMessage,
+    AgentsPlaced,
+    BackendOpened,
+    Committed,
+    FoundCheckpoint,
+    Item,
+    NodesListed,
+    StoreOpened,
+)
+from dougong.launcher.controller.observe import observe, observe_time
+from dougong.launcher.controller.stages import RunPolicy
+from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
+from dougong.parallel.plan import Inventory
+from dougong.planner.placement import Node
+from dougong.records.directory import RunDir
+from dougong.records.events import RunEvent
+from tests.launcher.toyrun import toy_job
+
+ISLANDS = [
+    {"name": "east", "accelerator": "cpu", "workers": 2},
+    {"name": "west", "accelerator": "cpu", "workers": 1},
+]
+INVENTORY = Inventory("toy", (), (), 16, ())
+NODE = Node("local-machine", "here", "127.0.0.1")
+WORKERS = {"east": ("east/0", "east/1"), "west": ("west/0",)}
+
+
+# What the tables are made of, beside the items themselves.
+
+
+@dataclass(frozen=True)
+class Joins:
+    """An agent proves itself; a new life for one that was there before."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class Says:
+    """An agent says something in its present life."""
+
+    agent: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """An agent's connection ends."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class Passes:
+    """So many seconds pass; of agents that are not `silent`, something has been heard meanwhile."""
+
+    seconds: float
+    silent: tuple[str, ...] = ()
+
+
+Step = Item | Joins | Says | Leaves | Passes
+
+
+def agent_of(worker: str) -> str:
+    return worker.partition("/")[0]
+
+
+def worker(name: str, message: WorkerMessage, generation: int = 1, task: str = "train") -> Says:
+    """A worker says something, through its agent."""
+    return Says(agent_of(name), FromWorker(generation, name, task, message))
+
+
+def exits(name: str, code: int = 0, generation: int = 1, **more: Any) -> Says:
+    return Says(agent_of(name), WorkerExited(generation, name, "train", code, pid=7, **more))
+
+
+def killed(*names: str, generation: int = 1) -> list[Step]:
+    """These workers end because the controller asked for it."""
+    return [exits(name, -9, generation, asked=True) for name in names]
+
+
+def raises(name: str, *bases: str, message: str = "x", generation: int = 1, task: str = "train") -> Says:
+    return worker(name, WorkerRaised(bases[0], bases, message, "the traceback"), generation, task)
+
+
+def done(*names: str, generation: int = 1) -> list[Step]:
+    """These workers are done, and end."""
+    steps: list[Step] = []
+    for name in names:
+        steps += [worker(name, WorkerDone(), generation), exits(name, 0, generation)]
+    return steps
+
+
+def step(number: int, generation: int = 1) -> Says:
+    row = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+    return worker("east/0", StepDone(row), generation)
+
+
+def part(name: str, number: int, generation: int = 1) -> Says:
+    return worker(name, PartDurable(number, f"step-{number:06d}", {}), generation)
+
+
+def committed(number: int) -> Committed:
+    return Committed(number, Path(f"/run/checkpoints/step-{number:06d}"), 100, 0.5)
+
+
+def found(number: int | None = None) -> FoundCheckpoint:
+    return FoundCheckpoint(None if number is None else Path(f"/run/checkpoints/step-{number:06d}"))
+
+
+ALL = ("east/0", "east/1", "west/0")
+MODEL = worker("east/0", ModelFound(INVENTORY, {"name": "stdlib", "digest": "d"}), 0, "inspect")
+UP_TO_JOIN: list[Step] = [BackendOpened("127.0.0.1"), NodesListed((NODE,)), AgentsPlaced()]
+UP_TO_READY: list[Step] = [*UP_TO_JOIN, Joins("east"), Joins("west")]
+UP_TO_MODEL: list[Step] = [
+    *UP_TO_READY,
+    StoreOpened(("127.0.0.1", 1), None),
+    Says("east", AgentReady(1)),
+    Says("west", AgentReady(2)),
+]
+START: list[Step] = [*UP_TO_MODEL, MODEL, found()]
+"""From nothing to a running generation 1."""
+
+
+@dataclass
+class Machine:
+    """Facts and state of one run. `states`, `actions`, `events`: what came out since the last `clear`."""
+
+    job: Job
+    deadlines: Deadlines = DEADLINES
+    takes_fingerprints: bool = False
+    state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
+    facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
+    now: float = 0.0
+    states: list[str] = field(default_factory=lambda: ["STARTING"])
+    actions: list[Action] = field(default_factory=list)
+    events: list[RunEvent] = field(default_factory=list)
+    channels: dict[str, Channel] = field(default_factory=dict)
+    peers: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def policy(self) -> RunPolicy:
+        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
+
+    @property
+    def outcome(self) -> Outcome:
+        assert isinstance(self.state, Ended), f"the run goes on, as {self.state}"
+        return self.state.outcome
+
+    def clear(self) -> Machine:
+        self.states, self.actions, self.events = [], [], []
+        return self
+
+    def play(self, *steps: Step | Iterable[Step]) -> Machine:
+        """Put all of it in, one after the other, and settle after each."""
+        for entry in steps:
+            for one in entry if isinstance(entry, (list, tuple)) else [entry]:
+                self._put(one)
+                self._settle()
+        return self
+
+    def names(self) -> list[str]:
+        """What was done, in words: events and states have lists of their own."""
+        return [_in_words(action) for action in self.actions]
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+    def event(self, kind: str) -> Any:
+        """The only event of that kind."""
+        (event,) = [event for event in self.events if event.kind == kind]
+        return event
+
+    def _put(self, step: Step) -> None:
+        match step:
+            case Passes(seconds, silent):
+                self.now += seconds
+                for agent, channel in self.channels.items():
+                    if agent not in silent:
+                        channel.heard_at = self.now
+                self._take(observe_time(self.facts, self.now, self.deadlines))
+            case Joins(agent):
+                self.channels[agent] = self._channel()
+                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {}, True)
+                self._observe(AgentJoined(facts, self.channels[agent]))
+            case Says(agent, message):
+                self._observe(AgentMessage(agent, self.channels[agent], message))
+            case Leaves(agent):
+                self._observe(AgentLeft(agent, self.channels[agent], "its connection ended"))
+            case item:
+                self._observe(item)
+
+    def _observe(self, item: Item) -> None:
+        self._take(observe(self.facts, item, self.now))
+
+    def _settle(self) -> None:
+        for _ in range(100):
+            due = next_actions(self.facts, self.state, self.policy, self.now)
+            if not due:
+                return
+            self._take(due)
+        raise AssertionError(f"no end of {self.actions[-5:]}")
+
+    def _take(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Record(event):
+                    self.events.append(event)
+                case Enter(state):
+                    if state.name != self.state.name:
+                        self.states.append(state.name)
+                    self.state = state
+                case _:
+                    self.actions.append(action)
+            self.facts.note(action, self.now)
+
+    def _channel(self) -> Channel:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+        self.peers.append(theirs)
+        channel = Channel(ours, "an agent", self.deadlines)
+        channel.heard_at = self.now
+        return channel
+
+
+def machine(takes_fingerprints: bool = False, **job: Any) -> Machine:
+    """A machine at its very beginning. `job`: as for `toy_job`."""
+    return Machine(Job.model_validate(toy_job(**{"islands": ISLANDS, **job})), DEADLINES, takes_fingerprints)
+
+
+def running(**job: Any) -> Machine:
+    """A machine whose first generation has just begun."""
+    return machine(**job).play(START).clear()
+
+
+def with_deadlines(made: Machine, **changes: float) -> Machine:
+    made.deadlines = replace(made.deadlines, **changes)
+    return made
+
+
+def _in_words(action: Action) -> str:
+    """`DropAgent west`, `ForkGeneration 2`: the class, and what matters of it."""
+    name = type(action).__name__
+    for key in ("agent", "worker", "number", "generation"):
+        if hasattr(action, key) and not isinstance(action, CommitCheckpoint):
+            return f"{name} {getattr(action, key)}"
+    if isinstance(action, CommitCheckpoint):
+        return f"{name} {action.step}"
+    if hasattr(action, "specs"):
+        return f"{name} {' '.join(spec.name for spec in action.specs)}"
+    return name

@@ -1,0 +1,71 @@
+"""Who is expected, who has joined, who is lost."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from dougong.control.channel import Channel
+from dougong.control.handshake import AgentFacts
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.launcher.controller.agents import AgentTable
+from dougong.planner.placement import AgentSpec
+
+EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 2)
+WEST = AgentSpec("west", "west", "both", "cpu", 1, 0, 1)
+
+
+def facts(agent: str) -> AgentFacts:
+    return AgentFacts(agent, agent, f"node-of-{agent}", 1, "cpu", None, {}, {}, True)
+
+
+@pytest.fixture
+def channels() -> Iterator[list[Channel]]:
+    made = [Channel(end, "a peer", DEADLINES) for end in socket.socketpair()]
+    yield made
+    for channel in made:
+        channel.close()
+
+
+@pytest.fixture
+def agents() -> AgentTable:
+    table = AgentTable()
+    table.expect([EAST, WEST])
+    return table
+
+
+def test_an_agent_joins_once(agents: AgentTable, channels: list[Channel]) -> None:
+    assert agents.join(facts("east"), channels[0])
+    assert not agents.join(facts("east"), channels[1])
+    assert not agents.join(facts("north"), channels[1])
+    assert agents.is_current("east", channels[0]) and not agents.is_current("east", channels[1])
+    assert list(agents.facts) == ["east"]
+
+
+def test_a_lost_agent_is_named_with_its_node_and_begins_another_life(
+    agents: AgentTable, channels: list[Channel]
+) -> None:
+    agents.join(facts("east"), channels[0])
+    assert agents.lose(agents["east"], "no heartbeat") == "agent east on node-of-east: no heartbeat"
+    assert agents.lose(agents["west"], "gone") == "agent west on its node: gone"
+    assert [handle.spec.name for handle in agents.lost] == ["east", "west"]
+    assert not agents.is_current("east", channels[0])
+    agents.expect([EAST])
+    assert agents.join(facts("east"), channels[1])
+    assert [handle.spec.name for handle in agents.lost] == ["west"]
+
+
+def test_only_those_who_have_joined_fall_silent(agents: AgentTable, channels: list[Channel]) -> None:
+    limits = Deadlines(agent_silence_s=10)
+    agents.join(facts("east"), channels[0])
+    channels[0].heard_at = 100.0
+    assert agents.silent(110.0, limits) == ()
+    assert [handle.spec.name for handle in agents.silent(111.0, limits)] == ["east"]
+    agents.lose(agents["east"], "no heartbeat")
+    assert agents.silent(200.0, limits) == ()
+
+
+def test_named_means_all_where_none_is_named(agents: AgentTable) -> None:
+    assert [handle.spec.name for handle in agents.named(())] == ["east", "west"]
+    assert [handle.spec.name for handle in agents.named(("west",))] == ["west"]

@@ -1,0 +1,144 @@
+"""One owner of the state: events and status.json say the same at every moment. No process runs here."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from dougong.control.messages import Ping
+from dougong.errors import PlanError
+from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.policy import Decision
+from dougong.job.schema import Job
+from dougong.launcher.backends.base import SettingsOf
+from dougong.launcher.controller.config import ControllerConfig, ResumePoint
+from dougong.launcher.controller.controller import Controller
+from dougong.launcher.controller.inbox import Inbox
+from dougong.launcher.controller.items import ClientRequest, SignalReceived
+from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
+from dougong.planner.placement import AgentSpec, Node
+from dougong.records.directory import RunDir
+from dougong.records.events import RunEnded, StateChanged
+from dougong.ui.recorder import Recorder
+from dougong.ui.view import make_view
+from rich.console import Console
+from tests.launcher.toyrun import toy_job
+
+
+class NoNodes:
+    """A backend whose machine room is empty. `error`: what opening it raises."""
+
+    shared_devices = True
+
+    def __init__(self, error: Exception | None = None, opens_in_s: float = 0.0) -> None:
+        self._error, self._opens_in_s = error, opens_in_s
+        self.is_closed = False
+
+    def open(self) -> str:
+        time.sleep(self._opens_in_s)
+        if self._error is not None:
+            raise self._error
+        return "127.0.0.1"
+
+    def nodes(self, kinds: Sequence[str]) -> list[Node]:
+        return []
+
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
+        raise AssertionError("there is no place to start anything")
+
+    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
+        raise AssertionError("nothing has been started")
+
+    def why_ended(self, name: str) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "run")
+
+
+def controller(run_dir: RunDir, backend: NoNodes, inbox: Inbox | None = None) -> Controller:
+    view = make_view(Console(file=io.StringIO()), "toy", 20)
+    config = ControllerConfig(Job.model_validate(toy_job()), "secret", "/", resume_point=ResumePoint(2, 5))
+    return Controller(config, inbox or Inbox(), backend, Recorder(run_dir, view, None))
+
+
+def states_in_events(run_dir: RunDir) -> list[str]:
+    return [event.state for event in run_dir.read_events() if isinstance(event, StateChanged)]
+
+
+DIAGNOSIS = Diagnosis("east/1", "crash", "SIGKILL")
+STATES: list[State] = [
+    Running(1),
+    Stopping(1, Stop("SIGINT", 130)),
+    Recovering(DIAGNOSIS, Decision("restart", "1 of 3"), Stage.WORKERS_END, 0.0, was_stopping=True),
+    Running(2),
+    Ended(Outcome("STOPPED", 130)),
+]
+
+
+def test_every_state_is_an_event_and_in_the_status_at_once(run_dir: RunDir) -> None:
+    """A run that is being stopped said RUNNING in status.json until its end: the event had another owner."""
+    made = controller(run_dir, NoNodes())
+    for state in STATES:
+        made.set_state(state)
+        status = run_dir.read_status()
+        assert status is not None
+        assert states_in_events(run_dir)[-1] == state.name == made.status()["state"]
+        assert state_of(status) == state.name
+    assert states_in_events(run_dir) == ["RUNNING", "STOPPING", "RECOVERING", "RUNNING", "STOPPED"]
+
+
+def state_of(status: object) -> str:
+    return status["state"] if isinstance(status, dict) else status.state  # type: ignore[attr-defined]
+
+
+def test_another_stage_of_a_state_is_no_event(run_dir: RunDir) -> None:
+    made = controller(run_dir, NoNodes())
+    for stage in (Stage.WORKERS_END, Stage.PLACES, Stage.JOIN):
+        made.set_state(Recovering(DIAGNOSIS, Decision("restart", "1 of 3"), stage, 0.0))
+    assert states_in_events(run_dir) == ["RECOVERING"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [(None, 1, "island east needs a node"), (PlanError("no"), 2, "no"), (OSError("no route"), 1, "OSError: no route")],
+)
+def test_a_run_that_cannot_start_says_why_and_closes_what_it_opened(
+    run_dir: RunDir, error: Exception | None, status: int, text: str
+) -> None:
+    backend = NoNodes(error)
+    outcome = controller(run_dir, backend).run()
+    assert (outcome.state, outcome.status) == ("FAILED", status)
+    assert text in str(outcome.error)
+    assert backend.is_closed
+    assert run_dir.read_controller() is None
+    *_, ended, state = run_dir.read_events()
+    assert isinstance(ended, RunEnded) and (ended.kind, ended.step) == ("failed", 5)
+    assert text in str(ended.cause)
+    assert isinstance(state, StateChanged) and state.state == "FAILED"
+
+
+def test_a_signal_ends_a_start_that_hangs(run_dir: RunDir) -> None:
+    inbox = Inbox()
+    inbox.put(SignalReceived(15))
+    outcome = controller(run_dir, NoNodes(opens_in_s=2.0), inbox).run()
+    assert (outcome.state, outcome.status) == ("STOPPED", 143)
+    assert states_in_events(run_dir) == ["STARTING", "STOPPED"]
+
+
+def test_our_own_mistake_is_recorded_and_raised(run_dir: RunDir) -> None:
+    inbox = Inbox()
+    inbox.put(ClientRequest(None, Ping()))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        controller(run_dir, NoNodes(opens_in_s=1.0), inbox).run()
+    ended = [event for event in run_dir.read_events() if isinstance(event, RunEnded)]
+    assert len(ended) == 1 and "the controller itself: AttributeError" in str(ended[0].cause)
+    assert states_in_events(run_dir) == ["STARTING", "FAILED"]

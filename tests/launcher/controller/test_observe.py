@@ -1,0 +1,89 @@
+"""What an item changes in the facts, and what of it is news."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from dougong.control.channel import Channel
+from dougong.control.messages import Acknowledged, Message, Ping, RequestRefused, StopRun, WorkerExited, WorkerForked
+from dougong.deadlines import DEADLINES
+from dougong.errors import JobError, LaunchError
+from dougong.launcher.controller.actions import CloseChannel, Record
+from dougong.launcher.controller.config import ResumePoint
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.items import ClientRequest, SignalReceived, TaskFailed
+from dougong.launcher.controller.observe import as_ours, observe
+from dougong.launcher.controller.states import Stop
+from dougong.records.events import StopRequested
+from tests.launcher.controller.machine import Says, committed, found, part, running
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    ours, theirs = socket.socketpair()
+    made = Channel(ours, "a client", DEADLINES)
+    yield made
+    made.close()
+    theirs.close()
+
+
+@pytest.fixture
+def facts() -> RunFacts:
+    return RunFacts.at(ResumePoint(3, 10, frozenset({(7, "east/1")})))
+
+
+def test_a_resumed_run_begins_where_its_record_ends(facts: RunFacts) -> None:
+    assert (facts.number, facts.step, facts.fired) == (2, 10, {(7, "east/1")})
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "stop"),
+    [
+        (Ping(), Acknowledged(), None),
+        (StopRun(), Acknowledged(), Stop("dougong stop", 130)),
+        (StopRun(now=True), Acknowledged(), Stop("dougong stop", 130, now=True)),
+        (WorkerForked(1, "east/0", 7), RequestRefused("unknown request: a message of kind 'worker_forked'"), None),
+    ],
+)
+def test_a_client_is_answered(
+    facts: RunFacts, channel: Channel, request_: Message, answer: Message, stop: Stop | None
+) -> None:
+    first, *others = observe(facts, ClientRequest(channel, request_), 0.0)
+    assert first == CloseChannel(channel, answer)  # before anything else is done about it
+    assert facts.stop == stop
+    assert len(others) == (stop is not None)
+
+
+def test_the_second_request_to_stop_is_no_event_and_does_not_wait(facts: RunFacts) -> None:
+    assert observe(facts, SignalReceived(15), 0.0) == (Record(StopRequested(generation=2, by="SIGTERM")),)
+    assert facts.stop == Stop("SIGTERM", 143)
+    assert observe(facts, SignalReceived(2), 0.0) == ()
+    assert facts.stop == Stop("SIGTERM", 143, now=True)
+
+
+def test_an_error_of_ours_keeps_its_class() -> None:
+    assert as_ours(error := JobError("x")) is error
+    other = as_ours(OSError("no route"))
+    assert isinstance(other, LaunchError) and str(other) == "OSError: no route"
+
+
+def test_a_background_error_is_a_fact(facts: RunFacts) -> None:
+    assert observe(facts, TaskFailed(JobError("x")), 0.0) == ()
+    assert isinstance(facts.error, JobError)
+
+
+def test_the_parent_of_the_next_checkpoint_is_the_newest() -> None:
+    made = running()
+    assert made.facts.checkpoints.parent is None
+    made.play([part(name, 5) for name in ("east/0", "east/1", "west/0")], committed(5))
+    assert made.facts.checkpoints.parent == "step-000005"
+    made.facts.checkpoints.note_found(found(None))
+    assert made.facts.checkpoints.parent is None
+
+
+def test_workers_that_are_not_of_the_plan_are_not_heard() -> None:
+    exited = WorkerExited(1, "north/0", "train", -9)
+    made = running().play(Says("east", WorkerForked(1, "north/0", 7)), Says("east", exited))
+    assert made.facts.generation is not None and not made.facts.generation.failures

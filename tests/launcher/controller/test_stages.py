@@ -1,0 +1,141 @@
+"""A start and a recovery, stage by stage: what each waits for, and what it says when that does not come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dougong.control.messages import AgentReady
+from dougong.control.worker_messages import FingerprintFound
+from dougong.fingerprint.record import Fingerprint
+from dougong.launcher.controller.items import AgentsPlaced
+from dougong.launcher.controller.states import Recovering, Stage, Starting
+from tests.launcher.controller.machine import (
+    MODEL,
+    UP_TO_JOIN,
+    UP_TO_MODEL,
+    UP_TO_READY,
+    Joins,
+    Leaves,
+    Passes,
+    Says,
+    Step,
+    exits,
+    found,
+    killed,
+    machine,
+    running,
+    worker,
+)
+
+READY: list[Step] = [Says("east", AgentReady(1)), Says("west", AgentReady(2))]
+
+
+def printed(name: str, bits: str) -> Says:
+    return worker(name, FingerprintFound(Fingerprint({"adding": bits}, "toy", {}).to_json()), 0, "fingerprint")
+
+
+@pytest.mark.parametrize(
+    ("given", "stage", "text"),
+    [
+        ([], Stage.BACKEND, "the backend has not opened: the controller waited 120 s"),
+        (UP_TO_JOIN[:1], Stage.NODES, "the backend has not listed its nodes: the controller waited 120 s"),
+        (UP_TO_JOIN[:2], Stage.PLACES, "the backend has not started the agents: the controller waited 120 s"),
+        (
+            [*UP_TO_JOIN, Joins("east")],
+            Stage.JOIN,
+            "no first message of agents west: the controller waited 120 s (fault.deadlines.agents_join_s)",
+        ),
+        (
+            [*UP_TO_READY, READY[0]],
+            Stage.READY,
+            "agents west have not imported what workers need: the controller waited 300 s "
+            "(fault.deadlines.agents_ready_s)",
+        ),
+        (
+            [*UP_TO_READY, *READY],
+            Stage.READY,
+            "the store where workers meet has not opened: the controller waited 300 s (fault.deadlines.agents_ready_s)",
+        ),
+        (
+            UP_TO_MODEL,
+            Stage.MODEL,
+            "east/0 has not ended its look at the model and the data: the controller waited 3600 s "
+            "(fault.deadlines.inspection_s)",
+        ),
+        (
+            [*UP_TO_MODEL, MODEL, printed("east/0", "a")],
+            Stage.FINGERPRINTS,
+            "no fingerprint of the devices of west/0: the controller waited 600 s (fault.deadlines.fingerprint_s)",
+        ),
+        (
+            [*UP_TO_MODEL, MODEL, printed("east/0", "a"), printed("west/0", "a")],
+            Stage.CHECKPOINT,
+            "the search for a valid checkpoint has not ended: the controller waited 3600 s "
+            "(fault.deadlines.find_checkpoint_s)",
+        ),
+    ],
+)
+def test_a_stage_that_takes_too_long_says_who_has_not_done_what(given: list[Any], stage: Stage, text: str) -> None:
+    made = machine(takes_fingerprints=True).play(given)
+    assert isinstance(made.state, Starting) and made.state.stage is stage
+    made.play(Passes(4000.0))
+    assert (made.outcome.state, str(made.outcome.error)) == ("FAILED", text)
+
+
+def test_every_device_is_asked_and_judged() -> None:
+    made = machine(takes_fingerprints=True).play(UP_TO_MODEL, MODEL)
+    assert made.names()[-2:] == ["UseModel", "AskForFingerprints"]
+    made.play(printed("east/0", "a"), Passes(3.0), printed("west/0", "a"))
+    taken = made.event("fingerprints")
+    assert set(taken.classes) == {"east/0", "east/1", "west/0"} and taken.seconds == 3.0
+    assert made.facts.judged.kernels["roles"]["attention"] == list(set(taken.classes.values()))
+
+
+def test_different_devices_end_the_run_after_what_was_found_is_recorded() -> None:
+    made = machine(takes_fingerprints=True).play(UP_TO_MODEL, MODEL, printed("east/0", "a"), printed("west/0", "b"))
+    assert made.kinds()[-1] == "fingerprints"
+    assert "give different bits" in str(made.outcome.error)
+
+
+def test_a_job_that_does_not_fit_is_the_users_mistake() -> None:
+    made = machine(batch={"lanes": 2}).play(UP_TO_MODEL, MODEL)
+    assert made.outcome.status == 2
+    assert "each needs a lane" in str(made.outcome.error)
+
+
+def test_agents_of_different_software_are_refused() -> None:
+    made = machine().play(UP_TO_JOIN, Joins("east"))
+    made.facts.agents["east"].facts.versions["torch"] = "1"  # type: ignore[union-attr]
+    made.play(Joins("west"))
+    assert "the nodes differ in torch" in str(made.outcome.error)
+
+
+def test_only_an_agent_that_was_lost_is_started_and_probed_again() -> None:
+    made = machine(takes_fingerprints=True).play(
+        UP_TO_MODEL, MODEL, printed("east/0", "a"), printed("west/0", "a"), found(None)
+    )
+    made.clear().play(Leaves("west"), killed("east/0", "east/1"))
+    assert isinstance(made.state, Recovering) and made.state.restarted == ("west",)
+    made.play(AgentsPlaced(), Joins("west"), Says("west", AgentReady(3)))
+    assert made.state.stage is Stage.FINGERPRINTS
+    made.play(printed("west/0", "a"), found(5))
+    assert made.names()[3:] == [
+        "RestartAgents west", "AdoptChannel west", "AskForFingerprints", "UseFingerprints", "FindCheckpoint",
+        "ForkGeneration 2",
+    ]  # fmt: skip
+    assert made.states == ["RECOVERING", "RUNNING"]
+
+
+def test_an_agent_that_comes_back_with_other_kernels_ends_the_run() -> None:
+    made = machine(takes_fingerprints=True).play(
+        UP_TO_MODEL, MODEL, printed("east/0", "a"), printed("west/0", "a"), found(None)
+    )
+    made.play(Leaves("west"), killed("east/0", "east/1"), AgentsPlaced(), Joins("west"), Says("west", AgentReady(3)))
+    made.play(printed("west/0", "b"))
+    assert "its agent cannot be started again: the kernels of the workers" in str(made.outcome.error)
+
+
+def test_a_plan_is_laid_once() -> None:
+    made = running().play(exits("east/1", -9), killed("east/0", "west/0"), found(5))
+    assert "UsePlan" not in made.names()

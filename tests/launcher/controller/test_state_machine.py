@@ -1,0 +1,301 @@
+"""The run as a state machine: what comes in, and which states, actions and events come out. No process runs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from dougong.control.messages import AgentReady, Challenge, Heartbeat, OutputLine, WorkerForked
+from dougong.control.progress import WorkerProgress
+from dougong.control.worker_messages import DrillAnnounced, ModelFound, WorkerWarning
+from dougong.errors import CheckpointError
+from dougong.launcher.controller.actions import ForkGeneration, RecordStep
+from dougong.launcher.controller.items import AgentsPlaced, CommitFailed, PeerRefused, SignalReceived, TaskFailed
+from dougong.launcher.controller.states import Recovering, Running, Stopping
+from tests.launcher.controller.machine import (
+    ALL,
+    INVENTORY,
+    MODEL,
+    START,
+    UP_TO_JOIN,
+    UP_TO_MODEL,
+    UP_TO_READY,
+    Joins,
+    Leaves,
+    Passes,
+    Says,
+    Step,
+    committed,
+    done,
+    exits,
+    found,
+    killed,
+    machine,
+    part,
+    raises,
+    running,
+    step,
+    worker,
+)
+
+SIGINT, SIGTERM = SignalReceived(2), SignalReceived(15)
+DIES = ["worker_died", "diagnosis", "decision"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`given` to a running generation 1 (or to `START`ing ones, where `fresh`): states, actions and events that follow.
+
+    `worker`, `cause`: of the first diagnosis. `reason`: in the outcome's error. `status`: the exit status of an end.
+    """
+
+    name: str
+    given: list[Any]
+    states: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    worker: str = ""
+    cause: str = ""
+    reason: str = ""
+    status: int | None = None
+    job: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = False
+
+
+def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> list[Step]:
+    """The old generation's workers end, a checkpoint is found."""
+    return [*killed(*alive, generation=generation), found(checkpoint)]
+
+
+RESTARTED = [AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
+LAST_PARTS = [part(name, 20) for name in ALL]
+ONCE = {"fault": {"max_restarts": 1}}
+NEVER = {"fault": {"max_restarts": 0}}
+
+CASES = [
+    Case(
+        "a start asks for one thing after the other",
+        START,
+        ["RUNNING"],
+        [
+            "ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
+            "UseModel", "UsePlan", "FindCheckpoint", "ForkGeneration 1",
+        ],
+        ["agents_started", "inspected", "planned", "generation_started"],
+        fresh=True,
+    ),
+    Case("a stop while agents start ends the run", [*UP_TO_JOIN, SIGTERM], ["STOPPED"], events=["stop_requested"],
+         actions=["ListNodes", "StartAgents east west"], status=143, fresh=True),
+    Case("agents that do not come end the start", [*UP_TO_JOIN, Passes(121)], ["FAILED"], status=1, fresh=True,
+         actions=["ListNodes", "StartAgents east west", "GiveUp"],
+         reason="no first message of agents east, west: the controller waited 120 s (fault.deadlines.agents_join_s)"),
+    Case("an agent that is lost ends the start", [*UP_TO_READY, Leaves("west")], ["FAILED"], status=1, fresh=True,
+         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "DropAgent west"],
+         events=["agents_started"], reason="agent west on here: its connection ended"),
+    Case("a backend that cannot open ends the start", [TaskFailed(OSError("no route"))], ["FAILED"], status=1,
+         reason="OSError: no route", fresh=True),
+    Case("a model that cannot be built is the user's mistake",
+         [*UP_TO_MODEL, raises("east/0", "ModelError", message="no router", generation=0, task="inspect")],
+         ["FAILED"], status=2, reason="no router", fresh=True,
+         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east"],
+        events=["agents_started"]),
+    Case("an agent lost while a checkpoint is searched is the first generation's failure",
+         [*UP_TO_MODEL, MODEL, Leaves("west"), found()], ["RUNNING", "RECOVERING"], worker="west/0",
+         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
+                  "UseModel", "UsePlan", "FindCheckpoint", "DropAgent west", "ForkGeneration 1", "KillGeneration 1"],
+         events=["agents_started", "inspected", "planned", "generation_started", *DIES], fresh=True),
+
+    Case("steps are recorded, the first one is an event", [step(1), step(2)], actions=["RecordStep", "RecordStep"],
+         events=["first_step"]),
+    Case("what an older generation says is of no account", [step(9, 7), exits("east/0", -9, 7)]),
+    Case("a death ends the generation and begins the next",
+         [step(1), exits("east/1", -9), *recovered("east/0", "west/0")],
+         ["RECOVERING", "RUNNING"],
+         ["RecordStep", "KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         ["first_step", *DIES, "generation_started"], worker="east/1", cause="SIGKILL from outside the run"),
+    Case("an echo waits for its cause", [raises("east/0", "PeerError"), Passes(0.5), exits("east/1", -11)],
+         ["RECOVERING"], ["ShowException east/0", "KillGeneration 1"], DIES, worker="east/1", cause="SIGSEGV"),
+    Case("an echo alone is named after a while", [raises("east/0", "PeerError"), Passes(0.5), Passes(0.6)],
+         ["RECOVERING"], ["ShowException east/0", "KillGeneration 1"], DIES, worker="east/0", cause="PeerError: x"),
+    Case("an abort is a consequence where there is a cause",
+         [exits("east/0", -6), Passes(0.5), raises("east/1", "ValueError", "Exception")],
+         ["RECOVERING"], ["ShowException east/1", "KillGeneration 1"], DIES, worker="east/1", cause="ValueError"),
+    Case("an abort is the cause where there are only lost peers",
+         [raises("east/0", "PeerError"), exits("west/0", -6), raises("east/1", "PeerError")],
+         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "KillGeneration 1"], DIES, worker="west/0",
+         cause="SIGABRT"),
+    Case("several dead at once are one failure",
+         [[exits("west/0", -9)], [exits("east/0", -9), exits("east/1", -9)], found(5)],
+         ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         [*DIES, "generation_started"], worker="west/0"),
+    Case("wrong data is not tried again", [raises("east/0", "DataError"), killed(*ALL)], ["RECOVERING", "FAILED"],
+         ["ShowException east/0", "KillGeneration 1", "ForgetParts"], DIES, worker="east/0", status=1,
+         reason="a data error would come again"),
+    Case("a restart budget that is used up ends the run with the first cause",
+         [exits("east/1", -9), *recovered("east/0", "west/0"),
+          exits("west/0", 3, 2), *killed("east/0", "east/1", generation=2)],
+         ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
+         [*DIES, "generation_started", *DIES], worker="east/1", status=1, job=ONCE,
+         reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
+    Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
+         ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         [*DIES, "warning", "generation_started"], worker="east/1"),
+
+    Case("a stop lets the step end", [step(1), SIGINT, step(2), *done(*ALL)], ["STOPPING", "STOPPED"],
+         ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
+    Case("a stop in the last step is the end of the job", [SIGTERM, step(20), *done(*ALL)], ["STOPPING", "FINISHED"],
+         ["AskToStop 1", "RecordStep"], ["stop_requested", "first_step"], status=0),
+    Case("a second stop does not wait", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"], ["stop_requested"],
+         status=130),
+    Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
+         ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
+    Case("a stop while the last checkpoint is committed does not wait", [step(20), *LAST_PARTS, *done(*ALL), SIGINT],
+         ["STOPPED"], ["RecordStep", "CommitCheckpoint 20"],
+         ["first_step", "checkpoint_started", "stop_requested"], status=130),
+    Case("a death while stopping ends the run", [SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
+         ["STOPPING", "RECOVERING", "FAILED"], ["AskToStop 1", "KillGeneration 1", "ForgetParts"],
+         ["stop_requested", *DIES], worker="east/1", status=1, reason="failed while the run was being stopped"),
+    Case("a second stop ends a recovery that a stop had met",
+         [SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
+         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES], status=130),
+
+    Case("a lost agent is started again",
+         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "RestartAgents west", "AdoptChannel west",
+          "FindCheckpoint", "ForkGeneration 2"],
+         [*DIES, "agents_started", "generation_started"], worker="west/0",
+         cause="agent west on here: its connection ended"),
+    Case("an agent that falls silent is lost", [Passes(10.1, silent=("west",))], ["RECOVERING"],
+         ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0",
+         cause="no heartbeat for 10 s (fault.deadlines.agent_silence_s)"),
+    Case("an agent lost again while it starts ends the run",
+         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:2], Leaves("west")], ["RECOVERING", "FAILED"],
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "RestartAgents west", "AdoptChannel west",
+          "DropAgent west"],
+         [*DIES, "agents_started"], worker="west/0", status=1, reason="its agent cannot be started again: agent west"),
+    Case("an agent that does not come back ends the run",
+         [Leaves("west"), *killed("east/0", "east/1"), AgentsPlaced(), Passes(121)], ["RECOVERING", "FAILED"],
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "RestartAgents west", "GiveUp"], DIES, worker="west/0",
+         status=1, reason="its agent cannot be started again: no first message of agents west"),
+    Case("an agent lost twice in the run's life uses the budget up",
+         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5), Leaves("west"),
+          *killed("east/0", "east/1", generation=2)],
+         ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "RestartAgents west", "AdoptChannel west",
+          "FindCheckpoint", "ForkGeneration 2", "DropAgent west", "KillGeneration 2", "ForgetParts"],
+         [*DIES, "agents_started", "generation_started", *DIES], worker="west/0", status=1, job=ONCE,
+         reason="fault.max_restarts is 1 and they are used up"),
+    Case("words of an agent's former life are not heard", [Leaves("west"), Says("west", AgentReady(9))],
+         ["RECOVERING"], ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0"),
+
+    Case("a commit that ends late ends the run", [step(20), *LAST_PARTS, *done(*ALL), Passes(60), committed(20)],
+         ["FINISHED"], ["RecordStep", "CommitCheckpoint 20"],
+         ["first_step", "checkpoint_started", "checkpoint_committed"], status=0),
+    Case("a last commit that fails is a failure of the run",
+         [step(20), *LAST_PARTS, *done(*ALL), CommitFailed(20, CheckpointError("torn"))], ["FAILED"],
+         ["RecordStep", "CommitCheckpoint 20"], ["first_step", "checkpoint_started", "warning"], status=1,
+         reason="torn"),
+    Case("an earlier commit that fails is a warning",
+         [*[part(name, 5) for name in ALL], CommitFailed(5, OSError("full")), *LAST_PARTS, committed(20), *done(*ALL)],
+         ["FINISHED"], ["CommitCheckpoint 5", "CommitCheckpoint 20"],
+         ["checkpoint_started", "warning", "checkpoint_started", "checkpoint_committed"], status=0),
+    Case("a last commit that takes too long is given up", [*LAST_PARTS, *done(*ALL), Passes(1801)], ["FAILED"],
+         ["CommitCheckpoint 20"], ["checkpoint_started"], status=1, reason="fault.deadlines.commit_checkpoint_s"),
+    Case("a last part that is missing is a failure of the run", [*LAST_PARTS[:2], *done(*ALL)], ["FAILED"],
+         events=["checkpoint_started"], status=1, reason="the checkpoint of step 20 is not whole"),
+    Case("parts of a generation that failed are forgotten",
+         [part("east/0", 5), exits("east/1", -9), *recovered("east/0", "west/0"),
+          *[part(name, 5, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "CommitCheckpoint 5"],
+         ["checkpoint_started", *DIES, "generation_started", "checkpoint_started"], worker="east/1"),
+
+    Case("a drill is told from a death", [worker("east/1", DrillAnnounced(7, "kill")), exits("east/1", -9)],
+         ["RECOVERING"], ["KillGeneration 1"], ["drill", *DIES], worker="east/1", cause="as its drill said"),
+    Case("one worker that does not end has hung",
+         [*done("east/0", "west/0"), Passes(601), *killed("east/1"), found(5)], ["RECOVERING", "RUNNING"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         ["warning", *DIES, "generation_started"], worker="east/1",
+         cause="still at work 600 s (fault.deadlines.last_worker_s)"),
+    Case("a worker that says it is done and dies has failed", [*done("east/0"), exits("east/1", 0)], ["RECOVERING"],
+         ["KillGeneration 1"], DIES, worker="east/1", cause="left before its work was done"),
+    Case("a worker that cannot be begun has failed", [exits("east/1", 1, text="cannot fork")], ["RECOVERING"],
+         ["KillGeneration 1"], DIES, worker="east/1", cause="cannot fork"),
+    Case("a stall is a warning, once", [Passes(121), Passes(10)], events=["warning"] * 3),
+
+    Case("what cannot be understood is a warning", [PeerRefused("not a message: b'x'")], events=["warning"]),
+    Case("a message at the wrong place is a warning",
+         [Says("east", Challenge("n")), worker("east/0", ModelFound(INVENTORY, {}))], events=["warning", "warning"]),
+    Case("a worker's warning is one", [worker("west/0", WorkerWarning("slow disk"))], events=["warning"]),
+    Case("an agent that nobody expects is turned away", [Joins("north")], actions=["CloseChannel"], events=["warning"]),
+    Case("lines are shown until somebody has failed",
+         [Says("east", OutputLine(1, "east/0", "hello")), raises("east/1", "ValueError"),
+          Says("east", OutputLine(1, "east/0", "bye")), Says("east", OutputLine(1, "east/1", "Traceback"))],
+         ["RECOVERING"], ["ShowLine east/0", "ShowException east/1", "KillGeneration 1", "ShowLine east/1"],
+         DIES, worker="east/1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_what_follows(case: Case) -> None:
+    made = machine(**case.job) if case.fresh else running(**case.job)
+    made.clear().play(*case.given)
+    assert made.states == case.states
+    assert made.names() == case.actions
+    assert made.kinds() == case.events
+    diagnoses = [event for event in made.events if event.kind == "diagnosis"]
+    if case.worker:
+        assert (diagnoses[0].worker, case.cause in diagnoses[0].cause) == (case.worker, True), diagnoses[0]
+    if case.status is not None:
+        assert made.outcome.status == case.status
+        assert case.reason in str(made.outcome.error)
+    elif made.states:
+        assert made.states[-1] in ("RUNNING", "STOPPING", "RECOVERING")
+
+
+def test_a_state_carries_its_data() -> None:
+    made = running()
+    assert made.state == Running(1)
+    made.play(SIGINT)
+    assert isinstance(made.state, Stopping) and (made.state.generation, made.state.stop.by) == (1, "SIGINT")
+    made.play(exits("east/1", -9))
+    assert isinstance(made.state, Recovering) and made.state.was_stopping
+    assert made.state.diagnosis.worker == "east/1"
+
+
+def test_followers_are_named_with_the_first() -> None:
+    made = running().play(raises("east/0", "PeerError"), raises("west/0", "PeerError"), exits("east/1", -9))
+    assert made.event("diagnosis").followed_by == ("east/0", "west/0")
+
+
+def test_a_generation_goes_on_where_the_checkpoint_stands() -> None:
+    made = running().play(step(7), exits("east/1", -9), *recovered("east/0", "west/0", checkpoint=5))
+    started = made.event("generation_started")
+    assert (started.generation, started.resume, started.step) == (2, "step-000005", 5)
+    assert (made.facts.step, made.facts.number) == (5, 2)
+    fork = next(action for action in made.actions if isinstance(action, ForkGeneration))
+    assert fork.resume is not None and fork.resume.name == "step-000005"
+
+
+def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
+    made = running(drill=[{"at_step": 7, "kill": "east/1"}, {"at_step": 9, "kill": "east/0"}])
+    made.play(worker("east/1", DrillAnnounced(7, "kill")), exits("east/1", -9), *recovered("east/0", "west/0"))
+    fork = next(action for action in made.actions if isinstance(action, ForkGeneration))
+    assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
+
+
+def test_rows_say_which_attempt_they_are_of() -> None:
+    made = running().play(step(1))
+    (row,) = [action.row for action in made.actions if isinstance(action, RecordStep)]
+    assert (row["attempt"], row["step"]) == (1, 1)
+
+
+def test_progress_is_what_heartbeats_say() -> None:
+    made = running().play(
+        Says("east", WorkerForked(1, "east/0", 4711)),
+        Says("east", Heartbeat(1, 1, {"east/0": WorkerProgress(3, 6, "forward", 2)})),
+    )
+    assert made.facts.generation is not None
+    described = made.facts.generation.workers["east/0"].describe()
+    assert (described["pid"], described["step"], described["phase"], described["alive"]) == (4711, 6, "forward", True)
