@@ -25,12 +25,12 @@ from torch import Tensor
 
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
-    combine_backward,
     combine_rows,
     make_routing,
     permute_backward,
     permute_rows,
 )
+from tests.reference import combine_backward
 
 PARAMETERS = ("gate_up_proj", "down_proj")
 Run = Callable[[], Any]

@@ -113,12 +113,25 @@ class _Experts(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> Any:
         op, names, _ = ctx.how
         h, w, routing, answers, saved, blocks, parameters = ctx.kept
-        danswers, dw = ops.combine_backward(dout, answers, h, w, routing)
+        danswers, dw = combine_backward(dout, answers, h, w, routing)
         drows = torch.empty_like(danswers)
         grads = [torch.zeros_like(p) for p in parameters]
         into = _by_expert(names, grads, blocks)
         op.backward(danswers, saved, _by_expert(names, parameters, blocks), into, drows)()
         return ops.permute_backward(drows, dout, w, routing), None, dw, None, *grads
+
+
+def combine_backward(
+    dout_TH: Tensor, outputs_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: ops.Routing
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `combine_rows` on one worker: of the experts' outputs [R, H] and of the weights [T, K].
+
+    The definition; where attention and experts are different workers, each side computes its part of it.
+    """
+    dout_RH = ops.permute_rows(dout_TH, routing)
+    doutputs_RH = ops.weigh_rows(dout_RH, ops.weights_of_rows(weights_TK, routing))
+    dweights_R = ops.products_of_rows(dout_RH, outputs_RH)
+    return doutputs_RH, ops.weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
 
 
 def _by_expert(

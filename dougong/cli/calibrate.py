@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.run import Address, JobFile, NoRay, Overrides, new_path, options_of
-
-Steps = Annotated[
-    int, typer.Option(min=3, max=1000, help="Steps of each of the two runs; the first warms up.")
-]
+from dougong.cli.options import Address, JobFile, NoRay, Overrides, new_run_path
+from dougong.cli.run import launch_options
+from dougong.job.load import load_job
+from dougong.tools.calibrate import calibrate as measure
 
 
 def calibrate(
@@ -23,7 +22,10 @@ def calibrate(
             metavar="DIR", help="Default runs/<job>-calibrate-<time>.", show_default=False
         ),
     ] = None,
-    steps: Steps = 6,
+    steps: Annotated[
+        int,
+        typer.Option(min=3, max=1000, help="Steps of each of the two runs; the first warms up."),
+    ] = 6,
     address: Address = None,
     no_ray: NoRay = False,
 ) -> None:
@@ -31,21 +33,13 @@ def calibrate(
 
     Each island runs one worker, which computes attention in one run and experts in the other; the
     model must fit so, or be made smaller with -o (model.config.num_hidden_layers=2): speeds are for
-    one layer. Example: dougong calibrate examples/afd.yaml --no-ray
+    one layer.
+
+    Example: dougong calibrate examples/afd.yaml --no-ray
     """
-    from dougong.job.load import load_job
-
     resolved = load_job(file, override or [])
-    options = options_of(address, no_ray)
-    from dougong.tools.calibrate import calibrate as measure
-
-    path = run_dir or new_path(f"{resolved.job.job}-calibrate")
+    options = launch_options(address, no_ray)
+    path = run_dir or new_run_path(f"{resolved.job.job}-calibrate")
     for island, rates in measure(resolved, path, options, steps).items():
-        typer.echo(
-            f"islands.{island}.speed={{attention: {rates.attention:.4g}, experts: {rates.experts:.4g}}}"
-        )
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command()(calibrate)
+        speed = f"{{attention: {rates.attention:.4g}, experts: {rates.experts:.4g}}}"
+        typer.echo(f"islands.{island}.speed={speed}")

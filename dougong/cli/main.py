@@ -1,23 +1,113 @@
-"""The command line's front: one typer app, whose commands live in `dougong/cli/`, a light module
-each.
+"""The command line's front: what commands there are, and how errors end.
 
-Errors that dougong raises on purpose end here as a message on stderr and an exit status, without a
-traceback.
+A command's module is imported when that command is called, so that each pays for its own imports
+alone. Errors that dougong raises on purpose end here as a message on stderr and an exit status,
+without a traceback.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from dougong import __version__
 from dougong.errors import DougongError
 
-COMMAND_MODULES = ("run", "check", "checkpoint", "report", "fingerprint", "prove", "calibrate")
+
+@dataclass(frozen=True)
+class Command:
+    """A command as the front knows it. `function`: what runs, as `module:function`; `summary`: the
+    first sentence of its help."""
+
+    name: str
+    function: str
+    summary: str
+
+
+COMMANDS = (
+    Command(
+        "run",
+        "dougong.cli.run:run",
+        "Train a job, through failures, to its end.",
+    ),
+    Command(
+        "resume",
+        "dougong.cli.run:resume",
+        "Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.",
+    ),
+    Command(
+        "status",
+        "dougong.cli.watch:status",
+        "Say where a run stands, alive or ended.",
+    ),
+    Command(
+        "logs",
+        "dougong.cli.watch:logs",
+        "Print what workers have printed.",
+    ),
+    Command(
+        "stop",
+        "dougong.cli.watch:stop",
+        "Stop a run: it finishes the step and writes a checkpoint, then ends.",
+    ),
+    Command(
+        "plan",
+        "dougong.cli.plan:plan",
+        "Show who would run which lanes and experts, and a step as a chart; use no device.",
+    ),
+    Command(
+        "check",
+        "dougong.cli.check:check",
+        "Check a job file and say every mistake at once, with its line. Starts nothing.",
+    ),
+    Command(
+        "schema",
+        "dougong.cli.check:schema",
+        "Print the job file's JSON Schema, for editors that complete and check YAML.",
+    ),
+    Command(
+        "verify",
+        "dougong.cli.checkpoint:verify",
+        "Read every byte of a checkpoint and say whether it is what was written.",
+    ),
+    Command(
+        "diff",
+        "dougong.cli.diff:diff",
+        "Compare two checkpoints or runs bit by bit; name the first difference.",
+    ),
+    Command(
+        "export",
+        "dougong.cli.checkpoint:export",
+        "Write a run's model as a plain Hugging Face folder.",
+    ),
+    Command(
+        "report",
+        "dougong.cli.report:report",
+        "Draw a run as one page: loss, speed, layout, failures, checkpoints, environment.",
+    ),
+    Command(
+        "fingerprint",
+        "dougong.cli.fingerprint:fingerprint",
+        "Hash the bits of fixed computations: equal classes mean equal arithmetic.",
+    ),
+    Command(
+        "prove",
+        "dougong.cli.prove:prove",
+        "Run a job on several layouts of this machine and compare their bits.",
+    ),
+    Command(
+        "calibrate",
+        "dougong.cli.calibrate:calibrate",
+        "Measure islands' speeds in two short runs, and print them for the job file.",
+    ),
+)
 
 _HELP = """Train one mixture-of-experts model on unlike accelerators, and ride out their failures.
 
@@ -26,8 +116,10 @@ Start here:  [bold]dougong run examples/quickstart.yaml[/bold]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 a wrong command line or job file, 130
-    interrupted."""
+    """Run the command line and exit.
+
+    Exit status: 0 done, 1 failed, 2 a wrong command line or job file, 130 interrupted.
+    """
     try:
         build_command().main(args=arguments, prog_name="dougong")
     except DougongError as error:
@@ -39,10 +131,47 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def build_command() -> typer.core.TyperGroup:
-    """All commands, without running any. Importing them must stay light: no torch, no ray, no
-    transformers."""
+def build_command() -> TyperGroup:
+    """All commands by name; the one that is called is loaded then."""
+    group = _group_of(_new_app())
+    for command in COMMANDS:
+        group.add_command(TyperCommand(command.name, short_help=command.summary))
+    return group
+
+
+def load_command(name: str) -> Any:
+    """A command with all its options, made by typer from its function."""
+    (command,) = (command for command in COMMANDS if command.name == name)
+    module, _, function = command.function.partition(":")
+    app = _new_app()
+    implementation = getattr(importlib.import_module(module), function)
+    app.command(name, help=_help_of(implementation))(implementation)
+    return _group_of(app).commands[name]
+
+
+class _Front(TyperGroup):
+    """Lists the commands by their summaries alone, and loads the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
+
+
+def _help_of(implementation: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line: a terminal folds it anew to its own width."""
+    text = inspect.cleandoc(implementation.__doc__ or "")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def _group_of(app: typer.Typer) -> TyperGroup:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return group
+
+
+def _new_app() -> typer.Typer:
     app = typer.Typer(
+        cls=_Front,
         help=_HELP,
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -50,11 +179,7 @@ def build_command() -> typer.core.TyperGroup:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_front)
-    for name in COMMAND_MODULES:
-        importlib.import_module(f"dougong.cli.{name}").register(app)
-    command = typer.main.get_command(app)
-    assert isinstance(command, typer.core.TyperGroup)
-    return command
+    return app
 
 
 def _print_version(wanted: bool) -> None:

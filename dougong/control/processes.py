@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -87,8 +89,6 @@ def interface_of(address: str) -> str | None:
 
     None when none has: the address is translated on the way.
     """
-    import psutil
-
     for name, addresses in psutil.net_if_addrs().items():
         # An IPv6 address may carry its interface behind a `%`.
         if any(entry.address.partition("%")[0] == address for entry in addresses):

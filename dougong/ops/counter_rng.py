@@ -1,5 +1,4 @@
-"""Random numbers that depend on the job alone, never on the worker, the thread count or the kind of
-CPU.
+"""Random numbers that depend on the job alone: not on worker, thread count or kind of CPU.
 
 Every use of chance has its own counter-based stream (Philox 4x64-10, Salmon et al. 2011), keyed by
 the job's seed and a list of names and numbers: purpose, step, lane, micro-batch, layer. No stream
@@ -19,9 +18,9 @@ import numpy.typing as npt
 
 from dougong.ops.mixing import mix
 
-# Values made at a time: about 1 MiB of scratch, so the work stays in cache. No bit depends on it
-# (tested).
 CHUNK = 1 << 15
+"""Values made at a time: about 1 MiB of scratch, so the work stays in cache. No bit depends on it
+(tested)."""
 # Variance of a sum of eight independent integers that are uniform on 0 .. 65535.
 _EIGHT_VARIANCE = 8 * (65536**2 - 1) / 12
 _EIGHT_MEAN = 8 * 65535 // 2
@@ -58,8 +57,8 @@ def stream(seed: int, *key: int | str) -> Stream:
 
 
 def torch_seed(seed: int, *key: int | str) -> int:
-    """A seed in 0 .. 2**63 - 1 for `torch.manual_seed`, so that a segment's dropout depends on
-    `key` alone."""
+    """A seed in 0 .. 2**63 - 1 for `torch.manual_seed`: a segment's dropout depends on `key`
+    alone."""
     return int.from_bytes(_digest(seed, ("torch", *key), 8), "little") >> 1
 
 
@@ -72,11 +71,13 @@ def normal(shape: Sequence[int], seed: int, name: str, std: float = 1.0) -> npt.
     kurtosis 2.85 instead of 3.
     """
     scale = std / _EIGHT_VARIANCE**0.5
-    return _fill(
-        shape,
-        stream(seed, "normal", name),
-        lambda source, start, count: _eights(source, start, count) * scale,
-    )
+
+    def values(source: Stream, start: int, count: int) -> npt.NDArray[np.float64]:
+        sums = _eights(source, start, count)
+        sums *= scale
+        return sums
+
+    return _fill(shape, stream(seed, "normal", name), values)
 
 
 def uniform(
@@ -98,8 +99,8 @@ def uniform(
 def _eights(source: Stream, start: int, count: int) -> npt.NDArray[np.float64]:
     """Centred sums of eight 16-bit integers, exact in float64 [count]."""
     words = source.words(2 * start, 2 * count)
-    # Two 32-bit fields of each word gather its four 16-bit quarters; no field can overflow (8 *
-    # 65535 < 2**32).
+    # Two 32-bit fields of each word gather its four 16-bit quarters; no field can overflow, as
+    # 8 * 65535 < 2**32.
     halves = words & _LOW_HALVES
     words >>= np.uint64(16)
     words &= _LOW_HALVES
@@ -122,8 +123,7 @@ def _fill(
 
 
 class Permutation:
-    """A keyed pseudo-random permutation of 0 .. size-1 that is never written out, so `size` may be
-    billions.
+    """A keyed pseudo-random permutation of 0 .. size-1, never written out: `size` may be billions.
 
     A balanced Feistel network (Luby and Rackoff 1988) of eight rounds over the next even number of
     bits; a result outside the range is sent through again until it falls inside (cycle walking,
@@ -144,11 +144,15 @@ class Permutation:
             "index out of the permutation's range"
         )
         value = self._pass(index.astype(np.uint64).ravel())
-        while (outside := np.flatnonzero(value >= self.size)).size:
+        outside = np.flatnonzero(value >= self.size)
+        while outside.size:
             value[outside] = self._pass(value[outside])
+            outside = outside[value[outside] >= self.size]
         return value.astype(np.int64).reshape(index.shape)
 
     def _pass(self, value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        # Each round is a bijection, whatever `mix` is: `right` is kept, so the exclusive or with
+        # what follows from it can be undone.
         left, right = value >> self._half, value & self._mask
         for key in self._keys:
             left, right = right, left ^ (mix(right + key) & self._mask)

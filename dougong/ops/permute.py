@@ -2,9 +2,13 @@
 scatter.
 
 Every function takes one lane's micro-batch, so what it computes depends on that alone. A *slot* is
-one (token, choice) pair. Legend: T tokens, K choices per token, H hidden size, R rows = slots that
-go to an expert, sorted by (expert, token, choice), P rows followed by one of zeros where some slot
-has none.
+one (token, choice) pair. Legend: T tokens, K choices per token, E experts, H hidden size, R rows =
+slots that go to an expert, sorted by (expert, token, choice), P rows followed by one of zeros where
+some slot has none.
+
+Why no scatter: an addition into places that an index names has no order of its own, so its float
+sums may differ from run to run. Here every token reads its K rows instead, and adds them in the
+router's order (docs/design/determinism.md).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ class Routing:
     """Where each slot of one lane's micro-batch goes.
 
     `order_R`: slot of each row; `position_TK`: row of each slot (R for a slot without a row);
-    `counts_E`: rows per expert, on the CPU; `identity_TK`: slots whose answer is the token itself
+    `counts_E`: rows per expert, on the CPU; `identity_TK`: slots whose output is the token itself
     (or None).
     """
 
@@ -42,25 +46,26 @@ class Routing:
 
 
 def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> Routing:
-    """Sort slots stably by expert. An index of -1 means no expert; from `num_experts` on it means
-    the token itself where the family has such experts (`has_identity`), else no expert.
+    """Sort slots by expert; slots of one expert stay in their order.
+
+    An index of -1 means no expert; from `num_experts` on it means the token itself where the family
+    has such experts (`has_identity`), else no expert.
 
     The result depends on: `index_TK` (whole numbers; a stable sort has one answer).
     """
     num_tokens, num_choices = index_TK.shape
     slots = index_TK.reshape(-1).to(torch.int64)
     routed = (slots >= 0) & (slots < num_experts)
-    order = torch.argsort(torch.where(routed, slots, num_experts), stable=True)
-    counts = torch.bincount(torch.where(routed, slots, num_experts), minlength=num_experts + 1)[
-        :num_experts
-    ].cpu()
-    num_rows = int(counts.sum())
+    # Slots without a row are sorted behind those of the last expert, where they are cut off.
+    experts = torch.where(routed, slots, num_experts)
+    counts_E = torch.bincount(experts, minlength=num_experts + 1)[:num_experts].cpu()
+    num_rows = int(counts_E.sum())
+    order_R = torch.argsort(experts, stable=True)[:num_rows]
     position = torch.full_like(slots, num_rows)
-    position.index_copy_(0, order[:num_rows], torch.arange(num_rows, device=slots.device))
-    identity = (index_TK >= num_experts) if has_identity else None
-    return Routing(
-        order[:num_rows], position.view_as(index_TK), counts, identity, num_tokens, num_choices
-    )
+    position.index_copy_(0, order_R, torch.arange(num_rows, device=slots.device))
+    identity_TK = (index_TK >= num_experts) if has_identity else None
+    position_TK = position.view_as(index_TK)
+    return Routing(order_R, position_TK, counts_E, identity_TK, num_tokens, num_choices)
 
 
 def permute_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
@@ -72,42 +77,21 @@ def permute_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
 
 
 def combine_rows(
-    answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
+    outputs_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
 ) -> Tensor:
-    """Weighted sum of each token's K answers, added in the router's order, [T, H] in `hidden_TH`'s
-    dtype.
+    """Weighted sum of each token's K outputs, added in the router's order: [T, H] in `hidden_TH`'s
+    dtype. The sums are kept in float32 for half-precision inputs.
 
-    Sums are kept in float32 for half-precision inputs.
-
-    The result depends on: the token's own answers, weights and vector, and the order of its
-    choices. Not on other tokens, strides, threads, or the order in which answers arrived: it is K
+    The result depends on: the token's own outputs, weights and vector, and the order of its
+    choices. Not on other tokens, strides, threads, or the order in which outputs arrived: it is K
     multiplications and additions by element.
     """
     total = _accumulator(hidden_TH)
-    answers_PH = _padded(answers_RH, routing)
+    outputs_PH = _padded(outputs_RH, routing)
     for choice in range(routing.num_choices):
-        answer_TH = _choice(answers_PH, hidden_TH, routing, choice)
-        total.add_(answer_TH * weights_TK[:, choice, None])
+        output_TH = _choice(outputs_PH, hidden_TH, routing, choice)
+        total.add_(output_TH * weights_TK[:, choice, None])
     return total.to(hidden_TH.dtype)
-
-
-def combine_backward(
-    dout_TH: Tensor, answers_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `combine_rows`: of the answers [R, H] and of the weights [T, K] (in
-    `weights_TK`'s dtype).
-
-    The definition, on one worker. Where attention and experts write letters, each side computes its
-    part of it.
-
-    The result depends on: the slot's own values, H, and, for the weights, on how the device sums a
-    contiguous row of H products. That was found to depend on nothing else on the CPU, not even on
-    threads (tests/ops/test_invariance.py).
-    """
-    dout_RH = permute_rows(dout_TH, routing)
-    danswers_RH = weigh_rows(dout_RH, weights_of_rows(weights_TK, routing))
-    dweights_R = products_of_rows(dout_RH, answers_RH)
-    return danswers_RH, weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
 
 
 def weights_of_rows(weights_TK: Tensor, routing: Routing) -> Tensor:
@@ -116,7 +100,7 @@ def weights_of_rows(weights_TK: Tensor, routing: Routing) -> Tensor:
 
 
 def weigh_rows(dout_RH: Tensor, weights_R: Tensor) -> Tensor:
-    """The gradients of the answers [R, H], in dout's dtype.
+    """The gradients of the experts' outputs [R, H], in dout's dtype.
 
     The result depends on: the element and its row's weight; one multiplication, the same on every
     device.
@@ -124,26 +108,29 @@ def weigh_rows(dout_RH: Tensor, weights_R: Tensor) -> Tensor:
     return (dout_RH * weights_R[:, None]).to(dout_RH.dtype)
 
 
-def products_of_rows(dout_RH: Tensor, answers_RH: Tensor) -> Tensor:
-    """The gradient of each row's weight: the inner product of dout and the answer, [R] (float32 for
+def products_of_rows(dout_RH: Tensor, outputs_RH: Tensor) -> Tensor:
+    """The gradient of each row's weight: the inner product of dout and the output, [R] (float32 for
     half precision).
 
-    The result depends on: as in `combine_backward`.
+    The result depends on: the row's own values, H, and on how the device sums a contiguous row of
+    H products. That was found to depend on nothing else on the CPU, not even on threads
+    (tests/ops/test_invariance.py).
     """
-    return (dout_RH * answers_RH).sum(-1, dtype=sum_dtype(dout_RH.dtype))
+    return (dout_RH * outputs_RH).sum(-1, dtype=sum_dtype(dout_RH.dtype))
 
 
 def weights_backward(
     dweights_R: Tensor, dout_TH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
 ) -> Tensor:
-    """Gradients of the weights [T, K] from those of the rows' weights; a slot without a row gets
-    zero, one that returned the token itself the inner product of dout and the token. The result
-    depends on: as in `combine_backward`.
+    """Gradients of the weights [T, K] (in `weights_TK`'s dtype) from those of the rows' weights.
+
+    A slot without a row gets zero, one that returned the token itself the inner product of dout and
+    the token. The result depends on: as in `products_of_rows`.
     """
     dweights_TK = _by_slot(dweights_R, routing)
     if routing.identity_TK is not None:
-        own_T = products_of_rows(dout_TH, hidden_TH)
-        dweights_TK = torch.where(routing.identity_TK, own_T[:, None], dweights_TK)
+        dweights_T = products_of_rows(dout_TH, hidden_TH)
+        dweights_TK = torch.where(routing.identity_TK, dweights_T[:, None], dweights_TK)
     return dweights_TK.to(weights_TK.dtype)
 
 
@@ -163,8 +150,8 @@ def permute_backward(
     for choice in range(routing.num_choices):
         part_TH = drows_PH.index_select(0, routing.position_TK[:, choice])
         if routing.identity_TK is not None:
-            own_TH = (dout_TH * weights_TK[:, choice, None]).to(part_TH.dtype)
-            part_TH = torch.where(routing.identity_TK[:, choice, None], own_TH, part_TH)
+            direct_TH = (dout_TH * weights_TK[:, choice, None]).to(part_TH.dtype)
+            part_TH = torch.where(routing.identity_TK[:, choice, None], direct_TH, part_TH)
         total.add_(part_TH)
     return total.to(dout_TH.dtype)
 
@@ -191,11 +178,11 @@ def _accumulator(like_TH: Tensor) -> Tensor:
     return torch.zeros_like(like_TH, dtype=sum_dtype(like_TH.dtype))
 
 
-def _choice(answers_PH: Tensor, hidden_TH: Tensor, routing: Routing, choice: int) -> Tensor:
-    answer_TH = answers_PH.index_select(0, routing.position_TK[:, choice])
+def _choice(outputs_PH: Tensor, hidden_TH: Tensor, routing: Routing, choice: int) -> Tensor:
+    output_TH = outputs_PH.index_select(0, routing.position_TK[:, choice])
     if routing.identity_TK is None:
-        return answer_TH
-    return torch.where(routing.identity_TK[:, choice, None], hidden_TH, answer_TH)
+        return output_TH
+    return torch.where(routing.identity_TK[:, choice, None], hidden_TH, output_TH)
 
 
 def _padded(rows_RH: Tensor, routing: Routing) -> Tensor:

@@ -1,9 +1,8 @@
-"""The k largest scores with ties broken by the lower index: the same choice on every device and in
-every batch.
+"""The k largest scores, ties broken by the lower index: the same choice on every device.
 
 `torch.topk` promises nothing about equal values, and equal they are: in bfloat16 a router's logits
 collide in one row of six, and a sparse attention's indexer scores many keys exactly 0. Which of
-them is taken then depends on the kernel, its batch and its device.
+them is taken then depends on the kernel, its batch and its device (docs/design/determinism.md).
 """
 
 from __future__ import annotations
@@ -69,19 +68,23 @@ def _keys(scores: Tensor, dim: int) -> Tensor:
     """int64, all different along `dim`, in the order of (score, lower index first)."""
     integers, largest = _BITS[scores.dtype]
     bits = (scores + 0.0).view(integers)  # adding 0.0 makes -0.0 positive and changes nothing else
+    # Read as integers, positive floats are in order already, and negative ones in the opposite
+    # order: there, all bits but the sign's are turned over.
     ordered = torch.where(bits < 0, bits ^ largest, bits).masked_fill_(scores.isnan(), largest)
+    # Room for the index below each score: score * count + (count - 1 - index). Scores take 32 bits
+    # at most, so that int64 holds rows of up to 2**31 scores.
+    count = scores.shape[dim]
     shape = [1] * scores.dim()
-    shape[dim] = count = scores.shape[dim]
-    backwards = torch.arange(count - 1, -1, -1, device=scores.device).view(shape)
-    return ordered.to(torch.int64).mul_(count).add_(backwards)
+    shape[dim] = count
+    lower_first = torch.arange(count - 1, -1, -1, device=scores.device).view(shape)
+    return ordered.to(torch.int64).mul_(count).add_(lower_first)
 
 
 class TiesByIndex(TorchFunctionMode):
-    """While entered, `torch.topk` and `Tensor.topk` are `topk_by_index` in this thread. May be
-    entered again inside.
+    """While entered, `torch.topk` and `Tensor.topk` are `topk_by_index` in this thread.
 
-    Greenlets share a thread's modes: code that switches to another one does so inside
-    `suspended()`.
+    May be entered again inside. Greenlets share a thread's modes: code that switches to another one
+    does so inside `suspended()`.
     """
 
     def __init__(self) -> None:
@@ -99,8 +102,8 @@ class TiesByIndex(TorchFunctionMode):
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Left as often as it was entered, and entered as often again at the end, also after an
-        error."""
+        """Leave it as often as it was entered, and enter it as often again at the end, also after
+        an error."""
         depth = self._depth
         for _ in range(depth):
             self.__exit__(None, None, None)
@@ -118,11 +121,11 @@ class TiesByIndex(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is torch.topk or func is Tensor.topk:
-            return torch.return_types.topk(_in_place_of_torchs(*args, **(kwargs or {})))
+            return torch.return_types.topk(_like_torch_topk(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
 
-def _in_place_of_torchs(
+def _like_torch_topk(
     input: Tensor,  # noqa: A002  (torch's names, by which it may be called)
     k: int,
     dim: int = -1,
@@ -131,11 +134,12 @@ def _in_place_of_torchs(
     *,
     out: Any = None,
 ) -> tuple[Tensor, Tensor]:
-    """`sorted=False` leaves the order open; it is sorted all the same, for the order of the sums
-    that follow."""
+    """`torch.topk`'s arguments. `sorted=False` leaves the order open there; it is sorted all the
+    same, for the order of the sums that follow."""
     if not largest or out is not None:
         raise ModelError(
-            f"the model's router calls topk with largest={largest}, out={'given' if out is not None else None}; "
-            "ties are broken by index for the largest values only; this family is not supported"
+            f"the model's router calls topk with largest={largest}, "
+            f"out={None if out is None else 'given'}; ties are broken by index for the largest "
+            "values only; this family is not supported"
         )
     return topk_by_index(input, k, dim)

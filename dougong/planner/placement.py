@@ -7,16 +7,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
 from dougong.errors import LaunchError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
 
+_LEAST_ID_LENGTH = 8
+
 
 @dataclass(frozen=True)
 class Node:
-    """A machine that may run agents. `devices`: how many of each accelerator it has; cpu is not
-    counted."""
+    """A machine that may run agents. `devices`: how many of each accelerator it has; those whose
+    workers share the machine are not counted."""
 
     id: str
     name: str
@@ -26,13 +29,18 @@ class Node:
     given_name: str = ""
 
     def matches(self, wish: str) -> bool:
-        """Whether `island.node` means this node: its address, name, id, or a label `key=value`."""
+        """Whether `island.node` means this node: its address, name, id (or how that begins), or a
+        label `key=value`."""
         key, equals, value = wish.partition("=")
         if equals:
             return self.labels.get(key) == value
-        return wish in (self.address, self.name, self.given_name) or (
-            len(wish) >= 8 and self.id.startswith(wish)
-        )
+        if wish in (self.address, self.name, self.given_name):
+            return True
+        return len(wish) >= _LEAST_ID_LENGTH and self.id.startswith(wish)
+
+    def count(self, kind: str) -> int:
+        """How many devices of a kind it has."""
+        return self.devices.get(kind, 0)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class AgentSpec:
 
     @property
     def workers(self) -> tuple[str, ...]:
+        """Names of its workers, by index."""
         return tuple(f"{self.island}/{self.first_index + i}" for i in range(self.num_workers))
 
 
@@ -72,118 +81,121 @@ def lay_out(
     specs: list[AgentSpec] = []
     for island in islands:
         allowed = _allowed(island, nodes)
-        if island.accelerator == "cpu":
-            specs.append(_spec(island, 0, island.workers, allowed[0].id if island.node else None))
+        if get_accelerator(island.accelerator).shares_machine:
+            node = allowed[0].id if island.node else None
+            specs.append(_spec(island, 0, island.workers, node))
         else:
             specs += _spread(island, allowed, free)
-    return (
-        tuple(specs)
-        if shared
-        else tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
-    )
+    if not shared:
+        return tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
+    return tuple(specs)
 
 
 def _allowed(island: Island, nodes: Sequence[Node]) -> list[Node]:
-    allowed = [node for node in nodes if island.node is None or node.matches(island.node)]
-    if not allowed:
-        have = ", ".join(f"{n.name} ({n.address})" for n in nodes) or "none"
-        wish = f"is pinned to node {island.node!r}" if island.node else "needs a node"
-        raise LaunchError(
-            f"island {island.name} {wish}; the nodes are: {have}; mend islands.{island.name}.node"
-        )
-    return allowed
+    """The nodes where an island may run."""
+    if island.node is None:
+        allowed, problem = list(nodes), "needs a node"
+    else:
+        allowed = [node for node in nodes if node.matches(island.node)]
+        problem = f"is pinned to node {island.node!r}"
+    if allowed:
+        return allowed
+    have = ", ".join(f"{node.name} ({node.address})" for node in nodes) or "none"
+    raise LaunchError(
+        f"island {island.name} {problem}; the nodes are: {have}; mend islands.{island.name}.node"
+    )
 
 
 def _spread(
     island: Island, nodes: Sequence[Node], free: dict[str, dict[str, int]]
 ) -> list[AgentSpec]:
-    kind, left, first = island.accelerator, island.workers, 0
+    """Agents for all workers of an island of devices. `free`: devices left, by node and kind; what
+    is taken is taken off."""
+    kind, first = island.accelerator, 0
     specs = []
-    for node in sorted(nodes, key=lambda n: -free[n.id].get(kind, 0)):
-        count = min(left, free[node.id].get(kind, 0))
-        if count:
-            used = node.devices[kind] - free[node.id][kind]
-            specs.append(_spec(island, first, count, node.id, used))
-            free[node.id][kind] -= count
-            left, first = left - count, first + count
-    if left:
-        counts = ", ".join(f"{n.name} has {free_of(n, kind)}" for n in nodes)
-        raise LaunchError(
-            f"island {island.name} asks for {island.workers} {kind} workers, one device each, but only {first} devices "
-            f"are free ({counts}); lower islands.{island.name}.workers or add nodes"
-        )
+    for node in sorted(nodes, key=lambda node: -free[node.id].get(kind, 0)):
+        left = free[node.id].get(kind, 0)
+        count = min(island.workers - first, left)
+        if count == 0:
+            continue
+        # Devices are given out in order, so that those in use are the first ones.
+        first_device = node.count(kind) - left
+        specs.append(_spec(island, first, count, node.id, first_device))
+        free[node.id][kind] = left - count
+        first += count
+    if first < island.workers:
+        raise _too_few_devices(island, nodes, first)
     return specs
 
 
-def free_of(node: Node, kind: str) -> str:
-    """A node's devices in words."""
-    return f"{node.devices.get(kind, 0)} {kind}"
+def _too_few_devices(island: Island, nodes: Sequence[Node], found: int) -> LaunchError:
+    kind = island.accelerator
+    counts = ", ".join(f"{node.name} has {node.count(kind)} {kind}" for node in nodes)
+    return LaunchError(
+        f"island {island.name} asks for {island.workers} {kind} workers, one device each, but only "
+        f"{found} devices are free ({counts}); lower islands.{island.name}.workers or add nodes"
+    )
 
 
 def _spec(
-    island: Island, first: int, count: int, node: str | None, first_device: int = 0
+    island: Island, first_index: int, count: int, node: str | None, first_device: int = 0
 ) -> AgentSpec:
-    name = island.name if count == island.workers else f"{island.name}-{first}"
-    threads = island.threads
+    whole = count == island.workers
     return AgentSpec(
-        name,
-        island.name,
-        island.role,
-        island.accelerator,
-        threads,
-        first,
-        count,
-        first_device,
-        node,
+        name=island.name if whole else f"{island.name}-{first_index}",
+        island=island.name,
+        role=island.role,
+        accelerator=island.accelerator,
+        threads=island.threads,
+        first_index=first_index,
+        num_workers=count,
+        first_device=first_device,
+        node=node,
     )
 
 
 def make_seats(specs: Sequence[AgentSpec], agents: Mapping[str, AgentFacts]) -> tuple[Seat, ...]:
     """The places for workers in rank order: islands as in the job file, then by index. `agents`:
     what each said of itself, by name."""
-    seats = []
+    seats: list[Seat] = []
     for spec in specs:
-        node = agents[spec.name].node
-        for i, worker in enumerate(spec.workers):
-            seats.append(Seat(worker, spec.island, spec.role, node, _device(spec, i)))
+        seats += _seats_of(spec, agents[spec.name].node)
     return tuple(seats)
 
 
 def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
     """The seats that a job asks for, on no node in particular: for a look at the plan."""
-    return tuple(
-        Seat(worker, spec.island, spec.role, island.node or "-", _device(spec, i))
-        for island in islands
-        for spec in [_spec(island, 0, island.workers, None)]
-        for i, worker in enumerate(spec.workers)
-    )
+    seats: list[Seat] = []
+    for island in islands:
+        seats += _seats_of(_spec(island, 0, island.workers, None), island.node or "-")
+    return tuple(seats)
+
+
+def _seats_of(spec: AgentSpec, node: str) -> list[Seat]:
+    devices = devices_of(spec).items()
+    return [Seat(worker, spec.island, spec.role, node, device) for worker, device in devices]
 
 
 def devices_of(spec: AgentSpec) -> dict[str, str]:
-    """Worker -> its device, such as `cuda:3`, for all workers of an agent."""
-    return {worker: _device(spec, i) for i, worker in enumerate(spec.workers)}
+    """Worker -> its device, such as `cuda:3`, for all workers of an agent.
 
-
-def _device(spec: AgentSpec, index: int) -> str:
-    number = spec.first_index if spec.accelerator == "cpu" else spec.first_device
-    return f"{spec.accelerator}:{number + index}"
+    Workers that share their machine are numbered through the island.
+    """
+    shared = get_accelerator(spec.accelerator).shares_machine
+    first = spec.first_index if shared else spec.first_device
+    return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(spec.workers)}
 
 
 def check_agents(agents: Mapping[str, AgentFacts], run_dir: str) -> None:
     """LaunchError when agents do not run the same software or do not see the run directory."""
-    blind = sorted({agent.node for agent in agents.values() if not agent.sees_run_dir})
+    blind = sorted({facts.node for facts in agents.values() if not facts.sees_run_dir})
     if blind:
         raise LaunchError(
             f"the run directory {run_dir} is not to be seen on {', '.join(blind)}; every node must "
             "reach it under the same path: pass --run-dir on storage that they share"
         )
-    packages: dict[str, set[str | None]] = {}
-    for agent in agents.values():
-        for name in agent.versions:
-            packages.setdefault(name, set())
-    for name, versions in packages.items():
-        versions.update(agent.versions.get(name) for agent in agents.values())
-    skewed = [name for name, versions in packages.items() if len(versions) > 1]
+    packages = _packages_of(agents)
+    skewed = [name for name, versions in packages.items() if len(set(versions)) > 1]
     if skewed:
         raise LaunchError(
             f"the nodes differ in {', '.join(skewed)}; a run needs the same everywhere:\n"
@@ -192,17 +204,34 @@ def check_agents(agents: Mapping[str, AgentFacts], run_dir: str) -> None:
         )
 
 
+def _packages_of(agents: Mapping[str, AgentFacts]) -> dict[str, list[str | None]]:
+    """Package -> its version on every agent, None where it is not installed."""
+    names: list[str] = []
+    for facts in agents.values():
+        names += [name for name in facts.versions if name not in names]
+    everywhere = [facts.versions for facts in agents.values()]
+    found = {}
+    for name in names:
+        found[name] = [versions.get(name) for versions in everywhere]
+    return found
+
+
 def version_table(
     agents: Mapping[str, AgentFacts], packages: Sequence[str], skewed: Sequence[str]
 ) -> str:
-    """Nodes by packages in plain text; the columns that differ are marked with `*`."""
+    """Nodes by packages in plain text, for an error; the columns that differ are marked with
+    `*`."""
     rows = [["node", *(f"{name}*" if name in skewed else name for name in packages)]]
     for agent, facts in agents.items():
         versions = [facts.versions.get(name, "-") for name in packages]
         rows.append([f"{facts.node} ({agent})", *versions])
+    return _in_columns(rows)
+
+
+def _in_columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines)

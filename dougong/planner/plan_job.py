@@ -7,15 +7,17 @@ import dataclasses
 from collections.abc import Sequence
 
 from dougong.errors import PlanError
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Island, Job
 from dougong.parallel.assign import EQUAL, LayerTimes, Room, Speed, lane_shares, offload
-from dougong.parallel.plan import Inventory, Plan, Seat, make_plan
+from dougong.parallel.plan import Inventory, Plan, Role, Seat, make_plan, role_in_step
 from dougong.planner.programs import prove
 
-MASTER, MOMENTS, GRADIENT = 4, 8, 4
-"""Bytes that a parameter takes in float32 beside its compute copy, which in float32 is the master
-itself."""
-GB = 1e9
+GRADIENT_BYTES = 4
+"""Of a parameter's gradient, which is float32 in any precision."""
+MASTER_BYTES = 4
+"""Of a parameter's float32 master, where its compute copy is another tensor."""
+BYTES_PER_GB = 1e9
 
 
 def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
@@ -23,112 +25,147 @@ def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
     in memory, or has no schedule that is complete and free of deadlock."""
     islands = {island.name: island for island in job.islands}
     seats = [dataclasses.replace(seat, speed=speed_of(islands[seat.island])) for seat in seats]
-    plan = make_plan(job.batch.lanes, inventory, seats, _kept(job, inventory, seats))
-    _fit(job, inventory, plan)
+    plan = make_plan(job.batch.lanes, inventory, seats, _experts_kept(job, inventory, seats))
+    _check_memory(job, inventory, plan)
     prove(job, plan)
     return plan
 
 
 def speed_of(island: Island) -> Speed:
-    """As the planner reads it; without a word of the job, all are equal. An emulated island has its
-    emulation's."""
+    """An island's speed as the planner reads it: what the job says, else that of its emulation,
+    else the same for all."""
     if island.speed:
         return Speed(island.speed.attention, island.speed.experts)
     if island.emulate:
-        return Speed(
-            1000 / island.emulate.attention_ms, 1000 / island.emulate.expert_ms_per_1k_tokens
-        )
+        attention = 1000 / island.emulate.attention_ms
+        experts = 1000 / island.emulate.expert_ms_per_1k_tokens
+        return Speed(attention, experts)
     return EQUAL
 
 
-def computes(job: Job, role: str) -> str:
-    """The role whose kernels a worker runs: one of role attention that keeps experts runs both
-    roles'."""
-    return "both" if role == "attention" and job.offload not in ("none", 0) else role
+def computes(job: Job, role: Role) -> Role:
+    """The role whose kernels a worker runs, before there is a plan: one of role attention that may
+    keep experts runs both roles'."""
+    may_keep_experts = job.offload not in ("none", 0)
+    return role_in_step(role != "experts", role != "attention" or may_keep_experts)
 
 
 def expert_bytes(job: Job, inventory: Inventory) -> int:
     """Memory of one expert of one layer on its owner: weights, gradient and optimizer state."""
-    return inventory.expert_parameters * (
-        _copy(job) + GRADIENT + MOMENTS + MASTER * (job.precision != "float32")
-    )
+    return inventory.expert_parameters * (_computing_bytes(job) + _owning_bytes(job))
 
 
 def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     """Memory of every worker for weights, gradients and optimizer state; activations come on
     top."""
-    sizes = {t.name: t.num_parameters for t in inventory.tensors}
-    everywhere = sum(sizes.values()) * (
-        _copy(job) + GRADIENT
-    )  # every attention worker computes with all of them
-    found = [
-        everywhere * bool(w.lanes) + w.num_experts * expert_bytes(job, inventory)
-        for w in plan.workers
-    ]
+    sizes = {tensor.name: tensor.num_parameters for tensor in inventory.tensors}
+    # Every attention worker computes with all tensors outside of the experts.
+    everywhere = sum(sizes.values()) * _computing_bytes(job)
+    one_expert = expert_bytes(job, inventory)
+    totals = []
+    for worker in plan.workers:
+        dense = everywhere if worker.lanes else 0
+        totals.append(dense + worker.num_experts * one_expert)
     for name, rank in plan.owners.items():
-        found[rank] += sizes[name] * (MOMENTS + MASTER * (job.precision != "float32"))
-    return found
+        totals[rank] += sizes[name] * _owning_bytes(job)
+    return totals
 
 
-def _copy(job: Job) -> int:
-    return 4 if job.precision == "float32" else 2
+def _computing_bytes(job: Job) -> int:
+    """Bytes that a parameter takes where it is computed with: its copy and its gradient."""
+    copy = 4 if job.precision == "float32" else 2
+    return copy + GRADIENT_BYTES
 
 
-def _kept(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> list[int]:
+def _owning_bytes(job: Job) -> int:
+    """Bytes that it takes beside that on its owner. In float32 the copy itself is the master."""
+    master = 0 if job.precision == "float32" else MASTER_BYTES
+    return declaration_of(job.optimizer).bytes_per_parameter + master
+
+
+def _experts_kept(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> list[int]:
     """Experts of every site that workers of role attention keep. Without two kinds of workers there
     is no choice."""
-    num_sites, roles = len(inventory.sites), {seat.role for seat in seats}
+    num_sites = len(inventory.sites)
+    roles = {seat.role for seat in seats}
     if not {"attention", "experts"} <= roles or job.offload == "none":
         return [0] * num_sites
     if job.offload != "auto":
         return [job.offload] * num_sites
-    workers = (sum(s.role == "attention" for s in seats), sum(s.role != "attention" for s in seats))
+    return list(_auto_offload(job, inventory, seats))
+
+
+def _auto_offload(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> tuple[int, ...]:
+    """As many as fill the wait for the experts workers, within the memory of both."""
+    num_attention = sum(seat.role == "attention" for seat in seats)
+    workers = (num_attention, len(seats) - num_attention)
     times = layer_times(job, inventory, seats)
-    return list(
-        offload(num_sites, inventory.num_experts, workers, times, _room(job, inventory, seats))
-    )
+    room = _room(job, inventory, seats)
+    return offload(len(inventory.sites), inventory.num_experts, workers, times, room)
 
 
 def layer_times(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> LayerTimes:
     """Times of a micro-batch in a layer by the seats' speeds, the load of experts taken as even."""
-    attention = [s.speed for s in seats if s.role == "attention"]
-    lanes = lane_shares(job.batch.lanes, [speed.attention for speed in attention])
+    attention = [seat.speed for seat in seats if seat.role == "attention"]
+    others = [seat.speed for seat in seats if seat.role != "attention"]
     sequences = job.batch.lanes * job.batch.microbatch_size
-    thousand_rows = sequences * job.data.sequence_length * inventory.experts_per_token / 1000
+    rows = sequences * job.data.sequence_length * inventory.experts_per_token
+    thousand_rows = rows / 1000
     return LayerTimes(
-        max(len(own) / speed.attention for own, speed in zip(lanes, attention, strict=True)),
-        thousand_rows / sum(s.speed.experts for s in seats if s.role != "attention"),
-        thousand_rows / sum(speed.experts for speed in attention),
+        attention=_attention_time(job.batch.lanes, attention),
+        experts=thousand_rows / sum(speed.experts for speed in others),
+        experts_kept=thousand_rows / sum(speed.experts for speed in attention),
     )
+
+
+def _attention_time(num_lanes: int, speeds: Sequence[Speed]) -> float:
+    """Of the worker that takes longest for its lanes."""
+    shares = lane_shares(num_lanes, [speed.attention for speed in speeds])
+    pairs = zip(shares, speeds, strict=True)
+    return max(len(lanes) / speed.attention for lanes, speed in pairs)
 
 
 def _room(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Room:
     """How many experts fit beside attention, and how many do not fit on the experts workers."""
-    memory = {island.name: island.memory_gb for island in job.islands}
-    plan, one = make_plan(job.batch.lanes, inventory, seats), expert_bytes(job, inventory)
-    used = state_bytes(job, inventory, plan)
+    # A plan without offload: what is used before any expert is moved.
+    plan = make_plan(job.batch.lanes, inventory, seats)
+    limits, one = _memory_limits(job), expert_bytes(job, inventory)
     most, least = 0, 0
-    for worker, state in zip(plan.workers, used, strict=True):
-        limit = memory[worker.island]
-        if worker.role == "attention":
-            most += (
-                len(inventory.sites) * inventory.num_experts
-                if limit is None
-                else max(0, int(limit * GB - state) // one)
-            )
-        elif limit is not None:
-            least += max(0, -(int(limit * GB - state) // one))
+    for worker, used in zip(plan.workers, state_bytes(job, inventory, plan), strict=True):
+        limit = limits[worker.island]
+        on_attention = worker.role == "attention"
+        if limit is None:
+            most += len(inventory.sites) * inventory.num_experts if on_attention else 0
+            continue
+        # How many more fit; below zero: how many are too many, a part of one counted whole.
+        fitting = int(limit - used) // one
+        if on_attention:
+            most += max(0, fitting)
+        else:
+            least += max(0, -fitting)
     return Room(most, least)
 
 
-def _fit(job: Job, inventory: Inventory, plan: Plan) -> None:
+def _memory_limits(job: Job) -> dict[str, float | None]:
+    """Bytes of one device, by island; None: not checked."""
+    limits: dict[str, float | None] = dict.fromkeys(island.name for island in job.islands)
+    for island in job.islands:
+        if island.memory_gb is not None:
+            limits[island.name] = island.memory_gb * BYTES_PER_GB
+    return limits
+
+
+def _check_memory(job: Job, inventory: Inventory, plan: Plan) -> None:
     """PlanError when a worker's state is larger than its island's memory."""
-    memory = {island.name: island.memory_gb for island in job.islands}
-    for worker, state in zip(plan.workers, state_bytes(job, inventory, plan), strict=True):
-        limit = memory[worker.island]
-        if limit is not None and state > limit * GB:
-            raise PlanError(
-                f"{worker.name} needs {state / GB:.3g} GB for weights, gradients and optimizer state "
-                f"({worker.num_experts} experts of {expert_bytes(job, inventory) / GB:.3g} GB), and "
-                f"islands.{worker.island}.memory_gb is {limit:g}; add workers, or move experts by offload or speed"
-            )
+    limits = _memory_limits(job)
+    for worker, used in zip(plan.workers, state_bytes(job, inventory, plan), strict=True):
+        limit = limits[worker.island]
+        if limit is None or used <= limit:
+            continue
+        one_gb = expert_bytes(job, inventory) / BYTES_PER_GB
+        raise PlanError(
+            f"{worker.name} needs {used / BYTES_PER_GB:.3g} GB for weights, gradients and "
+            f"optimizer state ({worker.num_experts} experts of {one_gb:.3g} GB), and "
+            f"islands.{worker.island}.memory_gb is {limit / BYTES_PER_GB:g}; add workers, or move "
+            "experts by offload or speed"
+        )

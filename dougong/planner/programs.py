@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from dougong.job.schema import Job
-from dougong.parallel.plan import Plan, Role, Worker
+from dougong.parallel.plan import Plan, Role
 from dougong.parallel.schedules.check import Alive, check
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.schedules.registry import make_programs
@@ -17,25 +17,19 @@ ALIKE = 2
 
 
 def programs_of(job: Job, plan: Plan) -> list[Program]:
-    """What every worker does in a step, by rank. `pipeline: auto`: in step where all workers have
-    attention and experts, in stripes where they are apart. Raises `PlanError` for a schedule that
-    is not made for these roles."""
-    roles = {w.name: role_of(w) for w in plan.workers}
+    """What every worker does in a step, by rank. Raises `PlanError` for a schedule that is not made
+    for these roles."""
+    roles = {worker.name: worker.role_in_step for worker in plan.workers}
     return make_programs(pipeline_of(job, plan), num_sites(plan), job.batch.microbatches, roles)
 
 
 def pipeline_of(job: Job, plan: Plan) -> str:
-    """The schedule's name."""
+    """The schedule's name. `pipeline: auto`: in step where all workers have attention and experts,
+    in stripes where they are apart."""
     if job.pipeline != "auto":
         return job.pipeline
-    return "colocated" if {role_of(w) for w in plan.workers} == {"both"} else "zebra"
-
-
-def role_of(worker: Worker) -> Role:
-    """What a worker really has: one of role attention may keep experts, too (`offload`)."""
-    if worker.lanes and worker.num_experts:
-        return "both"
-    return "attention" if worker.lanes else "experts"
+    roles = {worker.role_in_step for worker in plan.workers}
+    return "colocated" if roles == {"both"} else "zebra"
 
 
 def num_sites(plan: Plan) -> int:
@@ -49,11 +43,12 @@ def prove(job: Job, plan: Plan) -> dict[Role, Alive]:
 
     Raises `PlanError` with worker, operation and position.
     """
-    seen: Counter[Role] = Counter()
+    # Workers of a role run the same program, so that more of them prove nothing more.
+    num_chosen: Counter[Role] = Counter()
     chosen = []
     for program in programs_of(job, plan):
-        seen[program.role] += 1
-        if seen[program.role] <= ALIKE:
+        if num_chosen[program.role] < ALIKE:
+            num_chosen[program.role] += 1
             chosen.append(program)
     alive = check(chosen, num_sites(plan), job.batch.microbatches)
     return {program.role: alive[program.worker] for program in chosen}

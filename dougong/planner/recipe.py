@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
 
@@ -22,12 +23,13 @@ ENOUGH_ROWS = 128
 """From so many rows on, one product per block costs as much as one for all lanes (measured:
 `benchmarks/README.md`)."""
 HEIGHTS = (128, 64, 32, 16)
+"""Of tiles, in rows, tallest first."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`products`: what one product of an expert takes. `lanes`, `microbatches`: the leaves of every
-    sum."""
+    """How a job computes. `products`: what one product of an expert takes. `lanes`, `microbatches`:
+    the leaves of every sum."""
 
     arithmetic: int
     determinism: str
@@ -41,11 +43,11 @@ class Recipe:
     @property
     def digest(self) -> str:
         """A short name for it, 16 hexadecimal digits."""
-        return hashlib.blake2b(
-            json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=8
-        ).hexdigest()
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields, for a checkpoint."""
         return dataclasses.asdict(self)
 
 
@@ -53,6 +55,7 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
     """The recipe of a job: a pure function of the job file and the model."""
     rows = product_rows(job, inventory.num_experts, inventory.experts_per_token)
     ordered = job.is_layout_free
+    optimizer = declaration_of(job.optimizer)
     return Recipe(
         arithmetic=ARITHMETIC,
         determinism=job.determinism,
@@ -61,7 +64,7 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
         sums="micro-batches in order, lanes in a binary tree" if ordered else "native library",
         products=f"tiles of {rows} rows" if isinstance(rows, int) else f"one for each {rows}",
         norm="whole tensors, in the order of names",
-        optimizer=f"{job.optimizer.name}, fused, whole tensors",
+        optimizer=f"{optimizer.name}, {optimizer.arithmetic}",
     )
 
 
@@ -84,6 +87,8 @@ def product_rows(
     rows_per_block = tokens * experts_per_token / num_experts
     if rows_per_block >= ENOUGH_ROWS or job.batch.lanes == 1:
         return "block"
-    return next(
-        (height for height in HEIGHTS if 2 * height <= rows_per_block * job.batch.lanes), "block"
-    )
+    rows_per_expert = rows_per_block * job.batch.lanes
+    for height in HEIGHTS:
+        if 2 * height <= rows_per_expert:
+            return height
+    return "block"

@@ -18,86 +18,110 @@ from dougong.errors import JobError, LaunchError
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job, Rates
 from dougong.launcher.run import Options, start_run
-from dougong.parallel.plan import Plan
+from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
+from dougong.records.metrics import MetricsRow
 from dougong.training.preflight import inspect_only
 
 
 def calibrate(resolved: ResolvedJob, path: Path, options: Options, steps: int) -> dict[str, Rates]:
-    """Speeds by island, from runs in new directories `path`/1 and `path`/2. Raises JobError for a
-    job of one island."""
+    """Speeds by island, from runs in new directories `path`/1 and `path`/2.
+
+    Raises JobError for a job of one island, LaunchError when a run does not end well.
+    """
     if len(resolved.job.islands) < 2:
         raise JobError(
-            "one island: its workers are alike, and there is nothing to weigh them against; add an island"
+            "one island: its workers are alike, and there is nothing to weigh them against; "
+            "add an island"
         )
-    per_token = inspect_only(resolved.job).experts_per_token
+    choices_per_token = inspect_only(resolved.job).experts_per_token
     found: dict[str, dict[str, float]] = {island.name: {} for island in resolved.job.islands}
     for number, job in enumerate(turns(resolved.job, steps), start=1):
-        folder = path / str(number)
-        status = start_run(dataclasses.replace(resolved, job=job), folder, options)
-        if status:
-            raise LaunchError(f"calibration was stopped; what there is of it lies in {path}")
-        run = RunDir.open(folder)
+        run = _run(dataclasses.replace(resolved, job=job), path / str(number), options)
         plan = run.read_plan()
         assert plan is not None, "a run that has ended well had a plan"
-        for island, (role, rate) in rates(job, plan, run.read_metrics(), per_token).items():
+        measured = rates(job, plan, run.read_metrics(), choices_per_token)
+        for island, (role, rate) in measured.items():
             found[island][role] = rate
-    return {island: Rates(**of) for island, of in found.items()}
+    return {island: Rates(**by_role) for island, by_role in found.items()}
+
+
+def _run(resolved: ResolvedJob, folder: Path, options: Options) -> RunDir:
+    if start_run(resolved, folder, options) != 0:
+        raise LaunchError(f"calibration was stopped; what there is of it lies in {folder.parent}")
+    return RunDir.open(folder)
 
 
 def turns(job: Job, steps: int) -> tuple[Job, Job]:
-    """The two runs: one worker for each island, the first half of the islands attention and the
-    others experts, then the other way round. Checkpoints, validation and drills are left out as far
-    as they can be."""
+    """The two runs, with one worker for each island: half of the islands compute attention
+    and the others experts, then the other way round. Checkpoints, validation and drills are left
+    out as far as they can be."""
     half = len(job.islands) // 2
-    roles = ["attention"] * half + ["experts"] * (len(job.islands) - half)
-    return _turn(job, roles, steps), _turn(
-        job, ["experts" if r == "attention" else "attention" for r in roles], steps
-    )
+    rest = len(job.islands) - half
+    first = ["attention"] * half + ["experts"] * rest
+    second = ["experts"] * half + ["attention"] * rest
+    return _turn(job, first, steps), _turn(job, second, steps)
 
 
 def _turn(job: Job, roles: Sequence[str], steps: int) -> Job:
-    plain: dict[str, Any] = {"workers": 1, "speed": None, "memory_gb": None}
-    islands = tuple(
-        i.model_copy(update={**plain, "role": r}) for i, r in zip(job.islands, roles, strict=True)
-    )
-    schedule = job.schedule.model_copy(
-        update={"warmup_steps": min(job.schedule.warmup_steps, steps)}
-    )
+    islands = []
+    for island, role in zip(job.islands, roles, strict=True):
+        plain = {"workers": 1, "role": role, "speed": None, "memory_gb": None}
+        islands.append(island.model_copy(update=plain))
+    warmup_steps = min(job.schedule.warmup_steps, steps)
+    schedule = job.schedule.model_copy(update={"warmup_steps": warmup_steps})
     changes = {
-        "islands": islands,
+        "islands": tuple(islands),
         "steps": steps,
         "schedule": schedule,
         "offload": "none",
         "drill": (),
         "data": job.data.model_copy(update={"validation": None}),
         "checkpoint": job.checkpoint.model_copy(update={"every": 0}),
-        "numerics": "bounded",  # an island may compute what its own kernels would not compute in the real run
+        # An island may compute here what its own kernels would not compute in the real run.
+        "numerics": "bounded",
     }
+    # A copy is not validated; the rules must hold for the changed job, too.
     return Job.model_validate(job.model_copy(update=changes).model_dump())
 
 
 def rates(
-    job: Job, plan: Plan, rows: Sequence[Mapping[str, Any]], experts_per_token: int
-) -> dict[str, tuple[str, float]]:
-    """(role, what it did in a second) of every island of one worker, from its metrics; the first
-    step warms up."""
-    batch = job.batch
-    row_count = (
-        batch.lanes
-        * batch.microbatches
-        * batch.microbatch_size
-        * job.data.sequence_length
-        * experts_per_token
-    )
+    job: Job, plan: Plan, rows: Sequence[MetricsRow], choices_per_token: int
+) -> Mapping[str, tuple[str, float]]:
+    """(role, what it did in a second) of every island of one worker, from its metrics.
+
+    Attention: a lane's segments; experts: thousands of rows. The first step warms up and is left
+    out. Raises LaunchError where a step was too short to be measured.
+    """
     found: dict[str, tuple[str, float]] = {}
     for worker in plan.workers:
-        seconds = median(row["islands"][worker.island]["compute_s"] for row in rows[1:])
+        seconds = median(_compute_s(row, worker.island) for row in rows[1:])
         if seconds <= 0:
             raise LaunchError(
-                f"{worker.name} computed for less time than can be measured; make batch or model larger"
+                f"{worker.name} computed for less time than can be measured; make batch or model "
+                "larger"
             )
-        passes = len(worker.lanes) * batch.microbatches * len(worker.experts)
-        thousand_rows = row_count / 1000 * worker.num_experts / plan.num_experts
-        found[worker.island] = (worker.role, (passes if worker.lanes else thousand_rows) / seconds)
+        if worker.lanes:
+            found[worker.island] = "attention", _segments(job, worker) / seconds
+        else:
+            thousands = _rows(job, plan, worker, choices_per_token) / 1000
+            found[worker.island] = "experts", thousands / seconds
     return found
+
+
+def _compute_s(row: Mapping[str, Any], island: str) -> float:
+    return float(row["islands"][island]["compute_s"])
+
+
+def _segments(job: Job, worker: Worker) -> int:
+    """Segments of lanes that the worker computes in a step: one for each micro-batch and layer of
+    experts."""
+    return len(worker.lanes) * job.batch.microbatches * len(worker.experts)
+
+
+def _rows(job: Job, plan: Plan, worker: Worker, choices_per_token: int) -> float:
+    """Rows that the worker's experts get in a step, as many as the others'."""
+    batch = job.batch
+    num_sequences = batch.lanes * batch.microbatches * batch.microbatch_size
+    num_rows = num_sequences * job.data.sequence_length * choices_per_token
+    return num_rows * worker.num_experts / plan.num_experts

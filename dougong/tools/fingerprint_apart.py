@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import child_environment
@@ -21,37 +21,59 @@ from dougong.job.schema import Job
 from dougong.training.preflight import inspect_only, shapes_of
 
 
+@dataclass(frozen=True)
+class ProbeRequest:
+    """What the child process is asked for: a device, and the job (as JSON) whose shapes it also
+    probes."""
+
+    accelerator: str
+    index: int
+    job: str | None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> ProbeRequest:
+        return ProbeRequest(**json.loads(text))
+
+
 def measure_apart(probing: Probing, threads: int) -> Fingerprint:
-    """Measure in a child process with a worker's environment, never in the shell's. Raises what the
-    child raised."""
+    """Measure in a child process with the environment of a worker of `threads` compute threads.
+
+    Raises LaunchError with the error that ended the child.
+    """
     job = probing.job.model_dump_json() if probing.job is not None else None
-    raw = {"accelerator": probing.accelerator, "index": probing.index, "job": job}
-    environment = child_environment(
-        get_accelerator(probing.accelerator).worker_environment(threads)
-    )
-    command = [sys.executable, "-m", "dougong.tools.fingerprint_apart"]
+    request = ProbeRequest(probing.accelerator, probing.index, job)
+    accelerator = get_accelerator(probing.accelerator)
     ended = subprocess.run(
-        command, env=environment, input=json.dumps(raw), capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dougong.tools.fingerprint_apart"],
+        env=child_environment(accelerator.worker_environment(threads)),
+        input=request.to_json(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if ended.returncode != 0:
-        raise LaunchError(
-            ended.stderr.strip() or f"the probes' process ended with status {ended.returncode}"
-        )
+        words = f"the probes' process ended with status {ended.returncode}"
+        raise LaunchError(ended.stderr.strip() or words)
     return Fingerprint.from_json(json.loads(ended.stdout))
 
 
-def _probing_from_json(raw: dict[str, Any]) -> Probing:
+def _probing_of(request: ProbeRequest) -> Probing:
     """With the job's own shapes, if there is a job: the child may load torch, its parent need
     not."""
-    job = Job.model_validate_json(raw["job"]) if raw["job"] is not None else None
-    shapes = shapes_of(job, inspect_only(job)) if job is not None else None
-    return Probing(raw["accelerator"], raw["index"], job, shapes)
+    if request.job is None:
+        return Probing(request.accelerator, request.index)
+    job = Job.model_validate_json(request.job)
+    shapes = shapes_of(job, inspect_only(job))
+    return Probing(request.accelerator, request.index, job, shapes)
 
 
 def main() -> None:
     """Measure what standard input asks for."""
     try:
-        found = measure(_probing_from_json(json.load(sys.stdin)))
+        found = measure(_probing_of(ProbeRequest.from_json(sys.stdin.read())))
     except DougongError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(json.dumps(found.to_json()))

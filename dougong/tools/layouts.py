@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from dougong.job.schema import Island, Job
 
@@ -22,34 +23,22 @@ class Layout:
     @property
     def workers(self) -> str:
         """How many workers, in words."""
-        first, *more = (
-            str(sum(island.workers for island in islands))
-            for islands in (self.islands, self.then)
-            if islands
-        )
-        return " then ".join((first, *more))
+        first = str(_num_workers(self.islands))
+        return f"{first} then {_num_workers(self.then)}" if self.then else first
 
 
 def layouts(
-    job: Job, num_experts: int, count: int, most_workers: int | None = None
+    job: Job, num_experts: int, count: int, num_devices: int | None = None
 ) -> tuple[Layout, ...]:
     """The first `count` of the layouts that this job can have, unlike ones first; fewer where it
     has not so many.
 
     All on the accelerator and threads of the job's first island: another kind of device may have
-    other bits. `most_workers`: devices that there are.
+    other bits. `num_devices`: the most workers that fit; None: any number.
     """
-    found: list[Layout] = []
-    lanes = job.batch.lanes
-    limit = most_workers or lanes + num_experts
-    for layout in _candidates(
-        _Maker(job.islands[0], min(lanes, limit), min(num_experts, limit), limit), job.steps
-    ):
-        if all((layout.islands, layout.then) != (other.islands, other.then) for other in found):
-            found.append(layout)
-        if len(found) == count:
-            break
-    return tuple(found)
+    limit = num_devices or job.batch.lanes + num_experts
+    maker = _Maker(job.islands[0], min(job.batch.lanes, limit), min(num_experts, limit), limit)
+    return tuple(islice(_different(_candidates(maker, job.steps)), count))
 
 
 @dataclass(frozen=True)
@@ -79,6 +68,7 @@ class _Maker:
 
 
 def _candidates(make: _Maker, steps: int) -> Iterator[Layout]:
+    """Unlike ones first. Limits may make two of them the same."""
     yield _named(make.both(1))
     yield _named(make.both(3))
     yield _named(make.apart(1, 2))
@@ -90,6 +80,14 @@ def _candidates(make: _Maker, steps: int) -> Iterator[Layout]:
         yield _named(make.both(workers))
 
 
+def _different(candidates: Iterator[Layout]) -> Iterator[Layout]:
+    found: list[tuple[Islands, Islands]] = []
+    for layout in candidates:
+        if (layout.islands, layout.then) not in found:
+            found.append((layout.islands, layout.then))
+            yield layout
+
+
 def _named(islands: Islands, then: Islands = ()) -> Layout:
     name = _words(islands)
     return Layout(f"{name}, then {_words(then)}" if then else name, islands, then)
@@ -97,3 +95,7 @@ def _named(islands: Islands, then: Islands = ()) -> Layout:
 
 def _words(islands: Islands) -> str:
     return " + ".join(f"{island.workers} {island.role}" for island in islands)
+
+
+def _num_workers(islands: Islands) -> int:
+    return sum(island.workers for island in islands)

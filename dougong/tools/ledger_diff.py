@@ -1,80 +1,92 @@
 """Where two runs' ledgers part: the first step, and which of its loss, gradients and weights.
-Imports no torch."""
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from dougong.checkpoint.ledger_file import KINDS, read_step
+from dougong.checkpoint.ledger_file import KINDS, Checksums, read_step
 from dougong.records.directory import RunDir
-from dougong.records.metrics import MetricsRow
+from dougong.tools.difference import NaturalOrder, natural_order
+from dougong.tools.step_record import StepRecord, StepRecords, same_number
 
+Runs = tuple[RunDir, RunDir]
+Pair = tuple[StepRecord, StepRecord]
+"""The same step as the two runs have recorded it."""
 DifferingTensor = tuple[str, str]
 """(what differs, how)."""
 
 
-def common_steps(a: Sequence[MetricsRow], b: Sequence[MetricsRow]) -> list[int]:
-    """Steps that both ledgers tell of."""
-    told = [{int(row["step"]) for row in rows if row.get("ledger")} for rows in (a, b)]
-    return sorted(told[0] & told[1])
+def common_steps(a: StepRecords, b: StepRecords) -> list[int]:
+    """Steps of which both runs have a ledger's digest."""
+    return [step for step in sorted(a.keys() & b.keys()) if a[step].digest and b[step].digest]
 
 
-def first_split(a: Sequence[MetricsRow], b: Sequence[MetricsRow]) -> int | None:
+def first_split(a: StepRecords, b: StepRecords) -> int | None:
     """The first common step whose digests differ; None when all agree."""
-    digests = [{int(row["step"]): row.get("ledger") for row in rows} for rows in (a, b)]
-    return next((step for step in common_steps(a, b) if digests[0][step] != digests[1][step]), None)
+    for step in common_steps(a, b):
+        if a[step].digest != b[step].digest:
+            return step
+    return None
 
 
-def differences_of_step(
-    runs: tuple[RunDir, RunDir], rows: tuple[MetricsRow, MetricsRow]
-) -> list[DifferingTensor]:
-    """What differs in one step of two runs, given its two rows: the loss, each tensor's gradient,
-    each tensor's weight, tensors in the order of their names."""
+def differences_of_step(runs: Runs, pair: Pair) -> list[DifferingTensor]:
+    """What differs in one step of two runs.
+
+    First the loss, then each tensor's gradient, then each tensor's weight, tensors in the order of
+    their names.
+    """
+    a, b = pair
     found: list[DifferingTensor] = []
-    if not same_number(rows[0]["loss"], rows[1]["loss"]):
-        found.append(("loss", f"{rows[0]['loss']!r} and {rows[1]['loss']!r}"))
-    kept = tensors_of_step(runs, rows)
+    if not same_number(a.loss, b.loss):
+        found.append(("loss", f"{a.loss!r} and {b.loss!r}"))
+    tensors = tensors_of_step(runs, pair)
     for kind in KINDS:
-        totals = [row.get("checksums", {}).get(f"{kind}s") for row in rows]
-        if totals[0] != totals[1]:
-            tensors = [(f"{kind} of {name}", note) for (k, name), note in kept.items() if k == kind]
-            found += tensors or [
-                (f"{kind}s", "which tensors is not known: their checksums are kept no more")
-            ]
-    return found or [
-        ("ledger", "the digests differ and this step does not: the runs did not begin alike")
-    ]
+        if a.totals.get(f"{kind}s") != b.totals.get(f"{kind}s"):
+            found += _differences_of_kind(kind, tensors)
+    if not found:
+        found.append(
+            ("ledger", "the digests differ and this step does not: the runs did not begin alike")
+        )
+    return found
 
 
-def tensors_of_step(
-    runs: tuple[RunDir, RunDir], rows: tuple[MetricsRow, MetricsRow]
-) -> dict[tuple[str, str], str]:
-    """(kind, tensor) -> how its checksums differ, for the tensors of which both runs have kept the
-    step."""
-    places = zip(runs, rows, strict=True)
-    sides = [
-        read_step(run.ledger, int(row.get("attempt", 1)), int(row["step"])) for run, row in places
-    ]
-    if not all(sides):
+def tensors_of_step(runs: Runs, pair: Pair) -> dict[tuple[str, str], str]:
+    """(kind, tensor) -> how its checksums differ.
+
+    Empty where one of the runs no longer has the step's checksums of every tensor.
+    """
+    a, b = (_checksums(run, record) for run, record in zip(runs, pair, strict=True))
+    if not a or not b:
         return {}
-    keys = sorted(
-        sides[0].keys() | sides[1].keys(), key=lambda key: (KINDS.index(key[0]), natural(key[1]))
-    )
-    return {key: _note(key, sides) for key in keys if sides[0].get(key) != sides[1].get(key)}
+    different = [key for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
+    different.sort(key=_by_kind_and_name)
+    return {key: f"checksums {_hex(a, key)} and {_hex(b, key)}" for key in different}
 
 
-def same_number(x: Any, y: Any) -> bool:
-    """Whether two numbers of rows are the same; not-a-number is itself."""
-    return bool(x == y or (x != x and y != y))
+def _differences_of_kind(
+    kind: str, tensors: Mapping[tuple[str, str], str]
+) -> list[DifferingTensor]:
+    found = [
+        (f"{kind} of {name}", note)
+        for (its_kind, name), note in tensors.items()
+        if its_kind == kind
+    ]
+    if not found:
+        found = [(f"{kind}s", "which tensors is not known: their checksums are kept no more")]
+    return found
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names as people do: layer 2 before layer 10."""
-    return [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", name)]
+def _checksums(run: RunDir, record: StepRecord) -> Checksums:
+    return read_step(run.ledger, record.attempt, record.step)
 
 
-def _note(key: tuple[str, str], sides: Sequence[Mapping[tuple[str, str], int]]) -> str:
-    words = [f"{side[key]:016x}" if key in side else "none" for side in sides]
-    return f"checksums {words[0]} and {words[1]}"
+def _by_kind_and_name(key: tuple[str, str]) -> tuple[int, NaturalOrder]:
+    kind, name = key
+    return KINDS.index(kind), natural_order(name)
+
+
+def _hex(checksums: Checksums, key: tuple[str, str]) -> str:
+    return f"{checksums[key]:016x}" if key in checksums else "none"

@@ -1,5 +1,7 @@
-"""A run on this machine without Ray and without a view: what `dougong prove` and `dougong diff
---trace` consist of."""
+"""A run on this machine without Ray and without a view.
+
+`dougong prove` and `dougong diff --trace` consist of such runs.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
-from dougong.job.schema import Fault, Island, Job
+from dougong.job.schema import Data, Fault, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.controller.states import Outcome
 from dougong.launcher.run import signals_into, take_over
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
@@ -31,7 +33,8 @@ from dougong.ui.recorder import Recorder
 from dougong.ui.view import make_view
 
 NEVER = 2**31 - 1
-ENTRIES = EntryPoints(
+"""A step that no run reaches."""
+PARTIAL_RUN = EntryPoints(
     "dougong.training.partial_run:train",
     TRAINING.inspect,
     ("dougong.training.partial_run", *TRAINING.preload),
@@ -40,60 +43,67 @@ ENTRIES = EntryPoints(
 
 @dataclass(frozen=True)
 class LocalRunOptions:
-    """How trials are run: what workers run, and the seconds after which a trial is given up."""
+    """`entries`: what the workers run; `timeout_s`: seconds after which a run is given up."""
 
-    entries: EntryPoints = ENTRIES
+    entries: EntryPoints = PARTIAL_RUN
     timeout_s: float = 600.0
 
 
-def try_out(job: Job, path: Path, request: PartialRun, bench: LocalRunOptions) -> RunDir:
+def run_here(job: Job, path: Path, request: PartialRun, options: LocalRunOptions) -> RunDir:
     """Run a part of a job in `path`: a new run directory, or one with a run to go on with.
-    Leaves no process.
 
-    Raises what ended the run, `LaunchError` after the bench's time, KeyboardInterrupt when the user
-    stops it.
+    Leaves no process. Raises what ended the run, `LaunchError` after `timeout_s`, KeyboardInterrupt
+    when the user stops it.
     """
-    known = (path / "events.jsonl").exists()
-    run_dir = RunDir.open(path) if known else RunDir.create(path)
+    goes_on = (path / "events.jsonl").exists()
+    run_dir = RunDir.open(path) if goes_on else RunDir.create(path)
     run_dir.write_job(ResolvedJob(job, {}).to_yaml())
     request.write(run_dir.path)
-    inbox = Inbox()
-    with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
-        recorder = Recorder(run_dir, view, None)
-        config = ControllerConfig(
-            job, secrets.token_hex(32), os.getcwd(), bench.entries, take_over(run_dir)
-        )
-        with _deadline(inbox, bench.timeout_s) as late:
-            outcome = Controller(config, inbox, Local(run_dir, DEADLINES), recorder).run()
-        recorder.close("")
+    outcome = _control(job, run_dir, options)
     if outcome.error is not None:
         raise _with_detail(outcome.error, outcome.diagnosis)
-    if late.is_set():
-        raise LaunchError(
-            f"{path}: not done within {bench.timeout_s:g} s; give it more by --timeout"
-        )
     if outcome.state != "FINISHED":
         raise KeyboardInterrupt
     return run_dir
 
 
-def on_trial(job: Job, islands: tuple[Island, ...], **changes: object) -> Job:
-    """The job on other islands of this machine, without what is of no matter to its bits:
+def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
+    token = secrets.token_hex(32)
+    config = ControllerConfig(job, token, os.getcwd(), options.entries, take_over(run_dir))
+    inbox = Inbox()
+    with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
+        recorder = Recorder(run_dir, view, None)
+        backend = Local(run_dir, config.deadlines)
+        with _deadline(inbox, options.timeout_s) as is_late:
+            outcome = Controller(config, inbox, backend, recorder).run()
+        recorder.close("")
+    if outcome.error is None and is_late.is_set():
+        raise LaunchError(
+            f"{run_dir.path}: not done within {options.timeout_s:g} s; give it more by --timeout"
+        )
+    return outcome
+
+
+def on_this_machine(job: Job, islands: tuple[Island, ...]) -> Job:
+    """The job on other islands, all on this machine, without what its bits do not depend on:
     checkpoints on the way, validation, drills, recoveries."""
-    here = tuple(island.model_copy(update={"node": None}) for island in islands)
-    every = job.checkpoint.model_copy(update={"every": 0, "keep": NEVER})
-    data = job.data
-    if data.validation is not None:
-        seldom = data.validation.model_copy(update={"every": NEVER, "batches": 1})
-        data = data.model_copy(update={"validation": seldom})
-    alone = {
-        "islands": here,
-        "checkpoint": every,
-        "data": data,
-        "drill": (),
-        "fault": Fault(max_restarts=0),
-    }
-    return job.model_copy(update=alone | changes)
+    return job.model_copy(
+        update={
+            "islands": tuple(island.model_copy(update={"node": None}) for island in islands),
+            "checkpoint": job.checkpoint.model_copy(update={"every": 0, "keep": NEVER}),
+            "data": _without_validation(job.data),
+            "drill": (),
+            "fault": Fault(max_restarts=0),
+        }
+    )
+
+
+def _without_validation(data: Data) -> Data:
+    """The same training data. Its held-out part stays apart, and is never looked at."""
+    if data.validation is None:
+        return data
+    never = data.validation.model_copy(update={"every": NEVER, "batches": 1})
+    return data.model_copy(update={"validation": never})
 
 
 def _with_detail(error: DougongError, diagnosis: Diagnosis | None) -> DougongError:
@@ -105,17 +115,18 @@ def _with_detail(error: DougongError, diagnosis: Diagnosis | None) -> DougongErr
 @contextmanager
 def _deadline(inbox: Inbox, timeout_s: float) -> Iterator[threading.Event]:
     """Stops the run after so many seconds; the event says that it did."""
-    late = threading.Event()
+    is_late = threading.Event()
 
     def stop() -> None:
-        late.set()
-        for _ in range(2):  # the second one does not wait for the step
-            inbox.put(SignalReceived(signal.SIGTERM))
+        is_late.set()
+        # As a user who presses Ctrl-C twice: the second one does not wait for the step.
+        inbox.put(SignalReceived(signal.SIGTERM))
+        inbox.put(SignalReceived(signal.SIGTERM))
 
     timer = threading.Timer(timeout_s, stop)
     timer.daemon = True
     timer.start()
     try:
-        yield late
+        yield is_late
     finally:
         timer.cancel()

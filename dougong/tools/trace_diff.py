@@ -22,21 +22,22 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.planner.resume import identity
 from dougong.records.directory import RunDir
-from dougong.records.metrics import MetricsRow
 from dougong.records.partial_run import PartialRun, StepTrace
-from dougong.tools.ledger_diff import differences_of_step, first_split, tensors_of_step
-from dougong.tools.local_run import LocalRunOptions, on_trial, try_out
+from dougong.tools.ledger_diff import Runs, differences_of_step, first_split, tensors_of_step
+from dougong.tools.local_run import LocalRunOptions, on_this_machine, run_here
+from dougong.tools.step_record import StepRecord, StepRecords, read_records
 
-EXPERTS_WORK = ("answers", "drows")
+COMPUTED_BY_EXPERTS = ("answers", "drows")
+"""What a trace's checksums are of, where the experts' workers compute it."""
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """One recorded step and the same step computed again."""
+    """One recorded step of run `name` ("A" or "B"), and the same step computed again."""
 
     name: str
-    recorded: MetricsRow
-    again: MetricsRow
+    recorded: StepRecord
+    again: StepRecord
     run_dir: RunDir
     trace: StepTrace
     plan: Plan
@@ -44,7 +45,8 @@ class Rerun:
     @property
     def reproduced(self) -> bool:
         """Whether the step gave the bits that were recorded."""
-        return all(self.recorded.get(key) == self.again.get(key) for key in ("loss", "checksums"))
+        old, new = self.recorded, self.again
+        return (old.loss, old.totals) == (new.loss, new.totals)
 
 
 @dataclass(frozen=True)
@@ -58,162 +60,184 @@ class Retraced:
     lines: tuple[str, ...]
 
 
-def retrace(a: RunDir, b: RunDir, bench: LocalRunOptions) -> Retraced:
-    """Trace the first step whose digests differ. Raises `JobError` when the two runs are of other
-    jobs, or have no ledger in which they part; else what a trial raises. Leaves nothing behind."""
-    rows = a.latest_metrics(), b.latest_metrics()
-    step = first_split(*rows)
+def retrace(a: RunDir, b: RunDir, options: LocalRunOptions) -> Retraced:
+    """Trace the first step whose digests differ. Leaves nothing behind.
+
+    Raises `JobError` when the two runs are of other jobs, or have no ledger in which they part;
+    else what a run of `run_here` raises.
+    """
+    runs = (a, b)
+    records = (read_records(a), read_records(b))
+    step = first_split(*records)
     if step is None:
         raise JobError(
             f"{a.path} and {b.path}: their ledgers do not part, so there is no step to trace"
         )
+    _refuse_other_layouts(a, b)
     _refuse_other_jobs(a, b)
-    start = _common_state((a, b), rows, step)
+    start = _common_state(runs, records, step)
     with tempfile.TemporaryDirectory(prefix="dougong-trace-") as folder:
-        pair = [
-            _again(
-                name,
-                run,
-                next(r for r in side if r["step"] == step),
-                start,
-                Path(folder) / name,
-                bench,
-            )
-            for name, run, side in zip("AB", (a, b), rows, strict=True)
-        ]
-        began = f"{start.path.name} of {start.path.parent.parent}" if start else "the beginning"
-        place, lines = _compare(pair[0], pair[1], (a, b))
-        return Retraced(step, began, place, tuple(lines))
+        reruns = []
+        for name, run, recorded in zip("AB", runs, records, strict=True):
+            path = Path(folder) / name
+            reruns.append(_run_again(name, run, recorded[step], _begin(path, run, start), options))
+        place, lines = _compare(reruns[0], reruns[1], runs)
+    return Retraced(step, _describe(start), place, tuple(lines))
+
+
+def _refuse_other_layouts(a: RunDir, b: RunDir) -> None:
+    job = load_job(a.job_file).job
+    if job.is_layout_free or _layout(a.read_plan()) == _layout(b.read_plan()):
+        return
+    raise JobError(
+        f"{a.path} and {b.path}: determinism: {job.determinism} promises no bits across layouts, "
+        "and theirs are not the same; compare runs of one layout, or of a job with "
+        "determinism: layout"
+    )
+
+
+def _layout(plan: Plan | None) -> list[tuple[object, object]]:
+    workers = plan.workers if plan is not None else ()
+    return [(worker.lanes, worker.experts) for worker in workers]
 
 
 def _refuse_other_jobs(a: RunDir, b: RunDir) -> None:
-    old, new = (identity(load_job(run.job_file).job) for run in (a, b))
-    layouts = [
-        [(w.lanes, w.experts) for w in plan.workers]
-        for run in (a, b)
-        if (plan := run.read_plan()) is not None
-    ]
-    if old["determinism"] != "layout" and layouts[1:] != layouts[:1]:
-        raise JobError(
-            f"{a.path} and {b.path}: determinism: {old['determinism']} promises no bits across layouts, and theirs are "
-            "not the same; compare runs of one layout, or of a job with determinism: layout"
-        )
+    old, new = identity(load_job(a.job_file).job), identity(load_job(b.job_file).job)
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:
         raise JobError(
-            f"{a.path} and {b.path}: their jobs differ in {', '.join(changed)}, so they compute other things from "
-            "the first step on and there is no place to look for; compare runs of one job"
+            f"{a.path} and {b.path}: their jobs differ in {', '.join(changed)}, so they compute "
+            "other things from the first step on and there is no place to look for; compare runs "
+            "of one job"
         )
 
 
 def _common_state(
-    runs: Sequence[RunDir], rows: Sequence[Sequence[MetricsRow]], step: int
+    runs: Runs, records: tuple[StepRecords, StepRecords], step: int
 ) -> CheckpointPlace | None:
-    """The newest valid checkpoint before `step` that carries the digest which both ledgers have
-    there."""
-    digests = [{int(row["step"]): row.get("ledger") for row in side} for side in rows]
-    places = [
-        place for run in runs for place in list_committed(run.checkpoints) if place.step < step
-    ]
-    for place in sorted(places, reverse=True):
-        try:
-            digest = Manifest.load(place.path).metadata.get("ledger")
-        except CheckpointError:
-            continue
-        told = [side.get(place.step) for side in digests]
-        if digest is not None and told == [digest, digest] and verify(place.path).ok:
-            return place
+    """The newest valid checkpoint before `step` that both runs could have gone on from; None: the
+    beginning.
+
+    A checkpoint carries the ledger's digest of its step. Where both ledgers have that digest, both
+    runs had computed the same bits up to there.
+    """
+    candidates: list[CheckpointPlace] = []
+    for run in runs:
+        candidates += [found for found in list_committed(run.checkpoints) if found.step < step]
+    for found in sorted(candidates, reverse=True):
+        digest = _digest_in(found)
+        recorded = [side[found.step].digest for side in records if found.step in side]
+        if digest is not None and recorded == [digest, digest] and verify(found.path).ok:
+            return found
     return None
 
 
-def _again(
-    name: str,
-    run: RunDir,
-    row: MetricsRow,
-    start: CheckpointPlace | None,
-    path: Path,
-    bench: LocalRunOptions,
-) -> Rerun:
-    job = load_job(run.job_file).job
-    path.mkdir()
-    trial = RunDir.create(path)
-    trial.write_job(run.read_job())
+def _digest_in(checkpoint: CheckpointPlace) -> str | None:
+    try:
+        return Manifest.load(checkpoint.path).metadata.get("ledger")
+    except CheckpointError:
+        return None
+
+
+def _describe(start: CheckpointPlace | None) -> str:
+    if start is None:
+        return "the beginning"
+    return f"{start.path.name} of {start.path.parent.parent}"
+
+
+def _begin(path: Path, run: RunDir, start: CheckpointPlace | None) -> RunDir:
+    """A new run directory with the job of `run`, that goes on from `start`."""
+    begun = RunDir.create(path)
+    begun.write_job(run.read_job())
     if start is not None:
-        (trial.checkpoints / start.path.name).symlink_to(start.path.resolve())
-    step = int(row["step"])
-    trial = try_out(on_trial(job, job.islands), path, PartialRun(step, trace=step), bench)
-    again = next(r for r in trial.latest_metrics() if r["step"] == step)
-    plan = trial.read_plan()
+        (begun.checkpoints / start.path.name).symlink_to(start.path.resolve())
+    return begun
+
+
+def _run_again(
+    name: str, run: RunDir, recorded: StepRecord, begun: RunDir, options: LocalRunOptions
+) -> Rerun:
+    """Run up to and with the recorded step in `begun`, and trace that step."""
+    job = load_job(run.job_file).job
+    request = PartialRun(recorded.step, trace=recorded.step)
+    done = run_here(on_this_machine(job, job.islands), begun.path, request, options)
+    plan = done.read_plan()
     assert plan is not None, "a run that made steps has a plan"
-    return Rerun(name, row, again, trial, StepTrace.read(path), plan)
+    again = read_records(done)[recorded.step]
+    return Rerun(name, recorded, again, done, StepTrace.read(done.path), plan)
 
 
-def _compare(a: Rerun, b: Rerun, runs: tuple[RunDir, RunDir]) -> tuple[TraceKey | None, list[str]]:
+def _compare(a: Rerun, b: Rerun, runs: Runs) -> tuple[TraceKey | None, list[str]]:
+    """(the place where the reruns part, what is said of it)."""
     place = first_difference(a.trace.found, b.trace.found)
     if place is not None:
-        where = place.describe(a.trace.sites)
         return place, [
-            f"first difference: {where}",
+            f"first difference: {place.describe(a.trace.sites)}",
             f"  computed by {_who(a, place)} and by {_who(b, place)}",
         ]
-    sums = differences_of_step((a.run_dir, b.run_dir), (a.again, b.again))
-    sums = [(name, note) for name, note in sums if name != "ledger"]
-    if sums:
-        name, note = sums[0]
-        return None, [
-            "every lane computes the same on both layouts",
-            f"first difference: {name}: {note}",
-        ]
+    # No lane's values differ. What is left is how they were added over lanes, or the update.
+    for name, note in differences_of_step((a.run_dir, b.run_dir), (a.again, b.again)):
+        if name != "ledger":
+            return None, [
+                "every lane computes the same on both layouts",
+                f"first difference: {name}: {note}",
+            ]
     return None, ["both layouts compute the same bits again", *_blame(a, b, runs)]
 
 
-def _who(side: Rerun, place: TraceKey) -> str:
-    """The workers of a layout that had their hands in a place."""
-    workers = [w.name for w in side.plan.workers if place.lane in w.lanes]
-    if place.what in EXPERTS_WORK:
-        workers += [
-            w.name
-            for w in side.plan.workers
-            if place.part in w.experts[place.site] and w.name not in workers
-        ]
-    return f"{', '.join(workers)} of {side.name}"
+def _who(rerun: Rerun, place: TraceKey) -> str:
+    """The workers of a layout that took part in computing a place."""
+    names = [worker.name for worker in rerun.plan.workers if place.lane in worker.lanes]
+    if place.what in COMPUTED_BY_EXPERTS:
+        for worker in rerun.plan.workers:
+            if place.part in worker.experts[place.site] and worker.name not in names:
+                names.append(worker.name)
+    return f"{', '.join(names)} of {rerun.name}"
 
 
-def _blame(a: Rerun, b: Rerun, runs: tuple[RunDir, RunDir]) -> list[str]:
+def _blame(a: Rerun, b: Rerun, runs: Runs) -> list[str]:
     """The reruns agree: which recorded run they contradict, and whose tensors were wrong there."""
-    if a.reproduced == b.reproduced:
+    if a.reproduced and b.reproduced:
+        return ["and both runs' records of the step: they parted before it"]
+    if not a.reproduced and not b.reproduced:
         return [
-            "and neither run's record: both were computed with other software or other machines than are here now"
-            if not a.reproduced
-            else "and both runs' records of the step: they parted before it"
+            "and neither run's record: both were computed with other software or other machines "
+            "than are here now"
         ]
     wrong, right = (a, b) if b.reproduced else (b, a)
-    suspects = _owners_of_wrong((a, b), wrong, runs)
-    one_of = "one of " if len(suspects) > 1 else ""
-    who = f"{one_of}{', '.join(suspects)}, or its memory, computed it wrongly"
+    suspects = _suspects((a, b), wrong, runs)
+    who = f"one of {', '.join(suspects)}" if len(suspects) > 1 else suspects[0]
+    step = wrong.recorded.step
     return [
         f"which is what run {right.name} recorded",
-        f"run {wrong.name}'s step {wrong.recorded['step']} is not reproduced: {who}",
+        f"run {wrong.name}'s step {step} is not reproduced: "
+        f"{who}, or its memory, computed it wrongly",
     ]
 
 
-def _owners_of_wrong(
-    pair: tuple[Rerun, Rerun], wrong: Rerun, runs: tuple[RunDir, RunDir]
-) -> list[str]:
-    """Owners, in the wrong run, of the tensors that differ first: gradients before weights."""
-    kept = tensors_of_step(runs, (pair[0].recorded, pair[1].recorded))
-    plan = runs[pair.index(wrong)].read_plan() or wrong.plan
-    first = next(iter(kept), ("", ""))[0]
+def _suspects(reruns: tuple[Rerun, Rerun], wrong: Rerun, runs: Runs) -> list[str]:
+    """Owners, in the wrong run, of the tensors that differ first: gradients before weights. All
+    workers, where it is not known which tensors those are."""
+    plan = runs[reruns.index(wrong)].read_plan() or wrong.plan
+    different = list(tensors_of_step(runs, (reruns[0].recorded, reruns[1].recorded)))
+    if not different:
+        return [worker.name for worker in plan.workers]
+    first_kind, _ = different[0]
     return sorted(
-        {_owner(name, plan, wrong.trace.sites).name for kind, name in kept if kind == first}
-    ) or [w.name for w in plan.workers]
+        {
+            _owner(name, plan, wrong.trace.sites).name
+            for kind, name in different
+            if kind == first_kind
+        }
+    )
 
 
-def _owner(name: str, plan: Plan, sites: Sequence[str]) -> Worker:
-    if name in plan.owners:
-        return plan.workers[plan.owners[name]]
-    expert = min(
-        int(name.rpartition("[")[2].rstrip("]")), plan.num_experts - 1
-    )  # rows behind the last are its owner's
-    site = next(number for number, known in enumerate(sites) if name.startswith(f"{known}."))
-    return next(w for w in plan.workers if expert in w.experts[site])
+def _owner(tensor: str, plan: Plan, sites: Sequence[str]) -> Worker:
+    """The worker of a dense tensor by its name, of an expert's by the number in brackets."""
+    if tensor in plan.owners:
+        return plan.workers[plan.owners[tensor]]
+    number = int(tensor.rpartition("[")[2].rstrip("]"))
+    # A family may store rows behind those of its experts; they belong to the last expert's owner.
+    expert = min(number, plan.num_experts - 1)
+    site = next(i for i, module in enumerate(sites) if tensor.startswith(f"{module}."))
+    return next(worker for worker in plan.workers if expert in worker.experts[site])

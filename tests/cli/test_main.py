@@ -42,6 +42,20 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys: pyt
     assert f"dougong {command}" in text.partition("Example")[2]
 
 
+@pytest.mark.parametrize("command", main.COMMANDS, ids=lambda command: command.name)
+def test_the_front_says_of_a_command_what_its_help_begins_with(command: main.Command) -> None:
+    loaded = main.load_command(command.name)
+    assert loaded.help.partition("\n\n")[0] == command.summary
+    assert loaded.callback.__name__ == command.name
+
+
+def test_the_front_s_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for command in main.COMMANDS:
+        assert f"{command.name} {command.summary}" in text
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_of(["--version"]) == 0
     assert capsys.readouterr().out == f"dougong {__version__}\n"
@@ -80,10 +94,9 @@ def test_errors_become_messages_and_exit_statuses(raised: str, status: int, said
     done = python(
         "import typer\n"
         "from dougong.errors import DougongError, JobError\n"
-        "from dougong.launcher import cli\n"
-        "from dougong.cli import check\n"
+        "from dougong.cli import check as module, main\n"
         f"def check(file: str) -> None: raise {raised}\n"
-        "check.register = lambda app: app.command('check')(check)\n"
+        "module.check = check\n"
         "main.main(['check', 'job.yaml'])\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
@@ -91,18 +104,19 @@ def test_errors_become_messages_and_exit_statuses(raised: str, status: int, said
 
 def test_our_own_mistakes_keep_their_traceback() -> None:
     done = python(
-        "from dougong.launcher import cli\n"
-        "from dougong.cli import check\n"
+        "from dougong.cli import check as module, main\n"
         "def check(file: str) -> None: raise ZeroDivisionError('oh')\n"
-        "check.register = lambda app: app.command('check')(check)\n"
+        "module.check = check\n"
         "main.main(['check', 'job.yaml'])\n"
     )
     assert done.returncode == 1 and "Traceback" in done.stderr and done.stderr.endswith("ZeroDivisionError: oh\n")
 
 
-def test_the_front_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize("started", ["build_command()", "main(['--help'])", "main(['--version'])"])
+def test_the_front_loads_nothing_heavy(started: str) -> None:
     done = python(
-        "import sys; from dougong.cli.main import build_command; build_command()\n"
+        "import contextlib, io, sys; from dougong.cli.main import build_command, main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): {started}\n"
         "print(*{'torch', 'ray', 'transformers', 'numpy', 'matplotlib', 'pydantic'} & set(sys.modules))"
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
@@ -124,3 +138,8 @@ def test_python_m_dougong_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "dougong", "--version"], cwd=ROOT, capture_output=True, timeout=60)
     assert done.stdout.decode() == f"dougong {__version__}\n"
     assert isinstance(main.build_command(), typer.core.TyperGroup)
+
+
+def test_a_paragraph_of_a_command_s_help_is_one_line() -> None:
+    paragraphs = main.load_command("run").help.split("\n\n")
+    assert len(paragraphs) == 3 and not any("\n" in paragraph for paragraph in paragraphs)

@@ -20,11 +20,12 @@ from dougong.job.optimizers.adamw import AdamW
 from dougong.models.sites import expert_op
 from dougong.ops.experts.base import Block, ExpertOp, Rows
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
-from dougong.ops.permute import combine_backward, combine_rows, make_routing, permute_backward, permute_rows
+from dougong.ops.permute import combine_rows, make_routing, permute_backward, permute_rows
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.tree import LaneTree
 from dougong.training.optimizers.adamw import OwnedAdamW
 from tests.ops.experts.test_reference import CPU, HIDDEN, random_tensors, site_of
+from tests.reference import combine_backward
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]

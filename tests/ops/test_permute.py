@@ -8,7 +8,6 @@ import pytest
 import torch
 from dougong.ops.permute import (
     Routing,
-    combine_backward,
     combine_rows,
     make_routing,
     permute_backward,
@@ -16,6 +15,7 @@ from dougong.ops.permute import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference import combine_backward
 from torch import Tensor
 
 EXPERTS = 5

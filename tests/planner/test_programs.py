@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dougong.errors import PlanError
 from dougong.parallel.plan import Plan
-from dougong.planner.programs import pipeline_of, programs_of, prove, role_of
+from dougong.planner.programs import pipeline_of, programs_of, prove
 from tests.jobs import make_job, plan_for
 
 BATCH = {"lanes": 4, "microbatches": 3, "microbatch_size": 1}
@@ -35,7 +35,7 @@ def test_the_schedule_follows_the_roles_unless_it_is_named(roles: str, asked: st
     assert pipeline_of(job, plan) == expected
     programs = programs_of(job, plan)
     assert [p.worker for p in programs] == [w.name for w in plan.workers]
-    assert [p.role for p in programs] == [role_of(w) for w in plan.workers]
+    assert [p.role for p in programs] == [w.role_in_step for w in plan.workers]
 
 
 @pytest.mark.parametrize("roles", ["B", "BBB", "AE", "AAAE", "AEEE", "ABE"])
@@ -43,7 +43,7 @@ def test_the_schedule_follows_the_roles_unless_it_is_named(roles: str, asked: st
 def test_a_step_is_proved_and_what_it_keeps_alive_is_known(roles: str, pipeline: str) -> None:
     job, plan = laid_out(roles, pipeline=pipeline)
     alive = prove(job, plan)
-    assert set(alive) == {role_of(w) for w in plan.workers}
+    assert set(alive) == {w.role_in_step for w in plan.workers}
     most = 3 * 4  # micro-batches times segments; one experts call less
     assert all(0 <= kept.segments <= most and 0 <= kept.waves <= most - 3 for kept in alive.values())
     assert sum(kept.segments for kept in alive.values()) > 0 < sum(kept.waves for kept in alive.values())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -50,16 +47,3 @@ def test_rates_are_work_by_the_median_second_after_the_first_step() -> None:
 def test_one_island_has_nothing_to_be_weighed_against(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="one island"):
         calibrate(load_job(QUICKSTART), tmp_path / "c", Options(ray=False), 3)
-
-
-def test_the_command_prints_what_a_job_accepts(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "dougong", "calibrate", str(AFD), "--no-ray", "--steps", "3"]
-    small = ["-o", "model.config.num_hidden_layers=2", "-o", "batch.microbatches=1"]
-    ended = subprocess.run(
-        [*words, *small, "--run-dir", str(tmp_path / "c")], capture_output=True, text=True, timeout=240
-    )
-    assert ended.returncode == 0, ended.stderr
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("islands.")]
-    assert [line.partition(".speed=")[0] for line in lines] == ["islands.east", "islands.west"]
-    job = load_job(AFD, [*lines, "offload=auto"]).job
-    assert all(i.speed and re.search(rf"{i.name}\.speed=.*{i.speed.attention:.4g}", ended.stdout) for i in job.islands)

@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from dougong.accelerators.registry import accelerator_names, get_accelerator
 from dougong.control.environment import ray_variables, temporary_variables
 from dougong.deadlines import Deadlines
@@ -219,8 +221,6 @@ def _ray_options(address: str | None) -> dict[str, Any]:
 def _raylet_helpers() -> list[int]:
     """The processes that our embedded raylet has started for itself; Ray ends everything else with
     the driver."""
-    import psutil
-
     helpers: list[int] = []
     for child in psutil.Process().children():
         if child.name() == "raylet":

@@ -127,6 +127,7 @@ class Actor:
             case DropAgent(agent):
                 self._reach.drop(agent)
             case CloseChannel(channel, answer):
+                # A client that did not wait for its answer has its request met even so.
                 try:
                     if answer is not None:
                         channel.send(answer)
@@ -169,6 +170,9 @@ class Actor:
     def _open_store(self, host: str) -> StoreOpened:
         store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
+
+    # What follows runs in the backend's thread. It reads only what is fixed by then: the server
+    # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
         self._backend.start(specs, self._settings_of)

@@ -42,13 +42,13 @@ def expert_operators() -> Iterator[NpuSwiGLU]:
 
 
 def grouped_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
-    """One call for up to 128 products. Every group has tensors of its own: split_item 0, group_type
-    -1."""
+    """One call for up to 128 products. Every group has tensors of its own, which the operator calls
+    split_item 0, group_type -1."""
     results: list[Tensor] = []
     for first in range(0, len(left), MOST_GROUPS):
-        some = slice(first, first + MOST_GROUPS)
+        part = slice(first, first + MOST_GROUPS)
         results += torch.ops.npu.npu_grouped_matmul(
-            left[some], right[some], split_item=0, group_type=-1
+            left[part], right[part], split_item=0, group_type=-1
         )
     return results
 
@@ -83,16 +83,13 @@ class NpuSwiGLU:
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
     ) -> AscendSaved:
-        """Write every row's answer into `out_RH` [R, H]."""
-        gate_up, down = (
-            self._weights(blocks, tensors, name) for name in ("gate_up_proj", "down_proj")
-        )
-        width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
-        gate_up_R2I = self._run(
-            x_RH, blocks, [w.t() for w in gate_up], x_RH.new_empty(len(x_RH), width)
-        )
+        """Write every row's output into `out_RH` [R, H]."""
+        gate_up = [tensors[block.expert]["gate_up_proj"].t() for block in blocks]
+        down = [tensors[block.expert]["down_proj"].t() for block in blocks]
+        width = gate_up[0].shape[1] if gate_up else 0
+        gate_up_R2I = self._run(x_RH, blocks, gate_up, x_RH.new_empty(len(x_RH), width))
         inner_RI = torch.ops.npu.npu_swiglu(gate_up_R2I, -1)
-        self._run(inner_RI, blocks, [w.t() for w in down], out_RH)
+        self._run(inner_RI, blocks, down, out_RH)
         return AscendSaved(blocks, x_RH, gate_up_R2I, inner_RI)
 
     def backward(
@@ -103,34 +100,29 @@ class NpuSwiGLU:
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
     ) -> AddWeights:
-        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to
-        `grads` (float32)."""
-        gate_up, down = (
-            self._weights(saved.blocks, tensors, name) for name in ("gate_up_proj", "down_proj")
-        )
+        """Write the rows' gradients into `dx_RH`.
+
+        Returns what adds the weights' gradients to `grads` (float32).
+        """
+        gate_up = [tensors[block.expert]["gate_up_proj"] for block in saved.blocks]
+        down = [tensors[block.expert]["down_proj"] for block in saved.blocks]
         dinner_RI = self._run(dy_RH, saved.blocks, down, torch.empty_like(saved.inner_RI))
         dgate_up_R2I = torch.ops.npu.npu_swiglu_backward(dinner_RI, saved.gate_up_R2I, -1)
         self._run(dgate_up_R2I, saved.blocks, gate_up, dx_RH)
 
         def add_weights() -> None:
             for block in saved.blocks:
-                own, of = block.span, grads[block.expert]
-                add_outer(of["down_proj"], dy_RH[own], saved.inner_RI[own])
-                add_outer(of["gate_up_proj"], dgate_up_R2I[own], saved.x_RH[own])
+                rows, of_expert = block.span, grads[block.expert]
+                add_outer(of_expert["down_proj"], dy_RH[rows], saved.inner_RI[rows])
+                add_outer(of_expert["gate_up_proj"], dgate_up_R2I[rows], saved.x_RH[rows])
 
         return add_weights
-
-    def _weights(
-        self, blocks: Sequence[Block], tensors: Mapping[int, Tensors], name: str
-    ) -> list[Tensor]:
-        return [tensors[b.expert][name] for b in blocks]
 
     def _run(
         self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor
     ) -> Tensor:
         """Each block's rows times its weight, into the same rows of `out_RM`."""
-        for block, result in zip(
-            blocks, self._products([rows_RK[b.span] for b in blocks], weights), strict=True
-        ):
-            out_RM[block.span] = result
+        products = self._products([rows_RK[block.span] for block in blocks], weights)
+        for block, product in zip(blocks, products, strict=True):
+            out_RM[block.span] = product
         return out_RM

@@ -20,11 +20,10 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 """One expert's tensors, or their gradients, by parameter."""
 AddWeights = Callable[[], None]
-"""The rest of a backward: adds the gradients of the weights to their accumulators. Called once; may
-have nothing to do.
+"""The rest of a backward: adds the gradients of the weights to their accumulators.
 
-Apart, so that the gradients of rows can leave first (B and W of zero-bubble pipelines, Qi et al.,
-arXiv 2401.10241).
+Called once; may have nothing to do. It stands apart so that the gradients of rows can leave first
+(B and W of zero-bubble pipelines, Qi et al., arXiv 2401.10241).
 """
 Rows = int | Literal["block", "expert"]
 """What one product takes: a block, a tile of so many rows, or all rows of an expert."""
@@ -47,13 +46,13 @@ class Block:
 class ExpertOp(Protocol):
     """How a worker's experts compute. `blocks` come by lane, then expert; none is empty.
 
-    `saved` is whatever the forward wants to see again in its backward.
+    `saved` is whatever a forward needs in its backward.
     """
 
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
     ) -> Any:
-        """Write every row's answer into `out_RH`; return what the backward needs."""
+        """Write every row's output into `out_RH`; return what the backward needs."""
         ...
 
     def backward(
@@ -64,8 +63,10 @@ class ExpertOp(Protocol):
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
     ) -> AddWeights:
-        """Write the gradient of the rows into `dx_RH`; return what adds the weights' gradients to
-        `grads` (float32)."""
+        """Write the rows' gradients into `dx_RH`.
+
+        Returns what adds the weights' gradients to `grads` (float32).
+        """
         ...
 
 
@@ -73,7 +74,7 @@ class OneExpert(Protocol):
     """How one expert computes on rows that belong together."""
 
     def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
-        """Write the answer into `out_NH`; return what the backward needs."""
+        """Write the outputs into `out_NH`; return what the backward needs."""
         ...
 
     def backward(
@@ -84,8 +85,10 @@ class OneExpert(Protocol):
         grads: Tensors,
         dx_NH: Tensor,
     ) -> AddWeights:
-        """Write the gradient of the rows into `dx_NH`; return what adds the weights' gradients to
-        `grads` (float32)."""
+        """Write the rows' gradients into `dx_NH`.
+
+        Returns what adds the weights' gradients to `grads` (float32).
+        """
         ...
 
 

@@ -1,10 +1,11 @@
-"""Experts on the rows of a micro-batch: forward, backward, and weight gradients, added into float32
-accumulators.
+"""Experts on the rows of a micro-batch: forward, backward, and the weights' gradients.
+
+The weights' gradients are added into float32 accumulators.
 
 A *block* is the rows of one (expert, lane, micro-batch); a *wave* is all of a worker's blocks of
 one micro-batch, lane by lane. The shape of every product here follows from the routing and the job
 alone, never from the layout, so that determinism of the kernels from run to run is enough for the
-same bits everywhere (`research/determinism.md`, rules 1, 7 and 20).
+same bits everywhere (docs/design/determinism.md).
 
 Legend for shape suffixes: R rows of a wave, N rows of a block or tile, M rows of a wave after
 padding, H hidden size, I the expert's inner size.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, groupby
 from typing import Any, TypeVar
 
 import torch
@@ -35,9 +37,11 @@ class ByBlock:
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
     ) -> Any:
-        return [
-            (b, self.one.forward(x_RH[b.span], tensors[b.expert], out_RH[b.span])) for b in blocks
-        ]
+        saved = []
+        for block in blocks:
+            x_NH, out_NH = x_RH[block.span], out_RH[block.span]
+            saved.append((block, self.one.forward(x_NH, tensors[block.expert], out_NH)))
+        return saved
 
     def backward(
         self,
@@ -47,12 +51,14 @@ class ByBlock:
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
     ) -> AddWeights:
-        rest = [
-            self.one.backward(
-                dy_RH[b.span], kept, tensors[b.expert], grads[b.expert], dx_RH[b.span]
+        rest = []
+        for block, of_block in _taken(saved):
+            dy_NH, dx_NH = dy_RH[block.span], dx_RH[block.span]
+            rest.append(
+                self.one.backward(
+                    dy_NH, of_block, tensors[block.expert], grads[block.expert], dx_NH
+                )
             )
-            for b, kept in _taken(saved)
-        ]
         return partial(_add_each, rest)
 
 
@@ -61,7 +67,7 @@ class ByTile:
     the last tile filled up with zeros; without a height, for all rows of an expert. Faster than
     `ByBlock` where blocks are small.
 
-    A row's answer and gradient depend on the row and on its place in its tile; weight gradients are
+    A row's output and gradient depend on the row and on its place in its tile; weight gradients are
     added tile by tile. Which rows share a tile follows from the routing of the whole micro-batch,
     which no layout changes.
     """
@@ -76,7 +82,10 @@ class ByTile:
         tiling = Tiling(blocks, self.height)
         x_MH = tiling.pad(x_RH)
         y_MH = torch.empty_like(x_MH)
-        kept = [(e, t, self.one.forward(x_MH[t], tensors[e], y_MH[t])) for e, t in tiling.tiles()]
+        kept = []
+        for expert, tile in tiling.tiles():
+            of_tile = self.one.forward(x_MH[tile], tensors[expert], y_MH[tile])
+            kept.append((expert, tile, of_tile))
         tiling.unpad(y_MH, out_RH)
         return tiling, kept
 
@@ -91,16 +100,17 @@ class ByTile:
         tiling, kept = saved
         dy_MH = tiling.pad(dy_RH)
         dx_MH = torch.empty_like(dy_MH)
-        rest = [
-            self.one.backward(dy_MH[tile], of_tile, tensors[expert], grads[expert], dx_MH[tile])
-            for expert, tile, of_tile in _taken(kept)
-        ]
+        rest = []
+        for expert, tile, of_tile in _taken(kept):
+            dy_NH, dx_NH = dy_MH[tile], dx_MH[tile]
+            rest.append(self.one.backward(dy_NH, of_tile, tensors[expert], grads[expert], dx_NH))
         tiling.unpad(dx_MH, dx_RH)
         return partial(_add_each, rest)
 
 
 def _taken(kept: list[T]) -> Iterator[T]:
-    """From first to last; the list lets go of each."""
+    """From first to last. The list lets go of each, so that its memory is free as soon as it has
+    been used."""
     while kept:
         yield kept.pop(0)
 
@@ -111,25 +121,25 @@ def _add_each(rest: list[AddWeights]) -> None:
 
 
 class Tiling:
-    """Rows of a wave, expert by expert and lane by lane, each expert's filled up to whole tiles."""
+    """Rows of a wave, expert by expert and lane by lane, each expert's filled up to whole tiles.
+
+    `height`: rows of a tile; None: one tile for each expert, as high as it needs to be. `spans`:
+    (expert, its rows after padding), experts in ascending order.
+    """
 
     def __init__(self, blocks: Sequence[Block], height: int | None) -> None:
         self._height = height
         self.spans: list[tuple[int, slice]] = []
-        """(expert, its rows after padding), experts in ascending order."""
-        places: dict[int, range] = {}
-        unit = height or 1
-        start = end = 0
-        for block in sorted(blocks, key=lambda b: (b.expert, b.lane)):
-            if not self.spans or self.spans[-1][0] != block.expert:
-                start = end = self.num_rows
-                self.spans.append((block.expert, slice(start, start)))
-            places[block.start] = range(end, end + block.count)
-            end += block.count
-            self.spans[-1] = block.expert, slice(start, start - (start - end) // unit * unit)
-        self._places_R = torch.tensor(
-            [p for _, of in sorted(places.items()) for p in of], dtype=torch.int64
-        )
+        places: dict[int, range] = {}  # by a block's first row: where its rows go
+        by_expert = sorted(blocks, key=lambda block: (block.expert, block.lane))
+        for expert, group in groupby(by_expert, key=lambda block: block.expert):
+            start = end = self.num_rows
+            for block in group:
+                places[block.start] = range(end, end + block.count)
+                end += block.count
+            self.spans.append((expert, slice(start, start + self._padded(end - start))))
+        in_order = [places[first] for first in sorted(places)]
+        self._places_R = torch.tensor(list(chain.from_iterable(in_order)), dtype=torch.int64)
 
     @property
     def num_rows(self) -> int:
@@ -140,20 +150,23 @@ class Tiling:
         """(expert, rows) of every tile."""
         for expert, span in self.spans:
             height = self._height or span.stop - span.start
-            yield from (
-                (expert, slice(i, i + height)) for i in range(span.start, span.stop, height)
-            )
+            for start in range(span.start, span.stop, height):
+                yield expert, slice(start, start + height)
 
     def pad(self, rows_RH: Tensor) -> Tensor:
         """[M, H], zeros between."""
         self._places_R = self._places_R.to(rows_RH.device)
-        return rows_RH.new_zeros(self.num_rows, rows_RH.shape[1]).index_copy_(
-            0, self._places_R, rows_RH
-        )
+        padded_MH = rows_RH.new_zeros(self.num_rows, rows_RH.shape[1])
+        return padded_MH.index_copy_(0, self._places_R, rows_RH)
 
     def unpad(self, rows_MH: Tensor, out_RH: Tensor) -> None:
         """The wave's own rows, in its order."""
         torch.index_select(rows_MH, 0, self._places_R, out=out_RH)
+
+    def _padded(self, num_rows: int) -> int:
+        """Rows of an expert after padding."""
+        height = self._height or 1
+        return -(-num_rows // height) * height
 
 
 class FamilyExpert:
@@ -196,8 +209,8 @@ class FamilyExpert:
     def _run(self, x_NH: Tensor, tensors: Tensors) -> Tensor:
         index_NK = torch.tensor(self._choices, device=x_NH.device).expand(len(x_NH), -1)
         weight_NK = (index_NK == 0).to(x_NH.dtype)
-        answer_NH: Tensor = self._one_expert(tensors)(x_NH, index_NK, weight_NK)
-        return answer_NH
+        out_NH: Tensor = self._one_expert(tensors)(x_NH, index_NK, weight_NK)
+        return out_NH
 
 
 class SwiGLUExpert:
@@ -248,10 +261,8 @@ class TiledSwiGLU:
         tiling = Tiling(blocks, self.height)
         x_MH = tiling.pad(x_RH)
         double = next(iter(tensors.values()))["gate_up_proj"].shape[0]
-        gate_up_M2I, inner_MI = (
-            x_MH.new_empty(len(x_MH), double),
-            x_MH.new_empty(len(x_MH), double // 2),
-        )
+        gate_up_M2I = x_MH.new_empty(len(x_MH), double)
+        inner_MI = x_MH.new_empty(len(x_MH), double // 2)
         y_MH = torch.empty_like(x_MH)
         for expert, tile in tiling.tiles():
             _swiglu(x_MH[tile], tensors[expert], gate_up_M2I[tile], inner_MI[tile], y_MH[tile])

@@ -1,5 +1,4 @@
-"""The tables that grouped kernels are run by: which rows are whose, cut into tiles; and the tiles'
-sizes.
+"""The tables that grouped kernels are run by: which rows are whose, cut into tiles of what sizes.
 
 A wave's tables are built on the host, where its blocks are known, and go to the device in one copy.
 """
@@ -18,9 +17,11 @@ from dougong.ops.experts.base import Block
 
 TILE_FIELDS = 5
 GROUP = 16
-"""Row tiles of one expert whose programs run next to one another: their rows and a strip of weights
-fit into the cache of a data-centre GPU (16 x 128 rows of 7168 bfloat16 values are 28 MiB). It
-changes the order of programs, no bit."""
+"""Row tiles of one expert whose programs run next to one another.
+
+Their rows and a strip of weights fit into the cache of a data-centre GPU (16 x 128 rows of 7168
+bfloat16 values are 28 MiB). It changes the order of programs, no bit.
+"""
 
 Table = NDArray[np.int64]
 
@@ -51,39 +52,60 @@ class Tiles:
     weight_gradient: Tile
 
 
-HALF = {
-    # 227 KiB of shared memory a block: Hopper and the large Blackwell. A stage of the first two
-    # takes 48 KiB.
-    "wide": Tiles(
-        128, Tile(128, 64, 8, 3), Tile(256, 64, 8, 3), Tile(128, 64, 8, 4), Tile(128, 64, 8, 4)
-    ),
-    # 163 KiB: A100.
-    "middle": Tiles(
-        128, Tile(64, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)
-    ),
-    # 99 KiB: everything else.
-    "narrow": Tiles(
-        128, Tile(64, 32, 8, 3), Tile(128, 32, 8, 3), Tile(128, 32, 8, 3), Tile(128, 32, 8, 3)
-    ),
-}
-"""float16 and bfloat16, on tensor cores. The first kernel has two tiles, gate and up: together
-Hopper's 128 x 256."""
-SINGLE = Tiles(64, Tile(32, 16, 4, 2), Tile(64, 16, 4, 2), Tile(64, 16, 4, 2), Tile(64, 16, 4, 2))
+WIDE = Tiles(
+    height=128,
+    # The first kernel has two tiles, gate and up: together Hopper's 128 x 256. A stage of the first
+    # two kernels takes 48 KiB.
+    gate_up=Tile(128, 64, 8, 3),
+    linear=Tile(256, 64, 8, 3),
+    inner_backward=Tile(128, 64, 8, 4),
+    weight_gradient=Tile(128, 64, 8, 4),
+)
+"""227 KiB of shared memory a block: Hopper and the large Blackwell."""
+MIDDLE = Tiles(
+    height=128,
+    gate_up=Tile(64, 64, 8, 3),
+    linear=Tile(128, 64, 8, 3),
+    inner_backward=Tile(128, 64, 8, 3),
+    weight_gradient=Tile(128, 64, 8, 3),
+)
+"""163 KiB: A100."""
+NARROW = Tiles(
+    height=128,
+    gate_up=Tile(64, 32, 8, 3),
+    linear=Tile(128, 32, 8, 3),
+    inner_backward=Tile(128, 32, 8, 3),
+    weight_gradient=Tile(128, 32, 8, 3),
+)
+"""99 KiB: everything else."""
+SINGLE = Tiles(
+    height=64,
+    gate_up=Tile(32, 16, 4, 2),
+    linear=Tile(64, 16, 4, 2),
+    inner_backward=Tile(64, 16, 4, 2),
+    weight_gradient=Tile(64, 16, 4, 2),
+)
 """float32 without TF32 runs on plain multiply-add units: for tests and small models."""
 
 
 def choose_tiles(dtype: torch.dtype, arch: int) -> Tiles:
-    """The tiles of a dtype on NVIDIA GPUs of compute capability `arch` (such as 90); any other
-    number is "narrow"."""
+    """The tiles of a dtype on NVIDIA GPUs of compute capability `arch` (such as 90).
+
+    float16 and bfloat16 run on tensor cores, in tiles as large as the shared memory allows; an
+    unknown `arch` gets the smallest of them.
+    """
     if dtype == torch.float32:
         return SINGLE
-    return HALF["wide" if arch in {90, 100, 103} else "middle" if arch == 80 else "narrow"]
+    if arch in (90, 100, 103):
+        return WIDE
+    return MIDDLE if arch == 80 else NARROW
 
 
 @dataclass(frozen=True)
 class Wave:
-    """Tables (int32, on the device) of one micro-batch's blocks. An expert's *slot* is its place in
-    `order`.
+    """Tables (int32, on the device) of one micro-batch's blocks.
+
+    An expert's *slot* is its place in `order`.
 
     `rows` [R]: the wave's rows, expert by expert, lane by lane. `tiles` [T, 5]: slot, first place
     in `rows`, rows, first tile of its group, tiles of its group. `spans` [B, 2]: first row and rows
@@ -110,42 +132,68 @@ class Wave:
 def arrange(blocks: Sequence[Block], height: int, device: torch.device) -> Wave:
     """Tables of `blocks` for tiles of `height` rows. A tile holds rows of one expert, of as many
     lanes as fit."""
-    inside = sorted(blocks, key=lambda b: (b.expert, b.lane))
-    owner_B = np.array([b.expert for b in inside], dtype=np.int64)
-    spans_B2 = np.array([(b.start, b.count) for b in inside], dtype=np.int64).reshape(-1, 2)
-    order_X, first_X, blocks_X = np.unique(owner_B, return_index=True, return_counts=True)
-    rows_X = np.add.reduceat(spans_B2[:, 1], first_X) if inside else spans_B2[:, 1]
-    slots_X = np.arange(len(order_X))
-    experts_X3 = np.stack([slots_X, first_X, blocks_X], axis=1)[np.argsort(-rows_X, kind="stable")]
-    parts = _rows(spans_B2), _tiles(rows_X, height), spans_B2, experts_X3
-    flat = torch.from_numpy(np.concatenate([p.ravel() for p in parts]).astype(np.int32)).to(
-        device, non_blocking=True
+    expert_B, spans_B2 = _by_expert(blocks)
+    order_X, first_X, blocks_X = np.unique(expert_B, return_index=True, return_counts=True)
+    rows_X = _sums_from(first_X, spans_B2[:, 1])
+    experts_X3 = np.stack([np.arange(len(order_X)), first_X, blocks_X], axis=1)
+    experts_X3 = experts_X3[np.argsort(-rows_X, kind="stable")]
+    rows, tiles, spans_on_device, experts = _to_device(
+        (_rows(spans_B2), _tiles(rows_X, height), spans_B2, experts_X3), device
     )
-    rows, tiles, spans, experts = flat.split([p.size for p in parts])
-    order = tuple(order_X.tolist())
     return Wave(
-        order, height, rows, tiles.view(-1, TILE_FIELDS), spans.view(-1, 2), experts.view(-1, 3)
+        order=tuple(order_X.tolist()),
+        height=height,
+        rows=rows,
+        tiles=tiles.view(-1, TILE_FIELDS),
+        spans=spans_on_device.view(-1, 2),
+        experts=experts.view(-1, 3),
     )
+
+
+def _by_expert(blocks: Sequence[Block]) -> tuple[Table, Table]:
+    """(expert [B], first row and rows [B, 2]) of every block, expert by expert, lane by lane."""
+    blocks = sorted(blocks, key=lambda block: (block.expert, block.lane))
+    experts = [block.expert for block in blocks]
+    spans = [(block.start, block.count) for block in blocks]
+    return np.array(experts, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2)
+
+
+def _to_device(tables: Sequence[Table], device: torch.device) -> Sequence[Tensor]:
+    """Each table as one row of int32, all by one copy."""
+    together = np.concatenate([table.ravel() for table in tables]).astype(np.int32)
+    copied = torch.from_numpy(together).to(device, non_blocking=True)
+    parts: Sequence[Tensor] = copied.split([table.size for table in tables])
+    return parts
+
+
+def _sums_from(first_X: Table, count_B: Table) -> Table:
+    """The sum of `count_B` from each of `first_X` up to the next."""
+    # reduceat does not take an empty list of places.
+    return np.add.reduceat(count_B, first_X) if len(first_X) else count_B
 
 
 def _rows(spans_B2: Table) -> Table:
     """The rows of every span, one span after another."""
     start_B, count_B = spans_B2.T
     before_B = np.cumsum(count_B) - count_B
+    # Row number i of the result lies in span b at place i - before_b: it is row start_b + that.
     return np.repeat(start_B - before_B, count_B) + np.arange(count_B.sum())
 
 
 def _tiles(rows_X: Table, height: int) -> Table:
     """The table of tiles [T, 5] for experts of so many rows each, one after another."""
-    tiles_X = -(-rows_X // height)
+    tiles_X = -(-rows_X // height)  # rounded up
     slot_T = np.repeat(np.arange(len(rows_X)), tiles_X)
-    first_T = (np.cumsum(tiles_X) - tiles_X)[slot_T]
-    number_T = np.arange(len(slot_T)) - first_T
-    inside_T = number_T * height
-    place_T = (np.cumsum(rows_X) - rows_X)[slot_T] + inside_T
+    first_tile_T = _before(tiles_X)[slot_T]  # of the same expert
+    number_T = np.arange(len(slot_T)) - first_tile_T  # within the expert
+    place_T = _before(rows_X)[slot_T] + number_T * height
+    num_rows_T = np.minimum(height, rows_X[slot_T] - number_T * height)
     group_T = number_T // GROUP * GROUP
-    columns = (
-        slot_T, place_T, np.minimum(height, rows_X[slot_T] - inside_T),
-        first_T + group_T, np.minimum(GROUP, tiles_X[slot_T] - group_T),
-    )  # fmt: skip
+    group_size_T = np.minimum(GROUP, tiles_X[slot_T] - group_T)
+    columns = (slot_T, place_T, num_rows_T, first_tile_T + group_T, group_size_T)
     return np.stack(columns, axis=1)
+
+
+def _before(counts: Table) -> Table:
+    """The sum of all counts before each."""
+    return np.cumsum(counts) - counts

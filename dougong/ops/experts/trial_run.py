@@ -24,8 +24,7 @@ TWO_EXPERTS = (Block(0, 0, 0, 3), Block(1, 0, 3, 40), Block(0, 1, 43, 5))
 
 @dataclass(frozen=True)
 class SmallWave:
-    """An operator's inputs: rows `x_RH`, the gradients `dy_RH` of their answers, weights by
-    expert."""
+    """An operator's inputs: rows `x_RH`, their outputs' gradients `dy_RH`, weights by expert."""
 
     blocks: Sequence[Block]
     x_RH: Tensor
@@ -35,8 +34,7 @@ class SmallWave:
 
 @dataclass(frozen=True)
 class Results:
-    """An operator's outputs: answers `y_RH`, the rows' gradients `dx_RH`, the weights' by
-    expert."""
+    """An operator's outputs `y_RH`, the rows' gradients `dx_RH`, the weights' by expert."""
 
     y_RH: Tensor
     dx_RH: Tensor

@@ -1,16 +1,17 @@
-"""Grouped products of all of a worker's experts in four Triton kernels: a forward, its two
-gradients, SwiGLU inside.
+"""Grouped products of all of a worker's experts in four Triton kernels, SwiGLU inside: a forward
+and its two gradients.
 
 Every kernel follows the same rules, so that a result depends on what it is a result of and on
 nothing else:
 
-- Tiles have one fixed shape (`waves.Tiles`), whatever the number of rows; a tile that is not full is filled up with
-  rows whose answers are thrown away.
-- The long sum of a product is walked by one program, in steps of one fixed depth, from its beginning to its end, in
-  float32: no split-K, no atomics, no TF32. A row's answer depends on the row and the expert's weights; which rows stand
-  beside it in its tile, and where, does not matter.
-- Weight gradients are summed lane by lane in ascending order, a lane's rows in steps that begin at its first row. Each
-  lane's sum begins at zero and is then added to the accumulator: what another expert got does not matter.
+- Tiles have one fixed shape (`tile_tables.Tiles`), whatever the number of rows; a tile that is not
+  full is filled up with rows whose results are thrown away.
+- The long sum of a product is walked by one program, in steps of one fixed depth, from its
+  beginning to its end, in float32: no split-K, no atomics, no TF32. A row's output depends on the
+  row and the expert's weights; which rows stand beside it in its tile, and where, does not matter.
+- Weight gradients are summed lane by lane in ascending order, a lane's rows in steps that begin at
+  its first row. Each lane's sum begins at zero and is then added to the accumulator: what another
+  expert got does not matter.
 - silu, its gradient and all roundings are written for one element.
 
 An expert's tensors are where they are: kernels read their addresses from a table. So every tensor
@@ -56,7 +57,8 @@ def linear(
     grid = (wave.num_tiles * triton.cdiv(width, tile.columns),)
     _linear_kernel[grid](
         x_RK, weights, y_RN, wave.tiles, wave.rows, depth, width,
-        wave.height, tile.columns, tile.depth, transposed, depth % tile.depth == 0, width % tile.columns == 0,
+        wave.height, tile.columns, tile.depth, transposed,
+        depth % tile.depth == 0, width % tile.columns == 0,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
@@ -69,8 +71,10 @@ def inner_backward(
     gate_up_R2I: Tensor,
     dgate_up_R2I: Tensor,
 ) -> Tensor:
-    """dgate_up, from dinner = dy W with W [H, I] (not rounded) and SwiGLU's gradient; returns inner
-    [R, I], again."""
+    """dgate_up, from dinner = dy W with W [H, I] (not rounded) and SwiGLU's gradient.
+
+    Returns inner [R, I], computed again.
+    """
     hidden, inner = dy_RH.shape[1], gate_up_R2I.shape[1] // 2
     inner_RI = dy_RH.new_empty(len(dy_RH), inner)
     grid = (wave.num_tiles * triton.cdiv(inner, tile.columns),)
@@ -185,8 +189,8 @@ def _gate_up_kernel(
     tl.store(out_MN, gate_MN, mask=own_MN)
     tl.store(out_MN + width, up_MN, mask=own_MN)
     _, silu_MN = _silu(gate_MN.to(tl.float32))
-    answer_MN = silu_MN * up_MN.to(tl.float32)
-    tl.store(inner + rows_M[:, None] * width + columns_N[None, :], answer_MN.to(dtype), mask=own_MN)
+    inner_MN = silu_MN * up_MN.to(tl.float32)
+    tl.store(inner + rows_M[:, None] * width + columns_N[None, :], inner_MN.to(dtype), mask=own_MN)
 
 
 @triton.jit
@@ -214,7 +218,8 @@ def _product(
 
 @triton.jit
 def _linear_kernel(
-    x: tl.tensor, weights: tl.tensor, y: tl.tensor, tiles: tl.tensor, rows: tl.tensor, K: int, N: int,
+    x: tl.tensor, weights: tl.tensor, y: tl.tensor,
+    tiles: tl.tensor, rows: tl.tensor, K: int, N: int,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     TRANSPOSED: tl.constexpr, EVEN_K: tl.constexpr, EVEN_N: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -262,7 +267,8 @@ def _inner_backward_kernel(
 
 @triton.jit
 def _weight_gradient_kernel(
-    left: tl.tensor, right: tl.tensor, grads: tl.tensor, experts: tl.tensor, spans: tl.tensor, height: int, width: int,
+    left: tl.tensor, right: tl.tensor, grads: tl.tensor,
+    experts: tl.tensor, spans: tl.tensor, height: int, width: int,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
 ) -> None:  # fmt: skip
     num_high = tl.cdiv(height, BLOCK_N)
@@ -284,10 +290,8 @@ def _weight_gradient_kernel(
         lane_AB = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
         for k in range(0, count, BLOCK_K):
             fits_K = row_K < count - k
-            left_AK, right_KB = (
-                left + (start + k) * height + left_at_AK,
-                right + (start + k) * width + right_at_KB,
-            )
+            left_AK = left + (start + k) * height + left_at_AK
+            right_KB = right + (start + k) * width + right_at_KB
             some_AK = tl.load(left_AK, mask=fits_A[:, None] & fits_K[None, :], other=0.0)
             some_KB = tl.load(right_KB, mask=fits_K[:, None] & fits_B[None, :], other=0.0)
             lane_AB = _dot(some_AK, some_KB, lane_AB)

@@ -1,4 +1,4 @@
-"""All SwiGLU experts of a worker at once, on an NVIDIA GPU, by the kernels of `triton_grouped`."""
+"""All SwiGLU experts of a worker at once, on an NVIDIA GPU, by `triton_kernels`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class TritonSaved:
-    """What a backward needs. The product inner = silu(gate) * up is computed again: a third less
-    memory."""
+    """What a backward needs.
+
+    The product inner = silu(gate) * up is computed again: a third less memory.
+    """
 
     wave: Wave
     x_RH: Tensor
@@ -28,10 +30,11 @@ class TritonSaved:
 
 
 class GroupedSwiGLU:
-    """SwiGLU experts, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`:
-    two launches forward, four backward. Shazeer 2020, arXiv 2002.05202, eq. 6.
+    """SwiGLU experts, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`.
 
-    A row's answer and gradient depend on that row, its expert's weights, their dtype and the tiles'
+    Two launches forward, four backward. Shazeer 2020, arXiv 2002.05202, eq. 6.
+
+    A row's output and gradient depend on that row, its expert's weights, their dtype and the tiles'
     sizes alone; an expert's weight gradients on its rows lane by lane, in the order of lanes. Which
     other experts the worker owns, and what is next to a row, changes nothing
     (`tests/ops/experts/test_triton_kernels.py`). So no product has to be of one block.
@@ -47,18 +50,21 @@ class GroupedSwiGLU:
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
     ) -> TritonSaved:
-        """Write the rows' answers into `out_RH` [R, H]; all in the dtype of the weights, sums in
-        float32."""
+        """Write the rows' outputs into `out_RH` [R, H].
+
+        All in the dtype of the weights, sums in float32.
+        """
         tiles = self.tiles(x_RH.dtype)
         wave = arrange(blocks, tiles.height, x_RH.device)
-        width = next((len(of["gate_up_proj"]) for of in tensors.values()), 0)
-        saved = TritonSaved(wave, x_RH, x_RH.new_empty(len(x_RH), width))
-        if wave.num_tiles:
-            inner_RI = x_RH.new_empty(len(x_RH), width // 2)
-            gate_up, down = (addresses(wave, tensors, name, x_RH.dtype) for name in self.names)
-            kernels.gate_up(wave, tiles.gate_up, x_RH, gate_up, saved.gate_up_R2I, inner_RI)
-            kernels.linear(wave, tiles.linear, inner_RI, down, out_RH, transposed=True)
-        return saved
+        if not wave.num_tiles:
+            return TritonSaved(wave, x_RH, x_RH.new_empty(len(x_RH), 0))
+        width = len(tensors[wave.order[0]]["gate_up_proj"])
+        gate_up_R2I = x_RH.new_empty(len(x_RH), width)
+        inner_RI = x_RH.new_empty(len(x_RH), width // 2)
+        gate_up, down = (addresses(wave, tensors, name, x_RH.dtype) for name in self.names)
+        kernels.gate_up(wave, tiles.gate_up, x_RH, gate_up, gate_up_R2I, inner_RI)
+        kernels.linear(wave, tiles.linear, inner_RI, down, out_RH, transposed=True)
+        return TritonSaved(wave, x_RH, gate_up_R2I)
 
     def backward(
         self,
@@ -68,8 +74,10 @@ class GroupedSwiGLU:
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
     ) -> AddWeights:
-        """Write the rows' gradients into `dx_RH`; return what adds the weights' gradients to
-        `grads` (float32)."""
+        """Write the rows' gradients into `dx_RH`.
+
+        Returns what adds the weights' gradients to `grads` (float32).
+        """
         wave, tiles = saved.wave, self.tiles(dy_RH.dtype)
         if not wave.num_tiles:
             return nothing_left
@@ -89,16 +97,20 @@ class GroupedSwiGLU:
 
 
 def addresses(wave: Wave, tensors: Mapping[int, Tensors], name: str, dtype: torch.dtype) -> Tensor:
-    """Where the parameter `name` of each expert of the wave lies, by slot: [X], int64, on the
-    wave's device."""
-    found = [tensors[expert][name] for expert in wave.order]
-    wrong = [
-        t for t in found if t.dtype != dtype or not t.is_contiguous() or t.data_ptr() % ALIGNMENT
-    ]
-    assert not wrong, (
-        f"{name}: kernels take contiguous, aligned tensors of {dtype}, not {wrong[0].dtype}"
-    )
-    return torch.tensor([t.data_ptr() for t in found]).to(wave.rows.device, non_blocking=True)
+    """Where the parameter `name` of each expert of the wave begins: int64 [number of experts], by
+    slot, on the wave's device."""
+    found = []
+    for expert in wave.order:
+        tensor = tensors[expert][name]
+        assert tensor.dtype == dtype and _is_readable(tensor), (
+            f"{name}: kernels take contiguous, aligned tensors of {dtype}, not {tensor.dtype}"
+        )
+        found.append(tensor.data_ptr())
+    return torch.tensor(found).to(wave.rows.device, non_blocking=True)
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0
 
 
 def make_grouped() -> GroupedSwiGLU:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
 from tests.parallel.workers import blocks_of
-from tests.reference import compute_experts_alike, reference_model
+from tests.reference import combine_backward, compute_experts_alike, reference_model
 from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,10 +175,10 @@ class Pilot:
     def _back(self, site: int) -> None:
         call, dout = self._flight.backward_to_call(self._take)
         routing, answers = self._routings.pop()
-        danswers, dweights = ops.combine_backward(dout, answers, call.hidden, call.weights, routing)
+        danswers, dweights = combine_backward(dout, answers, call.hidden, call.weights, routing)
         drows = self.shard.backward((site, self._microbatch), danswers)
         self.shard.add_weights((site, self._microbatch))
-        self._flight.take_back(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
+        self._flight.add_input_gradients(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
 
     def _take(self, leaf: GraphNode, gradient: Tensor) -> None:
         self.gradients[self._names[leaf]].add_(gradient)

@@ -172,7 +172,7 @@ def test_the_arithmetic_s_class_is_told_by_island(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     app = typer.Typer()
-    report.register(app)
+    app.command()(report.report)
     run = finished_run(tmp_path / "run")
     done = CliRunner().invoke(app, [str(run.path)])
     assert (done.exit_code, done.stdout.strip()) == (0, str(run.report_file))

@@ -1,0 +1,65 @@
+"""`dougong diff`: where two checkpoints or two runs differ, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dougong.errors import DougongError
+from dougong.records.directory import RunDir
+from dougong.tools.local_run import LocalRunOptions
+from dougong.tools.run_diff import diff as compare
+from dougong.tools.trace_diff import retrace
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint or a run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take tensors of equal recorded digests as equal.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Differences to show.")] = 10,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Of two runs: run the first step that differs again, and find the place.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")
+    ] = 600.0,
+) -> None:
+    """Compare two checkpoints or runs bit by bit; name the first difference.
+
+    It names the first step and tensor that differ. --trace runs that step on this machine, on the
+    layout of each run, and names the lane, micro-batch, layer and segment where the two part. Exit
+    status: 0 equal, 1 different, 2 error.
+
+    Example: dougong diff runs/one runs/two
+    """
+    try:
+        comparison = compare(a, b, trust_digests=quick)
+    except DougongError as error:
+        typer.echo(f"dougong diff: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo("\n".join(comparison.lines(limit)))
+    if comparison.equal:
+        return
+    if trace:
+        _print_trace(a, b, timeout)
+    raise typer.Exit(1)
+
+
+def _print_trace(a: Path, b: Path, timeout_s: float) -> None:
+    options = LocalRunOptions(timeout_s=timeout_s)
+    try:
+        found = retrace(RunDir.open(a), RunDir.open(b), options)
+    except DougongError as error:
+        typer.echo(f"dougong diff --trace: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"step {found.step} was run again on both layouts, from {found.start}:")
+    for line in found.lines:
+        typer.echo(f"  {line}")

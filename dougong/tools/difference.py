@@ -1,0 +1,74 @@
+"""What a comparison of two checkpoints or runs has found, and how it is said."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+NaturalOrder = list[tuple[int, int, str]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor, or one number of a step's metrics, that differs.
+
+    `num_different` of `num_elements` differ in their bits; `largest` is the largest difference of
+    their values, None where values cannot be subtracted. `note` says more: a tensor missing, a file
+    that is not what its manifest says.
+    """
+
+    step: int
+    name: str
+    num_different: int = 1
+    num_elements: int = 1
+    largest: float | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        where = f"step {self.step}: {self.name}"
+        if self.note and self.num_elements == 1:
+            return f"{where}: {self.note}"
+        largest = "" if self.largest is None else f", by at most {self.largest:.6g}"
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"{where}: {self.num_different} of {self.num_elements} elements differ{largest}{note}"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two checkpoints or runs compared. `compared`: what was looked at, in words.
+
+    `differences` are ordered by step, metrics first, then tensors in the model's order.
+    """
+
+    compared: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+    @property
+    def first(self) -> Difference | None:
+        return self.differences[0] if self.differences else None
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines(10))
+
+    def lines(self, limit: int) -> list[str]:
+        """For people: the verdict, the first `limit` differences one a line, how many more."""
+        if self.equal:
+            return [f"equal, bit by bit: {self.compared}"]
+        lines = [f"different: {self.compared}; first:"]
+        lines += [f"  {difference}" for difference in self.differences[:limit]]
+        num_left_out = len(self.differences) - limit
+        if num_left_out > 0:
+            lines.append(f"  and {num_left_out} more")
+        return lines
+
+
+def natural_order(name: str) -> NaturalOrder:
+    """Sorts names as people do: layer 2 before layer 10."""
+    words = re.split(r"(\d+)", name)
+    return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in words]

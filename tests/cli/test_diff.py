@@ -1,0 +1,49 @@
+"""`dougong diff` as a person types it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from dougong.cli.diff import diff
+from dougong.records.directory import RunDir
+from tests.checkpoint.saving import save, tiny_model
+from typer.testing import CliRunner, Result
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model("qwen3_moe", num_hidden_layers=1)
+
+
+@pytest.fixture
+def run(model: Any, tmp_path: Path) -> RunDir:
+    run = RunDir.create(tmp_path / "run")
+    run.write_job("job: test\n")
+    run.append_metrics({"attempt": 1, "step": 1, "loss": 3.0})
+    save(run.checkpoints, model, step=20)
+    return run
+
+
+def dougong_diff(*words: str | Path) -> Result:
+    app = typer.Typer()
+    app.command()(diff)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_diff_has_three_answers(run: RunDir, model: Any, tmp_path: Path) -> None:
+    a, b = run.checkpoints / "step-000020", save(tmp_path / "b", model, num_workers=3)
+    for words in ((a, b), (a, b, "--quick"), (run.path, run.path)):
+        result = dougong_diff(*words)
+        assert result.exit_code == 0, result.output
+        assert "equal, bit by bit" in result.output
+    other = save(tmp_path / "c", tiny_model("qwen3_moe", seed=1, num_hidden_layers=1))
+    result = dougong_diff(a, other, "--limit", "2")
+    assert result.exit_code == 1
+    assert "step 20: lm_head.weight: 16384 of 16384 elements differ" in result.output
+    assert " more" in result.output.splitlines()[-1]
+    result = dougong_diff(a, tmp_path / "missing")
+    assert result.exit_code == 2
+    assert "dougong diff: " in result.output

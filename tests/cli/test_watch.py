@@ -1,0 +1,72 @@
+"""`dougong status`, `logs` and `stop` of a run that has ended; tests/launcher/test_run.py does it with live ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from dougong.cli.watch import logs, status, stop
+from dougong.errors import LaunchError
+from dougong.records.directory import RunDir
+from typer.testing import CliRunner, Result
+
+WORKERS = [
+    {
+        "name": f"east/{number}", "host": "node-a", "pid": 11 + number, "device": f"cpu:{number}", "role": "both",
+        "lanes": [2 * number, 2 * number + 1], "experts": experts, "alive": number == 0, "phase": "forward", "step": 8,
+    }
+    for number, experts in enumerate(([[0, 1], [0, 1]], "2-3 x2"))
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir.create(tmp_path / "run")
+    run.write_job("job: toy\n")
+    run.write_status(
+        {"job": "toy", "state": "STOPPED", "generation": 2, "step": 7, "steps": 20, "workers": WORKERS},
+    )
+    for worker in ("east/0", "east/1"):
+        log = run.log_file(1, worker)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"hello from {worker}\n")
+    return run
+
+
+def call(command: Callable[..., None], *words: str | Path) -> Result:
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_status_for_people_shows_lists_and_older_runs_text_alike(run: RunDir) -> None:
+    head, names, first, second = call(status, run.path).stdout.splitlines()
+    assert head == "toy: stopped, step 7 of 20, generation 2"
+    assert names.split() == ["worker", "host", "pid", "device", "role", "lanes", "experts", "now"]
+    assert first.split() == ["east/0", "node-a", "11", "cpu:0", "both", "0-1", "0-1", "forward", "of", "step", "8"]
+    assert second.split()[-3:] == ["2-3", "2-3", "ended"]
+
+
+def test_status_for_programs_is_what_the_run_wrote(run: RunDir) -> None:
+    found: dict[str, Any] = json.loads(call(status, run.path, "--json").stdout)
+    assert found["state"] == "STOPPED" and [w["name"] for w in found["workers"]] == ["east/0", "east/1"]
+
+
+def test_logs_of_all_and_of_one(run: RunDir) -> None:
+    everybody = call(logs, run.path).stdout.splitlines()
+    assert sorted(everybody) == ["east/0 | hello from east/0", "east/1 | hello from east/1"]
+    assert call(logs, run.path, "east/1").stdout == "hello from east/1\n"
+
+
+def test_logs_of_a_worker_that_is_not_there(run: RunDir) -> None:
+    refused = call(logs, run.path, "west/0").exception
+    assert isinstance(refused, LaunchError)
+    assert "no log of a worker 'west/0'; there are logs of east/0, east/1" in str(refused)
+
+
+def test_a_run_that_has_ended_is_stopped_already(run: RunDir) -> None:
+    assert call(stop, run.path).stdout == "stopped at step 7 of 20\n"

@@ -1,0 +1,118 @@
+"""What a resume may change is what the schema's marks say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dougong.errors import JobError
+from dougong.job.schema import Job
+from dougong.job.section import Section, mark_of, sections_of
+from dougong.planner.resume import changeable_keys, changed_keys, check_resume, identity, may_change
+from tests.launcher.toyrun import toy_job
+
+VALIDATION = {"fraction": 0.1, "every": 10, "batches": 2}
+
+
+def job_of(**changes: Any) -> Job:
+    data = {"text": "stdlib", "validation": VALIDATION, **changes.pop("data", {})}
+    return Job.model_validate(toy_job(data=data, **changes))
+
+
+BEFORE = job_of()
+ISLAND = {"name": "elsewhere", "accelerator": "cuda", "workers": 3, "threads": 5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"job": "renamed"},
+        {"steps": 1000},
+        {"islands": [ISLAND]},
+        {"offload": 0},
+        {"pipeline": "serial"},
+        {"numerics": "bounded"},
+        {"checkpoint": {"every": 7, "keep": 5}},
+        {"fault": {"max_restarts": 0, "deadlines": {"message_s": 30.0}}},
+        {"drill": [{"at_step": 1, "kill": "elsewhere/0"}], "islands": [ISLAND]},
+        {"data": {"validation": {**VALIDATION, "every": 3, "batches": 9}}},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_what_may_change(change: dict[str, Any]) -> None:
+    check_resume(BEFORE, job_of(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 5}, "seed"),
+        ({"batch": {"lanes": 99}}, "batch.lanes"),
+        ({"optimizer": {"lr": 0.5}}, "optimizer.lr"),
+        ({"optimizer": {"betas": [0.5, 0.6]}}, "optimizer.betas"),
+        ({"schedule": {"name": "linear"}}, "schedule.name"),
+        ({"router": {"bias_rate": 0.001}}, "router.bias_rate"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"determinism": "run"}, "determinism"),
+        ({"expert_tile": 16}, "expert_tile"),
+        ({"model": {"family": "other"}}, "model.family"),
+        ({"data": {"validation": {**VALIDATION, "fraction": 0.5}}}, "data.validation.fraction"),
+        ({"data": {"validation": None}}, "data.validation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_must_stay(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(JobError) as caught:
+        check_resume(BEFORE, job_of(**change))
+    text = str(caught.value)
+    assert key in text.partition(": ")[0].split(", ")
+    assert "a resume may change job, data.validation.every, data.validation.batches, steps, " in text
+    assert "islands, pipeline, offload, checkpoint, fault and drill; for the rest, begin a new run" in text
+
+
+def test_a_job_is_its_own_identity() -> None:
+    assert changed_keys(identity(BEFORE), identity(BEFORE)) == []
+    kept = identity(BEFORE)
+    assert kept["seed"] == BEFORE.seed and kept["data"]["validation"] == {"fraction": 0.1}
+    assert not kept.keys() & {"job", "steps", "islands", "drill"}
+
+
+def test_an_older_checkpoint_still_compares() -> None:
+    """It holds whole sections, keys that may change among them, and none of the keys that came after it."""
+    old = BEFORE.model_dump(mode="json")
+    for key in ("islands", "offload", "pipeline", "checkpoint", "fault", "drill", "steps", "numerics", "combine"):
+        del old[key]
+    del old["optimizer"]["eps"]
+    assert changed_keys(old, identity(job_of(job="renamed"))) == []
+    assert changed_keys(old, identity(job_of(seed=5))) == ["seed"]
+    assert changed_keys(old, identity(job_of(combine="at_experts", determinism="run"))) == ["determinism", "combine"]
+
+
+def fields_below(section: type[Section], place: str, changeable: bool) -> list[tuple[str, bool, bool]]:
+    """(dotted key, may it change, may what it stands in) for every field of a section and below."""
+    found = []
+    for name, field in section.model_fields.items():
+        here = f"{place}.{name}".lstrip(".")
+        found.append((here, may_change(field), changeable))
+        for inner in sections_of(field):
+            found += fields_below(inner, here, changeable or may_change(field))
+    return found
+
+
+def test_no_key_that_must_stay_lies_in_a_section_that_may_change() -> None:
+    """A section that may change is not looked into; so no key in it may be logical without a reason beside it."""
+    fields = fields_below(Job, "", False)
+    assert {"islands.threads", "islands.accelerator", "steps"} <= {name for name, may, _ in fields if may}
+    assert [name for name, may, inside in fields if inside and not may] == []
+
+
+def test_reasons_stand_on_logical_keys_alone() -> None:
+    for section in (Job, *(inner for field in Job.model_fields.values() for inner in sections_of(field))):
+        for field in section.model_fields.values():
+            assert mark_of(field, "x-resume") is None or mark_of(field, "x-kind") == "logical"
+
+
+def test_changeable_keys_are_whole_sections_where_they_can_be() -> None:
+    keys = changeable_keys()
+    assert "fault" in keys and "fault.max_restarts" not in keys
+    assert "data.validation.every" in keys and "data" not in keys
