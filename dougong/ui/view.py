@@ -19,7 +19,7 @@ from rich.text import Text
 from dougong.control.worker_messages import WorkerRaised
 from dougong.fault.observation import is_consequence
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import Event, FailureDiagnosed, GenerationStarted, WorkerDied
+from dougong.records.events import Event, FailureDiagnosed, WorkerDied
 from dougong.records.metrics import MetricsRow
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
@@ -79,8 +79,6 @@ class View:
     def event(self, event: Event) -> None:
         """Something happened: an event as `RunDir.append_event` returned it."""
         self._progress.note(event, self._clock())
-        if isinstance(event, GenerationStarted):
-            self._consequences.clear()
         sentence = describe(event)
         if sentence.level != "quiet" and not self._is_known(event):
             self._say(sentence.level, sentence.text, formatting.local_clock(event.wall))
@@ -97,6 +95,7 @@ class View:
     def worker_raised(self, worker: str, error: WorkerRaised) -> None:
         """The exception with which a worker ends. Of one that only says that a peer was gone, the
         traceback is shown as one line."""
+        # Kept beyond the generation's end: its last messages may be shown when the next has begun.
         lines = error.traceback.splitlines()
         if lines and is_consequence(error.bases):
             self._consequences[worker] = lines[-1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.records.directory import RunDir
-from dougong.records.events import FailureDiagnosed, StateChanged, WorkerDied
+from dougong.records.events import FailureDiagnosed, GenerationStarted, StateChanged, WorkerDied
 from dougong.ui.view import View, make_view
 from rich.console import Console
 from tests.ui.recorded import failed_run, make_layout, make_row, running_run
@@ -131,8 +131,9 @@ def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None
             view.worker_line(worker, line)
         message = last.partition(": ")[2]
         view.worker_raised(worker, WorkerRaised(bases[0], bases, message, "\n".join(lines) + "\n"))
+    view.event(GenerationStarted(generation=2, workers=("east/0",)))  # messages wait longer than a recovery takes
     view.close()
-    lines = out.getvalue().splitlines()
+    lines = out.getvalue().splitlines()[1:]
     assert lines[:3] == [
         "✗ [east/1] Traceback (most recent call last):",
         '  File "a.py", line 3',
