@@ -32,7 +32,8 @@ from benchmarks.step import make_job
 from dougong.accelerators.base import switch_on_determinism, thread_environment
 from dougong.accelerators.cpu import Cpu
 from dougong.job.schema import Job
-from dougong.parallel.comm.world import Membership, World
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import FlatTensors
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan

@@ -35,7 +35,8 @@ import torch.multiprocessing as multiprocessing
 from benchmarks.peers import PEERS, WORKERS, Setting, Step
 from benchmarks.step import make_job
 from dougong.job.schema import Job
-from dougong.parallel.comm.world import Membership, World
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.world import World
 from tests.jobs import make_rig, plan_for
 
 TOLERANCE = 1e-4

@@ -48,7 +48,7 @@ def accumulations(module: ast.Module) -> Iterator[Finding]:
         name = _last(node.func)
         named = {keyword.arg for keyword in node.keywords}
         if name.rstrip("_") in ACCUMULATING:
-            yield node.lineno, f"{name} adds in an order of its own; sort and add in order (ops/routing.py)"
+            yield node.lineno, f"{name} adds in an order of its own; sort and add in order (ops/permute.py)"
         elif name.rstrip("_") == "scatter" and "reduce" in named:
             yield node.lineno, f"{name} with reduce adds in an order of its own"
         elif name == "bincount" and ("weights" in named or len(node.args) > 1):

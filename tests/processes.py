@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from dougong.parallel.comm.world import Membership, World
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 
 DEADLINE_S = 120.0
@@ -24,7 +26,7 @@ Task = Callable[..., Any]
 """task(world, plan, *arguments) -> anything that pickles; runs in every worker."""
 
 
-def run_workers(task: Task, plan: Plan, *arguments: Any) -> list[Any]:
+def run_workers(task: Task, plan: Plan, *arguments: Any, deadlines: Deadlines = DEADLINES) -> list[Any]:
     """Run `task` in one process per worker of `plan`; returns the results by rank.
 
     Raises the first error of a worker, or TimeoutError; no process outlives the call.
@@ -32,7 +34,7 @@ def run_workers(task: Task, plan: Plan, *arguments: Any) -> list[Any]:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     results: Any = CONTEXT.Queue()
     processes = [
-        CONTEXT.Process(target=_worker, args=(task, rank, plan, store.port, results, arguments), daemon=True)
+        CONTEXT.Process(target=_worker, args=(task, rank, plan, store.port, results, arguments, deadlines), daemon=True)
         for rank in range(len(plan.workers))
     ]
     try:
@@ -59,13 +61,17 @@ def _collect(results: Any, processes: Sequence[Any]) -> list[Any]:
     return [values[rank] for rank in sorted(values)]
 
 
-def _worker(task: Task, rank: int, plan: Plan, port: int, results: Any, arguments: tuple[Any, ...]) -> None:
+def _worker(
+    task: Task, rank: int, plan: Plan, port: int, results: Any, arguments: tuple[Any, ...], deadlines: Deadlines
+) -> None:
     torch.set_num_threads(1)
     try:
         everybody = tuple(w.rank for w in plan.workers)
         islands = (("east", "gloo", everybody),)
         attention = tuple(w.rank for w in plan.workers if w.lanes)
-        member = Membership(rank, len(everybody), 1, "east", islands, torch.device("cpu"), attention)
+        names = tuple(w.name for w in plan.workers)
+        device = torch.device("cpu")
+        member = Membership(rank, len(everybody), 1, "east", islands, device, attention, names, deadlines)
         world = World.join(member, ("127.0.0.1", port)) if len(everybody) > 1 else World.alone()
         results.put((rank, task(world, plan, *arguments), None))
         world.leave()

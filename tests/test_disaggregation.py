@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
-from dougong.parallel.dispatch.crossing import Header, Traffic, Widths, bytes_of
+from dougong.parallel.dispatch.crossing import Header
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.replica import DTYPES
 from tests.families import config_values
 from tests.jobs import Rig, make_job, make_rig, plan_for
+from tests.parallel.dispatch.traffic import Traffic, Widths, bytes_of
 from tests.processes import run_workers
 
 FAMILIES = ("qwen3_moe", "deepseek_v3", "gpt_oss", "longcat_flash")
@@ -119,15 +120,15 @@ def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict
     rig = make_rig(job, plan_for(job, roles), world)
     headers: list[Header] = []
     parts = rig.stepper.parts
-    ask = parts.share.dispatcher.ask
+    begin_call = parts.share.dispatcher.begin_call
 
     def watched(*arguments: object) -> object:
-        sent = ask(*arguments)  # type: ignore[arg-type]
+        sent = begin_call(*arguments)  # type: ignore[arg-type]
         others = [i for i, w in enumerate(w for w in rig.plan.workers if w.num_experts) if w.rank != world.rank]
-        headers.extend(parcels.headers[i] for parcels in sent.parcels.values() for i in others)
+        headers.extend(crossing.headers[i] for crossing in sent.crossings.values() for i in others)
         return sent
 
-    parts.share.dispatcher.ask = watched  # type: ignore[method-assign, assignment]
+    parts.share.dispatcher.begin_call = watched  # type: ignore[method-assign, assignment]
     rig.stepper.forward_backward(1, rig.forwards(1))
     hidden = int(parts.share.blueprint.config.hidden_size)
     widths = Widths(hidden, DTYPES[job.precision], DTYPES[job.precision])
@@ -144,7 +145,7 @@ def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
     total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
     assert sent == {
         "ROWS": total.header + total.forward,
-        "OUTPUTS": total.answers,
+        "OUTPUTS": total.outputs,
         "OUTPUT_GRADIENTS": total.backward,
         "ROW_GRADIENTS": total.gradients,
     }

@@ -141,8 +141,11 @@ def _nvml() -> Any | None:
 
 
 def _proc_name(folder: Path) -> str:
-    text = (folder / "information").read_text() if (folder / "information").exists() else ""
-    names = [
-        line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model:")
-    ]
-    return names[0] if names else folder.name
+    """A GPU's model as the driver's file has it, else the name of its folder."""
+    file = folder / "information"
+    if not file.exists():
+        return folder.name
+    for line in file.read_text().splitlines():
+        if line.startswith("Model:"):
+            return line.partition(":")[2].strip()
+    return folder.name

@@ -123,8 +123,11 @@ def _driver() -> str:
     file = Path("/usr/local/Ascend/driver/version.info")
     if not file.is_file():
         return "not found"
-    lines = (line.partition("=") for line in file.read_text().splitlines())
-    return next((value.strip() for key, _, value in lines if key.strip() == "Version"), "unknown")
+    for line in file.read_text().splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "Version":
+            return value.strip()
+    return "unknown"
 
 
 def _version() -> str:

@@ -11,19 +11,20 @@ from dougong.accelerators.npu import Npu
 from dougong.errors import DeviceError
 
 GROUP = "dougong.accelerators"
-_OWN: tuple[type[Accelerator], ...] = (Cpu, Cuda, Npu)
+_BUILT_IN: tuple[type[Accelerator], ...] = (Cpu, Cuda, Npu)
 
 
 def accelerator_names() -> tuple[str, ...]:
     """Every name that `get_accelerator` knows: dougong's own, then those of installed packages."""
-    own = tuple(kind.name for kind in _OWN)
-    return own + tuple(sorted({point.name for point in entry_points(group=GROUP)} - set(own)))
+    built_in = tuple(kind.name for kind in _BUILT_IN)
+    offered = {point.name for point in entry_points(group=GROUP)}
+    return built_in + tuple(sorted(offered - set(built_in)))
 
 
 def is_accelerator(name: str) -> bool:
     """Whether `get_accelerator` knows the name; loads no other package."""
-    own = any(kind.name == name for kind in _OWN)
-    return own or bool(entry_points(group=GROUP, name=name))
+    is_built_in = any(kind.name == name for kind in _BUILT_IN)
+    return is_built_in or bool(entry_points(group=GROUP, name=name))
 
 
 def get_accelerator(name: str) -> Accelerator:
@@ -32,14 +33,16 @@ def get_accelerator(name: str) -> Accelerator:
 
     Raises DeviceError for a name that nobody offers, and for an offer that does not load.
     """
-    for kind in _OWN:
+    for kind in _BUILT_IN:
         if kind.name == name:
             return kind()
     points = tuple(entry_points(group=GROUP, name=name))
-    if len(points) != 1:
-        who = f"offered by {len(points)} packages; uninstall all but one" if points else "not known"
-        raise DeviceError(f"accelerator {name}: {who}; known are {', '.join(accelerator_names())}")
-    return _load(points[0])
+    if len(points) == 1:
+        return _load(points[0])
+    problem = "not known"
+    if points:
+        problem = f"offered by {len(points)} packages; uninstall all but one"
+    raise DeviceError(f"accelerator {name}: {problem}; known are {', '.join(accelerator_names())}")
 
 
 def _load(point: EntryPoint) -> Accelerator:

@@ -3,7 +3,7 @@
 `snapshot`      each worker: `Saver.stage` copies its tensors to staging memory; a thread writes
                 them while training goes on, makes them durable and reads them back.
 `huggingface`   which file and name a tensor has, so that the folder is a Hugging Face model;
-                `routes` and `conversion` ask transformers, `tensorfile` lays the bytes out.
+                `parameters` and `conversion` ask transformers, `tensorfile` lays the bytes out.
 `part`          what the worker then reports: a `CheckpointPart`, as JSON in one message.
 `merge`         the controller: do the parts of all workers make one whole state?
 `commit`        it writes the manifest and renames the directory: from now on it is a checkpoint.

@@ -3,8 +3,8 @@ converters.
 
 A *logical* tensor is what training owns: a dense tensor under its live name, or one expert's slice
 of a parameter of an experts module, `<site>.<param>[<e>]`. On disk a family may keep it under other
-names, split, transposed, one tensor per expert or one row of a tensor `[E, ...]`; `routes` finds
-out which.
+names, split, transposed, one tensor per expert or one row of a tensor `[E, ...]`; which, is found
+in `parameters`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from torch import Tensor
 
 from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.manifest import ModelTensors
-from dougong.checkpoint.routes import Piece, Route, dense_route, expert_route, refuse_shared
+from dougong.checkpoint.parameters import (
+    ParameterOnDisk,
+    Piece,
+    dense_on_disk,
+    expert_on_disk,
+    refuse_shared,
+)
 from dougong.checkpoint.tensorfile import FileLayout, plan_layout
 from dougong.errors import ModelError
 from dougong.models.transformers_internals import names_not_saved, strict_float32_names, tied_names
@@ -41,7 +47,7 @@ class Names:
     tied: Mapping[str, str]
     model_files: Mapping[str, str]
     keep_float32: tuple[str, ...]
-    _routes: Mapping[str, Route]
+    _parameters: Mapping[str, ParameterOnDisk]
     _converters: Converters = field(repr=False)
 
     @staticmethod
@@ -55,50 +61,50 @@ class Names:
         """
         converters = Converters(model)
         tied = tied_names(model)
-        routes = {}
+        parameters = {}
         for name, tensor in converters.in_order(_stored_state(model)):
             if name in tied:
                 continue
             if name.rpartition(".")[0] in sites:
-                routes[name] = expert_route(converters, name, tensor)
+                parameters[name] = expert_on_disk(converters, name, tensor)
                 _check_rows(name, tensor, num_experts)
             else:
-                routes[name] = dense_route(converters, name, tensor)
-        refuse_shared(routes.values())
+                parameters[name] = dense_on_disk(converters, name, tensor)
+        refuse_shared(parameters.values())
         return Names(
             sites=tuple(sites),
             num_experts=num_experts,
             tied=tied,
             model_files=_model_files(model),
-            keep_float32=_kept_in_float32(model, routes.values()),
-            _routes=routes,
+            keep_float32=_kept_in_float32(model, parameters.values()),
+            _parameters=parameters,
             _converters=converters,
         )
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(logical name, shape) of all that is stored, experts one by one; buffers too, tied names
         not."""
-        for name, route in self._routes.items():
-            if route.rows is None:
-                yield name, route.shape
+        for name, parameter in self._parameters.items():
+            if parameter.rows is None:
+                yield name, parameter.shape
             else:
-                for expert in range(route.rows):
-                    yield f"{name}[{expert}]", route.shape
+                for expert in range(parameter.rows):
+                    yield f"{name}[{expert}]", parameter.shape
 
     def describe(self) -> ModelTensors:
         """All logical tensors in brief, for a manifest."""
         dense, experts = {}, {}
-        for name, route in self._routes.items():
-            if route.rows is None:
-                dense[name] = route.shape
+        for name, parameter in self._parameters.items():
+            if parameter.rows is None:
+                dense[name] = parameter.shape
             else:
-                experts[name] = (route.rows, *route.shape)
+                experts[name] = (parameter.rows, *parameter.shape)
         return ModelTensors(dense, experts)
 
     def pieces(self, logical: str) -> tuple[Piece, ...]:
         """Where a logical tensor lies on disk, in the order that `to_disk` uses."""
-        route, expert = self._find(logical)
-        return route.pieces(expert)
+        parameter, expert = self._find(logical)
+        return parameter.pieces(expert)
 
     def shared_files(self) -> dict[str, FileLayout]:
         """Files that many workers write between them, rows of tensors `[E, ...]`: one a site.
@@ -108,9 +114,9 @@ class Names:
         layouts = {}
         for number, site in enumerate(self.sites):
             fused = []
-            for route in self._routes.values():
-                if route.site == site:
-                    fused += route.fused
+            for parameter in self._parameters.values():
+                if parameter.site == site:
+                    fused += parameter.fused
             if fused:
                 layouts[f"experts-{number:05d}.safetensors"] = plan_layout(fused)
         return layouts
@@ -118,56 +124,56 @@ class Names:
     def to_disk(self, logical: str, tensor: Tensor) -> list[tuple[Piece, Tensor]]:
         """A logical tensor's values as they lie on disk; may be views of `tensor`. Raises
         `ModelError` on its shape."""
-        route, expert = self._find(logical)
-        _check_shape(f"{logical}: shape", tensor, route)
-        if route.converter is None and expert is None:
-            return [(route.pieces(None)[0], tensor)]
+        parameter, expert = self._find(logical)
+        _check_shape(f"{logical}: shape", tensor, parameter)
+        if parameter.converter is None and expert is None:
+            return [(parameter.pieces(None)[0], tensor)]
         # transformers converts whole parameters; one expert is a parameter of one row.
         whole = tensor if expert is None else tensor.unsqueeze(0)
-        written = self._converters.revert(route.live, whole)
+        written = self._converters.revert(parameter.live, whole)
         found = []
-        for stored in route.tensors:
+        for stored in parameter.tensors:
             piece, values = stored.piece(expert), written[stored.disk.name]
             found.append((piece, values if piece.row is None else values[0]))
         return found
 
     def from_disk(self, logical: str, values: Mapping[str, Tensor]) -> Tensor:
         """The live values of a logical tensor from its pieces' values, by the pieces' names."""
-        route, expert = self._find(logical)
+        parameter, expert = self._find(logical)
         parts = []
-        for stored in route.tensors:
+        for stored in parameter.tensors:
             piece = stored.piece(expert)
             value = values[piece.name]
             parts.append((stored.pattern, value if piece.row is None else value.unsqueeze(0)))
-        live = self._read(route, parts)
+        live = self._read(parameter, parts)
         if expert is not None:
             live = live[0]
-        _check_shape(f"{logical}: reads as", live, route)
+        _check_shape(f"{logical}: reads as", live, parameter)
         return live
 
-    def _read(self, route: Route, parts: list[tuple[str, Tensor]]) -> Tensor:
-        if route.converter is None:
+    def _read(self, parameter: ParameterOnDisk, parts: list[tuple[str, Tensor]]) -> Tensor:
+        if parameter.converter is None:
             return parts[0][1]
-        return self._converters.convert(route.converter, route.live, parts)
+        return self._converters.convert(parameter.converter, parameter.live, parts)
 
-    def _find(self, logical: str) -> tuple[Route, int | None]:
+    def _find(self, logical: str) -> tuple[ParameterOnDisk, int | None]:
         name, expert = _split(logical)
         if name in self.tied:
             raise ModelError(
                 f"{name}: tied to {self.tied[name]}, which is stored in its place; use that name"
             )
-        route = self._routes.get(name)
-        if route is None or not _has_row(route, expert):
+        parameter = self._parameters.get(name)
+        if parameter is None or not _has_row(parameter, expert):
             raise ModelError(
                 f"{logical}: the model has no such tensor; `Names.tensors()` lists them"
             )
-        return route, expert
+        return parameter, expert
 
 
-def _check_shape(what: str, tensor: Tensor, route: Route) -> None:
+def _check_shape(what: str, tensor: Tensor, parameter: ParameterOnDisk) -> None:
     shape = tuple(tensor.shape)
-    if shape != route.shape:
-        raise ModelError(f"{what} {shape}, but the model has {route.shape}")
+    if shape != parameter.shape:
+        raise ModelError(f"{what} {shape}, but the model has {parameter.shape}")
 
 
 def _split(logical: str) -> tuple[str, int | None]:
@@ -178,10 +184,10 @@ def _split(logical: str) -> tuple[str, int | None]:
     return match.group(1), int(match.group(2))
 
 
-def _has_row(route: Route, expert: int | None) -> bool:
-    if route.rows is None or expert is None:
-        return route.rows is None and expert is None
-    return expert < route.rows
+def _has_row(parameter: ParameterOnDisk, expert: int | None) -> bool:
+    if parameter.rows is None or expert is None:
+        return parameter.rows is None and expert is None
+    return expert < parameter.rows
 
 
 def _stored_state(model: Any) -> dict[str, Tensor]:
@@ -196,14 +202,14 @@ def _check_rows(name: str, tensor: Tensor, num_experts: int) -> None:
         )
 
 
-def _kept_in_float32(model: Any, routes: Iterable[Route]) -> tuple[str, ...]:
+def _kept_in_float32(model: Any, parameters: Iterable[ParameterOnDisk]) -> tuple[str, ...]:
     pattern = strict_float32_names(model)
     if pattern is None:
         return ()
     kept = []
-    for route in routes:
-        if route.rows is None and pattern.search(route.live):
-            kept += [tensor.disk.name for tensor in route.tensors]
+    for parameter in parameters:
+        if parameter.rows is None and pattern.search(parameter.live):
+            kept += [tensor.disk.name for tensor in parameter.tensors]
     return tuple(sorted(kept))
 
 

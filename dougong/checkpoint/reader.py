@@ -13,7 +13,7 @@ from torch import Tensor
 from dougong.checkpoint.disk import digest, read_into
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.routes import TORCH_DTYPES
+from dougong.checkpoint.parameters import TORCH_DTYPES
 from dougong.errors import CheckpointError
 
 

@@ -29,8 +29,8 @@ from dougong.checkpoint.disk import (
 )
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
+from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
-from dougong.checkpoint.routes import Piece, stored_dtype
 from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError
@@ -224,12 +224,13 @@ class Saver:
         if layout is None:
             layout = plan_layout(item.shape for item in staged)
             flags |= os.O_EXCL
-            header = _header_record(layout)
+            writes_header = True
         else:
             # All workers plan a shared file alike, from the model alone, so each may write its
             # rows without asking the others. Whoever holds the file's first row writes the header:
             # exactly one worker does.
-            header = _header_record(layout) if _holds_first_row(layout, staged) else None
+            writes_header = _holds_first_row(layout, staged)
+        header = _header_record(layout) if writes_header else None
         entries = tuple(_entry(layout, item) for item in staged)
         with opened(path, flags) as fd:
             if header is not None:

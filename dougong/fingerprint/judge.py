@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dougong.fingerprint.record import Fingerprint, differing_environment, differing_probes
-from dougong.job.schema import Job
 from dougong.ui.formatting import plural, worker_list
 
 ROLES = ("attention", "experts")
@@ -30,12 +29,6 @@ class Verdict:
 
     refusal: str | None = None
     warnings: tuple[str, ...] = ()
-
-
-def is_strict(job: Job) -> bool:
-    """Whether other bits are a reason to stop: the job promises them, and nobody has taken the
-    promise back."""
-    return job.determinism == "layout" and job.numerics == "exact"
 
 
 def judge_workers(prints: Prints, roles: Mapping[str, str], strict: bool) -> Verdict:

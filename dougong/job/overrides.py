@@ -59,12 +59,16 @@ def _key(data: Any, part: str, path: KeyPath) -> str | int:
     """What a part of the dotted path means here: a key, or an item's number or name."""
     if isinstance(data, dict):
         return part
-    if not isinstance(data, list):
-        found = write_flow(data)
-        raise _NoSuchPlaceError(f"{dotted(path)} is {found}, not a section; override it whole")
-    if part.isdecimal() and int(part) <= len(data):
+    if isinstance(data, list):
+        return _item_number(data, part, path)
+    value = write_flow(data)
+    raise _NoSuchPlaceError(f"{dotted(path)} is {value}, not a section; override it whole")
+
+
+def _item_number(items: list[Any], part: str, path: KeyPath) -> int:
+    if part.isdecimal() and int(part) <= len(items):
         return int(part)
-    names = [_name_of(item) for item in data]
+    names = [_name_of(item) for item in items]
     if part in names:
         return names.index(part)
     known = [str(name or index) for index, name in enumerate(names)]

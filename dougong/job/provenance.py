@@ -52,32 +52,35 @@ class Source:
         """Start from a document read from the file."""
         self.data, self.yes_no = document.data, list(document.yes_no)
         for path, value in document.values.items():
-            key = document.keys.get(path, value)
-            origin = f"{self.file}:{value.line}"
-            order = (0, value.line, value.column)
-            self.places[path] = Location(order, self._at(key), self._at(value), origin)
+            self.places[path] = self._of_file(document.keys.get(path, value), value)
         for problem in document.problems:
-            order = (0, problem.mark.line, problem.mark.column)
-            place = self._at(problem.mark)
-            self.mistakes.append(Mistake(order, place, problem.path, problem.text))
+            place = self._of_file(problem.mark, problem.mark)
+            self.mistakes.append(Mistake(place.order, place.value, problem.path, problem.text))
+
+    def _of_file(self, key: Position, value: Position) -> Location:
+        order = (0, value.line, value.column)
+        return Location(order, self._at(key), self._at(value), f"{self.file}:{value.line}")
 
     def _at(self, position: Position) -> str:
         return f"{self.file}:{position.line}:{position.column}"
 
     def override(self, path: KeyPath, document: YamlDocument, override: str) -> None:
         """Note that the value at `path` now comes from the command line's `-o OVERRIDE`."""
-        depth = len(path)
-        # What the file said of the value and of all inside it no longer holds.
-        self.places = {old: place for old, place in self.places.items() if old[:depth] != path}
-        self.yes_no = [old for old in self.yes_no if old[:depth] != path]
-        self.yes_no += [path + inner for inner in document.yes_no]
+        self._forget(path)
         self.overridden.append(path)
+        self.yes_no += [path + inner for inner in document.yes_no]
         place = self._of_override(override)
         for inner in document.values or [()]:
             self.places[path + inner] = place
         # Sections on the way that the override has made.
-        for length in range(1, depth):
+        for length in range(1, len(path)):
             self.places.setdefault(path[:length], place)
+
+    def _forget(self, path: KeyPath) -> None:
+        """What was said of the value at `path`, and of all inside it, no longer holds."""
+        depth = len(path)
+        self.places = {old: place for old, place in self.places.items() if old[:depth] != path}
+        self.yes_no = [old for old in self.yes_no if old[:depth] != path]
 
     def refuse(self, override: str, path: KeyPath, text: str) -> None:
         """A mistake in the override itself."""

@@ -36,10 +36,10 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def tables() -> str:
+def tables(top: type[Section] = Job) -> str:
     """Markdown: a heading and a table of keys for each section of the job file, in the order of the
-    file."""
-    return "\n".join(_section("Top level", Job, ""))
+    file; one for each choice where a key `name` chooses."""
+    return "\n".join(_section("Top level", top, ""))
 
 
 def fill(page: str) -> str:

@@ -118,7 +118,7 @@ class Router(Section):
     """How the load of the experts is kept even. By default nothing is done; a bias and one of the
     losses go together.
 
-    A loss adds to the gradients and is told as `balance_loss`; `loss` stays the model's own. A
+    A loss adds to the gradients and is reported as `balance_loss`; `loss` stays the model's own. A
     family's own auxiliary loss, of each micro-batch by itself, is on only when `model.config` says
     `output_router_logits: true`; it is then a part of `loss`.
     """

@@ -59,14 +59,14 @@ def explain(errors: Sequence[Error], data: Any) -> Iterator[Finding]:
     """
     unknown = [error for error in errors if error["type"] == "extra_forbidden"]
     misspelt = {tuple(error["loc"]): _meant(error, data) for error in unknown}
-    meant = {(*path[:-1], name) for path, name in misspelt.items() if name is not None}
+    meant = [(*path[:-1], name) for path, name in misspelt.items() if name is not None]
     for error in errors:
         path = _without_branch(tuple(error["loc"]), data)
         if path in misspelt:
             yield Finding(path, _unknown_key(path, misspelt[path], data), is_key=True)
+        elif error["type"] == "missing" and path in meant:
             continue
-        is_spoken_for = error["type"] == "missing" and path in meant
-        if not is_spoken_for and not _is_said_elsewhere(error, path):
+        elif not _is_said_elsewhere(error, path):
             yield _wrong_or_missing(path, error, data)
 
 

@@ -58,20 +58,24 @@ class YamlDocument:
 def read(text: str) -> YamlDocument:
     """Read one YAML document. Never raises for what the text holds: every mistake is in
     `problems`."""
+    start = Position(1, 1)
     if len(text) > MAX_CHARACTERS:
         size = f"{len(text)} characters, more than {MAX_CHARACTERS}"
-        return _unreadable(Problem(Position(1, 1), (), f"{size}; is this the right file?"))
-    document = YamlDocument()
+        return _unreadable(Problem(start, (), f"{size}; is this the right file?"))
     try:
-        node = yaml.compose(text, Loader=Loader)
-        if node is not None:
-            document.data = _NodeReader(document).value(node, ())
+        return _read_nodes(yaml.compose(text, Loader=Loader))
     except yaml.YAMLError as error:
         return _unreadable(_syntax_problem(error, text))
     except RecursionError:
-        return _unreadable(Problem(Position(1, 1), (), f"{_TOO_DEEP}; flatten it"))
+        return _unreadable(Problem(start, (), f"{_TOO_DEEP}; flatten it"))
     except _RefusedError as error:
         return _unreadable(Problem(error.mark, (), str(error)))
+
+
+def _read_nodes(root: yaml.Node | None) -> YamlDocument:
+    document = YamlDocument()
+    if root is not None:
+        document.data = _NodeReader(document).value(root, ())
     return document
 
 

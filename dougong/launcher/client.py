@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dougong.control.channel import connect
 from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
-from dougong.records.status import RunStatus
+from dougong.records.status import ControllerAddress, RunStatus
 
 LOST = "LOST"
 
@@ -57,11 +56,11 @@ def ask_controller(
             f"{path}: no controller runs here; `dougong status {path}` says how it ended"
         )
     if _is_out_of_reach(known):
-        machine = known["machine"]
+        machine = known.machine
         raise LaunchError(
             f"{path}: its controller listens on {machine} alone; type this command there"
         )
-    channel = connect((known["host"], known["port"]), known["token"], None, deadlines)
+    channel = connect((known.host, known.port), known.token, None, deadlines)
     try:
         channel.send(request)
         answer = channel.receive(deadlines.client_answer_s, "client_answer_s")
@@ -99,9 +98,9 @@ def stop(
     )
 
 
-def _is_out_of_reach(known: Mapping[str, Any]) -> bool:
+def _is_out_of_reach(known: ControllerAddress) -> bool:
     """Whether the controller listens on the loopback of another machine."""
-    return bool(known["host"].startswith("127.") and known["machine"] != socket.gethostname())
+    return known.host.startswith("127.") and known.machine != socket.gethostname()
 
 
 def _changes(path: Path, deadlines: Deadlines) -> bool:

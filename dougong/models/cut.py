@@ -48,8 +48,9 @@ def _pausing(number: int, site: Site, ties: TiesByIndex) -> Callable[..., Tensor
         hidden_TH = hidden.reshape(-1, hidden.shape[-1])
         index_TK = index.reshape(-1, index.shape[-1])
         weights_TK = weights.reshape(-1, index.shape[-1])
-        # The router's call is still under way while other micro-batches run: they must not choose
-        # by its rule, nor leave theirs to it.
+        # The block that calls the experts is inside the rule of ties. While this forward waits,
+        # other micro-batches' forwards run in the same thread, and each enters and leaves the rule
+        # by itself: so it is left here and entered again.
         with ties.suspended():
             outputs_TH = pause_at_experts(number, hidden_TH, index_TK, weights_TK)
         return outputs_TH.view(hidden.shape)

@@ -1,7 +1,6 @@
-"""Who runs what: a pure function of the job, the cluster and the model's inventory. Imports no
-torch.
+"""Who runs what: a pure function of the job, the cluster and the model's inventory.
 
-The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan` only maps it onto
+Imports no torch. The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan` only maps it onto
 workers.
 """
 
@@ -10,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dougong.errors import PlanError
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
@@ -115,27 +115,27 @@ class Plan:
     owners: dict[str, int]
 
     def __post_init__(self) -> None:
-        for site in range(max((len(w.experts) for w in self.workers), default=0)):
-            owned = sorted(e for w in self.workers for e in w.experts[site])
+        num_sites = max((len(worker.experts) for worker in self.workers), default=0)
+        for site in range(num_sites):
+            owned: list[int] = []
+            for worker in self.workers:
+                owned += worker.experts[site]
+            owned.sort()
             if owned != list(range(self.num_experts)):
                 raise PlanError(
-                    f"site {site}: its workers own experts {owned}, but each of 0 to {self.num_experts - 1} needs one "
-                    "owner"
+                    f"site {site}: its workers own experts {owned}, but each of 0 to "
+                    f"{self.num_experts - 1} needs one owner"
                 )
 
     def to_json(self) -> str:
-        raw = dataclasses.asdict(self)
-        for worker in raw["workers"]:
-            worker["experts"] = experts_text(worker["experts"])
-        return json.dumps(raw, indent=1)
+        """As written to `plan.json`. A worker's `experts`: by site, the list of their numbers."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
 
     @staticmethod
     def from_json(text: str) -> Plan:
+        """Reads also what older versions wrote: `experts` as text, such as `0-3 x2 | none`."""
         raw = json.loads(text)
-        workers = tuple(
-            Worker(**{**w, "lanes": tuple(w["lanes"]), "experts": read_experts(w["experts"])})
-            for w in raw["workers"]
-        )
+        workers = tuple(_read_worker(worker) for worker in raw["workers"])
         return Plan(raw["num_lanes"], raw["num_experts"], workers, dict(raw["owners"]))
 
     def worker(self, name: str) -> Worker:
@@ -160,8 +160,34 @@ def make_plan(
     rank. `offload`: how many experts of every site workers of role `attention` keep (default:
     none).
     """
-    attention = [i for i, s in enumerate(seats) if s.role in ("attention", "both")]
-    experts = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
+    attention = [rank for rank, seat in enumerate(seats) if seat.role != "experts"]
+    experts = [rank for rank, seat in enumerate(seats) if seat.role != "attention"]
+    _check_counts(num_lanes, inventory, attention, experts)
+    found = lane_shares(num_lanes, [seats[rank].speed.attention for rank in attention])
+    lanes = dict(zip(attention, found, strict=True))
+    by_site = _site_experts(inventory, seats, offload or [0] * len(inventory.sites))
+    workers = []
+    for rank, seat in enumerate(seats):
+        workers.append(
+            Worker(
+                seat.name,
+                rank,
+                seat.island,
+                seat.role,
+                seat.node,
+                seat.device,
+                lanes=lanes.get(rank, ()),
+                experts=tuple(site[rank] for site in by_site),
+            )
+        )
+    owners = _assign_owners(inventory.tensors, attention)
+    return Plan(num_lanes, inventory.num_experts, tuple(workers), owners)
+
+
+def _check_counts(
+    num_lanes: int, inventory: Inventory, attention: Sequence[int], experts: Sequence[int]
+) -> None:
+    """PlanError when a side has no worker, or a worker would have nothing."""
     _require(
         len(attention) >= 1,
         "no attention worker: give one island `role: attention` or `role: both`",
@@ -171,93 +197,96 @@ def make_plan(
     )
     _require(
         num_lanes >= len(attention),
-        f"{len(attention)} attention workers but batch.lanes is {num_lanes}: each needs a lane; raise batch.lanes",
+        f"{len(attention)} attention workers but batch.lanes is {num_lanes}: each needs a lane; "
+        "raise batch.lanes",
     )
     _require(
         inventory.num_experts >= len(experts),
-        f"{len(experts)} experts workers but the model has {inventory.num_experts} experts; lower islands.*.workers",
-    )
-    lanes_of = dict(
-        zip(
-            attention,
-            lane_shares(num_lanes, [seats[i].speed.attention for i in attention]),
-            strict=True,
-        )
-    )
-    sites = _site_experts(inventory, seats, offload or [0] * len(inventory.sites))
-    workers = tuple(
-        Worker(
-            s.name, rank, s.island, s.role, s.node, s.device, lanes_of.get(rank, ()), sites[rank]
-        )
-        for rank, s in enumerate(seats)
-    )
-    return Plan(
-        num_lanes, inventory.num_experts, workers, _assign_owners(inventory.tensors, attention)
+        f"{len(experts)} experts workers but the model has {inventory.num_experts} experts; lower "
+        "islands.*.workers",
     )
 
 
 def _site_experts(
     inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int]
-) -> list[SiteExperts]:
-    """Every seat's experts. Each worker that has them as its role gets one at least."""
-    owners = [i for i, s in enumerate(seats) if s.role in ("experts", "both")]
-    keepers = [i for i, s in enumerate(seats) if s.role == "attention"]
+) -> list[list[tuple[int, ...]]]:
+    """Every seat's experts, by site. Each worker that has them as its role gets one at least."""
+    owners = [rank for rank, seat in enumerate(seats) if seat.role != "attention"]
+    keepers = [rank for rank, seat in enumerate(seats) if seat.role == "attention"]
     most = inventory.num_experts - len(owners) if keepers else 0
     for kept in offload:
         _require(
             0 <= kept <= most,
-            f"offload: {kept} experts on {len(keepers)} attention workers, but of {inventory.num_experts} experts "
-            f"each of {len(owners)} experts workers needs one; it can be 0 to {most}",
+            f"offload: {kept} experts on {len(keepers)} attention workers, but of "
+            f"{inventory.num_experts} experts each of {len(owners)} experts workers needs one; it "
+            f"can be 0 to {most}",
         )
     counts = [[0] * len(seats) for _ in offload]
-    own_totals = [inventory.num_experts - kept for kept in offload]
-    for ranks, totals, least in ((owners, own_totals, 1), (keepers, offload, 0)):
-        found = shares(totals, [seats[i].speed.experts for i in ranks], least) if ranks else []
-        for row, of_site in zip(counts, found, strict=False):
-            for rank, count in zip(ranks, of_site, strict=True):
+    owned = [inventory.num_experts - kept for kept in offload]
+    for ranks, totals, least in ((owners, owned, 1), (keepers, offload, 0)):
+        if not ranks:
+            continue
+        found = shares(totals, [seats[rank].speed.experts for rank in ranks], least)
+        for row, site_shares in zip(counts, found, strict=True):
+            for rank, count in zip(ranks, site_shares, strict=True):
                 row[rank] = count
-    by_site = [contiguous(row) for row in counts]
-    return [tuple(of_site[rank] for of_site in by_site) for rank in range(len(seats))]
+    return [contiguous(row) for row in counts]
 
 
 def experts_text(experts: Sequence[Sequence[int]]) -> str:
-    """A worker's experts at every site, such as `0-3 x2 | none | 4`: `x2` at two sites after each
-    other."""
-    spans = [
-        "none" if not own else str(own[0]) if len(own) == 1 else f"{own[0]}-{own[-1]}"
-        for own in experts
-    ]
-    runs = [(span, len(list(run))) for span, run in itertools.groupby(spans)]
-    return " | ".join(span if count == 1 else f"{span} x{count}" for span, count in runs)
+    """A worker's experts at every site, for people: such as `0-3 x2 | none | 4`, where `x2` means
+    two sites after each other."""
+    runs = []
+    for span, sites in itertools.groupby(map(_span_text, experts)):
+        count = len(list(sites))
+        runs.append(span if count == 1 else f"{span} x{count}")
+    return " | ".join(runs)
+
+
+def _span_text(experts: Sequence[int]) -> str:
+    if not experts:
+        return "none"
+    if len(experts) == 1:
+        return str(experts[0])
+    return f"{experts[0]}-{experts[-1]}"
 
 
 def read_experts(text: str) -> SiteExperts:
-    """The inverse of `experts_text`."""
+    """The inverse of `experts_text`, for files of older versions."""
     sites: list[tuple[int, ...]] = []
     for run in text.split(" | ") if text else ():
         span, _, count = run.partition(" x")
-        first, _, last = span.partition("-")
-        sites += [() if span == "none" else tuple(range(int(first), int(last or first) + 1))] * int(
-            count or 1
-        )
+        sites += [_read_span(span)] * int(count or 1)
     return tuple(sites)
+
+
+def _read_span(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    first, _, last = text.partition("-")
+    return tuple(range(int(first), int(last or first) + 1))
+
+
+def _read_worker(raw: dict[str, Any]) -> Worker:
+    experts = raw["experts"]
+    if isinstance(experts, str):
+        experts = read_experts(experts)
+    sites = tuple(tuple(site) for site in experts)
+    return Worker(**{**raw, "lanes": tuple(raw["lanes"]), "experts": sites})
 
 
 def _assign_owners(tensors: Sequence[TensorSpec], ranks: Sequence[int]) -> dict[str, int]:
     load = dict.fromkeys(ranks, 0)
     owners: dict[str, int] = {}
-    for tensor in sorted(tensors, key=lambda t: (-_numel(t.shape), t.name)):
+    for tensor in sorted(tensors, key=lambda t: (-t.num_parameters, t.name)):
         rank = min(load, key=lambda r: (load[r], r))
         owners[tensor.name] = rank
-        load[rank] += _numel(tensor.shape)
+        load[rank] += tensor.num_parameters
     return dict(sorted(owners.items()))
 
 
 def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return math.prod(shape)
 
 
 def _require(condition: bool, message: str) -> None:

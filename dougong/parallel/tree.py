@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 TreeNode = tuple[int, int]
 """(first lane, size: a power of two)."""
 Add = Callable[["Tensor", "Tensor"], "Tensor"]
+"""add(left, right) -> their sum, in one of the two."""
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """The first shares of a cut: where they begin and end, and how many nodes they ship."""
+
+    num_nodes: int
+    borders: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -46,47 +55,78 @@ class LaneTree:
 
     def _held(self, node: TreeNode, lanes: frozenset[int]) -> list[TreeNode]:
         start, size = node
-        if all(lane in lanes for lane in range(start, min(start + size, self.num_lanes))):
+        end = min(start + size, self.num_lanes)
+        if all(lane in lanes for lane in range(start, end)):
             return [node]
-        return [n for child in self.children(node) for n in self._held(child, lanes)]
+        held = []
+        for child in self.children(node):
+            held += self._held(child, lanes)
+        return held
 
     def split(self, sizes: Sequence[range]) -> list[tuple[int, ...]]:
         """Cut the lanes into contiguous shares, the i-th of a size in `sizes[i]`, that ship the
-        fewest nodes together.
+        fewest nodes together. Every share has one lane at least.
 
         Raises ValueError when no choice of sizes gives the number of lanes.
         """
-        least = list(itertools.accumulate((part[0] for part in reversed(sizes)), initial=0))[-2::-1]
-        most = list(itertools.accumulate((part[-1] for part in reversed(sizes)), initial=0))[-2::-1]
-        # best[end]: (nodes shipped, (shares before the last one, its first lane)) of the shares so
-        # far, which end there
-        best: dict[int, tuple[int, Any]] = {0: (0, None)}
-        for part, fewest, rest in zip(sizes, least, most, strict=True):
-            options = [
-                (first + size, shipped + self._count_held(first, size), (before, first))
-                for first, (shipped, before) in best.items()
-                for size in part
-                if self.num_lanes - rest <= first + size <= self.num_lanes - fewest
-            ]
-            options.sort(key=lambda option: option[1], reverse=True)
-            best = {end: (shipped, shares) for end, shipped, shares in options}
-        if self.num_lanes not in best:
+        # Why this finds the fewest nodes. What a share ships depends on where it begins and ends
+        # alone (a run of lanes has one set of maximal nodes), so the nodes of all shares are a sum
+        # over neighbouring borders. Of the ways to give the first i shares so that the i-th ends at
+        # a lane, only the cheapest can be the beginning of a cheapest whole: a shortest path, one
+        # share after the other, at most (lanes x sizes) steps each.
+        cheapest: dict[int, _Shares] = {0: _Shares(0, (0,))}
+        for part, ends in zip(sizes, self._reachable_ends(sizes), strict=True):
+            longer = []
+            for before in cheapest.values():
+                longer += self._one_more(before, part, ends)
+            # Costly ones first, so that each end keeps a cheapest one; of equals the last found.
+            longer.sort(key=lambda shares: shares.num_nodes, reverse=True)
+            cheapest = {shares.borders[-1]: shares for shares in longer}
+        if self.num_lanes not in cheapest:
             raise ValueError(f"no shares of the sizes {list(sizes)} make {self.num_lanes} lanes")
-        bounds, chain = [self.num_lanes], best[self.num_lanes][1]
-        while chain is not None:
-            chain, first = chain
-            bounds.insert(0, first)
-        return [tuple(range(*pair)) for pair in itertools.pairwise(bounds)]
+        borders = cheapest[self.num_lanes].borders
+        return [tuple(range(*pair)) for pair in itertools.pairwise(borders)]
+
+    def _one_more(self, before: _Shares, sizes: range, ends: range) -> list[_Shares]:
+        """All ways to add a share of one of the sizes that ends at one of `ends`: elsewhere, what
+        is left could not be given to the shares that follow."""
+        start = before.borders[-1]
+        found = []
+        for size in sizes:
+            end = start + size
+            if end in ends:
+                num_nodes = before.num_nodes + self._count_held(start, size)
+                found.append(_Shares(num_nodes, (*before.borders, end)))
+        return found
+
+    def _reachable_ends(self, sizes: Sequence[range]) -> list[range]:
+        """Where each share can end, so that those behind it can take exactly what is left."""
+        ends = []
+        least_left = most_left = 0
+        for part in reversed(sizes):
+            ends.append(range(self.num_lanes - most_left, self.num_lanes - least_left + 1))
+            least_left += part[0]
+            most_left += part[-1]
+        return ends[::-1]
 
     def _count_held(self, first: int, size: int) -> int:
         """Number of maximal nodes in a run of lanes."""
         count, end = 0, first + size
         while first < end:
-            node = first & -first or self.root[1]  # the largest node that begins here ...
-            while first + node > end and not (end == self.num_lanes and first + node // 2 < end):
-                node //= 2  # ... and does not reach beyond the run (what reaches beyond the last lane is empty)
+            # A node of size 2^k begins at a multiple of 2^k, so the lowest bit that is set in
+            # `first` is the size of the largest node that begins there.
+            node = first & -first or self.root[1]
+            while not self._fits(first, node, end):
+                node //= 2
             first, count = first + node, count + 1
         return count
+
+    def _fits(self, first: int, node: int, end: int) -> bool:
+        """Whether a node lies inside a run that ends at `end`. At the last lane a node may reach
+        beyond it, for there is nothing; but then its left half must not be all of it."""
+        if first + node <= end:
+            return True
+        return end == self.num_lanes and first + node // 2 < end
 
     def sum(
         self,

@@ -8,15 +8,14 @@ The controller is its only writer (logs, checkpoint data and the ledger apart).
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan
@@ -24,7 +23,9 @@ from dougong.records.events import Event, from_json, to_json
 from dougong.records.files import replace_file
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, live_rows
-from dougong.records.status import RunStatus
+from dougong.records.status import ControllerAddress, RunStatus
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _utc_now() -> datetime:
@@ -80,9 +81,8 @@ class RunDir:
             )
         missing = [p.name for p in (run.job_file, run.events_file) if not p.is_file()]
         if missing:
-            raise LaunchError(
-                f"{run.path}: not a run directory: {' and '.join(missing)} missing{_guess(run.path)}"
-            )
+            names = " and ".join(missing)
+            raise LaunchError(f"{run.path}: not a run directory: {names} missing{_guess(run.path)}")
         return run
 
     @property
@@ -180,9 +180,9 @@ class RunDir:
         """Replace report.html; the old page stays until the new one is whole."""
         self._replace(self.report_file, text)
 
-    def write_controller(self, address: dict[str, Any]) -> None:
-        """How to reach the controller (host, port, pid, token): readable by this user alone."""
-        self._replace(self.controller_file, dumps(address) + "\n", mode=0o600)
+    def write_controller(self, address: ControllerAddress) -> None:
+        """How to reach the controller: readable by this user alone."""
+        self._replace(self.controller_file, dumps(address.model_dump()) + "\n", mode=0o600)
 
     def remove_controller(self) -> None:
         """Forget the controller's address when it ends. No error when it is gone already."""
@@ -205,20 +205,11 @@ class RunDir:
 
     def read_status(self) -> RunStatus | None:
         """status.json, or None when the run has not come so far."""
-        fields = _read_json(self.status_file)
-        if fields is None:
-            return None
-        try:
-            return RunStatus.model_validate(fields)
-        except ValidationError as error:
-            raise LaunchError(
-                f"{self.status_file}: {_first_fault(error)};"
-                " read it with the release of dougong that wrote it"
-            ) from error
+        return _read_model(self.status_file, RunStatus)
 
-    def read_controller(self) -> dict[str, Any] | None:
+    def read_controller(self) -> ControllerAddress | None:
         """controller.json, or None when no controller runs (or none has begun)."""
-        return _read_json(self.controller_file)
+        return _read_model(self.controller_file, ControllerAddress)
 
     def read_plan(self) -> Plan | None:
         """plan.json, or None when the run ended before it had one."""
@@ -267,20 +258,16 @@ def _read_text(path: Path) -> str | None:
         return None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_model(path: Path, model: type[_Model]) -> _Model | None:
     text = _read_text(path)
     if text is None:
         return None
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        return model.model_validate_json(text)
+    except ValidationError as error:
         raise LaunchError(
-            f"{path}: not JSON ({error}); it is written by dougong alone, restore it"
+            f"{path}: {_first_fault(error)}; read it with the release of dougong that wrote it"
         ) from error
-    if not isinstance(value, dict):
-        found = type(value).__name__
-        raise LaunchError(f"{path}: holds a {found}, not an object; it is written by dougong alone")
-    return value
 
 
 def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> Event:

@@ -91,7 +91,7 @@ class FingerprintsTaken(RunEvent):
 
     kind: Literal["fingerprints"] = "fingerprints"
     classes: dict[str, str]
-    seconds: float
+    seconds: float = 0.0
 
 
 class PlanLaid(RunEvent):

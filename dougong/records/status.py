@@ -1,11 +1,11 @@
-"""status.json: where a run stands, for `dougong status` and for programs. Written by the controller
-alone."""
+"""Where a run stands (status.json, for `dougong status` and for programs) and how its controller is
+reached (controller.json). Written by the controller alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dougong.parallel.plan import read_experts
 
@@ -44,6 +44,19 @@ class ControllerProcess(BaseModel):
 
     host: str
     pid: int
+
+
+class ControllerAddress(BaseModel):
+    """controller.json: how a client of this user reaches the controller. `token`: proves to it that
+    the client may; `machine`: its name, for a `host` that is a loopback."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    port: int
+    pid: int
+    token: str = Field(repr=False)
+    machine: str
 
 
 class RunStatus(BaseModel):

@@ -28,7 +28,8 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer
-from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
+from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Clock, Executor
 from dougong.parallel.execute.shard import ExpertShard

@@ -13,7 +13,8 @@ from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.worker_api import WorkerContext
 from dougong.fault.drill import rehearse
-from dougong.parallel.comm.world import Membership, World
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.training.trainer import build_trainer
 

@@ -14,20 +14,10 @@ def duration(seconds: float) -> str:
         return "?"
     if seconds < 0.1:
         return f"{max(seconds, 0) * 1000:.0f} ms"
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour:02d}:{minute:02d}"
-    if hours:
-        return f"{hours}:{minute:02d}:{second:02d}"
-    return f"{minutes}:{second:02d}"
+    for bound, digits in ((1, 2), (10, 1), (60, 0)):
+        if seconds < bound:
+            return f"{seconds:.{digits}f} s"
+    return _long_duration(round(seconds))
 
 
 def count(number: float) -> str:
@@ -62,6 +52,17 @@ def local_clock(wall: str) -> str:
 def moment(wall: str) -> str:
     """An event's wall time (ISO 8601) as `2025-11-22 13:04:05`, in UTC."""
     return _parse_wall(wall).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _long_duration(seconds: int) -> str:
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02d}:{minute:02d}"
+    if hours:
+        return f"{hours}:{minute:02d}:{second:02d}"
+    return f"{minutes}:{second:02d}"
 
 
 def _parse_wall(wall: str) -> datetime:

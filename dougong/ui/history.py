@@ -59,23 +59,29 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class RunFailure:
+    """What ended a failed run. `worker`, empty where none was the cause, had failed first in
+    `generation`."""
+
+    cause: str = ""
+    worker: str = ""
+    generation: int = 0
+
+
+@dataclass(frozen=True)
 class History:
     """All of a run. `rows` are the present history; `rewound` are the stretches that later attempts
     went over again.
 
-    `state`: in small letters, `lost` when the controller is gone without a word. `command`: one
-    line for each controller that the run had. `failed_worker`, `failed_generation`: of the failure
-    that ended the run. `classes`: worker -> class of its device's arithmetic, as last found.
+    `state`: in small letters, `lost` when the controller is gone without a word. `classes`: worker
+    -> class of its device's arithmetic, as last found.
     """
 
     path: Path
     job_name: str
     job_text: str
-    command: str
     state: str
-    cause: str
-    failed_worker: str
-    failed_generation: int
+    failure: RunFailure | None
     steps: int
     duration_s: float
     rows: list[MetricsRow]
@@ -88,6 +94,12 @@ class History:
     agents: Sequence[StartedAgent]
     classes: dict[str, str]
     workers: Sequence[WorkerState]
+
+    @property
+    def command(self) -> str:
+        """What was typed: one line for each controller that the run had."""
+        created = [event for event in self.events if isinstance(event, RunCreated)]
+        return "\n".join(_typed(event.command) for event in created if event.command)
 
     @property
     def last_step(self) -> int:
@@ -117,21 +129,18 @@ def read_history(run_dir: RunDir) -> History:
     """Read all of a run. LaunchError when a file of it is broken."""
     events, rows = run_dir.read_events(), run_dir.read_metrics()
     status = run_dir.read_status() or RunStatus()
-    created = _last(events, RunCreated)
-    agents = _last(events, AgentsStarted)
-    fingerprints = _last(events, FingerprintsTaken)
+    # What no event has said yet is empty.
+    created = _last(events, RunCreated) or RunCreated(generation=0, job=status.job)
+    started = _last(events, AgentsStarted) or AgentsStarted(generation=0, agents=())
+    taken = _last(events, FingerprintsTaken) or FingerprintsTaken(generation=0, classes={})
     state = _state(events, status)
-    ended = _last(events, RunEnded) if state == "failed" else None
     live, rewound = split_rows(rows)
     return History(
         path=run_dir.path,
-        job_name=(created.job if created else status.job) or run_dir.path.name,
+        job_name=created.job or run_dir.path.name,
         job_text=run_dir.read_job(),
-        command="\n".join(_commands(events)),
         state=state,
-        cause=failure_words(ended.failure, ended.cause) if ended else "",
-        failed_worker=(ended.worker or "") if ended else "",
-        failed_generation=_generation_of(ended, events) if ended else 0,
+        failure=_failure(events) if state == "failed" else None,
         steps=status.steps,
         duration_s=_duration_s(events),
         rows=live,
@@ -140,9 +149,9 @@ def read_history(run_dir: RunDir) -> History:
         checkpoints=find_checkpoints(events, run_dir.checkpoints),
         events=events,
         plan=run_dir.read_plan(),
-        machine=created.machine if created else Machine(),
-        agents=agents.agents if agents else (),
-        classes=fingerprints.classes if fingerprints else {},
+        machine=created.machine,
+        agents=started.agents,
+        classes=taken.classes,
         workers=status.workers,
     )
 
@@ -170,8 +179,9 @@ def find_checkpoints(events: Sequence[Event], directory: Path) -> list[Checkpoin
 def closing_words(run_dir: RunDir) -> str:
     """Two lines for the end of a run on the screen: what came of it, and what to type next."""
     history = read_history(run_dir)
+    where = f"{history.state} at step {history.last_step}/{history.steps}"
     parts = [
-        f"{history.job_name}: {history.state} at step {history.last_step}/{history.steps}",
+        f"{history.job_name}: {where}",
         f"{count(history.tokens)} tokens",
         duration(history.duration_s),
     ]
@@ -221,14 +231,22 @@ def _controller_is_gone(status: RunStatus) -> bool:
     return not process_exists(controller.pid)
 
 
-def _generation_of(failed: RunEnded, events: Sequence[Event]) -> int:
-    """In which generation the worker that `failed` names had died first, since the last
-    controller's start."""
-    generation = failed.generation
+def _failure(events: Sequence[Event]) -> RunFailure | None:
+    ended = _last(events, RunEnded)
+    if ended is None:
+        return None
+    cause = failure_words(ended.failure, ended.cause)
+    return RunFailure(cause, ended.worker or "", _generation_of(ended, events))
+
+
+def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:
+    """In which generation the worker that ended the run had died first, since the last controller's
+    start."""
+    generation = ended.generation
     for event in reversed(events):
         if isinstance(event, RunCreated):
             break
-        if isinstance(event, WorkerDied) and event.worker == failed.worker:
+        if isinstance(event, WorkerDied) and event.worker == ended.worker:
             generation = event.generation
     return generation
 
@@ -259,11 +277,6 @@ def _begins_sitting(event: Event, before: Event) -> bool:
 
 def _last(events: Sequence[Event], kind: type[_OneEvent]) -> _OneEvent | None:
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
-
-
-def _commands(events: Sequence[Event]) -> list[str]:
-    created = [event for event in events if isinstance(event, RunCreated)]
-    return [_typed(event.command) for event in created if event.command]
 
 
 def _typed(words: Sequence[str]) -> str:

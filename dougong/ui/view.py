@@ -23,7 +23,8 @@ from dougong.records.events import Event, FailureDiagnosed, GenerationStarted, W
 from dougong.records.metrics import MetricsRow
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
-from dougong.ui.panel import RunProgress, draw_panel, plain_step
+from dougong.ui.panel import draw_panel, plain_step
+from dougong.ui.run_progress import RunProgress
 from dougong.ui.sentences import Level, describe, failure_words
 
 _STYLES = {"quiet": "dim", "info": "", "good": "green", "warning": "yellow", "error": "bold red"}

@@ -1,7 +1,10 @@
 """What every kind of device shares."""
 
 import pytest
-from dougong.accelerators.base import thread_environment, visible_count
+from dougong.accelerators.base import HOST_VARIABLES, thread_environment, visible_count
+from dougong.accelerators.cpu import Cpu
+from dougong.accelerators.cuda import Cuda
+from dougong.accelerators.npu import Npu
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,23 @@ def test_threads_are_fixed_in_every_library() -> None:
     assert {environment[f"{library}_NUM_THREADS"] for library in ("OMP", "MKL")} == {"3"}
     assert {environment[f"{library}_DYNAMIC"] for library in ("OMP", "MKL")} == {"FALSE"}
     assert environment["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
+
+
+def test_only_processors_are_shared_by_their_workers() -> None:
+    assert [kind.shares_machine for kind in (Cpu, Cuda, Npu)] == [True, False, False]
+
+
+@pytest.mark.parametrize("kind", [Cpu, Cuda, Npu])
+def test_what_a_worker_s_environment_sets_for_arithmetic_is_among_the_variables_that_change_it(
+    kind: type[Cpu | Cuda | Npu],
+) -> None:
+    """TORCH_DEVICE_BACKEND_AUTOLOAD, CUDA_DEVICE_ORDER and the like choose what is loaded, not how it computes."""
+    loading = {"TORCH_DEVICE_BACKEND_AUTOLOAD", "CUDA_DEVICE_ORDER", "TORCH_NPU_FALLBACK_CPU_DISABLE"}
+    names = set(kind().worker_environment(1)) - loading
+    assert names
+    assert [name for name in names if not name.startswith(kind.arithmetic_variables)] == []
+    assert set(HOST_VARIABLES) <= set(kind.arithmetic_variables)
+
+
+def test_an_accelerator_offers_no_fused_experts_by_default() -> None:
+    assert list(Cpu().expert_operators()) == []

@@ -19,6 +19,19 @@ def test_facts() -> None:
     assert "CUBLAS_WORKSPACE_CONFIG" not in free and free["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
+def test_without_triton_it_offers_no_fused_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert list(Cuda().expert_operators()) == []
+
+
+@pytest.mark.gpu
+def test_with_triton_it_offers_the_grouped_kernels() -> None:
+    from dougong.ops.experts.triton_swiglu import GroupedSwiGLU
+
+    assert [type(op) for op in Cuda().expert_operators()] == [GroupedSwiGLU]
+
+
 def test_count_by_nvml_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     nvml = types.ModuleType("pynvml")

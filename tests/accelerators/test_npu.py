@@ -24,9 +24,14 @@ def test_without_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         Npu().open(0)
 
 
+def test_without_the_plugin_it_offers_no_fused_experts() -> None:
+    """With it: tests/ops/experts/test_ascend_swiglu.py."""
+    assert list(Npu().expert_operators()) == []
+
+
 def test_count_by_device_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [module.Path(f"/dev/davinci{index}") for index in range(8)]
-    monkeypatch.setattr(module, "_device_files", lambda: files)
+    names = ["davinci_manager", *(f"davinci{index}" for index in range(8))]
+    monkeypatch.setattr(module.Path, "glob", lambda folder, pattern: [folder / name for name in names])
     assert Npu().device_count() == 8
     assert Npu().device_count("4,5") == 2
     assert Npu().describe()["name"] == "8 davinci device(s)"

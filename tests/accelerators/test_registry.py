@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dougong.accelerators.registry import accelerator_names, get_accelerator
+from dougong.accelerators.registry import accelerator_names, get_accelerator, is_accelerator
 from dougong.errors import DeviceError
 
 
@@ -33,6 +33,7 @@ def test_a_package_can_add_one(package: Path) -> None:
     offer(package, "toy_device:Toy")
     assert get_accelerator("toy").resource == "TOY"
     assert accelerator_names() == ("cpu", "cuda", "npu", "toy")
+    assert is_accelerator("toy") and is_accelerator("npu") and not is_accelerator("toyy")
 
 
 @pytest.mark.parametrize(

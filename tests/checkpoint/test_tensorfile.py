@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dougong.checkpoint.routes import TORCH_DTYPES
+from dougong.checkpoint.parameters import TORCH_DTYPES
 from dougong.checkpoint.tensorfile import TensorShape, as_array, plan_layout
 from dougong.errors import CheckpointError
 from hypothesis import given, settings

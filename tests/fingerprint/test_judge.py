@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from dougong.fingerprint.judge import Verdict, is_strict, judge_resume, judge_workers, record
+from dougong.fingerprint.judge import Verdict, judge_resume, judge_workers, record
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
-from dougong.job.schema import Job
-from tests.launcher.toyrun import toy_job
 
 
 def make(bits: str, threads: str = "1", question: str = "r") -> Fingerprint:
@@ -15,14 +13,6 @@ def make(bits: str, threads: str = "1", question: str = "r") -> Fingerprint:
 
 A, B, C = make("a"), make("b", "2"), make("c")
 RESTLESS = make(UNSTABLE)
-
-
-@pytest.mark.parametrize(
-    ("determinism", "numerics", "strict"),
-    [("layout", "exact", True), ("layout", "bounded", False), ("run", "exact", False), ("off", "exact", False)],
-)
-def test_bits_are_a_reason_to_stop_only_where_they_are_promised(determinism: str, numerics: str, strict: bool) -> None:
-    assert is_strict(Job.model_validate(toy_job(determinism=determinism, numerics=numerics))) is strict
 
 
 # roles and fingerprints of the workers e/0, e/1, ...; the roles that are not equal

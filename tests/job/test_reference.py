@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 from dougong.job.reference import fill, json_schema, tables
+from tests.job.test_section import Cart
 from tests.launcher.jobs import QUICKSTART, ROOT, SMALL
 
 PAGE = ROOT / "docs" / "job-file.md"
@@ -51,6 +52,15 @@ def test_the_tables_hold_every_key() -> None:
     assert "| `lanes` | whole number | `1` | logical | stays | " in "\n".join(lines)
     keys = sum(len(part["properties"]) for part in (schema, *schema["$defs"].values()))
     assert sum(line.startswith("| `") for line in lines) == keys
+
+
+def test_each_choice_has_a_table() -> None:
+    lines = tables(Cart).splitlines()
+    assert "## `shape`, name: round" in lines and "## `shape`, name: square" in lines
+    assert "| `shape` | mapping | its defaults | logical | by its keys | the shape |" in lines
+    assert "| `load` | whole number | `0` | logical | may change: it is put on anew | what it carries |" in lines
+    assert "| `side` | number | `1.0` | physical | may change | of the square |" in lines
+    assert "| `radius` | number | `1.0` | logical | stays | of the wheel |" in lines
 
 
 def test_the_page_s_commands_run() -> None:

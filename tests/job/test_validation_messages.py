@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dougong.job.lookup import section_at
-from dougong.job.schema import Batch, Drill, Island, Job, Validation
+from dougong.job.schema import Job
 from dougong.job.validation_messages import explain
 from pydantic import ValidationError
 from tests.job.test_schema import with_value
@@ -17,22 +16,6 @@ def told(data: Any) -> dict[str, str]:
         Job.model_validate(data)
     errors = caught.value.errors(include_url=False)
     return {".".join(str(part) for part in found.path): found.text for found in explain(errors, data)}
-
-
-@pytest.mark.parametrize(
-    ("path", "section"),
-    [
-        ((), Job),
-        (("batch",), Batch),
-        (("islands", 3), Island),
-        (("data", "validation"), Validation),
-        (("drill", 0), Drill),
-        (("model", "config", "rope"), None),
-        (("nothing",), None),
-    ],
-)
-def test_section_at(path: tuple[str | int, ...], section: Any) -> None:
-    assert section_at(path) is section
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +146,36 @@ def test_experts_of_sites_survive_their_text(spans: list[tuple[int, int]]) -> No
 def test_a_plan_of_many_like_sites_is_short() -> None:
     assert experts_text([(0, 1, 2, 3)] * 58) == "0-3 x58"
     assert experts_text([(0, 1), (0, 1), (), (5,)]) == "0-1 x2 | none | 5"
+
+
+def test_a_plan_is_lists_in_json() -> None:
+    plan = make_plan(4, inventory(), seats("AEE"), (2, 0))
+    raw = json.loads(plan.to_json())
+    assert raw["workers"][0]["lanes"] == [0, 1, 2, 3] and raw["workers"][0]["experts"] == [[0, 1], []]
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_plan_whose_experts_are_text_is_still_read() -> None:
+    """Recorded before experts became lists."""
+    plan = Plan.from_json((Path(__file__).parent / "recorded" / "plan-with-text.json").read_text())
+    assert [w.experts for w in plan.workers] == [
+        ((0,), (), (0,)),
+        ((1,), (), ()),
+        ((2, 3, 4), (0, 1, 2, 3), (1, 2, 3, 4)),
+        ((5, 6, 7), (4, 5, 6, 7), (5, 6, 7)),
+    ]
+    assert [w.lanes for w in plan.workers] == [(0, 1, 2, 3), (4, 5), (), ()]
+    assert plan.owners == {"embed": 0, "norm": 1}
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("lanes", "experts", "role"),
+    [((0,), (), "attention"), ((), ((0,),), "experts"), ((0,), ((), (1,)), "both"), ((0,), ((), ()), "attention")],
+)
+def test_a_workers_role_in_a_step_is_what_it_has(lanes: Any, experts: Any, role: str) -> None:
+    """Also of an attention worker that keeps experts."""
+    assert Worker("east/0", 0, "east", "attention", "here", "cpu", lanes, experts).role_in_step == role
 
 
 def test_planning_needs_no_torch() -> None:

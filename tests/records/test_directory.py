@@ -16,7 +16,7 @@ from dougong.errors import LaunchError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
 from dougong.records.events import WarningRaised, WorkerDied
-from dougong.records.status import RunStatus
+from dougong.records.status import ControllerAddress, RunStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -189,13 +189,15 @@ def test_status_is_never_seen_half(tmp_path: Path) -> None:
 
 def test_controller_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path)
+    address = ControllerAddress(host="localhost", port=1, pid=2, token="secret", machine="forge")
     old = os.umask(0)
     try:
-        run.write_controller({"host": "localhost", "port": 1, "pid": 2, "token": "secret"})
+        run.write_controller(address)
     finally:
         os.umask(old)
     assert stat.S_IMODE(run.controller_file.stat().st_mode) == 0o600
-    assert run.read_controller() == {"host": "localhost", "port": 1, "pid": 2, "token": "secret"}
+    assert run.read_controller() == address
+    assert "secret" not in repr(address)
     run.remove_controller()
     run.remove_controller()
     assert run.read_controller() is None

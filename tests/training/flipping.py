@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from dougong.control.worker_api import WorkerContext
-from dougong.parallel.comm.exchange import TensorMessage
+from dougong.parallel.comm.message import TensorMessage
 from dougong.records.partial_run import PartialRun
 from dougong.training import partial_run
 from dougong.training.partial_run import run_part, tracer_for
@@ -33,22 +33,22 @@ class Flip:
         """Spoil the answers on their way to the lane, forward alone."""
         parts = trainer.stepper.parts
         dispatcher: Any = parts.share.dispatcher
-        honest, gone = dispatcher.take_answers, []
+        honest, gone = dispatcher.combine, []
 
-        def take_answers(sent: Any, letters: Mapping[int, TensorMessage]) -> None:
+        def combine(sent: Any, letters: Mapping[int, TensorMessage]) -> None:
             here = (parts.exchange.step, *sent.key) == (self.step, self.site, self.microbatch)
             if here and self.lane in sent.calls and not gone:
                 gone.append(sent)
                 self._spoil(sent, letters)
             honest(sent, letters)
 
-        dispatcher.take_answers = take_answers
+        dispatcher.combine = combine
 
     def _spoil(self, sent: Any, letters: Mapping[int, TensorMessage]) -> None:
         """The first row that comes back to the lane."""
         for place, letter in enumerate(letters.values()):
-            before = sum(p.headers[place].num_rows for lane, p in sent.parcels.items() if lane < self.lane)
-            if sent.parcels[self.lane].headers[place].num_rows:
+            before = sum(p.headers[place].num_rows for lane, p in sent.crossings.items() if lane < self.lane)
+            if sent.crossings[self.lane].headers[place].num_rows:
                 letter.parts[0].view(torch.int32)[before, 0] ^= 1 << self.bit
                 return
 

@@ -12,7 +12,7 @@ import pytest
 from dougong.records.directory import RunDir
 from dougong.records.events import FirstStep, GenerationStarted, RunCreated, RunEnded
 from dougong.records.status import ControllerProcess, RunStatus
-from dougong.ui.history import closing_words, next_command, read_history
+from dougong.ui.history import RunFailure, closing_words, next_command, read_history
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
 
 
@@ -37,8 +37,9 @@ def test_a_finished_run(tmp_path: Path) -> None:
 
 def test_a_failed_run(tmp_path: Path) -> None:
     history = read_history(failed_run(tmp_path / "run"))
-    assert (history.state, history.failed_worker, history.failed_generation) == ("failed", "east/0", 2)
-    assert history.cause.startswith("RuntimeError: <script>")
+    assert history.state == "failed" and history.failure is not None
+    assert (history.failure.worker, history.failure.generation) == ("east/0", 2)
+    assert history.failure.cause.startswith("RuntimeError: <script>")
     first, last = history.recoveries
     assert (first.resumed_from, first.lost_steps) == (None, 24)
     assert (last.total_s, last.failure, last.step) == (None, "exception", 9)
@@ -52,17 +53,22 @@ def test_checkpoints_know_whether_they_are_still_there(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def failed_generation(run: RunDir) -> int | None:
+    failure = read_history(run).failure
+    return failure.generation if failure else None
+
+
 def test_the_failed_workers_log_is_that_of_its_own_generation(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run")
     recorder.start()
     for generation, worker in ((1, "east/1"), (2, "east/1"), (3, "east/0")):
         recorder.kill(generation, worker, 3)
     recorder.event("failed", 3, step=2, worker="east/1", cause="the first cause is history at the end")
-    assert read_history(recorder.run).failed_generation == 1
+    assert failed_generation(recorder.run) == 1
     recorder.event("created", 4, job="quickstart")
     recorder.kill(4, "east/1", 3)
     recorder.event("failed", 4, step=2, worker="east/1", cause="again")
-    assert read_history(recorder.run).failed_generation == 4
+    assert failed_generation(recorder.run) == 4
 
 
 def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_a_failure_resumed_in_another_sitting_has_no_recovery_time(tmp_path: Pat
     again.append_event(FirstStep(generation=3, step=1))
     history = read_history(run)
     assert [r.total_s is None for r in history.recoveries] == [False, True]
-    assert history.cause == ""
+    assert history.failure is None
 
 
 @pytest.mark.parametrize(("pid_lives", "state"), [(True, "running"), (False, "lost")])
@@ -114,7 +120,7 @@ def test_a_run_that_ended_before_its_plan(tmp_path: Path) -> None:
     history = read_history(run)
     assert (history.state, history.steps, history.last_step, history.plan, history.rows) == ("starting", 0, 0, None, [])
     run.append_event(RunEnded(kind="failed", generation=0, step=0, cause="2 GPUs asked for, this cluster has 1"))
-    assert read_history(run).cause == "2 GPUs asked for, this cluster has 1"
+    assert read_history(run).failure == RunFailure("2 GPUs asked for, this cluster has 1")
 
 
 def test_closing_words(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, FailureDiagnosed, StateChanged, WorkerDied
-from dougong.ui.panel import RunProgress, draw_panel, plain_step, sparkline
+from dougong.ui.panel import draw_panel, plain_step, sparkline
+from dougong.ui.run_progress import RunProgress
 from dougong.ui.view import View, make_view
 from rich.console import Console
 from tests.ui.recorded import Recorder, failed_run, make_layout, running_run

@@ -47,6 +47,7 @@ from dougong.launcher.controller.items import (
 )
 from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
+from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
 
@@ -126,6 +127,7 @@ class Actor:
             case DropAgent(agent):
                 self._reach.drop(agent)
             case CloseChannel(channel, answer):
+                # A client that did not wait for its answer has its request met even so.
                 try:
                     if answer is not None:
                         channel.send(answer)
@@ -155,19 +157,22 @@ class Actor:
         reached_at, port = self._connections.address
         # How a client reaches this controller, and proves that it may.
         self._run_dir.write_controller(
-            {
-                "host": reached_at,
-                "port": port,
-                "pid": os.getpid(),
-                "token": config.token,
-                "machine": socket.gethostname(),
-            }
+            ControllerAddress(
+                host=reached_at,
+                port=port,
+                pid=os.getpid(),
+                token=config.token,
+                machine=socket.gethostname(),
+            )
         )
         self._torch_thread.call(lambda: self._open_store(host))
 
     def _open_store(self, host: str) -> StoreOpened:
         store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
+
+    # What follows runs in the backend's thread. It reads only what is fixed by then: the server
+    # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
         self._backend.start(specs, self._settings_of)

@@ -103,6 +103,7 @@ class CheckpointManager:
     ) -> Committed:
         start = time.monotonic()
         directory = repository.commit(self.root, step, generation, parts, additions)
+        # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
         pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
         removed = tuple(path.name for path in pruned.removed)

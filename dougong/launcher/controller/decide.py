@@ -88,6 +88,7 @@ def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tup
         raise facts.error
     match state:
         case Starting():
+            # An agent lost later is the first generation's failure: the policy decides.
             if state.stage is not Stage.CHECKPOINT:
                 _refuse_lost_agents(facts, ())
             return Preparation(facts, state, policy, now).next_actions()
@@ -109,6 +110,8 @@ def _refuse_lost_agents(facts: RunFacts, agents: tuple[str, ...]) -> None:
 def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
     generation = facts.generation
     assert generation is not None, "no generation has begun"
+    # Done comes before failed: when every worker has said that it is done and has ended, no failure
+    # that is heard of afterwards can have cost anything.
     if generation.all_done:
         return _conclude(facts, generation, policy, now)
     if generation.is_settled(now, policy.deadlines):
@@ -127,6 +130,7 @@ def _conclude(
     if checkpoints.num_open:
         _refuse_late_commit(generation, policy.deadlines, now)
         return ()
+    # A worker is done when its part is durable, so that a part that is not here by now never comes.
     if checkpoints.parts:
         steps = ", ".join(map(str, sorted(checkpoints.parts)))
         raise LaunchError(
@@ -135,6 +139,7 @@ def _conclude(
         )
     if checkpoints.error is not None:
         raise as_ours(checkpoints.error)
+    # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
     return _end(Outcome("FINISHED", 0))
@@ -176,6 +181,8 @@ def _begin_recovery(
     )
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
+    # The others are killed at once: they would wait for the dead one until their own deadline, and
+    # what they said meanwhile would hide the cause.
     return (
         Record(died),
         KillGeneration(number, diagnosis),

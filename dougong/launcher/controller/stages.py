@@ -119,15 +119,11 @@ class Preparation:
             return (self._give_up(),) if is_late else ()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
+        # What a stage has brought may forbid the next one; that is recorded before the run ends.
         done = self._finish()
         if any(isinstance(action, GiveUp) for action in done):
             return done
         return done + self.enter(self._following())
-
-    def _following(self) -> Starting | Recovering:
-        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
-        stage = stages[stages.index(self.state.stage) + 1]
-        return dataclasses.replace(self.state, stage=stage, since=self.now)
 
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
@@ -136,6 +132,11 @@ class Preparation:
         except DougongError as error:
             asked = (GiveUp(error),)
         return (Enter(state), *asked)
+
+    def _following(self) -> Starting | Recovering:
+        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
+        stage = stages[stages.index(self.state.stage) + 1]
+        return dataclasses.replace(self.state, stage=stage, since=self.now)
 
     # The agents that this is about
 
@@ -334,6 +335,7 @@ class Preparation:
         specs = [handle.spec for handle in facts.agents.all]
         seats = make_seats(specs, facts.agents.facts)
         plan = plan_job(self.policy.job, facts.model.inventory, seats)
+        # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
         known = facts.agents.facts.values()

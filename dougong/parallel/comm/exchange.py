@@ -1,54 +1,48 @@
-"""Letters between attention and experts workers, sent and received beside the computation.
+"""Messages between attention and experts workers, sent and received beside the computation.
 
-Four *lines*, one for each kind of message (`schedules.operation.Message`), each a thread of its
-own: dispatch and combine go on at the same time, and while the worker computes. A letter says
-itself what it holds, so nothing is padded and nobody has to know a size before it comes.
+There is one thread for each kind of message (`schedules.operation.MessageKind`), so dispatch and
+combine go on at the same time, and while the worker computes.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from dougong.errors import LaunchError, PeerError
-from dougong.parallel.comm.world import PATIENCE, Groups, World
+from dougong.errors import LaunchError
+from dougong.parallel.comm.message import (
+    HEAD_NUMBERS,
+    LABEL,
+    MOST_PARTS,
+    TensorMessage,
+    label_of,
+    make_head,
+    make_room,
+)
+from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.wait import PeerWait
+from dougong.parallel.comm.world import World
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 
-STAMP = ("generation", "step", "site", "microbatch", "message")
-MOST_PARTS, MOST_DIMENSIONS = 4, 2
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32)
-_HEAD = len(STAMP) + 1 + MOST_PARTS * (2 + MOST_DIMENSIONS)
+Messages = Mapping[int, TensorMessage]
+"""Messages of one kind, site and micro-batch, by the rank at the other end."""
 
 
-def in_words(key: CallKey, names: Sequence[str]) -> str:
-    """Where in the step a letter belongs, in words; `names` of the model's modules, by site."""
-    name = f" ({names[key[0]]})" if key[0] < len(names) else ""
-    return f"site {key[0]}{name}, micro-batch {key[1]}"
-
-
-@dataclass
-class TensorMessage:
-    """The parts of one message: at most four tensors of at most two dimensions. `works`: native
-    messages under way."""
-
-    parts: Sequence[Tensor]
-    works: Sequence[dist.Work] = ()
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.parts)
+def place_in_words(key: CallKey, names: Sequence[str]) -> str:
+    """Where in the step a message belongs; `names` of the model's modules, by site."""
+    site, microbatch = key
+    name = f" ({names[site]})" if site < len(names) else ""
+    return f"site {site}{name}, micro-batch {microbatch}"
 
 
 @dataclass(frozen=True)
 class EmulatedLink:
-    """An emulated wire: what a worker's letters of one line take beside the real sending."""
+    """An emulated connection: what a worker's messages of one kind take beside the real sending."""
 
     bytes_per_s: float
     latency_s: float
@@ -59,8 +53,8 @@ class EmulatedLink:
 
 @dataclass(frozen=True)
 class Expected:
-    """One exchange: whom this worker sends to and receives from for one site and micro-batch,
-    itself left out."""
+    """The messages of one kind, site and micro-batch: whom this worker sends to and whom it
+    receives from, itself left out."""
 
     key: CallKey
     targets: tuple[int, ...]
@@ -68,216 +62,215 @@ class Expected:
 
 
 class Exchange:
-    """One worker's letter box. `expect` says what is due in a step; then `send` and `receive`, in
-    that order.
+    """One worker's end of all messages between attention and experts.
 
-    `names`: what the model calls its sites, for errors.
+    In every step: `begin_step`, then `expect` for each kind, then `send` and `receive`, and
+    `finish`. Its threads end with the world.
     """
 
     def __init__(
         self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
     ) -> None:
-        self.step = 0
-        self.names = names
+        """`names`: what the model calls its sites, for errors."""
         self.bytes_sent = dict.fromkeys(MessageKind, 0)
-        self._lines = {message: _PeerChannel(self, world, message, link) for message in MessageKind}
+        self._world = world
+        self._channels = {kind: _MessageChannel(world, kind, link, names) for kind in MessageKind}
+        world.at_leaving(self.close)
+
+    @property
+    def step(self) -> int:
+        """The step that messages belong to."""
+        return self._world.step
 
     def begin_step(self, step: int) -> None:
         """What is exchanged from now on belongs to this step."""
-        self.step = step
+        self._world.begin_step(step)
 
-    def expect(self, message: MessageKind, due: Sequence[Expected]) -> None:
-        """All exchanges of one kind in this step, in an order that is the same for both ends of
-        every letter."""
-        self._lines[message].expect(due)
+    def expect(self, kind: MessageKind, messages: Sequence[Expected]) -> None:
+        """All messages of one kind in this step, in an order that is the same at both ends of every
+        message."""
+        self._channels[kind].expect(messages)
 
-    def send(
-        self, message: MessageKind, key: CallKey, letters: Mapping[int, TensorMessage]
-    ) -> None:
-        """Post letters by rank; returns at once. A letter to oneself is delivered at once."""
-        self.bytes_sent[message] += self._lines[message].send(key, letters)
+    def send(self, kind: MessageKind, key: CallKey, messages: Messages) -> None:
+        """Hand over messages by rank; returns at once. One to oneself is there at once. Their parts
+        must stay as they are until `finish` has returned."""
+        self.bytes_sent[kind] += self._channels[kind].send(key, messages)
 
-    def receive(self, message: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
-        """The letters of one exchange by rank, when all have come. Raises PeerError, or LaunchError
-        for a letter that is not the one that was due."""
-        return self._lines[message].receive(key)
+    def receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
+        """All messages of one kind, site and micro-batch, by rank, when the last has come.
+
+        Raises PeerError when a peer is lost or does not come, and LaunchError for a message that is
+        not the expected one.
+        """
+        return self._channels[kind].receive(key)
 
     def finish(self) -> None:
         """Wait until everything has been sent: the end of a step."""
-        for line in self._lines.values():
-            line.finish()
+        for channel in self._channels.values():
+            channel.finish()
 
     def close(self) -> None:
-        """End the lines' threads."""
-        for line in self._lines.values():
-            line.close()
+        """End the threads. What has not been sent is not sent any more."""
+        for channel in self._channels.values():
+            channel.close()
 
 
-class _PeerChannel:
-    """Letters of one kind. One thread takes the exchanges in their order."""
+@dataclass
+class _Turn:
+    """What is exchanged for one site and micro-batch, while it waits or is under way.
+
+    `ready`: what leaves, set by `send`; `arrived`: what comes, set by the thread.
+    """
+
+    expected: Expected
+    label: list[int]
+    ready: Future[Messages] = field(default_factory=Future)
+    arrived: Future[dict[int, TensorMessage]] = field(default_factory=Future)
+
+
+class _MessageChannel:
+    """The messages of one kind: a thread takes the turns one after another.
+
+    Why this comes to an end. All workers have the same turns in the same order (`schedules.check`
+    proves it of every program), so the two ends of each message meet. A thread waits for two
+    things: for its own worker to hand over what leaves, and for peers to do the same turn. The
+    first never waits for this thread's later turns, for programs hold a send before everything that
+    the send brings about. And one kind never waits behind another, as each has a thread, and tags
+    or groups, of its own: the outputs of one micro-batch may need the rows of the next to be on
+    their way.
+    """
 
     def __init__(
-        self, mail: Exchange, world: World, message: MessageKind, link: EmulatedLink | None
+        self, world: World, kind: MessageKind, link: EmulatedLink | None, names: Sequence[str]
     ) -> None:
-        self._mail, self._world, self._message, self._link = mail, world, message, link
-        self._groups: Groups = world.groups_of(message.value)
-        self._near = world.native_peers
-        self._thread = ThreadPoolExecutor(1, f"dougong-{message.value.replace(' ', '-')}")
-        self._outgoing: dict[CallKey, Future[Mapping[int, TensorMessage]]] = {}
-        self._incoming: dict[CallKey, Future[dict[int, TensorMessage]]] = {}
-        self._own: dict[CallKey, TensorMessage] = {}
+        self._world, self._kind, self._link, self._names = world, kind, link, names
+        self._route = world.route_of(kind)
+        self._number = list(MessageKind).index(kind)
+        self._thread = ThreadPoolExecutor(1, f"dougong-{kind.value.replace(' ', '-')}")
+        self._to_send: dict[CallKey, _Turn] = {}
+        self._to_receive: dict[CallKey, _Turn] = {}
+        self._to_oneself: dict[CallKey, TensorMessage] = {}
 
-    def expect(self, due: Sequence[Expected]) -> None:
-        for exchange in due:
-            if not exchange.targets and not exchange.sources:
+    def expect(self, messages: Sequence[Expected]) -> None:
+        for expected in messages:
+            if not expected.targets and not expected.sources:
                 continue  # nobody but oneself
-            self._outgoing[exchange.key] = Future()
-            job = functools.partial(
-                self._exchange, exchange, self._stamp(exchange.key), self._outgoing[exchange.key]
-            )
-            self._incoming[exchange.key] = self._thread.submit(job)
+            turn = _Turn(expected, self._label(expected.key))
+            if expected.targets:
+                self._to_send[expected.key] = turn
+            self._to_receive[expected.key] = turn
+            turn.arrived = self._thread.submit(self._exchange, turn)
 
-    def send(self, key: CallKey, letters: Mapping[int, TensorMessage]) -> int:
-        others = {rank: letter for rank, letter in letters.items() if rank != self._world.rank}
-        if self._world.rank in letters:
-            self._own[key] = letters[self._world.rank]
-        if key in self._outgoing:
-            self._outgoing.pop(key).set_result(others)
-        return sum(letter.num_bytes for letter in others.values())
+    def send(self, key: CallKey, messages: Messages) -> int:
+        to_others = dict(messages)
+        to_oneself = to_others.pop(self._world.rank, None)
+        if to_oneself is not None:
+            self._to_oneself[key] = to_oneself
+        turn = self._to_send.pop(key, None)
+        if turn is not None:
+            turn.ready.set_result(to_others)
+        return sum(message.num_bytes for message in to_others.values())
 
     def receive(self, key: CallKey) -> dict[int, TensorMessage]:
-        due = self._incoming.pop(key, None)
-        letters = due.result(PATIENCE.total_seconds()) if due is not None else {}
-        for letter in letters.values():
-            for work in letter.works:
-                work.wait(PATIENCE)
-        if key in self._own:
-            letters[self._world.rank] = self._own.pop(key)
-        return dict(sorted(letters.items()))
+        messages: dict[int, TensorMessage] = {}
+        turn = self._to_receive.pop(key, None)
+        if turn is not None:
+            with self._wait(turn) as wait:
+                arrived = wait.for_future(turn.arrived)
+                # Here, and not in the channel's thread: the native library orders its work before
+                # what comes next on the stream of the thread that waits.
+                for message in arrived.values():
+                    wait.for_collective(message.works)
+            messages |= arrived
+        if key in self._to_oneself:
+            messages[self._world.rank] = self._to_oneself.pop(key)
+        return dict(sorted(messages.items()))
 
     def finish(self) -> None:
-        for future in self._incoming.values():
-            future.result(PATIENCE.total_seconds())
-        self._incoming.clear()
+        for turn in self._to_receive.values():
+            with self._wait(turn) as wait:
+                wait.for_future(turn.arrived)
+        self._to_receive.clear()
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        for turn in self._to_send.values():
+            turn.ready.cancel()  # else the thread would wait for it for ever
 
-    def _exchange(
-        self, due: Expected, stamp: list[int], outgoing: Future[Mapping[int, TensorMessage]]
-    ) -> dict[int, TensorMessage]:
-        """Heads both ways, then parts both ways. Runs in the line's thread."""
-        letters = outgoing.result(PATIENCE.total_seconds()) if due.targets else {}
-        if self._link is not None and letters:
-            time.sleep(self._link.seconds(sum(letter.num_bytes for letter in letters.values())))
-        try:
-            heads = {rank: torch.empty(_HEAD, dtype=torch.int64) for rank in due.sources}
-            works: list[dist.Work | None] = [
-                dist.irecv(head, rank, self._groups.gloo, self._tag(0))
-                for rank, head in heads.items()
-            ]
-            for rank, letter in letters.items():
-                head = torch.tensor([*stamp, *_describe(letter)], dtype=torch.int64)
-                works.append(dist.isend(head, rank, self._groups.gloo, self._tag(0)))
-            _finish(works)
-            arriving = {
-                rank: self._open(rank, head.tolist(), stamp) for rank, head in heads.items()
-            }
-            return self._carry(letters, arriving)
-        except RuntimeError as error:
-            if isinstance(error, (LaunchError, PeerError)):
-                raise
-            peers = sorted({*letters, *due.sources})
-            raise PeerError(
-                f"worker {self._world.rank} lost {self._message.value} of {in_words(due.key, self._mail.names)} with "
-                f"workers {peers}: {error}"
-            ) from error
+    def _exchange(self, turn: _Turn) -> dict[int, TensorMessage]:
+        """Heads both ways, then parts both ways. Runs in the channel's thread.
 
-    def _carry(
-        self, letters: Mapping[int, TensorMessage], arriving: dict[int, TensorMessage]
-    ) -> dict[int, TensorMessage]:
-        """The parts: inside an island by the native library, between islands through host
-        memory."""
-        native: list[dist.P2POp] = []
-        works: list[dist.Work | None] = []
-        landing: list[tuple[Tensor, Tensor]] = []
-        sides = (dist.irecv, arriving), (dist.isend, letters)
-        parts = [
-            (how, r, n, p)
-            for how, side in sides
-            for r, letter in side.items()
-            for n, p in enumerate(letter.parts)
-        ]
-        for how, rank, number, part in parts:
-            if not part.numel():
-                continue
-            if rank in self._near and part.device.type != "cpu":
-                native.append(dist.P2POp(how, part, rank, self._groups.native))
-                continue
-            host = self._world.on_host(part, copy=how is dist.isend)
-            works.append(how(host, rank, self._groups.gloo, self._tag(1 + number)))
-            if host is not part and how is dist.irecv:
-                landing.append((host, part))
-        under_way = dist.batch_isend_irecv(native) if native else []
-        _finish(works)
-        for host, part in landing:
-            part.copy_(host)
-        for letter in arriving.values():
-            letter.works = (
-                under_way  # they are waited for where the letter is read: on that thread's stream
-            )
+        A head tells how much memory its message needs; therefore all heads come before any part.
+        """
+        # No time limit: this is the worker's own computation, and `close` ends it.
+        messages = turn.ready.result() if turn.expected.targets else {}
+        if self._link is not None and messages:
+            num_bytes = sum(message.num_bytes for message in messages.values())
+            time.sleep(self._link.seconds(num_bytes))
+        heads = self._exchange_heads(turn, messages)
+        arriving = {}
+        for rank, head in heads.items():
+            self._check_label(rank, label_of(head), turn)
+            arriving[rank] = make_room(head, self._world.member.device)
+        self._exchange_parts(turn, messages, arriving)
         return arriving
 
-    def _open(self, rank: int, head: list[int], stamp: list[int]) -> TensorMessage:
-        """Memory for a letter, by its head. Raises `LaunchError` when it is not the one that is due
-        here."""
-        theirs = head[: len(STAMP)]
-        if theirs != stamp:
-            pairs = zip(STAMP, theirs, stamp, strict=True)
-            names = ", ".join(f"{name} {a} against {b}" for name, a, b in pairs if a != b)
-            raise LaunchError(
-                f"worker {rank} sent a letter that worker {self._world.rank} does not wait for ({self._message.value} "
-                f"of {in_words((stamp[2], stamp[3]), self._mail.names)}): {names}; the two do not run the same "
-                "schedule, which is a fault of dougong: please report it with both logs"
-            )
-        parts, rest = [], head[len(STAMP) + 1 :]
-        for _ in range(head[len(STAMP)]):
-            dtype, dimensions, *sizes = rest[: 2 + MOST_DIMENSIONS]
-            where = "cpu" if DTYPES[dtype] == torch.int64 else self._world.member.device
-            parts.append(torch.empty(sizes[:dimensions], dtype=DTYPES[dtype], device=where))
-            rest = rest[2 + MOST_DIMENSIONS :]
-        return TensorMessage(parts)
+    def _exchange_heads(self, turn: _Turn, messages: Messages) -> dict[int, Tensor]:
+        heads = {}
+        for rank in turn.expected.sources:
+            heads[rank] = torch.empty(HEAD_NUMBERS, dtype=torch.int64)
+        sends = []
+        for rank, message in messages.items():
+            sends.append(Transfer(rank, make_head(turn.label, message), self._tag(0)))
+        with self._wait(turn) as wait:
+            receives = [Transfer(rank, head, self._tag(0)) for rank, head in heads.items()]
+            self._route.begin(sends, receives).wait_for_host(wait)
+        return heads
 
-    def _stamp(self, key: CallKey) -> list[int]:
-        return [
-            self._world.member.generation,
-            self._mail.step,
-            *key,
-            list(MessageKind).index(self._message),
-        ]
+    def _exchange_parts(
+        self, turn: _Turn, messages: Messages, arriving: Mapping[int, TensorMessage]
+    ) -> None:
+        with self._wait(turn) as wait:
+            under_way = self._route.begin(self._parts(messages), self._parts(arriving))
+            under_way.wait_for_host(wait)
+            under_way.land()
+        for message in arriving.values():
+            message.works = under_way.native
 
-    def _tag(self, place: int) -> int:
-        """A number for each part of the letters of a line, the same at both ends. Letters of one
-        line come in order, so one that is out of order is found by its head."""
-        return list(MessageKind).index(self._message) * (MOST_PARTS + 1) + place
+    def _parts(self, messages: Messages) -> list[Transfer]:
+        transfers = []
+        for rank, message in messages.items():
+            for number, part in enumerate(message.parts):
+                transfers.append(Transfer(rank, part, self._tag(1 + number)))
+        return transfers
 
+    def _check_label(self, rank: int, label: Sequence[int], turn: _Turn) -> None:
+        """Raises `LaunchError` when a message is not the expected one."""
+        if list(label) == turn.label:
+            return
+        differences = []
+        for name, theirs, ours in zip(LABEL, label, turn.label, strict=True):
+            if theirs != ours:
+                differences.append(f"{name} {theirs} against {ours}")
+        sender = self._world.member.in_words([rank])
+        receiver = self._world.member.in_words([self._world.rank])
+        place = place_in_words(turn.expected.key, self._names)
+        raise LaunchError(
+            f"{sender} sent a message that {receiver} does not expect ({self._kind.value} of "
+            f"{place}): {', '.join(differences)}; the two do not run the same schedule, which is a "
+            "fault of dougong: please report it with both logs"
+        )
 
-def _describe(letter: TensorMessage) -> list[int]:
-    """A letter's parts in numbers, filled up to the length that every head has."""
-    assert len(letter.parts) <= MOST_PARTS, f"{len(letter.parts)} parts in a letter"
-    numbers = [len(letter.parts)]
-    for part in letter.parts:
-        sizes = list(part.shape)
-        numbers += [
-            DTYPES.index(part.dtype),
-            len(sizes),
-            *sizes,
-            *[0] * (MOST_DIMENSIONS - len(sizes)),
-        ]
-    return numbers + [0] * (_HEAD - len(STAMP) - len(numbers))
+    def _label(self, key: CallKey) -> list[int]:
+        return [self._world.member.generation, self._world.step, *key, self._number]
 
+    def _tag(self, position: int) -> int:
+        """A number for a head (0) or a part (from 1), the same at both ends. It need not name the
+        turn: messages of one kind come in order, and one out of order is found by its label."""
+        return self._number * (MOST_PARTS + 1) + position
 
-def _finish(works: Sequence[dist.Work | None]) -> None:
-    for work in works:
-        assert work is not None, "a message within one's own group"
-        work.wait(PATIENCE)
+    def _wait(self, turn: _Turn) -> PeerWait:
+        place = place_in_words(turn.expected.key, self._names)
+        peers = turn.expected.sources or turn.expected.targets
+        what = f"{self._kind.value} of {place}, step {self._world.step}"
+        return PeerWait(self._world.member, peers, what)

@@ -1,130 +1,84 @@
-"""Moving tensors between workers. Only moves, and sums of whole numbers: no collective here ever
-adds a float.
+"""All workers of a generation, and what they move between each other.
 
-A `World` is one generation of workers. Point-to-point messages and gathers are all that dispatch,
-combine and the ordered reductions need, so the same code serves gloo, NCCL and HCCL.
+Only moves, and sums of whole numbers: no collective here ever adds a float. Point-to-point messages
+and gathers are all that dispatch, combine and the ordered reductions need, so the same code serves
+gloo, NCCL and HCCL.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError, PeerError
-from dougong.parallel.schedules import operation as schedules
+from dougong.errors import LaunchError
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
+from dougong.parallel.comm.wait import PeerWait
+from dougong.parallel.schedules.operation import MessageKind
 
-TAGS, PLACES = 1 << 16, 1 << 12
-PATIENCE = timedelta(minutes=10)
-"""Longest wait for a peer's message. The controller ends a generation much sooner when a worker
-dies."""
-
-
-@dataclass(frozen=True)
-class Membership:
-    """A worker's place in its world. `islands`: (name, native backend or "gloo", ranks) of every
-    island. `attention`: the ranks that hold dense tensors and exchange their gradients. `names`:
-    the workers' names by rank, for errors; `deadlines`: how long to wait for each other."""
-
-    rank: int
-    size: int
-    generation: int
-    island: str
-    islands: tuple[tuple[str, str, tuple[int, ...]], ...]
-    device: torch.device
-    attention: tuple[int, ...]
-    names: tuple[str, ...] = ()
-    deadlines: Deadlines = DEADLINES
+TAGS, TRANSFERS_PER_PEER = 1 << 16, 1 << 12
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """A tensor for `rank`, or the memory for one from it. Contiguous."""
-
-    rank: int
-    tensor: Tensor
-
-
-@contextmanager
-def naming_lost_peers(rank: int) -> Iterator[None]:
-    """A peer that dies while gradients are exchanged is a PeerError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise PeerError(
-            f"worker {rank} lost a message of the gradients' exchange: {error}"
-        ) from error
-
-
-@dataclass
 class Pending:
-    """Messages under way. The tensors may neither be read nor changed before `wait` has
-    returned."""
+    """Transfers between attention workers that have begun. The tensors may neither be read nor
+    changed before `wait` has returned."""
 
-    _rank: int
-    _host: Future[None] | None = None
-    _native: Sequence[dist.Work] = ()
-    _landing: Sequence[tuple[Tensor, Tensor]] = ()
+    _under_way: UnderWay
+    _host: Future[None] | None
+    _new_wait: Callable[[], PeerWait]
 
     def is_done(self) -> bool:
         """Whether `wait` would return at once."""
-        return (self._host is None or self._host.done()) and all(
-            work.is_completed() for work in self._native
-        )
+        if self._host is not None and not self._host.done():
+            return False
+        return all(work.is_completed() for work in self._under_way.native)
 
     def wait(self) -> None:
-        """Until all have been sent and received. Raises PeerError when a peer is lost."""
-        with naming_lost_peers(self._rank):
-            for work in self._native:
-                work.wait(PATIENCE)
+        """Until all have been sent and received. Raises PeerError when a peer is lost or does not
+        come."""
+        with self._new_wait() as wait:
+            self._under_way.wait_for_native(wait)
             if self._host is not None:
-                self._host.result()
-        for host, target in self._landing:
-            target.copy_(host)
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The process groups of one channel: gloo between everybody, the native library inside one's
-    island."""
-
-    gloo: dist.ProcessGroup | None = None
-    native: dist.ProcessGroup | None = None
+                wait.for_future(self._host)
+        self._under_way.land()
 
 
 class World:
     """All workers of a generation: gloo between everybody, the native library inside an island.
 
-    Channels of their own, so that large messages do not hold up small ones: `exchange` and `gather`
-    for what computation waits for, `post` for gradients and weights, and `lines` for what `mail`
-    carries between attention and experts; the last two travel beside the computation.
+    There are process groups for each purpose, so that large messages do not hold up small ones: one
+    for gathers, which computation waits for; one for gradients and parameters (`transfer`); and
+    those of every kind of message between attention and experts (`route_of`), for `Exchange`. All
+    but gathers go on beside the computation.
     """
 
     def __init__(
-        self, member: Membership, near: Groups, sums: Groups, lines: Mapping[str, Groups]
+        self, member: Membership, everybody: Groups, attention: Groups, kinds: Mapping[str, Groups]
     ) -> None:
+        """`everybody`: the groups of gathers; `attention`: those of gradients and parameters;
+        `kinds`: those of every message kind, by its value."""
         self.member = member
         self.rank = member.rank
         self.size = member.size
-        self._gloo = near.gloo
-        self._native = near.native
-        self._sums = sums
-        self._lines = lines
-        peers = next((ranks for name, _, ranks in member.islands if name == member.island), ())
-        self._native_peers = frozenset(peers if near.native is not None else ())
-        self._waiter = ThreadPoolExecutor(1, "dougong-messages")
-        self._num_posts = 0
+        self.step = 0
         self.bytes_sent = 0
+        self._everybody = Route(everybody)
+        self._attention = Route(attention, member.native_peers)
+        self._kinds = kinds
+        self._waiter = ThreadPoolExecutor(1, "dougong-transfers")
+        self._num_transfers = 0
+        self._at_leaving: list[Callable[[], None]] = []
 
     @staticmethod
     def alone(device: torch.device | None = None) -> World:
@@ -137,188 +91,124 @@ class World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
         calls it.
 
-        Raises `LaunchError` when not everybody came within the deadline.
+        Raises `LaunchError` when not everybody came within `rendezvous_s`.
         """
-        host, port = store_address
+        patience = timedelta(seconds=member.deadlines.message_s)
         try:
-            patience = timedelta(seconds=member.deadlines.rendezvous_s)
-            store = TCPStore(host, port, is_master=False, timeout=patience)
-            prefixed = PrefixStore(f"generation-{member.generation}", store)
+            store = _meet(member, store_address)
             dist.init_process_group(
-                "gloo", store=prefixed, rank=member.rank, world_size=member.size, timeout=patience
+                "gloo", store=store, rank=member.rank, world_size=member.size, timeout=patience
             )
         except (RuntimeError, ValueError) as error:
-            raise LaunchError(
-                f"worker {member.rank} of {member.size} could not join generation {member.generation} "
-                f"at {host}:{port}: {error}; check that every node reaches that address"
-            ) from error
-        near = Groups(dist.group.WORLD, _native_group(member, range(member.size)))
-        sums = Groups(
-            dist.new_group(list(member.attention), backend="gloo", timeout=PATIENCE),
+            raise _not_joined(member, store_address, str(error)) from error
+        everybody = Groups(dist.group.WORLD)
+        attention = Groups(
+            dist.new_group(list(member.attention), backend="gloo", timeout=patience),
             _native_group(member, member.attention),
         )
-        everybody = range(member.size)
+        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
+        # The native library knows no tags, so each kind has a group of its own there.
         gloo = {
-            channel: dist.new_group(backend="gloo", timeout=PATIENCE)
-            for channel in ("dispatch", "combine")
+            direction: dist.new_group(backend="gloo", timeout=patience)
+            for direction in ("dispatch", "combine")
         }
-        lines = {
-            m.value: Groups(gloo[m.direction], _native_group(member, everybody))
-            for m in schedules.MessageKind
-        }
-        return World(member, near, sums, lines)
+        kinds = {}
+        for kind in MessageKind:
+            native = _native_group(member, range(member.size))
+            kinds[kind.value] = Groups(gloo[kind.direction], native)
+        return World(member, everybody, attention, kinds)
 
     def leave(self) -> None:
-        """End this generation's groups."""
-        if self._gloo is not None:
+        """End what `at_leaving` was given, and this generation's groups."""
+        for end in self._at_leaving:
+            end()
+        self._at_leaving.clear()
+        if self._everybody.groups.gloo is not None:
             self._waiter.shutdown()
             dist.destroy_process_group()
-            self._gloo = self._native = None
+            self._everybody = Route(Groups())
 
-    def groups_of(self, line: str) -> Groups:
-        """The groups of one line of `mail`; none in a world of one."""
-        return self._lines.get(line, Groups())
+    def at_leaving(self, end: Callable[[], None]) -> None:
+        """Have this called when the world ends, in whatever way."""
+        self._at_leaving.append(end)
 
-    @property
-    def native_peers(self) -> frozenset[int]:
-        """The ranks that the island's native library reaches, oneself among them."""
-        return self._native_peers
+    def begin_step(self, step: int) -> None:
+        """What is exchanged from now on belongs to this step, in errors too."""
+        self.step = step
 
-    def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> None:
-        """Send `outgoing[r]` to each rank r and fill `incoming[r]` from it; returns when all have
-        arrived.
+    def route_of(self, kind: MessageKind) -> Route:
+        """How messages of one kind travel between attention and experts."""
+        return Route(self._kinds.get(kind.value, Groups()), self.member.native_peers)
 
-        Both sides know which messages are due and their sizes; empty tensors are not sent. Messages
-        between the same two ranks arrive in the order of the calls.
-        """
-        out = {r: t for r, t in outgoing.items() if t.numel() and r != self.rank}
-        into = {r: t for r, t in incoming.items() if t.numel() and r != self.rank}
-        if self.rank in incoming and incoming[self.rank].numel():
-            incoming[self.rank].copy_(outgoing[self.rank])
-        self.bytes_sent += sum(t.numel() * t.element_size() for t in out.values())
-        near = self._native_peers
-        self._post(
-            {r: t for r, t in out.items() if r in near},
-            {r: t for r, t in into.items() if r in near},
-            self._native,
-        )
-        far_in = {r: self.on_host(t) for r, t in into.items() if r not in near}
-        self._post(
-            {r: self.on_host(t, copy=True) for r, t in out.items() if r not in near},
-            far_in,
-            self._gloo,
-        )
-        for r, host in far_in.items():
-            if host is not into[r]:
-                into[r].copy_(host)
-
-    def post(self, outgoing: Sequence[Transfer], incoming: Sequence[Transfer]) -> Pending:
+    def transfer(
+        self, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+    ) -> Pending:
         """Begin to send and receive between attention workers, which all call this equally often,
         and return at once.
 
-        Messages between two ranks arrive in the order of both sides' lists.
+        Messages between two ranks arrive in the order of both sides' lists. `what` is transferred,
+        in words.
         """
-        number, self._num_posts = self._num_posts, self._num_posts + 1
-        self.bytes_sent += sum(m.tensor.numel() * m.tensor.element_size() for m in outgoing)
-        pending = Pending(self.rank)
-        near, group = self._native_peers, self._sums.native
-        operations = [
-            dist.P2POp(dist.isend, m.tensor, m.rank, group) for m in outgoing if m.rank in near
-        ]
-        operations += [
-            dist.P2POp(dist.irecv, m.tensor, m.rank, group) for m in incoming if m.rank in near
-        ]
-        if operations:
-            pending._native = dist.batch_isend_irecv(operations)
-        far_in = [m for m in incoming if m.rank not in near]
-        far_out = [m for m in outgoing if m.rank not in near]
-        into = [Transfer(m.rank, self.on_host(m.tensor)) for m in far_in]
-        out = [Transfer(m.rank, self.on_host(m.tensor, copy=True)) for m in far_out]
-        if into or out:
-            works = [*self._begin(dist.irecv, into, number), *self._begin(dist.isend, out, number)]
-            pending._host = self._waiter.submit(_wait_for, works)
-        landing = [(host.tensor, m.tensor) for host, m in zip(into, far_in, strict=True)]
-        pending._landing = [(host, target) for host, target in landing if host is not target]
-        return pending
+        # Calls are in the same order on all workers, so their number, and a transfer's place among
+        # those with the same peer, are the same at both ends: a tag that nobody has to agree on.
+        first_tag = self._num_transfers % TAGS * TRANSFERS_PER_PEER
+        self._num_transfers += 1
+        self.bytes_sent += sum(t.tensor.numel() * t.tensor.element_size() for t in sends)
+        peers = sorted({transfer.rank for transfer in (*sends, *receives)})
+        what = f"{what}, step {self.step}"
 
-    def group_of_sums(self) -> tuple[dist.ProcessGroup | None, bool]:
+        def new_wait() -> PeerWait:
+            return PeerWait(self.member, peers, what)
+
+        under_way = self._attention.begin(_tagged(sends, first_tag), _tagged(receives, first_tag))
+        host = None
+        if under_way.host:
+            host = self._waiter.submit(_wait_for_host, under_way, new_wait)
+        return Pending(under_way, host, new_wait)
+
+    def group_of_attention(self) -> tuple[dist.ProcessGroup | None, bool]:
         """The group of all attention workers that a collective of the library may use, and whether
         it speaks from host memory while the tensors lie on a device."""
-        if self._native_peers >= set(self.member.attention):
-            return self._sums.native, False
-        return self._sums.gloo, self.member.device.type != "cpu"
+        if self.member.native_peers >= set(self.member.attention):
+            return self._attention.groups.native, False
+        return self._attention.groups.gloo, self.member.device.type != "cpu"
 
-    def _begin(self, how: Any, messages: Sequence[Transfer], number: int) -> list[dist.Work]:
-        """Each message has a tag of its own, the same on both sides: which post it belongs to, and
-        its place there."""
-        works, places = [], Counter[int]()
-        for message in messages:
-            tag = number % TAGS * PLACES + places[message.rank]
-            works.append(how(message.tensor, message.rank, self._sums.gloo, tag))
-            places[message.rank] += 1
-        return works
+    def wait_for_attention(self, what: str) -> PeerWait:
+        """A wait for the other attention workers, from now on."""
+        return PeerWait(self.member, self.member.attention, f"{what}, step {self.step}")
 
-    def _post(
-        self, out: Mapping[int, Tensor], into: Mapping[int, Tensor], group: dist.ProcessGroup | None
-    ) -> None:
-        operations = [dist.P2POp(dist.irecv, into[r], r, group) for r in sorted(into)]
-        operations += [dist.P2POp(dist.isend, out[r], r, group) for r in sorted(out)]
-        if not operations:
-            return
-        try:
-            for work in dist.batch_isend_irecv(operations):
-                work.wait(PATIENCE)
-        except RuntimeError as error:
-            peers = sorted({*out, *into})
-            raise PeerError(
-                f"worker {self.rank} lost a message with workers {peers}: {error}"
-            ) from error
-
-    def on_host(self, tensor: Tensor, copy: bool = False) -> Tensor:
-        """gloo speaks from host memory: stage what lies on a device."""
-        if tensor.device.type == "cpu":
-            return tensor
-        return tensor.cpu() if copy else torch.empty(tensor.shape, dtype=tensor.dtype)
-
-    def gather_bytes(self, payload: bytes, sizes: Sequence[int] | None = None) -> list[bytes]:
-        """Everybody's bytes, by rank. Collective.
+    def gather_bytes(
+        self, payload: bytes, sizes: Sequence[int] | None = None, what: str = "values of workers"
+    ) -> list[bytes]:
+        """Everybody's bytes, by rank. Collective. `what` they are, in words.
 
         `sizes[r]`: how many bytes rank r has, where everybody knows it; without it they tell each
         other first, in an exchange of its own.
         """
         if sizes is None:
-            length = len(payload).to_bytes(8, "little")
-            lengths = self.gather_bytes(length, [8] * self.size)
+            length = len(payload).to_bytes(_LENGTH_BYTES, "little")
+            lengths = self.gather_bytes(length, [_LENGTH_BYTES] * self.size, what)
             sizes = [int.from_bytes(length, "little") for length in lengths]
         assert len(payload) == sizes[self.rank], (
             f"rank {self.rank} gathers {len(payload)} bytes, {sizes[self.rank]} due"
         )
-        mine = torch.frombuffer(bytearray(payload or b"."), dtype=torch.uint8)[: len(payload)]
-        parts = {r: torch.empty(size, dtype=torch.uint8) for r, size in enumerate(sizes)}
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        mine = _bytes_tensor(payload)
+        parts = {rank: torch.empty(sizes[rank], dtype=torch.uint8) for rank in others}
+        with PeerWait(self.member, others, f"{what}, step {self.step}") as wait:
+            under_way = self._everybody.begin(
+                [Transfer(rank, mine) for rank in others],
+                [Transfer(rank, part) for rank, part in parts.items()],
+            )
+            under_way.wait_for_host(wait)
         parts[self.rank] = mine
-        peers = {r: t for r, t in parts.items() if r != self.rank}
-        self._post(
-            {r: mine for r in peers if mine.numel()},
-            {r: t for r, t in peers.items() if t.numel()},
-            self._gloo,
-        )
-        return [parts[r].numpy().tobytes() for r in range(self.size)]
+        return [parts[rank].numpy().tobytes() for rank in range(self.size)]
 
     def gather(self, values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
         """Everybody's float64 values, by rank; `sizes[r]` says how many rank r has. Collective."""
-        mine = torch.tensor(list(values), dtype=torch.float64)
-        assert len(mine) == sizes[self.rank], (
-            f"rank {self.rank} gathers {len(mine)} values, {sizes[self.rank]} due"
-        )
-        parts = {r: torch.empty(size, dtype=torch.float64) for r, size in enumerate(sizes)}
-        parts[self.rank] = mine
-        peers = {r: t for r, t in parts.items() if r != self.rank}
-        self._post(
-            {r: mine for r in peers if mine.numel()},
-            {r: t for r, t in peers.items() if t.numel()},
-            self._gloo,
-        )
-        return [parts[r].tolist() for r in range(self.size)]
+        payload = struct.pack(f"<{len(values)}d", *values)
+        payloads = self.gather_bytes(payload, [8 * size for size in sizes])
+        return [list(struct.unpack(f"<{len(p) // 8}d", p)) for p in payloads]
 
     def add_counts(self, counts: Tensor, attention_only: bool = False) -> Tensor:
         """The sum of everybody's whole numbers (int64, on the CPU), exact in any order, as a new
@@ -327,34 +217,81 @@ class World:
             f"{counts.dtype}: only whole numbers may be added by a library"
         )
         total = counts.clone()
-        if self._gloo is None:
+        if self._everybody.groups.gloo is None:
             return total
-        try:
-            dist.all_reduce(total, group=self._sums.gloo if attention_only else self._gloo)
-        except RuntimeError as error:
-            raise PeerError(
-                f"worker {self.rank} lost a sum of counts with the other workers: {error}"
-            ) from error
+        route = self._attention if attention_only else self._everybody
+        peers = self.member.attention if attention_only else range(self.size)
+        with PeerWait(self.member, peers, f"a sum of counts, step {self.step}"):
+            dist.all_reduce(total, group=route.groups.gloo)
         return total
 
     def barrier(self) -> None:
         """Wait for everybody. Collective."""
-        self.gather([0.0], [1] * self.size)
+        self.gather_bytes(b".", [1] * self.size, "all workers at one point")
+
+
+def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
+    """The generation's part of the controller's store, when all workers have come there."""
+    patience = timedelta(seconds=member.deadlines.rendezvous_s)
+    store = TCPStore(*address, is_master=False, timeout=patience)
+    ours = PrefixStore(f"generation-{member.generation}", store)
+    ours.set(_arrival(member.rank), "")
+    missing = [rank for rank in range(member.size) if not ours.check([_arrival(rank)])]
+    try:
+        if missing:
+            ours.wait([_arrival(rank) for rank in missing], patience)
+    except dist.DistStoreError as error:
+        missing = [rank for rank in missing if not ours.check([_arrival(rank)])]
+        limit = member.deadlines.words("rendezvous_s")
+        whom = member.in_words(missing)
+        raise _not_joined(member, address, f"it waited {limit} for {whom}") from error
+    return ours
+
+
+def _arrival(rank: int) -> str:
+    return f"arrived-{rank}"
+
+
+def _not_joined(member: Membership, address: tuple[str, int], why: str) -> LaunchError:
+    host, port = address
+    return LaunchError(
+        f"{member.in_words([member.rank])} of {member.size} could not join generation "
+        f"{member.generation} at {host}:{port}: {why}; check that every node reaches that address"
+    )
 
 
 def _native_group(member: Membership, among: Collection[int]) -> dist.ProcessGroup | None:
-    """The native library's group of one's island; everybody makes every island's, in the same
-    order."""
+    """The native library's group of one's island. Everybody makes every island's, in the same
+    order: making one is collective over all workers."""
     own = None
     for name, backend, ranks in member.islands:
         if backend != "gloo":
-            group = dist.new_group(
-                [r for r in ranks if r in among], backend=backend, timeout=PATIENCE
-            )
+            inside = [rank for rank in ranks if rank in among]
+            patience = timedelta(seconds=member.deadlines.message_s)
+            group = dist.new_group(inside, backend=backend, timeout=patience)
             own = group if name == member.island else own
     return own
 
 
-def _wait_for(works: Sequence[dist.Work]) -> None:
-    for work in works:
-        work.wait(PATIENCE)
+def _tagged(transfers: Sequence[Transfer], first_tag: int) -> list[Transfer]:
+    """With tags that count the transfers of every peer."""
+    counts = Counter[int]()
+    tagged = []
+    for transfer in transfers:
+        tagged.append(replace(transfer, tag=first_tag + counts[transfer.rank]))
+        counts[transfer.rank] += 1
+    return tagged
+
+
+def _bytes_tensor(payload: bytes) -> Tensor:
+    """uint8 [len(payload)]; torch makes none from an empty buffer."""
+    if not payload:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+
+
+def _wait_for_host(under_way: UnderWay, new_wait: Callable[[], PeerWait]) -> None:
+    """Runs in a thread of its own: a message of gloo is not known to be complete before somebody
+    has waited for it."""
+    with new_wait() as wait:
+        under_way.wait_for_host(wait)

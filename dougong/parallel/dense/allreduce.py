@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dougong.parallel.comm.world import PATIENCE, World, naming_lost_peers
-from dougong.parallel.dense.buckets import FlatTensors
+from dougong.parallel.comm.world import World
+from dougong.parallel.dense.buckets import FlatTensors, views_of
 from dougong.parallel.plan import Plan
 
 
@@ -25,40 +25,41 @@ class NativeReducer:
     def __init__(self, world: World, plan: Plan, flat: FlatTensors) -> None:
         self._world = world
         self._buckets = flat.buckets
-        self._alone = sum(bool(w.lanes) for w in plan.workers) == 1
+        self._alone = sum(bool(worker.lanes) for worker in plan.workers) == 1
         device = world.member.device
         self._buffers = [bucket.allocate(torch.float32, device) for bucket in self._buckets]
-        self._sums = {
-            n: bucket.view(buffer, n)
-            for bucket, buffer in zip(self._buckets, self._buffers, strict=True)
-            for n in bucket.shapes
-        }
-        self._owned = [n for n in self._sums if plan.owners[n] == world.rank]
+        self._sums = views_of(self._buckets, self._buffers)
+        self._owned = [name for name in self._sums if plan.owners[name] == world.rank]
         self._complete: set[int] = set()
-        self._begun: list[tuple[dist.Work, Tensor, Tensor]] = []
+        self._begun: list[tuple[dist.Work, Tensor]] = []
 
     def sums(self, lane: int) -> Mapping[str, Tensor]:
         return self._sums
 
     def complete(self, number: int) -> None:
         self._complete.add(number)
-        while (
-            len(self._begun) in self._complete and not self._alone
-        ):  # in order: every worker's order
-            buffer = self._buffers[len(self._begun)]
-            group, on_host = self._world.group_of_sums()
-            landed = buffer.cpu() if on_host else buffer
-            work = dist.all_reduce(landed, group=group, async_op=True)
-            assert work is not None
-            self._begun.append((work, landed, buffer))
+        if self._alone:
+            return
+        # Buckets are summed in their own order, whatever the order in which they are complete:
+        # a collective must be the same call on every worker.
+        while len(self._begun) in self._complete:
+            self._begin(self._buffers[len(self._begun)])
+
+    def _begin(self, buffer: Tensor) -> None:
+        group, from_host = self._world.group_of_attention()
+        landing = buffer.cpu() if from_host else buffer
+        work = dist.all_reduce(landing, group=group, async_op=True)
+        assert work is not None
+        self._begun.append((work, landing))
 
     def finish(self) -> dict[str, Tensor]:
         assert len(self._complete) == len(self._buckets), "a bucket's gradients are not complete"
-        with naming_lost_peers(self._world.rank):
-            for work, landed, buffer in self._begun:
-                work.wait(PATIENCE)
-                if landed is not buffer:
-                    buffer.copy_(landed)
+        for number, (work, landing) in enumerate(self._begun):
+            with self._world.wait_for_attention(f"gradients of bucket {number}") as wait:
+                wait.for_collective([work])
+            buffer = self._buffers[number]
+            if landing is not buffer:
+                buffer.copy_(landing)
         self._complete.clear()
         self._begun.clear()
-        return {n: self._sums[n] for n in self._owned}
+        return {name: self._sums[name] for name in self._owned}

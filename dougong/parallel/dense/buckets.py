@@ -10,16 +10,20 @@ import torch
 from torch import Tensor
 
 MESSAGE_BYTES = 4 << 20
-"""Smaller messages were measured to cost up to 2.9 times more (`research/determinism.md`, section
-3)."""
+"""Smaller messages were measured to cost up to 2.9 times more (docs/design/determinism.md)."""
 ALIGNMENT = 64
 """Elements: every tensor begins at a multiple, as one that was allocated alone would."""
+GRADIENT_BYTES = 4
+"""Gradients are float32."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """`shapes`: its tensors, by owner and then as they were given. `starts`: the first element of
-    each. `parts`: the range of elements of each owner."""
+    """Tensors of one dtype in one flat buffer.
+
+    `shapes`: its tensors, by owner and then as they were given. `starts`: the first element of
+    each. `parts`: the range of elements of each owner.
+    """
 
     dtype: torch.dtype
     shapes: Mapping[str, torch.Size]
@@ -37,41 +41,64 @@ class Bucket:
         return flat[start : start + shape.numel()].view(shape)
 
 
+def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Every tensor of all buckets, in one buffer for each."""
+    views = {}
+    for bucket, flat in zip(buckets, buffers, strict=True):
+        for name in bucket.shapes:
+            views[name] = bucket.view(flat, name)
+    return views
+
+
 def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> list[Bucket]:
     """Cut tensors, in their order, into buckets of one dtype whose owners' parts have
     `MESSAGE_BYTES` on average.
 
     The same on every worker of a plan. The dtype is the tensors' own.
     """
-    size = MESSAGE_BYTES * len(set(owners.values()))
+    # A bucket is cut into one message for each owner, so it is as large as their number asks for.
+    # The cut looks at sizes and owners alone, in the order of names that all workers share: no
+    # worker has to tell another where a bucket ends. It cannot change a bit of a sum either, since
+    # a sum adds one tensor's element of every lane, never elements of several tensors.
+    full_bytes = MESSAGE_BYTES * len(set(owners.values()))
     buckets: list[Bucket] = []
-    for dtype in sorted({t.dtype for t in tensors.values()}, key=str):
+    for dtype in sorted({tensor.dtype for tensor in tensors.values()}, key=str):
         names: list[str] = []
-        room = size
-        for name in (n for n, t in tensors.items() if t.dtype == dtype):
+        filled = 0
+        for name, tensor in tensors.items():
+            if tensor.dtype != dtype:
+                continue
             names.append(name)
-            room -= 4 * tensors[name].numel()  # gradients are float32
-            if room <= 0:
+            filled += GRADIENT_BYTES * tensor.numel()
+            if filled >= full_bytes:
                 buckets.append(_bucket(names, tensors, owners))
-                names, room = [], size
-        buckets += [_bucket(names, tensors, owners)] if names else []
+                names, filled = [], 0
+        if names:
+            buckets.append(_bucket(names, tensors, owners))
     return buckets
 
 
 def _bucket(
     names: Sequence[str], tensors: Mapping[str, Tensor], owners: Mapping[str, int]
 ) -> Bucket:
+    """Lay tensors out by owner: what one owner gets is one piece of the buffer, and one message."""
     starts: dict[str, int] = {}
     parts: dict[int, slice] = {}
     end = 0
-    for owner in sorted({owners[n] for n in names}):
+    for owner in sorted({owners[name] for name in names}):
         first = end
-        for name in (n for n in names if owners[n] == owner):
-            starts[name] = end
-            end += -(-tensors[name].numel() // ALIGNMENT) * ALIGNMENT
+        for name in names:
+            if owners[name] == owner:
+                starts[name] = end
+                end += _aligned(tensors[name].numel())
         parts[owner] = slice(first, end)
-    shapes = {n: tensors[n].shape for n in starts}
+    shapes = {name: tensors[name].shape for name in starts}
     return Bucket(tensors[names[0]].dtype, shapes, starts, parts, end)
+
+
+def _aligned(numel: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-numel // ALIGNMENT) * ALIGNMENT
 
 
 class FlatTensors:
@@ -86,7 +113,7 @@ class FlatTensors:
         come.
         """
         backwards = dict(reversed(list(tensors.items())))
-        self.buckets = make_buckets(backwards, {n: owners[n] for n in backwards})
+        self.buckets = make_buckets(backwards, {name: owners[name] for name in backwards})
         self.buffers: list[Tensor] = []
         for bucket in self.buckets:
             flat = bucket.allocate(bucket.dtype, next(iter(tensors.values())).device)

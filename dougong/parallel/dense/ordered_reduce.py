@@ -2,22 +2,25 @@
 to everybody.
 
 Workers ship the maximal tree nodes that they hold; the owner finishes the tree. Messages only move
-data, so the sum of a tensor depends on the lanes alone (`research/determinism.md`, rules 7 to 10).
-Gradients are sent from where they were added up, and added where they are kept: nothing is copied.
+data, so the sum of a tensor depends on the lanes alone (docs/design/determinism.md). Gradients are
+sent from where they were added up, and added where they are kept: nothing is copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dougong.parallel.comm.world import Pending, Transfer, World
-from dougong.parallel.dense.buckets import Bucket, FlatTensors
+from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.world import Pending, World
+from dougong.parallel.dense.buckets import FlatTensors, views_of
 from dougong.parallel.plan import Plan
-from dougong.parallel.tree import LaneTree, TreeNode
+from dougong.parallel.tree import Add, LaneTree, TreeNode
 
 IN_FLIGHT = 2
 """Buckets whose messages may be under way at once: that many have scratch memory."""
@@ -43,6 +46,15 @@ class Reducer(Protocol):
         ...
 
 
+@dataclass
+class _Sum:
+    """A bucket whose messages are under way: what they bring, and all parts of its sum."""
+
+    number: int
+    pending: Pending
+    shares: dict[TreeNode, Tensor]
+
+
 class OrderedReducer:
     """The canonical sum: in every lane what the lane added, over lanes the tree. `determinism:
     layout`."""
@@ -50,32 +62,34 @@ class OrderedReducer:
     def __init__(self, world: World, plan: Plan, flat: FlatTensors) -> None:
         self._world = world
         self._tree = LaneTree(plan.num_lanes)
-        self._held = {w.rank: self._tree.held(w.lanes) for w in plan.workers if w.lanes}
+        self._held = {
+            worker.rank: self._tree.held(worker.lanes) for worker in plan.workers if worker.lanes
+        }
         self._buckets = flat.buckets
         device = world.member.device
-        lanes = plan.workers[world.rank].lanes
-        self._leaves = [
-            {lane: b.allocate(torch.float32, device) for lane in lanes} for b in self._buckets
-        ]
+        # One buffer a bucket for every local lane: the leaves of the tree.
+        self._leaves: dict[int, list[Tensor]] = {}
+        for lane in plan.workers[world.rank].lanes:
+            self._leaves[lane] = [b.allocate(torch.float32, device) for b in self._buckets]
         self._sums = {
-            lane: _views(self._buckets, [leaves[lane] for leaves in self._leaves]) for lane in lanes
+            lane: views_of(self._buckets, leaves) for lane, leaves in self._leaves.items()
         }
-        self._scratch = [
-            self._allocate_scratch() for _ in range(min(IN_FLIGHT, len(self._buckets)))
-        ]
+        count = min(IN_FLIGHT, len(self._buckets))
+        self._scratch = [self._allocate_scratch() for _ in range(count)]
         self._start()
 
     def _allocate_scratch(self) -> Tensor:
         """Room for what others ship of the largest part that this worker owns."""
-        largest = max((_size(b.parts.get(self._world.rank)) for b in self._buckets), default=0)
-        nodes = sum(len(nodes) for rank, nodes in self._held.items() if rank != self._world.rank)
-        return torch.empty(nodes * largest, dtype=torch.float32, device=self._world.member.device)
+        rank = self._world.rank
+        largest = max((_size(bucket.parts.get(rank)) for bucket in self._buckets), default=0)
+        num_nodes = sum(len(nodes) for owner, nodes in self._held.items() if owner != rank)
+        device = self._world.member.device
+        return torch.empty(num_nodes * largest, dtype=torch.float32, device=device)
 
     def _start(self) -> None:
         self._complete: set[int] = set()
-        self._posted = 0
-        self._summed = 0
-        self._pending: dict[int, tuple[Pending, dict[TreeNode, Tensor]]] = {}
+        self._num_begun = 0
+        self._under_way: deque[_Sum] = deque()
         self._results: dict[str, Tensor] = {}
 
     def sums(self, lane: int) -> Mapping[str, Tensor]:
@@ -87,102 +101,111 @@ class OrderedReducer:
 
     def finish(self) -> dict[str, Tensor]:
         assert len(self._complete) == len(self._buckets), "a bucket's gradients are not complete"
-        while self._summed < len(self._buckets):
-            self._go_on()
+        self._go_on()
+        while self._under_way:
             self._sum_oldest()
+            self._go_on()
         results = self._results
         self._start()
         return results
 
     def _go_on(self) -> None:
-        """Post complete buckets, in order (every worker's order), as far as there is scratch
-        memory."""
-        while self._posted in self._complete and self._posted < len(self._buckets):
-            if self._posted - self._summed >= len(self._scratch):
-                if not self._pending[self._summed][0].is_done():
+        """Begin the messages of complete buckets, as far as there is scratch memory.
+
+        Buckets leave in their own order, whatever the order in which they are complete: that order
+        is every worker's, so the messages between two workers match without a word about it.
+        """
+        while self._num_begun < len(self._buckets) and self._num_begun in self._complete:
+            if len(self._under_way) == len(self._scratch):
+                if not self._under_way[0].pending.is_done():
                     return
                 self._sum_oldest()
-            self._post(self._posted)
-            self._posted += 1
+            self._under_way.append(self._begin(self._num_begun))
+            self._num_begun += 1
 
-    def _post(self, number: int) -> None:
-        me, parts = self._world.rank, self._buckets[number].parts
-        leaves = {(lane, 1): flat for lane, flat in self._leaves[number].items()}
-        nodes = {node: self._tree.sum(leaves, node) for node in self._held[me]}
-        out = [
-            Transfer(owner, nodes[n][part])
-            for owner, part in parts.items()
-            if owner != me
-            for n in nodes
-        ]
-        into, shares = [], dict[TreeNode, Tensor]()
-        if me in parts:
-            pieces = iter(
-                self._scratch[number % len(self._scratch)].split(max(1, _size(parts[me])))
-            )
-            for rank, theirs in self._held.items():
-                arriving = {node: next(pieces) for node in theirs} if rank != me else {}
-                into += [Transfer(rank, piece) for piece in arriving.values()]
-                shares |= arriving
-            shares |= {node: flat[parts[me]] for node, flat in nodes.items()}
-        self._pending[number] = self._world.post(out, into), shares
+    def _begin(self, number: int) -> _Sum:
+        """Send the nodes that this worker holds to the owners, and make room for those of others."""
+        rank, parts = self._world.rank, self._buckets[number].parts
+        leaves = {(lane, 1): buffers[number] for lane, buffers in self._leaves.items()}
+        held = {node: self._tree.sum(leaves, node) for node in self._held[rank]}
+        sends = []
+        for owner, part in parts.items():
+            if owner != rank:
+                sends += [Transfer(owner, value[part]) for value in held.values()]
+        receives: list[Transfer] = []
+        shares: dict[TreeNode, Tensor] = {}
+        if rank in parts:
+            shares = {node: value[parts[rank]] for node, value in held.items()}
+            receives = self._receive_shares(number, shares)
+        what = f"gradients of bucket {number}"
+        return _Sum(number, self._world.transfer(sends, receives, what), shares)
+
+    def _receive_shares(self, number: int, shares: dict[TreeNode, Tensor]) -> list[Transfer]:
+        """Pieces of the scratch memory for the nodes that others hold, added to `shares`."""
+        size = _size(self._buckets[number].parts[self._world.rank])
+        pieces = iter(self._scratch[number % len(self._scratch)].split(max(1, size)))
+        receives = []
+        for rank, nodes in self._held.items():
+            if rank == self._world.rank:
+                continue
+            for node in nodes:
+                shares[node] = next(pieces)
+                receives.append(Transfer(rank, shares[node]))
+        return receives
 
     def _sum_oldest(self) -> None:
         """Wait for the oldest bucket's messages and finish its tree."""
-        number = self._summed
-        pending, shares = self._pending.pop(number)
-        pending.wait()
-        self._summed += 1
-        bucket, me = self._buckets[number], self._world.rank
-        if me not in bucket.parts:
+        oldest = self._under_way.popleft()
+        oldest.pending.wait()
+        bucket = self._buckets[oldest.number]
+        part = bucket.parts.get(self._world.rank)
+        if part is None:
             return
-        scratch = self._scratch[number % len(self._scratch)]
-        begin, end = (
-            scratch.data_ptr(),
-            scratch.data_ptr() + scratch.numel() * scratch.element_size(),
-        )
-
-        def add(left: Tensor, right: Tensor) -> Tensor:
-            """left + right, kept outside of the scratch memory where one of them lies there; a sum
-            has no sides."""
-            return right.add_(left) if begin <= left.data_ptr() < end else left.add_(right)
-
-        total = self._tree.sum(shares, add=add)
-        offset = bucket.parts[me].start
+        scratch = self._scratch[oldest.number % len(self._scratch)]
+        total = self._tree.sum(oldest.shares, add=_adding_outside_of(scratch))
         for name, start in bucket.starts.items():
-            if bucket.parts[me].start <= start < bucket.parts[me].stop:
+            if part.start <= start < part.stop:
                 shape = bucket.shapes[name]
-                self._results[name] = total[start - offset : start - offset + shape.numel()].view(
-                    shape
-                )
+                begin = start - part.start
+                self._results[name] = total[begin : begin + shape.numel()].view(shape)
+
+
+def _adding_outside_of(scratch: Tensor) -> Add:
+    """left + right, kept outside of the scratch memory where one of them lies there.
+
+    The next bucket's messages land in that memory, but the result must last until the next step.
+    Into which of the two is added changes no bit: a + b is b + a.
+    """
+    begin = scratch.data_ptr()
+    end = begin + scratch.numel() * scratch.element_size()
+
+    def add(left: Tensor, right: Tensor) -> Tensor:
+        if begin <= left.data_ptr() < end:
+            return right.add_(left)
+        return left.add_(right)
+
+    return add
 
 
 def all_gather_parameters(world: World, plan: Plan, flat: FlatTensors) -> None:
     """Send every owner's part of the buffers to all attention workers, in place. Collective over
     them."""
-    ranks = [w.rank for w in plan.workers if w.lanes]
+    ranks = [worker.rank for worker in plan.workers if worker.lanes]
     if world.rank not in ranks:
         return
+    peers = [rank for rank in ranks if rank != world.rank]
     pending = []
-    for bucket, buffer in zip(flat.buckets, flat.buffers, strict=True):
-        mine = bucket.parts.get(world.rank)
-        out = [Transfer(rank, buffer[mine]) for rank in ranks if rank != world.rank] if mine else []
-        into = [
-            Transfer(owner, buffer[part])
-            for owner, part in bucket.parts.items()
-            if owner != world.rank
-        ]
-        pending.append(world.post(out, into))
-    for messages in pending:
-        messages.wait()
-
-
-def _views(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {
-        n: bucket.view(flat, n)
-        for bucket, flat in zip(buckets, buffers, strict=True)
-        for n in bucket.shapes
-    }
+    for number, (bucket, buffer) in enumerate(zip(flat.buckets, flat.buffers, strict=True)):
+        sends, receives = [], []
+        for owner, part in bucket.parts.items():
+            if owner == world.rank:
+                sends += [Transfer(peer, buffer[part]) for peer in peers]
+            else:
+                receives.append(Transfer(owner, buffer[part]))
+        what = f"updated parameters of bucket {number}"
+        pending.append(world.transfer(sends, receives, what))
+    for transfers in pending:
+        transfers.wait()
 
 
 def _size(part: slice | None) -> int:

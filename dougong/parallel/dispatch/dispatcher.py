@@ -1,384 +1,338 @@
-"""Dispatch and combine: what M attention workers and N experts workers write to each other, and how
+"""Dispatch and combine: what M attention workers and N experts workers send each other, and how
 they read it.
 
-Any M and N, the same workers or others: a worker without lanes asks nothing, one without experts
-answers nothing. A token crosses once for each worker that holds some of its experts; nothing is
-padded and nothing dropped. This file makes and opens letters (`ops/parcels.py` says what is in
-them); `mail` carries them.
+Any M and N, the same workers or others: a worker without lanes sends no rows, one without experts
+returns no outputs. A token crosses once for each worker that holds some of its experts; nothing is
+padded and nothing dropped. This file makes and reads messages (`crossing` says what is in them);
+`Exchange` carries them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from dougong.errors import LaunchError
 from dougong.ops import permute
-from dougong.ops.experts.base import Block
-from dougong.ops.permute import Routing
-from dougong.parallel.comm.exchange import Expected, TensorMessage, in_words
+from dougong.parallel.comm.exchange import Expected, Messages
+from dougong.parallel.comm.message import TensorMessage
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, Header
+from dougong.parallel.dispatch.crossing import Header
+from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch, Source
+from dougong.parallel.dispatch.spec import Delivery, DispatchSpec
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import CallKey, MessageKind, Operation
 from dougong.parallel.segments.flight import ExpertsCall
 
-PartSpec = tuple[tuple[int, ...], torch.dtype | None]
-"""Shape and dtype of a letter's part; the weights of rows have the dtype that the family's router
-gives them (None)."""
-
-
-@dataclass
-class DispatchHandle:
-    """An experts call of all local lanes, on the attention side, by lane. `answers`: one for each
-    row, as combined by this side (`at_attention` only)."""
-
-    key: CallKey
-    calls: Mapping[int, ExpertsCall]
-    parcels: Mapping[int, CrossingPlan]
-    combined: dict[int, Tensor] = field(default_factory=dict)
-    answers: dict[int, Tensor] = field(default_factory=dict)
-    douts: Mapping[int, Tensor] = field(default_factory=dict)
-    drows: dict[int, Tensor] = field(default_factory=dict)
-    dweights: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def routings(self) -> dict[int, Routing]:
-        return {lane: parcels.routing for lane, parcels in self.parcels.items()}
-
-
-@dataclass
-class ExpertBatch:
-    """A wave on the experts side: all lanes' rows [R, H] for the own experts and, in the order of
-    its life, what comes of them. `sources`: (rank, tokens, rows) of every attention worker, in the
-    order of the wave."""
-
-    key: CallKey
-    sources: Sequence[tuple[int, int, int]]
-    arrived: Routing
-    blocks: tuple[Block, ...]
-    rows: Tensor
-    weights: Tensor | None
-    answers: Tensor = field(init=False)
-    danswers: Tensor = field(init=False)
-    dweights: Tensor | None = None
-    drows: Tensor = field(init=False)
-
-
-@dataclass(frozen=True)
-class DispatchSpec:
-    """What fixes the letters of a job: vectors of `hidden_size` values of `dtype`, and where
-    answers are combined.
-
-    `names`: what the model calls its sites, for errors.
-    """
-
-    hidden_size: int
-    dtype: torch.dtype
-    device: torch.device
-    combine: Combine = "at_attention"
-    names: Sequence[str] = ()
-
-    def vectors(self, count: int) -> PartSpec:
-        return (count, self.hidden_size), self.dtype
+Pieces = Mapping[int, Sequence[Tensor]]
+"""By lane: one piece for each experts worker."""
 
 
 class Dispatcher:
-    """One worker's end of dispatch and combine. Makes and opens letters; sends nothing itself."""
+    """One worker's end of dispatch and combine. Makes and reads messages; sends nothing itself.
 
-    def __init__(self, rank: int, plan: Plan, post: DispatchSpec, identity: bool) -> None:
+    A call goes through its methods in this order, on the attention side (A) and the experts' (E):
+    `begin_call` and `rows` (A), `make_batch` and `outputs` (E), `combine` (A); then back with
+    `output_gradients` (A), `take_output_gradients` and `row_gradients` (E), `input_gradients` (A).
+    """
+
+    def __init__(self, rank: int, plan: Plan, spec: DispatchSpec, identity: bool) -> None:
         """`identity`: the family has experts that return the token itself; they never leave the
         attention worker."""
-        self._rank, self._plan, self._post, self._identity = rank, plan, post, identity
-        self._attention = {w.rank: w.lanes for w in plan.workers if w.lanes}
-        self._experts = {w.rank: w.experts for w in plan.workers if w.num_experts}
-        for of_site in zip(*self._experts.values(), strict=True):
-            in_order = [expert for experts in of_site for expert in experts]
-            assert in_order == list(range(plan.num_experts)), (
-                "a plan gives experts in ascending order of rank"
-            )
-        in_order = [lane for lanes in self._attention.values() for lane in lanes]
-        assert in_order == list(range(plan.num_lanes)), (
-            "a plan gives lanes in ascending order of rank"
-        )
-        self._lanes = self._attention.get(rank, ())
-        self._own = plan.workers[rank].experts
+        self._rank, self._num_experts, self._identity = rank, plan.num_experts, identity
+        self._spec = spec
+        self._lanes_of = {w.rank: w.lanes for w in plan.workers if w.lanes}
+        self._experts_of = {w.rank: w.experts for w in plan.workers if w.num_experts}
+        self._lanes = self._lanes_of.get(rank, ())
+        self._experts = plan.workers[rank].experts
+        _check_ascending(plan, self._lanes_of.values(), self._experts_of.values())
 
-    def due(self, message: MessageKind, operations: Iterable[Operation]) -> list[Expected]:
-        """The exchanges of one kind of message in a program, in its order."""
-        out, back = list(self._experts), list(self._attention)
-        targets, sources = (out, back) if message.direction == "dispatch" else (back, out)
-        to = tuple(r for r in targets if r != self._rank) if self._rank in sources else ()
-        whence = tuple(r for r in sources if r != self._rank) if self._rank in targets else ()
-        keys = {
-            (o.site, o.microbatch): None
-            for o in operations
-            if message in (o.kind.sends, o.kind.receives)
-        }
-        return [Expected(key, to, whence) for key in keys]
+    def expected(self, kind: MessageKind, operations: Iterable[Operation]) -> list[Expected]:
+        """What a program sends and receives of one kind of message, in its order."""
+        attention, experts = tuple(self._lanes_of), tuple(self._experts_of)
+        senders, receivers = attention, experts
+        if kind.direction == "combine":
+            senders, receivers = receivers, senders
+        others = [rank for rank in receivers if rank != self._rank]
+        targets = tuple(others) if self._rank in senders else ()
+        others = [rank for rank in senders if rank != self._rank]
+        sources = tuple(others) if self._rank in receivers else ()
+        keys: dict[CallKey, None] = {}
+        for operation in operations:
+            if operation.kind.message is kind:
+                keys[operation.site, operation.microbatch] = None
+        return [Expected(key, targets, sources) for key in keys]
 
     # The attention side
 
-    def ask(self, key: CallKey, calls: Mapping[int, ExpertsCall]) -> DispatchHandle:
+    def begin_call(self, key: CallKey, calls: Mapping[int, ExpertsCall]) -> DispatchHandle:
         """Sort the slots of every lane's call by experts and workers. Lanes may be missing."""
-        shares = [len(experts[key[0]]) for experts in self._experts.values()]
-        routings = {
-            lane: permute.make_routing(call.index, self._plan.num_experts, self._identity)
-            for lane, call in calls.items()
-        }
-        return DispatchHandle(
-            key, calls, {lane: ops.plan_crossing(r, shares) for lane, r in routings.items()}
-        )
+        site = key[0]
+        num_experts = [len(experts[site]) for experts in self._experts_of.values()]
+        crossings = {}
+        for lane, call in calls.items():
+            routing = permute.make_routing(call.index, self._num_experts, self._identity)
+            crossings[lane] = ops.plan_crossing(routing, num_experts)
+        return DispatchHandle(key, calls, crossings)
 
-    def rows(self, sent: DispatchHandle) -> dict[int, TensorMessage]:
+    def rows(self, handle: DispatchHandle) -> dict[int, TensorMessage]:
         """For every experts worker: headers [lanes, 2 + its experts], tokens' vectors, rows' slots
         (and weights)."""
-        vectors = {
-            lane: ops.pack_tokens(sent.calls[lane].hidden.detach(), p)
-            for lane, p in sent.parcels.items()
-        }
-        slots = {lane: p.split_rows(p.slots_R) for lane, p in sent.parcels.items()}
-        weights = self._weights(sent) if self._post.combine == "at_experts" else None
-        letters = {}
-        for place, (rank, experts) in enumerate(self._experts.items()):
-            nothing = Header.of_nothing(len(experts[sent.key[0]]))
-            headers = [
-                sent.parcels[n].headers[place] if n in sent.parcels else nothing
-                for n in self._lanes
-            ]
-            parts = [torch.tensor([header.numbers() for header in headers], dtype=torch.int64)]
-            parts += [self._join(vectors, place), self._join(slots, place, torch.int32)]
-            letters[rank] = TensorMessage(
-                parts + ([self._join(weights, place)] if weights is not None else [])
-            )
-        return letters
+        vectors: dict[int, Sequence[Tensor]] = {}
+        slots: dict[int, Sequence[Tensor]] = {}
+        for lane, crossing in handle.crossings.items():
+            vectors[lane] = ops.pack_tokens(handle.calls[lane].hidden.detach(), crossing)
+            slots[lane] = crossing.split_rows(crossing.slots_R)
+        weights = None if self._spec.at_attention else _pack_weights(handle)
+        messages = {}
+        for position, rank in enumerate(self._experts_of):
+            headers = self._headers_for(rank, position, handle)
+            parts = [headers, self._join(vectors, position)]
+            parts.append(self._join(slots, position, torch.int32))
+            if weights is not None:
+                parts.append(self._join(weights, position))
+            messages[rank] = TensorMessage(parts)
+        return messages
 
-    def take_answers(self, sent: DispatchHandle, letters: Mapping[int, TensorMessage]) -> None:
-        """The experts' answers have come: combine them, lane by lane."""
-        one_by_one = self._post.combine == "at_attention"
-        self._check_back(MessageKind.OUTPUTS, sent, letters)
-        by_lane = self._by_lane(sent, letters, 0, one_by_one)
-        for lane, call in sent.calls.items():
-            hidden, weights, parcels = (
-                call.hidden.detach(),
-                call.weights.detach(),
-                sent.parcels[lane],
-            )
-            if one_by_one:
-                sent.answers[lane] = by_lane[lane]
-                sent.combined[lane] = permute.combine_rows(
-                    by_lane[lane], hidden, weights, parcels.routing
-                )
+    def combine(self, handle: DispatchHandle, messages: Messages) -> None:
+        """The experts' outputs have come: combine them, lane by lane."""
+        self._check_returned(MessageKind.OUTPUTS, handle, messages)
+        outputs = self._by_lane(handle, messages, 0, by_row=self._spec.at_attention)
+        for lane, call in handle.calls.items():
+            crossing = handle.crossings[lane]
+            hidden, weights = call.hidden.detach(), call.weights.detach()
+            if self._spec.at_attention:
+                handle.outputs[lane] = outputs[lane]
+                combined = permute.combine_rows(outputs[lane], hidden, weights, crossing.routing)
             else:
-                sent.combined[lane] = ops.add_partial_sums(by_lane[lane], hidden, weights, parcels)
+                combined = ops.add_partial_sums(outputs[lane], hidden, weights, crossing)
+            handle.combined[lane] = combined
 
-    def answer_gradients(
-        self, sent: DispatchHandle, douts: Mapping[int, Tensor]
+    def output_gradients(
+        self, handle: DispatchHandle, douts: Mapping[int, Tensor]
     ) -> dict[int, TensorMessage]:
-        """For every experts worker: the gradients of its tokens' combined answers (and the rows'
+        """For every experts worker: the gradients of its tokens' combined outputs (and the rows'
         weights)."""
-        sent.douts = douts
-        vectors = {lane: ops.pack_tokens(douts[lane], p) for lane, p in sent.parcels.items()}
-        weights = self._weights(sent) if self._post.combine == "at_attention" else None
-        letters = {}
-        for place, rank in enumerate(self._experts):
-            parts = [self._join(vectors, place)]
-            letters[rank] = TensorMessage(
-                parts + ([self._join(weights, place)] if weights is not None else [])
-            )
-        return letters
+        handle.douts = douts
+        vectors: dict[int, Sequence[Tensor]] = {}
+        for lane, crossing in handle.crossings.items():
+            vectors[lane] = ops.pack_tokens(douts[lane], crossing)
+        weights = _pack_weights(handle) if self._spec.at_attention else None
+        messages = {}
+        for position, rank in enumerate(self._experts_of):
+            parts = [self._join(vectors, position)]
+            if weights is not None:
+                parts.append(self._join(weights, position))
+            messages[rank] = TensorMessage(parts)
+        return messages
 
-    def take_row_gradients(
-        self, sent: DispatchHandle, letters: Mapping[int, TensorMessage]
+    def input_gradients(
+        self, handle: DispatchHandle, messages: Messages
     ) -> dict[int, tuple[Tensor, Tensor]]:
-        """The gradients of every lane's tokens [T, H] and router weights [T, K]."""
-        one_by_one = self._post.combine == "at_attention"
-        self._check_back(MessageKind.ROW_GRADIENTS, sent, letters)
-        sent.drows = self._by_lane(sent, letters, 0, one_by_one)
-        of_weights = {} if one_by_one else self._by_lane(sent, letters, 1, True)
+        """The rows' gradients have come: those of every lane's tokens [T, H] and router weights
+        [T, K]."""
+        at_attention = self._spec.at_attention
+        self._check_returned(MessageKind.ROW_GRADIENTS, handle, messages)
+        handle.drows = self._by_lane(handle, messages, 0, by_row=at_attention)
+        dweights = {} if at_attention else self._by_lane(handle, messages, 1, by_row=True)
         results = {}
-        for lane, call in sent.calls.items():
-            hidden, weights, dout = call.hidden.detach(), call.weights.detach(), sent.douts[lane]
-            parcels = sent.parcels[lane]
-            if one_by_one:
-                dout_RH = permute.permute_rows(dout, parcels.routing)
-                dweights_R = permute.products_of_rows(dout_RH, sent.answers.pop(lane))
-                dhidden = permute.permute_backward(sent.drows[lane], dout, weights, parcels.routing)
+        for lane in handle.calls:
+            if at_attention:
+                results[lane] = _gradients_at_attention(handle, lane)
             else:
-                dweights_R = of_weights[lane]
-                dhidden = ops.add_partial_sums(sent.drows[lane], dout, weights, parcels)
-            dweights = permute.weights_backward(dweights_R, dout, hidden, weights, parcels.routing)
-            sent.dweights[lane] = dweights
-            results[lane] = dhidden, dweights
+                results[lane] = _gradients_at_experts(handle, lane, dweights[lane])
+            handle.dweights[lane] = results[lane][1]
         return results
 
     # The experts side
 
-    def open(self, key: CallKey, letters: Mapping[int, TensorMessage]) -> ExpertBatch:
-        """Every lane's rows for the own experts, in lane order, from the letters of all attention
-        workers."""
+    def make_batch(self, key: CallKey, messages: Messages) -> ExpertBatch:
+        """Every lane's rows for this worker's experts, in lane order, from the messages of all
+        attention workers."""
         headers: dict[int, Header] = {}
         sources = []
-        for rank, letter in letters.items():
-            theirs = self._headers(key, rank, letter)
-            headers |= dict(zip(self._attention[rank], theirs, strict=True))
-            sources.append((rank, *_totals(theirs)))
-        vectors = self._whole(letters, 1)
-        slots = torch.cat([letter.parts[2] for letter in letters.values()])
-        arrived = ops.open_parcels(headers.values(), slots)
+        for rank, message in messages.items():
+            found = self._read_headers(key, rank, message)
+            headers |= dict(zip(self._lanes_of[rank], found, strict=True))
+            sources.append(Source(rank, *_totals(found)))
+        vectors = self._whole(messages, 1)
+        slots = torch.cat([message.parts[2] for message in messages.values()])
         weights = None
-        if self._post.combine == "at_experts":
-            weights = torch.cat([letter.parts[3] for letter in letters.values()])
-        blocks = ops.blocks_of(headers, self._own[key[0]])
-        return ExpertBatch(
-            key, sources, arrived, blocks, permute.permute_rows(vectors, arrived), weights
-        )
+        if not self._spec.at_attention:
+            weights = torch.cat([message.parts[3] for message in messages.values()])
+        arrived = ops.routing_of_arrivals(headers.values(), slots)
+        blocks = ops.blocks_of(headers, self._experts[key[0]])
+        rows = permute.permute_rows(vectors, arrived)
+        return ExpertBatch(key, sources, arrived, blocks, rows, weights)
 
-    def answers(self, served: ExpertBatch) -> dict[int, TensorMessage]:
-        """For every attention worker: one answer for each of its rows, or its tokens' weighted
+    def outputs(self, batch: ExpertBatch) -> dict[int, TensorMessage]:
+        """For every attention worker: one output for each of its rows, or its tokens' weighted
         sums."""
-        if served.weights is None:
-            return self._split(served, [(served.answers, True)])
-        return self._split(
-            served, [(ops.add_answers(served.answers, served.weights, served.arrived), False)]
-        )
+        if batch.weights is None:
+            return _by_source(batch, by_row=[batch.outputs])
+        sums = ops.add_outputs(batch.outputs, batch.weights, batch.arrived)
+        return _by_source(batch, by_token=[sums])
 
-    def open_gradients(self, served: ExpertBatch, letters: Mapping[int, TensorMessage]) -> None:
-        """The gradients of the wave's answers, from those of its tokens' combined answers."""
-        for rank, num_tokens, num_rows in served.sources:
-            due = [self._post.vectors(num_tokens)]
-            if served.weights is None:
-                due.append(((num_rows,), None))
-            self._check(MessageKind.OUTPUT_GRADIENTS, served.key, rank, letters[rank].parts, due)
-        vectors = self._whole(letters, 0)
-        dout_RH = permute.permute_rows(vectors, served.arrived)
-        weights = served.weights
+    def take_output_gradients(self, batch: ExpertBatch, messages: Messages) -> None:
+        """The gradients of the batch's outputs, from those of its tokens' combined outputs."""
+        for source in batch.sources:
+            due = self._spec.output_gradients(source.num_tokens, source.num_rows)
+            parts = messages[source.rank].parts
+            self._delivery(MessageKind.OUTPUT_GRADIENTS, batch.key, source.rank).check(
+                parts, due, self._spec.names
+            )
+        vectors = self._whole(messages, 0)
+        dout_RH = permute.permute_rows(vectors, batch.arrived)
+        weights = batch.weights
         if weights is None:
-            weights = torch.cat([letter.parts[1] for letter in letters.values()])
+            weights = torch.cat([message.parts[1] for message in messages.values()])
         else:
-            served.dweights = permute.products_of_rows(dout_RH, served.answers)
-        served.danswers = permute.weigh_rows(dout_RH, weights)
+            batch.dweights = permute.products_of_rows(dout_RH, batch.outputs)
+        batch.doutputs = permute.weigh_rows(dout_RH, weights)
 
-    def row_gradients(self, served: ExpertBatch) -> dict[int, TensorMessage]:
+    def row_gradients(self, batch: ExpertBatch) -> dict[int, TensorMessage]:
         """For every attention worker: the gradient of each of its rows, or its tokens' sums and the
         rows' weights'."""
-        if served.dweights is None:
-            return self._split(served, [(served.drows, True)])
-        sums = ops.add_gradients(served.drows, served.arrived)
-        return self._split(served, [(sums, False), (served.dweights, True)])
+        if batch.dweights is None:
+            return _by_source(batch, by_row=[batch.drows])
+        sums = ops.add_gradients(batch.drows, batch.arrived)
+        return _by_source(batch, by_token=[sums], by_row=[batch.dweights])
 
-    # Parts of letters
+    # Parts of messages
 
-    def _weights(self, sent: DispatchHandle) -> dict[int, Sequence[Tensor]]:
-        return {
-            lane: ops.pack_weights(sent.calls[lane].weights.detach(), p)
-            for lane, p in sent.parcels.items()
-        }
+    def _headers_for(self, rank: int, position: int, handle: DispatchHandle) -> Tensor:
+        """All local lanes' headers for one experts worker, int64 [lanes, 2 + its experts]."""
+        nothing = Header.of_nothing(len(self._experts_of[rank][handle.key[0]]))
+        table = []
+        for lane in self._lanes:
+            crossing = handle.crossings.get(lane)
+            header = nothing if crossing is None else crossing.headers[position]
+            table.append(header.numbers())
+        return torch.tensor(table, dtype=torch.int64)
 
-    def _join(
-        self, by_lane: Mapping[int, Sequence[Tensor]], place: int, dtype: torch.dtype | None = None
-    ) -> Tensor:
+    def _join(self, pieces: Pieces, position: int, dtype: torch.dtype | None = None) -> Tensor:
         """One worker's part of all lanes, lane after lane."""
-        pieces = [by_lane[lane][place] for lane in self._lanes if lane in by_lane]
-        if pieces:
-            return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
-        return torch.empty(0, dtype=dtype or self._post.dtype, device=self._post.device)
+        present = [pieces[lane][position] for lane in self._lanes if lane in pieces]
+        if not present:
+            dtype = dtype or self._spec.dtype
+            return torch.empty(0, dtype=dtype, device=self._spec.device)
+        if len(present) == 1:
+            return present[0].contiguous()
+        return torch.cat(present)
 
     def _by_lane(
-        self, sent: DispatchHandle, letters: Mapping[int, TensorMessage], part: int, by_row: bool
+        self, handle: DispatchHandle, messages: Messages, part: int, by_row: bool
     ) -> dict[int, Tensor]:
-        """One part of all letters, cut by lane and put together in the order of experts workers."""
-        pieces: dict[int, list[Tensor]] = {lane: [] for lane in sent.parcels}
-        for number, letter in enumerate(letters.values()):
-            headers = [parcels.headers[number] for parcels in sent.parcels.values()]
-            sizes = [header.num_rows if by_row else header.num_tokens for header in headers]
-            for lane, piece in zip(sent.parcels, letter.parts[part].split(sizes), strict=True):
+        """One part of all messages, cut by lane and put together in the order of experts
+        workers."""
+        pieces: dict[int, list[Tensor]] = {lane: [] for lane in handle.crossings}
+        for position, message in enumerate(messages.values()):
+            sizes = []
+            for crossing in handle.crossings.values():
+                header = crossing.headers[position]
+                sizes.append(header.num_rows if by_row else header.num_tokens)
+            for lane, piece in zip(pieces, message.parts[part].split(sizes), strict=True):
                 pieces[lane].append(piece)
-        return {lane: of[0] if len(of) == 1 else torch.cat(of) for lane, of in pieces.items()}
+        return {lane: _concatenated(found) for lane, found in pieces.items()}
 
-    def _whole(self, letters: Mapping[int, TensorMessage], part: int) -> Tensor:
-        """One part of all letters, one after another: vectors [U, H]."""
-        pieces = [letter.parts[part] for letter in letters.values() if len(letter.parts[part])]
-        if not pieces:
-            return torch.empty(
-                0, self._post.hidden_size, dtype=self._post.dtype, device=self._post.device
-            )
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    def _whole(self, messages: Messages, part: int) -> Tensor:
+        """One part of all messages, one after another: vectors [U, H]."""
+        found = [message.parts[part] for message in messages.values()]
+        pieces = [piece for piece in found if len(piece)]
+        return _concatenated(pieces) if pieces else self._spec.no_vectors()
 
-    def _split(
-        self, served: ExpertBatch, parts: Sequence[tuple[Tensor, bool]]
-    ) -> dict[int, TensorMessage]:
-        """Cut what belongs to the wave's rows (True) or tokens (False) by attention worker."""
-        letters = {}
-        tokens = rows = 0
-        for rank, num_tokens, num_rows in served.sources:
-            spans = slice(tokens, tokens + num_tokens), slice(rows, rows + num_rows)
-            letters[rank] = TensorMessage([part[spans[by_row]] for part, by_row in parts])
-            tokens, rows = tokens + num_tokens, rows + num_rows
-        return letters
+    # Checks
 
-    def _headers(self, key: CallKey, rank: int, letter: TensorMessage) -> list[Header]:
-        """What an attention worker says of each of its lanes, and that the rest of its letter is as
-        it says."""
-        table: PartSpec = (len(self._attention[rank]), 2 + len(self._own[key[0]])), torch.int64
-        self._check(MessageKind.ROWS, key, rank, letter.parts[:1], [table])
-        headers = [Header.read(numbers) for numbers in letter.parts[0].tolist()]
-        num_tokens, num_rows = _totals(headers)
-        due = [table, self._post.vectors(num_tokens), ((num_rows,), torch.int32)]
-        weights: list[PartSpec] = (
-            [((num_rows,), None)] if self._post.combine == "at_experts" else []
-        )
-        self._check(MessageKind.ROWS, key, rank, letter.parts, due + weights)
+    def _read_headers(self, key: CallKey, rank: int, message: TensorMessage) -> list[Header]:
+        """What an attention worker says of each of its lanes, and that the rest of its message is
+        as it says."""
+        spec, delivery = self._spec, self._delivery(MessageKind.ROWS, key, rank)
+        table = spec.headers(len(self._lanes_of[rank]), len(self._experts[key[0]]))
+        delivery.check(message.parts[:1], [table], spec.names)
+        headers = [Header.read(numbers) for numbers in message.parts[0].tolist()]
+        delivery.check(message.parts, spec.rows(table, *_totals(headers)), spec.names)
         return headers
 
-    def _check_back(
-        self, message: MessageKind, sent: DispatchHandle, letters: Mapping[int, TensorMessage]
+    def _check_returned(
+        self, kind: MessageKind, handle: DispatchHandle, messages: Messages
     ) -> None:
-        """Answers, or gradients of rows: a vector for each row, or with `at_experts` one for each
-        token."""
-        for number, (rank, letter) in enumerate(letters.items()):
-            num_tokens, num_rows = _totals(
-                [parcels.headers[number] for parcels in sent.parcels.values()]
-            )
-            due = [
-                self._post.vectors(num_rows if self._post.combine == "at_attention" else num_tokens)
-            ]
-            if message is MessageKind.ROW_GRADIENTS and self._post.combine == "at_experts":
-                due.append(((num_rows,), None))
-            self._check(message, sent.key, rank, letter.parts, due)
+        """Expert outputs, or gradients of rows, are of as many rows and tokens as were sent."""
+        for position, (rank, message) in enumerate(messages.items()):
+            sent = [crossing.headers[position] for crossing in handle.crossings.values()]
+            if kind is MessageKind.OUTPUTS:
+                due = self._spec.outputs(*_totals(sent))
+            else:
+                due = self._spec.row_gradients(*_totals(sent))
+            delivery = self._delivery(kind, handle.key, rank)
+            delivery.check(message.parts, due, self._spec.names)
 
-    def _check(
-        self,
-        message: MessageKind,
-        key: CallKey,
-        rank: int,
-        parts: Sequence[Tensor],
-        due: Sequence[PartSpec],
-    ) -> None:
-        """A letter's parts must be what was agreed on; one without a value may have any shape."""
-        if len(parts) == len(due) and all(
-            _is(part, *wanted) for part, wanted in zip(parts, due, strict=True)
-        ):
-            return
-        sent = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
-        wanted = ", ".join(f"{shape} {dtype or 'any dtype'}" for shape, dtype in due)
-        raise LaunchError(
-            f"worker {rank} sent worker {self._rank} {sent} as {message.value} of {in_words(key, self._post.names)}, "
-            f"where {wanted} is due; the two do not run the same job, which is a fault of dougong: please report it "
-            "with both logs"
+    def _delivery(self, kind: MessageKind, key: CallKey, sender: int) -> Delivery:
+        return Delivery(kind, key, sender, self._rank)
+
+
+def _check_ascending(
+    plan: Plan, lanes: Iterable[Sequence[int]], experts: Iterable[Sequence[Sequence[int]]]
+) -> None:
+    """Pieces of workers, put together by rank, must lie in the order of lanes and of experts: the
+    same order on every layout is what makes the same bits of every layout."""
+    joined = [lane for worker in lanes for lane in worker]
+    assert joined == list(range(plan.num_lanes)), "a plan gives lanes in ascending order of rank"
+    for site in zip(*experts, strict=True):
+        joined = [expert for worker in site for expert in worker]
+        assert joined == list(range(plan.num_experts)), (
+            "a plan gives experts in ascending order of rank"
         )
+
+
+def _gradients_at_attention(handle: DispatchHandle, lane: int) -> tuple[Tensor, Tensor]:
+    """Of one lane's tokens and router weights, where this side combines: it has every output and
+    every row's gradient."""
+    call, routing = handle.calls[lane], handle.crossings[lane].routing
+    hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
+    dout_RH = permute.permute_rows(dout, routing)
+    dweights_R = permute.products_of_rows(dout_RH, handle.outputs.pop(lane))
+    dhidden = permute.permute_backward(handle.drows[lane], dout, weights, routing)
+    return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, routing)
+
+
+def _gradients_at_experts(
+    handle: DispatchHandle, lane: int, dweights_R: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of one lane's tokens and router weights, where the experts combine: they return sums by
+    token, and the rows' weights' gradients."""
+    call, crossing = handle.calls[lane], handle.crossings[lane]
+    hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
+    dhidden = ops.add_partial_sums(handle.drows[lane], dout, weights, crossing)
+    return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, crossing.routing)
+
+
+def _pack_weights(handle: DispatchHandle) -> Pieces:
+    packed: dict[int, Sequence[Tensor]] = {}
+    for lane, crossing in handle.crossings.items():
+        packed[lane] = ops.pack_weights(handle.calls[lane].weights.detach(), crossing)
+    return packed
+
+
+def _by_source(
+    batch: ExpertBatch, by_token: Sequence[Tensor] = (), by_row: Sequence[Tensor] = ()
+) -> dict[int, TensorMessage]:
+    """Cut what belongs to the batch's tokens, and what belongs to its rows, by attention worker."""
+    messages = {}
+    token = row = 0
+    for source in batch.sources:
+        parts = [part[token : token + source.num_tokens] for part in by_token]
+        parts += [part[row : row + source.num_rows] for part in by_row]
+        messages[source.rank] = TensorMessage(parts)
+        token, row = token + source.num_tokens, row + source.num_rows
+    return messages
+
+
+def _concatenated(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def _totals(headers: Sequence[Header]) -> tuple[int, int]:
     """(tokens, rows) of all lanes."""
-    return sum(header.num_tokens for header in headers), sum(header.num_rows for header in headers)
-
-
-def _is(part: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> bool:
-    if math.prod(shape) == 0:
-        return not part.numel()
-    return tuple(part.shape) == shape and dtype in (None, part.dtype)
+    num_tokens = sum(header.num_tokens for header in headers)
+    return num_tokens, sum(header.num_rows for header in headers)

@@ -1,9 +1,9 @@
-"""Runs one worker's program of a step: resumes flights and walks, serves experts, and writes
-letters in between.
+"""Runs one worker's program of a step: lets flights go on and walk back, serves experts, and hands
+over messages in between.
 
 A program (`schedules`) is a list of operations; here is what each of them does. One thread takes
-them in order; letters travel beside it (`mail`). Any program that `schedules.check` accepts gives
-the same bits: sums have their own order.
+them in order; messages travel beside it (`Exchange`). Any program that `schedules.check` accepts
+gives the same bits: sums have their own order.
 """
 
 from __future__ import annotations
@@ -19,10 +19,19 @@ from torch import Tensor
 from dougong.errors import ModelError
 from dougong.ops.permute import Routing
 from dougong.parallel.comm.exchange import Exchange
-from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchHandle, ExpertBatch
+from dougong.parallel.comm.message import TensorMessage
+from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
 from dougong.parallel.execute.emulate import Emulation, lasting
 from dougong.parallel.execute.shard import ExpertShard
-from dougong.parallel.schedules.operation import CallKey, Kind, MessageKind, Program
+from dougong.parallel.plan import Role
+from dougong.parallel.schedules.operation import (
+    CallKey,
+    Kind,
+    MessageKind,
+    Operation,
+    Program,
+)
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
@@ -32,6 +41,8 @@ AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routin
 """after_forward(micro-batch, flights by lane, routings by lane of every site), called by all
 attention workers together between a micro-batch's forward and its backward. It may set a flight's
 `extra_loss`."""
+
+_FORWARD_MESSAGES = (MessageKind.ROWS, MessageKind.OUTPUTS)
 
 
 @dataclass
@@ -52,12 +63,12 @@ class Clock:
 
 @dataclass
 class _MicroBatch:
-    """One micro-batch of all local lanes. `asked[site]`: the experts call there, until its
-    backward."""
+    """One micro-batch of all local lanes. `handles[site]`: the experts call there, until its
+    backward. `douts`: by lane, the gradients of the outputs at the site that is walked back to."""
 
     flights: dict[int, Flight]
-    takers: dict[int, GradientSink]
-    asked: dict[int, DispatchHandle] = field(default_factory=dict)
+    sinks: dict[int, GradientSink]
+    handles: dict[int, DispatchHandle] = field(default_factory=dict)
     douts: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -89,25 +100,27 @@ class Executor:
         """`after_forward` (None: nothing) is called between a micro-batch's forward and its
         backward; `tracer` is shown what a training step computes on its way."""
         self._cut, self._dispatcher, self._shard = cut, dispatcher, shard
-        self._mail, self._clock = exchange, clock
+        self._exchange, self._clock = exchange, clock
+        self._emulation = emulation or Emulation()
         self._after_forward = after_forward
         self._tracer = tracer
-        self._emulation = emulation or Emulation()
-        self._waves: dict[int, _MicroBatch] = {}
-        self._served: dict[CallKey, ExpertBatch] = {}
-        self._weights_due: dict[CallKey, int] = {}
+        self._training: Training | None = None
+        self._evaluated: Mapping[int, Forward] = {}
+        self._microbatches: dict[int, _MicroBatch] = {}
+        self._batches: dict[CallKey, ExpertBatch] = {}
+        self._rows_to_add: dict[CallKey, int] = {}
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._run: dict[Kind, Callable[[int, int], None]] = {
             Kind.FORWARD: self._forward,
             Kind.BACKWARD: self._backward,
             Kind.SEND_ROWS: self._send_rows,
-            Kind.RECEIVE_OUTPUTS: self._receive_answers,
-            Kind.SEND_OUTPUT_GRADIENTS: self._send_answer_gradients,
+            Kind.RECEIVE_OUTPUTS: self._receive_outputs,
+            Kind.SEND_OUTPUT_GRADIENTS: self._send_output_gradients,
             Kind.RECEIVE_ROW_GRADIENTS: self._receive_row_gradients,
             Kind.RECEIVE_ROWS: self._receive_rows,
             Kind.EXPERTS_FORWARD: self._experts_forward,
-            Kind.SEND_OUTPUTS: self._send_answers,
-            Kind.RECEIVE_OUTPUT_GRADIENTS: self._receive_answer_gradients,
+            Kind.SEND_OUTPUTS: self._send_outputs,
+            Kind.RECEIVE_OUTPUT_GRADIENTS: self._receive_output_gradients,
             Kind.EXPERTS_BACKWARD: self._experts_backward,
             Kind.WEIGHT_GRADIENTS: self._weight_gradients,
             Kind.SEND_ROW_GRADIENTS: self._send_row_gradients,
@@ -119,188 +132,202 @@ class Executor:
 
         The experts' gradients are added in the shard.
         """
-        self._training: Training | None = training
+        self._training = training
         self._losses = {}
-        self._go(program)
+        self._run_all(program.operations)
         return self._losses
 
     @torch.no_grad()
-    def evaluate(self, role: str, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
+    def evaluate(self, role: Role, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
         """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
         self._training = None
         self._evaluated = forwards
-        operations = serial(len(self._cut.names), 1, role)  # type: ignore[arg-type]
-        forward = {Kind.FORWARD, Kind.EXPERTS_FORWARD}
-        forward |= {
-            k for k in Kind if (k.sends or k.receives) in (MessageKind.ROWS, MessageKind.OUTPUTS)
-        }
-        self._go(Program("", role, tuple(o for o in operations if o.kind in forward)))  # type: ignore[arg-type]
-        wave = self._waves.pop(0, None)
-        self._served.clear()
-        return (
-            {lane: f.loss.detach() for lane, f in wave.flights.items() if f.loss is not None}
-            if wave
-            else {}
-        )
+        program = serial(self._cut.num_sites, 1, role)
+        self._run_all([operation for operation in program if _is_forward(operation.kind)])
+        self._batches.clear()
+        microbatch = self._microbatches.pop(0, None)
+        losses = {}
+        for lane, flight in microbatch.flights.items() if microbatch is not None else ():
+            assert flight.loss is not None
+            losses[lane] = flight.loss.detach()
+        return losses
 
-    def _go(self, program: Program) -> None:
-        for message in MessageKind:
-            self._mail.expect(message, self._dispatcher.due(message, program.operations))
-        for operation in program.operations:
-            self._run[operation.kind](operation.site, operation.microbatch)
+    def _run_all(self, operations: Sequence[Operation]) -> None:
+        for kind in MessageKind:
+            self._exchange.expect(kind, self._dispatcher.expected(kind, operations))
+        for operation in operations:
+            self.run_operation(operation)
         with self._clock.exchanging():
-            self._mail.finish()
+            self._exchange.finish()
+
+    def run_operation(self, operation: Operation) -> None:
+        """One line of a program, between its beginning and its end."""
+        self._run[operation.kind](operation.site, operation.microbatch)
 
     # Attention
 
     def _forward(self, segment: int, microbatch: int) -> None:
         """Run every lane's segment: to the next experts call, or to the loss."""
         with lasting(self._emulation.forward_s()):
-            self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + segment)
+            self._note("forward", segment, microbatch)
             if segment == 0:
                 self._start(microbatch)
             else:
                 self._resume(segment - 1, microbatch)
-        if segment == len(self._cut.names):
+        if segment == self._cut.num_sites:
             self._end_forward(microbatch)
 
     def _start(self, microbatch: int) -> None:
-        training, shared = self._training, self._cut.shared_leaves
-        forwards = training.forwards(microbatch) if training is not None else self._evaluated
-        flights = {
-            lane: Flight(forward, shared, training is not None)
-            for lane, forward in forwards.items()
-        }
-        takers = (
-            {lane: training.sink(lane, microbatch) for lane in flights}
-            if training is not None
-            else {}
-        )
-        self._waves[microbatch] = _MicroBatch(flights, takers)
+        training = self._training
+        forwards = self._evaluated if training is None else training.forwards(microbatch)
+        flights, sinks = {}, {}
+        for lane, forward in forwards.items():
+            flights[lane] = Flight(forward, self._cut.shared_leaves, training is not None)
+            if training is not None:
+                sinks[lane] = training.sink(lane, microbatch)
+        self._microbatches[microbatch] = _MicroBatch(flights, sinks)
         for flight in flights.values():
             flight.start()
 
     def _resume(self, site: int, microbatch: int) -> None:
-        wave = self._waves[microbatch]
-        sent = wave.asked[site] if self._training is not None else wave.asked.pop(site)
-        if self._tracer is not None and self._training is not None:
-            self._tracer.forward((site, microbatch), sent.calls, sent.routings, sent.answers)
-        for lane, flight in wave.flights.items():
-            flight.resume(sent.combined.pop(lane))
+        state = self._microbatches[microbatch]
+        handle = state.handles[site]
+        if self._training is None:
+            del state.handles[site]  # there will be no backward to keep it for
+        elif self._tracer is not None:
+            key = site, microbatch
+            self._tracer.forward(key, handle.calls, handle.routings, handle.outputs)
+        for lane, flight in state.flights.items():
+            flight.resume(handle.combined.pop(lane))
 
     def _end_forward(self, microbatch: int) -> None:
-        wave = self._waves[microbatch]
-        for flight in wave.flights.values():
+        state = self._microbatches[microbatch]
+        for flight in state.flights.values():
             if flight.loss is None:
                 raise ModelError(
-                    f"the model called its experts more than {len(self._cut.names)} times in one forward"
+                    f"the model called its experts more than {self._cut.num_sites} times in one "
+                    "forward"
                 )
         if self._training is not None and self._after_forward is not None:
-            self._after_forward(
-                microbatch, wave.flights, [wave.asked[site].routings for site in sorted(wave.asked)]
-            )
+            routings = [state.handles[site].routings for site in sorted(state.handles)]
+            self._after_forward(microbatch, state.flights, routings)
 
     def _send_rows(self, site: int, microbatch: int) -> None:
-        wave = self._waves[microbatch]
-        calls = {lane: self._call(flight, site) for lane, flight in wave.flights.items()}
-        sent = wave.asked[site] = self._dispatcher.ask((site, microbatch), calls)
-        self._mail.send(MessageKind.ROWS, (site, microbatch), self._dispatcher.rows(sent))
+        state = self._microbatches[microbatch]
+        calls = {lane: self._call(flight, site) for lane, flight in state.flights.items()}
+        handle = self._dispatcher.begin_call((site, microbatch), calls)
+        state.handles[site] = handle
+        self._exchange.send(MessageKind.ROWS, handle.key, self._dispatcher.rows(handle))
 
-    def _receive_answers(self, site: int, microbatch: int) -> None:
-        with self._clock.exchanging():
-            letters = self._mail.receive(MessageKind.OUTPUTS, (site, microbatch))
-        self._dispatcher.take_answers(self._waves[microbatch].asked[site], letters)
+    def _receive_outputs(self, site: int, microbatch: int) -> None:
+        messages = self._receive(MessageKind.OUTPUTS, (site, microbatch))
+        self._dispatcher.combine(self._microbatches[microbatch].handles[site], messages)
 
     def _backward(self, segment: int, microbatch: int) -> None:
         """Walk back every lane's segment: to the experts call before it, or to the beginning."""
-        wave = self._waves[microbatch]
+        state = self._microbatches[microbatch]
         with lasting(self._emulation.backward_s()):
-            self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + segment)
-            if segment == len(self._cut.names):
-                self._begin_backward(microbatch, wave)
-            for lane, flight in wave.flights.items():
+            self._note("backward", segment, microbatch)
+            if segment == self._cut.num_sites:
+                self._begin_backward(microbatch, state)
+            for lane, flight in state.flights.items():
                 if segment == 0:
-                    flight.end_backward(wave.takers[lane])
+                    flight.end_backward(state.sinks[lane])
                 else:
-                    _, wave.douts[lane] = flight.backward_to_call(wave.takers[lane])
+                    _, state.douts[lane] = flight.backward_to_call(state.sinks[lane])
         if segment == 0:
-            del self._waves[microbatch]
+            del self._microbatches[microbatch]
 
-    def _begin_backward(self, microbatch: int, wave: _MicroBatch) -> None:
+    def _begin_backward(self, microbatch: int, state: _MicroBatch) -> None:
         assert self._training is not None
-        losses = {
-            lane: flight.begin_backward(self._training.scale)
-            for lane, flight in wave.flights.items()
-        }
+        losses = {}
+        for lane, flight in state.flights.items():
+            losses[lane] = flight.begin_backward(self._training.scale)
+            self._losses[lane, microbatch] = losses[lane]
         if self._tracer is not None:
-            self._tracer.losses(microbatch, len(self._cut.names), losses)
-        self._losses |= {(lane, microbatch): loss for lane, loss in losses.items()}
+            self._tracer.losses(microbatch, self._cut.num_sites, losses)
 
-    def _send_answer_gradients(self, site: int, microbatch: int) -> None:
-        wave = self._waves[microbatch]
-        letters = self._dispatcher.answer_gradients(wave.asked[site], dict(wave.douts))
-        self._mail.send(MessageKind.OUTPUT_GRADIENTS, (site, microbatch), letters)
+    def _send_output_gradients(self, site: int, microbatch: int) -> None:
+        state = self._microbatches[microbatch]
+        messages = self._dispatcher.output_gradients(state.handles[site], dict(state.douts))
+        self._exchange.send(MessageKind.OUTPUT_GRADIENTS, (site, microbatch), messages)
 
     def _receive_row_gradients(self, site: int, microbatch: int) -> None:
-        wave = self._waves[microbatch]
-        with self._clock.exchanging():
-            letters = self._mail.receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
-        sent = wave.asked.pop(site)
-        gradients = self._dispatcher.take_row_gradients(sent, letters)
+        state = self._microbatches[microbatch]
+        messages = self._receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
+        handle = state.handles.pop(site)
+        gradients = self._dispatcher.input_gradients(handle, messages)
         if self._tracer is not None:
-            traced = {lane: (dout, sent.dweights[lane]) for lane, dout in sent.douts.items()}
-            self._tracer.backward((site, microbatch), traced, sent.routings, sent.drows)
+            traced = {lane: (dout, handle.dweights[lane]) for lane, dout in handle.douts.items()}
+            self._tracer.backward(handle.key, traced, handle.routings, handle.drows)
         for lane, (dhidden, dweights) in gradients.items():
-            wave.flights[lane].take_back(sent.calls[lane], dhidden, dweights)
+            state.flights[lane].add_input_gradients(handle.calls[lane], dhidden, dweights)
 
     # Experts
 
     def _receive_rows(self, site: int, microbatch: int) -> None:
-        with self._clock.exchanging():
-            letters = self._mail.receive(MessageKind.ROWS, (site, microbatch))
-        self._served[site, microbatch] = self._dispatcher.open((site, microbatch), letters)
+        key = site, microbatch
+        messages = self._receive(MessageKind.ROWS, key)
+        self._batches[key] = self._dispatcher.make_batch(key, messages)
 
     def _experts_forward(self, site: int, microbatch: int) -> None:
-        served = self._served[site, microbatch]
-        with lasting(self._emulation.experts_s(len(served.rows))):
-            self._clock.note("forward", microbatch * (len(self._cut.names) + 1) + site)
+        batch = self._batches[site, microbatch]
+        with lasting(self._emulation.experts_s(len(batch.rows))):
+            self._note("forward", site, microbatch)
             keep = self._training is not None
-            served.answers = self._shard.forward(
-                (site, microbatch), served.rows, served.blocks, keep
-            )
+            batch.outputs = self._shard.forward(batch.key, batch.rows, batch.blocks, keep)
 
-    def _send_answers(self, site: int, microbatch: int) -> None:
-        letters = self._dispatcher.answers(self._served[site, microbatch])
-        self._mail.send(MessageKind.OUTPUTS, (site, microbatch), letters)
+    def _send_outputs(self, site: int, microbatch: int) -> None:
+        batch = self._batches[site, microbatch]
+        self._exchange.send(MessageKind.OUTPUTS, batch.key, self._dispatcher.outputs(batch))
 
-    def _receive_answer_gradients(self, site: int, microbatch: int) -> None:
-        with self._clock.exchanging():
-            letters = self._mail.receive(MessageKind.OUTPUT_GRADIENTS, (site, microbatch))
-        self._dispatcher.open_gradients(self._served[site, microbatch], letters)
+    def _receive_output_gradients(self, site: int, microbatch: int) -> None:
+        messages = self._receive(MessageKind.OUTPUT_GRADIENTS, (site, microbatch))
+        self._dispatcher.take_output_gradients(self._batches[site, microbatch], messages)
 
     def _experts_backward(self, site: int, microbatch: int) -> None:
-        served = self._served[site, microbatch]
-        with lasting(self._emulation.experts_s(len(served.rows))):
-            self._clock.note("backward", microbatch * (len(self._cut.names) + 1) + site)
-            served.drows = self._shard.backward((site, microbatch), served.danswers)
-        self._weights_due[site, microbatch] = len(served.rows)
+        batch = self._batches[site, microbatch]
+        with lasting(self._emulation.experts_s(len(batch.rows))):
+            self._note("backward", site, microbatch)
+            batch.drows = self._shard.backward(batch.key, batch.doutputs)
+        # The batch itself goes with its rows' gradients, which are sent before those of weights.
+        self._rows_to_add[batch.key] = len(batch.rows)
 
     def _weight_gradients(self, site: int, microbatch: int) -> None:
-        num_rows = self._weights_due.pop((site, microbatch))
+        num_rows = self._rows_to_add.pop((site, microbatch))
         with lasting(self._emulation.experts_s(num_rows)):
             self._shard.add_weights((site, microbatch))
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
-        letters = self._dispatcher.row_gradients(self._served.pop((site, microbatch)))
-        self._mail.send(MessageKind.ROW_GRADIENTS, (site, microbatch), letters)
+        batch = self._batches.pop((site, microbatch))
+        messages = self._dispatcher.row_gradients(batch)
+        self._exchange.send(MessageKind.ROW_GRADIENTS, batch.key, messages)
+
+    # Both
+
+    def _receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
+        with self._clock.exchanging():
+            return self._exchange.receive(kind, key)
+
+    def _note(self, phase: str, number: int, microbatch: int) -> None:
+        """Where this worker is: a segment or a site of a micro-batch, counted over the step."""
+        self._clock.note(phase, microbatch * self._cut.num_segments + number)
 
     def _call(self, flight: Flight, site: int) -> ExpertsCall:
         name = self._cut.names[site]
         if flight.loss is not None:
             raise ModelError(
-                f"the model ended its forward without calling {name}; it cannot be cut at its experts"
+                f"the model ended its forward without calling {name}; it cannot be cut at its "
+                "experts"
             )
         call = flight.calls[-1]
         if call.site != site:
-            raise ModelError(f"the model called {self._cut.names[call.site]} where {name} was due")
+            called = self._cut.names[call.site]
+            raise ModelError(f"the model called {called} where {name} was due")
         return call
+
+
+def _is_forward(kind: Kind) -> bool:
+    if kind.computes:
+        return kind in (Kind.FORWARD, Kind.EXPERTS_FORWARD)
+    return kind.message in _FORWARD_MESSAGES

@@ -1,27 +1,30 @@
 """One micro-batch in flight: its forward is a greenlet that pauses at every experts call, its
-backward a tape walk.
+backward a walk over the tape.
 
 The model's code does not know that it was paused. Grad mode is on only while the model runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from dougong.errors import ModelError
 from dougong.parallel.segments.tape import EVERYTHING, GraphNode, TapeWalk, leaf_node, sequence_now
 
 GradientSink = Callable[[GraphNode, Tensor], None]
+"""sink(leaf node, gradient), called as gradients are complete."""
 
 USED_ELSEWHERE = (
-    "the model uses its experts' weights outside of the experts call, where they cannot be distributed; "
-    "this family is not supported"
+    "the model uses its experts' weights outside of the experts call, where they cannot be "
+    "distributed; this family is not supported"
 )
 
 
@@ -39,8 +42,9 @@ class Forward:
 class ExpertsCall:
     """A paused experts call: what the model asked, and where on the tape it stands.
 
-    hidden [T, H]; index [T, K] integer (-1: no expert); weights [T, K]. `answer` is the leaf [T, H]
-    that the model went on with.
+    hidden [T, H]; index [T, K] integer (-1: no expert); weights [T, K]. `output` is the leaf [T, H]
+    that the model went on with. `sequence`: the number of the next autograd node at the pause; what
+    the model computes from `output` has numbers from there on.
     """
 
     site: int
@@ -48,16 +52,16 @@ class ExpertsCall:
     index: Tensor
     weights: Tensor
     sequence: int
-    answer: Tensor | None = None
+    output: Tensor | None = None
 
 
 def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Called by the model in place of its experts: hands the call to the flight's owner and returns
-    the answer."""
+    the experts' output."""
     call = ExpertsCall(site, hidden, index, weights, sequence_now())
     owner = getcurrent().parent
-    answer: Tensor = owner.switch(call)
-    return answer
+    output: Tensor = owner.switch(call)
+    return output
 
 
 def note_on_flight(value: Any) -> None:
@@ -69,15 +73,15 @@ def note_on_flight(value: Any) -> None:
 
 
 class Flight:
-    """One lane's micro-batch: resume it forward with answers, then backward with gradients."""
+    """One lane's micro-batch: resume it forward with outputs, then backward with gradients."""
 
     def __init__(
         self, forward: Forward, shared_leaves: frozenset[GraphNode], with_gradients: bool
     ) -> None:
+        self._forward = forward
         self._greenlet = greenlet(forward.run)
         self.notes: list[Any] = []
         self._greenlet.notes = self.notes
-        self._before_segment = forward.before_segment
         self._shared_leaves = shared_leaves
         self._with_gradients = with_gradients
         self._walk: TapeWalk | None = None
@@ -89,22 +93,24 @@ class Flight:
         """Run to the first experts call (or to the end)."""
         self._switch()
 
-    def resume(self, answer: Tensor) -> None:
-        """Go on with the experts' answer [T, H] to the next call (or to the end, which sets
+    def resume(self, output: Tensor) -> None:
+        """Go on with the experts' output [T, H] to the next call (or to the end, which sets
         `loss`)."""
         call = self.calls[-1]
-        call.answer = answer.detach().requires_grad_(self._with_gradients)
-        self._switch(call.answer)
+        # A leaf of its own: the tape is cut here. The walk back ends at this leaf, and its gradient
+        # goes to the experts instead of into a graph.
+        call.output = output.detach().requires_grad_(self._with_gradients)
+        self._switch(call.output)
 
     def _switch(self, *values: Tensor) -> None:
-        self._before_segment(len(self.calls))
+        self._forward.before_segment(len(self.calls))
         try:
             with torch.set_grad_enabled(self._with_gradients):
                 result = self._greenlet.switch(*values)
         except RuntimeError as error:
-            if "meta" in str(
-                error
-            ):  # experts' own parameters have no memory, so that nothing can use them unseen
+            # Experts' own parameters have no memory, so that nothing can use them unseen.
+            outputs = [call.output for call in self.calls]
+            if uses_tensors_without_memory(self._forward, outputs, self._with_gradients):
                 raise ModelError(f"{USED_ELSEWHERE}: {error}") from error
             raise
         if self._greenlet.dead:
@@ -125,32 +131,78 @@ class Flight:
         self.notes.clear()
         return value
 
-    def backward_to_call(self, hand_out: GradientSink) -> tuple[ExpertsCall, Tensor]:
+    def backward_to_call(self, sink: GradientSink) -> tuple[ExpertsCall, Tensor]:
         """Walk back to the newest experts call; returns it with the gradient [T, H] of its
-        answer."""
+        output."""
         call = self.calls.pop()
-        assert self._walk is not None and call.answer is not None
-        own = leaf_node(call.answer)
+        assert self._walk is not None and call.output is not None
+        # What lies behind the call was made after it, so its nodes have larger sequence numbers,
+        # those of segments before it smaller ones: the bound is the segment's border.
+        output_leaf = leaf_node(call.output)
         gradient = None
         for node, value in self._walk.until(call.sequence):
-            if node is own:
+            if node is output_leaf:
                 gradient = value
             else:
-                hand_out(node, value)
+                sink(node, value)
         if gradient is None:
-            gradient = torch.zeros_like(call.answer)
+            gradient = torch.zeros_like(call.output)
         return call, gradient
 
-    def take_back(self, call: ExpertsCall, dhidden: Tensor, dweights: Tensor) -> None:
+    def add_input_gradients(self, call: ExpertsCall, dhidden: Tensor, dweights: Tensor) -> None:
         """The experts' gradients of a call's inputs have come: they join the walk."""
         assert self._walk is not None
         for tensor, gradient in ((call.hidden, dhidden), (call.weights, dweights)):
             if tensor.requires_grad:
                 self._walk.add(tensor, gradient.to(tensor.dtype))
 
-    def end_backward(self, hand_out: GradientSink) -> None:
+    def end_backward(self, sink: GradientSink) -> None:
         """Walk what is left, before the first experts call."""
         assert self._walk is not None
         for node, value in self._walk.until(EVERYTHING):
-            hand_out(node, value)
+            sink(node, value)
         self._walk = None
+
+
+def uses_tensors_without_memory(
+    forward: Forward, outputs: Iterable[Tensor | None], with_gradients: bool
+) -> bool:
+    """Whether a forward that has raised fails in an operator that was given a tensor on the meta
+    device.
+
+    torch raises several classes with several texts for that, so the forward is run once more, from
+    pause to pause, and its operators are looked at. Nothing of it is kept.
+    """
+    watch = _Watch()
+    replay = greenlet(forward.run)
+    with contextlib.suppress(Exception), watch, torch.set_grad_enabled(with_gradients):
+        forward.before_segment(0)
+        replay.switch()
+        for number, output in enumerate(outputs, 1):
+            forward.before_segment(number)
+            replay.switch(output)
+    return watch.found
+
+
+class _Watch(TorchFunctionMode):
+    """Sees every operator that Python code calls, and whether one raises over a meta tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        try:
+            return function(*args, **(kwargs or {}))
+        except RuntimeError:
+            self.found = _holds_meta((args, tuple((kwargs or {}).values())))
+            raise
+
+
+def _holds_meta(value: Any) -> bool:
+    """Whether an operator's argument is, or is a list of, a tensor without memory."""
+    if isinstance(value, list | tuple):
+        return any(_holds_meta(entry) for entry in value)
+    return isinstance(value, Tensor) and value.is_meta

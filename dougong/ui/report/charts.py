@@ -74,14 +74,9 @@ def _mark(recovery: Recovery) -> Mark:
 
 def _loss_series(history: History) -> list[Series]:
     """Rewound stretches below, then training, then validation on top."""
-    series = []
-    rewound: list[Point] = []
-    for stretch in history.rewound:
-        rewound += _points(stretch, "loss")
-        rewound.append((stretch[-1]["step"], math.nan))  # a gap before the next stretch
-    if rewound:
-        series.append(Series("rewound", rewound, "rewound"))
-    series.append(Series("training", _points(history.rows, "loss"), "train"))
+    series = [Series("training", _points(history.rows, "loss"), "train")]
+    if history.rewound:
+        series.insert(0, Series("rewound", _rewound_points(history.rewound), "rewound"))
     validation = _points(history.rows, "val_loss")
     if validation:
         dots = len(validation) <= _MOST_DOTS
@@ -89,18 +84,32 @@ def _loss_series(history: History) -> list[Series]:
     return series
 
 
+def _rewound_points(stretches: Sequence[Sequence[MetricsRow]]) -> list[Point]:
+    """All stretches as one line, with a gap after each."""
+    points: list[Point] = []
+    for stretch in stretches:
+        points += _points(stretch, "loss")
+        points.append((stretch[-1]["step"], math.nan))
+    return points
+
+
 def _time_series(rows: Sequence[MetricsRow]) -> list[Series]:
     """The whole step, and what the first islands spent in computing and in exchanging."""
-    islands: set[str] = set()
-    for row in rows:
-        islands.update(row.get("islands", {}))
+    islands = _islands(rows)
     series = [Series("whole", _points(rows, "step_s"), "whole")]
-    for island in sorted(islands)[:_SHOWN_ISLANDS]:
+    for island in islands[:_SHOWN_ISLANDS]:
         for part in ("compute", "exchange"):
             name = part if len(islands) == 1 else f"{island} {part}"
             look = _TIME_LOOKS[len(series) - 1]
             series.append(Series(name, _island_points(rows, island, f"{part}_s"), look))
     return series
+
+
+def _islands(rows: Sequence[MetricsRow]) -> list[str]:
+    names: set[str] = set()
+    for row in rows:
+        names.update(row.get("islands", {}))
+    return sorted(names)
 
 
 def _points(rows: Sequence[MetricsRow], key: str) -> list[Point]:

@@ -177,15 +177,22 @@ def _frame(chart: Chart) -> _Frame | None:
         values += [y for _, y in series.points if math.isfinite(y)]
     if not values:
         return None
-    low, high = min(values), max(values)
-    if chart.floor is not None:
-        low = min(low, chart.floor)
-    if high <= low:
-        low, high = low - max(abs(low) * 0.05, 1e-12), high + max(abs(high) * 0.05, 1e-12)
-    margin = (high - low) * 0.05
-    bottom = low if low == chart.floor else low - margin
     first, last = min(steps), max(steps)
-    return _Frame(chart, first, last if last > first else first + 1.0, bottom, high + margin)
+    low, high = _value_range(values, chart.floor)
+    return _Frame(chart, first, last if last > first else first + 1.0, low, high)
+
+
+def _value_range(values: Sequence[float], floor: float | None) -> tuple[float, float]:
+    """From the lowest to the highest value with a margin of a twentieth; none below the floor.
+    Equal values get a range around them, so that nothing is divided by zero."""
+    low, high = min(values), max(values)
+    if floor is not None:
+        low = min(low, floor)
+    if high <= low:
+        half = max(abs(low) * 0.05, 1e-12)
+        low, high = low - half, high + half
+    margin = (high - low) * 0.05
+    return low if low == floor else low - margin, high + margin
 
 
 def _at_centre(chart: Chart, element: Markup) -> Markup:
@@ -253,8 +260,8 @@ def _mark(frame: _Frame, mark: Mark) -> Markup:
 
 def _bands(frame: _Frame) -> list[Markup]:
     """Invisible bands, one a step, that show the numbers of their step when they are pointed at."""
-    values = [(series.name, dict(series.points)) for series in frame.chart.series]
-    steps = sorted(set().union(*(points for _, points in values)))
+    lookup = [(series.name, dict(series.points)) for series in frame.chart.series]
+    steps = sorted(set().union(*(values for _, values in lookup)))
     steps = steps[:: max(math.ceil(len(steps) / _MOST_BANDS), 1)]
     half = (frame.right - _LEFT) / max(len(steps) - 1, 1) / 2
     height = frame.bottom - frame.top
@@ -265,11 +272,17 @@ def _bands(frame: _Frame) -> list[Markup]:
     )
     parts = []
     for step in steps:
-        lines = [f"step {int(step):,}"]
-        for name, points in values:
-            if step in points:
-                lines.append(f"{name} {frame.chart.words(points[step])}")
         x = frame.x(step)
         place = (x - half, frame.top, 2 * half, height)
-        parts.append(band.format("\n".join(lines), *place, x, frame.top, height))
+        words = _step_words(frame.chart, lookup, step)
+        parts.append(band.format(words, *place, x, frame.top, height))
     return parts
+
+
+def _step_words(chart: Chart, lookup: Sequence[tuple[str, dict[float, float]]], step: float) -> str:
+    """A line for the step, and one for each series that has a value there."""
+    lines = [f"step {int(step):,}"]
+    for name, values in lookup:
+        if step in values:
+            lines.append(f"{name} {chart.words(values[step])}")
+    return "\n".join(lines)

@@ -101,6 +101,13 @@ class _Grid:
     def expert_width(self) -> float:
         return (_WIDTH - _LEFT - _RIGHT) / self.num_experts
 
+    def place(self, layer: int, first: int, num_experts: int) -> tuple[float, float, float, float]:
+        """x, y, width and height of a cell, with a gap beside it where cells are large."""
+        width = self.expert_width * num_experts
+        gap = 0.5 if self.row_height > 6 and width > 4 else 0.0
+        x, y = _LEFT + first * self.expert_width, layer * self.row_height
+        return x, y, width - gap, self.row_height - gap
+
 
 def _cells(grid: _Grid, layer: int) -> list[Markup]:
     """The cells of one row."""
@@ -110,19 +117,13 @@ def _cells(grid: _Grid, layer: int) -> list[Markup]:
     )
     cells = []
     for first in range(0, grid.num_experts, grid.share):
-        counts = grid.counts[layer][first : first + grid.share]
-        busiest = max(counts)
-        ratio = busiest / grid.means[layer]
-        expert = first + list(counts).index(busiest)
-        words = (
-            f"MoE layer {layer}, expert {expert}: {busiest:,} tokens, {ratio:.2f} times the mean"
-        )
-        width = grid.expert_width * len(counts)
-        gap = 0.5 if grid.row_height > 6 and width > 4 else 0.0
-        place = (_LEFT + first * grid.expert_width, layer * grid.row_height)
-        size = (width - gap, grid.row_height - gap)
+        counts = list(grid.counts[layer][first : first + grid.share])
+        ratio = max(counts) / grid.means[layer]
+        busiest = first + counts.index(max(counts))
+        words = f"MoE layer {layer}, expert {busiest}: {max(counts):,} tokens"
         darkness = 0.04 + 0.96 * ratio / grid.highest_ratio
-        cells.append(element.format(*place, *size, darkness, words))
+        place = grid.place(layer, first, len(counts))
+        cells.append(element.format(*place, darkness, f"{words}, {ratio:.2f} times the mean"))
     return cells
 
 

@@ -36,7 +36,6 @@ def write_report(run_dir: RunDir) -> Path:
 def render(history: History, run_dir: RunDir) -> str:
     """The whole page as text. Whatever a user or a worker could name is escaped by jinja2."""
     page = _environment().get_template("page.html.j2")
-    failed = history.state == "failed"
     event_rows = rows.event_rows(history.events)
     return page.render(
         history=history,
@@ -44,7 +43,7 @@ def render(history: History, run_dir: RunDir) -> str:
         version=__version__,
         now=datetime.now(timezone.utc).isoformat(),
         next_command=next_command(history),
-        log_tail=read_log_tail(history, run_dir) if failed else None,
+        log_tail=read_log_tail(history, run_dir),
         summary_cards=summary_cards(history),
         charts=training_charts(history),
         recoveries=rows.recovery_rows(history.recoveries),

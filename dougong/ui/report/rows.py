@@ -78,7 +78,8 @@ def recovery_rows(recoveries: Sequence[Recovery]) -> list[RecoveryRow]:
 
 
 def worker_rows(history: History, plan: Plan) -> list[WorkerRow]:
-    """One for each worker, in the order of their ranks; hosts and processes are the newest known."""
+    """One for each worker, in the order of their ranks; hosts and processes are the newest
+    known."""
     states = {state.name: state for state in history.workers}
     return [_worker_row(worker, plan, states.get(worker.name)) for worker in plan.workers]
 

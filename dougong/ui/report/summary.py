@@ -49,8 +49,11 @@ def summary_cards(history: History) -> list[SummaryCard]:
 
 
 def read_log_tail(history: History, run_dir: RunDir) -> LogTail | None:
-    """The last lines of the worker that ended a failed run; None when it has no log."""
-    path = run_dir.log_files().get((history.failed_generation, history.failed_worker))
+    """The last lines of the worker that ended a failed run; None when there is no such log."""
+    failure = history.failure
+    if failure is None:
+        return None
+    path = run_dir.log_files().get((failure.generation, failure.worker))
     if path is None:
         return None
     with path.open("rb") as file:

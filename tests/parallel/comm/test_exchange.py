@@ -1,24 +1,29 @@
-"""Letters: what is in them arrives, in the order of the line, while the worker does something else."""
+"""Messages between attention and experts: what is in them arrives, in order, while the worker does something else; a
+peer that does not come is named."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
-from dougong.parallel.comm.exchange import EmulatedLink, Exchange, Expected, TensorMessage
+from dougong.deadlines import Deadlines
+from dougong.errors import PeerError
+from dougong.parallel.comm.exchange import EmulatedLink, Exchange, Expected
+from dougong.parallel.comm.message import TensorMessage
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from tests.parallel.workers import plan_of
-from tests.processes import run_workers
+from tests.processes import CONTEXT, run_workers
 from torch import Tensor
 
 KEYS = [(site, microbatch) for microbatch in range(3) for site in range(2)]
 
 
 def parts_of(key: tuple[int, int]) -> list[Tensor]:
-    """Every dtype and shape that letters have, empty ones among them."""
+    """Every dtype and shape that messages have, empty ones among them."""
     site, microbatch = key
     return [
         torch.arange(4).view(2, 2) + site,
@@ -29,56 +34,110 @@ def parts_of(key: tuple[int, int]) -> list[Tensor]:
 
 
 def correspond(world: World, plan: Plan, link: EmulatedLink | None) -> list[bool]:
-    """Rank 0 asks, the others answer with what they got; rank 1 also writes to itself."""
-    mail, peers = Exchange(world, link), tuple(range(1, world.size))
+    """Rank 0 asks, the others return what they got."""
+    exchange, peers = Exchange(world, link), tuple(range(1, world.size))
     first = world.rank == 0
     sides = ((peers, ()), ((), peers)) if first else (((), (0,)), ((0,), ()))
-    for message, (targets, sources) in zip((MessageKind.ROWS, MessageKind.OUTPUTS), sides, strict=True):
-        mail.expect(message, [Expected(key, targets, sources) for key in KEYS])
+    for kind, (targets, sources) in zip((MessageKind.ROWS, MessageKind.OUTPUTS), sides, strict=True):
+        exchange.expect(kind, [Expected(key, targets, sources) for key in KEYS])
     right = []
     if first:
         for key in KEYS:
-            mail.send(MessageKind.ROWS, key, {rank: TensorMessage(parts_of(key)) for rank in peers})
+            exchange.send(MessageKind.ROWS, key, {rank: TensorMessage(parts_of(key)) for rank in peers})
         for key in reversed(KEYS):  # read in another order than they come
-            letters = mail.receive(MessageKind.OUTPUTS, key)
-            assert list(letters) == list(peers)
-            right += [
-                torch.equal(a, b) for of in letters.values() for a, b in zip(of.parts, parts_of(key), strict=True)
-            ]
+            messages = exchange.receive(MessageKind.OUTPUTS, key)
+            assert list(messages) == list(peers)
+            for message in messages.values():
+                right += [torch.equal(a, b) for a, b in zip(message.parts, parts_of(key), strict=True)]
         expected = sum(t.numel() * t.element_size() for key in KEYS for t in parts_of(key)) * len(peers)
-        right.append(mail.bytes_sent[MessageKind.ROWS] == expected)
+        right.append(exchange.bytes_sent[MessageKind.ROWS] == expected)
     else:
         for key in KEYS:
-            mail.send(MessageKind.OUTPUTS, key, {0: mail.receive(MessageKind.ROWS, key)[0]})
-    mail.finish()
-    mail.close()
+            exchange.send(MessageKind.OUTPUTS, key, {0: exchange.receive(MessageKind.ROWS, key)[0]})
+    exchange.finish()
+    exchange.close()
     return right
 
 
 @pytest.mark.parametrize("link", [None, EmulatedLink(1e9, 0.001)], ids=["as it is", "emulated"])
-def test_letters_arrive_as_they_were_written(link: EmulatedLink | None) -> None:
+def test_messages_arrive_as_they_were_sent(link: EmulatedLink | None) -> None:
     results = run_workers(correspond, plan_of("AEE"), link)
     assert len(results[0]) == 2 * 4 * len(KEYS) + 1 and all(results[0])
 
 
-def test_a_letter_to_oneself_is_there_at_once() -> None:
-    mail = Exchange(World.alone())
-    mail.expect(MessageKind.ROWS, [Expected((0, 0), (), ())])
-    mail.send(MessageKind.ROWS, (0, 0), {0: TensorMessage(parts_of((0, 0)))})
-    (letter,) = mail.receive(MessageKind.ROWS, (0, 0)).values()
-    assert all(torch.equal(a, b) for a, b in zip(letter.parts, parts_of((0, 0)), strict=True))
-    assert mail.bytes_sent[MessageKind.ROWS] == 0
-    mail.finish()
-    mail.close()
+def wait_in_vain(world: World, plan: Plan, done: Any) -> str | None:
+    """Rank 0 waits for expert outputs that rank 2 never sends; rank 1 sends its own. Both stay until it gives up."""
+    exchange = Exchange(world, names=("model.layers.0.mlp.experts", "model.layers.1.mlp.experts"))
+    exchange.begin_step(7)
+    said = None
+    if world.rank == 0:
+        exchange.expect(MessageKind.OUTPUTS, [Expected((1, 3), (), (1, 2))])
+        with pytest.raises(PeerError) as caught:
+            exchange.receive(MessageKind.OUTPUTS, (1, 3))
+        said = str(caught.value)
+        done.set()
+    elif world.rank == 1:
+        exchange.expect(MessageKind.OUTPUTS, [Expected((1, 3), (0,), ())])
+        exchange.send(MessageKind.OUTPUTS, (1, 3), {0: TensorMessage(parts_of((1, 3)))})
+    done.wait(60)
+    exchange.close()
+    return said
+
+
+def test_a_peer_that_never_sends_is_named_with_the_place_and_the_key() -> None:
+    said = run_workers(wait_in_vain, plan_of("AEE"), CONTEXT.Event(), deadlines=Deadlines(message_s=2.0))[0]
+    assert said == (
+        "worker 0 (east/0) waited 2 s (fault.deadlines.message_s) for worker 2 (east/2): expert outputs of "
+        "site 1 (model.layers.1.mlp.experts), micro-batch 3, step 7"
+    )
+
+
+def lose_a_peer(world: World, plan: Plan) -> str | None:
+    """Rank 1 ends before rank 0 has got anything from it."""
+    if world.rank == 1:
+        return None
+    exchange = Exchange(world)
+    exchange.expect(MessageKind.OUTPUTS, [Expected((0, 0), (), (1,))])
+    with pytest.raises(PeerError) as caught:
+        exchange.receive(MessageKind.OUTPUTS, (0, 0))
+    exchange.close()
+    return str(caught.value)
+
+
+def test_a_peer_that_has_ended_is_named_at_once() -> None:
+    said = run_workers(lose_a_peer, plan_of("AE"))[0]
+    assert said.startswith(
+        "worker 0 (east/0) lost worker 1 (east/1): expert outputs of site 0, micro-batch 0, step 0: "
+    )
+
+
+def test_a_message_to_oneself_is_there_at_once() -> None:
+    exchange = Exchange(World.alone())
+    exchange.expect(MessageKind.ROWS, [Expected((0, 0), (), ())])
+    exchange.send(MessageKind.ROWS, (0, 0), {0: TensorMessage(parts_of((0, 0)))})
+    (message,) = exchange.receive(MessageKind.ROWS, (0, 0)).values()
+    assert all(torch.equal(a, b) for a, b in zip(message.parts, parts_of((0, 0)), strict=True))
+    assert exchange.bytes_sent[MessageKind.ROWS] == 0
+    exchange.finish()
+    exchange.close()
 
 
 def test_a_link_takes_its_latency_and_its_bytes() -> None:
     assert EmulatedLink(1e6, 0.5).seconds(250_000) == pytest.approx(0.75)
 
 
-def test_its_threads_end() -> None:
+def never_send(world: World, plan: Plan) -> int:
+    """Leave while the thread still waits for what this worker would send."""
     before = threading.active_count()
-    mail = Exchange(World.alone())
-    mail.expect(MessageKind.ROWS, [])
-    mail.close()
-    assert threading.active_count() == before
+    exchange = Exchange(world)
+    exchange.expect(MessageKind.ROWS, [Expected((0, 0), (1 - world.rank,), ())])
+    during = threading.active_count()
+    world.leave()
+    for thread in threading.enumerate():
+        if thread.name.startswith("dougong-rows"):
+            thread.join(30)
+    return during - before - sum(t.name.startswith("dougong-rows") for t in threading.enumerate())
+
+
+def test_its_threads_end_with_the_world() -> None:
+    assert run_workers(never_send, plan_of("AE")) == [1, 1]

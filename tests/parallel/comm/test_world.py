@@ -1,4 +1,4 @@
-"""Messages between real processes: sizes, order, gathers, and what a worker sends itself."""
+"""Transfers and gathers between real processes: sizes, order, and who is missing."""
 
 from __future__ import annotations
 
@@ -7,43 +7,49 @@ from typing import Any
 import pytest
 import torch
 from dougong.deadlines import Deadlines
-from dougong.errors import LaunchError
-from dougong.parallel.comm.world import Membership, World
+from dougong.errors import LaunchError, PeerError
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.parallel.workers import plan_of
-from tests.processes import run_workers
+from tests.processes import CONTEXT, run_workers
+from torch import Tensor
 from torch.distributed import TCPStore
 
+DTYPES = (torch.float32, torch.int64, torch.bfloat16, torch.float64)
 
-def piece(sender: int, receiver: int, turn: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+
+def piece(sender: int, receiver: int, turn: int) -> Tensor:
     """What `sender` gives `receiver`: its size says who, turn 1 sends nothing to some."""
     size = 0 if turn == 1 and (sender + receiver) % 2 else 1 + 3 * sender + 5 * receiver + turn
-    return torch.arange(size).add(1000 * sender + 100 * receiver + 10 * turn).to(dtype)
+    return torch.arange(size).add(1000 * sender + 100 * receiver + 10 * turn).to(DTYPES[turn])
 
 
-def exchange_in_turns(world: World) -> list[bool]:
-    """Several exchanges one after the other, in several dtypes and shapes, also with oneself."""
+def transfer_in_turns(world: World) -> list[bool]:
+    """Several transfers under way at once, in several dtypes; two messages to each peer in each."""
+    others = [rank for rank in range(world.size) if rank != world.rank]
+    under_way, arriving = [], []
+    for turn in range(len(DTYPES)):
+        sends = [Transfer(r, piece(world.rank, r, turn) + copy) for r in others for copy in (0, 1)]
+        receives = [Transfer(r, torch.full_like(piece(r, world.rank, turn), 9)) for r in others for _ in (0, 1)]
+        under_way.append(world.transfer(sends, receives, "a test"))
+        arriving.append(receives)
     right = []
-    for turn, dtype in enumerate((torch.float32, torch.int64, torch.bfloat16, torch.float64)):
-        everybody = range(world.size)
-        outgoing = {r: piece(world.rank, r, turn, dtype) for r in everybody}
-        incoming = {r: torch.full_like(piece(r, world.rank, turn, dtype), 9) for r in everybody}
-        world.exchange(outgoing, incoming)
-        right += [torch.equal(incoming[r], piece(r, world.rank, turn, dtype)) for r in everybody]
+    for turn, (pending, receives) in enumerate(zip(under_way, arriving, strict=True)):
+        pending.wait()
+        assert pending.is_done()
+        expected = [piece(r, world.rank, turn) + copy for r in others for copy in (0, 1)]
+        right += [torch.equal(t.tensor, e) for t, e in zip(receives, expected, strict=True)]
     return right
 
 
 def send_one_way(world: World) -> bool:
     """Only rank 0 sends and only rank 2 receives."""
-    outgoing = {2: torch.full((3, 2), 7.0)} if world.rank == 0 else {}
-    incoming = {0: torch.zeros(3, 2)} if world.rank == 2 else {}
-    world.exchange(outgoing, incoming)
-    return all(bool((t == 7).all()) for t in incoming.values())
-
-
-def gather_unevenly(world: World) -> list[list[float]]:
-    mine = [world.rank + i / 10 for i in range(world.rank)]  # rank 0 has nothing to say
-    return world.gather(mine, list(range(world.size)))
+    sends = [Transfer(2, torch.full((3, 2), 7.0))] if world.rank == 0 else []
+    receives = [Transfer(0, torch.zeros(3, 2))] if world.rank == 2 else []
+    world.transfer(sends, receives, "one way").wait()
+    return all(bool((transfer.tensor == 7).all()) for transfer in receives)
 
 
 LARGE = 2**62
@@ -68,60 +74,86 @@ def test_floats_are_not_added_by_a_library() -> None:
 
 
 def everything(world: World, plan: Plan) -> tuple[Any, ...]:
-    before = world.bytes_sent
     one_way = send_one_way(world)
-    return exchange_in_turns(world), one_way, world.bytes_sent - before, gather_unevenly(world), world.barrier()
+    before = world.bytes_sent
+    right = transfer_in_turns(world)
+    sent = world.bytes_sent - before
+    mine = bytes([world.rank]) * world.rank  # rank 0 has nothing to say
+    known, unknown = world.gather_bytes(mine, [0, 1, 2]), world.gather_bytes(mine)
+    world.barrier()
+    return right, one_way, sent, known, unknown
 
 
-def test_three_processes_exchange_and_gather() -> None:
+def test_three_processes_transfer_and_gather() -> None:
     results = run_workers(everything, plan_of("BBB"))
-    for rank, (exchanged, one_way, _, gathered, _) in enumerate(results):
-        assert exchanged == [True] * 12 and one_way, rank
-        assert gathered == [[], [1.0], [2.0, 2.1]], rank
-    sizes = [
-        sum(
-            piece(sender, receiver, turn, dtype).nbytes
-            for turn, dtype in enumerate((torch.float32, torch.int64, torch.bfloat16, torch.float64))
-            for receiver in range(3)
-            if receiver != sender
-        )
-        for sender in range(3)
-    ]
-    assert [r[2] for r in results] == [sizes[0] + 24, *sizes[1:]], "bytes to others are counted, to oneself not"
+    for rank, (right, one_way, sent, known, unknown) in enumerate(results):
+        assert right == [True] * 16 and one_way, rank
+        assert known == unknown == [b"", b"\x01", b"\x02\x02"], rank
+        others = [r for r in range(3) if r != rank]
+        assert sent == sum(2 * piece(rank, r, turn).nbytes for r in others for turn in range(len(DTYPES)))
 
 
-def test_a_world_of_one_keeps_its_messages() -> None:
+def test_a_world_of_one_keeps_its_values() -> None:
     world = World.alone()
-    assert exchange_in_turns(world) == [True] * 4
-    assert world.bytes_sent == 0 and world.gather([1.5, 2.5], [2]) == [[1.5, 2.5]]
+    world.transfer([], [], "nothing").wait()
+    assert world.bytes_sent == 0 and world.gather_bytes(b"all") == [b"all"]
     world.barrier()
     world.leave()
 
 
-def test_values_of_another_number_than_announced_are_our_mistake() -> None:
-    with pytest.raises(AssertionError, match="rank 0 gathers 2 values, 3 due"):
-        World.alone().gather([1.0, 2.0], [3])
+def test_bytes_of_another_number_than_announced_are_our_mistake() -> None:
+    with pytest.raises(AssertionError, match="rank 0 gathers 2 bytes, 3 due"):
+        World.alone().gather_bytes(b"ab", [3])
+
+
+def test_what_must_end_with_the_world_is_ended_once() -> None:
+    world, ended = World.alone(), []
+    world.at_leaving(lambda: ended.append(True))
+    world.leave()
+    world.leave()
+    assert ended == [True]
+
+
+def wait_in_vain(world: World, plan: Plan, done: Any) -> list[str]:
+    """Rank 0 waits for a transfer, and for a gather, that rank 1 takes no part in, though it is there."""
+    world.begin_step(4)
+    said = []
+    if world.rank == 0:
+        with pytest.raises(PeerError) as caught:
+            world.transfer([], [Transfer(1, torch.zeros(3))], "gradients of bucket 2").wait()
+        said.append(str(caught.value))
+        with pytest.raises(PeerError) as caught:
+            world.gather_bytes(b"a", [1, 1], "losses")
+        said.append(str(caught.value))
+        done.set()
+    done.wait(60)
+    return said
+
+
+def test_a_peer_that_does_not_come_is_named_with_the_key() -> None:
+    said = run_workers(wait_in_vain, plan_of("BB"), CONTEXT.Event(), deadlines=Deadlines(message_s=1.0))[0]
+    wait = "worker 0 (east/0) waited 1 s (fault.deadlines.message_s) for worker 1 (east/1): "
+    assert said[0] == f"{wait}gradients of bucket 2, step 4"
+    assert said[1] == f"{wait}losses, step 4"
 
 
 def join_too_few(world: World, plan: Plan, port: int) -> str:
-    """Join a world of two whose other worker never comes."""
+    """Join a world of three of whom one never comes."""
+    islands = (("east", "gloo", (0, 1, 2)),)
     member = Membership(
-        0,
-        2,
-        5,
-        "east",
-        (("east", "gloo", (0, 1)),),
-        torch.device("cpu"),
-        (0, 1),
-        deadlines=Deadlines(rendezvous_s=1.0),
-    )
+        0, 3, 5, "east", islands, torch.device("cpu"), (0, 1, 2), ("east/0", "east/1", "east/2"),
+        Deadlines(rendezvous_s=1.0),
+    )  # fmt: skip
+    TCPStore("127.0.0.1", port, is_master=False).set("generation-5/arrived-1", "")
     with pytest.raises(LaunchError) as caught:
         World.join(member, ("127.0.0.1", port))
     return str(caught.value)
 
 
-def test_a_worker_that_waits_in_vain_for_others_says_where() -> None:
+def test_a_worker_that_waits_in_vain_for_others_says_where_and_for_whom() -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     (message,) = run_workers(join_too_few, plan_of("B"), store.port)
-    assert f"worker 0 of 2 could not join generation 5 at 127.0.0.1:{store.port}: " in message
-    assert message.endswith("check that every node reaches that address")
+    assert message == (
+        f"worker 0 (east/0) of 3 could not join generation 5 at 127.0.0.1:{store.port}: it waited 1 s "
+        "(fault.deadlines.rendezvous_s) for worker 2 (east/2); check that every node reaches that address"
+    )

@@ -1,7 +1,7 @@
 """One site between attention and experts, in one process: both sides, and the messages between them.
 
-`Site` plays both with the functions of `ops/parcels.py` alone; every tensor that passes from one to the other goes over
-a `Wire`, which copies it and counts its bytes. `on_one_worker` is what all must come to.
+`Site` plays both with the functions of `parallel/dispatch/crossing.py` alone; every tensor that passes from one to the
+other goes over a `Wire`, which copies it and counts its bytes. `on_one_worker` is what all must come to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dougong.ops.permute import (
     weights_backward,
 )
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, plan_crossing
+from dougong.parallel.dispatch.crossing import Combine, Header, plan_crossing
+from tests.parallel.dispatch.traffic import Traffic
 from tests.reference import combine_backward
 from torch import Tensor
 
@@ -61,30 +62,30 @@ def make_problem(num_experts: tuple[int, ...], indices: list[Tensor], identity: 
 
 
 def serve(rows_RH: Tensor, blocks: tuple[Block, ...], matrices: Tensor) -> Tensor:
-    """A product for each block; the answers to its rows."""
+    """A product for each block; the outputs of its rows."""
     assert sum(block.count for block in blocks) == len(rows_RH)
     return torch.cat([rows_RH[b.span] @ matrices[b.expert] for b in blocks] or [rows_RH])
 
 
 def on_one_worker(problem: Problem) -> list[Result]:
-    """What `routing.py` alone computes, a lane at a time."""
+    """What `ops.permute` alone computes, a lane at a time."""
     results = []
     for lane, (index_TK, hidden_TH, weights_TK, dout_TH) in enumerate(problem.lanes):
         routing = make_routing(index_TK, sum(problem.num_experts), problem.identity)
         counts = routing.counts_E.tolist()
         starts = accumulate(counts, initial=0)
         blocks = tuple(Block(e, lane, s, n) for (e, n), s in zip(enumerate(counts), starts, strict=False) if n)
-        answers_RH = serve(permute_rows(hidden_TH, routing), blocks, problem.matrices)
-        out_TH = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
-        danswers_RH, dweights_TK = combine_backward(dout_TH, answers_RH, hidden_TH, weights_TK, routing)
-        drows_RH = serve(danswers_RH, blocks, problem.matrices.mT)
+        outputs_RH = serve(permute_rows(hidden_TH, routing), blocks, problem.matrices)
+        out_TH = combine_rows(outputs_RH, hidden_TH, weights_TK, routing)
+        doutputs_RH, dweights_TK = combine_backward(dout_TH, outputs_RH, hidden_TH, weights_TK, routing)
+        drows_RH = serve(doutputs_RH, blocks, problem.matrices.mT)
         results.append((out_TH, permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK))
     return results
 
 
 @dataclass
 class Wire:
-    """The tensors that crossed, counted by message: headers, forward, answers, backward, gradients."""
+    """The tensors that crossed, counted by message: headers, forward, outputs, backward, gradients."""
 
     sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Traffic.__dataclass_fields__, 0))
 
@@ -112,11 +113,11 @@ class Site:
     def __init__(self, problem: Problem, combine: Combine) -> None:
         self.problem, self.combine, self.wire = problem, combine, Wire()
         total = sum(problem.num_experts)
-        self.parcels = [
+        self.plans = [
             plan_crossing(make_routing(index_TK, total, problem.identity), problem.num_experts)
             for index_TK, *_ in problem.lanes
         ]
-        crossed = [self.wire.headers(parcels.headers) for parcels in self.parcels]
+        crossed = [self.wire.headers(plan.headers) for plan in self.plans]
         self.headers = [list(of) for of in zip(*crossed, strict=True)]  # by worker, then lane
         firsts = [0, *accumulate(problem.num_experts)]
         self.experts = [range(first, end) for first, end in pairwise(firsts)]
@@ -129,32 +130,32 @@ class Site:
         return [(out, *of) for out, of in zip(outs, gradients, strict=True)]
 
     def forward(self) -> list[Tensor]:
-        tokens = [ops.pack_tokens(h, p) for p, (_, h, _, _) in zip(self.parcels, self.problem.lanes, strict=True)]
-        slots = [p.split_rows(p.slots_R) for p in self.parcels]
+        tokens = [ops.pack_tokens(h, p) for p, (_, h, _, _) in zip(self.plans, self.problem.lanes, strict=True)]
+        slots = [p.split_rows(p.slots_R) for p in self.plans]
         weigh = self.combine == "at_experts"
         self.pack_weights("forward", weigh)
-        self.arrived, self.answers, back = [], [], []
+        self.arrived, self.outputs, back = [], [], []
         for worker, headers in enumerate(self.headers):
-            arrived = ops.open_parcels(headers, self.wire.to_worker("forward", slots, worker))
+            arrived = ops.routing_of_arrivals(headers, self.wire.to_worker("forward", slots, worker))
             rows_RH = permute_rows(self.wire.to_worker("forward", tokens, worker), arrived)
-            answers_RH = serve(rows_RH, self.blocks(worker), self.problem.matrices)
+            outputs_RH = serve(rows_RH, self.blocks(worker), self.problem.matrices)
             self.arrived.append(arrived)
-            self.answers.append(answers_RH)
-            back.append(ops.add_answers(answers_RH, self.weights[worker], arrived) if weigh else answers_RH)
-        self.came = self.wire.to_lanes("answers", back, self.sizes_U if weigh else self.sizes_R)
+            self.outputs.append(outputs_RH)
+            back.append(ops.add_outputs(outputs_RH, self.weights[worker], arrived) if weigh else outputs_RH)
+        self.came = self.wire.to_lanes("outputs", back, self.sizes_U if weigh else self.sizes_R)
         add = ops.add_partial_sums if weigh else lambda rows, h, w, p: combine_rows(rows, h, w, p.routing)
-        lanes = zip(self.came, self.parcels, self.problem.lanes, strict=True)
+        lanes = zip(self.came, self.plans, self.problem.lanes, strict=True)
         return [add(came, h, w, p) for came, p, (_, h, w, _) in lanes]
 
     def backward(self) -> list[tuple[Tensor, Tensor]]:
-        douts = [ops.pack_tokens(d, p) for p, (_, _, _, d) in zip(self.parcels, self.problem.lanes, strict=True)]
+        douts = [ops.pack_tokens(d, p) for p, (_, _, _, d) in zip(self.plans, self.problem.lanes, strict=True)]
         self.pack_weights("backward", self.combine == "at_attention")
         gradients, dweights = [], []
         for worker, arrived in enumerate(self.arrived):
             dout_RH = permute_rows(self.wire.to_worker("backward", douts, worker), arrived)
-            danswers_RH = weigh_rows(dout_RH, self.weights[worker])
-            drows_RH = serve(danswers_RH, self.blocks(worker), self.problem.matrices.mT)
-            dweights.append(products_of_rows(dout_RH, self.answers[worker]))
+            doutputs_RH = weigh_rows(dout_RH, self.weights[worker])
+            drows_RH = serve(doutputs_RH, self.blocks(worker), self.problem.matrices.mT)
+            dweights.append(products_of_rows(dout_RH, self.outputs[worker]))
             gradients.append(drows_RH if self.combine == "at_attention" else ops.add_gradients(drows_RH, arrived))
         if self.combine == "at_attention":
             came = self.wire.to_lanes("gradients", gradients, self.sizes_R)
@@ -165,21 +166,21 @@ class Site:
 
     def end_at_attention(self, lane: int, drows_RH: Tensor) -> tuple[Tensor, Tensor]:
         _, hidden_TH, weights_TK, dout_TH = self.problem.lanes[lane]
-        routing = self.parcels[lane].routing
+        routing = self.plans[lane].routing
         dweights_R = products_of_rows(permute_rows(dout_TH, routing), self.came[lane])
         dweights_TK = weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
         return permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK
 
     def end_at_experts(self, lane: int, sums_VH: Tensor, dweights_R: Tensor) -> tuple[Tensor, Tensor]:
         _, hidden_TH, weights_TK, dout_TH = self.problem.lanes[lane]
-        parcels = self.parcels[lane]
-        dweights_TK = weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, parcels.routing)
-        return ops.add_partial_sums(sums_VH, dout_TH, weights_TK, parcels), dweights_TK
+        plan = self.plans[lane]
+        dweights_TK = weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, plan.routing)
+        return ops.add_partial_sums(sums_VH, dout_TH, weights_TK, plan), dweights_TK
 
     def pack_weights(self, message: str, now: bool) -> None:
         """The weights travel once: forward or backward, as the combine has it; they are kept from then on."""
         if now:
-            pairs = zip(self.parcels, self.problem.lanes, strict=True)
+            pairs = zip(self.plans, self.problem.lanes, strict=True)
             pieces = [ops.pack_weights(w, p) for p, (_, _, w, _) in pairs]
             self.weights = [self.wire.to_worker(message, pieces, d) for d in range(len(self.headers))]
 

@@ -1,4 +1,4 @@
-"""Parcels: tokens cross once for each worker, and whatever the layout, all comes out as on one worker."""
+"""Crossing: tokens cross once for each worker, and whatever the layout, all comes out as on one worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import make_routing, permute_rows
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, Header, Traffic, Widths, bytes_of, plan_crossing
+from dougong.parallel.dispatch.crossing import Combine, Header, plan_crossing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.parallel.dispatch.crossing import H, Problem, Site, differing, make_problem, on_one_worker
+from tests.parallel.dispatch.traffic import Traffic, Widths, bytes_of
 from torch import Tensor
 
 COMBINES: tuple[Combine, ...] = ("at_attention", "at_experts")
@@ -62,10 +63,10 @@ def check_what_crosses(problem: Problem) -> None:
     firsts = [0, *accumulate(problem.num_experts)]
     for index_TK, hidden_TH, *_ in problem.lanes:
         num_choices = index_TK.shape[1]
-        parcels = plan_crossing(make_routing(index_TK, firsts[-1], problem.identity), problem.num_experts)
-        slots, tokens = parcels.split_rows(parcels.slots_R), ops.pack_tokens(hidden_TH, parcels)
-        assert len(slots) == len(tokens) == len(parcels.headers) == len(problem.num_experts)
-        for worker, header in enumerate(parcels.headers):
+        plan = plan_crossing(make_routing(index_TK, firsts[-1], problem.identity), problem.num_experts)
+        slots, tokens = plan.split_rows(plan.slots_R), ops.pack_tokens(hidden_TH, plan)
+        assert len(slots) == len(tokens) == len(plan.headers) == len(problem.num_experts)
+        for worker, header in enumerate(plan.headers):
             own = range(firsts[worker], firsts[worker + 1])
             unique = [t for t, chosen in enumerate(index_TK.tolist()) if set(chosen) & set(own)]
             rows = [
@@ -95,14 +96,14 @@ def test_blocks_lie_by_lane_then_expert_and_none_is_empty() -> None:
 
 def test_lanes_without_a_micro_batch_take_no_place() -> None:
     index_TK = torch.tensor([[1, 2], [0, 1]])
-    parcels = plan_crossing(make_routing(index_TK, 3), (3,))
+    plan = plan_crossing(make_routing(index_TK, 3), (3,))
     nothing = Header.of_nothing(3)
-    opened = ops.open_parcels([nothing, parcels.headers[0], nothing], parcels.slots_R)
-    assert opened.order_R.tolist() == parcels.routing.order_R.tolist()
-    assert opened.position_TK.tolist() == parcels.routing.position_TK.tolist()
-    empty = ops.open_parcels([nothing], parcels.slots_R[:0])
+    opened = ops.routing_of_arrivals([nothing, plan.headers[0], nothing], plan.slots_R)
+    assert opened.order_R.tolist() == plan.routing.order_R.tolist()
+    assert opened.position_TK.tolist() == plan.routing.position_TK.tolist()
+    empty = ops.routing_of_arrivals([nothing], plan.slots_R[:0])
     assert permute_rows(torch.empty(0, H), empty).shape == (0, H)
-    assert ops.add_answers(torch.empty(0, H), torch.empty(0), empty).shape == (0, H)
+    assert ops.add_outputs(torch.empty(0, H), torch.empty(0), empty).shape == (0, H)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,11 +156,11 @@ def test_at_experts_agrees_to_rounding_for_any_routing(problem: Problem) -> None
 
 
 def test_at_experts_in_half_precision_adds_in_float32() -> None:
-    """A thousand answers of 1 + 2^-7, of which bfloat16 sums lose most: here the partial sums are exact."""
+    """A thousand outputs of 1 + 2^-7, of which bfloat16 sums lose most: here the partial sums are exact."""
     rows_RH = torch.full((1000, H), 1 + 2**-7, dtype=torch.bfloat16)
     header = Header(1, 1000, (1000,))
-    arrived = ops.open_parcels([header], torch.arange(1000, dtype=torch.int32))
-    sums = ops.add_answers(rows_RH, torch.ones(1000, dtype=torch.bfloat16), arrived)
+    arrived = ops.routing_of_arrivals([header], torch.arange(1000, dtype=torch.int32))
+    sums = ops.add_outputs(rows_RH, torch.ones(1000, dtype=torch.bfloat16), arrived)
     assert sums.dtype == torch.bfloat16 and sums.shape == (1, H)
     assert torch.equal(sums, torch.full((1, H), 1000 * (1 + 2**-7)).bfloat16())
     assert torch.equal(sums, ops.add_gradients(rows_RH, arrived))
@@ -198,8 +199,8 @@ def check_bytes(problem: Problem, dtype: torch.dtype, weight_dtype: torch.dtype,
     site = Site(problem, combine)
     site.run()
     expected = Traffic(0, 0, 0, 0, 0)
-    for parcels in site.parcels:
-        for header in parcels.headers:
+    for plan in site.plans:
+        for header in plan.headers:
             expected += bytes_of(header, Widths(H, dtype, weight_dtype), combine)
     assert Traffic(**site.wire.sent) == expected
 
@@ -227,7 +228,7 @@ def test_the_formula_in_numbers() -> None:
 def test_tokens_cross_as_often_as_expected_of_a_uniform_router(num_experts: int, workers: int, choices: int) -> None:
     """Of every set of k experts once: U = G * (1 - C(E - E/G, k) / C(E, k)), `research/afd_ep.md` section 3.7."""
     index_TK = torch.tensor(list(combinations(range(num_experts), choices)))
-    parcels = plan_crossing(make_routing(index_TK, num_experts), (num_experts // workers,) * workers)
+    plan = plan_crossing(make_routing(index_TK, num_experts), (num_experts // workers,) * workers)
     sets, away = comb(num_experts, choices), comb(num_experts - num_experts // workers, choices)
-    assert sum(header.num_tokens for header in parcels.headers) == workers * (sets - away)
-    assert sum(header.num_rows for header in parcels.headers) == sets * choices
+    assert sum(header.num_tokens for header in plan.headers) == workers * (sets - away)
+    assert sum(header.num_rows for header in plan.headers) == sets * choices

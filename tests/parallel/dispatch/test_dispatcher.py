@@ -14,11 +14,14 @@ import torch
 from dougong.errors import LaunchError
 from dougong.ops import permute
 from dougong.ops.experts.base import Block
-from dougong.parallel.comm.exchange import Exchange, TensorMessage
+from dougong.parallel.comm.exchange import Exchange
+from dougong.parallel.comm.message import TensorMessage
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Combine
-from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec, ExpertBatch
-from dougong.parallel.plan import Plan, Role
+from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.dispatch.handle import ExpertBatch
+from dougong.parallel.dispatch.spec import DispatchSpec
+from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Kind, MessageKind, Operation
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.flight import ExpertsCall
@@ -70,10 +73,10 @@ def calls_of(kind: str, lanes: Iterable[int], num_experts: int) -> dict[int, Exp
 
 def serve(rows_RH: Tensor, blocks: Sequence[Block]) -> Tensor:
     """Expert e answers x * (e + 1) + lane / 8."""
-    answers_RH = torch.full_like(rows_RH, float("nan"))
+    outputs_RH = torch.full_like(rows_RH, float("nan"))
     for block in blocks:
-        answers_RH[block.span] = rows_RH[block.span] * (block.expert + 1) + block.lane / 8
-    return answers_RH
+        outputs_RH[block.span] = rows_RH[block.span] * (block.expert + 1) + block.lane / 8
+    return outputs_RH
 
 
 Found = dict[int, tuple[Tensor, Tensor, Tensor]]
@@ -81,7 +84,7 @@ Found = dict[int, tuple[Tensor, Tensor, Tensor]]
 
 
 def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """By the functions of `permute.py`, with nobody to write to."""
+    """By the functions of `permute.py`, with nobody to send to."""
     call = calls_of(kind, [lane], num_experts)[lane]
     of = permute.make_routing(call.index, num_experts, kind == "identity")
     blocks = blocks_of(range(num_experts), {lane: of.counts_E.tolist()})
@@ -93,55 +96,54 @@ def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tenso
     return combined, permute.permute_backward(danswers * factors[:, None], dout, call.weights, of), dweights
 
 
-class Office:
-    """One worker's end of everything: its dispatcher and its mail."""
+class WorkerEnd:
+    """One worker's end of everything: its dispatcher and its exchange of messages."""
 
     def __init__(self, world: World, plan: Plan, combine: Combine = "at_attention", identity: bool = False) -> None:
         self.world, self.plan = world, plan
-        self.mail = Exchange(world)
-        post = DispatchSpec(HIDDEN, torch.float32, torch.device("cpu"), combine)
-        self.dispatcher = Dispatcher(world.rank, plan, post, identity)
+        self.exchange = Exchange(world)
+        spec = DispatchSpec(HIDDEN, torch.float32, torch.device("cpu"), combine)
+        self.dispatcher = Dispatcher(world.rank, plan, spec, identity)
         worker = plan.workers[world.rank]
-        role: Role = "both" if worker.lanes and worker.num_experts else "attention" if worker.lanes else "experts"
-        self.program = serial(1, 1, role)
+        self.program = serial(1, 1, worker.role_in_step)
 
     def round_trip(self, kind: str, absent: frozenset[int] = frozenset()) -> Found:
         lanes = [lane for lane in self.plan.workers[self.world.rank].lanes if lane not in absent]
         calls = calls_of(kind, lanes, self.plan.num_experts)
         for message in MessageKind:
-            self.mail.expect(message, self.dispatcher.due(message, self.program))
-        post, mail, found = self.dispatcher, self.mail, {}
+            self.exchange.expect(message, self.dispatcher.expected(message, self.program))
+        dispatcher, exchange, found = self.dispatcher, self.exchange, {}
         for operation in self.program:
             if operation.kind is Kind.SEND_ROWS:
-                sent = post.ask(KEY, calls)
-                mail.send(MessageKind.ROWS, KEY, post.rows(sent))
+                handle = dispatcher.begin_call(KEY, calls)
+                exchange.send(MessageKind.ROWS, KEY, dispatcher.rows(handle))
             elif operation.kind is Kind.EXPERTS_FORWARD:
-                served = post.open(KEY, mail.receive(MessageKind.ROWS, KEY))
-                self.check_wave(served)
-                served.answers = serve(served.rows, served.blocks)
-                mail.send(MessageKind.OUTPUTS, KEY, post.answers(served))
+                batch = dispatcher.make_batch(KEY, exchange.receive(MessageKind.ROWS, KEY))
+                self.check_batch(batch)
+                batch.outputs = serve(batch.rows, batch.blocks)
+                exchange.send(MessageKind.OUTPUTS, KEY, dispatcher.outputs(batch))
             elif operation.kind is Kind.RECEIVE_OUTPUTS:
-                post.take_answers(sent, mail.receive(MessageKind.OUTPUTS, KEY))
-                douts = {lane: torch.ones_like(combined) for lane, combined in sent.combined.items()}
-                mail.send(MessageKind.OUTPUT_GRADIENTS, KEY, post.answer_gradients(sent, douts))
+                dispatcher.combine(handle, exchange.receive(MessageKind.OUTPUTS, KEY))
+                douts = {lane: torch.ones_like(combined) for lane, combined in handle.combined.items()}
+                exchange.send(MessageKind.OUTPUT_GRADIENTS, KEY, dispatcher.output_gradients(handle, douts))
             elif operation.kind is Kind.EXPERTS_BACKWARD:
-                post.open_gradients(served, mail.receive(MessageKind.OUTPUT_GRADIENTS, KEY))
-                factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in served.blocks] or [served.rows])
-                served.drows = served.danswers * factors
-                mail.send(MessageKind.ROW_GRADIENTS, KEY, post.row_gradients(served))
+                dispatcher.take_output_gradients(batch, exchange.receive(MessageKind.OUTPUT_GRADIENTS, KEY))
+                factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in batch.blocks] or [batch.rows])
+                batch.drows = batch.doutputs * factors
+                exchange.send(MessageKind.ROW_GRADIENTS, KEY, dispatcher.row_gradients(batch))
             elif operation.kind is Kind.RECEIVE_ROW_GRADIENTS:
-                gradients = post.take_row_gradients(sent, mail.receive(MessageKind.ROW_GRADIENTS, KEY))
-                found = {lane: (sent.combined[lane], *gradients[lane]) for lane in calls}
-        mail.finish()
-        mail.close()
+                gradients = dispatcher.input_gradients(handle, exchange.receive(MessageKind.ROW_GRADIENTS, KEY))
+                found = {lane: (handle.combined[lane], *gradients[lane]) for lane in calls}
+        exchange.finish()
+        exchange.close()
         return found
 
-    def check_wave(self, served: ExpertBatch) -> None:
-        blocks = served.blocks
+    def check_batch(self, batch: ExpertBatch) -> None:
+        blocks = batch.blocks
         assert [(b.lane, b.expert) for b in blocks] == sorted({(b.lane, b.expert) for b in blocks}), "lanes in order"
         assert [b.start for b in blocks] == [sum(b.count for b in blocks[:i]) for i in range(len(blocks))]
         own = self.plan.workers[self.world.rank].experts[0]
-        assert sum(b.count for b in blocks) == len(served.rows) and {b.expert for b in blocks} <= set(own)
+        assert sum(b.count for b in blocks) == len(batch.rows) and {b.expert for b in blocks} <= set(own)
 
 
 LAYOUTS = ("BBBB", "AEEE", "AAAE", "ABEE", "EABB", "AEAE")
@@ -152,10 +154,10 @@ def every_layout(world: World, plan: Plan, combine: Combine) -> dict[tuple[str, 
     cases = list(itertools.product(LAYOUTS, ROUTINGS))
     results = {}
     for roles, kind in cases:
-        office = Office(world, plan_of(roles, LANES, EXPERTS), combine, kind == "identity")
-        results[roles, kind] = office.round_trip(kind)
+        end = WorkerEnd(world, plan_of(roles, LANES, EXPERTS), combine, kind == "identity")
+        results[roles, kind] = end.round_trip(kind)
     absent = frozenset({1, 3, 4, 5})
-    results["AEAE", "absent lanes"] = Office(world, plan_of("AEAE", LANES), combine).round_trip("random", absent)
+    results["AEAE", "absent lanes"] = WorkerEnd(world, plan_of("AEAE", LANES), combine).round_trip("random", absent)
     return results
 
 
@@ -186,33 +188,33 @@ def test_every_layout_of_four_workers_and_every_routing_is_one_worker(combine: C
 def test_a_world_of_one_needs_no_messages(num_experts: int, num_absent: int, kind: str) -> None:
     world = World.alone()
     num_experts = max(num_experts, 2) if kind == "one expert gets all" else num_experts
-    office = Office(world, plan_of("B", LANES, num_experts), identity=kind == "identity")
-    found = office.round_trip(kind, frozenset(range(num_absent)))
+    end = WorkerEnd(world, plan_of("B", LANES, num_experts), identity=kind == "identity")
+    found = end.round_trip(kind, frozenset(range(num_absent)))
     assert found.keys() == set(range(num_absent, LANES))
     for lane, ours in found.items():
         assert all(torch.equal(a, b) for a, b in zip(ours, on_one_worker(kind, lane, num_experts), strict=True))
-    assert world.bytes_sent == 0 and not any(office.mail.bytes_sent.values())
+    assert world.bytes_sent == 0 and not any(end.exchange.bytes_sent.values())
 
 
 def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
     """Rank 0, who asks, believes to be elsewhere: what each worker says."""
-    office = Office(world, plan)
+    end = WorkerEnd(world, plan)
     wrong = world.rank == 0
     if difference == "generation" and wrong:
         world.member = replace(world.member, generation=world.member.generation + 1)
-    office.mail.begin_step(8 if difference == "step" and wrong else 7)
+    end.exchange.begin_step(8 if difference == "step" and wrong else 7)
     key = (2 if difference == "site" and wrong else 1, 4 if difference == "microbatch" and wrong else 3)
-    operations = [Operation(o.kind, *key) for o in office.program]
-    office.mail.expect(MessageKind.ROWS, office.dispatcher.due(MessageKind.ROWS, operations))
+    operations = [Operation(o.kind, *key) for o in end.program]
+    end.exchange.expect(MessageKind.ROWS, end.dispatcher.expected(MessageKind.ROWS, operations))
     said = None
     if world.rank == 0:
-        office.mail.send(MessageKind.ROWS, key, {1: TensorMessage([torch.zeros(1, 2)])})
+        end.exchange.send(MessageKind.ROWS, key, {1: TensorMessage([torch.zeros(1, 2)])})
     else:
         try:
-            office.mail.receive(MessageKind.ROWS, key)
+            end.exchange.receive(MessageKind.ROWS, key)
         except LaunchError as error:
             said = str(error)
-    world.barrier()  # rank 0 stays until its letter has been read
+    world.barrier()  # rank 0 stays until its message has been read
     return said
 
 
@@ -221,33 +223,35 @@ def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
     [
         (
             "step",
-            "worker 0 sent a letter that worker 1 does not wait for (rows of site 1, micro-batch 3): step 8 against 7",
+            "worker 0 (east/0) sent a message that worker 1 (east/1) does not expect "
+            "(rows of site 1, micro-batch 3): step 8 against 7",
         ),
         (
             "site",
-            "worker 0 sent a letter that worker 1 does not wait for (rows of site 1, micro-batch 3): site 2 against 1",
+            "worker 0 (east/0) sent a message that worker 1 (east/1) does not expect "
+            "(rows of site 1, micro-batch 3): site 2 against 1",
         ),
         ("generation", "(rows of site 1, micro-batch 3): generation 2 against 1; the two do not run the same schedule"),
         ("microbatch", "(rows of site 1, micro-batch 3): microbatch 4 against 3; the two do not run the same schedule"),
     ],
 )
-def test_a_letter_that_is_not_due_is_refused_by_name(difference: str, said: str) -> None:
+def test_a_message_that_is_not_due_is_refused_by_name(difference: str, said: str) -> None:
     first, second = run_workers(out_of_step, plan_of("AE"), difference)
     assert first is None and second is not None and said in second
 
 
 def a_round_trip(combine: Combine, change: Callable[[MessageKind, TensorMessage], TensorMessage]) -> None:
-    """Everything that one attention and one experts worker write to each other, changed on the way."""
-    plan, post = plan_of("AE"), DispatchSpec(HIDDEN, torch.float32, torch.device("cpu"), combine, ("first.experts",))
-    asking, serving = Dispatcher(0, plan, post, False), Dispatcher(1, plan, post, False)
-    sent = asking.ask(KEY, calls_of("random", range(LANES), EXPERTS))
-    served = serving.open(KEY, {0: change(MessageKind.ROWS, asking.rows(sent)[1])})
-    served.answers = serve(served.rows, served.blocks)
-    asking.take_answers(sent, {1: change(MessageKind.OUTPUTS, serving.answers(served)[0])})
-    letters = asking.answer_gradients(sent, sent.combined)
-    serving.open_gradients(served, {0: change(MessageKind.OUTPUT_GRADIENTS, letters[1])})
-    served.drows = served.danswers
-    asking.take_row_gradients(sent, {1: change(MessageKind.ROW_GRADIENTS, serving.row_gradients(served)[0])})
+    """Everything that one attention and one experts worker send each other, changed on the way."""
+    plan, spec = plan_of("AE"), DispatchSpec(HIDDEN, torch.float32, torch.device("cpu"), combine, ("first.experts",))
+    asking, serving = Dispatcher(0, plan, spec, False), Dispatcher(1, plan, spec, False)
+    handle = asking.begin_call(KEY, calls_of("random", range(LANES), EXPERTS))
+    batch = serving.make_batch(KEY, {0: change(MessageKind.ROWS, asking.rows(handle)[1])})
+    batch.outputs = serve(batch.rows, batch.blocks)
+    asking.combine(handle, {1: change(MessageKind.OUTPUTS, serving.outputs(batch)[0])})
+    messages = asking.output_gradients(handle, handle.combined)
+    serving.take_output_gradients(batch, {0: change(MessageKind.OUTPUT_GRADIENTS, messages[1])})
+    batch.drows = batch.doutputs
+    asking.input_gradients(handle, {1: change(MessageKind.ROW_GRADIENTS, serving.row_gradients(batch)[0])})
 
 
 WEIGHTS = {
@@ -267,14 +271,14 @@ CHANGES: dict[str, Callable[[Tensor], list[Tensor]]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 @pytest.mark.parametrize(("combine", "message", "number"), PARTS)
-def test_a_letter_of_another_shape_or_dtype_is_refused_by_name(
+def test_a_message_of_another_shape_or_dtype_is_refused_by_name(
     combine: Combine, message: MessageKind, number: int, what: str
 ) -> None:
-    """Any part of any letter; both ends, the place and both values are named."""
+    """Any part of any message; both ends, the place and both values are named."""
 
-    def change(of: MessageKind, letter: TensorMessage) -> TensorMessage:
-        parts = list(letter.parts)
-        if of is message:
+    def change(kind: MessageKind, sent: TensorMessage) -> TensorMessage:
+        parts = list(sent.parts)
+        if kind is message:
             parts[number : number + 1] = CHANGES[what](parts[number])
         return TensorMessage(parts)
 

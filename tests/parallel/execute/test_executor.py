@@ -10,7 +10,8 @@ from dougong.errors import ModelError
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
 from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
-from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
+from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.colocated import colocated
@@ -48,10 +49,10 @@ class Bench:
     def train(self, forwards: Mapping[int, Forward], scale: float = 1.0, microbatches: int = 1) -> dict[int, Tensor]:
         """The losses of the last micro-batch by lane; every micro-batch is the same."""
         program = Program("east/0", "both", tuple(colocated(2, microbatches, "both")))
-        losses = self.executor.train(program, Training(lambda microbatch: forwards, scale, self.hand_out))
+        losses = self.executor.train(program, Training(lambda microbatch: forwards, scale, self.sink))
         return {lane: loss for (lane, microbatch), loss in losses.items() if microbatch == microbatches - 1}
 
-    def hand_out(self, lane: int, microbatch: int) -> Callable[[GraphNode, Tensor], None]:
+    def sink(self, lane: int, microbatch: int) -> Callable[[GraphNode, Tensor], None]:
         names = {leaf_node(w): i for i, w in enumerate(self.weights)}
 
         def take(node: GraphNode, gradient: Tensor) -> None:

@@ -178,7 +178,7 @@ class Pilot:
         danswers, dweights = combine_backward(dout, answers, call.hidden, call.weights, routing)
         drows = self.shard.backward((site, self._microbatch), danswers)
         self.shard.add_weights((site, self._microbatch))
-        self._flight.take_back(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
+        self._flight.add_input_gradients(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
 
     def _take(self, leaf: GraphNode, gradient: Tensor) -> None:
         self.gradients[self._names[leaf]].add_(gradient)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from dougong.checkpoint.conversion import Reading
-from dougong.checkpoint.routes import dense_route, expert_route, refuse_shared, stored_dtype
+from dougong.checkpoint.parameters import dense_on_disk, expert_on_disk, refuse_shared, stored_dtype
 from dougong.errors import ModelError
 from torch import Tensor
 
@@ -33,8 +33,7 @@ def one_tensor_each(weight: Tensor) -> dict[str, Tensor]:
 
 
 def two_tensors_each(weight: Tensor) -> dict[str, Tensor]:
-    halves = {f"m.0.experts.{e}.{half}": weight[e][:2] for e in range(len(weight)) for half in ("gate", "up")}
-    return halves
+    return {f"m.0.experts.{e}.{half}": weight[e][:2] for e in range(len(weight)) for half in ("gate", "up")}
 
 
 def fused_and_turned(weight: Tensor) -> dict[str, Tensor]:
@@ -56,23 +55,23 @@ def one_name_too_many(weight: Tensor) -> dict[str, Tensor]:
 
 def test_a_tensor_for_each_expert_is_told_from_the_layers_number() -> None:
     """The layer's number is 0 as well; only the expert's runs."""
-    route = expert_route(Family(one_tensor_each), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
-    (piece,) = route.pieces(5)
+    parameter = expert_on_disk(Family(one_tensor_each), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
+    (piece,) = parameter.pieces(5)
     assert (piece.name, piece.row, piece.shape) == ("m.0.experts.5.w1", None, (4, 5))
-    assert (route.rows, route.shape, route.fused) == (6, (4, 5), [])
+    assert (parameter.rows, parameter.shape, parameter.fused) == (6, (4, 5), [])
 
 
 def test_an_expert_may_be_several_tensors() -> None:
-    route = expert_route(Family(two_tensors_each), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
-    assert [piece.name for piece in route.pieces(3)] == ["m.0.experts.3.gate", "m.0.experts.3.up"]
-    assert {piece.shape for piece in route.pieces(3)} == {(2, 5)}
+    parameter = expert_on_disk(Family(two_tensors_each), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
+    assert [piece.name for piece in parameter.pieces(3)] == ["m.0.experts.3.gate", "m.0.experts.3.up"]
+    assert {piece.shape for piece in parameter.pieces(3)} == {(2, 5)}
 
 
 def test_an_expert_may_be_a_row() -> None:
-    route = expert_route(Family(fused_and_turned), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
-    (piece,) = route.pieces(2)
+    parameter = expert_on_disk(Family(fused_and_turned), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
+    (piece,) = parameter.pieces(2)
     assert (piece.name, piece.row, piece.shape, piece.disk.shape) == ("m.0.experts.w", 2, (5, 4), (6, 5, 4))
-    assert [disk.name for disk in route.fused] == ["m.0.experts.w"]
+    assert [disk.name for disk in parameter.fused] == ["m.0.experts.w"]
 
 
 @pytest.mark.parametrize(
@@ -85,25 +84,25 @@ def test_an_expert_may_be_a_row() -> None:
 )
 def test_what_has_no_owner_is_refused(revert: Revert, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        expert_route(Family(revert), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
+        expert_on_disk(Family(revert), "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
 
 
 def test_what_would_be_read_as_another_tensor_is_refused() -> None:
     family = Family(one_tensor_each, live="m.1.experts.up")
     with pytest.raises(ModelError, match=r"would not read back what it writes: m\.0\.experts\.0\.w1 as m\.1\.experts"):
-        expert_route(family, "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
+        expert_on_disk(family, "m.0.experts.up", WEIGHT)  # type: ignore[arg-type]
 
 
 def test_two_live_tensors_in_one_on_disk_are_refused() -> None:
     tensor = torch.empty(3, dtype=torch.int64)
-    routes = [
-        dense_route(Family(lambda t: {"shared": t}, live), live, tensor)  # type: ignore[arg-type]
+    parameters = [
+        dense_on_disk(Family(lambda t: {"shared": t}, live), live, tensor)  # type: ignore[arg-type]
         for live in ("a", "b")
     ]
-    assert routes[0].pieces(None)[0].disk.dtype == "I64"
-    refuse_shared(routes[:1])
+    assert parameters[0].pieces(None)[0].disk.dtype == "I64"
+    refuse_shared(parameters[:1])
     with pytest.raises(ModelError, match="shared: on disk it mixes a and b"):
-        refuse_shared(routes)
+        refuse_shared(parameters)
 
 
 def test_floating_point_is_stored_as_float32() -> None:

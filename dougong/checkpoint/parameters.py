@@ -84,7 +84,7 @@ class DiskTensor:
 
 
 @dataclass(frozen=True)
-class Route:
+class ParameterOnDisk:
     """How one live parameter goes to disk and comes back.
 
     `rows` None: a dense tensor of `shape`. Else an experts module's parameter `[rows, *shape]`, of
@@ -114,8 +114,8 @@ class Route:
         return tuple(tensor.piece(expert) for tensor in self.tensors)
 
 
-def dense_route(converters: Converters, name: str, tensor: Tensor) -> Route:
-    """The route of a tensor that is stored whole."""
+def dense_on_disk(converters: Converters, name: str, tensor: Tensor) -> ParameterOnDisk:
+    """How a tensor lies on disk that is stored whole."""
     meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     written = converters.revert(name, meta)
     dtype = stored_dtype(tensor.dtype)
@@ -123,11 +123,11 @@ def dense_route(converters: Converters, name: str, tensor: Tensor) -> Route:
         DiskTensor(TensorShape(disk, dtype, tuple(values.shape)))
         for disk, values in written.items()
     ]
-    return _readable(converters, Route(name, tuple(tensor.shape), None, tuple(tensors)))
+    return _readable(converters, ParameterOnDisk(name, tuple(tensor.shape), None, tuple(tensors)))
 
 
-def expert_route(converters: Converters, name: str, tensor: Tensor) -> Route:
-    """The route of an experts module's parameter `[rows, ...]`.
+def expert_on_disk(converters: Converters, name: str, tensor: Tensor) -> ParameterOnDisk:
+    """How an experts module's parameter `[rows, ...]` lies on disk.
 
     transformers is asked what it would write for one, two and three experts. Why these answers tell
     all: a family stores an expert either as tensors of its own, whose names carry its number, or as
@@ -146,7 +146,7 @@ def expert_route(converters: Converters, name: str, tensor: Tensor) -> Route:
     rows = int(tensor.shape[0])
     tensors = tuple(_expert_tensor(name, disk, written, rows, dtype) for disk in written[0])
     _check_names_repeat(name, written, tensors)
-    return _readable(converters, Route(name, shape, rows, tensors))
+    return _readable(converters, ParameterOnDisk(name, shape, rows, tensors))
 
 
 _Written = Mapping[str, Tensor]
@@ -208,41 +208,41 @@ def _check_names_repeat(
         )
 
 
-def _readable(converters: Converters, route: Route) -> Route:
+def _readable(converters: Converters, parameter: ParameterOnDisk) -> ParameterOnDisk:
     """Add how transformers reads the tensors back.
 
     All of them must come to the same live name by one converter: else a folder that we write would
     be read as another model.
     """
-    readings = [converters.reading(tensor.disk.name) for tensor in route.tensors]
+    readings = [converters.reading(tensor.disk.name) for tensor in parameter.tensors]
     converter = readings[0].converter
     is_whole = converter is not None or len(readings) == 1
     for reading in readings:
-        if reading.live != route.live or reading.converter is not converter or not is_whole:
+        if reading.live != parameter.live or reading.converter is not converter or not is_whole:
             raise ModelError(
-                f"{route.live}: transformers would not read back what it writes: "
-                f"{_as_read(route, readings)}"
+                f"{parameter.live}: transformers would not read back what it writes: "
+                f"{_as_read(parameter, readings)}"
             )
     tensors = [
         dataclasses.replace(tensor, pattern=reading.pattern)
-        for tensor, reading in zip(route.tensors, readings, strict=True)
+        for tensor, reading in zip(parameter.tensors, readings, strict=True)
     ]
-    return dataclasses.replace(route, tensors=tuple(tensors), converter=converter)
+    return dataclasses.replace(parameter, tensors=tuple(tensors), converter=converter)
 
 
-def _as_read(route: Route, readings: Sequence[Reading]) -> str:
-    pairs = zip(route.tensors, readings, strict=True)
+def _as_read(parameter: ParameterOnDisk, readings: Sequence[Reading]) -> str:
+    pairs = zip(parameter.tensors, readings, strict=True)
     return ", ".join(f"{tensor.disk.name} as {reading.live}" for tensor, reading in pairs)
 
 
-def refuse_shared(routes: Iterable[Route]) -> None:
+def refuse_shared(parameters: Iterable[ParameterOnDisk]) -> None:
     """Refuse a family that keeps two live tensors in one on disk: one owner could not write it."""
     owners: dict[str, str] = {}
-    for route in routes:
-        for tensor in route.tensors:
+    for parameter in parameters:
+        for tensor in parameter.tensors:
             name = tensor.disk.name
             if name in owners:
                 raise ModelError(
-                    f"{name}: on disk it mixes {owners[name]} and {route.live}; not supported"
+                    f"{name}: on disk it mixes {owners[name]} and {parameter.live}; not supported"
                 )
-            owners[name] = route.live
+            owners[name] = parameter.live

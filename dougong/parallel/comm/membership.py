@@ -1,0 +1,46 @@
+"""A worker's place in its generation, and how its peers are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from dougong.deadlines import DEADLINES, Deadlines
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who this worker is among the workers of a generation.
+
+    `islands`: (name, native backend or "gloo", ranks) of every island. `attention`: the ranks that
+    hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
+    errors. `deadlines`: how long to wait for each other.
+    """
+
+    rank: int
+    size: int
+    generation: int
+    island: str
+    islands: tuple[tuple[str, str, tuple[int, ...]], ...]
+    device: torch.device
+    attention: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    deadlines: Deadlines = DEADLINES
+
+    @property
+    def native_peers(self) -> frozenset[int]:
+        """The ranks that the island's native library reaches, oneself among them."""
+        for name, backend, ranks in self.islands:
+            if name == self.island and backend != "gloo":
+                return frozenset(ranks)
+        return frozenset()
+
+    def in_words(self, ranks: Iterable[int]) -> str:
+        """Such as `worker 1 (east/1)` or `workers 1 (east/1), 2 (west/0)`."""
+        shown = [self._named(rank) for rank in ranks]
+        return f"{'worker' if len(shown) == 1 else 'workers'} {', '.join(shown)}"
+
+    def _named(self, rank: int) -> str:
+        return f"{rank} ({self.names[rank]})" if rank < len(self.names) else str(rank)

@@ -1,0 +1,122 @@
+"""Which way a tensor takes to a peer: by the island's native library, or through host memory.
+
+The native library (NCCL, HCCL) moves what lies on a device, inside one island. Everything else goes
+by gloo, which reaches every worker and speaks from host memory: what lies on a device is copied
+there before it leaves, and from there when it has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dougong.parallel.comm.wait import PeerWait, RankedWork
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Process groups of one kind of messages: gloo between everybody, the native library inside
+    one's island. None in a world of one."""
+
+    gloo: dist.ProcessGroup | None = None
+    native: dist.ProcessGroup | None = None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A tensor for `rank`, or the memory for one from it. Contiguous. `tag`: the same number at
+    both ends, by which gloo tells messages between two ranks apart."""
+
+    rank: int
+    tensor: Tensor
+    tag: int = 0
+
+
+@dataclass
+class UnderWay:
+    """Transfers that have begun. Their tensors may neither be read nor changed before they are
+    done: `host` and `native` waited for, and what `landings` hold copied to its place."""
+
+    host: list[RankedWork] = field(default_factory=list)
+    native: list[dist.Work] = field(default_factory=list)
+    landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def wait_for_host(self, wait: PeerWait) -> None:
+        """Until what goes through host memory has been sent or has arrived there."""
+        wait.for_works(self.host)
+
+    def wait_for_native(self, wait: PeerWait) -> None:
+        """Until the native library has done its part; on the stream of the thread that calls."""
+        wait.for_collective(self.native)
+
+    def land(self) -> None:
+        """Copy what has arrived in host memory to where it belongs."""
+        for host, target in self.landings:
+            target.copy_(host)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way of one kind of messages. `native_peers`: the ranks that the native library reaches."""
+
+    groups: Groups
+    native_peers: frozenset[int] = frozenset()
+
+    def is_native(self, tensor: Tensor, peer: int) -> bool:
+        """The one place where it is decided. Both ends decide alike: a message's tensors lie on the
+        same kind of device at both of them."""
+        return peer in self.native_peers and tensor.device.type != "cpu"
+
+    def begin(self, sends: Sequence[Transfer], receives: Sequence[Transfer]) -> UnderWay:
+        """Begin all of them and return at once. What is empty does not travel: both ends know the
+        sizes.
+
+        Every receive begins before any send, and nothing is waited for in between, so two workers
+        that send to each other do not wait in a ring.
+        """
+        begun, native = UnderWay(), list[dist.P2POp]()
+        for transfer in receives:
+            self._receive(transfer, begun, native)
+        for transfer in sends:
+            self._send(transfer, begun, native)
+        if native:
+            begun.native += dist.batch_isend_irecv(native)
+        return begun
+
+    def _receive(self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp]) -> None:
+        tensor, rank = transfer.tensor, transfer.rank
+        if not tensor.numel():
+            return
+        if self.is_native(tensor, rank):
+            native.append(dist.P2POp(dist.irecv, tensor, rank, self.groups.native))
+            return
+        landing = host_memory(tensor)
+        begun.host.append((rank, _begun(dist.irecv(landing, rank, self.groups.gloo, transfer.tag))))
+        if landing is not tensor:
+            begun.landings.append((landing, tensor))
+
+    def _send(self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp]) -> None:
+        tensor, rank = transfer.tensor, transfer.rank
+        if not tensor.numel():
+            return
+        if self.is_native(tensor, rank):
+            native.append(dist.P2POp(dist.isend, tensor, rank, self.groups.native))
+            return
+        host = tensor.cpu()  # itself, where it lies there already
+        begun.host.append((rank, _begun(dist.isend(host, rank, self.groups.gloo, transfer.tag))))
+
+
+def host_memory(tensor: Tensor) -> Tensor:
+    """The tensor itself where it lies in host memory, else room there for one like it."""
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+def _begun(work: dist.Work | None) -> dist.Work:
+    assert work is not None, "a message within one's own group"
+    return work

@@ -1,0 +1,85 @@
+"""Waits for peers: how long they last at most, and what is said when they end badly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from datetime import timedelta
+from types import TracebackType
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from dougong.errors import PeerError
+from dougong.parallel.comm.membership import Membership
+
+T = TypeVar("T")
+
+LAST_WORD_S = 1.0
+"""For so long a wait for a thread lasts beyond the limit. That thread waits with the same limit, may
+have begun a moment later, and knows which of the peers is missing."""
+
+RankedWork = tuple[int, dist.Work]
+"""A message under way, and the rank at its other end."""
+
+
+class PeerWait:
+    """One wait for peers, as a context: it begins when it is made and ends within `message_s`.
+
+    What the library raises inside, and the end of the time, become a PeerError that says who waited
+    for whom, and for what. PeerError, since as a rule the cause is what happened to the peer.
+    """
+
+    def __init__(self, member: Membership, peers: Iterable[int], what: str) -> None:
+        """`what` is waited for, such as `rows of site 1, micro-batch 0, step 12`."""
+        self._member, self._what = member, what
+        self._peers = [rank for rank in peers if rank != member.rank]
+        self._limit_s = member.deadlines.message_s
+        self._begun = time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit."""
+        return max(0.0, self._begun + self._limit_s - time.monotonic())
+
+    def for_works(self, works: Sequence[RankedWork]) -> None:
+        """Until all messages have been sent or have arrived. An error names the peer of the first
+        one that has not."""
+        for rank, work in works:
+            self._peers = [rank]
+            work.wait(self._left())
+
+    def for_collective(self, works: Sequence[dist.Work]) -> None:
+        """Until the library has done its part with all peers together."""
+        for work in works:
+            work.wait(self._left())
+
+    def for_future(self, future: Future[T]) -> T:
+        """The result of a thread that waits for the same messages."""
+        return future.result(self.left_s + LAST_WORD_S)
+
+    def _left(self) -> timedelta:
+        # Zero would mean "no limit" to torch.
+        return timedelta(seconds=max(0.001, self.left_s))
+
+    def __enter__(self) -> PeerWait:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, RuntimeError | FutureTimeout):
+            raise PeerError(self._words(error)) from error
+
+    def _words(self, error: BaseException) -> str:
+        me, peers = self._member.in_words([self._member.rank]), self._member.in_words(self._peers)
+        # The library says "timed out" in words of its own; the clock says it surely.
+        if self.left_s == 0.0 or isinstance(error, FutureTimeout):
+            limit = self._member.deadlines.words("message_s")
+            return f"{me} waited {limit} for {peers}: {self._what}"
+        return f"{me} lost {peers}: {self._what}: {error}"

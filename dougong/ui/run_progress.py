@@ -1,0 +1,113 @@
+"""What is true of a run now, as far as its events and rows have come. Pure: time is passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointRejected,
+    Event,
+    GenerationStarted,
+    RunEnded,
+    StateChanged,
+    WorkerDied,
+)
+from dougong.records.metrics import MetricsRow
+
+_STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
+_KEPT_LOSSES = 2000
+
+
+@dataclass(frozen=True)
+class NewestCheckpoint:
+    """`committed_at`: seconds of the view's clock; None for one that the run was resumed from."""
+
+    name: str
+    committed_at: float | None
+
+
+@dataclass
+class RunProgress:
+    """The run as far as events and rows have come; times are seconds of the view's clock.
+
+    `shares`: the part of all lanes that each island runs. `arrivals`: when the last steps came.
+    """
+
+    job_name: str
+    steps: int
+    started_at: float
+    state: str = "starting"
+    generation: int = 1
+    row: MetricsRow | None = None
+    validation: tuple[int, float] | None = None
+    checkpoint: NewestCheckpoint | None = None
+    failures: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+    losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
+    arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
+
+    def take(self, row: MetricsRow, now: float) -> None:
+        """A step's row: a step that comes again drops what was rewound."""
+        self._rewind(row["step"])
+        self.row, self.generation = row, row["attempt"]
+        self.losses.append((row["step"], row["loss"]))
+        self.arrivals.append((now, row["step"]))
+        if row.get("val_loss") is not None:
+            self.validation = (row["step"], row["val_loss"])
+
+    def note(self, event: Event, now: float) -> None:
+        """What an event changes: the newest checkpoint, the pace, the number of failures, the
+        state."""
+        self.generation = max(self.generation, event.generation)
+        match event:
+            case StateChanged():
+                self.state = event.state.lower()
+            case RunEnded():
+                self.state = event.kind
+            case GenerationStarted():
+                self.arrivals.clear()
+                if event.resume is not None and self.checkpoint is None:
+                    self.checkpoint = NewestCheckpoint(event.resume, None)
+            case CheckpointCommitted():
+                self.checkpoint = NewestCheckpoint(f"step {event.step}", now)
+            case CheckpointRejected():
+                self.checkpoint = None
+            case WorkerDied():
+                self.failures += 1
+            case _:
+                pass
+
+    def eta_s(self, now: float) -> float | None:
+        """Seconds left at the pace of the last steps, checkpoints and validation counted; None
+        when unknown."""
+        if self.row is None or not self.arrivals or self.state in _STATES_WITHOUT_PACE:
+            return None
+        (first_at, first), (last_at, last) = self.arrivals[0], self.arrivals[-1]
+        step_s = float(self.row["step_s"])
+        if last > first:
+            step_s = (last_at - first_at) / (last - first)
+        return max((self.steps - last) * step_s - (now - last_at), 0.0)
+
+    def island_rates(self) -> dict[str, float]:
+        """Tokens/s of each island that runs lanes: its own number when the row has it, else its
+        share of the lanes."""
+        if self.row is None:
+            return {}
+        rates = {}
+        for island, times in self.row.get("islands", {}).items():
+            shared = self.shares.get(island, 0.0) * self.row["tokens_per_s"]
+            rate = times.get("tokens_per_s", shared)
+            if rate:
+                rates[island] = rate
+        return rates
+
+    def _rewind(self, step: int) -> None:
+        """Forget what was known of `step` and later ones."""
+        while self.losses and self.losses[-1][0] >= step:
+            self.losses.pop()
+        if self.arrivals and self.arrivals[-1][1] >= step:
+            self.arrivals.clear()
+        if self.validation is not None and self.validation[0] >= step:
+            self.validation = None

@@ -1,0 +1,77 @@
+"""Rules that tie a job to the files of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dougong.job.load import load_job
+from tests.job.refusing import refusals
+from tests.launcher.jobs import write
+
+
+def test_data_files(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("texts/a.txt", "ids.bin", "corpus.bin", "corpus.idx", "half.bin", "tokenizer.json"):
+        (tmp_path / name).write_text("x")
+    model = "{family: qwen3_moe, config: {vocab_size: 99}}"
+    here = tmp_path
+    good = ["text: texts/a.txt", "text: 'texts/*.txt'", "text: '**/*.txt'", "tokens: ids.bin", "megatron: corpus",
+            "text: stdlib, tokenizer: tokenizer.json", "dataset: some/name"]  # fmt: skip
+    for data in good:
+        load_job(write(tmp_path, model=model, data=f"{{{data}}}"))
+    bad = {
+        "text: none.txt": f"data.text: no file is called {here}/none.txt or matches it as a glob; check the "
+        f"path, or use "
+        "`stdlib`",
+        "text: texts": f"data.text: {here}/texts is a folder; name its files with a glob, such as "
+        f"{here}/texts/**/*.txt",
+        "tokens: texts": f"data.tokens: there is no file {here}/texts on this machine; check the path",
+        "megatron: half": f"data.megatron: there is no file {here}/half.idx; give the path without .bin",
+        "megatron: corpus.bin": f"data.megatron: there is no file {here}/corpus.bin.bin and no file "
+        f"{here}/corpus.bin.idx; "
+        "give the path without .bin",
+        "text: stdlib, tokenizer: gpt2": f"data.tokenizer: there is no {here}/gpt2; give `bytes`, a "
+        f"tokenizer.json, or a "
+        "Hugging Face folder",
+        "tokens: ids.bin, tokenizer: tokenizer.json": "data.tokenizer: data.tokens holds token ids, so nothing "
+        "is left to "
+        "tokenise; remove data.tokenizer",
+    }
+    for data, line in bad.items():
+        assert refusals(write(tmp_path, model=model, data=f"{{{data}}}")) == [line]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/a", "a\\0b"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    for section in ("data", "model"):
+        key = "text" if section == "data" else "path"
+        assert refusals(write(tmp_path, **{section: f'{{{key}: "{name}"}}'}))[0].startswith(f"{section}.{key}: ")
+
+
+def test_token_files_need_the_size_of_the_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "ids.bin").write_text("x")
+    assert refusals(write(tmp_path, data="{tokens: ids.bin}")) == [
+        "model.config: has no vocab_size, and data.tokens does not say how many ids there are; add vocab_size: NUMBER"
+    ]
+
+
+def test_a_model_s_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    path = write(tmp_path, model="{path: model}")
+    assert refusals(path) == [
+        f"model.path: {folder}/config.json: No such file or directory; name a Hugging Face folder that is on "
+        f"this machine"
+    ]
+    folder.mkdir()
+    (folder / "config.json").write_text("{")
+    assert "is not JSON" in refusals(path)[0]
+    (folder / "config.json").write_text("[]")
+    assert "holds no JSON object" in refusals(path)[0]
+    (folder / "config.json").write_text(json.dumps({"num_experts": 1}))
+    assert "1 experts for 2 experts workers" in refusals(path)[0]
+    assert load_job(path, ["model.config.num_experts=2"]).job.model.path == str(folder)
+    assert refusals(path, "model.family=mixtral", "model.config.num_experts=2") == [
+        "model.path: a second model beside model.family; keep one of them"
+    ]

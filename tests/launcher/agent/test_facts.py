@@ -1,0 +1,41 @@
+"""What an agent says of its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import socket
+from pathlib import Path
+
+import pytest
+from dougong.accelerators.registry import get_accelerator
+from dougong.launcher.agent.facts import count_devices, describe_agent, installed_versions
+from dougong.records.machine import PACKAGES
+from tests.launcher.agent.test_settings import SETTINGS
+
+
+def test_every_package_that_may_change_bits_must_agree_over_the_nodes() -> None:
+    versions = installed_versions()
+    assert list(versions) == ["python", *PACKAGES]
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"][0].isdecimal()
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_facts_hold_what_this_process_finds(tmp_path: Path, seen: bool) -> None:
+    if seen:
+        (tmp_path / "job.yaml").write_text("job: toy\n")
+    settings = dataclasses.replace(SETTINGS, accelerator="cpu", run_dir=str(tmp_path))
+    facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"}, "node-of-ray")
+    assert (facts.agent, facts.island, facts.accelerator) == ("east", "east", "cpu")
+    assert (facts.node, facts.pid, facts.ray_node) == (socket.gethostname(), os.getpid(), "node-of-ray")
+    assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
+    assert facts.sees_run_dir is seen
+
+
+def test_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = get_accelerator("cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert count_devices(accelerator) == 0
+    assert count_devices(get_accelerator("cpu")) is None

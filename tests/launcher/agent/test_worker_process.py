@@ -1,0 +1,211 @@
+"""What runs in a forked process, and how it ends: each in a real fork of this test."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from dougong.control.fork_messages import ForkRequest
+from dougong.control.messages import Message
+from dougong.control.tasks import FingerprintTask, InspectTask, Task, TrainTask
+from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import (
+    FingerprintFound,
+    ModelFound,
+    WorkerDone,
+    WorkerMessage,
+    WorkerRaised,
+    WorkerWarning,
+)
+from dougong.deadlines import DEADLINES
+from dougong.errors import JobError, PeerError
+from dougong.fingerprint.cache import Probing
+from dougong.fingerprint.record import Fingerprint, JobShapes
+from dougong.job.schema import Drill, Job
+from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.worker_process import describe_error, resolve, run_child
+from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.training.preflight import Inspection
+from tests.launcher.toyrun import toy_job
+
+JOB = Job.model_validate(toy_job(steps=7))
+INVENTORY = Inventory("toy", (), (), 16, ())
+PLAN = make_plan(4, INVENTORY, [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)])
+HERE = "tests.launcher.agent.test_worker_process"
+SHAPES = JobShapes(((2, 3),), (1, 7), 2, 8, 16, 16, 32, 4, 256)
+
+
+class Forked:
+    """A worker process as its agent sees it, without a fork server."""
+
+    def __init__(self, task: Task, log: Path) -> None:
+        self.child = Child.open("east/1", 3, task, log, DEADLINES)
+        self.log = log
+        pid = os.fork()
+        if pid == 0:
+            os.close(self.child.channel.fileno())
+            request = ForkRequest(1, 3, "east/1", "10.0.0.2", task)
+            try:
+                run_child(request, list(self.child.worker_ends), DEADLINES)
+            finally:
+                os._exit(99)
+        self.child.close_worker_ends()
+        self._pid = pid
+
+    def status(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def messages(self) -> list[Message]:
+        found = []
+        while True:
+            try:
+                found.append(self.child.channel.receive(30))
+            except EOFError:
+                return found
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "0.log"
+
+
+def train_task(entry: str, **changes: object) -> TrainTask:
+    drills = (Drill(at_step=2, kill="east/0"), Drill(at_step=4, kill="east/1"))
+    fields = {"resume": "/runs/toy/checkpoints/step-000005", "drills": drills, **changes}
+    return TrainTask(f"{HERE}:{entry}", JOB, PLAN, "/runs/toy", ("10.0.0.1", 4000), console="east/0", **fields)  # type: ignore[arg-type]
+
+
+def report_context(context: WorkerContext) -> None:
+    """Say all that one was given."""
+    words = [
+        context.worker.name,
+        str(context.generation),
+        str(context.run_dir),
+        str(context.resume),
+        f"{context.store[0]}:{context.store[1]}",
+        context.address,
+        ",".join(str(drill.at_step) for drill in context.drills),
+        str(context.job == JOB and context.plan == PLAN),
+    ]
+    context.control.progress(5, "update", 2)
+    context.control.send(WorkerWarning(" ".join(words)))
+    print("printed")
+
+
+@pytest.mark.parametrize("resume", ["/runs/toy/checkpoints/step-000005", None])
+def test_a_training_worker_is_given_its_own_share(log: Path, resume: str | None) -> None:
+    forked = Forked(train_task("report_context", resume=resume), log)
+    words = f"east/1 3 /runs/toy {resume} 10.0.0.1:4000 10.0.0.2 4 True"
+    assert forked.messages() == [WorkerWarning(words), WorkerDone()]
+    assert forked.status() == 0
+    progress = forked.child.vector.read()
+    assert (progress.step, progress.phase, progress.operation) == (5, "update", 2)
+    forked.child.read_output()
+    assert log.read_text() == "printed\n"
+
+
+def stop_when_asked(context: WorkerContext) -> None:
+    while not context.control.stop_requested:
+        pass
+
+
+def test_a_stop_reaches_a_training_worker(log: Path) -> None:
+    forked = Forked(train_task("stop_when_asked"), log)
+    forked.child.vector.request_stop()
+    assert forked.messages() == [WorkerDone()]
+    assert forked.status() == 0
+
+
+def inspect(job: Job) -> Inspection:
+    return Inspection(INVENTORY, {"name": job.data.text, "digest": "d"}, SHAPES)
+
+
+def test_a_look_answers_with_what_it_found(log: Path) -> None:
+    forked = Forked(InspectTask(f"{HERE}:inspect", JOB), log)
+    (found,) = forked.messages()
+    assert isinstance(found, ModelFound)
+    assert (found.inventory, found.data) == (INVENTORY, {"name": "stdlib", "digest": "d"})
+    assert found.shapes is not None
+    assert JobShapes.from_json(found.shapes) == SHAPES
+
+
+def probe(probing: Probing) -> Fingerprint:
+    words = f"{probing.accelerator} {probing.index} {probing.worker} {probing.shapes == SHAPES}"
+    return Fingerprint({"adding": words}, "toy", {})
+
+
+def test_a_probe_is_told_its_device(log: Path) -> None:
+    devices = {"east/0": "cuda:0", "east/1": "cuda:7"}
+    (looked,) = Forked(InspectTask(f"{HERE}:inspect", JOB), log).messages()
+    assert isinstance(looked, ModelFound)
+    forked = Forked(FingerprintTask(f"{HERE}:probe", JOB, devices, looked.shapes), log)
+    (found,) = forked.messages()
+    assert isinstance(found, FingerprintFound)
+    assert Fingerprint.from_json(found.fingerprint).probes == {"adding": "cuda 7 east/1 True"}
+
+
+def raise_error(context: WorkerContext) -> None:
+    raise PeerError("east/0: connection reset")
+
+
+def make_mistake(context: WorkerContext) -> None:
+    raise JobError("job.yaml:3: steps: 0 is not positive")
+
+
+def leave(context: WorkerContext) -> None:
+    sys.exit(3)
+
+
+def test_an_exception_is_told_with_all_its_classes(log: Path) -> None:
+    forked = Forked(train_task("raise_error"), log)
+    (raised,) = forked.messages()
+    assert isinstance(raised, WorkerRaised)
+    assert (raised.type, raised.message, raised.errno) == ("PeerError", "east/0: connection reset", None)
+    assert raised.bases[:3] == ("PeerError", "DougongError", "Exception")
+    assert "in raise_error" in raised.traceback
+    assert forked.status() == 1
+    forked.child.read_output()
+    assert "in raise_error" in log.read_text()
+
+
+def test_a_users_mistake_is_one_line_in_the_log(log: Path) -> None:
+    forked = Forked(train_task("make_mistake"), log)
+    assert isinstance(forked.messages()[0], WorkerRaised)
+    assert forked.status() == 1
+    forked.child.read_output()
+    assert log.read_text() == "JobError: job.yaml:3: steps: 0 is not positive\n"
+
+
+def test_leaving_is_an_exception_too(log: Path) -> None:
+    forked = Forked(train_task("leave"), log)
+    (raised,) = forked.messages()
+    assert isinstance(raised, WorkerRaised)
+    assert (raised.type, forked.status()) == ("SystemExit", 1)
+
+
+def test_an_entry_that_is_not_there_is_told(log: Path) -> None:
+    forked = Forked(train_task("no_such_function"), log)
+    (raised,) = forked.messages()
+    assert isinstance(raised, WorkerRaised)
+    assert raised.type == "AttributeError"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "number"),
+    [
+        (ValueError("x"), "x", None),
+        (KeyError(), "KeyError", None),
+        (OSError(errno.ENOSPC, "no space left"), "[Errno 28] no space left", errno.ENOSPC),
+    ],
+)
+def test_errors_are_described(error: Exception, message: str, number: int | None) -> None:
+    told: WorkerMessage = describe_error(error)
+    assert isinstance(told, WorkerRaised)
+    assert (told.type, told.message, told.errno) == (type(error).__name__, message, number)
+
+
+def test_an_entry_is_resolved() -> None:
+    assert resolve("os.path:join") is os.path.join

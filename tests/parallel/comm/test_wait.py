@@ -1,0 +1,45 @@
+"""The end of a wait: what the library raises, and the end of the time, become one error that says who waited for
+whom."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+import torch
+from dougong.deadlines import Deadlines
+from dougong.errors import LaunchError, PeerError
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.wait import PeerWait
+
+
+def member(message_s: float) -> Membership:
+    names = ("east/0", "west/0", "west/1")
+    return Membership(0, 3, 1, "east", (), torch.device("cpu"), (0,), names, Deadlines(message_s=message_s))
+
+
+def test_an_error_of_the_library_is_a_lost_peer() -> None:
+    with pytest.raises(PeerError) as caught, PeerWait(member(600), [0, 1, 2], "rows of site 1"):
+        raise RuntimeError("connection closed by peer")
+    said = "worker 0 (east/0) lost workers 1 (west/0), 2 (west/1): rows of site 1: connection closed by peer"
+    assert str(caught.value) == said
+
+
+def test_the_end_of_the_time_names_its_key() -> None:
+    never: Future[None] = Future()
+    with pytest.raises(PeerError) as caught, PeerWait(member(0.01), [1], "rows of site 1") as wait:
+        wait.for_future(never)
+    said = "worker 0 (east/0) waited 0.01 s (fault.deadlines.message_s) for worker 1 (west/0): rows of site 1"
+    assert str(caught.value) == said
+
+
+def test_an_error_of_ours_comes_out_as_it_is() -> None:
+    with pytest.raises(LaunchError, match="^another$"), PeerWait(member(600), [1], "rows"):
+        raise LaunchError("another")
+    with pytest.raises(ZeroDivisionError), PeerWait(member(600), [1], "rows"):
+        raise ZeroDivisionError
+
+
+def test_time_runs_down_and_not_below_zero() -> None:
+    assert 599 < PeerWait(member(600), [1], "rows").left_s <= 600
+    assert PeerWait(member(0), [1], "rows").left_s == 0

@@ -1,0 +1,57 @@
+"""How many bytes cross between attention and experts, by the formulas of `parallel/dispatch/crossing.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from dougong.ops.permute import sum_dtype
+from dougong.parallel.dispatch.crossing import Combine, Header
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Sizes of what travels: `hidden_size` values of `dtype` in a vector, weights of
+    `weight_dtype`."""
+
+    hidden_size: int
+    dtype: torch.dtype
+    weight_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes between one lane and one worker for one site and micro-batch, by message. `header`
+    travels ahead once."""
+
+    header: int
+    forward: int
+    outputs: int
+    backward: int
+    gradients: int
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.header + other.header,
+            self.forward + other.forward,
+            self.outputs + other.outputs,
+            self.backward + other.backward,
+            self.gradients + other.gradients,
+        )
+
+
+def bytes_of(header: Header, widths: Widths, combine: Combine) -> Traffic:
+    """The formulas at the top of `parallel/dispatch/crossing.py`, for the routing that happened.
+
+    A row's place costs 4 bytes and its weight what it takes; the gradients of `at_attention` return
+    row by row, as the outputs do, because a sum by worker would depend on the layout. What stays on
+    one worker crosses nothing: leave its headers out.
+    """
+    vectors = header.num_tokens * widths.hidden_size * widths.dtype.itemsize
+    rows = header.num_rows * widths.hidden_size * widths.dtype.itemsize
+    weights = header.num_rows * widths.weight_dtype.itemsize
+    ahead, slots = 8 * len(header.numbers()), header.num_rows * torch.int32.itemsize
+    if combine == "at_attention":
+        return Traffic(ahead, vectors + slots, rows, vectors + weights, rows)
+    sums = header.num_rows * sum_dtype(widths.dtype).itemsize
+    return Traffic(ahead, vectors + slots + weights, vectors, vectors, vectors + sums)

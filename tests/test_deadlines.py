@@ -1,0 +1,25 @@
+"""Every time limit of the program."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dougong.deadlines import DEADLINES, LEAST_SILENCE_S, MOST_S, SETTABLE, Deadlines
+
+
+def test_every_limit_is_positive_seconds_by_its_name() -> None:
+    for field in dataclasses.fields(Deadlines):
+        assert field.name.endswith("_s")
+        assert 0 < getattr(DEADLINES, field.name) < MOST_S
+
+
+def test_what_may_be_set_is_a_limit_and_says_what_it_means() -> None:
+    names = {field.name for field in dataclasses.fields(Deadlines)}
+    assert set(SETTABLE) <= names
+    assert all(SETTABLE.values())
+
+
+def test_limits_that_depend_on_each_other_agree() -> None:
+    assert DEADLINES.agent_silence_s >= LEAST_SILENCE_S > DEADLINES.ping_every_s
+    assert DEADLINES.controller_silence_s > DEADLINES.agent_silence_s, "the controller finds the loss first"
+    assert DEADLINES.status_fresh_s > DEADLINES.status_every_s
