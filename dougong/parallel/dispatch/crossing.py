@@ -28,7 +28,7 @@ added in the order of the first choice in each. In float32 or wider, a token who
 to different workers, or all to one, so gets the bits of `at_attention`.
 
 What the attention side does with rows that came back, joined worker by worker, is in `ops.permute`:
-`combine_rows`, `permute_backward`, and `weights_backward` with `products_of_rows` (at attention) or
+`unpermute`, `permute_backward`, and `weights_backward` with `products_of_rows` (at attention) or
 with what arrived (at experts). More of the why: docs/design/dispatch-and-combine.md.
 
 Legend: L lanes; T tokens of a lane, K choices per token, H hidden size, E experts of a worker, D
@@ -50,8 +50,8 @@ from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
     Routing,
     make_routing,
+    permute,
     permute_backward,
-    permute_rows,
     sum_by_token,
     weights_of_rows,
 )
@@ -173,7 +173,7 @@ def pack_tokens(vectors_TH: Tensor, plan: CrossingPlan) -> tuple[Tensor, ...]:
 
     The result depends on: the arguments' values; vectors are copied, nothing is computed.
     """
-    return plan.split_vectors(permute_rows(vectors_TH, plan.crossing))
+    return plan.split_vectors(permute(vectors_TH, plan.crossing))
 
 
 def pack_weights(weights_TK: Tensor, plan: CrossingPlan) -> tuple[Tensor, ...]:
@@ -205,7 +205,7 @@ def routing_of_arrivals(headers: Iterable[Header], slots_R: Tensor) -> Routing:
     """What arrived, as a routing: all lanes' tokens, one lane after another, with their K choices.
 
     Rows lie as a batch's do, by lane, then expert, token and choice. `slots_R`: all lanes' slots,
-    int32, in the same order as the headers. `permute_rows` with it turns vectors [U, H] into the
+    int32, in the same order as the headers. `permute` with it turns vectors [U, H] into the
     batch's rows [R, H], forward and backward.
 
     The result depends on: the arguments (whole numbers).
@@ -251,7 +251,7 @@ def add_outputs(outputs_RH: Tensor, weights_R: Tensor, arrived: Routing) -> Tens
     their dtype.
 
     Products are in the wider dtype of outputs and weights, sums in float32 for half precision, as
-    in `combine_rows`.
+    in `unpermute`.
 
     The result depends on: the token's own rows here and their weights, and the order of its
     choices.
