@@ -91,11 +91,11 @@ class Rig:
         return loads
 
 
-def make_rig(job: Job, plan: Plan | None = None, world: World | None = None) -> Rig:
+def make_rig(job: Job, plan: Plan | None = None, world: World | None = None, options: StepOptions | None = None) -> Rig:
     """Build one worker's replica and stepper from initial values."""
     torch.set_num_threads(1)
     plan = plan or plan_for(job)
     world = world or World.alone()
     blueprint = build_model(job, VOCAB, world.member.device)
-    stepper = rebuild(blueprint, plan, world, StartState(), StepOptions())
+    stepper = rebuild(blueprint, plan, world, StartState(), options or StepOptions())
     return Rig(job, plan, stepper.parts.share.replica, stepper, world.rank)

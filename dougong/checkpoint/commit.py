@@ -74,19 +74,17 @@ def commit(
     pending = pending_directory(root, step, generation)
     try:
         merge.check_origin(parts, step, generation, pending.name)
-        files = merge.merge_files(parts)
-        model = merge.merge_models(parts)
-        merge.check_complete(parts, model.tensors, additions.expected)
-        _check_sizes(pending, files)
-        texts = _small_files(model.files, files, additions.tokenizer)
-        files.update(_write_small_files(pending, texts))
+        merged = merge.merge_parts(parts, additions.expected)
+        _check_sizes(pending, merged.files)
+        texts = _small_files(merged, additions.tokenizer)
+        small = _write_small_files(pending, texts)
         manifest = Manifest(
             step=step,
             generation=generation,
             metadata=_metadata(additions, parts),
-            files=files,
-            tensors=model.tensors,
-            keep_float32=tuple(sorted(set(model.keep_float32))),
+            files={**merged.files, **small},
+            tensors=merged.model.tensors,
+            keep_float32=tuple(sorted(set(merged.model.keep_float32))),
         )
         return _publish(root, pending, manifest)
     except OSError as error:
@@ -112,12 +110,10 @@ def _check_sizes(pending: Path, files: Mapping[str, FileRecord]) -> None:
             )
 
 
-def _small_files(
-    model_files: Mapping[str, str], files: Mapping[str, FileRecord], tokenizer: Path | None
-) -> dict[str, bytes]:
+def _small_files(merged: merge.MergedParts, tokenizer: Path | None) -> dict[str, bytes]:
     """What lies beside the tensors: the model's own files, the index, the tokenizer."""
-    texts = {f"{MODEL}/{name}": text.encode() for name, text in model_files.items()}
-    texts[INDEX_FILE] = _index(files)
+    texts = {f"{MODEL}/{name}": text.encode() for name, text in merged.model.files.items()}
+    texts[INDEX_FILE] = _index(merged.files)
     for path in _tokenizer_files(tokenizer):
         texts[f"{MODEL}/{path.name}"] = path.read_bytes()
     return texts

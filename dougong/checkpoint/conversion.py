@@ -75,6 +75,8 @@ class Converters:
                 f"({', '.join(converter.source_patterns)}), which one owner cannot write; "
                 "such families are not supported"
             )
+        # A converter gathers tensors until it has all of its sources; this one has a single source,
+        # so it is whole at once and empty again after `convert`.
         converter.add_tensor(renamed, live, pattern, tensor)
         out = converter.convert(renamed, model=self._model, config=self._model.config)
         return {_rename(name, self._back_renamings): _single(value) for name, value in out.items()}

@@ -42,6 +42,7 @@ def digest_range(fd: int, offset: int, num_bytes: int) -> str:
 def read_into(fd: int, view: memoryview, offset: int) -> None:
     """Fill `view` from `offset`. A file that ends early raises `CheckpointError`."""
     while view.nbytes:
+        # One call may give less than was asked for, on any file system, without an error.
         got = os.preadv(fd, [view], offset)
         if got == 0:
             raise CheckpointError(
@@ -74,6 +75,7 @@ def sync_file(fd: int) -> None:
     """Make a file durable and drop it from the page cache, so that what is read next comes from
     storage."""
     os.fsync(fd)
+    # Pages that are not yet written cannot be dropped, hence after fsync; macOS has no such call.
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -86,6 +88,7 @@ def sync_directory(path: Path) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a small file that must not exist yet, durably."""
+    # O_EXCL: whoever finds the name taken is told so, and never writes into another's file.
     with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
         write_at(fd, data, 0)
         os.fsync(fd)

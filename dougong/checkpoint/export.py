@@ -76,6 +76,7 @@ def export(
     manifest = Manifest.load(directory)
     unfinished = out.parent / f".{out.name}.unfinished"
     try:
+        # An export that was killed may have left its half; it has a name that nobody looks for.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         _write_folder(_Export(directory, manifest, unfinished, dtype), shard_bytes)

@@ -119,9 +119,7 @@ class Names:
         """A logical tensor's values as they lie on disk; may be views of `tensor`. Raises
         `ModelError` on its shape."""
         route, expert = self._find(logical)
-        shape = tuple(tensor.shape)
-        if shape != route.shape:
-            raise ModelError(f"{logical}: shape {shape}, but the model has {route.shape}")
+        _check_shape(f"{logical}: shape", tensor, route)
         if route.converter is None and expert is None:
             return [(route.pieces(None)[0], tensor)]
         # transformers converts whole parameters; one expert is a parameter of one row.
@@ -144,9 +142,7 @@ class Names:
         live = self._read(route, parts)
         if expert is not None:
             live = live[0]
-        shape = tuple(live.shape)
-        if shape != route.shape:
-            raise ModelError(f"{logical}: reads as {shape}, but the model has {route.shape}")
+        _check_shape(f"{logical}: reads as", live, route)
         return live
 
     def _read(self, route: Route, parts: list[tuple[str, Tensor]]) -> Tensor:
@@ -166,6 +162,12 @@ class Names:
                 f"{logical}: the model has no such tensor; `Names.tensors()` lists them"
             )
         return route, expert
+
+
+def _check_shape(what: str, tensor: Tensor, route: Route) -> None:
+    shape = tuple(tensor.shape)
+    if shape != route.shape:
+        raise ModelError(f"{what} {shape}, but the model has {route.shape}")
 
 
 def _split(logical: str) -> tuple[str, int | None]:
@@ -206,6 +208,7 @@ def _kept_in_float32(model: Any, routes: Iterable[Route]) -> tuple[str, ...]:
 
 
 def _model_files(model: Any) -> dict[str, str]:
+    # As `save_pretrained` would write it, but for the dtype: master weights are float32.
     config = copy.deepcopy(model.config)
     config.dtype = "float32"
     config.architectures = [type(model).__name__]

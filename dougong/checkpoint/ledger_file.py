@@ -83,6 +83,7 @@ class LedgerWriter:
         files: list[Path] = []
         for folder in folders:
             files += sorted(folder.glob("*.bin"))
+        # The new file is counted as if it were full, so that the limit holds when it is.
         kept = self._file_bytes
         for file in reversed(files):
             kept += file.stat().st_size
@@ -127,5 +128,6 @@ def _records(folder: Path, step: int, num_tensors: int) -> Iterator[Any]:
     kind = record_type(num_tensors)
     for file in files[-1:]:
         data = file.read_bytes()
+        # A worker that died while it wrote leaves a record that is not whole; it is not counted.
         records = np.frombuffer(data, kind, len(data) // kind.itemsize)
         yield from records[records["step"] == step]

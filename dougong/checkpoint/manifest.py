@@ -217,6 +217,7 @@ class Manifest:
 def _parse(data: bytes) -> Manifest:
     body = _checked_body(json.loads(data))
     files = {name: FileRecord.from_json(raw) for name, raw in body["files"].items()}
+    # The digest says that the text is as it was written; these, that what was written makes sense.
     for name, record in files.items():
         _check_file(name, record)
     return Manifest(
@@ -233,6 +234,7 @@ def _checked_body(document: dict[str, Any]) -> dict[str, Any]:
     if document["format"] != FORMAT:
         raise ValueError(f"format {document['format']!r}, this dougong reads {FORMAT!r}")
     body: dict[str, Any] = document["body"]
+    # Of the values, not of the text: canonical JSON has one text for them, whoever wrote it.
     actual = digest(_canonical(body).encode())
     if actual != document["digest"]:
         raise ValueError(f"its digest is {actual}, it says {document['digest']}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dougong.checkpoint.manifest import MODEL_GROUP, EntryKey, FileRecord, ModelTensors
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, StateShape
@@ -67,6 +68,22 @@ def _check_one_part_each(parts: Sequence[CheckpointPart], step: int) -> None:
         raise CheckpointError(
             f"step {step}: {', '.join(twice)} sent more than one part; each worker sends one"
         )
+
+
+@dataclass(frozen=True)
+class MergedParts:
+    """What all workers have written between them, found to be one whole state."""
+
+    files: dict[str, FileRecord]
+    model: ModelDescription
+
+
+def merge_parts(parts: Sequence[CheckpointPart], expected: Sequence[StateShape]) -> MergedParts:
+    """The files and the model of parts of one step, which must hold the model and `expected`."""
+    files = merge_files(parts)
+    model = merge_models(parts)
+    check_complete(parts, model.tensors, expected)
+    return MergedParts(files, model)
 
 
 def merge_files(parts: Sequence[CheckpointPart]) -> dict[str, FileRecord]:

@@ -101,6 +101,7 @@ class CheckpointReader:
 
     def _tensor(self, file: str, entry: Entry) -> Tensor:
         where = f"{self.directory / file}: {entry.label}"
+        # Read into the tensor's own memory: a large expert is never held twice.
         data = torch.empty(entry.num_bytes, dtype=torch.uint8)
         view = data.numpy().data
         try:
@@ -116,6 +117,7 @@ class CheckpointReader:
         return data.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _open(self, file: str) -> int:
+        # Kept open: a worker reads thousands of ranges of few files.
         if file not in self._files:
             self._files[file] = os.open(self.directory / file, os.O_RDONLY | os.O_CLOEXEC)
         return self._files[file]

@@ -82,6 +82,7 @@ def prune(
     kept, invalid, removed = _sort(root, keep, trusted)
     if generation is not None:
         removed += _stale(root, generation, kept)
+    # Only now that enough valid ones are known is anything deleted.
     for path in removed:
         _delete(root, path)
     _empty_trash(root)
@@ -107,6 +108,7 @@ def _sort(
 
 
 def _is_valid(path: Path, trusted: Collection[str]) -> bool:
+    # Reading every byte at every save would cost as much as writing them.
     if path.name in trusted:
         return verify_sizes(path).ok
     return verify(path).ok

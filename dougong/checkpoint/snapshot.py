@@ -107,8 +107,8 @@ class Saver:
         """Copy the tensors and start writing them. Once this returns, the caller may change them.
 
         Waits first for the save before, as `wait` does, and raises what that save failed with.
-        Floating tensors are float32 (master weights); anything else raises
-        `CheckpointError`, a wrong shape `ModelError`.
+        Floating tensors are float32 (master weights); anything else raises `CheckpointError`, a
+        wrong shape `ModelError`.
         """
         self.wait()
         files: dict[str, list[_Staged]] = {}
@@ -118,6 +118,7 @@ class Saver:
             for staged in self._copy(item):
                 files.setdefault(staged.file, []).append(staged)
         directory = pending_directory(self._root, step, self._writer.generation)
+        # The writer thread reads staging memory only; the tensors are training's again.
         self._start(_WriteJob(step, directory, files, tuple(state)))
 
     def wait(self) -> None:
@@ -135,6 +136,7 @@ class Saver:
                     "the storage under the run directory is too slow or hangs"
                 )
             self._thread = None
+        # The thread that could set it has ended: nobody writes it while it is read.
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -222,26 +224,26 @@ class Saver:
         if layout is None:
             layout = plan_layout(item.shape for item in staged)
             flags |= os.O_EXCL
-            writes_header = True
+            header = _header_record(layout)
         else:
             # All workers plan a shared file alike, from the model alone, so each may write its
             # rows without asking the others. Whoever holds the file's first row writes the header:
             # exactly one worker does.
-            writes_header = _holds_first_row(layout, staged)
+            header = _header_record(layout) if _holds_first_row(layout, staged) else None
         entries = tuple(_entry(layout, item) for item in staged)
-        header = None
-        if writes_header:
-            header = (len(layout.header), digest(layout.header))
         with opened(path, flags) as fd:
-            if writes_header:
+            if header is not None:
                 write_at(fd, layout.header, 0)
             _write_entries(fd, entries, staged)
+            # The page cache would answer with what was just written; a bad disk shows itself only
+            # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
             _read_back(path, fd, entries, header)
         return FileRecord(layout.num_bytes, None, header, entries)
 
     def _sync_directories(self, job: _WriteJob) -> None:
         """Make the names durable, from the checkpoint's folders up to the root."""
+        # fsync of a file keeps its bytes, not the entry in its directory by which it is found.
         folders = {job.directory.parent, self._root}
         for file in job.files:
             folder = (job.directory / file).parent
@@ -249,6 +251,10 @@ class Saver:
         for folder in sorted(folders):
             if folder.is_dir():
                 sync_directory(folder)
+
+
+def _header_record(layout: FileLayout) -> tuple[int, str]:
+    return len(layout.header), digest(layout.header)
 
 
 def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:

@@ -84,6 +84,7 @@ def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
         defect = Defect(MANIFEST, "", "one whole manifest", "it", str(error))
         return VerifyResult(directory, step_of(directory), 0, 0, 0, (defect,))
 
+    # A thread waits for storage most of its time, and hashing gives the interpreter lock away.
     found = _check_files(directory, manifest, check, threads)
     found += _check_step(directory, manifest)
     found += _check_strangers(directory, manifest)

@@ -1,0 +1,7 @@
+"""From the job's `data` section to the ids that a lane reads. Imports no torch.
+
+`text`, `dataset`           documents, from files or from a Hugging Face dataset
+`tokenizer`, `token_cache`  documents to ids, once, kept as token files
+`token_files`, `megatron`   token files of two formats
+`windows`                   which ids a lane reads at a step: a pure function of the job
+"""

@@ -100,11 +100,11 @@ def _count_tokens(index: Path, head: _IndexHead) -> int:
     starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
     misplaced = np.flatnonzero(pointers != starts)
     if misplaced.size:
-        first = int(misplaced[0])
+        number = int(misplaced[0])
+        place = head.pointers_at + pointers.itemsize * number
         raise DataError(
-            f"{index}: byte {head.pointers_at + 8 * first}: sequence {first} starts at "
-            f"{int(pointers[first])}, not where the one before ends; "
-            "only a .bin without gaps is read: preprocess it again"
+            f"{index}: byte {place}: sequence {number} starts at {int(pointers[number])}, not "
+            "where the one before ends; only a .bin without gaps is read: preprocess it again"
         )
     return int(lengths.sum())
 

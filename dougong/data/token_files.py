@@ -25,8 +25,8 @@ from dougong.errors import DataError
 # one, samples.
 WHOLE_TOKENS = 1 << 26
 _DTYPES = {"uint16": "<u2", "uint32": "<u4"}
-_SAMPLES = 64
-_SAMPLE_TOKENS = 1 << 18
+NUM_SAMPLES = 64
+SAMPLE_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +74,14 @@ class TokenFile:
         """
         total = hashlib.blake2b(str(self.num_tokens).encode(), digest_size=16)
         for start in self._digested():
-            total.update(self.ids[start : start + _SAMPLE_TOKENS].astype("<u4").tobytes())
+            total.update(self.ids[start : start + SAMPLE_TOKENS].astype("<u4").tobytes())
         return total.hexdigest()
 
     def _digested(self) -> list[int]:
         if self.num_tokens <= WHOLE_TOKENS:
-            return list(range(0, self.num_tokens, _SAMPLE_TOKENS))
-        last = self.num_tokens - _SAMPLE_TOKENS
-        return [last * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
+            return list(range(0, self.num_tokens, SAMPLE_TOKENS))
+        last = self.num_tokens - SAMPLE_TOKENS
+        return [last * i // (NUM_SAMPLES - 1) for i in range(NUM_SAMPLES)]
 
     def _largest(self) -> int:
         return int(self.ids[:WHOLE_TOKENS].max())

@@ -70,6 +70,7 @@ def settled(
 
     `waited_s`: since the first of `failures`, of which there is one at least.
     """
+    # Of a death the system tells within milliseconds, while a peer's socket error may come first.
     if waited_s >= deadlines.consequence_s or len(failures) >= num_workers:
         return True
     return not all(may_follow(failure) for failure in failures)

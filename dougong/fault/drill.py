@@ -22,6 +22,8 @@ def rehearse(
     """
     for drill in drills:
         if drill.at_step == step:
+            # The message has left this process when `announce` returns, and the agent passes it on
+            # even if this process is dead by then.
             announce(DrillAnnounced(step, "kill"))
             os.kill(os.getpid(), signal.SIGKILL)
 

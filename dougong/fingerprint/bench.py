@@ -1,9 +1,7 @@
-"""What every probe stands on: inputs of fixed bits, the hash of an output's bits, and the device in
-words."""
+"""What every probe stands on: inputs of fixed bits, and the hash of an output's bits."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,9 +17,8 @@ Probe = Callable[[], Sequence[Tensor]]
 Probes = Iterator[tuple[str, Probe]]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_POOL = (
-    1048583  # a prime a little over 2^20, so that a large matrix does not repeat itself row by row
-)
+# A prime a little over 2^20, so that a large matrix does not repeat itself row by row.
+_POOL = 1048583
 
 
 class Bench:
@@ -66,9 +63,8 @@ def measure(probe: Probe) -> str:
     """Hash of the probe's output, `UNSTABLE` when a second call gives other bits, `none` where no
     kernel exists."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # "no deterministic form": exactly what the second call finds out
+        # "No deterministic form": exactly what the second call finds out.
+        warnings.simplefilter("ignore")
         try:
             first, second = _hash_of(probe()), _hash_of(probe())
         except NotImplementedError:
@@ -76,33 +72,13 @@ def measure(probe: Probe) -> str:
     return first if first == second else UNSTABLE
 
 
-def describe(device: torch.device) -> dict[str, str]:
-    """What may explain a difference: torch and its libraries, threads, the processor's capability,
-    the device."""
-    found = {
-        "torch": torch.__version__,
-        "threads": str(torch.get_num_threads()),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "libraries": ", ".join(
-            re.findall(r"(?:Math Kernel Library Version|MKL-DNN v)[^(\n]*", torch.__config__.show())
-        ),
-    }
-    if device.type != "cpu":
-        module = torch.get_device_module(device)
-        found["toolkit"] = str(torch.version.cuda or torch.version.hip or "")
-        found["device"] = str(module.get_device_name(device))
-        found["multiprocessors"] = str(
-            getattr(module.get_device_properties(device), "multi_processor_count", "")
-        )
-    return {name: value.strip() for name, value in found.items() if value}
-
-
 def _hash_of(outputs: Sequence[Tensor]) -> str:
-    pieces = [
-        t.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-        for t in outputs
-    ]
-    return digest(b"".join(pieces))
+    return digest(b"".join(_bytes_of(tensor) for tensor in outputs))
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    flat = tensor.detach().contiguous().cpu().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _dyadic(count: int) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""A worker's task before any plan: the fingerprint of its device, measured or found in the user's
-cache.
+"""The fingerprint of a worker's device, before any plan: measured, or found in the user's cache.
 
 The cache is a folder of small files, `~/.cache/dougong/fingerprints/KEY.json`. The key holds
 everything that an answer depends on, so a file is never wrong, only unused; one that is damaged
@@ -11,17 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dougong.accelerators.registry import accelerator_names, get_accelerator
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import arithmetic_variables, read_visible_devices
-from dougong.errors import DeviceError
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
+from dougong.records.files import replace_file
 from dougong.records.machine import package_versions
 
 
@@ -44,11 +41,9 @@ class Probing:
     def precisions(self) -> tuple[str, ...]:
         """Those that the job computes in, its own last: masters and the optimizer are float32 in
         any."""
-        return (
-            PRECISIONS
-            if self.job is None
-            else tuple(dict.fromkeys(("float32", self.job.precision)))
-        )
+        if self.job is None:
+            return PRECISIONS
+        return tuple(dict.fromkeys(("float32", self.job.precision)))
 
 
 def fingerprint(probing: Probing) -> Fingerprint:
@@ -61,29 +56,31 @@ def cached(probing: Probing, folder: Path) -> Fingerprint:
     """The same with a cache elsewhere. An unstable fingerprint is not kept: the next start measures
     again."""
     file = folder / f"{key_of(probing)}.json"
-    with contextlib.suppress(OSError, ValueError):  # not there, not to be read, or damaged
+    # Not there, not to be read, or damaged: measured anew.
+    with contextlib.suppress(OSError, ValueError):
         return Fingerprint.from_json(json.loads(file.read_text(encoding="utf-8")))
     found = measure(probing)
     if not found.unstable:
-        with contextlib.suppress(OSError):  # a full or read-only home costs time, not the run
-            _write(file, json.dumps(found.to_json()))
+        # A full or read-only home costs time, not the run.
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, json.dumps(found.to_json()))
     return found
 
 
 def measure(probing: Probing) -> Fingerprint:
-    """Open the device and run the probes. What this process was told by its environment must be a
-    worker's."""
+    """Open the device and run the probes. This process must have a worker's environment."""
     from dougong.fingerprint.take import take_fingerprint
 
     accelerator = get_accelerator(probing.accelerator)
-    known = {
-        f"{probing.accelerator} {name}": value
-        for name, value in accelerator.describe().items()
-        if value
-    }
+    explaining = {}
+    for name, value in accelerator.describe().items():
+        if value:
+            explaining[f"{probing.accelerator} {name}"] = value
     device = accelerator.open(probing.index)
-    facts = known | {f"${name}": value for name, value in _variables().items()}
-    return take_fingerprint(device, probing.precisions, probing.shapes, facts)
+    for name, value in arithmetic_variables(accelerator.arithmetic_variables).items():
+        explaining[f"${name}"] = value
+    return take_fingerprint(device, probing.precisions, probing.shapes, explaining)
 
 
 def key_of(probing: Probing) -> str:
@@ -91,40 +88,15 @@ def key_of(probing: Probing) -> str:
     Loads no torch."""
     accelerator = get_accelerator(probing.accelerator)
     visible = accelerator.visible_devices_variable
+    visible_devices = read_visible_devices(visible) if visible else None
     parts = {
         "host": platform.node(),
         "platform": platform.platform(),
-        "device": [
-            probing.accelerator,
-            probing.index,
-            read_visible_devices(visible) if visible else None,
-        ],
+        "device": [probing.accelerator, probing.index, visible_devices],
         "found": accelerator.describe(),
         "versions": package_versions(),
-        "variables": _variables(),
+        "variables": arithmetic_variables(accelerator.arithmetic_variables),
         "question": question_of(probing.precisions, probing.shapes),
     }
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _variables() -> dict[str, str]:
-    """What stands in the environment for the libraries of any accelerator: one library may load
-    another's."""
-    prefixes: list[str] = []
-    for name in accelerator_names():
-        with contextlib.suppress(DeviceError):  # a package that does not load reads nothing either
-            prefixes += get_accelerator(name).arithmetic_variables
-    return arithmetic_variables(prefixes)
-
-
-def _write(file: Path, text: str) -> None:
-    """A reader sees nothing or the whole file, also when two write at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{file.stem}.", suffix=".tmp", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, file)
-    except OSError:
-        os.unlink(name)
-        raise
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -24,10 +24,14 @@ _TAIL = 100003
 def general_probes(bench: Bench, precisions: tuple[str, ...]) -> Probes:
     """(name, probe) of everything that does not depend on a job."""
     for precision in precisions:
-        for group in (_products, _attention, _norms, _elements, _sums, _scatters):
-            for name, probe in group(bench, DTYPES[precision]):
-                yield f"{name} {precision}", probe
+        for name, probe in _in_one_precision(bench, DTYPES[precision]):
+            yield f"{name} {precision}", probe
     yield from _once(bench)
+
+
+def _in_one_precision(bench: Bench, dtype: torch.dtype) -> Probes:
+    for group in (_products, _attention, _norms, _elements, _sums, _scatters):
+        yield from group(bench, dtype)
 
 
 def _products(bench: Bench, dtype: torch.dtype) -> Probes:
@@ -38,23 +42,28 @@ def _products(bench: Bench, dtype: torch.dtype) -> Probes:
         yield f"product K={inner}", _pure(F.linear, x, w)
         yield f"product K={inner}, to the input", _pure(torch.mm, dy, w)
         yield f"product K={inner}, to the weight", _pure(torch.mm, dy.t(), x)
-    x, w = bench.values("x", 1, 512, dtype=dtype), bench.values("w", 512, 512, dtype=dtype)
-    yield "product of one row", _pure(F.linear, x, w)
+    yield "product of one row", _one_row(bench, dtype)
+
+
+def _one_row(bench: Bench, dtype: torch.dtype) -> Probe:
+    x = bench.values("x", 1, 512, dtype=dtype)
+    w = bench.values("w", 512, 512, dtype=dtype)
+    return _pure(F.linear, x, w)
 
 
 def _attention(bench: Bench, dtype: torch.dtype) -> Probes:
     def probe() -> tuple[Tensor, ...]:
         q, k, v = (bench.leaf(name, 1, 2, 261, 64, dtype=dtype) for name in "qkv")
-        return bench.with_gradients(
-            F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v
-        )
+        output = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return bench.with_gradients(output, q, k, v)
 
     yield "attention", probe
 
 
 def _norms(bench: Bench, dtype: torch.dtype) -> Probes:
     def probe(norm: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
-        x, w = bench.leaf("x", 513, 100, dtype=dtype), bench.leaf("w", 100, dtype=dtype)
+        x = bench.leaf("x", 513, 100, dtype=dtype)
+        w = bench.leaf("w", 100, dtype=dtype)
         return bench.with_gradients(norm(x, w), x, w)
 
     yield "rms_norm", lambda: probe(lambda x, w: F.rms_norm(x, (100,), w, 1e-6))
@@ -121,18 +130,13 @@ def _once(bench: Bench) -> Probes:
     yield "cross_entropy float32", cross_entropy
     yield "adamw float32", adamw
     yield "ties in topk and sort", ties
-    yield (
-        "random uniform",
-        lambda: (torch.rand(4099, generator=_seeded(bench), device=bench.device),),
-    )
-    yield (
-        "random normal",
-        lambda: (torch.randn(4099, generator=_seeded(bench), device=bench.device),),
-    )
+    yield "random uniform", lambda: (_random(bench, torch.rand),)
+    yield "random normal", lambda: (_random(bench, torch.randn),)
 
 
-def _seeded(bench: Bench) -> torch.Generator:
-    return torch.Generator(bench.device).manual_seed(7)
+def _random(bench: Bench, draw: Callable[..., Tensor]) -> Tensor:
+    generator = torch.Generator(bench.device).manual_seed(7)
+    return draw(4099, generator=generator, device=bench.device)
 
 
 def _pure(function: Callable[..., Tensor], *inputs: Tensor) -> Probe:

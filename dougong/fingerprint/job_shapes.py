@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dougong.fingerprint.bench import DTYPES, Bench, Probes
+from dougong.fingerprint.bench import DTYPES, Bench, Probe, Probes
 from dougong.fingerprint.record import JobShapes
 
 _MOST_HEADS = 2
@@ -25,82 +25,108 @@ _MOST_TOKENS = 512
 def shaped_probes(bench: Bench, shapes: JobShapes, precision: str) -> Probes:
     """(name, probe) for every weight and width of the job."""
     dtype = DTYPES[precision]
-    for rows, columns in shapes.matrices:
-        yield from _weight(bench, (rows, columns), shapes.rows, dtype)
-    yield (
-        f"job: attention {shapes.sequence} x {shapes.head_size}",
-        lambda: _attention(bench, shapes, dtype),
-    )
+    for n, k in shapes.matrices:
+        yield f"job: product {n} x {k}", _forward(bench, (n, k), shapes.rows, dtype)
+        yield f"job: product {n} x {k}, to the input", _to_rows(bench, (n, k), shapes.rows, dtype)
+        yield (
+            f"job: product {n} x {k}, to the weight",
+            _to_weight(bench, (n, k), shapes.rows, dtype),
+        )
+    yield from _other_probes(bench, shapes, dtype)
+
+
+def _other_probes(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> Probes:
+    """What is no product: attention, norm, gate; router and loss, which are float32 in any job."""
+    attention = f"job: attention {shapes.sequence} x {shapes.head_size}"
+    yield attention, lambda: _attention(bench, shapes, dtype)
     yield f"job: rms_norm {shapes.hidden}", lambda: _norm(bench, shapes, dtype)
     yield f"job: gate {shapes.inner}", lambda: _gate(bench, shapes, dtype)
     yield f"job: router {shapes.experts}", lambda: _softmax(bench, shapes.experts)
-    yield (
-        f"job: cross_entropy {shapes.vocabulary}",
-        lambda: _cross_entropy(bench, shapes.vocabulary),
-    )
+    loss = f"job: cross_entropy {shapes.vocabulary}"
+    yield loss, lambda: _cross_entropy(bench, shapes.vocabulary)
 
 
-def _weight(
+# A weight [N, K] meets blocks of every height M: forward, gradient of the rows, gradient of the
+# weight.
+
+
+def _forward(
     bench: Bench, weight: tuple[int, int], rows: Sequence[int], dtype: torch.dtype
-) -> Probes:
-    """A weight [N, K] meets blocks of every height: forward, gradient of the rows, gradient of the
-    weight."""
+) -> Probe:
     n, k = weight
-    most = bench.most_elements
-    fewer_n, fewer_k = cut(n, k, most), cut(k, n, most)
-    small_n, small_k = min(n, fewer_n, 512), min(k, fewer_k, most // 512)
+    fewer_n = cut(n, k, bench.most_elements)
 
-    def forward() -> list[Tensor]:
+    def probe() -> list[Tensor]:
         w = bench.values("w", fewer_n, k, dtype=dtype)
         return [F.linear(bench.values("x", m, k, dtype=dtype), w) for m in rows]
 
-    def to_rows() -> list[Tensor]:
+    return probe
+
+
+def _to_rows(
+    bench: Bench, weight: tuple[int, int], rows: Sequence[int], dtype: torch.dtype
+) -> Probe:
+    n, k = weight
+    fewer_k = cut(k, n, bench.most_elements)
+
+    def probe() -> list[Tensor]:
         w = bench.values("w", n, fewer_k, dtype=dtype)
         return [bench.values("dy", m, n, dtype=dtype) @ w for m in rows]
 
-    def to_weight() -> list[Tensor]:
-        sides = [
-            (
-                bench.values("dy", m, small_n, dtype=dtype),
-                bench.values("x", m, small_k, dtype=dtype),
-            )
-            for m in rows
-        ]
-        return [dy.t() @ x for dy, x in sides]
+    return probe
 
-    yield f"job: product {n} x {k}", forward
-    yield f"job: product {n} x {k}, to the input", to_rows
-    yield f"job: product {n} x {k}, to the weight", to_weight
+
+def _to_weight(
+    bench: Bench, weight: tuple[int, int], rows: Sequence[int], dtype: torch.dtype
+) -> Probe:
+    n, k = weight
+    most = bench.most_elements
+    small_n = min(n, cut(n, k, most), 512)
+    small_k = min(k, cut(k, n, most), most // 512)
+
+    def probe() -> list[Tensor]:
+        products = []
+        for m in rows:
+            dy = bench.values("dy", m, small_n, dtype=dtype)
+            x = bench.values("x", m, small_k, dtype=dtype)
+            products.append(dy.t() @ x)
+        return products
+
+    return probe
 
 
 def cut(size: int, other: int, most: int) -> int:
     """`size`, or the largest multiple of 64 with `size * other <= most` (at least 64) where it is
     more."""
-    return size if size * other <= most else min(size, max(64, most // other // 64 * 64))
+    if size * other <= most:
+        return size
+    largest = most // other // 64 * 64
+    return min(size, max(64, largest))
 
 
 def _attention(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    size = (1, min(shapes.heads, _MOST_HEADS), min(shapes.sequence, _MOST_TOKENS), shapes.head_size)
+    heads, tokens = min(shapes.heads, _MOST_HEADS), min(shapes.sequence, _MOST_TOKENS)
+    size = (1, heads, tokens, shapes.head_size)
     q, k, v = (bench.leaf(name, *size, dtype=dtype) for name in "qkv")
-    return bench.with_gradients(F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
+    output = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return bench.with_gradients(output, q, k, v)
 
 
 def _norm(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> tuple[Tensor, ...]:
     rows = min(shapes.sequence, _MOST_TOKENS)
-    x, w = (
-        bench.leaf("x", rows, shapes.hidden, dtype=dtype),
-        bench.leaf("w", shapes.hidden, dtype=dtype),
-    )
+    x = bench.leaf("x", rows, shapes.hidden, dtype=dtype)
+    w = bench.leaf("w", shapes.hidden, dtype=dtype)
     return bench.with_gradients(F.rms_norm(x, (shapes.hidden,), w, 1e-6), x, w)
 
 
 def _gate(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> list[Tensor]:
     """SiLU(gate) * up on blocks of every height: its vector tail falls elsewhere in each."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     for m in shapes.rows:
-        gate, up = (bench.leaf(name, m, shapes.inner, dtype=dtype) for name in ("gate", "up"))
-        found += bench.with_gradients(F.silu(gate) * up, gate, up)
-    return found
+        gate = bench.leaf("gate", m, shapes.inner, dtype=dtype)
+        up = bench.leaf("up", m, shapes.inner, dtype=dtype)
+        outputs += bench.with_gradients(F.silu(gate) * up, gate, up)
+    return outputs
 
 
 def _softmax(bench: Bench, width: int) -> tuple[Tensor, ...]:

@@ -40,19 +40,27 @@ def is_strict(job: Job) -> bool:
 
 def judge_workers(prints: Prints, roles: Mapping[str, str], strict: bool) -> Verdict:
     """Whether the workers of each role compute alike. `prints` and `roles`: by worker's name."""
-    told = [text for role in ROLES if (text := _unequal(role, _of_role(prints, roles, role)))]
-    warnings = tuple(_unstable(prints)) + (() if strict else tuple(told))
-    if not (strict and told):
-        return Verdict(None, warnings)
-    advice = f"make them equal (threads, software, kind of device), give the roles to different islands, or {_ACCEPT}"
-    return Verdict("\n".join([*told, advice]), warnings)
+    differences = []
+    for role in ROLES:
+        text = _unequal(role, _of_role(prints, roles, role))
+        if text is not None:
+            differences.append(text)
+    unstable = tuple(_unstable(prints))
+    if strict and differences:
+        advice = (
+            "make them equal (threads, software, kind of device), give the roles to different "
+            f"islands, or {_ACCEPT}"
+        )
+        return Verdict("\n".join([*differences, advice]), unstable)
+    return Verdict(None, (*unstable, *differences))
 
 
 def record(prints: Prints, roles: Mapping[str, str]) -> dict[str, Any]:
     """For a checkpoint: {"roles": {role: [class, ...]}, "prints": {class: fingerprint}}, equal ones
     once."""
     by_role = {role: sorted(classes(_of_role(prints, roles, role))) for role in ROLES}
-    return {"roles": by_role, "prints": {p.kernel_class: p.to_json() for p in prints.values()}}
+    by_class = {found.kernel_class: found.to_json() for found in prints.values()}
+    return {"roles": by_role, "prints": by_class}
 
 
 def judge_resume(before: Mapping[str, Any], now: Mapping[str, Any], strict: bool) -> Verdict:
@@ -61,38 +69,42 @@ def judge_resume(before: Mapping[str, Any], now: Mapping[str, Any], strict: bool
     if not before or not now:
         return Verdict()
     if _questions(before) != _questions(now):
-        text = "the checkpoint's fingerprints were taken by other probes, so nothing says whether kernels are the same"
+        text = (
+            "the checkpoint's fingerprints were taken by other probes, so nothing says whether "
+            "kernels are the same"
+        )
         return Verdict(None, (text,))
-    told = [
-        _moved(role, before, now)
-        for role in ROLES
-        if set(before["roles"].get(role, ())) != set(now["roles"][role])
-    ]
-    if not (strict and told):
-        return Verdict(None, tuple(told))
-    return Verdict("\n".join([*told, f"put back what differs, or {_ACCEPT}"]))
+    moved = []
+    for role in ROLES:
+        old, new = before["roles"].get(role, ()), now["roles"][role]
+        if set(old) != set(new):
+            moved.append(_moved(role, before, now))
+    if strict and moved:
+        return Verdict("\n".join([*moved, f"put back what differs, or {_ACCEPT}"]))
+    return Verdict(None, tuple(moved))
 
 
 def classes(prints: Prints) -> dict[str, list[str]]:
     """Class -> its workers, the largest first."""
-    found: dict[str, list[str]] = {}
+    workers_of: dict[str, list[str]] = {}
     for worker, fingerprint in prints.items():
-        found.setdefault(fingerprint.kernel_class, []).append(worker)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+        workers_of.setdefault(fingerprint.kernel_class, []).append(worker)
+    return dict(sorted(workers_of.items(), key=lambda item: -len(item[1])))
 
 
 def difference(a: Fingerprint, b: Fingerprint) -> list[str]:
     """Lines that say which probes and which entries of the environment differ."""
     probes = differing_probes(a, b)
-    more = f", and {len(probes) - _MOST_PROBES} more" if len(probes) > _MOST_PROBES else ""
-    lines = [
-        f"  {len(probes)} of {plural(len(a.probes), 'probe')} differ: {'; '.join(probes[:_MOST_PROBES])}{more}"
-    ]
-    environment = [f"{name}: {x} | {y}" for name, (x, y) in differing_environment(a, b).items()]
-    return [
-        *lines,
-        *(f"  {entry}" for entry in environment or ["nothing recorded of the environment differs"]),
-    ]
+    names = "; ".join(probes[:_MOST_PROBES])
+    if len(probes) > _MOST_PROBES:
+        names += f", and {len(probes) - _MOST_PROBES} more"
+    lines = [f"  {len(probes)} of {plural(len(a.probes), 'probe')} differ: {names}"]
+    environment = differing_environment(a, b)
+    if not environment:
+        return [*lines, "  nothing recorded of the environment differs"]
+    for name, (one, other) in environment.items():
+        lines.append(f"  {name}: {one} | {other}")
+    return lines
 
 
 def _of_role(prints: Prints, roles: Mapping[str, str], role: str) -> dict[str, Fingerprint]:
@@ -100,39 +112,45 @@ def _of_role(prints: Prints, roles: Mapping[str, str], role: str) -> dict[str, F
 
 
 def _unequal(role: str, prints: Prints) -> str | None:
+    """What differs among the workers of a role; None where all are of one class."""
     groups = classes(prints)
     if len(groups) < 2:
         return None
-    first, *others = [prints[workers[0]] for workers in groups.values()]
     lines = [
-        f"the kernels of the workers of role {role} give different bits, so the plan would decide the result:"
+        f"the kernels of the workers of role {role} give different bits, so the plan would decide "
+        "the result:"
     ]
     lines += [f"  class {name}: {worker_list(workers)}" for name, workers in groups.items()]
+    first, *others = [prints[workers[0]] for workers in groups.values()]
     for other in others:
-        lines += [f"{first.kernel_class} | {other.kernel_class}:", *difference(first, other)]
+        lines.append(f"{first.kernel_class} | {other.kernel_class}:")
+        lines += difference(first, other)
     return "\n".join(lines)
 
 
 def _unstable(prints: Prints) -> Iterable[str]:
-    by_probes: dict[tuple[str, ...], list[str]] = {}
+    """A warning for each set of workers that have the same unstable probes."""
+    workers_of: dict[tuple[str, ...], list[str]] = {}
     for worker, found in prints.items():
         if found.unstable:
-            by_probes.setdefault(found.unstable, []).append(worker)
-    for probes, workers in by_probes.items():
-        who = worker_list(workers)
-        yield f"{who}: the same call gives different bits from one time to the next: {'; '.join(probes)}"
+            workers_of.setdefault(found.unstable, []).append(worker)
+    for probes, workers in workers_of.items():
+        yield (
+            f"{worker_list(workers)}: the same call gives different bits from one time to the "
+            f"next: {'; '.join(probes)}"
+        )
 
 
 def _moved(role: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before["roles"].get(role, ()), now["roles"][role]
-    words = f"role {role}: the checkpoint was computed in class {', '.join(old)}, these workers are {', '.join(new)}"
-    lines = [words]
-    for gone, come in zip(sorted(set(old) - set(new)), sorted(set(new) - set(old)), strict=False):
-        pair = (
-            Fingerprint.from_json(before["prints"][gone]),
-            Fingerprint.from_json(now["prints"][come]),
-        )
-        lines += difference(*pair)
+    lines = [
+        f"role {role}: the checkpoint was computed in class {', '.join(old)}, these workers are "
+        f"{', '.join(new)}"
+    ]
+    gone, come = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    for old_class, new_class in zip(gone, come, strict=False):
+        was = Fingerprint.from_json(before["prints"][old_class])
+        lines += difference(was, Fingerprint.from_json(now["prints"][new_class]))
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@ out.
 
 Two workers may take each other's lanes and experts only if every kernel gives both the same bits.
 Thread count, vector width, a library's version or mode, another model of GPU: each can change them,
-and none tells by itself. So each device runs *probes* (`probes.py`, `shaped_probes.py`) and the
+and none is seen from outside. So each device runs *probes* (`general.py`, `job_shapes.py`) and the
 hash of all their hashes names its *class*. Equal classes are strong evidence, not a proof: probes
 are a sample. Imports no torch.
 """
@@ -71,6 +71,7 @@ class Fingerprint:
 
     @property
     def unstable(self) -> tuple[str, ...]:
+        """Names of the probes that gave two answers."""
         return tuple(name for name, value in self.probes.items() if value == UNSTABLE)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,16 +89,20 @@ class Fingerprint:
         """The fingerprint again. ValueError when it is not whole: its class must be that of its
         probes."""
         try:
-            probes = {str(name): str(value) for name, value in raw["probes"].items()}
-            environment = {str(name): str(value) for name, value in raw["environment"].items()}
+            probes, environment = _texts(raw["probes"]), _texts(raw["environment"])
             found, written = Fingerprint(probes, str(raw["question"]), environment), raw["class"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
         if found.kernel_class != written:
             raise ValueError(
-                f"a damaged fingerprint: its probes make class {found.kernel_class}, it says {written}"
+                f"a damaged fingerprint: its probes make class {found.kernel_class}, it says "
+                f"{written}"
             )
         return found
+
+
+def _texts(raw: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in raw.items()}
 
 
 def differing_probes(a: Fingerprint, b: Fingerprint) -> list[str]:
@@ -108,9 +113,12 @@ def differing_probes(a: Fingerprint, b: Fingerprint) -> list[str]:
 
 def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str, str]]:
     """Entry -> its two values, where they differ; a value that is not there is `-`."""
-    names = sorted({*a.environment, *b.environment})
-    pairs = {name: (a.environment.get(name, "-"), b.environment.get(name, "-")) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    different = {}
+    for name in sorted({*a.environment, *b.environment}):
+        one, other = a.environment.get(name, "-"), b.environment.get(name, "-")
+        if one != other:
+            different[name] = (one, other)
+    return different
 
 
 def question_of(precisions: tuple[str, ...], shapes: JobShapes | None) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from dougong.fingerprint.bench import Bench, describe, measure
+from dougong.fingerprint.bench import Bench, measure
+from dougong.fingerprint.device import describe
 from dougong.fingerprint.general import general_probes
 from dougong.fingerprint.job_shapes import shaped_probes
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
@@ -28,6 +29,5 @@ def take_fingerprint(
     if shapes is not None:
         probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
     hashes = {name: measure(probe) for name, probe in probes.items()}
-    return Fingerprint(
-        hashes, question_of(precisions, shapes), describe(device) | dict(variables or {})
-    )
+    environment = describe(device) | dict(variables or {})
+    return Fingerprint(hashes, question_of(precisions, shapes), environment)

@@ -20,6 +20,7 @@ from dougong.job.load import ResolvedJob, load_job
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
+from dougong.launcher.backends.ray_cluster import RayBackend
 from dougong.launcher.client import is_alive
 from dougong.launcher.controller.config import (
     FROM_START,
@@ -141,11 +142,9 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
 
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
-    if not options.ray:
-        return Local(run_dir, deadlines)
-    from dougong.launcher.backends.ray_cluster import RayBackend
-
-    return RayBackend(options.address, deadlines)
+    if options.ray:
+        return RayBackend(options.address, deadlines)
+    return Local(run_dir, deadlines)
 
 
 @contextlib.contextmanager

@@ -204,12 +204,12 @@ def _to_empty(module: nn.Module, device: torch.device, skip: set[int]) -> None:
     """Replace a module's own meta tensors, but for those in `skip`, by zeros on `device`."""
     for name, parameter in module._parameters.items():
         if parameter is not None and parameter.is_meta and id(parameter) not in skip:
-            empty = torch.zeros_like(parameter, device=device)
-            module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            zeros = torch.zeros_like(parameter, device=device)
+            module._parameters[name] = nn.Parameter(zeros, requires_grad=parameter.requires_grad)
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.is_meta:
-            empty = torch.zeros_like(buffer, device=device)
-            module._buffers[name] = nn.Buffer(empty) if isinstance(buffer, nn.Buffer) else empty
+            zeros = torch.zeros_like(buffer, device=device)
+            module._buffers[name] = nn.Buffer(zeros) if isinstance(buffer, nn.Buffer) else zeros
 
 
 def initial_expert(

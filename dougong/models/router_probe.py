@@ -238,7 +238,8 @@ def _made_up(tensor: Tensor) -> Tensor:
 def _random_matrix(shape: tuple[int, ...]) -> Tensor:
     """Normal values, scaled so that outputs are as large as inputs."""
     values: Tensor = torch.from_numpy(counter_rng.normal(shape, 0, "probe"))
-    return values.float() * shape[-1] ** -0.5
+    scale: float = shape[-1] ** -0.5
+    return values.float() * scale
 
 
 def _matching_score(logits: Tensor, call: _RouterCall) -> str | None:

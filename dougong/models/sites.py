@@ -55,14 +55,16 @@ class Site:
 def find_sites(model: nn.Module) -> list[Site]:
     """All sites in module order. Raises `ModelError`, with the reason, for a model that cannot be
     cut."""
-    modules = [(name, m) for name, m in model.named_modules() if name.split(".")[-1] == "experts"]
-    if not modules:
+    family = _family(model)
+    sites = []
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == "experts":
+            sites.append(_site(family, name, module))
+    if not sites:
         raise ModelError(
-            f"{_family(model)}: has no module named `experts`, so there is nothing to distribute; "
+            f"{family}: has no module named `experts`, so there is nothing to distribute; "
             "give a mixture-of-experts family (model.family), such as qwen3_moe"
         )
-    family = _family(model)
-    sites = [_site(family, name, module) for name, module in modules]
     counts = sorted({site.num_experts for site in sites})
     if len(counts) > 1:
         raise ModelError(

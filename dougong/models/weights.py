@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+from safetensors import safe_open
 from torch import Tensor
 
 from dougong.errors import ModelError
@@ -13,26 +15,56 @@ from dougong.errors import ModelError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
+class DiskShape(Protocol):
+    """A whole tensor on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class StoredPiece(Protocol):
+    """A place on disk: the whole tensor `disk` (`row` None), or that row of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def row(self) -> int | None: ...
+    @property
+    def disk(self) -> DiskShape: ...
+
+
+class TensorNames(Protocol):
+    """What is asked of the model's map between live tensors and files.
+
+    The map itself, `checkpoint.huggingface.Names`, is in a room above this one.
+    """
+
+    def pieces(self, logical: str) -> Sequence[StoredPiece]:
+        """Where a logical tensor lies."""
+
+    def from_disk(self, logical: str, values: Mapping[str, Tensor]) -> Tensor:
+        """The live values of a logical tensor from its pieces' values, by the pieces' names."""
+
+
 class WeightsFolder:
     """Reads logical tensors from safetensors files; only the parts asked for leave the disk."""
 
-    def __init__(self, path: Path, names: Any) -> None:
-        """`names`: the model's `checkpoint.huggingface.Names`. Raises `ModelError` when there are
-        no weights."""
+    def __init__(self, path: Path, names: TensorNames) -> None:
+        """Raises `ModelError` when the folder holds no weights."""
         self._path = path
         self._names = names
         self._files = self._index()
 
     def read(self, logical: str) -> Tensor:
-        """A logical tensor in float32 on the CPU. Raises `ModelError` when the folder does not hold
-        it."""
+        """A logical tensor in float32 on the CPU.
+
+        Raises `ModelError` when the folder does not hold it.
+        """
         pieces = self._names.pieces(logical)
         values = {piece.name: self._piece(piece, logical) for piece in pieces}
         return _as_float32(self._names.from_disk(logical, values))
 
-    def _piece(self, piece: Any, logical: str) -> Tensor:
-        from safetensors import safe_open
-
+    def _piece(self, piece: StoredPiece, logical: str) -> Tensor:
         name = self._stored_name(piece.name)
         file = self._files.get(name)
         if file is None:
@@ -54,8 +86,6 @@ class WeightsFolder:
         return name
 
     def _index(self) -> dict[str, str]:
-        from safetensors import safe_open
-
         if (self._path / INDEX).is_file():
             index: dict[str, str] = json.loads((self._path / INDEX).read_text())["weight_map"]
             return index
@@ -68,7 +98,7 @@ class WeightsFolder:
         )
 
 
-def _check_shape(path: Path, piece: Any, shape: tuple[int, ...]) -> None:
+def _check_shape(path: Path, piece: StoredPiece, shape: tuple[int, ...]) -> None:
     if shape != piece.disk.shape:
         raise ModelError(
             f"model.path: {path}: {piece.name} has shape {shape}, "

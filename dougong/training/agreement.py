@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dougong.data.windows import TokenWindows
 from dougong.errors import DataError, DeviceError
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
-from dougong.parallel.plan import Plan
+from dougong.parallel.plan import Plan, Worker
 
 
 def agree_on_data(world: World, plan: Plan, data: TokenWindows) -> None:
@@ -17,14 +19,13 @@ def agree_on_data(world: World, plan: Plan, data: TokenWindows) -> None:
     """
     digest = bytes.fromhex(data.digest())
     digests = world.gather_bytes(digest, [len(digest)] * world.size)
-    first = plan.workers[0]
-    others = [w for w in plan.workers if digests[w.rank] != digests[first.rank]]
+    first, others = _first_and_others(plan.workers, digests)
     if not others:
         return
     names = ", ".join(f"{w.name} on {w.node}" for w in others)
     raise DataError(
-        f"{data.name}: {names} read other tokens than {first.name} on {first.node}; give every node "
-        "the same files, or `data.tokens` on a file system that all nodes share"
+        f"{data.name}: {names} read other tokens than {first.name} on {first.node}; give every "
+        "node the same files, or `data.tokens` on a file system that all nodes share"
     )
 
 
@@ -37,13 +38,20 @@ def agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
     """
     forms = world.gather_bytes(type(op).__name__.encode())
     holders = [w for w in plan.workers if w.num_experts]
-    expected = forms[holders[0].rank]
-    others = [w for w in holders if forms[w.rank] != expected]
+    first, others = _first_and_others(holders, forms)
     if not others or world.rank != others[0].rank:
         return
     names = ", ".join(w.name for w in others)
     raise DeviceError(
         f"{names}: experts are computed by {type(op).__name__}, not by the form used on "
-        f"{holders[0].name} ({expected.decode()}); install the same packages on all nodes (triton "
-        "comes with torch's CUDA build), or set determinism: run"
+        f"{first.name} ({forms[first.rank].decode()}); install the same packages on all nodes "
+        "(triton comes with torch's CUDA build), or set determinism: run"
     )
+
+
+def _first_and_others(
+    workers: Sequence[Worker], found: Sequence[bytes]
+) -> tuple[Worker, list[Worker]]:
+    """The first worker, and those who found (by rank) anything else than it did."""
+    first = workers[0]
+    return first, [w for w in workers if found[w.rank] != found[first.rank]]

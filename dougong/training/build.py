@@ -12,6 +12,7 @@ and other workers, without touching the first.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
-from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer
+from dougong.parallel.dense.ordered_reduce import OrderedReducer
 from dougong.parallel.dispatch.dispatcher import Dispatcher, DispatchSpec
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Clock, Executor
@@ -89,8 +90,8 @@ def build_on_plan(
     """One worker's share of the model, with the values of `start`. Nothing is sent."""
     job = blueprint.job
     replica = build_replica(blueprint, plan, rank, start.read)
-    names_by_rank = [trained_names(replica, plan, r) for r in range(len(plan.workers))]
-    optimizer = make_optimizer(job.optimizer, {n: replica.masters[n] for n in names_by_rank[rank]})
+    forms = report_forms(job, plan, replica)
+    optimizer = make_optimizer(job.optimizer, {n: replica.masters[n] for n in forms[rank].squares})
     start.load_optimizer(optimizer)
     spec = DispatchSpec(
         int(blueprint.config.hidden_size),
@@ -99,10 +100,6 @@ def build_on_plan(
         job.combine,
         replica.cut.names,
     )
-    forms = []
-    for worker, names in zip(plan.workers, names_by_rank, strict=True):
-        losses = loss_keys(worker.lanes, job.batch.microbatches)
-        forms.append(ReportForm(tuple(losses), tuple(names)))
     return WorkerShare(
         blueprint=blueprint,
         plan=plan,
@@ -112,7 +109,7 @@ def build_on_plan(
         dispatcher=Dispatcher(rank, plan, spec, replica.cut.has_identity),
         program=programs_of(job, plan)[rank],
         optimizer=optimizer,
-        forms=tuple(forms),
+        forms=forms,
     )
 
 
@@ -122,22 +119,13 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
     Raises `ModelError` when the model cannot be balanced as the job asks.
     """
     job, plan, replica = share.blueprint.job, share.plan, share.replica
-    worker = plan.workers[share.rank]
     clock = Clock(note=options.phases.note)
-    emulation = emulation_of(job, worker)
-    link = emulation.link if emulation is not None else None
+    emulation = emulation_of(job, plan.workers[share.rank])
+    link = None if emulation is None else emulation.link
     exchange = Exchange(world, link, replica.cut.names)
-    gradients = DenseGradients(
-        {leaf_node(tensor): name for name, tensor in replica.leaves},
-        worker.lanes,
-        _reducer(share, world),
-        replica.flat.buckets,
-        interleaved=pipeline_of(job, plan) in INTERLEAVED,
-        tracer=options.tracer,
-    )
     balance = LoadBalance(job, plan, world, replica, clock)
     ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
-    hooks = StepHooks([balance, *options.hooks, *([] if ledger is None else [ledger])])
+    hooks = _in_order(balance, options.hooks, ledger)
     executor = Executor(
         replica.cut,
         share.dispatcher,
@@ -154,7 +142,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         phases=options.phases,
         clock=clock,
         exchange=exchange,
-        gradients=gradients,
+        gradients=_dense_gradients(share, world, options.tracer),
         executor=executor,
         balance=balance,
         ledger=ledger,
@@ -176,14 +164,23 @@ def rebuild(
     return build_in_world(share, world, options)
 
 
-def trained_names(replica: Replica, plan: Plan, rank: int) -> list[str]:
-    """The tensors that a worker of the plan updates, in the order of names. Any worker's replica
-    knows them of all."""
-    names = [n for n, owner in plan.owners.items() if owner == rank and n in replica.trainable]
-    for site, experts in zip(replica.sites, plan.workers[rank].experts, strict=True):
+def report_forms(job: Job, plan: Plan, replica: Replica) -> tuple[ReportForm, ...]:
+    """What every worker's report of a step holds, by rank. Any worker's replica knows it of all."""
+    forms = []
+    for worker in plan.workers:
+        losses = loss_keys(worker.lanes, job.batch.microbatches)
+        forms.append(ReportForm(tuple(losses), _trained_names(replica, plan, worker)))
+    return tuple(forms)
+
+
+def _trained_names(replica: Replica, plan: Plan, worker: Worker) -> tuple[str, ...]:
+    """The tensors that a worker updates, in the order of names."""
+    owned = [name for name, owner in plan.owners.items() if owner == worker.rank]
+    names = [name for name in owned if name in replica.trainable]
+    for site, experts in zip(replica.sites, worker.experts, strict=True):
         for expert in experts:
             names += [name for _, name in site.tensors_of(expert)]
-    return sorted(names)
+    return tuple(sorted(names))
 
 
 def emulation_of(job: Job, worker: Worker) -> Emulation | None:
@@ -200,10 +197,18 @@ def emulation_of(job: Job, worker: Worker) -> Emulation | None:
     )
 
 
-def _reducer(share: WorkerShare, world: World) -> Reducer:
-    if share.blueprint.job.is_layout_free:
-        return OrderedReducer(world, share.plan, share.replica.flat)
-    return NativeReducer(world, share.plan, share.replica.flat)
+def _dense_gradients(share: WorkerShare, world: World, tracer: Tracer | None) -> DenseGradients:
+    job, plan, flat = share.blueprint.job, share.plan, share.replica.flat
+    kind = OrderedReducer if job.is_layout_free else NativeReducer
+    leaves = {leaf_node(tensor): name for name, tensor in share.replica.leaves}
+    return DenseGradients(
+        leaves,
+        plan.workers[share.rank].lanes,
+        kind(world, plan, flat),
+        flat.buckets,
+        interleaved=pipeline_of(job, plan) in INTERLEAVED,
+        tracer=tracer,
+    )
 
 
 def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> LedgerHook:
@@ -211,3 +216,14 @@ def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> Ledger
     worker = share.plan.workers[share.rank].name
     writer = LedgerWriter(start.root, world.member.generation, worker, names)
     return LedgerHook(Ledger(world, names, writer, start.digest), share.replica.masters)
+
+
+def _in_order(
+    balance: LoadBalance, more: Sequence[StepHook], ledger: LedgerHook | None
+) -> StepHooks:
+    """The balance moves biases, which are weights, so it comes before the ledger. The ledger is the
+    last: it looks at what all others have done."""
+    hooks: list[StepHook] = [balance, *more]
+    if ledger is not None:
+        hooks.append(ledger)
+    return StepHooks(hooks)

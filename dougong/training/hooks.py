@@ -63,10 +63,10 @@ class StepHooks(StepHook):
     """Several hooks, each moment in their order."""
 
     def __init__(self, hooks: Sequence[StepHook] = ()) -> None:
-        self._hooks = tuple(hooks)
+        self.hooks = tuple(hooks)
 
     def begin_step(self, step: int) -> None:
-        for hook in self._hooks:
+        for hook in self.hooks:
             hook.begin_step(step)
 
     def after_forward(
@@ -75,23 +75,23 @@ class StepHooks(StepHook):
         flights: Mapping[int, Flight],
         routings: Sequence[Mapping[int, Routing]],
     ) -> None:
-        for hook in self._hooks:
+        for hook in self.hooks:
             hook.after_forward(microbatch, flights, routings)
 
     def gradients_ready(self, gradients: Mapping[str, Tensor]) -> None:
-        for hook in self._hooks:
+        for hook in self.hooks:
             hook.gradients_ready(gradients)
 
     def before_update(self, result: StepResult) -> None:
-        for hook in self._hooks:
+        for hook in self.hooks:
             hook.before_update(result)
 
     def after_update(self, result: StepResult) -> None:
-        for hook in self._hooks:
+        for hook in self.hooks:
             hook.after_update(result)
 
     def metrics(self, whole: bool) -> dict[str, Any]:
         row: dict[str, Any] = {}
-        for hook in self._hooks:
+        for hook in self.hooks:
             row |= hook.metrics(whole)
         return row

@@ -48,7 +48,7 @@ class Ledger:
         the beginning)."""
         self._world = world
         self._rows = {name: row for row, name in enumerate(names)}
-        self._keys = {kind: np.array([_key(kind, n) for n in names], np.uint64) for kind in KINDS}
+        self._keys = {kind: _keys(kind, names) for kind in KINDS}
         self._values = {kind: np.zeros(len(names), np.uint64) for kind in KINDS}
         self._writer = writer
         self.digest = digest or BEGINNING
@@ -120,7 +120,7 @@ def chained(before: str, step: int, loss: float, totals: Sequence[int]) -> str:
     return hashlib.blake2b(bytes.fromhex(before) + facts, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def _key(kind: str, name: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).digest(), "little"
-    )
+def _keys(kind: str, names: Sequence[str]) -> NDArray[np.uint64]:
+    """What tells a tensor's checksum of one kind from every other one, uint64 [names]."""
+    keys = [hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).digest() for name in names]
+    return np.array([int.from_bytes(key, "little") for key in keys], np.uint64)

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +26,14 @@ from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Flight
 from dougong.training.hooks import StepHook
 from dougong.training.replica import Replica
-from dougong.training.reports import LossKey, StepResult, gather_losses, loss_keys, mean_loss
-
-FLOAT32_BYTES = 4
+from dougong.training.reports import (
+    LossKey,
+    StepResult,
+    gather_losses,
+    gather_vectors,
+    loss_keys,
+    mean_loss,
+)
 
 
 def sequence_loss(scores_TE: Tensor, index_TK: Tensor, num_sequences: int) -> Tensor:
@@ -96,9 +100,7 @@ class Load:
     def row(self, whole: bool) -> dict[str, Any]:
         """For metrics.jsonl: the busiest expert's load over the mean, of each site and the worst;
         `whole`: all counts too."""
-        computing = self.counts[:, :-1].double()
-        ratios = computing.max(1).values / computing.mean(1).clamp(min=1e-9)
-        sites = [round(ratio, 4) for ratio in ratios.tolist()]
+        sites = self._max_over_mean()
         load: dict[str, Any] = {"max_over_mean": sites, "worst": max(sites)}
         if whole:
             load["counts"] = self.counts.tolist()
@@ -106,6 +108,11 @@ class Load:
         if self.loss is not None:
             row["balance_loss"] = self.loss
         return row
+
+    def _max_over_mean(self) -> list[float]:
+        computing = self.counts[:, :-1].double()
+        ratios = computing.max(1).values / computing.mean(1).clamp(min=1e-9)
+        return [round(ratio, 4) for ratio in ratios.tolist()]
 
 
 @dataclass(frozen=True)
@@ -221,33 +228,14 @@ class LoadBalance(StepHook):
         """Every router's bias by tensor name, from its owner: other workers' copies may be in half
         precision. Collective."""
         sites: dict[str, int] = {}
+        lengths: list[dict[str, int]] = [{} for _ in self._plan.workers]
         for site, chooser in enumerate(self._choosers):
             if chooser.bias is not None:
                 sites[chooser.bias] = site
-        owned: list[list[str]] = [[] for _ in self._plan.workers]
-        sizes = [0] * len(owned)
-        for name, site in sites.items():
-            owner = self._plan.owners[name]
-            owned[owner].append(name)
-            sizes[owner] += FLOAT32_BYTES * self._choosers[site].num_experts
-        mine = [self._replica.masters[name] for name in owned[self._world.rank]]
-        payloads = self._world.gather_bytes(b"".join(map(_float32_bytes, mine)), sizes)
-        biases: dict[str, _Bias] = {}
-        for names, payload in zip(owned, payloads, strict=True):
-            counts = [self._choosers[sites[name]].num_experts for name in names]
-            pieces = _float32_values(payload).split(counts)
-            for name, piece in zip(names, pieces, strict=True):
-                biases[name] = _Bias(sites[name], piece.clone())
-        return biases
-
-
-def _float32_bytes(tensor: Tensor) -> bytes:
-    return tensor.cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
-
-
-def _float32_values(payload: bytes) -> Tensor:
-    """float32 [N], what `_float32_bytes` gave of one tensor or of several."""
-    return torch.from_numpy(np.frombuffer(payload, "<f4").astype(np.float32))
+                lengths[self._plan.owners[chooser.bias]][chooser.bias] = chooser.num_experts
+        owned = {name: self._replica.masters[name] for name in lengths[self._world.rank]}
+        biases = gather_vectors(self._world, owned, lengths)
+        return {name: _Bias(sites[name], values) for name, values in biases.items()}
 
 
 def _count(routings: Mapping[int, Routing], size: int) -> Tensor:

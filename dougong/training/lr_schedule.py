@@ -18,7 +18,13 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps: int) -> flo
     if schedule.name == "constant":
         return peak
     progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    left = (
-        1.0 - progress if schedule.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-    )
+    left = _part_left(schedule.name, progress)
     return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * left)
+
+
+def _part_left(decay: str, progress: float) -> float:
+    """How much of the way from the peak to the final rate is left, from 1 to 0 as `progress` goes
+    from 0 to 1."""
+    if decay == "linear":
+        return 1.0 - progress
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

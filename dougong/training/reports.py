@@ -11,8 +11,14 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from dougong.parallel.comm.world import World
 from dougong.parallel.tree import LaneTree
+
+FLOAT32_BYTES = 4
 
 LossKey = tuple[int, int]
 """(lane, micro-batch) in a step, (round, lane) in an evaluation."""
@@ -37,6 +43,10 @@ class StepResult:
     rate: float
     exchange_s: tuple[float, ...]
     stop: bool
+
+
+_ENTRY = struct.Struct("<?d")
+"""Whether there is a loss, and the loss."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +115,37 @@ def gather_losses(
     `keys`: those that each rank may have. A key without a loss is left out; one whose loss is not a
     number is not.
     """
-    entry = struct.Struct("<?d")
-    mine = [entry.pack(key in losses, losses.get(key, 0.0)) for key in keys[world.rank]]
-    payloads = world.gather_bytes(b"".join(mine), [entry.size * len(expected) for expected in keys])
+    mine = [_ENTRY.pack(key in losses, losses.get(key, 0.0)) for key in keys[world.rank]]
+    payloads = world.gather_bytes(b"".join(mine), [_ENTRY.size * len(of_rank) for of_rank in keys])
     found: dict[LossKey, float] = {}
-    for expected, payload in zip(keys, payloads, strict=True):
-        for key, (present, loss) in zip(expected, entry.iter_unpack(payload), strict=True):
+    for of_rank, payload in zip(keys, payloads, strict=True):
+        for key, (present, loss) in zip(of_rank, _ENTRY.iter_unpack(payload), strict=True):
             if present:
                 found[key] = loss
     return found
+
+
+def gather_vectors(
+    world: World, vectors: Mapping[str, Tensor], lengths: Sequence[Mapping[str, int]]
+) -> dict[str, Tensor]:
+    """All workers' float32 vectors by name, on the CPU, in one exchange. Collective.
+
+    `lengths`: the names and numbers of values that each rank has; no name has two owners.
+    """
+    mine = [_float32_bytes(vectors[name]) for name in lengths[world.rank]]
+    sizes = [FLOAT32_BYTES * sum(of_rank.values()) for of_rank in lengths]
+    payloads = world.gather_bytes(b"".join(mine), sizes)
+    found: dict[str, Tensor] = {}
+    for of_rank, payload in zip(lengths, payloads, strict=True):
+        values = torch.from_numpy(np.frombuffer(payload, "<f4").astype(np.float32))
+        pieces = values.split(list(of_rank.values()))
+        for name, piece in zip(of_rank, pieces, strict=True):
+            found[name] = piece.clone()
+    return found
+
+
+def _float32_bytes(vector: Tensor) -> bytes:
+    return vector.cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
 
 
 def merged_losses(reports: Iterable[StepReport]) -> dict[LossKey, float]:

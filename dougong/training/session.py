@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.worker_api import WorkerContext
 from dougong.fault.drill import rehearse
 from dougong.parallel.comm.world import Membership, World
+from dougong.parallel.plan import Plan
 from dougong.training.trainer import build_trainer
 
 
@@ -46,22 +48,25 @@ def joined(context: WorkerContext) -> Iterator[World]:
 
 def _membership(context: WorkerContext) -> Membership:
     """This worker's place in the world, and every island's native library."""
-    plan, worker = context.plan, context.worker
-    accelerators = {i.name: get_accelerator(i.accelerator) for i in context.job.islands}
-    islands = []
-    for name, accelerator in accelerators.items():
-        ranks = tuple(w.rank for w in plan.workers if w.island == name)
-        islands.append((name, accelerator.backend, ranks))
+    job, plan, worker = context.job, context.plan, context.worker
+    accelerators = {island.name: get_accelerator(island.accelerator) for island in job.islands}
     index = int(worker.device.rpartition(":")[2])
-    deterministic = context.job.is_deterministic
     return Membership(
         rank=worker.rank,
         size=len(plan.workers),
         generation=context.generation,
         island=worker.island,
-        islands=tuple(islands),
-        device=accelerators[worker.island].open(index, deterministic),
+        islands=tuple(_native_island(plan, *item) for item in accelerators.items()),
+        device=accelerators[worker.island].open(index, job.is_deterministic),
         attention=tuple(w.rank for w in plan.workers if w.lanes),
         names=tuple(w.name for w in plan.workers),
-        deadlines=context.job.fault.limits(),
+        deadlines=job.fault.limits(),
     )
+
+
+def _native_island(
+    plan: Plan, name: str, accelerator: Accelerator
+) -> tuple[str, str, tuple[int, ...]]:
+    """(name, its accelerator's own library, the ranks that this library reaches)."""
+    ranks = tuple(w.rank for w in plan.workers if w.island == name)
+    return name, accelerator.backend, ranks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dougong.checkpoint.disk import digest
-from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
+from dougong.checkpoint.manifest import Entry, FileRecord, Manifest, ModelTensors
 from dougong.errors import CheckpointError
 
 
@@ -77,3 +77,19 @@ def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match="dougong.checkpoint/9"):
         Manifest.load(tmp_path)
+
+
+def test_a_manifest_of_an_older_release_is_read(tmp_path: Path) -> None:
+    """The text as it was written before the words for it changed: "header" and "logical"."""
+    body = (
+        '{"files":{"model/config.json":{"bytes":2,"digest":"00"}},"generation":2,"header":{"data":{"step":5},'
+        '"ledger":"ab"},"keep_float32":["w"],"logical":{"dense":{"w":[3]},"experts":{"s.up":[2,4,5]}},"step":5}'
+    )
+    text = f'{{"format":"dougong.checkpoint/1",\n"digest":"{digest(body.encode())}",\n"body":{body}}}\n'
+    (tmp_path / "manifest.json").write_text(text)
+    manifest = Manifest.load(tmp_path)
+    assert (manifest.step, manifest.generation, manifest.keep_float32) == (5, 2, ("w",))
+    assert manifest.metadata == {"data": {"step": 5}, "ledger": "ab"}
+    assert manifest.tensors == ModelTensors({"w": (3,)}, {"s.up": (2, 4, 5)})
+    assert list(manifest.tensors.logical()) == [("w", (3,)), ("s.up[0]", (4, 5)), ("s.up[1]", (4, 5))]
+    assert manifest.to_bytes().decode() == text

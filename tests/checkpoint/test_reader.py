@@ -66,7 +66,7 @@ def test_a_damaged_tensor_is_not_handed_out(group: str, model: Any, tmp_path: Pa
     with CheckpointReader(directory, names) as reader:
         wanted = "model.layers.0.mlp.experts.down_proj[2]"
         disk = names.pieces(wanted)[0].name if group == "model" else wanted
-        file, entry = reader._places[group, disk, None]
+        file, entry = next((f, e) for f, e in reader.manifest.entries() if e.key == (group, disk, None))
     path = directory / file
     data = bytearray(path.read_bytes())
     data[entry.offset + entry.num_bytes - 1] ^= 64

@@ -39,8 +39,8 @@ def test_digest_is_of_the_ids_not_of_their_type(tmp_path: Path) -> None:
 def test_digest_of_a_long_file_takes_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tokens(tmp_path / "a.bin", list(range(1000)))
     monkeypatch.setattr(token_files, "WHOLE_TOKENS", 500)
-    monkeypatch.setattr(token_files, "_SAMPLES", 5)
-    monkeypatch.setattr(token_files, "_SAMPLE_TOKENS", 10)
+    monkeypatch.setattr(token_files, "NUM_SAMPLES", 5)
+    monkeypatch.setattr(token_files, "SAMPLE_TOKENS", 10)
     before = open_tokens(path).digest()
     path.write_bytes(path.read_bytes()[:-2] + b"\xff\xff")
     after = open_tokens(path).digest()

@@ -78,10 +78,14 @@ def test_the_key_holds_what_the_answer_depends_on(monkeypatch: pytest.MonkeyPatc
     keys = {key_of(probing) for probing in asked}
     assert len(keys) == len(asked)
     assert key_of(dataclasses.replace(PROBING, job=make_job(seed=9, steps=8), worker="west/3")) in keys
-    for name in ("OMP_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CUBLAS_WORKSPACE_CONFIG"):
+    for name in ("OMP_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
         with monkeypatch.context() as patch:
             patch.setenv(name, "something else")
             assert key_of(PROBING) not in keys, name
+    with monkeypatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", "something else")
+        assert key_of(dataclasses.replace(PROBING, accelerator="cuda")) not in keys
+        assert key_of(PROBING) in keys, "no library of a processor reads it"
 
 
 def test_a_cached_one_needs_no_torch(tmp_path: Path, measured: Fingerprint) -> None:

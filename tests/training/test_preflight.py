@@ -34,7 +34,9 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_inventory_survives_the_way_to_the_controller(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inventory_survives_the_way_to_the_controller(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # where tokenised text is kept
     looked = inspect(job({"text": str(text)}))
     assert looked.data["windows"] == (21 * 100 + 1) // 8  # a byte 0 ends the document

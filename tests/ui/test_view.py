@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dougong.control.messages import WorkerRaised
+from dougong.control.worker_messages import WorkerRaised
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, FailureDiagnosed, StateChanged, WorkerDied
 from dougong.ui.panel import RunProgress, draw_panel, plain_step, sparkline

@@ -83,21 +83,14 @@ class Actor:
                 self._connect(action)
             case OpenBackend() | ListNodes() | StartAgents() | RestartAgents():
                 self._start(action)
-            case AskForModel() | AskForFingerprints():
-                self._ask(action)
-            case AskToStop(generation):
-                self._reach.send_all(StopAfterStep(generation))
-            case KillGeneration(generation):
-                self._reach.send_all(KillWorkers(generation))
-            case ForkGeneration():
-                self._fork(action)
-            case UsePlan(plan):
-                self._run_dir.write_plan(plan.to_json())
-                self._recorder.view.plan(plan)
-            case FindCheckpoint():
-                self._checkpoints.find(self._origin())
-            case CommitCheckpoint():
-                self._commit(action)
+            case AskForModel(agent, worker):
+                self._ask_for_model(agent, worker)
+            case AskForFingerprints(workers):
+                self._ask_for_fingerprints(workers)
+            case UsePlan() | FindCheckpoint() | CommitCheckpoint():
+                self._store(action)
+            case ForkGeneration() | AskToStop() | KillGeneration():
+                self._command(action)
             case GiveUp():
                 return self._explain(action)
         return action
@@ -133,6 +126,7 @@ class Actor:
             case DropAgent(agent):
                 self._reach.drop(agent)
             case CloseChannel(channel, answer):
+                # A client that did not wait for its answer has its request met even so.
                 try:
                     if answer is not None:
                         channel.send(answer)
@@ -176,6 +170,9 @@ class Actor:
         store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
 
+    # What follows runs in the backend's thread. It reads only what is fixed by then: the server
+    # listens before the nodes are listed.
+
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
         self._backend.start(specs, self._settings_of)
         return AgentsPlaced()
@@ -214,20 +211,27 @@ class Actor:
 
     # Workers
 
-    def _ask(self, action: AskForModel | AskForFingerprints) -> None:
-        """Fork children of generation 0, which look and answer."""
-        job, entries = self._config.job, self._config.entries
+    def _command(self, action: ForkGeneration | AskToStop | KillGeneration) -> None:
         match action:
-            case AskForModel(agent, worker):
-                task = InspectTask(entry=entries.inspect, job=job)
-                self._reach.send(agent, ForkWorkers(0, (worker,), task))
-            case AskForFingerprints(by_agent):
-                model, entry = self._facts.model, entries.fingerprint
-                assert model is not None and entry is not None
-                for agent, asked in by_agent.items():
-                    devices = devices_of(self._facts.agents[agent].spec)
-                    probes = FingerprintTask(entry, job, devices, model.shapes)
-                    self._reach.send(agent, ForkWorkers(0, asked, probes))
+            case ForkGeneration():
+                self._fork(action)
+            case AskToStop(generation):
+                self._reach.send_all(StopAfterStep(generation))
+            case KillGeneration(generation):
+                self._reach.send_all(KillWorkers(generation))
+
+    def _ask_for_model(self, agent: str, worker: str) -> None:
+        """Fork a child of generation 0, which looks and answers; so below."""
+        task = InspectTask(entry=self._config.entries.inspect, job=self._config.job)
+        self._reach.send(agent, ForkWorkers(0, (worker,), task))
+
+    def _ask_for_fingerprints(self, workers: dict[str, tuple[str, ...]]) -> None:
+        model, entry = self._facts.model, self._config.entries.fingerprint
+        assert model is not None and entry is not None
+        for agent, asked in workers.items():
+            devices = devices_of(self._facts.agents[agent].spec)
+            task = FingerprintTask(entry, self._config.job, devices, model.shapes)
+            self._reach.send(agent, ForkWorkers(0, asked, task))
 
     def _fork(self, action: ForkGeneration) -> None:
         store = self._facts.store
@@ -246,7 +250,17 @@ class Actor:
             workers = ForkWorkers(action.number, handle.spec.workers, task)
             self._reach.send(handle.spec.name, workers)
 
-    # Checkpoints
+    # Storage
+
+    def _store(self, action: UsePlan | FindCheckpoint | CommitCheckpoint) -> None:
+        match action:
+            case UsePlan(plan):
+                self._run_dir.write_plan(plan.to_json())
+                self._recorder.view.plan(plan)
+            case FindCheckpoint():
+                self._checkpoints.find(self._origin())
+            case CommitCheckpoint():
+                self._commit(action)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None

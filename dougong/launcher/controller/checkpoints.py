@@ -103,38 +103,49 @@ class CheckpointManager:
     ) -> Committed:
         start = time.monotonic()
         directory = repository.commit(self.root, step, generation, parts, additions)
-        files = [file for file in directory.rglob("*") if file.is_file()]
-        num_bytes = sum(file.stat().st_size for file in files)
+        # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
         pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
         removed = tuple(path.name for path in pruned.removed)
         invalid = tuple(path.name for path in pruned.invalid)
-        return Committed(step, directory, num_bytes, time.monotonic() - start, removed, invalid)
+        seconds = time.monotonic() - start
+        return Committed(step, directory, _size_of(directory), seconds, removed, invalid)
 
     def _metadata(
         self, step: int, plan: Plan, origin: RunOrigin, parent: str | None
     ) -> dict[str, Any]:
         """What a checkpoint says of its run, for `Manifest.metadata`."""
-        batch, recipe, data = self.job.batch, origin.model.recipe, origin.model.data
-        samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
-        progress = {
-            "name": data.get("name"),
-            "digest": data.get("digest"),
-            "step": step,
-            "samples": samples,
-            "tokens": samples * self.job.data.sequence_length,
-        }
+        recipe = origin.model.recipe
         return {
             "job": identity(self.job),
             "recipe": {"digest": recipe.digest, **recipe.to_dict()},
             "plan": _describe_plan(plan),
-            "data": progress,
+            "data": _describe_data(self.job, step, origin.model.data),
             "random": {"seed": self.job.seed},
             "kernels": dict(origin.kernels),
             "parent": parent,
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def _size_of(directory: Path) -> int:
+    """Bytes of all files."""
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _describe_data(job: Job, step: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Which data, and how much of it has been trained on."""
+    batch = job.batch
+    samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
+    return {
+        "name": data.get("name"),
+        "digest": data.get("digest"),
+        "step": step,
+        "samples": samples,
+        "tokens": samples * job.data.sequence_length,
+    }
 
 
 def _describe_plan(plan: Plan) -> list[dict[str, Any]]:
@@ -166,19 +177,22 @@ def compare_recipes(
     before, recipe = written.get("recipe"), origin.model.recipe
     if before is None or before["digest"] == recipe.digest:
         return ()
-    changed = []
-    for key, value in recipe.to_dict().items():
-        if before.get(key) != value:
-            changed.append(f"{key}: {before.get(key)} then, {value} now")
-    text = (
-        f"{found}: was computed by another recipe ({'; '.join(changed)}), so the next steps have "
-        "other bits"
-    )
+    changed = _changes(before, recipe.to_dict())
+    text = f"{found}: was computed by another recipe ({changed}), so the next steps have other bits"
     if job.needs_exact_kernels:
         raise CheckpointError(
             f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
         )
     return (text,)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The entries that differ, in words."""
+    changed = []
+    for key, value in now.items():
+        if before.get(key) != value:
+            changed.append(f"{key}: {before.get(key)} then, {value} now")
+    return "; ".join(changed)
 
 
 def compare_kernels(

@@ -57,6 +57,8 @@ class Connections:
         try:
             channel.send(message)
         except OSError as error:
+            # Sending happens in the middle of an action, where nothing can be decided about a loss.
+            # The reader may hear of it too; the second item finds the agent lost already.
             self._inbox.put(AgentLeft(agent, channel, f"cannot be sent messages: {error}"))
 
     def send_all(self, message: Message) -> None:

@@ -58,6 +58,8 @@ class Controller:
         """Train to the end of the job, whatever happens on the way. Leaves no process behind."""
         try:
             outcome = self._run()
+        except DougongError as error:  # a record that cannot be written, such as on a full disk
+            outcome = Outcome("FAILED", error.exit_status, error)
         except BaseException as error:  # our own mistake: recorded like any end, with its traceback
             text = f"the controller itself: {type(error).__name__}: {error}"
             self._end(Outcome("FAILED", 1, LaunchError(text)))
@@ -96,6 +98,8 @@ class Controller:
             due = next_actions(self._facts, self._state, self._policy, now)
             if not due:
                 return None
+            # All of one decision is done before the next look at the facts: its actions belong
+            # together, such as an event and the state that it announces.
             for action in due:
                 if isinstance(action, Enter) and isinstance(action.state, Ended):
                     return action.state.outcome
@@ -108,6 +112,7 @@ class Controller:
         now = time.monotonic()
         if item is not None:
             self._act_on(observe(self._facts, item, now))
+        # Heartbeats come by the hundred; what depends on time is looked at once in a tick.
         if now - self._ticked_at >= deadlines.tick_every_s:
             self._ticked_at = now
             self._act_on(observe_time(self._facts, now, deadlines))

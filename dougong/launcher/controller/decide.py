@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, WorkerError
 from dougong.fault.diagnosis import diagnose, first_failure
 from dougong.fault.policy import decide
@@ -87,6 +88,7 @@ def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tup
         raise facts.error
     match state:
         case Starting():
+            # An agent lost later is the first generation's failure: the policy decides.
             if state.stage is not Stage.CHECKPOINT:
                 _refuse_lost_agents(facts, ())
             return Preparation(facts, state, policy, now).next_actions()
@@ -108,6 +110,8 @@ def _refuse_lost_agents(facts: RunFacts, agents: tuple[str, ...]) -> None:
 def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
     generation = facts.generation
     assert generation is not None, "no generation has begun"
+    # Done comes before failed: when every worker has said that it is done and has ended, no failure
+    # that is heard of afterwards can have cost anything.
     if generation.all_done:
         return _conclude(facts, generation, policy, now)
     if generation.is_settled(now, policy.deadlines):
@@ -124,13 +128,9 @@ def _conclude(
     """All workers are done: the run ends when their last checkpoint is committed."""
     checkpoints = facts.checkpoints
     if checkpoints.num_open:
-        assert generation.last_exit_at is not None
-        if now - generation.last_exit_at <= policy.deadlines.commit_checkpoint_s:
-            return ()
-        limit = policy.deadlines.words("commit_checkpoint_s")
-        raise LaunchError(
-            f"the last checkpoint has not been committed: the controller waited {limit}"
-        )
+        _refuse_late_commit(generation, policy.deadlines, now)
+        return ()
+    # A worker is done when its part is durable, so that a part that is not here by now never comes.
     if checkpoints.parts:
         steps = ", ".join(map(str, sorted(checkpoints.parts)))
         raise LaunchError(
@@ -139,9 +139,19 @@ def _conclude(
         )
     if checkpoints.error is not None:
         raise as_ours(checkpoints.error)
+    # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
     return _end(Outcome("FINISHED", 0))
+
+
+def _refuse_late_commit(generation: Generation, deadlines: Deadlines, now: float) -> None:
+    assert generation.last_exit_at is not None, "all workers are done"
+    if now - generation.last_exit_at > deadlines.commit_checkpoint_s:
+        limit = deadlines.words("commit_checkpoint_s")
+        raise LaunchError(
+            f"the last checkpoint has not been committed: the controller waited {limit}"
+        )
 
 
 # Recovering
@@ -171,6 +181,8 @@ def _begin_recovery(
     )
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
+    # The others are killed at once: they would wait for the dead one until their own deadline, and
+    # what they said meanwhile would hide the cause.
     return (
         Record(died),
         KillGeneration(number, diagnosis),
@@ -195,23 +207,28 @@ def _await_workers_end(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     assert facts.generation is not None
-    statuses = facts.generation.workers.items()
-    alive = [name for name, status in statuses if not status.has_exited]
-    if alive and now - state.since <= policy.deadlines.kill_s:
-        return ()
-    # SIGKILL has been sent. A process that does not end even so is stuck in the kernel; it is left
-    # behind, since its generation's number keeps it out of the next one.
     done: tuple[Action, ...] = (ForgetParts(),)
-    if alive:
-        waited = policy.deadlines.words("kill_s")
-        text = f"not ended after SIGKILL: the controller waited {waited}; left behind"
-        done = (warning(facts, text, *alive), *done)
+    if not facts.generation.all_exited:
+        if now - state.since <= policy.deadlines.kill_s:
+            return ()
+        done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
     if state.was_stopping:
         reason = "the worker failed while the run was being stopped"
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
     return done + _begin_restart(facts, state, policy, now)
+
+
+def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:
+    """SIGKILL has been sent. A process that does not end even so is stuck in the kernel; the next
+    generation may begin without it, since its generation's number keeps it out of that one."""
+    statuses = generation.workers.items()
+    alive = [name for name, status in statuses if not status.has_exited]
+    waited = deadlines.words("kill_s")
+    return warning(
+        facts, f"not ended after SIGKILL: the controller waited {waited}; left behind", *alive
+    )
 
 
 def _begin_restart(

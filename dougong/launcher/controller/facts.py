@@ -146,6 +146,7 @@ class RunFacts:
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
         for the step."""
+        # The first request keeps its name and its exit status; a second one only makes it urgent.
         is_first = self.stop is None
         self.stop = stop if self.stop is None else replace(self.stop, now=True)
         return is_first

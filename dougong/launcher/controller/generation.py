@@ -75,10 +75,6 @@ class Generation:
     def all_done(self) -> bool:
         return all(status.is_done and status.has_exited for status in self.workers.values())
 
-    @property
-    def all_forked(self) -> bool:
-        return all(status.pid is not None for status in self.workers.values())
-
     def is_settled(self, now: float, deadlines: Deadlines) -> bool:
         """Whether somebody failed and it is known who was first."""
         if self.first_failure_at is None:
@@ -98,6 +94,7 @@ class Generation:
         """An agent's heartbeat: the progress vectors of its workers."""
         for worker, progress in beat.progress.items():
             status = self.workers.get(worker)
+            # The same sequence number is the same report, sent again: it is no movement.
             if status is not None and progress.sequence != status.sequence:
                 status.sequence = progress.sequence
                 status.step, status.phase = progress.step, progress.phase
@@ -120,6 +117,8 @@ class Generation:
         """A process ended: a failure unless we asked for it, or its work was done."""
         status = self.workers[message.worker]
         status.has_exited, self.last_exit_at = True, now
+        # `asked` alone decides: whatever signal it died of, we sent SIGKILL, and the failure for
+        # which we did is known already.
         if message.asked or (status.is_done and message.code == 0):
             return
         if message.text is not None:
@@ -142,10 +141,13 @@ class Generation:
     def note_time(self, now: float, deadlines: Deadlines) -> tuple[WorkerStatus, ...]:
         """Give up who is still at work although another one is done; workers that have just
         stalled, each once per stall."""
+        # A worker that is still at work may be computing, so it is not given up for standing still;
+        # but all workers end their last step together, and then one that goes on is stuck.
         if is_last_worker_late(self.first_done_at, now, deadlines):
             for status in self.workers.values():
                 if not status.is_done:
                     self._fail(Hung(status.worker.name, late_reason(deadlines)), now)
+        # Hung or not, a worker whose progress stands still is warned of once, until it moves again.
         moving = {n: s.moved_at for n, s in self.workers.items() if not s.has_exited}
         found = [self.workers[name] for name in stalled(moving, now, deadlines)]
         news = tuple(status for status in found if not status.is_stalled)

@@ -47,6 +47,7 @@ class Background:
     def settle(self, timeout_s: float) -> bool:
         """Wait until nothing runs here: an interpreter that ends while a library is being imported
         in a thread aborts. False when that was not within the limit."""
+        # Calls run in their order, so that this one runs when all before it have ended.
         idle = threading.Event()
         self._calls.put(idle.set)
         return idle.wait(timeout_s)

@@ -25,6 +25,7 @@ from dougong.control.worker_messages import (
     PartDurable,
     StepDone,
     WorkerDone,
+    WorkerMessage,
     WorkerRaised,
     WorkerWarning,
 )
@@ -144,10 +145,10 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
     )
-    return (
-        Record(event),
-        *(rejected(facts, n, "not as it was written") for n in committed.invalid),
-    )
+    news = [Record(event)]
+    for name in committed.invalid:
+        news.append(rejected(facts, name, "not as it was written"))
+    return tuple(news)
 
 
 def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
@@ -161,9 +162,8 @@ def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
 
 def _observe_signal(facts: RunFacts, number: int) -> tuple[News, ...]:
     name = signal_name(number)
-    return _observe_stop(
-        facts, Stop(name, EXIT_INTERRUPTED if name == "SIGINT" else EXIT_TERMINATED)
-    )
+    status = EXIT_INTERRUPTED if name == "SIGINT" else EXIT_TERMINATED
+    return _observe_stop(facts, Stop(name, status))
 
 
 def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:
@@ -175,6 +175,7 @@ def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:
 def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]:
     match request.message:
         case StopRun(now):
+            # The answer goes out first: the run may be over before the client has read it.
             answered = CloseChannel(request.channel, Acknowledged())
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
         case Ping():
@@ -196,7 +197,9 @@ def _observe_join(facts: RunFacts, item: AgentJoined) -> tuple[News, ...]:
 
 def _observe_agent(facts: RunFacts, item: AgentMessage | AgentLeft, now: float) -> tuple[News, ...]:
     if not facts.agents.is_current(item.agent, item.channel):
-        return ()  # it has begun another life since, or is counted as lost
+        # The agent has begun another life since, or is counted as lost. What its old connection
+        # still holds must not reach the workers of the new one.
+        return ()
     handle = facts.agents[item.agent]
     if isinstance(item, AgentLeft):
         facts.lose(handle, item.reason, now)
@@ -243,6 +246,7 @@ def _observe_process(
     generation = facts.generation_of(message.generation)
     match message:
         case WorkerExited(0, worker, task):
+            # A child's end after its answer is no second answer: the first one counts.
             facts.answers.setdefault((task, worker), message)
         case _ if generation is None:
             return
@@ -288,20 +292,29 @@ def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[N
         return ()
     worker = message.worker
     match message.message:
-        case StepDone(row):
-            return _observe_step(facts, generation, row)
-        case PartDurable(step) as part:
-            if facts.checkpoints.note_part(worker, part):
-                return (Record(events.CheckpointStarted(generation=generation.number, step=step)),)
-        case DrillAnnounced() as drill:
-            return _observe_drill(facts, generation, worker, drill)
-        case WorkerWarning(text):
-            return (warning(facts, text, worker),)
         case WorkerRaised() as error:
             generation.note_raised(worker, error, now)
             return (ShowException(worker, error),)
         case WorkerDone():
             generation.note_done(worker, now)
+            return ()
         case other:
-            return (warning(facts, f"worker {worker}: {_unknown(other)}"),)
-    return ()
+            return _observe_training(facts, generation, worker, other)
+
+
+def _observe_training(
+    facts: RunFacts, generation: Generation, worker: str, message: WorkerMessage
+) -> tuple[News, ...]:
+    match message:
+        case StepDone(row):
+            return _observe_step(facts, generation, row)
+        case PartDurable(step):
+            is_first = facts.checkpoints.note_part(worker, message)
+            started = events.CheckpointStarted(generation=generation.number, step=step)
+            return (Record(started),) if is_first else ()
+        case DrillAnnounced():
+            return _observe_drill(facts, generation, worker, message)
+        case WorkerWarning(text):
+            return (warning(facts, text, worker),)
+        case _:
+            return (warning(facts, f"worker {worker}: {_unknown(message)}"),)

@@ -8,6 +8,7 @@ This module imports torch when called, in a background thread, while the agents 
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 from typing import Any
 
 
@@ -16,8 +17,6 @@ class RendezvousStore:
     object. `timeout_s`: longest wait of one of its own calls."""
 
     def __init__(self, host: str, timeout_s: float) -> None:
-        from datetime import timedelta
-
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         listener = socket.create_server((host, 0), backlog=1024)

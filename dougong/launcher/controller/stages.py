@@ -11,6 +11,7 @@ from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
+from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.launcher.controller.actions import (
     Action,
@@ -118,12 +119,11 @@ class Preparation:
             return (self._give_up(),) if is_late else ()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
+        # What a stage has brought may forbid the next one; that is recorded before the run ends.
         done = self._finish()
         if any(isinstance(action, GiveUp) for action in done):
             return done
-        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
-        following = stages[stages.index(self.state.stage) + 1]
-        return done + self.enter(dataclasses.replace(self.state, stage=following, since=self.now))
+        return done + self.enter(self._following())
 
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
@@ -132,6 +132,11 @@ class Preparation:
         except DougongError as error:
             asked = (GiveUp(error),)
         return (Enter(state), *asked)
+
+    def _following(self) -> Starting | Recovering:
+        stages = _OF_START if isinstance(self.state, Starting) else _OF_RECOVERY
+        stage = stages[stages.index(self.state.stage) + 1]
+        return dataclasses.replace(self.state, stage=stage, since=self.now)
 
     # The agents that this is about
 
@@ -297,13 +302,18 @@ class Preparation:
         )
         return UseModel(model), Record(event)
 
-    def _finish_fingerprints(self) -> tuple[Action, ...]:
-        prints = dict(self.facts.judged.prints)
+    def _read_fingerprints(self) -> dict[str, Fingerprint]:
+        """By worker, of those that were asked for. Raises what a child raised."""
+        prints = {}
         for workers in self._asked.values():
             for worker, probed in workers.items():
                 log = self.policy.run_dir.log_file(0, probed)
                 answer = self.facts.answers[(FINGERPRINT, probed)]
                 prints[worker] = read_fingerprint(worker, answer, log)
+        return prints
+
+    def _finish_fingerprints(self) -> tuple[Action, ...]:
+        prints = {**self.facts.judged.prints, **self._read_fingerprints()}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)
         taken = events.FingerprintsTaken(
@@ -325,6 +335,7 @@ class Preparation:
         specs = [handle.spec for handle in facts.agents.all]
         seats = make_seats(specs, facts.agents.facts)
         plan = plan_job(self.policy.job, facts.model.inventory, seats)
+        # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
         known = facts.agents.facts.values()
@@ -341,16 +352,17 @@ class Preparation:
         """Everything is there: the next generation begins."""
         facts, found, plan = self.facts, self.facts.checkpoints.found, self.facts.plan
         assert found is not None and plan is not None
-        passed_over = [rejected(facts, name, reason) for name, reason in found.rejected]
-        warnings = [warning(facts, text) for text in found.warnings]
-        number, directory = facts.number + 1, found.directory
-        step = (step_of(directory) or 0) if directory is not None else 0
+        news = [rejected(facts, name, reason) for name, reason in found.rejected]
+        news += [warning(facts, text) for text in found.warnings]
+        number, directory, step = facts.number + 1, found.directory, 0
+        if directory is not None:
+            step = step_of(directory) or 0
         started = events.GenerationStarted(
             generation=number,
             workers=tuple(worker.name for worker in plan.workers),
-            resume=directory.name if directory is not None else None,
+            resume=None if directory is None else directory.name,
             step=step,
         )
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
-        return *passed_over, *warnings, Record(started), fork, Enter(Running(number))
+        return *news, Record(started), fork, Enter(Running(number))

@@ -57,13 +57,24 @@ class OwnedAdamW:
         """Put back one value that `state` gave."""
         assert self._adamw is not None, "a worker without tensors has no state to load"
         master = self._masters[name]
-        # All kinds lie beside the tensor, the count of updates too: the fused update reads it there.
+        # All kinds lie beside the tensor, the count of updates too: the fused update reads it
+        # there.
         loaded = value.to(master.device, torch.float32, copy=True)
         self._adamw.state[master][kind] = loaded
 
 
 def _fused_adamw(settings: AdamW, tensors: list[Tensor]) -> torch.optim.AdamW | None:
     """None where there is nothing to train: torch refuses an optimizer without parameters."""
+    groups = _groups(settings, tensors)
+    if not groups:
+        return None
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+    )
+
+
+def _groups(settings: AdamW, tensors: list[Tensor]) -> list[dict[str, Any]]:
+    """Torch's parameter groups: matrices decay, norms and biases do not. None is empty."""
     matrices = [t for t in tensors if t.dim() >= 2]
     others = [t for t in tensors if t.dim() < 2]
     groups: list[dict[str, Any]] = []
@@ -71,8 +82,4 @@ def _fused_adamw(settings: AdamW, tensors: list[Tensor]) -> torch.optim.AdamW | 
         groups.append({"params": matrices, "weight_decay": settings.weight_decay})
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
-    if not groups:
-        return None
-    return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
-    )
+    return groups

@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dougong.ui.report.markup import Markup, join, tag
+from markupsafe import Markup
 
 Point = tuple[float, float]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 12.0, 26.0
+_MARK_HEIGHT = 16.0
 _MOST_POINTS = 1200
-_MOST_HITS = 240
+_MOST_BANDS = 240
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,26 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """What to draw. `say` puts a value in words; `floor` is a value that the vertical axis must
+    """What to draw. `words` puts a value in words; `floor` is a value that the vertical axis must
     reach down to."""
 
     title: str
     series: Sequence[Series]
-    say: Callable[[float], str]
+    words: Callable[[float], str]
     marks: Sequence[Mark] = ()
     width: float = 520.0
     height: float = 190.0
     floor: float | None = None
+
+
+@dataclass(frozen=True)
+class ChartCard:
+    """A drawing in a box of the page, under its title, unit and legend."""
+
+    title: str
+    unit: str
+    legend: Markup
+    drawing: Markup
 
 
 @dataclass(frozen=True)
@@ -65,62 +76,61 @@ class _Frame:
     y_high: float
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (
-            self.chart.width - _LEFT - _RIGHT
-        )
+        share = (value - self.x_low) / (self.x_high - self.x_low)
+        return _LEFT + share * (self.right - _LEFT)
 
     def y(self, value: float) -> float:
-        top = self.top
-        return top + (self.y_high - value) / (self.y_high - self.y_low) * (
-            self.chart.height - top - _BOTTOM
-        )
+        share = (self.y_high - value) / (self.y_high - self.y_low)
+        return self.top + share * (self.bottom - self.top)
 
     @property
     def top(self) -> float:
-        return _TOP + (16.0 if self.chart.marks else 0.0)
+        return _TOP + _MARK_HEIGHT if self.chart.marks else _TOP
+
+    @property
+    def right(self) -> float:
+        return self.chart.width - _RIGHT
+
+    @property
+    def bottom(self) -> float:
+        return self.chart.height - _BOTTOM
+
+
+def card(chart: Chart, unit: str) -> ChartCard:
+    """The chart, ready for the page."""
+    return ChartCard(chart.title, unit, legend(chart), draw(chart))
 
 
 def draw(chart: Chart) -> Markup:
     """The chart as one `<svg>`; a chart without a finite number says so."""
-    finite = [p for s in chart.series for p in s.points if math.isfinite(p[1])]
-    shape = f"0 0 {chart.width:g} {chart.height:g}"
-    if not finite:
-        words = tag("text", "no numbers yet", x=chart.width / 2, y=chart.height / 2, class_="none")
-        return tag("svg", words, viewBox=shape, role="img", aria_label=chart.title)
-    frame = _frame(chart, finite)
-    parts = [
-        _grid(frame),
-        *(_mark(frame, m) for m in chart.marks),
-        *(_line(frame, s) for s in chart.series),
-    ]
-    return tag("svg", *parts, _hits(frame), viewBox=shape, role="img", aria_label=chart.title)
+    frame = _frame(chart)
+    if frame is None:
+        text = Markup('<text x="{:g}" y="{:g}" class="none">no numbers yet</text>')
+        return svg(chart.width, chart.height, chart.title, [_at_centre(chart, text)])
+    parts = [*_value_axis(frame), *_step_axis(frame)]
+    parts += [_mark(frame, mark) for mark in chart.marks]
+    for series in chart.series:
+        parts += _line(frame, series)
+    parts += _bands(frame)
+    return svg(chart.width, chart.height, chart.title, parts)
 
 
-def card(chart: Chart, unit: str) -> Markup:
-    """The chart in a box of the page, under its title, unit and legend."""
-    title = tag("h3", chart.title, " ", tag("span", unit, class_="unit"))
-    return tag(
-        "div",
-        tag("div", title, legend(chart), class_="charthead"),
-        draw(chart),
-        class_="card chart",
-    )
+def svg(width: float, height: float, title: str, parts: Sequence[Markup]) -> Markup:
+    """One drawing of the page."""
+    element = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>')
+    return element.format(width, height, title, Markup("").join(parts))
 
 
 def legend(chart: Chart) -> Markup:
     """The names of the series, each with a stroke of its look; nothing for a single one."""
-    named = [s for s in chart.series if s.points]
+    named = [series for series in chart.series if series.points]
     if len(named) < 2:
         return Markup("")
-    stroke = [
-        tag("svg", tag("path", d="M0 5H18", class_=f"line {s.look}"), viewBox="0 0 18 10")
-        for s in named
-    ]
-    return tag(
-        "div",
-        *(tag("span", k, s.name) for k, s in zip(stroke, named, strict=True)),
-        class_="legend",
+    entry = Markup(
+        '<span><svg viewBox="0 0 18 10"><path d="M0 5H18" class="line {}"></path></svg>{}</span>'
     )
+    entries = [entry.format(series.look, series.name) for series in named]
+    return Markup('<div class="legend">{}</div>').format(Markup("").join(entries))
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -130,9 +140,10 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     if not (math.isfinite(span) and span > 0):
         return [low]
     power = 10.0 ** math.floor(math.log10(span / most))
+    # The span is 1 to 10 times `most` powers, so a step of 20 powers is always wide enough.
     step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most - 1 + 1e-9)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
@@ -140,102 +151,125 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
     a gap."""
     if len(points) <= most:
         return list(points)
-    kept = []
     buckets = max(most // 2, 1)
+    kept: list[Point] = []
     for i in range(buckets):
         bucket = points[i * len(points) // buckets : (i + 1) * len(points) // buckets]
-        finite = [p for p in bucket if math.isfinite(p[1])]
-        ends = {min(finite, key=_value), max(finite, key=_value)} if finite else {bucket[0]}
-        kept += sorted(ends)
+        kept += _ends(bucket)
     return kept
 
 
-def _value(point: Point) -> float:
-    return point[1]
+def _ends(bucket: Sequence[Point]) -> list[Point]:
+    """The lowest and the highest of some points, in the order of their steps."""
+    finite = [point for point in bucket if math.isfinite(point[1])]
+    if not finite:
+        return [bucket[0]]
+    lowest = min(finite, key=lambda point: point[1])
+    highest = max(finite, key=lambda point: point[1])
+    return sorted({lowest, highest})
 
 
-def _frame(chart: Chart, finite: Sequence[Point]) -> _Frame:
-    xs = [x for s in chart.series for x, _ in s.points] + [m.x for m in chart.marks]
-    low, high = min(y for _, y in finite), max(y for _, y in finite)
-    low = low if chart.floor is None else min(low, chart.floor)
+def _frame(chart: Chart) -> _Frame | None:
+    """Room for every point and mark, with a margin above and below; None without a finite value."""
+    steps, values = [mark.x for mark in chart.marks], []
+    for series in chart.series:
+        steps += [x for x, _ in series.points]
+        values += [y for _, y in series.points if math.isfinite(y)]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    if chart.floor is not None:
+        low = min(low, chart.floor)
     if high <= low:
         low, high = low - max(abs(low) * 0.05, 1e-12), high + max(abs(high) * 0.05, 1e-12)
     margin = (high - low) * 0.05
-    bottom = low if chart.floor is not None and low == chart.floor else low - margin
-    x_low, x_high = min(xs), max(xs)
-    return _Frame(chart, x_low, x_high if x_high > x_low else x_low + 1.0, bottom, high + margin)
+    bottom = low if low == chart.floor else low - margin
+    first, last = min(steps), max(steps)
+    return _Frame(chart, first, last if last > first else first + 1.0, bottom, high + margin)
 
 
-def _grid(frame: _Frame) -> Markup:
-    chart, parts = frame.chart, []
-    right, bottom = chart.width - _RIGHT, chart.height - _BOTTOM
+def _at_centre(chart: Chart, element: Markup) -> Markup:
+    return element.format(chart.width / 2, chart.height / 2)
+
+
+def _value_axis(frame: _Frame) -> list[Markup]:
+    line = Markup('<path d="M{:g} {:.1f}H{:g}" class="grid"></path>')
+    label = Markup('<text x="{:g}" y="{:.1f}" class="tick end">{}</text>')
+    parts = []
     for value in ticks(frame.y_low, frame.y_high, 6):
         y = frame.y(value)
-        parts.append(tag("path", d=f"M{_LEFT:g} {y:.1f}H{right:g}", class_="grid"))
-        parts.append(tag("text", chart.say(value), x=_LEFT - 8, y=y + 3.5, class_="tick end"))
-    parts.append(tag("path", d=f"M{_LEFT:g} {bottom:g}H{right:g}", class_="axis"))
-    whole = [
-        v for v in ticks(frame.x_low, frame.x_high, max(int(chart.width / 90), 3)) if v == int(v)
-    ]
-    for value in whole:
-        parts.append(
-            tag("text", f"{int(value):,}", x=frame.x(value), y=bottom + 17, class_="tick middle")
-        )
-    return join(*parts)
+        parts.append(line.format(_LEFT, y, frame.right))
+        parts.append(label.format(_LEFT - 8, y + 3.5, frame.chart.words(value)))
+    return parts
 
 
-def _line(frame: _Frame, series: Series) -> Markup:
+def _step_axis(frame: _Frame) -> list[Markup]:
+    line = Markup('<path d="M{:g} {:g}H{:g}" class="axis"></path>')
+    label = Markup('<text x="{:.1f}" y="{:g}" class="tick middle">{:,}</text>')
+    parts = [line.format(_LEFT, frame.bottom, frame.right)]
+    most = max(int(frame.chart.width / 90), 3)
+    for value in ticks(frame.x_low, frame.x_high, most):
+        if value == int(value):
+            parts.append(label.format(frame.x(value), frame.bottom + 17, int(value)))
+    return parts
+
+
+def _line(frame: _Frame, series: Series) -> list[Markup]:
     points = thin(series.points, _MOST_POINTS)
-    words, pen_down = [], False
+    line = Markup('<path d="{}" class="line {}"></path>')
+    parts = [line.format(_path(frame, points), series.look)]
+    if series.dots or len(points) == 1:  # a line of a single point would not be seen
+        dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" class="dot {}"></circle>')
+        finite = [point for point in points if math.isfinite(point[1])]
+        parts += [dot.format(frame.x(x), frame.y(y), series.look) for x, y in finite]
+    return parts
+
+
+def _path(frame: _Frame, points: Sequence[Point]) -> str:
+    """The points as an SVG path, which begins anew after each gap."""
+    words = []
+    command = "M"
     for x, y in points:
         if math.isfinite(y):
-            words.append(f"{'L' if pen_down else 'M'}{frame.x(x):.1f} {frame.y(y):.1f}")
-        pen_down = math.isfinite(y)
-    parts = [tag("path", d="".join(words), class_=f"line {series.look}")]
-    alone = len(points) == 1
-    for x, y in points if series.dots or alone else ():
-        if math.isfinite(y):
-            parts.append(
-                tag("circle", cx=frame.x(x), cy=frame.y(y), r=3, class_=f"dot {series.look}")
-            )
-    return join(*parts)
+            words.append(f"{command}{frame.x(x):.1f} {frame.y(y):.1f}")
+            command = "L"
+        else:
+            command = "M"
+    return "".join(words)
 
 
 def _mark(frame: _Frame, mark: Mark) -> Markup:
-    x, bottom = frame.x(mark.x), frame.chart.height - _BOTTOM
-    late = x > frame.chart.width * 0.8
-    label = tag(
-        "text",
-        mark.label,
-        x=x + (-6 if late else 6),
-        y=frame.top - 6,
-        class_="mark" + (" end" if late else ""),
+    """Its label stands on the side where there is room for it."""
+    x = frame.x(mark.x)
+    is_late = x > frame.chart.width * 0.8
+    line = Markup('<path d="M{:.1f} {:.1f}V{:g}" class="mark"></path>')
+    label = Markup('<text x="{:.1f}" y="{:g}" class="mark{}">{}</text>')
+    return Markup("<g><title>{}</title>{}{}</g>").format(
+        mark.text,
+        line.format(x, frame.top - _MARK_HEIGHT, frame.bottom),
+        label.format(x - 6 if is_late else x + 6, frame.top - 6, " end" * is_late, mark.label),
     )
-    line = tag("path", d=f"M{x:.1f} {frame.top - 16:.1f}V{bottom:g}", class_="mark")
-    return tag("g", tag("title", mark.text), line, label)
 
 
-def _hits(frame: _Frame) -> Markup:
-    """Bands that show, when pointed at, what each series says there."""
-    chart = frame.chart
-    steps = sorted({x for s in chart.series for x, _ in s.points})
-    steps = steps[:: max(math.ceil(len(steps) / _MOST_HITS), 1)]
-    lookup = [(s, dict(s.points)) for s in chart.series]
-    half = (chart.width - _LEFT - _RIGHT) / max(len(steps) - 1, 1) / 2
-    bands = []
+def _bands(frame: _Frame) -> list[Markup]:
+    """Invisible bands, one a step, that show the numbers of their step when they are pointed at."""
+    values = [(series.name, dict(series.points)) for series in frame.chart.series]
+    steps = sorted(set().union(*(points for _, points in values)))
+    steps = steps[:: max(math.ceil(len(steps) / _MOST_BANDS), 1)]
+    half = (frame.right - _LEFT) / max(len(steps) - 1, 1) / 2
+    height = frame.bottom - frame.top
+    band = Markup(
+        '<g class="hit"><title>{}</title>'
+        '<rect x="{:.2f}" y="{:g}" width="{:.2f}" height="{:g}"></rect>'
+        '<path d="M{:.1f} {:g}v{:g}"></path></g>'
+    )
+    parts = []
     for step in steps:
-        told = [f"{s.name} {chart.say(values[step])}" for s, values in lookup if step in values]
+        lines = [f"step {int(step):,}"]
+        for name, points in values:
+            if step in points:
+                lines.append(f"{name} {frame.chart.words(points[step])}")
         x = frame.x(step)
-        height = chart.height - _BOTTOM - frame.top
-        band = tag("rect", x=x - half, y=frame.top, width=2 * half, height=height)
-        hair = tag("path", d=f"M{x:.1f} {frame.top:g}v{height:g}")
-        bands.append(
-            tag(
-                "g",
-                tag("title", f"step {int(step):,}\n" + "\n".join(told)),
-                band,
-                hair,
-                class_="hit",
-            )
-        )
-    return join(*bands)
+        place = (x - half, frame.top, 2 * half, height)
+        parts.append(band.format("\n".join(lines), *place, x, frame.top, height))
+    return parts

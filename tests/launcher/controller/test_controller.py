@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from dougong.control.messages import Ping
-from dougong.errors import PlanError
+from dougong.errors import LaunchError, PlanError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.job.schema import Job
@@ -91,13 +91,9 @@ def test_every_state_is_an_event_and_in_the_status_at_once(run_dir: RunDir) -> N
         made.set_state(state)
         status = run_dir.read_status()
         assert status is not None
-        assert states_in_events(run_dir)[-1] == state.name == made.status()["state"]
-        assert state_of(status) == state.name
+        assert states_in_events(run_dir)[-1] == state.name == made.status().state
+        assert status.state == state.name
     assert states_in_events(run_dir) == ["RUNNING", "STOPPING", "RECOVERING", "RUNNING", "STOPPED"]
-
-
-def state_of(status: object) -> str:
-    return status["state"] if isinstance(status, dict) else status.state  # type: ignore[attr-defined]
 
 
 def test_another_stage_of_a_state_is_no_event(run_dir: RunDir) -> None:
@@ -142,3 +138,13 @@ def test_our_own_mistake_is_recorded_and_raised(run_dir: RunDir) -> None:
     ended = [event for event in run_dir.read_events() if isinstance(event, RunEnded)]
     assert len(ended) == 1 and "the controller itself: AttributeError" in str(ended[0].cause)
     assert states_in_events(run_dir) == ["STARTING", "FAILED"]
+
+
+def test_a_record_that_cannot_be_written_ends_the_run(run_dir: RunDir) -> None:
+    """As on a full disk: the error of the file is the run's, and everything is closed."""
+    backend = NoNodes(opens_in_s=0.5)
+    made = controller(run_dir, backend)
+    run_dir.status_file.mkdir()
+    with pytest.raises(LaunchError, match=r"status\.json: cannot be written"):
+        made.run()
+    assert backend.is_closed

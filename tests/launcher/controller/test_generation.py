@@ -109,12 +109,14 @@ def test_a_stall_is_told_once_and_again_after_movement(generation: Generation) -
     assert stalled(62.0) == []
     beat(2, 63.0)
     assert stalled(113.5) == ["east/0"]
-    assert generation.workers["east/0"].describe()["phase"] == "forward"
+    assert generation.workers["east/0"].describe().phase == "forward"
 
 
 def test_a_worker_is_described_by_lists(generation: Generation) -> None:
     generation.note_forked("east/1", 4711)
     described = generation.workers["east/1"].describe()
-    assert (described["lanes"], described["experts"], described["alive"]) == ([1], [[2, 3]], True)
+    assert (described.pid, described.alive) == (4711, True)
+    as_json = described.model_dump(mode="json")
+    assert (as_json["lanes"], as_json["experts"]) == ([1], [[2, 3]])
     generation.note_all_ended()
-    assert not generation.workers["east/1"].describe()["alive"]
+    assert not generation.workers["east/1"].describe().alive

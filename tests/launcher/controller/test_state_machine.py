@@ -298,4 +298,4 @@ def test_progress_is_what_heartbeats_say() -> None:
     )
     assert made.facts.generation is not None
     described = made.facts.generation.workers["east/0"].describe()
-    assert (described["pid"], described["step"], described["phase"], described["alive"]) == (4711, 6, "forward", True)
+    assert (described.pid, described.step, described.phase, described.alive) == (4711, 6, "forward", True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dougong.ui.report.load_map import load_map, load_section
+from dougong.ui.report.load_map import load_cards, load_map
 from dougong.ui.report.page import write_report
 from tests.ui.recorded import Recorder
 
@@ -29,23 +29,23 @@ def test_a_run_that_does_not_tell_has_no_such_section(tmp_path: Path) -> None:
     recorder.start()
     recorder.run.append_metrics(recorder.row(1, 1))
     assert "Load" not in write_report(recorder.run).read_text(encoding="utf-8")
-    assert load_section([], []) is None
+    assert load_cards([], []) == []
 
 
 def test_a_single_layer_has_no_median() -> None:
-    drawn = str(load_section([{"step": 1, "load": {"max_over_mean": [2.0], "worst": 2.0}}], []))
-    assert "worst layer" in drawn and "median" not in drawn and "heat" not in drawn
+    (drawn,) = load_cards([{"step": 1, "load": {"max_over_mean": [2.0], "worst": 2.0}}], [])
+    assert "worst layer" in drawn.drawing and "median" not in drawn.drawing and "heat" not in drawn.drawing
 
 
 def test_darkness_is_the_load_and_no_tokens_at_all_are_no_error() -> None:
-    shades = re.findall(r'fill-opacity="([\d.]+)"', load_map([[8, 4, 0, 7], [4, 4, 4, 7]], 1))
+    shades = re.findall(r'fill-opacity="([\d.]+)"', load_map([[8, 4, 0, 7], [4, 4, 4, 7]], 1).drawing)
     assert shades == ["1.000", "0.520", "0.040", "0.520", "0.520", "0.520"]
-    assert re.findall(r'fill-opacity="([\d.]+)"', load_map([[0, 0, 0]], 1)) == ["0.040"] * 2
+    assert re.findall(r'fill-opacity="([\d.]+)"', load_map([[0, 0, 0]], 1).drawing) == ["0.040"] * 2
 
 
 def test_a_large_model_gets_fewer_cells_of_the_busiest_expert_each() -> None:
     counts = [[1] * 256 + [0] for _ in range(61)]
     counts[3][9] = 100
-    drawn = load_map(counts, 7)
+    drawn = load_map(counts, 7).drawing
     assert 2048 <= drawn.count("<rect") <= 4096 + 61
     assert "MoE layer 3, expert 9: 100 tokens" in drawn and len(drawn) < 1_500_000

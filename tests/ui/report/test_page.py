@@ -14,7 +14,6 @@ from dougong.cli import report
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEnded
-from dougong.ui.report.markup import Markup, join, tag
 from dougong.ui.report.page import write_report
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
 from typer.testing import CliRunner
@@ -181,12 +180,3 @@ def test_the_command(tmp_path: Path) -> None:
     assert run.report_file.exists()
     refused = CliRunner().invoke(app, [str(tmp_path)])
     assert isinstance(refused.exception, LaunchError)
-
-
-def test_markup_escapes_all_but_markup() -> None:
-    assert tag("p", "a < b", tag("b", "c & d"), None, 3, class_="x", data_n='"', hidden=True, id=None) == (
-        '<p class="x" data-n="&quot;" hidden>a &lt; b<b>c &amp; d</b>3</p>'
-    )
-    assert tag("meta", charset="utf-8") == '<meta charset="utf-8">'
-    assert join("<", Markup("<i>")) == "&lt;<i>"
-    assert tag("rect", x=1.0, y=0.126) == '<rect x="1" y="0.13"></rect>'

@@ -1,0 +1,116 @@
+"""Which curves a run has: loss, speed, time, gradient norm, learning rate, load. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dougong.records.metrics import MetricsRow
+from dougong.ui.formatting import count
+from dougong.ui.history import History
+from dougong.ui.recoveries import Recovery
+from dougong.ui.report.line_chart import Chart, ChartCard, Mark, Point, Series, card
+from dougong.ui.report.load_map import load_cards
+
+_TIME_LOOKS = ("train", "validation", "second", "third")
+_SHOWN_ISLANDS = 2  # more would be a tangle of lines
+_MOST_DOTS = 60
+
+
+@dataclass(frozen=True)
+class TrainingCharts:
+    """`loss` over the page's width, `small` in two columns, `load` empty where no row has it."""
+
+    loss: ChartCard
+    small: Sequence[ChartCard]
+    load: Sequence[ChartCard]
+
+
+def training_charts(history: History) -> TrainingCharts:
+    """The charts of the section Training. Failures are marked in all of them, and named in the
+    first."""
+    rows = history.rows
+    marks = [_mark(recovery) for recovery in history.recoveries]
+    bare = [replace(mark, label="") for mark in marks]
+
+    def small(title: str, series: Sequence[Series], words: Callable[[float], str]) -> Chart:
+        return Chart(title, series, words, bare, floor=0.0)
+
+    speed = Series("all", _points(rows, "tokens_per_s"), "train")
+    norm = Series("norm", _points(rows, "grad_norm"), "second")
+    rate = Series("lr", _points(rows, "lr"), "third")
+    loss = Chart("Loss", _loss_series(history), two_digits, marks, 1080, 300)
+    return TrainingCharts(
+        card(loss, "cross-entropy per token, by step"),
+        [
+            card(small("Throughput", [speed], count), "tokens/s"),
+            card(small("Time in a step", _time_series(rows), two_digits), "seconds"),
+            card(small("Gradient norm", [norm], two_digits), "before clipping"),
+            card(small("Learning rate", [rate], short), ""),
+        ],
+        load_cards(rows, bare),
+    )
+
+
+def two_digits(value: float) -> str:
+    """A value with two decimals; one that is too small for them, with two digits."""
+    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def short(value: float) -> str:
+    """Two digits, with a power of ten where the number would be long."""
+    if value == 0:
+        return "0"
+    return f"{value:.2g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _mark(recovery: Recovery) -> Mark:
+    """Between the last step that the failed generation had done and the next one."""
+    why = recovery.cause or recovery.failure
+    text = f"{recovery.worker}: {why}, after step {recovery.step}"
+    return Mark(recovery.step + 0.5, recovery.worker, text)
+
+
+def _loss_series(history: History) -> list[Series]:
+    """Rewound stretches below, then training, then validation on top."""
+    series = []
+    rewound: list[Point] = []
+    for stretch in history.rewound:
+        rewound += _points(stretch, "loss")
+        rewound.append((stretch[-1]["step"], math.nan))  # a gap before the next stretch
+    if rewound:
+        series.append(Series("rewound", rewound, "rewound"))
+    series.append(Series("training", _points(history.rows, "loss"), "train"))
+    validation = _points(history.rows, "val_loss")
+    if validation:
+        dots = len(validation) <= _MOST_DOTS
+        series.append(Series("validation", validation, "validation", dots))
+    return series
+
+
+def _time_series(rows: Sequence[MetricsRow]) -> list[Series]:
+    """The whole step, and what the first islands spent in computing and in exchanging."""
+    islands: set[str] = set()
+    for row in rows:
+        islands.update(row.get("islands", {}))
+    series = [Series("whole", _points(rows, "step_s"), "whole")]
+    for island in sorted(islands)[:_SHOWN_ISLANDS]:
+        for part in ("compute", "exchange"):
+            name = part if len(islands) == 1 else f"{island} {part}"
+            look = _TIME_LOOKS[len(series) - 1]
+            series.append(Series(name, _island_points(rows, island, f"{part}_s"), look))
+    return series
+
+
+def _points(rows: Sequence[MetricsRow], key: str) -> list[Point]:
+    return [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+
+
+def _island_points(rows: Sequence[MetricsRow], island: str, key: str) -> list[Point]:
+    points = []
+    for row in rows:
+        seconds = row.get("islands", {}).get(island, {}).get(key)
+        if seconds is not None:
+            points.append((float(row["step"]), float(seconds)))
+    return points

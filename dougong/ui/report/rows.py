@@ -1,0 +1,168 @@
+"""What the page's tables and bars show, as plain values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dougong.parallel.plan import Plan, Worker
+from dougong.records.events import Event
+from dougong.records.machine import Machine
+from dougong.records.status import WorkerState
+from dougong.ui.formatting import duration, plural, ranges, site_experts, size, spans
+from dougong.ui.history import History
+from dougong.ui.recoveries import Recovery
+from dougong.ui.sentences import Level, describe
+
+
+@dataclass(frozen=True)
+class RecoveryPart:
+    """A stretch of a recovery's bar. `width`: per cent of the longest recovery of the run."""
+
+    name: str
+    seconds: float
+    look: str
+    width: float
+
+
+@dataclass(frozen=True)
+class RecoveryRow:
+    """A failure; `parts` are empty when no step followed it."""
+
+    recovery: Recovery
+    parts: Sequence[RecoveryPart]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Which of some numbered things are a worker's: in words, and as (start, width) of stretches in
+    per cent of them all."""
+
+    text: str
+    stretches: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """One worker of the plan. `num_tensors`: dense ones whose optimizer state it holds."""
+
+    worker: Worker
+    host: str
+    pid: int | None
+    lanes: Strip
+    experts: Strip
+    num_tensors: int
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One event in words; `after` says how long after the one before it."""
+
+    event: Event
+    after: str
+    level: Level
+    text: str
+
+
+def recovery_rows(recoveries: Sequence[Recovery]) -> list[RecoveryRow]:
+    """One for each failure, their bars on one scale."""
+    longest = max((recovery.total_s or 0.0 for recovery in recoveries), default=0.0)
+    rows = []
+    for recovery in recoveries:
+        if recovery.total_s is None:
+            rows.append(RecoveryRow(recovery, (), ""))
+        else:
+            rows.append(RecoveryRow(recovery, _parts(recovery, longest), _outcome(recovery)))
+    return rows
+
+
+def worker_rows(history: History, plan: Plan) -> list[WorkerRow]:
+    """One for each worker, in the order of their ranks; hosts and processes are the newest known."""
+    states = {state.name: state for state in history.workers}
+    return [_worker_row(worker, plan, states.get(worker.name)) for worker in plan.workers]
+
+
+def event_rows(events: Sequence[Event]) -> list[EventRow]:
+    """One for each event, in the order written."""
+    rows = []
+    before = None
+    for event in events:
+        sentence = describe(event)
+        rows.append(EventRow(event, _after(before or event, event), sentence.level, sentence.text))
+        before = event
+    return rows
+
+
+def class_words(classes: dict[str, str]) -> str:
+    """`east 3f2a..., west 91cc...`: one entry for each island and class of arithmetic."""
+    found: dict[str, None] = {}
+    for worker, name in classes.items():
+        island, _, _ = worker.rpartition("/")
+        found[f"{island} {name}"] = None
+    return ", ".join(found)
+
+
+def machine_facts(machine: Machine) -> list[tuple[str, str]]:
+    """What is known of the controller's machine, by name."""
+    memory = size(machine.memory_bytes) if machine.memory_bytes else ""
+    facts = [
+        ("Host", machine.host),
+        ("Platform", machine.platform),
+        ("CPU", machine.cpu),
+        ("Cores", str(machine.cores or "")),
+        ("Python", machine.python),
+        ("Memory", memory),
+        *sorted(machine.versions.items()),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _parts(recovery: Recovery, longest: float) -> list[RecoveryPart]:
+    parts = []
+    for name, seconds, look in (
+        ("noticed", recovery.noticed_s, "noticed"),
+        ("new generation", recovery.restart_s, "restarted"),
+        ("first step", recovery.reload_s, "stepped"),
+    ):
+        if seconds is not None:
+            width = 100 * seconds / longest if longest else 0.0
+            parts.append(RecoveryPart(name, seconds, look, width))
+    return parts
+
+
+def _outcome(recovery: Recovery) -> str:
+    start = "started again from the beginning"
+    if recovery.resumed_from is not None:
+        start = f"resumed from {recovery.resumed_from}"
+    return f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"
+
+
+def _worker_row(worker: Worker, plan: Plan, state: WorkerState | None) -> WorkerRow:
+    experts: set[int] = set()
+    for numbers in worker.experts:
+        experts.update(numbers)
+    owners = list(plan.owners.values())
+    return WorkerRow(
+        worker,
+        host=state.host if state else worker.node,
+        pid=state.pid if state else None,
+        lanes=_strip(worker.lanes, plan.num_lanes, ranges(worker.lanes)),
+        experts=_strip(sorted(experts), plan.num_experts, site_experts(worker.experts)),
+        num_tensors=owners.count(worker.rank),
+    )
+
+
+def _strip(numbers: Sequence[int], total: int, text: str) -> Strip:
+    stretches = []
+    for first, last in spans(numbers):
+        stretches.append((100 * first / total, 100 * (last + 1 - first) / total))
+    return Strip(text.replace("-", "–") or "none", stretches)
+
+
+def _after(before: Event, event: Event) -> str:
+    """Empty where the clock began anew between the two."""
+    seconds = event.monotonic_s - before.monotonic_s
+    if seconds < 0:
+        return ""
+    return f"+{seconds:.3f} s" if seconds < 60 else f"+{duration(seconds)}"

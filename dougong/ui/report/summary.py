@@ -1,0 +1,92 @@
+"""What stands at the head of the page: six numbers, and the last lines of the log that explains a
+failure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from dougong.records.directory import RunDir
+from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.history import History
+
+_TAIL_LINES = 20
+_TAIL_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class SummaryCard:
+    """One number of the run; `more` says a little more about it."""
+
+    label: str
+    value: str
+    more: str
+
+
+@dataclass(frozen=True)
+class LogTail:
+    """The end of a worker's log. `path`: from the run's directory."""
+
+    path: Path
+    text: str
+
+
+def summary_cards(history: History) -> list[SummaryCard]:
+    """Steps, loss, tokens, time, speed, failures; a dash for what a run without a step does not
+    have."""
+    done = 100 * history.last_step / max(history.steps, 1)
+    failures = len(history.recoveries)
+    return [
+        SummaryCard("Steps", f"{history.last_step:,} / {history.steps:,}", f"{done:.0f} %"),
+        _loss_card(history),
+        SummaryCard("Tokens", count(history.tokens), _tokens_a_step(history)),
+        SummaryCard("Time", duration(history.duration_s), _step_time(history)),
+        _speed_card(history),
+        SummaryCard("Failures", str(failures), _recovery_words(history) if failures else "none"),
+    ]
+
+
+def read_log_tail(history: History, run_dir: RunDir) -> LogTail | None:
+    """The last lines of the worker that ended a failed run; None when it has no log."""
+    path = run_dir.log_files().get((history.failed_generation, history.failed_worker))
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return LogTail(path.relative_to(run_dir.path), "\n".join(lines[-_TAIL_LINES:]))
+
+
+def _loss_card(history: History) -> SummaryCard:
+    label = "Final loss" if history.state == "finished" else "Last loss"
+    value = loss(history.rows[-1]["loss"]) if history.rows else "–"
+    if history.validation is None:
+        return SummaryCard(label, value, "no validation")
+    step, validated = history.validation
+    return SummaryCard(label, value, f"validation {loss(validated)} at step {step:,}")
+
+
+def _tokens_a_step(history: History) -> str:
+    return f"{count(history.rows[-1]['tokens'])} a step" if history.rows else ""
+
+
+def _step_time(history: History) -> str:
+    if not history.rows:
+        return ""
+    return f"median step {duration(median(row['step_s'] for row in history.rows))}"
+
+
+def _speed_card(history: History) -> SummaryCard:
+    if not history.rows:
+        return SummaryCard("Tokens/s", "–", "")
+    typical = median(row["tokens_per_s"] for row in history.rows)
+    overall = history.tokens / history.duration_s if history.duration_s > 0 else math.nan
+    return SummaryCard("Tokens/s", count(typical), f"{count(overall)} over the whole run")
+
+
+def _recovery_words(history: History) -> str:
+    rewound = sum(len(stretch) for stretch in history.rewound)
+    seconds = sum(recovery.total_s or 0.0 for recovery in history.recoveries)
+    return f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"

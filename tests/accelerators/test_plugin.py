@@ -1,0 +1,97 @@
+"""An accelerator of another package goes through the whole job file: check, plan, and a run that really trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dougong.records.directory import RunDir
+from tests.families import SMALLEST
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = '''\
+"""Stands for a vendor's package: a device of its own name, which computes on the processor."""
+
+from dougong.accelerators.cpu import Cpu
+
+
+class Mlu(Cpu):
+    name = "mlu"
+'''
+JOB: dict[str, Any] = {
+    "job": "plugin",
+    "model": {"family": "qwen3_moe", "config": SMALLEST},
+    "data": {"text": "stdlib", "sequence_length": 16},
+    "batch": {"lanes": 2},
+    "steps": 2,
+    "islands": [{"name": "east", "accelerator": "mlu", "workers": 2}],
+}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as pip leaves it behind: the package's module, and its entry point."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    (folder / "toy_mlu.py").write_text(MODULE)
+    info = folder / "toy_mlu-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-mlu\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dougong.accelerators]\nmlu = toy_mlu:Mlu\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("job") / "job.yaml"
+    path.write_text(yaml.safe_dump(JOB))
+    return path
+
+
+def dougong(*words: str, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT), *([str(packages)] if packages else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "dougong", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_job_may_name_it_where_its_package_is_installed(job_file: Path, package: Path) -> None:
+    ended = dougong("check", str(job_file), packages=package)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 on east (mlu)" in ended.stdout
+    ended = dougong("plan", str(job_file), packages=package)
+    assert ended.returncode == 0, ended.stderr
+    assert "mlu" in ended.stdout
+
+
+def test_elsewhere_the_job_is_refused_with_the_names_there_are(job_file: Path) -> None:
+    ended = dougong("check", str(job_file))
+    assert ended.returncode == 2
+    assert (
+        "islands.0.accelerator: must be 'cpu', 'cuda' or 'npu' (got 'mlu'); use one of them, or install a package that "
+        "adds it as an entry point of dougong.accelerators" in ended.stderr
+    )
+
+
+def test_it_is_one_of_the_names_in_an_error(job_file: Path, package: Path) -> None:
+    ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=mlv", packages=package)
+    assert "must be 'cpu', 'cuda', 'npu' or 'mlu' (got 'mlv'); did you mean 'mlu'?" in ended.stderr
+
+
+def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> None:
+    """Its workers compute on the processor, so that the bits must be those of `accelerator: cpu`."""
+    losses = {}
+    for kind in ("mlu", "cpu"):
+        run_dir = tmp_path / kind
+        words = ("run", str(job_file), "--no-ray", "--run-dir", str(run_dir), "-o", f"islands.east.accelerator={kind}")
+        ended = dougong(*words, packages=package)
+        assert ended.returncode == 0, ended.stderr
+        losses[kind] = [(row["step"], row["loss"], row["grad_norm"]) for row in RunDir(run_dir).latest_metrics()]
+    assert len(losses["mlu"]) == 2
+    assert losses["mlu"] == losses["cpu"]
+    plan = RunDir(tmp_path / "mlu").read_plan()
+    assert plan is not None and [worker.device for worker in plan.workers] == ["mlu:0", "mlu:1"]

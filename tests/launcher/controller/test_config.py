@@ -1,0 +1,27 @@
+"""What a controller is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dougong.deadlines import DEADLINES
+from dougong.job.schema import Job
+from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
+from tests.launcher.toyrun import toy_job
+
+
+@pytest.mark.parametrize(
+    ("determinism", "entries", "expected"),
+    [
+        ("layout", TRAINING, True),
+        ("run", TRAINING, True),
+        ("off", TRAINING, False),
+        ("layout", EntryPoints(fingerprint=None), False),
+    ],
+)
+def test_devices_are_probed_where_their_bits_matter(determinism: str, entries: EntryPoints, expected: bool) -> None:
+    job: Any = Job.model_validate(toy_job(determinism=determinism))
+    config = ControllerConfig(job, "secret", "/", entries)
+    assert config.takes_fingerprints is expected
+    assert config.deadlines == DEADLINES

@@ -1,0 +1,68 @@
+"""What a command does around its controller: the record of an earlier life, signals, a run that is alive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from dougong.control.channel import Server
+from dougong.control.messages import Acknowledged
+from dougong.deadlines import DEADLINES
+from dougong.errors import LaunchError
+from dougong.launcher.controller.config import FROM_START, ResumePoint
+from dougong.launcher.controller.inbox import Inbox
+from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.run import refuse_if_alive, signals_into, take_over
+from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointCommitted, DrillFired, GenerationStarted
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "run")
+
+
+def committed(step: int) -> CheckpointCommitted:
+    return CheckpointCommitted(generation=1, step=step, directory=f"step-{step:06d}", num_bytes=1, seconds=0.1)
+
+
+def test_a_run_without_a_record_begins_at_its_beginning(run_dir: RunDir) -> None:
+    assert take_over(run_dir) == FROM_START
+
+
+def test_a_resume_takes_over_generation_checkpoint_and_drills(run_dir: RunDir) -> None:
+    (run_dir.checkpoints / "step-000010").mkdir()
+    for event in (
+        GenerationStarted(generation=1, workers=("east/0",)),
+        committed(10),
+        committed(20),  # its directory is gone
+        DrillFired(generation=2, worker="east/1", step=7, action="kill"),
+    ):
+        run_dir.append_event(event)
+    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({(7, "east/1")}))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_become_items_and_are_given_back(number: signal.Signals) -> None:
+    before, inbox = signal.getsignal(number), Inbox()
+    if number == signal.SIGHUP and before == signal.SIG_IGN:
+        pytest.skip("under nohup SIGHUP stays ignored")
+    with signals_into(inbox):
+        os.kill(os.getpid(), number)
+        assert inbox.get(20) == SignalReceived(number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_run_that_answers_is_alive(run_dir: RunDir) -> None:
+    refuse_if_alive(run_dir)
+    server = Server("127.0.0.1", "secret", lambda _, channel: channel.send(Acknowledged()), print, DEADLINES)
+    host, port = server.address
+    machine = socket.gethostname()
+    run_dir.write_controller({"host": host, "port": port, "pid": 1, "token": "secret", "machine": machine})
+    with pytest.raises(LaunchError, match=f"is alive .*controller process 1 on {machine}.*dougong stop"):
+        refuse_if_alive(run_dir)
+    server.close()
+    refuse_if_alive(run_dir)
