@@ -18,7 +18,7 @@ from dougong.parallel.comm.membership import Membership
 T = TypeVar("T")
 
 LAST_WORD_S = 1.0
-"""For so long a wait for a thread lasts beyond the limit. That thread waits with the same limit, may
+"""A wait for a thread lasts so long beyond the limit. That thread waits with the same limit, may
 have begun a moment later, and knows which of the peers is missing."""
 
 RankedWork = tuple[int, dist.Work]
