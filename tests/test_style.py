@@ -175,3 +175,10 @@ def test_docs_name_files_that_are_there() -> None:
         if named.partition("/")[0] in TOP and "NAME" not in named and not any((root / named).exists() for root in (ROOT, ROOT / "dougong"))
     ]
     assert not dangling
+
+
+def test_the_rooms_in_readme_are_those_of_the_house() -> None:
+    """The table names every room, in the order of the house."""
+    shown = re.findall(r"^\| `dougong/(\w+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rooms = dict.fromkeys(room.partition(".")[0] for room in ORDER)
+    assert shown == [room for room in rooms if (ROOT / "dougong" / room).is_dir()]
