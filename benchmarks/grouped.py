@@ -25,10 +25,10 @@ from torch import Tensor
 
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
-    combine_rows,
     make_routing,
+    permute,
     permute_backward,
-    permute_rows,
+    unpermute,
 )
 from tests.reference import combine_backward
 
@@ -80,10 +80,10 @@ class Layer:
 
         def run() -> tuple[Tensor, Tensor]:
             routing = make_routing(self.index_TK, self.size.experts)
-            x_RH = permute_rows(self.x_TH, routing)
+            x_RH = permute(self.x_TH, routing)
             y_RH = torch.empty_like(x_RH)
             saved = self.op.forward(x_RH, blocks_of(routing.counts_E.tolist()), tensors, y_RH)
-            out_TH = combine_rows(y_RH, self.x_TH, self.weights_TK, routing)
+            out_TH = unpermute(y_RH, self.x_TH, self.weights_TK, routing)
             dy_RH, _ = combine_backward(self.dy_TH, y_RH, self.x_TH, self.weights_TK, routing)
             dx_RH = torch.empty_like(dy_RH)
             self.op.backward(dy_RH, saved, tensors, grads, dx_RH)()
@@ -148,7 +148,7 @@ def products(layer: Layer) -> dict[str, dict[str, Run]]:
     from dougong.ops.experts.triton_swiglu import addresses
 
     routing = make_routing(layer.index_TK, layer.size.experts)
-    x_RH, tiles = permute_rows(layer.x_TH, routing), layer.op.tiles(torch.bfloat16)
+    x_RH, tiles = permute(layer.x_TH, routing), layer.op.tiles(torch.bfloat16)
     wave = arrange(blocks_of(routing.counts_E.tolist()), tiles.height, x_RH.device)
     w_E2IH, name = layer.weights["gate_up_proj"], "gate_up_proj"
     weights = addresses(wave, layer.by_expert(layer.weights), name, torch.bfloat16)

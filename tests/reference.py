@@ -102,12 +102,12 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, index: Tensor, w: Tensor, how: Any, *parameters: Tensor) -> Tensor:
         op, names, site = how
         routing = ops.make_routing(index, site.num_experts, site.has_identity_experts)
-        rows = ops.permute_rows(h, routing)
+        rows = ops.permute(h, routing)
         answers = torch.empty_like(rows)
         blocks = blocks_of(range(site.num_experts), {0: routing.counts_E.tolist()})
         saved = op.forward(rows, blocks, _by_expert(names, parameters, blocks), answers)
         ctx.how, ctx.kept = how, (h, w, routing, answers, saved, blocks, parameters)
-        return ops.combine_rows(answers, h, w, routing)
+        return ops.unpermute(answers, h, w, routing)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> Any:
@@ -124,11 +124,11 @@ class _Experts(torch.autograd.Function):
 def combine_backward(
     dout_TH: Tensor, outputs_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: ops.Routing
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `combine_rows` on one worker: of the experts' outputs [R, H] and of the weights [T, K].
+    """Gradients of `unpermute` on one worker: of the experts' outputs [R, H] and of the weights [T, K].
 
     The definition; where attention and experts are different workers, each side computes its part of it.
     """
-    dout_RH = ops.permute_rows(dout_TH, routing)
+    dout_RH = ops.permute(dout_TH, routing)
     doutputs_RH = ops.weigh_rows(dout_RH, ops.weights_of_rows(weights_TK, routing))
     dweights_R = ops.products_of_rows(dout_RH, outputs_RH)
     return doutputs_RH, ops.weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)

@@ -11,10 +11,9 @@ from tests.test_house import HEAVY, MODULES, SOURCES, begins, imported, name, tr
 # Modules of ours that load a heavy library at their top: imported inside functions by those who must start quickly.
 LOADS_HEAVY = (
     "dougong.fingerprint.take",  # torch
-    "dougong.models.build",  # torch, transformers
-    "dougong.models.inventory",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
+    "dougong.training.preflight",  # torch
 )
 # Libraries that need not be installed, or are there for one kind of device.
 OPTIONAL = ("pynvml", "tokenizers", "torch_npu")

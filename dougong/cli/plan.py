@@ -18,7 +18,6 @@ from dougong.parallel.plan import Plan
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
 from dougong.tools.plan_chart import chart_lines, fits
-from dougong.training.preflight import inspect_only
 from dougong.ui.formatting import ranges, site_experts, size
 
 MOST_COLUMNS = 120
@@ -29,6 +28,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
+    from dougong.training.preflight import inspect_only
+
     job = load_job(file, override or []).job
     model = inspect_only(job)
     made = plan_job(job, model, seats_of_job(job.islands))

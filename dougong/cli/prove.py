@@ -22,7 +22,6 @@ from dougong.launcher.agent.facts import count_devices
 from dougong.tools.layouts import Layout, layouts
 from dougong.tools.local_run import LocalRunOptions
 from dougong.tools.prove import LayoutRun, explain, run_layouts, shortened
-from dougong.training.preflight import inspect_only
 
 
 def prove(
@@ -59,6 +58,8 @@ def prove(
 
 
 def _choose(job: Job, count: int) -> Sequence[Layout]:
+    from dougong.training.preflight import inspect_only
+
     num_devices = count_devices(get_accelerator(job.islands[0].accelerator))
     found = layouts(job, inspect_only(job).num_experts, count, num_devices)
     if len(found) < 2:

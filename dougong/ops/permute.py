@@ -68,7 +68,7 @@ def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False)
     return Routing(order_R, position_TK, counts_E, identity_TK, num_tokens, num_choices)
 
 
-def permute_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
+def permute(hidden_TH: Tensor, routing: Routing) -> Tensor:
     """The rows that leave: token vectors in (expert, token, choice) order, [R, H].
 
     The result depends on: the arguments' values; rows are copied, nothing is computed.
@@ -76,7 +76,7 @@ def permute_rows(hidden_TH: Tensor, routing: Routing) -> Tensor:
     return hidden_TH.index_select(0, routing.order_R // routing.num_choices)
 
 
-def combine_rows(
+def unpermute(
     outputs_RH: Tensor, hidden_TH: Tensor, weights_TK: Tensor, routing: Routing
 ) -> Tensor:
     """Weighted sum of each token's K outputs, added in the router's order: [T, H] in `hidden_TH`'s

@@ -21,7 +21,6 @@ from dougong.launcher.run import Options, start_run
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
 from dougong.records.metrics import MetricsRow
-from dougong.training.preflight import inspect_only
 
 
 def calibrate(resolved: ResolvedJob, path: Path, options: Options, steps: int) -> dict[str, Rates]:
@@ -29,6 +28,8 @@ def calibrate(resolved: ResolvedJob, path: Path, options: Options, steps: int) -
 
     Raises JobError for a job of one island, LaunchError when a run does not end well.
     """
+    from dougong.training.preflight import inspect_only
+
     if len(resolved.job.islands) < 2:
         raise JobError(
             "one island: its workers are alike, and there is nothing to weigh them against; "

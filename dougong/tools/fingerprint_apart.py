@@ -18,7 +18,6 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fingerprint.cache import Probing, measure
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
-from dougong.training.preflight import inspect_only, shapes_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def _probing_of(request: ProbeRequest) -> Probing:
     not."""
     if request.job is None:
         return Probing(request.accelerator, request.index)
+    from dougong.training.preflight import inspect_only, shapes_of
+
     job = Job.model_validate_json(request.job)
     shapes = shapes_of(job, inspect_only(job))
     return Probing(request.accelerator, request.index, job, shapes)

@@ -69,11 +69,14 @@ def run_here(job: Job, path: Path, request: PartialRun, options: LocalRunOptions
 
 def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
     token = secrets.token_hex(32)
-    config = ControllerConfig(job, token, os.getcwd(), options.entries, take_over(run_dir))
+    deadlines = job.fault.limits()
+    config = ControllerConfig(
+        job, token, os.getcwd(), options.entries, take_over(run_dir), deadlines
+    )
     inbox = Inbox()
     with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
         recorder = Recorder(run_dir, view, None)
-        backend = Local(run_dir, config.deadlines)
+        backend = Local(run_dir, deadlines)
         with _deadline(inbox, options.timeout_s) as is_late:
             outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close("")
@@ -93,7 +96,7 @@ def on_this_machine(job: Job, islands: tuple[Island, ...]) -> Job:
             "checkpoint": job.checkpoint.model_copy(update={"every": 0, "keep": NEVER}),
             "data": _without_validation(job.data),
             "drill": (),
-            "fault": Fault(max_restarts=0),
+            "fault": Fault(max_restarts=0, deadlines=job.fault.deadlines),
         }
     )
 

@@ -27,9 +27,8 @@ WORKERS = [
 def run(tmp_path: Path) -> RunDir:
     run = RunDir.create(tmp_path / "run")
     run.write_job("job: toy\n")
-    run.write_status(
-        {"job": "toy", "state": "STOPPED", "generation": 2, "step": 7, "steps": 20, "workers": WORKERS},
-    )
+    status = {"job": "toy", "state": "STOPPED", "generation": 2, "step": 7, "steps": 20, "workers": WORKERS}
+    run.status_file.write_text(json.dumps(status))
     for worker in ("east/0", "east/1"):
         log = run.log_file(1, worker)
         log.parent.mkdir(parents=True, exist_ok=True)

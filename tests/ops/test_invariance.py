@@ -20,7 +20,7 @@ from dougong.job.optimizers.adamw import AdamW
 from dougong.models.sites import expert_op
 from dougong.ops.experts.base import Block, ExpertOp, Rows
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
-from dougong.ops.permute import combine_rows, make_routing, permute_backward, permute_rows
+from dougong.ops.permute import make_routing, permute, permute_backward, unpermute
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.tree import LaneTree
 from dougong.training.optimizers.adamw import OwnedAdamW
@@ -115,8 +115,8 @@ def run_routing(place: Callable[[Tensor], Tensor], width: int, dtype: torch.dtyp
     danswers_RH, dweights_TK = combine_backward(dout_TH, answers_RH, hidden_TH, weights_TK, routing)
     return {
         "index": index_TK,
-        "rows": permute_rows(hidden_TH, routing),
-        "combined": combine_rows(answers_RH, hidden_TH, weights_TK, routing),
+        "rows": permute(hidden_TH, routing),
+        "combined": unpermute(answers_RH, hidden_TH, weights_TK, routing),
         "danswers": danswers_RH,
         "dweights": dweights_TK,
         "dhidden": permute_backward(drows_RH, dout_TH, weights_TK, routing),

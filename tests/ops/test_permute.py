@@ -8,10 +8,10 @@ import pytest
 import torch
 from dougong.ops.permute import (
     Routing,
-    combine_rows,
     make_routing,
+    permute,
     permute_backward,
-    permute_rows,
+    unpermute,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,8 +102,8 @@ def check_against_autograd(index_TK: Tensor, identity: bool) -> None:
         for shape in ((len(index_TK), 4), tuple(index_TK.shape), (EXPERTS, 4, 4), (len(index_TK), 4))
     )
     routing = make_routing(index_TK, EXPERTS, identity)
-    answers_RH = serve(permute_rows(hidden_TH, routing), matrices, routing)
-    out_TH = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
+    answers_RH = serve(permute(hidden_TH, routing), matrices, routing)
+    out_TH = unpermute(answers_RH, hidden_TH, weights_TK, routing)
     danswers_RH, dweights_TK = combine_backward(dout_TH, answers_RH, hidden_TH, weights_TK, routing)
     drows_RH = serve(danswers_RH, matrices.mT, routing)
     dhidden_TH = permute_backward(drows_RH, dout_TH, weights_TK, routing)
@@ -155,7 +155,7 @@ def test_additions_are_in_the_routers_order_bit_by_bit(
     """
     routing, answers_RH, hidden_TH, weights_TK, drows_RH = problem(dtype)
     dout_TH = hidden_TH.flip(0)
-    out_TH = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
+    out_TH = unpermute(answers_RH, hidden_TH, weights_TK, routing)
     assert torch.equal(out_TH, added(routing, answers_RH, hidden_TH, weights_TK, weigh_rows=True))
     assert not torch.equal(out_TH, added(routing, answers_RH, hidden_TH, weights_TK, True, wrong_order, wrong_sums))
     dhidden_TH = permute_backward(drows_RH, dout_TH, weights_TK, routing)
@@ -190,6 +190,6 @@ def test_dtypes_of_results_are_those_of_the_inputs(dtype: torch.dtype) -> None:
     routing, answers_RH, hidden_TH, weights_TK, drows_RH = problem(dtype)
     weights_TK = weights_TK.float()  # routers often weigh in float32
     danswers_RH, dweights_TK = combine_backward(hidden_TH, answers_RH, hidden_TH, weights_TK, routing)
-    assert combine_rows(answers_RH, hidden_TH, weights_TK, routing).dtype == dtype
+    assert unpermute(answers_RH, hidden_TH, weights_TK, routing).dtype == dtype
     assert (danswers_RH.dtype, dweights_TK.dtype) == (dtype, torch.float32)
     assert permute_backward(drows_RH, hidden_TH, weights_TK, routing).dtype == dtype

@@ -104,7 +104,7 @@ class Dispatcher:
             hidden, weights = call.hidden.detach(), call.weights.detach()
             if self._spec.at_attention:
                 handle.outputs[lane] = outputs[lane]
-                combined = permute.combine_rows(outputs[lane], hidden, weights, crossing.routing)
+                combined = permute.unpermute(outputs[lane], hidden, weights, crossing.routing)
             else:
                 combined = ops.add_partial_sums(outputs[lane], hidden, weights, crossing)
             handle.combined[lane] = combined
@@ -163,7 +163,7 @@ class Dispatcher:
             weights = torch.cat([message.parts[3] for message in messages.values()])
         arrived = ops.routing_of_arrivals(headers.values(), slots)
         blocks = ops.blocks_of(headers, self._experts[key[0]])
-        rows = permute.permute_rows(vectors, arrived)
+        rows = permute.permute(vectors, arrived)
         return ExpertBatch(key, sources, arrived, blocks, rows, weights)
 
     def outputs(self, batch: ExpertBatch) -> dict[int, TensorMessage]:
@@ -183,7 +183,7 @@ class Dispatcher:
                 parts, due, self._spec.names
             )
         vectors = self._whole(messages, 0)
-        dout_RH = permute.permute_rows(vectors, batch.arrived)
+        dout_RH = permute.permute(vectors, batch.arrived)
         weights = batch.weights
         if weights is None:
             weights = torch.cat([message.parts[1] for message in messages.values()])
@@ -290,7 +290,7 @@ def _gradients_at_attention(handle: DispatchHandle, lane: int) -> tuple[Tensor, 
     every row's gradient."""
     call, routing = handle.calls[lane], handle.crossings[lane].routing
     hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
-    dout_RH = permute.permute_rows(dout, routing)
+    dout_RH = permute.permute(dout, routing)
     dweights_R = permute.products_of_rows(dout_RH, handle.outputs.pop(lane))
     dhidden = permute.permute_backward(handle.drows[lane], dout, weights, routing)
     return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, routing)

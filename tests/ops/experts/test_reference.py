@@ -16,7 +16,7 @@ from dougong.models.sites import Site, expert_op, find_sites, one_expert
 from dougong.ops.experts.base import Block, ExpertOp, OneExpert, Rows
 from dougong.ops.experts.choose import choose_expert_op
 from dougong.ops.experts.reference import ByBlock, FamilyExpert, SwiGLUExpert, Tiling, add_outer
-from dougong.ops.permute import combine_rows, make_routing, permute_rows
+from dougong.ops.permute import make_routing, permute, unpermute
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB
 from torch import Tensor
@@ -90,7 +90,7 @@ def test_one_expert_at_a_time_gives_what_the_whole_module_gives(family: str) -> 
     whole_TH.backward(dout_TH)
 
     routing = make_routing(index_TK, 8, site.has_identity_experts)
-    rows_RH = permute_rows(hidden_TH, routing)
+    rows_RH = permute(hidden_TH, routing)
     answers_RH = torch.empty_like(rows_RH)
     start = 0
     for expert, count in enumerate(routing.counts_E.tolist()):
@@ -99,12 +99,12 @@ def test_one_expert_at_a_time_gives_what_the_whole_module_gives(family: str) -> 
         saved = op.forward(rows_RH[span], tensors, answers_RH[span])
         grads = {n: torch.zeros_like(t) for n, t in tensors.items()}
         weight_R = weights_TK.reshape(-1)[routing.order_R[span]]
-        drow_RH = permute_rows(dout_TH, routing)[span] * weight_R[:, None]
+        drow_RH = permute(dout_TH, routing)[span] * weight_R[:, None]
         op.backward(drow_RH, saved, tensors, grads, torch.empty_like(drow_RH))()
         for name, grad in grads.items():
             torch.testing.assert_close(grad, getattr(whole, name).grad[expert], rtol=1e-4, atol=1e-5)
         start += count
-    ours = combine_rows(answers_RH, hidden_TH, weights_TK, routing)
+    ours = unpermute(answers_RH, hidden_TH, weights_TK, routing)
     assert relative_errors({"y": ours}, {"y": whole_TH.detach()})["y"] < 2e-6
 
 

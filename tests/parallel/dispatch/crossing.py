@@ -12,11 +12,11 @@ from itertools import accumulate, pairwise
 import torch
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
-    combine_rows,
     make_routing,
+    permute,
     permute_backward,
-    permute_rows,
     products_of_rows,
+    unpermute,
     weigh_rows,
     weights_backward,
 )
@@ -75,8 +75,8 @@ def on_one_worker(problem: Problem) -> list[Result]:
         counts = routing.counts_E.tolist()
         starts = accumulate(counts, initial=0)
         blocks = tuple(Block(e, lane, s, n) for (e, n), s in zip(enumerate(counts), starts, strict=False) if n)
-        outputs_RH = serve(permute_rows(hidden_TH, routing), blocks, problem.matrices)
-        out_TH = combine_rows(outputs_RH, hidden_TH, weights_TK, routing)
+        outputs_RH = serve(permute(hidden_TH, routing), blocks, problem.matrices)
+        out_TH = unpermute(outputs_RH, hidden_TH, weights_TK, routing)
         doutputs_RH, dweights_TK = combine_backward(dout_TH, outputs_RH, hidden_TH, weights_TK, routing)
         drows_RH = serve(doutputs_RH, blocks, problem.matrices.mT)
         results.append((out_TH, permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK))
@@ -137,13 +137,13 @@ class Site:
         self.arrived, self.outputs, back = [], [], []
         for worker, headers in enumerate(self.headers):
             arrived = ops.routing_of_arrivals(headers, self.wire.to_worker("forward", slots, worker))
-            rows_RH = permute_rows(self.wire.to_worker("forward", tokens, worker), arrived)
+            rows_RH = permute(self.wire.to_worker("forward", tokens, worker), arrived)
             outputs_RH = serve(rows_RH, self.blocks(worker), self.problem.matrices)
             self.arrived.append(arrived)
             self.outputs.append(outputs_RH)
             back.append(ops.add_outputs(outputs_RH, self.weights[worker], arrived) if weigh else outputs_RH)
         self.came = self.wire.to_lanes("outputs", back, self.sizes_U if weigh else self.sizes_R)
-        add = ops.add_partial_sums if weigh else lambda rows, h, w, p: combine_rows(rows, h, w, p.routing)
+        add = ops.add_partial_sums if weigh else lambda rows, h, w, p: unpermute(rows, h, w, p.routing)
         lanes = zip(self.came, self.plans, self.problem.lanes, strict=True)
         return [add(came, h, w, p) for came, p, (_, h, w, _) in lanes]
 
@@ -152,7 +152,7 @@ class Site:
         self.pack_weights("backward", self.combine == "at_attention")
         gradients, dweights = [], []
         for worker, arrived in enumerate(self.arrived):
-            dout_RH = permute_rows(self.wire.to_worker("backward", douts, worker), arrived)
+            dout_RH = permute(self.wire.to_worker("backward", douts, worker), arrived)
             doutputs_RH = weigh_rows(dout_RH, self.weights[worker])
             drows_RH = serve(doutputs_RH, self.blocks(worker), self.problem.matrices.mT)
             dweights.append(products_of_rows(dout_RH, self.outputs[worker]))
@@ -167,7 +167,7 @@ class Site:
     def end_at_attention(self, lane: int, drows_RH: Tensor) -> tuple[Tensor, Tensor]:
         _, hidden_TH, weights_TK, dout_TH = self.problem.lanes[lane]
         routing = self.plans[lane].routing
-        dweights_R = products_of_rows(permute_rows(dout_TH, routing), self.came[lane])
+        dweights_R = products_of_rows(permute(dout_TH, routing), self.came[lane])
         dweights_TK = weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
         return permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK
 

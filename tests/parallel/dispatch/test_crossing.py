@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dougong.ops.experts.base import Block
-from dougong.ops.permute import make_routing, permute_rows
+from dougong.ops.permute import make_routing, permute
 from dougong.parallel.dispatch import crossing as ops
 from dougong.parallel.dispatch.crossing import Combine, Header, plan_crossing
 from hypothesis import given, settings
@@ -102,7 +102,7 @@ def test_lanes_without_a_micro_batch_take_no_place() -> None:
     assert opened.order_R.tolist() == plan.routing.order_R.tolist()
     assert opened.position_TK.tolist() == plan.routing.position_TK.tolist()
     empty = ops.routing_of_arrivals([nothing], plan.slots_R[:0])
-    assert permute_rows(torch.empty(0, H), empty).shape == (0, H)
+    assert permute(torch.empty(0, H), empty).shape == (0, H)
     assert ops.add_outputs(torch.empty(0, H), torch.empty(0), empty).shape == (0, H)
 
 

@@ -88,8 +88,8 @@ def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tenso
     call = calls_of(kind, [lane], num_experts)[lane]
     of = permute.make_routing(call.index, num_experts, kind == "identity")
     blocks = blocks_of(range(num_experts), {lane: of.counts_E.tolist()})
-    answers = serve(permute.permute_rows(call.hidden, of), blocks)
-    combined = permute.combine_rows(answers, call.hidden, call.weights, of)
+    answers = serve(permute.permute(call.hidden, of), blocks)
+    combined = permute.unpermute(answers, call.hidden, call.weights, of)
     dout = torch.ones_like(combined)
     danswers, dweights = combine_backward(dout, answers, call.hidden, call.weights, of)
     factors = torch.repeat_interleave(torch.arange(num_experts) + 1, of.counts_E)

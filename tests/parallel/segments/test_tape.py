@@ -159,11 +159,11 @@ class Pilot:
         call = self._flight.calls[-1]
         routing = ops.make_routing(call.index, 8, self._rig.replica.cut.has_identity)
         with torch.no_grad():
-            rows = ops.permute_rows(call.hidden.detach(), routing)
+            rows = ops.permute(call.hidden.detach(), routing)
             answers = self.shard.forward(
                 (site, self._microbatch), rows, blocks_of(range(8), {0: routing.counts_E.tolist()})
             )
-            combined = ops.combine_rows(answers, call.hidden, call.weights, routing)
+            combined = ops.unpermute(answers, call.hidden, call.weights, routing)
         self._routings.append((routing, answers))
         self._flight.resume(combined)
 
