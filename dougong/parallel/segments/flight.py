@@ -108,15 +108,21 @@ class Flight:
             with torch.set_grad_enabled(self._with_gradients):
                 result = self._greenlet.switch(*values)
         except RuntimeError as error:
-            # Experts' own parameters have no memory, so that nothing can use them unseen.
+            # Experts' own parameters have no memory, so most operators raise over them. Where one
+            # does not, the gradient of such a leaf is refused (`dense.gradients`).
             outputs = [call.output for call in self.calls]
             if uses_tensors_without_memory(self._forward, outputs, self._with_gradients):
                 raise ModelError(f"{USED_ELSEWHERE}: {error}") from error
             raise
         if self._greenlet.dead:
             self.loss = result
+            computed = [result]
         else:
             self.calls.append(result)
+            computed = [result.hidden, result.weights]
+        # What is computed from such tensors alone has no memory either.
+        if _holds_meta(computed):
+            raise ModelError(USED_ELSEWHERE)
 
     def begin_backward(self, scale: float) -> Tensor:
         """Start the walk from the loss (and `extra_loss`), weighted by `scale`; returns the loss's
