@@ -80,15 +80,20 @@ def lay_out(
     free = {node.id: dict(node.devices) for node in nodes}
     specs: list[AgentSpec] = []
     for island in islands:
-        allowed = _allowed(island, nodes)
-        if get_accelerator(island.accelerator).shares_machine:
-            node = allowed[0].id if island.node else None
-            specs.append(_spec(island, 0, island.workers, node))
-        else:
-            specs += _spread(island, allowed, free)
+        specs += _agents_of(island, _allowed(island, nodes), free)
     if not shared:
         return tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
     return tuple(specs)
+
+
+def _agents_of(
+    island: Island, nodes: Sequence[Node], free: dict[str, dict[str, int]]
+) -> list[AgentSpec]:
+    if not get_accelerator(island.accelerator).shares_machine:
+        return _spread(island, nodes, free)
+    # Any number of workers fits on one node; which one may be left to the backend.
+    node = nodes[0].id if island.node else None
+    return [_spec(island, 0, island.workers, node)]
 
 
 def _allowed(island: Island, nodes: Sequence[Node]) -> list[Node]:
