@@ -5,7 +5,7 @@
     python benchmarks/afd.py overhead [--rounds N]
 
 Workers are real processes with the real executor, transport and gradients of a small model; `emulate:` makes each
-segment, experts call and letter take the time it is told to, asleep. `efficiency`: one attention worker, one experts
+segment, experts call and message take the time it is told to, asleep. `efficiency`: one attention worker, one experts
 worker, with HeterMoE's measured shares of time T_A : T_E : T_comm (arXiv 2504.03871, table 3: 0.63 : 1 : 0.31 and
 0.90 : 1 : 0.32), schedules taking turns; the bound is the busier side's total. `sweep`: two attention workers and one
 to four experts workers, short and long sequences: tokens per second and worker. `overhead`: microseconds of an
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.determinism import ask, crew, join
 from dougong.accelerators.base import thread_environment
 from dougong.job.schema import Job
+from dougong.parallel.schedules.operation import Operation
 from tests.jobs import VOCAB, make_rig, plan_for
 
 PIPELINES = ("serial", "zebra", "af_pipe")
@@ -40,13 +41,13 @@ TOKENS, CHOICES = 32, 2
 @dataclass(frozen=True)
 class Setting:
     """Milliseconds that a forward takes: a segment of one lane, an experts call of one lane's micro-batch if one worker
-    holds all experts, and a letter."""
+    holds all experts, and a message."""
 
     layers: int
     microbatches: int
     segment_ms: float
     experts_ms: float
-    letter_ms: float
+    message_ms: float
 
     def bound_s(self) -> float:
         """The busier side's total: a backward takes twice a forward; there is one more segment than experts calls."""
@@ -64,7 +65,7 @@ def job_of(setting: Setting, pipeline: str, lanes: int) -> Job:
     emulate = {
         "attention_ms": setting.segment_ms,
         "expert_ms_per_1k_tokens": 1000.0 * setting.experts_ms / (TOKENS * CHOICES),
-        "link": {"latency_ms": setting.letter_ms},
+        "link": {"latency_ms": setting.message_ms},
     }
     return Job.model_validate({
         "job": "benchmark",
@@ -96,7 +97,7 @@ def worker(rank: int, workers: int, port: int, pipe: Any, roles: str, jobs: dict
 def efficiency(options: argparse.Namespace) -> None:
     for shares in SHARES:
         t_a, t_e, t_c = (share * options.unit_ms for share in shares)
-        # T_comm is that of a layer's four letters, T_A and T_E those of a forward and a backward
+        # T_comm is that of a layer's four messages, T_A and T_E those of a forward and a backward
         setting = Setting(options.layers, options.microbatches, t_a, t_e, 3 * t_c / 4)
         jobs = {name: job_of(setting, name, 1) for name in PIPELINES}
         with crew(2, worker, thread_environment(1), "AE", jobs) as pipes:
@@ -129,21 +130,20 @@ def overhead(options: argparse.Namespace) -> None:
     islands = [{"name": "east", "accelerator": "cpu"}]
     rig = make_rig(Job.model_validate({**job.model_dump(), "islands": islands}))
     executor, seconds = rig.stepper.parts.executor, []
-    for kind, run in list(executor._run.items()):
-        if not kind.computes:
-            executor._run[kind] = _timed(run, seconds)
+    executor.run_operation = _timed(executor.run_operation, seconds)
     for step in range(1, options.rounds + 2):
         if step == 2:
             seconds.clear()
         rig.stepper.forward_backward(step, rig.forwards(step))
-    tell("sending or receiving a letter to oneself, microseconds", [1e6 * s for s in seconds])
+    tell("sending or receiving a message to oneself, microseconds", [1e6 * s for s in seconds])
 
 
 def _timed(run: Any, seconds: list[float]) -> Any:
-    def timed(site: int, microbatch: int) -> None:
+    def timed(operation: Operation) -> None:
         begun = time.perf_counter()
-        run(site, microbatch)
-        seconds.append(time.perf_counter() - begun)
+        run(operation)
+        if not operation.kind.computes:
+            seconds.append(time.perf_counter() - begun)
 
     return timed
 

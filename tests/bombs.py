@@ -36,9 +36,9 @@ def train(context: Any) -> None:
     from dougong.training import session
 
     fuse = context.run_dir.with_suffix(".fuse")
-    told = json.loads(fuse.read_text()) if fuse.exists() else {}
-    if told.get("worker") == context.worker.name:
-        control = Bomb(context.control, fuse, told["step"], told["phase"])
+    wanted = json.loads(fuse.read_text()) if fuse.exists() else {}
+    if wanted.get("worker") == context.worker.name:
+        control = Bomb(context.control, fuse, wanted["step"], wanted["phase"])
         context = dataclasses.replace(context, control=control)
     session.train(context)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from dougong.deadlines import DEADLINES, LEAST_SILENCE_S, MOST_S, SETTABLE, Deadlines
 
 
@@ -23,3 +24,11 @@ def test_limits_that_depend_on_each_other_agree() -> None:
     assert DEADLINES.agent_silence_s >= LEAST_SILENCE_S > DEADLINES.ping_every_s
     assert DEADLINES.controller_silence_s > DEADLINES.agent_silence_s, "the controller finds the loss first"
     assert DEADLINES.status_fresh_s > DEADLINES.status_every_s
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("rendezvous_s", "120 s (fault.deadlines.rendezvous_s)"), ("send_s", "20 s"), ("status_fresh_s", "2.5 s")],
+)
+def test_a_limit_in_an_error_names_the_key_that_sets_it(name: str, words: str) -> None:
+    assert DEADLINES.words(name) == words

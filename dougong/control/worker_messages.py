@@ -64,8 +64,11 @@ class WorkerWarning:
 
 @dataclass(frozen=True)
 class WorkerRaised:
-    """The exception with which a worker ends. `bases`: names of all its classes, so that a
-    consequence (`PeerError`) is known by its class. `errno`: an OSError's number."""
+    """The exception with which a worker ends.
+
+    `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
+    `errno`: an OSError's number.
+    """
 
     type: str
     bases: tuple[str, ...]

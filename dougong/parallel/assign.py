@@ -131,8 +131,9 @@ def offload(
     least = -(-room.least // chunk)
     if least > most:
         raise PlanError(
-            f"the experts workers have no room for {room.least} of {num_sites * num_experts} experts, and the "
-            f"attention workers can keep {most * chunk}; add workers, or raise islands.*.memory_gb if there is more"
+            f"the experts workers have no room for {room.least} of {num_sites * num_experts} "
+            f"experts, and the attention workers can keep {most * chunk}; add workers, or raise "
+            "islands.*.memory_gb if there is more"
         )
     chunks = min(max(_best_chunks(num_sites, num_experts, chunk, times), least), most)
     return tuple(

@@ -1,7 +1,7 @@
 """Who runs what: a pure function of the job, the cluster and the model's inventory.
 
-Imports no torch. The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan` only maps it onto
-workers.
+The logical layout (lanes, experts, named tensors) fixes the arithmetic; a `Plan` only maps it onto
+workers. Imports no torch.
 """
 
 from __future__ import annotations
@@ -213,14 +213,7 @@ def _site_experts(
     """Every seat's experts, by site. Each worker that has them as its role gets one at least."""
     owners = [rank for rank, seat in enumerate(seats) if seat.role != "attention"]
     keepers = [rank for rank, seat in enumerate(seats) if seat.role == "attention"]
-    most = inventory.num_experts - len(owners) if keepers else 0
-    for kept in offload:
-        _require(
-            0 <= kept <= most,
-            f"offload: {kept} experts on {len(keepers)} attention workers, but of "
-            f"{inventory.num_experts} experts each of {len(owners)} experts workers needs one; it "
-            f"can be 0 to {most}",
-        )
+    _check_offload(inventory.num_experts, len(owners), len(keepers), offload)
     counts = [[0] * len(seats) for _ in offload]
     owned = [inventory.num_experts - kept for kept in offload]
     for ranks, totals, least in ((owners, owned, 1), (keepers, offload, 0)):
@@ -231,6 +224,18 @@ def _site_experts(
             for rank, count in zip(ranks, site_shares, strict=True):
                 row[rank] = count
     return [contiguous(row) for row in counts]
+
+
+def _check_offload(
+    num_experts: int, num_owners: int, num_keepers: int, offload: Sequence[int]
+) -> None:
+    most = num_experts - num_owners if num_keepers else 0
+    for kept in offload:
+        _require(
+            0 <= kept <= most,
+            f"offload: {kept} experts on {num_keepers} attention workers, but of {num_experts} "
+            f"experts each of {num_owners} experts workers needs one; it can be 0 to {most}",
+        )
 
 
 def experts_text(experts: Sequence[Sequence[int]]) -> str:

@@ -197,10 +197,10 @@ def check_agents(agents: Mapping[str, AgentFacts], run_dir: str) -> None:
     packages = _packages_of(agents)
     skewed = [name for name, versions in packages.items() if len(set(versions)) > 1]
     if skewed:
+        table = version_table(agents, list(packages), skewed)
         raise LaunchError(
-            f"the nodes differ in {', '.join(skewed)}; a run needs the same everywhere:\n"
-            + version_table(agents, list(packages), skewed)
-            + "\ninstall the same versions on all nodes, then run again"
+            f"the nodes differ in {', '.join(skewed)}; a run needs the same everywhere:\n{table}\n"
+            "install the same versions on all nodes, then run again"
         )
 
 

@@ -162,10 +162,10 @@ def _check_memory(job: Job, inventory: Inventory, plan: Plan) -> None:
         limit = limits[worker.island]
         if limit is None or used <= limit:
             continue
-        one_gb = expert_bytes(job, inventory) / BYTES_PER_GB
+        needed, one = used / BYTES_PER_GB, expert_bytes(job, inventory) / BYTES_PER_GB
         raise PlanError(
-            f"{worker.name} needs {used / BYTES_PER_GB:.3g} GB for weights, gradients and "
-            f"optimizer state ({worker.num_experts} experts of {one_gb:.3g} GB), and "
+            f"{worker.name} needs {needed:.3g} GB for weights, gradients and optimizer state "
+            f"({worker.num_experts} experts of {one:.3g} GB), and "
             f"islands.{worker.island}.memory_gb is {limit / BYTES_PER_GB:g}; add workers, or move "
             "experts by offload or speed"
         )

@@ -87,7 +87,11 @@ def product_rows(
     rows_per_block = tokens * experts_per_token / num_experts
     if rows_per_block >= ENOUGH_ROWS or job.batch.lanes == 1:
         return "block"
-    rows_per_expert = rows_per_block * job.batch.lanes
+    return _tile_height(rows_per_block * job.batch.lanes)
+
+
+def _tile_height(rows_per_expert: float) -> int | Literal["block"]:
+    """The tallest tile that is at most half of an expert's rows; a block where none is."""
     for height in HEIGHTS:
         if 2 * height <= rows_per_expert:
             return height

@@ -71,8 +71,7 @@ def _changes(
     for name, field in section.model_fields.items():
         if may_change(field):
             continue
-        old = before[name] if name in before else _default(field)
-        new = after[name] if name in after else _default(field)
+        old, new = _value(before, name, field), _value(after, name, field)
         inner = section_for(field, new)
         if inner is not None and isinstance(old, Mapping):
             yield from _changes(inner, old, new, f"{path}{name}.")
@@ -80,8 +79,10 @@ def _changes(
             yield f"{path}{name}"
 
 
-def _default(field: FieldInfo) -> Any:
-    """A field's default as JSON holds it; None for one that has none."""
+def _value(values: Mapping[str, Any], name: str, field: FieldInfo) -> Any:
+    """What stands there, else the field's default as JSON holds it; None for one that has none."""
+    if name in values:
+        return values[name]
     if field.is_required():
         return None
     default = field.get_default(call_default_factory=True)

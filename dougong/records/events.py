@@ -229,7 +229,7 @@ Event = Annotated[
     | RunEnded,
     Field(discriminator="kind"),
 ]
-"""Any of them, told apart by `kind`."""
+"""Any of them; `kind` says which."""
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 

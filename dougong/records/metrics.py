@@ -18,6 +18,7 @@ def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
     """The present history, one row a step: a row of step s makes all earlier-written rows of steps
     >= s past history."""
     live: list[MetricsRow] = []
+    # Steps of `live` ascend strictly, so what a row makes past history stands at the end.
     for row in rows:
         while live and live[-1]["step"] >= row["step"]:
             live.pop()

@@ -75,6 +75,7 @@ class Ledger:
         """All workers' checksums added up, modulo 2**64, one total for each of `KINDS`."""
         mine = [combine(self._keys[kind], self._values[kind]) for kind in KINDS]
         payloads = self._world.gather_bytes(_TOTALS.pack(*mine), [_TOTALS.size] * self._world.size)
+        # Sums modulo 2**64 have no order, so it does not show who owns what.
         of_workers = [_TOTALS.unpack(payload) for payload in payloads]
         return [sum(column) % _WRAP for column in zip(*of_workers, strict=True)]
 

@@ -163,6 +163,7 @@ class LoadBalance(StepHook):
         """Count a micro-batch's slots and add the balance loss to its flights. The global loss's
         counts are those of all lanes, of this micro-batch and of the step's earlier ones."""
         size = self._counts.shape[1]
+        # Whole numbers: their sum is exact in any order, so a library may add them.
         counts = torch.stack([_count(of_site, size) for of_site in routings])
         self._counts += counts
         if self._job.router.global_loss is not None:
@@ -192,6 +193,7 @@ class LoadBalance(StepHook):
         num_experts = self._replica.cut.num_experts
         num_choices = self._choosers[bias.site].num_choices
         steps = bias_steps(counts[bias.site], num_experts, self._job.router, num_choices)
+        # Every worker moves its own float32 copy by the same steps, so nothing needs to be sent.
         bias.values[:num_experts] += steps
         for tensors in (self._replica.masters, self._replica.dense):
             if name in tensors:

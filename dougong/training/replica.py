@@ -95,8 +95,8 @@ class Replica:
                     yield site.tensor_name(parameter, expert), tensor
 
     def refresh(self) -> None:
-        """Copy owned masters over their compute copies (nothing to do where they are one
-        tensor)."""
+        """Copy owned masters over their compute copies (nothing to do where they are one tensor).
+        To be called without gradients: the copies are the leaves of the model's graph."""
         for name, copy in self.copies:
             master = self.masters[name]
             if copy.data_ptr() != master.data_ptr():
@@ -113,6 +113,7 @@ def build_replica(
     replicas can be built from it.
     """
     worker = plan.workers[rank]
+    # `source` is float32, as a checkpoint is; `model` is what computes, often the same module.
     source = build_on_meta(blueprint.config)
     trainable = _trainable_dense(source)
     model = source
@@ -213,6 +214,7 @@ class _Experts:
                 tensors = self._masters(site, expert)
                 for parameter, tensor in tensors.items():
                     masters[site.tensor_name(parameter, expert)] = tensor
+                # Rows behind the last expert are saved with the model but compute nothing.
                 if expert < site.num_experts:
                     of_site[expert] = self._copies(tensors)
             copies.append(of_site)

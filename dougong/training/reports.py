@@ -168,6 +168,7 @@ def mean_loss(losses: Mapping[LossKey, float], num_lanes: int, num_microbatches:
 def global_norm(reports: Iterable[StepReport]) -> float:
     """The norm of all gradients together. Squares are added in the order of names, so no bit
     depends on who owns what."""
+    # Added as Python floats (float64) one by one: no library decides how.
     squares: dict[str, float] = {}
     for report in reports:
         squares.update(report.squares)

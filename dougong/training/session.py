@@ -42,6 +42,7 @@ def joined(context: WorkerContext) -> Iterator[World]:
     world = World.join(_membership(context), context.store)
     try:
         yield world
+        # Not in `finally`: a worker that fails must not wait for its peers.
         world.barrier()  # nobody leaves while a peer still waits for a message
     finally:
         world.leave()

@@ -118,6 +118,8 @@ class Stepper:
     ) -> StepResult:
         """One step. `stop` says whether this worker was asked to stop, and is asked when the
         gradients are there: a request that comes while they are computed still counts."""
+        # The order of the moments is a promise (see `hooks`): gradients are looked at before they
+        # are clipped, and everybody knows the step's result before any weight moves.
         gradients = self.gradients(step, forwards)
         with self._phases("exchange"):
             self._hooks.gradients_ready(gradients.tensors)
@@ -155,6 +157,7 @@ class Stepper:
         """
         self.parts.exchange.begin_step(step)
         role = self._share.program.role
+        # Losses stay on the device until all rounds are done: reading one waits for it.
         done = [self.parts.executor.evaluate(role, forwards) for forwards in rounds]
         losses: dict[LossKey, float] = {}
         for number, by_lane in enumerate(done):
@@ -224,10 +227,13 @@ class Stepper:
     def _update(self, gradients: Mapping[str, Tensor], result: StepResult) -> None:
         """Clip, update the masters, and give everybody the new weights."""
         scale = clip_scale(result.grad_norm, self._job.optimizer.clip_norm)
+        # Every worker has the same norm and limit, so all of them scale or none does.
         if scale != 1.0:
             for gradient in gradients.values():
                 gradient.mul_(scale)
         self._share.optimizer.step(gradients, result.rate)
+        # Owners alone have updated. Their new values go into the flat buffers first, in compute
+        # precision, and from there to every attention worker.
         with torch.no_grad(), self._clock.exchanging():
             self._replica.refresh()
             all_gather_parameters(self._world, self._plan, self._replica.flat)

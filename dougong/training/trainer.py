@@ -66,6 +66,7 @@ class Trainer:
         result = self.stepper.run(step, forwards, lambda: control.stop_requested)
         step_s = time.perf_counter() - begun
 
+        # `result.stop` is the same on all workers, so all save after the same step, or none does.
         is_last = result.stop or step == self._job.steps
         saves = is_last or self._is_due(self._job.checkpoint.every)
         validation = self._validate(is_last)
@@ -116,6 +117,7 @@ class Trainer:
 
     def _durable(self, part: CheckpointPart) -> None:
         """Called by the writer thread."""
+        # By then the ledger may be some steps on: the part gets the digest of its own step.
         part = dataclasses.replace(part, ledger=self._digests.pop(part.step, None))
         self._context.control.send(PartDurable(part.step, part.directory, part.to_json()))
 
@@ -126,6 +128,7 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     Raises what makes the job impossible here: DataError, ModelError, CheckpointError, DeviceError.
     """
     job, plan = context.job, context.plan
+    # What can be wrong with the data is found before weights are read, which may take minutes.
     blueprint = build_model(job, vocabulary(job.data), world.member.device)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)

@@ -207,6 +207,8 @@ class Grouper:
         """The messages of these groups. One that has come again while it was quiet starts another
         quiet time; one that has not is forgotten when its quiet time is over."""
         messages = []
+        # A new group in the old one's place keeps that place: messages come in the order in which
+        # they were first seen.
         for key in keys:
             group = self._groups[key]
             if group.count:

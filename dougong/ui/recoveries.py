@@ -91,6 +91,7 @@ class _Reader:
                 pass
 
     def _take_failure(self, event: WorkerDied | FailureDiagnosed) -> None:
+        # What dies after the first one of its generation, dies of it: only its diagnosis is news.
         if not any(known.generation == event.generation for known in self.recoveries):
             self.recoveries.append(self._begin(event))
             self._failure, self._restart, self._drill = event, None, None
@@ -104,6 +105,8 @@ class _Reader:
 
     def _take_restart(self, event: GenerationStarted) -> None:
         failure = self._failure
+        # A generation may fail before its first step: then the next one restarts for both, and the
+        # newest recovery is the one that it ends.
         if failure is not None and event.generation > failure.generation:
             self._restart = event
             self._improve(restart_s=_seconds(failure, event), resumed_from=event.resume)

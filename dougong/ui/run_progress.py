@@ -84,11 +84,9 @@ class RunProgress:
         when unknown."""
         if self.row is None or not self.arrivals or self.state in _STATES_WITHOUT_PACE:
             return None
-        (first_at, first), (last_at, last) = self.arrivals[0], self.arrivals[-1]
-        step_s = float(self.row["step_s"])
-        if last > first:
-            step_s = (last_at - first_at) / (last - first)
-        return max((self.steps - last) * step_s - (now - last_at), 0.0)
+        last_at, last = self.arrivals[-1]
+        left_s = (self.steps - last) * self._seconds_a_step(self.row) - (now - last_at)
+        return max(left_s, 0.0)
 
     def island_rates(self) -> dict[str, float]:
         """Tokens/s of each island that runs lanes: its own number when the row has it, else its
@@ -102,6 +100,14 @@ class RunProgress:
             if rate:
                 rates[island] = rate
         return rates
+
+    def _seconds_a_step(self, row: MetricsRow) -> float:
+        """From arrival to arrival, so that what lies between steps counts; of a first step its own
+        time is all that is known."""
+        (first_at, first), (last_at, last) = self.arrivals[0], self.arrivals[-1]
+        if last > first:
+            return (last_at - first_at) / (last - first)
+        return float(row["step_s"])
 
     def _rewind(self, step: int) -> None:
         """Forget what was known of `step` and later ones."""

@@ -172,6 +172,7 @@ class View:
         the log has the rest. Any other traceback of theirs is shown whole."""
         if "\n" not in message.text:
             return False
+        # Messages that differ only in numbers are one, with the text of its first worker.
         known = all(worker in self._consequences for worker in message.workers)
         last_line = message.text.splitlines()[-1]
         return known and last_line == self._consequences[message.workers[0]]

@@ -80,3 +80,11 @@ def test_a_cluster_with_a_token_is_joined_with_it(no_token: Path, monkeypatch: p
 def test_what_the_user_has_set_is_not_overridden(no_token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     assert "RAY_USAGE_STATS_ENABLED" not in environment.ray_variables(embedded=True)
+
+
+def test_variables_of_libraries_are_found_by_how_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGTEST_ONE", "1")
+    monkeypatch.setenv("DGTESTING_TWO", "2")
+    assert environment.arithmetic_variables(["DGTEST_"]) == {"DGTEST_ONE": "1"}
+    assert environment.arithmetic_variables(["DGTESTING_TWO", "DGTEST_"]) == {"DGTEST_ONE": "1", "DGTESTING_TWO": "2"}
+    assert environment.arithmetic_variables([]) == {}

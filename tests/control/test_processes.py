@@ -87,3 +87,12 @@ def test_oom_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str
 
 def test_a_machine_without_control_groups_has_no_count(tmp_path: Path) -> None:
     assert processes.count_oom_kills(tmp_path, tmp_path / "cgroup") is None
+
+
+def test_a_zombie_does_not_live() -> None:
+    child = subprocess.Popen(["sleep", "100"])
+    assert processes.process_exists(child.pid)
+    child.kill()
+    wait_for(lambda: not processes.process_exists(child.pid), "it has ended, though nobody has reaped it", 10)
+    child.wait()
+    assert not processes.process_exists(child.pid)

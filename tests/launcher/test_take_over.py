@@ -18,6 +18,7 @@ from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.run import refuse_if_alive, signals_into, take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, DrillFired, GenerationStarted
+from dougong.records.status import ControllerAddress
 
 
 @pytest.fixture
@@ -61,7 +62,8 @@ def test_a_run_that_answers_is_alive(run_dir: RunDir) -> None:
     server = Server("127.0.0.1", "secret", lambda _, channel: channel.send(Acknowledged()), print, DEADLINES)
     host, port = server.address
     machine = socket.gethostname()
-    run_dir.write_controller({"host": host, "port": port, "pid": 1, "token": "secret", "machine": machine})
+    address = ControllerAddress(host=host, port=port, pid=1, token="secret", machine=machine)
+    run_dir.write_controller(address)
     with pytest.raises(LaunchError, match=f"is alive .*controller process 1 on {machine}.*dougong stop"):
         refuse_if_alive(run_dir)
     server.close()

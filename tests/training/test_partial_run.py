@@ -79,7 +79,7 @@ def test_a_flipped_bit_is_found_where_it_was_flipped(bit: int, tmp_path: Path) -
     assert place is not None
     assert (place.lane, place.microbatch, place.direction, place.site, place.what) == (2, 1, FORWARD, 1, "answers")
     assert place.describe(honest.sites) == (
-        f"lane 2, micro-batch 1, forward, model.layers.1.mlp.experts, expert {place.part}: the answers"
+        f"lane 2, micro-batch 1, forward, model.layers.1.mlp.experts, expert {place.part}: the outputs"
     )
     different = {p for p in honest.found if honest.found[p] != spoilt.found[p]}
     assert {p.lane for p in different} == {2} and {p.microbatch for p in different if p.direction != SUMS} == {1}

@@ -13,6 +13,7 @@ from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from dougong.records.directory import RunDir
 from dougong.records.events import Event, from_json
 from dougong.records.status import RunStatus, WorkerState
+from dougong.ui.run_progress import RunProgress
 
 START = datetime(2025, 11, 22, 9, 30, 0, tzinfo=timezone.utc)
 MACHINE = {
@@ -92,18 +93,8 @@ class Recorder:
         return rows
 
     def row(self, attempt: int, step: int) -> dict[str, Any]:
-        """A believable row: falling loss, warm-up and cosine, a slower first step."""
-        wobble = next(self.noise)
-        step_s = 0.5 + abs(wobble) + (0.4 if step in (1, 21) else 0.0)
-        lr = 3e-3 * min(step / 10, 0.1 + 0.45 * (1 + math.cos(math.pi * max(step - 10, 0) / max(self.steps - 10, 1))))
-        row: dict[str, Any] = {
-            "attempt": attempt, "step": step, "loss": 2.05 + 3.5 * math.exp(-step / 14) + wobble, "tokens": 4096,
-            "step_s": step_s, "tokens_per_s": 4096 / step_s, "grad_norm": 0.6 + 2.6 * math.exp(-step / 8) + abs(wobble),
-            "lr": lr, "islands": {n: {"compute_s": step_s * 0.8, "exchange_s": step_s * 0.15} for n in self.islands},
-        }  # fmt: skip
-        if step % 20 == 0:
-            row["val_loss"] = 2.15 + 3.5 * math.exp(-step / 14)
-        return row
+        """A believable row, with some noise."""
+        return make_row(attempt, step, next(self.noise), self.steps, tuple(self.islands))
 
     def kill(self, generation: int, worker: str, step: int) -> None:
         """A worker dies as `step` begins; the controller notices and decides."""
@@ -135,12 +126,42 @@ class Recorder:
         )
 
 
+def make_row(
+    attempt: int, step: int, wobble: float = 0.0, steps: int = 60, islands: tuple[str, ...] = ("east", "west")
+) -> dict[str, Any]:
+    """A believable row: falling loss, warm-up and cosine, a slower first step."""
+    step_s = 0.5 + abs(wobble) + (0.4 if step in (1, 21) else 0.0)
+    cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * max(step - 10, 0) / max(steps - 10, 1)))
+    row: dict[str, Any] = {
+        "attempt": attempt,
+        "step": step,
+        "loss": 2.05 + 3.5 * math.exp(-step / 14) + wobble,
+        "tokens": 4096,
+        "step_s": step_s,
+        "tokens_per_s": 4096 / step_s,
+        "grad_norm": 0.6 + 2.6 * math.exp(-step / 8) + abs(wobble),
+        "lr": 3e-3 * min(step / 10, cosine),
+        "islands": {name: {"compute_s": step_s * 0.8, "exchange_s": step_s * 0.15} for name in islands},
+    }
+    if step % 20 == 0:
+        row["val_loss"] = 2.15 + 3.5 * math.exp(-step / 14)
+    return row
+
+
 def make_layout(islands: dict[str, int]) -> Plan:
     """Seats on one machine, 4 lanes, 16 experts."""
     seats = [Seat(f"{n}/{i}", n, "both", "forge", f"cpu:{i}") for n, workers in islands.items() for i in range(workers)]
     inventory = Inventory("qwen3_moe", (TensorSpec("model.embed_tokens.weight", (256, 128), True),),
                           ("model.layers.0.mlp.experts",), 16, (("gate_up_proj", (256, 128)),))  # fmt: skip
     return make_plan(4, inventory, seats)
+
+
+def progress_at(step: int) -> RunProgress:
+    """A run of 60 steps that has come so far, two seconds a step."""
+    progress = RunProgress("tiny", 60, 0.0, state="running")
+    for done in range(1, step + 1):
+        progress.take(make_row(1, done), 2.0 * done)
+    return progress
 
 
 def finished_run(path: Path) -> RunDir:

@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, FailureDiagnosed, StateChanged, WorkerDied
-from dougong.ui.panel import draw_panel, plain_step, sparkline
-from dougong.ui.run_progress import RunProgress
+from dougong.records.events import FailureDiagnosed, StateChanged, WorkerDied
 from dougong.ui.view import View, make_view
 from rich.console import Console
-from tests.ui.recorded import Recorder, failed_run, make_layout, running_run
+from tests.ui.recorded import failed_run, make_layout, make_row, running_run
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -160,7 +158,7 @@ def test_a_console_without_unicode_still_gets_every_line(encoding: str, terminal
     out = io.TextIOWrapper(raw, encoding=encoding)
     view = make_view(Console(file=out, force_terminal=terminal, color_system=None), "tiny", 3)
     view.worker_line("east/0", "木 plain")
-    view.step(Recorder.row(_row_maker(), 1, 1))
+    view.step(make_row(1, 1))
     view.close("done")
     out.flush()
     lines = raw.getvalue().decode(encoding).splitlines()
@@ -244,78 +242,6 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, end: str) -> None:
     assert status == {"close": 0, "raise": 1, "hang": -signal.SIGKILL}[end]
     if end == "raise":
         assert "RuntimeError: the first error" in ANSI.sub("", written)
-
-
-def _row_maker() -> Recorder:
-    maker = Recorder.__new__(Recorder)
-    maker.noise, maker.steps, maker.islands = iter([0.0] * 1000), 60, {"east": 2, "west": 2}  # type: ignore[assignment]
-    return maker
-
-
-def progress_at(step: int) -> RunProgress:
-    maker, progress = _row_maker(), RunProgress("tiny", 60, 0.0, state="running")
-    for s in range(1, step + 1):
-        progress.take(maker.row(1, s), 2.0 * s)
-    return progress
-
-
-def test_eta_is_the_pace_of_the_last_steps() -> None:
-    progress = progress_at(30)
-    assert progress.eta_s(60.0) == pytest.approx(60.0)
-    assert progress.eta_s(61.5) == pytest.approx(58.5)
-    assert progress.eta_s(1e6) == 0.0
-    progress.state = "recovering"
-    assert progress.eta_s(60.0) is None
-    assert RunProgress("tiny", 60, 0.0).eta_s(1.0) is None
-
-
-def test_a_rewind_takes_back_losses_pace_and_validation() -> None:
-    progress = progress_at(29)
-    progress.take(_row_maker().row(2, 15), 100.0)
-    assert [step for step, _ in progress.losses] == list(range(1, 16))
-    assert progress.validation is None
-    assert progress.eta_s(100.0) == pytest.approx(45 * 0.5)
-
-
-def test_island_rates() -> None:
-    progress = progress_at(2)
-    assert progress.island_rates() == {}
-    progress.shares = {"east": 0.25, "west": 0.75}
-    assert progress.island_rates() == {"east": 2048.0, "west": 6144.0}
-    progress.row["islands"]["east"]["tokens_per_s"] = 2000.0  # type: ignore[index]
-    assert progress.island_rates()["east"] == 2000.0
-    assert "(east 2,000, west 6,144)" in plain_step(progress, 4.0)
-
-
-@pytest.mark.parametrize("width", [20, 40, 80, 100, 200])
-def test_the_panel_fits_any_width(width: int) -> None:
-    progress = progress_at(45)
-    progress.note(CheckpointCommitted(generation=1, step=40, directory="step-000040", num_bytes=1, seconds=1.0), 80.0)
-    out = io.StringIO()
-    Console(file=out, width=width, force_terminal=True, color_system=None).print(draw_panel(progress, 95.0, width))
-    lines = ANSI.sub("", out.getvalue()).splitlines()
-    assert len(lines) == 8
-    assert all(len(line) <= width for line in lines)
-    if width == 100:
-        assert "checkpoint step 40, 15 s ago" in out.getvalue()
-
-
-def test_a_broken_loss_is_shown_as_such() -> None:
-    progress = progress_at(3)
-    progress.take({**_row_maker().row(1, 4), "loss": float("nan"), "val_loss": float("inf")}, 8.0)
-    assert "loss nan  val inf" in plain_step(progress, 8.0)
-    out = io.StringIO()
-    Console(file=out, width=100).print(draw_panel(progress, 8.0, 100))
-    assert "loss nan" in out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("values", "width", "expected"),
-    [([], 10, ""), ([1.0], 10, ""), ([1.0, 2.0], 10, "▁█"), ([3.0] * 4, 10, "▁▁▁▁"),
-     ([0.0, 0.0, 7.0, 7.0], 2, "▁█"), ([float("nan"), 1.0, 2.0], 3, " ▁█")],
-)  # fmt: skip
-def test_sparkline(values: list[float], width: int, expected: str) -> None:
-    assert sparkline(values, width) == expected
 
 
 def test_a_failed_run_is_told_to_its_end(tmp_path: Path) -> None:

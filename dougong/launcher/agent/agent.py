@@ -59,10 +59,10 @@ MAX_LINES_AT_ONCE = 50
 
 
 def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
-    """Serve one controller for one run. Returns whether the controller ended this agent, rather
-    than being gone; everything that was started has ended then.
+    """Serve one controller for one run, and end everything that was started for it.
 
-    Raises a DougongError when the controller cannot be reached or the fork server not started.
+    Returns whether the controller ended this agent, rather than being gone. Raises a DougongError
+    when the controller cannot be reached or the fork server not started.
     """
     accelerator = get_accelerator(settings.accelerator)
     variables = accelerator.worker_environment(settings.threads, settings.deterministic)
@@ -112,8 +112,10 @@ class Agent:
         self._selector.register(fork_server.channel, selectors.EVENT_READ, self._on_fork_server)
 
     def serve(self) -> None:
-        """Until the controller ends the run or is gone. LaunchError when nothing has come from it
-        for `controller_silence_s`."""
+        """Until the controller ends the run or is gone.
+
+        LaunchError when nothing has come from it for `controller_silence_s`.
+        """
         try:
             self._loop()
         except (OSError, EOFError) as error:
@@ -138,10 +140,14 @@ class Agent:
             now = time.monotonic()
             if now >= next_heartbeat:
                 self._send_heartbeat()
+                # A loop that was held up sends no volley to catch up.
                 next_heartbeat = max(next_heartbeat + interval_s, now)
-            if now - self._controller.heard_at > self._deadlines.controller_silence_s:
-                limit = self._deadlines.words("controller_silence_s")
-                raise LaunchError(f"nothing has come from {self._controller.peer} for {limit}")
+            self._check_silence(now)
+
+    def _check_silence(self, now: float) -> None:
+        if now - self._controller.heard_at > self._deadlines.controller_silence_s:
+            limit = self._deadlines.words("controller_silence_s")
+            raise LaunchError(f"nothing has come from {self._controller.peer} for {limit}")
 
     def _send_heartbeat(self) -> None:
         self._num_heartbeats += 1
@@ -189,12 +195,15 @@ class Agent:
             return
         number = next(self._numbers)
         self._children[number] = child
-        read = selectors.EVENT_READ
-        self._selector.register(child.channel, read, lambda: self._on_worker(child))
-        self._selector.register(child.output, read, lambda: self._on_output(child))
+        self._start_reading(child)
         request = ForkRequest(number, generation, worker, self._address, task)
         self._fork_server.fork(request, child.worker_ends)
         child.close_worker_ends()
+
+    def _start_reading(self, child: Child) -> None:
+        read = selectors.EVENT_READ
+        self._selector.register(child.channel, read, lambda: self._on_worker(child))
+        self._selector.register(child.output, read, lambda: self._on_output(child))
 
     def _kill(self, generation: int) -> None:
         for child in self._children_of(generation):

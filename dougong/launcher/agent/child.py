@@ -69,8 +69,10 @@ class Child:
         )
 
     def close_worker_ends(self) -> None:
-        """Close our copies of the worker's ends, so that its end of file reaches us. The vector's
-        descriptor is shared: we read through it."""
+        """Close our copies of the worker's ends, so that its end of file reaches us.
+
+        The vector's descriptor is shared: we read through it.
+        """
         socket_end, output_end, _ = self.worker_ends
         os.close(socket_end)
         os.close(output_end)

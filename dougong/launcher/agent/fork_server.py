@@ -1,13 +1,14 @@
-"""The fork server of one agent: loads what workers import, once, opens no device, starts no thread,
-and forks.
+"""The fork server of one agent: loads what workers import, once, and forks.
+
+It opens no device and starts no thread: neither would survive a fork whole.
 
 A fork of a process that has torch loaded is up in some ten milliseconds; a fresh interpreter takes
 seconds. The zygote is the workers' parent: it alone signals and reaps them, so a process number is
 never used after it was freed.
 
 Requests come over the socket whose number is the first argument: 4 bytes of length (with the
-worker's three descriptors, for a fork), then one frame of `messages`. Answers are frames alone. Both
-kinds stand in `fork_messages`.
+worker's three descriptors, for a fork), then one frame. Answers are frames alone. Both stand in
+`control.fork_messages`.
 """
 
 from __future__ import annotations
@@ -126,11 +127,14 @@ class Zygote:
         # The child does the same; whoever is first.
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)
+        self._watch(pid)
+        self._requests.send(Forked(request.number, pid))
+
+    def _watch(self, pid: int) -> None:
         pidfd = open_pidfd(pid)
         self._children[pid] = pidfd
         if pidfd is not None:
             self._selector.register(pidfd, selectors.EVENT_READ)
-        self._requests.send(Forked(request.number, pid))
 
     def _become_child(self, request: ForkRequest, fds: list[int], zygote: int) -> None:
         """Never returns, whatever happens: a child that came back would be a second zygote."""

@@ -155,16 +155,14 @@ class Actor:
         config = self._config
         self._connections = Connections(self._inbox, host, config.token, config.deadlines)
         reached_at, port = self._connections.address
-        # How a client reaches this controller, and proves that it may.
-        self._run_dir.write_controller(
-            ControllerAddress(
-                host=reached_at,
-                port=port,
-                pid=os.getpid(),
-                token=config.token,
-                machine=socket.gethostname(),
-            )
+        address = ControllerAddress(
+            host=reached_at,
+            port=port,
+            pid=os.getpid(),
+            token=config.token,
+            machine=socket.gethostname(),
         )
+        self._run_dir.write_controller(address)
         self._torch_thread.call(lambda: self._open_store(host))
 
     def _open_store(self, host: str) -> StoreOpened:

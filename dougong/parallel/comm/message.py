@@ -66,13 +66,11 @@ def label_of(head: Tensor) -> list[int]:
 def make_room(head: Tensor, device: torch.device) -> TensorMessage:
     """Memory for the message that a head describes. Whole numbers that say what the other parts
     mean (int64) are read by the host and stay there; all else lies on the device."""
-    numbers: list[int] = head[len(LABEL) :].tolist()
-    num_parts, rest = numbers[0], numbers[1:]
+    num_parts = int(head[len(LABEL)])
+    described = head[len(LABEL) + 1 :].view(MOST_PARTS, _PART_NUMBERS)
     parts = []
-    for number in range(num_parts):
-        start = number * _PART_NUMBERS
-        dtype, dimensions = DTYPES[rest[start]], rest[start + 1]
-        sizes = rest[start + 2 : start + 2 + dimensions]
+    for dtype_number, dimensions, *sizes in described[:num_parts].tolist():
+        dtype = DTYPES[dtype_number]
         where = "cpu" if dtype == torch.int64 else device
-        parts.append(torch.empty(sizes, dtype=dtype, device=where))
+        parts.append(torch.empty(sizes[:dimensions], dtype=dtype, device=where))
     return TensorMessage(parts)

@@ -61,7 +61,8 @@ class UnderWay:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one kind of messages. `native_peers`: the ranks that the native library reaches."""
+    """The way of one kind of messages. `native_peers`: the ranks that the native library
+    reaches."""
 
     groups: Groups
     native_peers: frozenset[int] = frozenset()

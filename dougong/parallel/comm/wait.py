@@ -17,10 +17,6 @@ from dougong.parallel.comm.membership import Membership
 
 T = TypeVar("T")
 
-LAST_WORD_S = 1.0
-"""For so long a wait for a thread lasts beyond the limit. That thread waits with the same limit, may
-have begun a moment later, and knows which of the peers is missing."""
-
 RankedWork = tuple[int, dist.Work]
 """A message under way, and the rank at its other end."""
 
@@ -58,7 +54,7 @@ class PeerWait:
 
     def for_future(self, future: Future[T]) -> T:
         """The result of a thread that waits for the same messages."""
-        return future.result(self.left_s + LAST_WORD_S)
+        return future.result(self.left_s + self._member.deadlines.last_word_s)
 
     def _left(self) -> timedelta:
         # Zero would mean "no limit" to torch.

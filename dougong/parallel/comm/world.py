@@ -64,10 +64,14 @@ class World:
     """
 
     def __init__(
-        self, member: Membership, everybody: Groups, attention: Groups, kinds: Mapping[str, Groups]
+        self,
+        member: Membership,
+        everybody: Groups,
+        attention: Groups,
+        kinds: Mapping[MessageKind, Groups],
     ) -> None:
         """`everybody`: the groups of gathers; `attention`: those of gradients and parameters;
-        `kinds`: those of every message kind, by its value."""
+        `kinds`: those of every kind of message between attention and experts."""
         self.member = member
         self.rank = member.rank
         self.size = member.size
@@ -106,17 +110,7 @@ class World:
             dist.new_group(list(member.attention), backend="gloo", timeout=patience),
             _native_group(member, member.attention),
         )
-        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
-        # The native library knows no tags, so each kind has a group of its own there.
-        gloo = {
-            direction: dist.new_group(backend="gloo", timeout=patience)
-            for direction in ("dispatch", "combine")
-        }
-        kinds = {}
-        for kind in MessageKind:
-            native = _native_group(member, range(member.size))
-            kinds[kind.value] = Groups(gloo[kind.direction], native)
-        return World(member, everybody, attention, kinds)
+        return World(member, everybody, attention, _groups_of_kinds(member, patience))
 
     def leave(self) -> None:
         """End what `at_leaving` was given, and this generation's groups."""
@@ -138,7 +132,7 @@ class World:
 
     def route_of(self, kind: MessageKind) -> Route:
         """How messages of one kind travel between attention and experts."""
-        return Route(self._kinds.get(kind.value, Groups()), self.member.native_peers)
+        return Route(self._kinds.get(kind, Groups()), self.member.native_peers)
 
     def transfer(
         self, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
@@ -186,23 +180,23 @@ class World:
         other first, in an exchange of its own.
         """
         if sizes is None:
-            length = len(payload).to_bytes(_LENGTH_BYTES, "little")
-            lengths = self.gather_bytes(length, [_LENGTH_BYTES] * self.size, what)
-            sizes = [int.from_bytes(length, "little") for length in lengths]
+            sizes = self._gather_lengths(len(payload), what)
         assert len(payload) == sizes[self.rank], (
             f"rank {self.rank} gathers {len(payload)} bytes, {sizes[self.rank]} due"
         )
+        parts = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+        parts[self.rank] = _bytes_tensor(payload)
         others = [rank for rank in range(self.size) if rank != self.rank]
-        mine = _bytes_tensor(payload)
-        parts = {rank: torch.empty(sizes[rank], dtype=torch.uint8) for rank in others}
+        sends = [Transfer(rank, parts[self.rank]) for rank in others]
+        receives = [Transfer(rank, parts[rank]) for rank in others]
         with PeerWait(self.member, others, f"{what}, step {self.step}") as wait:
-            under_way = self._everybody.begin(
-                [Transfer(rank, mine) for rank in others],
-                [Transfer(rank, part) for rank, part in parts.items()],
-            )
-            under_way.wait_for_host(wait)
-        parts[self.rank] = mine
-        return [parts[rank].numpy().tobytes() for rank in range(self.size)]
+            self._everybody.begin(sends, receives).wait_for_host(wait)
+        return [part.numpy().tobytes() for part in parts]
+
+    def _gather_lengths(self, length: int, what: str) -> list[int]:
+        payload = length.to_bytes(_LENGTH_BYTES, "little")
+        lengths = self.gather_bytes(payload, [_LENGTH_BYTES] * self.size, what)
+        return [int.from_bytes(length, "little") for length in lengths]
 
     def gather(self, values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
         """Everybody's float64 values, by rank; `sizes[r]` says how many rank r has. Collective."""
@@ -230,18 +224,31 @@ class World:
         self.gather_bytes(b".", [1] * self.size, "all workers at one point")
 
 
+def _groups_of_kinds(member: Membership, patience: timedelta) -> dict[MessageKind, Groups]:
+    """Collective over all workers, which make all groups in the same order."""
+    # Both kinds of messages of one direction share a gloo group, where tags tell them apart. The
+    # native library knows no tags, so each kind has a group of its own there.
+    gloo = {
+        "dispatch": dist.new_group(backend="gloo", timeout=patience),
+        "combine": dist.new_group(backend="gloo", timeout=patience),
+    }
+    kinds = {}
+    for kind in MessageKind:
+        native = _native_group(member, range(member.size))
+        kinds[kind] = Groups(gloo[kind.direction], native)
+    return kinds
+
+
 def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
     """The generation's part of the controller's store, when all workers have come there."""
     patience = timedelta(seconds=member.deadlines.rendezvous_s)
     store = TCPStore(*address, is_master=False, timeout=patience)
     ours = PrefixStore(f"generation-{member.generation}", store)
     ours.set(_arrival(member.rank), "")
-    missing = [rank for rank in range(member.size) if not ours.check([_arrival(rank)])]
     try:
-        if missing:
-            ours.wait([_arrival(rank) for rank in missing], patience)
+        ours.wait([_arrival(rank) for rank in range(member.size)], patience)
     except dist.DistStoreError as error:
-        missing = [rank for rank in missing if not ours.check([_arrival(rank)])]
+        missing = [rank for rank in range(member.size) if not ours.check([_arrival(rank)])]
         limit = member.deadlines.words("rendezvous_s")
         whom = member.in_words(missing)
         raise _not_joined(member, address, f"it waited {limit} for {whom}") from error

@@ -41,9 +41,9 @@ class DenseGradients:
         (`Reducer.sums`)."""
         self._leaves, self._lanes, self._reducer = leaves, lanes, reducer
         self._buckets = buckets
-        self._bucket_of = {
-            name: number for number, bucket in enumerate(buckets) for name in bucket.shapes
-        }
+        self._bucket_of: dict[str, int] = {}
+        for number, bucket in enumerate(buckets):
+            self._bucket_of |= dict.fromkeys(bucket.shapes, number)
         self._expected: list[int] | None = None
         self._interleaved = interleaved
         self._tracer = tracer
@@ -52,25 +52,26 @@ class DenseGradients:
     def start(self) -> None:
         """Begin a step: the first gradient of a tensor replaces what was there."""
         self._touched: set[int] = set()
-        self._come = [0] * len(self._buckets)
+        self._num_arrived = [0] * len(self._buckets)
         self._complete: set[int] = set()
 
     def sink(self, lane: int, last: bool) -> GradientSink:
         """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step
         follows."""
         sums = self._reducer.sums(lane)
-        come: set[str] = set()
+        arrived: set[str] = set()
 
         def take(leaf: GraphNode, gradient: Tensor) -> None:
             name = self._leaves.get(leaf)
             if name is None:
                 raise ModelError(USED_ELSEWHERE)
-            if self._interleaved and name in come:
+            if self._interleaved and name in arrived:
                 raise ModelError(
-                    f"{name} is used in several segments of the model, so that its gradient would depend on the order "
-                    "of micro-batches; set pipeline: serial (or colocated, where all workers are `role: both`)"
+                    f"{name} is used in several segments of the model, so that its gradient would "
+                    "depend on the order of micro-batches; set pipeline: serial (or colocated, "
+                    "where all workers are `role: both`)"
                 )
-            come.add(name)
+            arrived.add(name)
             self._add(sums[name], gradient)
             if last:
                 self._count(name)
@@ -84,7 +85,7 @@ class DenseGradients:
             if number not in self._complete:
                 self._hand_over(number)
         if self._expected is None:
-            self._expected = self._come
+            self._expected = self._num_arrived
         return self._reducer.finish() if self._lanes else {}
 
     def _add(self, total: Tensor, gradient: Tensor) -> None:
@@ -98,21 +99,24 @@ class DenseGradients:
         number = self._bucket_of[name]
         if number in self._complete:
             raise ModelError(
-                f"{name} received more gradients in this step than in the first, and its sum has been sent already: "
-                "the model computes differently from step to step; resume the run, which learns the number anew"
+                f"{name} received more gradients in this step than in the first, and its sum has "
+                "been sent already: the model computes differently from step to step; resume the "
+                "run, which learns the number anew"
             )
-        self._come[number] += 1
-        if self._expected is not None and self._come[number] == self._expected[number]:
+        self._num_arrived[number] += 1
+        if self._expected is not None and self._num_arrived[number] == self._expected[number]:
             self._hand_over(number)
 
     def _hand_over(self, number: int) -> None:
+        names = self._buckets[number].shapes
         for lane in self._lanes:
-            sums = self._reducer.sums(lane)
-            for name in self._buckets[number].shapes:
-                if sums[name].data_ptr() not in self._touched:
-                    sums[name].zero_()
+            all_sums = self._reducer.sums(lane)
+            sums = {name: all_sums[name] for name in names}
+            for total in sums.values():
+                if total.data_ptr() not in self._touched:
+                    total.zero_()
             if self._tracer is not None:
-                self._tracer.sums(lane, {name: sums[name] for name in self._buckets[number].shapes})
+                self._tracer.sums(lane, sums)
         self._complete.add(number)
         if self._lanes:
             self._reducer.complete(number)

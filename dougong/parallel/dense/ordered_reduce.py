@@ -62,18 +62,16 @@ class OrderedReducer:
     def __init__(self, world: World, plan: Plan, flat: FlatTensors) -> None:
         self._world = world
         self._tree = LaneTree(plan.num_lanes)
-        self._held = {
-            worker.rank: self._tree.held(worker.lanes) for worker in plan.workers if worker.lanes
-        }
+        attention = [worker for worker in plan.workers if worker.lanes]
+        self._held = {worker.rank: self._tree.held(worker.lanes) for worker in attention}
         self._buckets = flat.buckets
-        device = world.member.device
         # One buffer a bucket for every local lane: the leaves of the tree.
         self._leaves: dict[int, list[Tensor]] = {}
+        self._sums: dict[int, dict[str, Tensor]] = {}
         for lane in plan.workers[world.rank].lanes:
-            self._leaves[lane] = [b.allocate(torch.float32, device) for b in self._buckets]
-        self._sums = {
-            lane: views_of(self._buckets, leaves) for lane, leaves in self._leaves.items()
-        }
+            leaves = [b.allocate(torch.float32, world.member.device) for b in self._buckets]
+            self._leaves[lane] = leaves
+            self._sums[lane] = views_of(self._buckets, leaves)
         count = min(IN_FLIGHT, len(self._buckets))
         self._scratch = [self._allocate_scratch() for _ in range(count)]
         self._start()
@@ -124,10 +122,10 @@ class OrderedReducer:
             self._num_begun += 1
 
     def _begin(self, number: int) -> _Sum:
-        """Send the nodes that this worker holds to the owners, and make room for those of others."""
+        """Send the nodes that this worker holds to the owners, and make room for those of
+        others."""
         rank, parts = self._world.rank, self._buckets[number].parts
-        leaves = {(lane, 1): buffers[number] for lane, buffers in self._leaves.items()}
-        held = {node: self._tree.sum(leaves, node) for node in self._held[rank]}
+        held = self._sum_held(number)
         sends = []
         for owner, part in parts.items():
             if owner != rank:
@@ -139,6 +137,11 @@ class OrderedReducer:
             receives = self._receive_shares(number, shares)
         what = f"gradients of bucket {number}"
         return _Sum(number, self._world.transfer(sends, receives, what), shares)
+
+    def _sum_held(self, number: int) -> dict[TreeNode, Tensor]:
+        """The values of the nodes that this worker holds, of one bucket."""
+        leaves = {(lane, 1): buffers[number] for lane, buffers in self._leaves.items()}
+        return {node: self._tree.sum(leaves, node) for node in self._held[self._world.rank]}
 
     def _receive_shares(self, number: int, shares: dict[TreeNode, Tensor]) -> list[Transfer]:
         """Pieces of the scratch memory for the nodes that others hold, added to `shares`."""
@@ -195,13 +198,11 @@ def all_gather_parameters(world: World, plan: Plan, flat: FlatTensors) -> None:
         return
     peers = [rank for rank in ranks if rank != world.rank]
     pending = []
-    for number, (bucket, buffer) in enumerate(zip(flat.buckets, flat.buffers, strict=True)):
-        sends, receives = [], []
-        for owner, part in bucket.parts.items():
-            if owner == world.rank:
-                sends += [Transfer(peer, buffer[part]) for peer in peers]
-            else:
-                receives.append(Transfer(owner, buffer[part]))
+    for number, bucket in enumerate(flat.buckets):
+        parts = {owner: flat.buffers[number][part] for owner, part in bucket.parts.items()}
+        mine = parts.pop(world.rank, None)
+        sends = [Transfer(peer, mine) for peer in peers] if mine is not None else []
+        receives = [Transfer(owner, part) for owner, part in parts.items()]
         what = f"updated parameters of bucket {number}"
         pending.append(world.transfer(sends, receives, what))
     for transfers in pending:

@@ -141,8 +141,7 @@ def plan_crossing(routing: Routing, num_experts: Sequence[int]) -> CrossingPlan:
 
     # A token crosses to a worker by the first of its choices there; the others stand for no vector
     # of their own.
-    same_TKK = worker_TK[:, :, None] == worker_TK[:, None, :]
-    first_TK = torch.where(same_TKK, choice_K, routing.num_choices).amin(-1)
+    first_TK = _first_choices(worker_TK, choice_K)
     crossing = make_routing(torch.where(first_TK == choice_K, worker_TK, -1), len(counts))
     crossing.identity_TK = routing.identity_TK
 
@@ -153,6 +152,12 @@ def plan_crossing(routing: Routing, num_experts: Sequence[int]) -> CrossingPlan:
     slot_TK = _slots_there(crossing, worker_TK, first_TK, num_tokens)
     slots_R = slot_TK.view(-1).index_select(0, routing.order_R).to(torch.int32)
     return CrossingPlan(routing, crossing, slots_R, tuple(headers))
+
+
+def _first_choices(worker_TK: Tensor, choice_K: Tensor) -> Tensor:
+    """For each choice, the first one of its token at the same worker, [T, K]."""
+    same_TKK = worker_TK[:, :, None] == worker_TK[:, None, :]
+    return torch.where(same_TKK, choice_K, len(choice_K)).amin(-1)
 
 
 def _slots_there(
@@ -187,9 +192,9 @@ def add_partial_sums(
     """`at_experts`: each token's partial sums, all workers' one after another, added up, [T, H] in
     `vectors_TH`'s dtype.
 
-    In the forward `vectors_TH` is the tokens, in the backward dout: a choice that returned the token
-    itself contributes `weight * vector` in its place, rounded to `partial_VH`'s dtype as the partial
-    sums are. Sums are float32 for half precision.
+    In the forward `vectors_TH` is the tokens, in the backward dout: a choice that returned the
+    token itself contributes `weight * vector` in its place, rounded to `partial_VH`'s dtype as the
+    partial sums are. Sums are float32 for half precision.
 
     The result depends on: the token's own partial sums, added in the order of the first choice in
     each; so on which of its choices share a worker, not on which worker that is.
@@ -221,12 +226,16 @@ def routing_of_arrivals(headers: Iterable[Header], slots_R: Tensor) -> Routing:
     rows_L = _int64([header.num_rows for header in headers], slots_R.device)
     order_R = slots_R + first_L.repeat_interleave(rows_L, output_size=len(slots_R))
 
-    # The inverse: where a slot's row lies. Slots without one point behind the last row.
-    position = order_R.new_full((num_tokens * num_choices,), len(order_R))
-    position.index_copy_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-    position_TK = position.view(num_tokens, num_choices)
+    position_TK = _positions(order_R, num_tokens * num_choices).view(num_tokens, num_choices)
     counts_E = torch.tensor([header.counts for header in headers] or [[0]]).sum(0)
     return Routing(order_R, position_TK, counts_E, None, num_tokens, num_choices)
+
+
+def _positions(order_R: Tensor, num_slots: int) -> Tensor:
+    """The inverse of an order: the row of every slot. Slots without one point behind the last
+    row."""
+    positions = order_R.new_full((num_slots,), len(order_R))
+    return positions.index_copy_(0, order_R, torch.arange(len(order_R), device=order_R.device))
 
 
 def _int64(values: Sequence[int], device: torch.device) -> Tensor:

@@ -110,7 +110,11 @@ class Executor:
         self._batches: dict[CallKey, ExpertBatch] = {}
         self._rows_to_add: dict[CallKey, int] = {}
         self._losses: dict[tuple[int, int], Tensor] = {}
-        self._run: dict[Kind, Callable[[int, int], None]] = {
+        self._actions = self._by_kind()
+
+    def _by_kind(self) -> dict[Kind, Callable[[int, int], None]]:
+        """What is done for each kind of operation: action(segment or site, micro-batch)."""
+        return {
             Kind.FORWARD: self._forward,
             Kind.BACKWARD: self._backward,
             Kind.SEND_ROWS: self._send_rows,
@@ -162,7 +166,7 @@ class Executor:
 
     def run_operation(self, operation: Operation) -> None:
         """One line of a program, between its beginning and its end."""
-        self._run[operation.kind](operation.site, operation.microbatch)
+        self._actions[operation.kind](operation.site, operation.microbatch)
 
     # Attention
 

@@ -1,4 +1,4 @@
-"""The experts that one worker owns: their answers, and the gradients of their weights."""
+"""The experts that one worker owns: their outputs, and the gradients of their weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ class ExpertShard:
         self._tensors = tensors
         self._saved: dict[CallKey, Any] = {}
         self._rest: dict[CallKey, AddWeights] = {}
-        self.gradients: list[dict[int, dict[str, Tensor]]] = [
-            {e: {n: torch.zeros_like(t, dtype=torch.float32) for n, t in of[e].items()} for e in of}
-            for of in tensors
-        ]
+        self.gradients = [_zeros_like(site) for site in tensors]
 
     def zero_gradients(self) -> None:
         """Start a step: all gradients are zero."""
@@ -44,28 +41,38 @@ class ExpertShard:
     def forward(
         self, key: CallKey, rows_RH: Tensor, blocks: Sequence[Block], keep: bool = True
     ) -> Tensor:
-        """The answers to a wave's rows, [R, H]. `keep`: a backward will follow."""
-        answers_RH = torch.empty_like(rows_RH)
-        saved = (
-            self._op.forward(rows_RH, blocks, self._tensors[key[0]], answers_RH) if blocks else None
-        )
+        """The outputs of a batch's rows, [R, H]. `keep`: a backward will follow."""
+        outputs_RH = torch.empty_like(rows_RH)
+        saved = None
+        if blocks:
+            saved = self._op.forward(rows_RH, blocks, self._tensors[key[0]], outputs_RH)
         if keep:
             self._saved[key] = saved
-        return answers_RH
+        return outputs_RH
 
-    def backward(self, key: CallKey, danswers_RH: Tensor) -> Tensor:
-        """Gradients [R, H] of the rows of `forward`, from those of its answers. `add_weights` must
+    def backward(self, key: CallKey, doutputs_RH: Tensor) -> Tensor:
+        """Gradients [R, H] of the rows of `forward`, from those of its outputs. `add_weights` must
         follow."""
-        drows_RH = torch.empty_like(danswers_RH)
+        drows_RH = torch.empty_like(doutputs_RH)
         site, saved = key[0], self._saved.pop(key)
         self._rest[key] = nothing_left
         if saved is not None:
             into = self.gradients[site]
             self._rest[key] = self._op.backward(
-                danswers_RH, saved, self._tensors[site], into, drows_RH
+                doutputs_RH, saved, self._tensors[site], into, drows_RH
             )
         return drows_RH
 
     def add_weights(self, key: CallKey) -> None:
-        """Add the gradients of the weights of a wave, after its `backward`."""
+        """Add the gradients of the weights of a batch, after its `backward`."""
         self._rest.pop(key)()
+
+
+def _zeros_like(experts: Expert) -> dict[int, dict[str, Tensor]]:
+    """Float32 zeros of the same shapes, for one site."""
+    zeros: dict[int, dict[str, Tensor]] = {}
+    for expert, tensors in experts.items():
+        zeros[expert] = {
+            name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in tensors.items()
+        }
+    return zeros

@@ -24,6 +24,17 @@ _EXPERTS = (Kind.EXPERTS_FORWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
 _IN_ORDER = (Kind.BACKWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
 
 
+# What an operation needs of the same site (or segment) and micro-batch; `needs` knows the others.
+_NEEDS = {
+    Kind.SEND_ROWS: Kind.FORWARD,
+    Kind.EXPERTS_FORWARD: Kind.RECEIVE_ROWS,
+    Kind.SEND_OUTPUTS: Kind.EXPERTS_FORWARD,
+    Kind.EXPERTS_BACKWARD: Kind.RECEIVE_OUTPUT_GRADIENTS,
+    Kind.WEIGHT_GRADIENTS: Kind.EXPERTS_BACKWARD,
+    Kind.SEND_ROW_GRADIENTS: Kind.EXPERTS_BACKWARD,
+}
+
+
 @dataclass(frozen=True)
 class Alive:
     """The most that a worker keeps at a time for backwards to come.
@@ -39,10 +50,12 @@ def check(programs: Sequence[Program], num_sites: int, num_microbatches: int) ->
     """What every worker keeps alive at most. Raises `PlanError`, with worker, operation and
     position, unless
 
-    - every program holds each operation of its role once, and what an operation needs stands before it;
-    - on every worker the backwards of a segment or site run in ascending order of micro-batches (gradients are added in
-      that order: another one would give other bits);
-    - messages of one kind from one worker to another are received in the order in which they are sent;
+    - every program holds each operation of its role once, and what an operation needs stands before
+      it;
+    - on every worker the backwards of a segment or site run in ascending order of micro-batches
+      (gradients are added in that order: another one would give other bits);
+    - messages of one kind from one worker to another are received in the order in which they are
+      sent;
     - all programs come to their end when sends never wait and receives wait for all peers.
     """
     _check_sides(programs, num_sites)
@@ -81,23 +94,13 @@ def needs(operation: Operation, num_sites: int) -> Operation | None:
     if operation.kind is Kind.FORWARD:
         return receive(MessageKind.OUTPUTS, site - 1, microbatch) if site > 0 else None
     if operation.kind is Kind.BACKWARD:
-        last = site == num_sites
-        return (
-            forward(site, microbatch)
-            if last
-            else receive(MessageKind.ROW_GRADIENTS, site, microbatch)
-        )
+        if site == num_sites:
+            return forward(site, microbatch)
+        return receive(MessageKind.ROW_GRADIENTS, site, microbatch)
     if operation.kind is Kind.SEND_OUTPUT_GRADIENTS:
         return backward(site + 1, microbatch)
-    kind = {
-        Kind.SEND_ROWS: Kind.FORWARD,
-        Kind.EXPERTS_FORWARD: Kind.RECEIVE_ROWS,
-        Kind.SEND_OUTPUTS: Kind.EXPERTS_FORWARD,
-        Kind.EXPERTS_BACKWARD: Kind.RECEIVE_OUTPUT_GRADIENTS,
-        Kind.WEIGHT_GRADIENTS: Kind.EXPERTS_BACKWARD,
-        Kind.SEND_ROW_GRADIENTS: Kind.EXPERTS_BACKWARD,
-    }.get(operation.kind)
-    return None if kind is None else Operation(kind, site, microbatch)
+    needed = _NEEDS.get(operation.kind)
+    return None if needed is None else Operation(needed, site, microbatch)
 
 
 def count_alive(program: Program) -> Alive:
@@ -125,8 +128,8 @@ def _check_sides(programs: Sequence[Program], num_sites: int) -> None:
     if not attention or not experts:
         missing = "experts" if attention else "attention"
         raise PlanError(
-            f"no worker has {missing}, and a step needs attention and experts: give an island `role: {missing}` or "
-            "`role: both` in the job file"
+            f"no worker has {missing}, and a step needs attention and experts: give an island "
+            f"`role: {missing}` or `role: both` in the job file"
         )
 
 
@@ -146,8 +149,9 @@ def _check_complete(program: Program, num_sites: int, num_microbatches: int) -> 
     if seen < wanted:
         missing = sorted(str(operation) for operation in wanted - seen)
         raise PlanError(
-            f"the schedule of worker {program.worker} ({program.role}) lacks {len(missing)} of {len(wanted)} "
-            f"operations, among them {missing[0]}. Choose another schedule: `serial` runs on any workers"
+            f"the schedule of worker {program.worker} ({program.role}) lacks {len(missing)} of "
+            f"{len(wanted)} operations, among them {missing[0]}. Choose another schedule: `serial` "
+            "runs on any workers"
         )
 
 
@@ -179,20 +183,21 @@ def _check_messages(programs: Sequence[Program]) -> None:
     for message, sender, receiver in itertools.product(MessageKind, programs, programs):
         if not sender.sends(message) or not receiver.receives(message):
             continue
-        posted = [o for o in sender.operations if o.kind.sends is message]
-        taken = [
-            (position, o)
-            for position, o in enumerate(receiver.operations)
-            if o.kind.receives is message
-        ]
-        for sending, (position, receiving) in zip(posted, taken, strict=True):
+        sent = [o for o in sender.operations if o.kind.sends is message]
+        operations = enumerate(receiver.operations)
+        received = [entry for entry in operations if entry[1].kind.receives is message]
+        for sending, (position, receiving) in zip(sent, received, strict=True):
             if awaited([sender], receiving) != [(sender.worker, sending)]:
-                why = f"the next from {sender.worker} is {sending}; messages of one kind arrive in the order of sending"
+                why = (
+                    f"the next from {sender.worker} is {sending}; messages of one kind arrive in "
+                    "the order of sending"
+                )
                 raise _refusal(receiver, position, why)
 
 
 def _refusal(program: Program, position: int, why: str) -> PlanError:
     return PlanError(
-        f"worker {program.worker} ({program.role}) cannot run operation {position} of its schedule, "
-        f"{program.operations[position]}: {why}. Choose another schedule: `serial` runs on any workers"
+        f"worker {program.worker} ({program.role}) cannot run operation {position} of its "
+        f"schedule, {program.operations[position]}: {why}. Choose another schedule: `serial` runs "
+        "on any workers"
     )

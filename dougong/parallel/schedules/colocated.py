@@ -2,7 +2,8 @@
 
 All workers have attention and experts and move in step.
 
-    every worker   F(0,1) experts F(0,1) F(1,1) .. F(L,1) B(L,1) experts B(L-1,1) W(L-1,1) .. B(0,1) | F(0,2) .. | ..
+    every worker   F(0,1) experts F(0,1) F(1,1) .. F(L,1)
+                   B(L,1) experts B(L-1,1) W(L-1,1) .. B(0,1) | F(0,2) .. | ..
 
 Nobody waits for the other side to compute, only for the messages and for the worker with the most
 rows; the gradients of the experts' weights (W) hide the way back of the rows' gradients.
@@ -22,7 +23,8 @@ def colocated(num_sites: int, num_microbatches: int, role: Role) -> list[Operati
     alive."""
     if role != "both":
         raise PlanError(
-            f"schedule `colocated` and a worker with `role: {role}`: that schedule is for workers which have attention "
-            "and experts. Choose `zebra`, `af_pipe` or `serial`, or give every island `role: both`"
+            f"schedule `colocated` and a worker with `role: {role}`: that schedule is for workers "
+            "which have attention and experts. Choose `zebra`, `af_pipe` or `serial`, or give "
+            "every island `role: both`"
         )
     return lay_out(one_after_the_other(num_sites, num_microbatches), num_sites, role)

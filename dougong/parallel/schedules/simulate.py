@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dougong.parallel.schedules.operation import MessageKind, Operation, Program
-from dougong.parallel.schedules.walk import awaited, walk
+from dougong.parallel.schedules.walk import SentMessage, awaited, walk
 
 Cost = Callable[[str, Operation], float]
 """cost(worker, operation): seconds that it computes; of a send, seconds that the message fills the
@@ -46,41 +46,43 @@ def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) ->
     Raises `PlanError` for programs with a deadlock.
     """
     clock: dict[str, float] = defaultdict(float)
-    wires = _Wires(programs, cost, latency_s)
+    channels = _Channels(programs, cost, latency_s)
     computation = []
     for program, operation in walk(programs):
         worker = program.worker
         if operation.kind.sends is not None:
-            wires.post(program, operation, clock[worker])
+            channels.send(program, operation, clock[worker])
         elif operation.kind.receives is not None:
-            arrivals = [
-                wires.arrival[peer, worker, posted] for peer, posted in awaited(programs, operation)
-            ]
-            clock[worker] = max([clock[worker], *arrivals])
+            arrived_s = channels.arrival(worker, awaited(programs, operation))
+            clock[worker] = max(clock[worker], arrived_s)
         else:
-            start = clock[worker]
+            start_s = clock[worker]
             clock[worker] += cost(worker, operation)
-            computation.append(Span(worker, operation, start, clock[worker]))
-    return Timeline(
-        tuple(programs), tuple(computation), tuple(wires.spans), max(clock.values(), default=0.0)
-    )
+            computation.append(Span(worker, operation, start_s, clock[worker]))
+    makespan_s = max(clock.values(), default=0.0)
+    return Timeline(tuple(programs), tuple(computation), tuple(channels.spans), makespan_s)
 
 
-class _Wires:
+class _Channels:
     """All channels, and when each message of a step arrives."""
 
     def __init__(self, programs: Sequence[Program], cost: Cost, latency_s: float) -> None:
         self._programs, self._cost, self._latency_s = programs, cost, latency_s
         self._free: dict[tuple[str, str, str], float] = defaultdict(float)
-        self.arrival: dict[tuple[str, str, Operation], float] = {}
+        self._arrivals: dict[tuple[str, str, Operation], float] = {}
         self.spans: list[Span] = []
 
-    def post(self, sender: Program, operation: Operation, now: float) -> None:
+    def arrival(self, receiver: str, messages: Sequence[SentMessage]) -> float:
+        """When the last of these messages has arrived."""
+        times = [self._arrivals[sender, receiver, sending] for sender, sending in messages]
+        return max(times, default=0.0)
+
+    def send(self, sender: Program, operation: Operation, now: float) -> None:
         message = operation.kind.sends
         assert message is not None
         for receiver in self._programs:
             if receiver.receives(message):
-                self.arrival[sender.worker, receiver.worker, operation] = self._carry(
+                self._arrivals[sender.worker, receiver.worker, operation] = self._carry(
                     sender.worker, receiver.worker, message, operation, now
                 )
 

@@ -1,7 +1,7 @@
 """Where a model is cut into segments, as the side that runs the segments must know it.
 
-`models.cut` makes a `Cut`; flights and the executor read it. It stands here, in the lowest room that
-reads it, since the model's side may know of segments, but segments know no models.
+`models.cut` makes a `Cut`; flights and the executor read it. It stands here, in the lowest room
+that reads it: the model's side may know of segments, but segments know no models.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nodes are called one by one in decreasing order of their sequence number, which is a topological
 order: everything created after an experts call runs before anything created before it. Leaves are
 handed out, not accumulated, so the order of every sum is the caller's. Bitwise equal to
-`loss.backward()` (`research/tape_walk.md`).
+`loss.backward()` (docs/design/cut-and-tape.md).
 """
 
 from __future__ import annotations
@@ -48,22 +48,35 @@ class TapeWalk:
     def until(self, bound: int) -> Iterator[tuple[GraphNode, Tensor]]:
         """Run every node whose sequence number is at least `bound`; yield (leaf node, gradient) as
         they complete."""
+        # Why stopping at a bound is safe. A node's number is that of its creation in the forward,
+        # and what it feeds was created later: the inputs of the largest number in the heap are
+        # complete, since all that could still add to them has a larger number and has run. So every
+        # order by decreasing numbers is the engine's own, and so are the sums that meet in a node.
+        # An experts call's bound is the number at its pause: nodes from there on belong to the
+        # segment behind it, and nothing with a smaller number needs more than that segment gives,
+        # but for the gradients of the call's inputs, which `add` brings before the walk goes on.
         while self._heap and -self._heap[0][0] >= bound:
             node = heapq.heappop(self._heap)[2]
             inputs = self._inputs.pop(node)
             if _is_leaf(node):
                 yield node, inputs[0][0]
                 continue
-            gradients = [
-                inputs[i][0] if i in inputs else None for i in range(len(node._input_metadata))
-            ]
-            del inputs
-            results = _call(node, gradients) if callable(node) else _call_python(node, gradients)
-            del gradients
-            for (following, index), gradient in zip(node.next_functions, results, strict=False):
-                if following is not None and gradient is not None:
-                    self._push(following, index, _fit(gradient, following._input_metadata[index]))
-            del results, node
+            gradients: list[Tensor | None] = [None] * len(node._input_metadata)
+            for index, (gradient, _) in inputs.items():
+                gradients[index] = gradient
+            # What the node has used up must not outlive it: memory peaks here.
+            del inputs, gradient
+            self._run(node, gradients)
+            del node
+
+    def _run(self, node: GraphNode, gradients: list[Tensor | None]) -> None:
+        """Call a node and hand its results to the nodes that follow; empties `gradients`."""
+        call = _call if callable(node) else _call_python
+        results = call(node, gradients)
+        gradients.clear()
+        for (following, index), gradient in zip(node.next_functions, results, strict=False):
+            if following is not None and gradient is not None:
+                self._push(following, index, _fit(gradient, following._input_metadata[index]))
 
     def _push(self, node: GraphNode, index: int, gradient: Tensor) -> None:
         inputs = self._inputs.get(node)

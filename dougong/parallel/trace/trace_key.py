@@ -20,7 +20,7 @@ _WORDS = {
     "hidden": "the hidden states that it hands to the experts",
     "choice": "the router's choice of experts",
     "weights": "the router's weights",
-    "answers": "the answers",
+    "answers": "the outputs",
     "loss": "the loss",
     "danswer": "the gradient that it hands back to the experts",
     "dweights": "the gradient of the router's weights",

@@ -1,7 +1,7 @@
 """Checksums of what a step computes on its way, by place: two layouts' traces show where they part.
 
 An executor and a stepper that are given a `Tracer` call it; without one they call nothing. It takes
-the lanes' side alone: what the experts' workers received and answered arrives there whole, whoever
+the lanes' side alone: what the experts' workers received and returned arrives there whole, whoever
 they were.
 """
 
@@ -37,9 +37,9 @@ class Tracer:
         key: CallKey,
         calls: Mapping[int, ExpertsCall],
         routings: Mapping[int, Routing],
-        answers: Mapping[int, Tensor],
+        outputs: Mapping[int, Tensor],
     ) -> None:
-        """An experts call of every lane: what the model asked for, and what the experts answered
+        """An experts call of every lane: what the model asked for, and what the experts returned
         [R, H]."""
         if not self.active:
             return
@@ -50,10 +50,10 @@ class Tracer:
                 TraceKey(lane, microbatch, FORWARD, site, what): tensor
                 for what, tensor in asked.items()
             }
-            if lane in answers:  # not where the experts' workers add them up
+            if lane in outputs:  # not where the experts' workers add them up
                 values |= _blocks(
                     TraceKey(lane, microbatch, FORWARD, site, "answers"),
-                    answers[lane],
+                    outputs[lane],
                     routings[lane],
                 )
             self._take(values)
@@ -76,14 +76,14 @@ class Tracer:
         routings: Mapping[int, Routing],
         drows: Mapping[int, Tensor],
     ) -> None:
-        """An experts call's backward: `gradients[lane]` of its combined answer and of the router's
+        """An experts call's backward: `gradients[lane]` of its combined output and of the router's
         weights, and what the experts gave back for their rows [R, H]."""
         if not self.active:
             return
         site, microbatch = key
-        for lane, (danswer, dweights) in gradients.items():
+        for lane, (doutput, dweights) in gradients.items():
             values = {
-                TraceKey(lane, microbatch, BACKWARD, site, "danswer"): danswer,
+                TraceKey(lane, microbatch, BACKWARD, site, "danswer"): doutput,
                 TraceKey(lane, microbatch, BACKWARD, site, "dweights"): dweights,
             }
             if len(drows[lane]) == routings[lane].num_rows:

@@ -36,15 +36,13 @@ class LogTail:
 def summary_cards(history: History) -> list[SummaryCard]:
     """Steps, loss, tokens, time, speed, failures; a dash for what a run without a step does not
     have."""
-    done = 100 * history.last_step / max(history.steps, 1)
-    failures = len(history.recoveries)
     return [
-        SummaryCard("Steps", f"{history.last_step:,} / {history.steps:,}", f"{done:.0f} %"),
+        _steps_card(history),
         _loss_card(history),
         SummaryCard("Tokens", count(history.tokens), _tokens_a_step(history)),
         SummaryCard("Time", duration(history.duration_s), _step_time(history)),
         _speed_card(history),
-        SummaryCard("Failures", str(failures), _recovery_words(history) if failures else "none"),
+        SummaryCard("Failures", str(len(history.recoveries)), _recovery_words(history)),
     ]
 
 
@@ -60,6 +58,11 @@ def read_log_tail(history: History, run_dir: RunDir) -> LogTail | None:
         file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
         lines = file.read().decode("utf-8", "replace").splitlines()
     return LogTail(path.relative_to(run_dir.path), "\n".join(lines[-_TAIL_LINES:]))
+
+
+def _steps_card(history: History) -> SummaryCard:
+    done = 100 * history.last_step / max(history.steps, 1)
+    return SummaryCard("Steps", f"{history.last_step:,} / {history.steps:,}", f"{done:.0f} %")
 
 
 def _loss_card(history: History) -> SummaryCard:
@@ -90,6 +93,8 @@ def _speed_card(history: History) -> SummaryCard:
 
 
 def _recovery_words(history: History) -> str:
+    if not history.recoveries:
+        return "none"
     rewound = sum(len(stretch) for stretch in history.rewound)
     seconds = sum(recovery.total_s or 0.0 for recovery in history.recoveries)
     return f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_cluster import RayBackend, bundle_of
 from dougong.planner.placement import AgentSpec
@@ -57,7 +58,7 @@ def test_a_cluster_that_is_not_there_is_told_in_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["nowhere", "host:port"])
 def test_an_address_must_have_a_port(address: str) -> None:
     with pytest.raises(LaunchError, match="not HOST:PORT"):
-        RayBackend(address).open()
+        RayBackend(address, DEADLINES).open()
 
 
 def test_bundles_ask_for_devices_and_hardly_any_processor() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from dougong.deadlines import DEADLINES
 from dougong.launcher.backends.reaper import ended_with_us
 from tests.launcher.toyrun import ROOT
 
@@ -24,7 +25,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 def test_the_end_of_the_context_ends_them(stranger: subprocess.Popen[bytes]) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait(10)
-    with ended_with_us([gone.pid, stranger.pid]):
+    with ended_with_us([gone.pid, stranger.pid], DEADLINES):
         assert stranger.poll() is None
     assert stranger.wait(10) == -signal.SIGKILL
 
@@ -33,8 +34,9 @@ def test_the_end_of_the_context_ends_them(stranger: subprocess.Popen[bytes]) -> 
 def test_the_end_of_the_process_ends_them(stranger: subprocess.Popen[bytes], number: signal.Signals) -> None:
     script = (
         "import sys, time\n"
+        "from dougong.deadlines import DEADLINES\n"
         "from dougong.launcher.backends.reaper import ended_with_us\n"
-        "with ended_with_us([int(sys.argv[1])]):\n"
+        "with ended_with_us([int(sys.argv[1])], DEADLINES):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(100)\n"
     )

@@ -42,7 +42,7 @@ def test_words() -> None:
     first, second = SITES
     assert [IN_ORDER[i].describe(SITES) for i in (0, 5, 6, 7, 8, 10, 12)] == [
         f"lane 0, micro-batch 0, forward, segment 0 (from the start up to {first}): {HANDED}",
-        f"lane 0, micro-batch 0, forward, {first}, expert 10: the answers",
+        f"lane 0, micro-batch 0, forward, {first}, expert 10: the outputs",
         f"lane 0, micro-batch 0, forward, segment 1 (after {first} up to {second}): {HANDED}",
         f"lane 0, micro-batch 0, forward, segment 2 (after {second} to the loss): the loss",
         f"lane 0, micro-batch 0, backward, segment 2 (after {second} to the loss): {HANDED_BACK}",

@@ -1,0 +1,100 @@
+"""What is known, and what an action of ours changes in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dougong.control.worker_messages import PartDurable
+from dougong.errors import LaunchError
+from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.observation import AgentLost
+from dougong.launcher.controller.actions import (
+    CommitCheckpoint,
+    DropAgent,
+    FindCheckpoint,
+    ForgetParts,
+    ForkGeneration,
+    GiveUp,
+    KillGeneration,
+    RestartAgents,
+    StartAgents,
+    UsePlan,
+)
+from dougong.launcher.controller.config import FROM_START
+from dougong.launcher.controller.facts import CheckpointFacts, PastFailure, RunFacts
+from dougong.launcher.controller.items import Committed, FoundCheckpoint
+from dougong.launcher.controller.states import Stop
+from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.planner.placement import AgentSpec
+
+EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 1)
+PLAN = make_plan(2, Inventory("toy", (), (), 4, ()), [Seat("east/0", "east", "both", "n", "cpu:0")])
+FORK = ForkGeneration(2, PLAN, 5, None, ())
+
+
+@pytest.fixture
+def facts() -> RunFacts:
+    return RunFacts.at(FROM_START)
+
+
+def test_agents_that_were_asked_for_have_yet_to_be_placed(facts: RunFacts) -> None:
+    for action in (StartAgents((EAST,)), RestartAgents((EAST,))):
+        facts.are_placed = True
+        facts.note(action, 0.0)
+        assert not facts.are_placed and not facts.agents["east"].is_dropped
+        facts.note(DropAgent("east"), 0.0)
+        assert facts.agents["east"].is_dropped
+
+
+def test_a_generation_begins_where_its_checkpoint_stands(facts: RunFacts) -> None:
+    facts.note(FORK, 7.0)
+    assert facts.generation is not None
+    assert (facts.number, facts.step, facts.generation.workers["east/0"].moved_at) == (2, 5, 7.0)
+    assert facts.generation_of(2) is facts.generation and facts.generation_of(1) is None
+
+
+def test_an_agent_that_was_lost_before_has_lost_its_workers(facts: RunFacts) -> None:
+    facts.note(StartAgents((EAST,)), 0.0)
+    facts.lose(facts.agents["east"], "node down", 1.0)
+    facts.note(FORK, 2.0)
+    assert facts.generation is not None
+    assert facts.generation.failures == [AgentLost("east/0", "agent east on its node: node down")]
+
+
+def test_failures_errors_and_plans_are_taken_down(facts: RunFacts) -> None:
+    diagnosis, error = Diagnosis("east/0", "crash", "SIGKILL"), LaunchError("x")
+    for action in (UsePlan(PLAN), KillGeneration(1, diagnosis), GiveUp(error)):
+        facts.note(action, 0.0)
+    assert (facts.plan, facts.history, facts.error) == (PLAN, [PastFailure(1, diagnosis)], error)
+
+
+def test_the_first_request_to_stop_keeps_its_name_and_status(facts: RunFacts) -> None:
+    assert facts.note_stop(Stop("SIGTERM", 143))
+    assert not facts.note_stop(Stop("SIGINT", 130))
+    assert facts.stop == Stop("SIGTERM", 143, now=True)
+
+
+def test_a_checkpoint_is_whole_with_every_workers_part() -> None:
+    known, message = CheckpointFacts(), PartDurable(5, "step-000005", {})
+    assert known.note_part("east/0", message) and not known.note_part("east/1", message)
+    assert known.whole(3) == {}
+    assert known.whole(2) == {5: {"east/0": message, "east/1": message}}
+    known.note(CommitCheckpoint(5, 1, known.parts[5]))
+    assert (known.parts, known.num_open) == ({}, 1)
+    known.note_failed(OSError("full"))
+    assert known.num_open == 0 and isinstance(known.error, OSError)
+    known.note_part("east/0", message)
+    known.note(ForgetParts())
+    assert known.parts == {}
+
+
+def test_the_last_commit_decides() -> None:
+    known = CheckpointFacts(num_open=2)
+    known.note_failed(OSError("full"))
+    known.note_committed(Committed(10, Path("/run/checkpoints/step-000010"), 1, 0.1))
+    assert (known.error, known.parent, known.num_open) == (None, "step-000010", 0)
+    known.note_found(FoundCheckpoint(Path("/run/checkpoints/step-000005")))
+    assert known.parent == "step-000005"
+    known.note(FindCheckpoint())
+    assert known.found is None

@@ -1,0 +1,184 @@
+"""The promises on how the code reads: mirrored tests, public names, one thing after another, one name for one thing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.test_house import MODULES, ORDER, ROOT, SOURCES, begins, name, tree
+
+# Modules without a test file of their own, and why.
+NOT_MIRRORED = {
+    "control.fork_messages": "every message goes through the wire in tests/control/test_messages.py",
+    "control.handshake": "as fork_messages",
+    "control.tasks": "as fork_messages",
+    "control.worker_messages": "as fork_messages",
+    "control.worker_api": "a protocol and a dataclass without code",
+    "errors": "classes without code; their exit statuses are tested by tests/cli, pickling by tests/control",
+    "launcher.backends.base": "a protocol and a dataclass without code",
+    "launcher.controller.actions": "dataclasses without code, all of them expected in test_state_machine.py",
+    "launcher.controller.decide": "the whole of test_state_machine.py",
+    "launcher.controller.items": "dataclasses without code, all of them fed in test_state_machine.py",
+    "launcher.controller.states": "dataclasses without code, all of them reached in test_state_machine.py",
+    "ops.experts.base": "the interface; tests/ops/experts/test_reference.py tests what implements it",
+    "ops.experts.triton_swiglu": "tests/ops/experts/test_triton_kernels.py runs it with its kernels",
+    "parallel.dense.allreduce": "test_disaggregation.py and test_promise.py train with determinism: run",
+    "parallel.schedules.af_pipe": "one order each: test_order.py, test_check.py and test_simulate.py take all of them",
+    "parallel.schedules.colocated": "as af_pipe",
+    "parallel.schedules.serial": "as af_pipe",
+    "parallel.schedules.zebra": "as af_pipe, and against a search over all orders",
+    "parallel.segments.cut": "a dataclass; tests/models/test_cut.py makes it",
+    "training.optimizers.base": "the interface; test_adamw.py tests what implements it",
+}  # fmt: skip
+
+
+def test_every_module_is_mirrored_by_a_test_file() -> None:
+    """`dougong/data/text.py` is tested by `tests/data/test_text.py`."""
+    missing = {
+        module.removeprefix("dougong.")
+        for module, path in MODULES.items()
+        if path.name not in ("__init__.py", "__main__.py") and not mirror_of(path).exists()
+    }
+    assert missing == set(NOT_MIRRORED)
+
+
+def mirror_of(path: Path) -> Path:
+    inside = path.relative_to(ROOT / "dougong")
+    return ROOT / "tests" / inside.parent / f"test_{inside.name}"
+
+
+# Private names of other people's libraries that tests look at.
+FOREIGN = {
+    "_exit", "_experts_implementation", "_forward_hooks", "_forward_pre_hooks", "_keep_in_fp32_modules_strict",
+    "_keys_to_ignore_on_save", "_parameters", "_scoped_library", "_weight_conversions",
+}  # fmt: skip
+
+
+def test_tests_use_public_names() -> None:
+    """No test reaches for a name of the product that begins with an underscore."""
+    private = [
+        f"{name(path)}:{line}: {word}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line, word in private_names(tree(path))
+        if word not in FOREIGN
+    ]
+    assert not private
+
+
+def private_names(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, name) of private attributes of other objects, and of private names imported from the product."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and begins(str(node.module), "dougong"):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from ((node.lineno, word) for word in names if re.match(r"_[^_]", word))
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def test_one_thing_after_another() -> None:
+    """No comprehension inside another or with two `for`, no conditional expression inside another."""
+    packed = [
+        f"{name(path)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, (*COMPREHENSIONS, ast.IfExp)) and is_packed(node)
+    ]
+    assert not packed
+
+
+def is_packed(node: ast.AST) -> bool:
+    if isinstance(node, ast.IfExp):
+        return any(isinstance(inner, ast.IfExp) for inner in ast.walk(node) if inner is not node)
+    within = any(isinstance(inner, COMPREHENSIONS) for inner in ast.walk(node) if inner is not node)
+    return within or len(node.generators) > 1  # type: ignore[attr-defined]
+
+
+MOST_NODES = 200
+
+
+def test_functions_are_not_packed() -> None:
+    """At most so many syntax nodes in a function, however it is laid out; Triton kernels apart."""
+    heavy = [
+        f"{name(path)}:{node.lineno}: {node.name} has {num_nodes(node)} nodes"
+        for path in SOURCES
+        if name(path) != "dougong/ops/experts/triton_kernels.py"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and num_nodes(node) > MOST_NODES
+    ]
+    assert not heavy
+
+
+def num_nodes(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Syntax nodes of the body, without inner functions and classes."""
+    waiting: list[ast.AST] = list(function.body)
+    count = 0
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        count += not isinstance(node, ast.expr_context)
+        waiting += ast.iter_child_nodes(node)
+    return count
+
+
+def test_a_type_name_means_one_thing() -> None:
+    first: dict[str, str] = {}
+    twice = []
+    for path in SOURCES:
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                owner = first.setdefault(node.name.lstrip("_"), name(path))
+                twice += [f"{node.name}: {owner} and {name(path)}"] if owner != name(path) else []
+    assert not twice
+
+
+MOST_MODULES_OF_A_ROOM = 17
+
+
+def test_rooms_are_small() -> None:
+    sizes = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert not {name(folder): size for folder, size in sizes.items() if size > MOST_MODULES_OF_A_ROOM}
+
+
+def test_time_limits_have_one_home() -> None:
+    """No module but deadlines.py names a number of seconds, or waits for a number that stands in its code."""
+    pattern = (
+        r"^_?[A-Z_]+_(S|MS)\b.*=|(timeout|timeout_s)=[0-9]|\.(wait|join|result)\([0-9.]+\)|timedelta\([a-z]+=[0-9]"
+    )
+    strays = [
+        f"{name(path)}:{number}: {line.strip()}"
+        for path in SOURCES
+        if name(path) != "dougong/deadlines.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert not strays
+
+
+TOP = {"dougong", "tests", "docs", "examples", "benchmarks", "schema", *(room.partition(".")[0] for room in ORDER)}
+
+
+def test_docs_name_files_that_are_there() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    dangling = [
+        f"{name(page)}: {named}"
+        for page in pages
+        for named in re.findall(r"`((?:[\w-]+/)+(?:[\w-]+\.\w+)?)`", page.read_text())
+        if named.partition("/")[0] in TOP and "NAME" not in named and not any((root / named).exists() for root in (ROOT, ROOT / "dougong"))
+    ]
+    assert not dangling
+
+
+def test_the_rooms_in_readme_are_those_of_the_house() -> None:
+    """The table names every room, in the order of the house."""
+    shown = re.findall(r"^\| `dougong/(\w+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rooms = dict.fromkeys(room.partition(".")[0] for room in ORDER)
+    assert shown == [room for room in rooms if (ROOT / "dougong" / room).is_dir()]

@@ -1,0 +1,38 @@
+"""The numbers at the head of the page, and the log that explains a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dougong.records.directory import RunDir
+from dougong.ui.history import read_history
+from dougong.ui.report.summary import read_log_tail, summary_cards
+from tests.ui.recorded import failed_run, finished_run
+
+
+def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
+    cards = {card.label: card for card in summary_cards(read_history(finished_run(tmp_path / "run")))}
+    assert (cards["Steps"].value, cards["Steps"].more) == ("60 / 60", "100 %")
+    assert cards["Final loss"].value == "2.0852"
+    assert cards["Tokens"].more == "4,096 a step"
+    assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps rewound, 0.84 s to recover")
+
+
+def test_a_run_without_a_step_has_dashes(tmp_path: Path) -> None:
+    cards = {card.label: card for card in summary_cards(read_history(RunDir.create(tmp_path / "run")))}
+    assert (cards["Last loss"].value, cards["Last loss"].more) == ("–", "no validation")
+    assert (cards["Tokens/s"].value, cards["Failures"].more) == ("–", "none")
+
+
+def test_the_log_of_the_worker_that_failed(tmp_path: Path) -> None:
+    run = failed_run(tmp_path / "run")
+    log = run.log_file(2, "east/0")
+    log.write_text("".join(f"line {number}\n" for number in range(100_000)))
+    tail = read_log_tail(read_history(run), run)
+    assert tail is not None and tail.path == Path("logs/2/east/0.log")
+    assert tail.text.splitlines() == [f"line {number}" for number in range(99_980, 100_000)]
+
+
+def test_a_run_that_did_not_fail_has_none(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    assert read_log_tail(read_history(run), run) is None

@@ -1,0 +1,56 @@
+"""The panel at any width, the plain line of a step, and the curve of the loss."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from dougong.records.events import CheckpointCommitted
+from dougong.ui.panel import draw_panel, plain_step, sparkline
+from dougong.ui.run_progress import RunProgress
+from rich.console import Console
+from tests.ui.recorded import make_row, progress_at
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def test_several_islands_have_their_rates_on_the_line() -> None:
+    progress = progress_at(2)
+    progress.shares = {"east": 0.25, "west": 0.75}
+    assert "(east 2,048, west 6,144)" in plain_step(progress, 4.0)
+
+
+def test_before_the_first_step_there_is_no_line() -> None:
+    assert plain_step(RunProgress("tiny", 60, 0.0), 1.0) == ""
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 100, 200])
+def test_the_panel_fits_any_width(width: int) -> None:
+    progress = progress_at(45)
+    progress.note(CheckpointCommitted(generation=1, step=40, directory="step-000040", num_bytes=1, seconds=1.0), 80.0)
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=True, color_system=None).print(draw_panel(progress, 95.0, width))
+    lines = ANSI.sub("", out.getvalue()).splitlines()
+    assert len(lines) == 8
+    assert all(len(line) <= width for line in lines)
+    if width == 100:
+        assert "checkpoint step 40, 15 s ago" in out.getvalue()
+
+
+def test_a_broken_loss_is_shown_as_such() -> None:
+    progress = progress_at(3)
+    progress.take({**make_row(1, 4), "loss": float("nan"), "val_loss": float("inf")}, 8.0)
+    assert "loss nan  val inf" in plain_step(progress, 8.0)
+    out = io.StringIO()
+    Console(file=out, width=100).print(draw_panel(progress, 8.0, 100))
+    assert "loss nan" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [([], 10, ""), ([1.0], 10, ""), ([1.0, 2.0], 10, "▁█"), ([3.0] * 4, 10, "▁▁▁▁"),
+     ([0.0, 0.0, 7.0, 7.0], 2, "▁█"), ([float("nan"), 1.0, 2.0], 3, " ▁█")],
+)  # fmt: skip
+def test_sparkline(values: list[float], width: int, expected: str) -> None:
+    assert sparkline(values, width) == expected
