@@ -16,7 +16,7 @@ from typing import Any
 
 from dougong.errors import JobError, LaunchError
 from dougong.job.load import ResolvedJob
-from dougong.job.schema import Job, Rates
+from dougong.job.schema import Island, Job, Rates
 from dougong.launcher.run import Options, start_run
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
@@ -38,25 +38,28 @@ def calibrate(resolved: ResolvedJob, path: Path, options: Options, steps: int) -
     choices_per_token = inspect_only(resolved.job).experts_per_token
     found: dict[str, dict[str, float]] = {island.name: {} for island in resolved.job.islands}
     for number, job in enumerate(turns(resolved.job, steps), start=1):
-        run = _run(dataclasses.replace(resolved, job=job), path / str(number), options)
-        plan = run.read_plan()
-        assert plan is not None, "a run that has ended well had a plan"
-        measured = rates(job, plan, run.read_metrics(), choices_per_token)
-        for island, (role, rate) in measured.items():
+        turn = dataclasses.replace(resolved, job=job)
+        run, plan = _run(turn, path / str(number), options)
+        for island, (role, rate) in rates(job, plan, run.read_metrics(), choices_per_token).items():
             found[island][role] = rate
     return {island: Rates(**by_role) for island, by_role in found.items()}
 
 
-def _run(resolved: ResolvedJob, folder: Path, options: Options) -> RunDir:
+def _run(resolved: ResolvedJob, folder: Path, options: Options) -> tuple[RunDir, Plan]:
     if start_run(resolved, folder, options) != 0:
         raise LaunchError(f"calibration was stopped; what there is of it lies in {folder.parent}")
-    return RunDir.open(folder)
+    run = RunDir.open(folder)
+    plan = run.read_plan()
+    assert plan is not None, "a run that has ended well had a plan"
+    return run, plan
 
 
 def turns(job: Job, steps: int) -> tuple[Job, Job]:
-    """The two runs, with one worker for each island: half of the islands compute attention
-    and the others experts, then the other way round. Checkpoints, validation and drills are left
-    out as far as they can be."""
+    """The two runs, with one worker for each island: half of the islands compute attention and the
+    others experts, then the other way round.
+
+    Checkpoints, validation and drills are left out as far as they can be.
+    """
     half = len(job.islands) // 2
     rest = len(job.islands) - half
     first = ["attention"] * half + ["experts"] * rest
@@ -65,14 +68,10 @@ def turns(job: Job, steps: int) -> tuple[Job, Job]:
 
 
 def _turn(job: Job, roles: Sequence[str], steps: int) -> Job:
-    islands = []
-    for island, role in zip(job.islands, roles, strict=True):
-        plain = {"workers": 1, "role": role, "speed": None, "memory_gb": None}
-        islands.append(island.model_copy(update=plain))
     warmup_steps = min(job.schedule.warmup_steps, steps)
     schedule = job.schedule.model_copy(update={"warmup_steps": warmup_steps})
     changes = {
-        "islands": tuple(islands),
+        "islands": tuple(map(_alone, job.islands, roles)),
         "steps": steps,
         "schedule": schedule,
         "offload": "none",
@@ -84,6 +83,11 @@ def _turn(job: Job, roles: Sequence[str], steps: int) -> Job:
     }
     # A copy is not validated; the rules must hold for the changed job, too.
     return Job.model_validate(job.model_copy(update=changes).model_dump())
+
+
+def _alone(island: Island, role: str) -> Island:
+    """One worker of the island, in this role."""
+    return island.model_copy(update={"workers": 1, "role": role, "speed": None, "memory_gb": None})
 
 
 def rates(
@@ -102,12 +106,16 @@ def rates(
                 f"{worker.name} computed for less time than can be measured; make batch or model "
                 "larger"
             )
-        if worker.lanes:
-            found[worker.island] = "attention", _segments(job, worker) / seconds
-        else:
-            thousands = _rows(job, plan, worker, choices_per_token) / 1000
-            found[worker.island] = "experts", thousands / seconds
+        role, amount = _work(job, plan, worker, choices_per_token)
+        found[worker.island] = role, amount / seconds
     return found
+
+
+def _work(job: Job, plan: Plan, worker: Worker, choices_per_token: int) -> tuple[str, float]:
+    """(role, what it does in a step)."""
+    if worker.lanes:
+        return "attention", _segments(job, worker)
+    return "experts", _rows(job, plan, worker, choices_per_token) / 1000
 
 
 def _compute_s(row: Mapping[str, Any], island: str) -> float:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dougong.checkpoint.disk import digest, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, EntryKey, Manifest
@@ -68,11 +69,11 @@ class _Side:
 
 def _compare(key: EntryKey, left: _Side, right: _Side, trust_digests: bool) -> Difference | None:
     step = left.manifest.step
-    a, b = left.entries.get(key), right.entries.get(key)
-    if a is None:
-        return Difference(step, right.entries[key].label, note=f"only in {right.directory}")
-    if b is None:
-        return Difference(step, a.label, note=f"only in {left.directory}")
+    for side, other in ((left, right), (right, left)):
+        if key not in other.entries:
+            label = side.entries[key].label
+            return Difference(step, label, note=f"only in {side.directory}")
+    a, b = left.entries[key], right.entries[key]
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return Difference(step, a.label, note=f"{a.dtype} {a.shape} and {b.dtype} {b.shape}")
     if trust_digests and a.digest == b.digest:
@@ -86,20 +87,16 @@ def _compare_bytes(key: EntryKey, left: _Side, right: _Side) -> Difference | Non
     a_bytes, b_bytes = left.read(key), right.read(key)
     if a_bytes == b_bytes:
         return None
-    num_different, largest = _count(a_bytes, b_bytes, entry.dtype)
     damaged = []
     for side, data in ((left, a_bytes), (right, b_bytes)):
         if digest(data) != side.entries[key].digest:
             damaged.append(str(side.directory))
-    note = f"not what its manifest says: {', '.join(damaged)}; see `dougong verify`"
-    return Difference(
-        left.manifest.step,
-        entry.label,
-        num_different,
-        num_elements=int(np.prod(entry.shape, dtype=np.int64)),
-        largest=largest,
-        note=note if damaged else "",
-    )
+    note = ""
+    if damaged:
+        note = f"not what its manifest says: {', '.join(damaged)}; see `dougong verify`"
+    num_different, largest = _count(a_bytes, b_bytes, entry.dtype)
+    num_elements = int(np.prod(entry.shape, dtype=np.int64))
+    return Difference(left.manifest.step, entry.label, num_different, num_elements, largest, note)
 
 
 def _count(a: bytearray, b: bytearray, dtype: str) -> tuple[int, float | None]:
@@ -113,9 +110,13 @@ def _count(a: bytearray, b: bytearray, dtype: str) -> tuple[int, float | None]:
         return num_different, None
     x_values = x[different].astype(np.float64)
     y_values = y[different].astype(np.float64)
-    finite = np.isfinite(x_values) & np.isfinite(y_values)
-    gaps = np.abs(x_values[finite] - y_values[finite])
-    return num_different, float(gaps.max()) if gaps.size else None
+    return num_different, _largest_gap(x_values, y_values)
+
+
+def _largest_gap(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
+    finite = np.isfinite(x) & np.isfinite(y)
+    gaps = np.abs(x[finite] - y[finite])
+    return float(gaps.max()) if gaps.size else None
 
 
 def _model_order(key: EntryKey) -> tuple[bool, str, NaturalOrder, int]:

@@ -42,13 +42,11 @@ def measure_apart(probing: Probing, threads: int) -> Fingerprint:
 
     Raises LaunchError with the error that ended the child.
     """
-    job = probing.job.model_dump_json() if probing.job is not None else None
-    request = ProbeRequest(probing.accelerator, probing.index, job)
     accelerator = get_accelerator(probing.accelerator)
     ended = subprocess.run(
         [sys.executable, "-m", "dougong.tools.fingerprint_apart"],
         env=child_environment(accelerator.worker_environment(threads)),
-        input=request.to_json(),
+        input=_request_of(probing).to_json(),
         capture_output=True,
         text=True,
         check=False,
@@ -57,6 +55,11 @@ def measure_apart(probing: Probing, threads: int) -> Fingerprint:
         words = f"the probes' process ended with status {ended.returncode}"
         raise LaunchError(ended.stderr.strip() or words)
     return Fingerprint.from_json(json.loads(ended.stdout))
+
+
+def _request_of(probing: Probing) -> ProbeRequest:
+    job = probing.job.model_dump_json() if probing.job is not None else None
+    return ProbeRequest(probing.accelerator, probing.index, job)
 
 
 def _probing_of(request: ProbeRequest) -> Probing:

@@ -11,8 +11,9 @@ from dougong.parallel.schedules.simulate import Cost, simulate
 from dougong.planner.plan_job import speed_of
 from dougong.planner.programs import num_sites, pipeline_of, programs_of, prove
 
-BACKWARD = 2.0
-"""A backward's time over a forward's. The experts compute its half for the weights apart."""
+DENSE = {Kind.FORWARD: 1.0, Kind.BACKWARD: 2.0}
+"""A lane's segment forward and backward, over a forward's time. The experts compute the half of
+their backward that is for the weights apart."""
 MOST_OPERATIONS = 4096
 """What a screen has room for."""
 
@@ -20,15 +21,19 @@ MOST_OPERATIONS = 4096
 def chart_lines(job: Job, plan: Plan, inventory: Inventory, width: int) -> list[str]:
     """The schedule's name, what it keeps alive, and the step drawn in `width` columns with the
     job's emulated times or speeds."""
-    kept = []
-    for role, alive in prove(job, plan).items():
-        kept.append(f"{role} keep {alive.segments} segments and {alive.waves} waves")
     times = "at speed 1 a lane's segment and its experts take one second each"
     if any(island.emulate for island in job.islands):
         times = "emulated times"
     head = f"pipeline {pipeline_of(job, plan)}, {job.batch.microbatches} micro-batches"
     trace = simulate(programs_of(job, plan), cost_of(job, plan, inventory))
-    return [f"{head}: {', '.join(kept)} alive at most; {times}", draw(trace, width)]
+    return [f"{head}: {_kept_alive(job, plan)} alive at most; {times}", draw(trace, width)]
+
+
+def _kept_alive(job: Job, plan: Plan) -> str:
+    words = []
+    for role, alive in prove(job, plan).items():
+        words.append(f"{role} keep {alive.segments} segments and {alive.waves} waves")
+    return ", ".join(words)
 
 
 def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
@@ -42,13 +47,11 @@ def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
     def cost(name: str, operation: Operation) -> float:
         worker = workers[name]
         island = islands[worker.island]
+        speed = speed_of(island)
         if operation.kind.sends is not None:
             return _latency_s(island)
-        speed = speed_of(island)
-        if operation.kind is Kind.FORWARD:
-            return len(worker.lanes) / speed.attention
-        if operation.kind is Kind.BACKWARD:
-            return BACKWARD * len(worker.lanes) / speed.attention
+        if operation.kind in DENSE:
+            return DENSE[operation.kind] * len(worker.lanes) / speed.attention
         share = len(worker.experts[operation.site]) / plan.num_experts
         # Emulated experts take their time by the thousand rows, others by the lane.
         amount = num_rows / 1000 if island.emulate else plan.num_lanes

@@ -37,18 +37,22 @@ def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
     num_ledger_steps = len(common_steps(a_records, b_records))
     split = first_split(a_records, b_records)
     if split is not None:
-        found = _up_to_split((a, b), a_records, b_records, split)
-        return Comparison(f"the ledger of {num_ledger_steps} steps", tuple(found))
-    steps, different = _compare_checkpoints(a, b, trust_digests)
-    num_steps = len(a_records.keys() & b_records.keys())
-    if num_steps == 0 and not steps:
+        differences = _up_to_split((a, b), a_records, b_records, split)
+        return Comparison(f"the ledger of {num_ledger_steps} steps", tuple(differences))
+    checkpoints, different = _compare_checkpoints(a, b, trust_digests)
+    common = a_records.keys() & b_records.keys()
+    if not common and not checkpoints:
         raise CheckpointError(
             f"{a.path} and {b.path}: no step and no checkpoint in common; "
             "there is nothing to compare"
         )
-    found = [*_compare_metrics(a_records, b_records), *different]
-    found.sort(key=lambda difference: difference.step)
-    return Comparison(_compared(num_steps, num_ledger_steps, steps), tuple(found))
+    found = _in_order([*_compare_metrics(a_records, b_records), *different])
+    return Comparison(_compared(len(common), num_ledger_steps, checkpoints), found)
+
+
+def _in_order(differences: list[Difference]) -> tuple[Difference, ...]:
+    """By step; within a step as they were found."""
+    return tuple(sorted(differences, key=lambda difference: difference.step))
 
 
 def _compared(num_steps: int, num_ledger_steps: int, checkpoints: list[int]) -> str:

@@ -68,11 +68,7 @@ def retrace(a: RunDir, b: RunDir, options: LocalRunOptions) -> Retraced:
     """
     runs = (a, b)
     records = (read_records(a), read_records(b))
-    step = first_split(*records)
-    if step is None:
-        raise JobError(
-            f"{a.path} and {b.path}: their ledgers do not part, so there is no step to trace"
-        )
+    step = _first_split(runs, records)
     _refuse_other_layouts(a, b)
     _refuse_other_jobs(a, b)
     start = _common_state(runs, records, step)
@@ -83,6 +79,16 @@ def retrace(a: RunDir, b: RunDir, options: LocalRunOptions) -> Retraced:
             reruns.append(_run_again(name, run, recorded[step], _begin(path, run, start), options))
         place, lines = _compare(reruns[0], reruns[1], runs)
     return Retraced(step, _describe(start), place, tuple(lines))
+
+
+def _first_split(runs: Runs, records: tuple[StepRecords, StepRecords]) -> int:
+    step = first_split(*records)
+    if step is None:
+        a, b = runs
+        raise JobError(
+            f"{a.path} and {b.path}: their ledgers do not part, so there is no step to trace"
+        )
+    return step
 
 
 def _refuse_other_layouts(a: RunDir, b: RunDir) -> None:
