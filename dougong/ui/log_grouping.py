@@ -101,7 +101,7 @@ class LogMessage:
 
 
 @dataclass
-class _Block:
+class _OpenMessage:
     """Lines of one worker that make one message, as they arrive."""
 
     level: LineLevel
@@ -155,7 +155,7 @@ class Grouper:
         self._settle_s = settle_s
         self._capacity = capacity
         self._classifiers: dict[str, Classifier] = {}
-        self._blocks: dict[str, _Block] = {}
+        self._blocks: dict[str, _OpenMessage] = {}
         self._groups: OrderedDict[tuple[LineLevel, str], _Group] = OrderedDict()
 
     @property
@@ -172,7 +172,7 @@ class Grouper:
             block.last_at = now
         elif level != "info":
             self._end_block(worker)
-            self._blocks[worker] = _Block(level, [line], now)
+            self._blocks[worker] = _OpenMessage(level, [line], now)
         messages = self.due(now)
         if level == "info" and worker == self._first_worker:
             messages.append(LogMessage("info", line, (worker,)))
