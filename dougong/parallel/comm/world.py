@@ -7,7 +7,6 @@ gloo, NCCL and HCCL.
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dougong.errors import LaunchError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
 from dougong.parallel.comm.wait import PeerWait
@@ -95,7 +93,7 @@ class World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
         calls it.
 
-        Raises `LaunchError` when not everybody came within `rendezvous_s`.
+        Raises `PeerError` when not everybody came within `rendezvous_s`.
         """
         patience = timedelta(seconds=member.deadlines.message_s)
         try:
@@ -198,12 +196,6 @@ class World:
         lengths = self.gather_bytes(payload, [_LENGTH_BYTES] * self.size, what)
         return [int.from_bytes(length, "little") for length in lengths]
 
-    def gather(self, values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
-        """Everybody's float64 values, by rank; `sizes[r]` says how many rank r has. Collective."""
-        payload = struct.pack(f"<{len(values)}d", *values)
-        payloads = self.gather_bytes(payload, [8 * size for size in sizes])
-        return [list(struct.unpack(f"<{len(p) // 8}d", p)) for p in payloads]
-
     def add_counts(self, counts: Tensor, attention_only: bool = False) -> Tensor:
         """The sum of everybody's whole numbers (int64, on the CPU), exact in any order, as a new
         tensor. Collective over all workers, or over those with lanes."""
@@ -259,9 +251,10 @@ def _arrival(rank: int) -> str:
     return f"arrived-{rank}"
 
 
-def _not_joined(member: Membership, address: tuple[str, int], why: str) -> LaunchError:
+def _not_joined(member: Membership, address: tuple[str, int], why: str) -> PeerError:
+    """A PeerError: as a rule somebody else has ended, and this is the consequence."""
     host, port = address
-    return LaunchError(
+    return PeerError(
         f"{member.in_words([member.rank])} of {member.size} could not join generation "
         f"{member.generation} at {host}:{port}: {why}; check that every node reaches that address"
     )

@@ -9,6 +9,7 @@ padded and nothing dropped. This file makes and reads messages (`crossing` says 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -19,7 +20,7 @@ from dougong.parallel.comm.exchange import Expected, Messages
 from dougong.parallel.comm.message import TensorMessage
 from dougong.parallel.dispatch import crossing as ops
 from dougong.parallel.dispatch.crossing import Header
-from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch, Source
+from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch, SenderShare
 from dougong.parallel.dispatch.spec import Delivery, DispatchSpec
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import CallKey, MessageKind, Operation
@@ -155,7 +156,7 @@ class Dispatcher:
         for rank, message in messages.items():
             found = self._read_headers(key, rank, message)
             headers |= dict(zip(self._lanes_of[rank], found, strict=True))
-            sources.append(Source(rank, *_totals(found)))
+            sources.append(SenderShare(rank, *_totals(found)))
         vectors = self._whole(messages, 1)
         slots = torch.cat([message.parts[2] for message in messages.values()])
         weights = None
@@ -276,10 +277,10 @@ def _check_ascending(
 ) -> None:
     """Pieces of workers, put together by rank, must lie in the order of lanes and of experts: the
     same order on every layout is what makes the same bits of every layout."""
-    joined = [lane for worker in lanes for lane in worker]
+    joined = list(itertools.chain.from_iterable(lanes))
     assert joined == list(range(plan.num_lanes)), "a plan gives lanes in ascending order of rank"
     for site in zip(*experts, strict=True):
-        joined = [expert for worker in site for expert in worker]
+        joined = list(itertools.chain.from_iterable(site))
         assert joined == list(range(plan.num_experts)), (
             "a plan gives experts in ascending order of rank"
         )

@@ -37,7 +37,7 @@ class DispatchHandle:
 
 
 @dataclass(frozen=True)
-class Source:
+class SenderShare:
     """What one attention worker sent of a batch: `num_tokens` vectors, for `num_rows` rows."""
 
     rank: int
@@ -55,7 +55,7 @@ class ExpertBatch:
     """
 
     key: CallKey
-    sources: Sequence[Source]
+    sources: Sequence[SenderShare]
     arrived: Routing
     blocks: tuple[Block, ...]
     rows: Tensor

@@ -63,10 +63,11 @@ def _legend(trace: Timeline) -> list[str]:
 
 
 def _workers(trace: Timeline) -> list[ChartRow]:
-    return [
-        (program.worker, [span for span in trace.computation if span.worker == program.worker])
-        for program in trace.programs
-    ]
+    rows: list[ChartRow] = []
+    for program in trace.programs:
+        spans = [span for span in trace.computation if span.worker == program.worker]
+        rows.append((program.worker, spans))
+    return rows
 
 
 def _channels(trace: Timeline) -> list[ChartRow]:

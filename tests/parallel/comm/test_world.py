@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dougong.deadlines import Deadlines
-from dougong.errors import LaunchError, PeerError
+from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.world import World
@@ -145,7 +145,7 @@ def join_too_few(world: World, plan: Plan, port: int) -> str:
         Deadlines(rendezvous_s=1.0),
     )  # fmt: skip
     TCPStore("127.0.0.1", port, is_master=False).set("generation-5/arrived-1", "")
-    with pytest.raises(LaunchError) as caught:
+    with pytest.raises(PeerError) as caught:
         World.join(member, ("127.0.0.1", port))
     return str(caught.value)
 
