@@ -78,7 +78,7 @@ class NpuSwiGLU:
     """
 
     def __init__(self, products: Products) -> None:
-        self._products = products
+        self.products = products
 
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
@@ -122,7 +122,7 @@ class NpuSwiGLU:
         self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor
     ) -> Tensor:
         """Each block's rows times its weight, into the same rows of `out_RM`."""
-        products = self._products([rows_RK[block.span] for block in blocks], weights)
+        products = self.products([rows_RK[block.span] for block in blocks], weights)
         for block, product in zip(blocks, products, strict=True):
             out_RM[block.span] = product
         return out_RM

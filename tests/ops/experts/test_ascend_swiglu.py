@@ -86,7 +86,7 @@ def test_no_rows() -> None:
 
 
 def test_the_grouped_form_is_tried_first() -> None:
-    assert [op._products for op in ascend_swiglu.expert_operators()] == [grouped_products, single_products]
+    assert [op.products for op in ascend_swiglu.expert_operators()] == [grouped_products, single_products]
 
 
 @pytest.mark.parametrize("products", [grouped_products, single_products])
