@@ -12,7 +12,7 @@ and other workers, without touching the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import experts_per_token
 from dougong.models.sites import expert_op, find_sites
+from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
@@ -72,8 +73,14 @@ class StepOptions:
     hooks: tuple[StepHook, ...] = ()
 
 
-def build_model(job: Job, vocab_size: int | None, device: torch.device) -> ModelBlueprint:
-    """What depends on the job alone. `vocab_size`: the tokenizer's number of ids (None: unknown).
+def build_model(
+    job: Job,
+    vocab_size: int | None,
+    device: torch.device,
+    candidates: Iterable[ExpertOp] = (),
+) -> ModelBlueprint:
+    """What depends on the job alone. `vocab_size`: the tokenizer's number of ids (None: unknown);
+    `candidates`: the fused forms of experts that the device's accelerator has, fastest first.
 
     Raises `ModelError` when the family cannot be cut.
     """
@@ -81,7 +88,7 @@ def build_model(job: Job, vocab_size: int | None, device: torch.device) -> Model
     model = build_on_meta(config)
     sites = find_sites(model)
     rows = product_rows(job, sites[0].num_experts, experts_per_token(config))
-    op = expert_op(sites[0], device, rows)
+    op = expert_op(sites[0], device, rows, candidates)
     return ModelBlueprint(job, device, config, model, sites, op)
 
 

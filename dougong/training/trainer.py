@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.data.windows import open_data, vocabulary
+from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training.agreement import agree_on_data, agree_on_operators
@@ -129,7 +132,8 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     """
     job, plan = context.job, context.plan
     # What can be wrong with the data is found before weights are read, which may take minutes.
-    blueprint = build_model(job, vocabulary(job.data), world.member.device)
+    device, fused = world.member.device, _fused_experts(context)
+    blueprint = build_model(job, vocabulary(job.data), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
     if job.needs_exact_kernels:
@@ -144,3 +148,9 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _fused_experts(context: WorkerContext) -> Iterator[ExpertOp]:
+    """What the accelerator of this worker's island offers, fastest first."""
+    kinds = {island.name: island.accelerator for island in context.job.islands}
+    return get_accelerator(kinds[context.worker.island]).expert_operators()

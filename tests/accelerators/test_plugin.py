@@ -22,6 +22,16 @@ from dougong.accelerators.cpu import Cpu
 
 class Mlu(Cpu):
     name = "mlu"
+
+    def expert_operators(self):
+        from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
+
+        class MluExperts(ByBlock):
+            def forward(self, x_RH, blocks, tensors, out_RH):
+                print("mlu computes experts up to", max(block.expert for block in blocks), flush=True)
+                return super().forward(x_RH, blocks, tensors, out_RH)
+
+        yield MluExperts(SwiGLUExpert())
 '''
 JOB: dict[str, Any] = {
     "job": "plugin",
@@ -93,5 +103,8 @@ def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> No
         losses[kind] = [(row["step"], row["loss"], row["grad_norm"]) for row in RunDir(run_dir).latest_metrics()]
     assert len(losses["mlu"]) == 2
     assert losses["mlu"] == losses["cpu"]
+    # The trial of an operator has two experts; what it says of more is of training.
+    log = RunDir(tmp_path / "mlu").log_file(1, "east/1").read_text()
+    assert max(int(line.split()[-1]) for line in log.splitlines() if line.startswith("mlu computes")) > 1
     plan = RunDir(tmp_path / "mlu").read_plan()
     assert plan is not None and [worker.device for worker in plan.workers] == ["mlu:0", "mlu:1"]

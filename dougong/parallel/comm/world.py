@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
 from dougong.parallel.comm.wait import PeerWait
