@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.determinism import ask, crew, join
+from benchmarks.determinism import ask, join, worker_pool
 from dougong.accelerators.base import thread_environment
 from dougong.job.schema import Job
 from dougong.parallel.schedules.operation import Operation
@@ -100,7 +100,7 @@ def efficiency(options: argparse.Namespace) -> None:
         # T_comm is that of a layer's four messages, T_A and T_E those of a forward and a backward
         setting = Setting(options.layers, options.microbatches, t_a, t_e, 3 * t_c / 4)
         jobs = {name: job_of(setting, name, 1) for name in PIPELINES}
-        with crew(2, worker, thread_environment(1), "AE", jobs) as pipes:
+        with worker_pool(2, worker, thread_environment(1), "AE", jobs) as pipes:
             turns = [{name: ask(pipes, name) for name in PIPELINES} for _ in range(options.rounds + 1)][1:]
         print(f"T_A : T_E : T_comm = {' : '.join(map(str, shares))}; T_E {t_e:g} ms, bound {setting.bound_s():.3f} s")
         for name in PIPELINES:
@@ -119,7 +119,7 @@ def sweep(options: argparse.Namespace) -> None:
             setting = Setting(4, 4, share * options.unit_ms, options.unit_ms, 0.05 * options.unit_ms)
             jobs = {"zebra": job_of(setting, "zebra", 2)}
             roles = "AA" + "E" * experts
-            with crew(len(roles), worker, thread_environment(1), roles, jobs) as pipes:
+            with worker_pool(len(roles), worker, thread_environment(1), roles, jobs) as pipes:
                 seconds = [ask(pipes, "zebra") for _ in range(options.rounds + 1)][1:]
             tokens = 2 * setting.microbatches * TOKENS
             tell(f"  2 : {experts}: tokens/s and worker", [tokens / s / len(roles) for s in seconds])

@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def compare_sums(workers: int, sizes: Sequence[int], rounds: int) -> None:
-    with crew(workers, sum_worker, thread_environment(1)) as pipes:
+    with worker_pool(workers, sum_worker, thread_environment(1)) as pipes:
         for size in sizes:
             orders = ("ordered", size), ("gloo", size)
             times = [[ask(pipes, order) for order in orders] for _ in range(rounds + 2)][2:]  # two rounds warm up
@@ -121,10 +121,10 @@ def sum_of(world: World, workers: int, size: int) -> tuple[FlatTensors, OrderedR
 def compare_steps(workers: int, rows: int, options: argparse.Namespace) -> None:
     ordered = Cpu().worker_environment(1)
     with (
-        crew(workers, step_worker, ordered, job_of(options.size, rows, "layout")) as ours,
-        crew(workers, step_worker, thread_environment(1), job_of(options.size, rows, "off")) as theirs,
+        worker_pool(workers, step_worker, ordered, job_of(options.size, rows, "layout")) as ours,
+        worker_pool(workers, step_worker, thread_environment(1), job_of(options.size, rows, "off")) as theirs,
     ):
-        turns = [[ask(crew, options.steps) for crew in (ours, theirs)] for _ in range(options.rounds + 1)]
+        turns = [[ask(worker_pool, options.steps) for worker_pool in (ours, theirs)] for _ in range(options.rounds + 1)]
         times = turns[1:]  # the first round warms up
     tell(
         f"step, size {options.size}, {rows} rows, {workers} workers, layout over off",
@@ -164,7 +164,7 @@ def step_worker(rank: int, workers: int, port: int, pipe: Any, job: Job) -> None
 
 
 @contextmanager
-def crew(workers: int, work: Any, environment: dict[str, str], *arguments: Any) -> Iterator[list[Any]]:
+def worker_pool(workers: int, work: Any, environment: dict[str, str], *arguments: Any) -> Iterator[list[Any]]:
     """Worker processes with this environment, each at the end of a pipe; they end when they are sent None."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10))
     before = {key: os.environ.get(key) for key in environment}
@@ -189,7 +189,7 @@ def crew(workers: int, work: Any, environment: dict[str, str], *arguments: Any) 
 
 
 def ask(pipes: Sequence[Any], order: Any) -> float:
-    """Let all workers of a crew do something; the slowest one's seconds."""
+    """Let all workers of a pool do something; the slowest one's seconds."""
     for pipe in pipes:
         pipe.send(order)
     answers = []

@@ -36,7 +36,7 @@ def test_the_price_of_determinism_is_measured() -> None:
     ("words", "said"),
     [
         (("efficiency", "--layers", "2", "--microbatches", "2", "--unit-ms", "2"), "zebra: bound / measured: median"),
-        (("overhead",), "sending or receiving a letter to oneself, microseconds: median"),
+        (("overhead",), "sending or receiving a message to oneself, microseconds: median"),
     ],
 )
 def test_schedules_are_measured_on_emulated_devices(words: tuple[str, ...], said: str) -> None:

@@ -35,21 +35,21 @@ class Flip:
         dispatcher: Any = parts.share.dispatcher
         honest, gone = dispatcher.combine, []
 
-        def combine(sent: Any, letters: Mapping[int, TensorMessage]) -> None:
+        def combine(sent: Any, messages: Mapping[int, TensorMessage]) -> None:
             here = (parts.exchange.step, *sent.key) == (self.step, self.site, self.microbatch)
             if here and self.lane in sent.calls and not gone:
                 gone.append(sent)
-                self._spoil(sent, letters)
-            honest(sent, letters)
+                self._spoil(sent, messages)
+            honest(sent, messages)
 
         dispatcher.combine = combine
 
-    def _spoil(self, sent: Any, letters: Mapping[int, TensorMessage]) -> None:
+    def _spoil(self, sent: Any, messages: Mapping[int, TensorMessage]) -> None:
         """The first row that comes back to the lane."""
-        for place, letter in enumerate(letters.values()):
+        for place, message in enumerate(messages.values()):
             before = sum(p.headers[place].num_rows for lane, p in sent.crossings.items() if lane < self.lane)
             if sent.crossings[self.lane].headers[place].num_rows:
-                letter.parts[0].view(torch.int32)[before, 0] ^= 1 << self.bit
+                message.parts[0].view(torch.int32)[before, 0] ^= 1 << self.bit
                 return
 
     def train(self, context: WorkerContext) -> None:
