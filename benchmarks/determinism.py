@@ -124,7 +124,7 @@ def compare_steps(workers: int, rows: int, options: argparse.Namespace) -> None:
         worker_pool(workers, step_worker, ordered, job_of(options.size, rows, "layout")) as ours,
         worker_pool(workers, step_worker, thread_environment(1), job_of(options.size, rows, "off")) as theirs,
     ):
-        turns = [[ask(worker_pool, options.steps) for worker_pool in (ours, theirs)] for _ in range(options.rounds + 1)]
+        turns = [[ask(pool, options.steps) for pool in (ours, theirs)] for _ in range(options.rounds + 1)]
         times = turns[1:]  # the first round warms up
     tell(
         f"step, size {options.size}, {rows} rows, {workers} workers, layout over off",
