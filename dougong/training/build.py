@@ -140,7 +140,9 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         share.shard,
         exchange,
         clock,
-        ExecutorOptions(emulation, hooks.after_forward, options.tracer),
+        ExecutorOptions(
+            emulation=emulation, after_forward=hooks.after_forward, tracer=options.tracer
+        ),
     )
     parts = StepParts(
         share=share,

@@ -189,8 +189,7 @@ class World:
         return [part.numpy().tobytes() for part in parts]
 
     def _fill(self, parts: Sequence[Tensor], what: str) -> None:
-        """Send this worker's part, by rank, to all others, and fill their parts with what they
-        send."""
+        """Send this worker's part to all others, and fill theirs, by rank, with what they send."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]

@@ -327,11 +327,13 @@ def _pack_tokens(handle: DispatchHandle, vectors: Mapping[int, Tensor]) -> Piece
 
 
 def _pack_hidden(handle: DispatchHandle) -> Pieces:
+    """What leaves of every lane's tokens themselves."""
     hidden = {lane: call.hidden.detach() for lane, call in handle.calls.items()}
     return _pack_tokens(handle, hidden)
 
 
 def _pack_slots(handle: DispatchHandle) -> Pieces:
+    """The slots of every lane's rows: for each, its token at the worker and its choice."""
     packed: dict[int, Sequence[Tensor]] = {}
     for lane, crossing in handle.crossings.items():
         packed[lane] = crossing.split_rows(crossing.slots_R)
@@ -339,6 +341,7 @@ def _pack_slots(handle: DispatchHandle) -> Pieces:
 
 
 def _pack_weights(handle: DispatchHandle) -> Pieces:
+    """The weights of every lane's rows."""
     packed: dict[int, Sequence[Tensor]] = {}
     for lane, crossing in handle.crossings.items():
         packed[lane] = ops.pack_weights(handle.calls[lane].weights.detach(), crossing)
