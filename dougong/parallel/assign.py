@@ -65,19 +65,25 @@ def shares(totals: Sequence[int], speeds: Sequence[float], least: int = 0) -> li
     held = [0] * len(speeds)
     found = []
     for total in totals:
-        before = list(held)
-        held = [count + least for count in held]
-        queue = [
-            ((count + 1) / speed, i)
-            for i, (count, speed) in enumerate(zip(held, speeds, strict=True))
-        ]
-        heapq.heapify(queue)
-        for _ in range(total - least * len(speeds)):
-            index = queue[0][1]
-            held[index] += 1
-            heapq.heapreplace(queue, ((held[index] + 1) / speeds[index], index))
+        before = held
+        held = _dealt([count + least for count in held], speeds, total - least * len(speeds))
         found.append(tuple(now - then for now, then in zip(held, before, strict=True)))
     return found
+
+
+def _dealt(held: Sequence[int], speeds: Sequence[float], num_items: int) -> list[int]:
+    """What workers hold once so many items more have been dealt out, each to the worker that would
+    finish it first."""
+    held = list(held)
+    queue = []
+    for index, speed in enumerate(speeds):
+        queue.append(((held[index] + 1) / speed, index))
+    heapq.heapify(queue)
+    for _ in range(num_items):
+        index = queue[0][1]
+        held[index] += 1
+        heapq.heapreplace(queue, ((held[index] + 1) / speeds[index], index))
+    return held
 
 
 def lane_shares(num_lanes: int, speeds: Sequence[float]) -> list[tuple[int, ...]]:
@@ -92,11 +98,17 @@ def lane_shares(num_lanes: int, speeds: Sequence[float]) -> list[tuple[int, ...]
     sizes = []
     for count, speed in zip(fair, speeds, strict=True):
         exact = num_lanes * Fraction(speed) / together
-        low, high = min(count, max(1, math.floor(exact))), max(count, math.ceil(exact))
-        sizes.append(
-            range(low, 1 + max(size for size in range(count, high + 1) if size / speed <= latest))
-        )
+        sizes.append(_sizes_near(count, exact, speed, latest))
     return LaneTree(num_lanes).split(sizes)
+
+
+def _sizes_near(count: int, exact: Fraction, speed: float, latest: float) -> range:
+    """From the exact share rounded down to that rounded up, `count` with them, as far as the worker
+    is done by `latest`."""
+    low, high = min(count, max(1, math.floor(exact))), max(count, math.ceil(exact))
+    # `count` itself is in time: `latest` is the time of the slowest worker's count.
+    in_time = [size for size in range(count, high + 1) if size / speed <= latest]
+    return range(low, max(in_time) + 1)
 
 
 def contiguous(counts: Sequence[int]) -> list[tuple[int, ...]]:
@@ -125,20 +137,31 @@ def offload(
     small.
     """
     chunk, room = max(workers), room or Room()
-    most = num_sites * max(0, (num_experts - workers[1]) // chunk)
-    if room.most is not None:
-        most = min(most, room.most // chunk)
+    most = _most_chunks(num_sites * max(0, (num_experts - workers[1]) // chunk), chunk, room)
     least = -(-room.least // chunk)
     if least > most:
-        raise PlanError(
-            f"the experts workers have no room for {room.least} of {num_sites * num_experts} "
-            f"experts, and the attention workers can keep {most * chunk}; add workers, or raise "
-            "islands.*.memory_gb if there is more"
-        )
+        raise _no_room(room.least, num_sites * num_experts, most * chunk)
     chunks = min(max(_best_chunks(num_sites, num_experts, chunk, times), least), most)
-    return tuple(
-        chunk * ((i + 1) * chunks // num_sites - i * chunks // num_sites) for i in range(num_sites)
+    return tuple(chunk * count for count in _spread(chunks, num_sites))
+
+
+def _most_chunks(num_chunks: int, chunk: int, room: Room) -> int:
+    """So many, or as many as the attention workers have room for."""
+    return num_chunks if room.most is None else min(num_chunks, room.most // chunk)
+
+
+def _no_room(num_too_many: int, num_experts: int, num_kept: int) -> PlanError:
+    return PlanError(
+        f"the experts workers have no room for {num_too_many} of {num_experts} "
+        f"experts, and the attention workers can keep {num_kept}; add workers, or raise "
+        "islands.*.memory_gb if there is more"
     )
+
+
+def _spread(chunks: int, num_sites: int) -> list[int]:
+    """Whole numbers of chunks for every layer, so that the first i layers have their part of all,
+    rounded down, for each i."""
+    return [(i + 1) * chunks // num_sites - i * chunks // num_sites for i in range(num_sites)]
 
 
 def _best_chunks(num_sites: int, num_experts: int, chunk: int, times: LayerTimes) -> int:

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,9 @@ Role = Literal["attention", "experts", "both"]
 
 SiteExperts = tuple[tuple[int, ...], ...]
 """A worker's experts at every site: ascending and without a gap, none at some or all of them."""
+
+_HAVE_ATTENTION: tuple[Role, ...] = ("attention", "both")
+_HAVE_EXPERTS: tuple[Role, ...] = ("experts", "both")
 
 
 def role_in_step(has_attention: bool, has_experts: bool) -> Role:
@@ -160,49 +163,66 @@ def make_plan(
     rank. `offload`: how many experts of every site workers of role `attention` keep (default:
     none).
     """
-    attention = [rank for rank, seat in enumerate(seats) if seat.role != "experts"]
-    experts = [rank for rank, seat in enumerate(seats) if seat.role != "attention"]
-    _check_counts(num_lanes, inventory, attention, experts)
-    found = lane_shares(num_lanes, [seats[rank].speed.attention for rank in attention])
-    lanes = dict(zip(attention, found, strict=True))
+    attention = _ranks_of(seats, _HAVE_ATTENTION)
+    _check_counts(num_lanes, inventory, seats)
+    lanes = _lanes_by_rank(num_lanes, seats, attention)
     by_site = _site_experts(inventory, seats, offload or [0] * len(inventory.sites))
     workers = []
     for rank, seat in enumerate(seats):
-        workers.append(
-            Worker(
-                seat.name,
-                rank,
-                seat.island,
-                seat.role,
-                seat.node,
-                seat.device,
-                lanes=lanes.get(rank, ()),
-                experts=tuple(site[rank] for site in by_site),
-            )
-        )
+        workers.append(_worker_at(seat, rank, lanes, by_site))
     owners = _assign_owners(inventory.tensors, attention)
     return Plan(num_lanes, inventory.num_experts, tuple(workers), owners)
 
 
-def _check_counts(
-    num_lanes: int, inventory: Inventory, attention: Sequence[int], experts: Sequence[int]
-) -> None:
+def _ranks_of(seats: Sequence[Seat], roles: Sequence[Role]) -> list[int]:
+    return [rank for rank, seat in enumerate(seats) if seat.role in roles]
+
+
+def _lanes_by_rank(
+    num_lanes: int, seats: Sequence[Seat], ranks: Sequence[int]
+) -> dict[int, tuple[int, ...]]:
+    """The lanes of each of these workers, in proportion to speed."""
+    speeds = [seats[rank].speed.attention for rank in ranks]
+    return dict(zip(ranks, lane_shares(num_lanes, speeds), strict=True))
+
+
+def _worker_at(
+    seat: Seat,
+    rank: int,
+    lanes: Mapping[int, tuple[int, ...]],
+    by_site: Sequence[Sequence[tuple[int, ...]]],
+) -> Worker:
+    """The worker that runs at a seat: the seat's place and role, and its share of the lanes (by
+    rank) and of every site's experts (for all ranks)."""
+    return Worker(
+        seat.name,
+        rank,
+        seat.island,
+        seat.role,
+        seat.node,
+        seat.device,
+        lanes=lanes.get(rank, ()),
+        experts=tuple(site[rank] for site in by_site),
+    )
+
+
+def _check_counts(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -> None:
     """PlanError when a side has no worker, or a worker would have nothing."""
+    num_attention = len(_ranks_of(seats, _HAVE_ATTENTION))
+    num_experts = len(_ranks_of(seats, _HAVE_EXPERTS))
     _require(
-        len(attention) >= 1,
+        num_attention >= 1,
         "no attention worker: give one island `role: attention` or `role: both`",
     )
+    _require(num_experts >= 1, "no experts worker: give one island `role: experts` or `role: both`")
     _require(
-        len(experts) >= 1, "no experts worker: give one island `role: experts` or `role: both`"
-    )
-    _require(
-        num_lanes >= len(attention),
-        f"{len(attention)} attention workers but batch.lanes is {num_lanes}: each needs a lane; "
+        num_lanes >= num_attention,
+        f"{num_attention} attention workers but batch.lanes is {num_lanes}: each needs a lane; "
         "raise batch.lanes",
     )
     _require(
-        inventory.num_experts >= len(experts),
-        f"{len(experts)} experts workers but the model has {inventory.num_experts} experts; lower "
+        inventory.num_experts >= num_experts,
+        f"{num_experts} experts workers but the model has {inventory.num_experts} experts; lower "
         "islands.*.workers",
     )
 
@@ -211,19 +231,28 @@ def _site_experts(
     inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int]
 ) -> list[list[tuple[int, ...]]]:
     """Every seat's experts, by site. Each worker that has them as its role gets one at least."""
-    owners = [rank for rank, seat in enumerate(seats) if seat.role != "attention"]
-    keepers = [rank for rank, seat in enumerate(seats) if seat.role == "attention"]
+    owners, keepers = _ranks_of(seats, _HAVE_EXPERTS), _ranks_of(seats, ("attention",))
     _check_offload(inventory.num_experts, len(owners), len(keepers), offload)
-    counts = [[0] * len(seats) for _ in offload]
-    owned = [inventory.num_experts - kept for kept in offload]
-    for ranks, totals, least in ((owners, owned, 1), (keepers, offload, 0)):
-        if not ranks:
-            continue
-        found = shares(totals, [seats[rank].speed.experts for rank in ranks], least)
-        for row, site_shares in zip(counts, found, strict=True):
-            for rank, count in zip(ranks, site_shares, strict=True):
-                row[rank] = count
-    return [contiguous(row) for row in counts]
+    remaining = [inventory.num_experts - kept for kept in offload]
+    owned = _counts_by_rank(remaining, seats, owners, least=1)
+    kept = _counts_by_rank(offload, seats, keepers, least=0)
+    by_site = []
+    for owned_here, kept_here in zip(owned, kept, strict=True):
+        by_site.append(_in_order_of_rank(owned_here | kept_here))
+    return by_site
+
+
+def _in_order_of_rank(counts: dict[int, int]) -> list[tuple[int, ...]]:
+    """So many experts of one site for every worker."""
+    return contiguous([counts[rank] for rank in sorted(counts)])
+
+
+def _counts_by_rank(
+    totals: Sequence[int], seats: Sequence[Seat], ranks: Sequence[int], least: int
+) -> list[dict[int, int]]:
+    """For every site, how many of its total each of these workers gets, in proportion to speed."""
+    found = shares(totals, [seats[rank].speed.experts for rank in ranks], least)
+    return [dict(zip(ranks, counts, strict=True)) for counts in found]
 
 
 def _check_offload(

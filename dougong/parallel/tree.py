@@ -8,7 +8,7 @@ child adds nothing. Imports no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,13 @@ class _Shares:
 
     num_nodes: int
     borders: tuple[int, ...]
+
+
+def _cheapest_by_end(found: Iterable[_Shares]) -> dict[int, _Shares]:
+    """By where the last share ends, the way there that ships the fewest nodes."""
+    # Costly ones first, so that each end keeps a cheapest one; of equals the last found.
+    costly_first = sorted(found, key=lambda shares: shares.num_nodes, reverse=True)
+    return {shares.borders[-1]: shares for shares in costly_first}
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,7 @@ class LaneTree:
             longer = []
             for before in cheapest.values():
                 longer += self._one_more(before, part, ends)
-            # Costly ones first, so that each end keeps a cheapest one; of equals the last found.
-            longer.sort(key=lambda shares: shares.num_nodes, reverse=True)
-            cheapest = {shares.borders[-1]: shares for shares in longer}
+            cheapest = _cheapest_by_end(longer)
         if self.num_lanes not in cheapest:
             raise ValueError(f"no shares of the sizes {list(sizes)} make {self.num_lanes} lanes")
         borders = cheapest[self.num_lanes].borders

@@ -32,7 +32,7 @@ from dougong.parallel.dense.ordered_reduce import OrderedReducer
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.execute.emulate import Emulation
-from dougong.parallel.execute.executor import Clock, Executor
+from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.segments.tape import leaf_node
@@ -140,9 +140,9 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         share.shard,
         exchange,
         clock,
-        emulation=emulation,
-        after_forward=hooks.after_forward,
-        tracer=options.tracer,
+        ExecutorOptions(
+            emulation=emulation, after_forward=hooks.after_forward, tracer=options.tracer
+        ),
     )
     parts = StepParts(
         share=share,

@@ -169,7 +169,7 @@ class _MessageChannel:
         turn = self._to_send.pop(key, None)
         if turn is not None:
             turn.ready.set_result(to_others)
-        return sum(message.num_bytes for message in to_others.values())
+        return _num_bytes(to_others)
 
     def receive(self, key: CallKey) -> dict[int, TensorMessage]:
         messages: dict[int, TensorMessage] = {}
@@ -205,8 +205,7 @@ class _MessageChannel:
         # No time limit: this is the worker's own computation, and `close` ends it.
         messages = turn.ready.result() if turn.expected.targets else {}
         if self._link is not None and messages:
-            num_bytes = sum(message.num_bytes for message in messages.values())
-            time.sleep(self._link.seconds(num_bytes))
+            time.sleep(self._link.seconds(_num_bytes(messages)))
         heads = self._exchange_heads(turn, messages)
         arriving = {}
         for rank, head in heads.items():
@@ -248,16 +247,13 @@ class _MessageChannel:
         """Raises `LaunchError` when a message is not the expected one."""
         if list(label) == turn.label:
             return
-        differences = []
-        for name, theirs, ours in zip(LABEL, label, turn.label, strict=True):
-            if theirs != ours:
-                differences.append(f"{name} {theirs} against {ours}")
         sender = self._world.member.in_words([rank])
         receiver = self._world.member.in_words([self._world.rank])
         place = place_in_words(turn.expected.key, self._names)
+        differences = _differences(label, turn.label)
         raise LaunchError(
             f"{sender} sent a message that {receiver} does not expect ({self._kind.value} of "
-            f"{place}): {', '.join(differences)}; the two do not run the same schedule, which is a "
+            f"{place}): {differences}; the two do not run the same schedule, which is a "
             "fault of dougong: please report it with both logs"
         )
 
@@ -274,3 +270,16 @@ class _MessageChannel:
         peers = turn.expected.sources or turn.expected.targets
         what = f"{self._kind.value} of {place}, step {self._world.step}"
         return PeerWait(self._world.member, peers, what)
+
+
+def _num_bytes(messages: Messages) -> int:
+    return sum(message.num_bytes for message in messages.values())
+
+
+def _differences(label: Sequence[int], due: Sequence[int]) -> str:
+    """Where a message's label is not the one that is due, in words."""
+    differences = []
+    for name, found, wanted in zip(LABEL, label, due, strict=True):
+        if found != wanted:
+            differences.append(f"{name} {found} against {wanted}")
+    return ", ".join(differences)

@@ -50,11 +50,16 @@ def make_head(label: Sequence[int], message: TensorMessage) -> Tensor:
     assert len(message.parts) <= MOST_PARTS, f"{len(message.parts)} parts in a message"
     numbers = [*label, len(message.parts)]
     for part in message.parts:
-        unused = [0] * (MOST_DIMENSIONS - part.dim())
-        numbers += [DTYPES.index(part.dtype), part.dim(), *part.shape, *unused]
+        numbers += _description(part)
     head = torch.zeros(HEAD_NUMBERS, dtype=torch.int64)
     head[: len(numbers)] = torch.tensor(numbers)
     return head
+
+
+def _description(part: Tensor) -> list[int]:
+    """`_PART_NUMBERS` numbers: dtype, number of dimensions, and sizes, those that it lacks 0."""
+    missing = [0] * (MOST_DIMENSIONS - part.dim())
+    return [DTYPES.index(part.dtype), part.dim(), *part.shape, *missing]
 
 
 def label_of(head: Tensor) -> list[int]:

@@ -35,6 +35,10 @@ class Transfer:
     tensor: Tensor
     tag: int = 0
 
+    @property
+    def num_bytes(self) -> int:
+        return self.tensor.numel() * self.tensor.element_size()
+
 
 @dataclass
 class UnderWay:

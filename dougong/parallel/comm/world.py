@@ -146,7 +146,7 @@ class World:
         # those with the same peer, are the same at both ends: a tag that nobody has to agree on.
         first_tag = self._num_transfers % TAGS * TRANSFERS_PER_PEER
         self._num_transfers += 1
-        self.bytes_sent += sum(t.tensor.numel() * t.tensor.element_size() for t in sends)
+        self.bytes_sent += sum(transfer.num_bytes for transfer in sends)
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
         what = f"{what}, step {self.step}"
 
@@ -185,12 +185,16 @@ class World:
         )
         parts = [torch.empty(size, dtype=torch.uint8) for size in sizes]
         parts[self.rank] = _bytes_tensor(payload)
+        self._fill(parts, what)
+        return [part.numpy().tobytes() for part in parts]
+
+    def _fill(self, parts: Sequence[Tensor], what: str) -> None:
+        """Send this worker's part to all others, and fill theirs, by rank, with what they send."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
         with PeerWait(self.member, others, f"{what}, step {self.step}") as wait:
             self._everybody.begin(sends, receives).wait_for_host(wait)
-        return [part.numpy().tobytes() for part in parts]
 
     def _gather_lengths(self, length: int, what: str) -> list[int]:
         payload = length.to_bytes(_LENGTH_BYTES, "little")
@@ -236,16 +240,19 @@ def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
     """The generation's part of the controller's store, when all workers have come there."""
     patience = timedelta(seconds=member.deadlines.rendezvous_s)
     store = TCPStore(*address, is_master=False, timeout=patience)
-    ours = PrefixStore(f"generation-{member.generation}", store)
-    ours.set(_arrival(member.rank), "")
+    generation = PrefixStore(f"generation-{member.generation}", store)
+    generation.set(_arrival(member.rank), "")
     try:
-        ours.wait([_arrival(rank) for rank in range(member.size)], patience)
+        generation.wait([_arrival(rank) for rank in range(member.size)], patience)
     except dist.DistStoreError as error:
-        missing = [rank for rank in range(member.size) if not ours.check([_arrival(rank)])]
-        limit = member.deadlines.words("rendezvous_s")
-        whom = member.in_words(missing)
-        raise _not_joined(member, address, f"it waited {limit} for {whom}") from error
-    return ours
+        raise _not_joined(member, address, _in_vain(member, generation)) from error
+    return generation
+
+
+def _in_vain(member: Membership, generation: PrefixStore) -> str:
+    """For whom this worker waited, in words, when not all workers have come."""
+    missing = [rank for rank in range(member.size) if not generation.check([_arrival(rank)])]
+    return f"it waited {member.deadlines.words('rendezvous_s')} for {member.in_words(missing)}"
 
 
 def _arrival(rank: int) -> str:

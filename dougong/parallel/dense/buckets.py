@@ -3,7 +3,7 @@ messages need no copies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,19 +63,24 @@ def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> li
     full_bytes = MESSAGE_BYTES * len(set(owners.values()))
     buckets: list[Bucket] = []
     for dtype in sorted({tensor.dtype for tensor in tensors.values()}, key=str):
-        names: list[str] = []
-        filled = 0
-        for name, tensor in tensors.items():
-            if tensor.dtype != dtype:
-                continue
-            names.append(name)
-            filled += GRADIENT_BYTES * tensor.numel()
-            if filled >= full_bytes:
-                buckets.append(_bucket(names, tensors, owners))
-                names, filled = [], 0
-        if names:
+        alike = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
+        for names in _cut_when_full(alike, full_bytes):
             buckets.append(_bucket(names, tensors, owners))
     return buckets
+
+
+def _cut_when_full(tensors: Mapping[str, Tensor], full_bytes: int) -> Iterator[list[str]]:
+    """The names in their order, cut behind each whose gradients fill a bucket up."""
+    names: list[str] = []
+    filled = 0
+    for name, tensor in tensors.items():
+        names.append(name)
+        filled += GRADIENT_BYTES * tensor.numel()
+        if filled >= full_bytes:
+            yield names
+            names, filled = [], 0
+    if names:
+        yield names
 
 
 def _bucket(
@@ -118,7 +123,12 @@ class FlatTensors:
         for bucket in self.buckets:
             flat = bucket.allocate(bucket.dtype, next(iter(tensors.values())).device)
             self.buffers.append(flat)
-            for name in bucket.shapes:
-                view = bucket.view(flat, name)
-                view.copy_(tensors[name].detach())
-                tensors[name].data = view
+            _move_into(flat, bucket, tensors)
+
+
+def _move_into(flat: Tensor, bucket: Bucket, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the bucket's tensors into its buffer, and make them views of it."""
+    for name in bucket.shapes:
+        view = bucket.view(flat, name)
+        view.copy_(tensors[name].detach())
+        tensors[name].data = view

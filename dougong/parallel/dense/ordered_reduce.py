@@ -9,7 +9,7 @@ sent from where they were added up, and added where they are kept: nothing is co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.world import Pending, World
-from dougong.parallel.dense.buckets import FlatTensors, views_of
+from dougong.parallel.dense.buckets import Bucket, FlatTensors, views_of
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import Add, LaneTree, TreeNode
 
@@ -62,19 +62,21 @@ class OrderedReducer:
     def __init__(self, world: World, plan: Plan, flat: FlatTensors) -> None:
         self._world = world
         self._tree = LaneTree(plan.num_lanes)
-        attention = [worker for worker in plan.workers if worker.lanes]
-        self._held = {worker.rank: self._tree.held(worker.lanes) for worker in attention}
+        self._held = _nodes_by_rank(self._tree, plan)
         self._buckets = flat.buckets
         # One buffer a bucket for every local lane: the leaves of the tree.
-        self._leaves: dict[int, list[Tensor]] = {}
+        self._leaves = {lane: self._allocate() for lane in plan.workers[world.rank].lanes}
         self._sums: dict[int, dict[str, Tensor]] = {}
-        for lane in plan.workers[world.rank].lanes:
-            leaves = [b.allocate(torch.float32, world.member.device) for b in self._buckets]
-            self._leaves[lane] = leaves
+        for lane, leaves in self._leaves.items():
             self._sums[lane] = views_of(self._buckets, leaves)
-        count = min(IN_FLIGHT, len(self._buckets))
-        self._scratch = [self._allocate_scratch() for _ in range(count)]
+        # For each bucket that may be under way.
+        self._scratch = [self._allocate_scratch() for _ in self._buckets[:IN_FLIGHT]]
         self._start()
+
+    def _allocate(self) -> list[Tensor]:
+        """Room for one lane's gradients of all buckets, zero."""
+        device = self._world.member.device
+        return [bucket.allocate(torch.float32, device) for bucket in self._buckets]
 
     def _allocate_scratch(self) -> Tensor:
         """Room for what others ship of the largest part that this worker owns."""
@@ -124,17 +126,14 @@ class OrderedReducer:
     def _begin(self, number: int) -> _Sum:
         """Send the nodes that this worker holds to the owners, and make room for those of
         others."""
-        rank, parts = self._world.rank, self._buckets[number].parts
         held = self._sum_held(number)
-        sends = []
-        for owner, part in parts.items():
-            if owner != rank:
-                sends += [Transfer(owner, value[part]) for value in held.values()]
         receives: list[Transfer] = []
         shares: dict[TreeNode, Tensor] = {}
-        if rank in parts:
-            shares = {node: value[parts[rank]] for node, value in held.items()}
+        owned = self._buckets[number].parts.get(self._world.rank)
+        if owned is not None:
+            shares = {node: value[owned] for node, value in held.items()}
             receives = self._receive_shares(number, shares)
+        sends = self._send_shares(number, held)
         what = f"gradients of bucket {number}"
         return _Sum(number, self._world.transfer(sends, receives, what), shares)
 
@@ -142,6 +141,14 @@ class OrderedReducer:
         """The values of the nodes that this worker holds, of one bucket."""
         leaves = {(lane, 1): buffers[number] for lane, buffers in self._leaves.items()}
         return {node: self._tree.sum(leaves, node) for node in self._held[self._world.rank]}
+
+    def _send_shares(self, number: int, held: Mapping[TreeNode, Tensor]) -> list[Transfer]:
+        """Every other owner's part of the nodes that this worker holds."""
+        sends = []
+        for owner, part in self._buckets[number].parts.items():
+            if owner != self._world.rank:
+                sends += [Transfer(owner, value[part]) for value in held.values()]
+        return sends
 
     def _receive_shares(self, number: int, shares: dict[TreeNode, Tensor]) -> list[Transfer]:
         """Pieces of the scratch memory for the nodes that others hold, added to `shares`."""
@@ -166,11 +173,24 @@ class OrderedReducer:
             return
         scratch = self._scratch[oldest.number % len(self._scratch)]
         total = self._tree.sum(oldest.shares, add=_adding_outside_of(scratch))
-        for name, start in bucket.starts.items():
-            if part.start <= start < part.stop:
-                shape = bucket.shapes[name]
-                begin = start - part.start
-                self._results[name] = total[begin : begin + shape.numel()].view(shape)
+        self._results |= _tensors_of_part(bucket, part, total)
+
+
+def _nodes_by_rank(tree: LaneTree, plan: Plan) -> dict[int, list[TreeNode]]:
+    """What every worker with lanes ships."""
+    attention = [worker for worker in plan.workers if worker.lanes]
+    return {worker.rank: tree.held(worker.lanes) for worker in attention}
+
+
+def _tensors_of_part(bucket: Bucket, part: slice, values: Tensor) -> dict[str, Tensor]:
+    """The tensors that lie in one owner's part of a bucket, as views of the part's values."""
+    tensors = {}
+    for name, start in bucket.starts.items():
+        if part.start <= start < part.stop:
+            shape = bucket.shapes[name]
+            begin = start - part.start
+            tensors[name] = values[begin : begin + shape.numel()].view(shape)
+    return tensors
 
 
 def _adding_outside_of(scratch: Tensor) -> Add:
@@ -200,13 +220,19 @@ def all_gather_parameters(world: World, plan: Plan, flat: FlatTensors) -> None:
     pending = []
     for number, bucket in enumerate(flat.buckets):
         parts = {owner: flat.buffers[number][part] for owner, part in bucket.parts.items()}
-        mine = parts.pop(world.rank, None)
-        sends = [Transfer(peer, mine) for peer in peers] if mine is not None else []
-        receives = [Transfer(owner, part) for owner, part in parts.items()]
-        what = f"updated parameters of bucket {number}"
-        pending.append(world.transfer(sends, receives, what))
+        pending.append(_begin_all_gather(world, peers, number, parts))
     for transfers in pending:
         transfers.wait()
+
+
+def _begin_all_gather(
+    world: World, peers: Sequence[int], number: int, parts: Mapping[int, Tensor]
+) -> Pending:
+    """Begin to send this worker's part of a bucket, if it owns one, to its peers, and to receive
+    the other owners' parts in their places."""
+    sends = [Transfer(peer, parts[world.rank]) for peer in peers if world.rank in parts]
+    receives = [Transfer(owner, part) for owner, part in parts.items() if owner != world.rank]
+    return world.transfer(sends, receives, f"updated parameters of bucket {number}")
 
 
 def _size(part: slice | None) -> int:

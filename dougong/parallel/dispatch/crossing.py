@@ -135,23 +135,30 @@ def plan_crossing(routing: Routing, num_experts: Sequence[int]) -> CrossingPlan:
 
     The result depends on: the routing and who holds which experts (whole numbers).
     """
-    counts = [tuple(part.tolist()) for part in routing.counts_E.split(list(num_experts))]
+    counts = _rows_of_workers(routing, num_experts)
     worker_TK = _workers(routing, [sum(rows) for rows in counts])
     choice_K = torch.arange(routing.num_choices, device=worker_TK.device)
-
-    # A token crosses to a worker by the first of its choices there; the others stand for no vector
-    # of their own.
     first_TK = _first_choices(worker_TK, choice_K)
-    crossing = make_routing(torch.where(first_TK == choice_K, worker_TK, -1), len(counts))
+    crossing = _cross_once(worker_TK, first_TK == choice_K, len(counts))
     crossing.identity_TK = routing.identity_TK
+    headers = _headers(crossing, counts)
+    slot_TK = _slots_there(crossing, worker_TK, first_TK, headers)
+    slots_R = slot_TK.view(-1).index_select(0, routing.order_R).to(torch.int32)
+    return CrossingPlan(routing, crossing, slots_R, headers)
 
+
+def _rows_of_workers(routing: Routing, num_experts: Sequence[int]) -> list[tuple[int, ...]]:
+    """For each worker, the rows of each of its experts."""
+    return [tuple(part.tolist()) for part in routing.counts_E.split(list(num_experts))]
+
+
+def _headers(crossing: Routing, counts: Sequence[tuple[int, ...]]) -> tuple[Header, ...]:
+    """D headers: the tokens that cross to each worker, and the rows of each of its experts."""
     num_tokens = crossing.counts_E.tolist()
     headers = []
     for tokens, rows in zip(num_tokens, counts, strict=True):
-        headers.append(Header(tokens, routing.num_choices, rows))
-    slot_TK = _slots_there(crossing, worker_TK, first_TK, num_tokens)
-    slots_R = slot_TK.view(-1).index_select(0, routing.order_R).to(torch.int32)
-    return CrossingPlan(routing, crossing, slots_R, tuple(headers))
+        headers.append(Header(tokens, crossing.num_choices, rows))
+    return tuple(headers)
 
 
 def _first_choices(worker_TK: Tensor, choice_K: Tensor) -> Tensor:
@@ -160,12 +167,19 @@ def _first_choices(worker_TK: Tensor, choice_K: Tensor) -> Tensor:
     return torch.where(same_TKK, choice_K, len(choice_K)).amin(-1)
 
 
+def _cross_once(worker_TK: Tensor, is_first_TK: Tensor, num_workers: int) -> Routing:
+    """Tokens to workers: a token crosses to a worker by the first of its choices there; the others
+    stand for no vector of their own."""
+    return make_routing(torch.where(is_first_TK, worker_TK, -1), num_workers)
+
+
 def _slots_there(
-    crossing: Routing, worker_TK: Tensor, first_TK: Tensor, num_tokens: Sequence[int]
+    crossing: Routing, worker_TK: Tensor, first_TK: Tensor, headers: Sequence[Header]
 ) -> Tensor:
     """The slot that each choice has at its worker, [T, K]: K times the place of its token among
     those that cross to that worker, plus the choice."""
-    before_D = torch.tensor([0, *accumulate(num_tokens)], device=worker_TK.device)
+    num_tokens = accumulate((header.num_tokens for header in headers), initial=0)
+    before_D = torch.tensor(list(num_tokens), device=worker_TK.device)
     before_TK = before_D.index_select(0, worker_TK.view(-1)).view_as(worker_TK)
     vector_TK = crossing.position_TK.gather(1, first_TK)
     choice_K = torch.arange(crossing.num_choices, device=worker_TK.device)
@@ -216,19 +230,28 @@ def routing_of_arrivals(headers: Iterable[Header], slots_R: Tensor) -> Routing:
     The result depends on: the arguments (whole numbers).
     """
     headers = [header for header in headers if header.num_tokens]
-    num_choices = max((header.num_choices for header in headers), default=1)
-    assert all(header.num_choices == num_choices for header in headers), "all lanes have one router"
+    num_choices = _common_choices(headers)
     num_tokens = sum(header.num_tokens for header in headers)
-
-    # A lane's slots count from its own first token; here they count from the first lane's.
-    slots_L = [header.num_tokens * num_choices for header in headers]
-    first_L = _int64([*accumulate(slots_L, initial=0)][:-1], slots_R.device)
-    rows_L = _int64([header.num_rows for header in headers], slots_R.device)
-    order_R = slots_R + first_L.repeat_interleave(rows_L, output_size=len(slots_R))
-
+    order_R = _slots_of_all(headers, slots_R)
     position_TK = _positions(order_R, num_tokens * num_choices).view(num_tokens, num_choices)
     counts_E = torch.tensor([header.counts for header in headers] or [[0]]).sum(0)
     return Routing(order_R, position_TK, counts_E, None, num_tokens, num_choices)
+
+
+def _common_choices(headers: Sequence[Header]) -> int:
+    """K, the same for all lanes that send something; 1 when none does."""
+    num_choices = max((header.num_choices for header in headers), default=1)
+    assert all(header.num_choices == num_choices for header in headers), "all lanes have one router"
+    return num_choices
+
+
+def _slots_of_all(headers: Sequence[Header], slots_R: Tensor) -> Tensor:
+    """The slots of all lanes' rows, int64 [R]: a lane's count from its own first token, here they
+    count from the first lane's."""
+    slots_L = [header.num_tokens * header.num_choices for header in headers]
+    first_L = _int64([*accumulate(slots_L, initial=0)][:-1], slots_R.device)
+    rows_L = _int64([header.num_rows for header in headers], slots_R.device)
+    return slots_R + first_L.repeat_interleave(rows_L, output_size=len(slots_R))
 
 
 def _positions(order_R: Tensor, num_slots: int) -> Tensor:

@@ -51,19 +51,15 @@ class Dispatcher:
 
     def expected(self, kind: MessageKind, operations: Iterable[Operation]) -> list[Expected]:
         """What a program sends and receives of one kind of message, in its order."""
-        attention, experts = tuple(self._lanes_of), tuple(self._experts_of)
-        senders, receivers = attention, experts
+        senders, receivers = tuple(self._lanes_of), tuple(self._experts_of)
         if kind.direction == "combine":
             senders, receivers = receivers, senders
-        others = [rank for rank in receivers if rank != self._rank]
-        targets = tuple(others) if self._rank in senders else ()
-        others = [rank for rank in senders if rank != self._rank]
-        sources = tuple(others) if self._rank in receivers else ()
-        keys: dict[CallKey, None] = {}
-        for operation in operations:
-            if operation.kind.message is kind:
-                keys[operation.site, operation.microbatch] = None
-        return [Expected(key, targets, sources) for key in keys]
+        targets = self._others(receivers) if self._rank in senders else ()
+        sources = self._others(senders) if self._rank in receivers else ()
+        return [Expected(key, targets, sources) for key in _calls_with(kind, operations)]
+
+    def _others(self, ranks: Iterable[int]) -> tuple[int, ...]:
+        return tuple(rank for rank in ranks if rank != self._rank)
 
     # The attention side
 
@@ -80,16 +76,11 @@ class Dispatcher:
     def rows(self, handle: DispatchHandle) -> dict[int, TensorMessage]:
         """For every experts worker: headers [lanes, 2 + its experts], tokens' vectors, rows' slots
         (and weights)."""
-        vectors: dict[int, Sequence[Tensor]] = {}
-        slots: dict[int, Sequence[Tensor]] = {}
-        for lane, crossing in handle.crossings.items():
-            vectors[lane] = ops.pack_tokens(handle.calls[lane].hidden.detach(), crossing)
-            slots[lane] = crossing.split_rows(crossing.slots_R)
+        vectors, slots = _pack_hidden(handle), _pack_slots(handle)
         weights = None if self._spec.at_attention else _pack_weights(handle)
         messages = {}
         for position, rank in enumerate(self._experts_of):
-            headers = self._headers_for(rank, position, handle)
-            parts = [headers, self._join(vectors, position)]
+            parts = [self._headers_for(rank, position, handle), self._join(vectors, position)]
             parts.append(self._join(slots, position, torch.int32))
             if weights is not None:
                 parts.append(self._join(weights, position))
@@ -99,16 +90,13 @@ class Dispatcher:
     def combine(self, handle: DispatchHandle, messages: Messages) -> None:
         """The experts' outputs have come: combine them, lane by lane."""
         self._check_returned(MessageKind.OUTPUTS, handle, messages)
-        outputs = self._by_lane(handle, messages, 0, by_row=self._spec.at_attention)
-        for lane, call in handle.calls.items():
-            crossing = handle.crossings[lane]
-            hidden, weights = call.hidden.detach(), call.weights.detach()
-            if self._spec.at_attention:
-                handle.outputs[lane] = outputs[lane]
-                combined = permute.unpermute(outputs[lane], hidden, weights, crossing.routing)
-            else:
-                combined = ops.add_partial_sums(outputs[lane], hidden, weights, crossing)
-            handle.combined[lane] = combined
+        at_attention = self._spec.at_attention
+        outputs = self._by_lane(handle, messages, 0, by_row=at_attention)
+        if at_attention:
+            handle.outputs |= outputs
+        combine = _combine_at_attention if at_attention else _combine_at_experts
+        for lane in handle.calls:
+            handle.combined[lane] = combine(handle, lane, outputs[lane])
 
     def output_gradients(
         self, handle: DispatchHandle, douts: Mapping[int, Tensor]
@@ -116,9 +104,7 @@ class Dispatcher:
         """For every experts worker: the gradients of its tokens' combined outputs (and the rows'
         weights)."""
         handle.douts = douts
-        vectors: dict[int, Sequence[Tensor]] = {}
-        for lane, crossing in handle.crossings.items():
-            vectors[lane] = ops.pack_tokens(douts[lane], crossing)
+        vectors = _pack_tokens(handle, douts)
         weights = _pack_weights(handle) if self._spec.at_attention else None
         messages = {}
         for position, rank in enumerate(self._experts_of):
@@ -151,20 +137,11 @@ class Dispatcher:
     def make_batch(self, key: CallKey, messages: Messages) -> ExpertBatch:
         """Every lane's rows for this worker's experts, in lane order, from the messages of all
         attention workers."""
-        headers: dict[int, Header] = {}
-        sources = []
-        for rank, message in messages.items():
-            found = self._read_headers(key, rank, message)
-            headers |= dict(zip(self._lanes_of[rank], found, strict=True))
-            sources.append(SenderShare(rank, *_totals(found)))
-        vectors = self._whole(messages, 1)
-        slots = torch.cat([message.parts[2] for message in messages.values()])
-        weights = None
-        if not self._spec.at_attention:
-            weights = torch.cat([message.parts[3] for message in messages.values()])
-        arrived = ops.routing_of_arrivals(headers.values(), slots)
+        headers, sources = self._read_all_headers(key, messages)
+        weights = None if self._spec.at_attention else _numbers_of_rows(messages, 3)
+        arrived = ops.routing_of_arrivals(headers.values(), _numbers_of_rows(messages, 2))
         blocks = ops.blocks_of(headers, self._experts[key[0]])
-        rows = permute.permute(vectors, arrived)
+        rows = permute.permute(self._whole(messages, 1), arrived)
         return ExpertBatch(key, sources, arrived, blocks, rows, weights)
 
     def outputs(self, batch: ExpertBatch) -> dict[int, TensorMessage]:
@@ -177,17 +154,11 @@ class Dispatcher:
 
     def take_output_gradients(self, batch: ExpertBatch, messages: Messages) -> None:
         """The gradients of the batch's outputs, from those of its tokens' combined outputs."""
-        for source in batch.sources:
-            due = self._spec.output_gradients(source.num_tokens, source.num_rows)
-            parts = messages[source.rank].parts
-            self._delivery(MessageKind.OUTPUT_GRADIENTS, batch.key, source.rank).check(
-                parts, due, self._spec.names
-            )
-        vectors = self._whole(messages, 0)
-        dout_RH = permute.permute(vectors, batch.arrived)
+        self._check_output_gradients(batch, messages)
+        dout_RH = permute.permute(self._whole(messages, 0), batch.arrived)
         weights = batch.weights
         if weights is None:
-            weights = torch.cat([message.parts[1] for message in messages.values()])
+            weights = _numbers_of_rows(messages, 1)
         else:
             batch.dweights = permute.products_of_rows(dout_RH, batch.outputs)
         batch.doutputs = permute.weigh_rows(dout_RH, weights)
@@ -229,10 +200,8 @@ class Dispatcher:
         workers."""
         pieces: dict[int, list[Tensor]] = {lane: [] for lane in handle.crossings}
         for position, message in enumerate(messages.values()):
-            sizes = []
-            for crossing in handle.crossings.values():
-                header = crossing.headers[position]
-                sizes.append(header.num_rows if by_row else header.num_tokens)
+            headers = [crossing.headers[position] for crossing in handle.crossings.values()]
+            sizes = [header.num_rows if by_row else header.num_tokens for header in headers]
             for lane, piece in zip(pieces, message.parts[part].split(sizes), strict=True):
                 pieces[lane].append(piece)
         return {lane: _concatenated(found) for lane, found in pieces.items()}
@@ -245,6 +214,18 @@ class Dispatcher:
 
     # Checks
 
+    def _read_all_headers(
+        self, key: CallKey, messages: Messages
+    ) -> tuple[dict[int, Header], list[SenderShare]]:
+        """Every lane's header, and how much came from each attention worker, all of it checked."""
+        headers: dict[int, Header] = {}
+        sources = []
+        for rank, message in messages.items():
+            found = self._read_headers(key, rank, message)
+            headers |= dict(zip(self._lanes_of[rank], found, strict=True))
+            sources.append(SenderShare(rank, *_totals(found)))
+        return headers, sources
+
     def _read_headers(self, key: CallKey, rank: int, message: TensorMessage) -> list[Header]:
         """What an attention worker says of each of its lanes, and that the rest of its message is
         as it says."""
@@ -254,6 +235,13 @@ class Dispatcher:
         headers = [Header.read(numbers) for numbers in message.parts[0].tolist()]
         delivery.check(message.parts, spec.rows(table, *_totals(headers)), spec.names)
         return headers
+
+    def _check_output_gradients(self, batch: ExpertBatch, messages: Messages) -> None:
+        """They are of as many tokens and rows as had come from each attention worker."""
+        for source in batch.sources:
+            due = self._spec.output_gradients(source.num_tokens, source.num_rows)
+            delivery = self._delivery(MessageKind.OUTPUT_GRADIENTS, batch.key, source.rank)
+            delivery.check(messages[source.rank].parts, due, self._spec.names)
 
     def _check_returned(
         self, kind: MessageKind, handle: DispatchHandle, messages: Messages
@@ -272,6 +260,16 @@ class Dispatcher:
         return Delivery(kind, key, sender, self._rank)
 
 
+def _calls_with(kind: MessageKind, operations: Iterable[Operation]) -> list[CallKey]:
+    """The calls of which a program has a message of this kind, in the order of the messages."""
+    # A worker of both roles sends and receives it: its call counts once, where it comes first.
+    keys: dict[CallKey, None] = {}
+    for operation in operations:
+        if operation.kind.message is kind:
+            keys[operation.site, operation.microbatch] = None
+    return list(keys)
+
+
 def _check_ascending(
     plan: Plan, lanes: Iterable[Sequence[int]], experts: Iterable[Sequence[Sequence[int]]]
 ) -> None:
@@ -284,6 +282,18 @@ def _check_ascending(
         assert joined == list(range(plan.num_experts)), (
             "a plan gives experts in ascending order of rank"
         )
+
+
+def _combine_at_attention(handle: DispatchHandle, lane: int, outputs_RH: Tensor) -> Tensor:
+    """One lane's combined outputs [T, H], of an output for each of its rows."""
+    call, routing = handle.calls[lane], handle.crossings[lane].routing
+    return permute.unpermute(outputs_RH, call.hidden.detach(), call.weights.detach(), routing)
+
+
+def _combine_at_experts(handle: DispatchHandle, lane: int, sums_VH: Tensor) -> Tensor:
+    """One lane's combined outputs [T, H], of the sums that the experts have made for each token."""
+    call, crossing = handle.calls[lane], handle.crossings[lane]
+    return ops.add_partial_sums(sums_VH, call.hidden.detach(), call.weights.detach(), crossing)
 
 
 def _gradients_at_attention(handle: DispatchHandle, lane: int) -> tuple[Tensor, Tensor]:
@@ -308,7 +318,30 @@ def _gradients_at_experts(
     return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, crossing.routing)
 
 
+def _pack_tokens(handle: DispatchHandle, vectors: Mapping[int, Tensor]) -> Pieces:
+    """What leaves of one vector [T, H] for each token of every lane."""
+    packed: dict[int, Sequence[Tensor]] = {}
+    for lane, crossing in handle.crossings.items():
+        packed[lane] = ops.pack_tokens(vectors[lane], crossing)
+    return packed
+
+
+def _pack_hidden(handle: DispatchHandle) -> Pieces:
+    """What leaves of every lane's tokens themselves."""
+    hidden = {lane: call.hidden.detach() for lane, call in handle.calls.items()}
+    return _pack_tokens(handle, hidden)
+
+
+def _pack_slots(handle: DispatchHandle) -> Pieces:
+    """The slots of every lane's rows: for each, its token at the worker and its choice."""
+    packed: dict[int, Sequence[Tensor]] = {}
+    for lane, crossing in handle.crossings.items():
+        packed[lane] = crossing.split_rows(crossing.slots_R)
+    return packed
+
+
 def _pack_weights(handle: DispatchHandle) -> Pieces:
+    """The weights of every lane's rows."""
     packed: dict[int, Sequence[Tensor]] = {}
     for lane, crossing in handle.crossings.items():
         packed[lane] = ops.pack_weights(handle.calls[lane].weights.detach(), crossing)
@@ -327,6 +360,11 @@ def _by_source(
         messages[source.rank] = TensorMessage(parts)
         token, row = token + source.num_tokens, row + source.num_rows
     return messages
+
+
+def _numbers_of_rows(messages: Messages, part: int) -> Tensor:
+    """One part of all messages, one after another: a slot or a weight of each row, [R]."""
+    return torch.cat([message.parts[part] for message in messages.values()])
 
 
 def _concatenated(pieces: Sequence[Tensor]) -> Tensor:

@@ -85,6 +85,12 @@ def _weights(num_rows: int) -> PartSpec:
     return PartSpec((num_rows,), ANY_DTYPE)
 
 
+def _all_fit(parts: Sequence[Tensor], due: Sequence[PartSpec]) -> bool:
+    if len(parts) != len(due):
+        return False
+    return all(spec.fits(part) for spec, part in zip(due, parts, strict=True))
+
+
 @dataclass(frozen=True)
 class Delivery:
     """Which message it is that is checked: from whom, to whom, and where in the step."""
@@ -96,10 +102,8 @@ class Delivery:
 
     def check(self, parts: Sequence[Tensor], due: Sequence[PartSpec], names: Sequence[str]) -> None:
         """Raises LaunchError when the parts are not what both ends have agreed on."""
-        if len(parts) == len(due):
-            fitting = [spec.fits(part) for spec, part in zip(due, parts, strict=True)]
-            if all(fitting):
-                return
+        if _all_fit(parts, due):
+            return
         sent = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
         wanted = ", ".join(str(spec) for spec in due)
         raise LaunchError(

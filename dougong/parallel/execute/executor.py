@@ -82,35 +82,49 @@ class Training:
     sink: Callable[[int, int], GradientSink]
 
 
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """What a step does beside its own work, each None for not at all.
+
+    `emulation`: how long the device pretends to take. `after_forward`: called between a
+    micro-batch's forward and its backward. `tracer`: is shown what a training step computes on its
+    way.
+    """
+
+    emulation: Emulation | None = None
+    after_forward: AfterForward | None = None
+    tracer: Tracer | None = None
+
+
+NO_OPTIONS = ExecutorOptions()
+
+
 class Executor:
     """One worker's side of a step: attention, experts, or both."""
 
-    def __init__(  # noqa: PLR0913  (the parts of a step, and who may look on)
+    def __init__(
         self,
         cut: Cut,
         dispatcher: Dispatcher,
         shard: ExpertShard,
         exchange: Exchange,
         clock: Clock,
-        *,
-        emulation: Emulation | None = None,
-        after_forward: AfterForward | None = None,
-        tracer: Tracer | None = None,
+        options: ExecutorOptions = NO_OPTIONS,
     ) -> None:
-        """`after_forward` (None: nothing) is called between a micro-batch's forward and its
-        backward; `tracer` is shown what a training step computes on its way."""
         self._cut, self._dispatcher, self._shard = cut, dispatcher, shard
-        self._exchange, self._clock = exchange, clock
-        self._emulation = emulation or Emulation()
-        self._after_forward = after_forward
-        self._tracer = tracer
+        self._exchange, self._clock, self._options = exchange, clock, options
+        self._emulation = options.emulation or Emulation()
+        self._actions = self._by_kind()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        """Neither a step nor an evaluation is under way."""
         self._training: Training | None = None
         self._evaluated: Mapping[int, Forward] = {}
         self._microbatches: dict[int, _MicroBatch] = {}
         self._batches: dict[CallKey, ExpertBatch] = {}
         self._rows_to_add: dict[CallKey, int] = {}
         self._losses: dict[tuple[int, int], Tensor] = {}
-        self._actions = self._by_kind()
 
     def _by_kind(self) -> dict[Kind, Callable[[int, int], None]]:
         """What is done for each kind of operation: action(segment or site, micro-batch)."""
@@ -198,9 +212,9 @@ class Executor:
         handle = state.handles[site]
         if self._training is None:
             del state.handles[site]  # there will be no backward to keep it for
-        elif self._tracer is not None:
+        elif self._options.tracer is not None:
             key = site, microbatch
-            self._tracer.forward(key, handle.calls, handle.routings, handle.outputs)
+            self._options.tracer.forward(key, handle.calls, handle.routings, handle.outputs)
         for lane, flight in state.flights.items():
             flight.resume(handle.combined.pop(lane))
 
@@ -212,9 +226,10 @@ class Executor:
                     f"the model called its experts more than {self._cut.num_sites} times in one "
                     "forward"
                 )
-        if self._training is not None and self._after_forward is not None:
+        after_forward = self._options.after_forward
+        if self._training is not None and after_forward is not None:
             routings = [state.handles[site].routings for site in sorted(state.handles)]
-            self._after_forward(microbatch, state.flights, routings)
+            after_forward(microbatch, state.flights, routings)
 
     def _send_rows(self, site: int, microbatch: int) -> None:
         state = self._microbatches[microbatch]
@@ -248,8 +263,8 @@ class Executor:
         for lane, flight in state.flights.items():
             losses[lane] = flight.begin_backward(self._training.scale)
             self._losses[lane, microbatch] = losses[lane]
-        if self._tracer is not None:
-            self._tracer.losses(microbatch, self._cut.num_sites, losses)
+        if self._options.tracer is not None:
+            self._options.tracer.losses(microbatch, self._cut.num_sites, losses)
 
     def _send_output_gradients(self, site: int, microbatch: int) -> None:
         state = self._microbatches[microbatch]
@@ -261,9 +276,8 @@ class Executor:
         messages = self._receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
         handle = state.handles.pop(site)
         gradients = self._dispatcher.input_gradients(handle, messages)
-        if self._tracer is not None:
-            traced = {lane: (dout, handle.dweights[lane]) for lane, dout in handle.douts.items()}
-            self._tracer.backward(handle.key, traced, handle.routings, handle.drows)
+        if self._options.tracer is not None:
+            _trace_backward(self._options.tracer, handle)
         for lane, (dhidden, dweights) in gradients.items():
             state.flights[lane].add_input_gradients(handle.calls[lane], dhidden, dweights)
 
@@ -329,6 +343,12 @@ class Executor:
             called = self._cut.names[call.site]
             raise ModelError(f"the model called {called} where {name} was due")
         return call
+
+
+def _trace_backward(tracer: Tracer, handle: DispatchHandle) -> None:
+    """Show an experts call's gradients, of all local lanes."""
+    gradients = {lane: (dout, handle.dweights[lane]) for lane, dout in handle.douts.items()}
+    tracer.backward(handle.key, gradients, handle.routings, handle.drows)
 
 
 def _is_forward(kind: Kind) -> bool:

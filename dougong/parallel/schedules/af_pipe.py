@@ -18,6 +18,7 @@ not by R. With R <= p this is zebra.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from dougong.parallel.plan import Role
 from dougong.parallel.schedules.operation import Operation, backward, forward
@@ -38,11 +39,19 @@ def af_pipe(num_sites: int, num_microbatches: int, role: Role) -> list[Operation
         for segment in reversed(range(num_sites + 1)):
             backwards += [backward(segment, j) for j in group]
     warm_up = num_sites * len(groups[0])
-    segments = forwards[:warm_up]
+    return lay_out(_interleaved(forwards, backwards, warm_up), num_sites, role)
+
+
+def _interleaved(
+    forwards: Sequence[Operation], backwards: Sequence[Operation], warm_up: int
+) -> list[Operation]:
+    """`warm_up` forwards, then a forward and a backward in turn, then the backwards that are
+    left."""
+    segments = list(forwards[:warm_up])
     for one_forward, one_backward in zip(forwards[warm_up:], backwards, strict=False):
         segments += [one_forward, one_backward]
     segments += backwards[len(forwards) - warm_up :]
-    return lay_out(segments, num_sites, role)
+    return segments
 
 
 def into_groups(num_microbatches: int, most: int) -> list[range]:

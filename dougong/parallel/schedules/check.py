@@ -24,8 +24,10 @@ _EXPERTS = (Kind.EXPERTS_FORWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
 _IN_ORDER = (Kind.BACKWARD, Kind.EXPERTS_BACKWARD, Kind.WEIGHT_GRADIENTS)
 
 
-# What an operation needs of the same site (or segment) and micro-batch; `needs` knows the others.
+# What an operation needs of the same site (or segment) and micro-batch; `needs` knows the others,
+# and that the last segment's backward needs its forward alone.
 _NEEDS = {
+    Kind.BACKWARD: Kind.RECEIVE_ROW_GRADIENTS,
     Kind.SEND_ROWS: Kind.FORWARD,
     Kind.EXPERTS_FORWARD: Kind.RECEIVE_ROWS,
     Kind.SEND_OUTPUTS: Kind.EXPERTS_FORWARD,
@@ -93,10 +95,8 @@ def needs(operation: Operation, num_sites: int) -> Operation | None:
     site, microbatch = operation.site, operation.microbatch
     if operation.kind is Kind.FORWARD:
         return receive(MessageKind.OUTPUTS, site - 1, microbatch) if site > 0 else None
-    if operation.kind is Kind.BACKWARD:
-        if site == num_sites:
-            return forward(site, microbatch)
-        return receive(MessageKind.ROW_GRADIENTS, site, microbatch)
+    if operation.kind is Kind.BACKWARD and site == num_sites:
+        return forward(site, microbatch)
     if operation.kind is Kind.SEND_OUTPUT_GRADIENTS:
         return backward(site + 1, microbatch)
     needed = _NEEDS.get(operation.kind)
@@ -134,6 +134,7 @@ def _check_sides(programs: Sequence[Program], num_sites: int) -> None:
 
 
 def _check_complete(program: Program, num_sites: int, num_microbatches: int) -> None:
+    """Every operation of its role stands in it, once, and no other."""
     wanted = set(expected(program, num_sites, num_microbatches))
     seen: set[Operation] = set()
     for position, operation in enumerate(program.operations):
@@ -148,11 +149,15 @@ def _check_complete(program: Program, num_sites: int, num_microbatches: int) -> 
         seen.add(operation)
     if seen < wanted:
         missing = sorted(str(operation) for operation in wanted - seen)
-        raise PlanError(
-            f"the schedule of worker {program.worker} ({program.role}) lacks {len(missing)} of "
-            f"{len(wanted)} operations, among them {missing[0]}. Choose another schedule: `serial` "
-            "runs on any workers"
-        )
+        raise _incomplete(program, missing, len(wanted))
+
+
+def _incomplete(program: Program, missing: Sequence[str], num_wanted: int) -> PlanError:
+    return PlanError(
+        f"the schedule of worker {program.worker} ({program.role}) lacks {len(missing)} of "
+        f"{num_wanted} operations, among them {missing[0]}. Choose another schedule: `serial` "
+        "runs on any workers"
+    )
 
 
 def _check_needs(program: Program, num_sites: int) -> None:
@@ -181,18 +186,22 @@ def _check_ascending(program: Program) -> None:
 
 def _check_messages(programs: Sequence[Program]) -> None:
     for message, sender, receiver in itertools.product(MessageKind, programs, programs):
-        if not sender.sends(message) or not receiver.receives(message):
-            continue
-        sent = [o for o in sender.operations if o.kind.sends is message]
-        operations = enumerate(receiver.operations)
-        received = [entry for entry in operations if entry[1].kind.receives is message]
-        for sending, (position, receiving) in zip(sent, received, strict=True):
-            if awaited([sender], receiving) != [(sender.worker, sending)]:
-                why = (
-                    f"the next from {sender.worker} is {sending}; messages of one kind arrive in "
-                    "the order of sending"
-                )
-                raise _refusal(receiver, position, why)
+        if sender.sends(message) and receiver.receives(message):
+            _check_order(message, sender, receiver)
+
+
+def _check_order(message: MessageKind, sender: Program, receiver: Program) -> None:
+    """Messages of one kind are received in the order in which they are sent."""
+    sent = [operation for operation in sender.operations if operation.kind.sends is message]
+    operations = enumerate(receiver.operations)
+    received = [entry for entry in operations if entry[1].kind.receives is message]
+    for sending, (position, receiving) in zip(sent, received, strict=True):
+        if awaited([sender], receiving) != [(sender.worker, sending)]:
+            why = (
+                f"the next from {sender.worker} is {sending}; messages of one kind arrive in "
+                "the order of sending"
+            )
+            raise _refusal(receiver, position, why)
 
 
 def _refusal(program: Program, position: int, why: str) -> PlanError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from dougong.parallel.schedules.operation import Kind, MessageKind
 from dougong.parallel.schedules.simulate import Span, Timeline
@@ -29,14 +30,39 @@ def draw(trace: Timeline, width: int = 100) -> str:
     the part of the step that a worker computes, or that a channel carries something.
     """
     workers, channels = _merged(_workers(trace)), _channels(trace)
-    margin = max((len(label) for label, _ in [*workers, *channels]), default=0)
-    columns = max(_LEAST_COLUMNS, width - margin - len(" ") - len(" 100%"))
-    step_s = trace.makespan_s or 1.0
-    lines = [f"{'':{margin}} {_axis(trace.makespan_s, columns)}"]
-    for label, spans in [*workers, *channels]:
-        cells = _cells(spans, columns / step_s, columns, idle=(label, spans) in workers)
-        lines.append(f"{label:{margin}} {''.join(cells)} {_covered(spans) / step_s:4.0%}")
+    layout = _line_layout([*workers, *channels], trace.makespan_s, width)
+    lines = [layout.heading()]
+    lines += [layout.line(row, idle=True) for row in workers]
+    lines += [layout.line(row, idle=False) for row in channels]
     return "\n".join([*lines, *_wrapped(_legend(trace), width)])
+
+
+@dataclass(frozen=True)
+class _LineLayout:
+    """How a chart's lines are laid out: a label of `margin` characters, then the step's
+    `makespan_s` seconds in `columns` columns."""
+
+    margin: int
+    columns: int
+    makespan_s: float
+
+    def heading(self) -> str:
+        """The line of times above the rows."""
+        return f"{'':{self.margin}} {_axis(self.makespan_s, self.columns)}"
+
+    def line(self, row: ChartRow, idle: bool) -> str:
+        """A row of the chart. `idle`: it shows where nothing happens."""
+        label, spans = row
+        step_s = self.makespan_s or 1.0
+        cells = "".join(_cells(spans, self.columns / step_s, self.columns, idle))
+        return f"{label:{self.margin}} {cells} {_covered(spans) / step_s:4.0%}"
+
+
+def _line_layout(rows: Sequence[ChartRow], makespan_s: float, width: int) -> _LineLayout:
+    """As many columns as `width` leaves beside the labels and the percentages."""
+    margin = max((len(label) for label, _ in rows), default=0)
+    columns = max(_LEAST_COLUMNS, width - margin - len(" ") - len(" 100%"))
+    return _LineLayout(margin, columns, makespan_s)
 
 
 def glyph(span: Span) -> str:
@@ -93,10 +119,12 @@ def _merged(rows: Sequence[ChartRow]) -> list[ChartRow]:
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [
-        (group[0][0] if len(group) == 1 else f"{group[0][0]} .. {group[-1][0]}", group[0][1])
-        for group in groups
-    ]
+    return [_one_row(group) for group in groups]
+
+
+def _one_row(group: Sequence[ChartRow]) -> ChartRow:
+    (first, spans), (last, _) = group[0], group[-1]
+    return (first if len(group) == 1 else f"{first} .. {last}"), spans
 
 
 def _same(left: Sequence[Span], right: Sequence[Span]) -> bool:
@@ -108,15 +136,23 @@ def _same(left: Sequence[Span], right: Sequence[Span]) -> bool:
 def _cells(spans: Sequence[Span], columns_per_s: float, columns: int, idle: bool) -> Iterable[str]:
     """The character of every column. `idle`: where nothing is for most of it, that is what it
     shows."""
+    for share_of in _shares_of_columns(spans, columns_per_s, columns):
+        share_of[_IDLE] = 1.0 - sum(share_of.values()) if idle else 0.0
+        yield max(share_of, key=share_of.__getitem__)
+
+
+def _shares_of_columns(
+    spans: Sequence[Span], columns_per_s: float, columns: int
+) -> list[dict[str, float]]:
+    """For every column, the part of its time that each character's spans fill."""
     shares: list[dict[str, float]] = [{} for _ in range(columns)]
     for span in spans:
         start, end = span.start_s * columns_per_s, span.end_s * columns_per_s
         for column in range(int(start), min(columns, math.ceil(end))):
+            share_of, character = shares[column], glyph(span)
             share = min(end, column + 1) - max(start, column)
-            shares[column][glyph(span)] = shares[column].get(glyph(span), 0.0) + share
-    for share_of in shares:
-        share_of[_IDLE] = 1.0 - sum(share_of.values()) if idle else 0.0
-        yield max(share_of, key=share_of.__getitem__)
+            share_of[character] = share_of.get(character, 0.0) + share
+    return shares
 
 
 def _covered(spans: Iterable[Span]) -> float:

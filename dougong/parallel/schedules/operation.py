@@ -5,9 +5,9 @@ With L sites (experts calls in a forward) a model has L+1 segments: segment i en
 i, and segment L ends in the loss. One micro-batch j goes through a step like this, attention
 workers above, experts workers below:
 
-    forward(0,j)      forward(1,j) .. forward(L,j) backward(L,j)      backward(L-1,j) .. backward(0,j)
-       rows \      / expert outputs            output gradients \    / row gradients
-        experts forward(0,j) ..                experts backward(L-1,j), weight gradients(L-1,j) ..
+    forward(0,j)    forward(1,j) .. forward(L,j) backward(L,j)    backward(L-1,j) .. backward(0,j)
+       rows \    / expert outputs            output gradients \  / row gradients
+      experts forward(0,j) ..                experts backward(L-1,j), weight gradients(L-1,j) ..
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ done needs only earlier ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dougong.parallel.plan import Role
 from dougong.parallel.schedules.operation import (
@@ -49,7 +49,17 @@ def with_experts(segments: Sequence[Operation], num_sites: int) -> list[Operatio
     there and the way back the same time.
     """
     position = {operation: number for number, operation in enumerate(segments)}
+    placed = [(number, 0, number, operation) for operation, number in position.items()]
+    placed += _places_of_work(segments, position, num_sites)
+    placed.sort(key=lambda entry: entry[:3])
+    return [operation for *_, operation in placed]
 
+
+def _places_of_work(
+    segments: Sequence[Operation], position: Mapping[Operation, int], num_sites: int
+) -> list[tuple[int, int, int, Operation]]:
+    """Where the experts' work stands among the segments: (the number of the segment before it, 1:
+    behind that, the number of the one that asks, the work)."""
     # Experts' work that stands "at" a number runs directly behind the segment of that number.
     # Why the result is an order that all workers can follow:
     # - Work stands at or behind the segment that asks for it (number <= middle, since the segment
@@ -60,15 +70,14 @@ def with_experts(segments: Sequence[Operation], num_sites: int) -> list[Operatio
     #   asker's place is at least that asker's number, hence never before this one's.
     # - Of work at one number, the earlier asker's comes first (third part of the key).
     latest = len(segments)
-    placed = [(number, 0, number, operation) for operation, number in position.items()]
+    placed = []
     for number, asking in reversed(list(enumerate(segments))):
         work = _asked_for(asking, num_sites)
         if work is not None:
             middle = (number + position[_needing(work)]) // 2
             latest = min(latest, middle)
             placed.append((latest, 1, number, work))
-    placed.sort(key=lambda entry: entry[:3])
-    return [operation for *_, operation in placed]
+    return placed
 
 
 def _asked_for(segment: Operation, num_sites: int) -> Operation | None:
@@ -101,16 +110,24 @@ _MESSAGES = {
 def with_messages(operation: Operation, num_sites: int, weights_wait: bool) -> list[Operation]:
     """What a piece of computation waits for, itself, what it sends, and the gradients of the
     weights."""
-    (awaited, before), (produced, behind) = _MESSAGES[operation.kind]
-    microbatch = operation.microbatch
-    steps = [operation]
-    # The first and the last segment have a site on one side only.
-    if 0 <= operation.site + before < num_sites:
-        steps.insert(0, receive(awaited, operation.site + before, microbatch))
-    if 0 <= operation.site + behind < num_sites:
-        steps.append(send(produced, operation.site + behind, microbatch))
+    received, sent = _received(operation, num_sites), _sent(operation, num_sites)
+    weights = []
     if operation.kind is Kind.EXPERTS_BACKWARD:
-        weights = Operation(Kind.WEIGHT_GRADIENTS, operation.site, microbatch)
-        at_end = len(steps)
-        steps.insert(at_end if weights_wait else at_end - 1, weights)
-    return steps
+        weights = [Operation(Kind.WEIGHT_GRADIENTS, operation.site, operation.microbatch)]
+    if weights_wait:
+        return [*received, operation, *sent, *weights]
+    return [*received, operation, *weights, *sent]
+
+
+def _received(operation: Operation, num_sites: int) -> list[Operation]:
+    """What it waits for, if anything: the first segment has no site before it."""
+    message, offset = _MESSAGES[operation.kind][0]
+    site = operation.site + offset
+    return [receive(message, site, operation.microbatch)] if 0 <= site < num_sites else []
+
+
+def _sent(operation: Operation, num_sites: int) -> list[Operation]:
+    """What it brings about, if anything: the last segment has no site behind it."""
+    message, offset = _MESSAGES[operation.kind][1]
+    site = operation.site + offset
+    return [send(message, site, operation.microbatch)] if 0 <= site < num_sites else []

@@ -45,22 +45,37 @@ def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) ->
 
     Raises `PlanError` for programs with a deadlock.
     """
-    clock: dict[str, float] = defaultdict(float)
-    channels = _Channels(programs, cost, latency_s)
-    computation = []
+    workers = _Workers(programs, cost, _Channels(programs, cost, latency_s))
     for program, operation in walk(programs):
-        worker = program.worker
+        workers.run(program, operation)
+    return workers.timeline()
+
+
+class _Workers:
+    """All workers, each with a clock of its own."""
+
+    def __init__(self, programs: Sequence[Program], cost: Cost, channels: _Channels) -> None:
+        self._programs, self._cost, self._channels = programs, cost, channels
+        self._clock: dict[str, float] = defaultdict(float)
+        self._computation: list[Span] = []
+
+    def run(self, program: Program, operation: Operation) -> None:
+        """The next operation of a worker, whose clock is then when that is done."""
+        worker, now = program.worker, self._clock[program.worker]
         if operation.kind.sends is not None:
-            channels.send(program, operation, clock[worker])
+            self._channels.send(program, operation, now)
         elif operation.kind.receives is not None:
-            arrived_s = channels.arrival(worker, awaited(programs, operation))
-            clock[worker] = max(clock[worker], arrived_s)
+            arrived_s = self._channels.arrival(worker, awaited(self._programs, operation))
+            self._clock[worker] = max(now, arrived_s)
         else:
-            start_s = clock[worker]
-            clock[worker] += cost(worker, operation)
-            computation.append(Span(worker, operation, start_s, clock[worker]))
-    makespan_s = max(clock.values(), default=0.0)
-    return Timeline(tuple(programs), tuple(computation), tuple(channels.spans), makespan_s)
+            self._clock[worker] = end_s = now + self._cost(worker, operation)
+            self._computation.append(Span(worker, operation, now, end_s))
+
+    def timeline(self) -> Timeline:
+        """What has been run so far."""
+        makespan_s = max(self._clock.values(), default=0.0)
+        messages = tuple(self._channels.spans)
+        return Timeline(tuple(self._programs), tuple(self._computation), messages, makespan_s)
 
 
 class _Channels:

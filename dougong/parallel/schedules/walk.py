@@ -22,11 +22,7 @@ def walk(programs: Sequence[Program]) -> Iterator[tuple[Program, Operation]]:
     left = {program.worker: list(reversed(program.operations)) for program in programs}
     sent: set[SentMessage] = set()
     while any(left.values()):
-        unfinished = [program for program in programs if left[program.worker]]
-        ready = []
-        for program in unfinished:
-            if not _missing(programs, left[program.worker][-1], sent):
-                ready.append(program)
+        ready = _ready(programs, left, sent)
         if not ready:
             raise PlanError(_deadlock(programs, left, sent))
         for program in ready:
@@ -34,6 +30,18 @@ def walk(programs: Sequence[Program]) -> Iterator[tuple[Program, Operation]]:
             if operation.kind.sends is not None:
                 sent.add((program.worker, operation))
             yield program, operation
+
+
+def _ready(
+    programs: Sequence[Program], left: dict[str, list[Operation]], sent: set[SentMessage]
+) -> list[Program]:
+    """The programs whose next operation can happen."""
+    ready = []
+    for program in programs:
+        rest = left[program.worker]
+        if rest and not _missing(programs, rest[-1], sent):
+            ready.append(program)
+    return ready
 
 
 def awaited(programs: Sequence[Program], operation: Operation) -> list[SentMessage]:

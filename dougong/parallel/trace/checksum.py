@@ -44,7 +44,7 @@ def checksums(tensors: Sequence[Tensor]) -> list[int]:
         return []
     found = []
     with torch.no_grad():
-        fold = _Fold(tensors[0].device, max(t.numel() * t.element_size() for t in tensors))
+        fold = _Fold(tensors[0].device, max(_num_bytes(tensor) for tensor in tensors))
         for first in range(0, len(tensors), TENSORS_AT_ONCE):
             found.append(_checksums(tensors[first : first + TENSORS_AT_ONCE], fold))
         signed: list[int] = torch.cat(found).tolist()
@@ -68,11 +68,12 @@ class _Fold:
     def sums(self, words: Tensor) -> list[Tensor]:
         """Of the rows in their order, in pieces; the last row may be short."""
         num_rows = len(words) // WIDTH
-        rows, rest = words[: num_rows * WIDTH].view(num_rows, WIDTH), words[num_rows * WIDTH :]
+        whole, rest = words.tensor_split([num_rows * WIDTH])
         found = []
-        for part in rows.split(self._at_once) if num_rows else ():
-            products = torch.mul(part, self.weights, out=self._products[: len(part)])
-            found.append(products.sum(1))
+        if num_rows:
+            for rows in whole.view(num_rows, WIDTH).split(self._at_once):
+                products = torch.mul(rows, self.weights, out=self._products[: len(rows)])
+                found.append(products.sum(1))
         if len(rest):
             found.append((rest * self.weights[: len(rest)]).sum(0, keepdim=True))
         return found
@@ -80,20 +81,23 @@ class _Fold:
 
 def _checksums(tensors: Sequence[Tensor], fold: _Fold) -> Tensor:
     """int64 [len(tensors)], as the device counts: from -2**63."""
-    weights = fold.weights
     sums: list[Tensor] = []
     num_rows: list[int] = []
     for tensor in tensors:
         rows = fold.sums(_words(tensor.detach()))
-        sums += [*rows, weights.new_full((1,), tensor.numel() * tensor.element_size())]
-        num_rows.append(sum(len(piece) for piece in rows))
-    places = _places(num_rows, weights.device)
+        sums += [*rows, fold.weights.new_full((1,), _num_bytes(tensor))]
+        num_rows.append(sum(map(len, rows)))
+    places = _places(num_rows, fold.weights.device)
     mixed = mix_signed(torch.cat(sums) + places * _SIGNED_STEP)
+    return _sums_of_runs(mixed, [count + 1 for count in num_rows])
 
-    # All tensors' rows lie one after another, so a tensor's sum is the difference of the running
-    # sum at its end and at its beginning: wrap-around makes that exact, however far it has run.
-    ends = torch.tensor([*accumulate(count + 1 for count in num_rows)], device=weights.device)
-    running = mixed.cumsum(0).index_select(0, ends - 1)
+
+def _sums_of_runs(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The sum of each run of so many values, int64 [len(lengths)]."""
+    # The runs lie one after another, so a run's sum is the difference of the running sum at its end
+    # and at its beginning: wrap-around makes that exact, however far it has run.
+    ends = torch.tensor([*accumulate(lengths)], device=values.device)
+    running = values.cumsum(0).index_select(0, ends - 1)
     return torch.diff(running, prepend=running.new_zeros(1))
 
 
@@ -107,14 +111,14 @@ def _places(num_rows: Sequence[int], device: torch.device) -> Tensor:
     return torch.cat(pieces)
 
 
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
 def _words(tensor: Tensor) -> Tensor:
     """The bytes as int32, the last word filled up with zeros; no copy where the tensor lies as it
     must."""
-    flat = tensor.contiguous().reshape(-1)
-    offset = flat.storage_offset() * flat.element_size()
-    if flat.stride() != (1,) or offset % WORD_BYTES:
-        flat = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device).copy_(flat)
-    data = flat.view(torch.uint8)
+    data = _aligned(tensor).view(torch.uint8)
     num_left = len(data) % WORD_BYTES
     num_whole = len(data) - num_left
     words = data[:num_whole].view(torch.int32)
@@ -123,3 +127,12 @@ def _words(tensor: Tensor) -> Tensor:
     last = data.new_zeros(WORD_BYTES)
     last[:num_left] = data[num_whole:]
     return torch.cat([words, last.view(torch.int32)])
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The values in one dimension, one behind the other, from a place where a word may begin."""
+    flat = tensor.contiguous().reshape(-1)
+    offset = flat.storage_offset() * flat.element_size()
+    if flat.stride() != (1,) or offset % WORD_BYTES:
+        flat = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device).copy_(flat)
+    return flat

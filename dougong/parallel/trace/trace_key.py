@@ -57,11 +57,15 @@ class TraceKey:
         if self.direction == SUMS:
             return f"lane {self.lane}: {words} {self.part}, added over its micro-batches"
         where = f"lane {self.lane}, micro-batch {self.microbatch}, {self.direction}"
+        return f"{where}, {self._place(sites)}: {words}"
+
+    def _place(self, sites: Sequence[str]) -> str:
+        """The experts call, or the segment, that has computed it."""
         if self.what in ("answers", "dweights", "drows"):
             expert = f", expert {self.part}" if self.part != -1 else ""
-            return f"{where}, {sites[self.site]}{expert}: {words}"
+            return f"{sites[self.site]}{expert}"
         segment = self.site + 1 if self.direction == BACKWARD else self.site
-        return f"{where}, {_segment(segment, sites)}: {words}"
+        return _segment(segment, sites)
 
     def to_list(self) -> list[Any]:
         return [self.lane, self.microbatch, self.direction, self.site, self.what, self.part]
