@@ -7,7 +7,6 @@ workers. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -267,26 +266,9 @@ def _check_offload(
         )
 
 
-def experts_text(experts: Sequence[Sequence[int]]) -> str:
-    """A worker's experts at every site, for people: such as `0-3 x2 | none | 4`, where `x2` means
-    two sites after each other."""
-    runs = []
-    for span, sites in itertools.groupby(map(_span_text, experts)):
-        count = len(list(sites))
-        runs.append(span if count == 1 else f"{span} x{count}")
-    return " | ".join(runs)
-
-
-def _span_text(experts: Sequence[int]) -> str:
-    if not experts:
-        return "none"
-    if len(experts) == 1:
-        return str(experts[0])
-    return f"{experts[0]}-{experts[-1]}"
-
-
 def read_experts(text: str) -> SiteExperts:
-    """The inverse of `experts_text`, for files of older versions."""
+    """A worker's experts as files of older versions hold them: such as `0-3 x2 | none | 4`, where
+    `x2` means two sites after each other."""
     sites: list[tuple[int, ...]] = []
     for run in text.split(" | ") if text else ():
         span, _, count = run.partition(" x")
