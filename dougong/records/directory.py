@@ -28,6 +28,10 @@ from dougong.records.status import ControllerAddress, RunStatus
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_ANEW = (
+    "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
+)
+
 _UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
 _WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
 """Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
@@ -224,7 +228,9 @@ class RunDir:
 
     def read_controller(self) -> ControllerAddress | None:
         """controller.json, or None when no controller runs (or none has begun)."""
-        return _read_model(self.controller_file, ControllerAddress)
+        # Who deletes it while a controller lives could start a second one beside it.
+        advice = "if no process of this run is left, delete the file"
+        return _read_model(self.controller_file, ControllerAddress, advice)
 
     def read_plan(self) -> Plan | None:
         """plan.json, or None when the run ended before it had one."""
@@ -288,21 +294,18 @@ def _read_text(path: Path) -> str | None:
         ) from error
 
 
-def _read_model(path: Path, model: type[_Model]) -> _Model | None:
+def _read_model(path: Path, model: type[_Model], advice: str = _ANEW) -> _Model | None:
     text = _read_text(path)
     if text is None:
         return None
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise _damaged(path, _first_fault(error)) from error
+        raise _damaged(path, _first_fault(error), advice) from error
 
 
-def _damaged(path: Path, fault: str) -> RecordError:
-    return RecordError(
-        f"{path}: {fault}; read it with the release of dougong that wrote it, or delete the file: "
-        "a resume writes it anew"
-    )
+def _damaged(path: Path, fault: str, advice: str = _ANEW) -> RecordError:
+    return RecordError(f"{path}: {fault}; {advice}")
 
 
 def _check_row(place: str, row: MetricsRow, needed: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 MetricsRow = dict[str, Any]
 """One step: `attempt`, `step`, `loss`, `tokens`, `tokens_per_s`, `step_s`, `lr`, `grad_norm`;
@@ -25,7 +25,7 @@ class LoadShape(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    max_over_mean: list[float]
+    max_over_mean: list[float] = Field(min_length=1)
     worst: float = 0.0
     counts: list[list[int]] | None = None
 
