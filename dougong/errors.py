@@ -47,6 +47,12 @@ class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
 
 
+class RecordError(LaunchError):
+    """A file of a run's record is damaged: what the command was given cannot be read."""
+
+    exit_status = 2
+
+
 class WorkerError(DougongError):
     """A worker ended; the message carries the first cause."""
 

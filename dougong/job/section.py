@@ -109,6 +109,15 @@ def sections_of(info: FieldInfo) -> tuple[type[Section], ...]:
     return () if section is None else (section,)
 
 
+def names_that_know(info: FieldInfo, key: str) -> list[str]:
+    """Of a field whose section is chosen by `name`: the names of those that have a key."""
+    known = []
+    for mark in info.metadata:
+        if isinstance(mark, ChosenByName):
+            known += [name for name, section in mark.options.items() if key in section.model_fields]
+    return known
+
+
 def section_for(info: FieldInfo, value: Any) -> type[Section] | None:
     """The section that a value of a field is one of; None for a plain value, and for a list."""
     if not isinstance(value, Mapping):

@@ -10,6 +10,7 @@ from typing import Any
 
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
+from dougong.job.section import names_that_know
 from dougong.job.values import PATTERNS, UNKNOWN_ACCELERATOR
 from dougong.job.yaml_locations import KeyPath, read
 from dougong.job.yaml_scalars import write_flow
@@ -136,7 +137,13 @@ def _meant(error: Error, data: Any) -> str | None:
 def _unknown_key(path: KeyPath, meant: str | None, data: Any) -> str:
     if meant:
         return f"unknown key; did you mean '{meant}'?"
-    elsewhere = _elsewhere(str(path[-1]))
+    key = str(path[-1])
+    field = field_at(path[:-1], data)
+    names = names_that_know(field, key) if field is not None else []
+    if names:
+        choices = " or ".join(f"`name: {name}`" for name in names)
+        return f"unknown key; `{key}` belongs to {choices}: choose that, or remove the key"
+    elsewhere = _elsewhere(key)
     if elsewhere:
         return f"unknown key; did you mean {' or '.join(elsewhere)}?"
     section = section_at(path[:-1], data)

@@ -171,7 +171,8 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
         report = write_report(run_dir)
     except Exception as error:
         # The run is over and recorded: a page that cannot be drawn must not change its outcome.
-        text = f"no report: {type(error).__name__}: {error}"
+        of_ours = isinstance(error, DougongError)
+        text = f"no report: {error}" if of_ours else f"no report: {type(error).__name__}: {error}"
         recorder.record(WarningRaised(generation=outcome.generation, text=text))
         return f"{outcome.state.lower()}: {run_dir.path}"
     return f"{closing_words(run_dir)}\nreport: {report}"

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from dougong.errors import PlanError
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
@@ -21,6 +24,11 @@ Role = Literal["attention", "experts", "both"]
 
 SiteExperts = tuple[tuple[int, ...], ...]
 """A worker's experts at every site: ascending and without a gap, none at some or all of them."""
+
+_AS_WRITTEN = ConfigDict(extra="forbid")
+"""How pydantic reads a plan: exactly the fields that `to_json` writes."""
+
+_EXPERTS_RUN = re.compile(r"(none|\d+(-\d+)?)( x\d+)?", re.ASCII)
 
 _HAVE_ATTENTION: tuple[Role, ...] = ("attention", "both")
 _HAVE_EXPERTS: tuple[Role, ...] = ("experts", "both")
@@ -83,9 +91,22 @@ class Seat:
     speed: Speed = EQUAL
 
 
+def _from_text(value: Any) -> Any:
+    """Older versions wrote a worker's experts as text."""
+    return read_experts(value) if isinstance(value, str) else _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, at any depth: pydantic takes no list for a tuple after a validator of
+    ours."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class Worker:
     """One process on one device and its share of the logical layout."""
+
+    __pydantic_config__ = _AS_WRITTEN
 
     name: str
     rank: int
@@ -94,7 +115,7 @@ class Worker:
     node: str
     device: str
     lanes: tuple[int, ...]
-    experts: SiteExperts
+    experts: Annotated[SiteExperts, BeforeValidator(_from_text)]
 
     @property
     def num_experts(self) -> int:
@@ -111,6 +132,8 @@ class Worker:
 class Plan:
     """Lanes to workers, experts to workers, dense tensors to owners (`owners`: name -> rank)."""
 
+    __pydantic_config__ = _AS_WRITTEN
+
     num_lanes: int
     num_experts: int
     workers: tuple[Worker, ...]
@@ -118,6 +141,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         num_sites = max((len(worker.experts) for worker in self.workers), default=0)
+        for worker in self.workers:
+            _require(
+                len(worker.experts) == num_sites,
+                f"{worker.name}: has experts of {len(worker.experts)} sites, but the model has "
+                f"{num_sites}",
+            )
         for site in range(num_sites):
             owned: list[int] = []
             for worker in self.workers:
@@ -135,10 +164,14 @@ class Plan:
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """Reads also what older versions wrote: `experts` as text, such as `0-3 x2 | none`."""
-        raw = json.loads(text)
-        workers = tuple(_read_worker(worker) for worker in raw["workers"])
-        return Plan(raw["num_lanes"], raw["num_experts"], workers, dict(raw["owners"]))
+        """Reads also what older versions wrote: `experts` as text, such as `0-3 x2 | none`.
+
+        pydantic.ValidationError where a field is missing, unknown or of another type; PlanError
+        where experts, lanes or owners do not fit together.
+        """
+        plan = TypeAdapter(Plan).validate_json(text, strict=True)
+        _check_ranks(plan)
+        return plan
 
     def worker(self, name: str) -> Worker:
         for worker in self.workers:
@@ -268,9 +301,11 @@ def _check_offload(
 
 def read_experts(text: str) -> SiteExperts:
     """A worker's experts as files of older versions hold them: such as `0-3 x2 | none | 4`, where
-    `x2` means two sites after each other."""
+    `x2` means two sites after each other. ValueError for other text."""
     sites: list[tuple[int, ...]] = []
     for run in text.split(" | ") if text else ():
+        if _EXPERTS_RUN.fullmatch(run) is None:
+            raise ValueError(f"{run!r} is not written as in `0-3 x2 | none | 4`")
         span, _, count = run.partition(" x")
         sites += [_read_span(span)] * int(count or 1)
     return tuple(sites)
@@ -283,12 +318,25 @@ def _read_span(text: str) -> tuple[int, ...]:
     return tuple(range(int(first), int(last or first) + 1))
 
 
-def _read_worker(raw: dict[str, Any]) -> Worker:
-    experts = raw["experts"]
-    if isinstance(experts, str):
-        experts = read_experts(experts)
-    sites = tuple(tuple(site) for site in experts)
-    return Worker(**{**raw, "lanes": tuple(raw["lanes"]), "experts": sites})
+def _check_ranks(plan: Plan) -> None:
+    """PlanError when workers are not in order of rank, or a tensor's owner or a lane is not one of
+    the plan's."""
+    num_workers = len(plan.workers)
+    for rank, worker in enumerate(plan.workers):
+        _require(
+            worker.rank == rank,
+            f"{worker.name}: has rank {worker.rank}, but stands at place {rank}",
+        )
+    for tensor, owner in plan.owners.items():
+        _require(
+            0 <= owner < num_workers,
+            f"owners.{tensor}: is rank {owner}, but the plan has {num_workers} workers",
+        )
+    lanes = sorted(itertools.chain.from_iterable(worker.lanes for worker in plan.workers))
+    _require(
+        lanes == list(range(plan.num_lanes)),
+        f"its workers have lanes {lanes}, but each of 0 to {plan.num_lanes - 1} needs one worker",
+    )
 
 
 def _assign_owners(tensors: Sequence[TensorSpec], ranks: Sequence[int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ keep it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -15,6 +16,19 @@ from pydantic.fields import FieldInfo
 from dougong.errors import JobError
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, section_for, sections_of
+from dougong.job.yaml_scalars import write_flow
+
+
+@dataclass(frozen=True)
+class Change:
+    """A dotted key that two identities give another value, as JSON holds it."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {write_flow(self.before)} then, {write_flow(self.after)} now"
 
 
 def may_change(field: FieldInfo) -> bool:
@@ -28,7 +42,12 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of two identities that differ.
+    """Dotted keys of two identities that differ, as `changes` finds them."""
+    return [change.key for change in changes(before, after)]
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Where two identities differ.
 
     `before` may be what an older release has written: keys that a resume may change today are left
     out of the comparison, and keys that were not there then count as their defaults.
@@ -43,12 +62,12 @@ def changeable_keys() -> list[str]:
 
 def check_resume(before: Job, after: Job) -> None:
     """JobError when `after` is not a job that may go on from where `before` has come to."""
-    changed = changed_keys(identity(before), identity(after))
-    if not changed:
+    found = changes(identity(before), identity(after))
+    if not found:
         return
     *others, last = changeable_keys()
     raise JobError(
-        f"{', '.join(changed)}: differ from what this run has computed with, so its next steps "
+        f"{'; '.join(map(str, found))}: this run has computed with the former, so its next steps "
         f"would be another run's; a resume may change {', '.join(others)} and {last}; for the "
         "rest, begin a new run"
     )
@@ -67,7 +86,7 @@ def _fixed_values(section: type[Section], values: Mapping[str, Any]) -> dict[str
 
 def _changes(
     section: type[Section], before: Mapping[str, Any], after: Mapping[str, Any], path: str
-) -> Iterator[str]:
+) -> Iterator[Change]:
     for name, field in section.model_fields.items():
         if may_change(field):
             continue
@@ -76,7 +95,7 @@ def _changes(
         if inner is not None and isinstance(old, Mapping):
             yield from _changes(inner, old, new, f"{path}{name}.")
         elif old != new:
-            yield f"{path}{name}"
+            yield Change(f"{path}{name}", old, new)
 
 
 def _value(values: Mapping[str, Any], name: str, field: FieldInfo) -> Any:

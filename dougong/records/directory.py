@@ -9,23 +9,32 @@ The controller is its only writer (logs, checkpoint data and the ledger apart).
 from __future__ import annotations
 
 import os
+import reprlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, PlanError, RecordError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
 from dougong.records.files import replace_file
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
-from dougong.records.metrics import MetricsRow, live_rows
+from dougong.records.metrics import MetricsRow, RowShape, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+_ANEW = (
+    "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
+)
+
+_UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
+_WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
+"""Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
 
 
 def _utc_now() -> datetime:
@@ -188,9 +197,18 @@ class RunDir:
         """Forget the controller's address when it ends. No error when it is gone already."""
         self.controller_file.unlink(missing_ok=True)
 
-    def read_metrics(self) -> list[MetricsRow]:
-        """All rows in the order written, rewound ones too. A torn last line is left out."""
-        return [decode_numbers(row) for row in self._metrics.read()]
+    def read_metrics(self, needed: Sequence[str] = ()) -> list[MetricsRow]:
+        """All rows in the order written, rewound ones too. A torn last line is left out.
+
+        `needed`: the keys that the caller reads of every row, besides `step`. RecordError names a
+        line that lacks one, or holds what is no row of a step.
+        """
+        rows = []
+        for number, fields in enumerate(self._metrics.read(), 1):
+            row = decode_numbers(fields)
+            _check_row(f"{self.metrics_file}:{number}", row, needed)
+            rows.append(row)
+        return rows
 
     def latest_metrics(self) -> list[MetricsRow]:
         """The rows of the run's present history, one a step: what a later attempt rewound is
@@ -198,23 +216,33 @@ class RunDir:
         return live_rows(self.read_metrics())
 
     def read_events(self) -> list[Event]:
-        """All events in the order written. A torn last line is left out. LaunchError names a line
+        """All events in the order written. A torn last line is left out. RecordError names a line
         that is no event of this release."""
         lines = enumerate(self._events.read(), 1)
         return [_parse_event(self.events_file, number, fields) for number, fields in lines]
 
     def read_status(self) -> RunStatus | None:
-        """status.json, or None when the run has not come so far."""
+        """status.json, or None when the run has not come so far. RecordError when it is damaged;
+        so for the readers below."""
         return _read_model(self.status_file, RunStatus)
 
     def read_controller(self) -> ControllerAddress | None:
         """controller.json, or None when no controller runs (or none has begun)."""
-        return _read_model(self.controller_file, ControllerAddress)
+        # Who deletes it while a controller lives could start a second one beside it.
+        advice = "if no process of this run is left, delete the file"
+        return _read_model(self.controller_file, ControllerAddress, advice)
 
     def read_plan(self) -> Plan | None:
         """plan.json, or None when the run ended before it had one."""
         text = _read_text(self.plan_file)
-        return None if text is None else Plan.from_json(text)
+        if text is None:
+            return None
+        try:
+            return Plan.from_json(text)
+        except ValidationError as error:
+            raise _damaged(self.plan_file, _first_fault(error)) from error
+        except PlanError as error:
+            raise _damaged(self.plan_file, str(error)) from error
 
     def read_job(self) -> str:
         """The resolved job file's text; empty when the run ended before it was written."""
@@ -256,32 +284,59 @@ def _read_text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise RecordError(
+            f"{path}: byte {error.start} is not UTF-8 text; restore the file from a copy"
+        ) from error
+    except OSError as error:
+        raise RecordError(
+            f"{path}: cannot be read: {error.strerror}; restore it from a copy"
+        ) from error
 
 
-def _read_model(path: Path, model: type[_Model]) -> _Model | None:
+def _read_model(path: Path, model: type[_Model], advice: str = _ANEW) -> _Model | None:
     text = _read_text(path)
     if text is None:
         return None
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise LaunchError(
-            f"{path}: {_first_fault(error)}; read it with the release of dougong that wrote it"
-        ) from error
+        raise _damaged(path, _first_fault(error), advice) from error
+
+
+def _damaged(path: Path, fault: str, advice: str = _ANEW) -> RecordError:
+    return RecordError(f"{path}: {fault}; {advice}")
+
+
+def _check_row(place: str, row: MetricsRow, needed: Sequence[str]) -> None:
+    fault = next((f"{key}: Field required" for key in needed if key not in row), None)
+    try:
+        RowShape.model_validate(row)
+    except ValidationError as error:
+        fault = _first_fault(error)
+    if fault is not None:
+        raise RecordError(f"{place}: not a row of a step: {fault}; restore the line or delete it")
 
 
 def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> Event:
+    fault = "wall: Field required"
     try:
-        return from_json(fields)
+        event = from_json(fields)
+        if event.wall:
+            return event
     except ValidationError as error:
-        raise LaunchError(
-            f"{path}:{number}: not an event of this release: kind {fields.get('kind')!r},"
-            f" {_first_fault(error)}; read the run with the release of dougong that wrote it"
-        ) from error
+        fault = _first_fault(error)
+    raise RecordError(
+        f"{path}:{number}: not an event of this release: kind {fields.get('kind')!r},"
+        f" {fault}; read the run with the release of dougong that wrote it"
+    )
 
 
 def _first_fault(error: ValidationError) -> str:
     """The first thing that does not fit, such as `step: Field required`."""
     fault = error.errors(include_url=False)[0]
     place = ".".join(map(str, fault["loc"]))
-    return f"{place}: {fault['msg']}" if place else fault["msg"]
+    text = _UNKNOWN.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    if fault["type"] not in _WITHOUT_VALUE:
+        text = f"{text} (got {reprlib.repr(fault['input'])})"
+    return f"{place}: {text}" if place else text

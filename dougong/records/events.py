@@ -8,9 +8,10 @@ class by their names, but for `failure`, which is `class` there, and `num_bytes`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from dougong.records.machine import Machine
 
@@ -28,6 +29,22 @@ class RunEvent(BaseModel):
     generation: int
     monotonic_s: float = 0.0
     wall: str = ""
+
+    @field_validator("wall")
+    @classmethod
+    def _is_a_time(cls, wall: str) -> str:
+        """Empty until the event is written."""
+        try:
+            if wall:
+                read_wall(wall)
+        except ValueError:
+            raise ValueError("must be a time such as 2025-11-22T09:30:00.000Z") from None
+        return wall
+
+
+def read_wall(wall: str) -> datetime:
+    """The time that an event's `wall` names. ValueError when it names none."""
+    return datetime.fromisoformat(wall.replace("Z", "+00:00"))  # Python 3.10 reads no Z
 
 
 class RunCreated(RunEvent):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, RecordError
 from dougong.records.files import write_all
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -52,12 +52,16 @@ class JsonLines:
     def read(self) -> list[dict[str, Any]]:
         """All whole lines, in the order written; none when there is no file.
 
-        LaunchError names a line that holds no JSON object.
+        RecordError names a line that holds no JSON object, and a file that cannot be read.
         """
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RecordError(
+                f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
+            ) from error
         # What stands after the last newline is still being written, or was torn.
         *whole, _ = data.split(b"\n")
         return [self._parse(number, line) for number, line in enumerate(whole, 1)]
@@ -66,13 +70,13 @@ class JsonLines:
         place = f"{self.path}:{number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise LaunchError(
+        except (ValueError, RecursionError) as error:
+            raise RecordError(
                 f"{place}: not JSON ({error}); restore the line or delete it"
             ) from error
         if not isinstance(record, dict):
             found = type(record).__name__
-            raise LaunchError(f"{place}: holds a {found}, not an object; restore or delete it")
+            raise RecordError(f"{place}: holds a {found}, not an object; restore or delete it")
         return record
 
 

@@ -9,9 +9,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 MetricsRow = dict[str, Any]
 """One step: `attempt`, `step`, `loss`, `tokens`, `tokens_per_s`, `step_s`, `lr`, `grad_norm`;
 where they were computed `val_loss`, `balance_loss`, `load` and, by island, `islands`."""
+
+REPORTED = ("attempt", "loss", "tokens", "tokens_per_s", "step_s")
+"""What a report needs of every row, besides its step."""
+
+
+class LoadShape(BaseModel):
+    """How a row says what experts had to do. `max_over_mean`: site by site; `counts`: [sites][E+1],
+    in some rows."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    max_over_mean: list[float] = Field(min_length=1)
+    worst: float = 0.0
+    counts: list[list[int]] | None = None
+
+
+class RowShape(BaseModel):
+    """What a row of metrics.jsonl must look like, where it has these keys. Other keys are free."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    step: int
+    attempt: int = 1
+    loss: float | None = None
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+    step_s: float = 0.0
+    lr: float | None = None
+    grad_norm: float | None = None
+    val_loss: float | None = None
+    balance_loss: float | None = None
+    load: LoadShape | None = None
+    islands: dict[str, dict[str, float]] = {}
+    ledger: str | None = None
+    checksums: dict[str, str] = {}
 
 
 def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:

@@ -12,6 +12,9 @@ from dougong.parallel.plan import read_experts
 FINAL_STATES = ("FINISHED", "STOPPED", "FAILED")
 """With these a run has ended by the word of its controller."""
 
+STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", *FINAL_STATES, "LOST")
+"""All of them. LOST is what a reader says of a run whose controller is gone."""
+
 
 class WorkerState(BaseModel):
     """One worker of the present generation. `lanes`: numbers. `experts`: site by site, the numbers
@@ -72,6 +75,13 @@ class RunStatus(BaseModel):
     recoveries: int = 0
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
+
+    @field_validator("state")
+    @classmethod
+    def _is_known(cls, state: str) -> str:
+        if state not in STATES:
+            raise ValueError(f"must be one of {', '.join(STATES)}")
+        return state
 
     @property
     def has_ended(self) -> bool:

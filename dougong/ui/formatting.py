@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import timezone
+
+from dougong.records.events import read_wall
 
 
 def duration(seconds: float) -> str:
@@ -46,12 +48,12 @@ def loss(value: float) -> str:
 def local_clock(wall: str) -> str:
     """The watch's time, `13:04:05`, of an event's wall time (ISO 8601); empty when there is
     none."""
-    return _parse_wall(wall).astimezone().strftime("%H:%M:%S") if wall else ""
+    return read_wall(wall).astimezone().strftime("%H:%M:%S") if wall else ""
 
 
 def moment(wall: str) -> str:
     """An event's wall time (ISO 8601) as `2025-11-22 13:04:05`, in UTC."""
-    return _parse_wall(wall).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return read_wall(wall).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _long_duration(seconds: int) -> str:
@@ -63,10 +65,6 @@ def _long_duration(seconds: int) -> str:
     if hours:
         return f"{hours}:{minute:02d}:{second:02d}"
     return f"{minutes}:{second:02d}"
-
-
-def _parse_wall(wall: str) -> datetime:
-    return datetime.fromisoformat(wall.replace("Z", "+00:00"))  # Python 3.10 reads no Z
 
 
 def plural(number: int, noun: str) -> str:

@@ -33,7 +33,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.machine import Machine
-from dougong.records.metrics import MetricsRow, split_rows
+from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.status import RunStatus, WorkerState
 from dougong.ui.formatting import count, duration, loss, plural
 from dougong.ui.recoveries import Recovery, find_recoveries
@@ -126,8 +126,8 @@ class History:
 
 
 def read_history(run_dir: RunDir) -> History:
-    """Read all of a run. LaunchError when a file of it is broken."""
-    events, rows = run_dir.read_events(), run_dir.read_metrics()
+    """Read all of a run. RecordError when a file of it is broken."""
+    events, rows = run_dir.read_events(), run_dir.read_metrics(REPORTED)
     status = run_dir.read_status() or RunStatus()
     # What no event has said yet is empty.
     created = _last(events, RunCreated) or RunCreated(generation=0, job=status.job)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 from dougong.cli.diff import diff
+from dougong.cli.main import main
 from dougong.records.directory import RunDir
 from tests.checkpoint.saving import save, tiny_model
 from typer.testing import CliRunner, Result
@@ -47,3 +48,15 @@ def test_diff_has_three_answers(run: RunDir, model: Any, tmp_path: Path) -> None
     result = dougong_diff(a, tmp_path / "missing")
     assert result.exit_code == 2
     assert "dougong diff: " in result.output
+
+
+@pytest.mark.parametrize("row", ['{"loss": 1.0}', '{"step": "x"}', "{"])
+def test_a_damaged_row_is_an_error_and_no_difference(run: RunDir, row: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1 would say that the runs differ."""
+    with run.metrics_file.open("a") as file:
+        file.write(row + "\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["diff", str(run.path), str(run.path)])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err.startswith(f"dougong diff: {run.metrics_file}:2: not ") and said.err.count("\n") == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import typer
+from dougong.cli.main import main
 from dougong.cli.report import report
 from dougong.errors import LaunchError
 from tests.ui.recorded import finished_run
@@ -19,3 +21,29 @@ def test_it_draws_the_page_and_names_it(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout.strip()) == (0, str(run.report_file))
     assert run.report_file.exists()
     assert isinstance(CliRunner().invoke(app, [str(tmp_path)]).exception, LaunchError)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plan.json", b"{"),
+        ("plan.json", b"\xff"),
+        ("status.json", b"\xff"),
+        ("status.json", b'{"state": "WHATEVER"}'),
+        ("job.yaml", b"\xff"),
+        ("metrics.jsonl", b'{"step": "x"}\n'),
+        ("metrics.jsonl", b'{"loss": 1.0}\n'),
+        ("events.jsonl", b'{"kind": "created", "generation": 1, "job": "a", "wall": "yesterday"}\n'),
+    ],
+)
+def test_a_damaged_record_is_one_sentence_and_status_2(
+    tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "run")
+    (run.path / name).write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(run.path)])
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and said.out == ""
+    assert said.err.startswith(str(run.path / name)) and said.err.count("\n") == 1
+    assert not run.report_file.exists()

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from dougong.job.schema import Job, Validation
-from dougong.job.section import ChosenByName, Section, logical, mark_of, physical, section_for, section_in, sections_of
+from dougong.job.section import (
+    ChosenByName,
+    Section,
+    logical,
+    mark_of,
+    names_that_know,
+    physical,
+    section_for,
+    section_in,
+    sections_of,
+)
 from pydantic import ValidationError
 
 
@@ -71,6 +81,13 @@ def test_an_unknown_name_is_held_against_all_names() -> None:
     with pytest.raises(ValidationError) as caught:
         Cart.model_validate({"shape": {"name": "oval"}})
     assert caught.value.errors()[0]["ctx"] == {"expected": "'round' or 'square'"}
+
+
+def test_which_names_know_a_key() -> None:
+    shape = Cart.model_fields["shape"]
+    assert names_that_know(shape, "radius") == ["round"] and names_that_know(shape, "side") == ["square"]
+    assert names_that_know(shape, "name") == ["round", "square"] and names_that_know(shape, "load") == []
+    assert names_that_know(Cart.model_fields["load"], "radius") == []
 
 
 def test_an_editor_is_offered_all_of_them() -> None:

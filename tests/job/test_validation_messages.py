@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dougong.job.optimizers.registry import CHOICE
 from dougong.job.schema import Job
 from dougong.job.validation_messages import explain
 from pydantic import ValidationError
 from tests.job.test_schema import with_value
+from tests.job.test_section import Round, Square
 
 
 def told(data: Any) -> dict[str, str]:
@@ -77,3 +79,17 @@ def test_a_misspelt_key_is_no_second_mistake() -> None:
     assert told(data) == {"modle": "unknown key; did you mean 'model'?"}
     del data["modle"]
     assert told(data) == {"model": "missing; add `model: ...`, the model"}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "owner"), [("round", "betas", "adamw"), ("square", "radius", "round"), ("adamw", "side", "square")]
+)
+def test_a_key_of_another_choice_is_named_with_its_choice(
+    monkeypatch: pytest.MonkeyPatch, name: str, key: str, owner: str
+) -> None:
+    """As soon as there is a second optimizer, a key may be right for the one and unknown to the other."""
+    monkeypatch.setitem(CHOICE.options, "round", Round)
+    monkeypatch.setitem(CHOICE.options, "square", Square)
+    data = with_value(("optimizer",), {"name": name, key: 1.0})
+    text = f"unknown key; `{key}` belongs to `name: {owner}`: choose that, or remove the key"
+    assert told(data) == {f"optimizer.{key}": text}

@@ -134,6 +134,21 @@ def test_a_drill_fires_once_in_the_life_of_the_run(tmp_path: Path) -> None:
     assert len(run.events("drill")) == 1
 
 
+def test_a_damaged_row_costs_a_resume_its_report_and_no_more(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job()).start()
+    assert run.finish() == 0, run.text()
+    run.run_dir.report_file.unlink()
+    with run.run_dir.metrics_file.open("a") as file:
+        file.write('{"step": "x"}\n')
+    run.start("resume", "-o", "steps=24")
+    assert run.finish() == 0, run.text()
+    (warning,) = [e["text"] for e in run.events("warning") if e["text"].startswith("no report: ")]
+    assert warning.startswith(f"no report: {run.run_dir.metrics_file}:21: not a row of a step: step: Input should be")
+    assert warning.endswith("(got 'x'); restore the line or delete it")
+    assert "Traceback" not in run.text() and "no report: " in run.text()
+    assert run.events("finished") and not run.run_dir.report_file.exists()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_first_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, number: int, status: int) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=2000, step_s=0.05, checkpoint={"every": 0})).start()

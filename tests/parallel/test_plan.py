@@ -15,6 +15,7 @@ from dougong.parallel.assign import Speed
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, Worker, make_plan, read_experts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 ROLES = {"A": "attention", "E": "experts", "B": "both"}
 
@@ -182,3 +183,53 @@ def test_a_workers_role_in_a_step_is_what_it_has(lanes: Any, experts: Any, role:
 def test_planning_needs_no_torch() -> None:
     code = "import sys, dougong.parallel.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def planned_with(place: tuple[str | int, ...], value: Any) -> str:
+    """A sound plan's file but for one value, which is left out for `...`."""
+    raw = json.loads(make_plan(4, inventory(), seats("AE")).to_json())
+    *parents, last = place
+    inner = raw
+    for part in parents:
+        inner = inner[part]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return json.dumps(raw)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error", "words"),
+    [
+        (("owners",), ..., ValidationError, r"(?s)owners\n.*required"),
+        (("colour",), "red", ValidationError, "(?s)colour\n.*unexpected"),
+        (("workers", 0, "colour"), "red", ValidationError, r"(?s)workers\.0\.colour\n.*unexpected"),
+        (("workers", 0, "role"), "cook", ValidationError, r"(?s)workers\.0\.role\n.*'attention', 'experts' or 'both'"),
+        (("workers", 0, "rank"), "0", ValidationError, r"(?s)workers\.0\.rank\n.*valid integer"),
+        (("workers", 0, "lanes"), 4, ValidationError, r"(?s)workers\.0\.lanes\n.*valid array"),
+        (("workers", 0, "experts"), [[0.5], []], ValidationError, r"(?s)workers\.0\.experts\.0\.0\n.*valid integer"),
+        (("workers", 0, "experts"), "0-1 y2", ValidationError, "'0-1 y2' is not written as in `0-3 x2 | none | 4`"),
+        (("workers", 0, "experts"), [[]], PlanError, "east/0: has experts of 1 sites, but the model has 2"),
+        (("workers", 0, "lanes"), [0, 1, 2], PlanError, r"have lanes \[0, 1, 2\], but each of 0 to 3 needs one worker"),
+        (("workers", 0, "rank"), 7, PlanError, "east/0: has rank 7, but stands at place 0"),
+        (("owners", "t0"), 2, PlanError, r"owners\.t0: is rank 2, but the plan has 2 workers"),
+    ],
+)
+def test_what_is_no_plan_is_refused_at_its_place(
+    place: tuple[str | int, ...], value: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Plan.from_json(planned_with(place, value))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "7", "null"])
+def test_what_is_no_object_of_a_plan_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["0-1 y2", "none x", "x2", "0-", "0,1", "0-1|2", " "])
+def test_experts_that_are_not_so_written_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not written as in `0-3 x2"):
+        read_experts(text)

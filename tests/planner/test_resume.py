@@ -65,9 +65,18 @@ def test_what_must_stay(change: dict[str, Any], key: str) -> None:
     with pytest.raises(JobError) as caught:
         check_resume(BEFORE, job_of(**change))
     text = str(caught.value)
-    assert key in text.partition(": ")[0].split(", ")
+    assert text.startswith(f"{key}: ") and " now: this run has computed with the former" in text
     assert "a resume may change job, data.validation.every, data.validation.batches, steps, " in text
     assert "islands, pipeline, offload, checkpoint, fault and drill; for the rest, begin a new run" in text
+
+
+def test_both_values_of_every_changed_key_are_named() -> None:
+    with pytest.raises(JobError) as caught:
+        check_resume(BEFORE, job_of(seed=5, optimizer={"betas": [0.5, 0.6]}, data={"validation": None}))
+    text = str(caught.value)
+    assert f"seed: {BEFORE.seed} then, 5 now; " in text or f"seed: {BEFORE.seed} then, 5 now: " in text
+    assert "optimizer.betas: [0.9, 0.95] then, [0.5, 0.6] now" in text
+    assert "data.validation: {fraction: 0.1} then, null now" in text
 
 
 def test_a_job_is_its_own_identity() -> None:
