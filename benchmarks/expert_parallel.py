@@ -166,10 +166,10 @@ def installed(names: list[str] | None) -> tuple[str, ...]:
     missing = [n for n in names or PEERS if importlib.util.find_spec(NEEDS[n]) is None]
     if missing:
         packages = ", ".join(sorted({NEEDS[n] for n in missing}))
-        told = f"cannot run {', '.join(missing)} without {packages}: benchmarks/requirements.txt says how to install it"
+        text = f"cannot run {', '.join(missing)} without {packages}: benchmarks/requirements.txt says how to install it"
         if names:
-            raise SystemExit(told)
-        print(told)
+            raise SystemExit(text)
+        print(text)
     return tuple(n for n in names or PEERS if n not in missing)
 
 

@@ -31,7 +31,7 @@ Step = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Setting:
-    """What every contestant is told. `scratch` is a directory that both workers see."""
+    """What every contestant is given. `scratch` is a directory that both workers see."""
 
     job: Job
     rank: int

@@ -27,8 +27,8 @@ class Deadlines:
 
     # Running: what may stand still, and for how long.
     message_s: float = 600.0  # a peer's tensors; the controller ends a generation much sooner
-    # A wait for a thread lasts so long beyond the limit: the thread itself waits with the same limit,
-    # may have begun a moment later, and knows which of the peers is missing.
+    # A wait for a thread lasts so long beyond the limit: the thread waits with the same limit, may
+    # have begun a moment later, and knows which of the peers is missing.
     last_word_s: float = 1.0
     stall_warning_s: float = 120.0  # progress that does not move is shown
     last_worker_s: float = 600.0  # a worker still at work when another has finished
@@ -49,11 +49,20 @@ class Deadlines:
     client_answer_s: float = 5.0  # the controller's answer to a client
     address_probe_s: float = 5.0  # somebody listens where --address points
 
+    # Commands that wait for a run; `--timeout` sets another limit.
+    stop_wait_s: float = 600.0  # a stopped run ends its step and writes its checkpoint
+    local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
+
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
+
+    # What workers print, as the screen shows it.
+    log_collect_s: float = 0.5  # a message waits for its equals from other workers
+    log_quiet_s: float = 60.0  # a message that comes again within is only counted
+    log_settle_s: float = 0.2  # a message of several lines has no more of them
 
     # Intervals.
     ping_every_s: float = 2.0
@@ -62,6 +71,8 @@ class Deadlines:
     status_every_s: float = 0.5
     poll_every_s: float = 0.2  # where a file is all there is to look at
     exit_poll_every_s: float = 0.02  # a system without pidfd
+    placement_poll_s: int = 1  # Ray counts whole seconds
+    refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
     def words(self, name: str) -> str:
         """A limit for the error of a wait, such as `120 s (fault.deadlines.rendezvous_s)`; the key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, float]]
 @pytest.mark.parametrize(
     ("changes", "experts"),
     [
-        ((), ["none x3", "none x3", "0-7 x3", "8-15 x3"]),
+        ((), [[()] * 3, [()] * 3, [range(8)] * 3, [range(8, 16)] * 3]),
         (
             ("offload=3", "islands.west.workers=1", "islands.east.speed.attention=1.0"),
-            ["0-1 | 0 | 0-1", "2 | 1-2 | 2", "3-15 x3"],
+            [[(0, 1), (0,), (0, 1)], [(2,), (1, 2), (2,)], [range(3, 16)] * 3],
         ),
     ],
     ids=["as it stands", "offload"],
 )
 def test_the_example_trains_to_the_bits_of_one_worker(
-    alone: list[tuple[float, float]], tmp_path: Path, changes: tuple[str, ...], experts: list[str]
+    alone: list[tuple[float, float]], tmp_path: Path, changes: tuple[str, ...], experts: list[list[Iterable[int]]]
 ) -> None:
     assert losses(tmp_path / "run", *changes) == alone
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
-    assert [w["experts"] for w in plan["workers"]] == experts
+    assert [w["experts"] for w in plan["workers"]] == [[list(site) for site in worker] for worker in experts]

@@ -71,7 +71,7 @@ def test_a_run_leaves_what_the_readme_promises(unbroken: Path) -> None:
     assert [row["step"] for row in rows if "val_loss" in row] == [4, STEPS]
     plan = json.loads((unbroken / "plan.json").read_text())
     assert plan["workers"][0]["lanes"] == [0, 1, 2, 3]
-    assert plan["workers"][0]["experts"] == "0-15 x2"
+    assert plan["workers"][0]["experts"] == [list(range(16))] * 2
 
 
 def test_the_loss_falls(unbroken: Path) -> None:

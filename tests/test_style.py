@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from tests.test_house import MODULES, ORDER, ROOT, SOURCES, begins, name, tree
 
 # Modules without a test file of their own, and why.
@@ -25,7 +27,6 @@ NOT_MIRRORED = {
     "launcher.controller.states": "dataclasses without code, all of them reached in test_state_machine.py",
     "ops.experts.base": "the interface; tests/ops/experts/test_reference.py tests what implements it",
     "ops.experts.triton_swiglu": "tests/ops/experts/test_triton_kernels.py runs it with its kernels",
-    "parallel.dense.allreduce": "test_disaggregation.py and test_promise.py train with determinism: run",
     "parallel.dispatch.handle": "what a call keeps; tests/parallel/dispatch/test_dispatcher.py fills and reads it",
     "parallel.trace.tracer": "tests/training/test_partial_run.py holds its traces against each other",
     "parallel.schedules.af_pipe": "one order each: test_order.py, test_check.py and test_simulate.py take all of them",
@@ -152,17 +153,75 @@ def test_rooms_are_small() -> None:
 
 def test_time_limits_have_one_home() -> None:
     """No module but deadlines.py names a number of seconds, or waits for a number that stands in its code."""
-    pattern = (
-        r"^_?[A-Z_]+_(S|MS)\b.*=|(timeout|timeout_s)=[0-9]|\.(wait|join|result)\([0-9.]+\)|timedelta\([a-z]+=[0-9]"
-    )
     strays = [
-        f"{name(path)}:{number}: {line.strip()}"
+        f"{name(path)}:{line}: {words}"
         for path in SOURCES
         if name(path) != "dougong/deadlines.py"
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(pattern, line)
+        for line, words in seconds_in_code(tree(path))
     ]
     assert not strays
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "LIMIT_S = 2 * 60",
+        "_PAUSE_MS: float = 50",
+        "self._quiet_s = 60.0",
+        "class Options:\n    timeout_s: float = 600.0",
+        "def stop(timeout: Annotated[\n    float, Option(min=1)\n] = 600.0): ...",
+        "def view(*, refresh_s: float = 0.25): ...",
+        "group.wait(timeout_seconds=1)",
+        "thread.join(5)",
+        "time.sleep(0.2)",
+        "timedelta(minutes=5)",
+    ],
+)
+def test_a_time_limit_elsewhere_is_found(code: str) -> None:
+    assert list(seconds_in_code(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code", ["exchange_s: float = 0.0", "Option(min=1)", "left_s = end - now", "queue.get(timeout=limits.kill_s)"]
+)
+def test_what_is_no_time_limit_is_not_found(code: str) -> None:
+    assert not list(seconds_in_code(ast.parse(code)))
+
+
+WAITS = ("wait", "join", "result", "sleep", "timedelta")
+
+
+def seconds_in_code(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, code) where a name of seconds is given a number that is not 0, or a wait is."""
+    for node in ast.walk(module):
+        for given, value in given_values(node):
+            if re.search(r"(?i)timeout|_(s|ms|seconds)$", given) and is_a_number(value):
+                yield value.lineno, f"{given} = {ast.unparse(value)}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in WAITS:
+            values = [*node.args, *(keyword.value for keyword in node.keywords)]
+            yield from ((node.lineno, ast.unparse(node)) for value in values if is_a_number(value))
+
+
+def given_values(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """(name, value) of an assignment, of an argument with a default, or of a keyword in a call."""
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            yield ast.unparse(target), node.value
+    elif isinstance(node, ast.arguments):
+        positional = [*node.posonlyargs, *node.args]
+        by_position = zip(positional[len(positional) - len(node.defaults) :], node.defaults, strict=True)
+        for argument, default in (*by_position, *zip(node.kwonlyargs, node.kw_defaults, strict=True)):
+            if default is not None:
+                yield argument.arg, default
+    elif isinstance(node, ast.keyword) and node.arg is not None:
+        yield node.arg, node.value
+
+
+def is_a_number(value: ast.expr) -> bool:
+    """A number other than 0, or arithmetic of numbers alone."""
+    if isinstance(value, ast.BinOp):
+        return is_a_number(value.left) and is_a_number(value.right)
+    return isinstance(value, ast.Constant) and type(value.value) in (int, float) and value.value != 0
 
 
 TOP = {"dougong", "tests", "docs", "examples", "benchmarks", "schema", *(room.partition(".")[0] for room in ORDER)}
@@ -179,6 +238,63 @@ def test_docs_name_files_that_are_there() -> None:
         and not any((root / named).exists() for root in (ROOT, ROOT / "dougong"))
     ]
     assert not dangling
+
+
+def test_comments_and_docstrings_name_files_that_are_there() -> None:
+    """A path such as `control/messages.py`, from the root, from dougong/ or from the file's own folder."""
+    dangling = [
+        f"{name(path)}:{line}: {named}"
+        for path in WRITTEN
+        for line, text in words_of(path)
+        for named in re.findall(r"(?<![\w/.-])(?:[\w-]+/)+[\w-]+\.(?:py|md)\b", text)
+        if not any((root / named).exists() for root in (ROOT, ROOT / "dougong", path.parent))
+    ]
+    assert not dangling
+
+
+def test_comments_and_docstrings_name_modules_that_are_there() -> None:
+    """A dotted name in backticks that begins with a room is a module of it, or what stands in one.
+
+    `dense.gradients` may leave out the rooms around it. Keys of a job file, such as `checkpoint.every`, look the same.
+    """
+    dangling = [
+        f"{name(path)}:{line}: {dotted}"
+        for path in WRITTEN
+        for line, text in words_of(path)
+        for dotted in re.findall(r"`(\w+(?:\.\w+)+)`", text)
+        if dotted.partition(".")[0] in ROOM_WORDS and not (is_a_name_of_ours(dotted) or is_a_job_key(dotted))
+    ]
+    assert not dangling
+
+
+WRITTEN = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
+ROOM_WORDS = {"dougong", *(word for room in ORDER for word in room.split("."))}
+
+
+def words_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of the comments and docstrings of a file; also of strings that stand alone below a name."""
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def is_a_name_of_ours(dotted: str) -> bool:
+    """Whether it is a module, or a name that a module's file holds, with or without the rooms around it."""
+    for module, path in MODULES.items():
+        if begins(module, dotted) or module.endswith(f".{dotted}"):
+            return True
+        owner, _, inside = dotted.rpartition(".")
+        if (module == owner or module.endswith(f".{owner}")) and re.search(rf"\b{inside}\b", path.read_text()):
+            return True
+    return False
+
+
+def is_a_job_key(dotted: str) -> bool:
+    return f"| `{dotted}` |" in (ROOT / "docs/job-file.md").read_text()
 
 
 def test_the_rooms_in_readme_are_those_of_the_house() -> None:

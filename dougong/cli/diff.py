@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError
 from dougong.records.directory import RunDir
 from dougong.tools.local_run import LocalRunOptions
@@ -30,7 +31,7 @@ def diff(
     ] = False,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")
-    ] = 600.0,
+    ] = DEADLINES.local_run_s,
 ) -> None:
     """Compare two checkpoints or runs bit by bit; name the first difference.
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
+from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, PlanError
 from dougong.job.load import load_job
 from dougong.job.schema import Job
@@ -29,7 +30,9 @@ def prove(
     num_layouts: Annotated[int, typer.Option("--layouts", min=2, help="How many layouts.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Steps on each.")] = 4,
     override: Overrides = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each run.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for each run.")
+    ] = DEADLINES.local_run_s,
 ) -> None:
     """Run a job on several layouts of this machine and compare their bits.
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
+from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.client import LogReader, follow, read_status
 from dougong.launcher.client import stop as stop_run
@@ -72,7 +73,9 @@ def stop(
     now: Annotated[
         bool, typer.Option("--now", help="Do not wait for the step and its checkpoint.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the end.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds to wait for the end.")
+    ] = DEADLINES.stop_wait_s,
 ) -> None:
     """Stop a run: it finishes the step and writes a checkpoint, then ends.
 

@@ -129,6 +129,10 @@ class Channel:
         except OSError:
             return ""
 
+    def name_peer(self, peer: str) -> None:
+        """Who the other end is, as the handshake has shown."""
+        self.peer = peer
+
     def trust(self) -> None:
         """The peer has proved itself: allow frames of full size."""
         self._frames.limit_bytes = MAX_FRAME_BYTES
@@ -245,7 +249,7 @@ def connect(
         raise LaunchError(
             f"{place}: refused this connection: {error}; the run may have ended, or be another"
         ) from error
-    channel.peer = place
+    channel.name_peer(place)
     return channel
 
 
@@ -314,7 +318,7 @@ class Server:
         finally:
             self._strangers.release()
         role = "client" if hello.agent is None else f"agent {hello.agent.agent}"
-        channel.peer = f"{role} at {address}"
+        channel.name_peer(f"{role} at {address}")
         self._on_peer(hello, channel)
 
     def _shake_hands(self, channel: Channel) -> Hello:

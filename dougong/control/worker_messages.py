@@ -28,8 +28,10 @@ class FingerprintFound:
 
 @dataclass(frozen=True)
 class StepDone:
-    """A step is done; `row` is its line of metrics.jsonl. Only one worker says so."""
+    """A step is done; `row` is its line of metrics.jsonl, which is recorded as it stands. Only one
+    worker says so."""
 
+    step: int
     row: dict[str, Any]
     kind: Literal["step_done"] = "step_done"
 

@@ -1,4 +1,4 @@
-"""Who is still alive, told from timestamps. Pure; all times are seconds of one monotonic clock."""
+"""Who is still alive, judged by timestamps. Pure; all times are seconds of one monotonic clock."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _experts_per_token(job: Job) -> Iterator[Breach]:
 def _combine(job: Job) -> Iterator[Breach]:
     if job.combine == "at_experts" and job.is_layout_free:
         text = (
-            "at_experts adds a token's answers worker by worker, so that bits depend on the "
+            "at_experts adds a token's outputs worker by worker, so that bits depend on the "
             "layout; add `determinism: run`, or leave it at at_attention"
         )
         yield Breach(("combine",), text)

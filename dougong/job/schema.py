@@ -285,7 +285,7 @@ class Job(Section):
     )
     combine: Literal["at_attention", "at_experts"] = logical(
         "at_attention",
-        "where a token's answers are weighted and added: at_attention, in its router's order (the "
+        "where a token's outputs are weighted and added: at_attention, in its router's order (the "
         "same bits on any layout); at_experts, a part on each experts worker (fewer bytes; the "
         "parts depend on the layout)",
     )

@@ -121,7 +121,8 @@ def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint)
     )
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
-    with make_view(Console(), job.job, job.steps) as view, signals_into(inbox):
+    view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
+    with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
         recorder.record(_created(job, resume_point))
         backend = _backend(run_dir, options, deadlines)

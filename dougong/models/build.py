@@ -220,12 +220,11 @@ def initial_expert(
 
     Whoever owns the expert gets the same bits, since they depend on the tensors' names alone.
     """
-    tensors, names = {}, {}
-    for parameter, name in site.tensors_of(expert):
+    tensors = {}
+    for parameter, _ in site.tensors_of(expert):
         shape = site.shapes[parameter]
-        tensor = torch.zeros(shape, dtype=torch.float32, device=device)
-        tensors[parameter] = tensor
-        names[tensor] = name
+        tensors[parameter] = torch.zeros(shape, dtype=torch.float32, device=device)
+    names = {tensors[parameter]: name for parameter, name in site.tensors_of(expert)}
     module = one_expert(site, tensors)
     # Rows of experts that compute nothing: this expert has no such tensor.
     for parameter in site.shapes.keys() - tensors.keys():

@@ -7,7 +7,6 @@ workers. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import re
@@ -300,26 +299,9 @@ def _check_offload(
         )
 
 
-def experts_text(experts: Sequence[Sequence[int]]) -> str:
-    """A worker's experts at every site, for people: such as `0-3 x2 | none | 4`, where `x2` means
-    two sites after each other."""
-    runs = []
-    for span, sites in itertools.groupby(map(_span_text, experts)):
-        count = len(list(sites))
-        runs.append(span if count == 1 else f"{span} x{count}")
-    return " | ".join(runs)
-
-
-def _span_text(experts: Sequence[int]) -> str:
-    if not experts:
-        return "none"
-    if len(experts) == 1:
-        return str(experts[0])
-    return f"{experts[0]}-{experts[-1]}"
-
-
 def read_experts(text: str) -> SiteExperts:
-    """The inverse of `experts_text`, for files of older versions. ValueError for other text."""
+    """A worker's experts as files of older versions hold them: such as `0-3 x2 | none | 4`, where
+    `x2` means two sites after each other. ValueError for other text."""
     sites: list[tuple[int, ...]] = []
     for run in text.split(" | ") if text else ():
         if _EXPERTS_RUN.fullmatch(run) is None:
@@ -350,7 +332,10 @@ def _check_ranks(plan: Plan) -> None:
             0 <= owner < num_workers,
             f"owners.{tensor}: is rank {owner}, but the plan has {num_workers} workers",
         )
-    lanes = sorted(itertools.chain.from_iterable(worker.lanes for worker in plan.workers))
+    lanes: list[int] = []
+    for worker in plan.workers:
+        lanes += worker.lanes
+    lanes.sort()
     _require(
         lanes == list(range(plan.num_lanes)),
         f"its workers have lanes {lanes}, but each of 0 to {plan.num_lanes - 1} needs one worker",

@@ -128,7 +128,7 @@ class RunDir:
 
     @property
     def ledger(self) -> Path:
-        """What workers keep of every step: `checkpoint.ledger` says how."""
+        """What workers keep of every step: `checkpoint.ledger_file` says how."""
         return self.path / "ledger"
 
     @property

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
@@ -46,7 +47,7 @@ class LocalRunOptions:
     """`entries`: what the workers run; `timeout_s`: seconds after which a run is given up."""
 
     entries: EntryPoints = PARTIAL_RUN
-    timeout_s: float = 600.0
+    timeout_s: float = DEADLINES.local_run_s
 
 
 def run_here(job: Job, path: Path, request: PartialRun, options: LocalRunOptions) -> RunDir:
@@ -74,7 +75,8 @@ def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
         job, token, os.getcwd(), options.entries, take_over(run_dir), deadlines
     )
     inbox = Inbox()
-    with make_view(Console(quiet=True), job.job, job.steps) as view, signals_into(inbox):
+    view = make_view(Console(quiet=True), job.job, job.steps, deadlines=deadlines)
+    with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, None)
         backend = Local(run_dir, deadlines)
         with _deadline(inbox, options.timeout_s) as is_late:

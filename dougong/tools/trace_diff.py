@@ -27,7 +27,7 @@ from dougong.tools.ledger_diff import Runs, differences_of_step, first_split, te
 from dougong.tools.local_run import LocalRunOptions, on_this_machine, run_here
 from dougong.tools.step_record import StepRecord, StepRecords, read_records
 
-COMPUTED_BY_EXPERTS = ("answers", "drows")
+COMPUTED_BY_EXPERTS = ("outputs", "drows")
 """What a trace's checksums are of, where the experts' workers compute it."""
 
 

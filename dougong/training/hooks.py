@@ -40,8 +40,8 @@ class StepHook:
         flights: Mapping[int, Flight],
         routings: Sequence[Mapping[int, Routing]],
     ) -> None:
-        """`flights` by local lane, `routings` by site and local lane. A hook may set a flight's
-        `extra_loss`."""
+        """`flights` by local lane, `routings` by site and local lane. A hook may give a
+        flight another loss by `add_loss`, beside those of other hooks."""
 
     def gradients_ready(self, gradients: Mapping[str, Tensor]) -> None:
         """`gradients`: float32, of all that this worker owns, by tensor name. One may be changed in

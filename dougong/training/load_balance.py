@@ -173,8 +173,9 @@ class LoadBalance(StepHook):
             return
         for lane, flight in flights.items():
             with torch.enable_grad():
-                flight.extra_loss = self._loss(flight)
-            self._losses[lane, microbatch] = flight.extra_loss.detach()
+                loss = self._loss(flight)
+            flight.add_loss(loss)
+            self._losses[lane, microbatch] = loss.detach()
 
     def after_update(self, result: StepResult) -> None:
         """Add up what all workers have counted, and move the biases."""

@@ -173,7 +173,7 @@ class Stepper:
 
     def _begin(self, step: int) -> None:
         self._phases.begin_step(step)
-        self._clock.exchange_s = 0.0
+        self._clock.restart()
         self.parts.exchange.begin_step(step)
         if self.parts.tracer is not None:
             self.parts.tracer.begin_step(step)

@@ -108,7 +108,7 @@ class Trainer:
         if validation is not None:
             row["val_loss"] = validation
         row |= self.stepper.parts.hooks.metrics(whole)
-        self._context.control.send(StepDone(row))
+        self._context.control.send(StepDone(self._step, row))
 
     def _save(self) -> None:
         with self._phases("checkpoint"):

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dougong.deadlines import Deadlines
 from dougong.ui.formatting import worker_list
 
 LineLevel = Literal["info", "warning", "error"]
@@ -136,32 +137,18 @@ class Grouper:
     order.
 
     Lines of `first_worker` that are neither warning nor error pass through at once; the others' are
-    dropped (they are in their logs). A warning or error waits `window_s` for its equals; the same
-    again within `quiet_s` is only counted. A message of several lines is whole when `settle_s` have
-    passed since its last one. At most about `capacity` messages are remembered.
+    dropped (they are in their logs). A warning or error waits `log_collect_s` for its equals; the
+    same again within `log_quiet_s` is only counted. A message of several lines is whole when
+    `log_settle_s` have passed since its last one. At most about `capacity` messages are remembered.
     """
 
-    def __init__(
-        self,
-        first_worker: str,
-        window_s: float = 0.5,
-        quiet_s: float = 60.0,
-        settle_s: float = 0.2,
-        capacity: int = 500,
-    ) -> None:
+    def __init__(self, first_worker: str, deadlines: Deadlines, capacity: int = 500) -> None:
         self._first_worker = first_worker
-        self._window_s = window_s
-        self._quiet_s = quiet_s
-        self._settle_s = settle_s
+        self._deadlines = deadlines
         self._capacity = capacity
         self._classifiers: dict[str, Classifier] = {}
         self._blocks: dict[str, _OpenMessage] = {}
         self._groups: OrderedDict[tuple[LineLevel, str], _Group] = OrderedDict()
-
-    @property
-    def num_remembered(self) -> int:
-        """How many different messages are held in memory."""
-        return len(self._groups)
 
     def add(self, now: float, worker: str, line: str) -> list[LogMessage]:
         """Take one line (without its newline)."""
@@ -181,7 +168,7 @@ class Grouper:
     def due(self, now: float) -> list[LogMessage]:
         """What has waited long enough. Call it a few times a second."""
         for worker, block in list(self._blocks.items()):
-            if now - block.last_at >= self._settle_s:
+            if now - block.last_at >= self._deadlines.log_settle_s:
                 self._end_block(worker)
         return self._take([key for key, group in self._groups.items() if group.due_at <= now], now)
 
@@ -199,7 +186,8 @@ class Grouper:
             return
         text = "\n".join(map(_bare, block.lines)).rstrip()
         key = (block.level, mask(text))
-        group = self._groups.setdefault(key, _Group(block.level, block.last_at + self._window_s))
+        due_at = block.last_at + self._deadlines.log_collect_s
+        group = self._groups.setdefault(key, _Group(block.level, due_at))
         group.add(worker, text)
         self._forget_oldest()
 
@@ -213,7 +201,7 @@ class Grouper:
             group = self._groups[key]
             if group.count:
                 messages.append(group.message())
-                self._groups[key] = _Group(group.level, now + self._quiet_s)
+                self._groups[key] = _Group(group.level, now + self._deadlines.log_quiet_s)
             elif group.due_at <= now:
                 del self._groups[key]
         return messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from dougong.parallel.plan import Plan
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
@@ -47,6 +48,13 @@ class RunProgress:
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
+
+    def take_plan(self, plan: Plan) -> None:
+        """Who runs what from now on: each island's part of the lanes."""
+        lanes = {worker.island: 0 for worker in plan.workers}
+        for worker in plan.workers:
+            lanes[worker.island] += len(worker.lanes)
+        self.shares = {name: number / plan.num_lanes for name, number in lanes.items()}
 
     def take(self, row: MetricsRow, now: float) -> None:
         """A step's row: a step that comes again drops what was rewound."""

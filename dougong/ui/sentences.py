@@ -66,6 +66,10 @@ def _(event: RunCreated) -> Sentence:
 
 @describe.register
 def _(event: StateChanged) -> Sentence:
+    if event.state == "STOPPING":
+        return Sentence(
+            "warning", "stopping: the step in progress ends, then a checkpoint is written"
+        )
     return Sentence("quiet", f"state: {event.state.lower()}")
 
 
@@ -164,7 +168,7 @@ def _(event: WarningRaised) -> Sentence:
 def _(event: StopRequested) -> Sentence:
     return Sentence(
         "warning",
-        f"stop requested by {event.by}: the step in progress ends, then a checkpoint is written",
+        f"stop requested by {event.by}; a second request ends the run at once",
     )
 
 

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dougong.control.worker_messages import WorkerRaised
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.observation import is_consequence
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import Event, FailureDiagnosed, WorkerDied
@@ -40,15 +41,19 @@ class View:
     """
 
     def __init__(
-        self, console: Console, progress: RunProgress, clock: Callable[[], float], refresh_s: float
+        self,
+        console: Console,
+        progress: RunProgress,
+        clock: Callable[[], float],
+        deadlines: Deadlines,
     ) -> None:
         self._console = console
         self._progress = progress
         self._clock = clock
-        self._refresh_s = refresh_s
+        self._deadlines = deadlines
         self._grouper: Grouper | None = None
         self._live: Live | None = None
-        self._drawn_at = -refresh_s
+        self._drawn_at = -deadlines.refresh_every_s
         self._closed = False
         self._console_is_gone = False
         self._last_failure: tuple[str, str] | None = None
@@ -59,11 +64,8 @@ class View:
     def plan(self, plan: Plan, layout: bool = True) -> None:
         """Say who runs what (unless `layout` is false); from now on tokens/s is also shown for each
         island."""
-        lanes = {worker.island: 0 for worker in plan.workers}
-        for worker in plan.workers:
-            lanes[worker.island] += len(worker.lanes)
-        self._progress.shares = {name: number / plan.num_lanes for name, number in lanes.items()}
-        self._grouper = self._grouper or Grouper(plan.workers[0].name)
+        self._progress.take_plan(plan)
+        self._grouper = self._grouper or Grouper(plan.workers[0].name, self._deadlines)
         if layout:
             for worker in plan.workers:
                 self._print(Text(_layout_line(worker), "dim"))
@@ -87,7 +89,7 @@ class View:
     def worker_line(self, worker: str, line: str) -> None:
         """A line of a worker's output: the first worker's at once, warnings and errors grouped over
         all workers."""
-        self._grouper = self._grouper or Grouper(worker)
+        self._grouper = self._grouper or Grouper(worker, self._deadlines)
         for message in self._grouper.add(self._clock(), worker, line):
             self._show(message)
         self.tick()
@@ -101,13 +103,13 @@ class View:
             self._consequences[worker] = lines[-1]
 
     def tick(self) -> None:
-        """Show what is due and draw the panel, at most once in `refresh_s`."""
+        """Show what is due and draw the panel, at most once in `refresh_every_s`."""
         now = self._clock()
         for message in self._grouper.due(now) if self._grouper else ():
             self._show(message)
         if self._closed or self._console_is_gone or not self._draws:
             return
-        if now - self._drawn_at >= self._refresh_s:
+        if now - self._drawn_at >= self._deadlines.refresh_every_s:
             self._drawn_at = now
             self._draw()
 
@@ -201,11 +203,11 @@ def make_view(
     job_name: str,
     steps: int,
     clock: Callable[[], float] = time.monotonic,
-    refresh_s: float = 0.25,
+    deadlines: Deadlines = DEADLINES,
 ) -> View:
     """A view on `console`: live when it is a terminal, plain lines otherwise. `clock` is monotonic,
     in seconds."""
-    return View(console, RunProgress(job_name, steps, clock()), clock, refresh_s)
+    return View(console, RunProgress(job_name, steps, clock()), clock, deadlines)
 
 
 def _layout_line(worker: Worker) -> str:

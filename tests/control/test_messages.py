@@ -69,7 +69,7 @@ EXAMPLES: tuple[Message, ...] = (
     worker.ModelFound(INVENTORY, {"name": "stdlib", "digest": "d"}, {"rows": [1]}),
     worker.ModelFound(INVENTORY, {}),
     worker.FingerprintFound({"probes": {"adding": "same"}}),
-    worker.StepDone({"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
+    worker.StepDone(3, {"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
     worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),
     worker.DrillAnnounced(5, "kill"),
     worker.WorkerWarning("slow storage"),
@@ -110,7 +110,7 @@ def test_kinds_are_unique() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_row_may_hold_what_is_no_number(value: float) -> None:
     row = {"step": 3, "loss": value, "deep": {"list": [value]}}
-    arrived = decode(encode(wire.FromWorker(1, "east/0", "train", worker.StepDone(row))))
+    arrived = decode(encode(wire.FromWorker(1, "east/0", "train", worker.StepDone(3, row))))
     assert isinstance(arrived, wire.FromWorker)
     assert isinstance(arrived.message, worker.StepDone)
     assert repr(arrived.message.row) == repr(row)

@@ -31,7 +31,7 @@ from tests.launcher.jobs import write
         ({"schedule": "{name: constant, final_fraction: 0.5}"}, "schedule.final_fraction: a constant schedule "
          "has no decay "
          "to a fraction; leave it out, or use name: cosine or linear"),
-        ({"combine": "at_experts"}, "combine: at_experts adds a token's answers worker by worker, so that bits depend "
+        ({"combine": "at_experts"}, "combine: at_experts adds a token's outputs worker by worker, so that bits depend "
          "on the layout; add `determinism: run`, or leave it at at_attention"),
     ],
 )  # fmt: skip

@@ -69,7 +69,7 @@ def train(context: WorkerContext) -> None:
         stopping = _agree(context, step)
         if me.rank == 0:
             row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
-            context.control.send(StepDone({**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
+            context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
         every = job.checkpoint.every
         if stopping or step == job.steps or (every and step % every == 0):
             context.control.progress(step, "checkpoint", 1)

@@ -18,7 +18,7 @@ from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.client import LOST, LogReader, ask_controller, follow, is_alive, read_status, stop
 from dougong.records.directory import RunDir
-from dougong.records.status import RunStatus, WorkerState
+from dougong.records.status import ControllerAddress, RunStatus, WorkerState
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.4, poll_every_s=0.02)
 RUNNING = RunStatus(job="toy", state="RUNNING", step=3, workers=(WorkerState(name="east/0", alive=True),))
@@ -38,7 +38,7 @@ class Controller:
 
     def write(self, run_dir: RunDir, machine: str) -> None:
         host, port = self.server.address
-        address = {"host": host, "port": port, "pid": os.getpid(), "token": "secret", "machine": machine}
+        address = ControllerAddress(host=host, port=port, pid=os.getpid(), token="secret", machine=machine)
         run_dir.write_controller(address)
 
     def _on_peer(self, hello: Hello, channel: Channel) -> None:

@@ -1,7 +1,7 @@
 """What the bits of our operators do not depend on: where rows lie, who computes beside them, threads, owners.
 
 Next to each promise stands a negative control: the operation that would break it does so here, at these very shapes. A
-green test without one proves little (`research/determinism.md`, section 9).
+green test without one proves little (`docs/design/determinism.md`).
 """
 
 from __future__ import annotations

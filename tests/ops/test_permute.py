@@ -149,7 +149,7 @@ FORWARDS, BACKWARDS = (0, 1, 2, 3), (3, 2, 1, 0)
 def test_additions_are_in_the_routers_order_bit_by_bit(
     dtype: torch.dtype, wrong_order: tuple[int, ...], wrong_sums: torch.dtype
 ) -> None:
-    """A token's answers, and its rows' gradients, are added choice 0, 1, 2, ..., in float32 even for bfloat16.
+    """A token's outputs, and its rows' gradients, are added choice 0, 1, 2, ..., in float32 even for bfloat16.
 
     The problem is unkind enough to show another order (float32) and sums in bfloat16.
     """

@@ -53,14 +53,14 @@ def test_what_a_trace_holds(tmp_path: Path) -> None:
             for what, direction in {
                 "hidden": FORWARD,
                 "choice": FORWARD,
-                "danswer": BACKWARD,
+                "doutput": BACKWARD,
                 "dweights": BACKWARD,
             }.items():
                 assert {p.site for p in mine if (p.what, p.direction) == (what, direction)} == {0, 1, 2}
             assert TraceKey(lane, microbatch, FORWARD, 3, "loss") in mine
             for site in range(3):
-                served = {w: {p.part for p in mine if (p.site, p.what) == (site, w)} for w in ("answers", "drows")}
-                assert served["answers"] == served["drows"] and len(served["answers"]) > 1
+                served = {w: {p.part for p in mine if (p.site, p.what) == (site, w)} for w in ("outputs", "drows")}
+                assert served["outputs"] == served["drows"] and len(served["outputs"]) > 1
 
 
 @pytest.mark.parametrize("bit", [0, 14])
@@ -77,7 +77,7 @@ def test_a_flipped_bit_is_found_where_it_was_flipped(bit: int, tmp_path: Path) -
     assert bit == 0 or wrong.rows[2]["ledger"] != right.rows[2]["ledger"]
     place = first_difference(spoilt.found, honest.found)
     assert place is not None
-    assert (place.lane, place.microbatch, place.direction, place.site, place.what) == (2, 1, FORWARD, 1, "answers")
+    assert (place.lane, place.microbatch, place.direction, place.site, place.what) == (2, 1, FORWARD, 1, "outputs")
     assert place.describe(honest.sites) == (
         f"lane 2, micro-batch 1, forward, model.layers.1.mlp.experts, expert {place.part}: the outputs"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.ui.log_grouping import Classifier, Grouper, LogMessage, mask
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +97,7 @@ def test_an_indented_line_belongs_to_the_warning_above() -> None:
 
 
 def test_equal_errors_of_many_workers_are_one_message() -> None:
-    grouper = Grouper("east/0")
+    grouper = Grouper("east/0", DEADLINES)
     for index, worker in enumerate(["east/2", "east/0", "west/1", "east/1", "east/3"]):
         assert feed(grouper, 10.0 + index / 100, worker, traceback(7, index)) == []
     assert grouper.due(10.1) == []
@@ -108,7 +109,7 @@ def test_equal_errors_of_many_workers_are_one_message() -> None:
 
 
 def test_unlike_messages_stay_apart_and_in_order() -> None:
-    grouper = Grouper("east/0")
+    grouper = Grouper("east/0", DEADLINES)
     grouper.add(0.0, "east/1", "WARNING: slow disk")
     grouper.add(0.1, "east/2", "ERROR: no disk")
     assert [str(m) for m in grouper.flush(0.2)] == ["[east/1] WARNING: slow disk", "[east/2] ERROR: no disk"]
@@ -116,20 +117,20 @@ def test_unlike_messages_stay_apart_and_in_order() -> None:
 
 
 def test_the_first_worker_passes_through_and_others_stay_in_their_logs() -> None:
-    grouper = Grouper("east/0")
+    grouper = Grouper("east/0", DEADLINES)
     assert grouper.add(0.0, "east/0", "step 1") == [LogMessage("info", "step 1", ("east/0",))]
     assert grouper.add(0.0, "east/1", "step 1") == []
     assert grouper.flush(9.0) == []
 
 
 def test_a_plain_line_ends_the_message_above_it() -> None:
-    grouper = Grouper("east/0")
+    grouper = Grouper("east/0", DEADLINES)
     feed(grouper, 0.0, "east/0", ["WARNING: a", "plain", "  indented plain"])
     assert [m.text for m in grouper.flush(0.1)] == ["WARNING: a"]
 
 
 def test_a_repeated_warning_is_counted_not_repeated() -> None:
-    grouper = Grouper("east/0", quiet_s=60)
+    grouper = Grouper("east/0", Deadlines(log_quiet_s=60))
     told = [m for tick in range(1300) for m in grouper.add(tick / 10, "east/1", f"WARNING: step {tick} is slow")]
     told += grouper.flush(130.0)
     assert told[0].count < 10
@@ -139,7 +140,7 @@ def test_a_repeated_warning_is_counted_not_repeated() -> None:
 
 
 def test_a_quiet_group_is_forgotten() -> None:
-    grouper = Grouper("east/0", quiet_s=5)
+    grouper = Grouper("east/0", Deadlines(log_quiet_s=5))
     grouper.add(0.0, "east/1", "WARNING: a")
     assert len(grouper.due(1.0)) == 1
     assert grouper.due(7.0) == []
@@ -147,13 +148,16 @@ def test_a_quiet_group_is_forgotten() -> None:
     assert len(grouper.due(8.8)) == 1
 
 
-def test_a_storm_of_unlike_messages_is_told_in_bounded_memory() -> None:
-    grouper = Grouper("east/0", capacity=20)
+def test_a_storm_of_unlike_messages_is_shown_in_bounded_memory() -> None:
+    grouper = Grouper("east/0", DEADLINES, capacity=20)
     words = [chr(97 + i // 26) + chr(97 + i % 26) for i in range(26 * 26)]
-    told = [m for i, word in enumerate(words) for m in grouper.add(i * 0.3, "east/1", f"ERROR: {word}")]
-    told += grouper.flush(1000.0)
-    assert [m.text for m in told] == [f"ERROR: {word}" for word in words]
-    assert grouper.num_remembered <= 21
+    shown = [m for i, word in enumerate(words) for m in grouper.add(i * 0.3, "east/1", f"ERROR: {word}")]
+    shown += grouper.flush(200.0)
+    assert [m.text for m in shown] == [f"ERROR: {word}" for word in words]
+    # The newest ones are still quiet, one that was shown before them has been forgotten: it is shown again.
+    for word in (words[-1], words[-30]):
+        grouper.add(201.0, "east/1", f"ERROR: {word}")
+    assert [m.text for m in grouper.due(203.0)] == [f"ERROR: {words[-30]}"]
 
 
 workers = st.sampled_from(["east/0", "east/1", "east/2", "west/0"])
@@ -162,7 +166,7 @@ lines = st.sampled_from(["WARNING: a", "WARNING: b 3", "WARNING: b 4", "plain", 
 
 @given(st.lists(st.tuples(workers, lines, st.floats(0, 3))))
 def test_no_warning_is_ever_lost(said: list[tuple[str, str, float]]) -> None:
-    grouper = Grouper("east/0", quiet_s=2.0)
+    grouper = Grouper("east/0", Deadlines(log_quiet_s=2.0))
     now, told = 0.0, []
     for worker, line, gap in said:
         now += gap

@@ -10,14 +10,14 @@ from dougong.records.events import CheckpointCommitted
 from dougong.ui.panel import draw_panel, plain_step, sparkline
 from dougong.ui.run_progress import RunProgress
 from rich.console import Console
-from tests.ui.recorded import make_row, progress_at
+from tests.ui.recorded import make_layout, make_row, progress_at
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def test_several_islands_have_their_rates_on_the_line() -> None:
     progress = progress_at(2)
-    progress.shares = {"east": 0.25, "west": 0.75}
+    progress.take_plan(make_layout({"east": 1, "west": 3}))
     assert "(east 2,048, west 6,144)" in plain_step(progress, 4.0)
 
 

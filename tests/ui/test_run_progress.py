@@ -12,7 +12,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.ui.run_progress import NewestCheckpoint, RunProgress
-from tests.ui.recorded import make_row, progress_at
+from tests.ui.recorded import make_layout, make_row, progress_at
 
 
 def test_eta_is_the_pace_of_the_last_steps() -> None:
@@ -36,7 +36,7 @@ def test_a_rewind_takes_back_losses_pace_and_validation() -> None:
 def test_island_rates() -> None:
     progress = progress_at(2)
     assert progress.island_rates() == {}
-    progress.shares = {"east": 0.25, "west": 0.75}
+    progress.take_plan(make_layout({"east": 1, "west": 3}))
     assert progress.island_rates() == {"east": 2048.0, "west": 6144.0}
     progress.row["islands"]["east"]["tokens_per_s"] = 2000.0  # type: ignore[index]
     assert progress.island_rates()["east"] == 2000.0

@@ -80,9 +80,14 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "warning", "text": "slow", "workers": []}, "warning", "slow"),
     ({"kind": "state", "state": "RUNNING"}, "quiet", "state: running"),
     (
+        {"kind": "state", "state": "STOPPING"},
+        "warning",
+        "stopping: the step in progress ends, then a checkpoint is written",
+    ),
+    (
         {"kind": "stop_requested", "by": "SIGINT"},
         "warning",
-        "stop requested by SIGINT: the step in progress ends, then a checkpoint is written",
+        "stop requested by SIGINT; a second request ends the run at once",
     ),
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),

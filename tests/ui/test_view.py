@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from dougong.control.worker_messages import WorkerRaised
+from dougong.deadlines import Deadlines
 from dougong.records.directory import RunDir
 from dougong.records.events import FailureDiagnosed, GenerationStarted, StateChanged, WorkerDied
 from dougong.ui.view import View, make_view
@@ -86,7 +87,7 @@ def test_a_diagnosis_that_differs_is_told() -> None:
 def test_failures_are_red_and_markup_in_causes_is_text() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard", width=200)
-    view = make_view(console, "tiny", 3, refresh_s=1e9)
+    view = make_view(console, "tiny", 3, deadlines=Deadlines(refresh_every_s=1e9))
     view.event(WorkerDied(generation=1, worker="east/1", failure="crash", cause="[/red] [bold]x"))
     view.close()
     assert "\x1b[1;31mworker east/1 died: crash: [/red] [bold]x\x1b[0m" in out.getvalue()

@@ -166,7 +166,7 @@ class RayBackend:
 
     def _await_group(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> None:
         deadline = time.monotonic() + self._deadlines.placement_s
-        while not self._group.wait(timeout_seconds=1):  # Ray counts whole seconds
+        while not self._group.wait(timeout_seconds=self._deadlines.placement_poll_s):
             if time.monotonic() > deadline:
                 raise LaunchError(self._no_room(specs, bundles))
 

@@ -257,7 +257,7 @@ def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
 
 
 def _defeat(facts: RunFacts, reason: str) -> Outcome:
-    """The end of a run that could not recover: told with its first failure."""
+    """The end of a run that could not recover; its error names the first failure."""
     first, last = facts.history[0], facts.history[-1].diagnosis
     more = ""
     if len(facts.history) > 1:

@@ -3,8 +3,6 @@ it is news: for the record, for the screen, for a peer that waits for an answer.
 
 from __future__ import annotations
 
-from typing import Any
-
 from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
@@ -263,9 +261,9 @@ def _observe_process(
 # Workers
 
 
-def _observe_step(facts: RunFacts, generation: Generation, row: dict[str, Any]) -> tuple[News, ...]:
-    facts.step = int(row["step"])
-    recorded = RecordStep({"attempt": generation.number, **row})
+def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
+    facts.step = done.step
+    recorded = RecordStep({"attempt": generation.number, **done.row})
     if generation.has_stepped:
         return (recorded,)
     generation.has_stepped = True
@@ -306,8 +304,8 @@ def _observe_training(
     facts: RunFacts, generation: Generation, worker: str, message: WorkerMessage
 ) -> tuple[News, ...]:
     match message:
-        case StepDone(row):
-            return _observe_step(facts, generation, row)
+        case StepDone():
+            return _observe_step(facts, generation, message)
         case PartDurable(step):
             is_first = facts.checkpoints.note_part(worker, message)
             started = events.CheckpointStarted(generation=generation.number, step=step)

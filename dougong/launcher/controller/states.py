@@ -1,9 +1,10 @@
 """The states of a run, each with what belongs to it. Their names are those of `status.json`.
 
     STARTING -> RUNNING -> (RECOVERING -> RUNNING)* -> FINISHED | FAILED
-                   \\-> STOPPING -> STOPPED | FINISHED | FAILED
+                   \\-> STOPPING -> STOPPED | FINISHED | (RECOVERING ->) FAILED
 
-A stop while there is no step in progress leads from any state to STOPPED at once.
+A stop while there is no step in progress leads from STARTING, RECOVERING and the end of RUNNING to
+STOPPED at once. A failure while a run stops is recovered from no more: RECOVERING ends its workers.
 """
 
 from __future__ import annotations

@@ -221,18 +221,21 @@ class _MessageChannel:
         sends = []
         for rank, message in messages.items():
             sends.append(Transfer(rank, make_head(turn.label, message), self._tag(0)))
-        with self._wait(turn) as wait:
-            receives = [Transfer(rank, head, self._tag(0)) for rank, head in heads.items()]
-            self._route.begin(sends, receives).wait_for_host(wait)
+        receives = [Transfer(rank, head, self._tag(0)) for rank, head in heads.items()]
+        wait = self._wait(turn)
+        under_way = self._route.begin(sends, receives, wait)
+        with wait:
+            under_way.wait_for_host(wait)
         return heads
 
     def _exchange_parts(
         self, turn: _Turn, messages: Messages, arriving: Mapping[int, TensorMessage]
     ) -> None:
-        with self._wait(turn) as wait:
-            under_way = self._route.begin(self._parts(messages), self._parts(arriving))
+        wait = self._wait(turn)
+        under_way = self._route.begin(self._parts(messages), self._parts(arriving), wait)
+        with wait:
             under_way.wait_for_host(wait)
-            under_way.land()
+        under_way.land()
         for message in arriving.values():
             message.works = under_way.native
 

@@ -76,23 +76,34 @@ class Route:
         same kind of device at both of them."""
         return peer in self.native_peers and tensor.device.type != "cpu"
 
-    def begin(self, sends: Sequence[Transfer], receives: Sequence[Transfer]) -> UnderWay:
+    def begin(
+        self, sends: Sequence[Transfer], receives: Sequence[Transfer], wait: PeerWait
+    ) -> UnderWay:
         """Begin all of them and return at once. What is empty does not travel: both ends know the
         sizes.
+
+        Raises PeerError, in the words of `wait`, when a peer is known to have ended: even a start
+        fails then.
 
         Every receive begins before any send, and nothing is waited for in between, so two workers
         that send to each other do not wait in a ring.
         """
         begun, native = UnderWay(), list[dist.P2POp]()
         for transfer in receives:
-            self._receive(transfer, begun, native)
+            self._receive(transfer, begun, native, wait)
         for transfer in sends:
-            self._send(transfer, begun, native)
+            self._send(transfer, begun, native, wait)
         if native:
-            begun.native += dist.batch_isend_irecv(native)
+            with wait.of(sorted({operation.peer for operation in native})):
+                begun.native += dist.batch_isend_irecv(native)
         return begun
 
-    def _receive(self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp]) -> None:
+    # Only the library's own calls stand inside the wait. A copy from a device is where a fault of
+    # an earlier kernel comes to light, which no peer has brought about.
+
+    def _receive(
+        self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp], wait: PeerWait
+    ) -> None:
         tensor, rank = transfer.tensor, transfer.rank
         if not tensor.numel():
             return
@@ -100,11 +111,15 @@ class Route:
             native.append(dist.P2POp(dist.irecv, tensor, rank, self.groups.native))
             return
         landing = host_memory(tensor)
-        begun.host.append((rank, _begun(dist.irecv(landing, rank, self.groups.gloo, transfer.tag))))
+        with wait.of([rank]):
+            work = dist.irecv(landing, rank, self.groups.gloo, transfer.tag)
+        begun.host.append((rank, _begun(work)))
         if landing is not tensor:
             begun.landings.append((landing, tensor))
 
-    def _send(self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp]) -> None:
+    def _send(
+        self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp], wait: PeerWait
+    ) -> None:
         tensor, rank = transfer.tensor, transfer.rank
         if not tensor.numel():
             return
@@ -112,7 +127,9 @@ class Route:
             native.append(dist.P2POp(dist.isend, tensor, rank, self.groups.native))
             return
         host = tensor.cpu()  # itself, where it lies there already
-        begun.host.append((rank, _begun(dist.isend(host, rank, self.groups.gloo, transfer.tag))))
+        with wait.of([rank]):
+            work = dist.isend(host, rank, self.groups.gloo, transfer.tag)
+        begun.host.append((rank, _begun(work)))
 
 
 def host_memory(tensor: Tensor) -> Tensor:

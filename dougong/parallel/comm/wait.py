@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 from dougong.errors import PeerError
@@ -25,7 +26,11 @@ class PeerWait:
     """One wait for peers, as a context: it begins when it is made and ends within `message_s`.
 
     What the library raises inside, and the end of the time, become a PeerError that says who waited
-    for whom, and for what. PeerError, since as a rule the cause is what happened to the peer.
+    for whom, and for what. PeerError, since as a rule the cause is what happened to the peer. So
+    every call that starts or ends an operation with peers stands inside of one. A fault of this
+    worker's own device is a cause, and comes out as it is.
+
+    It may be entered again, for the next of several calls that belong to one wait.
     """
 
     def __init__(self, member: Membership, peers: Iterable[int], what: str) -> None:
@@ -40,11 +45,16 @@ class PeerWait:
         """Seconds until the limit."""
         return max(0.0, self._begun + self._limit_s - time.monotonic())
 
+    def of(self, peers: Iterable[int]) -> PeerWait:
+        """This wait, from now on for these peers: an error names them."""
+        self._peers = list(peers)
+        return self
+
     def for_works(self, works: Sequence[RankedWork]) -> None:
         """Until all messages have been sent or have arrived. An error names the peer of the first
         one that has not."""
         for rank, work in works:
-            self._peers = [rank]
+            self.of([rank])
             work.wait(self._left())
 
     def for_collective(self, works: Sequence[dist.Work]) -> None:
@@ -69,6 +79,8 @@ class PeerWait:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+            return  # RuntimeErrors too, though no peer has a part in them
         if isinstance(error, RuntimeError | FutureTimeout):
             raise PeerError(self._words(error)) from error
 

@@ -38,10 +38,11 @@ class Pending:
     _new_wait: Callable[[], PeerWait]
 
     def is_done(self) -> bool:
-        """Whether `wait` would return at once."""
+        """Whether `wait` would return at once. Raises PeerError when a peer is lost."""
         if self._host is not None and not self._host.done():
             return False
-        return all(work.is_completed() for work in self._under_way.native)
+        with self._new_wait():
+            return all(work.is_completed() for work in self._under_way.native)
 
     def wait(self) -> None:
         """Until all have been sent and received. Raises PeerError when a peer is lost or does not
@@ -94,22 +95,19 @@ class World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
         calls it.
 
-        Raises `PeerError` when not everybody came within `rendezvous_s`.
+        Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
+        takes no part in a process group within `message_s`.
         """
-        patience = timedelta(seconds=member.deadlines.message_s)
+        maker = _GroupMaker(member, store_address)
         try:
             store = _meet(member, store_address)
-            dist.init_process_group(
-                "gloo", store=store, rank=member.rank, world_size=member.size, timeout=patience
-            )
+            maker.make_first(store)
         except (RuntimeError, ValueError) as error:
             raise _not_joined(member, store_address, str(error)) from error
         everybody = Groups(dist.group.WORLD)
-        attention = Groups(
-            dist.new_group(list(member.attention), backend="gloo", timeout=patience),
-            _native_group(member, member.attention),
-        )
-        return World(member, everybody, attention, _groups_of_kinds(member, patience))
+        gloo = maker.make(list(member.attention), "gloo")
+        attention = Groups(gloo, maker.make_native(member.attention))
+        return World(member, everybody, attention, maker.make_groups_of_kinds())
 
     def leave(self) -> None:
         """End what `at_leaving` was given, and this generation's groups."""
@@ -118,7 +116,8 @@ class World:
         self._at_leaving.clear()
         if self._everybody.groups.gloo is not None:
             self._waiter.shutdown()
-            dist.destroy_process_group()
+            with PeerWait(self.member, range(self.size), "the end of the process groups"):
+                dist.destroy_process_group()
             self._everybody = Route(Groups())
 
     def at_leaving(self, end: Callable[[], None]) -> None:
@@ -137,7 +136,7 @@ class World:
         self, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
     ) -> Pending:
         """Begin to send and receive between attention workers, which all call this equally often,
-        and return at once.
+        and return at once. Raises PeerError when a peer is known to have ended.
 
         Messages between two ranks arrive in the order of both sides' lists. `what` is transferred,
         in words.
@@ -153,7 +152,8 @@ class World:
         def new_wait() -> PeerWait:
             return PeerWait(self.member, peers, what)
 
-        under_way = self._attention.begin(_tagged(sends, first_tag), _tagged(receives, first_tag))
+        tagged_sends, tagged_receives = _tagged(sends, first_tag), _tagged(receives, first_tag)
+        under_way = self._attention.begin(tagged_sends, tagged_receives, new_wait())
         host = None
         if under_way.host:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
@@ -193,8 +193,10 @@ class World:
         others = [rank for rank in range(self.size) if rank != self.rank]
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
-        with PeerWait(self.member, others, f"{what}, step {self.step}") as wait:
-            self._everybody.begin(sends, receives).wait_for_host(wait)
+        wait = PeerWait(self.member, others, f"{what}, step {self.step}")
+        under_way = self._everybody.begin(sends, receives, wait)
+        with wait:
+            under_way.wait_for_host(wait)
 
     def _gather_lengths(self, length: int, what: str) -> list[int]:
         payload = length.to_bytes(_LENGTH_BYTES, "little")
@@ -221,19 +223,66 @@ class World:
         self.gather_bytes(b".", [1] * self.size, "all workers at one point")
 
 
-def _groups_of_kinds(member: Membership, patience: timedelta) -> dict[MessageKind, Groups]:
-    """Collective over all workers, which make all groups in the same order."""
-    # Both kinds of messages of one direction share a gloo group, where tags tell them apart. The
-    # native library knows no tags, so each kind has a group of its own there.
-    gloo = {
-        "dispatch": dist.new_group(backend="gloo", timeout=patience),
-        "combine": dist.new_group(backend="gloo", timeout=patience),
-    }
-    kinds = {}
-    for kind in MessageKind:
-        native = _native_group(member, range(member.size))
-        kinds[kind] = Groups(gloo[kind.direction], native)
-    return kinds
+class _GroupMaker:
+    """Makes the process groups of a generation. Every method is collective over all workers, which
+    make all groups in the same order, those of other workers too.
+
+    To make a group is a wait for all others, with the same limit as the messages of the group.
+    Every method raises PeerError when one of them is lost or does not come.
+    """
+
+    def __init__(self, member: Membership, address: tuple[str, int]) -> None:
+        """`address` of the store at which the workers meet."""
+        self._member = member
+        host, port = address
+        self._what = f"process groups of generation {member.generation} at {host}:{port}"
+        self._patience = timedelta(seconds=member.deadlines.message_s)
+
+    def make_first(self, store: PrefixStore) -> None:
+        """The group of everybody, by gloo: the library's default one, which others need."""
+        member = self._member
+        with self._wait():
+            dist.init_process_group(
+                "gloo",
+                store=store,
+                rank=member.rank,
+                world_size=member.size,
+                timeout=self._patience,
+            )
+
+    def make(self, ranks: list[int], backend: str) -> dist.ProcessGroup:
+        """A group of these ranks; it is of no use to the others."""
+        with self._wait():
+            group: dist.ProcessGroup = dist.new_group(
+                ranks, backend=backend, timeout=self._patience
+            )
+        return group
+
+    def make_native(self, among: Collection[int]) -> dist.ProcessGroup | None:
+        """The native library's group of one's island, of the ranks that are `among` these."""
+        own = None
+        for name, backend, ranks in self._member.islands:
+            if backend != "gloo":
+                group = self.make([rank for rank in ranks if rank in among], backend)
+                own = group if name == self._member.island else own
+        return own
+
+    def make_groups_of_kinds(self) -> dict[MessageKind, Groups]:
+        """Those of the messages between attention and experts."""
+        everybody = list(range(self._member.size))
+        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
+        # The native library knows no tags, so each kind has a group of its own there.
+        gloo = {
+            "dispatch": self.make(everybody, "gloo"),
+            "combine": self.make(everybody, "gloo"),
+        }
+        kinds = {}
+        for kind in MessageKind:
+            kinds[kind] = Groups(gloo[kind.direction], self.make_native(everybody))
+        return kinds
+
+    def _wait(self) -> PeerWait:
+        return PeerWait(self._member, range(self._member.size), self._what)
 
 
 def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
@@ -266,19 +315,6 @@ def _not_joined(member: Membership, address: tuple[str, int], why: str) -> PeerE
         f"{member.in_words([member.rank])} of {member.size} could not join generation "
         f"{member.generation} at {host}:{port}: {why}; check that every node reaches that address"
     )
-
-
-def _native_group(member: Membership, among: Collection[int]) -> dist.ProcessGroup | None:
-    """The native library's group of one's island. Everybody makes every island's, in the same
-    order: making one is collective over all workers."""
-    own = None
-    for name, backend, ranks in member.islands:
-        if backend != "gloo":
-            inside = [rank for rank in ranks if rank in among]
-            patience = timedelta(seconds=member.deadlines.message_s)
-            group = dist.new_group(inside, backend=backend, timeout=patience)
-            own = group if name == member.island else own
-    return own
 
 
 def _tagged(transfers: Sequence[Transfer], first_tag: int) -> list[Transfer]:

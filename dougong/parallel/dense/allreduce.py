@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import FlatTensors, views_of
 from dougong.parallel.plan import Plan
@@ -43,19 +44,21 @@ class NativeReducer:
         # Buckets are summed in their own order, whatever the order in which they are complete:
         # a collective must be the same call on every worker.
         while len(self._begun) in self._complete:
-            self._begin(self._buffers[len(self._begun)])
+            self._begin(len(self._begun))
 
-    def _begin(self, buffer: Tensor) -> None:
+    def _begin(self, number: int) -> None:
+        buffer = self._buffers[number]
         group, from_host = self._world.group_of_attention()
         landing = buffer.cpu() if from_host else buffer
-        work = dist.all_reduce(landing, group=group, async_op=True)
+        with self._wait(number):
+            work = dist.all_reduce(landing, group=group, async_op=True)
         assert work is not None
         self._begun.append((work, landing))
 
     def finish(self) -> dict[str, Tensor]:
         assert len(self._complete) == len(self._buckets), "a bucket's gradients are not complete"
         for number, (work, landing) in enumerate(self._begun):
-            with self._world.wait_for_attention(f"gradients of bucket {number}") as wait:
+            with self._wait(number) as wait:
                 wait.for_collective([work])
             buffer = self._buffers[number]
             if landing is not buffer:
@@ -63,3 +66,6 @@ class NativeReducer:
         self._complete.clear()
         self._begun.clear()
         return {name: self._sums[name] for name in self._owned}
+
+    def _wait(self, number: int) -> PeerWait:
+        return self._world.wait_for_attention(f"gradients of bucket {number}")

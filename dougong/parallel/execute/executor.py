@@ -39,8 +39,8 @@ from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
 """after_forward(micro-batch, flights by lane, routings by lane of every site), called by all
-attention workers together between a micro-batch's forward and its backward. It may set a flight's
-`extra_loss`."""
+attention workers together between a micro-batch's forward and its backward. It may call a flight's
+`add_loss`."""
 
 _FORWARD_MESSAGES = (MessageKind.ROWS, MessageKind.OUTPUTS)
 
@@ -51,6 +51,10 @@ class Clock:
 
     note: Callable[[str, int], None] = lambda phase, operation: None
     exchange_s: float = 0.0
+
+    def restart(self) -> None:
+        """A step begins: nothing has been waited for."""
+        self.exchange_s = 0.0
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:

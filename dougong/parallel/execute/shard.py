@@ -38,11 +38,6 @@ class ExpertShard:
                 for gradient in tensors.values():
                     gradient.zero_()
 
-    @property
-    def kept_calls(self) -> frozenset[CallKey]:
-        """Calls that have kept something for their backward, which has not come yet."""
-        return frozenset(self._saved)
-
     def forward(
         self, key: CallKey, rows_RH: Tensor, blocks: Sequence[Block], keep: bool = True
     ) -> Tensor:

@@ -87,7 +87,7 @@ class Flight:
         self._walk: TapeWalk | None = None
         self.calls: list[ExpertsCall] = []
         self.loss: Tensor | None = None
-        self.extra_loss: Tensor | None = None
+        self._added_losses: list[Tensor] = []
 
     def start(self) -> None:
         """Run to the first experts call (or to the end)."""
@@ -124,16 +124,24 @@ class Flight:
         if _holds_meta(computed):
             raise ModelError(USED_ELSEWHERE)
 
+    def add_loss(self, loss: Tensor) -> None:
+        """Add a scalar with a graph to what the backward starts from, between the micro-batch's
+        forward and its backward. May be called several times; the order of the calls is the order
+        in which gradients of the same tensor are added."""
+        self._added_losses.append(loss)
+
     def begin_backward(self, scale: float) -> Tensor:
-        """Start the walk from the loss (and `extra_loss`), weighted by `scale`; returns the loss's
-        value and lets the graph go."""
+        """Start the walk from the loss and those of `add_loss`, each weighted by `scale`; returns
+        the loss's value, without what was added, and lets the graph go."""
         assert self.loss is not None, "backward before the forward has ended"
         self._walk = TapeWalk(self._shared_leaves)
         value = self.loss.detach()
         self._walk.add(self.loss, torch.full_like(value, scale))
-        if self.extra_loss is not None:
-            self._walk.add(self.extra_loss, torch.full_like(self.extra_loss, scale))
-        self.loss = self.extra_loss = None
+        # Each is a start of the walk of its own: a sum of them would be one more node.
+        for added in self._added_losses:
+            self._walk.add(added, torch.full_like(added, scale))
+        self.loss = None
+        self._added_losses.clear()
         self.notes.clear()
         return value
 

@@ -20,9 +20,9 @@ _WORDS = {
     "hidden": "the hidden states that it hands to the experts",
     "choice": "the router's choice of experts",
     "weights": "the router's weights",
-    "answers": "the outputs",
+    "outputs": "the outputs",
     "loss": "the loss",
-    "danswer": "the gradient that it hands back to the experts",
+    "doutput": "the gradient that it hands back to the experts",
     "dweights": "the gradient of the router's weights",
     "drows": "the gradient of its rows",
     "leaf": "the gradient of",
@@ -61,7 +61,7 @@ class TraceKey:
 
     def _place(self, sites: Sequence[str]) -> str:
         """The experts call, or the segment, that has computed it."""
-        if self.what in ("answers", "dweights", "drows"):
+        if self.what in ("outputs", "dweights", "drows"):
             expert = f", expert {self.part}" if self.part != -1 else ""
             return f"{sites[self.site]}{expert}"
         segment = self.site + 1 if self.direction == BACKWARD else self.site

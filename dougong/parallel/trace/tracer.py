@@ -52,7 +52,7 @@ class Tracer:
             }
             if lane in outputs:  # not where the experts' workers add them up
                 values |= _blocks(
-                    TraceKey(lane, microbatch, FORWARD, site, "answers"),
+                    TraceKey(lane, microbatch, FORWARD, site, "outputs"),
                     outputs[lane],
                     routings[lane],
                 )
@@ -83,7 +83,7 @@ class Tracer:
         site, microbatch = key
         for lane, (doutput, dweights) in gradients.items():
             values = {
-                TraceKey(lane, microbatch, BACKWARD, site, "danswer"): doutput,
+                TraceKey(lane, microbatch, BACKWARD, site, "doutput"): doutput,
                 TraceKey(lane, microbatch, BACKWARD, site, "dweights"): dweights,
             }
             if len(drows[lane]) == routings[lane].num_rows:

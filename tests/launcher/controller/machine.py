@@ -126,7 +126,7 @@ def done(*names: str, generation: int = 1) -> list[Step]:
 
 def step(number: int, generation: int = 1) -> Says:
     row = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
-    return worker("east/0", StepDone(row), generation)
+    return worker("east/0", StepDone(number, row), generation)
 
 
 def part(name: str, number: int, generation: int = 1) -> Says:

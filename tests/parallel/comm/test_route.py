@@ -43,9 +43,10 @@ def swap(world: World, plan: Plan) -> list[list[float]]:
     arriving = [torch.zeros(2), torch.zeros(0), torch.zeros(2)]
     sends = [Transfer(other, torch.full((n,), float(world.rank + n + tag)), tag) for tag, n in enumerate((2, 0, 2))]
     receives = [Transfer(other, tensor, tag) for tag, tensor in enumerate(arriving)]
-    under_way = world.route_of(MessageKind.ROWS).begin(sends, list(reversed(receives)))
+    wait = PeerWait(world.member, [other], "a swap")
+    under_way = world.route_of(MessageKind.ROWS).begin(sends, list(reversed(receives)), wait)
     assert len(under_way.host) == 4 and not under_way.native
-    with PeerWait(world.member, [other], "a swap") as wait:
+    with wait:
         under_way.wait_for_host(wait)
     return [tensor.tolist() for tensor in arriving]
 

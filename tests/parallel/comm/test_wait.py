@@ -40,6 +40,20 @@ def test_an_error_of_ours_comes_out_as_it_is() -> None:
         raise ZeroDivisionError
 
 
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_fault_of_ones_own_device_is_a_cause(fault: type[RuntimeError]) -> None:
+    with pytest.raises(fault, match="^own$"), PeerWait(member(600), [1], "rows"):
+        raise fault("own")
+
+
+def test_a_wait_goes_on_for_other_peers() -> None:
+    wait = PeerWait(member(600), [1, 2], "rows")
+    with wait.of([1]):
+        pass
+    with pytest.raises(PeerError, match=r"lost worker 2 \(west/1\): rows: gone"), wait.of([2]):
+        raise RuntimeError("gone")
+
+
 def test_time_runs_down_and_not_below_zero() -> None:
     assert 599 < PeerWait(member(600), [1], "rows").left_s <= 600
     assert PeerWait(member(0), [1], "rows").left_s == 0

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from tests.parallel.lost_peer import member_of_two, survive
 from tests.parallel.workers import plan_of
 from tests.processes import CONTEXT, run_workers
 from torch import Tensor
-from torch.distributed import TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 DTYPES = (torch.float32, torch.int64, torch.bfloat16, torch.float64)
 
@@ -156,4 +160,59 @@ def test_a_worker_that_waits_in_vain_for_others_says_where_and_for_whom() -> Non
     assert message == (
         f"worker 0 (east/0) of 3 could not join generation 5 at 127.0.0.1:{store.port}: it waited 1 s "
         "(fault.deadlines.rendezvous_s) for worker 2 (east/2); check that every node reaches that address"
+    )
+
+
+def do_everything_with_a_dead_peer(world: World) -> list[str]:
+    """Each operation with a peer that is known to be dead fails at its start already."""
+    world.begin_step(4)
+    operations = {
+        "updated parameters": lambda: world.transfer([Transfer(1, torch.zeros(3))], [], "updated parameters"),
+        "gradients": lambda: world.transfer([], [Transfer(1, torch.zeros(3))], "gradients"),
+        "losses": lambda: world.gather_bytes(b"a", [1, 1], "losses"),
+        "a sum of counts": lambda: world.add_counts(torch.tensor([1])),
+        "all workers at one point": world.barrier,
+    }
+    said = []
+    for operation in operations.values():
+        with pytest.raises(PeerError) as caught:
+            operation()
+        said.append(str(caught.value))
+    starts = [f"worker 0 (east/0) lost worker 1 (east/1): {what}, step 4: " for what in operations]
+    assert all(words.startswith(start) for words, start in zip(said, starts, strict=True)), said
+    return said
+
+
+def test_a_peer_that_has_died_is_named_by_whatever_is_begun_with_it() -> None:
+    assert len(survive(do_everything_with_a_dead_peer)) == 5
+
+
+def come_without_groups(port: int, makes_first: bool) -> None:
+    """Rank 1 comes to the store, makes the first group or none, and then stands still."""
+    store = PrefixStore("generation-1", TCPStore("127.0.0.1", port, is_master=False))
+    store.set("arrived-1", "")
+    if makes_first:
+        dist.init_process_group("gloo", store=store, rank=1, world_size=2, timeout=timedelta(seconds=60))
+    threading.Event().wait()
+
+
+def make_groups_in_vain(alone: World, plan: Plan, port: int) -> str:
+    with pytest.raises(PeerError) as caught:
+        World.join(member_of_two(0, Deadlines(message_s=3.0)), ("127.0.0.1", port))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("makes_first", [False, True], ids=["no group", "the first group only"])
+def test_a_peer_that_makes_no_groups_is_named_with_the_place_and_the_key(makes_first: bool) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    peer = CONTEXT.Process(target=come_without_groups, args=(store.port, makes_first), daemon=True)
+    peer.start()
+    try:
+        (said,) = run_workers(make_groups_in_vain, plan_of("B"), store.port)
+    finally:
+        peer.kill()
+        peer.join(10)
+    assert said == (
+        "worker 0 (east/0) waited 3 s (fault.deadlines.message_s) for worker 1 (east/1): process groups of "
+        f"generation 1 at 127.0.0.1:{store.port}"
     )

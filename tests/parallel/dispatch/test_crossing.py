@@ -226,7 +226,10 @@ def test_the_formula_in_numbers() -> None:
 
 @pytest.mark.parametrize(("num_experts", "workers", "choices"), [(8, 4, 3), (8, 2, 1), (6, 3, 6), (9, 3, 4)])
 def test_tokens_cross_as_often_as_expected_of_a_uniform_router(num_experts: int, workers: int, choices: int) -> None:
-    """Of every set of k experts once: U = G * (1 - C(E - E/G, k) / C(E, k)), `research/afd_ep.md` section 3.7."""
+    """Of every set of k experts once: a token goes to U = G * (1 - C(E - E/G, k) / C(E, k)) of G workers on average.
+
+    `docs/design/dispatch-and-combine.md` says what goes once for a worker and what once for an expert.
+    """
     index_TK = torch.tensor(list(combinations(range(num_experts), choices)))
     plan = plan_crossing(make_routing(index_TK, num_experts), (num_experts // workers,) * workers)
     sets, away = comb(num_experts, choices), comb(num_experts - num_experts // workers, choices)

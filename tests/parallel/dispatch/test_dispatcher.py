@@ -80,7 +80,7 @@ def serve(rows_RH: Tensor, blocks: Sequence[Block]) -> Tensor:
 
 
 Found = dict[int, tuple[Tensor, Tensor, Tensor]]
-"""By lane: the combined answers, and the gradients of the tokens and of the weights (for gradients of one)."""
+"""By lane: the combined outputs, and the gradients of the tokens and of the weights (for gradients of one)."""
 
 
 def on_one_worker(kind: str, lane: int, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from dougong.errors import ModelError
@@ -12,6 +14,7 @@ from dougong.parallel.segments.flight import (
     pause_at_experts,
     uses_tensors_without_memory,
 )
+from dougong.parallel.segments.tape import leaf_node
 from torch import Tensor
 
 WITHOUT_MEMORY = torch.nn.Parameter(torch.empty(3, 3, device="meta"))
@@ -91,6 +94,39 @@ def test_it_pauses_with_the_call_and_goes_on_with_the_output() -> None:
     flight.resume(torch.ones(2, 3))
     assert flight.loss is not None and float(flight.loss.detach()) == 6
     assert begun == [0, 1] and flight.notes == ["before", "behind"]
+
+
+def gradients_after(added: list[Callable[[Tensor], Tensor]]) -> tuple[float, Tensor]:
+    """A flight without experts calls whose loss is 2 * sum(w): its value, and the gradient of w."""
+    weight = torch.tensor([0.1, 0.2, 0.3], requires_grad=True)
+    flight = Flight(Forward(lambda: (weight * 2).sum()), frozenset({leaf_node(weight)}), True)
+    flight.start()
+    for loss in added:
+        flight.add_loss(loss(weight))
+    value = flight.begin_backward(0.5)
+    gradients: list[Tensor] = []
+    flight.end_backward(lambda node, gradient: gradients.append(gradient))
+    (gradient,) = gradients
+    return float(value), gradient
+
+
+def test_losses_of_two_hooks_are_added_and_neither_is_replaced() -> None:
+    def squares(weight: Tensor) -> Tensor:
+        return weight.square().sum()
+
+    def cubes(weight: Tensor) -> Tensor:
+        return weight.pow(3).sum()
+
+    weight = torch.tensor([0.1, 0.2, 0.3])
+    for added, expected in (
+        ([], torch.full((3,), 1.0)),
+        ([squares], 1 + weight),
+        ([cubes], 1 + 1.5 * weight.square()),
+        ([squares, cubes], 1 + weight + 1.5 * weight.square()),
+    ):
+        value, gradient = gradients_after(added)
+        torch.testing.assert_close(gradient, expected)
+        assert value == pytest.approx(1.2), "the flight's own loss"
 
 
 def test_a_note_outside_of_a_flight_is_lost() -> None:
