@@ -333,7 +333,10 @@ def _check_ranks(plan: Plan) -> None:
             0 <= owner < num_workers,
             f"owners.{tensor}: is rank {owner}, but the plan has {num_workers} workers",
         )
-    lanes = sorted(itertools.chain.from_iterable(worker.lanes for worker in plan.workers))
+    lanes: list[int] = []
+    for worker in plan.workers:
+        lanes += worker.lanes
+    lanes.sort()
     _require(
         lanes == list(range(plan.num_lanes)),
         f"its workers have lanes {lanes}, but each of 0 to {plan.num_lanes - 1} needs one worker",

@@ -17,7 +17,7 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
 from dougong.records.events import WarningRaised, WorkerDied
 from dougong.records.status import ControllerAddress, RunStatus
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -129,6 +129,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 @given(loss=st.floats(), grad_norm=st.floats())
+@settings(deadline=None)
 def test_numbers_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, loss: float, grad_norm: float) -> None:
     run = RunDir(tmp_path_factory.mktemp("run"))
     run.append_metrics({"step": 1, "loss": loss, "islands": {"east": {"compute_s": grad_norm}}})
