@@ -27,7 +27,7 @@ class Deadlines:
 
     # Running: what may stand still, and for how long.
     message_s: float = 600.0  # a peer's tensors; the controller ends a generation much sooner
-    # A wait for a thread lasts so long beyond the limit: the thread itself waits with the same limit,
+    # A wait for a thread lasts so long beyond the limit: the thread waits with the same limit,
     # may have begun a moment later, and knows which of the peers is missing.
     last_word_s: float = 1.0
     stall_warning_s: float = 120.0  # progress that does not move is shown
