@@ -153,7 +153,7 @@ class TokenWindows:
 
 
 def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> TokenWindows:
-    """Open what `job.data` names. `vocab_size` is the model's; None leaves ids unchecked.
+    """Open what the `data:` of a job names. `vocab_size` is the model's; None leaves ids unchecked.
 
     Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data
     that is missing, empty, cut short, or too small for one step's windows, and for ids outside the
