@@ -7,7 +7,6 @@ workers. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import re
