@@ -141,7 +141,7 @@ class Pilot:
         replica = rig.replica
         self.shard = ExpertShard(rig.stepper.parts.share.blueprint.op, replica.experts)
         ids = tokens(rig.job, 1, 0, microbatch)
-        forward = Forward(lambda: replica.model(input_ids=ids, labels=ids).loss)
+        forward = Forward(lambda: replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
         self._flight = Flight(forward, replica.cut.shared_leaves, True)
         self._names = {leaf_node(t): n for n, t in replica.leaves}
         self.gradients = {n: torch.zeros_like(t) for n, t in replica.leaves}
