@@ -41,11 +41,6 @@ def identity(job: Job) -> dict[str, Any]:
     return _fixed_values(Job, job.model_dump(mode="json"))
 
 
-def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of two identities that differ, as `changes` finds them."""
-    return [change.key for change in changes(before, after)]
-
-
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """Where two identities differ.
 

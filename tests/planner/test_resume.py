@@ -8,7 +8,7 @@ import pytest
 from dougong.errors import JobError
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, sections_of
-from dougong.planner.resume import changeable_keys, changed_keys, check_resume, identity, may_change
+from dougong.planner.resume import changeable_keys, changes, check_resume, identity, may_change
 from tests.launcher.toyrun import toy_job
 
 VALIDATION = {"fraction": 0.1, "every": 10, "batches": 2}
@@ -80,7 +80,7 @@ def test_both_values_of_every_changed_key_are_named() -> None:
 
 
 def test_a_job_is_its_own_identity() -> None:
-    assert changed_keys(identity(BEFORE), identity(BEFORE)) == []
+    assert [change.key for change in changes(identity(BEFORE), identity(BEFORE))] == []
     kept = identity(BEFORE)
     assert kept["seed"] == BEFORE.seed and kept["data"]["validation"] == {"fraction": 0.1}
     assert not kept.keys() & {"job", "steps", "islands", "drill"}
@@ -92,9 +92,10 @@ def test_an_older_checkpoint_still_compares() -> None:
     for key in ("islands", "offload", "pipeline", "checkpoint", "fault", "drill", "steps", "numerics", "combine"):
         del old[key]
     del old["optimizer"]["eps"]
-    assert changed_keys(old, identity(job_of(job="renamed"))) == []
-    assert changed_keys(old, identity(job_of(seed=5))) == ["seed"]
-    assert changed_keys(old, identity(job_of(combine="at_experts", determinism="run"))) == ["determinism", "combine"]
+    assert [change.key for change in changes(old, identity(job_of(job="renamed")))] == []
+    assert [change.key for change in changes(old, identity(job_of(seed=5)))] == ["seed"]
+    found = changes(old, identity(job_of(combine="at_experts", determinism="run")))
+    assert [change.key for change in found] == ["determinism", "combine"]
 
 
 def fields_below(section: type[Section], place: str, changeable: bool) -> list[tuple[str, bool, bool]]:
