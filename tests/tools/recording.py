@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 
 from dougong.job.load import ResolvedJob
@@ -31,10 +30,6 @@ def small_job(folder: Path, **changes: object) -> Job:
     drill = [{"at_step": 2, "kill": "east/0"}]
     values = {"data": data, "model": model, "batch": batch, "drill": drill, "schedule": {"warmup_steps": 3}, **changes}
     return make_job(**values)
-
-
-def temporary_directories() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("dougong-*"))
 
 
 def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunDir:

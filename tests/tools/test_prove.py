@@ -10,7 +10,7 @@ from dougong.errors import JobError
 from dougong.tools.layouts import layouts
 from dougong.tools.local_run import PARTIAL_RUN, LocalRunOptions
 from dougong.tools.prove import explain, run_layouts, shortened
-from tests.tools.recording import QUICK, small_job, temporary_directories
+from tests.tools.recording import QUICK, small_job
 
 FLIPPING = "tests.training.flipping"
 FAULTY = LocalRunOptions(
@@ -18,11 +18,12 @@ FAULTY = LocalRunOptions(
 )
 
 
-def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(tmp_path: Path) -> None:
+def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(
+    tmp_path: Path, temporary: Path
+) -> None:
     """The entry errs in step 2 of every run on two workers: not where it was stopped before, and resumed on three. The
     job's own warm-up and drill do not fit two steps."""
     job = shortened(small_job(tmp_path), 2)
-    before = temporary_directories()
     several = sorted(
         (t for t in layouts(job, 4, 4) if t.workers in ("1", "2 then 3", "2")), key=lambda t: t.workers == "2"
     )
@@ -37,7 +38,7 @@ def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(
     assert said.startswith("different: step 2: ")
     assert "first difference: lane 1, micro-batch 0, forward, model.layers.1.mlp.experts, expert " in said
     assert "computed by both/0 of A and by both/1" in said
-    assert temporary_directories() == before
+    assert list(temporary.glob("dougong-*")) == []
 
 
 def test_what_cannot_be_proved_is_refused(tmp_path: Path) -> None:

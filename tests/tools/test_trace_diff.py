@@ -11,12 +11,12 @@ from dougong.errors import JobError
 from dougong.records.directory import RunDir
 from dougong.tools.run_diff import diff
 from dougong.tools.trace_diff import retrace
-from tests.tools.recording import QUICK, recorded, small_job, temporary_directories
+from tests.tools.recording import QUICK, recorded, small_job
 from tests.training.flipping import Flip
 from typer.testing import CliRunner
 
 
-def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path) -> None:
+def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path, temporary: Path) -> None:
     """The flip happened once, in the recorded run: diff names the step and its tensors; from the checkpoint before it
     both layouts compute A's bits."""
     job = small_job(tmp_path, steps=3, checkpoint={"every": 1}, schedule={})
@@ -24,12 +24,11 @@ def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path) -> None:
     a = recorded(job, "BB", tmp_path / "a")
     b = recorded(job, "BB", tmp_path / "b", Flip(step=3, bit=16))
     assert_diff_names_step_and_tensors(a, b)
-    before = temporary_directories()
     found = retrace(a, b, QUICK)
     assert (found.step, found.place) == (3, None) and found.start.startswith("step-000002 of ")
     assert found.lines[:2] == ("both layouts compute the same bits again", "which is what run A recorded")
     assert found.lines[2].startswith("run B's step 3 is not reproduced: ")
-    assert temporary_directories() == before
+    assert list(temporary.glob("dougong-*")) == []
     with pytest.raises(JobError, match="do not part"):
         retrace(a, a, QUICK)
 
