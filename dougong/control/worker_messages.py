@@ -10,11 +10,14 @@ from dougong.parallel.plan import Inventory
 
 @dataclass(frozen=True)
 class ModelFound:
-    """An InspectTask's answer. `data`: what the data is, with its digest; `shapes`: `JobShapes`."""
+    """An InspectTask's answer. `data`: what the data is, with its digest; `shapes`: `JobShapes`;
+    `notes` and `warnings`: what a person is told once of the model's folder and the data."""
 
     inventory: Inventory
     data: dict[str, Any]
     shapes: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     kind: Literal["model_found"] = "model_found"
 
 

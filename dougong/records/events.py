@@ -199,6 +199,13 @@ class CheckpointRejected(RunEvent):
     reason: str
 
 
+class NoteTaken(RunEvent):
+    """Something that a person should be told once, and that is as it should be."""
+
+    kind: Literal["note"] = "note"
+    text: str
+
+
 class WarningRaised(RunEvent):
     """Something that a person should know; nothing has stopped."""
 
@@ -241,6 +248,7 @@ Event = Annotated[
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointRejected
+    | NoteTaken
     | WarningRaised
     | StopRequested
     | RunEnded,

@@ -30,12 +30,15 @@ class Inspection:
     """What was found. `data`: `TokenWindows.describe()`; its `digest` names the tokens and how they
     are cut.
 
-    `shapes`: of the job's own kernel calls; None where there is no model to speak of.
+    `shapes`: of the job's own kernel calls; None where there is no model to speak of. `notes` and
+    `warnings`: what a person is told once of the model's folder and the data.
     """
 
     inventory: Inventory
     data: Mapping[str, object]
     shapes: JobShapes | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def inspect(job: Job) -> Inspection:

@@ -18,6 +18,7 @@ from dougong.records.events import (
     FirstStep,
     GenerationStarted,
     ModelInspected,
+    NoteTaken,
     PlanLaid,
     RecoveryDecided,
     RunCreated,
@@ -156,6 +157,11 @@ def _(event: CheckpointCommitted) -> Sentence:
 @describe.register
 def _(event: CheckpointRejected) -> Sentence:
     return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}")
+
+
+@describe.register
+def _(event: NoteTaken) -> Sentence:
+    return Sentence("info", event.text)
 
 
 @describe.register

@@ -67,7 +67,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.FromWorker(3, "east/0", "train", worker.WorkerDone()),
     wire.FromWorker(3, "east/0", "train", RAISED),
     worker.ModelFound(INVENTORY, {"name": "stdlib", "digest": "d"}, {"rows": [1]}),
-    worker.ModelFound(INVENTORY, {}),
+    worker.ModelFound(INVENTORY, {}, None, ("2 tensors not used",), ("no separator",)),
     worker.FingerprintFound({"probes": {"adding": "same"}}),
     worker.StepDone(3, {"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
     worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),

@@ -84,6 +84,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "warning",
         "stopping: the step in progress ends, then a checkpoint is written",
     ),
+    ({"kind": "note", "text": "2 tensors not used: mtp.*"}, "info", "2 tensors not used: mtp.*"),
     (
         {"kind": "stop_requested", "by": "SIGINT"},
         "warning",

@@ -132,7 +132,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> Work
 def _inspect(task: InspectTask) -> ModelFound:
     found = resolve(task.entry)(task.job)
     shapes = dataclasses.asdict(found.shapes) if found.shapes is not None else None
-    return ModelFound(found.inventory, dict(found.data), shapes)
+    return ModelFound(found.inventory, dict(found.data), shapes, found.notes, found.warnings)
 
 
 def _fingerprint(task: FingerprintTask, worker: str) -> FingerprintFound:

@@ -39,12 +39,15 @@ Answer = WorkerMessage | WorkerExited
 @dataclass(frozen=True)
 class InspectedModel:
     """What was found. `data`: name and digest of the data, among others; `shapes`: `JobShapes` as
-    JSON has them, for the probes; `recipe`: how the job computes on that model."""
+    JSON has them, for the probes; `recipe`: how the job computes on that model; `notes` and
+    `warnings`: what a person is told of it once."""
 
     inventory: Inventory
     data: Mapping[str, Any]
     shapes: dict[str, Any] | None
     recipe: Recipe
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def read_model(job: Job, answer: Answer, log: Path) -> InspectedModel:
     if not isinstance(answer, ModelFound):
         raise _failure(answer, "looking at the model and the data", log)
     recipe = make_recipe(job, answer.inventory)
-    return InspectedModel(answer.inventory, answer.data, answer.shapes, recipe)
+    return InspectedModel(
+        answer.inventory, answer.data, answer.shapes, recipe, answer.notes, answer.warnings
+    )
 
 
 def read_fingerprint(worker: str, answer: Answer, log: Path) -> Fingerprint:

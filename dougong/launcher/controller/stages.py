@@ -290,8 +290,9 @@ class Preparation:
         log = self.policy.run_dir.log_file(0, worker)
         model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
         inventory = model.inventory
-        event = events.ModelInspected(
-            generation=self.facts.number,
+        generation = self.facts.number
+        inspected = events.ModelInspected(
+            generation=generation,
             family=inventory.family,
             parameters=inventory.num_parameters,
             tensors=len(inventory.tensors),
@@ -300,7 +301,10 @@ class Preparation:
             data=dict(model.data),
             recipe=model.recipe.to_dict(),
         )
-        return UseModel(model), Record(event)
+        told: list[events.Event] = [inspected]
+        told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
+        told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
+        return UseModel(model), *map(Record, told)
 
     def _read_fingerprints(self) -> dict[str, Fingerprint]:
         """By worker, of those that were asked for. Raises what a child raised."""

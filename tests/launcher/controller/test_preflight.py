@@ -43,7 +43,8 @@ def raised(name: str) -> WorkerRaised:
 
 
 def test_a_model_comes_with_its_recipe() -> None:
-    model = read_model(job(), ModelFound(INVENTORY, {"digest": "d"}), LOG)
+    model = read_model(job(), ModelFound(INVENTORY, {"digest": "d"}, None, ("a note",), ("a warning",)), LOG)
+    assert (model.notes, model.warnings) == (("a note",), ("a warning",))
     assert (model.inventory, model.data, model.shapes) == (INVENTORY, {"digest": "d"}, None)
     assert model.recipe.digest
 
