@@ -25,6 +25,7 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
+    StepSkipped,
     StopRequested,
     WarningRaised,
     WorkerDied,
@@ -115,6 +116,16 @@ def _(event: FirstStep) -> Sentence:
     if event.generation > 1:
         return Sentence("good", f"training again at step {event.step}")
     return Sentence("quiet", f"first step: {event.step}")
+
+
+@describe.register
+def _(event: StepSkipped) -> Sentence:
+    numbers = f"loss {event.loss:.6g}, gradient norm {event.grad_norm:.6g}"
+    return Sentence(
+        "warning",
+        f"step {event.step} skipped ({numbers}), {event.in_a_row} in a row; no weight has moved: "
+        f"{event.where}",
+    )
 
 
 @describe.register
