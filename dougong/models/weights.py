@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dougong.errors import ModelError
+from dougong.ops.finite import first_not_finite, is_finite, num_not_finite
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -58,7 +59,7 @@ class WeightsFolder:
     def read(self, logical: str) -> Tensor:
         """A logical tensor in float32 on the CPU.
 
-        Raises `ModelError` when the folder does not hold it.
+        Raises `ModelError` when the folder does not hold it, or holds a NaN or an infinity in it.
         """
         pieces = self._names.pieces(logical)
         values = {piece.name: self._piece(piece, logical) for piece in pieces}
@@ -76,7 +77,9 @@ class WeightsFolder:
             stored = opened.get_slice(name)
             _check_shape(self._path / file, piece, tuple(stored.get_shape()))
             tensor: Tensor = opened.get_tensor(name) if piece.row is None else stored[piece.row]
-        return _as_float32(tensor)
+        values = _as_float32(tensor)
+        _refuse_not_finite(self._path / file, piece, values)
+        return values
 
     def _stored_name(self, name: str) -> str:
         """Some folders hold the base model alone, whose names lack the first word."""
@@ -105,6 +108,21 @@ def _check_shape(path: Path, piece: StoredPiece, shape: tuple[int, ...]) -> None
             f"but the model has {piece.disk.shape}; "
             "its weights are of another model than its config.json"
         )
+
+
+def _refuse_not_finite(path: Path, piece: StoredPiece, values: Tensor) -> None:
+    """float64 may hold what float32 cannot, so the values are looked at as they will be used."""
+    if is_finite(values):
+        return
+    (count,) = num_not_finite([values])
+    first = first_not_finite(values)
+    assert first is not None
+    place = [*first] if piece.row is None else [piece.row, *first]
+    raise ModelError(
+        f"model.path: {path}: {piece.name} holds {count} values that are not finite (NaN or "
+        f"infinite) in float32, the first at {place}: {float(values[first])}; training on them "
+        "would give NaN; give a folder without them"
+    )
 
 
 def _as_float32(tensor: Tensor) -> Tensor:
