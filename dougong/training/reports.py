@@ -118,7 +118,7 @@ def gather_reports(
 
 def pack_reached(dense: Sequence[str], reached: Collection[str]) -> bytes:
     """One bit for each of `dense`, in their order: whether it was reached."""
-    return np.packbits([name in reached for name in dense]).tobytes()
+    return np.packbits(np.array([name in reached for name in dense], bool)).tobytes()
 
 
 def unreached_names(

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
+from tests.parallel.sharing import share_weights
 from tests.parallel.workers import blocks_of
 from tests.reference import combine_backward, compute_experts_alike, reference_model
 from torch import Tensor, nn
@@ -109,6 +110,24 @@ def test_a_family_with_its_own_autograd_function_is_walked() -> None:
     torch.manual_seed(3)
     assert run_plainly(job, reference) == loss
     assert differing(gradients, reference_gradients(reference, sites)) == []
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "zaya"])
+@pytest.mark.parametrize("tied", [False, True], ids=["", "tied embeddings"])
+def test_weights_that_are_used_several_times_have_the_engines_gradient(family: str, tied: bool) -> None:
+    """Twice in a segment (zaya calls a projection twice in a layer), in several segments, and on data's word."""
+    job = one_microbatch(family, tied)
+    rig, reference = make_rig(job), reference_model(job)
+    if family == "qwen3_moe":
+        share_weights(rig.replica.model)
+        share_weights(reference)
+    loss, gradients = rig_gradients(rig)
+    sites = find_sites(reference)
+    compute_experts_alike(reference, sites)
+    assert run_plainly(job, reference) == loss
+    theirs = reference_gradients(reference, sites)
+    assert differing(gradients, theirs) == []
+    assert sum(bool(g.any()) for g in theirs.values()) > 30
 
 
 TOLERANCE = {"qwen3_next": 5e-5}
