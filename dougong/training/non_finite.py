@@ -23,7 +23,6 @@ from dougong.control.worker_messages import UpdateSkipped
 from dougong.job.schema import Fault
 from dougong.ops.finite import num_not_finite
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
-from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.finite_watch import FiniteWatch
 from dougong.parallel.trace.trace_key import TraceKey
 from dougong.training.reports import LossKey, NotFinite, StepResult
@@ -126,7 +125,7 @@ def _look_together(stepper: Stepper, step: int, forwards: ForwardsOf) -> list[_L
     """What all workers see, by rank. Collective."""
     parts = stepper.parts
     share = parts.share
-    watch = FiniteWatch(step, {leaf_node(leaf): name for name, leaf in share.replica.leaves})
+    watch = FiniteWatch(step, parts.gradients.leaves)
     executor = Executor(
         share.replica.cut,
         share.dispatcher,

@@ -199,7 +199,7 @@ def test_looking_leaves_the_model_as_it_was_and_watching_notes_logits_with_gradi
     watch(model, found)
     hidden = torch.randn(2, 3, 5)
     for with_gradients in (True, False):
-        flight = Flight(Forward(lambda: model.block(hidden).sum()), frozenset(), with_gradients)
+        flight = Flight(Forward(lambda: model.block(hidden).sum()), with_gradients)
         flight.start()
         if with_gradients:
             ((site, logits),) = flight.notes

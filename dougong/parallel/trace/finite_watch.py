@@ -7,7 +7,8 @@ on a step that is computed once more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -34,13 +35,12 @@ class FiniteWatch(Tracer):
         return min(bad, key=lambda place: place.order, default=None)
 
     def watched(self, lane: int, microbatch: int, sink: GradientSink) -> GradientSink:
-        def take(leaf: GraphNode, gradient: Tensor) -> None:
-            name = self._leaves.get(leaf, "a tensor without a name")
-            key = TraceKey(lane, microbatch, SUMS, WHOLE_STEP, "leaf", name)
-            self._take({key: gradient})
-            sink(leaf, gradient)
+        return _WatchedSink(self, lane, microbatch, sink)
 
-        return take
+    def leaf(self, lane: int, microbatch: int, node: GraphNode, gradient: Tensor) -> None:
+        """One micro-batch's gradient of one dense tensor."""
+        name = self._leaves.get(node, "a tensor without a name")
+        self._take({TraceKey(lane, microbatch, SUMS, WHOLE_STEP, "leaf", name): gradient})
 
     def experts(
         self, key: CallKey, module: str, gradients: Mapping[int, Mapping[str, Tensor]]
@@ -53,3 +53,23 @@ class FiniteWatch(Tracer):
                 place = TraceKey(ALL_LANES, microbatch, SUMS, site, "leaf", name)
                 values[place] = gradient
         self._take(values)
+
+
+@dataclass(frozen=True)
+class _WatchedSink:
+    """Shows the gradients of one lane's micro-batch to a watch, and hands them on."""
+
+    watch: FiniteWatch
+    lane: int
+    microbatch: int
+    sink: GradientSink
+
+    def begin(self, leaves: Iterable[GraphNode]) -> None:
+        self.sink.begin(leaves)
+
+    def take(self, leaf: GraphNode, gradient: Tensor) -> None:
+        self.watch.leaf(self.lane, self.microbatch, leaf, gradient)
+        self.sink.take(leaf, gradient)
+
+    def end(self) -> None:
+        self.sink.end()
