@@ -143,15 +143,16 @@ def _check_bytes(path: Path, name: str, record: FileRecord) -> list[Defect]:
         for entry in record.entries:
             finite = FiniteCount(entry.dtype)
             actual = digest_range(fd, entry.offset, entry.num_bytes, finite.see)
-            found += _compare(name, entry.label, "digest", entry.digest, actual)
-            if finite.num_not_finite and not found:
-                found += [_not_finite(name, entry.label, finite.num_not_finite)]
+            changed = _compare(name, entry.label, "digest", entry.digest, actual)
+            found += changed or _check_finite(name, entry.label, finite.num_not_finite)
         return found
 
 
-def _not_finite(file: str, tensor: str, count: int) -> Defect:
-    """Nothing good comes of it, although it is what was written."""
-    return Defect(file, tensor, "finite", "no NaN and no infinity", words(count))
+def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:
+    """It is what was written, but nothing can go on from it."""
+    if not count:
+        return []
+    return [Defect(file, tensor, "finite", "no NaN and no infinity", words(count))]
 
 
 def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> list[Defect]:

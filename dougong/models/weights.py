@@ -119,9 +119,9 @@ def _refuse_not_finite(path: Path, piece: StoredPiece, values: Tensor) -> None:
     assert first is not None
     place = [*first] if piece.row is None else [piece.row, *first]
     raise ModelError(
-        f"model.path: {path}: {piece.name} holds {count} values that are not finite (NaN or "
-        f"infinite) in float32, the first at {place}: {float(values[first])}; training on them "
-        "would give NaN; give a folder without them"
+        f"model.path: {path}: {piece.name} is not finite (NaN or infinite) in float32 in {count} "
+        f"of its values, the first at {place}: {float(values[first])}; training on it would give "
+        "NaN; give a folder without such values"
     )
 
 

@@ -28,6 +28,10 @@ from dougong.parallel.trace.trace_key import TraceKey
 from dougong.training.reports import LossKey, NotFinite, StepResult
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 
+_ADVICE = (
+    "where weights have grown, begin anew with a lower optimizer.lr or an optimizer.clip_norm; "
+    "`dougong resume` with `-o fault.non_finite=skip` leaves such steps out"
+)
 MOST_NAMES = 3
 """So many of a kind are named in one error, and the others counted."""
 
@@ -71,10 +75,11 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
     looks = _look_together(stepper, result.step, forwards)
     lines = [f"step {result.step}: {numbers(result)}, so no weight was moved"]
     if in_a_row > 1:
-        lines.append(f"the {in_a_row - 1} before it were skipped, as many as fault.max_skips")
-    lines.append(where(result.not_finite))
+        lines.append(f"{in_a_row - 1} in a row before it were skipped (fault.max_skips)")
     lines.append(_first_place(looks, stepper.parts.share.replica.cut.names))
+    lines.append(where(result.not_finite))
     lines.append(_weights(looks))
+    lines.append(_ADVICE)
     return "; ".join(lines)
 
 
