@@ -25,6 +25,7 @@ DEATH = Diagnosis("east/1", "crash", "SIGKILL")
         ("preemption", 0, 1, "restart"),
         ("data", 0, 3, "fail"),
         ("model", 0, 3, "fail"),
+        ("numerics", 0, 3, "fail"),
     ],
 )
 def test_decisions(kind: str, before: int, allowed: int, action: str) -> None:

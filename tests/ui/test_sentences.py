@@ -41,6 +41,11 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "first_step", "step": 21}, "good", "training again at step 21"),
     ({"kind": "first_step", "step": 1, "generation": 1}, "quiet", "first step: 1"),
     (
+        {"kind": "step_skipped", "step": 7, "loss": 2.5, "grad_norm": float("inf"), "where": "it", "in_a_row": 2},
+        "warning",
+        "step 7 skipped (loss 2.5, gradient norm inf), 2 in a row; no weight has moved: it",
+    ),
+    (
         {"kind": "drill", "worker": "east/1", "step": 30, "action": "kill"},
         "warning",
         "drill: kill east/1 as step 30 begins",
