@@ -124,6 +124,14 @@ class Trainer:
         row |= self.stepper.parts.hooks.metrics(whole)
         self._context.control.send(StepDone(self._step, row))
 
+    def _report_bad_step(self, result: StepResult, step_s: float) -> None:
+        """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
+        step is not done, and whoever computes it again may come to another end."""
+        if self._context.worker.rank == 0:
+            row = step_row(self._job, self._context.plan, result, step_s)
+            row |= self.stepper.parts.balance.metrics(whole=True)
+            self._context.control.send(StepDone(self._step, row))
+
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
         """Tell of a step that was skipped, and stop or warn where the validation loss shows that
         this step's weights are of no use. All workers judge alike."""
@@ -142,7 +150,7 @@ class Trainer:
     def _give_up(self, result: StepResult, step_s: float, forwards: ForwardsOf) -> NoReturn:
         """End the run at a step that is not finite: its numbers are recorded, and the place is
         looked for. Collective."""
-        self._report(result, step_s, None, whole=True)
+        self._report_bad_step(result, step_s)
         self._wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
         raise NumericsError(text)
