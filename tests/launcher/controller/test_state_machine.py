@@ -147,7 +147,7 @@ CASES = [
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], worker="east/1", status=1, job=ONCE,
-         reason="east/1: crash: SIGKILL from outside the run (2 failures; the last was the same"),
+         reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
     Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
          ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
          [*DIES, "warning", "generation_started"], worker="east/1"),
