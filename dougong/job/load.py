@@ -18,11 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from dougong.errors import JobError
 from dougong.job import overrides, validation_messages, yaml_locations
+from dougong.job.data_files import names_files
 from dougong.job.provenance import Mistake, Source, dotted
 from dougong.job.render import lines_of, with_comments
 from dougong.job.rule import SOURCES
 from dougong.job.rules import breaches
 from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import BYTES, default_tokenizer
 from dougong.job.yaml_locations import KeyPath
 
 PATH_KEYS = (
@@ -30,7 +32,8 @@ PATH_KEYS = (
     ("data", "tokenizer"),
     ("model", "path"),
 )
-_NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
+_NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): BYTES}
+_GLOBS = (("data", "text"), ("data", "dataset"))
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
     for text in override:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
+    _name_tokenizer(source.data)
     job = _checked_job(source)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
@@ -146,12 +150,23 @@ def _make_absolute(source: Source, folder: Path) -> None:
             values[key] = _absolute(value, base, (section, key))
 
 
+def _name_tokenizer(values: dict[str, Any]) -> None:
+    """Write down which tokenizer a job means that names none, so that a folder that is changed
+    later makes no other job of it."""
+    data, model = values.get("data"), values.get("model")
+    if not isinstance(data, dict) or data.get("tokenizer") is not None:
+        return
+    path = model.get("path") if isinstance(model, dict) else None
+    if "text" in data or "dataset" in data:
+        data["tokenizer"] = default_tokenizer(path if isinstance(path, str) else None)
+
+
 def _absolute(value: str, base: Path, key: KeyPath) -> str:
     path = os.path.expanduser(value)
     whole = os.path.join(base, path)
-    if key == ("data", "dataset") and not os.path.isdir(whole):
+    if key == ("data", "dataset") and not names_files(path) and not os.path.isdir(whole):
         return value  # a name on the hub
-    if key == ("data", "text") and not os.path.exists(whole):
+    if key in _GLOBS and not os.path.exists(whole):
         # A glob: only what the user wrote is a pattern, not the folder that it counts from.
         return os.path.join(glob.escape(str(base)), path)
     return whole
