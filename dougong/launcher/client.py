@@ -66,12 +66,16 @@ def stop(
     """
     deadline = time.monotonic() + timeout_s
     found = _await_address(run_dir, deadline, deadlines)
-    ended = run_dir.read_status()
-    if found is not Presence.ALIVE and ended is not None and ended.has_ended:
+    try:
+        if found is not Presence.ALIVE:
+            raise LaunchError(why_it_cannot_stop(run_dir, found))
+        ask_controller(run_dir, StopRun(now), deadlines)
+    except LaunchError:
+        # It may have ended before, or between the two questions.
+        ended = run_dir.read_status()
+        if ended is None or not ended.has_ended:
+            raise
         return ended
-    if found is not Presence.ALIVE:
-        raise LaunchError(why_it_cannot_stop(run_dir, found))
-    ask_controller(run_dir, StopRun(now), deadlines)
     while time.monotonic() < deadline:
         status = run_dir.read_status()
         if (status is not None and status.has_ended) or run_dir.read_controller() is None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import (
     CheckpointError,
     DougongError,
@@ -201,14 +201,16 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     return ResumePoint(generation + 1, step, frozenset(fired), has_committed, chosen)
 
 
-def refuse_if_alive(run_dir: RunDir, takes_over: bool = False) -> None:
+def refuse_if_alive(
+    run_dir: RunDir, takes_over: bool = False, deadlines: Deadlines = DEADLINES
+) -> None:
     """LaunchError when a controller of this run lives, or may: two at once would spoil it.
     `takes_over`: the user says that one which cannot be reached is dead."""
     known = run_dir.read_controller()
     if known is None:
         return
     path, who = run_dir.path, f"controller process {known.pid} on {known.machine}"
-    match look(run_dir):
+    match look(run_dir, deadlines):
         case Presence.ALIVE:
             raise LaunchError(f"{path}: this run is alive ({who}); `dougong stop {path}` ends it")
         case Presence.SILENT:
