@@ -7,16 +7,17 @@ job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dougong.errors import JobError
+from dougong.errors import DataError, JobError, ModelError
 from dougong.job import overrides, validation_messages, yaml_locations
 from dougong.job.data_files import names_files
 from dougong.job.provenance import Mistake, Source, dotted
@@ -95,6 +96,16 @@ def load_job(
     origins = {dotted(path): source.origin(path) for path in paths}
     places = {dotted(path): place.value for path, place in source.places.items()}
     return ResolvedJob(job, origins, places)
+
+
+@contextlib.contextmanager
+def placed(resolved: ResolvedJob) -> Iterator[None]:
+    """What is found wrong inside with the job or its files is told with its place in the job
+    file."""
+    try:
+        yield
+    except (JobError, ModelError, DataError) as error:
+        raise type(error)(resolved.located(str(error))) from error
 
 
 def _checked_job(source: Source, rules: Sequence[Rule]) -> Job:
