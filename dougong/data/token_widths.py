@@ -33,10 +33,11 @@ def refuse_other_width(path: Path, ids: npt.NDArray[Any], vocab_size: int | None
         place = _varying_part(sample, parts, vocab_size)
         if place is None:
             continue
-        others = "the others of it are zero or almost"
-        proof = f"of every {parts} ids only number {place} varies, {others}: {_shown(sample)}"
+        most = _limits(8 * width, parts, vocab_size)[0]
+        which = "first" if place == 0 else "last"
         raise DataError(
-            f"{path}: read as {sample.dtype}, {proof}; these are ids of {8 * parts * width} bits"
+            f"{path}: read as {sample.dtype}, of every {parts} ids only the {which} is ever above "
+            f"{most}: {_shown(sample)}; so these are ids of {8 * parts * width} bits"
             f"{_remedy(path, place, parts, width)}"
         )
 
