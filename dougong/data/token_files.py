@@ -169,10 +169,9 @@ def open_tokens(path: Path, vocab_size: int | None) -> TokenFile:
     type than is said.
     """
     beginning = _beginning(path)
-    description = path.with_name(path.name + ".json")
     if beginning.startswith(NPY_MAGIC):
-        opened = _open_npy(path)
-    elif description.exists():
+        return _open_npy(path)
+    if path.with_name(path.name + ".json").exists():
         opened = open_described(path)
     else:
         _refuse_other_kinds(path, beginning)
