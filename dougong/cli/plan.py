@@ -12,12 +12,13 @@ from rich.table import Table
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
-from dougong.job.load import load_job
+from dougong.job.load import placed
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
 from dougong.remarks import Remarks
+from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
 from dougong.ui.formatting import ranges, site_experts, size
 
@@ -31,9 +32,11 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     """
     from dougong.training.preflight import inspect_only, preview
 
-    job = load_job(file, override or []).job
-    model = inspect_only(job)
-    data, told = preview(job, model)
+    resolved = load_whole_job(file, override or [])
+    job = resolved.job
+    with placed(resolved):
+        model = inspect_only(job)
+        data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
     num_parameters = f"{model.num_parameters:,} parameters"
     typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")

@@ -7,21 +7,22 @@ job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dougong.errors import JobError
+from dougong.errors import DataError, JobError, ModelError
 from dougong.job import overrides, validation_messages, yaml_locations
 from dougong.job.data_files import names_files
 from dougong.job.provenance import Mistake, Source, dotted
 from dougong.job.render import lines_of, with_comments
-from dougong.job.rule import SOURCES
+from dougong.job.rule import SOURCES, Rule
 from dougong.job.rules import breaches
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, default_tokenizer
@@ -39,10 +40,11 @@ _GLOBS = (("data", "text"), ("data", "dataset"))
 @dataclass(frozen=True)
 class ResolvedJob:
     """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by
-    dotted path."""
+    dotted path. `places`: `FILE:LINE:COLUMN` of what was written."""
 
     job: Job
     origins: dict[str, str] = field(repr=False)
+    places: dict[str, str] = field(repr=False, default_factory=dict)
 
     def to_yaml(self, comments: bool = False) -> str:
         """The job in full, one value a line, with absolute paths; it loads again to the same `Job`.
@@ -52,6 +54,12 @@ class ResolvedJob:
         lines = list(lines_of(self.job.model_dump(mode="json")))
         texts = with_comments(lines, self.origins if comments else {})
         return "".join(f"{text}\n" for text in texts)
+
+    def located(self, message: str) -> str:
+        """An error found later, as a mistake in the file: one that begins with a key that somebody
+        has written (`model.family: ...`) begins with that key's place."""
+        key, colon, _ = message.partition(":")
+        return f"{self.places[key]}: {message}" if colon and key in self.places else message
 
     def summary(self) -> str:
         """The job in one line: name, model, steps, batch, workers."""
@@ -66,11 +74,13 @@ class ResolvedJob:
         )
 
 
-def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+def load_job(
+    path: str | Path, override: Sequence[str] = (), rules: Sequence[Rule] = ()
+) -> ResolvedJob:
     """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
     over it, check it.
 
-    Later overrides win. Relative paths count from the file's folder, those of overrides from the
+    `rules`: more than the schema's own that it must keep. Later overrides win. Relative paths count from the file's folder, those of overrides from the
     current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
     mistake.
     """
@@ -80,19 +90,30 @@ def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
     _name_tokenizer(source.data)
-    job = _checked_job(source)
+    job = _checked_job(source, rules)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
-    return ResolvedJob(job, origins)
+    places = {dotted(path): place.value for path, place in source.places.items()}
+    return ResolvedJob(job, origins, places)
 
 
-def _checked_job(source: Source) -> Job:
+@contextlib.contextmanager
+def placed(resolved: ResolvedJob) -> Iterator[None]:
+    """What is found wrong inside with the job or its files is told with its place in the job
+    file."""
+    try:
+        yield
+    except (JobError, ModelError, DataError) as error:
+        raise type(error)(resolved.located(str(error))) from error
+
+
+def _checked_job(source: Source, rules: Sequence[Rule]) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
     values."""
     sections = _validate(source)
-    for breach in breaches(sections):
-        source.blame(breach.path, breach.text)
+    for breach in breaches(sections, rules):
+        source.blame(breach.path, breach.text, breach.is_key)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)

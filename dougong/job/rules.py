@@ -8,7 +8,7 @@ tokenizers in `tokenizer_rules`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dougong.job.file_rules import FILE_RULES
@@ -18,12 +18,12 @@ from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
 from dougong.job.tokenizer_rules import TOKENIZER_RULES
 
 
-def breaches(sections: Mapping[str, Any]) -> list[Breach]:
-    """Every broken rule among the given (valid) sections of a job; rules that need a missing
-    section are not asked."""
+def breaches(sections: Mapping[str, Any], more: Sequence[Rule] = ()) -> list[Breach]:
+    """Every broken rule among the given (valid) sections of a job, also of `more` rules; those that
+    need a missing section are not asked."""
     job = Job.model_construct(None, **sections)
     found: list[Breach] = []
-    for rule in _RULES:
+    for rule in (*_RULES, *more):
         if sections.keys() >= set(rule.sections):
             found += rule.check(job)
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
+from dougong.errors import CheckpointError
 from dougong.planner.placement import Node
 
 # From the network and the system.
@@ -94,11 +95,15 @@ class AgentsPlaced:
 @dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
-    valid: (name, reason)."""
+    valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
+    folder `aside`. `refusal`: why no generation may start."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+    aside: Path | None = None
+    refusal: CheckpointError | None = None
 
 
 @dataclass(frozen=True)
