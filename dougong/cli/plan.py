@@ -30,19 +30,20 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.training.preflight import inspect_only, remarks_on
+    from dougong.training.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
     job = resolved.job
     with placed(resolved):
         model = inspect_only(job)
+        data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
     num_parameters = f"{model.num_parameters:,} parameters"
     typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")
     print_table(plan_table(made, state_bytes(job, model, made)))
     expert = size(expert_bytes(job, model))
     typer.echo(f"an expert takes {expert} on its worker; activations come on top")
-    for line in (*environment_lines(job), *remark_lines(remarks_on(job, model))):
+    for line in (*environment_lines(job), f"data: {data}", *remark_lines(told)):
         typer.echo(line)
     if fits(made, job):
         width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.data.text import Corpus, Document
-from dougong.data.token_files import TokenFile, open_described
+from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.data.tokenizer import Tokenizer
 from dougong.errors import DataError
 
@@ -45,7 +46,8 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
                 f"{entry}: the token cache cannot be written ({error.strerror}); free or allow it, "
                 "or tokenise the text beforehand and name the file in data.tokens"
             ) from error
-    return open_described(entry / "tokens.bin")
+    made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
+    return replace(open_described(entry / "tokens.bin"), made_of=made_of)
 
 
 def _write_entry(entry: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:

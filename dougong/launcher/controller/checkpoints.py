@@ -256,4 +256,4 @@ def compare_kernels(
 
 def tokenizer_of(job: Job) -> Path | None:
     """The tokenizer's file or folder, to lie beside the model; None for the built-in one."""
-    return None if job.data.tokenizer == "bytes" else Path(job.data.tokenizer)
+    return None if job.data.tokenizer in (None, "bytes") else Path(job.data.tokenizer)
