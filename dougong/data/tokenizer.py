@@ -127,7 +127,9 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
     command = "AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
     remedy = f"save it with a tokenizer.json: {command}"
     try:
-        whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        whole = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(

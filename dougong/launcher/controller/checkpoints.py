@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint import repository
+from dougong.checkpoint import companions, repository
+from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_messages import PartDurable
@@ -45,6 +46,7 @@ class CheckpointManager:
     job: Job
     background: Background
     _trusted: set[str] = field(default_factory=set)
+    _companions: Mapping[str, bytes] | None = None
 
     def commit(
         self,
@@ -58,14 +60,14 @@ class CheckpointManager:
         """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
         `CommitFailed` comes to the inbox. `parent`: the checkpoint that this one follows."""
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
-        additions = repository.Additions(
+        told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
             expected=repository.expected_tensors(origin.model.inventory, kinds),
-            tokenizer=tokenizer_of(self.job),
         )
 
         def work() -> Committed | CommitFailed:
             try:
+                additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
                 return self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
@@ -78,7 +80,15 @@ class CheckpointManager:
         read. `FoundCheckpoint` comes to the inbox, or why a resume from it is refused."""
         self.background.call(lambda: self._find(origin))
 
+    def _small_files(self) -> Mapping[str, bytes]:
+        """What lies beside the weights in every checkpoint of this run, read once."""
+        if self._companions is None:
+            self._companions = companions_of(self.root, self.job)
+        return self._companions
+
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        # Now: the folders that they come from may be gone when the first checkpoint is due.
+        self._small_files()
         rejected: list[tuple[str, str]] = []
 
         def note_invalid(path: Path, reason: str) -> None:
@@ -207,6 +217,24 @@ def compare_kernels(
     return verdict.warnings
 
 
-def tokenizer_of(job: Job) -> Path | None:
-    """The tokenizer's file or folder, to lie beside the model; None for the built-in one."""
-    return None if job.data.tokenizer == "bytes" else Path(job.data.tokenizer)
+def companions_of(root: Path, job: Job) -> dict[str, bytes]:
+    """The small files beside this run's weights: those of a checkpoint of it, where there is one,
+    for the job's model folder may have changed or be gone; else those of the job.
+
+    Raises `ModelError` for a file of the model folder that is not whole.
+    """
+    for place in list_committed(root):
+        try:
+            return companions.of_checkpoint(place.path)
+        except CheckpointError:
+            continue  # whoever looks for a checkpoint to go on from says so
+    base = None if job.model.path is None else Path(job.model.path)
+    return companions.of_job(base, tokenizer_path(job), job.model.config)
+
+
+def tokenizer_path(job: Job) -> Path | None:
+    """The file or folder of the tokenizer that the data is read with; None where it has no files:
+    bytes, and data that is tokens already."""
+    if job.data.tokenizer == "bytes":
+        return None
+    return Path(job.data.tokenizer).expanduser()
