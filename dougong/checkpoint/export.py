@@ -232,7 +232,7 @@ def _read_plain(path: Path, num_bytes: int, expected: str) -> bytes:
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
     values = json.loads(config)
-    values["dtype"] = dtype
+    values |= {"dtype": dtype, "torch_dtype": dtype}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
