@@ -154,12 +154,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_or_warned_of(checkpoints: Che
     commit(checkpoints, inbox, 5)
     origin = other(recipe=dataclasses.replace(MODEL.recipe, arithmetic=99))
     text = refusal(checkpoints, inbox, origin)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in text and "-o numerics=bounded" in text
+    assert "another recipe (arithmetic: 2 then, 99 now)" in text and "-o numerics=bounded" in text
     bounded = CheckpointManager(
         checkpoints.root, JOB.model_copy(update={"numerics": "bounded"}), Background("test-bounded", inbox)
     )
     (warning,) = find(bounded, inbox, origin).warnings
-    assert "arithmetic: 1 then, 99 now" in warning
+    assert "arithmetic: 2 then, 99 now" in warning
 
 
 def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
