@@ -11,6 +11,7 @@ import time
 from typing import Literal
 
 from dougong.errors import DougongError, LaunchError
+from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
@@ -49,6 +50,7 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
+            installed_versions(),
         )
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         self._ticked_at = 0.0

@@ -162,6 +162,7 @@ class Machine:
     job: Job
     deadlines: Deadlines = DEADLINES
     takes_fingerprints: bool = False
+    versions: dict[str, str] | None = None
     state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
     facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
     now: float = 0.0
@@ -173,7 +174,7 @@ class Machine:
 
     @property
     def policy(self) -> RunPolicy:
-        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
+        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints, versions=self.versions)
 
     @property
     def outcome(self) -> Outcome:
