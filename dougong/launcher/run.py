@@ -39,7 +39,7 @@ from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     DrillFired,
-    GenerationStarted,
+    FirstStep,
     RunCreated,
     WarningRaised,
 )
@@ -106,7 +106,7 @@ def take_over(run_dir: RunDir) -> ResumePoint:
         generation = max(generation, event.generation)
         if isinstance(event, RunCreated):
             changed = event.changed
-        elif isinstance(event, GenerationStarted) and changed:
+        elif isinstance(event, FirstStep) and changed:
             same_since, changed = event.generation, ()  # before that nothing was computed so
         elif isinstance(event, DrillFired):
             fired.add((event.step, event.worker))
