@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dougong.errors import ModelError
 from dougong.job.schema import Model
+from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
 from dougong.models.initial import NamedInit
 from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
 from dougong.models.transformers_internals import (
@@ -46,31 +47,16 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
     logging.set_verbosity_error()
     config = _read_config(model, vocab_size)
     _refuse_unknown_keys(model, config)
+    declare_no_extra_layers(model, config)
     return config
 
 
 def _read_config(model: Model, vocab_size: int | None) -> Any:
     if model.path is None:
         return _family_config(model.family or "", model.config, vocab_size)
-    return _folder_config(model.path, model.config)
-
-
-def _folder_config(path: str, changes: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    if not (Path(path) / "config.json").is_file():
-        raise ModelError(f"model.path: {path} has no config.json; give a Hugging Face folder")
-    try:
-        config = AutoConfig.from_pretrained(path, **changes)
-    except Exception as error:
-        raise ModelError(
-            f"model.path: {path}: transformers cannot read this configuration: {error}"
-        ) from error
-    if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"model.path: {path} holds quantised weights (quantization_config in its config.json), "
-            "which cannot be trained; give a folder in bfloat16 or float32"
-        )
+    config = folder_config(model)
+    if untied_pair(model, config) is not None:
+        config.tie_word_embeddings = False
     return config
 
 
@@ -162,7 +148,7 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
                 f"{config.model_type}: transformers cannot build this model: {error}"
