@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import INDEX_FILE, MODEL, list_committed
+from dougong.checkpoint.directories import INDEX_FILE, MODEL
 from dougong.checkpoint.disk import (
     digest,
     opened,
@@ -25,9 +25,8 @@ from dougong.checkpoint.disk import (
     write_new,
 )
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.repository import newest_valid
+from dougong.checkpoint.repository import newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
-from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError
 
 SHARD_BYTES = 5 << 30
@@ -40,26 +39,13 @@ def choose(
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""
     if step is not None:
-        return _valid_one_of(root, step)
+        return valid_one_of(root, step)
     newest = newest_valid(root, on_invalid)
     if newest is None:
         raise CheckpointError(
             f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong"
         )
     return newest
-
-
-def _valid_one_of(root: Path, step: int) -> Path:
-    """Two generations may have saved one step: the newer valid one is taken."""
-    committed = list_committed(root)
-    results = [verify(place.path) for place in committed if place.step == step]
-    for result in results:
-        if result.ok:
-            return result.directory
-    if results:
-        raise CheckpointError(f"{results[0]}; choose another --step")
-    steps = ", ".join(str(place.step) for place in reversed(committed)) or "none"
-    raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps}")
 
 
 def export(

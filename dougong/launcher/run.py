@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -33,9 +34,15 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
-from dougong.planner.resume import check_resume
+from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, DrillFired, RunCreated, WarningRaised
+from dougong.records.events import (
+    CheckpointCommitted,
+    DrillFired,
+    FirstStep,
+    RunCreated,
+    WarningRaised,
+)
 from dougong.records.machine import describe_machine
 from dougong.ui.history import closing_words
 from dougong.ui.recorder import Recorder
@@ -70,7 +77,7 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     before = load_job(run_dir.job_file, [])
     after = load_job(run_dir.job_file, list(overrides))
     check_resume(before.job, after.job)
-    resume_point = take_over(run_dir)
+    resume_point = _with_changes(take_over(run_dir), before.job, after.job)
     steps = after.job.steps
     if resume_point.step >= steps:
         raise JobError(
@@ -81,18 +88,31 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     return _run(after.job, run_dir, options, resume_point)
 
 
+def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
+    """From the resume on that changes what may change bits, a new count of equal ones begins."""
+    changed = changes_of_bits(before, after)
+    if not changed:
+        return point
+    return dataclasses.replace(point, changed=changed, same_since=point.generation)
+
+
 def take_over(run_dir: RunDir) -> ResumePoint:
     """What the run's record says of its earlier life. `step`: of the newest committed
     checkpoint."""
-    generation, step = 0, 0
+    generation, step, same_since = 0, 0, 1
+    changed: tuple[str, ...] = ()
     fired = set()
     for event in run_dir.read_events():
         generation = max(generation, event.generation)
-        if isinstance(event, DrillFired):
+        if isinstance(event, RunCreated):
+            changed = event.changed
+        elif isinstance(event, FirstStep) and changed:
+            same_since, changed = event.generation, ()  # before that nothing was computed so
+        elif isinstance(event, DrillFired):
             fired.add((event.step, event.worker))
         elif isinstance(event, CheckpointCommitted) and _exists(run_dir, event.step):
             step = max(step, event.step)
-    return ResumePoint(generation + 1, step, frozenset(fired))
+    return ResumePoint(generation + 1, step, frozenset(fired), same_since=same_since)
 
 
 def refuse_if_alive(run_dir: RunDir) -> None:
@@ -139,6 +159,7 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
         job=job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
+        changed=resume_point.changed,
     )
 
 

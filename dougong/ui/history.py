@@ -8,7 +8,6 @@ its end); the time between sittings is not the run's.
 
 from __future__ import annotations
 
-import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +29,14 @@ from dougong.records.events import (
     RunEvent,
     StartedAgent,
     StateChanged,
+    StepsRecomputed,
     WorkerDied,
 )
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.status import RunStatus, WorkerState
-from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.formatting import count, duration, loss, plural, step_range
+from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
 
@@ -99,7 +100,7 @@ class History:
     def command(self) -> str:
         """What was typed: one line for each controller that the run had."""
         created = [event for event in self.events if isinstance(event, RunCreated)]
-        return "\n".join(_typed(event.command) for event in created if event.command)
+        return "\n".join(typed(event.command) for event in created if event.command)
 
     @property
     def last_step(self) -> int:
@@ -110,6 +111,11 @@ class History:
     def tokens(self) -> int:
         """Tokens of the present history's steps."""
         return sum(row["tokens"] for row in self.rows)
+
+    @property
+    def recomputed(self) -> list[StepsRecomputed]:
+        """What was computed a second time, and compared."""
+        return [event for event in self.events if isinstance(event, StepsRecomputed)]
 
     @property
     def generation(self) -> int:
@@ -189,16 +195,19 @@ def closing_words(run_dir: RunDir) -> str:
         parts.append(f"loss {loss(history.rows[-1]['loss'])}")
     if history.recoveries:
         parts.append(plural(len(history.recoveries), "failure"))
-    return f"{', '.join(parts)}\nnext: {next_command(history)}"
+    if history.recomputed:
+        parts.append(recomputed_words(history.recomputed))
+    following = next_step(history.path, history.state, history.events)
+    return f"{', '.join(parts)}\nnext: {following}"
 
 
-def next_command(history: History) -> str:
-    """The next thing to type, by the run's state."""
-    if history.state == "finished":
-        return f"dougong export {history.path} OUT"
-    if history.state in ("starting", "running", "recovering", "stopping"):
-        return f"dougong status {history.path}"
-    return f"dougong resume {history.path}"
+def recomputed_words(events: Sequence[StepsRecomputed]) -> str:
+    """What came of the steps that were computed again: the bits of the first time, or where not."""
+    parted = [event for event in events if event.differs_from is not None]
+    if parted:
+        return f"step {parted[0].last} computed again: other bits"
+    stretches = ", ".join(step_range(event.first, event.last) for event in events)
+    return f"{stretches} computed again: the same bits"
 
 
 def _state(events: Sequence[Event], status: RunStatus) -> str:
@@ -277,10 +286,3 @@ def _begins_sitting(event: Event, before: Event) -> bool:
 
 def _last(events: Sequence[Event], kind: type[_OneEvent]) -> _OneEvent | None:
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
-
-
-def _typed(words: Sequence[str]) -> str:
-    """The words as a shell takes them."""
-    if words[0] == "__main__.py":
-        words = ["python", "-m", "dougong", *words[1:]]
-    return shlex.join(words)

@@ -17,7 +17,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.run import refuse_if_alive, signals_into, take_over
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, DrillFired, GenerationStarted
+from dougong.records.events import CheckpointCommitted, DrillFired, FirstStep, GenerationStarted, RunCreated
 from dougong.records.status import ControllerAddress
 
 
@@ -44,6 +44,15 @@ def test_a_resume_takes_over_generation_checkpoint_and_drills(run_dir: RunDir) -
     ):
         run_dir.append_event(event)
     assert take_over(run_dir) == ResumePoint(3, 10, frozenset({(7, "east/1")}))
+
+
+def test_equal_bits_are_due_since_the_last_change_with_which_something_was_computed(run_dir: RunDir) -> None:
+    sittings: list[tuple[int, tuple[str, ...]]] = [(1, ()), (2, ("numerics",)), (3, ())]
+    for generation, changed in sittings:
+        run_dir.append_event(RunCreated(generation=generation, job="toy", changed=changed))
+        run_dir.append_event(FirstStep(generation=generation, step=1))
+    run_dir.append_event(RunCreated(generation=4, job="toy", changed=("numerics",)))  # and was refused
+    assert take_over(run_dir).same_since == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

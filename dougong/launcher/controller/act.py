@@ -72,7 +72,9 @@ class Actor:
         self._torch_thread = Background("dougong-store", inbox)
         storage_thread = Background("dougong-commit", inbox)
         root = self._run_dir.checkpoints
-        self._checkpoints = CheckpointManager(root, config.job, storage_thread)
+        self._checkpoints = CheckpointManager(
+            root, config.job, storage_thread, self._run_dir.stream_metrics
+        )
         self._connections: Connections | None = None
 
     def act(self, action: Action) -> Action:

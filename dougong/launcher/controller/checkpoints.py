@@ -4,7 +4,7 @@ to resume from."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, RecordError
 from dougong.fingerprint import judge
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
@@ -24,6 +24,8 @@ from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
+from dougong.records.metrics import MetricsRow
+from dougong.records.recomputation import RecordedStep, recorded_after
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class RunOrigin:
 class CheckpointManager:
     """One run's checkpoints. Commits, and the search for a valid one, run one after the other in
     `background`: a large one holds up neither training nor the controller. Results reach the inbox.
+    `read_rows`: the run's rows of metrics, in the order written.
     """
 
     root: Path
     job: Job
     background: Background
+    read_rows: Callable[[], Iterable[MetricsRow]] = tuple
     _trusted: set[str] = field(default_factory=set)
     _companions: Mapping[str, bytes] | None = None
 
@@ -102,7 +106,22 @@ class CheckpointManager:
             refuse_other_data(found, written, origin)
             warnings = compare_recipes(self.job, found, written, origin)
             warnings += compare_kernels(self.job, found, written, origin)
-        return FoundCheckpoint(found, tuple(rejected), warnings)
+        recorded, unread = self._recorded_after(found)
+        return FoundCheckpoint(found, tuple(rejected), warnings + unread, recorded)
+
+    def _recorded_after(
+        self, found: Path | None
+    ) -> tuple[dict[int, RecordedStep], tuple[str, ...]]:
+        """What has been recorded of the steps that are to be computed again; a warning where that
+        cannot be read."""
+        step, digest = 0, None
+        if found is not None:
+            manifest = Manifest.load(found)
+            step, digest = manifest.step, manifest.metadata.get("ledger")
+        try:
+            return recorded_after(self.read_rows(), step, digest), ()
+        except RecordError as error:
+            return {}, (f"{error}; so steps that are computed again are compared with nothing",)
 
     def _commit(
         self,

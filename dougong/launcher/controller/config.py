@@ -33,11 +33,17 @@ TRAINING = EntryPoints()
 @dataclass(frozen=True)
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
-    first one; `step`: of the newest checkpoint; `fired`: drills that have fired, (step, worker)."""
+    first one; `step`: of the newest checkpoint; `fired`: drills that have fired, (step, worker).
+
+    `changed`: keys that this resume gives other values and that may change bits; `same_since`: the
+    first generation since the last such change, whose bits all later ones must give again.
+    """
 
     generation: int = 1
     step: int = 0
     fired: frozenset[tuple[int, str]] = frozenset()
+    changed: tuple[str, ...] = ()
+    same_since: int = 1
 
 
 FROM_START = ResumePoint()

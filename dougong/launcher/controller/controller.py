@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from typing import Literal
 
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import DougongError, LaunchError, ReproducibilityError
+from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
@@ -49,6 +50,7 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
+            installed_versions(),
         )
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         self._ticked_at = 0.0
@@ -162,6 +164,9 @@ class Controller:
         facts = self._facts
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
+        again = facts.recomputation.end()
+        if again is not None:
+            self._recorder.record(again)
         self._recorder.record(_ended(outcome, facts.number, facts.step))
         self.set_state(Ended(outcome))
         self._recorder.run_dir.remove_controller()
@@ -169,13 +174,17 @@ class Controller:
 
 def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
     """The run's last event but one."""
-    diagnosis = outcome.diagnosis
+    diagnosis, failure = outcome.diagnosis, None
     cause = str(outcome.error) if outcome.error is not None else None
+    if diagnosis is not None:
+        failure = diagnosis.kind
+    elif isinstance(outcome.error, ReproducibilityError):
+        failure = "irreproducible"
     return events.RunEnded(
         kind=_KINDS[outcome.state],
         generation=generation,
         step=step,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.worker,
-        failure=None if diagnosis is None else diagnosis.kind,
+        failure=failure,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.planner.placement import Node
+from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
 
@@ -94,11 +96,13 @@ class AgentsPlaced:
 @dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
-    valid: (name, reason)."""
+    valid: (name, reason). `recorded`: what earlier generations have recorded of the steps after
+    it."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
