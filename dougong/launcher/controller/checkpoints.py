@@ -254,6 +254,6 @@ def companions_of(root: Path, job: Job) -> dict[str, bytes]:
 def tokenizer_path(job: Job) -> Path | None:
     """The file or folder of the tokenizer that the data is read with; None where it has no files:
     bytes, and data that is tokens already."""
-    if job.data.tokenizer == "bytes":
+    if job.data.tokenizer in (None, "bytes"):
         return None
     return Path(job.data.tokenizer).expanduser()
