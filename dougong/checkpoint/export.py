@@ -129,7 +129,9 @@ def _copy_small_files(job: _Export) -> None:
         data = _read_plain(job.directory / name, record.num_bytes, record.digest)
         if name.endswith("/config.json"):
             data = _with_dtype(data, job.dtype)
-        write_new(job.out / Path(name).name, data)
+        target = job.out / name.removeprefix(f"{MODEL}/")
+        target.parent.mkdir(exist_ok=True)
+        write_new(target, data)
 
 
 def _file_names(total: int) -> list[str]:
@@ -216,7 +218,7 @@ def _read_plain(path: Path, num_bytes: int, expected: str) -> bytes:
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
     values = json.loads(config)
-    values["dtype"] = dtype
+    values |= {"dtype": dtype, "torch_dtype": dtype}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -31,6 +31,7 @@ FailureKind = Literal[
     "data",
     "model",
     "preemption",
+    "irreproducible",
 ]
 
 _STORAGE_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

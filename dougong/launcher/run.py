@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -23,7 +24,6 @@ from dougong.errors import (
     JobError,
     LaunchError,
     StorageError,
-    WorkerError,
 )
 from dougong.job.load import ResolvedJob, load_job, placed
 from dougong.job.schema import Job
@@ -43,13 +43,14 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.presence import Presence, look
-from dougong.planner.resume import check_resume
+from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
     DrillFired,
+    FirstStep,
     NoteTaken,
     RunCreated,
     WarningRaised,
@@ -151,6 +152,7 @@ def resume_run(
         after = load_job(run_dir.job_file, list(overrides))
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
+        resume_point = _with_changes(resume_point, before.job, after.job)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
         sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes)
@@ -178,14 +180,28 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
         )
 
 
+def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
+    """From the resume on that changes what may change bits, a new count of equal ones begins."""
+    changed = changes_of_bits(before, after)
+    if not changed:
+        return point
+    return dataclasses.replace(point, changed=changed, same_since=point.generation)
+
+
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
     `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed = 0, set()
+    generation, committed, same_since = 0, set(), 1
+    changed: tuple[str, ...] = ()
     fired = set()
     for event in run_dir.read_events():
         generation = max(generation, event.generation)
         match event:
+            case RunCreated():
+                changed = event.changed
+            case FirstStep() if changed:
+                # Before its first step nothing was computed with the changed keys.
+                same_since, changed = event.generation, ()
             case DrillFired():
                 fired.add((event.step, event.worker))
             case CheckpointCommitted():
@@ -201,7 +217,9 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     step = max(there, default=0) if chosen is None else chosen
     # A commit whose event was lost with its controller has left its checkpoint all the same.
     has_committed = bool(committed or there)
-    return ResumePoint(generation + 1, step, frozenset(fired), has_committed, chosen)
+    return ResumePoint(
+        generation + 1, step, frozenset(fired), has_committed, chosen, same_since=same_since
+    )
 
 
 def refuse_if_alive(
@@ -266,6 +284,7 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
         job=job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
+        changed=resume_point.changed,
     )
 
 

@@ -13,7 +13,7 @@ import contextlib
 import os
 import reprlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -248,6 +248,13 @@ class RunDir:
             _check_row(f"{self.metrics_file}:{number}", row, needed)
             rows.append(row)
         return rows
+
+    def stream_metrics(self) -> Iterator[MetricsRow]:
+        """As `read_metrics`, a row at a time, for a run of any length."""
+        for number, fields in enumerate(self._metrics.stream(), 1):
+            row = decode_numbers(fields)
+            _check_row(f"{self.metrics_file}:{number}", row, ())
+            yield row
 
     def latest_metrics(self) -> list[MetricsRow]:
         """The rows of the run's present history, one a step: what a later attempt rewound is

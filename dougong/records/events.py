@@ -49,12 +49,13 @@ def read_wall(wall: str) -> datetime:
 
 class RunCreated(RunEvent):
     """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs."""
+    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
+    changed: tuple[str, ...] = ()
 
 
 class StateChanged(RunEvent):
@@ -135,6 +136,20 @@ class FirstStep(RunEvent):
 
     kind: Literal["first_step"] = "first_step"
     step: int
+
+
+class StepsRecomputed(RunEvent):
+    """Steps `first` to `last`, which generations `earlier` had recorded, have been computed again,
+    with the same ledgers; but for the last where `differs_from` names the generation in which its
+    ledger was `then`, not `now`."""
+
+    kind: Literal["steps_recomputed"] = "steps_recomputed"
+    first: int
+    last: int
+    earlier: tuple[int, ...]
+    differs_from: int | None = None
+    then: str = ""
+    now: str = ""
 
 
 class DrillFired(RunEvent):
@@ -252,6 +267,7 @@ Event = Annotated[
     | PlanLaid
     | GenerationStarted
     | FirstStep
+    | StepsRecomputed
     | DrillFired
     | WorkerDied
     | FailureDiagnosed

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,20 @@ class JsonLines:
         # What stands after the last newline is still being written, or was torn.
         *whole, _ = data.split(b"\n")
         return [self._parse(number, line) for number, line in enumerate(whole, 1)]
+
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """As `read`, a line at a time, for a file of any length."""
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        yield self._parse(number, line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RecordError(
+                f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
+            ) from error
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         place = f"{self.path}:{number}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StepDone
+from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
 from dougong.data.windows import open_data, vocabulary
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
@@ -26,9 +26,11 @@ from dougong.training.build import (
 from dougong.training.forwards import Forwards
 from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
+from dougong.training.replica import Replica
 from dougong.training.reports import StepResult
 from dougong.training.state import open_start, state_of
 from dougong.training.step import Stepper
+from dougong.training.unreached import UnreachedNotice
 
 
 class Trainer:
@@ -143,11 +145,27 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     ledger = None
     if job.is_deterministic:
         ledger = LedgerStart(context.run_dir / "ledger", start.digest)
-    options = StepOptions(Phases(context.control.progress), tracer, ledger)
+    notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
+    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,))
     stepper = build_in_world(share, world, options)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _trained_names(replica: Replica) -> tuple[str, ...]:
+    """Of every dense tensor that is trained, and of the experts' modules."""
+    return (*replica.trainable, *replica.cut.names)
+
+
+def _warner(context: WorkerContext) -> Callable[[str], None]:
+    """Warns of what all workers know alike, once for all of them."""
+
+    def warn(text: str) -> None:
+        if context.worker.rank == 0:
+            context.control.send(WorkerWarning(text))
+
+    return warn
 
 
 def _fused_experts(context: WorkerContext) -> Iterator[ExpertOp]:

@@ -26,11 +26,12 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
+    StepsRecomputed,
     StopRequested,
     WarningRaised,
     WorkerDied,
 )
-from dougong.ui.formatting import count, duration, plural, size, worker_list
+from dougong.ui.formatting import count, duration, plural, size, step_range, worker_list
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -116,6 +117,21 @@ def _(event: FirstStep) -> Sentence:
     if event.generation > 1:
         return Sentence("good", f"training again at step {event.step}")
     return Sentence("quiet", f"first step: {event.step}")
+
+
+@describe.register
+def _(event: StepsRecomputed) -> Sentence:
+    if event.differs_from is None:
+        return Sentence(
+            "good", f"{step_range(event.first, event.last)} computed again: the same bits"
+        )
+    text = (
+        f"step {event.last} computed again: other bits than in generation {event.differs_from} "
+        f"(ledger {event.then[:12]} then, {event.now[:12]} now)"
+    )
+    if event.last > event.first:
+        text += f"; {step_range(event.first, event.last - 1)}: the same bits"
+    return Sentence("warning", text)
 
 
 @describe.register

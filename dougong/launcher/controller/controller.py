@@ -12,8 +12,15 @@ import time
 from dataclasses import replace
 from typing import Literal
 
-from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
+from dougong.errors import (
+    CheckpointError,
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    StorageError,
+)
 from dougong.fault.diagnosis import FailureKind, mistake_in
+from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
@@ -53,6 +60,7 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
+            installed_versions(),
         )
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         self._ticked_at = 0.0
@@ -168,6 +176,9 @@ class Controller:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         self._take_late_commits()
         try:
+            again = facts.recomputation.end()
+            if again is not None:
+                self._recorder.tell(again)
             self._recorder.tell(_ended(outcome, facts.number, facts.step))
         except StorageError as error:
             if outcome.error is None:
@@ -189,8 +200,12 @@ class Controller:
 
 def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
     """The run's last event but one."""
-    diagnosis = outcome.diagnosis
+    diagnosis, failure = outcome.diagnosis, None
     cause = str(outcome.error) if outcome.error is not None else None
+    if diagnosis is not None:
+        failure = diagnosis.kind
+    elif isinstance(outcome.error, ReproducibilityError):
+        failure = "irreproducible"
     return events.RunEnded(
         kind=_KINDS[outcome.state],
         generation=generation,

@@ -289,11 +289,14 @@ def _observe_process(
 
 def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
     facts.step = done.step
-    recorded = RecordStep({"attempt": generation.number, **done.row})
-    if generation.has_stepped:
-        return (recorded,)
-    generation.has_stepped = True
-    return (recorded, Record(events.FirstStep(generation=generation.number, step=facts.step)))
+    news: list[News] = [RecordStep({"attempt": generation.number, **done.row})]
+    if not generation.has_stepped:
+        generation.has_stepped = True
+        news.append(Record(events.FirstStep(generation=generation.number, step=facts.step)))
+    recomputed = facts.recomputation.take(generation.number, {**done.row, "step": done.step})
+    if recomputed is not None:
+        news.append(Record(recomputed))
+    return tuple(news)
 
 
 def _observe_drill(

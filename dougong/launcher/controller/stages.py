@@ -4,6 +4,7 @@ what each asks for, when it is over, and how long it may take. Pure."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -52,7 +53,8 @@ class RunPolicy:
     """What decisions depend on beside the facts: fixed for the controller's life.
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices.
+    node see each other's devices. `versions`: package -> version on the controller's own machine,
+    which the nodes must have too; None: it is not compared.
     """
 
     job: Job
@@ -60,6 +62,7 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
+    versions: Mapping[str, str] | None = None
 
 
 def counted_kinds(job: Job) -> tuple[str, ...]:
@@ -276,7 +279,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path))
+        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address

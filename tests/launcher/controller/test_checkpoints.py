@@ -14,7 +14,7 @@ from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, RecordError
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
 from dougong.launcher.controller.config import ResumePoint
@@ -24,6 +24,7 @@ from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import make_recipe
 from dougong.planner.resume import identity
+from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())
@@ -246,12 +247,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_or_warned_of(checkpoints: Che
     commit(checkpoints, inbox, 5)
     origin = other(recipe=dataclasses.replace(MODEL.recipe, arithmetic=99))
     text = refusal(checkpoints, inbox, origin)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in text and "-o numerics=bounded" in text
+    assert "another recipe (arithmetic: 2 then, 99 now)" in text and "-o numerics=bounded" in text
     bounded = CheckpointManager(
         checkpoints.root, JOB.model_copy(update={"numerics": "bounded"}), Background("test-bounded", inbox)
     )
     (warning,) = find(bounded, inbox, origin).warnings
-    assert "arithmetic: 1 then, 99 now" in warning
+    assert "arithmetic: 2 then, 99 now" in warning
 
 
 def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -259,3 +260,27 @@ def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, i
     text = refusal(checkpoints, inbox, other(data={"name": "a.txt", "digest": "two"}))
     assert "digest one, but a.txt has two" in text
     assert find(checkpoints, inbox).directory == checkpoints.root / "step-000005"
+
+
+def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> CheckpointManager:
+    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read)
+
+
+def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:
+    rows = [{"attempt": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
+    checkpoints = with_rows(tmp_path, inbox, lambda: iter(rows))
+    assert list(find(checkpoints, inbox).recorded) == [1, 2, 3, 4, 5, 6, 7]  # from the beginning
+    parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]
+    parts = [dataclasses.replace(one, part={**one.part, "ledger": "05"}) for one in parts]
+    checkpoints.commit(5, 1, parts, PLAN, ORIGIN, None)
+    assert isinstance(result(inbox), Committed)
+    assert find(checkpoints, inbox).recorded == {6: RecordedStep(1, "06"), 7: RecordedStep(1, "07")}
+
+
+def test_rows_that_cannot_be_read_are_told_and_hold_nothing_up(tmp_path: Path, inbox: Inbox) -> None:
+    def damaged() -> Any:
+        raise RecordError("metrics.jsonl:3: not JSON")
+
+    found = find(with_rows(tmp_path, inbox, damaged), inbox)
+    assert found.recorded == {}
+    assert found.warnings == ("metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",)

@@ -80,6 +80,9 @@ NONE_IS_VALID = FoundCheckpoint(
     None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
 )
 LAST_PARTS = [part(name, 20) for name in ALL]
+AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
+"""Generation 2 begins after step 5; generation 1 has recorded two steps more."""
+RESTARTS = ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"]
 ONCE = {"fault": {"max_restarts": 1}}
 NEVER = {"fault": {"max_restarts": 0}}
 
@@ -159,6 +162,24 @@ CASES = [
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], worker="east/1", status=1, job=ONCE,
          reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
+    Case("steps that are computed again with the same bits are told",
+         [*AGAIN, step(6, 2, "aa"), step(7, 2, "bb"), step(8, 2, "cc")], ["RECOVERING", "RUNNING"],
+         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "steps_recomputed"],
+         worker="east/1"),
+    Case("other bits end a run that promises them, and commit nothing",
+         [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2), [step(7, 2, "xx"), part("west/0", 7, 2)]],
+         ["RECOVERING", "RUNNING", "FAILED"], [*RESTARTS, *["RecordStep"] * 2],
+         [*DIES, "generation_started", "first_step", "checkpoint_started", "steps_recomputed"], worker="east/1",
+         status=1, reason="step 7: generation 2 has computed it again with other bits than generation 1"),
+    Case("other bits are told where nothing is promised",
+         [*AGAIN, step(6, 2, "xx"), step(7, 2, "yy"), *[part(name, 7, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
+         [*RESTARTS, *["RecordStep"] * 2, "CommitCheckpoint 7"],
+         [*DIES, "generation_started", "first_step", "steps_recomputed", "checkpoint_started"], worker="east/1",
+         job={"numerics": "bounded"}),
+    Case("what has been compared is told when the generation fails",
+         [*AGAIN, step(6, 2, "aa"), exits("west/0", -9, 2)], ["RECOVERING", "RUNNING", "RECOVERING"],
+         [*RESTARTS, "RecordStep", "KillGeneration 2"],
+         [*DIES, "generation_started", "first_step", "steps_recomputed", *DIES], worker="east/1"),
     Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
          ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
          [*DIES, "warning", "generation_started"], worker="east/1"),
@@ -280,6 +301,14 @@ def test_what_follows(case: Case) -> None:
         assert case.reason in str(made.outcome.error)
     elif made.states:
         assert made.states[-1] in ("RUNNING", "STOPPING", "RECOVERING")
+
+
+def test_a_resume_that_changed_what_may_change_bits_is_told_and_goes_on() -> None:
+    made = running()
+    made.facts.same_since = 2
+    made.play(*AGAIN, step(6, 2, "xx"))
+    assert made.event("steps_recomputed").differs_from == 1
+    assert made.state == Running(2)
 
 
 def test_a_state_carries_its_data() -> None:
