@@ -41,7 +41,9 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0, "original_max_p
         ({"rope_theta": 1.0, "num_experts": 4}, {}, {}),
     ],
 )
-def test_older_names_stand_beside_todays(values: dict[str, Any], renamed: dict[str, str], older: dict[str, Any]) -> None:
+def test_older_names_stand_beside_todays(
+    values: dict[str, Any], renamed: dict[str, str], older: dict[str, Any]
+) -> None:
     assert with_older_names(values, renamed) == values | older
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dougong.control.messages import AgentReady, Challenge, Heartbeat, OutputLine, WorkerForked
 from dougong.control.progress import WorkerProgress
-from dougong.control.worker_messages import DrillAnnounced, ModelFound, WorkerWarning
+from dougong.control.worker_messages import DrillAnnounced, ModelFound, UpdateSkipped, WorkerWarning
 from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
 from dougong.launcher.controller.items import (
@@ -155,6 +155,20 @@ CASES = [
     Case("wrong data is not tried again", [raises("east/0", "DataError"), killed(*ALL)], ["RECOVERING", "FAILED"],
          ["ShowException east/0", "KillGeneration 1", "ForgetParts"], DIES, worker="east/0", status=1,
          reason="a data error would come again"),
+    Case("a step that is not finite is not tried again", [step(1), raises("east/0", "NumericsError"), killed(*ALL)],
+         ["RECOVERING", "FAILED"], ["RecordStep", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
+         ["first_step", *DIES], worker="east/0", status=1, reason="a numerics error would come again"),
+    Case("the run does not end before the checkpoint that was whole is committed",
+         [*LAST_PARTS, raises("east/0", "NumericsError"), killed(*ALL), Passes(60), committed(20)],
+         ["RECOVERING", "FAILED"],
+         ["CommitCheckpoint 20", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
+         ["checkpoint_started", *DIES, "checkpoint_committed"], worker="east/0", status=1, reason="numerics"),
+    Case("a checkpoint that is never committed does not hold up the run's end for ever",
+         [*LAST_PARTS, raises("east/0", "NumericsError"), killed(*ALL), Passes(1801)], ["RECOVERING", "FAILED"],
+         ["CommitCheckpoint 20", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
+         ["checkpoint_started", *DIES], worker="east/0", status=1, reason="numerics"),
+    Case("a step without its update is told", [worker("east/0", UpdateSkipped(7, 1.0, float("inf"), "a gradient", 2))],
+         events=["step_skipped"]),
     Case("a restart budget that is used up ends the run with the first cause",
          [exits("east/1", -9), *recovered("east/0", "west/0"),
           exits("west/0", 3, 2), *killed("east/0", "east/1", generation=2)],
