@@ -39,8 +39,6 @@ def plain_step(progress: RunProgress, now: float) -> str:
         if row.get(key) is not None:
             parts.append(f"{label} {row[key]:{form}}")
     parts += _time_words(progress, row, now)
-    if progress.generation > 1:
-        parts.append(f"generation {progress.generation}")
     return "  ".join(parts)
 
 

@@ -39,10 +39,10 @@ class Recorder:
 
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
-        self.run_dir.append_metrics(row)
+        stamped = self.run_dir.append_metrics(row)
         if self._tensorboard is not None:
-            self._tensorboard.step(row)
-        self.view.step(row)
+            self._tensorboard.step(stamped)
+        self.view.step(stamped)
 
     def set_status(self, status: RunStatus) -> None:
         """Replace status.json, signed by this process."""

@@ -59,7 +59,7 @@ class RunProgress:
     def take(self, row: MetricsRow, now: float) -> None:
         """A step's row: a step that comes again drops what was rewound."""
         self._rewind(row["step"])
-        self.row, self.generation = row, row["attempt"]
+        self.row, self.generation = row, row["generation"]
         self.losses.append((row["step"], row["loss"]))
         self.arrivals.append((now, row["step"]))
         if row.get("val_loss") is not None:

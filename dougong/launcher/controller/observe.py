@@ -263,11 +263,13 @@ def _observe_process(
 
 def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
     facts.step = done.step
-    recorded = RecordStep({"attempt": generation.number, **done.row})
+    recorded = RecordStep({"generation": generation.number, **done.row})
     if generation.has_stepped:
         return (recorded,)
     generation.has_stepped = True
-    return (recorded, Record(events.FirstStep(generation=generation.number, step=facts.step)))
+    # The event comes first: "training again at step 61", then that step's own line.
+    first = events.FirstStep(generation=generation.number, step=facts.step)
+    return (Record(first), recorded)
 
 
 def _observe_drill(
