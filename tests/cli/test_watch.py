@@ -67,5 +67,43 @@ def test_logs_of_a_worker_that_is_not_there(run: RunDir) -> None:
     assert "no log of a worker 'west/0'; there are logs of east/0, east/1" in str(refused)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["east/2"], "east/2 has printed nothing in generation 1"),
+        ([], "east/2-3 have printed nothing in generation 1"),
+        (["east/0"], ""),
+    ],
+)
+def test_who_has_printed_nothing_is_told(run: RunDir, words: list[str], said: str) -> None:
+    for worker in ("east/2", "east/3"):
+        run.log_file(1, worker).touch()
+    result = call(logs, run.path, *words)
+    assert (result.exit_code, result.stderr.strip()) == (0, said)
+
+
+def test_a_run_without_workers_says_where_to_look(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "early")
+    run.write_job("job: toy\n")
+    assert call(logs, run.path).stderr == (
+        f"no worker has begun; `dougong logs {run.path} -g 0` shows the looks before the start\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-g", "9"], "no log in generation 9; there are logs of generations 1-2"),
+        (["east/1", "-g", "2"], "no log of east/1 in generation 2; there are logs of east/1 of generation 1"),
+    ],
+)
+def test_a_generation_that_is_not_there(run: RunDir, words: list[str], said: str) -> None:
+    log = run.log_file(2, "east/0")
+    log.parent.mkdir(parents=True)
+    log.write_text("again\n")
+    refused = call(logs, run.path, *words).exception
+    assert isinstance(refused, LaunchError) and said in str(refused)
+
+
 def test_a_run_that_has_ended_is_stopped_already(run: RunDir) -> None:
     assert call(stop, run.path).stdout == "stopped at step 7 of 20\n"
