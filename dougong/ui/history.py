@@ -8,7 +8,6 @@ its end); the time between sittings is not the run's.
 
 from __future__ import annotations
 
-import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.status import RunStatus, WorkerState
 from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
 
@@ -99,7 +99,7 @@ class History:
     def command(self) -> str:
         """What was typed: one line for each controller that the run had."""
         created = [event for event in self.events if isinstance(event, RunCreated)]
-        return "\n".join(_typed(event.command) for event in created if event.command)
+        return "\n".join(typed(event.command) for event in created if event.command)
 
     @property
     def last_step(self) -> int:
@@ -189,16 +189,8 @@ def closing_words(run_dir: RunDir) -> str:
         parts.append(f"loss {loss(history.rows[-1]['loss'])}")
     if history.recoveries:
         parts.append(plural(len(history.recoveries), "failure"))
-    return f"{', '.join(parts)}\nnext: {next_command(history)}"
-
-
-def next_command(history: History) -> str:
-    """The next thing to type, by the run's state."""
-    if history.state == "finished":
-        return f"dougong export {history.path} OUT"
-    if history.state in ("starting", "running", "recovering", "stopping"):
-        return f"dougong status {history.path}"
-    return f"dougong resume {history.path}"
+    following = next_step(history.path, history.state, history.events)
+    return f"{', '.join(parts)}\nnext: {following}"
 
 
 def _state(events: Sequence[Event], status: RunStatus) -> str:
@@ -277,10 +269,3 @@ def _begins_sitting(event: Event, before: Event) -> bool:
 
 def _last(events: Sequence[Event], kind: type[_OneEvent]) -> _OneEvent | None:
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
-
-
-def _typed(words: Sequence[str]) -> str:
-    """The words as a shell takes them."""
-    if words[0] == "__main__.py":
-        words = ["python", "-m", "dougong", *words[1:]]
-    return shlex.join(words)

@@ -94,7 +94,7 @@ def test_a_failed_run_says_who_why_and_what_to_type(tmp_path: Path) -> None:
     run = failed_run(tmp_path / "run")
     page = page_of(run)
     assert 'Failed: east/0 RuntimeError: <script>alert("x")</script> & loss is nan' in page.words
-    assert f"Next: dougong resume {run.path}" in page.words
+    assert f"Next: dougong verify {run.path}" in page.words
     assert "The last lines of logs/2/east/0.log" in page.words
     assert "Not followed by another step" in page.words
     assert "rejected: optimizer/rank00001: digest differs" in page.words
