@@ -16,7 +16,14 @@ import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.records.directory import RunDir
-from dougong.records.events import FailureDiagnosed, GenerationStarted, StateChanged, WorkerDied
+from dougong.records.events import (
+    FailureDiagnosed,
+    GenerationStarted,
+    PhaseEnded,
+    PhaseStarted,
+    StateChanged,
+    WorkerDied,
+)
 from dougong.ui.view import View, make_view
 from rich.console import Console
 from tests.ui.recorded import failed_run, make_layout, make_row, running_run
@@ -66,6 +73,20 @@ def test_plain_one_whole_line_per_step(tmp_path: Path) -> None:
     assert not any("generation" in line for line in steps)
     again = next(i for i, line in enumerate(lines) if "training again at step 21" in line)
     assert lines[again + 1].startswith("step 21/60")
+
+
+def test_a_long_phase_of_the_start_is_told_before_its_end() -> None:
+    out, clock = io.StringIO(), Clock()
+    with make_view(Console(file=out, width=100), "tiny", 60, clock) as view:
+        view.event(PhaseStarted(generation=0, phase="imports"))
+        for clock.now in (1.0, 6.0, 7.0):
+            view.tick()
+        view.event(PhaseEnded(generation=0, phase="imports", seconds=7.5))
+        view.tick()
+    assert out.getvalue().splitlines() == [
+        "· imports of torch and transformers, 6.0 s so far",
+        "· imports of torch and transformers: 7.5 s",
+    ]
 
 
 def test_a_failure_names_worker_and_cause_once(tmp_path: Path) -> None:
