@@ -23,13 +23,15 @@ REPORTED = ("generation", "loss", "tokens", "tokens_per_s", "step_s")
 
 
 class LoadShape(BaseModel):
-    """How a row says what experts had to do. `max_over_mean`: site by site; `counts`: [sites][E+1],
-    in some rows."""
+    """How a row says what experts had to do. `max_over_mean`: site by site; `busiest_share`: the
+    part of each site's tokens that as many experts took as a token chooses; `counts`:
+    [sites][E+1], in some rows."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     max_over_mean: list[float] = Field(min_length=1)
     worst: float = 0.0
+    busiest_share: list[float] = []
     counts: list[list[int]] | None = None
 
 

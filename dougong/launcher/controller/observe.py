@@ -264,12 +264,24 @@ def _observe_process(
 def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
     facts.step = done.step
     recorded = RecordStep({"generation": generation.number, **done.row})
+    routers = _observe_routers(facts, done)
     if generation.has_stepped:
-        return (recorded,)
+        return (recorded, *routers)
     generation.has_stepped = True
     # The event comes first: "training again at step 61", then that step's own line.
     first = events.FirstStep(generation=generation.number, step=facts.step)
-    return (Record(first), recorded)
+    return (Record(first), recorded, *routers)
+
+
+def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
+    """A layer that sends everything to few experts, or has stopped to."""
+    if facts.model is None:
+        return ()
+    news = []
+    for found in facts.routers.note(done.row, facts.model.inventory):
+        kind = events.WarningRaised if found.is_bad else events.NoteTaken
+        news.append(Record(kind(generation=facts.number, text=found.text)))
+    return tuple(news)
 
 
 def _observe_drill(
