@@ -69,6 +69,7 @@ class Deadlines:
     ping_every_s: float = 2.0
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
+    quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
     poll_every_s: float = 0.2  # where a file is all there is to look at
     exit_poll_every_s: float = 0.02  # a system without pidfd

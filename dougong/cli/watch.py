@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
@@ -16,8 +17,11 @@ from dougong.errors import LaunchError
 from dougong.launcher.client import LogReader, follow, read_status
 from dougong.launcher.client import stop as stop_run
 from dougong.records.directory import RunDir
+from dougong.records.jsonl import encode
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import ranges, site_experts, worker_list
+from dougong.ui.next_step import next_step
+from dougong.ui.standing import Standing, find_standing
 
 
 def status(
@@ -27,13 +31,23 @@ def status(
 
     Example: dougong status --json runs/quickstart-20260101-120000
     """
-    found = read_status(RunDir.open(run_dir))
+    found = standing_of(RunDir.open(run_dir))
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps(encode(found.to_json()), indent=1))
         return
-    typer.echo(headline(found))
-    if found.workers:
-        print_table(workers_table(found))
+    typer.echo("\n".join(found.lines()))
+    if found.status.workers:
+        print_table(workers_table(found.status))
+    typer.echo(f"next: {found.next_command}")
+
+
+def standing_of(run: RunDir) -> Standing:
+    """Where a run stands now."""
+    # The record is read after the status, so that it has come at least as far.
+    status = read_status(run)
+    events, rows = run.read_events(), run.read_last_metrics()
+    command = str(next_step(run.path, status.state.lower(), events))
+    return find_standing(status, rows, events, command, datetime.now(timezone.utc))
 
 
 def logs(
@@ -121,12 +135,6 @@ def stop(
     """
     final = stop_run(RunDir.open(run_dir), now, timeout)
     typer.echo(f"{final.state.lower()} at step {final.step} of {final.steps}")
-
-
-def headline(status: RunStatus) -> str:
-    """A run's status in one line."""
-    progress = f"{status.state.lower()}, step {status.step} of {status.steps}"
-    return f"{status.job}: {progress}, generation {status.generation}"
 
 
 def workers_table(status: RunStatus) -> Table:

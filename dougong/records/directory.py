@@ -32,6 +32,8 @@ _ANEW = (
     "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
 )
 
+_LAST_BYTES = 1 << 18
+"""Of metrics.jsonl, where only its end is wanted."""
 _UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
 _WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
 """Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
@@ -205,6 +207,15 @@ class RunDir:
         for number, fields in enumerate(self._metrics.read(), 1):
             row = in_present_words(decode_numbers(fields))
             _check_row(f"{self.metrics_file}:{number}", row, needed)
+            rows.append(row)
+        return rows
+
+    def read_last_metrics(self) -> list[MetricsRow]:
+        """The last rows written, some hundred of them at most, also of a run of a million steps."""
+        rows = []
+        for fields in self._metrics.read_last(_LAST_BYTES):
+            row = in_present_words(decode_numbers(fields))
+            _check_row(f"{self.metrics_file}: a line near its end", row, ())
             rows.append(row)
         return rows
 

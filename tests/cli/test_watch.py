@@ -12,6 +12,7 @@ import typer
 from dougong.cli.watch import logs, status, stop
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
+from tests.ui.recorded import Recorder
 from typer.testing import CliRunner, Result
 
 WORKERS = [
@@ -43,16 +44,33 @@ def call(command: Callable[..., None], *words: str | Path) -> Result:
 
 
 def test_status_for_people_shows_lists_and_older_runs_text_alike(run: RunDir) -> None:
-    head, names, first, second = call(status, run.path).stdout.splitlines()
+    head, names, first, second, last = call(status, run.path).stdout.splitlines()
     assert head == "toy: stopped, step 7 of 20, generation 2"
     assert names.split() == ["worker", "host", "pid", "device", "role", "lanes", "experts", "now"]
     assert first.split() == ["east/0", "node-a", "11", "cpu:0", "both", "0-1", "0-1", "forward", "of", "step", "8"]
     assert second.split()[-3:] == ["2-3", "2-3", "ended"]
+    assert last == f"next: dougong run FILE --run-dir {run.path}"  # there is no checkpoint to go on from
 
 
 def test_status_for_programs_is_what_the_run_wrote(run: RunDir) -> None:
     found: dict[str, Any] = json.loads(call(status, run.path, "--json").stdout)
+    assert (found["loss"], found["checkpoint"], found["next"][:11]) == (None, None, "dougong run")
     assert found["state"] == "STOPPED" and [w["name"] for w in found["workers"]] == ["east/0", "east/1"]
+
+
+def test_a_lost_run_is_resumed_next(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 29)
+    head, numbers, *_, last = call(status, recorder.path).stdout.splitlines()
+    assert head == ": lost, step 29 of 60, generation 1"
+    assert numbers.startswith("loss 2.4690, 7,847 tokens/s, last step ") and "checkpoint of step 20" in numbers
+    assert last == f"next: dougong resume {recorder.path}"
+    found = json.loads(call(status, recorder.path, "--json").stdout)
+    assert (found["step"], found["checkpoint"]["step"], found["eta_s"], found["next"]) == (
+        29, 20, None, f"dougong resume {recorder.path}"
+    )  # fmt: skip
 
 
 def test_logs_of_all_and_of_one(run: RunDir) -> None:
