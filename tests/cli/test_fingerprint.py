@@ -56,8 +56,8 @@ def test_a_file_that_is_no_fingerprint(tmp_path: Path) -> None:
 
 def test_a_plan_shows_what_workers_find_in_their_environment() -> None:
     done = dougong("plan", "examples/quickstart.yaml", "-o", "islands.east.threads=3")
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("east: workers run with ")]
-    assert {"OMP_NUM_THREADS=3", "MKL_NUM_THREADS=3", "MKL_DYNAMIC=FALSE"} <= set(line.split())
+    _, _, words = done.stdout.partition("east: workers run with\n")
+    assert {"OMP_NUM_THREADS=3", "MKL_NUM_THREADS=3", "MKL_DYNAMIC=FALSE"} <= set(words.split())
 
 
 def test_one_line_names_the_class_and_what_gave_two_answers() -> None:

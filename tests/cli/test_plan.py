@@ -24,6 +24,24 @@ def test_a_row_for_each_worker() -> None:
     assert columns["state"] == ["1.0 MiB", "1.0 GiB"]
 
 
+def test_many_workers_alike_share_a_row() -> None:
+    islands = [
+        {"name": "east", "accelerator": "cuda", "workers": 8, "role": "attention"},
+        {"name": "west", "accelerator": "npu", "workers": 2, "role": "experts"},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 8, "microbatches": 1, "microbatch_size": 1})
+    model = inspect_model(job.model, VOCAB)
+    plan = plan_job(job, model, seats_of_job(job.islands))
+    table = plan_table(plan, [1 << 30] * 7 + [3 << 29] + [1 << 20] * 2)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["worker"] == ["east/0-7", "west/0", "west/1"]
+    assert columns["device"] == ["cuda", "npu:0", "npu:1"]
+    assert (columns["lanes"], columns["experts"][0]) == (["1 each", "-", "-"], "-")
+    assert columns["state"] == ["1.0 GiB to 1.5 GiB", "1.0 MiB", "1.0 MiB"]
+
+
 def test_the_environment_of_each_island_s_workers() -> None:
-    (line,) = environment_lines(make_job(islands=ISLANDS))
-    assert line.startswith("east: workers run with ") and "OMP_NUM_THREADS=3" in line.split()
+    head, *lines = environment_lines(make_job(islands=ISLANDS), 60)
+    assert head == "east: workers run with"
+    assert "OMP_NUM_THREADS=3" in " ".join(lines).split() and len(lines) > 1
+    assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
