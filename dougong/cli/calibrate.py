@@ -10,9 +10,9 @@ import typer
 
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, new_run_path
 from dougong.cli.run import launch_options
-from dougong.job.load import load_job
 from dougong.job.schema import Rates
 from dougong.tools.calibrate import calibrate as measure
+from dougong.tools.job_check import load_whole_job
 
 
 def calibrate(
@@ -39,7 +39,7 @@ def calibrate(
 
     Example: dougong calibrate examples/afd.yaml --no-ray
     """
-    resolved = load_job(file, override or [])
+    resolved = load_whole_job(file, override or [])
     options = launch_options(address, no_ray)
     path = run_dir or new_run_path(f"{resolved.job.job}-calibrate")
     typer.echo("\n".join(speed_lines(measure(resolved, path, options, steps))))

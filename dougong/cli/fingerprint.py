@@ -15,9 +15,9 @@ from dougong.errors import LaunchError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.judge import difference
 from dougong.fingerprint.record import Fingerprint
-from dougong.job.load import load_job
 from dougong.job.schema import Job
 from dougong.tools.fingerprint_apart import measure_apart
+from dougong.tools.job_check import load_whole_job
 from dougong.ui.formatting import plural
 
 
@@ -57,7 +57,7 @@ def fingerprint(
     Example: dougong fingerprint --json > here.json, and there: dougong fingerprint --against
     here.json
     """
-    job = load_job(file, override or []).job if file is not None else None
+    job = load_whole_job(file, override or []).job if file is not None else None
     other = _read(against) if against is not None else None
     kind, num_threads = _device_of(job, accelerator, threads)
     found = measure_apart(Probing(kind, job=job), num_threads)

@@ -14,11 +14,12 @@ from rich.table import Table
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
-from dougong.job.load import load_job
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
+from dougong.remarks import Remarks
+from dougong.tools.job_check import load_whole_job, placed
 from dougong.tools.plan_chart import chart_lines, fits
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
@@ -32,10 +33,12 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.training.preflight import inspect_only
+    from dougong.training.preflight import inspect_only, remarks_on
 
-    job = load_job(file, override or []).job
-    model = inspect_only(job)
+    resolved = load_whole_job(file, override or [])
+    job = resolved.job
+    with placed(resolved):
+        model = inspect_only(job)
     made = plan_job(job, model, seats_of_job(job.islands))
     num_parameters = f"{model.num_parameters:,} parameters"
     typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")
@@ -45,7 +48,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     each = f"an expert takes {expert} on its worker; activations come on top"
     typer.echo(f"{plural(len(made.workers), 'worker')}: {size(sum(states))} of state; {each}")
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    for line in environment_lines(job, width):
+    for line in (*environment_lines(job, width), *remark_lines(remarks_on(job, model))):
         typer.echo(line)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
@@ -108,6 +111,12 @@ def _between(numbers: Sequence[int], words: Callable[[int], str]) -> str:
     """`12 each`, or `11 to 12`."""
     low, high = words(min(numbers)), words(max(numbers))
     return f"{low} each" if low == high else f"{low} to {high}"
+
+
+def remark_lines(told: Remarks) -> Iterator[str]:
+    """What a run would tell once at its start, warnings last."""
+    yield from (f"note: {text}" for text in told.notes)
+    yield from (f"warning: {text}" for text in told.warnings)
 
 
 def environment_lines(job: Job, width: int) -> Iterator[str]:

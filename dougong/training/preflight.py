@@ -6,8 +6,9 @@ worker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dougong.data.windows import open_data, vocabulary
@@ -15,9 +16,12 @@ from dougong.errors import DataError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
 from dougong.models.build import load_config
+from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
+from dougong.remarks import Remarks
+from dougong.training.folder_remarks import folder_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -49,12 +53,26 @@ def inspect(job: Job) -> Inspection:
     """
     inventory = inspect_only(job)
     data = open_data(job, _config_of(job).vocab_size)
-    return Inspection(inventory, data.describe(), shapes_of(job, inventory))
+    told = remarks_on(job, inventory)
+    shapes = shapes_of(job, inventory)
+    return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings)
+
+
+def remarks_on(job: Job, inventory: Inventory) -> Remarks:
+    """What is told once of the model's folder and of the data, by `plan` and by a run. Raises
+    ModelError or DataError."""
+    told = Remarks()
+    for source in _REMARKS:
+        told += source(job, inventory)
+    return told
 
 
 def inspect_only(job: Job) -> Inventory:
     """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError
     or DataError."""
+    if job.model.path is not None:
+        # Seconds, and it may spare the minutes that the data takes.
+        check_folder(Path(job.model.path))
     return inspect_model(job.model, vocabulary_of(job), job.router)
 
 
@@ -91,6 +109,10 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
         experts=inventory.num_experts,
         vocabulary=int(config.vocab_size),
     )
+
+
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (folder_remarks,)
+"""Who has something to say, in the order in which it is told."""
 
 
 def _config_of(job: Job) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dougong.cli.plan import environment_lines, plan_table
+from dougong.cli.plan import environment_lines, plan_table, remark_lines
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
+from dougong.remarks import Remarks
 from tests.jobs import VOCAB, make_job
 
 ISLANDS = [{"name": "east", "accelerator": "cpu", "workers": 2, "threads": 3}]
@@ -45,3 +46,8 @@ def test_the_environment_of_each_island_s_workers() -> None:
     assert head == "east: workers run with"
     assert "OMP_NUM_THREADS=3" in " ".join(lines).split() and len(lines) > 1
     assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
+
+
+def test_what_a_run_would_tell_once() -> None:
+    told = Remarks(("the separator is </s>",), ("nothing separates documents",))
+    assert list(remark_lines(told)) == ["note: the separator is </s>", "warning: nothing separates documents"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dougong.accelerators.base import Accelerator
 from dougong.control.environment import read_visible_devices
 from dougong.control.handshake import AgentFacts
+from dougong.control.processes import memory_bytes
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 from dougong.records.machine import PACKAGES, package_versions
@@ -34,6 +35,7 @@ def describe_agent(
         environment=dict(environment),
         sees_run_dir=RunDir(settings.run_dir).job_file.exists(),
         ray_node=ray_node,
+        memory_bytes=memory_bytes() if accelerator.shares_machine else None,
     )
 
 

@@ -35,6 +35,9 @@ from dougong.errors import DougongError, JobError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 
+_PACKAGE = Path(__file__).resolve().parents[2]
+"""The folder of this package's sources."""
+
 
 class AgentControl:
     """Control over the socket and the shared vector that a worker is forked with."""
@@ -91,7 +94,19 @@ def describe_error(error: BaseException) -> WorkerRaised:
         message=str(error) or type(error).__name__,
         traceback="".join(traceback.format_exception(error)),
         errno=error.errno if isinstance(error, OSError) else None,
+        place=_place_of(error),
     )
+
+
+def _place_of(error: BaseException) -> str:
+    """Where it was raised: the last line of ours that was being executed, so that one mistake in a
+    library has the name of the call that led there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
+    if not frames:
+        return ""
+    last = (ours or frames)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 def resolve(entry: str) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from dougong.accelerators.registry import get_accelerator
+from dougong.control.processes import memory_bytes
 from dougong.launcher.agent.facts import count_devices, describe_agent, installed_versions
 from dougong.records.machine import PACKAGES
 from tests.launcher.agent.test_settings import SETTINGS
@@ -32,6 +33,7 @@ def test_facts_hold_what_this_process_finds(tmp_path: Path, seen: bool) -> None:
     assert (facts.node, facts.pid, facts.ray_node) == (socket.gethostname(), os.getpid(), "node-of-ray")
     assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
     assert facts.sees_run_dir is seen
+    assert facts.memory_bytes == memory_bytes()
 
 
 def test_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
