@@ -15,6 +15,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
 from dougong.job.schema import Job
+from dougong.launcher.agent.facts import memory_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
@@ -47,6 +48,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     expert = size(expert_bytes(job, model))
     each = f"an expert takes {expert} on its worker; activations come on top"
     typer.echo(f"{plural(len(made.workers), 'worker')}: {size(sum(states))} of state; {each}")
+    for line in memory_lines(job, made, states):
+        typer.echo(line)
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (*environment_lines(job, width), *remark_lines(remarks_on(job, model))):
         typer.echo(line)
@@ -111,6 +114,30 @@ def _between(numbers: Sequence[int], words: Callable[[int], str]) -> str:
     """`12 each`, or `11 to 12`."""
     low, high = words(min(numbers)), words(max(numbers))
     return f"{low} each" if low == high else f"{low} to {high}"
+
+
+def memory_lines(job: Job, made: Plan, state_bytes: Sequence[int]) -> Iterator[str]:
+    """Whether each island's state would fit on this machine's devices. A run asks the devices that
+    it gets, and refuses what cannot fit."""
+    for island in job.islands:
+        if island.memory_gb is not None:
+            continue
+        accelerator = get_accelerator(island.accelerator)
+        needed = [state_bytes[w.rank] for w in made.workers if w.island == island.name]
+        most, what = max(needed), f"{island.name}: a worker needs up to"
+        if accelerator.shares_machine:
+            most, what = sum(needed), f"{island.name}: its workers together need"
+        there = memory_of(accelerator)
+        if there is None:
+            yield (
+                f"memory of {island.name} is not checked: this machine knows no {accelerator.name} "
+                f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
+            )
+        elif most > there:
+            yield (
+                f"warning: {what} {size(most)} of state, a machine like this one has "
+                f"{size(there)}: a run there is refused"
+            )
 
 
 def remark_lines(told: Remarks) -> Iterator[str]:
