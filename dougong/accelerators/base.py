@@ -1,7 +1,8 @@
 """What dougong asks of a kind of device: a few facts and five methods.
 
 One small file per kind implements them. They are called in two kinds of process. A node's *agent*
-never imports torch: it uses the facts, `device_count`, `worker_environment` and `describe`. A
+never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe` and
+`memory_bytes`, if it is known. A
 *worker* calls `open` once, and takes `expert_operators` if there are any.
 """
 
@@ -73,6 +74,14 @@ class Accelerator(ABC):
     def describe(self) -> dict[str, str]:
         """Device, driver and library versions as found without opening a device; for the report and
         the logs."""
+
+    def memory_bytes(self) -> int | None:
+        """Memory of this machine's largest device, found without opening one; None: not known, and
+        then no plan is refused for it.
+
+        Asked of an agent. Not of a kind that shares its machine: there the machine's counts.
+        """
+        return None
 
     def expert_operators(self) -> Iterator[ExpertOp]:
         """Fused forms of SwiGLU experts that this kind of device offers, fastest first; none by

@@ -239,7 +239,8 @@ class Island(Section):
     memory_gb: AboveZero | None = physical(
         None,
         "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave "
-        "room for activations); a plan that needs more is refused; null: not checked",
+        "room for activations); a plan that needs more is refused; null: what the device (of cpu: "
+        "the machine) has, where the run can find that out",
     )
 
 

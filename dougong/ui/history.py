@@ -74,8 +74,8 @@ class RunFailure:
 
 @dataclass(frozen=True)
 class History:
-    """All of a run. `rows` are the present history; `rewound` are the stretches that later attempts
-    went over again.
+    """All of a run. `rows` are the present history; `rewound` are the stretches that later
+    generations went over again.
 
     `state`: in small letters, `lost` when the controller is gone without a word. `classes`: worker
     -> class of its device's arithmetic, as last found.

@@ -30,7 +30,7 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
     assert run.finish() == 0, run.text()
     rows = run.run_dir.read_metrics()
     assert [row["step"] for row in rows] == list(range(1, 21))
-    assert all(row["attempt"] == 1 for row in rows)
+    assert all(row["generation"] == 1 for row in rows)
     assert [e["step"] for e in run.events("checkpoint_committed")] == [5, 10, 15, 20]
     kept = sorted(p.name for p in run.run_dir.checkpoints.glob("step-*"))
     assert kept == ["step-000015", "step-000020"]
@@ -68,7 +68,7 @@ def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str
     if kind != "node_lost":  # an agent's loss takes all its workers
         assert diagnosis["worker"] == "east/1"
     assert [e["resume"] for e in run.events("generation_started")] == [None, "step-000005"]
-    second = [row["step"] for row in run.run_dir.read_metrics() if row["attempt"] == 2]
+    second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second == list(range(6, 21))
     assert run.run_dir.read_status().state == "FINISHED"  # type: ignore[union-attr]
 
@@ -266,7 +266,7 @@ def test_a_resume_with_other_arithmetic_is_refused_and_with_other_workers_is_not
     run.start("resume", "-o", "steps=30", "-o", "islands.0.workers=3")
     assert run.finish() == 0, run.text()
     assert len(json.loads(run.run_dir.plan_file.read_text())["workers"]) == 3
-    assert [row["attempt"] for row in run.run_dir.read_metrics()] == [1] * 20 + [2] * 10
+    assert [row["generation"] for row in run.run_dir.read_metrics()] == [1] * 20 + [2] * 10
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:

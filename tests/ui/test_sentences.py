@@ -114,6 +114,9 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"kind": "warning", "text": "slow", "workers": ["east/1", "east/0"]}, "warning", "[east/0-1] slow"),
     ({"kind": "warning", "text": "slow", "workers": []}, "warning", "slow"),
+    ({"kind": "phase_started", "phase": "data"}, "quiet", "look at the model and the data ..."),
+    ({"kind": "phase_ended", "phase": "imports", "seconds": 5.23}, "info", "imports of torch and transformers: 5.2 s"),
+    ({"kind": "phase_ended", "phase": "checkpoint", "seconds": 0.02}, "quiet", "search for a valid checkpoint: 20 ms"),
     ({"kind": "state", "state": "RUNNING"}, "quiet", "state: running"),
     (
         {"kind": "state", "state": "STOPPING"},

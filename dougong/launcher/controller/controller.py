@@ -31,6 +31,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import Committed
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.stages import RunPolicy
+from dougong.launcher.controller.start_phases import StartPhases
 from dougong.launcher.controller.states import Ended, FinalState, Outcome, Stage, Starting, State
 from dougong.records import events
 from dougong.records.status import RunStatus
@@ -62,6 +63,7 @@ class Controller:
             backend.shared_devices,
             installed_versions(),
         )
+        self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         self._ticked_at = 0.0
         self._status_at = 0.0
@@ -89,11 +91,14 @@ class Controller:
             step=facts.step,
             steps=self._config.job.steps,
             recoveries=len(facts.history),
+            phase=self._phases.current or "",
+            phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             workers=tuple(status.describe() for status in statuses),
         )
 
     def _run(self) -> Outcome:
         self._announce_state()
+        self._tell_phase()
         self._act(OpenBackend())
         while True:
             outcome = self._settle()
@@ -122,7 +127,9 @@ class Controller:
         item = self._inbox.get(deadlines.tick_every_s)
         now = time.monotonic()
         if item is not None:
-            self._act_on(observe(self._facts, item, now))
+            news = observe(self._facts, item, now)
+            self._tell_phase()  # before the first step is told
+            self._act_on(news)
         # Heartbeats come by the hundred; what depends on time is looked at once in a tick.
         if now - self._ticked_at >= deadlines.tick_every_s:
             self._ticked_at = now
@@ -155,6 +162,12 @@ class Controller:
         self._state = state
         if is_news:
             self._announce_state()
+        self._tell_phase()
+
+    def _tell_phase(self) -> None:
+        """Which phase of a start or a recovery has ended, and which has begun."""
+        for event in self._phases.note(self._state, self._facts, time.monotonic()):
+            self._recorder.record(event)
 
     def _announce_state(self) -> None:
         event = events.StateChanged(generation=self._facts.number, state=self._state.name)

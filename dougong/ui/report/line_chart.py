@@ -137,7 +137,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) from low to high, at most `most` and at least
     two where it can."""
     span = high - low
-    if not (math.isfinite(span) and span > 0):
+    if not (math.isfinite(span) and span / most > 0):  # the smallest number halved is zero
         return [low]
     power = 10.0 ** math.floor(math.log10(span / most))
     # The span is 1 to 10 times `most` powers, so a step of 20 powers is always wide enough.

@@ -267,7 +267,7 @@ def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> Checkpoi
 
 
 def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:
-    rows = [{"attempt": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
+    rows = [{"generation": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
     checkpoints = with_rows(tmp_path, inbox, lambda: iter(rows))
     assert list(find(checkpoints, inbox).recorded) == [1, 2, 3, 4, 5, 6, 7]  # from the beginning
     parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]

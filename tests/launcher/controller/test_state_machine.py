@@ -356,10 +356,10 @@ def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
     assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
 
 
-def test_rows_say_which_attempt_they_are_of() -> None:
+def test_rows_say_which_generation_they_are_of() -> None:
     made = running().play(step(1))
     (row,) = [action.row for action in made.actions if isinstance(action, RecordStep)]
-    assert (row["attempt"], row["step"]) == (1, 1)
+    assert (row["generation"], row["step"]) == (1, 1)
 
 
 def test_progress_is_what_heartbeats_say() -> None:
