@@ -11,14 +11,16 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps: int) -> flo
     """Rate of step 1..steps: linear warm-up to `peak`, then cosine, linear or no decay to
     `final_fraction * peak`.
 
-    The last step gets exactly the final rate.
+    Step `schedule.decay_steps` (null: `steps`) gets exactly the final rate, and so do all steps
+    behind it.
     """
     if step <= schedule.warmup_steps:
         return peak * step / schedule.warmup_steps
     if schedule.name == "constant":
         return peak
-    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    left = _part_left(schedule.name, progress)
+    end = schedule.decay_steps or steps
+    progress = (step - schedule.warmup_steps) / max(1, end - schedule.warmup_steps)
+    left = _part_left(schedule.name, min(progress, 1.0))
     return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * left)
 
 
