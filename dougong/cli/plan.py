@@ -17,6 +17,7 @@ from dougong.job.schema import Job
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
+from dougong.remarks import Remarks
 from dougong.tools.plan_chart import chart_lines, fits
 from dougong.ui.formatting import ranges, site_experts, size
 
@@ -28,7 +29,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.training.preflight import inspect_only
+    from dougong.training.preflight import inspect_only, remarks_on
 
     job = load_job(file, override or []).job
     model = inspect_only(job)
@@ -38,7 +39,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     print_table(plan_table(made, state_bytes(job, model, made)))
     expert = size(expert_bytes(job, model))
     typer.echo(f"an expert takes {expert} on its worker; activations come on top")
-    for line in environment_lines(job):
+    for line in (*environment_lines(job), *remark_lines(remarks_on(job, model))):
         typer.echo(line)
     if fits(made, job):
         width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
@@ -63,6 +64,12 @@ def plan_table(made: Plan, state_bytes: Sequence[int]) -> Table:
             size(num_bytes),
         )
     return table
+
+
+def remark_lines(told: Remarks) -> Iterator[str]:
+    """What a run would tell once at its start, warnings last."""
+    yield from (f"note: {text}" for text in told.notes)
+    yield from (f"warning: {text}" for text in told.warnings)
 
 
 def environment_lines(job: Job) -> Iterator[str]:

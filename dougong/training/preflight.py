@@ -6,7 +6,7 @@ worker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from dougong.models.build import load_config
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
+from dougong.remarks import Remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -49,7 +50,18 @@ def inspect(job: Job) -> Inspection:
     """
     inventory = inspect_only(job)
     data = open_data(job, _config_of(job).vocab_size)
-    return Inspection(inventory, data.describe(), shapes_of(job, inventory))
+    told = remarks_on(job, inventory)
+    shapes = shapes_of(job, inventory)
+    return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings)
+
+
+def remarks_on(job: Job, inventory: Inventory) -> Remarks:
+    """What is told once of the model's folder and of the data, by `plan` and by a run. Raises
+    ModelError or DataError."""
+    told = Remarks()
+    for source in _REMARKS:
+        told += source(job, inventory)
+    return told
 
 
 def inspect_only(job: Job) -> Inventory:
@@ -91,6 +103,10 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
         experts=inventory.num_experts,
         vocabulary=int(config.vocab_size),
     )
+
+
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = ()
+"""Who has something to say, in the order in which it is told."""
 
 
 def _config_of(job: Job) -> Any:

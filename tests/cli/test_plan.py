@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dougong.cli.plan import environment_lines, plan_table
+from dougong.cli.plan import environment_lines, plan_table, remark_lines
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
+from dougong.remarks import Remarks
 from tests.jobs import VOCAB, make_job
 
 ISLANDS = [{"name": "east", "accelerator": "cpu", "workers": 2, "threads": 3}]
@@ -27,3 +28,8 @@ def test_a_row_for_each_worker() -> None:
 def test_the_environment_of_each_island_s_workers() -> None:
     (line,) = environment_lines(make_job(islands=ISLANDS))
     assert line.startswith("east: workers run with ") and "OMP_NUM_THREADS=3" in line.split()
+
+
+def test_what_a_run_would_tell_once() -> None:
+    told = Remarks(("the separator is </s>",), ("nothing separates documents",))
+    assert list(remark_lines(told)) == ["note: the separator is </s>", "warning: nothing separates documents"]
