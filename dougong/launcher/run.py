@@ -33,6 +33,7 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
+from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.planner.resume import check_resume
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, DrillFired, RunCreated, WarningRaised
@@ -57,6 +58,7 @@ class Options:
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory; returns the exit status. Raises what ended it, when that is
     an error."""
+    resolved = with_decay_end(resolved)
     run_dir = RunDir.create(path.absolute())
     run_dir.write_job(resolved.to_yaml())
     return _run(resolved.job, run_dir, options, FROM_START)
@@ -67,8 +69,9 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     what it computes."""
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir)
-    before = load_job(run_dir.job_file, [])
+    before = with_decay_end(load_job(run_dir.job_file, []))
     after = load_job(run_dir.job_file, list(overrides))
+    after = with_decay_end(after, before.job.schedule.decay_steps)
     check_resume(before.job, after.job)
     resume_point = take_over(run_dir)
     steps = after.job.steps
@@ -78,7 +81,8 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
             f"`-o steps={2 * steps}`"
         )
     run_dir.write_job(after.to_yaml())
-    return _run(after.job, run_dir, options, resume_point)
+    bent = bent_rate(before.job, after.job, resume_point.step + 1)
+    return _run(after.job, run_dir, options, resume_point, bent)
 
 
 def take_over(run_dir: RunDir) -> ResumePoint:
@@ -109,7 +113,13 @@ def _exists(run_dir: RunDir, step: int) -> bool:
     return any(run_dir.checkpoints.glob(f"step-{step:06d}*"))
 
 
-def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint) -> int:
+def _run(
+    job: Job,
+    run_dir: RunDir,
+    options: Options,
+    resume_point: ResumePoint,
+    warning: str | None = None,
+) -> int:
     deadlines = job.fault.limits()
     config = ControllerConfig(
         job=job,
@@ -125,6 +135,8 @@ def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint)
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
         recorder.record(_created(job, resume_point))
+        if warning is not None:
+            recorder.record(WarningRaised(generation=resume_point.generation, text=warning))
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))

@@ -19,6 +19,7 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
+from dougong.training.lr_schedule import rate_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -105,7 +106,11 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
-_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = ()
+def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
+    return rate_remarks(job)
+
+
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (_rate_remarks,)
 """Who has something to say, in the order in which it is told."""
 
 
