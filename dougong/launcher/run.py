@@ -42,6 +42,7 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
+from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.presence import Presence, look
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
@@ -94,18 +95,20 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Sitting:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes`: what is told at its start."""
+    says so already; `notes` and `warning`: what is told at its start."""
 
     job: Job
     run_dir: RunDir
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
+    warning: str | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. Raises what ended it, when that is an error."""
+    resolved = with_decay_end(resolved)
     path = path.absolute()
     refuse_if_alive(RunDir(path))
     with claim(path) as claimed:
@@ -148,14 +151,16 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
-        before = _job_of(run_dir)
+        before = with_decay_end(_job_of(run_dir))
         after = load_job(run_dir.job_file, list(overrides))
+        after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
         resume_point = _with_changes(resume_point, before.job, after.job)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
-        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes)
+        bent = bent_rate(before.job, after.job, resume_point.step + 1)
+        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
         with placed(after):
             return _run(sitting, options)
 
@@ -270,6 +275,8 @@ def _run(sitting: Sitting, options: Options) -> int:
         recorder.record(created)
         for text in sitting.notes:
             recorder.record(NoteTaken(generation=created.generation, text=text))
+        if sitting.warning is not None:
+            recorder.record(WarningRaised(generation=created.generation, text=sitting.warning))
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))

@@ -56,7 +56,6 @@ def recorded_after(
     return found
 
 
-
 @dataclass
 class Recomputation:
     """What one generation has computed again so far. `recorded`: what earlier ones say of the steps

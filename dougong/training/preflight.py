@@ -6,7 +6,7 @@ worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
-from dougong.training.folder_remarks import folder_remarks
+from dougong.training.lr_schedule import rate_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -136,6 +136,10 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
+def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
+    return rate_remarks(job)
+
+
 def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Which tokenizer it is, what marks a document, and ids that the model does not have. Raises
     DataError."""
@@ -153,10 +157,6 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     return told
 
 
-_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
-    folder_remarks,
-    tokenizer_remarks,
-)
 """Who has something to say, in the order in which it is told."""
 
 
