@@ -157,6 +157,13 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     return told
 
 
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
+    _rate_remarks,
+    folder_remarks,
+    tokenizer_remarks,
+)
+
+
 """Who has something to say, in the order in which it is told."""
 
 
