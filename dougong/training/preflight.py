@@ -6,7 +6,7 @@ worker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
+from dougong.training.folder_remarks import folder_remarks
 from dougong.training.lr_schedule import rate_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
