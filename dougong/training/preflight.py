@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.data.windows import open_data, vocabulary
 from dougong.errors import DataError
 from dougong.fingerprint.record import JobShapes
@@ -105,7 +106,16 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
-_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = ()
+def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
+    """Fingerprints go without a cache; tokens do not, which `open_data` says."""
+    reason = why_unwritable(cache_place(job.cache))
+    if reason is None or not job.is_deterministic:
+        return Remarks()
+    text = f"{reason}, so every start probes the devices anew; {REMEDY}"
+    return Remarks(warnings=(text,))
+
+
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (_on_the_cache,)
 """Who has something to say, in the order in which it is told."""
 
 
