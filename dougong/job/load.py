@@ -35,9 +35,6 @@ _NOT_PATHS: dict[tuple[str, ...], str] = {
     ("data", "text"): "stdlib",
     ("data", "tokenizer"): "bytes",
 }
-    ("data", "text"): "stdlib",
-    ("data", "tokenizer"): "bytes",
-}
 
 
 @dataclass(frozen=True)

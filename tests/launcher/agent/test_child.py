@@ -137,7 +137,6 @@ def test_a_file_in_the_way_of_the_log_leaves_no_descriptor_open(tmp_path: Path) 
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-
 def test_a_closed_child_has_no_descriptor_left(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     made = open_child(tmp_path)
