@@ -91,9 +91,9 @@ def _await_address(run_dir: RunDir, deadline: float, deadlines: Deadlines) -> Pr
     """What is known of the controller, once it has come so far that it can be asked."""
     while (found := look(run_dir, deadlines)) is Presence.STARTING:
         if time.monotonic() >= deadline:
+            who = read_holder(run_dir.path)
             raise LaunchError(
-                f"{run_dir.path}: is starting and cannot be asked yet ({read_holder(run_dir.path)});"
-                " try again"
+                f"{run_dir.path}: is starting and cannot be asked yet ({who}); try again"
             )
         time.sleep(deadlines.poll_every_s)
     return found

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from dougong.records.events import (
 from dougong.records.run_lock import take_lock
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import toy_job
+from tests.storage import REFUSED, read_only
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.3, poll_every_s=0.02)
 
@@ -186,15 +186,10 @@ def test_a_job_that_another_release_has_written_is_told_as_such(run_dir: RunDir)
 
 
 def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
-    """A read-only file system refuses root too."""
-    folder = tmp_path / "readonly"
+    folder, job = tmp_path / "readonly", tmp_path / "job.yaml"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=64k", "dougong-test", str(folder)], check=True, timeout=30)
-    job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(toy_job()))
-    try:
+    with read_only(folder):
         for path in (folder, folder / "new"):
-            with pytest.raises(StorageError, match=r"Read-only file system; .*pass another"):
+            with pytest.raises(StorageError, match=rf"{REFUSED}; .*pass another"):
                 start_run(load_job(job), path, Options(ray=False))
-    finally:
-        subprocess.run(["umount", str(folder)], check=True, timeout=30)
