@@ -30,6 +30,7 @@ FailureKind = Literal[
     "storage",
     "data",
     "model",
+    "numerics",
     "preemption",
     "irreproducible",
 ]
@@ -115,6 +116,8 @@ def _error_kind(error: WorkerRaised) -> FailureKind:
         return "data"
     if bases & _MODEL_ERRORS:
         return "model"
+    if "NumericsError" in bases:
+        return "numerics"
     if bases & _MEMORY_ERRORS or error.errno == errno.ENOMEM or _has(error, _MEMORY_WORDS):
         return "out_of_memory"
     if "CheckpointError" in bases or error.errno in _STORAGE_NUMBERS or _has(error, _STORAGE_WORDS):

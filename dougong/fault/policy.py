@@ -10,7 +10,7 @@ from typing import Literal
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.schema import Fault
 
-_DETERMINISTIC = ("data", "model")
+_DETERMINISTIC = ("data", "model", "numerics")
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,15 @@ class Fault(Section):
     max_restarts: Count = physical(
         3, "recoveries in the life of the run before it gives up with the first cause"
     )
+    non_finite: Literal["stop", "skip"] = logical(
+        "stop",
+        "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "
+        "update and names the place; `skip` leaves out its update (the balance's bias too)",
+        resume="no step with a finite loss and gradient is computed otherwise",
+    )
+    max_skips: Positive = physical(
+        3, "steps in a row that `non_finite: skip` leaves out before it stops after all"
+    )
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 
     def limits(self) -> Deadlines:

@@ -152,6 +152,21 @@ class StepsRecomputed(RunEvent):
     now: str = ""
 
 
+class StepSkipped(RunEvent):
+    """A step's loss or gradient norm was not finite, and its update was left out on all workers.
+
+    `where`: what of it was not finite, in words; `in_a_row`: how many steps were skipped up to and
+    with this one, without one in between.
+    """
+
+    kind: Literal["step_skipped"] = "step_skipped"
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int = 1
+
+
 class DrillFired(RunEvent):
     """A rehearsed fault is about to happen."""
 
@@ -257,6 +272,7 @@ Event = Annotated[
     | GenerationStarted
     | FirstStep
     | StepsRecomputed
+    | StepSkipped
     | DrillFired
     | WorkerDied
     | FailureDiagnosed

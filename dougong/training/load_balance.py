@@ -184,15 +184,25 @@ class LoadBalance(StepHook):
 
     def after_update(self, result: StepResult) -> None:
         """Add up what all workers have counted, and move the biases."""
-        with self._clock.exchanging():
-            counts = self._world.add_counts(self._counts)
-            loss = self._mean_loss() if self._has_loss else None
+        counts = self._gather()
         for name, bias in self._biases.items():
             self._move(name, bias, counts)
-        self.load = Load(counts, loss)
+
+    def update_skipped(self, result: StepResult) -> None:
+        """Add up what all workers have counted; the biases stay, as all weights do."""
+        self._gather()
 
     def metrics(self, whole: bool) -> dict[str, Any]:
         return self.load.row(whole)
+
+    def _gather(self) -> Tensor:
+        """The step's counts of all workers, int64 [sites, E + 1], which `load` then tells.
+        Collective."""
+        with self._clock.exchanging():
+            counts = self._world.add_counts(self._counts)
+            loss = self._mean_loss() if self._has_loss else None
+        self.load = Load(counts, loss)
+        return counts
 
     def _move(self, name: str, bias: _Bias, counts: Tensor) -> None:
         """A step of one bias, in every copy of it that this worker has."""

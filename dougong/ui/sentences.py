@@ -26,6 +26,7 @@ from dougong.records.events import (
     RunEvent,
     StateChanged,
     StepsRecomputed,
+    StepSkipped,
     StopRequested,
     WarningRaised,
     WorkerDied,
@@ -129,6 +130,16 @@ def _(event: StepsRecomputed) -> Sentence:
     if event.last > event.first:
         text += f"; {step_range(event.first, event.last - 1)}: the same bits"
     return Sentence("warning", text)
+
+
+@describe.register
+def _(event: StepSkipped) -> Sentence:
+    numbers = f"loss {event.loss:.6g}, gradient norm {event.grad_norm:.6g}"
+    return Sentence(
+        "warning",
+        f"step {event.step} skipped ({numbers}), {event.in_a_row} in a row; no weight has moved: "
+        f"{event.where}",
+    )
 
 
 @describe.register

@@ -31,7 +31,7 @@ from dougong.control.worker_messages import (
     WorkerRaised,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, JobError
+from dougong.errors import DougongError, JobError, NumericsError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 
@@ -76,8 +76,10 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
 
 
 def _print(error: BaseException) -> None:
-    """A user's mistake is one line; everything else shows where it happened."""
-    if isinstance(error, DougongError) and error.exit_status == JobError.exit_status:
+    """A user's mistake is one line, and so is a step that is not finite, whose place is in the
+    model; everything else shows where it happened."""
+    is_mistake = isinstance(error, DougongError) and error.exit_status == JobError.exit_status
+    if is_mistake or isinstance(error, NumericsError):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
@@ -89,9 +91,16 @@ def describe_error(error: BaseException) -> WorkerRaised:
         type=type(error).__name__,
         bases=tuple(base.__name__ for base in type(error).__mro__),
         message=str(error) or type(error).__name__,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
     )
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Empty where our own code is not where the fault is."""
+    if isinstance(error, NumericsError):
+        return ""
+    return "".join(traceback.format_exception(error))
 
 
 def resolve(entry: str) -> Callable[..., Any]:

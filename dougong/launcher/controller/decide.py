@@ -240,12 +240,22 @@ def _await_workers_end(
         if now - state.since <= policy.deadlines.kill_s:
             return ()
         done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    ends = state.was_stopping or state.decision.action == "fail"
+    if ends and _is_committing(facts, state, policy, now):
+        return ()
     if state.was_stopping:
         reason = "the worker failed while the run was being stopped"
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
     return done + _begin_restart(facts, state, policy, now)
+
+
+def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: float) -> bool:
+    """Whether a checkpoint that was whole before the failure is still being committed: the run's
+    end must not cost it."""
+    waits = now - state.since <= policy.deadlines.commit_checkpoint_s
+    return waits and facts.checkpoints.num_open > 0
 
 
 def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:

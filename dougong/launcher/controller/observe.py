@@ -22,6 +22,7 @@ from dougong.control.worker_messages import (
     DrillAnnounced,
     PartDurable,
     StepDone,
+    UpdateSkipped,
     WorkerDone,
     WorkerMessage,
     WorkerRaised,
@@ -273,6 +274,18 @@ def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tu
     return tuple(news)
 
 
+def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
+    event = events.StepSkipped(
+        generation=generation.number,
+        step=skipped.step,
+        loss=skipped.loss,
+        grad_norm=skipped.grad_norm,
+        where=skipped.where,
+        in_a_row=skipped.in_a_row,
+    )
+    return Record(event)
+
+
 def _observe_drill(
     facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced
 ) -> tuple[News, ...]:
@@ -309,6 +322,8 @@ def _observe_training(
     match message:
         case StepDone():
             return _observe_step(facts, generation, message)
+        case UpdateSkipped():
+            return (_step_skipped(generation, message),)
         case PartDurable(step):
             is_first = facts.checkpoints.note_part(worker, message)
             started = events.CheckpointStarted(generation=generation.number, step=step)
