@@ -217,6 +217,4 @@ def test_rows_that_cannot_be_read_are_told_and_hold_nothing_up(tmp_path: Path, i
 
     found = find(with_rows(tmp_path, inbox, damaged), inbox)
     assert found.recorded == {}
-    assert found.warnings == (
-        "metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",
-    )
+    assert found.warnings == ("metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",)
