@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.errors import DataError
+from dougong.models.folder import read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -132,6 +133,9 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
         )
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
+        settings = folder / "tokenizer_config.json"
+        if settings.is_file() and "auto_map" in read_json(settings):
+            reason = "it needs its own code (auto_map); dougong runs none"
         raise DataError(
             f"{folder}: transformers finds no tokenizer here ({reason}); {remedy}"
         ) from error
