@@ -107,7 +107,8 @@ def _small_files(merged: merge.MergedParts, companions: Mapping[str, bytes]) -> 
     texts = {f"{MODEL}/{name}": text.encode() for name, text in merged.model.files.items()}
     texts |= {f"{MODEL}/{name}": data for name, data in companions.items()}
     texts[INDEX_FILE] = _index(merged.files)
-    return texts
+    # What the workers have written is durable already, and never written twice.
+    return {name: data for name, data in texts.items() if name not in merged.files}
 
 
 def _write_small_files(pending: Path, texts: Mapping[str, bytes]) -> dict[str, FileRecord]:

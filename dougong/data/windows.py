@@ -238,7 +238,9 @@ def find_shortage(job: spec.Job, name: str, num_tokens: int) -> str | None:
     return None
 
 
-def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> tuple[str, TokenFile]:
+def _open_tokens(
+    job: spec.Job, vocab_size: int | None, cache: Path | None
+) -> tuple[str, TokenFile]:
     section = job.data
     if section.tokens is not None:
         return section.tokens, open_tokens(Path(section.tokens).expanduser(), vocab_size)

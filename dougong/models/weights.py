@@ -127,7 +127,7 @@ class WeightsFolder:
         if other is None:
             return alias
         found = self._find(self._names.pieces(logical)[0], logical)
-        if not same_values(found, other):
+        if found.name != other.name and not same_values(found, other):
             raise ModelError(
                 f"model.path: {self._path}: the configuration ties {other.name} to {found.name}, "
                 "but the folder holds both with different values; set model.config: "
