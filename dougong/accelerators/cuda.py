@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dougong.accelerators.base import (
     HOST_VARIABLES,
     Accelerator,
+    package_version,
     switch_on_determinism,
     thread_environment,
     visible_count,
@@ -78,6 +79,12 @@ class Cuda(Accelerator):
 
     def describe(self) -> dict[str, str]:
         return {"name": ", ".join(_gpus()) or "none", "driver": _driver()}
+
+    def missing(self) -> str:
+        version = package_version("torch") or "none"
+        if version.endswith("+cpu"):
+            return f"torch {version} is a build without CUDA"
+        return ""
 
     def expert_operators(self) -> Iterator[ExpertOp]:
         if importlib.util.find_spec("triton") is None:

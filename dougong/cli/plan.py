@@ -14,6 +14,7 @@ from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
 from dougong.job.load import placed
 from dougong.job.schema import Job
+from dougong.launcher.agent.facts import absent_devices
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
@@ -44,6 +45,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     expert = size(expert_bytes(job, model))
     typer.echo(f"an expert takes {expert} on its worker; activations come on top")
     for line in (*environment_lines(job), f"data: {data}", *remark_lines(told)):
+        typer.echo(line)
+    for line in remark_lines(absent_devices(job.islands)):
         typer.echo(line)
     if fits(made, job):
         width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
