@@ -16,7 +16,7 @@ from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
 from dougong.job.load import placed
 from dougong.job.schema import Job
-from dougong.launcher.agent.facts import memory_of
+from dougong.launcher.agent.facts import absent_devices, memory_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
@@ -54,6 +54,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         typer.echo(line)
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (*environment_lines(job, width), f"data: {data}", *remark_lines(told)):
+        typer.echo(line)
+    for line in remark_lines(absent_devices(job.islands)):
         typer.echo(line)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))

@@ -193,9 +193,9 @@ def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) 
     assert first is not None
     place = [*first] if piece.row is None else [piece.row, *first]
     raise ModelError(
-        f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in {count} "
-        f"of its values, the first at {place}: {float(values[first])}; training on it would give "
-        "NaN; give a folder without such values"
+        f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in "
+        f"{count} of its values, the first at {place}: {float(values[first])}; training on it "
+        "would give NaN; give a folder without such values"
     )
 
 

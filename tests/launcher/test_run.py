@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from dougong.checkpoint.verify import verify
 from dougong.job.load import load_job
+from tests.launcher.jobs import write
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
 
@@ -235,7 +236,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     second = dougong("resume", str(run.path))
     assert second.returncode == 1
     assert "is alive" in second.stderr
-    again = dougong("run", str(run.path.with_suffix(".yaml")), "--no-ray", "--run-dir", str(run.path))
+    again = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
     assert again.returncode == 1
     assert f"dougong resume {run.path}" in again.stderr
     stopped = dougong("stop", str(run.path))
