@@ -83,9 +83,7 @@ def _parse(place: str, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{place}: not JSON ({error}); restore the line or delete it"
-        ) from error
+        raise RecordError(f"{place}: not JSON ({error}); restore the line or delete it") from error
     if not isinstance(record, dict):
         found = type(record).__name__
         raise RecordError(f"{place}: holds a {found}, not an object; restore or delete it")

@@ -114,7 +114,9 @@ def test_a_state_that_no_memory_can_hold_is_refused_before_workers_start() -> No
     assert "ForkGeneration 1" not in made.names()
     assert made.outcome.status == 2
     said = str(made.outcome.error)
-    assert said.startswith("the 3 workers on here need 3.2 GB (east/0 1.6 GB, east/1 0.8 GB, west/0 0.8 GB) for weights")
+    assert said.startswith(
+        "the 3 workers on here need 3.2 GB (east/0 1.6 GB, east/1 0.8 GB, west/0 0.8 GB) for weights"
+    )
     assert "and here has 1 GB; " in said and said.endswith("to run even so, set islands.east.memory_gb")
     assert machine(memory_bytes=10**10).play(UP_TO_MODEL, found_it).names()[-1] == "FindCheckpoint"
 
