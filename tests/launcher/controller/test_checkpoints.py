@@ -216,7 +216,7 @@ def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, in
     anew = again(checkpoints.root, inbox, has_committed=True, chosen=0)
     found = find(anew, inbox)
     aside = checkpoints.root / "set-aside" / "1"
-    assert found == FoundCheckpoint(None, (), (), ("step-000010", "step-000005"), aside)
+    assert found == FoundCheckpoint(None, moved=("step-000010", "step-000005"), aside=aside)
     assert left(checkpoints.root) == ["set-aside/1/step-000005", "set-aside/1/step-000010"]
     assert find(anew, inbox) == FoundCheckpoint(None)  # before its first checkpoint a recovery begins anew too
     commit(anew, inbox, 5)
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, i
 
 
 def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> CheckpointManager:
-    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read)
+    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read_rows=read)
 
 
 def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:
