@@ -25,8 +25,8 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
-    StepsRecomputed,
     StepSkipped,
+    StepsRecomputed,
     StopRequested,
     WarningRaised,
     WorkerDied,
@@ -122,7 +122,9 @@ def _(event: FirstStep) -> Sentence:
 @describe.register
 def _(event: StepsRecomputed) -> Sentence:
     if event.differs_from is None:
-        return Sentence("good", f"{step_range(event.first, event.last)} computed again: the same bits")
+        return Sentence(
+            "good", f"{step_range(event.first, event.last)} computed again: the same bits"
+        )
     text = (
         f"step {event.last} computed again: other bits than in generation {event.differs_from} "
         f"(ledger {event.then[:12]} then, {event.now[:12]} now)"

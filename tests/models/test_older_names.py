@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from dougong.checkpoint.export import export
-from dougong.checkpoint.older_names import with_older_names
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
+from dougong.models.older_names import with_older_names
 from tests.checkpoint.saving import names_of, save, tiny_model
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB
@@ -41,7 +41,9 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0, "original_max_p
         ({"rope_theta": 1.0, "num_experts": 4}, {}, {}),
     ],
 )
-def test_older_names_stand_beside_todays(values: dict[str, Any], renamed: dict[str, str], older: dict[str, Any]) -> None:
+def test_older_names_stand_beside_todays(
+    values: dict[str, Any], renamed: dict[str, str], older: dict[str, Any]
+) -> None:
     assert with_older_names(values, renamed) == values | older
 
 
