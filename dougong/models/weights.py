@@ -106,7 +106,7 @@ class WeightsFolder:
             else:
                 tensor = opened.get_slice(found.name)[piece.row]
         values = _as_float32(tensor)
-        _refuse_not_finite(found.file, piece, values)
+        _refuse_not_finite(found, piece, values)
         return values
 
     def _find(self, piece: StoredPiece, logical: str) -> StoredTensor:
@@ -184,7 +184,7 @@ def _check_form(found: StoredTensor, piece: StoredPiece) -> None:
         )
 
 
-def _refuse_not_finite(path: Path, piece: StoredPiece, values: Tensor) -> None:
+def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) -> None:
     """float64 may hold what float32 cannot, so the values are looked at as they will be used."""
     if is_finite(values):
         return
@@ -193,9 +193,9 @@ def _refuse_not_finite(path: Path, piece: StoredPiece, values: Tensor) -> None:
     assert first is not None
     place = [*first] if piece.row is None else [piece.row, *first]
     raise ModelError(
-        f"model.path: {path}: {piece.name} is not finite (NaN or infinite) in float32 in {count} "
-        f"of its values, the first at {place}: {float(values[first])}; training on it would give "
-        "NaN; give a folder without such values"
+        f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in "
+        f"{count} of its values, the first at {place}: {float(values[first])}; training on it "
+        "would give NaN; give a folder without such values"
     )
 
 

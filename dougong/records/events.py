@@ -65,6 +65,27 @@ class StateChanged(RunEvent):
     state: str
 
 
+Phase = Literal["Ray", "agents", "imports", "data", "probes", "checkpoint", "model"]
+"""What a start or a recovery is at: nodes and agents (by Ray or without), what workers import, the
+look at model and data, the probes of the devices, the search for a valid checkpoint, and the
+building of every worker's part of the model."""
+
+
+class PhaseStarted(RunEvent):
+    """A phase of a start or a recovery has begun."""
+
+    kind: Literal["phase_started"] = "phase_started"
+    phase: Phase
+
+
+class PhaseEnded(RunEvent):
+    """It is over. `seconds`: how long it took."""
+
+    kind: Literal["phase_ended"] = "phase_ended"
+    phase: Phase
+    seconds: float
+
+
 class StartedAgent(BaseModel):
     """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
     None where any number of workers fits. `environment`: what it gives to its workers."""
@@ -229,6 +250,16 @@ class CheckpointRejected(RunEvent):
     reason: str
 
 
+class CheckpointsSetAside(RunEvent):
+    """Somebody had the run go on from an earlier `step` (0: its beginning): the checkpoints
+    `names` lie in `folder` now, and count no more."""
+
+    kind: Literal["checkpoints_set_aside"] = "checkpoints_set_aside"
+    step: int
+    names: tuple[str, ...]
+    folder: str
+
+
 class NoteTaken(RunEvent):
     """Something that a person should be told once, and that is as it should be."""
 
@@ -245,10 +276,11 @@ class WarningRaised(RunEvent):
 
 
 class StopRequested(RunEvent):
-    """Somebody asked the run to end after its step."""
+    """Somebody asked the run to end after its step; `now`: without waiting for it."""
 
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
+    now: bool = False
 
 
 class RunEnded(RunEvent):
@@ -265,6 +297,8 @@ class RunEnded(RunEvent):
 Event = Annotated[
     RunCreated
     | StateChanged
+    | PhaseStarted
+    | PhaseEnded
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
@@ -280,6 +314,7 @@ Event = Annotated[
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointRejected
+    | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
     | StopRequested

@@ -32,6 +32,7 @@ _ADVICE = (
     "where weights have grown, begin anew with a lower optimizer.lr or an optimizer.clip_norm; "
     "`dougong resume` with `-o fault.non_finite=skip` leaves such steps out"
 )
+_ADVICE_TO_REPEAT = "`dougong resume` computes it anew; look at the machines' memory and heat"
 MOST_NAMES = 3
 """So many of a kind are named in one error, and the others counted."""
 
@@ -79,7 +80,8 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
     lines.append(_first_place(looks, stepper.parts.share.replica.cut.names))
     lines.append(where(result.not_finite))
     lines.append(_weights(looks))
-    lines.append(_ADVICE)
+    was_seen = any(look.place is not None or look.sums for look in looks)
+    lines.append(_ADVICE if was_seen else _ADVICE_TO_REPEAT)
     return "; ".join(lines)
 
 
@@ -196,7 +198,8 @@ def _weights(looks: Sequence[_Look]) -> str:
     for look in looks:
         bad += look.state
     if bad:
-        return f"weights or optimizer state are not finite: {_some(sorted(bad, key=_natural))}"
+        names = _some(sorted(bad, key=_natural))
+        return f"weights or optimizer state are not finite: {names}"
     value, name = max(look.largest for look in looks)
     return f"all weights are finite, the largest is {value:.3g} in {name}"
 

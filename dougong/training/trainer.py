@@ -179,7 +179,7 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     job, plan = context.job, context.plan
     # What can be wrong with the data is found before weights are read, which may take minutes.
     device, fused = world.member.device, _fused_experts(context)
-    blueprint = build_model(job, vocabulary(job.data), device, fused)
+    blueprint = build_model(job, vocabulary(job), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
     if job.needs_exact_kernels:

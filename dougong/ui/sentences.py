@@ -11,6 +11,7 @@ from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     CheckpointStarted,
     DrillFired,
     FailureDiagnosed,
@@ -19,6 +20,9 @@ from dougong.records.events import (
     GenerationStarted,
     ModelInspected,
     NoteTaken,
+    Phase,
+    PhaseEnded,
+    PhaseStarted,
     PlanLaid,
     RecoveryDecided,
     RunCreated,
@@ -37,6 +41,9 @@ Level = Literal["quiet", "info", "good", "warning", "error"]
 
 _END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
 
+_TOLD_SECONDS = 0.1
+"""A shorter phase of a start is for the report alone."""
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -53,6 +60,18 @@ def failure_words(failure: str | None, cause: str | None) -> str:
         return kind
     said = kind.lower() in cause.lower().replace("_", " ")
     return cause if said else f"{kind}: {cause}"
+
+
+PHASES: Mapping[Phase, str] = {
+    "Ray": "Ray, its nodes and the agents",
+    "agents": "agents",
+    "imports": "imports of torch and transformers",
+    "data": "look at the model and the data",
+    "probes": "probes of the devices' arithmetic",
+    "checkpoint": "search for a valid checkpoint",
+    "model": "model on its workers",
+}
+"""What a start or a recovery is at, in words."""
 
 
 @singledispatch
@@ -86,6 +105,17 @@ def _(event: AgentsStarted) -> Sentence:
 def _(event: ModelInspected) -> Sentence:
     parameters = f"{count(event.parameters)} parameters"
     return Sentence("info", f"model {event.family}: {parameters}, {event.experts} experts")
+
+
+@describe.register
+def _(event: PhaseStarted) -> Sentence:
+    return Sentence("quiet", f"{PHASES[event.phase]} ...")
+
+
+@describe.register
+def _(event: PhaseEnded) -> Sentence:
+    level: Level = "info" if event.seconds >= _TOLD_SECONDS else "quiet"
+    return Sentence(level, f"{PHASES[event.phase]}: {duration(event.seconds)}")
 
 
 @describe.register
@@ -187,6 +217,16 @@ def _(event: CheckpointRejected) -> Sentence:
 
 
 @describe.register
+def _(event: CheckpointsSetAside) -> Sentence:
+    start = f"goes on from step {event.step}" if event.step else "begins anew"
+    what = plural(len(event.names), "checkpoint")
+    names = ", ".join(event.names)
+    return Sentence(
+        "warning", f"the run {start}: {what} set aside in {event.folder} ({names}), not deleted"
+    )
+
+
+@describe.register
 def _(event: NoteTaken) -> Sentence:
     return Sentence("info", event.text)
 
@@ -199,10 +239,10 @@ def _(event: WarningRaised) -> Sentence:
 
 @describe.register
 def _(event: StopRequested) -> Sentence:
-    return Sentence(
-        "warning",
-        f"stop requested by {event.by}; a second request ends the run at once",
-    )
+    if event.now:
+        return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
+    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second one"
+    return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
 
 
 @describe.register

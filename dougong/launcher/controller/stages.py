@@ -32,7 +32,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.observe import rejected, warning
+from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
     INSPECT,
@@ -42,6 +42,7 @@ from dougong.launcher.controller.preflight import (
     read_model,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
+from dougong.planner.memory import check_fit, known_memory
 from dougong.planner.placement import check_agents, lay_out, make_seats
 from dougong.planner.plan_job import plan_job
 from dougong.records import events
@@ -345,6 +346,8 @@ class Preparation:
         # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
+        memory = known_memory(self.policy.job, specs, facts.agents.facts)
+        check_fit(self.policy.job, facts.model.inventory, plan, memory)
         known = facts.agents.facts.values()
         event = events.PlanLaid(
             generation=facts.number,
@@ -361,6 +364,9 @@ class Preparation:
         assert found is not None and plan is not None
         news = [rejected(facts, name, reason) for name, reason in found.rejected]
         news += [warning(facts, text) for text in found.warnings]
+        if found.refusal is not None:
+            return *news, GiveUp(found.refusal)
+        news += set_aside(facts, found)
         number, directory, step = facts.number + 1, found.directory, 0
         if directory is not None:
             step = step_of(directory) or 0
