@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dougong.checkpoint import companions
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job, Model
+from dougong.models import companions
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.configuration import extra_layers, folder_config, untied_pair
 from dougong.models.folder import read_config, stored_tensors

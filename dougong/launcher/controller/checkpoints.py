@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint import companions, repository
+from dougong.checkpoint import repository
 from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.set_aside import set_aside
@@ -23,6 +24,7 @@ from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Background
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.launcher.controller.preflight import InspectedModel
+from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
@@ -291,9 +293,10 @@ def companions_of(root: Path, job: Job) -> dict[str, bytes]:
     """
     for place in list_committed(root):
         try:
-            return companions.of_checkpoint(place.path)
-        except CheckpointError:
+            held = small_files(place.path, Manifest.load(place.path))
+        except (CheckpointError, OSError):
             continue  # whoever looks for a checkpoint to go on from says so
+        return {name: data for name, data in held.items() if companions.is_companion(name)}
     base = None if job.model.path is None else Path(job.model.path)
     return companions.of_job(base, tokenizer_path(job), job.model.config)
 
