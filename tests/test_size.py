@@ -66,8 +66,8 @@ def test_300_million_parameters_train_on_two_workers(tmp_path: Path) -> None:
 
 def test_one_long_line_takes_no_more_memory_than_many_short_ones(tmp_path: Path) -> None:
     byte_level().save(str(tmp_path / "tokenizer.json"))
-    peaks = {}
-    for name, text in {"none": "x", "lines": "join unlike timbers\n" * 100_000, "line": "join unlike timbers " * 100_000}.items():
+    words, peaks = "join unlike timbers", {}
+    for name, text in {"none": "x", "lines": f"{words}\n" * 100_000, "line": f"{words} " * 100_000}.items():
         (tmp_path / name).write_text(text)
         peaks[name], _ = measure(tmp_path, tmp_path / name)
     assert peaks["line"] - peaks["none"] < 2 * (peaks["lines"] - peaks["none"]), peaks

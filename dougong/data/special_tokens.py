@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dougong.errors import DataError
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 if TYPE_CHECKING:
     import tokenizers
@@ -31,7 +31,7 @@ class DocumentMarks:
 
     start: tuple[int, ...] = ()
     end: int | None = None
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from dougong.data.formats import BYTE_ORDER_MARK, HEAD_BYTES, refuse_no_text
 from dougong.errors import DataError
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 BLOCK_BYTES = 1 << 18
 """Documents come in blocks of this size, cut anywhere, so that no long file must fit in memory."""
@@ -43,7 +43,7 @@ class Corpus:
     name: str
     key: Callable[[], str]
     documents: Callable[[], Iterator[Document]]
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
 
 def text_files(text: str) -> Corpus:

@@ -18,7 +18,7 @@ from dougong.data.special_tokens import Bos, DocumentMarks, find_marks
 from dougong.data.text import Block
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 # Pieces that a tokenizer is given at once: it works on them on as many cores.
 _PIECES_AT_ONCE = 32
@@ -59,7 +59,7 @@ class Bytes:
     start: tuple[int, ...] = ()
     end: int | None = 0
     digest: str = "bytes"
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
     def encode(self, blocks: Iterable[Block]) -> Iterator[npt.NDArray[np.int64]]:
         for _, block in blocks:

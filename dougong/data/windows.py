@@ -29,7 +29,7 @@ from dougong.errors import DataError
 from dougong.job import schema as spec
 from dougong.job.tokenizer_choice import tokenizer_of
 from dougong.ops.counter_rng import Permutation
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 # The held-out windows do not follow the job's seed: runs with other seeds are measured on the
 # same text.
@@ -42,7 +42,7 @@ class _Opened:
 
     name: str
     tokens: TokenFile
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class TokenWindows:
     steps: int
     seed: int
     validation: spec.Validation | None
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
     @property
     def num_windows(self) -> int:

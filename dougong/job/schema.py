@@ -70,7 +70,7 @@ class Data(Section):
     )
     tokens: Text | None = logical(
         None,
-        'a file of token ids, memory-mapped: a 1-D .npy, or bare ids: uint16, or what FILE.json '
+        "a file of token ids, memory-mapped: a 1-D .npy, or bare ids: uint16, or what FILE.json "
         'says: {"dtype": "uint32"} (uint8, uint16, uint32, int32, int64)',
     )
     megatron: Text | None = logical(

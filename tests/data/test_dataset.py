@@ -91,7 +91,11 @@ def test_a_named_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "a"}\n\n{"text": oops}\n', r"ArrowInvalid: JSON parse error.*a\.jsonl:3: Expecting value"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n\n{"text": oops}\n',
+            r"ArrowInvalid: JSON parse.*a\.jsonl:3: Expecting value",
+        ),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', r"surrogate.*a\.jsonl:2: holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', r"not only strings \(.*a\.jsonl:2: holds 5\)"),
         ("a.jsonl", b"", r"there is nothing in it\); look at .*a\.jsonl"),
