@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dougong.control.cache_place import cache_place
 from dougong.data.dataset import dataset_rows
 from dougong.data.megatron import open_megatron
 from dougong.data.text import Corpus, text_files
@@ -172,12 +173,13 @@ def num_held_out(num_windows: int, validation: spec.Validation | None) -> int:
 def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> TokenWindows:
     """Open what the `data:` of a job names. `vocab_size` is the model's; None leaves ids unchecked.
 
-    Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data
-    that is missing, empty, cut short, or too small for one step's windows, and for ids outside the
-    vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
+    Text is tokenised once into `cache` (default: `tokens` in the job's cache). Raises DataError for
+    data that is missing, empty, cut short, or too small for one step's windows, and for ids outside
+    the vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
-    if cache is None:
-        cache = Path.home() / ".cache" / "dougong" / "tokens"
+    place = cache_place(job.cache)
+    if cache is None and place is not None:
+        cache = place / "tokens"
     opened = _open_tokens(job, vocab_size, cache)
     tokens = opened.tokens
     data = TokenWindows(
@@ -249,7 +251,7 @@ def find_shortage(job: spec.Job, name: str, num_tokens: int) -> str | None:
     return None
 
 
-def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path) -> _Opened:
+def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _Opened:
     section = job.data
     if section.tokens is not None:
         path = Path(section.tokens).expanduser()

@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dougong.errors import ModelError
+from dougong.accelerators.registry import get_accelerator
+from dougong.errors import DeviceError, ModelError
 from dougong.job.families import read_families
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.model_rules import model_rules
@@ -94,7 +95,17 @@ def _tokenizer_file(job: Job) -> Iterator[Breach]:
         yield Breach(path, f"{text}; give one, or a Hugging Face folder")
 
 
+def _accelerators(job: Job) -> Iterator[Breach]:
+    """A package may offer a kind of device and not load."""
+    for index, island in enumerate(job.islands):
+        try:
+            get_accelerator(island.accelerator)
+        except DeviceError as error:
+            yield Breach(("islands", index, "accelerator"), str(error))
+
+
 _RULES = (
+    Rule(("islands",), _accelerators),
     Rule(("model",), _folder),
     Rule(("data", "model"), _tokenizer_file),
     Rule(("data", "model"), _vocabulary),
