@@ -58,7 +58,7 @@ def inspect(job: Job) -> Inspection:
     """
     inventory = inspect_only(job)
     data = open_data(job, _config_of(job).vocab_size)
-    told = remarks_on(job, inventory)
+    told = remarks_on(job, inventory) + data.remarks
     shapes = shapes_of(job, inventory)
     return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings)
 
@@ -78,8 +78,8 @@ def preview(job: Job, inventory: Inventory) -> tuple[str, Remarks]:
 
     Raises ModelError or DataError, also for data that is too short.
     """
-    line = preview_data(job, _config_of(job).vocab_size)
-    return line, remarks_on(job, inventory)
+    line, told = preview_data(job, _config_of(job).vocab_size)
+    return line, remarks_on(job, inventory) + told
 
 
 def inspect_only(job: Job) -> Inventory:
