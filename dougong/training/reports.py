@@ -121,9 +121,7 @@ def pack_reached(dense: Sequence[str], reached: Collection[str]) -> bytes:
     return np.packbits(np.array([name in reached for name in dense], bool)).tobytes()
 
 
-def unreached_names(
-    reports: Sequence[StepReport], forms: Sequence[ReportForm]
-) -> frozenset[str]:
+def unreached_names(reports: Sequence[StepReport], forms: Sequence[ReportForm]) -> frozenset[str]:
     """The dense tensors that were reached on no worker. `reports`, `forms`: by rank."""
     # Nearly always none, on any number of workers: bits are joined, and names made of what is left.
     pairs = [(report, form) for report, form in zip(reports, forms, strict=True) if form.dense]

@@ -32,7 +32,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 # The sequence-wise loss beside a bias: where they part, its counts are those of the scores alone.
 CASES["deepseek_v3 balanced"] = ("deepseek_v3", "float32", {"router": {"bias_rate": 0.01, "sequence_loss": 0.1}})
 # A weight in two places of the model: one sum a micro-batch, also in half precision.
-_TIED = {"model": {"family": "gpt_oss", "config": config_values("gpt_oss", num_hidden_layers=2, tie_word_embeddings=True)}}
+_TIED = {
+    "model": {"family": "gpt_oss", "config": config_values("gpt_oss", num_hidden_layers=2, tie_word_embeddings=True)}
+}
 CASES["gpt_oss tied"] = ("gpt_oss", "bfloat16", _TIED)
 
 

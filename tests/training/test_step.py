@@ -164,7 +164,9 @@ def test_a_gradient_of_exactly_zero_is_a_gradient(tmp_path: Path, ending: str) -
     rig = make_rig(job)
     compute_experts_alike(reference, find_sites(reference))
     accumulate_plainly(job, reference, 1)
-    zero = [n for n, p in reference.named_parameters() if p.grad is not None and not p.grad.any() and "experts" not in n]
+    zero = [
+        n for n, p in reference.named_parameters() if p.grad is not None and not p.grad.any() and "experts" not in n
+    ]
     assert len(zero) > 5, "what lies behind the zeros gets a gradient of zero"
     reference.zero_grad()
     assert rig.run(STEPS) == train_plainly(job, reference, STEPS)

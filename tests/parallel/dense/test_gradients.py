@@ -18,7 +18,6 @@ SHAPES: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, (4,))
 LANES = 2
 
 
-
 class Bench:
     """One worker with two lanes and three tensors, each in a bucket of its own: third, second, first."""
 
