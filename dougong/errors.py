@@ -47,8 +47,16 @@ class CheckpointError(DougongError):
     """A checkpoint is missing, torn, or does not hold what was written."""
 
 
+class ReproducibilityError(DougongError):
+    """A step that was computed again has other bits than the job promises."""
+
+
 class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
+
+
+class StorageError(LaunchError):
+    """A file of the run's record cannot be written: the disk is full, read-only, or gone."""
 
 
 class RecordError(LaunchError):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import INDEX_FILE, MODEL, list_committed
+from dougong.checkpoint.directories import INDEX_FILE, MODEL
 from dougong.checkpoint.disk import (
     Buffer,
     digest,
@@ -27,9 +27,8 @@ from dougong.checkpoint.disk import (
 )
 from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.repository import newest_valid
+from dougong.checkpoint.repository import newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
-from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError
 
 SHARD_BYTES = 5 << 30
@@ -42,26 +41,13 @@ def choose(
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""
     if step is not None:
-        return _valid_one_of(root, step)
+        return valid_one_of(root, step)
     newest = newest_valid(root, on_invalid)
     if newest is None:
         raise CheckpointError(
             f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong"
         )
     return newest
-
-
-def _valid_one_of(root: Path, step: int) -> Path:
-    """Two generations may have saved one step: the newer valid one is taken."""
-    committed = list_committed(root)
-    results = [verify(place.path) for place in committed if place.step == step]
-    for result in results:
-        if result.ok:
-            return result.directory
-    if results:
-        raise CheckpointError(f"{results[0]}; choose another --step")
-    steps = ", ".join(str(place.step) for place in reversed(committed)) or "none"
-    raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps}")
 
 
 def export(
@@ -136,16 +122,24 @@ def _write_folder(job: _Export, shard_bytes: int) -> None:
         write_new(job.out / Path(INDEX_FILE).name, _index(files, shards))
 
 
-def _copy_small_files(job: _Export) -> None:
-    """Configuration, tokenizer and the like. The index is not copied: the files are others here."""
-    for name, record in job.manifest.files.items():
+def small_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
+    """What lies beside a checkpoint's weights, by names in its model's folder: configuration,
+    tokenizer and the like; not the index. CheckpointError when one of them is damaged."""
+    found = {}
+    for name, record in manifest.files.items():
         is_of_model = name.startswith(f"{MODEL}/") and name != INDEX_FILE
-        if record.digest is None or not is_of_model:
-            continue
-        data = _read_plain(job.directory / name, record.num_bytes, record.digest)
-        if name.endswith("/config.json"):
-            data = _with_dtype(data, job.dtype)
-        write_new(job.out / Path(name).name, data)
+        if record.digest is not None and is_of_model:
+            data = _read_plain(directory / name, record.num_bytes, record.digest)
+            found[name.removeprefix(f"{MODEL}/")] = data
+    return found
+
+
+def _copy_small_files(job: _Export) -> None:
+    # The index is another one here: the weights lie in other files.
+    for name, data in small_files(job.directory, job.manifest).items():
+        target = job.out / name
+        target.parent.mkdir(exist_ok=True)
+        write_new(target, _with_dtype(data, job.dtype) if name == "config.json" else data)
 
 
 def _file_names(total: int) -> list[str]:
@@ -249,7 +243,7 @@ def _read_plain(path: Path, num_bytes: int, expected: str) -> bytes:
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
     values = json.loads(config)
-    values["dtype"] = dtype
+    values |= {"dtype": dtype, "torch_dtype": dtype}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -85,7 +85,8 @@ class WorkerRaised:
     """The exception with which a worker ends.
 
     `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
-    `errno`: an OSError's number.
+    `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
+    innermost one where none is.
     """
 
     type: str
@@ -93,6 +94,7 @@ class WorkerRaised:
     message: str
     traceback: str = ""
     errno: int | None = None
+    place: str = ""
     kind: Literal["worker_raised"] = "worker_raised"
 
 

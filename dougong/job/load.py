@@ -7,39 +7,48 @@ job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dougong.errors import JobError
+from dougong.errors import DataError, JobError, ModelError
 from dougong.job import overrides, validation_messages, yaml_locations
+from dougong.job.data_files import names_files
 from dougong.job.provenance import Mistake, Source, dotted
 from dougong.job.render import lines_of, with_comments
-from dougong.job.rule import SOURCES
+from dougong.job.rule import SOURCES, Rule
 from dougong.job.rules import breaches
 from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import BYTES, default_tokenizer
 from dougong.job.yaml_locations import KeyPath
 
-PATH_KEYS = (
+PATH_KEYS: tuple[tuple[str, ...], ...] = (
     *(("data", key) for key in SOURCES),
     ("data", "tokenizer"),
     ("model", "path"),
+    ("cache",),
 )
-_NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
+_NOT_PATHS: dict[tuple[str, ...], str] = {
+    ("data", "text"): "stdlib",
+    ("data", "tokenizer"): BYTES,
+}
+_GLOBS = (("data", "text"), ("data", "dataset"))
 
 
 @dataclass(frozen=True)
 class ResolvedJob:
     """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by
-    dotted path."""
+    dotted path. `places`: `FILE:LINE:COLUMN` of what was written."""
 
     job: Job
     origins: dict[str, str] = field(repr=False)
+    places: dict[str, str] = field(repr=False, default_factory=dict)
 
     def to_yaml(self, comments: bool = False) -> str:
         """The job in full, one value a line, with absolute paths; it loads again to the same `Job`.
@@ -49,6 +58,12 @@ class ResolvedJob:
         lines = list(lines_of(self.job.model_dump(mode="json")))
         texts = with_comments(lines, self.origins if comments else {})
         return "".join(f"{text}\n" for text in texts)
+
+    def located(self, message: str) -> str:
+        """An error found later, as a mistake in the file: one that begins with a key that somebody
+        has written (`model.family: ...`) begins with that key's place."""
+        key, colon, _ = message.partition(":")
+        return f"{self.places[key]}: {message}" if colon and key in self.places else message
 
     def summary(self) -> str:
         """The job in one line: name, model, steps, batch, workers."""
@@ -63,11 +78,13 @@ class ResolvedJob:
         )
 
 
-def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+def load_job(
+    path: str | Path, override: Sequence[str] = (), rules: Sequence[Rule] = ()
+) -> ResolvedJob:
     """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
     over it, check it.
 
-    Later overrides win. Relative paths count from the file's folder, those of overrides from the
+    `rules`: more than the schema's own that it must keep. Later overrides win. Relative paths count from the file's folder, those of overrides from the
     current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
     mistake.
     """
@@ -76,19 +93,31 @@ def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
     for text in override:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
-    job = _checked_job(source)
+    _name_tokenizer(source.data)
+    job = _checked_job(source, rules)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
-    return ResolvedJob(job, origins)
+    places = {dotted(path): place.value for path, place in source.places.items()}
+    return ResolvedJob(job, origins, places)
 
 
-def _checked_job(source: Source) -> Job:
+@contextlib.contextmanager
+def placed(resolved: ResolvedJob) -> Iterator[None]:
+    """What is found wrong inside with the job or its files is told with its place in the job
+    file."""
+    try:
+        yield
+    except (JobError, ModelError, DataError) as error:
+        raise type(error)(resolved.located(str(error))) from error
+
+
+def _checked_job(source: Source, rules: Sequence[Rule]) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
     values."""
     sections = _validate(source)
-    for breach in breaches(sections):
-        source.blame(breach.path, breach.text)
+    for breach in breaches(sections, rules):
+        source.blame(breach.path, breach.text, breach.is_key)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)
@@ -136,22 +165,42 @@ def _not_a_mapping(data: Any) -> str:
 
 
 def _make_absolute(source: Source, folder: Path) -> None:
-    for section, key in PATH_KEYS:
-        values = source.data.get(section)
-        if not isinstance(values, dict):
-            continue
-        value = values.get(key)
-        if isinstance(value, str) and value and value != _NOT_PATHS.get((section, key)):
-            base = Path.cwd() if source.is_override((section, key)) else folder
-            values[key] = _absolute(value, base, (section, key))
+    for key in PATH_KEYS:
+        values = source.data
+        for section in key[:-1]:
+            values = values.get(section)
+            if not isinstance(values, dict):
+                break
+        else:
+            _make_value_absolute(source, values, key, folder)
+
+
+def _make_value_absolute(
+    source: Source, values: dict[str, Any], key: tuple[str, ...], folder: Path
+) -> None:
+    value = values.get(key[-1])
+    if isinstance(value, str) and value and value != _NOT_PATHS.get(key):
+        base = Path.cwd() if source.is_override(key) else folder
+        values[key[-1]] = _absolute(value, base, key)
+
+
+def _name_tokenizer(values: dict[str, Any]) -> None:
+    """Write down which tokenizer a job means that names none, so that a folder that is changed
+    later makes no other job of it."""
+    data, model = values.get("data"), values.get("model")
+    if not isinstance(data, dict) or data.get("tokenizer") is not None:
+        return
+    path = model.get("path") if isinstance(model, dict) else None
+    if "text" in data or "dataset" in data:
+        data["tokenizer"] = default_tokenizer(path if isinstance(path, str) else None)
 
 
 def _absolute(value: str, base: Path, key: KeyPath) -> str:
     path = os.path.expanduser(value)
     whole = os.path.join(base, path)
-    if key == ("data", "dataset") and not os.path.isdir(whole):
+    if key == ("data", "dataset") and not names_files(path) and not os.path.isdir(whole):
         return value  # a name on the hub
-    if key == ("data", "text") and not os.path.exists(whole):
+    if key in _GLOBS and not os.path.exists(whole):
         # A glob: only what the user wrote is a pattern, not the folder that it counts from.
         return os.path.join(glob.escape(str(base)), path)
     return whole

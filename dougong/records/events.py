@@ -49,12 +49,13 @@ def read_wall(wall: str) -> datetime:
 
 class RunCreated(RunEvent):
     """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs."""
+    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
+    changed: tuple[str, ...] = ()
 
 
 class StateChanged(RunEvent):
@@ -62,6 +63,27 @@ class StateChanged(RunEvent):
 
     kind: Literal["state"] = "state"
     state: str
+
+
+Phase = Literal["Ray", "agents", "imports", "data", "probes", "checkpoint", "model"]
+"""What a start or a recovery is at: nodes and agents (by Ray or without), what workers import, the
+look at model and data, the probes of the devices, the search for a valid checkpoint, and the
+building of every worker's part of the model."""
+
+
+class PhaseStarted(RunEvent):
+    """A phase of a start or a recovery has begun."""
+
+    kind: Literal["phase_started"] = "phase_started"
+    phase: Phase
+
+
+class PhaseEnded(RunEvent):
+    """It is over. `seconds`: how long it took."""
+
+    kind: Literal["phase_ended"] = "phase_ended"
+    phase: Phase
+    seconds: float
 
 
 class StartedAgent(BaseModel):
@@ -135,6 +157,20 @@ class FirstStep(RunEvent):
 
     kind: Literal["first_step"] = "first_step"
     step: int
+
+
+class StepsRecomputed(RunEvent):
+    """Steps `first` to `last`, which generations `earlier` had recorded, have been computed again,
+    with the same ledgers; but for the last where `differs_from` names the generation in which its
+    ledger was `then`, not `now`."""
+
+    kind: Literal["steps_recomputed"] = "steps_recomputed"
+    first: int
+    last: int
+    earlier: tuple[int, ...]
+    differs_from: int | None = None
+    then: str = ""
+    now: str = ""
 
 
 class StepSkipped(RunEvent):
@@ -214,6 +250,16 @@ class CheckpointRejected(RunEvent):
     reason: str
 
 
+class CheckpointsSetAside(RunEvent):
+    """Somebody had the run go on from an earlier `step` (0: its beginning): the checkpoints
+    `names` lie in `folder` now, and count no more."""
+
+    kind: Literal["checkpoints_set_aside"] = "checkpoints_set_aside"
+    step: int
+    names: tuple[str, ...]
+    folder: str
+
+
 class NoteTaken(RunEvent):
     """Something that a person should be told once, and that is as it should be."""
 
@@ -230,10 +276,11 @@ class WarningRaised(RunEvent):
 
 
 class StopRequested(RunEvent):
-    """Somebody asked the run to end after its step."""
+    """Somebody asked the run to end after its step; `now`: without waiting for it."""
 
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
+    now: bool = False
 
 
 class RunEnded(RunEvent):
@@ -250,12 +297,15 @@ class RunEnded(RunEvent):
 Event = Annotated[
     RunCreated
     | StateChanged
+    | PhaseStarted
+    | PhaseEnded
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
     | PlanLaid
     | GenerationStarted
     | FirstStep
+    | StepsRecomputed
     | StepSkipped
     | DrillFired
     | WorkerDied
@@ -264,6 +314,7 @@ Event = Annotated[
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointRejected
+    | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
     | StopRequested

@@ -24,7 +24,7 @@ from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
-from dougong.training.lr_schedule import learning_rate
+from dougong.training.lr_schedule import rate_of
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
@@ -223,7 +223,7 @@ class Stepper:
             step=step,
             loss=loss,
             grad_norm=norm,
-            rate=learning_rate(job.schedule, job.optimizer.lr, step, job.steps),
+            rate=rate_of(job, step),
             exchange_s=tuple(report.exchange_s for report in reports),
             stop=any(report.stop for report in reports),
             unreached=unreached_names(reports, forms),

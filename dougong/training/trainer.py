@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 from dougong.accelerators.registry import get_accelerator
@@ -30,9 +30,11 @@ from dougong.training.build import (
 from dougong.training.forwards import Forwards
 from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
+from dougong.training.replica import Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.state import open_start, state_of
 from dougong.training.step import ForwardsOf, Stepper
+from dougong.training.unreached import UnreachedNotice
 
 
 class Trainer:
@@ -185,7 +187,7 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     job, plan = context.job, context.plan
     # What can be wrong with the data is found before weights are read, which may take minutes.
     device, fused = world.member.device, _fused_experts(context)
-    blueprint = build_model(job, vocabulary(job.data), device, fused)
+    blueprint = build_model(job, vocabulary(job), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
     if job.needs_exact_kernels:
@@ -195,11 +197,27 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     ledger = None
     if job.is_deterministic:
         ledger = LedgerStart(context.run_dir / "ledger", start.digest)
-    options = StepOptions(Phases(context.control.progress), tracer, ledger)
+    notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
+    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,))
     stepper = build_in_world(share, world, options)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _trained_names(replica: Replica) -> tuple[str, ...]:
+    """Of every dense tensor that is trained, and of the experts' modules."""
+    return (*replica.trainable, *replica.cut.names)
+
+
+def _warner(context: WorkerContext) -> Callable[[str], None]:
+    """Warns of what all workers know alike, once for all of them."""
+
+    def warn(text: str) -> None:
+        if context.worker.rank == 0:
+            context.control.send(WorkerWarning(text))
+
+    return warn
 
 
 def _fused_experts(context: WorkerContext) -> Iterator[ExpertOp]:

@@ -17,7 +17,8 @@ from markupsafe import Markup
 from dougong import __version__
 from dougong.records.directory import RunDir
 from dougong.ui import formatting
-from dougong.ui.history import History, next_command, read_history
+from dougong.ui.history import History, read_history
+from dougong.ui.next_step import next_step
 from dougong.ui.report import rows
 from dougong.ui.report.charts import training_charts
 from dougong.ui.report.summary import read_log_tail, summary_cards
@@ -42,11 +43,13 @@ def render(history: History, run_dir: RunDir) -> str:
         style=Markup(_read("page.css")),
         version=__version__,
         now=datetime.now(timezone.utc).isoformat(),
-        next_command=next_command(history),
+        next_command=str(next_step(history.path, history.state, history.events)),
         log_tail=read_log_tail(history, run_dir),
         summary_cards=summary_cards(history),
         charts=training_charts(history),
         recoveries=rows.recovery_rows(history.recoveries),
+        starts=rows.start_rows(history.events),
+        warnings=rows.warning_words(history.events),
         workers=rows.worker_rows(history, history.plan) if history.plan else [],
         shown_workers=_SHOWN_WORKERS,
         classes=rows.class_words(history.classes),

@@ -11,7 +11,14 @@ from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import DrillAnnounced, ModelFound, UpdateSkipped, WorkerWarning
 from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
-from dougong.launcher.controller.items import AgentsPlaced, CommitFailed, PeerRefused, SignalReceived, TaskFailed
+from dougong.launcher.controller.items import (
+    AgentsPlaced,
+    CommitFailed,
+    FoundCheckpoint,
+    PeerRefused,
+    SignalReceived,
+    TaskFailed,
+)
 from dougong.launcher.controller.states import Recovering, Running, Stopping
 from tests.launcher.controller.machine import (
     ALL,
@@ -69,7 +76,13 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
 
 
 RESTARTED = [AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
+NONE_IS_VALID = FoundCheckpoint(
+    None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
+)
 LAST_PARTS = [part(name, 20) for name in ALL]
+AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
+"""Generation 2 begins after step 5; generation 1 has recorded two steps more."""
+RESTARTS = ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"]
 ONCE = {"fault": {"max_restarts": 1}}
 NEVER = {"fault": {"max_restarts": 0}}
 
@@ -98,8 +111,9 @@ CASES = [
     Case("a model that cannot be built is the user's mistake",
          [*UP_TO_MODEL, raises("east/0", "ModelError", message="no router", generation=0, task="inspect")],
          ["FAILED"], status=2, reason="no router", fresh=True,
-         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east"],
-        events=["agents_started"]),
+         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
+                  "ShowException east/0"],
+         events=["agents_started"]),
     Case("an agent lost while a checkpoint is searched is the first generation's failure",
          [*UP_TO_MODEL, MODEL, Leaves("west"), found()], ["RUNNING", "RECOVERING"], worker="west/0",
          actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
@@ -125,6 +139,15 @@ CASES = [
          [raises("east/0", "PeerError"), exits("west/0", -6), raises("east/1", "PeerError")],
          ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "KillGeneration 1"], DIES, worker="west/0",
          cause="SIGABRT"),
+    Case("an out-of-memory twice with no step in between is not tried a third time",
+         [exits("east/1", -9, oom=True), *recovered("east/0", "west/0"), exits("east/1", -9, 2, oom=True),
+          *killed("east/0", "west/0", generation=2)],
+         ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
+         [*DIES, "generation_started", *DIES], worker="east/1", status=1,
+         cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers of this "
+               "machine take 0 GB; where a device has less, give the job more workers",
+         reason="SIGKILL came twice with no step in between, so it is taken for one that would come again"),
     Case("several dead at once are one failure",
          [[exits("west/0", -9)], [exits("east/0", -9), exits("east/1", -9)], found(5)],
          ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
@@ -153,6 +176,24 @@ CASES = [
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], worker="east/1", status=1, job=ONCE,
          reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
+    Case("steps that are computed again with the same bits are told",
+         [*AGAIN, step(6, 2, "aa"), step(7, 2, "bb"), step(8, 2, "cc")], ["RECOVERING", "RUNNING"],
+         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "steps_recomputed"],
+         worker="east/1"),
+    Case("other bits end a run that promises them, and commit nothing",
+         [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2), [step(7, 2, "xx"), part("west/0", 7, 2)]],
+         ["RECOVERING", "RUNNING", "FAILED"], [*RESTARTS, *["RecordStep"] * 2],
+         [*DIES, "generation_started", "first_step", "checkpoint_started", "steps_recomputed"], worker="east/1",
+         status=1, reason="step 7: generation 2 has computed it again with other bits than generation 1"),
+    Case("other bits are told where nothing is promised",
+         [*AGAIN, step(6, 2, "xx"), step(7, 2, "yy"), *[part(name, 7, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
+         [*RESTARTS, *["RecordStep"] * 2, "CommitCheckpoint 7"],
+         [*DIES, "generation_started", "first_step", "steps_recomputed", "checkpoint_started"], worker="east/1",
+         job={"numerics": "bounded"}),
+    Case("what has been compared is told when the generation fails",
+         [*AGAIN, step(6, 2, "aa"), exits("west/0", -9, 2)], ["RECOVERING", "RUNNING", "RECOVERING"],
+         [*RESTARTS, "RecordStep", "KillGeneration 2"],
+         [*DIES, "generation_started", "first_step", "steps_recomputed", *DIES], worker="east/1"),
     Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
          ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
          [*DIES, "warning", "generation_started"], worker="east/1"),
@@ -161,19 +202,27 @@ CASES = [
          ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
     Case("a stop in the last step is the end of the job", [SIGTERM, step(20), *done(*ALL)], ["STOPPING", "FINISHED"],
          ["AskToStop 1", "RecordStep"], ["stop_requested", "first_step"], status=0),
-    Case("a second stop does not wait", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"], ["stop_requested"],
-         status=130),
+    Case("a second stop does not wait, and says so", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"],
+         ["stop_requested", "stop_requested"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
          ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
-    Case("a stop while the last checkpoint is committed does not wait", [step(20), *LAST_PARTS, *done(*ALL), SIGINT],
+    Case("a stop while the last checkpoint is committed loses nothing",
+         [step(20), *LAST_PARTS, *done(*ALL), SIGINT, committed(20)],
+         ["FINISHED"], ["RecordStep", "CommitCheckpoint 20"],
+         ["first_step", "checkpoint_started", "stop_requested", "checkpoint_committed"], status=0),
+    Case("a second stop does not wait for the last checkpoint", [step(20), *LAST_PARTS, *done(*ALL), SIGINT, SIGINT],
          ["STOPPED"], ["RecordStep", "CommitCheckpoint 20"],
-         ["first_step", "checkpoint_started", "stop_requested"], status=130),
+         ["first_step", "checkpoint_started", "stop_requested", "stop_requested"], status=130),
+    Case("a recovery that finds no valid checkpoint any more begins nothing anew",
+         [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
+         worker="east/1", status=1, reason="no checkpoint is valid"),
     Case("a death while stopping ends the run", [SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
          ["STOPPING", "RECOVERING", "FAILED"], ["AskToStop 1", "KillGeneration 1", "ForgetParts"],
          ["stop_requested", *DIES], worker="east/1", status=1, reason="failed while the run was being stopped"),
     Case("a second stop ends a recovery that a stop had met",
          [SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
-         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES], status=130),
+         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES, "stop_requested"], status=130),
 
     Case("a lost agent is started again",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
@@ -268,6 +317,14 @@ def test_what_follows(case: Case) -> None:
         assert made.states[-1] in ("RUNNING", "STOPPING", "RECOVERING")
 
 
+def test_a_resume_that_changed_what_may_change_bits_is_told_and_goes_on() -> None:
+    made = running()
+    made.facts.same_since = 2
+    made.play(*AGAIN, step(6, 2, "xx"))
+    assert made.event("steps_recomputed").differs_from == 1
+    assert made.state == Running(2)
+
+
 def test_a_state_carries_its_data() -> None:
     made = running()
     assert made.state == Running(1)
@@ -299,10 +356,10 @@ def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
     assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
 
 
-def test_rows_say_which_attempt_they_are_of() -> None:
+def test_rows_say_which_generation_they_are_of() -> None:
     made = running().play(step(1))
     (row,) = [action.row for action in made.actions if isinstance(action, RecordStep)]
-    assert (row["attempt"], row["step"]) == (1, 1)
+    assert (row["generation"], row["step"]) == (1, 1)
 
 
 def test_progress_is_what_heartbeats_say() -> None:

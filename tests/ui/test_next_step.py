@@ -1,0 +1,80 @@
+"""The next step that is offered is one that works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointCommitted, CheckpointRejected, Event, RunCreated, RunEnded
+from dougong.ui.next_step import next_step, typed
+
+RUN = ("dougong", "run", "job.yaml", "--no-ray")
+COMMITTED = CheckpointCommitted(generation=1, step=5, directory="step-000005", num_bytes=1, seconds=0.1)
+REJECTED = CheckpointRejected(generation=2, directory="step-000005", reason="digest differs")
+CRASH = RunEnded(kind="failed", generation=1, step=3, cause="SIGKILL", worker="east/0", failure="crash")
+MISTAKE = RunEnded(kind="failed", generation=0, step=0, cause="no such file", failure="data")
+
+
+def created(*words: str) -> RunCreated:
+    return RunCreated(generation=1, job="tiny", command=words)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return RunDir.create(tmp_path / "r").path
+
+
+def said(path: Path, state: str, events: Sequence[Event], *on_storage: str) -> str:
+    for name in on_storage:
+        (path / "checkpoints" / name).mkdir()
+    return str(next_step(path, state, events)).replace(str(path), "R")
+
+
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [
+        ("finished", "dougong export R OUT"),
+        ("running", "dougong status R"),
+        ("recovering", "dougong status R"),
+        ("stopped", "dougong resume R"),
+        ("lost", "dougong resume R"),
+        ("failed", "dougong resume R"),
+    ],
+)
+def test_with_a_checkpoint_a_run_goes_on(path: Path, state: str, command: str) -> None:
+    assert said(path, state, [created(*RUN), COMMITTED], "step-000005") == command
+    # The event of a commit may be lost with its controller.
+    assert said(path, state, [created(*RUN)]) == command
+
+
+@pytest.mark.parametrize("state", ["stopped", "lost", "failed"])
+def test_without_a_checkpoint_nothing_is_resumed(path: Path, state: str) -> None:
+    again = "dougong run job.yaml --no-ray --run-dir R"
+    assert said(path, state, [created(*RUN), CRASH]) == again
+    # It was committed once, and its directory is gone.
+    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == "dougong resume R --from-scratch"
+    # A directory that the command named is named once.
+    assert said(path, state, [created(*RUN, "--run-dir", str(path)), CRASH]) == again
+    assert said(path, state, [created("dougong", "resume", "R"), CRASH]) == "dougong run FILE --run-dir R"
+
+
+def test_a_mistake_is_mended_first(path: Path) -> None:
+    began = created(*RUN)
+    assert said(path, "failed", [began, MISTAKE]) == (
+        "mend what it names, then: dougong run job.yaml --no-ray --run-dir R"
+    )
+    # A mistake of an earlier life is mended.
+    assert said(path, "stopped", [began, MISTAKE, began]) == "dougong run job.yaml --no-ray --run-dir R"
+    later = said(path, "failed", [began, COMMITTED, created("dougong", "resume", "R"), MISTAKE], "step-000005")
+    assert later == "mend what it names, then: dougong resume R"
+
+
+def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:
+    assert said(path, "failed", [created(*RUN), COMMITTED, REJECTED, CRASH], "step-000005") == "dougong verify R"
+
+
+def test_words_are_given_back_as_a_shell_takes_them() -> None:
+    assert typed(("dougong", "run", "my job.yaml")) == "dougong run 'my job.yaml'"
+    assert typed(("__main__.py", "run", "x")) == "python -m dougong run x"
