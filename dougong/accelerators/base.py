@@ -1,7 +1,8 @@
 """What dougong asks of a kind of device: a few facts and five methods.
 
 One small file per kind implements them. They are called in two kinds of process. A node's *agent*
-never imports torch: it uses the facts, `device_count`, `worker_environment` and `describe`. A
+never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe` and
+`memory_bytes`, if it is known. A
 *worker* calls `open` once, and takes `expert_operators` if there are any.
 """
 
@@ -74,6 +75,14 @@ class Accelerator(ABC):
     def describe(self) -> dict[str, str]:
         """Device, driver and library versions as found without opening a device; for the report and
         the logs."""
+
+    def memory_bytes(self) -> int | None:
+        """Memory of this machine's largest device, found without opening one; None: not known, and
+        then no plan is refused for it.
+
+        Asked of an agent. Not of a kind that shares its machine: there the machine's counts.
+        """
+        return None
 
     def missing(self) -> str:
         """What this machine lacks to use a device of this kind, as far as packages tell without

@@ -80,6 +80,9 @@ class Cuda(Accelerator):
     def describe(self) -> dict[str, str]:
         return {"name": ", ".join(_gpus()) or "none", "driver": _driver()}
 
+    def memory_bytes(self) -> int | None:
+        return max(_memory_sizes(), default=None)
+
     def missing(self) -> str:
         version = package_version("torch") or "none"
         if version.endswith("+cpu"):
@@ -120,6 +123,18 @@ def _gpus() -> list[str]:
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         return [str(nvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _memory_sizes() -> list[int]:
+    """Each GPU's memory; none where only the driver's files are there, which do not say it."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        return [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
     finally:
         nvml.nvmlShutdown()
 

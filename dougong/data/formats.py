@@ -76,6 +76,15 @@ def refuse_no_text(path: Path, head: bytes) -> None:
         raise DataError(f"data.text: {path}: is {kind.name}, not plain text; {kind.remedy}")
 
 
+def refuse_other_than_json(path: Path) -> None:
+    """DataError for a file of a tokenizer that is, by its first bytes, something else. OSError
+    where it cannot be read."""
+    with path.open("rb") as file:
+        kind = kind_of(file.read(HEAD_BYTES))
+    if kind is not None:
+        raise DataError(f"{path}: is {kind.name}, not JSON; {kind.remedy}")
+
+
 def is_text(head: bytes) -> bool:
     """Whether bytes read as text and as nothing else: no bare ids look like that."""
     if len(head) < _LEAST_BYTES:

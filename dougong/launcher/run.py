@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -23,7 +24,6 @@ from dougong.errors import (
     JobError,
     LaunchError,
     StorageError,
-    WorkerError,
 )
 from dougong.job.load import ResolvedJob, load_job, placed
 from dougong.job.schema import Job
@@ -42,14 +42,16 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
+from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.presence import Presence, look
-from dougong.planner.resume import check_resume
+from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
     DrillFired,
+    FirstStep,
     NoteTaken,
     RunCreated,
     WarningRaised,
@@ -93,18 +95,20 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Sitting:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes`: what is told at its start."""
+    says so already; `notes` and `warning`: what is told at its start."""
 
     job: Job
     run_dir: RunDir
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
+    warning: str | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. Raises what ended it, when that is an error."""
+    resolved = with_decay_end(resolved)
     path = path.absolute()
     refuse_if_alive(RunDir(path))
     with claim(path) as claimed:
@@ -147,13 +151,16 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
-        before = _job_of(run_dir)
+        before = with_decay_end(_job_of(run_dir))
         after = load_job(run_dir.job_file, list(overrides))
+        after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
+        resume_point = _with_changes(resume_point, before.job, after.job)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
-        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes)
+        bent = bent_rate(before.job, after.job, resume_point.step + 1)
+        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
         with placed(after):
             return _run(sitting, options)
 
@@ -178,14 +185,28 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
         )
 
 
+def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
+    """From the resume on that changes what may change bits, a new count of equal ones begins."""
+    changed = changes_of_bits(before, after)
+    if not changed:
+        return point
+    return dataclasses.replace(point, changed=changed, same_since=point.generation)
+
+
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
     `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed = 0, set()
+    generation, committed, same_since = 0, set(), 1
+    changed: tuple[str, ...] = ()
     fired = set()
     for event in run_dir.read_events():
         generation = max(generation, event.generation)
         match event:
+            case RunCreated():
+                changed = event.changed
+            case FirstStep() if changed:
+                # Before its first step nothing was computed with the changed keys.
+                same_since, changed = event.generation, ()
             case DrillFired():
                 fired.add((event.step, event.worker))
             case CheckpointCommitted():
@@ -201,7 +222,9 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     step = max(there, default=0) if chosen is None else chosen
     # A commit whose event was lost with its controller has left its checkpoint all the same.
     has_committed = bool(committed or there)
-    return ResumePoint(generation + 1, step, frozenset(fired), has_committed, chosen)
+    return ResumePoint(
+        generation + 1, step, frozenset(fired), has_committed, chosen, same_since=same_since
+    )
 
 
 def refuse_if_alive(
@@ -252,6 +275,8 @@ def _run(sitting: Sitting, options: Options) -> int:
         recorder.record(created)
         for text in sitting.notes:
             recorder.record(NoteTaken(generation=created.generation, text=text))
+        if sitting.warning is not None:
+            recorder.record(WarningRaised(generation=created.generation, text=sitting.warning))
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))
@@ -266,6 +291,7 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
         job=job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
+        changed=resume_point.changed,
     )
 
 

@@ -40,7 +40,9 @@ def _used_bytes(
     job: Job, inventory: Inventory, plan: Plan, worker: str, shared: bool
 ) -> tuple[float, str]:
     """The bytes that count against one memory, and whose they are in words."""
-    sizes = dict(zip((w.name for w in plan.workers), state_bytes(job, inventory, plan), strict=True))
+    sizes = dict(
+        zip((w.name for w in plan.workers), state_bytes(job, inventory, plan), strict=True)
+    )
     if not shared:
         return sizes[worker], worker
     node = plan.worker(worker).node

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.data.preview import preview_data
 from dougong.data.windows import job_tokenizer, open_data, vocabulary
 from dougong.errors import DataError, ModelError
@@ -25,6 +26,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
 from dougong.training.folder_remarks import folder_remarks
+from dougong.training.lr_schedule import rate_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -56,7 +58,7 @@ def inspect(job: Job) -> Inspection:
     """
     inventory = inspect_only(job)
     data = open_data(job, _config_of(job).vocab_size)
-    told = remarks_on(job, inventory)
+    told = remarks_on(job, inventory) + data.remarks
     shapes = shapes_of(job, inventory)
     return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings)
 
@@ -76,8 +78,8 @@ def preview(job: Job, inventory: Inventory) -> tuple[str, Remarks]:
 
     Raises ModelError or DataError, also for data that is too short.
     """
-    line = preview_data(job, _config_of(job).vocab_size)
-    return line, remarks_on(job, inventory)
+    line, told = preview_data(job, _config_of(job).vocab_size)
+    return line, remarks_on(job, inventory) + told
 
 
 def inspect_only(job: Job) -> Inventory:
@@ -136,6 +138,10 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
+def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
+    return rate_remarks(job)
+
+
 def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Which tokenizer it is, what marks a document, and ids that the model does not have. Raises
     DataError."""
@@ -153,9 +159,20 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     return told
 
 
+def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
+    """Fingerprints go without a cache; tokens do not, which `open_data` says."""
+    reason = why_unwritable(cache_place(job.cache))
+    if reason is None or not job.is_deterministic:
+        return Remarks()
+    text = f"{reason}, so every start probes the devices anew; {REMEDY}"
+    return Remarks(warnings=(text,))
+
+
 _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
+    _rate_remarks,
     folder_remarks,
     tokenizer_remarks,
+    _on_the_cache,
 )
 """Who has something to say, in the order in which it is told."""
 

@@ -55,6 +55,7 @@ class View:
         self._live: Live | None = None
         self._drawn_at = -deadlines.refresh_every_s
         self._closed = False
+        self._told_phase: tuple[str, float] | None = None
         self._console_is_gone = False
         self._last_failure: tuple[str, str] | None = None
         self._consequences: dict[str, str] = {}  # worker -> last line of its traceback
@@ -110,11 +111,22 @@ class View:
         now = self._clock()
         for message in self._grouper.due(now) if self._grouper else ():
             self._show(message)
+        if not self._draws:
+            self._tell_long_phase(now)
         if self._closed or self._console_is_gone or not self._draws:
             return
         if now - self._drawn_at >= self._deadlines.refresh_every_s:
             self._drawn_at = now
             self._draw()
+
+    def _tell_long_phase(self, now: float) -> None:
+        """Plain lines have no panel that shows what a start is at: say it once where it lasts."""
+        phase = self._progress.phase
+        if phase is None or phase == self._told_phase:
+            return
+        if now - phase[1] >= self._deadlines.phase_told_s:
+            self._told_phase = phase
+            self._say("info", f"{self._progress.phase_words(now)} so far")
 
     def close(self, summary: str = "") -> None:
         """Show what is still waiting, draw the last panel, give the terminal back, print the

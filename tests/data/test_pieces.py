@@ -58,4 +58,4 @@ def test_text_without_a_place_to_cut_is_cut_all_the_same() -> None:
     blank = " " * (40 * SIZE)
     pieces = list(pieces_of([blank], lambda text: [len(text)], SIZE))
     assert "".join(piece.text for piece in pieces) == blank
-    assert 1 < len(pieces) and max(len(piece.text) for piece in pieces) <= 17 * SIZE
+    assert len(pieces) > 1 and max(len(piece.text) for piece in pieces) <= 17 * SIZE

@@ -1,5 +1,6 @@
 """Tokenizers: bytes, a tokenizer.json, a Hugging Face folder, and what is none of them."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,9 @@ import tokenizers
 from dougong.data.tokenizer import Tokenizer, open_tokenizer
 from dougong.errors import DataError
 from tokenizers import models, pre_tokenizers, trainers
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
 
 
 def train_tokenizer(folder: Path, end: object = None) -> Path:
@@ -101,6 +105,7 @@ def test_a_folder_without_tokenizer_json_is_converted(tmp_path: Path) -> None:
     [
         (lambda folder: folder / "none.json", "no such file or folder; give `bytes`"),
         (lambda folder: write(folder / "bad.json", "{}"), r"bad\.json: not a tokenizer\.json"),
+        (lambda folder: write(folder / "t.json", POINTER), r"t\.json: is a git-lfs pointer, not JSON; .* git lfs pull"),
         (lambda folder: folder, "transformers finds no tokenizer here"),
         (lambda folder: write(train_tokenizer(folder) / "tokenizer_config.json", "[").parent, "not a JSON object"),
     ],
@@ -113,3 +118,19 @@ def test_refusals(tmp_path: Path, make, message: str) -> None:
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def test_no_code_of_a_tokenizers_folder_runs_whatever_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask "Do you wish to run the custom code? [y/N]" and go by the answer."""
+    marker = tmp_path / "EXECUTED"
+    (tmp_path / "own.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).write_text('ran')\n")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(DataError, match=r"needs its own code .* dougong runs none\); save it with a tokenizer.json"):
+        open_tokenizer(str(tmp_path))
+    assert not marker.exists()
+    # With a tokenizer.json nothing else is needed.
+    train_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    assert open_tokenizer(str(tmp_path)).num_ids > 256 and not marker.exists()

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,18 @@ from dougong.launcher.run import (
     take_over,
 )
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, CheckpointsSetAside, DrillFired, GenerationStarted
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointsSetAside,
+    DrillFired,
+    FirstStep,
+    GenerationStarted,
+    RunCreated,
+)
 from dougong.records.run_lock import take_lock
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import toy_job
+from tests.storage import REFUSED, read_only
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.3, poll_every_s=0.02)
 
@@ -82,6 +89,15 @@ def test_checkpoints_that_were_set_aside_count_no_more(run_dir: RunDir) -> None:
     assert take_over(run_dir).has_committed  # that of step 10, wherever it is now
     run_dir.append_event(aside(0))
     assert take_over(run_dir) == ResumePoint(2)
+
+
+def test_equal_bits_are_due_since_the_last_change_with_which_something_was_computed(run_dir: RunDir) -> None:
+    sittings: list[tuple[int, tuple[str, ...]]] = [(1, ()), (2, ("numerics",)), (3, ())]
+    for generation, changed in sittings:
+        run_dir.append_event(RunCreated(generation=generation, job="toy", changed=changed))
+        run_dir.append_event(FirstStep(generation=generation, step=1))
+    run_dir.append_event(RunCreated(generation=4, job="toy", changed=("numerics",)))  # and was refused
+    assert take_over(run_dir).same_since == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -170,15 +186,10 @@ def test_a_job_that_another_release_has_written_is_told_as_such(run_dir: RunDir)
 
 
 def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
-    """A read-only file system refuses root too."""
-    folder = tmp_path / "readonly"
+    folder, job = tmp_path / "readonly", tmp_path / "job.yaml"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=64k", "dougong-test", str(folder)], check=True, timeout=30)
-    job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(toy_job()))
-    try:
+    with read_only(folder):
         for path in (folder, folder / "new"):
-            with pytest.raises(StorageError, match=r"Read-only file system; .*pass another"):
+            with pytest.raises(StorageError, match=rf"{REFUSED}; .*pass another"):
                 start_run(load_job(job), path, Options(ray=False))
-    finally:
-        subprocess.run(["umount", str(folder)], check=True, timeout=30)

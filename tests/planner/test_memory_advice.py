@@ -25,9 +25,7 @@ FIRST, SECOND = state_bytes(JOB, TINY, PLAN)
         (None, False, "take 0.144 GB; where a device has less, give the job more workers"),
     ],
 )  # fmt: skip
-def test_state_that_cannot_fit_is_told_from_activations(
-    memory_bytes: int | None, shared: bool, expected: str
-) -> None:
+def test_state_that_cannot_fit_is_told_from_activations(memory_bytes: int | None, shared: bool, expected: str) -> None:
     assert FIRST + SECOND == 280_000_000
     assert expected in memory_advice(JOB, TINY, PLAN, "b/0", memory_bytes, shared)
 

@@ -61,9 +61,7 @@ MODEL = """  family: {family}
          "but the model has positions for 64"),
     ],
 )  # fmt: skip
-def test_a_wrong_model_is_told_with_its_place(
-    tmp_path: Path, family: str, extra: str, expected: str | None
-) -> None:
+def test_a_wrong_model_is_told_with_its_place(tmp_path: Path, family: str, extra: str, expected: str | None) -> None:
     path = job_file(tmp_path, MODEL.format(family=family, extra=extra), "{text: stdlib, sequence_length: 128}")
     found = mistakes(path)
     if expected is None:

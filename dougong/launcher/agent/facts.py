@@ -39,8 +39,14 @@ def describe_agent(
         environment=dict(environment),
         sees_run_dir=RunDir(settings.run_dir).job_file.exists(),
         ray_node=ray_node,
-        memory_bytes=memory_bytes() if accelerator.shares_machine else None,
+        memory_bytes=memory_of(accelerator),
     )
+
+
+def memory_of(accelerator: Accelerator) -> int | None:
+    """Bytes of one device here; of all that this process's group may take, where workers share the
+    machine; None: not known."""
+    return memory_bytes() if accelerator.shares_machine else accelerator.memory_bytes()
 
 
 def count_devices(accelerator: Accelerator) -> int | None:

@@ -27,6 +27,7 @@ from dougong.launcher.backends.base import SettingsOf
 from dougong.launcher.backends.ray_head import check_head, find_head, raw_lines_into
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
+from dougong.records.events import Phase
 
 CPU_SHARE = 0.01
 """What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
@@ -53,6 +54,7 @@ class RayBackend:
     """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine. `log`:
     where Ray's own lines go; None: they are left alone."""
 
+    phase: Phase = "Ray"
     shared_devices = False
 
     def __init__(self, address: str | None, deadlines: Deadlines, log: Path | None = None) -> None:

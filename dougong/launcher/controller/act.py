@@ -73,7 +73,11 @@ class Actor:
         self._torch_thread = Background("dougong-store", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
-            self._run_dir.checkpoints, config.job, self._storage_thread, config.resume_point
+            self._run_dir.checkpoints,
+            config.job,
+            self._storage_thread,
+            config.resume_point,
+            self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
 

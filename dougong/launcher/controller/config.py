@@ -39,6 +39,9 @@ class ResumePoint:
     `has_committed`: the record says that there have been checkpoints, so that none is no beginning
     but a loss. `chosen`: the step whose checkpoint somebody asked for, 0 for the beginning; None:
     the newest valid one.
+
+    `changed`: keys that this resume gives other values and that may change bits; `same_since`: the
+    first generation since the last such change, whose bits all later ones must give again.
     """
 
     generation: int = 1
@@ -46,6 +49,8 @@ class ResumePoint:
     fired: frozenset[tuple[int, str]] = frozenset()
     has_committed: bool = False
     chosen: int | None = None
+    changed: tuple[str, ...] = ()
+    same_since: int = 1
 
 
 FROM_START = ResumePoint()
