@@ -64,6 +64,8 @@ from dougong.launcher.controller.items import (
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
 
+REFUSALS_TOLD = 5
+"""So many are told one by one."""
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -80,7 +82,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case SignalReceived(number):
             return _observe_signal(facts, number)
         case PeerRefused(text):
-            return (warning(facts, text),)
+            return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
         case CommitFailed(_, error):
@@ -108,6 +110,18 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
 def warning(facts: RunFacts, text: str, *workers: str) -> Record:
     """A warning as an event of the newest generation."""
     return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
+
+
+def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
+    """Whoever scans the network may knock at our port for ever: the first few are told, then at
+    each power of ten how many there were."""
+    facts.num_refused += 1
+    count = facts.num_refused
+    if count <= REFUSALS_TOLD:
+        return (warning(facts, text),)
+    if str(count).strip("0") == "1":
+        return (warning(facts, f"{count:,} refused so far at the controller's port; {text}"),)
+    return ()
 
 
 # Background threads
