@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,12 +63,15 @@ class ResolvedJob:
         )
 
 
-def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+def load_job(
+    path: str | Path, override: Sequence[str] = (), kept: Collection[KeyPath] = ()
+) -> ResolvedJob:
     """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
     over it, check it.
 
     Later overrides win. Relative paths count from the file's folder, those of overrides from the
-    current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
+    current folder; the job holds absolute ones. Of `kept`, keys whose files a run has kept for
+    itself, it does not matter what is there now. Raises `JobError`, whose message has one line per
     mistake.
     """
     file = Path(path)
@@ -76,18 +79,20 @@ def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
     for text in override:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
-    job = _checked_job(source)
+    job = _checked_job(source, kept)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
     return ResolvedJob(job, origins)
 
 
-def _checked_job(source: Source) -> Job:
+def _checked_job(source: Source, kept: Collection[KeyPath]) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
     values."""
     sections = _validate(source)
     for breach in breaches(sections):
+        if breach.path in kept:
+            continue
         source.blame(breach.path, breach.text)
     _refuse_yes_no(source)
     if source.mistakes:

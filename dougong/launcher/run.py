@@ -15,6 +15,9 @@ from types import FrameType
 
 from rich.console import Console
 
+from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.manifest import Manifest
+from dougong.control.run_sources import RunSources
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
 from dougong.job.load import ResolvedJob, load_job
@@ -51,6 +54,10 @@ from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 
 
+_KEPT = (("model", "path"), ("data", "tokenizer"))
+"""Keys whose files a run keeps for itself: they may be gone when it goes on."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to run. `address`: a Ray cluster's, None for a Ray of our own; `ray` False: subprocesses
@@ -74,8 +81,8 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     what it computes."""
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir)
-    before = load_job(run_dir.job_file, [])
-    after = load_job(run_dir.job_file, list(overrides))
+    before = load_job(run_dir.job_file, [], _KEPT)
+    after = load_job(run_dir.job_file, list(overrides), _KEPT)
     check_resume(before.job, after.job)
     resume_point = _with_changes(take_over(run_dir), before.job, after.job)
     steps = after.job.steps
@@ -85,7 +92,23 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
             f"`-o steps={2 * steps}`"
         )
     run_dir.write_job(after.to_yaml())
-    return _run(after.job, run_dir, options, resume_point)
+    return _run(after.job, run_dir, options, resume_point, known_sources(run_dir))
+
+
+def known_sources(run_dir: RunDir) -> RunSources | None:
+    """What the run had read when it began: its own record, else its newest checkpoint's; None
+    where it did not come so far."""
+    found = run_dir.read_sources()
+    if found is not None:
+        return found
+    for place in list_committed(run_dir.checkpoints):
+        try:
+            stored = Manifest.load(place.path).metadata.get("sources")
+        except CheckpointError:
+            continue  # whoever looks for a checkpoint to go on from says so
+        if stored is not None:
+            return RunSources(**stored)
+    return None
 
 
 def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
@@ -129,7 +152,13 @@ def _exists(run_dir: RunDir, step: int) -> bool:
     return any(run_dir.checkpoints.glob(f"step-{step:06d}*"))
 
 
-def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint) -> int:
+def _run(
+    job: Job,
+    run_dir: RunDir,
+    options: Options,
+    resume_point: ResumePoint,
+    sources: RunSources | None = None,
+) -> int:
     deadlines = job.fault.limits()
     config = ControllerConfig(
         job=job,
@@ -138,6 +167,7 @@ def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint)
         entries=options.entries,
         resume_point=resume_point,
         deadlines=deadlines,
+        sources=sources,
     )
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.

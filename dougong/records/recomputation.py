@@ -58,8 +58,7 @@ def recorded_after(
 
 def _generation(row: MetricsRow) -> int:
     """Which generation computed it; earlier releases called that the attempt."""
-    generation: int = row.get("generation", row.get("attempt", 1))
-    return generation
+    return int(row["generation"] if "generation" in row else row.get("attempt") or 1)
 
 
 @dataclass

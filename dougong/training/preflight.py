@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.control.run_sources import RunSources
 from dougong.data.windows import open_data, vocabulary
 from dougong.errors import DataError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
+from dougong.job.settled import is_settled
 from dougong.models.build import load_config
 from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
@@ -22,6 +24,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
 from dougong.training.folder_remarks import folder_remarks
+from dougong.training.sources import check_data, compare_sources, find_sources
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -35,7 +38,8 @@ class Inspection:
     are cut.
 
     `shapes`: of the job's own kernel calls; None where there is no model to speak of. `notes` and
-    `warnings`: what a person is told once of the model's folder and the data.
+    `warnings`: what a person is told once of the model's folder and the data. `sources`: what the
+    run has read when it began.
     """
 
     inventory: Inventory
@@ -43,19 +47,25 @@ class Inspection:
     shapes: JobShapes | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sources: RunSources | None = None
 
 
-def inspect(job: Job) -> Inspection:
+def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     """What the planner needs to know of the model, and what the data is. Text is tokenised here if
-    it was not before.
+    it was not before. `known`: what a run that goes on has read when it began (the job is settled
+    by it); what is there now is held against it.
 
     Raises ModelError or DataError.
     """
-    inventory = inspect_only(job)
-    data = open_data(job, _config_of(job).vocab_size)
-    told = remarks_on(job, inventory)
+    inventory, config = inspect_only(job), _config_of(job)
+    data = open_data(job, config.vocab_size)
+    if known is None:
+        sources, told = find_sources(job, config, data.digest()), remarks_on(job, inventory)
+    else:
+        check_data(known, data.name, data.digest())
+        sources, told = known, compare_sources(job, known)
     shapes = shapes_of(job, inventory)
-    return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings)
+    return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings, sources)
 
 
 def remarks_on(job: Job, inventory: Inventory) -> Remarks:
@@ -70,7 +80,7 @@ def remarks_on(job: Job, inventory: Inventory) -> Remarks:
 def inspect_only(job: Job) -> Inventory:
     """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError
     or DataError."""
-    if job.model.path is not None:
+    if job.model.path is not None and not is_settled(job.model):
         # Seconds, and it may spare the minutes that the data takes.
         check_folder(Path(job.model.path))
     return inspect_model(job.model, vocabulary_of(job), job.router)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class CheckpointManager:
             refuse_other_data(found, written, origin)
             warnings = compare_recipes(self.job, found, written, origin)
             warnings += compare_kernels(self.job, found, written, origin)
+            warnings += compare_versions(self.job, found, written, package_versions())
         recorded, unread = self._recorded_after(found)
         return FoundCheckpoint(found, tuple(rejected), warnings + unread, recorded)
 
@@ -134,8 +135,9 @@ class CheckpointManager:
         self, step: int, plan: Plan, origin: RunOrigin, parent: str | None
     ) -> dict[str, Any]:
         """What a checkpoint says of its run, for `Manifest.metadata`."""
-        recipe = origin.model.recipe
+        recipe, sources = origin.model.recipe, origin.model.sources
         return {
+            "sources": None if sources is None else asdict(sources),
             "job": identity(self.job),
             "recipe": {"digest": recipe.digest, **recipe.to_dict()},
             "plan": _describe_plan(plan),
@@ -201,6 +203,30 @@ def compare_recipes(
     if job.needs_exact_kernels:
         raise CheckpointError(
             f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
+        )
+    return (text,)
+
+
+def compare_versions(
+    job: Job, found: Path, written: Mapping[str, Any], now: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Warnings about other releases of libraries than those that the checkpoint names.
+
+    CheckpointError where the job promises its bits and transformers is another: its code computes,
+    and no probe runs it. torch's kernels are probed, dougong's order of sums is the recipe's.
+    """
+    before = written.get("versions", {})
+    changed = {}
+    for name, version in now.items():
+        if before.get(name, version) != version:
+            changed[name] = f"{name} {before[name]} then, {version} now"
+    if not changed:
+        return ()
+    text = f"{found}: was written with other software: {'; '.join(changed.values())}"
+    if "transformers" in changed and job.needs_exact_kernels:
+        raise CheckpointError(
+            f"{text}; transformers computes the model, so the next steps may have other bits: pip "
+            f"install transformers=={before['transformers']}, or accept them: -o numerics=bounded"
         )
     return (text,)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
 
@@ -52,7 +53,8 @@ FROM_START = ResumePoint()
 @dataclass(frozen=True)
 class ControllerConfig:
     """What a run is, apart from the work: fixed for the controller's life. `cwd`: the directory in
-    which the command was given."""
+    which the command was given; `sources`: what the run had read from outside its job file when
+    it began, None for one that begins now."""
 
     job: Job
     token: str
@@ -60,6 +62,7 @@ class ControllerConfig:
     entries: EntryPoints = TRAINING
     resume_point: ResumePoint = FROM_START
     deadlines: Deadlines = DEADLINES
+    sources: RunSources | None = None
 
     @property
     def takes_fingerprints(self) -> bool:

@@ -119,7 +119,7 @@ def test_a_stop_reaches_a_training_worker(log: Path) -> None:
     assert forked.status() == 0
 
 
-def inspect(job: Job) -> Inspection:
+def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     return Inspection(INVENTORY, {"name": job.data.text, "digest": "d"}, SHAPES)
 
 
