@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
 from pathlib import Path
 
 import pytest
+from dougong.checkpoint.manifest import Manifest
 from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
+from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
-from dougong.launcher.run import refuse_if_alive, signals_into, take_over
+from dougong.launcher.run import known_sources, refuse_if_alive, signals_into, take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, DrillFired, FirstStep, GenerationStarted, RunCreated
 from dougong.records.status import ControllerAddress
@@ -53,6 +56,19 @@ def test_equal_bits_are_due_since_the_last_change_with_which_something_was_compu
         run_dir.append_event(FirstStep(generation=generation, step=1))
     run_dir.append_event(RunCreated(generation=4, job="toy", changed=("numerics",)))  # and was refused
     assert take_over(run_dir).same_since == 2
+
+
+def test_what_a_run_began_with_is_its_own_record_or_its_newest_checkpoints(run_dir: RunDir) -> None:
+    assert known_sources(run_dir) is None
+    sources = RunSources({"hidden_size": 8}, "a.B", "d")
+    for step, metadata in ((5, {"sources": dataclasses.asdict(sources)}), (10, None)):
+        checkpoint = run_dir.checkpoints / f"step-{step:06d}"
+        checkpoint.mkdir()
+        text = b"damaged" if metadata is None else Manifest(step, 1, metadata, {}).to_bytes()
+        (checkpoint / "manifest.json").write_bytes(text)
+    assert known_sources(run_dir) == sources
+    run_dir.keep_sources(RunSources({}, "a.C", "e"))
+    assert known_sources(run_dir) == RunSources({}, "a.C", "e")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
