@@ -30,6 +30,8 @@ PATH_KEYS = (
     ("data", "tokenizer"),
     ("model", "path"),
 )
+KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
+"""Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
 _NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
 
 
@@ -70,8 +72,8 @@ def load_job(
     over it, check it.
 
     Later overrides win. Relative paths count from the file's folder, those of overrides from the
-    current folder; the job holds absolute ones. Of `kept`, keys whose files a run has kept for
-    itself, it does not matter what is there now. Raises `JobError`, whose message has one line per
+    current folder; the job holds absolute ones. `kept`: keys whose files need not be there; `KEPT`
+    for the job of a run. Raises `JobError`, whose message has one line per
     mistake.
     """
     file = Path(path)

@@ -20,7 +20,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
-from dougong.job.load import ResolvedJob, load_job
+from dougong.job.load import KEPT, ResolvedJob, load_job
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
@@ -54,10 +54,6 @@ from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 
 
-_KEPT = (("model", "path"), ("data", "tokenizer"))
-"""Keys whose files a run keeps for itself: they may be gone when it goes on."""
-
-
 @dataclass(frozen=True)
 class Options:
     """How to run. `address`: a Ray cluster's, None for a Ray of our own; `ray` False: subprocesses
@@ -81,8 +77,8 @@ def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
     what it computes."""
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir)
-    before = load_job(run_dir.job_file, [], _KEPT)
-    after = load_job(run_dir.job_file, list(overrides), _KEPT)
+    before = load_job(run_dir.job_file, [], KEPT)
+    after = load_job(run_dir.job_file, list(overrides), KEPT)
     check_resume(before.job, after.job)
     resume_point = _with_changes(take_over(run_dir), before.job, after.job)
     steps = after.job.steps

@@ -137,9 +137,9 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     device, fused = world.member.device, _fused_experts(context)
     blueprint = build_model(job, vocabulary(job.data), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
+    agree_on_data(world, plan, data)
     if context.sources is not None:
         _check_sources(context, context.sources, data)
-    agree_on_data(world, plan, data)
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     with open_start(job, blueprint.names, context.resume) as start:

@@ -51,6 +51,7 @@ class Controller:
             config.takes_fingerprints,
             backend.shared_devices,
             installed_versions(),
+            config.sources is not None,
         )
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         self._ticked_at = 0.0
