@@ -51,6 +51,10 @@ class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
 
 
+class StorageError(LaunchError):
+    """A file of the run's record cannot be written: the disk is full, read-only, or gone."""
+
+
 class RecordError(LaunchError):
     """A file of a run's record is damaged: what the command was given cannot be read."""
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dougong.control.cache_place import cache_place
 from dougong.data.dataset import dataset_rows
 from dougong.data.megatron import open_megatron
 from dougong.data.text import Corpus, text_files
@@ -155,12 +156,13 @@ class TokenWindows:
 def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> TokenWindows:
     """Open what the `data:` of a job names. `vocab_size` is the model's; None leaves ids unchecked.
 
-    Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data
-    that is missing, empty, cut short, or too small for one step's windows, and for ids outside the
-    vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
+    Text is tokenised once into `cache` (default: `tokens` in the job's cache). Raises DataError for
+    data that is missing, empty, cut short, or too small for one step's windows, and for ids outside
+    the vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
-    if cache is None:
-        cache = Path.home() / ".cache" / "dougong" / "tokens"
+    place = cache_place(job.cache)
+    if cache is None and place is not None:
+        cache = place / "tokens"
     name, tokens = _open_tokens(job.data, cache)
     data = TokenWindows(
         name=name,
@@ -188,7 +190,7 @@ def vocabulary(section: spec.Data) -> int | None:
     return open_tokenizer(section.tokenizer).num_ids
 
 
-def _open_tokens(section: spec.Data, cache: Path) -> tuple[str, TokenFile]:
+def _open_tokens(section: spec.Data, cache: Path | None) -> tuple[str, TokenFile]:
     if section.tokens is not None:
         return section.tokens, open_tokens(Path(section.tokens).expanduser())
     if section.megatron is not None:

@@ -25,14 +25,18 @@ from dougong.job.rules import breaches
 from dougong.job.schema import Job
 from dougong.job.yaml_locations import KeyPath
 
-PATH_KEYS = (
+PATH_KEYS: tuple[tuple[str, ...], ...] = (
     *(("data", key) for key in SOURCES),
     ("data", "tokenizer"),
     ("model", "path"),
+    ("cache",),
 )
 KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
 """Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
-_NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): "bytes"}
+_NOT_PATHS: dict[tuple[str, ...], str] = {
+    ("data", "text"): "stdlib",
+    ("data", "tokenizer"): "bytes",
+}
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,23 @@ def _not_a_mapping(data: Any) -> str:
 
 
 def _make_absolute(source: Source, folder: Path) -> None:
-    for section, key in PATH_KEYS:
-        values = source.data.get(section)
-        if not isinstance(values, dict):
-            continue
-        value = values.get(key)
-        if isinstance(value, str) and value and value != _NOT_PATHS.get((section, key)):
-            base = Path.cwd() if source.is_override((section, key)) else folder
-            values[key] = _absolute(value, base, (section, key))
+    for key in PATH_KEYS:
+        values = source.data
+        for section in key[:-1]:
+            values = values.get(section)
+            if not isinstance(values, dict):
+                break
+        else:
+            _make_value_absolute(source, values, key, folder)
+
+
+def _make_value_absolute(
+    source: Source, values: dict[str, Any], key: tuple[str, ...], folder: Path
+) -> None:
+    value = values.get(key[-1])
+    if isinstance(value, str) and value and value != _NOT_PATHS.get(key):
+        base = Path.cwd() if source.is_override(key) else folder
+        values[key[-1]] = _absolute(value, base, key)
 
 
 def _absolute(value: str, base: Path, key: KeyPath) -> str:

@@ -232,7 +232,9 @@ class Fault(Section):
     """What the controller may do by itself."""
 
     max_restarts: Count = physical(
-        3, "recoveries in the life of the run before it gives up with the first cause"
+        3,
+        "recoveries by itself before it gives up with the first cause; a `dougong resume` begins "
+        "the count anew: a person has looked",
     )
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 
@@ -310,6 +312,11 @@ class Job(Section):
         "experts of every layer that workers of role attention keep beside it: a number of them; "
         "`auto`: as many as fill the time that they would wait for the experts workers, by "
         "islands.*.speed (HeterMoE, arXiv 2504.03871)",
+    )
+    cache: Text | None = physical(
+        None,
+        "a folder for what is made once and serves later runs too: tokens of text, fingerprints of "
+        "devices; on each node. null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")

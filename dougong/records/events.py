@@ -214,6 +214,16 @@ class CheckpointRejected(RunEvent):
     reason: str
 
 
+class CheckpointsSetAside(RunEvent):
+    """Somebody had the run go on from an earlier `step` (0: its beginning): the checkpoints
+    `names` lie in `folder` now, and count no more."""
+
+    kind: Literal["checkpoints_set_aside"] = "checkpoints_set_aside"
+    step: int
+    names: tuple[str, ...]
+    folder: str
+
+
 class NoteTaken(RunEvent):
     """Something that a person should be told once, and that is as it should be."""
 
@@ -230,10 +240,11 @@ class WarningRaised(RunEvent):
 
 
 class StopRequested(RunEvent):
-    """Somebody asked the run to end after its step."""
+    """Somebody asked the run to end after its step; `now`: without waiting for it."""
 
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
+    now: bool = False
 
 
 class RunEnded(RunEvent):
@@ -264,6 +275,7 @@ Event = Annotated[
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointRejected
+    | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
     | StopRequested

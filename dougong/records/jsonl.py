@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dougong.errors import LaunchError, RecordError
+from dougong.errors import RecordError, StorageError
 from dougong.records.files import write_all
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -33,7 +33,7 @@ class JsonLines:
         self._ends_a_line = False  # known only after this object has looked or written
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line. LaunchError when it cannot be written whole."""
+        """Write one line. StorageError when it cannot be written whole."""
         line = (dumps(record) + "\n").encode()
         with self._lock:
             try:
@@ -44,7 +44,7 @@ class JsonLines:
                 _append(self.path, line)
                 self._ends_a_line = True
             except OSError as error:
-                raise LaunchError(
+                raise StorageError(
                     f"{self.path}: cannot append: {error.strerror};"
                     " make room or mend it, then resume"
                 ) from error

@@ -27,7 +27,8 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
-from dougong.launcher.run import known_sources, signals_into, take_over
+from dougong.launcher.run import signals_into, take_over
+from dougong.launcher.sources import known_sources
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.control.run_sources import RunSources
 from dougong.data.windows import open_data, vocabulary
 from dougong.errors import DataError
@@ -59,11 +60,13 @@ def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     """
     inventory, config = inspect_only(job), _config_of(job)
     data = open_data(job, config.vocab_size)
-    if known is None:
-        sources, told = find_sources(job, config, data.digest()), remarks_on(job, inventory)
-    else:
+    if known is not None:
         check_data(known, data.name, data.digest())
-        sources, told = known, compare_sources(job, known)
+    told = remarks_on(job, inventory)
+    if known is None:
+        sources = find_sources(job, config, data.digest())
+    else:
+        sources, told = known, told + compare_sources(job, known)
     shapes = shapes_of(job, inventory)
     return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings, sources)
 
@@ -121,7 +124,16 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
-_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (folder_remarks,)
+def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
+    """Fingerprints go without a cache; tokens do not, which `open_data` says."""
+    reason = why_unwritable(cache_place(job.cache))
+    if reason is None or not job.is_deterministic:
+        return Remarks()
+    text = f"{reason}, so every start probes the devices anew; {REMEDY}"
+    return Remarks(warnings=(text,))
+
+
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (folder_remarks, _on_the_cache)
 """Who has something to say, in the order in which it is told."""
 
 

@@ -11,6 +11,7 @@ from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     CheckpointStarted,
     DrillFired,
     FailureDiagnosed,
@@ -174,6 +175,16 @@ def _(event: CheckpointRejected) -> Sentence:
 
 
 @describe.register
+def _(event: CheckpointsSetAside) -> Sentence:
+    start = f"goes on from step {event.step}" if event.step else "begins anew"
+    what = plural(len(event.names), "checkpoint")
+    names = ", ".join(event.names)
+    return Sentence(
+        "warning", f"the run {start}: {what} set aside in {event.folder} ({names}), not deleted"
+    )
+
+
+@describe.register
 def _(event: NoteTaken) -> Sentence:
     return Sentence("info", event.text)
 
@@ -186,10 +197,10 @@ def _(event: WarningRaised) -> Sentence:
 
 @describe.register
 def _(event: StopRequested) -> Sentence:
-    return Sentence(
-        "warning",
-        f"stop requested by {event.by}; a second request ends the run at once",
-    )
+    if event.now:
+        return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
+    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second one"
+    return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
 
 
 @describe.register

@@ -73,8 +73,14 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", a="one")
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(DataError, match="the token cache cannot be written"):
+    with pytest.raises(DataError, match=r"cannot be written \(.*`cache: FOLDER` .* XDG_CACHE_HOME; or .*data.tokens"):
         tokens_of(text_files(str(folder / "a.txt")), tmp_path / "cache")
+
+
+def test_a_user_without_a_home_names_a_cache(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="one")
+    with pytest.raises(DataError, match=r"a\.txt: no place for the cache: .*`cache: FOLDER` in the job file"):
+        open_corpus(text_files(str(folder / "a.txt")), open_tokenizer("bytes"), None)
 
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:

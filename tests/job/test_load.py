@@ -153,6 +153,13 @@ def test_paths_count_from_the_file_and_those_of_overrides_from_here(
     assert load_job(write(job_folder, data=f"{{text: {here}/a.txt}}")).job.data.text == f"{here}/a.txt"
 
 
+def test_the_cache_counts_from_the_file_too(tmp_path: Path) -> None:
+    path = write(tmp_path, cache="scratch")
+    assert load_job(path).job.cache == str(tmp_path / "scratch")
+    assert load_job(path, ["cache=/fast"]).job.cache == "/fast"
+    assert load_job(path, ["cache=null"]).job.cache is None
+
+
 def test_names_are_not_taken_for_paths(tmp_path: Path) -> None:
     job = load_job(write(tmp_path, data="{dataset: some/name, tokenizer: bytes}")).job
     assert (job.data.dataset, job.data.tokenizer) == ("some/name", "bytes")

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint import repository
+from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.set_aside import set_aside
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
 from dougong.fingerprint import judge
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Background
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.launcher.controller.preflight import InspectedModel
@@ -41,14 +44,18 @@ class RunOrigin:
 class CheckpointManager:
     """One run's checkpoints. Commits, and the search for a valid one, run one after the other in
     `background`: a large one holds up neither training nor the controller. Results reach the inbox.
+
+    `resume_point`: which checkpoint the first search is for, and whether there have been any.
     `read_rows`: the run's rows of metrics, in the order written.
     """
 
     root: Path
     job: Job
     background: Background
+    resume_point: ResumePoint = FROM_START
     read_rows: Callable[[], Iterable[MetricsRow]] = tuple
     _trusted: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
 
     def commit(
         self,
@@ -78,41 +85,64 @@ class CheckpointManager:
         self.background.call(work)
 
     def find(self, origin: RunOrigin) -> None:
-        """Look for the newest valid checkpoint, after the commits that were begun; every byte is
-        read. `FoundCheckpoint` comes to the inbox, or why a resume from it is refused."""
-        self.background.call(lambda: self._find(origin))
+        """Look for the checkpoint to go on from, after the commits that were begun: the one that
+        was asked for, else the newest valid one; every byte is read. `FoundCheckpoint` comes to
+        the inbox, or why a resume from it is refused."""
+        self.background.call(lambda: self._with_records(self._find(origin)))
 
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        chosen = self.resume_point.chosen
+        if chosen is None:
+            return self._find_newest(origin)
+        found = repository.valid_one_of(self.root, chosen) if chosen else None
+        warnings = self._accept(found, origin)
+        places = [place.path for place in list_committed(self.root)]
+        later = places if found is None else places[: places.index(found)]
+        aside = set_aside(self.root, later) if later else None
+        # A wish is met once: what is committed from now on is this run's.
+        self.resume_point = replace(self.resume_point, chosen=None, has_committed=chosen > 0)
+        moved = tuple(path.name for path in later)
+        return FoundCheckpoint(found, (), warnings, moved, aside)
+
+    def _find_newest(self, origin: RunOrigin) -> FoundCheckpoint:
         rejected: list[tuple[str, str]] = []
 
         def note_invalid(path: Path, reason: str) -> None:
             rejected.append((path.name, reason))
 
         found = repository.newest_valid(self.root, note_invalid)
-        warnings: tuple[str, ...] = ()
-        if found is not None:
-            self._trusted.add(found.name)
-            written = Manifest.load(found).metadata
-            refuse_other_data(found, written, origin)
-            warnings = compare_recipes(self.job, found, written, origin)
-            warnings += compare_kernels(self.job, found, written, origin)
-            warnings += compare_versions(self.job, found, written, package_versions())
-        recorded, unread = self._recorded_after(found)
-        return FoundCheckpoint(found, tuple(rejected), warnings + unread, recorded)
+        refusal = None
+        # A run that has had checkpoints is not begun anew because its storage is ill.
+        if found is None and (rejected or self.resume_point.has_committed):
+            refusal = none_is_valid(self.root, rejected)
+        warnings = self._accept(found, origin)
+        news = tuple((name, reason) for name, reason in rejected if name not in self._told)
+        self._told.update(name for name, _ in news)
+        return FoundCheckpoint(found, news, warnings, refusal=refusal)
 
-    def _recorded_after(
-        self, found: Path | None
-    ) -> tuple[dict[int, RecordedStep], tuple[str, ...]]:
-        """What has been recorded of the steps that are to be computed again; a warning where that
-        cannot be read."""
+    def _accept(self, found: Path | None, origin: RunOrigin) -> tuple[str, ...]:
+        """Warnings about going on from this one. Raises why that must not be."""
+        if found is None:
+            return ()
+        self._trusted.add(found.name)
+        written = Manifest.load(found).metadata
+        refuse_other_data(found, written, origin)
+        warnings = compare_recipes(self.job, found, written, origin)
+        warnings += compare_versions(self.job, found, written, package_versions())
+        return warnings + compare_kernels(self.job, found, written, origin)
+
+    def _with_records(self, found: FoundCheckpoint) -> FoundCheckpoint:
+        """With what has been recorded of the steps that are to be computed again; a warning where
+        that cannot be read."""
         step, digest = 0, None
-        if found is not None:
-            manifest = Manifest.load(found)
+        if found.directory is not None:
+            manifest = Manifest.load(found.directory)
             step, digest = manifest.step, manifest.metadata.get("ledger")
         try:
-            return recorded_after(self.read_rows(), step, digest), ()
+            return replace(found, recorded=recorded_after(self.read_rows(), step, digest))
         except RecordError as error:
-            return {}, (f"{error}; so steps that are computed again are compared with nothing",)
+            text = f"{error}; so steps that are computed again are compared with nothing"
+            return replace(found, warnings=(*found.warnings, text))
 
     def _commit(
         self,
@@ -125,9 +155,14 @@ class CheckpointManager:
         directory = repository.commit(self.root, step, generation, parts, additions)
         # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
-        pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
+        self.resume_point = replace(self.resume_point, has_committed=True)
+        pruned = repository.prune(
+            self.root, self.job.checkpoint.keep, generation, self._trusted, self._told
+        )
+        self._trusted.update(path.name for path in pruned.kept)
         removed = tuple(path.name for path in pruned.removed)
-        invalid = tuple(path.name for path in pruned.invalid)
+        invalid = tuple(p.name for p in pruned.invalid if p.name not in self._told)
+        self._told.update(invalid)
         seconds = time.monotonic() - start
         return Committed(step, directory, _size_of(directory), seconds, removed, invalid)
 
@@ -148,6 +183,16 @@ class CheckpointManager:
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def none_is_valid(root: Path, rejected: Sequence[tuple[str, str]]) -> CheckpointError:
+    """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
+    found = "\n".join(f"  {name}: {reason}" for name, reason in rejected)
+    what = f"no checkpoint is valid:\n{found}\n" if found else "its checkpoints are gone; "
+    return CheckpointError(
+        f"{root}: {what}mend or mount the storage, then `dougong resume {root.parent}`; or begin "
+        f"anew, with what is there set aside: `dougong resume {root.parent} --from-scratch`"
+    )
 
 
 def _size_of(directory: Path) -> int:

@@ -101,7 +101,7 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
         return True
     match state:
         case Running():
-            return facts.generation is not None and facts.generation.all_done
+            return False  # a step ends, or the last checkpoint is being committed
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
         case _:

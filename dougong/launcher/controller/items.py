@@ -9,6 +9,7 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
+from dougong.errors import CheckpointError
 from dougong.planner.placement import Node
 from dougong.records.recomputation import RecordedStep
 
@@ -96,12 +97,16 @@ class AgentsPlaced:
 @dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
-    valid: (name, reason). `recorded`: what earlier generations have recorded of the steps after
-    it."""
+    valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
+    folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
+    have recorded of the steps after it."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+    aside: Path | None = None
+    refusal: CheckpointError | None = None
     recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@ it is news: for the record, for the screen, for a peer that waits for an answer.
 
 from __future__ import annotations
 
+from dougong.checkpoint.directories import step_of
 from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
@@ -28,7 +29,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.liveness import silence_reason, stall_reason
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -128,9 +129,14 @@ def _observe_answer(facts: RunFacts, item: Item) -> None:
 
 
 def as_ours(error: BaseException) -> DougongError:
-    """An error of ours as it is, any other as a LaunchError with its words."""
+    """An error of ours as it is; one of a file as a StorageError that names it; any other as a
+    LaunchError with its words."""
     if isinstance(error, DougongError):
         return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return StorageError(
+            f"{error.filename}: {error.strerror}; make room or mend it, then resume"
+        )
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
@@ -155,6 +161,17 @@ def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
     return Record(event)
 
 
+def set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
+    """Checkpoints that the run goes on without as an event, if there are any."""
+    if found.aside is None:
+        return []
+    step = 0 if found.directory is None else step_of(found.directory)
+    event = events.CheckpointsSetAside(
+        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
+    )
+    return [Record(event)]
+
+
 # Requests
 
 
@@ -165,9 +182,14 @@ def _observe_signal(facts: RunFacts, number: int) -> tuple[News, ...]:
 
 
 def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:
-    if not facts.note_stop(stop):
+    """The first request is an event, and the one that makes it urgent; others change nothing."""
+    was_urgent = facts.stop is not None and facts.stop.now
+    is_first = facts.note_stop(stop)
+    is_urgent = facts.stop is not None and facts.stop.now
+    if was_urgent or not (is_first or is_urgent):
         return ()
-    return (Record(events.StopRequested(generation=facts.number, by=stop.by)),)
+    event = events.StopRequested(generation=facts.number, by=stop.by, now=is_urgent)
+    return (Record(event),)
 
 
 def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]:
@@ -175,6 +197,10 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
         case StopRun(now):
             # The answer goes out first: the run may be over before the client has read it.
             answered = CloseChannel(request.channel, Acknowledged())
+            # Who asks again, after a deadline or from another terminal, wants the same as before;
+            # it takes `--now` to want more. A second Ctrl-C is another thing: it means it.
+            if facts.stop is not None and not now:
+                return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)

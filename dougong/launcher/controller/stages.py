@@ -32,7 +32,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.observe import rejected, warning
+from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
     INSPECT,
@@ -369,6 +369,9 @@ class Preparation:
         assert found is not None and plan is not None
         news = [rejected(facts, name, reason) for name, reason in found.rejected]
         news += [warning(facts, text) for text in found.warnings]
+        if found.refusal is not None:
+            return *news, GiveUp(found.refusal)
+        news += set_aside(facts, found)
         number, directory, step = facts.number + 1, found.directory, 0
         if directory is not None:
             step = step_of(directory) or 0

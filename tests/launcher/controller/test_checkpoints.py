@@ -18,6 +18,7 @@ from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin, compare_versions
+from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
 from dougong.launcher.controller.preflight import InspectedModel
@@ -152,6 +153,97 @@ def test_nothing_is_found_where_there_is_nothing(checkpoints: CheckpointManager,
     assert find(checkpoints, inbox) == FoundCheckpoint(None)
 
 
+def again(root: Path, inbox: Inbox, **point: Any) -> CheckpointManager:
+    """The manager of a later controller."""
+    return CheckpointManager(root, JOB, Background("test-commit", inbox), ResumePoint(2, **point))
+
+
+def damage(root: Path, *steps: int) -> None:
+    for step in steps:
+        flip(root / f"step-{step:06d}" / "model" / "east-0.json")
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("step-*") if path.is_dir())
+
+
+def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 5, 10)
+    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    assert found.directory is None and found.refusal is not None
+    text, run = str(found.refusal), checkpoints.root.parent
+    for part in ("step-000010: ", "step-000005: ", "east-0.json", f"`dougong resume {run} --from-scratch`"):
+        assert part in text
+    assert [name for name, _ in found.rejected] == ["step-000010", "step-000005"]
+    assert left(checkpoints.root) == ["step-000005", "step-000010"]
+    # In a recovery of the controller that has written them it is the same, and the damage is not told twice.
+    assert find(checkpoints, inbox).refusal is not None
+    assert find(checkpoints, inbox).rejected == ()
+
+
+def test_checkpoints_that_are_gone_are_no_beginning(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    assert found.refusal is not None and "its checkpoints are gone; mend or mount the storage" in str(found.refusal)
+
+
+def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 10)
+    anew = again(checkpoints.root, inbox, has_committed=True, chosen=0)
+    found = find(anew, inbox)
+    aside = checkpoints.root / "set-aside" / "1"
+    assert found == FoundCheckpoint(None, (), (), ("step-000010", "step-000005"), aside)
+    assert left(checkpoints.root) == ["set-aside/1/step-000005", "set-aside/1/step-000010"]
+    assert find(anew, inbox) == FoundCheckpoint(None)  # before its first checkpoint a recovery begins anew too
+    commit(anew, inbox, 5)
+    assert find(anew, inbox).directory == checkpoints.root / "step-000005"
+
+
+def test_a_chosen_checkpoint_sets_the_later_ones_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 10)
+    with pytest.raises(CheckpointError, match=r"east-0\.json.*choose another --step, there are: 5, 10"):
+        raise failure(again(checkpoints.root, inbox, chosen=10), inbox)
+    assert left(checkpoints.root) == ["step-000005", "step-000010"]
+    chosen = again(checkpoints.root, inbox, has_committed=True, chosen=5)
+    found = find(chosen, inbox)
+    assert (found.directory, found.moved) == (checkpoints.root / "step-000005", ("step-000010",))
+    assert left(checkpoints.root) == ["set-aside/1/step-000010", "step-000005"]
+    commit(chosen, inbox, 10)
+    assert find(chosen, inbox).directory == checkpoints.root / "step-000010"  # the wish was met once
+
+
+def test_a_refused_choice_moves_nothing(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    data = other(data={"name": "b.txt", "digest": "two"})
+    assert "was trained on data" in str(failure(again(checkpoints.root, inbox, chosen=5), inbox, data))
+    assert left(checkpoints.root) == ["step-000005", "step-000010"]
+
+
+def failure(checkpoints: CheckpointManager, inbox: Inbox, origin: RunOrigin = ORIGIN) -> BaseException:
+    checkpoints.find(origin)
+    item = result(inbox)
+    assert isinstance(item, TaskFailed), item
+    return item.error
+
+
+def test_a_damaged_checkpoint_is_never_deleted_and_told_once(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 5)
+    later = again(checkpoints.root, inbox, has_committed=True)
+    assert find(later, inbox).directory == checkpoints.root / "step-000010"
+    done = [commit(later, inbox, step) for step in (15, 20, 25)]
+    assert [one.invalid for one in done] == [("step-000005",), (), ()]
+    assert [one.removed for one in done] == [(), ("step-000010",), ("step-000015",)]
+    assert left(checkpoints.root) == ["step-000005", "step-000020", "step-000025"]
+
+
 def other(**changes: Any) -> RunOrigin:
     return RunOrigin(dataclasses.replace(MODEL, **changes))
 
@@ -201,7 +293,7 @@ def test_other_software_is_refused_where_it_computes_and_told_elsewhere(
 
 
 def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> CheckpointManager:
-    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read)
+    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read_rows=read)
 
 
 def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:

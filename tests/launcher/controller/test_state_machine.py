@@ -11,7 +11,14 @@ from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import DrillAnnounced, ModelFound, WorkerWarning
 from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
-from dougong.launcher.controller.items import AgentsPlaced, CommitFailed, PeerRefused, SignalReceived, TaskFailed
+from dougong.launcher.controller.items import (
+    AgentsPlaced,
+    CommitFailed,
+    FoundCheckpoint,
+    PeerRefused,
+    SignalReceived,
+    TaskFailed,
+)
 from dougong.launcher.controller.states import Recovering, Running, Stopping
 from tests.launcher.controller.machine import (
     ALL,
@@ -69,6 +76,9 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
 
 
 RESTARTED = [AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
+NONE_IS_VALID = FoundCheckpoint(
+    None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
+)
 LAST_PARTS = [part(name, 20) for name in ALL]
 AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
 """Generation 2 begins after step 5; generation 1 has recorded two steps more."""
@@ -168,19 +178,27 @@ CASES = [
          ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
     Case("a stop in the last step is the end of the job", [SIGTERM, step(20), *done(*ALL)], ["STOPPING", "FINISHED"],
          ["AskToStop 1", "RecordStep"], ["stop_requested", "first_step"], status=0),
-    Case("a second stop does not wait", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"], ["stop_requested"],
-         status=130),
+    Case("a second stop does not wait, and says so", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"],
+         ["stop_requested", "stop_requested"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
          ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
-    Case("a stop while the last checkpoint is committed does not wait", [step(20), *LAST_PARTS, *done(*ALL), SIGINT],
+    Case("a stop while the last checkpoint is committed loses nothing",
+         [step(20), *LAST_PARTS, *done(*ALL), SIGINT, committed(20)],
+         ["FINISHED"], ["RecordStep", "CommitCheckpoint 20"],
+         ["first_step", "checkpoint_started", "stop_requested", "checkpoint_committed"], status=0),
+    Case("a second stop does not wait for the last checkpoint", [step(20), *LAST_PARTS, *done(*ALL), SIGINT, SIGINT],
          ["STOPPED"], ["RecordStep", "CommitCheckpoint 20"],
-         ["first_step", "checkpoint_started", "stop_requested"], status=130),
+         ["first_step", "checkpoint_started", "stop_requested", "stop_requested"], status=130),
+    Case("a recovery that finds no valid checkpoint any more begins nothing anew",
+         [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
+         worker="east/1", status=1, reason="no checkpoint is valid"),
     Case("a death while stopping ends the run", [SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
          ["STOPPING", "RECOVERING", "FAILED"], ["AskToStop 1", "KillGeneration 1", "ForgetParts"],
          ["stop_requested", *DIES], worker="east/1", status=1, reason="failed while the run was being stopped"),
     Case("a second stop ends a recovery that a stop had met",
          [SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
-         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES], status=130),
+         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES, "stop_requested"], status=130),
 
     Case("a lost agent is started again",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
