@@ -108,9 +108,18 @@ class Schedule(Section):
     name: Literal["cosine", "linear", "constant"] = logical(
         "cosine", "the decay after warm-up; constant: none"
     )
-    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps`")
+    warmup_steps: Count = logical(
+        0, "steps of linear warm-up, at most `steps` and `decay_steps`"
+    )
     final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = logical(
-        0.1, "the last step's rate as a part of the peak (cosine and linear)"
+        0.1, "the rate at the decay's end as a part of the peak (cosine and linear)"
+    )
+    decay_steps: Positive | None = logical(
+        None,
+        "the step at which the decay ends, counted from the first one; later steps keep that rate "
+        "(cosine and linear); null: the `steps` that the run begins with, also after a resume with "
+        "more of them",
+        resume="the rates before and after are told where they part",
     )
 
 
@@ -264,8 +273,8 @@ class Job(Section):
     router: Router = logical(Router(), "how the load of the experts is kept even")
     steps: Positive = logical(
         ...,
-        "steps to train; the learning rate's decay ends there",
-        resume="the steps that are done stay what they are",
+        "steps to train",
+        resume="no step's bits depend on how many follow",
     )
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"

@@ -43,6 +43,7 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
+from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.presence import Presence, look
 from dougong.launcher.sources import known_sources
 from dougong.planner.resume import changes_of_bits, check_resume
@@ -95,19 +96,20 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Sitting:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes`: what is told at its start."""
+    says so already; `notes` and `warning`: what is told at its start."""
 
     job: Job
     run_dir: RunDir
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
+    warning: str | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. Raises what ended it, when that is an error."""
-    path = path.absolute()
+    path, resolved = path.absolute(), with_decay_end(resolved)
     refuse_if_alive(RunDir(path))
     with claim(path) as claimed:
         run_dir = claimed.run_dir
@@ -150,12 +152,14 @@ def resume_run(
     with take_lock(run_dir.path) as lock:
         before = _job_of(run_dir)
         after = load_job(run_dir.job_file, list(overrides), KEPT)
+        after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
+        bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
-        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes)
+        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
         return _run(sitting, options)
 
 
@@ -170,7 +174,7 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
 def _job_of(run_dir: RunDir) -> ResolvedJob:
     """The run's job as it was. JobError says that another release may have written it."""
     try:
-        return load_job(run_dir.job_file, kept=KEPT)
+        return with_decay_end(load_job(run_dir.job_file, kept=KEPT))
     except JobError as error:
         raise JobError(
             f"{error}\n{run_dir.job_file}: is what `dougong run` wrote for itself; go on with the "
@@ -268,6 +272,8 @@ def _run(sitting: Sitting, options: Options) -> int:
         recorder.record(created)
         for text in sitting.notes:
             recorder.record(NoteTaken(generation=created.generation, text=text))
+        if sitting.warning is not None:
+            recorder.record(WarningRaised(generation=created.generation, text=sitting.warning))
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))

@@ -25,6 +25,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
 from dougong.training.folder_remarks import folder_remarks
+from dougong.training.lr_schedule import rate_remarks
 from dougong.training.sources import check_data, compare_sources, find_sources
 
 FEW_ROWS = (1, 7, 16, 33)
@@ -124,6 +125,10 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
+def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
+    return rate_remarks(job)
+
+
 def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
     """Fingerprints go without a cache; tokens do not, which `open_data` says."""
     reason = why_unwritable(cache_place(job.cache))
@@ -133,7 +138,11 @@ def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
     return Remarks(warnings=(text,))
 
 
-_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (folder_remarks, _on_the_cache)
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
+    _rate_remarks,
+    folder_remarks,
+    _on_the_cache,
+)
 """Who has something to say, in the order in which it is told."""
 
 

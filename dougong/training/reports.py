@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,9 @@ class StepResult:
     """A step before its update, the same on every worker.
 
     loss: the mean over the step's tokens; grad_norm: before clipping; rate: the learning rate;
-    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop.
+    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop;
+    unreached: the trained dense tensors that the step's graph reached on no lane. They have no
+    gradient, which is another thing than a gradient of zero.
     """
 
     step: int
@@ -43,6 +45,7 @@ class StepResult:
     rate: float
     exchange_s: tuple[float, ...]
     stop: bool
+    unreached: frozenset[str] = frozenset()
 
 
 _ENTRY = struct.Struct("<?d")
@@ -54,18 +57,21 @@ class StepReport:
     """What one worker says of its step when its gradients are there.
 
     stop: it was asked to stop; exchange_s: seconds spent in messages; losses: of its lanes'
-    micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name.
+    micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name;
+    reached: which dense tensors have received a gradient on one of its lanes (`pack_reached`).
     """
 
     stop: bool
     exchange_s: float
     losses: Mapping[LossKey, float]
     squares: Mapping[str, float]
+    reached: bytes = b""
 
 
 @dataclass(frozen=True)
 class ReportForm:
-    """Which losses and norms one worker's report holds, and in what order.
+    """Which losses and norms one worker's report holds, and in what order; `dense`: the tensors
+    of which it says, one bit each, whether they were reached.
 
     Everybody knows everybody's form, from the plan: only values travel, and their sizes are known
     beforehand.
@@ -73,11 +79,13 @@ class ReportForm:
 
     losses: tuple[LossKey, ...]
     squares: tuple[str, ...]
+    dense: tuple[str, ...] = ()
 
     @property
     def _format(self) -> str:
-        """stop, exchange_s, losses, squares; little-endian, without gaps."""
-        return f"<?d{len(self.losses)}d{len(self.squares)}d"
+        """stop, exchange_s, losses, squares, bits; little-endian, without gaps."""
+        num_bytes = (len(self.dense) + 7) // 8
+        return f"<?d{len(self.losses)}d{len(self.squares)}d{num_bytes}s"
 
     @property
     def num_bytes(self) -> int:
@@ -88,14 +96,15 @@ class ReportForm:
         """The report's values. KeyError when one is missing."""
         losses = [report.losses[key] for key in self.losses]
         squares = [report.squares[name] for name in self.squares]
-        return struct.pack(self._format, report.stop, report.exchange_s, *losses, *squares)
+        values = (report.stop, report.exchange_s, *losses, *squares, report.reached)
+        return struct.pack(self._format, *values)
 
     def decode(self, payload: bytes) -> StepReport:
         """What `encode` was given."""
-        stop, exchange_s, *values = struct.unpack(self._format, payload)
+        stop, exchange_s, *values, reached = struct.unpack(self._format, payload)
         losses = dict(zip(self.losses, values[: len(self.losses)], strict=True))
         squares = dict(zip(self.squares, values[len(self.losses) :], strict=True))
-        return StepReport(stop, exchange_s, losses, squares)
+        return StepReport(stop, exchange_s, losses, squares, reached)
 
 
 def gather_reports(
@@ -105,6 +114,23 @@ def gather_reports(
     payload = forms[world.rank].encode(report)
     payloads = world.gather_bytes(payload, [form.num_bytes for form in forms])
     return [form.decode(found) for form, found in zip(forms, payloads, strict=True)]
+
+
+def pack_reached(dense: Sequence[str], reached: Collection[str]) -> bytes:
+    """One bit for each of `dense`, in their order: whether it was reached."""
+    return np.packbits(np.array([name in reached for name in dense], bool)).tobytes()
+
+
+def unreached_names(reports: Sequence[StepReport], forms: Sequence[ReportForm]) -> frozenset[str]:
+    """The dense tensors that were reached on no worker. `reports`, `forms`: by rank."""
+    # Nearly always none, on any number of workers: bits are joined, and names made of what is left.
+    pairs = [(report, form) for report, form in zip(reports, forms, strict=True) if form.dense]
+    if not pairs:
+        return frozenset()
+    dense = pairs[0][1].dense
+    bits = [np.frombuffer(report.reached, np.uint8) for report, _ in pairs]
+    reached = np.unpackbits(np.bitwise_or.reduce(bits), count=len(dense))
+    return frozenset(itertools.compress(dense, reached == 0))
 
 
 def gather_losses(

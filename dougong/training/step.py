@@ -19,12 +19,12 @@ from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Program
-from dougong.parallel.segments.flight import Forward, GradientSink
+from dougong.parallel.segments.flight import Forward
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
-from dougong.training.lr_schedule import learning_rate
+from dougong.training.lr_schedule import rate_of
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
@@ -39,6 +39,8 @@ from dougong.training.reports import (
     global_norm,
     mean_loss,
     merged_losses,
+    pack_reached,
+    unreached_names,
 )
 
 ForwardsOf = Callable[[int], Mapping[int, Forward]]
@@ -145,7 +147,7 @@ class Stepper:
             share.shard.zero_gradients()
             self.parts.gradients.start()
             scale = 1.0 / (batch.lanes * batch.microbatches)
-            training = Training(forwards, scale, self._sink)
+            training = Training(forwards, scale, self.parts.gradients.sink)
             losses = self.parts.executor.train(share.program, training)
             return {key: float(loss) for key, loss in losses.items()}
 
@@ -179,18 +181,9 @@ class Stepper:
             self.parts.tracer.begin_step(step)
         self._hooks.begin_step(step)
 
-    def _sink(self, lane: int, microbatch: int) -> GradientSink:
-        last = microbatch == self._job.batch.microbatches - 1
-        return self.parts.gradients.sink(lane, last)
-
     def _reduce(self) -> dict[str, Tensor]:
-        """Gradients of everything that this worker owns. A dense tensor that has never had one is
-        left out, as torch leaves a parameter without `.grad` alone (transformers gives some no
-        gradient: DSA indexers)."""
-        gradients: dict[str, Tensor] = {}
-        for name, gradient in self.parts.gradients.finish().items():
-            if self._share.optimizer.has_state(name) or bool(gradient.any()):
-                gradients[name] = gradient
+        """Gradients of everything that this worker owns."""
+        gradients = self.parts.gradients.finish()
         for site, experts in zip(self._replica.sites, self._share.shard.gradients, strict=True):
             for expert, tensors in experts.items():
                 for parameter, gradient in tensors.items():
@@ -200,18 +193,21 @@ class Stepper:
     def _agree(self, step: int, gradients: StepGradients, stop: bool) -> StepResult:
         """What all workers say of the step together. One exchange."""
         squares = self._squares(gradients.tensors)
-        report = StepReport(stop, self._clock.exchange_s, gradients.losses, squares)
+        forms = self._share.forms
+        reached = pack_reached(forms[self._share.rank].dense, self.parts.gradients.reached)
+        report = StepReport(stop, self._clock.exchange_s, gradients.losses, squares, reached)
         with self._clock.exchanging():
-            reports = gather_reports(self._world, report, self._share.forms)
+            reports = gather_reports(self._world, report, forms)
         job = self._job
         losses = merged_losses(reports)
         return StepResult(
             step=step,
             loss=mean_loss(losses, self._plan.num_lanes, job.batch.microbatches),
             grad_norm=global_norm(reports),
-            rate=learning_rate(job.schedule, job.optimizer.lr, step, job.steps),
+            rate=rate_of(job, step),
             exchange_s=tuple(report.exchange_s for report in reports),
             stop=any(report.stop for report in reports),
+            unreached=unreached_names(reports, forms),
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
@@ -227,6 +223,10 @@ class Stepper:
     def _update(self, gradients: Mapping[str, Tensor], result: StepResult) -> None:
         """Clip, update the masters, and give everybody the new weights."""
         scale = clip_scale(result.grad_norm, self._job.optimizer.clip_norm)
+        # As torch: a tensor that the graph did not reach has no gradient and stays as it is
+        # (transformers gives some none: DSA indexers), a gradient of zero is one. An expert's
+        # leaf is its layer's fused weight, which every step reaches.
+        gradients = {n: g for n, g in gradients.items() if n not in result.unreached}
         # Every worker has the same norm and limit, so all of them scale or none does.
         if scale != 1.0:
             for gradient in gradients.values():

@@ -61,7 +61,7 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "job.yaml:2:41: model.config.num_experts: yes, no, on and off are text in YAML 1.2; write true or false, or "
         "put it in quotes",
         "job.yaml:4:19: batch.lanes: given twice, first on line 4; keep one",
-        "job.yaml:5:8: steps: must be greater than 0 (got 0): steps to train; the learning rate's decay ends there",
+        "job.yaml:5:8: steps: must be greater than 0 (got 0): steps to train",
         "job.yaml:6:37: islands.0.accelerator: must be 'cpu', 'cuda' or 'npu' (got 'gpu'); did you mean 'cuda'?",
         "job.yaml:6:43: islands.1.accelerator: missing; add `accelerator: ...`, kind of device: `cpu`, "
         "`cuda`, `npu`, or what an installed package adds",

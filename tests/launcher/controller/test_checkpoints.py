@@ -23,7 +23,7 @@ from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
 from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Inventory, Seat, make_plan
-from dougong.planner.recipe import make_recipe
+from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
 from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
@@ -252,12 +252,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_or_warned_of(checkpoints: Che
     commit(checkpoints, inbox, 5)
     origin = other(recipe=dataclasses.replace(MODEL.recipe, arithmetic=99))
     text = refusal(checkpoints, inbox, origin)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in text and "-o numerics=bounded" in text
+    assert f"another recipe (arithmetic: {ARITHMETIC} then, 99 now)" in text and "-o numerics=bounded" in text
     bounded = CheckpointManager(
         checkpoints.root, JOB.model_copy(update={"numerics": "bounded"}), Background("test-bounded", inbox)
     )
     (warning,) = find(bounded, inbox, origin).warnings
-    assert "arithmetic: 1 then, 99 now" in warning
+    assert f"arithmetic: {ARITHMETIC} then, 99 now" in warning
 
 
 def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
