@@ -39,6 +39,10 @@ class DataError(DougongError):
     exit_status = 2
 
 
+class NumericsError(DougongError):
+    """A loss, a gradient or a weight is not finite: to train on would spoil the run."""
+
+
 class CheckpointError(DougongError):
     """A checkpoint is missing, torn, or does not hold what was written."""
 

@@ -67,7 +67,7 @@ def test_a_run_leaves_what_the_readme_promises(unbroken: Path) -> None:
     assert (unbroken / "logs/1/east/0.log").is_file()
     assert list((unbroken / "tensorboard").glob("events.out.tfevents.*"))
     rows = RunDir(unbroken).read_metrics()
-    keys = {"attempt", "step", "loss", "tokens", "step_s", "tokens_per_s", "grad_norm", "lr", "islands"}
+    keys = {"generation", "step", "loss", "tokens", "step_s", "tokens_per_s", "grad_norm", "lr", "islands"}
     assert all(keys <= row.keys() for row in rows)
     assert [row["step"] for row in rows if "val_loss" in row] == [4, STEPS]
     plan = json.loads((unbroken / "plan.json").read_text())

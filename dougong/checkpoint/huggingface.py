@@ -10,6 +10,7 @@ in `parameters`.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from dougong.checkpoint.parameters import (
 )
 from dougong.checkpoint.tensorfile import FileLayout, plan_layout
 from dougong.errors import ModelError
+from dougong.models.older_names import with_older_names
 from dougong.models.transformers_internals import names_not_saved, strict_float32_names, tied_names
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
@@ -237,7 +239,9 @@ def _model_files(model: Any) -> dict[str, str]:
     config = copy.deepcopy(model.config)
     config.dtype = "float32"
     config.architectures = [type(model).__name__]
-    files = {"config.json": config.to_json_string(use_diff=True)}
+    values = json.loads(config.to_json_string(use_diff=True))
+    values = with_older_names(values, config.attribute_map)
+    files = {"config.json": json.dumps(values, indent=2, sort_keys=True) + "\n"}
     if model.can_generate() and getattr(model, "generation_config", None) is not None:
         files["generation_config.json"] = model.generation_config.to_json_string(use_diff=True)
     return files

@@ -43,6 +43,19 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class UpdateSkipped:
+    """A step's numbers were not finite, and all workers have left its update out. `where`, in
+    words; `in_a_row`: so many steps by now. Only one worker says so."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int
+    kind: Literal["update_skipped"] = "update_skipped"
+
+
+@dataclass(frozen=True)
 class PartDurable:
     """A worker's part of a checkpoint is on storage, in `directory`. `part`: `CheckpointPart` as
     JSON has it."""
@@ -75,7 +88,8 @@ class WorkerRaised:
     """The exception with which a worker ends.
 
     `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
-    `errno`: an OSError's number.
+    `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
+    innermost one where none is.
     """
 
     type: str
@@ -83,6 +97,7 @@ class WorkerRaised:
     message: str
     traceback: str = ""
     errno: int | None = None
+    place: str = ""
     kind: Literal["worker_raised"] = "worker_raised"
 
 
@@ -97,6 +112,7 @@ WorkerMessage = (
     ModelFound
     | FingerprintFound
     | StepDone
+    | UpdateSkipped
     | PartDurable
     | DrillAnnounced
     | WorkerWarning

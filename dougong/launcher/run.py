@@ -24,9 +24,8 @@ from dougong.errors import (
     JobError,
     LaunchError,
     StorageError,
-    WorkerError,
 )
-from dougong.job.load import KEPT, ResolvedJob, load_job
+from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
@@ -61,6 +60,7 @@ from dougong.records.events import (
 from dougong.records.machine import describe_machine
 from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
+from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -115,7 +115,8 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
         sitting = Sitting(resolved.job, run_dir, notes=_notes_on(claimed))
-        return _run(sitting, options)
+        with placed(resolved):
+            return _run(sitting, options)
 
 
 def _notes_on(claimed: Claim) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ def resume_run(
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
         before = _job_of(run_dir)
-        after = load_job(run_dir.job_file, list(overrides), KEPT)
+        after = load_job(run_dir.job_file, list(overrides), kept=KEPT)
         after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
@@ -160,7 +161,8 @@ def resume_run(
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
         sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
-        return _run(sitting, options)
+        with placed(after):
+            return _run(sitting, options)
 
 
 def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
@@ -331,7 +333,8 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
 
 def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:
     try:
-        return closing_words(run_dir, outcome.state.lower())
+        # An error's last words come after these, and say what is next.
+        return closing_words(run_dir, outcome.state.lower(), says_next=outcome.error is None)
     except DougongError:  # a record that cannot be read either
         return f"{outcome.state.lower()}: {run_dir.path}"
 
@@ -343,12 +346,11 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     assert error is not None
     lines = [str(error)]
     if diagnosis is not None:
-        detail = diagnosis.detail.rstrip()
+        # A mistake in the job is a sentence: where dougong noticed it helps nobody.
+        detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
         lines.append(f"its log: {run_dir.log_file(outcome.generation, diagnosis.worker)}")
-    may_resume = isinstance(error, (WorkerError, LaunchError, CheckpointError))
-    if may_resume and any(run_dir.checkpoints.glob("step-*")):
-        lines.append(f"go on with: dougong resume {run_dir.path}")
-    else:
-        lines.append(f"the whole story: {run_dir.path}")
+    with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
+        following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
+        lines.append(f"next: {following}")
     return type(error)("\n".join(lines))

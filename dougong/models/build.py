@@ -74,11 +74,11 @@ def _family_config(family: str, given: Mapping[str, Any], vocab_size: int | None
         values = {"vocab_size": vocab_size, **values}
     try:
         config = AutoConfig.for_model(family, **values).get_text_config()
+        _drop_foreign_tokens(config, given)
     except Exception as error:
         raise ModelError(
             f"model.family: {family}: transformers cannot make this configuration: {error}"
         ) from error
-    _drop_foreign_tokens(config, given)
     return config
 
 
@@ -93,9 +93,12 @@ def _refuse_unknown_family(family: str) -> None:
 
 def _drop_foreign_tokens(config: Any, given: Mapping[str, Any]) -> None:
     """A family's default ids of special tokens may lie outside the job's vocabulary."""
+    vocab_size = getattr(config, "vocab_size", None)
+    if vocab_size is None:  # no model of a language
+        return
     for token in SPECIAL_TOKENS:
         value = getattr(config, token, None)
-        if token not in given and isinstance(value, int) and value >= config.vocab_size:
+        if token not in given and isinstance(value, int) and value >= vocab_size:
             setattr(config, token, None)
 
 
@@ -114,21 +117,26 @@ def _refuse_unknown_keys(model: Model, config: Any) -> None:
     A key must be declared by the configuration class, or read by the sources all the same
     (`head_dim` often is): transformers keeps any other key too, and nothing ever looks at it.
     """
-    kind = type(config)
-    known = {*kind().to_dict(), *getattr(kind, "attribute_map", {}), *SPECIAL_TOKENS}
+    known = declared_keys(config)
     unknown = sorted(set(model.config) - known)
     if not unknown:
         return
-    read = _read_keys(config)
+    read = read_keys(config)
     unknown = [key for key in unknown if key not in read]
     if unknown:
-        hint = _nearest(unknown, known, 1) or f"its keys are those of {kind.__name__}"
+        hint = _nearest(unknown, known, 1) or f"its keys are those of {type(config).__name__}"
         raise ModelError(
             f"model.config: {config.model_type} does not know {', '.join(unknown)}; {hint}"
         )
 
 
-def _read_keys(config: Any) -> set[str]:
+def declared_keys(config: Any) -> set[str]:
+    """The keys that a configuration's class declares, also by other names."""
+    kind = type(config)
+    return {*kind().to_dict(), *getattr(kind, "attribute_map", {}), *SPECIAL_TOKENS}
+
+
+def read_keys(config: Any) -> set[str]:
     """Words that sources read from a configuration.
 
     The family's own sources read them as attributes or in quotes (`getattr`), transformers' code

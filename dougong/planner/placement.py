@@ -138,9 +138,14 @@ def _spread(
 def _too_few_devices(island: Island, nodes: Sequence[Node], found: int) -> LaunchError:
     kind = island.accelerator
     counts = ", ".join(f"{node.name} has {node.count(kind)} {kind}" for node in nodes)
+    advice = f"lower islands.{island.name}.workers or add nodes"
+    if not any(node.count(kind) for node in nodes):
+        missing = get_accelerator(kind).missing()
+        advice = f"add nodes that have some, or use another islands.{island.name}.accelerator"
+        advice += f" (on this machine {missing})" if missing else ""
     return LaunchError(
         f"island {island.name} asks for {island.workers} {kind} workers, one device each, but only "
-        f"{found} devices are free ({counts}); lower islands.{island.name}.workers or add nodes"
+        f"{found} devices are free ({counts}); {advice}"
     )
 
 

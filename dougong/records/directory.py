@@ -27,7 +27,7 @@ from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
 from dougong.records.files import cannot_begin, create_file, make_run_folder, replace_file
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
-from dougong.records.metrics import MetricsRow, RowShape, live_rows
+from dougong.records.metrics import MetricsRow, RowShape, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -57,6 +57,9 @@ _NAMES = (
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
 
+
+_LAST_BYTES = 1 << 18
+"""Of metrics.jsonl, where only its end is wanted."""
 _UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
 _WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
 """Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
@@ -207,9 +210,11 @@ class RunDir:
         in_order = sorted(found.items())
         return {(number, f"{island}/{i}"): path for (number, island, i), path in in_order}
 
-    def append_metrics(self, row: MetricsRow) -> None:
-        """One step's row."""
-        self._metrics.append(row)
+    def append_metrics(self, row: MetricsRow) -> MetricsRow:
+        """Write one step's row, stamped with the wall clock, and hand it back so."""
+        stamped = {**row, "wall": self._wall()}
+        self._metrics.append(stamped)
+        return stamped
 
     def append_event(self, event: Event) -> Event:
         """Write one event, stamped with both clocks, and hand it back so."""
@@ -219,11 +224,7 @@ class RunDir:
 
     def stamp(self, event: Event) -> Event:
         """The event with both clocks, as it would be written now."""
-        wall = self._now().astimezone(timezone.utc).isoformat(timespec="milliseconds")
-        clocks = {
-            "monotonic_s": round(self._monotonic(), 6),
-            "wall": wall.replace("+00:00", "Z"),
-        }
+        clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
         return event.model_copy(update=clocks)
 
     def write_status(self, status: RunStatus) -> None:
@@ -289,7 +290,7 @@ class RunDir:
         """
         rows = []
         for number, fields in enumerate(self._metrics.read(), 1):
-            row = decode_numbers(fields)
+            row = in_present_words(decode_numbers(fields))
             _check_row(f"{self.metrics_file}:{number}", row, needed)
             rows.append(row)
         return rows
@@ -297,13 +298,22 @@ class RunDir:
     def stream_metrics(self) -> Iterator[MetricsRow]:
         """As `read_metrics`, a row at a time, for a run of any length."""
         for number, fields in enumerate(self._metrics.stream(), 1):
-            row = decode_numbers(fields)
+            row = in_present_words(decode_numbers(fields))
             _check_row(f"{self.metrics_file}:{number}", row, ())
             yield row
 
+    def read_last_metrics(self) -> list[MetricsRow]:
+        """The last rows written, some hundred of them at most, also of a run of a million steps."""
+        rows = []
+        for fields in self._metrics.read_last(_LAST_BYTES):
+            row = in_present_words(decode_numbers(fields))
+            _check_row(f"{self.metrics_file}: a line near its end", row, ())
+            rows.append(row)
+        return rows
+
     def latest_metrics(self) -> list[MetricsRow]:
-        """The rows of the run's present history, one a step: what a later attempt rewound is
-        dropped."""
+        """The rows of the run's present history, one a step: what a later generation rewound
+        is dropped."""
         return live_rows(self.read_metrics())
 
     def read_events(self) -> list[Event]:
@@ -338,6 +348,11 @@ class RunDir:
     def read_job(self) -> str:
         """The resolved job file's text; empty when the run ended before it was written."""
         return _read_text(self.job_file) or ""
+
+    def _wall(self) -> str:
+        """ISO 8601, UTC, to the millisecond."""
+        wall = self._now().astimezone(timezone.utc).isoformat(timespec="milliseconds")
+        return wall.replace("+00:00", "Z")
 
     def _replace(self, path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
         try:

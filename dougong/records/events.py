@@ -65,6 +65,27 @@ class StateChanged(RunEvent):
     state: str
 
 
+Phase = Literal["Ray", "agents", "imports", "data", "probes", "checkpoint", "model"]
+"""What a start or a recovery is at: nodes and agents (by Ray or without), what workers import, the
+look at model and data, the probes of the devices, the search for a valid checkpoint, and the
+building of every worker's part of the model."""
+
+
+class PhaseStarted(RunEvent):
+    """A phase of a start or a recovery has begun."""
+
+    kind: Literal["phase_started"] = "phase_started"
+    phase: Phase
+
+
+class PhaseEnded(RunEvent):
+    """It is over. `seconds`: how long it took."""
+
+    kind: Literal["phase_ended"] = "phase_ended"
+    phase: Phase
+    seconds: float
+
+
 class StartedAgent(BaseModel):
     """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
     None where any number of workers fits. `environment`: what it gives to its workers."""
@@ -150,6 +171,21 @@ class StepsRecomputed(RunEvent):
     differs_from: int | None = None
     then: str = ""
     now: str = ""
+
+
+class StepSkipped(RunEvent):
+    """A step's loss or gradient norm was not finite, and its update was left out on all workers.
+
+    `where`: what of it was not finite, in words; `in_a_row`: how many steps were skipped up to and
+    with this one, without one in between.
+    """
+
+    kind: Literal["step_skipped"] = "step_skipped"
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int = 1
 
 
 class DrillFired(RunEvent):
@@ -261,6 +297,8 @@ class RunEnded(RunEvent):
 Event = Annotated[
     RunCreated
     | StateChanged
+    | PhaseStarted
+    | PhaseEnded
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
@@ -268,6 +306,7 @@ Event = Annotated[
     | GenerationStarted
     | FirstStep
     | StepsRecomputed
+    | StepSkipped
     | DrillFired
     | WorkerDied
     | FailureDiagnosed

@@ -42,7 +42,7 @@ def recorded_after(
     leads_on: dict[int, bool] = {}
     newest: dict[int, bool] = {}
     for row in rows:
-        number, generation, ledger = row["step"], _generation(row), row.get("ledger")
+        number, generation, ledger = row["step"], row["generation"], row.get("ledger")
         if ledger is None or number < step:
             continue
         if number == step:
@@ -54,11 +54,6 @@ def recorded_after(
         if number > step and leads_on[generation] and len(found) < MOST_STEPS:
             found.setdefault(number, RecordedStep(generation, ledger))
     return found
-
-
-def _generation(row: MetricsRow) -> int:
-    """Which generation computed it; earlier releases called that the attempt."""
-    return int(row["generation"] if "generation" in row else row.get("attempt") or 1)
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""What a job's model folder holds beside what is trained, and where its configuration is not taken at
-its word: told once, before the run."""
+"""What a job's model folder holds beside what is trained, and where its configuration is not taken
+at its word: told once, before the run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job, Model
 from dougong.job.settled import is_settled
+from dougong.models import companions
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.configuration import extra_layers, folder_config, untied_pair
 from dougong.models.folder import read_config, stored_tensors
@@ -21,8 +22,9 @@ from dougong.remarks import Remarks
 def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Hold every tensor of the model against the folder `model.path`, by the files' headers.
 
-    Raises `ModelError` when one is missing, of another shape or quantised, or when tied tensors
-    differ that the job says are tied. Of a run that has begun the folder is not read any more.
+    Raises `ModelError` when one is missing, of another shape or quantised, when tied tensors differ
+    that the job says are tied, or when a small file beside the weights is not whole. Of a run that
+    has begun the folder is not read any more.
     """
     model = job.model
     if model.path is None or is_settled(model):
@@ -30,7 +32,8 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     network = build_on_meta(load_config(model, None))
     names = Names.of(network, inventory.sites, inventory.num_experts)
     unused = WeightsFolder(Path(model.path), names).check()
-    notes = [*_on_unused(Path(model.path), unused), *_on_configuration(model)]
+    folder = Path(model.path)
+    notes = [*_on_unused(folder, unused), *_on_configuration(model), *_on_small_files(folder)]
     return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
 
 
@@ -42,6 +45,14 @@ def _on_unused(folder: Path, unused: tuple[str, ...]) -> Iterator[str]:
             f"{len(unused)} {plural} not used: {name_patterns(unused, used)}; "
             "neither trained nor written into checkpoints"
         )
+
+
+def _on_small_files(folder: Path) -> Iterator[str]:
+    """What should go into checkpoints, and does not."""
+    companions.of_folder(folder)  # refuses what cannot be read
+    for name in companions.left_out(folder):
+        limit = companions.MOST_BYTES >> 20
+        yield f"{name} does not go into checkpoints: it has more than {limit} MiB"
 
 
 def _on_configuration(model: Model) -> Iterator[str]:

@@ -97,22 +97,35 @@ def bias_steps(counts_S: Tensor, num_experts: int, settings: Settings, num_choic
 class Load:
     """How a step's slots were spread, the same on every worker. `counts` int64 [sites, E + 1]:
     slots for each expert of each site, and in the last column those for experts that compute
-    nothing. `loss`: the mean weighted balance loss (None: the job has none)."""
+    nothing. `loss`: the mean weighted balance loss (None: the job has none). `num_tokens`: of the
+    step."""
 
     counts: Tensor
     loss: float | None = None
+    num_tokens: int = 0
 
     def row(self, whole: bool) -> dict[str, Any]:
         """For metrics.jsonl: the busiest expert's load over the mean, of each site and the worst;
+        the part of each site's slots that its busiest experts took, as many as a token chooses;
         `whole`: all counts too."""
         sites = self._max_over_mean()
         load: dict[str, Any] = {"max_over_mean": sites, "worst": max(sites)}
+        if self.num_tokens:
+            load["busiest_share"] = self._busiest_share()
         if whole:
             load["counts"] = self.counts.tolist()
         row: dict[str, Any] = {"load": load}
         if self.loss is not None:
             row["balance_loss"] = self.loss
         return row
+
+    def _busiest_share(self) -> list[float]:
+        """1 where every token goes to the same experts."""
+        computing, num_slots = self.counts[:, :-1].double(), int(self.counts[0].sum())
+        num_busiest = min(max(num_slots // self.num_tokens, 1), computing.shape[1])
+        busiest = computing.topk(num_busiest, dim=1).values.sum(1)
+        shares = busiest / computing.sum(1).clamp(min=1)
+        return [round(share, 4) for share in shares.tolist()]
 
     def _max_over_mean(self) -> list[float]:
         computing = self.counts[:, :-1].double()
@@ -145,6 +158,9 @@ class LoadBalance(StepHook):
         if self._has_loss and plan.workers[world.rank].lanes:
             watch(replica.model, self._choosers)
         self._biases = self._gather_biases() if job.router.bias_rate is not None else {}
+        batch = job.batch
+        num_sequences = batch.lanes * batch.microbatches * batch.microbatch_size
+        self._num_tokens = num_sequences * job.data.sequence_length
         self._counts = self._no_counts()
         self._seen = self._no_counts()
         self._losses: dict[LossKey, Tensor] = {}
@@ -184,15 +200,25 @@ class LoadBalance(StepHook):
 
     def after_update(self, result: StepResult) -> None:
         """Add up what all workers have counted, and move the biases."""
-        with self._clock.exchanging():
-            counts = self._world.add_counts(self._counts)
-            loss = self._mean_loss() if self._has_loss else None
+        counts = self._gather()
         for name, bias in self._biases.items():
             self._move(name, bias, counts)
-        self.load = Load(counts, loss)
+
+    def update_skipped(self, result: StepResult) -> None:
+        """Add up what all workers have counted; the biases stay, as all weights do."""
+        self._gather()
 
     def metrics(self, whole: bool) -> dict[str, Any]:
         return self.load.row(whole)
+
+    def _gather(self) -> Tensor:
+        """The step's counts of all workers, int64 [sites, E + 1], which `load` then tells.
+        Collective."""
+        with self._clock.exchanging():
+            counts = self._world.add_counts(self._counts)
+            loss = self._mean_loss() if self._has_loss else None
+        self.load = Load(counts, loss, self._num_tokens)
+        return counts
 
     def _move(self, name: str, bias: _Bias, counts: Tensor) -> None:
         """A step of one bias, in every copy of it that this worker has."""

@@ -7,9 +7,11 @@ norm are the same bits everywhere and on every layout. Floats travel as the eigh
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.tree import LaneTree
 
 FLOAT32_BYTES = 4
+
+_Key = TypeVar("_Key", str, tuple[int, int])
 
 LossKey = tuple[int, int]
 """(lane, micro-batch) in a step, (round, lane) in an evaluation."""
@@ -30,13 +34,23 @@ def loss_keys(lanes: Sequence[int], num_microbatches: int) -> list[LossKey]:
 
 
 @dataclass(frozen=True)
+class NotFinite:
+    """What of a step is NaN or infinite, as the reports of all workers say: (lane, micro-batch) of
+    losses, and names of tensors by their gradients' norms."""
+
+    losses: tuple[LossKey, ...]
+    gradients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StepResult:
     """A step before its update, the same on every worker.
 
     loss: the mean over the step's tokens; grad_norm: before clipping; rate: the learning rate;
     exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop;
     unreached: the trained dense tensors that the step's graph reached on no lane. They have no
-    gradient, which is another thing than a gradient of zero.
+    gradient, which is another thing than a gradient of zero; not_finite: what of the step is NaN or
+    infinite, None for one as it should be.
     """
 
     step: int
@@ -46,6 +60,7 @@ class StepResult:
     exchange_s: tuple[float, ...]
     stop: bool
     unreached: frozenset[str] = frozenset()
+    not_finite: NotFinite | None = None
 
 
 _ENTRY = struct.Struct("<?d")
@@ -191,6 +206,11 @@ def mean_loss(losses: Mapping[LossKey, float], num_lanes: int, num_microbatches:
     return LaneTree(num_lanes).sum_numbers(lanes) / (num_lanes * num_microbatches)
 
 
+def evaluation_mean(losses: Mapping[LossKey, float]) -> float:
+    """The mean of an evaluation's losses, added in the order of rounds and lanes."""
+    return sum(losses[key] for key in sorted(losses)) / len(losses)
+
+
 def global_norm(reports: Iterable[StepReport]) -> float:
     """The norm of all gradients together. Squares are added in the order of names, so no bit
     depends on who owns what."""
@@ -199,6 +219,23 @@ def global_norm(reports: Iterable[StepReport]) -> float:
     for report in reports:
         squares.update(report.squares)
     return float(sum(squares[name] for name in sorted(squares)) ** 0.5)
+
+
+def find_not_finite(
+    loss: float, norm: float, losses: Mapping[LossKey, float], reports: Iterable[StepReport]
+) -> NotFinite | None:
+    """What of a step with this mean loss and gradient norm is NaN or infinite; None: nothing."""
+    # A sum with a NaN or an infinity in it is none that is finite, so two numbers tell of all.
+    if math.isfinite(loss) and math.isfinite(norm):
+        return None
+    squares: dict[str, float] = {}
+    for report in reports:
+        squares.update(report.squares)
+    return NotFinite(_keys_not_finite(losses), _keys_not_finite(squares))
+
+
+def _keys_not_finite(values: Mapping[_Key, float]) -> tuple[_Key, ...]:
+    return tuple(key for key in sorted(values) if not math.isfinite(values[key]))
 
 
 def clip_scale(norm: float, limit: float | None) -> float:

@@ -19,7 +19,7 @@ from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Program
-from dougong.parallel.segments.flight import Forward
+from dougong.parallel.segments.flight import Forward, GradientSink
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
 from dougong.training.ledger import LedgerHook
@@ -34,6 +34,8 @@ from dougong.training.reports import (
     StepReport,
     StepResult,
     clip_scale,
+    evaluation_mean,
+    find_not_finite,
     gather_losses,
     gather_reports,
     global_norm,
@@ -118,8 +120,10 @@ class Stepper:
     def run(
         self, step: int, forwards: ForwardsOf, stop: Callable[[], bool] | None = None
     ) -> StepResult:
-        """One step. `stop` says whether this worker was asked to stop, and is asked when the
-        gradients are there: a request that comes while they are computed still counts."""
+        """One step; one that is not finite is left without its update, on all workers alike, and
+        `not_finite` of the result says so. `stop` says whether this worker was asked to stop, and
+        is asked when the gradients are there: a request that comes while they are computed still
+        counts."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
         # are clipped, and everybody knows the step's result before any weight moves.
         gradients = self.gradients(step, forwards)
@@ -127,6 +131,9 @@ class Stepper:
             self._hooks.gradients_ready(gradients.tensors)
             result = self._agree(step, gradients, stop is not None and stop())
         with self._phases("update"):
+            if result.not_finite is not None:
+                self._hooks.update_skipped(result)
+                return result
             self._hooks.before_update(result)
             self._update(gradients.tensors, result)
             self._hooks.after_update(result)
@@ -147,7 +154,7 @@ class Stepper:
             share.shard.zero_gradients()
             self.parts.gradients.start()
             scale = 1.0 / (batch.lanes * batch.microbatches)
-            training = Training(forwards, scale, self.parts.gradients.sink)
+            training = Training(forwards, scale, self._sink)
             losses = self.parts.executor.train(share.program, training)
             return {key: float(loss) for key, loss in losses.items()}
 
@@ -157,6 +164,12 @@ class Stepper:
 
         Not a number when one of the losses is none.
         """
+        return evaluation_mean(self.evaluate_each(rounds, step))
+
+    def evaluate_each(
+        self, rounds: Iterable[Mapping[int, Forward]], step: int
+    ) -> dict[LossKey, float]:
+        """The losses of all workers' lanes by (round, lane), as `evaluate` takes their mean."""
         self.parts.exchange.begin_step(step)
         role = self._share.program.role
         # Losses stay on the device until all rounds are done: reading one waits for it.
@@ -166,8 +179,7 @@ class Stepper:
             for lane, loss in by_lane.items():
                 losses[number, lane] = float(loss)
         keys = [list(itertools.product(range(len(done)), w.lanes)) for w in self._plan.workers]
-        everybody = gather_losses(self._world, losses, keys)
-        return sum(everybody[key] for key in sorted(everybody)) / len(everybody)
+        return gather_losses(self._world, losses, keys)
 
     def close(self) -> None:
         """Let the threads that carry messages go. The tensors stay."""
@@ -180,6 +192,11 @@ class Stepper:
         if self.parts.tracer is not None:
             self.parts.tracer.begin_step(step)
         self._hooks.begin_step(step)
+
+    def _sink(self, lane: int, microbatch: int) -> GradientSink:
+        sink = self.parts.gradients.sink(lane, microbatch)
+        tracer = self.parts.tracer
+        return sink if tracer is None else tracer.watched(lane, microbatch, sink)
 
     def _reduce(self) -> dict[str, Tensor]:
         """Gradients of everything that this worker owns."""
@@ -200,14 +217,17 @@ class Stepper:
             reports = gather_reports(self._world, report, forms)
         job = self._job
         losses = merged_losses(reports)
+        loss = mean_loss(losses, self._plan.num_lanes, job.batch.microbatches)
+        norm = global_norm(reports)
         return StepResult(
             step=step,
-            loss=mean_loss(losses, self._plan.num_lanes, job.batch.microbatches),
-            grad_norm=global_norm(reports),
+            loss=loss,
+            grad_norm=norm,
             rate=rate_of(job, step),
             exchange_s=tuple(report.exchange_s for report in reports),
             stop=any(report.stop for report in reports),
             unreached=unreached_names(reports, forms),
+            not_finite=find_not_finite(loss, norm, losses, reports),
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:

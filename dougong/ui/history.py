@@ -74,8 +74,8 @@ class RunFailure:
 
 @dataclass(frozen=True)
 class History:
-    """All of a run. `rows` are the present history; `rewound` are the stretches that later attempts
-    went over again.
+    """All of a run. `rows` are the present history; `rewound` are the stretches that later
+    generations went over again.
 
     `state`: in small letters, `lost` when the controller is gone without a word. `classes`: worker
     -> class of its device's arithmetic, as last found.
@@ -193,8 +193,8 @@ def _record_of(event: CheckpointCommitted, present: bool) -> CheckpointRecord:
     )
 
 
-def closing_words(run_dir: RunDir, state: str | None = None) -> str:
-    """Two lines for the end of a run on the screen: what came of it, and what to type next.
+def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = True) -> str:
+    """For the end of a run on the screen: what came of it, and in a second line what to type next.
     `state`: as the controller knows it, whose record may lack the end; None: as the record says."""
     history = read_history(run_dir)
     if state is not None:
@@ -211,6 +211,8 @@ def closing_words(run_dir: RunDir, state: str | None = None) -> str:
         parts.append(plural(len(history.recoveries), "failure"))
     if history.recomputed:
         parts.append(recomputed_words(history.recomputed))
+    if not says_next:
+        return ", ".join(parts)
     following = next_step(history.path, history.state, history.events)
     return f"{', '.join(parts)}\nnext: {following}"
 

@@ -123,7 +123,10 @@ def test_what_was_not_measured_alike_is_not_equal(before: dict[str, object], now
     ("others", "text"),
     [
         ({"gemm": "none", "exp": "same"}, "e/0-1: 1 probe cannot run, so nothing says which bits these kernels give: "),
-        ({"gemm": "cannot run: RuntimeError: no bfloat16", "exp": "none"}, "gemm (RuntimeError: no bfloat16); exp (no k"),
+        (
+            {"gemm": "cannot run: RuntimeError: no bfloat16", "exp": "none"},
+            "gemm (RuntimeError: no bfloat16); exp (no k",
+        ),
     ],
 )
 def test_a_probe_that_cannot_run_is_not_equal_to_itself(others: dict[str, str], text: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dougong.errors import JobError
-from dougong.job.load import load_job
+from dougong.errors import DataError, JobError, ModelError
+from dougong.job.load import load_job, placed
 from dougong.job.optimizers.adamw import AdamW
 from dougong.job.schema import Batch, Checkpoint, Drill, Fault, Island, Job, Schedule, Validation
 from dougong.job.yaml_scalars import write_flow
@@ -50,6 +50,17 @@ def test_an_unknown_key_is_told_with_its_place(tmp_path: Path) -> None:
     assert "job.yaml:19:36: islands.0.worker: unknown key; did you mean 'workers'?" in lines
 
 
+def test_what_is_found_later_is_placed_as_well(tmp_path: Path) -> None:
+    resolved = load_job(write(tmp_path), ["steps=20"])
+    place = f"{tmp_path}/job.yaml:2:17"
+    with pytest.raises(ModelError, match=f"^{place}: model.family: cannot be built$"), placed(resolved):
+        raise ModelError("model.family: cannot be built")
+    with pytest.raises(JobError, match="^-o steps=20: steps: too many$"), placed(resolved):
+        raise JobError("steps: too many")
+    with pytest.raises(DataError, match=r"^tokens.bin: cut short$"), placed(resolved):
+        raise DataError("tokens.bin: cut short")
+
+
 def test_every_mistake_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path, model="{famly: a, config: {num_experts: yes}}", batch="{lanes: 1, lanes: '2'}", steps="0",
@@ -67,8 +78,8 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "`cuda`, `npu`, or what an installed package adds",
         "job.yaml:7:29: schedule.nam: unknown key; did you mean 'name'?",
         "job.yaml:8:7: seed: must be a whole number (got 1.5): of every random stream: weights, data, dropout",
-        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, deadlines (got null); remove the key "
-        "to get the default",
+        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, non_finite, max_skips, deadlines "
+        "(got null); remove the key to get the default",
         "job.yaml:10:25: checkpoint.kept: unknown key; did you mean 'keep'?",
     ]
 

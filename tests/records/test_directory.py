@@ -107,16 +107,28 @@ def test_events_carry_both_clocks_and_the_generation(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_left_out_at_every_byte_and_repaired_by_the_next_writer(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    rows = [{"attempt": 1, "step": s, "loss": 5.5 / s, "note": "östlich"} for s in (1, 2)]
-    for row in rows:
-        run.append_metrics(row)
+    rows = [{"generation": 1, "step": s, "loss": 5.5 / s, "note": "östlich"} for s in (1, 2)]
+    rows = [run.append_metrics(row) for row in rows]
     data = run.metrics_file.read_bytes()
     first = data.index(b"\n") + 1
     for cut in range(first, len(data)):
         run.metrics_file.write_bytes(data[:cut])
         assert RunDir(tmp_path).read_metrics() == rows[:1]
-        RunDir(tmp_path).append_metrics({"attempt": 2, "step": 2})
-        assert RunDir(tmp_path).read_metrics() == [rows[0], {"attempt": 2, "step": 2}]
+        written = RunDir(tmp_path).append_metrics({"generation": 2, "step": 2})
+        assert RunDir(tmp_path).read_metrics() == [rows[0], written]
+
+
+def test_a_row_says_when_it_was_written(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, now=lambda: datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc))
+    row = run.append_metrics({"generation": 1, "step": 2})
+    assert row == {"generation": 1, "step": 2, "wall": "2025-01-02T03:04:05.678Z"}
+    assert run.read_metrics() == [row]
+
+
+def test_a_row_of_an_earlier_release_is_read_by_todays_names(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.metrics_file.write_text('{"attempt": 2, "step": 5, "loss": 1.5}\n')
+    assert run.read_metrics(["generation"]) == [{"generation": 2, "step": 5, "loss": 1.5}]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -254,8 +266,7 @@ def test_rows_come_one_by_one_too(tmp_path: Path) -> None:
 
 def test_the_present_history(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    rows = [{"attempt": attempt, "step": step} for attempt, step in [(1, 1), (1, 2), (1, 3), (2, 2)]]
-    for row in rows:
-        run.append_metrics(row)
+    rows = [{"generation": number, "step": step} for number, step in [(1, 1), (1, 2), (1, 3), (2, 2)]]
+    rows = [run.append_metrics(row) for row in rows]
     assert run.latest_metrics() == [rows[0], rows[3]]
     assert run.read_metrics() == rows

@@ -46,7 +46,7 @@ def test_what_counts_is_what_leads_on_from_the_checkpoint(
 
 
 def test_rows_of_earlier_releases_name_an_attempt() -> None:
-    assert recorded_after([{"attempt": 4, "step": 1, "ledger": "a"}], 0, None) == {1: RecordedStep(4, "a")}
+    assert recorded_after([{"generation": 4, "step": 1, "ledger": "a"}], 0, None) == {1: RecordedStep(4, "a")}
 
 
 RECORDED = {step: RecordedStep(1, letter) for step, letter in ((3, "c"), (4, "d"))}

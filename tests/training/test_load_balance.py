@@ -143,6 +143,9 @@ def test_a_row_tells_of_the_busiest_expert() -> None:
     row = {"max_over_mean": [1.3333, 1.0, 0.0], "worst": 1.3333}
     assert load.row(whole=False) == {"load": row}
     assert load.row(whole=True)["load"]["counts"] == [[4, 2, 3, 9], [1, 1, 1, 0], [0, 0, 0, 5]]
+    # Two choices a token: the two busiest of each site took these parts.
+    shares = Load(torch.tensor([[5, 1, 3, 1], [10, 0, 0, 0]]), num_tokens=5).row(whole=False)["load"]["busiest_share"]
+    assert shares == [0.8889, 1.0]
     assert Load(load.counts, 0.25).row(whole=False)["balance_loss"] == 0.25
 
 

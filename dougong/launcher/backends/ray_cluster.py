@@ -26,6 +26,7 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
+from dougong.records.events import Phase
 
 CPU_SHARE = 0.01
 """What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
@@ -51,6 +52,7 @@ class AgentActor:
 class RayBackend:
     """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine."""
 
+    phase: Phase = "Ray"
     shared_devices = False
 
     def __init__(self, address: str | None, deadlines: Deadlines) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dougong.checkpoint import repository
 from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.set_aside import set_aside
@@ -23,6 +24,7 @@ from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Background
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.launcher.controller.preflight import InspectedModel
+from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
@@ -56,6 +58,7 @@ class CheckpointManager:
     read_rows: Callable[[], Iterable[MetricsRow]] = tuple
     _trusted: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
+    _companions: Mapping[str, bytes] | None = None
 
     def commit(
         self,
@@ -69,14 +72,14 @@ class CheckpointManager:
         """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
         `CommitFailed` comes to the inbox. `parent`: the checkpoint that this one follows."""
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
-        additions = repository.Additions(
+        told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
             expected=repository.expected_tensors(origin.model.inventory, kinds),
-            tokenizer=tokenizer_of(self.job),
         )
 
         def work() -> Committed | CommitFailed:
             try:
+                additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
                 return self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
@@ -90,7 +93,15 @@ class CheckpointManager:
         the inbox, or why a resume from it is refused."""
         self.background.call(lambda: self._with_records(self._find(origin)))
 
+    def _small_files(self) -> Mapping[str, bytes]:
+        """What lies beside the weights in every checkpoint of this run, read once."""
+        if self._companions is None:
+            self._companions = companions_of(self.root, self.job)
+        return self._companions
+
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        # Now: the folders that they come from may be gone when the first checkpoint is due.
+        self._small_files()
         chosen = self.resume_point.chosen
         if chosen is None:
             return self._find_newest(origin)
@@ -297,6 +308,25 @@ def compare_kernels(
     return verdict.warnings
 
 
-def tokenizer_of(job: Job) -> Path | None:
-    """The tokenizer's file or folder, to lie beside the model; None for the built-in one."""
-    return None if job.data.tokenizer == "bytes" else Path(job.data.tokenizer)
+def companions_of(root: Path, job: Job) -> dict[str, bytes]:
+    """The small files beside this run's weights: those of a checkpoint of it, where there is one,
+    for the job's model folder may have changed or be gone; else those of the job.
+
+    Raises `ModelError` for a file of the model folder that is not whole.
+    """
+    for place in list_committed(root):
+        try:
+            held = small_files(place.path, Manifest.load(place.path))
+        except (CheckpointError, OSError):
+            continue  # whoever looks for a checkpoint to go on from says so
+        return {name: data for name, data in held.items() if companions.is_companion(name)}
+    base = None if job.model.path is None else Path(job.model.path)
+    return companions.of_job(base, tokenizer_path(job), job.model.config)
+
+
+def tokenizer_path(job: Job) -> Path | None:
+    """The file or folder of the tokenizer that the data is read with; None where it has no files:
+    bytes, and data that is tokens already."""
+    if job.data.tokenizer in (None, "bytes"):
+        return None
+    return Path(job.data.tokenizer).expanduser()

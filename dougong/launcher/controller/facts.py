@@ -36,6 +36,7 @@ from dougong.launcher.controller.preflight import (
     InspectedModel,
     JudgedFingerprints,
 )
+from dougong.launcher.controller.router_watch import RouterWatch
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import Node
@@ -115,6 +116,7 @@ class RunFacts:
     fired: set[tuple[int, str]]
     same_since: int = 1
     agents: AgentTable = field(default_factory=AgentTable)
+    routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
     history: list[PastFailure] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from dougong.control.worker_messages import (
     DrillAnnounced,
     PartDurable,
     StepDone,
+    UpdateSkipped,
     WorkerDone,
     WorkerMessage,
     WorkerRaised,
@@ -289,14 +290,39 @@ def _observe_process(
 
 def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
     facts.step = done.step
-    news: list[News] = [RecordStep({"attempt": generation.number, **done.row})]
+    recorded = RecordStep({"generation": generation.number, **done.row})
+    news: list[News] = [recorded, *_observe_routers(facts, done)]
     if not generation.has_stepped:
         generation.has_stepped = True
-        news.append(Record(events.FirstStep(generation=generation.number, step=facts.step)))
+        # The event comes first: "training again at step 61", then that step's own line.
+        news.insert(0, Record(events.FirstStep(generation=generation.number, step=facts.step)))
     recomputed = facts.recomputation.take(generation.number, {**done.row, "step": done.step})
     if recomputed is not None:
         news.append(Record(recomputed))
     return tuple(news)
+
+
+def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
+    """A layer that sends everything to few experts, or has stopped to."""
+    if facts.model is None:
+        return ()
+    news = []
+    for found in facts.routers.note(done.row, facts.model.inventory):
+        kind = events.WarningRaised if found.is_bad else events.NoteTaken
+        news.append(Record(kind(generation=facts.number, text=found.text)))
+    return tuple(news)
+
+
+def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
+    event = events.StepSkipped(
+        generation=generation.number,
+        step=skipped.step,
+        loss=skipped.loss,
+        grad_norm=skipped.grad_norm,
+        where=skipped.where,
+        in_a_row=skipped.in_a_row,
+    )
+    return Record(event)
 
 
 def _observe_drill(
@@ -312,7 +338,10 @@ def _observe_drill(
 
 def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
     if message.generation == 0:
-        facts.answers.setdefault((message.task, message.worker), message.message)
+        answer = message.message
+        facts.answers.setdefault((message.task, message.worker), answer)
+        if isinstance(answer, WorkerRaised):
+            return (ShowException(message.worker, answer),)
         return ()
     generation = facts.generation_of(message.generation)
     if generation is None or message.worker not in generation.workers:
@@ -335,6 +364,8 @@ def _observe_training(
     match message:
         case StepDone():
             return _observe_step(facts, generation, message)
+        case UpdateSkipped():
+            return (_step_skipped(generation, message),)
         case PartDurable(step):
             is_first = facts.checkpoints.note_part(worker, message)
             started = events.CheckpointStarted(generation=generation.number, step=step)

@@ -42,6 +42,7 @@ from dougong.launcher.controller.preflight import (
     read_model,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
+from dougong.planner.memory import check_fit, known_memory
 from dougong.planner.placement import check_agents, lay_out, make_seats
 from dougong.planner.plan_job import plan_job
 from dougong.records import events
@@ -353,6 +354,8 @@ class Preparation:
         # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
+        memory = known_memory(self.policy.job, specs, facts.agents.facts)
+        check_fit(self.policy.job, facts.model.inventory, plan, memory)
         known = facts.agents.facts.values()
         event = events.PlanLaid(
             generation=facts.number,

@@ -319,6 +319,9 @@ class Executor:
         num_rows = self._rows_to_add.pop((site, microbatch))
         with lasting(self._emulation.experts_s(num_rows)):
             self._shard.add_weights((site, microbatch))
+        if self._options.tracer is not None:
+            key, module = (site, microbatch), self._cut.names[site]
+            self._options.tracer.experts(key, module, self._shard.gradients[site])
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
         batch = self._batches.pop((site, microbatch))

@@ -227,5 +227,16 @@ def test_errors_are_described(error: Exception, message: str, number: int | None
     assert (told.type, told.message, told.errno) == (type(error).__name__, message, number)
 
 
+def test_the_place_of_an_error_is_the_last_line_of_ours() -> None:
+    with pytest.raises(AttributeError) as caught:
+        resolve("os.path:no_such_name")
+    file, _, line = describe_error(caught.value).place.rpartition(":")
+    assert file.endswith("dougong/launcher/agent/worker_process.py") and line.isdecimal()
+    with pytest.raises(ZeroDivisionError) as elsewhere:
+        _ = 1 / 0
+    assert describe_error(elsewhere.value).place.startswith(f"{__file__}:")
+    assert describe_error(ValueError("never raised")).place == ""
+
+
 def test_an_entry_is_resolved() -> None:
     assert resolve("os.path:join") is os.path.join

@@ -170,6 +170,7 @@ class Machine:
     takes_fingerprints: bool = False
     versions: dict[str, str] | None = None
     has_sources: bool = True
+    memory_bytes: int | None = None
     state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
     facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
     now: float = 0.0
@@ -224,6 +225,7 @@ class Machine:
             case Joins(agent):
                 self.channels[agent] = self._channel()
                 facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {}, True)
+                facts = replace(facts, memory_bytes=self.memory_bytes)
                 self._observe(AgentJoined(facts, self.channels[agent]))
             case Says(agent, message):
                 self._observe(AgentMessage(agent, self.channels[agent], message))
@@ -266,9 +268,10 @@ class Machine:
         return channel
 
 
-def machine(takes_fingerprints: bool = False, **job: Any) -> Machine:
-    """A machine at its very beginning. `job`: as for `toy_job`."""
-    return Machine(Job.model_validate(toy_job(**{"islands": ISLANDS, **job})), DEADLINES, takes_fingerprints)
+def machine(takes_fingerprints: bool = False, memory_bytes: int | None = None, **job: Any) -> Machine:
+    """A machine at its very beginning. `memory_bytes`: what agents say of it; `job`: as for `toy_job`."""
+    made = Job.model_validate(toy_job(**{"islands": ISLANDS, **job}))
+    return Machine(made, DEADLINES, takes_fingerprints, memory_bytes)
 
 
 def running(**job: Any) -> Machine:

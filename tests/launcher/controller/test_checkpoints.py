@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,13 @@ from dougong.checkpoint.part import CheckpointPart
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
-from dougong.job.schema import Job
-from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin, compare_versions
+from dougong.job.schema import Job, Model
+from dougong.launcher.controller.checkpoints import (
+    CheckpointManager,
+    RunOrigin,
+    companions_of,
+    compare_versions,
+)
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
@@ -100,6 +107,30 @@ def test_a_checkpoint_says_of_what_it_was_made(checkpoints: CheckpointManager, i
     assert metadata["plan"][1] == {"worker": "east/1", "lanes": [2, 3], "experts": []}
     assert commit(checkpoints, inbox, 10, "step-000005").directory.name == "step-000010"
     assert Manifest.load(checkpoints.root / "step-000010").metadata["parent"] == "step-000005"
+
+
+def test_small_files_of_the_model_folder_travel_on_when_it_is_gone(tmp_path: Path) -> None:
+    base, own = tmp_path / "base", tmp_path / "own"
+    for folder, tokenizer in ((base, "{}"), (own, '{"trained": "with"}')):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(tokenizer)
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    job = JOB.model_copy(update={"model": Model(path=str(base), config={"pad_token_id": 9})})
+    bounded = CheckpointManager(tmp_path / "run", job, Background("test-commit", inbox := Inbox()))
+    find(bounded, inbox)
+    shutil.rmtree(base)  # before the first checkpoint is due
+    done = commit(bounded, inbox, 5)
+    model = done.directory / "model"
+    assert json.loads((model / "generation_config.json").read_text()) == {"eos_token_id": [2, 5], "pad_token_id": 9}
+    assert (model / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert (model / "tokenizer.json").read_text() == "{}"
+    # A later process of the run, which finds neither the folder nor a changed one.
+    later = CheckpointManager(tmp_path / "run", job, Background("test-commit", inbox))
+    (commit(later, inbox, 10).directory / "model/chat_template.jinja").read_text()
+    data = job.data.model_copy(update={"tokenizer": str(own)})
+    files = companions_of(tmp_path / "other", JOB.model_copy(update={"data": data}))
+    assert files == {"tokenizer.json": b'{"trained": "with"}'}
 
 
 def test_old_checkpoints_go(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -297,7 +328,7 @@ def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> Checkpoi
 
 
 def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:
-    rows = [{"attempt": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
+    rows = [{"generation": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
     checkpoints = with_rows(tmp_path, inbox, lambda: iter(rows))
     assert list(find(checkpoints, inbox).recorded) == [1, 2, 3, 4, 5, 6, 7]  # from the beginning
     parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]
@@ -313,6 +344,4 @@ def test_rows_that_cannot_be_read_are_told_and_hold_nothing_up(tmp_path: Path, i
 
     found = find(with_rows(tmp_path, inbox, damaged), inbox)
     assert found.recorded == {}
-    assert found.warnings == (
-        "metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",
-    )
+    assert found.warnings == ("metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dougong.control.messages import AgentReady
-from dougong.control.worker_messages import FingerprintFound
+from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.items import AgentsPlaced
 from dougong.launcher.controller.states import Recovering, Stage, Starting
+from dougong.parallel.plan import TensorSpec
 from tests.launcher.controller.machine import (
+    INVENTORY,
     MODEL,
     UP_TO_JOIN,
     UP_TO_MODEL,
@@ -102,6 +105,20 @@ def test_a_job_that_does_not_fit_is_the_users_mistake() -> None:
     made = machine(batch={"lanes": 2}).play(UP_TO_MODEL, MODEL)
     assert made.outcome.status == 2
     assert "each needs a lane" in str(made.outcome.error)
+
+
+def test_a_state_that_no_memory_can_hold_is_refused_before_workers_start() -> None:
+    large = TensorSpec("embed", (100_000_000,), True)  # 1.6 GB of state, all but the moments on each worker
+    found_it = worker("east/0", ModelFound(replace(INVENTORY, tensors=(large,)), {}), 0, "inspect")
+    made = machine(memory_bytes=10**9).play(UP_TO_MODEL, found_it)
+    assert "ForkGeneration 1" not in made.names()
+    assert made.outcome.status == 2
+    said = str(made.outcome.error)
+    assert said.startswith(
+        "the 3 workers on here need 3.2 GB (east/0 1.6 GB, east/1 0.8 GB, west/0 0.8 GB) for weights"
+    )
+    assert "and here has 1 GB; " in said and said.endswith("to run even so, set islands.east.memory_gb")
+    assert machine(memory_bytes=10**10).play(UP_TO_MODEL, found_it).names()[-1] == "FindCheckpoint"
 
 
 def test_agents_of_different_software_are_refused() -> None:
