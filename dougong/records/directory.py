@@ -23,7 +23,13 @@ from pydantic import BaseModel, ValidationError
 from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
-from dougong.records.files import cannot_begin, create_file, make_run_folder, replace_file
+from dougong.records.files import (
+    ROOM,
+    cannot_begin,
+    create_file,
+    make_run_folder,
+    replace_file,
+)
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, RowShape, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
@@ -48,6 +54,8 @@ _NAMES = (
     "logs",
     "partial_run.json",
     "trace",
+    "sources.json",
+    "tokenizer",
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
 
@@ -291,9 +299,7 @@ class RunDir:
         try:
             replace_file(path, text, mode, durable)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
-            ) from error
+            raise StorageError(f"{path}: cannot be written: {error.strerror}; {ROOM}") from error
 
 
 def _guess(path: Path) -> str:
