@@ -11,9 +11,10 @@ from typing import NoReturn
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
-from dougong.data.windows import open_data, vocabulary
+from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
@@ -32,6 +33,7 @@ from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
 from dougong.training.replica import Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
+from dougong.training.sources import check_data, check_weights
 from dougong.training.state import open_start, state_of
 from dougong.training.step import ForwardsOf, Stepper
 from dougong.training.unreached import UnreachedNotice
@@ -193,6 +195,8 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     blueprint = build_model(job, vocabulary(job), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
+    if context.sources is not None:
+        _check_sources(context, context.sources, data)
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     with open_start(job, blueprint.names, context.resume) as start:
@@ -206,6 +210,14 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _check_sources(context: WorkerContext, known: RunSources, data: TokenWindows) -> None:
+    """A generation that begins after somebody has rewritten a file goes on with the run's own data
+    and weights, or not at all."""
+    check_data(known, data.name, data.digest())
+    if context.resume is None:
+        check_weights(known)
 
 
 def _trained_names(replica: Replica) -> tuple[str, ...]:
