@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 PINS := $(shell $(PYTHON) -c "import sys; print('constraints-3.10.txt' if sys.version_info < (3, 11) else 'constraints.txt')")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) $(PIP_ARGS)
 
-.PHONY: help setup quickstart test test-all test-gpu check lint types format lock clean
+.PHONY: help setup quickstart test test-all test-gpu check lint types format families lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test-gpu     the tests that need an NVIDIA GPU"
 	@echo "make check        lint and types only"
 	@echo "make format       put the sources into the house's form"
+	@echo "make families    write dougong/job/families.json anew from the transformers of $(VENV)"
 	@echo "make lock         write $(PINS) anew from the newest versions that pyproject.toml allows"
 	@echo "make clean        remove $(VENV) and caches; runs/ stays"
 
@@ -75,6 +76,10 @@ types: setup
 format: setup
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+families: setup
+	@echo "== transformers' families, each built once"
+	@$(BIN)/python schema/families.py
 
 lock:
 	@echo "== newest versions into a fresh environment"

@@ -59,15 +59,17 @@ class Deadlines:
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
 
-    # What workers print, as the screen shows it.
+    # What workers print and a start goes through, as the screen shows it.
     log_collect_s: float = 0.5  # a message waits for its equals from other workers
     log_quiet_s: float = 60.0  # a message that comes again within is only counted
+    phase_told_s: float = 5.0  # a phase of the start that lasts longer says so before its end
     log_settle_s: float = 0.2  # a message of several lines has no more of them
 
     # Intervals.
     ping_every_s: float = 2.0
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
+    quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant

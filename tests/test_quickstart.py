@@ -14,6 +14,7 @@ import pytest
 from dougong.job.load import load_job
 from dougong.records.directory import RunDir
 from dougong.tools.run_diff import diff
+from dougong.ui.history import closing_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 8
@@ -66,7 +67,7 @@ def test_a_run_leaves_what_the_readme_promises(unbroken: Path) -> None:
     assert (unbroken / "logs/1/east/0.log").is_file()
     assert list((unbroken / "tensorboard").glob("events.out.tfevents.*"))
     rows = RunDir(unbroken).read_metrics()
-    keys = {"attempt", "step", "loss", "tokens", "step_s", "tokens_per_s", "grad_norm", "lr", "islands"}
+    keys = {"generation", "step", "loss", "tokens", "step_s", "tokens_per_s", "grad_norm", "lr", "islands"}
     assert all(keys <= row.keys() for row in rows)
     assert [row["step"] for row in rows if "val_loss" in row] == [4, STEPS]
     plan = json.loads((unbroken / "plan.json").read_text())
@@ -132,6 +133,9 @@ def test_killed_at_any_moment_it_recovers_to_the_same_run(
     assert "SIGKILL" in died.cause
     generations = {e.generation for e in events if e.kind == "generation_started"}
     assert generations == {1, 2}
+    again = [e for e in events if e.kind == "steps_recomputed"]
+    assert [(e.first, e.differs_from) for e in again] == ([] if step == 4 else [(4, None)])
+    assert ("computed again: the same bits" in closing_words(RunDir(run_dir))) == bool(again)
     assert_same_run(run_dir, unbroken)
 
 

@@ -1,12 +1,14 @@
 """What dougong asks of a kind of device: a few facts and five methods.
 
 One small file per kind implements them. They are called in two kinds of process. A node's *agent*
-never imports torch: it uses the facts, `device_count`, `worker_environment` and `describe`. A
+never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe` and
+`memory_bytes`, if it is known. A
 *worker* calls `open` once, and takes `expert_operators` if there are any.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
@@ -74,6 +76,19 @@ class Accelerator(ABC):
         """Device, driver and library versions as found without opening a device; for the report and
         the logs."""
 
+    def memory_bytes(self) -> int | None:
+        """Memory of this machine's largest device, found without opening one; None: not known, and
+        then no plan is refused for it.
+
+        Asked of an agent. Not of a kind that shares its machine: there the machine's counts.
+        """
+        return None
+
+    def missing(self) -> str:
+        """What this machine lacks to use a device of this kind, as far as packages tell without
+        being imported; empty when nothing is known to be missing."""
+        return ""
+
     def expert_operators(self) -> Iterator[ExpertOp]:
         """Fused forms of SwiGLU experts that this kind of device offers, fastest first; none by
         default.
@@ -99,6 +114,14 @@ def thread_environment(threads: int) -> dict[str, str]:
         "MKL_DYNAMIC": "FALSE",
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
     }
+
+
+def package_version(name: str) -> str | None:
+    """A package's version from its metadata; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def visible_count(found: int, visible: str | None) -> int:

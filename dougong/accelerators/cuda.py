@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dougong.accelerators.base import (
     HOST_VARIABLES,
     Accelerator,
+    package_version,
     switch_on_determinism,
     thread_environment,
     visible_count,
@@ -79,6 +80,15 @@ class Cuda(Accelerator):
     def describe(self) -> dict[str, str]:
         return {"name": ", ".join(_gpus()) or "none", "driver": _driver()}
 
+    def memory_bytes(self) -> int | None:
+        return max(_memory_sizes(), default=None)
+
+    def missing(self) -> str:
+        version = package_version("torch") or "none"
+        if version.endswith("+cpu"):
+            return f"torch {version} is a build without CUDA"
+        return ""
+
     def expert_operators(self) -> Iterator[ExpertOp]:
         if importlib.util.find_spec("triton") is None:
             return
@@ -113,6 +123,18 @@ def _gpus() -> list[str]:
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         return [str(nvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _memory_sizes() -> list[int]:
+    """Each GPU's memory; none where only the driver's files are there, which do not say it."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        return [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
     finally:
         nvml.nvmlShutdown()
 

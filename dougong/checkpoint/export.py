@@ -16,6 +16,7 @@ import numpy as np
 
 from dougong.checkpoint.directories import INDEX_FILE, MODEL
 from dougong.checkpoint.disk import (
+    Buffer,
     digest,
     opened,
     read_into,
@@ -24,6 +25,7 @@ from dougong.checkpoint.disk import (
     write_at,
     write_new,
 )
+from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.repository import newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
@@ -120,16 +122,24 @@ def _write_folder(job: _Export, shard_bytes: int) -> None:
         write_new(job.out / Path(INDEX_FILE).name, _index(files, shards))
 
 
-def _copy_small_files(job: _Export) -> None:
-    """Configuration, tokenizer and the like. The index is not copied: the files are others here."""
-    for name, record in job.manifest.files.items():
+def small_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
+    """What lies beside a checkpoint's weights, by names in its model's folder: configuration,
+    tokenizer and the like; not the index. CheckpointError when one of them is damaged."""
+    found = {}
+    for name, record in manifest.files.items():
         is_of_model = name.startswith(f"{MODEL}/") and name != INDEX_FILE
-        if record.digest is None or not is_of_model:
-            continue
-        data = _read_plain(job.directory / name, record.num_bytes, record.digest)
-        if name.endswith("/config.json"):
-            data = _with_dtype(data, job.dtype)
-        write_new(job.out / Path(name).name, data)
+        if record.digest is not None and is_of_model:
+            data = _read_plain(directory / name, record.num_bytes, record.digest)
+            found[name.removeprefix(f"{MODEL}/")] = data
+    return found
+
+
+def _copy_small_files(job: _Export) -> None:
+    # The index is another one here: the weights lie in other files.
+    for name, data in small_files(job.directory, job.manifest).items():
+        target = job.out / name
+        target.parent.mkdir(exist_ok=True)
+        write_new(target, _with_dtype(data, job.dtype) if name == "config.json" else data)
 
 
 def _file_names(total: int) -> list[str]:
@@ -192,8 +202,19 @@ def _write_tensor(job: _Export, fd: int, whole: _Whole, offset: int) -> None:
         data = _read_entry(job.directory / source, entry)
         if whole.shape.dtype != entry.dtype:
             data = to_bfloat16(data)
+            _refuse_overflow(data, job, entry)
         write_at(fd, data, offset)
         offset += len(data)
+
+
+def _refuse_overflow(data: Buffer, job: _Export, entry: Entry) -> None:
+    """The checkpoint's values are finite, so what is not finite now was too large."""
+    count = num_not_finite(data, "BF16")
+    if count:
+        raise CheckpointError(
+            f"{job.directory}: {entry.label}: bfloat16 cannot hold {count} of its values (at most "
+            "3.39e38); export it with --dtype float32"
+        )
 
 
 def _read_entry(path: Path, entry: Entry) -> bytearray:
@@ -203,6 +224,12 @@ def _read_entry(path: Path, entry: Entry) -> bytearray:
     if digest(data) != entry.digest:
         raise CheckpointError(
             f"{path}: {entry.label}: damaged; choose another --step, see `dougong verify`"
+        )
+    count = num_not_finite(data, entry.dtype)
+    if count:
+        raise CheckpointError(
+            f"{path}: {entry.label}: holds {words(count)}; choose another --step, see "
+            "`dougong verify`"
         )
     return data
 
@@ -216,7 +243,7 @@ def _read_plain(path: Path, num_bytes: int, expected: str) -> bytes:
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
     values = json.loads(config)
-    values["dtype"] = dtype
+    values |= {"dtype": dtype, "torch_dtype": dtype}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -10,6 +10,7 @@ in `parameters`.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from dougong.checkpoint.parameters import (
 )
 from dougong.checkpoint.tensorfile import FileLayout, plan_layout
 from dougong.errors import ModelError
+from dougong.models.older_names import with_older_names
 from dougong.models.transformers_internals import names_not_saved, strict_float32_names, tied_names
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
@@ -48,6 +50,7 @@ class Names:
     model_files: Mapping[str, str]
     keep_float32: tuple[str, ...]
     _parameters: Mapping[str, ParameterOnDisk]
+    _aliases: Mapping[str, tuple[str, ...]]
     _converters: Converters = field(repr=False)
 
     @staticmethod
@@ -62,7 +65,8 @@ class Names:
         converters = Converters(model)
         tied = tied_names(model)
         parameters = {}
-        for name, tensor in converters.in_order(_stored_state(model)):
+        state = _stored_state(model)
+        for name, tensor in converters.in_order(state):
             if name in tied:
                 continue
             if name.rpartition(".")[0] in sites:
@@ -78,6 +82,7 @@ class Names:
             model_files=_model_files(model),
             keep_float32=_kept_in_float32(model, parameters.values()),
             _parameters=parameters,
+            _aliases=_aliases_on_disk(converters, state, tied),
             _converters=converters,
         )
 
@@ -105,6 +110,11 @@ class Names:
         """Where a logical tensor lies on disk, in the order that `to_disk` uses."""
         parameter, expert = self._find(logical)
         return parameter.pieces(expert)
+
+    def aliases(self, logical: str) -> tuple[str, ...]:
+        """The names on disk of what is tied to a logical tensor: a folder may hold them as well, or
+        instead of it."""
+        return self._aliases.get(logical, ())
 
     def shared_files(self) -> dict[str, FileLayout]:
         """Files that many workers write between them, rows of tensors `[E, ...]`: one a site.
@@ -195,6 +205,17 @@ def _stored_state(model: Any) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in ignored}
 
 
+def _aliases_on_disk(
+    converters: Converters, state: Mapping[str, Tensor], tied: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """By live name: what transformers would call on disk the tensors that are tied to it."""
+    aliases: dict[str, tuple[str, ...]] = {}
+    for name, source in tied.items():
+        if name in state:
+            aliases[source] = (*aliases.get(source, ()), *converters.revert(name, state[name]))
+    return aliases
+
+
 def _check_rows(name: str, tensor: Tensor, num_experts: int) -> None:
     if tensor.shape[0] < num_experts:
         raise ModelError(
@@ -218,7 +239,9 @@ def _model_files(model: Any) -> dict[str, str]:
     config = copy.deepcopy(model.config)
     config.dtype = "float32"
     config.architectures = [type(model).__name__]
-    files = {"config.json": config.to_json_string(use_diff=True)}
+    values = json.loads(config.to_json_string(use_diff=True))
+    values = with_older_names(values, config.attribute_map)
+    files = {"config.json": json.dumps(values, indent=2, sort_keys=True) + "\n"}
     if model.can_generate() and getattr(model, "generation_config", None) is not None:
         files["generation_config.json"] = model.generation_config.to_json_string(use_diff=True)
     return files

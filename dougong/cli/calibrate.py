@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import typer
 
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, new_run_path
 from dougong.cli.run import launch_options
-from dougong.job.load import load_job
+from dougong.job.schema import Rates
 from dougong.tools.calibrate import calibrate as measure
+from dougong.tools.job_check import load_whole_job
 
 
 def calibrate(
@@ -37,9 +39,17 @@ def calibrate(
 
     Example: dougong calibrate examples/afd.yaml --no-ray
     """
-    resolved = load_job(file, override or [])
+    resolved = load_whole_job(file, override or [])
     options = launch_options(address, no_ray)
     path = run_dir or new_run_path(f"{resolved.job.job}-calibrate")
-    for island, rates in measure(resolved, path, options, steps).items():
+    typer.echo("\n".join(speed_lines(measure(resolved, path, options, steps))))
+
+
+def speed_lines(speeds: Mapping[str, Rates]) -> Iterator[str]:
+    """The speeds as YAML for the job file; for one run, `-o` takes the same words."""
+    yield "# for the job file: add each `speed` to the island of that name"
+    yield "islands:"
+    for island, rates in speeds.items():
         speed = f"{{attention: {rates.attention:.4g}, experts: {rates.experts:.4g}}}"
-        typer.echo(f"islands.{island}.speed={speed}")
+        yield f"  - name: {island}"
+        yield f"    speed: {speed}    # or, for one run: -o 'islands.{island}.speed={speed}'"

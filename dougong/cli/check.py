@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from dougong.cli.options import JobFile, Overrides
-from dougong.job.load import load_job
 from dougong.job.reference import json_schema
+from dougong.tools.job_check import load_whole_job, unchecked_model
 
 
 def check(
@@ -21,15 +21,20 @@ def check(
 ) -> None:
     """Check a job file and say every mistake at once, with its line. Starts nothing.
 
+    The model is looked at as well: its family and keys, its folder, its tokenizer.
+
     Exit status 0: the file is good; 2: it is not.
 
     Example:  [bold]dougong check job.yaml -o batch.lanes=8 --print[/bold]
     """
-    resolved = load_job(file, override or [])
+    resolved = load_whole_job(file, override or [])
     if show:
         sys.stdout.write(resolved.to_yaml(comments=True))
     else:
         print(f"{file}: good: {resolved.summary()}")
+        unchecked = unchecked_model()
+        if unchecked:
+            print(f"note: {unchecked}")
 
 
 def schema() -> None:

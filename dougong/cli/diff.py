@@ -29,13 +29,18 @@ def diff(
             help="Of two runs: run the first step that differs again, and find the place.",
         ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Runs of unequal length are different (exit status 1)."),
+    ] = False,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")
     ] = DEADLINES.local_run_s,
 ) -> None:
     """Compare two checkpoints or runs bit by bit; name the first difference.
 
-    It names the first step and tensor that differ. --trace runs that step on this machine, on the
+    It names the first step and tensor that differ. Of runs of unequal length the common steps are
+    compared. --trace runs that step on this machine, on the
     layout of each run, and names the lane, micro-batch, layer and segment where the two part. Exit
     status: 0 equal, 1 different, 2 error.
 
@@ -47,9 +52,9 @@ def diff(
         typer.echo(f"dougong diff: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo("\n".join(comparison.lines(limit)))
-    if comparison.equal:
+    if comparison.equal and (comparison.same_length or not strict):
         return
-    if trace:
+    if trace and not comparison.equal:
         _print_trace(a, b, timeout)
     raise typer.Exit(1)
 

@@ -15,9 +15,10 @@ from dougong.errors import LaunchError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.judge import difference
 from dougong.fingerprint.record import Fingerprint
-from dougong.job.load import load_job
 from dougong.job.schema import Job
 from dougong.tools.fingerprint_apart import measure_apart
+from dougong.tools.job_check import load_whole_job
+from dougong.ui.formatting import plural
 
 
 def fingerprint(
@@ -37,6 +38,9 @@ def fingerprint(
             min=1, help="Compute threads; default: of that island, or 1.", show_default=False
         ),
     ] = None,
+    probes: Annotated[
+        bool, typer.Option("--probes", help="Also each probe's hash, and the environment.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="For programs, and for --against.")
     ] = False,
@@ -53,18 +57,27 @@ def fingerprint(
     Example: dougong fingerprint --json > here.json, and there: dougong fingerprint --against
     here.json
     """
-    job = load_job(file, override or []).job if file is not None else None
+    job = load_whole_job(file, override or []).job if file is not None else None
     other = _read(against) if against is not None else None
     kind, num_threads = _device_of(job, accelerator, threads)
     found = measure_apart(Probing(kind, job=job), num_threads)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
     elif other is None:
-        typer.echo("\n".join(fingerprint_lines(found)))
+        lines = fingerprint_lines(found) if probes else [class_line(found, kind, num_threads)]
+        typer.echo("\n".join(lines))
     if other is not None:
         typer.echo("\n".join(comparison_lines(other, found, str(against))), err=as_json)
         if other.kernel_class != found.kernel_class:
             raise typer.Exit(1)
+
+
+def class_line(found: Fingerprint, kind: str, num_threads: int) -> str:
+    """A fingerprint in one line."""
+    facts = [kind, plural(num_threads, "thread"), plural(len(found.probes), "probe")]
+    if found.unstable:
+        facts.append(f"two answers of {', '.join(found.unstable)}")
+    return f"class {found.kernel_class} ({', '.join(facts)}; --probes shows each of them)"
 
 
 def fingerprint_lines(found: Fingerprint) -> Iterator[str]:

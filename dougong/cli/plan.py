@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import typer
 from rich.table import Table
@@ -12,16 +14,20 @@ from rich.table import Table
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
-from dougong.job.load import load_job
-from dougong.job.schema import Job
-from dougong.parallel.plan import Plan
+from dougong.job.load import placed
+from dougong.job.schema import Island, Job
+from dougong.launcher.agent.facts import absent_devices, memory_of
+from dougong.parallel.plan import Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
 from dougong.remarks import Remarks
+from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
-from dougong.ui.formatting import ranges, site_experts, size
+from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
 MOST_COLUMNS = 120
+LEAST_FOLDED = 5
+"""So many workers alike are one row of the table."""
 
 
 def plan(file: JobFile, override: Overrides = None) -> None:
@@ -29,41 +35,127 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.training.preflight import inspect_only, remarks_on
+    from dougong.training.preflight import inspect_only, preview
 
-    job = load_job(file, override or []).job
-    model = inspect_only(job)
+    resolved = load_whole_job(file, override or [])
+    job = resolved.job
+    with placed(resolved):
+        model = inspect_only(job)
+        data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
     num_parameters = f"{model.num_parameters:,} parameters"
     typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")
-    print_table(plan_table(made, state_bytes(job, model, made)))
-    expert = size(expert_bytes(job, model))
-    typer.echo(f"an expert takes {expert} on its worker; activations come on top")
-    for line in (*environment_lines(job), *remark_lines(remarks_on(job, model))):
+    states = state_bytes(job, model, made)
+    print_table(plan_table(made, states))
+    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    for line in (
+        total_line(expert_bytes(job, model), states),
+        *memory_lines(job, made, states),
+        *environment_lines(job, width),
+        f"data: {data}",
+        *remark_lines(told),
+        *remark_lines(absent_devices(job.islands)),
+    ):
         typer.echo(line)
     if fits(made, job):
-        width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
         typer.echo("\n".join(chart_lines(job, made, model, width)))
 
 
 def plan_table(made: Plan, state_bytes: Sequence[int]) -> Table:
     """One row for each worker: lanes, experts, how many dense tensors it owns, and its
-    `state_bytes`."""
+    `state_bytes`; one for many neighbours of an island that have as much each."""
     num_owned = Counter(made.owners.values())
     table = plain_table(
         "worker", "role", "device", "lanes", "experts", "dense tensors owned", "state"
     )
-    for worker, num_bytes in zip(made.workers, state_bytes, strict=True):
-        table.add_row(
-            worker.name,
-            worker.role,
-            worker.device,
-            ranges(worker.lanes) or "-",
-            site_experts(worker.experts) or "-",
-            str(num_owned[worker.rank]),
-            size(num_bytes),
-        )
+    for _, alike in itertools.groupby(made.workers, key=_amounts):
+        workers = list(alike)
+        if len(workers) < LEAST_FOLDED:
+            for worker in workers:
+                table.add_row(*_worker_row(worker, num_owned[worker.rank], state_bytes))
+        else:
+            table.add_row(*_folded_row(workers, num_owned, state_bytes))
     return table
+
+
+def _amounts(worker: Worker) -> tuple[object, ...]:
+    """What workers that share a row have in common."""
+    num_experts = tuple(map(len, worker.experts))
+    return worker.island, worker.role, len(worker.lanes), num_experts
+
+
+def _worker_row(worker: Worker, num_owned: int, state_bytes: Sequence[int]) -> tuple[str, ...]:
+    return (
+        worker.name,
+        worker.role,
+        worker.device,
+        ranges(worker.lanes) or "-",
+        site_experts(worker.experts) or "-",
+        str(num_owned),
+        size(state_bytes[worker.rank]),
+    )
+
+
+def _folded_row(
+    workers: Sequence[Worker], num_owned: Mapping[int, int], state_bytes: Sequence[int]
+) -> tuple[str, ...]:
+    """Many workers with as much each: `east/0-31`."""
+    first = workers[0]
+    num_experts = sorted({len(experts) for experts in first.experts})
+    per_layer = " to ".join(str(number) for number in num_experts[:: max(len(num_experts) - 1, 1)])
+    return (
+        worker_list(worker.name for worker in workers),
+        first.role,
+        first.device.partition(":")[0],
+        f"{len(first.lanes)} each" if first.lanes else "-",
+        f"{per_layer} each" if first.num_experts else "-",
+        _between([num_owned[worker.rank] for worker in workers], str),
+        _between([state_bytes[worker.rank] for worker in workers], size),
+    )
+
+
+def _between(numbers: Sequence[int], words: Callable[[int], str]) -> str:
+    """`12 each`, or `11 to 12`."""
+    low, high = words(min(numbers)), words(max(numbers))
+    return f"{low} each" if low == high else f"{low} to {high}"
+
+
+def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
+    """What all workers hold together."""
+    total = f"{plural(len(state_bytes), 'worker')}: {size(sum(state_bytes))} of state"
+    return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
+
+
+def memory_lines(job: Job, made: Plan, state_bytes: Sequence[int]) -> Iterator[str]:
+    """Whether each island's state would fit on this machine's devices. A run asks the devices that
+    it gets, and refuses what cannot fit."""
+    for island in job.islands:
+        if island.memory_gb is not None:
+            continue
+        needed = [state_bytes[w.rank] for w in made.workers if w.island == island.name]
+        line = _memory_line(island, needed)
+        if line:
+            yield line
+
+
+def _memory_line(island: Island, needed: Sequence[int]) -> str:
+    """Of one island, whose workers need so many bytes; empty where they fit."""
+    accelerator = get_accelerator(island.accelerator)
+    there = memory_of(accelerator)
+    if there is None:
+        return (
+            f"memory of {island.name} is not checked: this machine knows no {accelerator.name} "
+            f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
+        )
+    most, what = max(needed), "a worker needs up to"
+    if accelerator.shares_machine:
+        most, what = sum(needed), "its workers together need"
+    if most <= there:
+        return ""
+    return (
+        f"warning: {island.name}: {what} {size(most)} of state, a machine like this one has "
+        f"{size(there)}: a run there is refused"
+    )
 
 
 def remark_lines(told: Remarks) -> Iterator[str]:
@@ -72,11 +164,13 @@ def remark_lines(told: Remarks) -> Iterator[str]:
     yield from (f"warning: {text}" for text in told.warnings)
 
 
-def environment_lines(job: Job) -> Iterator[str]:
-    """What each island's workers find in their environment on a machine like this one; the shell's
-    is left alone."""
+def environment_lines(job: Job, width: int) -> Iterator[str]:
+    """What each island's workers find in their environment on a machine like this one, folded at
+    `width` columns; the shell's is left alone."""
     for island in job.islands:
         accelerator = get_accelerator(island.accelerator)
         found = accelerator.worker_environment(island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
-        yield f"{island.name}: workers run with {' '.join(words)}"
+        yield f"{island.name}: workers run with"
+        folded = textwrap.TextWrapper(width - 4, break_long_words=False, break_on_hyphens=False)
+        yield from (f"    {line}" for line in folded.wrap(" ".join(words)))

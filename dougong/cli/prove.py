@@ -17,9 +17,9 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, PlanError
-from dougong.job.load import load_job
 from dougong.job.schema import Job
 from dougong.launcher.agent.facts import count_devices
+from dougong.tools.job_check import load_whole_job
 from dougong.tools.layouts import Layout, layouts
 from dougong.tools.local_run import LocalRunOptions
 from dougong.tools.prove import LayoutRun, explain, run_layouts, shortened
@@ -41,7 +41,7 @@ def prove(
 
     Example: dougong prove examples/quickstart.yaml --layouts 3 --steps 2
     """
-    job = shortened(load_job(file, override or []).job, steps)
+    job = shortened(load_whole_job(file, override or []).job, steps)
     chosen = _choose(job, num_layouts)
     folder = Path(tempfile.mkdtemp(prefix="dougong-prove-"))
     try:

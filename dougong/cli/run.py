@@ -9,8 +9,8 @@ import typer
 
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, RunPath, new_run_path
 from dougong.errors import LaunchError
-from dougong.job.load import load_job
 from dougong.launcher.run import Options, ResumeRequest, resume_run, start_run
+from dougong.tools.job_check import load_whole_job
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
 
     Example: dougong run examples/quickstart.yaml
     """
-    resolved = load_job(file, override or [])
+    resolved = load_whole_job(file, override or [])
     options = launch_options(address, no_ray)
     path = run_dir or new_run_path(resolved.job.job)
     typer.echo(f"run directory: {path}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
@@ -15,8 +17,11 @@ from dougong.errors import LaunchError
 from dougong.launcher.client import LogReader, follow, read_status
 from dougong.launcher.client import stop as stop_run
 from dougong.records.directory import RunDir
+from dougong.records.jsonl import encode
 from dougong.records.status import RunStatus
-from dougong.ui.formatting import ranges, site_experts
+from dougong.ui.formatting import ranges, site_experts, worker_list
+from dougong.ui.next_step import next_step
+from dougong.ui.standing import Standing, find_standing
 
 
 def status(
@@ -26,13 +31,23 @@ def status(
 
     Example: dougong status --json runs/quickstart-20260101-120000
     """
-    found = read_status(RunDir.open(run_dir))
+    found = standing_of(RunDir.open(run_dir))
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps(encode(found.to_json()), indent=1))
         return
-    typer.echo(headline(found))
-    if found.workers:
-        print_table(workers_table(found))
+    typer.echo("\n".join(found.lines()))
+    if found.status.workers:
+        print_table(workers_table(found.status))
+    typer.echo(f"next: {found.next_command}")
+
+
+def standing_of(run: RunDir) -> Standing:
+    """Where a run stands now."""
+    # The record is read after the status, so that it has come at least as far.
+    status = read_status(run)
+    events, rows = run.read_events(), run.read_last_metrics()
+    command = str(next_step(run.path, status.state.lower(), events))
+    return find_standing(status, rows, events, command, datetime.now(timezone.utc))
 
 
 def logs(
@@ -49,13 +64,12 @@ def logs(
 ) -> None:
     """Print what workers have printed.
 
+    Workers of a healthy run print little. Generation 0 is that of looks and probes before a start.
+
     Example: dougong logs -f runs/quickstart-20260101-120000 east/1
     """
     run = RunDir.open(run_dir)
-    known = sorted({name for _, name in run.log_files()})
-    if worker is not None and worker not in known:
-        names = ", ".join(known) or "nobody"
-        raise LaunchError(f"{run_dir}: no log of a worker {worker!r}; there are logs of {names}")
+    _refuse_unknown_logs(run, worker, generation)
     reader = LogReader(run, worker, generation)
 
     def write(name: str, line: str) -> None:
@@ -63,9 +77,47 @@ def logs(
 
     if follow_run:
         follow(reader, write)
-        return
-    for name, line in reader.next_lines(last=True):
-        write(name, line)
+    else:
+        for name, line in reader.next_lines(last=True):
+            write(name, line)
+    silence = silence_words(reader)
+    if silence:
+        typer.echo(silence, err=True)  # it is no line of a log
+
+
+def _refuse_unknown_logs(run: RunDir, worker: str | None, generation: int | None) -> None:
+    """LaunchError where there is no such worker or generation; it names those that there are."""
+    logs = run.log_files()
+    workers = sorted({name for _, name in logs})
+    if worker is not None and worker not in workers:
+        names = ", ".join(workers) or "nobody"
+        raise LaunchError(f"{run.path}: no log of a worker {worker!r}; there are logs of {names}")
+    known = sorted({number for number, name in logs if worker in (None, name)})
+    if generation is not None and generation not in known:
+        whose = f"of {worker} " if worker else ""
+        raise LaunchError(
+            f"{run.path}: no log {whose}in generation {generation}; there are logs {whose}of "
+            f"{_generations(known)}"
+        )
+
+
+def _generations(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "no generation yet"
+    return f"{'generation' if len(numbers) == 1 else 'generations'} {ranges(numbers)}"
+
+
+def silence_words(reader: LogReader) -> str:
+    """Who of those whose logs are read has printed nothing; empty where everybody has printed."""
+    generation, files = reader.selection()
+    if not files:
+        path = reader.run_dir.path
+        return f"no worker has begun; `dougong logs {path} -g 0` shows the looks before the start"
+    silent = [worker for worker, path in files if path.stat().st_size == 0]
+    if not silent:
+        return ""
+    have = "has" if len(silent) == 1 else "have"
+    return f"{worker_list(silent)} {have} printed nothing in generation {generation}"
 
 
 def stop(
@@ -83,12 +135,6 @@ def stop(
     """
     final = stop_run(RunDir.open(run_dir), now, timeout)
     typer.echo(f"{final.state.lower()} at step {final.step} of {final.steps}")
-
-
-def headline(status: RunStatus) -> str:
-    """A run's status in one line."""
-    progress = f"{status.state.lower()}, step {status.step} of {status.steps}"
-    return f"{status.job}: {progress}, generation {status.generation}"
 
 
 def workers_table(status: RunStatus) -> Table:

@@ -16,7 +16,9 @@ class Challenge:
 
 @dataclass(frozen=True)
 class AgentFacts:
-    """What an agent says of itself. `devices`: None where any number of workers fits."""
+    """What an agent says of itself. `devices`: None where any number of workers fits;
+    `memory_bytes`: of one device, of all that the machine may give where workers share it, None
+    where it is not known."""
 
     agent: str
     island: str
@@ -28,6 +30,7 @@ class AgentFacts:
     environment: dict[str, str]
     sees_run_dir: bool
     ray_node: str | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

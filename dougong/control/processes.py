@@ -103,7 +103,7 @@ def count_oom_kills(
 
     None where it cannot be read.
     """
-    for file in _oom_files(root, cgroup):
+    for file in _memory_files(root, cgroup, ("memory.events", "memory.oom_control")):
         try:
             words = file.read_text().split()
         except OSError:
@@ -113,8 +113,24 @@ def count_oom_kills(
     return None
 
 
-def _oom_files(root: Path, cgroup: Path) -> list[Path]:
-    """Where the counter may lie, the likeliest first.
+def memory_bytes(
+    root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
+) -> int:
+    """What the processes of this control group may take together: its limit, the machine's memory
+    where it has none."""
+    limits = [psutil.virtual_memory().total]
+    for file in _memory_files(root, cgroup, ("memory.max", "memory.limit_in_bytes")):
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal():  # no limit is `max`, or a number beyond any machine
+            limits.append(int(text))
+    return min(limits)
+
+
+def _memory_files(root: Path, cgroup: Path, names: tuple[str, str]) -> list[Path]:
+    """Where a file about memory may lie, the likeliest first. `names`: of versions 2 and 1.
 
     A line of the cgroup file is `number:controllers:path`. Version 2 has no controllers there and
     one tree; version 1 has a tree for each controller. Inside a container the tree may begin at our
@@ -129,9 +145,9 @@ def _oom_files(root: Path, cgroup: Path) -> list[Path]:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
-            tree, name = root, "memory.events"
+            tree, name = root, names[0]
         elif "memory" in controllers.split(","):
-            tree, name = root / "memory", "memory.oom_control"
+            tree, name = root / "memory", names[1]
         else:
             continue
         files += [tree / path.lstrip("/") / name, tree / name]

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dougong.control.run_sources import RunSources
 from dougong.parallel.plan import Inventory
 
 
 @dataclass(frozen=True)
 class ModelFound:
     """An InspectTask's answer. `data`: what the data is, with its digest; `shapes`: `JobShapes`;
-    `notes` and `warnings`: what a person is told once of the model's folder and the data."""
+    `notes` and `warnings`: what a person is told once of the model's folder and the data;
+    `sources`: what was read from outside the job file when the run began."""
 
     inventory: Inventory
     data: dict[str, Any]
     shapes: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sources: RunSources | None = None
     kind: Literal["model_found"] = "model_found"
 
 
@@ -37,6 +40,19 @@ class StepDone:
     step: int
     row: dict[str, Any]
     kind: Literal["step_done"] = "step_done"
+
+
+@dataclass(frozen=True)
+class UpdateSkipped:
+    """A step's numbers were not finite, and all workers have left its update out. `where`, in
+    words; `in_a_row`: so many steps by now. Only one worker says so."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int
+    kind: Literal["update_skipped"] = "update_skipped"
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,8 @@ class WorkerRaised:
     """The exception with which a worker ends.
 
     `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
-    `errno`: an OSError's number.
+    `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
+    innermost one where none is.
     """
 
     type: str
@@ -80,6 +97,7 @@ class WorkerRaised:
     message: str
     traceback: str = ""
     errno: int | None = None
+    place: str = ""
     kind: Literal["worker_raised"] = "worker_raised"
 
 
@@ -94,6 +112,7 @@ WorkerMessage = (
     ModelFound
     | FingerprintFound
     | StepDone
+    | UpdateSkipped
     | PartDurable
     | DrillAnnounced
     | WorkerWarning

@@ -6,17 +6,21 @@ import glob
 import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from dougong.data.formats import BYTE_ORDER_MARK, HEAD_BYTES, refuse_no_text
 from dougong.errors import DataError
+from dougong.remarks import NOTHING, Remarks
 
-PIECE_BYTES = 1 << 18
-"""Documents come in pieces of about this size, cut at line ends, so that neither one long file nor
-its encoding must fit in memory."""
+BLOCK_BYTES = 1 << 18
+"""Documents come in blocks of this size, cut anywhere, so that no long file must fit in memory."""
+
+Block = tuple[int, bytes]
+"""Consecutive bytes of a document, and the place of the first of them in its file or row."""
 
 # Parts of the standard library that are not the same on every machine with one version of Python,
 # or not its library.
@@ -25,26 +29,27 @@ _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", 
 
 @dataclass(frozen=True)
 class Document:
-    """One text: its name, and a function that yields its bytes in pieces, from the start each
-    time."""
+    """One text: its name, and a function that yields its blocks, from the start each time."""
 
     name: str
-    pieces: Callable[[], Iterator[bytes]]
+    blocks: Callable[[], Iterator[Block]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in a fixed order. `key` names their content: equal keys are equal texts."""
+    """Documents in a fixed order. `key` reads them and names their content: equal keys are equal
+    texts. `remarks`: what a person is told of them once."""
 
     name: str
-    key: str
+    key: Callable[[], str]
     documents: Callable[[], Iterator[Document]]
+    remarks: Remarks = NOTHING
 
 
 def text_files(text: str) -> Corpus:
     """`stdlib`, a file, or a glob (`**` crosses folders), in sorted order.
 
-    Raises DataError if no file is found.
+    Raises DataError if no file is found, and for one that is not plain text.
     """
     if text == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
@@ -84,17 +89,33 @@ def standard_library(root: Path) -> list[Path]:
 
 def _corpus(name: str, root: Path, files: list[Path]) -> Corpus:
     paths = [root / file for file in files]
+    for path in paths:
+        with _open(path) as file:
+            refuse_no_text(path, file.read(HEAD_BYTES))
+    documents = [Document(str(path), partial(_file_blocks, path)) for path in paths]
+    return Corpus(name, partial(_key, paths), lambda: iter(documents))
+
+
+def _key(paths: list[Path]) -> str:
+    return f"files {content_digest(paths)}"
+
+
+def content_digest(paths: Iterable[Path]) -> str:
+    """Hexadecimal digest of what the files hold, in this order, whatever they are called. Raises
+    DataError for one that cannot be opened."""
     total = hashlib.blake2b(digest_size=16)
     for path in paths:
         total.update(_file_digest(path))
-    documents = [Document(str(path), partial(_file_pieces, path)) for path in paths]
-    return Corpus(name, f"files {total.hexdigest()}", lambda: iter(documents))
+    return total.hexdigest()
 
 
-def _file_pieces(path: Path) -> Iterator[bytes]:
+def _file_blocks(path: Path) -> Iterator[Block]:
     with _open(path) as file:
-        while lines := file.readlines(PIECE_BYTES):
-            yield b"".join(lines)
+        start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
+        file.seek(start)
+        while block := file.read(BLOCK_BYTES):
+            yield start, block
+            start += len(block)
 
 
 def _file_digest(path: Path) -> bytes:
@@ -111,5 +132,5 @@ def _open(path: Path) -> BinaryIO:
     except OSError as error:
         raise DataError(
             f"{path}: cannot be opened ({error.strerror}); "
-            "check data.text and the file's permissions"
+            "check the path in the job's data section and the file's permissions"
         ) from error

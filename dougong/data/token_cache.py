@@ -8,12 +8,12 @@ named there.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,14 +22,12 @@ import numpy.typing as npt
 
 from dougong.control.cache_place import REMEDY, why_unwritable
 from dougong.data.text import Corpus, Document
-from dougong.data.token_files import TokenFile, open_tokens
+from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.data.tokenizer import Tokenizer
 from dougong.errors import DataError
 
 # Part of the cache's key: raise it when the same text would give other tokens.
-_FORMAT = "dougong text 1"
-# A tokenizer works on several pieces at once, on as many cores.
-_PIECES_AT_ONCE = 32
+_FORMAT = "dougong text 2"
 
 
 def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> TokenFile:
@@ -42,7 +40,7 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> Tok
         raise DataError(
             f"{corpus.name}: {why_unwritable(None)}, so its tokens cannot be kept; {REMEDY}"
         )
-    identity = f"{_FORMAT}\n{tokenizer.digest}\n{corpus.key}"
+    identity = f"{_FORMAT}\n{tokenizer.digest}\n{corpus.key()}"
     entry = cache / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     if not entry.exists():
         try:
@@ -54,7 +52,8 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> Tok
                 f"allow it, or {REMEDY}; or tokenise the text beforehand and name the file in "
                 "data.tokens"
             ) from error
-    return open_tokens(entry / "tokens.bin")
+    made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
+    return replace(open_described(entry / "tokens.bin"), made_of=made_of)
 
 
 def _write_entry(entry: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:
@@ -93,43 +92,39 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _write_tokens(file: BinaryIO, dtype: str, corpus: Corpus, tokenizer: Tokenizer) -> int:
-    """Write all documents, each with its end; returns the number of tokens."""
+    """Write all documents, each with its marks; returns the number of tokens."""
     stored = np.dtype(dtype).newbyteorder("<")
     count = 0
     for document in corpus.documents():
-        is_empty = True
-        for ids in _encode(document, tokenizer):
+        for ids in encode_document(document, tokenizer):
             file.write(ids.astype(stored).tobytes())
             count += ids.size
-            is_empty = is_empty and ids.size == 0
-        if tokenizer.end is not None and not is_empty:
-            file.write(np.array([tokenizer.end], dtype=stored).tobytes())
-            count += 1
     if count == 0:
-        raise DataError(
-            f"{corpus.name}: byte 0: there is no text in it; "
-            "name a file or dataset that is not empty"
-        )
+        raise no_text(corpus)
     return count
 
 
-def _encode(document: Document, tokenizer: Tokenizer) -> Iterator[npt.NDArray[Any]]:
-    for batch in _batches(document):
-        try:
-            yield tokenizer.encode(batch)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{document.name}: byte {error.start}: not UTF-8 ({error.reason}); convert the "
-                "file, or use tokenizer: bytes, which takes any bytes"
-            ) from error
+def no_text(corpus: Corpus) -> DataError:
+    """The error for a corpus without a token."""
+    return DataError(
+        f"{corpus.name}: byte 0: there is no text in it; name a file or dataset that is not empty"
+    )
 
 
-def _batches(document: Document) -> Iterator[list[tuple[int, bytes]]]:
-    """(byte offset, piece) of a document, some pieces at a time."""
-    pieces, offset = document.pieces(), 0
-    while taken := list(itertools.islice(pieces, _PIECES_AT_ONCE)):
-        batch = []
-        for piece in taken:
-            batch.append((offset, piece))
-            offset += len(piece)
-        yield batch
+def encode_document(document: Document, tokenizer: Tokenizer) -> Iterator[npt.NDArray[Any]]:
+    """The ids of one document with its marks, some at a time; nothing for an empty one. Raises
+    DataError for bytes that are not UTF-8."""
+    is_empty = True
+    try:
+        for ids in tokenizer.encode(document.blocks()):
+            if ids.size and is_empty:
+                yield np.array(tokenizer.start, dtype=np.int64)
+                is_empty = False
+            yield ids
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{document.name}: byte {error.start}: not UTF-8 ({error.reason}); convert the file "
+            "(iconv -f ENCODING -t UTF-8), or leave it out"
+        ) from error
+    if tokenizer.end is not None and not is_empty:
+        yield np.array([tokenizer.end], dtype=np.int64)

@@ -5,7 +5,9 @@ A `TokenFile` is a run of unsigned or signed integers inside a file. Read here i
 
     {"dtype": "uint32", "tokens": 123456}
 
-`tokens` is optional; with it a file that was cut at a whole token is noticed too.
+`tokens` is optional; with it a file that was cut at a whole token is noticed too. A .npy file of
+one dimension says by itself what it holds. Nothing says whether the type is right, so a sample is
+looked at (`token_widths`).
 """
 
 from __future__ import annotations
@@ -19,14 +21,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.formats import HEAD_BYTES, NPY_MAGIC, is_text, kind_of
+from dougong.data.token_widths import refuse_other_width
 from dougong.errors import DataError
 
 # A file of up to this many tokens is digested and checked whole when it is opened; of a longer
 # one, samples.
 WHOLE_TOKENS = 1 << 26
-_DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+_DTYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4", "int32": "<i4", "int64": "<i8"}
+_LARGEST_UINT16 = 1 << 16
+# Fewer bytes may be the first ids.
+_LEAST_MAGIC = 3
 NUM_SAMPLES = 64
 SAMPLE_TOKENS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Of which text, by which tokenizer (of so many ids) token ids were made."""
+
+    text: str
+    tokenizer: str
+    num_ids: int
+
+    def outside(self, token: int, found: int, vocab_size: int) -> DataError:
+        """The error for an id at place `token` that the model's vocabulary does not have."""
+        return DataError(
+            f"{self.text}: token {token}: id {found} of the tokenizer {self.tokenizer} is outside "
+            f"the model's vocabulary (0 .. {vocab_size - 1}); raise model.config.vocab_size to at "
+            f"least {self.num_ids}, the tokenizer's ids, or name the model's own in data.tokenizer"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +59,10 @@ class TokenFile:
 
     path: Path
     ids: npt.NDArray[Any]
+    offset: int = 0
+    """The byte at which the ids begin."""
+    made_of: Tokenized | None = None
+    """What a user knows them by, where the file is not the user's own."""
 
     @property
     def num_tokens(self) -> int:
@@ -54,11 +82,25 @@ class TokenFile:
         if count == 0 or (int(ids.max()) < vocab_size and int(ids.min()) >= 0):
             return
         first = start + int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
+        found = int(self.ids[first])
+        if self.made_of is not None:
+            raise self.made_of.outside(first, found, vocab_size)
+        place = self.offset + first * self.ids.itemsize
         raise DataError(
-            f"{self.path}: byte {first * self.ids.itemsize} (token {first}): "
-            f"id {int(self.ids[first])} is outside the vocabulary (0 .. {vocab_size - 1}); "
+            f"{self.path}: byte {place} (token {first}): id {found} is outside the vocabulary "
+            f"(0 .. {vocab_size - 1}); {self._remedy(found)}"
+        )
+
+    def _remedy(self, found: int) -> str:
+        other_type = f"or its type is not {self.ids.dtype}"
+        if found < 0:
+            return (
+                "ids are never negative: the file holds other numbers, such as labels, "
+                f"{other_type}"
+            )
+        return (
             "tokenise with the model's tokenizer, or raise model.config.vocab_size to at least "
-            f"{self._largest() + 1}"
+            f"{self._largest() + 1}, {other_type}"
         )
 
     def check_all(self, vocab_size: int) -> None:
@@ -119,17 +161,77 @@ def _check_length(path: Path, size: int, num_tokens: int, width: int) -> None:
         )
 
 
-def open_tokens(path: Path) -> TokenFile:
-    """Open a bare token file, `tokens: FILE.bin`; see the module's text for the format."""
-    description = path.with_name(path.name + ".json")
-    if not description.exists():
-        return map_ids(path, _DTYPES["uint16"])
-    values = _read_description(description)
+def open_tokens(path: Path, vocab_size: int | None) -> TokenFile:
+    """Open a token file, `tokens: FILE.bin`; see the module's text for the format. `vocab_size` is
+    the model's, None where it is not known.
+
+    Raises DataError for a file that is damaged, that is something else, or whose ids are of another
+    type than is said.
+    """
+    beginning = _beginning(path)
+    if beginning.startswith(NPY_MAGIC):
+        return _open_npy(path)
+    if path.with_name(path.name + ".json").exists():
+        opened = open_described(path)
+    else:
+        _refuse_other_kinds(path, beginning)
+        _refuse_uint16(path, vocab_size)
+        opened = map_ids(path, _DTYPES["uint16"])
+    refuse_other_width(path, opened.ids, vocab_size)
+    return opened
+
+
+def open_described(path: Path) -> TokenFile:
+    """A file of bare ids as the description beside it says, FILE.json; no more is asked. Raises
+    DataError for one that is damaged."""
+    values = _read_description(path.with_name(path.name + ".json"))
     return map_ids(path, _DTYPES[values["dtype"]], values.get("tokens"))
 
 
+def _beginning(path: Path) -> bytes:
+    if file_size(path) == 0:
+        return b""
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _refuse_other_kinds(path: Path, head: bytes) -> None:
+    kind = kind_of(head, _LEAST_MAGIC)
+    if kind is not None:
+        raise DataError(f"data.tokens: {path}: is {kind.name}, not token ids; {kind.remedy}")
+    if is_text(head):
+        raise DataError(f"data.tokens: {path}: is text, not token ids; name it in data.text")
+
+
+def _refuse_uint16(path: Path, vocab_size: int | None) -> None:
+    if vocab_size is not None and vocab_size > _LARGEST_UINT16:
+        raise DataError(
+            f"{path}: nothing says of what type its ids are, and uint16 cannot hold this "
+            f"vocabulary of {vocab_size}; name the type in {path.name}.json, beside it: "
+            '{"dtype": "uint32"}'
+        )
+
+
+def _open_npy(path: Path) -> TokenFile:
+    """A .npy file: its header says of what type and shape the ids are."""
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path}: not a whole .npy file ({error}); save it again") from error
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        shape = "x".join(map(str, ids.shape)) or "no"
+        raise DataError(
+            f"{path}: holds {ids.dtype} of shape {shape}; token ids are integers in one "
+            "dimension: np.save(FILE, np.concatenate(documents).astype(np.uint32))"
+        )
+    if ids.size == 0:
+        raise DataError(f"{path}: holds no id; tokenise a text that is not empty")
+    return TokenFile(path, ids, ids.offset)
+
+
 def _read_description(path: Path) -> dict[str, Any]:
-    rule = 'it must be {"dtype": "uint16" or "uint32", "tokens": NUMBER}, "tokens" optional'
+    types = " or ".join(f'"{name}"' for name in _DTYPES)
+    rule = f'it must be {{"dtype": {types}, "tokens": NUMBER}}, "tokens" optional'
     try:
         values = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,33 +30,49 @@ FailureKind = Literal[
     "storage",
     "data",
     "model",
+    "numerics",
     "preemption",
+    "irreproducible",
 ]
 
 _STORAGE_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _MODEL_ERRORS = {"ModelError", "JobError", "PlanError"}
 _MEMORY_ERRORS = {"MemoryError", "OutOfMemoryError"}
+_OUTSIDE = ("storage", "preemption")
+_LINK_ERRORS = {"PeerError", "ConnectionError", "TimeoutError", "DistError"}
+"""A connection that broke: the last is the base of torch.distributed's own."""
 
 # C++ libraries (torch's allocator and its writer among them) raise a bare RuntimeError where
 # Python has a class or a number, so that of a RuntimeError the words are all there is.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _STORAGE_WORDS = ("no space left", "quota exceeded", "read-only file system", "input/output error")
 
-_OOM_CAUSE = (
-    "killed by the kernel, out of memory; lower batch.microbatch_size or the number of workers on "
-    "this machine"
-)
+_OOM_CAUSE = "killed by the kernel, out of memory"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What makes two failures the same one: the exception's class and where it was raised. A
+    process that the kernel killed has raised nothing: its place is empty."""
+
+    type: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """Who failed, in which class, in one line; `detail` is a traceback or the last lines, if there
-    are any."""
+    are any.
+
+    `origin`: by which it is known when it comes again; None for what comes from outside a worker
+    (signals, nodes, links, storage, preemption), which may come twice by chance.
+    """
 
     worker: str
     kind: FailureKind
     cause: str
     detail: str = ""
+    origin: Origin | None = None
 
     def __str__(self) -> str:
         return f"{self.worker}: {self.kind.replace('_', ' ')}: {self.cause}"
@@ -102,18 +118,33 @@ def diagnose(failure: Failure) -> Diagnosis:
         case NotStarted(worker, reason):
             return Diagnosis(worker, "crash", reason)
         case Raised(worker, error):
-            cause = f"{error.type}: {error.message}"
-            return Diagnosis(worker, _error_kind(error), cause, error.traceback)
+            return _diagnose_error(worker, error)
         case Exited():
             return _diagnose_exit(failure)
 
 
-def _error_kind(error: WorkerRaised) -> FailureKind:
-    bases = set(error.bases)
+def mistake_in(bases: Collection[str]) -> FailureKind | None:
+    """`data` or `model` where an exception of these classes says that the job, or a file that it
+    names, is wrong: nothing but mending it helps. None for any other."""
     if "DataError" in bases:
         return "data"
-    if bases & _MODEL_ERRORS:
-        return "model"
+    return "model" if _MODEL_ERRORS & set(bases) else None
+
+
+def _diagnose_error(worker: str, error: WorkerRaised) -> Diagnosis:
+    kind, cause = _error_kind(error), f"{error.type}: {error.message}"
+    from_outside = kind in _OUTSIDE or not _LINK_ERRORS.isdisjoint(error.bases)
+    origin = None if from_outside else Origin(error.type, error.place)
+    return Diagnosis(worker, kind, cause, error.traceback, origin)
+
+
+def _error_kind(error: WorkerRaised) -> FailureKind:
+    bases = set(error.bases)
+    mistake = mistake_in(bases)
+    if mistake is not None:
+        return mistake
+    if "NumericsError" in bases:
+        return "numerics"
     if bases & _MEMORY_ERRORS or error.errno == errno.ENOMEM or _has(error, _MEMORY_WORDS):
         return "out_of_memory"
     if "CheckpointError" in bases or error.errno in _STORAGE_NUMBERS or _has(error, _STORAGE_WORDS):
@@ -133,7 +164,8 @@ def _diagnose_exit(failure: Exited) -> Diagnosis:
         return Diagnosis(failure.worker, "crash", _status_cause(failure), detail)
     name = signal_name(-failure.code)
     kind, cause = _signal_cause(failure, name)
-    return Diagnosis(failure.worker, kind, cause, detail)
+    origin = Origin(name) if kind == "out_of_memory" else None
+    return Diagnosis(failure.worker, kind, cause, detail, origin)
 
 
 def _signal_cause(failure: Exited, name: str) -> tuple[FailureKind, str]:

@@ -57,14 +57,14 @@ def fingerprint(probing: Probing) -> Fingerprint:
 
 
 def cached(probing: Probing, folder: Path) -> Fingerprint:
-    """The same with a cache elsewhere. An unstable fingerprint is not kept: the next start measures
-    again."""
+    """The same with a cache elsewhere. A fingerprint that is unstable, or not whole, is not kept:
+    the next start measures again."""
     file = folder / f"{key_of(probing)}.json"
     # Not there, not to be read, or damaged: measured anew.
     with contextlib.suppress(OSError, ValueError):
         return Fingerprint.from_json(json.loads(file.read_text(encoding="utf-8")))
     found = measure(probing)
-    if not found.unstable:
+    if not found.unstable and not found.unanswered:
         # A full or read-only home costs time, not the run.
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)

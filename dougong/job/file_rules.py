@@ -1,4 +1,4 @@
-"""Rules that tie a job to the files of this machine: model folder, data, tokenizer."""
+"""Rules that tie a job to the files of this machine: model folder and data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dougong.job.data_files import names_files
 from dougong.job.rule import Breach, Rule
-from dougong.job.schema import Data, Job
+from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import ready_tokens
 
 
 def _model_folder(job: Job) -> Iterator[Breach]:
@@ -39,6 +41,8 @@ def _data_files(job: Job) -> Iterator[Breach]:
         yield Breach(("data", "tokens"), text)
     if data.megatron is not None:
         yield from _megatron_files(data.megatron)
+    if data.dataset is not None:
+        yield from _dataset_files(data.dataset)
 
 
 def _text_file(text: str) -> Iterator[Breach]:
@@ -61,21 +65,23 @@ def _megatron_files(prefix: str) -> Iterator[Breach]:
         yield Breach(("data", "megatron"), f"there is no file {names}; give the path without .bin")
 
 
-def _tokenizer(job: Job) -> Iterator[Breach]:
-    name, path = job.data.tokenizer, ("data", "tokenizer")
-    if name == "bytes":
-        return
-    ready = _ready_tokens(job.data)
-    if ready is not None:
-        rule = f"data.{ready} holds token ids, so nothing is left to tokenise"
-        yield Breach(path, f"{rule}; remove data.tokenizer")
-    elif not os.path.exists(name):
-        advice = "give `bytes`, a tokenizer.json, or a Hugging Face folder"
-        yield Breach(path, f"there is no {name}; {advice}")
+def _dataset_files(name: str) -> Iterator[Breach]:
+    path = ("data", "dataset")
+    if names_files(name):
+        if not os.path.exists(name) and not any(glob.iglob(name, recursive=True)):
+            yield Breach(path, f"no file is called {name} or matches it as a glob; check the path")
+    elif name.startswith(("/", ".", "~")) and not os.path.isdir(name):
+        yield Breach(path, f"{name} is no folder on this machine; {_dataset_advice(name)}")
+
+
+def _dataset_advice(name: str) -> str:
+    if os.path.isfile(name):
+        return "a plain text file goes into data.text, token ids into data.tokens"
+    return "check the path, or give a name on the hub"
 
 
 def _vocabulary(job: Job) -> Iterator[Breach]:
-    ready = _ready_tokens(job.data)
+    ready = ready_tokens(job.data)
     if ready is None or job.model.family is None or "vocab_size" in job.model.config:
         return
     text = (
@@ -85,17 +91,8 @@ def _vocabulary(job: Job) -> Iterator[Breach]:
     yield Breach(("model", "config"), text)
 
 
-def _ready_tokens(data: Data) -> str | None:
-    """The key of a source that holds token ids, not text."""
-    for key in ("tokens", "megatron"):
-        if getattr(data, key) is not None:
-            return key
-    return None
-
-
 FILE_RULES = (
     Rule(("model",), _model_folder),
     Rule(("data",), _data_files),
-    Rule(("data",), _tokenizer),
     Rule(("data", "model"), _vocabulary),
 )

@@ -7,22 +7,25 @@ job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dougong.errors import JobError
+from dougong.errors import DataError, JobError, ModelError
 from dougong.job import overrides, validation_messages, yaml_locations
+from dougong.job.data_files import names_files
 from dougong.job.provenance import Mistake, Source, dotted
 from dougong.job.render import lines_of, with_comments
-from dougong.job.rule import SOURCES
+from dougong.job.rule import SOURCES, Rule
 from dougong.job.rules import breaches
 from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import BYTES, default_tokenizer
 from dougong.job.yaml_locations import KeyPath
 
 PATH_KEYS: tuple[tuple[str, ...], ...] = (
@@ -31,19 +34,23 @@ PATH_KEYS: tuple[tuple[str, ...], ...] = (
     ("model", "path"),
     ("cache",),
 )
+KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
+"""Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
 _NOT_PATHS: dict[tuple[str, ...], str] = {
     ("data", "text"): "stdlib",
-    ("data", "tokenizer"): "bytes",
+    ("data", "tokenizer"): BYTES,
 }
+_GLOBS = (("data", "text"), ("data", "dataset"))
 
 
 @dataclass(frozen=True)
 class ResolvedJob:
     """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by
-    dotted path."""
+    dotted path. `places`: `FILE:LINE:COLUMN` of what was written."""
 
     job: Job
     origins: dict[str, str] = field(repr=False)
+    places: dict[str, str] = field(repr=False, default_factory=dict)
 
     def to_yaml(self, comments: bool = False) -> str:
         """The job in full, one value a line, with absolute paths; it loads again to the same `Job`.
@@ -53,6 +60,12 @@ class ResolvedJob:
         lines = list(lines_of(self.job.model_dump(mode="json")))
         texts = with_comments(lines, self.origins if comments else {})
         return "".join(f"{text}\n" for text in texts)
+
+    def located(self, message: str) -> str:
+        """An error found later, as a mistake in the file: one that begins with a key that somebody
+        has written (`model.family: ...`) begins with that key's place."""
+        key, colon, _ = message.partition(":")
+        return f"{self.places[key]}: {message}" if colon and key in self.places else message
 
     def summary(self) -> str:
         """The job in one line: name, model, steps, batch, workers."""
@@ -67,32 +80,51 @@ class ResolvedJob:
         )
 
 
-def load_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+def load_job(
+    path: str | Path,
+    override: Sequence[str] = (),
+    rules: Sequence[Rule] = (),
+    kept: Collection[KeyPath] = (),
+) -> ResolvedJob:
     """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
     over it, check it.
 
-    Later overrides win. Relative paths count from the file's folder, those of overrides from the
-    current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
-    mistake.
+    `rules`: more than the schema's own that it must keep; `kept`: keys whose files need not be
+    there, `KEPT` for the job of a run. Later overrides win. Relative paths count from the file's
+    folder, those of overrides from the current folder; the job holds absolute ones. Raises
+    `JobError`, whose message has one line per mistake.
     """
     file = Path(path)
     source = _read_source(file, str(path))
     for text in override:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
-    job = _checked_job(source)
+    _name_tokenizer(source.data)
+    job = _checked_job(source, rules, kept)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
-    return ResolvedJob(job, origins)
+    places = {dotted(path): place.value for path, place in source.places.items()}
+    return ResolvedJob(job, origins, places)
 
 
-def _checked_job(source: Source) -> Job:
+@contextlib.contextmanager
+def placed(resolved: ResolvedJob) -> Iterator[None]:
+    """What is found wrong inside with the job or its files is told with its place in the job
+    file."""
+    try:
+        yield
+    except (JobError, ModelError, DataError) as error:
+        raise type(error)(resolved.located(str(error))) from error
+
+
+def _checked_job(source: Source, rules: Sequence[Rule], kept: Collection[KeyPath]) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
     values."""
     sections = _validate(source)
-    for breach in breaches(sections):
-        source.blame(breach.path, breach.text)
+    for breach in breaches(sections, rules):
+        if breach.path not in kept:
+            source.blame(breach.path, breach.text, breach.is_key)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)
@@ -159,12 +191,23 @@ def _make_value_absolute(
         values[key[-1]] = _absolute(value, base, key)
 
 
+def _name_tokenizer(values: dict[str, Any]) -> None:
+    """Write down which tokenizer a job means that names none, so that a folder that is changed
+    later makes no other job of it."""
+    data, model = values.get("data"), values.get("model")
+    if not isinstance(data, dict) or data.get("tokenizer") is not None:
+        return
+    path = model.get("path") if isinstance(model, dict) else None
+    if "text" in data or "dataset" in data:
+        data["tokenizer"] = default_tokenizer(path if isinstance(path, str) else None)
+
+
 def _absolute(value: str, base: Path, key: KeyPath) -> str:
     path = os.path.expanduser(value)
     whole = os.path.join(base, path)
-    if key == ("data", "dataset") and not os.path.isdir(whole):
+    if key == ("data", "dataset") and not names_files(path) and not os.path.isdir(whole):
         return value  # a name on the hub
-    if key == ("data", "text") and not os.path.exists(whole):
+    if key in _GLOBS and not os.path.exists(whole):
         # A glob: only what the user wrote is a pattern, not the folder that it counts from.
         return os.path.join(glob.escape(str(base)), path)
     return whole

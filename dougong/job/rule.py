@@ -19,10 +19,12 @@ SOURCES = ("text", "tokens", "megatron", "dataset")
 
 @dataclass(frozen=True)
 class Breach:
-    """A field that clashes with others, or with the files on this machine."""
+    """A field that clashes with others, or with the files on this machine. `is_key`: its key is
+    wrong, not its value."""
 
     path: KeyPath
     text: str
+    is_key: bool = False
 
 
 @dataclass(frozen=True)

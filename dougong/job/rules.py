@@ -2,26 +2,28 @@
 the knob to turn.
 
 A rule looks only at the sections it names, so that it can be asked about a job whose other sections
-are wrong. Those about islands are in `layout_rules`, those about files in `file_rules`.
+are wrong. Those about islands are in `layout_rules`, those about files in `file_rules`, those about
+tokenizers in `tokenizer_rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
 from dougong.job.rule import EXPERT_COUNT_KEYS, SOURCES, Breach, Rule, counts, model_config
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
+from dougong.job.tokenizer_rules import TOKENIZER_RULES
 
 
-def breaches(sections: Mapping[str, Any]) -> list[Breach]:
-    """Every broken rule among the given (valid) sections of a job; rules that need a missing
-    section are not asked."""
+def breaches(sections: Mapping[str, Any], more: Sequence[Rule] = ()) -> list[Breach]:
+    """Every broken rule among the given (valid) sections of a job, also of `more` rules; those that
+    need a missing section are not asked."""
     job = Job.model_construct(None, **sections)
     found: list[Breach] = []
-    for rule in _RULES:
+    for rule in (*_RULES, *more):
         if sections.keys() >= set(rule.sections):
             found += rule.check(job)
     return found
@@ -71,6 +73,21 @@ def _warm_up(job: Job) -> Iterator[Breach]:
         yield Breach(("schedule", "warmup_steps"), text)
 
 
+def _decay_end(job: Job) -> Iterator[Breach]:
+    warmup_steps, end = job.schedule.warmup_steps, job.schedule.decay_steps
+    if end is None:
+        return
+    if job.schedule.name == "constant":
+        text = "a constant schedule has no decay; leave it out, or use name: cosine or linear"
+        yield Breach(("schedule", "decay_steps"), text)
+    elif end < warmup_steps:
+        text = (
+            f"the decay ends at step {end}, within {warmup_steps} steps of warm-up; raise it, or "
+            "lower schedule.warmup_steps"
+        )
+        yield Breach(("schedule", "decay_steps"), text)
+
+
 def _constant_rate(job: Job) -> Iterator[Breach]:
     default = type(job.schedule).model_fields["final_fraction"].default
     if job.schedule.name == "constant" and job.schedule.final_fraction not in (default, 1.0):
@@ -97,8 +114,10 @@ _RULES = (
     Rule(("model",), _experts_per_token),
     Rule(("combine", "determinism"), _combine),
     Rule(("schedule", "steps"), _warm_up),
+    Rule(("schedule",), _decay_end),
     Rule(("schedule",), _constant_rate),
     Rule(("router",), _balance),
     *FILE_RULES,
+    *TOKENIZER_RULES,
     *LAYOUT_RULES,
 )

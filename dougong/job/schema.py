@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
@@ -70,19 +70,41 @@ class Data(Section):
     )
     tokens: Text | None = logical(
         None,
-        'a file of token ids, memory-mapped: uint16, or what FILE.json says: {"dtype": "uint32"}',
+        "a file of token ids, memory-mapped: a 1-D .npy, or bare ids: uint16, or what FILE.json "
+        'says: {"dtype": "uint32"} (uint8, uint16, uint32, int32, int64)',
     )
     megatron: Text | None = logical(
         None, "prefix of a Megatron-LM indexed dataset: PREFIX.bin and PREFIX.idx"
     )
     dataset: Text | None = logical(
-        None, "a Hugging Face dataset: a folder, or a name on the hub; split `train`"
+        None,
+        "a Hugging Face dataset: a folder, a .jsonl, .parquet or .csv file, a glob of such files, "
+        "or a name on the hub; split `train`",
     )
-    tokenizer: Text = logical(
-        "bytes", "`bytes` (256 ids), or a tokenizer.json, or a Hugging Face folder"
+    column: Text | None = logical(
+        None, "the dataset's column of strings to train on; null: `text`, and no other is guessed"
+    )
+    tokenizer: Text | None = logical(
+        None,
+        "`bytes` (256 ids), or a tokenizer.json, or a Hugging Face folder; null: that of "
+        "model.path if the folder has one, else `bytes`",
+    )
+    allow_bytes: StrictBool = physical(
+        False,
+        "tokenizer `bytes` for a model.path whose vocabulary is larger, which is refused otherwise",
+    )
+    bos: Literal["auto", True, False] = logical(
+        "auto",
+        "whether each document begins with the tokenizer's beginning-of-sequence token; `auto`: "
+        "as the tokenizer itself does",
     )
     sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31)] = logical(
         256, "tokens in one sequence"
+    )
+    allow_longer_sequences: StrictBool = physical(
+        False,
+        "train on sequences longer than the model's max_position_embeddings, which are refused "
+        "otherwise",
     )
     validation: Validation | None = logical(
         None, "hold out a part of the data and measure the loss on it"
@@ -108,9 +130,16 @@ class Schedule(Section):
     name: Literal["cosine", "linear", "constant"] = logical(
         "cosine", "the decay after warm-up; constant: none"
     )
-    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps`")
+    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps` and `decay_steps`")
     final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = logical(
-        0.1, "the last step's rate as a part of the peak (cosine and linear)"
+        0.1, "the rate at the decay's end as a part of the peak (cosine and linear)"
+    )
+    decay_steps: Positive | None = logical(
+        None,
+        "the step at which the decay ends, counted from the first one; later steps keep that rate "
+        "(cosine and linear); null: the `steps` that the run begins with, also after a resume with "
+        "more of them",
+        resume="the rates before and after are told where they part",
     )
 
 
@@ -217,7 +246,8 @@ class Island(Section):
     memory_gb: AboveZero | None = physical(
         None,
         "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave "
-        "room for activations); a plan that needs more is refused; null: not checked",
+        "room for activations); a plan that needs more is refused; null: what the device (of cpu: "
+        "the machine) has, where the run can find that out",
     )
 
 
@@ -235,6 +265,15 @@ class Fault(Section):
         3,
         "recoveries by itself before it gives up with the first cause; a `dougong resume` begins "
         "the count anew: a person has looked",
+    )
+    non_finite: Literal["stop", "skip"] = logical(
+        "stop",
+        "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "
+        "update and names the place; `skip` leaves out its update (the balance's bias too)",
+        resume="no step with a finite loss and gradient is computed otherwise",
+    )
+    max_skips: Positive = physical(
+        3, "steps in a row that `non_finite: skip` leaves out before it stops after all"
     )
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 
@@ -264,8 +303,8 @@ class Job(Section):
     router: Router = logical(Router(), "how the load of the experts is kept even")
     steps: Positive = logical(
         ...,
-        "steps to train; the learning rate's decay ends there",
-        resume="the steps that are done stay what they are",
+        "steps to train",
+        resume="no step's bits depend on how many follow",
     )
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"

@@ -24,6 +24,7 @@ _KINDS = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be text",
+    "bool_type": "must be true or false",
     "dict_type": "must be a mapping of keys",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",

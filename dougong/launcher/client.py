@@ -162,7 +162,8 @@ class LogReader:
     _offsets: dict[Path, int] = field(default_factory=dict)
 
     def next_lines(self, last: bool = False) -> Iterator[tuple[str, str]]:
-        for worker, path in self._files():
+        _, files = self.selection()
+        for worker, path in files:
             offset = self._offsets.get(path, 0)
             with path.open("rb") as file:
                 file.seek(offset)
@@ -172,8 +173,9 @@ class LogReader:
             for line in data[:end].decode("utf-8", "replace").splitlines():
                 yield worker, line
 
-    def _files(self) -> list[tuple[str, Path]]:
-        """Logs to read: of the asked generation, else of the newest that the asked worker has."""
+    def selection(self) -> tuple[int, list[tuple[str, Path]]]:
+        """A generation, and its logs to read, by worker: of the asked generation, else of the
+        newest that the asked worker has; generation 0 and nothing where there is none yet."""
         found = []
         for (generation, worker), path in self.run_dir.log_files().items():
             if self.worker in (None, worker):
@@ -183,8 +185,8 @@ class LogReader:
             # Generation 0 is that of looks and probes: it is shown only where it is asked for.
             wanted = max((generation for generation, _, _ in found), default=0)
             if wanted == 0:
-                return []
-        return [(worker, path) for generation, worker, path in found if generation == wanted]
+                return 0, []
+        return wanted, [(worker, path) for number, worker, path in found if number == wanted]
 
 
 def follow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -23,9 +24,8 @@ from dougong.errors import (
     JobError,
     LaunchError,
     StorageError,
-    WorkerError,
 )
-from dougong.job.load import ResolvedJob, load_job
+from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
@@ -42,14 +42,17 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
+from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.presence import Presence, look
-from dougong.planner.resume import check_resume
+from dougong.launcher.sources import known_sources
+from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
     DrillFired,
+    FirstStep,
     NoteTaken,
     RunCreated,
     WarningRaised,
@@ -57,6 +60,7 @@ from dougong.records.events import (
 from dougong.records.machine import describe_machine
 from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
+from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -92,25 +96,27 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Sitting:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes`: what is told at its start."""
+    says so already; `notes` and `warning`: what is told at its start."""
 
     job: Job
     run_dir: RunDir
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
+    warning: str | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. Raises what ended it, when that is an error."""
-    path = path.absolute()
+    path, resolved = path.absolute(), with_decay_end(resolved)
     refuse_if_alive(RunDir(path))
     with claim(path) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
         sitting = Sitting(resolved.job, run_dir, notes=_notes_on(claimed))
-        return _run(sitting, options)
+        with placed(resolved):
+            return _run(sitting, options)
 
 
 def _notes_on(claimed: Claim) -> tuple[str, ...]:
@@ -146,19 +152,31 @@ def resume_run(
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
         before = _job_of(run_dir)
-        after = load_job(run_dir.job_file, list(overrides))
+        after = load_job(run_dir.job_file, list(overrides), kept=KEPT)
+        after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
-        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes)
-        return _run(sitting, options)
+        bent = bent_rate(before.job, after.job, resume_point.step + 1)
+        resume_point = _with_changes(resume_point, before.job, after.job)
+        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
+        with placed(after):
+            return _run(sitting, options)
+
+
+def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
+    """From the resume on that changes what may change bits, a new count of equal ones begins."""
+    changed = changes_of_bits(before, after)
+    if not changed:
+        return point
+    return dataclasses.replace(point, changed=changed, same_since=point.generation)
 
 
 def _job_of(run_dir: RunDir) -> ResolvedJob:
     """The run's job as it was. JobError says that another release may have written it."""
     try:
-        return load_job(run_dir.job_file)
+        return with_decay_end(load_job(run_dir.job_file, kept=KEPT))
     except JobError as error:
         raise JobError(
             f"{error}\n{run_dir.job_file}: is what `dougong run` wrote for itself; go on with the "
@@ -178,11 +196,15 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
     `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed = 0, set()
-    fired = set()
+    generation, committed, fired = 0, set(), set()
+    same_since, changed = 1, tuple[str, ...]()
     for event in run_dir.read_events():
         generation = max(generation, event.generation)
         match event:
+            case RunCreated():
+                changed = event.changed
+            case FirstStep() if changed:
+                same_since, changed = event.generation, ()  # before, nothing was computed so
             case DrillFired():
                 fired.add((event.step, event.worker))
             case CheckpointCommitted():
@@ -198,7 +220,9 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     step = max(there, default=0) if chosen is None else chosen
     # A commit whose event was lost with its controller has left its checkpoint all the same.
     has_committed = bool(committed or there)
-    return ResumePoint(generation + 1, step, frozenset(fired), has_committed, chosen)
+    return ResumePoint(
+        generation + 1, step, frozenset(fired), has_committed, chosen, same_since=same_since
+    )
 
 
 def refuse_if_alive(
@@ -239,6 +263,7 @@ def _run(sitting: Sitting, options: Options) -> int:
         resume_point=sitting.resume_point,
         deadlines=deadlines,
         job_text=sitting.job_text,
+        sources=known_sources(run_dir),
     )
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
@@ -249,6 +274,8 @@ def _run(sitting: Sitting, options: Options) -> int:
         recorder.record(created)
         for text in sitting.notes:
             recorder.record(NoteTaken(generation=created.generation, text=text))
+        if sitting.warning is not None:
+            recorder.record(WarningRaised(generation=created.generation, text=sitting.warning))
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))
@@ -263,12 +290,13 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
         job=job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
+        changed=resume_point.changed,
     )
 
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
     if options.ray:
-        return RayBackend(options.address, deadlines)
+        return RayBackend(options.address, deadlines, run_dir.logs / "ray.log")
     return Local(run_dir, deadlines)
 
 
@@ -305,7 +333,8 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
 
 def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:
     try:
-        return closing_words(run_dir, outcome.state.lower())
+        # An error's last words come after these, and say what is next.
+        return closing_words(run_dir, outcome.state.lower(), says_next=outcome.error is None)
     except DougongError:  # a record that cannot be read either
         return f"{outcome.state.lower()}: {run_dir.path}"
 
@@ -317,12 +346,11 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     assert error is not None
     lines = [str(error)]
     if diagnosis is not None:
-        detail = diagnosis.detail.rstrip()
+        # A mistake in the job is a sentence: where dougong noticed it helps nobody.
+        detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
         lines.append(f"its log: {run_dir.log_file(outcome.generation, diagnosis.worker)}")
-    may_resume = isinstance(error, (WorkerError, LaunchError, CheckpointError))
-    if may_resume and any(run_dir.checkpoints.glob("step-*")):
-        lines.append(f"go on with: dougong resume {run_dir.path}")
-    else:
-        lines.append(f"the whole story: {run_dir.path}")
+    with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
+        following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
+        lines.append(f"next: {following}")
     return type(error)("\n".join(lines))

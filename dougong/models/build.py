@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from dougong.errors import ModelError
 from dougong.job.schema import Model
+from dougong.job.settled import SettledModel
+from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
 from dougong.models.initial import NamedInit
+from dougong.models.settled_config import config_from
 from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
 from dougong.models.transformers_internals import (
     initialise_module,
@@ -36,7 +39,8 @@ SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 def load_config(model: Model, vocab_size: int | None) -> Any:
     """The family's own configuration. `vocab_size` is the tokenizer's (None: unknown), used where
-    the job names none.
+    the job names none. Of a run that has begun it is the one that the run has stored, and nothing
+    else is read.
 
     Raises `ModelError` for an unknown family, a key that the family does not know, or a folder
     without a configuration.
@@ -44,33 +48,20 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
     from transformers import logging
 
     logging.set_verbosity_error()
+    if isinstance(model, SettledModel):
+        return config_from(model.settled, model.settled_class)
     config = _read_config(model, vocab_size)
     _refuse_unknown_keys(model, config)
+    declare_no_extra_layers(model, config)
     return config
 
 
 def _read_config(model: Model, vocab_size: int | None) -> Any:
     if model.path is None:
         return _family_config(model.family or "", model.config, vocab_size)
-    return _folder_config(model.path, model.config)
-
-
-def _folder_config(path: str, changes: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    if not (Path(path) / "config.json").is_file():
-        raise ModelError(f"model.path: {path} has no config.json; give a Hugging Face folder")
-    try:
-        config = AutoConfig.from_pretrained(path, **changes)
-    except Exception as error:
-        raise ModelError(
-            f"model.path: {path}: transformers cannot read this configuration: {error}"
-        ) from error
-    if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"model.path: {path} holds quantised weights (quantization_config in its config.json), "
-            "which cannot be trained; give a folder in bfloat16 or float32"
-        )
+    config = folder_config(model)
+    if untied_pair(model, config) is not None:
+        config.tie_word_embeddings = False
     return config
 
 
@@ -83,11 +74,11 @@ def _family_config(family: str, given: Mapping[str, Any], vocab_size: int | None
         values = {"vocab_size": vocab_size, **values}
     try:
         config = AutoConfig.for_model(family, **values).get_text_config()
+        _drop_foreign_tokens(config, given)
     except Exception as error:
         raise ModelError(
             f"model.family: {family}: transformers cannot make this configuration: {error}"
         ) from error
-    _drop_foreign_tokens(config, given)
     return config
 
 
@@ -102,9 +93,12 @@ def _refuse_unknown_family(family: str) -> None:
 
 def _drop_foreign_tokens(config: Any, given: Mapping[str, Any]) -> None:
     """A family's default ids of special tokens may lie outside the job's vocabulary."""
+    vocab_size = getattr(config, "vocab_size", None)
+    if vocab_size is None:  # no model of a language
+        return
     for token in SPECIAL_TOKENS:
         value = getattr(config, token, None)
-        if token not in given and isinstance(value, int) and value >= config.vocab_size:
+        if token not in given and isinstance(value, int) and value >= vocab_size:
             setattr(config, token, None)
 
 
@@ -123,21 +117,26 @@ def _refuse_unknown_keys(model: Model, config: Any) -> None:
     A key must be declared by the configuration class, or read by the sources all the same
     (`head_dim` often is): transformers keeps any other key too, and nothing ever looks at it.
     """
-    kind = type(config)
-    known = {*kind().to_dict(), *getattr(kind, "attribute_map", {}), *SPECIAL_TOKENS}
+    known = declared_keys(config)
     unknown = sorted(set(model.config) - known)
     if not unknown:
         return
-    read = _read_keys(config)
+    read = read_keys(config)
     unknown = [key for key in unknown if key not in read]
     if unknown:
-        hint = _nearest(unknown, known, 1) or f"its keys are those of {kind.__name__}"
+        hint = _nearest(unknown, known, 1) or f"its keys are those of {type(config).__name__}"
         raise ModelError(
             f"model.config: {config.model_type} does not know {', '.join(unknown)}; {hint}"
         )
 
 
-def _read_keys(config: Any) -> set[str]:
+def declared_keys(config: Any) -> set[str]:
+    """The keys that a configuration's class declares, also by other names."""
+    kind = type(config)
+    return {*kind().to_dict(), *getattr(kind, "attribute_map", {}), *SPECIAL_TOKENS}
+
+
+def read_keys(config: Any) -> set[str]:
     """Words that sources read from a configuration.
 
     The family's own sources read them as attributes or in quotes (`getattr`), transformers' code
@@ -162,7 +161,7 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
                 f"{config.model_type}: transformers cannot build this model: {error}"

@@ -19,6 +19,7 @@ MODEL_NAMES = {
     "_init_weights": "the family's own initial values for one module",
     "_weight_conversions": "how a model that was read from a folder is written back",
     "_is_hf_initialized": "tells transformers which modules still need initial values",
+    "_tied_weights_keys": "which names a family may tie, known before a model is built",
     "all_tied_weights_keys": "which names are one tensor; public, but documented nowhere",
 }
 """Names of a model (and of its modules), and why each is needed."""
@@ -42,6 +43,20 @@ def tied_names(model: Any) -> dict[str, str]:
     declared = getattr(model, "all_tied_weights_keys", None) or {}
     find = model.get_parameter_or_buffer
     return {name: source for name, source in declared.items() if find(name) is find(source)}
+
+
+def declared_ties(config: Any) -> dict[str, str]:
+    """What the model of a configuration ties: a name to the name of the tensor that stands in its
+    place. No model is built."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if not getattr(config, "tie_word_embeddings", False):
+        return {}
+    try:
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:  # no causal language model: refused with its own words where it is built
+        return {}
+    return dict(getattr(kind, "_tied_weights_keys", None) or {})
 
 
 def strict_float32_names(model: Any) -> re.Pattern[str] | None:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from dougong.errors import ModelError
+from dougong.models.folder import (
+    DEQUANTISE,
+    StoredTensor,
+    is_scale,
+    scale_refused,
+    stored_tensors,
+)
+from dougong.ops.finite import first_not_finite, is_finite, num_not_finite
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_ROWS_AT_ONCE = 4096
 
 
-class DiskShape(Protocol):
-    """A whole tensor on disk."""
+class StoredForm(Protocol):
+    """A whole tensor on disk; `dtype` in safetensors' word, F32 for every floating one."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
 
 
 class StoredPiece(Protocol):
@@ -30,7 +40,7 @@ class StoredPiece(Protocol):
     @property
     def row(self) -> int | None: ...
     @property
-    def disk(self) -> DiskShape: ...
+    def disk(self) -> StoredForm: ...
 
 
 class TensorNames(Protocol):
@@ -38,6 +48,12 @@ class TensorNames(Protocol):
 
     The map itself, `checkpoint.huggingface.Names`, is in a room above this one.
     """
+
+    def tensors(self) -> Iterable[tuple[str, tuple[int, ...]]]:
+        """(logical name, shape) of all that is stored."""
+
+    def aliases(self, logical: str) -> Sequence[str]:
+        """Names on disk of tensors that are tied to a logical one, which is stored for them."""
 
     def pieces(self, logical: str) -> Sequence[StoredPiece]:
         """Where a logical tensor lies."""
@@ -50,61 +66,137 @@ class WeightsFolder:
     """Reads logical tensors from safetensors files; only the parts asked for leave the disk."""
 
     def __init__(self, path: Path, names: TensorNames) -> None:
-        """Raises `ModelError` when the folder holds no weights."""
+        """Raises `ModelError` when the folder holds no weights, or not all of its files."""
         self._path = path
         self._names = names
-        self._files = self._index()
+        self._stored = stored_tensors(path)
+
+    def check(self) -> tuple[str, ...]:
+        """The stored tensors that the model does not use; no value is read but of tied tensors.
+
+        Raises `ModelError` when a tensor of the model is missing, has another shape or no floats,
+        when a scale is among the tensors that are not used, or when tied tensors differ.
+        """
+        used = set()
+        for logical, _ in self._names.tensors():
+            for piece in self._names.pieces(logical):
+                used.add(self._find(piece, logical).name)
+            for alias in self._names.aliases(logical):
+                used.add(self._check_tied(logical, alias))
+        unused = [name for name in self._stored if name not in used]
+        for name in unused:
+            if is_scale(name):
+                raise scale_refused(self._stored[name])
+        return tuple(unused)
 
     def read(self, logical: str) -> Tensor:
         """A logical tensor in float32 on the CPU.
 
-        Raises `ModelError` when the folder does not hold it.
+        Raises `ModelError` when the folder does not hold it, or holds a NaN or an infinity in it.
         """
         pieces = self._names.pieces(logical)
         values = {piece.name: self._piece(piece, logical) for piece in pieces}
         return _as_float32(self._names.from_disk(logical, values))
 
     def _piece(self, piece: StoredPiece, logical: str) -> Tensor:
-        name = self._stored_name(piece.name)
-        file = self._files.get(name)
-        if file is None:
-            raise ModelError(
-                f"model.path: {self._path} holds no tensor {piece.name} (for {logical}); "
-                "its weights are of another model, or the download is not complete"
-            )
-        with safe_open(self._path / file, framework="pt") as opened:
-            stored = opened.get_slice(name)
-            _check_shape(self._path / file, piece, tuple(stored.get_shape()))
-            tensor: Tensor = opened.get_tensor(name) if piece.row is None else stored[piece.row]
-        return _as_float32(tensor)
+        found = self._find(piece, logical)
+        with safe_open(found.file, framework="pt") as opened:
+            if piece.row is None:
+                tensor: Tensor = opened.get_tensor(found.name)
+            else:
+                tensor = opened.get_slice(found.name)[piece.row]
+        values = _as_float32(tensor)
+        _refuse_not_finite(found, piece, values)
+        return values
 
-    def _stored_name(self, name: str) -> str:
-        """Some folders hold the base model alone, whose names lack the first word."""
-        bare = name.partition(".")[2]
-        if name not in self._files and bare in self._files:
-            return bare
-        return name
-
-    def _index(self) -> dict[str, str]:
-        if (self._path / INDEX).is_file():
-            index: dict[str, str] = json.loads((self._path / INDEX).read_text())["weight_map"]
-            return index
-        if (self._path / SINGLE).is_file():
-            with safe_open(self._path / SINGLE, framework="pt") as opened:
-                return dict.fromkeys(opened.keys(), SINGLE)
+    def _find(self, piece: StoredPiece, logical: str) -> StoredTensor:
+        """The stored tensor of a piece. One that is tied may be stored under the other's name."""
+        for name in (piece.name, *self._names.aliases(logical)):
+            found = _by_name(self._stored, name)
+            if found is not None:
+                _check_form(found, piece)
+                return found
         raise ModelError(
-            f"model.path: {self._path} holds neither {INDEX} nor {SINGLE}; "
-            "only safetensors are read"
+            f"model.path: {self._path} holds no tensor {piece.name} (for {logical}); "
+            "its weights are of another model, or the download is not complete"
         )
 
+    def _check_tied(self, logical: str, alias: str) -> str:
+        """The alias's stored name, whose values must be those of the tensor it is tied to."""
+        other = _by_name(self._stored, alias)
+        if other is None:
+            return alias
+        found = self._find(self._names.pieces(logical)[0], logical)
+        if found.name != other.name and not same_values(found, other):
+            raise ModelError(
+                f"model.path: {self._path}: the configuration ties {other.name} to {found.name}, "
+                "but the folder holds both with different values; set model.config: "
+                "{tie_word_embeddings: false} to train both"
+            )
+        return other.name
 
-def _check_shape(path: Path, piece: StoredPiece, shape: tuple[int, ...]) -> None:
-    if shape != piece.disk.shape:
+
+def differing_tie(folder: Path, ties: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first two tied tensors that a folder holds with different values; None: there are none.
+
+    `ties`: a name to the name that it is tied to. transformers does not tie such two.
+    Raises `ModelError` when the folder is not whole.
+    """
+    stored = stored_tensors(folder)
+    for name, source in ties.items():
+        one, other = _by_name(stored, name), _by_name(stored, source)
+        if one is not None and other is not None and not same_values(one, other):
+            return one.name, other.name
+    return None
+
+
+def same_values(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two stored tensors have the same shape and values, whatever their dtypes."""
+    if one.shape != other.shape:
+        return False
+    with (
+        safe_open(one.file, framework="pt") as first,
+        safe_open(other.file, framework="pt") as second,
+    ):
+        mine, others = first.get_slice(one.name), second.get_slice(other.name)
+        for row in range(0, one.shape[0], _ROWS_AT_ONCE):
+            rows = slice(row, row + _ROWS_AT_ONCE)
+            if not torch.equal(_as_float32(mine[rows]), _as_float32(others[rows])):
+                return False
+    return True
+
+
+def _by_name(stored: Mapping[str, StoredTensor], name: str) -> StoredTensor | None:
+    """Some folders hold the base model alone, whose names lack the first word."""
+    return stored.get(name) or stored.get(name.partition(".")[2])
+
+
+def _check_form(found: StoredTensor, piece: StoredPiece) -> None:
+    if found.shape != piece.disk.shape:
         raise ModelError(
-            f"model.path: {path}: {piece.name} has shape {shape}, "
+            f"model.path: {found.file}: {piece.name} has shape {found.shape}, "
             f"but the model has {piece.disk.shape}; "
             "its weights are of another model than its config.json"
         )
+    if piece.disk.dtype == "F32" and not found.is_floating:
+        raise ModelError(
+            f"model.path: {found.file}: {piece.name} is stored as {found.dtype}, {DEQUANTISE}"
+        )
+
+
+def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) -> None:
+    """float64 may hold what float32 cannot, so the values are looked at as they will be used."""
+    if is_finite(values):
+        return
+    (count,) = num_not_finite([values])
+    first = first_not_finite(values)
+    assert first is not None
+    place = [*first] if piece.row is None else [piece.row, *first]
+    raise ModelError(
+        f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in "
+        f"{count} of its values, the first at {place}: {float(values[first])}; training on it "
+        "would give NaN; give a folder without such values"
+    )
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

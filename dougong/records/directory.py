@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import reprlib
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dougong.control.run_sources import RunSources
 from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
@@ -31,7 +33,7 @@ from dougong.records.files import (
     replace_file,
 )
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
-from dougong.records.metrics import MetricsRow, RowShape, live_rows
+from dougong.records.metrics import MetricsRow, RowShape, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -40,6 +42,8 @@ _ANEW = (
     "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
 )
 
+_SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
+_SOURCES_ADVICE = "delete the file: the newest checkpoint holds the same"
 _NAMES = (
     "job.yaml",
     "plan.json",
@@ -59,6 +63,9 @@ _NAMES = (
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
 
+
+_LAST_BYTES = 1 << 18
+"""Of metrics.jsonl, where only its end is wanted."""
 _UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
 _WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
 """Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
@@ -173,6 +180,16 @@ class RunDir:
         return self.path / "ledger"
 
     @property
+    def sources_file(self) -> Path:
+        """What the run has read from outside its job file, as it was when it began."""
+        return self.path / "sources.json"
+
+    @property
+    def own_tokenizer(self) -> Path:
+        """A copy of the tokenizer's files."""
+        return self.path / "tokenizer"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -199,9 +216,11 @@ class RunDir:
         in_order = sorted(found.items())
         return {(number, f"{island}/{i}"): path for (number, island, i), path in in_order}
 
-    def append_metrics(self, row: MetricsRow) -> None:
-        """One step's row."""
-        self._metrics.append(row)
+    def append_metrics(self, row: MetricsRow) -> MetricsRow:
+        """Write one step's row, stamped with the wall clock, and hand it back so."""
+        stamped = {**row, "wall": self._wall()}
+        self._metrics.append(stamped)
+        return stamped
 
     def append_event(self, event: Event) -> Event:
         """Write one event, stamped with both clocks, and hand it back so."""
@@ -211,11 +230,7 @@ class RunDir:
 
     def stamp(self, event: Event) -> Event:
         """The event with both clocks, as it would be written now."""
-        wall = self._now().astimezone(timezone.utc).isoformat(timespec="milliseconds")
-        clocks = {
-            "monotonic_s": round(self._monotonic(), 6),
-            "wall": wall.replace("+00:00", "Z"),
-        }
+        clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
         return event.model_copy(update=clocks)
 
     def write_status(self, status: RunStatus) -> None:
@@ -229,6 +244,35 @@ class RunDir:
     def write_job(self, text: str) -> None:
         """Replace job.yaml, durably."""
         self._replace(self.job_file, text, durable=True)
+
+    def keep_sources(self, sources: RunSources) -> None:
+        """Store what the run began with, once: what stands there already stays."""
+        if self.sources_file.exists():
+            return
+        self._copy_files(sources.tokenizer, self.own_tokenizer)
+        text = _SOURCES.dump_json(sources).decode()
+        self._replace(self.sources_file, text + "\n", durable=True)
+
+    def read_sources(self) -> RunSources | None:
+        """sources.json, or None when the run ended before it was looked at."""
+        text = _read_text(self.sources_file)
+        if text is None:
+            return None
+        try:
+            return _SOURCES.validate_json(text)
+        except ValidationError as error:
+            raise _damaged(self.sources_file, _first_fault(error), _SOURCES_ADVICE) from error
+
+    def _copy_files(self, files: Iterable[str], folder: Path) -> None:
+        for name in files:
+            try:
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(name, folder / Path(name).name)
+            except OSError as error:
+                raise LaunchError(
+                    f"{folder}: {name} cannot be copied: {error.strerror}; make room or mend it, "
+                    "then resume"
+                ) from error
 
     def write_report(self, text: str) -> None:
         """Replace report.html; the old page stays until the new one is whole."""
@@ -252,14 +296,30 @@ class RunDir:
         """
         rows = []
         for number, fields in enumerate(self._metrics.read(), 1):
-            row = decode_numbers(fields)
+            row = in_present_words(decode_numbers(fields))
             _check_row(f"{self.metrics_file}:{number}", row, needed)
             rows.append(row)
         return rows
 
+    def stream_metrics(self) -> Iterator[MetricsRow]:
+        """As `read_metrics`, a row at a time, for a run of any length."""
+        for number, fields in enumerate(self._metrics.stream(), 1):
+            row = in_present_words(decode_numbers(fields))
+            _check_row(f"{self.metrics_file}:{number}", row, ())
+            yield row
+
+    def read_last_metrics(self) -> list[MetricsRow]:
+        """The last rows written, some hundred of them at most, also of a run of a million steps."""
+        rows = []
+        for fields in self._metrics.read_last(_LAST_BYTES):
+            row = in_present_words(decode_numbers(fields))
+            _check_row(f"{self.metrics_file}: a line near its end", row, ())
+            rows.append(row)
+        return rows
+
     def latest_metrics(self) -> list[MetricsRow]:
-        """The rows of the run's present history, one a step: what a later attempt rewound is
-        dropped."""
+        """The rows of the run's present history, one a step: what a later generation rewound
+        is dropped."""
         return live_rows(self.read_metrics())
 
     def read_events(self) -> list[Event]:
@@ -294,6 +354,11 @@ class RunDir:
     def read_job(self) -> str:
         """The resolved job file's text; empty when the run ended before it was written."""
         return _read_text(self.job_file) or ""
+
+    def _wall(self) -> str:
+        """ISO 8601, UTC, to the millisecond."""
+        wall = self._now().astimezone(timezone.utc).isoformat(timespec="milliseconds")
+        return wall.replace("+00:00", "Z")
 
     def _replace(self, path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
         try:

@@ -49,12 +49,13 @@ def read_wall(wall: str) -> datetime:
 
 class RunCreated(RunEvent):
     """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs."""
+    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
+    changed: tuple[str, ...] = ()
 
 
 class StateChanged(RunEvent):
@@ -62,6 +63,27 @@ class StateChanged(RunEvent):
 
     kind: Literal["state"] = "state"
     state: str
+
+
+Phase = Literal["Ray", "agents", "imports", "data", "probes", "checkpoint", "model"]
+"""What a start or a recovery is at: nodes and agents (by Ray or without), what workers import, the
+look at model and data, the probes of the devices, the search for a valid checkpoint, and the
+building of every worker's part of the model."""
+
+
+class PhaseStarted(RunEvent):
+    """A phase of a start or a recovery has begun."""
+
+    kind: Literal["phase_started"] = "phase_started"
+    phase: Phase
+
+
+class PhaseEnded(RunEvent):
+    """It is over. `seconds`: how long it took."""
+
+    kind: Literal["phase_ended"] = "phase_ended"
+    phase: Phase
+    seconds: float
 
 
 class StartedAgent(BaseModel):
@@ -135,6 +157,35 @@ class FirstStep(RunEvent):
 
     kind: Literal["first_step"] = "first_step"
     step: int
+
+
+class StepsRecomputed(RunEvent):
+    """Steps `first` to `last`, which generations `earlier` had recorded, have been computed again,
+    with the same ledgers; but for the last where `differs_from` names the generation in which its
+    ledger was `then`, not `now`."""
+
+    kind: Literal["steps_recomputed"] = "steps_recomputed"
+    first: int
+    last: int
+    earlier: tuple[int, ...]
+    differs_from: int | None = None
+    then: str = ""
+    now: str = ""
+
+
+class StepSkipped(RunEvent):
+    """A step's loss or gradient norm was not finite, and its update was left out on all workers.
+
+    `where`: what of it was not finite, in words; `in_a_row`: how many steps were skipped up to and
+    with this one, without one in between.
+    """
+
+    kind: Literal["step_skipped"] = "step_skipped"
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int = 1
 
 
 class DrillFired(RunEvent):
@@ -246,12 +297,16 @@ class RunEnded(RunEvent):
 Event = Annotated[
     RunCreated
     | StateChanged
+    | PhaseStarted
+    | PhaseEnded
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
     | PlanLaid
     | GenerationStarted
     | FirstStep
+    | StepsRecomputed
+    | StepSkipped
     | DrillFired
     | WorkerDied
     | FailureDiagnosed

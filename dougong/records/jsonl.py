@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,35 +53,59 @@ class JsonLines:
 
         RecordError names a line that holds no JSON object, and a file that cannot be read.
         """
+        # What stands after the last newline is still being written, or was torn.
+        *whole, _ = self._bytes().split(b"\n")
+        return [_parse(f"{self.path}:{number}", line) for number, line in enumerate(whole, 1)]
+
+    def read_last(self, most_bytes: int) -> list[dict[str, Any]]:
+        """As `read`, of the last bytes of a file that may be long."""
+        *whole, _ = self._bytes(most_bytes).split(b"\n")
+        return [_parse(f"{self.path}: a line near its end", line) for line in whole]
+
+    def _bytes(self, most_bytes: int | None = None) -> bytes:
+        """The file; of its end only whole lines."""
         try:
-            data = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                first = 0 if most_bytes is None else max(file.seek(0, os.SEEK_END) - most_bytes, 0)
+                file.seek(first)
+                data = file.read()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise RecordError(
                 f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
             ) from error
-        # What stands after the last newline is still being written, or was torn.
-        *whole, _ = data.split(b"\n")
-        return [self._parse(number, line) for number, line in enumerate(whole, 1)]
+        return data[data.find(b"\n") + 1 :] if first else data
 
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        place = f"{self.path}:{number}"
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """As `read`, a line at a time, for a file of any length."""
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        yield _parse(f"{self.path}:{number}", line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
             raise RecordError(
-                f"{place}: not JSON ({error}); restore the line or delete it"
+                f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
             ) from error
-        if not isinstance(record, dict):
-            found = type(record).__name__
-            raise RecordError(f"{place}: holds a {found}, not an object; restore or delete it")
-        return record
+
+
+def _parse(place: str, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{place}: not JSON ({error}); restore the line or delete it") from error
+    if not isinstance(record, dict):
+        found = type(record).__name__
+        raise RecordError(f"{place}: holds a {found}, not an object; restore or delete it")
+    return record
 
 
 def dumps(value: Any) -> str:
     """JSON on one line. Numbers that are not finite become words, paths become text."""
-    return json.dumps(_encode(value), ensure_ascii=False, allow_nan=False)
+    return json.dumps(encode(value), ensure_ascii=False, allow_nan=False)
 
 
 def decode_numbers(value: Any) -> Any:
@@ -93,13 +117,14 @@ def decode_numbers(value: Any) -> Any:
     return value
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """What JSON can hold, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else _word_of(value)
     if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
+        return {key: encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -1,7 +1,7 @@
 """The rows of metrics.jsonl, and which of them are the run's present history.
 
 A step that was rewound by a recovery is trained again, so the file may hold several rows of it;
-each says by `attempt` which generation computed it.
+each says by `generation` which one computed it.
 """
 
 from __future__ import annotations
@@ -9,24 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dougong.records.events import read_wall
 
 MetricsRow = dict[str, Any]
-"""One step: `attempt`, `step`, `loss`, `tokens`, `tokens_per_s`, `step_s`, `lr`, `grad_norm`;
-where they were computed `val_loss`, `balance_loss`, `load` and, by island, `islands`."""
+"""One step: `generation`, `wall` (ISO 8601, UTC, when it was written), `step`, `loss`, `tokens`,
+`tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss`, `balance_loss`,
+`load` and, by island, `islands`."""
 
-REPORTED = ("attempt", "loss", "tokens", "tokens_per_s", "step_s")
+REPORTED = ("generation", "loss", "tokens", "tokens_per_s", "step_s")
 """What a report needs of every row, besides its step."""
 
 
 class LoadShape(BaseModel):
-    """How a row says what experts had to do. `max_over_mean`: site by site; `counts`: [sites][E+1],
-    in some rows."""
+    """How a row says what experts had to do. `max_over_mean`: site by site; `busiest_share`: the
+    part of each site's tokens that as many experts took as a token chooses; `counts`:
+    [sites][E+1], in some rows."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     max_over_mean: list[float] = Field(min_length=1)
     worst: float = 0.0
+    busiest_share: list[float] = []
     counts: list[list[int]] | None = None
 
 
@@ -36,7 +41,8 @@ class RowShape(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     step: int
-    attempt: int = 1
+    generation: int = 1
+    wall: str = ""
     loss: float | None = None
     tokens: int = 0
     tokens_per_s: float = 0.0
@@ -49,6 +55,21 @@ class RowShape(BaseModel):
     islands: dict[str, dict[str, float]] = {}
     ledger: str | None = None
     checksums: dict[str, str] = {}
+
+    @field_validator("wall")
+    @classmethod
+    def _is_a_time(cls, wall: str) -> str:
+        """Empty in rows of earlier releases."""
+        if wall:
+            read_wall(wall)
+        return wall
+
+
+def in_present_words(row: MetricsRow) -> MetricsRow:
+    """A row as this release names its keys: earlier ones wrote `attempt` for `generation`."""
+    if "attempt" not in row or "generation" in row:
+        return row
+    return {"generation" if key == "attempt" else key: value for key, value in row.items()}
 
 
 def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
@@ -64,12 +85,12 @@ def live_rows(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
 
 
 def split_rows(rows: Sequence[MetricsRow]) -> tuple[list[MetricsRow], list[list[MetricsRow]]]:
-    """The present history and, for each attempt that was rewound, its rows that no longer count, in
-    order."""
+    """The present history and, for each generation that was rewound, its rows that no longer count,
+    in order."""
     live = live_rows(rows)
     kept = {id(row) for row in live}
     stretches: dict[int, list[MetricsRow]] = {}
     for row in rows:
         if id(row) not in kept:
-            stretches.setdefault(row["attempt"], []).append(row)
+            stretches.setdefault(row["generation"], []).append(row)
     return live, list(stretches.values())

@@ -63,7 +63,8 @@ class ControllerAddress(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """The run. `step`: the last one that is done; `recoveries`: failures so far."""
+    """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
+    start or a recovery is at, since `phase_s` seconds, empty while it trains."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,6 +74,8 @@ class RunStatus(BaseModel):
     step: int = 0
     steps: int = 0
     recoveries: int = 0
+    phase: str = ""
+    phase_s: float = 0.0
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

@@ -37,17 +37,27 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two checkpoints or runs compared. `compared`: what was looked at, in words.
+    """Two checkpoints or runs compared. `compared`: what was looked at, in words; `common`: the
+    steps that two runs of unequal length share, and `beyond`: which steps only one of them has,
+    both in words and empty for runs of equal length.
 
     `differences` are ordered by step, metrics first, then tensors in the model's order.
     """
 
     compared: str
     differences: tuple[Difference, ...]
+    common: str = ""
+    beyond: str = ""
 
     @property
     def equal(self) -> bool:
+        """Whether all that both have is the same."""
         return not self.differences
+
+    @property
+    def same_length(self) -> bool:
+        """Whether both have the same steps."""
+        return not self.beyond
 
     @property
     def first(self) -> Difference | None:
@@ -58,13 +68,17 @@ class Comparison:
 
     def lines(self, limit: int) -> list[str]:
         """For people: the verdict, the first `limit` differences one a line, how many more."""
-        if self.equal:
+        if self.equal and self.same_length:
             return [f"equal, bit by bit: {self.compared}"]
+        if self.equal:
+            return [f"equal on {self.common}; {self.beyond}", f"compared: {self.compared}"]
         lines = [f"different: {self.compared}; first:"]
         lines += [f"  {difference}" for difference in self.differences[:limit]]
         num_left_out = len(self.differences) - limit
         if num_left_out > 0:
             lines.append(f"  and {num_left_out} more")
+        if self.beyond:
+            lines.append(f"of unequal length: {self.beyond}")
         return lines
 
 

@@ -80,7 +80,7 @@ def _differences_of_kind(
 
 
 def _checksums(run: RunDir, record: StepRecord) -> Checksums:
-    return read_step(run.ledger, record.attempt, record.step)
+    return read_step(run.ledger, record.generation, record.step)
 
 
 def _by_kind_and_name(key: tuple[str, str]) -> tuple[int, NaturalOrder]:

@@ -20,7 +20,7 @@ from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
-from dougong.job.schema import Data, Fault, Island, Job
+from dougong.job.schema import Data, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
 from dougong.launcher.controller.controller import Controller
@@ -28,6 +28,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.run import signals_into, take_over
+from dougong.launcher.sources import known_sources
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder
@@ -72,7 +73,13 @@ def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
     token = secrets.token_hex(32)
     deadlines = job.fault.limits()
     config = ControllerConfig(
-        job, token, os.getcwd(), options.entries, take_over(run_dir), deadlines
+        job=job,
+        token=token,
+        cwd=os.getcwd(),
+        entries=options.entries,
+        resume_point=take_over(run_dir),
+        deadlines=deadlines,
+        sources=known_sources(run_dir),
     )
     inbox = Inbox()
     view = make_view(Console(quiet=True), job.job, job.steps, deadlines=deadlines)
@@ -98,7 +105,7 @@ def on_this_machine(job: Job, islands: tuple[Island, ...]) -> Job:
             "checkpoint": job.checkpoint.model_copy(update={"every": 0, "keep": NEVER}),
             "data": _without_validation(job.data),
             "drill": (),
-            "fault": Fault(max_restarts=0, deadlines=job.fault.deadlines),
+            "fault": job.fault.model_copy(update={"max_restarts": 0}),
         }
     )
 

@@ -19,14 +19,31 @@ MOST_OPERATIONS = 4096
 
 
 def chart_lines(job: Job, plan: Plan, inventory: Inventory, width: int) -> list[str]:
-    """The schedule's name, what it keeps alive, and the step drawn in `width` columns with the
-    job's emulated times or speeds."""
-    times = "at speed 1 a lane's segment and its experts take one second each"
-    if any(island.emulate for island in job.islands):
-        times = "emulated times"
+    """The schedule's name, what it keeps alive, and the step drawn in `width` columns: in seconds
+    where the job says how fast its islands are, else in parts of the step."""
+    in_seconds = knows_seconds(job)
     head = f"pipeline {pipeline_of(job, plan)}, {job.batch.microbatches} micro-batches"
     trace = simulate(programs_of(job, plan), cost_of(job, plan, inventory))
-    return [f"{head}: {_kept_alive(job, plan)} alive at most; {times}", draw(trace, width)]
+    first = f"{head}: {_kept_alive(job, plan)} alive at most"
+    return [first, _times_words(job), draw(trace, width, in_seconds)]
+
+
+def knows_seconds(job: Job) -> bool:
+    """Whether every island's speed is known: by `emulate`, or by `speed` as `dougong calibrate`
+    measures it."""
+    return all(island.speed or island.emulate for island in job.islands)
+
+
+def _times_words(job: Job) -> str:
+    """What the chart's times are."""
+    if not knows_seconds(job):
+        return (
+            "a step as parts of its time: no island's speed is known, so a lane's segment and its "
+            "experts are drawn as equally long, and messages as nothing"
+        )
+    if any(island.emulate for island in job.islands):
+        return "a step in emulated time"
+    return "a step in the seconds of `speed` (`dougong calibrate` measures it), without messages"
 
 
 def _kept_alive(job: Job, plan: Plan) -> str:
@@ -37,12 +54,13 @@ def _kept_alive(job: Job, plan: Plan) -> str:
 
 
 def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
-    """Seconds of every operation of every worker: by `emulate`, or relative to each other by
-    `speed`."""
+    """Seconds of every operation of every worker, by `emulate` or `speed`; relative to each other
+    where an island has neither."""
     islands = {island.name: island for island in job.islands}
     workers = {worker.name: worker for worker in plan.workers}
     num_tokens = job.batch.microbatch_size * job.data.sequence_length * plan.num_lanes
     num_rows = num_tokens * inventory.experts_per_token
+    in_seconds = knows_seconds(job)
 
     def cost(name: str, operation: Operation) -> float:
         worker = workers[name]
@@ -53,8 +71,8 @@ def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
         if operation.kind in DENSE:
             return DENSE[operation.kind] * len(worker.lanes) / speed.attention
         share = len(worker.experts[operation.site]) / plan.num_experts
-        # Emulated experts take their time by the thousand rows, others by the lane.
-        amount = num_rows / 1000 if island.emulate else plan.num_lanes
+        # Speeds of experts are thousands of rows a second; without any, a lane's are one.
+        amount = num_rows / 1000 if in_seconds else plan.num_lanes
         return share * amount / speed.experts
 
     return cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from dougong.checkpoint.directories import MANIFEST, list_committed
@@ -11,12 +12,13 @@ from dougong.tools.checkpoint_diff import diff_checkpoints
 from dougong.tools.difference import Comparison, Difference
 from dougong.tools.ledger_diff import common_steps, differences_of_step, first_split
 from dougong.tools.step_record import StepRecord, StepRecords, read_records, same_number
+from dougong.ui.formatting import ranges
 
 
 def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
     """Compare two checkpoints (directories with manifest.json) or two runs.
 
-    Of runs: the metrics of each step (of its last attempt). Where both kept a ledger, the first
+    Of runs: the metrics of each step (of its last generation). Where both kept a ledger, the first
     step whose digests differ, and what of it; where they agree in it or have none, the checkpoints
     of the steps that both have, up to the first that differs. `trust_digests`: as for
     `diff_checkpoints`. Raises `CheckpointError` when the two cannot be compared.
@@ -32,13 +34,17 @@ def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
 
 
 def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
-    """Compare two runs' metrics and ledgers and, unless the ledgers part, common checkpoints."""
+    """Compare two runs' metrics and ledgers and, unless the ledgers part, common checkpoints.
+
+    What only the longer run has is told apart: it is no difference.
+    """
     a_records, b_records = read_records(a), read_records(b)
+    beyond = _beyond(a_records, b_records)
     num_ledger_steps = len(common_steps(a_records, b_records))
     split = first_split(a_records, b_records)
     if split is not None:
         differences = _up_to_split((a, b), a_records, b_records, split)
-        return Comparison(f"the ledger of {num_ledger_steps} steps", tuple(differences))
+        return Comparison(f"the ledger of {num_ledger_steps} steps", tuple(differences), "", beyond)
     checkpoints, different = _compare_checkpoints(a, b, trust_digests)
     common = a_records.keys() & b_records.keys()
     if not common and not checkpoints:
@@ -47,7 +53,31 @@ def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
             "there is nothing to compare"
         )
     found = _in_order([*_compare_metrics(a_records, b_records), *different])
-    return Comparison(_compared(len(common), num_ledger_steps, checkpoints), found)
+    compared = _compared(len(common), num_ledger_steps, checkpoints)
+    return Comparison(compared, found, _steps_words(common), beyond)
+
+
+def _beyond(a: StepRecords, b: StepRecords) -> str:
+    """Which steps only one of two runs has, such as `A goes on to 70`; empty where there are
+    none."""
+    words = []
+    last_common = max(a.keys() & b.keys(), default=0)
+    for name, only in (("A", a.keys() - b.keys()), ("B", b.keys() - a.keys())):
+        if not only:
+            continue
+        if last_common and min(only) > last_common:
+            words.append(f"{name} goes on to {max(only)}")
+        else:
+            words.append(f"only {name} has {_steps_words(only)}")
+    return ", ".join(words)
+
+
+def _steps_words(steps: Iterable[int]) -> str:
+    """`steps 1-60`, `step 7`; where runs have no step in common, what they have."""
+    known = list(steps)
+    if not known:
+        return "the checkpoints"
+    return f"{'step' if len(known) == 1 else 'steps'} {ranges(known)}"
 
 
 def _in_order(differences: list[Difference]) -> tuple[Difference, ...]:
@@ -76,23 +106,20 @@ def _up_to_split(
 
 
 def _compare_metrics(a: StepRecords, b: StepRecords) -> list[Difference]:
+    """What differs in the steps that both have."""
     found = []
-    for step in sorted(a.keys() | b.keys()):
-        if step not in a:
-            found.append(Difference(step, "metrics", note="only in B"))
-        elif step not in b:
-            found.append(Difference(step, "metrics", note="only in A"))
-        else:
-            found += _compare_step(a[step], b[step])
+    ends = {max(records, default=0) for records in (a, b)}
+    for step in sorted(a.keys() & b.keys()):
+        found += _compare_step(a[step], b[step], is_an_end=step in ends)
     return found
 
 
-def _compare_step(a: StepRecord, b: StepRecord) -> list[Difference]:
-    numbers = (
-        ("loss", a.loss, b.loss),
-        ("val_loss", a.val_loss, b.val_loss),
-        ("grad_norm", a.grad_norm, b.grad_norm),
-    )
+def _compare_step(a: StepRecord, b: StepRecord, is_an_end: bool) -> list[Difference]:
+    numbers = [("loss", a.loss, b.loss), ("grad_norm", a.grad_norm, b.grad_norm)]
+    # Every run is validated after its last step, where a longer one may have gone on without.
+    only_at_the_end = is_an_end and None in (a.val_loss, b.val_loss)
+    if not only_at_the_end:
+        numbers.insert(1, ("val_loss", a.val_loss, b.val_loss))
     return [
         Difference(a.step, name, note=f"{x!r} and {y!r}")
         for name, x, y in numbers

@@ -11,14 +11,14 @@ from dougong.records.metrics import MetricsRow
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One row of a run's metrics, of the step's last attempt.
+    """One row of a run's metrics, of the step's last generation.
 
     `digest`: the ledger's, None where the run kept none; `totals`: the combined checksums of the
     step's gradients and weights, by `gradients` and `weights`.
     """
 
     step: int
-    attempt: int
+    generation: int
     loss: float | None
     val_loss: float | None
     grad_norm: float | None
@@ -29,7 +29,7 @@ class StepRecord:
     def from_row(row: MetricsRow) -> StepRecord:
         return StepRecord(
             step=int(row["step"]),
-            attempt=int(row.get("attempt", 1)),
+            generation=int(row.get("generation", 1)),
             loss=row.get("loss"),
             val_loss=row.get("val_loss"),
             grad_norm=row.get("grad_norm"),

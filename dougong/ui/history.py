@@ -30,12 +30,13 @@ from dougong.records.events import (
     RunEvent,
     StartedAgent,
     StateChanged,
+    StepsRecomputed,
     WorkerDied,
 )
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.status import RunStatus, WorkerState
-from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.formatting import count, duration, loss, plural, step_range
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
@@ -73,8 +74,8 @@ class RunFailure:
 
 @dataclass(frozen=True)
 class History:
-    """All of a run. `rows` are the present history; `rewound` are the stretches that later attempts
-    went over again.
+    """All of a run. `rows` are the present history; `rewound` are the stretches that later
+    generations went over again.
 
     `state`: in small letters, `lost` when the controller is gone without a word. `classes`: worker
     -> class of its device's arithmetic, as last found.
@@ -113,6 +114,11 @@ class History:
     def tokens(self) -> int:
         """Tokens of the present history's steps."""
         return sum(row["tokens"] for row in self.rows)
+
+    @property
+    def recomputed(self) -> list[StepsRecomputed]:
+        """What was computed a second time, and compared."""
+        return [event for event in self.events if isinstance(event, StepsRecomputed)]
 
     @property
     def generation(self) -> int:
@@ -187,8 +193,8 @@ def _record_of(event: CheckpointCommitted, present: bool) -> CheckpointRecord:
     )
 
 
-def closing_words(run_dir: RunDir, state: str | None = None) -> str:
-    """Two lines for the end of a run on the screen: what came of it, and what to type next.
+def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = True) -> str:
+    """For the end of a run on the screen: what came of it, and in a second line what to type next.
     `state`: as the controller knows it, whose record may lack the end; None: as the record says."""
     history = read_history(run_dir)
     if state is not None:
@@ -203,8 +209,21 @@ def closing_words(run_dir: RunDir, state: str | None = None) -> str:
         parts.append(f"loss {loss(history.rows[-1]['loss'])}")
     if history.recoveries:
         parts.append(plural(len(history.recoveries), "failure"))
+    if history.recomputed:
+        parts.append(recomputed_words(history.recomputed))
+    if not says_next:
+        return ", ".join(parts)
     following = next_step(history.path, history.state, history.events)
     return f"{', '.join(parts)}\nnext: {following}"
+
+
+def recomputed_words(events: Sequence[StepsRecomputed]) -> str:
+    """What came of the steps that were computed again: the bits of the first time, or where not."""
+    parted = [event for event in events if event.differs_from is not None]
+    if parted:
+        return f"step {parted[0].last} computed again: other bits"
+    stretches = ", ".join(step_range(event.first, event.last) for event in events)
+    return f"{stretches} computed again: the same bits"
 
 
 def _state(events: Sequence[Event], status: RunStatus) -> str:

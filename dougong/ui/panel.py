@@ -39,8 +39,6 @@ def plain_step(progress: RunProgress, now: float) -> str:
         if row.get(key) is not None:
             parts.append(f"{label} {row[key]:{form}}")
     parts += _time_words(progress, row, now)
-    if progress.generation > 1:
-        parts.append(f"generation {progress.generation}")
     return "  ".join(parts)
 
 
@@ -101,6 +99,8 @@ def _spark(value: float, low: float, high: float) -> str:
 def _head(progress: RunProgress, now: float, width: int) -> Table:
     style = _STATE_STYLES.get(progress.state, "bold cyan")
     left = Text.assemble((f" {progress.job_name}", "bold"), "  ", ("● " + progress.state, style))
+    phase = progress.phase_words(now)
+    left.append(f"  {phase}" if phase else "", "dim")
     grid = Table.grid(padding=0, expand=True)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True, justify="right")

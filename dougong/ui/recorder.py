@@ -49,10 +49,10 @@ class Recorder:
 
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
-        self.run_dir.append_metrics(row)
+        stamped = self.run_dir.append_metrics(row)
         if self._tensorboard is not None:
-            self._curve(self._tensorboard, row)
-        self.view.step(row)
+            self._curve(self._tensorboard, stamped)
+        self.view.step(stamped)
 
     def _curve(self, tensorboard: TensorBoardFiles, row: MetricsRow) -> None:
         """The row for TensorBoard, which is a copy: that it cannot be written ends no run."""
@@ -62,7 +62,7 @@ class Recorder:
             self._tensorboard = None
             tensorboard.abandon()
             text = f"no more points for TensorBoard: {error.strerror}; metrics.jsonl has them"
-            self.record(WarningRaised(generation=row["attempt"], text=text))
+            self.record(WarningRaised(generation=row["generation"], text=text))
 
     def set_status(self, status: RunStatus) -> None:
         """Replace status.json, signed by this process."""

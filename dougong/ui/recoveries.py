@@ -143,8 +143,8 @@ class _Reader:
     def _last_step(self, generation: int) -> int:
         """The last step that a generation had done; before its first, the highest of those before
         it; 0 for none."""
-        own = [row["step"] for row in self._rows if row["attempt"] == generation]
-        earlier = [row["step"] for row in self._rows if row["attempt"] < generation]
+        own = [row["step"] for row in self._rows if row["generation"] == generation]
+        earlier = [row["step"] for row in self._rows if row["generation"] < generation]
         return max(own or earlier, default=0)
 
 

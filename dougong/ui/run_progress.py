@@ -10,12 +10,18 @@ from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
     Event,
+    FirstStep,
     GenerationStarted,
+    Phase,
+    PhaseEnded,
+    PhaseStarted,
     RunEnded,
     StateChanged,
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
+from dougong.ui.formatting import duration
+from dougong.ui.sentences import PHASES
 
 _STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
@@ -33,7 +39,8 @@ class NewestCheckpoint:
 class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
-    `shares`: the part of all lanes that each island runs. `arrivals`: when the last steps came.
+    `phase`: what a start or a recovery is at, and since when. `shares`: the part of all lanes that
+    each island runs. `arrivals`: when the last steps came.
     """
 
     job_name: str
@@ -45,6 +52,7 @@ class RunProgress:
     validation: tuple[int, float] | None = None
     checkpoint: NewestCheckpoint | None = None
     failures: int = 0
+    phase: tuple[Phase, float] | None = None
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
@@ -59,7 +67,7 @@ class RunProgress:
     def take(self, row: MetricsRow, now: float) -> None:
         """A step's row: a step that comes again drops what was rewound."""
         self._rewind(row["step"])
-        self.row, self.generation = row, row["attempt"]
+        self.row, self.generation = row, row["generation"]
         self.losses.append((row["step"], row["loss"]))
         self.arrivals.append((now, row["step"]))
         if row.get("val_loss") is not None:
@@ -69,11 +77,16 @@ class RunProgress:
         """What an event changes: the newest checkpoint, the pace, the number of failures, the
         state."""
         self.generation = max(self.generation, event.generation)
+        self.failures += isinstance(event, WorkerDied)
         match event:
             case StateChanged():
                 self.state = event.state.lower()
             case RunEnded():
-                self.state = event.kind
+                self.state, self.phase = event.kind, None
+            case PhaseStarted():
+                self.phase = (event.phase, now)
+            case PhaseEnded() | FirstStep() | WorkerDied():
+                self.phase = None
             case GenerationStarted():
                 self.arrivals.clear()
                 if event.resume is not None and self.checkpoint is None:
@@ -83,10 +96,15 @@ class RunProgress:
             # One that is found beside training is an old one: the newest has just been written.
             case CheckpointRejected() if self.state != "running":
                 self.checkpoint = None
-            case WorkerDied():
-                self.failures += 1
             case _:
                 pass
+
+    def phase_words(self, now: float) -> str:
+        """What a start or a recovery is at, and how long; empty while none is under way."""
+        if self.phase is None:
+            return ""
+        phase, since = self.phase
+        return f"{PHASES[phase]}, {duration(now - since)}"
 
     def eta_s(self, now: float) -> float | None:
         """Seconds left at the pace of the last steps, checkpoints and validation counted; None

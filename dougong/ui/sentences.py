@@ -20,21 +20,29 @@ from dougong.records.events import (
     GenerationStarted,
     ModelInspected,
     NoteTaken,
+    Phase,
+    PhaseEnded,
+    PhaseStarted,
     PlanLaid,
     RecoveryDecided,
     RunCreated,
     RunEnded,
     RunEvent,
     StateChanged,
+    StepSkipped,
+    StepsRecomputed,
     StopRequested,
     WarningRaised,
     WorkerDied,
 )
-from dougong.ui.formatting import count, duration, plural, size, worker_list
+from dougong.ui.formatting import count, duration, plural, size, step_range, worker_list
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
 _END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
+
+_TOLD_SECONDS = 0.1
+"""A shorter phase of a start is for the report alone."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,18 @@ def failure_words(failure: str | None, cause: str | None) -> str:
         return kind
     said = kind.lower() in cause.lower().replace("_", " ")
     return cause if said else f"{kind}: {cause}"
+
+
+PHASES: Mapping[Phase, str] = {
+    "Ray": "Ray, its nodes and the agents",
+    "agents": "agents",
+    "imports": "imports of torch and transformers",
+    "data": "look at the model and the data",
+    "probes": "probes of the devices' arithmetic",
+    "checkpoint": "search for a valid checkpoint",
+    "model": "model on its workers",
+}
+"""What a start or a recovery is at, in words."""
 
 
 @singledispatch
@@ -88,6 +108,17 @@ def _(event: ModelInspected) -> Sentence:
 
 
 @describe.register
+def _(event: PhaseStarted) -> Sentence:
+    return Sentence("quiet", f"{PHASES[event.phase]} ...")
+
+
+@describe.register
+def _(event: PhaseEnded) -> Sentence:
+    level: Level = "info" if event.seconds >= _TOLD_SECONDS else "quiet"
+    return Sentence(level, f"{PHASES[event.phase]}: {duration(event.seconds)}")
+
+
+@describe.register
 def _(event: FingerprintsTaken) -> Sentence:
     workers_by_class: dict[str, list[str]] = {}
     for worker, name in event.classes.items():
@@ -116,6 +147,31 @@ def _(event: FirstStep) -> Sentence:
     if event.generation > 1:
         return Sentence("good", f"training again at step {event.step}")
     return Sentence("quiet", f"first step: {event.step}")
+
+
+@describe.register
+def _(event: StepsRecomputed) -> Sentence:
+    if event.differs_from is None:
+        return Sentence(
+            "good", f"{step_range(event.first, event.last)} computed again: the same bits"
+        )
+    text = (
+        f"step {event.last} computed again: other bits than in generation {event.differs_from} "
+        f"(ledger {event.then[:12]} then, {event.now[:12]} now)"
+    )
+    if event.last > event.first:
+        text += f"; {step_range(event.first, event.last - 1)}: the same bits"
+    return Sentence("warning", text)
+
+
+@describe.register
+def _(event: StepSkipped) -> Sentence:
+    numbers = f"loss {event.loss:.6g}, gradient norm {event.grad_norm:.6g}"
+    return Sentence(
+        "warning",
+        f"step {event.step} skipped ({numbers}), {event.in_a_row} in a row; no weight has moved: "
+        f"{event.where}",
+    )
 
 
 @describe.register

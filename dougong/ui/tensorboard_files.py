@@ -27,7 +27,7 @@ _TAGS = {
     "grad_norm": "optimizer/grad_norm",
     "tokens_per_s": "speed/tokens_per_s",
     "step_s": "speed/step_s",
-    "attempt": "run/attempt",
+    "generation": "run/generation",
 }
 
 
@@ -42,7 +42,7 @@ class TensorBoardFiles:
         self._wall = wall
         self._event_type = event_pb2.Event
         self._start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._attempt: int | None = None
+        self._generation: int | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = _new_file(directory, int(wall()))
@@ -54,12 +54,12 @@ class TensorBoardFiles:
             ) from error
 
     def step(self, row: MetricsRow) -> None:
-        """Write one row. The first row of an attempt takes back every point of its step and of
-        later ones."""
+        """Write one row. The first row of a generation takes back every point of its step and
+        of later ones."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if row["attempt"] != self._attempt:
-            self._attempt = row["attempt"]
+        if row["generation"] != self._generation:
+            self._generation = row["generation"]
             self._write(step=row["step"], session_log=self._start)
         summary = Summary()
         for tag, number in _scalars(row).items():

@@ -40,12 +40,14 @@ def test_count_by_nvml_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.nvmlShutdown = lambda: calls.append("shutdown")  # type: ignore[attr-defined]
     nvml.nvmlDeviceGetCount = lambda: 3  # type: ignore[attr-defined]
     nvml.nvmlDeviceGetHandleByIndex = lambda index: index  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(total=80 + handle)  # type: ignore[attr-defined]
     nvml.nvmlDeviceGetName = lambda handle: f"H{handle}"  # type: ignore[attr-defined]
     nvml.nvmlSystemGetDriverVersion = lambda: "600.1"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert Cuda().device_count() == 3
     assert Cuda().device_count("1,2") == 2
     assert calls == ["init", "shutdown"] * 2
+    assert Cuda().memory_bytes() == 82  # the largest: what it cannot hold, none can
     assert Cuda().describe() == {"name": "H0, H1, H2", "driver": "600.1"}
 
 

@@ -12,7 +12,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.repository import newest_valid, prune, valid_one_of, verify
 from dougong.errors import CheckpointError
 from tests.checkpoint.crash import run_dying
-from tests.checkpoint.saving import save, tiny_model
+from tests.checkpoint.saving import make_not_finite, save, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +175,18 @@ def test_a_deletion_killed_at_any_call_never_leaves_half_a_checkpoint(one: Path,
         assert not list(root.glob("pending/trash-*"))
         shutil.rmtree(root)
     assert code == 0
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over_and_never_counts_as_kept(one: Path, tmp_path: Path) -> None:
+    """Older releases wrote such ones: the last good one is what a run goes on from, and it is not pruned."""
+    for step in (20, 40, 60):
+        place(one, tmp_path, step)
+    for step in (40, 60):
+        make_not_finite(tmp_path / f"step-{step:06d}", "model.norm.weight")
+    reasons: dict[str, str] = {}
+    newest = newest_valid(tmp_path, lambda path, reason: reasons.update({path.name: reason}))
+    assert newest == tmp_path / "step-000020" and list(reasons) == ["step-000060", "step-000040"]
+    assert all("model.norm.weight: finite" in reason for reason in reasons.values())
+    pruned = prune(tmp_path, 1)
+    assert [path.name for path in pruned.kept] == ["step-000020"] and not pruned.removed
+    assert [path.name for path in pruned.invalid] == ["step-000060", "step-000040"]

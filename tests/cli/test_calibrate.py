@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+from dougong.cli.calibrate import speed_lines
 from dougong.job.load import load_job
+from dougong.job.schema import Rates
 from tests.launcher.jobs import ROOT
 
 AFD = ROOT / "examples" / "afd.yaml"
@@ -20,7 +23,15 @@ def test_the_command_prints_what_a_job_accepts(tmp_path: Path) -> None:
         [*words, *small, "--run-dir", str(tmp_path / "c")], capture_output=True, text=True, timeout=240
     )
     assert ended.returncode == 0, ended.stderr
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("islands.")]
-    assert [line.partition(".speed=")[0] for line in lines] == ["islands.east", "islands.west"]
-    job = load_job(AFD, [*lines, "offload=auto"]).job
-    assert all(i.speed and re.search(rf"{i.name}\.speed=.*{i.speed.attention:.4g}", ended.stdout) for i in job.islands)
+    _, _, printed = ended.stdout.partition("# for the job file")
+    measured = {island["name"]: island["speed"] for island in yaml.safe_load("#" + printed)["islands"]}
+    words = re.findall(r"-o '(.*)'", printed)
+    job = load_job(AFD, [*words, "offload=auto"]).job
+    assert {i.name: i.speed and i.speed.model_dump() for i in job.islands} == measured
+
+
+def test_speeds_are_printed_as_yaml_and_as_overrides() -> None:
+    text = "\n".join(speed_lines({"east": Rates(attention=24.714, experts=35.2)}))
+    speed = {"attention": 24.71, "experts": 35.2}
+    assert yaml.safe_load(text) == {"islands": [{"name": "east", "speed": speed}]}
+    assert "-o 'islands.east.speed={attention: 24.71, experts: 35.2}'" in text

@@ -26,7 +26,7 @@ def model() -> Any:
 def run(model: Any, tmp_path: Path) -> RunDir:
     run = RunDir.create(tmp_path / "run")
     run.write_job("job: test\n")
-    run.append_metrics({"attempt": 1, "step": 1, "loss": 3.0})
+    run.append_metrics({"generation": 1, "step": 1, "loss": 3.0})
     for step in (20, 40):
         save(run.checkpoints, model, step=step)
     return run

@@ -23,7 +23,7 @@ def model() -> Any:
 def run(model: Any, tmp_path: Path) -> RunDir:
     run = RunDir.create(tmp_path / "run")
     run.write_job("job: test\n")
-    run.append_metrics({"attempt": 1, "step": 1, "loss": 3.0})
+    run.append_metrics({"generation": 1, "step": 1, "loss": 3.0})
     save(run.checkpoints, model, step=20)
     return run
 
@@ -48,6 +48,16 @@ def test_diff_has_three_answers(run: RunDir, model: Any, tmp_path: Path) -> None
     result = dougong_diff(a, tmp_path / "missing")
     assert result.exit_code == 2
     assert "dougong diff: " in result.output
+
+
+def test_unequal_length_is_a_difference_where_it_is_asked_for(run: RunDir, tmp_path: Path) -> None:
+    longer = RunDir.create(tmp_path / "longer")
+    longer.write_job("job: test\n")
+    for step in (1, 2):
+        longer.append_metrics({"generation": 1, "step": step, "loss": 3.0})
+    for words, status in (((), 0), (("--strict",), 1), (("--strict", "--trace"), 1)):
+        result = dougong_diff(longer.path, run.path, *words)
+        assert (result.exit_code, result.output.splitlines()[0]) == (status, "equal on step 1; A goes on to 2")
 
 
 @pytest.mark.parametrize("row", ['{"loss": 1.0}', '{"step": "x"}', "{"])

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dougong.cli.fingerprint import class_line
+from dougong.fingerprint.record import UNSTABLE, Fingerprint
 from tests.families import SMALLEST
 from tests.launcher.jobs import ROOT, write
 
@@ -37,7 +39,7 @@ def test_a_fingerprint_is_printed_saved_and_compared(tmp_path: Path) -> None:
     assert "threads: 1 | 2" in other.stdout
     assert "job file" not in other.stdout
 
-    general = dougong("fingerprint")
+    general = dougong("fingerprint", "--probes")
     assert general.returncode == 0
     assert "  product K=2048 bfloat16" in general.stdout
     assert "$OMP_NUM_THREADS" in general.stdout
@@ -54,5 +56,13 @@ def test_a_file_that_is_no_fingerprint(tmp_path: Path) -> None:
 
 def test_a_plan_shows_what_workers_find_in_their_environment() -> None:
     done = dougong("plan", "examples/quickstart.yaml", "-o", "islands.east.threads=3")
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("east: workers run with ")]
-    assert {"OMP_NUM_THREADS=3", "MKL_NUM_THREADS=3", "MKL_DYNAMIC=FALSE"} <= set(line.split())
+    _, _, words = done.stdout.partition("east: workers run with\n")
+    assert {"OMP_NUM_THREADS=3", "MKL_NUM_THREADS=3", "MKL_DYNAMIC=FALSE"} <= set(words.split())
+
+
+def test_one_line_names_the_class_and_what_gave_two_answers() -> None:
+    found = Fingerprint({"product": "aa", "sum": UNSTABLE}, "q")
+    line = class_line(found, "cpu", 1)
+    assert line == (
+        f"class {found.kernel_class} (cpu, 1 thread, 2 probes, two answers of sum; --probes shows each of them)"
+    )

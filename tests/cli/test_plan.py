@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dougong.cli.plan import environment_lines, plan_table, remark_lines
+from dougong.cli.plan import environment_lines, memory_lines, plan_table, remark_lines
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
@@ -25,9 +25,41 @@ def test_a_row_for_each_worker() -> None:
     assert columns["state"] == ["1.0 MiB", "1.0 GiB"]
 
 
+def test_many_workers_alike_share_a_row() -> None:
+    islands = [
+        {"name": "east", "accelerator": "cuda", "workers": 8, "role": "attention"},
+        {"name": "west", "accelerator": "npu", "workers": 2, "role": "experts"},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 8, "microbatches": 1, "microbatch_size": 1})
+    model = inspect_model(job.model, VOCAB)
+    plan = plan_job(job, model, seats_of_job(job.islands))
+    table = plan_table(plan, [1 << 30] * 7 + [3 << 29] + [1 << 20] * 2)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["worker"] == ["east/0-7", "west/0", "west/1"]
+    assert columns["device"] == ["cuda", "npu:0", "npu:1"]
+    assert (columns["lanes"], columns["experts"][0]) == (["1 each", "-", "-"], "-")
+    assert columns["state"] == ["1.0 GiB to 1.5 GiB", "1.0 MiB", "1.0 MiB"]
+
+
+def test_what_is_known_of_the_memory_is_said() -> None:
+    islands = [
+        {"name": "east", "accelerator": "cpu", "workers": 2},
+        {"name": "west", "accelerator": "npu", "workers": 1, "role": "both"},
+        {"name": "north", "accelerator": "npu", "workers": 1, "role": "both", "memory_gb": 64},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 4, "microbatches": 1, "microbatch_size": 1})
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    (not_checked,) = memory_lines(job, plan, [1, 1, 1, 1])
+    assert not_checked.startswith("memory of west is not checked: this machine knows no npu device's size")
+    too_large, _ = memory_lines(job, plan, [1 << 50, 1 << 50, 1, 1])
+    assert too_large.startswith("warning: east: its workers together need 2048.0 TiB of state, a machine like this")
+
+
 def test_the_environment_of_each_island_s_workers() -> None:
-    (line,) = environment_lines(make_job(islands=ISLANDS))
-    assert line.startswith("east: workers run with ") and "OMP_NUM_THREADS=3" in line.split()
+    head, *lines = environment_lines(make_job(islands=ISLANDS), 60)
+    assert head == "east: workers run with"
+    assert "OMP_NUM_THREADS=3" in " ".join(lines).split() and len(lines) > 1
+    assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
 
 
 def test_what_a_run_would_tell_once() -> None:

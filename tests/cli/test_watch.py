@@ -12,6 +12,7 @@ import typer
 from dougong.cli.watch import logs, status, stop
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
+from tests.ui.recorded import Recorder
 from typer.testing import CliRunner, Result
 
 WORKERS = [
@@ -43,16 +44,33 @@ def call(command: Callable[..., None], *words: str | Path) -> Result:
 
 
 def test_status_for_people_shows_lists_and_older_runs_text_alike(run: RunDir) -> None:
-    head, names, first, second = call(status, run.path).stdout.splitlines()
+    head, names, first, second, last = call(status, run.path).stdout.splitlines()
     assert head == "toy: stopped, step 7 of 20, generation 2"
     assert names.split() == ["worker", "host", "pid", "device", "role", "lanes", "experts", "now"]
     assert first.split() == ["east/0", "node-a", "11", "cpu:0", "both", "0-1", "0-1", "forward", "of", "step", "8"]
     assert second.split()[-3:] == ["2-3", "2-3", "ended"]
+    assert last == f"next: dougong run FILE --run-dir {run.path}"  # there is no checkpoint to go on from
 
 
 def test_status_for_programs_is_what_the_run_wrote(run: RunDir) -> None:
     found: dict[str, Any] = json.loads(call(status, run.path, "--json").stdout)
+    assert (found["loss"], found["checkpoint"], found["next"][:11]) == (None, None, "dougong run")
     assert found["state"] == "STOPPED" and [w["name"] for w in found["workers"]] == ["east/0", "east/1"]
+
+
+def test_a_lost_run_is_resumed_next(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 29)
+    head, numbers, *_, last = call(status, recorder.path).stdout.splitlines()
+    assert head == ": lost, step 29 of 60, generation 1"
+    assert numbers.startswith("loss 2.4690, 7,847 tokens/s, last step ") and "checkpoint of step 20" in numbers
+    assert last == f"next: dougong resume {recorder.path}"
+    found = json.loads(call(status, recorder.path, "--json").stdout)
+    assert (found["step"], found["checkpoint"]["step"], found["eta_s"], found["next"]) == (
+        29, 20, None, f"dougong resume {recorder.path}"
+    )  # fmt: skip
 
 
 def test_logs_of_all_and_of_one(run: RunDir) -> None:
@@ -65,6 +83,44 @@ def test_logs_of_a_worker_that_is_not_there(run: RunDir) -> None:
     refused = call(logs, run.path, "west/0").exception
     assert isinstance(refused, LaunchError)
     assert "no log of a worker 'west/0'; there are logs of east/0, east/1" in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["east/2"], "east/2 has printed nothing in generation 1"),
+        ([], "east/2-3 have printed nothing in generation 1"),
+        (["east/0"], ""),
+    ],
+)
+def test_who_has_printed_nothing_is_told(run: RunDir, words: list[str], said: str) -> None:
+    for worker in ("east/2", "east/3"):
+        run.log_file(1, worker).touch()
+    result = call(logs, run.path, *words)
+    assert (result.exit_code, result.stderr.strip()) == (0, said)
+
+
+def test_a_run_without_workers_says_where_to_look(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "early")
+    run.write_job("job: toy\n")
+    assert call(logs, run.path).stderr == (
+        f"no worker has begun; `dougong logs {run.path} -g 0` shows the looks before the start\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-g", "9"], "no log in generation 9; there are logs of generations 1-2"),
+        (["east/1", "-g", "2"], "no log of east/1 in generation 2; there are logs of east/1 of generation 1"),
+    ],
+)
+def test_a_generation_that_is_not_there(run: RunDir, words: list[str], said: str) -> None:
+    log = run.log_file(2, "east/0")
+    log.parent.mkdir(parents=True)
+    log.write_text("again\n")
+    refused = call(logs, run.path, *words).exception
+    assert isinstance(refused, LaunchError) and said in str(refused)
 
 
 def test_a_run_that_has_ended_is_stopped_already(run: RunDir) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from dougong.control import processes
 from tests.launcher.toyrun import ROOT, wait_for
@@ -83,6 +84,24 @@ def test_oom_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert processes.count_oom_kills(tmp_path / "fs", tmp_path / "cgroup") == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text", "expected"),
+    [
+        ("0::/job\n", "job/memory.max", "1500000\n", 1_500_000),
+        ("0::/job\n", "memory.max", "1500000\n", 1_500_000),
+        ("4:memory:/a\n0::/\n", "memory/a/memory.limit_in_bytes", "1500000\n", 1_500_000),
+        ("0::/job\n", "job/memory.max", "max\n", psutil.virtual_memory().total),
+        ("4:memory:/a\n", "memory/a/memory.limit_in_bytes", f"{2**63 - 4096}\n", psutil.virtual_memory().total),
+    ],
+)
+def test_memory_is_the_groups_or_the_machines(tmp_path: Path, groups: str, file: str, text: str, expected: int) -> None:
+    (tmp_path / "cgroup").write_text(groups)
+    path = tmp_path / "fs" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert processes.memory_bytes(tmp_path / "fs", tmp_path / "cgroup") == expected
 
 
 def test_a_machine_without_control_groups_has_no_count(tmp_path: Path) -> None:

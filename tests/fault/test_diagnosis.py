@@ -58,12 +58,38 @@ class OutOfMemoryError(RuntimeError):
         (own("CheckpointError", "torn"), "storage", "torn"),
         (own("DataError", "empty"), "data", "empty"),
         (own("ModelError", "no router"), "model", "no router"),
+        (own("NumericsError", "step 7: loss nan"), "numerics", "step 7: loss nan"),
     ],
 )
 def test_every_kind_of_failure_has_its_class_and_cause(failure: Failure, kind: str, cause: str) -> None:
     diagnosis = diagnose(failure)
     assert (diagnosis.worker, diagnosis.kind) == (failure.worker, kind)
     assert cause in diagnosis.cause
+
+
+@pytest.mark.parametrize(
+    ("failure", "known_by"),
+    [
+        (raised(ValueError("seven")), "ValueError"),
+        (raised(MemoryError()), "MemoryError"),
+        (Exited("a/0", -9, oom=True), "SIGKILL"),
+        # What comes from outside may come twice by chance.
+        (Exited("a/0", -9), None),
+        (Exited("a/0", -15), None),
+        (Exited("a/0", -11), None),
+        (Exited("a/0", -9, oom=True, drill=True), None),
+        (AgentLost("a/0", "no heartbeat"), None),
+        (Hung("a/0", "still at work"), None),
+        (raised(PeerError("closed")), None),
+        (raised(ConnectionResetError("closed")), None),
+        (raised(TimeoutError("no answer")), None),
+        (raised(OSError(errno.ENOSPC, "No space left on device")), None),
+        (own("CheckpointError", "torn"), None),
+    ],
+)
+def test_what_is_known_when_it_comes_again(failure: Failure, known_by: str | None) -> None:
+    origin = diagnose(failure).origin
+    assert (origin.type if origin else None) == known_by
 
 
 def test_an_error_keeps_its_traceback() -> None:

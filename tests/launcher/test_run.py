@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.verify import verify
+from dougong.job.load import load_job
 from dougong.records.claim import strangers_in
+from tests.launcher.jobs import write
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 from tests.storage import fill, small
 
@@ -33,7 +35,7 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
     assert run.finish() == 0, run.text()
     rows = run.run_dir.read_metrics()
     assert [row["step"] for row in rows] == list(range(1, 21))
-    assert all(row["attempt"] == 1 for row in rows)
+    assert all(row["generation"] == 1 for row in rows)
     assert [e["step"] for e in run.events("checkpoint_committed")] == [5, 10, 15, 20]
     kept = sorted(p.name for p in run.run_dir.checkpoints.glob("step-*"))
     assert kept == ["step-000015", "step-000020"]
@@ -72,7 +74,7 @@ def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str
     if kind != "node_lost":  # an agent's loss takes all its workers
         assert diagnosis["worker"] == "east/1"
     assert [e["resume"] for e in run.events("generation_started")] == [None, "step-000005"]
-    second = [row["step"] for row in run.run_dir.read_metrics() if row["attempt"] == 2]
+    second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second == list(range(6, 21))
     assert run.run_dir.read_status().state == "FINISHED"  # type: ignore[union-attr]
 
@@ -238,7 +240,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     second = dougong("resume", str(run.path))
     assert second.returncode == 1
     assert "is alive" in second.stderr
-    again = dougong("run", str(run.path.with_suffix(".yaml")), "--no-ray", "--run-dir", str(run.path))
+    again = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
     assert again.returncode == 1
     assert f"`dougong stop {run.path}` ends it" in again.stderr
     stopped = dougong("stop", str(run.path))
@@ -272,9 +274,10 @@ def test_a_resume_with_other_arithmetic_is_refused_and_with_other_workers_is_not
     assert "steps: 20" in run.run_dir.read_job()  # what was refused has changed nothing
     run.start("resume", "-o", "steps=30", "-o", "islands.0.workers=3")
     assert run.finish() == 0, run.text()
-    assert "steps: 30" in run.run_dir.read_job()
+    kept = load_job(run.run_dir.job_file).job
+    assert (kept.steps, kept.schedule.decay_steps) == (30, 20) and not run.events("warning")
     assert len(json.loads(run.run_dir.plan_file.read_text())["workers"]) == 3
-    assert [row["attempt"] for row in run.run_dir.read_metrics()] == [1] * 20 + [2] * 10
+    assert [row["generation"] for row in run.run_dir.read_metrics()] == [1] * 20 + [2] * 10
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -284,8 +287,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[3] ^= 1
     file.write_bytes(data)
-    run.start("resume", "-o", "steps=25")
+    run.start("resume", "-o", "steps=25", "-o", "schedule.decay_steps=25")
     assert run.finish() == 0, run.text()
+    (bent,) = [e["text"] for e in run.events("warning") if "bends" in e["text"]]
+    assert bent.endswith("(schedule.decay_steps: 20 then, 25 now)") and "would have had 3e-05" in bent
     (rejected,) = run.events("checkpoint_rejected")[:1]
     assert rejected["directory"] == "step-000020"
     assert "toy-1.json" in rejected["reason"]

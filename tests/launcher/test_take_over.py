@@ -29,7 +29,14 @@ from dougong.launcher.run import (
     take_over,
 )
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, CheckpointsSetAside, DrillFired, GenerationStarted
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointsSetAside,
+    DrillFired,
+    FirstStep,
+    GenerationStarted,
+    RunCreated,
+)
 from dougong.records.run_lock import take_lock
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import toy_job
@@ -82,6 +89,15 @@ def test_checkpoints_that_were_set_aside_count_no_more(run_dir: RunDir) -> None:
     assert take_over(run_dir).has_committed  # that of step 10, wherever it is now
     run_dir.append_event(aside(0))
     assert take_over(run_dir) == ResumePoint(2)
+
+
+def test_equal_bits_are_due_since_the_last_change_with_which_something_was_computed(run_dir: RunDir) -> None:
+    sittings: list[tuple[int, tuple[str, ...]]] = [(1, ()), (2, ("numerics",)), (3, ())]
+    for generation, changed in sittings:
+        run_dir.append_event(RunCreated(generation=generation, job="toy", changed=changed))
+        run_dir.append_event(FirstStep(generation=generation, step=1))
+    run_dir.append_event(RunCreated(generation=4, job="toy", changed=("numerics",)))  # and was refused
+    assert take_over(run_dir).same_since == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -63,7 +63,7 @@ def test_wrong_models_are_refused_with_the_reason(model: Model, message: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "cannot read this configuration"), ('{"model_type": "nonesuch"}', "nonesuch")]
+    ("text", "message"), [("{", "config.json: is not JSON"), ('{"model_type": "nonesuch"}', "nonesuch")]
 )
 def test_a_folder_whose_configuration_cannot_be_read_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text)

@@ -17,6 +17,7 @@ from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
 from safetensors.torch import load_file, save_file
 from tests.families import FAMILIES, tiny_config
+from tests.folders import change_weights, small_folder
 from torch import Tensor
 
 
@@ -104,6 +105,16 @@ def test_experts_of_another_shape_are_refused_by_name(family: str, tmp_path: Pat
         opened(tmp_path).read(expert)
 
 
+@pytest.mark.parametrize("stored", ["model.embed_tokens.weight", "lm_head.weight", "embed_tokens.weight"])
+def test_of_two_tied_tensors_either_may_be_stored(stored: str, tmp_path: Path) -> None:
+    small_folder(tmp_path, tie_word_embeddings=True)
+    embedding = "model.embed_tokens.weight"
+    tensors = change_weights(tmp_path, lambda tensors: tensors.update({stored: tensors.pop(embedding)}))
+    folder = opened(tmp_path)
+    assert folder.check() == ()
+    assert torch.equal(folder.read(embedding), tensors[stored])
+
+
 def test_quantised_folders_are_refused(tmp_path: Path) -> None:
     """Reading their integers or 8-bit floats without their scales would train another model."""
     saved(tmp_path, "deepseek_v3")
@@ -118,3 +129,24 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     tiny_config("qwen3_moe").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="holds neither model.safetensors.index.json nor model.safetensors"):
         opened(tmp_path)
+
+
+EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float32, float("nan")), (torch.bfloat16, float("inf")), (torch.float64, 1e300)]
+)
+def test_a_tensor_that_is_not_finite_is_refused_by_name(tmp_path: Path, dtype: torch.dtype, value: float) -> None:
+    """Also one that float32 cannot hold."""
+    saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors[EXPERT] = tensors[EXPERT].to(dtype)
+    tensors[EXPERT][0, 2] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    folder = opened(tmp_path)
+    folder.read("model.layers.1.mlp.experts.down_proj[2]")
+    with pytest.raises(ModelError, match="is not finite .* in 1 of its values, the first at .0, 2.: ") as error:
+        folder.read("model.layers.1.mlp.experts.down_proj[3]")
+    assert EXPERT in str(error.value) and str(file) in str(error.value)

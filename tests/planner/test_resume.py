@@ -8,7 +8,7 @@ import pytest
 from dougong.errors import JobError
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, sections_of
-from dougong.planner.resume import changeable_keys, changes, check_resume, identity, may_change
+from dougong.planner.resume import changeable_keys, changes, changes_of_bits, check_resume, identity, may_change
 from tests.launcher.toyrun import toy_job
 
 VALIDATION = {"fraction": 0.1, "every": 10, "batches": 2}
@@ -44,6 +44,21 @@ def test_what_may_change(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        ({}, ()),
+        ({"steps": 1000, "job": "renamed", "pipeline": "serial", "checkpoint": {"every": 7, "keep": 5}}, ()),
+        ({"islands": [{"name": "a", "accelerator": "cpu"}, {"name": "b", "accelerator": "cpu"}]}, ()),
+        ({"islands": [ISLAND]}, ("islands.accelerator", "islands.threads")),
+        ({"numerics": "bounded"}, ("numerics",)),
+        ({"schedule": {"decay_steps": 99}}, ("schedule.decay_steps",)),
+    ],
+)
+def test_what_a_resume_changes_that_may_change_bits(change: dict[str, Any], keys: tuple[str, ...]) -> None:
+    assert changes_of_bits(BEFORE, job_of(**change)) == keys
+
+
+@pytest.mark.parametrize(
     ("change", "key"),
     [
         ({"seed": 5}, "seed"),
@@ -66,8 +81,8 @@ def test_what_must_stay(change: dict[str, Any], key: str) -> None:
         check_resume(BEFORE, job_of(**change))
     text = str(caught.value)
     assert text.startswith(f"{key}: ") and " now: this run has computed with the former" in text
-    assert "a resume may change job, data.validation.every, data.validation.batches, steps, " in text
-    assert "islands, pipeline, offload, checkpoint, fault and drill; for the rest, begin a new run" in text
+    assert "a resume may change job, data.validation.every, data.validation.batches, schedule.decay_steps, " in text
+    assert "islands, pipeline, offload, cache, checkpoint, fault and drill; for the rest, begin a new run" in text
 
 
 def test_both_values_of_every_changed_key_are_named() -> None:

@@ -43,7 +43,7 @@ WORKER = {
 }  # fmt: skip
 PLAN = json.dumps({"num_lanes": 1, "num_experts": 2, "workers": [WORKER], "owners": {"embed": 0}})
 STATUS = json.dumps({"state": "RUNNING", "workers": [{"name": "east/0", "experts": [[0]]}]})
-ROW = json.dumps({"attempt": 1, "step": 1, "loss": 2.5, "tokens": 8, "tokens_per_s": 4.0, "step_s": 2.0})
+ROW = json.dumps({"generation": 1, "step": 1, "loss": 2.5, "tokens": 8, "tokens_per_s": 4.0, "step_s": 2.0})
 EVENT = json.dumps({"kind": "warning", "generation": 1, "text": "", "wall": "2025-11-22T09:30:00.000Z"})
 
 WHOLE_FILES: list[Damage] = [

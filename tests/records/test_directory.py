@@ -12,7 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from dougong.errors import LaunchError
+from dougong.control.run_sources import RunSources, digests_of
+from dougong.errors import LaunchError, RecordError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
 from dougong.records.events import WarningRaised, WorkerDied
@@ -106,16 +107,28 @@ def test_events_carry_both_clocks_and_the_generation(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_left_out_at_every_byte_and_repaired_by_the_next_writer(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    rows = [{"attempt": 1, "step": s, "loss": 5.5 / s, "note": "östlich"} for s in (1, 2)]
-    for row in rows:
-        run.append_metrics(row)
+    rows = [{"generation": 1, "step": s, "loss": 5.5 / s, "note": "östlich"} for s in (1, 2)]
+    rows = [run.append_metrics(row) for row in rows]
     data = run.metrics_file.read_bytes()
     first = data.index(b"\n") + 1
     for cut in range(first, len(data)):
         run.metrics_file.write_bytes(data[:cut])
         assert RunDir(tmp_path).read_metrics() == rows[:1]
-        RunDir(tmp_path).append_metrics({"attempt": 2, "step": 2})
-        assert RunDir(tmp_path).read_metrics() == [rows[0], {"attempt": 2, "step": 2}]
+        written = RunDir(tmp_path).append_metrics({"generation": 2, "step": 2})
+        assert RunDir(tmp_path).read_metrics() == [rows[0], written]
+
+
+def test_a_row_says_when_it_was_written(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, now=lambda: datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc))
+    row = run.append_metrics({"generation": 1, "step": 2})
+    assert row == {"generation": 1, "step": 2, "wall": "2025-01-02T03:04:05.678Z"}
+    assert run.read_metrics() == [row]
+
+
+def test_a_row_of_an_earlier_release_is_read_by_todays_names(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.metrics_file.write_text('{"attempt": 2, "step": 5, "loss": 1.5}\n')
+    assert run.read_metrics(["generation"]) == [{"generation": 2, "step": 5, "loss": 1.5}]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -226,10 +239,34 @@ def test_a_file_that_cannot_be_replaced_says_so_and_leaves_nothing_behind(tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_what_a_run_begins_with_is_kept_once(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    assert run.read_sources() is None
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    sources = RunSources({"rope": {"theta": 1e6}}, "a.B", "d", {"/m/a.safetensors": "1"}, digests_of([file]))
+    run.keep_sources(sources)
+    run.keep_sources(RunSources({}, "a.C", "e"))
+    assert run.read_sources() == sources
+    assert (run.own_tokenizer / "tokenizer.json").read_text() == "{}"
+    run.sources_file.write_text("{}")
+    with pytest.raises(RecordError, match="sources.json: config: Field required; delete the file"):
+        run.read_sources()
+
+
+def test_rows_come_one_by_one_too(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    run.append_metrics({"attempt": 1, "step": 1, "loss": float("nan")})
+    (row,) = run.stream_metrics()
+    assert row["step"] == 1 and math.isnan(row["loss"])
+    run.metrics_file.write_text('{"attempt": 1}\n')
+    with pytest.raises(RecordError, match="metrics.jsonl:1: not a row of a step"):
+        list(run.stream_metrics())
+
+
 def test_the_present_history(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    rows = [{"attempt": attempt, "step": step} for attempt, step in [(1, 1), (1, 2), (1, 3), (2, 2)]]
-    for row in rows:
-        run.append_metrics(row)
+    rows = [{"generation": number, "step": step} for number, step in [(1, 1), (1, 2), (1, 3), (2, 2)]]
+    rows = [run.append_metrics(row) for row in rows]
     assert run.latest_metrics() == [rows[0], rows[3]]
     assert run.read_metrics() == rows

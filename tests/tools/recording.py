@@ -42,5 +42,5 @@ def recorded(job: Job, roles: str, path: Path, flip: Flip | None = None) -> RunD
     outcome = run(Order(job, roles, path, train=(flip or Flip(step=0)).train))
     assert not outcome.errors
     for row in outcome.rows.values():
-        run_dir.append_metrics({"attempt": 1, **row})
+        run_dir.append_metrics({"generation": 1, **row})
     return run_dir

@@ -45,11 +45,26 @@ def test_without_times_speeds_count() -> None:
     assert cost("west/0", send(MessageKind.OUTPUTS, 0, 0)) == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "words"), [({"speed": {"attention": 4.0, "experts": 2.0}}, "`speed`"), ({"emulate": EMULATE}, "emulated")]
+)
+def test_where_every_speed_is_known_the_axis_is_in_seconds(given: dict[str, Any], words: str) -> None:
+    job, plan, inventory = laid_out(given, given)
+    _, times, chart = chart_lines(job, plan, inventory, 80)
+    assert words in times
+    assert chart.splitlines()[0].endswith("s") and "whole" not in chart
+    if "speed" in given:  # a thousand rows in half a second: 2 lanes x 2 x 16 tokens x 2 choices on two workers
+        took = cost_of(job, plan, inventory)("west/1", Operation(Kind.EXPERTS_FORWARD, 1, 0))
+        assert took == pytest.approx(128 / 2 / 1000 / 2.0)
+
+
 def test_the_chart_names_the_schedule_and_fits_the_terminal() -> None:
     job, plan, inventory = laid_out({}, {})
-    head, chart = chart_lines(job, plan, inventory, 80)
+    head, times, chart = chart_lines(job, plan, inventory, 80)
     assert head.startswith("pipeline zebra, 2 micro-batches: attention keep ")
-    assert "waves alive at most; at speed 1" in head
+    assert head.endswith(" waves alive at most")
+    assert times.startswith("a step as parts of its time: no island's speed is known")
+    assert chart.splitlines()[0].endswith("─ the whole step") and " s\n" not in chart
     lines = chart.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert any(line.startswith("east/0 ") for line in lines) and any("west/0" in line for line in lines)

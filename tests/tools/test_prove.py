@@ -29,8 +29,8 @@ def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(
     )
     runs = list(run_layouts(job, several, tmp_path, FAULTY))
     one, resumed, erring = runs
-    attempts = [record.attempt for record in resumed.records.values()]
-    assert (resumed.layout.workers, attempts) == ("2 then 3", [1, 2])
+    generations = [record.generation for record in resumed.records.values()]
+    assert (resumed.layout.workers, generations) == ("2 then 3", [1, 2])
     assert one.last.digest == resumed.last.digest != erring.last.digest
     assert [run.split for run in runs] == [None, None, 2]
     assert explain([one, resumed], FAULTY) == []

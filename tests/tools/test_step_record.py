@@ -13,9 +13,9 @@ from dougong.tools.step_record import StepRecord, read_records, same_number
 def test_steps_of_the_present_history(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
     totals = {"gradients": "0a", "weights": "0b"}
-    run.append_metrics({"attempt": 1, "step": 1, "loss": 3.0, "grad_norm": 1.5, "ledger": "aa", "checksums": totals})
-    run.append_metrics({"attempt": 1, "step": 2, "loss": 9.0})
-    run.append_metrics({"attempt": 2, "step": 2, "loss": 2.0, "val_loss": 2.5})
+    run.append_metrics({"generation": 1, "step": 1, "loss": 3.0, "grad_norm": 1.5, "ledger": "aa", "checksums": totals})
+    run.append_metrics({"generation": 1, "step": 2, "loss": 9.0})
+    run.append_metrics({"generation": 2, "step": 2, "loss": 2.0, "val_loss": 2.5})
     assert read_records(run) == {
         1: StepRecord(1, 1, 3.0, None, 1.5, "aa", totals),
         2: StepRecord(2, 2, 2.0, 2.5, None, None, {}),

@@ -133,7 +133,7 @@ def make_row(
     step_s = 0.5 + abs(wobble) + (0.4 if step in (1, 21) else 0.0)
     cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * max(step - 10, 0) / max(steps - 10, 1)))
     row: dict[str, Any] = {
-        "attempt": attempt,
+        "generation": attempt,
         "step": step,
         "loss": 2.05 + 3.5 * math.exp(-step / 14) + wobble,
         "tokens": 4096,

@@ -35,7 +35,7 @@ def test_the_first_failure_of_a_generation_is_its_cause() -> None:
         event("generation_started", 5.5, generation=2, workers=[], resume="step-000003"),
         event("worker_died", 5.6, generation=2, worker="east/1", cause="exit status 1", **{"class": "crash"}),
     ]
-    first, second = find_recoveries(events, [{"attempt": 1, "step": 4}])
+    first, second = find_recoveries(events, [{"generation": 1, "step": 4}])
     assert (first.worker, first.failure, first.cause) == ("west/1", "out_of_memory", "exit status 1")
     assert (first.restart_s, first.reload_s, first.total_s) == (0.5, None, None)
     assert (second.worker, second.step, second.noticed_s) == ("east/1", 4, None)

@@ -41,6 +41,42 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "first_step", "step": 21}, "good", "training again at step 21"),
     ({"kind": "first_step", "step": 1, "generation": 1}, "quiet", "first step: 1"),
     (
+        {"kind": "steps_recomputed", "first": 21, "last": 29, "earlier": [1]},
+        "good",
+        "steps 21-29 computed again: the same bits",
+    ),
+    (
+        {
+            "kind": "steps_recomputed",
+            "first": 21,
+            "last": 21,
+            "earlier": [1],
+            "differs_from": 1,
+            "then": "a",
+            "now": "b",
+        },
+        "warning",
+        "step 21 computed again: other bits than in generation 1 (ledger a then, b now)",
+    ),
+    (
+        {
+            "kind": "steps_recomputed",
+            "first": 21,
+            "last": 23,
+            "earlier": [1],
+            "differs_from": 1,
+            "then": "a",
+            "now": "b",
+        },
+        "warning",
+        "step 23 computed again: other bits than in generation 1 (ledger a then, b now); steps 21-22: the same bits",
+    ),
+    (
+        {"kind": "step_skipped", "step": 7, "loss": 2.5, "grad_norm": float("inf"), "where": "it", "in_a_row": 2},
+        "warning",
+        "step 7 skipped (loss 2.5, gradient norm inf), 2 in a row; no weight has moved: it",
+    ),
+    (
         {"kind": "drill", "worker": "east/1", "step": 30, "action": "kill"},
         "warning",
         "drill: kill east/1 as step 30 begins",
@@ -78,6 +114,9 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"kind": "warning", "text": "slow", "workers": ["east/1", "east/0"]}, "warning", "[east/0-1] slow"),
     ({"kind": "warning", "text": "slow", "workers": []}, "warning", "slow"),
+    ({"kind": "phase_started", "phase": "data"}, "quiet", "look at the model and the data ..."),
+    ({"kind": "phase_ended", "phase": "imports", "seconds": 5.23}, "info", "imports of torch and transformers: 5.2 s"),
+    ({"kind": "phase_ended", "phase": "checkpoint", "seconds": 0.02}, "quiet", "search for a valid checkpoint: 20 ms"),
     ({"kind": "state", "state": "RUNNING"}, "quiet", "state: running"),
     (
         {"kind": "state", "state": "STOPPING"},

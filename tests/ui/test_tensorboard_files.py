@@ -22,7 +22,7 @@ def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def row(attempt: int, step: int, **more: Any) -> dict[str, Any]:
-    return {"attempt": attempt, "step": step, "loss": attempt + step / 100, "lr": 0.1, **more}
+    return {"generation": attempt, "step": step, "loss": attempt + step / 100, "lr": 0.1, **more}
 
 
 def test_every_number_has_a_curve(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_every_number_has_a_curve(tmp_path: Path) -> None:
     assert [step for step, _ in shown["loss/train"]] == [1, 2]
     assert {tag: points[0][1] for tag, points in shown.items() if tag != "loss/train"} == {
         "loss/validation": 2.5, "optimizer/lr": pytest.approx(0.1), "optimizer/grad_norm": 1.5,
-        "speed/tokens_per_s": 8000.0, "speed/step_s": 0.5, "run/attempt": 1.0, "island/east/compute_s": 0.25,
+        "speed/tokens_per_s": 8000.0, "speed/step_s": 0.5, "run/generation": 1.0, "island/east/compute_s": 0.25,
         "loss/balance": 0.5, "load/worst_max_over_mean": 1.5,
     }  # fmt: skip
 
@@ -51,7 +51,7 @@ def test_a_rewind_shows_the_new_attempt_only(tmp_path: Path) -> None:
     shown = curves(tmp_path)
     expected = [(s, 1 + s / 100) for s in range(1, 5)] + [(s, 2 + s / 100) for s in range(5, 8)]
     assert shown["loss/train"] == [(step, pytest.approx(loss)) for step, loss in expected]
-    assert [value for _, value in shown["run/attempt"]] == [1, 1, 1, 1, 2, 2, 2]
+    assert [value for _, value in shown["run/generation"]] == [1, 1, 1, 1, 2, 2, 2]
 
 
 def test_a_resumed_run_goes_on_in_a_second_file_even_within_the_same_second(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_resumed_run_goes_on_in_a_second_file_even_within_the_same_second(tmp_
     assert len(list(tmp_path.iterdir())) == 3
     shown = curves(tmp_path)
     assert [step for step, _ in shown["loss/train"]] == list(range(1, 14))
-    assert [value for _, value in shown["run/attempt"]] == [1.0] * 4 + [2.0] * 7 + [3.0] * 2
+    assert [value for _, value in shown["run/generation"]] == [1.0] * 4 + [2.0] * 7 + [3.0] * 2
 
 
 def test_rows_are_on_the_disk_before_close(tmp_path: Path) -> None:

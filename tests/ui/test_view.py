@@ -16,7 +16,15 @@ import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.records.directory import RunDir
-from dougong.records.events import FailureDiagnosed, GenerationStarted, StateChanged, WorkerDied
+from dougong.records.events import (
+    FailureDiagnosed,
+    GenerationStarted,
+    PhaseEnded,
+    PhaseStarted,
+    RunEnded,
+    StateChanged,
+    WorkerDied,
+)
 from dougong.ui.view import View, make_view
 from rich.console import Console
 from tests.ui.recorded import failed_run, make_layout, make_row, running_run
@@ -44,7 +52,7 @@ def replay(view: View, run: RunDir, clock: Clock) -> None:
         view.event(event)
         if event.kind == "first_step":
             view.event(StateChanged(generation=event.generation, state="RUNNING"))
-            for row in [r for r in rows if r["attempt"] == event.generation]:
+            for row in [r for r in rows if r["generation"] == event.generation]:
                 clock.now += row["step_s"]
                 view.step(row)
 
@@ -63,8 +71,23 @@ def test_plain_one_whole_line_per_step(tmp_path: Path) -> None:
     assert len(steps) == 29 + 5
     assert steps[0].startswith("step  1/60  loss 5.3397  4,400")
     assert steps[19].split("  ")[2:3] == ["val 2.9888"]
-    assert steps[-1].endswith("generation 2")
-    assert not any(line.endswith("generation 1") for line in steps)
+    assert not any("generation" in line for line in steps)
+    again = next(i for i, line in enumerate(lines) if "training again at step 21" in line)
+    assert lines[again + 1].startswith("step 21/60")
+
+
+def test_a_long_phase_of_the_start_is_told_before_its_end() -> None:
+    out, clock = io.StringIO(), Clock()
+    with make_view(Console(file=out, width=100), "tiny", 60, clock) as view:
+        view.event(PhaseStarted(generation=0, phase="imports"))
+        for clock.now in (1.0, 6.0, 7.0):
+            view.tick()
+        view.event(PhaseEnded(generation=0, phase="imports", seconds=7.5))
+        view.tick()
+    assert out.getvalue().splitlines() == [
+        "· imports of torch and transformers, 6.0 s so far",
+        "· imports of torch and transformers: 7.5 s",
+    ]
 
 
 def test_a_failure_names_worker_and_cause_once(tmp_path: Path) -> None:
@@ -142,6 +165,23 @@ def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None
     ]
     assert lines[3].startswith("· [east/0, east/2] follows from it: dougong.errors.PeerError: gloo: Read error")
     assert lines[3].endswith("...") and len(lines) == 4
+
+
+def test_what_an_error_says_on_purpose_is_not_told_by_its_workers_too() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    bases = ("DataError", "DougongError", "Exception")
+    for worker in ("east/0", "east/1"):
+        view.worker_line(worker, "DataError: data.text: line 3 is empty")
+        view.worker_line(worker, "ValueError: of a library")
+        view.worker_raised(worker, WorkerRaised("DataError", bases, "data.text: line 3 is empty"))
+    cause = "DataError: data.text: line 3 is empty"
+    view.event(WorkerDied(generation=1, worker="east/0", failure="data", cause=cause))
+    view.event(RunEnded(kind="failed", generation=1, step=0, cause=cause, worker="east/0", failure="data"))
+    view.close()
+    lines = out.getvalue().splitlines()
+    assert sum("line 3 is empty" in line for line in lines) == 1
+    assert "✗ [east/0-1] ValueError: of a library" in lines
 
 
 def test_close_tells_what_was_still_waiting_and_the_summary_last() -> None:
@@ -249,6 +289,6 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, end: str) -> None:
 def test_a_failed_run_is_told_to_its_end(tmp_path: Path) -> None:
     lines = shown(failed_run(tmp_path / "run"))
     assert "checkpoint step-000020 rejected" in "\n".join(lines)
-    assert lines[-1].endswith(
-        'failed at step 9: east/0: RuntimeError: <script>alert("x")</script> & loss is nan at step 10'
-    )
+    # Its cause was told when the worker died, and the command's last words tell it again.
+    assert lines[-1].endswith("✗ failed at step 9")
+    assert sum("RuntimeError: <script>" in line for line in lines) == 1

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.progress import ProgressVector
+from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import (
@@ -31,9 +32,14 @@ from dougong.control.worker_messages import (
     WorkerRaised,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, JobError
+from dougong.errors import DougongError, NumericsError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
+from dougong.job.schema import Job
+from dougong.job.settled import settle
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+"""The folder of this package's sources."""
 
 
 class AgentControl:
@@ -76,8 +82,10 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
 
 
 def _print(error: BaseException) -> None:
-    """A user's mistake is one line; everything else shows where it happened."""
-    if isinstance(error, DougongError) and error.exit_status == JobError.exit_status:
+    """What dougong raises on purpose says in its sentence what is wrong and what to do; everything
+    else shows where it happened. So does a lost peer, which says of another worker's end only that
+    there was one."""
+    if isinstance(error, DougongError) and not isinstance(error, PeerError):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
@@ -89,9 +97,28 @@ def describe_error(error: BaseException) -> WorkerRaised:
         type=type(error).__name__,
         bases=tuple(base.__name__ for base in type(error).__mro__),
         message=str(error) or type(error).__name__,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
+        place=_place_of(error),
     )
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Empty where our own code is not where the fault is."""
+    if isinstance(error, NumericsError):
+        return ""
+    return "".join(traceback.format_exception(error))
+
+
+def _place_of(error: BaseException) -> str:
+    """Where it was raised: the last line of ours that was being executed, so that one mistake in a
+    library has the name of the call that led there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
+    if not frames:
+        return ""
+    last = (ours or frames)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 def resolve(entry: str) -> Callable[..., Any]:
@@ -114,7 +141,7 @@ def _run_task(request: ForkRequest, control: AgentControl) -> WorkerMessage:
 
 def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> WorkerDone:
     context = WorkerContext(
-        job=task.job,
+        job=_settled(task),
         plan=task.plan,
         worker=task.plan.worker(request.worker),
         generation=request.generation,
@@ -124,15 +151,28 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> Work
         address=request.address,
         drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
         control=control,
+        sources=task.sources,
     )
     resolve(task.entry)(context)
     return WorkerDone()
 
 
 def _inspect(task: InspectTask) -> ModelFound:
-    found = resolve(task.entry)(task.job)
+    found = resolve(task.entry)(_settled(task), task.sources)
     shapes = dataclasses.asdict(found.shapes) if found.shapes is not None else None
-    return ModelFound(found.inventory, dict(found.data), shapes, found.notes, found.warnings)
+    return ModelFound(
+        found.inventory, dict(found.data), shapes, found.notes, found.warnings, found.sources
+    )
+
+
+def _settled(task: TrainTask | InspectTask) -> Job:
+    """The task's job as the run began it, whatever has become of the files that it names."""
+    known = task.sources
+    if known is None:
+        return task.job
+    moved = bool(known.tokenizer and changed_files(known.tokenizer))
+    own_copy = task.tokenizer if moved else None
+    return settle(task.job, known.config, known.config_class, own_copy)
 
 
 def _fingerprint(task: FingerprintTask, worker: str) -> FingerprintFound:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.placement import AgentSpec, Node
+from dougong.records.events import Phase
 
 SettingsOf = Callable[[AgentSpec], AgentSettings]
 """What an agent is given at its start."""
@@ -17,9 +18,11 @@ class Backend(Protocol):
     """Starts agents and knows why one is gone. All its methods are called from one long-lived
     thread, but `close`.
 
-    `shared_devices`: whether agents on one node see each other's devices.
+    `phase`: what its part of a start is called. `shared_devices`: whether agents on one node see
+    each other's devices.
     """
 
+    phase: Phase
     shared_devices: bool
 
     def open(self) -> str:

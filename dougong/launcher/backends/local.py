@@ -19,11 +19,13 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.directory import RunDir
+from dougong.records.events import Phase
 
 
 class Local:
     """The backend of one machine. Agents die with this process."""
 
+    phase: Phase = "agents"
     shared_devices = True
 
     def __init__(self, run_dir: RunDir, deadlines: Deadlines) -> None:

@@ -53,6 +53,10 @@ class AgentTable:
         joined = self.handles.items()
         return {name: handle.facts for name, handle in joined if handle.facts is not None}
 
+    def of_worker(self, worker: str) -> AgentHandle | None:
+        """The agent whose worker this is."""
+        return next((h for h in self.handles.values() if worker in h.spec.workers), None)
+
     def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
         """The handles of these agents; of all where none is named."""
         return tuple(self.handles[name] for name in agents) if agents else self.all

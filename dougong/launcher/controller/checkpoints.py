@@ -4,18 +4,19 @@ to resume from."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint import repository
 from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.set_aside import set_aside
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, RecordError
 from dougong.fingerprint import judge
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
@@ -23,9 +24,12 @@ from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Background
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.launcher.controller.preflight import InspectedModel
+from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
+from dougong.records.metrics import MetricsRow
+from dougong.records.recomputation import RecordedStep, recorded_after
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,17 @@ class CheckpointManager:
     `background`: a large one holds up neither training nor the controller. Results reach the inbox.
 
     `resume_point`: which checkpoint the first search is for, and whether there have been any.
+    `read_rows`: the run's rows of metrics, in the order written.
     """
 
     root: Path
     job: Job
     background: Background
     resume_point: ResumePoint = FROM_START
+    read_rows: Callable[[], Iterable[MetricsRow]] = tuple
     _trusted: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
+    _companions: Mapping[str, bytes] | None = None
 
     def commit(
         self,
@@ -65,14 +72,14 @@ class CheckpointManager:
         """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
         `CommitFailed` comes to the inbox. `parent`: the checkpoint that this one follows."""
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
-        additions = repository.Additions(
+        told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
             expected=repository.expected_tensors(origin.model.inventory, kinds),
-            tokenizer=tokenizer_of(self.job),
         )
 
         def work() -> Committed | CommitFailed:
             try:
+                additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
                 return self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
@@ -84,9 +91,17 @@ class CheckpointManager:
         """Look for the checkpoint to go on from, after the commits that were begun: the one that
         was asked for, else the newest valid one; every byte is read. `FoundCheckpoint` comes to
         the inbox, or why a resume from it is refused."""
-        self.background.call(lambda: self._find(origin))
+        self.background.call(lambda: self._with_records(self._find(origin)))
+
+    def _small_files(self) -> Mapping[str, bytes]:
+        """What lies beside the weights in every checkpoint of this run, read once."""
+        if self._companions is None:
+            self._companions = companions_of(self.root, self.job)
+        return self._companions
 
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        # Now: the folders that they come from may be gone when the first checkpoint is due.
+        self._small_files()
         chosen = self.resume_point.chosen
         if chosen is None:
             return self._find_newest(origin)
@@ -124,7 +139,21 @@ class CheckpointManager:
         written = Manifest.load(found).metadata
         refuse_other_data(found, written, origin)
         warnings = compare_recipes(self.job, found, written, origin)
+        warnings += compare_versions(self.job, found, written, package_versions())
         return warnings + compare_kernels(self.job, found, written, origin)
+
+    def _with_records(self, found: FoundCheckpoint) -> FoundCheckpoint:
+        """With what has been recorded of the steps that are to be computed again; a warning where
+        that cannot be read."""
+        step, digest = 0, None
+        if found.directory is not None:
+            manifest = Manifest.load(found.directory)
+            step, digest = manifest.step, manifest.metadata.get("ledger")
+        try:
+            return replace(found, recorded=recorded_after(self.read_rows(), step, digest))
+        except RecordError as error:
+            text = f"{error}; so steps that are computed again are compared with nothing"
+            return replace(found, warnings=(*found.warnings, text))
 
     def _commit(
         self,
@@ -152,8 +181,9 @@ class CheckpointManager:
         self, step: int, plan: Plan, origin: RunOrigin, parent: str | None
     ) -> dict[str, Any]:
         """What a checkpoint says of its run, for `Manifest.metadata`."""
-        recipe = origin.model.recipe
+        recipe, sources = origin.model.recipe, origin.model.sources
         return {
+            "sources": None if sources is None else asdict(sources),
             "job": identity(self.job),
             "recipe": {"digest": recipe.digest, **recipe.to_dict()},
             "plan": _describe_plan(plan),
@@ -236,6 +266,30 @@ def compare_recipes(
     return (text,)
 
 
+def compare_versions(
+    job: Job, found: Path, written: Mapping[str, Any], now: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Warnings about other releases of libraries than those that the checkpoint names.
+
+    CheckpointError where the job promises its bits and transformers is another: its code computes,
+    and no probe runs it. torch's kernels are probed, dougong's order of sums is the recipe's.
+    """
+    before = written.get("versions", {})
+    changed = {}
+    for name, version in now.items():
+        if before.get(name, version) != version:
+            changed[name] = f"{name} {before[name]} then, {version} now"
+    if not changed:
+        return ()
+    text = f"{found}: was written with other software: {'; '.join(changed.values())}"
+    if "transformers" in changed and job.needs_exact_kernels:
+        raise CheckpointError(
+            f"{text}; transformers computes the model, so the next steps may have other bits: pip "
+            f"install transformers=={before['transformers']}, or accept them: -o numerics=bounded"
+        )
+    return (text,)
+
+
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The entries that differ, in words."""
     changed = []
@@ -257,6 +311,25 @@ def compare_kernels(
     return verdict.warnings
 
 
-def tokenizer_of(job: Job) -> Path | None:
-    """The tokenizer's file or folder, to lie beside the model; None for the built-in one."""
-    return None if job.data.tokenizer == "bytes" else Path(job.data.tokenizer)
+def companions_of(root: Path, job: Job) -> dict[str, bytes]:
+    """The small files beside this run's weights: those of a checkpoint of it, where there is one,
+    for the job's model folder may have changed or be gone; else those of the job.
+
+    Raises `ModelError` for a file of the model folder that is not whole.
+    """
+    for place in list_committed(root):
+        try:
+            held = small_files(place.path, Manifest.load(place.path))
+        except (CheckpointError, OSError):
+            continue  # whoever looks for a checkpoint to go on from says so
+        return {name: data for name, data in held.items() if companions.is_companion(name)}
+    base = None if job.model.path is None else Path(job.model.path)
+    return companions.of_job(base, tokenizer_path(job), job.model.config)
+
+
+def tokenizer_path(job: Job) -> Path | None:
+    """The file or folder of the tokenizer that the data is read with; None where it has no files:
+    bytes, and data that is tokens already."""
+    if job.data.tokenizer in (None, "bytes"):
+        return None
+    return Path(job.data.tokenizer).expanduser()

@@ -12,8 +12,15 @@ import time
 from dataclasses import replace
 from typing import Literal
 
-from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
-from dougong.fault.diagnosis import FailureKind
+from dougong.errors import (
+    CheckpointError,
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    StorageError,
+)
+from dougong.fault.diagnosis import FailureKind, mistake_in
+from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
@@ -24,6 +31,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import Committed
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.stages import RunPolicy
+from dougong.launcher.controller.start_phases import StartPhases
 from dougong.launcher.controller.states import Ended, FinalState, Outcome, Stage, Starting, State
 from dougong.records import events
 from dougong.records.status import RunStatus
@@ -53,7 +61,10 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
+            installed_versions(),
+            config.sources is not None,
         )
+        self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         self._ticked_at = 0.0
         self._status_at = 0.0
@@ -81,11 +92,14 @@ class Controller:
             step=facts.step,
             steps=self._config.job.steps,
             recoveries=len(facts.history),
+            phase=self._phases.current or "",
+            phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             workers=tuple(status.describe() for status in statuses),
         )
 
     def _run(self) -> Outcome:
         self._announce_state()
+        self._tell_phase()
         self._act(OpenBackend())
         while True:
             outcome = self._settle()
@@ -114,7 +128,9 @@ class Controller:
         item = self._inbox.get(deadlines.tick_every_s)
         now = time.monotonic()
         if item is not None:
-            self._act_on(observe(self._facts, item, now))
+            news = observe(self._facts, item, now)
+            self._tell_phase()  # before the first step is told
+            self._act_on(news)
         # Heartbeats come by the hundred; what depends on time is looked at once in a tick.
         if now - self._ticked_at >= deadlines.tick_every_s:
             self._ticked_at = now
@@ -147,6 +163,12 @@ class Controller:
         self._state = state
         if is_news:
             self._announce_state()
+        self._tell_phase()
+
+    def _tell_phase(self) -> None:
+        """Which phase of a start or a recovery has ended, and which has begun."""
+        for event in self._phases.note(self._state, self._facts, time.monotonic()):
+            self._recorder.record(event)
 
     def _announce_state(self) -> None:
         event = events.StateChanged(generation=self._facts.number, state=self._state.name)
@@ -167,7 +189,10 @@ class Controller:
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         self._take_late_commits()
+        again = facts.recomputation.end()
         try:
+            if again is not None:
+                self._recorder.tell(again)
             self._recorder.tell(_ended(outcome, facts.number, facts.step))
         except StorageError as error:
             if outcome.error is None:
@@ -204,5 +229,8 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
 def _failure_kind(outcome: Outcome) -> FailureKind | None:
     if outcome.diagnosis is not None:
         return outcome.diagnosis.kind
-    is_storage = isinstance(outcome.error, (StorageError, CheckpointError))
-    return "storage" if is_storage else None
+    if isinstance(outcome.error, ReproducibilityError):
+        return "irreproducible"
+    if isinstance(outcome.error, (StorageError, CheckpointError)):
+        return "storage"
+    return mistake_in([kind.__name__ for kind in type(outcome.error).__mro__])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, WorkerError
-from dougong.fault.diagnosis import diagnose, first_failure
+from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
+from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.policy import decide
 from dougong.launcher.controller.actions import (
     Action,
@@ -32,6 +33,7 @@ from dougong.launcher.controller.states import (
     State,
     Stopping,
 )
+from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 
 _OF_AGENTS = (Stage.PLACES, Stage.JOIN, Stage.READY, Stage.FINGERPRINTS)
@@ -45,6 +47,9 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    broken = _broken_promise(facts, policy)
+    if broken is not None:
+        return _end(Outcome("FAILED", broken.exit_status, broken))
     urgent = _keep_house(facts)
     if urgent:
         return urgent
@@ -54,6 +59,29 @@ def next_actions(
         return _follow(facts, state, policy, now)
     except DougongError as error:
         return _end(_failure(facts, state, error))
+
+
+def _broken_promise(facts: RunFacts, policy: RunPolicy) -> ReproducibilityError | None:
+    """The end of a run that promises its bits and has computed a step again with others.
+
+    It comes before anything else that is due: no checkpoint of such a step is committed, so none of
+    those before it is pruned.
+    """
+    difference = facts.recomputation.difference
+    if difference is None or not policy.job.needs_exact_kernels:
+        return None
+    earlier = difference.differs_from
+    assert earlier is not None, "a difference is one from somebody"
+    if earlier < facts.same_since:
+        return None  # a resume has changed since what may change bits: it was told, and that is all
+    return ReproducibilityError(
+        f"step {difference.last}: generation {difference.generation} has computed it again with "
+        f"other bits than generation {earlier} (ledger {difference.then} then, {difference.now} "
+        "now), and this job promises the same (determinism: layout, numerics: exact); a device "
+        "computes wrongly, or something outside the job has changed; the checkpoints before that "
+        "step are kept: mend it (`dougong fingerprint` compares devices) and resume, or accept "
+        "other bits by `-o numerics=bounded`"
+    )
 
 
 def _keep_house(facts: RunFacts) -> tuple[Action, ...]:
@@ -163,8 +191,9 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = diagnose(first)
-    decision = decide(diagnosis, policy.job.fault, [past.diagnosis for past in facts.history])
+    diagnosis = _with_advice(diagnose(first), facts, policy)
+    past = [failure.diagnosis for failure in facts.history]
+    decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
     died = events.WorkerDied(
         generation=number, worker=diagnosis.worker, failure=diagnosis.kind, cause=diagnosis.cause
     )
@@ -179,17 +208,32 @@ def _begin_recovery(
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
+    again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
     # The others are killed at once: they would wait for the dead one until their own deadline, and
     # what they said meanwhile would hide the cause.
     return (
+        *([] if again is None else [Record(again)]),
         Record(died),
         KillGeneration(number, diagnosis),
         Enter(recovering),
         Record(diagnosed),
         Record(decided),
     )
+
+
+def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """An out-of-memory is answered with what the plan says of the worker's bytes."""
+    if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
+        return diagnosis
+    worker = facts.plan.worker(diagnosis.worker)
+    shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
+    handle = facts.agents.of_worker(worker.name)
+    known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None
+    inventory = facts.model.inventory
+    advice = memory_advice(policy.job, inventory, facts.plan, worker.name, known, shared)
+    return replace(diagnosis, cause=f"{diagnosis.cause}; {advice}")
 
 
 def _recover(
@@ -212,12 +256,22 @@ def _await_workers_end(
         if now - state.since <= policy.deadlines.kill_s:
             return ()
         done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    ends = state.was_stopping or state.decision.action == "fail"
+    if ends and _is_committing(facts, state, policy, now):
+        return ()
     if state.was_stopping:
         reason = "the worker failed while the run was being stopped"
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
     return done + _begin_restart(facts, state, policy, now)
+
+
+def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: float) -> bool:
+    """Whether a checkpoint that was whole before the failure is still being committed: the run's
+    end must not cost it."""
+    waits = now - state.since <= policy.deadlines.commit_checkpoint_s
+    return waits and facts.checkpoints.num_open > 0
 
 
 def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:
@@ -258,9 +312,17 @@ def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
 
 def _defeat(facts: RunFacts, reason: str) -> Outcome:
     """The end of a run that could not recover; its error names the first failure."""
-    first, last = facts.history[0], facts.history[-1].diagnosis
-    more = ""
-    if len(facts.history) > 1:
-        more = f" (first of {len(facts.history)} failures; the last: {last})"
-    error = WorkerError(f"{first.diagnosis}{more}; {reason}")
+    first = facts.history[0]
+    error = WorkerError(f"{first.diagnosis}{_other_failures(facts)}; {reason}")
     return Outcome("FAILED", 1, error, first.diagnosis, first.generation)
+
+
+def _other_failures(facts: RunFacts) -> str:
+    """That there were more failures than the first, and the last of them unless it is the same."""
+    first, last = facts.history[0].diagnosis, facts.history[-1].diagnosis
+    count = len(facts.history)
+    if count == 1:
+        return ""
+    if (last.worker, last.cause) == (first.worker, first.cause):
+        return f" ({count} failures; the last was the same)"
+    return f" (first of {count} failures; the last: {last})"

@@ -68,6 +68,11 @@ class Generation:
         return Generation(number, {w.name: WorkerStatus(w, now) for w in plan.workers})
 
     @property
+    def is_built(self) -> bool:
+        """Whether every worker has built its part of the model: its first step has begun."""
+        return self.has_stepped or all(s.phase != "start" for s in self.workers.values())
+
+    @property
     def all_exited(self) -> bool:
         return all(status.has_exited for status in self.workers.values())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dougong.control.channel import Channel
@@ -10,6 +11,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.errors import CheckpointError
 from dougong.planner.placement import Node
+from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
 
@@ -96,7 +98,8 @@ class AgentsPlaced:
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
-    folder `aside`. `refusal`: why no generation may start."""
+    folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
+    have recorded of the steps after it."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
@@ -104,6 +107,7 @@ class FoundCheckpoint:
     moved: tuple[str, ...] = ()
     aside: Path | None = None
     refusal: CheckpointError | None = None
+    recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

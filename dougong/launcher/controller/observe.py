@@ -23,6 +23,7 @@ from dougong.control.worker_messages import (
     DrillAnnounced,
     PartDurable,
     StepDone,
+    UpdateSkipped,
     WorkerDone,
     WorkerMessage,
     WorkerRaised,
@@ -64,6 +65,8 @@ from dougong.launcher.controller.states import Stop
 from dougong.records import events
 from dougong.records.files import ROOM
 
+REFUSALS_TOLD = 5
+"""So many are told one by one."""
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -80,7 +83,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case SignalReceived(number):
             return _observe_signal(facts, number)
         case PeerRefused(text):
-            return (warning(facts, text),)
+            return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
         case CommitFailed(_, error):
@@ -108,6 +111,18 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
 def warning(facts: RunFacts, text: str, *workers: str) -> Record:
     """A warning as an event of the newest generation."""
     return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
+
+
+def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
+    """Whoever scans the network may knock at our port for ever: the first few are told, then at
+    each power of ten how many there were."""
+    facts.num_refused += 1
+    count = facts.num_refused
+    if count <= REFUSALS_TOLD:
+        return (warning(facts, text),)
+    if str(count).strip("0") == "1":
+        return (warning(facts, f"{count:,} refused so far at the controller's port; {text}"),)
+    return ()
 
 
 # Background threads
@@ -288,11 +303,39 @@ def _observe_process(
 
 def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
     facts.step = done.step
-    recorded = RecordStep({"attempt": generation.number, **done.row})
-    if generation.has_stepped:
-        return (recorded,)
-    generation.has_stepped = True
-    return (recorded, Record(events.FirstStep(generation=generation.number, step=facts.step)))
+    recorded = RecordStep({"generation": generation.number, **done.row})
+    news: list[News] = [recorded, *_observe_routers(facts, done)]
+    if not generation.has_stepped:
+        generation.has_stepped = True
+        # The event comes first: "training again at step 61", then that step's own line.
+        news.insert(0, Record(events.FirstStep(generation=generation.number, step=facts.step)))
+    recomputed = facts.recomputation.take(generation.number, {**done.row, "step": done.step})
+    if recomputed is not None:
+        news.append(Record(recomputed))
+    return tuple(news)
+
+
+def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
+    """A layer that sends everything to few experts, or has stopped to."""
+    if facts.model is None:
+        return ()
+    news = []
+    for found in facts.routers.note(done.row, facts.model.inventory):
+        kind = events.WarningRaised if found.is_bad else events.NoteTaken
+        news.append(Record(kind(generation=facts.number, text=found.text)))
+    return tuple(news)
+
+
+def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
+    event = events.StepSkipped(
+        generation=generation.number,
+        step=skipped.step,
+        loss=skipped.loss,
+        grad_norm=skipped.grad_norm,
+        where=skipped.where,
+        in_a_row=skipped.in_a_row,
+    )
+    return Record(event)
 
 
 def _observe_drill(
@@ -308,7 +351,10 @@ def _observe_drill(
 
 def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
     if message.generation == 0:
-        facts.answers.setdefault((message.task, message.worker), message.message)
+        answer = message.message
+        facts.answers.setdefault((message.task, message.worker), answer)
+        if isinstance(answer, WorkerRaised):
+            return (ShowException(message.worker, answer),)
         return ()
     generation = facts.generation_of(message.generation)
     if generation is None or message.worker not in generation.workers:
@@ -331,6 +377,8 @@ def _observe_training(
     match message:
         case StepDone():
             return _observe_step(facts, generation, message)
+        case UpdateSkipped():
+            return (_step_skipped(generation, message),)
         case PartDurable(step):
             is_first = facts.checkpoints.note_part(worker, message)
             started = events.CheckpointStarted(generation=generation.number, step=step)

@@ -4,6 +4,7 @@ what each asks for, when it is over, and how long it may take. Pure."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -41,6 +42,7 @@ from dougong.launcher.controller.preflight import (
     read_model,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
+from dougong.planner.memory import check_fit, known_memory
 from dougong.planner.placement import check_agents, lay_out, make_seats
 from dougong.planner.plan_job import plan_job
 from dougong.records import events
@@ -52,7 +54,9 @@ class RunPolicy:
     """What decisions depend on beside the facts: fixed for the controller's life.
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices.
+    node see each other's devices. `versions`: package -> version on the controller's own machine,
+    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
+    on knows what it had read when it began.
     """
 
     job: Job
@@ -60,6 +64,8 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
+    versions: Mapping[str, str] | None = None
+    has_sources: bool = True
 
 
 def counted_kinds(job: Job) -> tuple[str, ...]:
@@ -276,7 +282,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path))
+        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address
@@ -304,6 +310,12 @@ class Preparation:
         told: list[events.Event] = [inspected]
         told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
         told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
+        if generation > 0 and not self.policy.has_sources:
+            text = (
+                "the run's record does not say what it had read when it began, as an earlier "
+                "release did not write it: the files of today are taken for the same, and kept"
+            )
+            told.append(events.WarningRaised(generation=generation, text=text))
         return UseModel(model), *map(Record, told)
 
     def _read_fingerprints(self) -> dict[str, Fingerprint]:
@@ -342,6 +354,8 @@ class Preparation:
         # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
+        memory = known_memory(self.policy.job, specs, facts.agents.facts)
+        check_fit(self.policy.job, facts.model.inventory, plan, memory)
         known = facts.agents.facts.values()
         event = events.PlanLaid(
             generation=facts.number,

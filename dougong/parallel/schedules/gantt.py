@@ -23,15 +23,17 @@ ChartRow = tuple[str, list[Span]]
 """A label and what happens on its line, by start."""
 
 
-def draw(trace: Timeline, width: int = 100) -> str:
+def draw(trace: Timeline, width: int = 100, in_seconds: bool = True) -> str:
     """The chart, its lines at most `width` columns wide (but never narrower than shows anything).
 
-    Workers in the order of the programs; neighbours that look the same share a line. At the right,
+    Without `in_seconds` the trace's times are only relative to each other, and the axis tells parts
+    of the step. Workers in the order of the programs; neighbours that look the same share a line. At the right,
     the part of the step that a worker computes, or that a channel carries something.
     """
     workers, channels = _merged(_workers(trace)), _channels(trace)
     layout = _line_layout([*workers, *channels], trace.makespan_s, width)
-    lines = [layout.heading()]
+    end = _seconds(trace.makespan_s) if in_seconds else " the whole step"
+    lines = [layout.heading(end)]
     lines += [layout.line(row, idle=True) for row in workers]
     lines += [layout.line(row, idle=False) for row in channels]
     return "\n".join([*lines, *_wrapped(_legend(trace), width)])
@@ -46,9 +48,9 @@ class _LineLayout:
     columns: int
     makespan_s: float
 
-    def heading(self) -> str:
-        """The line of times above the rows."""
-        return f"{'':{self.margin}} {_axis(self.makespan_s, self.columns)}"
+    def heading(self, end: str) -> str:
+        """The line above the rows. `end`: how long the step is."""
+        return f"{'':{self.margin}} 0{'─' * (self.columns - 1 - len(end))}{end}"
 
     def line(self, row: ChartRow, idle: bool) -> str:
         """A row of the chart. `idle`: it shows where nothing happens."""
@@ -162,11 +164,6 @@ def _covered(spans: Iterable[Span]) -> float:
         covered += max(0.0, span.end_s - max(span.start_s, until))
         until = max(until, span.end_s)
     return covered
-
-
-def _axis(makespan_s: float, columns: int) -> str:
-    end = _seconds(makespan_s)
-    return "0" + "─" * (columns - 1 - len(end)) + end
 
 
 def _seconds(seconds: float) -> str:

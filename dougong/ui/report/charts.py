@@ -20,9 +20,10 @@ _MOST_DOTS = 60
 
 @dataclass(frozen=True)
 class TrainingCharts:
-    """`loss` over the page's width, `small` in two columns, `load` empty where no row has it."""
+    """`loss` over the page's width, `small` in two columns, `load` empty where no row has it. What
+    has no number yet is left out, the loss as None."""
 
-    loss: ChartCard
+    loss: ChartCard | None
     small: Sequence[ChartCard]
     load: Sequence[ChartCard]
 
@@ -41,16 +42,22 @@ def training_charts(history: History) -> TrainingCharts:
     norm = Series("norm", _points(rows, "grad_norm"), "second")
     rate = Series("lr", _points(rows, "lr"), "third")
     loss = Chart("Loss", _loss_series(history), two_digits, marks, 1080, 300)
+    drawn = [
+        (small("Throughput", [speed], count), "tokens/s"),
+        (small("Time in a step", _time_series(rows), two_digits), "seconds"),
+        (small("Gradient norm", [norm], two_digits), "before clipping"),
+        (small("Learning rate", [rate], short), ""),
+    ]
     return TrainingCharts(
-        card(loss, "cross-entropy per token, by step"),
-        [
-            card(small("Throughput", [speed], count), "tokens/s"),
-            card(small("Time in a step", _time_series(rows), two_digits), "seconds"),
-            card(small("Gradient norm", [norm], two_digits), "before clipping"),
-            card(small("Learning rate", [rate], short), ""),
-        ],
+        card(loss, "cross-entropy per token, by step") if _has_numbers(loss) else None,
+        [card(chart, unit) for chart, unit in drawn if _has_numbers(chart)],
         load_cards(rows, bare),
     )
+
+
+def _has_numbers(chart: Chart) -> bool:
+    """A number that is not finite is one, too: it is shown as such."""
+    return any(series.points for series in chart.series)
 
 
 def two_digits(value: float) -> str:
@@ -76,12 +83,16 @@ def _loss_series(history: History) -> list[Series]:
     """Rewound stretches below, then training, then validation on top."""
     series = [Series("training", _points(history.rows, "loss"), "train")]
     if history.rewound:
-        series.insert(0, Series("rewound", _rewound_points(history.rewound), "rewound"))
+        series.insert(0, _rewound_series(history.rewound))
     validation = _points(history.rows, "val_loss")
     if validation:
         dots = len(validation) <= _MOST_DOTS
         series.append(Series("validation", validation, "validation", dots))
     return series
+
+
+def _rewound_series(stretches: Sequence[Sequence[MetricsRow]]) -> Series:
+    return Series("rewound", _rewound_points(stretches), "rewound", has_gaps=True)
 
 
 def _rewound_points(stretches: Sequence[Sequence[MetricsRow]]) -> list[Point]:

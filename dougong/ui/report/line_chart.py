@@ -1,7 +1,7 @@
 """Line charts as inline SVG whose colours are the page's own, so that they follow light, dark and
 print. Pure.
 
-Numbers that are not finite leave a gap. Long runs are drawn as the lowest and highest value of each
+Numbers that are not finite are shown as such: a red band over their steps. Long runs are drawn as the lowest and highest value of each
 bucket of steps, so that no spike is lost. Hovering over a step shows its numbers, by the browser
 alone.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from dougong.ui.formatting import ranges, spans
+
 Point = tuple[float, float]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 12.0, 26.0
 _MARK_HEIGHT = 16.0
@@ -23,13 +25,14 @@ _MOST_BANDS = 240
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `look` is a CSS class of the page (`train`, `validation`, `rewound`,
-    `second`...)."""
+    """One line. `look` is a CSS class of the page (`train`, `validation`, `rewound`, `second`...);
+    `has_gaps`: what is not finite is a gap between stretches, and no broken number."""
 
     name: str
     points: Sequence[Point]
     look: str
     dots: bool = False
+    has_gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,8 @@ def draw(chart: Chart) -> Markup:
     """The chart as one `<svg>`; a chart without a finite number says so."""
     frame = _frame(chart)
     if frame is None:
-        text = Markup('<text x="{:g}" y="{:g}" class="none">no numbers yet</text>')
-        return svg(chart.width, chart.height, chart.title, [_at_centre(chart, text)])
-    parts = [*_value_axis(frame), *_step_axis(frame)]
+        return svg(chart.width, chart.height, chart.title, [_nothing(chart)])
+    parts = [*_broken_bands(frame), *_value_axis(frame), *_step_axis(frame)]
     parts += [_mark(frame, mark) for mark in chart.marks]
     for series in chart.series:
         parts += _line(frame, series)
@@ -137,7 +139,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) from low to high, at most `most` and at least
     two where it can."""
     span = high - low
-    if not (math.isfinite(span) and span > 0):
+    if not (math.isfinite(span) and span / most > 0):  # the smallest number halved is zero
         return [low]
     power = 10.0 ** math.floor(math.log10(span / most))
     # The span is 1 to 10 times `most` powers, so a step of 20 powers is always wide enough.
@@ -195,19 +197,66 @@ def _value_range(values: Sequence[float], floor: float | None) -> tuple[float, f
     return low if low == floor else low - margin, high + margin
 
 
-def _at_centre(chart: Chart, element: Markup) -> Markup:
-    return element.format(chart.width / 2, chart.height / 2)
+def _nothing(chart: Chart) -> Markup:
+    """What stands where nothing can be drawn: no number, or none that is finite."""
+    steps = _broken_steps(chart)
+    words = f"not a finite number: {_steps_words(steps)}" if steps else "no numbers yet"
+    text = Markup('<text x="{:g}" y="{:g}" class="none{}">{}</text>')
+    look = " broken" if steps else ""
+    return text.format(chart.width / 2, chart.height / 2, look, words)
+
+
+def _broken_steps(chart: Chart) -> list[int]:
+    """Steps of which a series has a number that is not finite."""
+    broken: set[int] = set()
+    for series in chart.series:
+        if not series.has_gaps:
+            broken.update(int(x) for x, y in series.points if not math.isfinite(y))
+    return sorted(broken)
+
+
+def _steps_words(steps: Sequence[int]) -> str:
+    return f"{'step' if len(steps) == 1 else 'steps'} {ranges(steps)}"
+
+
+def _broken_bands(frame: _Frame) -> list[Markup]:
+    """A red band over each stretch of steps whose numbers are not finite."""
+    band = Markup(
+        '<g><title>{}</title><rect x="{:.1f}" y="{:g}" width="{:.1f}" height="{:.1f}"'
+        ' class="broken"></rect><text x="{:.1f}" y="{:g}" class="broken{}">nan</text></g>'
+    )
+    parts = []
+    for first, last in spans(_broken_steps(frame.chart)):
+        left = max(frame.x(first - 0.5), _LEFT)
+        right = min(max(frame.x(last + 0.5), left + 2), frame.right)
+        words = f"not a finite number: {_steps_words(range(first, last + 1))}"
+        is_late = left > frame.chart.width * 0.9
+        place = (left, frame.top, right - left, frame.bottom - frame.top)
+        label = (right - 4 if is_late else left + 4, frame.top + 12, " end" * is_late)
+        parts.append(band.format(words, *place, *label))
+    return parts
 
 
 def _value_axis(frame: _Frame) -> list[Markup]:
     line = Markup('<path d="M{:g} {:.1f}H{:g}" class="grid"></path>')
     label = Markup('<text x="{:g}" y="{:.1f}" class="tick end">{}</text>')
     parts = []
-    for value in ticks(frame.y_low, frame.y_high, 6):
+    values = ticks(frame.y_low, frame.y_high, 6)
+    for value, words in zip(values, _unlike(values, frame.chart.words), strict=True):
         y = frame.y(value)
         parts.append(line.format(_LEFT, y, frame.right))
-        parts.append(label.format(_LEFT - 8, y + 3.5, frame.chart.words(value)))
+        parts.append(label.format(_LEFT - 8, y + 3.5, words))
     return parts
+
+
+def _unlike(values: Sequence[float], words: Callable[[float], str]) -> list[str]:
+    """The values in words; with more digits, where two of them would look the same."""
+    found = [words(value) for value in values]
+    for digits in range(3, 16):
+        if len(set(found)) == len(values):
+            break
+        found = [f"{value:.{digits}g}" for value in values]
+    return found
 
 
 def _step_axis(frame: _Frame) -> list[Markup]:
@@ -225,11 +274,22 @@ def _line(frame: _Frame, series: Series) -> list[Markup]:
     points = thin(series.points, _MOST_POINTS)
     line = Markup('<path d="{}" class="line {}"></path>')
     parts = [line.format(_path(frame, points), series.look)]
-    if series.dots or len(points) == 1:  # a line of a single point would not be seen
-        dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" class="dot {}"></circle>')
-        finite = [point for point in points if math.isfinite(point[1])]
-        parts += [dot.format(frame.x(x), frame.y(y), series.look) for x, y in finite]
+    dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" class="dot {}"></circle>')
+    for x, y in _dotted(series, points):
+        parts.append(dot.format(frame.x(x), frame.y(y), series.look))
     return parts
+
+
+def _dotted(series: Series, points: Sequence[Point]) -> list[Point]:
+    """The points that are drawn as such: all if the series wants it, else those that stand alone,
+    of which a line would show nothing."""
+    has_value = [False, *(math.isfinite(y) for _, y in points), False]
+    found = []
+    for number, point in enumerate(points, 1):
+        is_alone = not has_value[number - 1] and not has_value[number + 1]
+        if has_value[number] and (series.dots or is_alone):
+            found.append(point)
+    return found
 
 
 def _path(frame: _Frame, points: Sequence[Point]) -> str:

@@ -48,6 +48,8 @@ def render(history: History, run_dir: RunDir) -> str:
         summary_cards=summary_cards(history),
         charts=training_charts(history),
         recoveries=rows.recovery_rows(history.recoveries),
+        starts=rows.start_rows(history.events),
+        warnings=rows.warning_words(history.events),
         workers=rows.worker_rows(history, history.plan) if history.plan else [],
         shown_workers=_SHOWN_WORKERS,
         classes=rows.class_words(history.classes),

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import Event
+from dougong.records.events import (
+    CheckpointStarted,
+    Event,
+    FailureDiagnosed,
+    FirstStep,
+    PhaseEnded,
+    PhaseStarted,
+    RecoveryDecided,
+    RunCreated,
+    StateChanged,
+    WarningRaised,
+    WorkerDied,
+)
 from dougong.records.machine import Machine
 from dougong.records.status import WorkerState
 from dougong.ui.formatting import duration, plural, ranges, site_experts, size, spans
@@ -27,11 +40,20 @@ class RecoveryPart:
 
 @dataclass(frozen=True)
 class RecoveryRow:
-    """A failure; `parts` are empty when no step followed it."""
+    """A failure; `parts` are empty when no step followed it. `generations`: those that it ended in
+    the same way, one after the other."""
 
     recovery: Recovery
     parts: Sequence[RecoveryPart]
     outcome: str
+    generations: Sequence[int] = ()
+
+    @property
+    def where(self) -> str:
+        """Which generations, and how many if there are several."""
+        if len(self.generations) < 2:
+            return f"generation {self.recovery.generation}"
+        return f"{len(self.generations)} times, generations {ranges(self.generations)}"
 
 
 @dataclass(frozen=True)
@@ -66,15 +88,70 @@ class EventRow:
 
 
 def recovery_rows(recoveries: Sequence[Recovery]) -> list[RecoveryRow]:
-    """One for each failure, their bars on one scale."""
+    """One for each failure, their bars on one scale; one for failures that are the same, between
+    which no step was done."""
     longest = max((recovery.total_s or 0.0 for recovery in recoveries), default=0.0)
     rows = []
-    for recovery in recoveries:
-        if recovery.total_s is None:
-            rows.append(RecoveryRow(recovery, (), ""))
+    for _, alike in itertools.groupby(recoveries, key=_what_happened):
+        same = list(alike)
+        first, generations = same[0], tuple(recovery.generation for recovery in same)
+        if first.total_s is None:
+            rows.append(RecoveryRow(first, (), "", generations))
         else:
-            rows.append(RecoveryRow(recovery, _parts(recovery, longest), _outcome(recovery)))
+            parts = _parts(first, longest)
+            rows.append(RecoveryRow(first, parts, _outcome(first), generations))
     return rows
+
+
+def _what_happened(recovery: Recovery) -> tuple[object, ...]:
+    """Alike for failures of which one is as good as all. One that a step followed is its own."""
+    if recovery.total_s is not None:
+        return (recovery.generation,)
+    return recovery.worker, recovery.failure, recovery.cause, recovery.step
+
+
+@dataclass(frozen=True)
+class StartRow:
+    """One start of workers. `phases`: name -> seconds, in order; `total_s`: all of them."""
+
+    name: str
+    phases: dict[str, float]
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.phases.values())
+
+
+def start_rows(events: Sequence[Event]) -> list[StartRow]:
+    """What each start, resume and recovery was at, and how long."""
+    rows: list[StartRow] = []
+    name, phases = "start", dict[str, float]()
+    for event in events:
+        match event:
+            case RunCreated():
+                name, phases = ("resume" if event.generation > 1 else "start"), {}
+            case RecoveryDecided():
+                name, phases = "recovery", {}
+            case PhaseEnded(phase=phase, seconds=seconds):
+                phases[phase] = phases.get(phase, 0.0) + seconds
+            case FirstStep():
+                if phases:
+                    rows.append(StartRow(f"{name}, generation {event.generation}", phases))
+                phases = {}
+            case _:
+                pass
+    # A start that came to no step says how far it came.
+    return [*rows, StartRow(f"{name}, no step", phases)] if phases else rows
+
+
+def warning_words(events: Sequence[Event]) -> list[str]:
+    """Every warning once, in the order of the first; how often, where it came again."""
+    times: dict[str, int] = {}
+    for event in events:
+        if isinstance(event, WarningRaised):
+            text = describe(event).text
+            times[text] = times.get(text, 0) + 1
+    return [text if number == 1 else f"{text} ({number} times)" for text, number in times.items()]
 
 
 def worker_rows(history: History, plan: Plan) -> list[WorkerRow]:
@@ -85,14 +162,27 @@ def worker_rows(history: History, plan: Plan) -> list[WorkerRow]:
 
 
 def event_rows(events: Sequence[Event]) -> list[EventRow]:
-    """One for each event, in the order written."""
+    """One for each event, in the order written, but for those that only tell programs where the run
+    is."""
     rows = []
     before = None
     for event in events:
+        if isinstance(event, StateChanged | PhaseStarted | CheckpointStarted):
+            continue
+        if before is not None and _says_the_same(event, before):
+            continue
         sentence = describe(event)
         rows.append(EventRow(event, _after(before or event, event), sentence.level, sentence.text))
         before = event
     return rows
+
+
+def _says_the_same(event: Event, before: Event) -> bool:
+    """A diagnosis that only repeats the death before it."""
+    if not (isinstance(event, FailureDiagnosed) and isinstance(before, WorkerDied)):
+        return False
+    told = (before.worker, before.failure, before.cause)
+    return told == (event.worker, event.failure, event.cause)
 
 
 def class_words(classes: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 
 from dougong.records.directory import RunDir
 from dougong.ui.formatting import count, duration, loss, plural
-from dougong.ui.history import History
+from dougong.ui.history import History, recomputed_words
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
@@ -18,31 +18,36 @@ _TAIL_BYTES = 16384
 
 @dataclass(frozen=True)
 class SummaryCard:
-    """One number of the run; `more` says a little more about it."""
+    """One number of the run; `more` says a little more about it. `is_broken`: it is not finite."""
 
     label: str
     value: str
     more: str
+    is_broken: bool = False
 
 
 @dataclass(frozen=True)
 class LogTail:
-    """The end of a worker's log. `path`: from the run's directory."""
+    """The end of a worker's log, empty where it printed nothing. `path`: from the run's
+    directory."""
 
     path: Path
     text: str
 
 
 def summary_cards(history: History) -> list[SummaryCard]:
-    """Steps, loss, tokens, time, speed, failures; a dash for what a run without a step does not
-    have."""
+    """Steps, loss, tokens, time, speed, failures; without a step, what there is of them."""
+    time = SummaryCard("Time", duration(history.duration_s), _step_time(history))
+    failures = SummaryCard("Failures", str(len(history.recoveries)), _recovery_words(history))
+    if not history.rows:
+        return [_steps_card(history), time, failures]
     return [
         _steps_card(history),
         _loss_card(history),
         SummaryCard("Tokens", count(history.tokens), _tokens_a_step(history)),
-        SummaryCard("Time", duration(history.duration_s), _step_time(history)),
+        time,
         _speed_card(history),
-        SummaryCard("Failures", str(len(history.recoveries)), _recovery_words(history)),
+        failures,
     ]
 
 
@@ -67,15 +72,16 @@ def _steps_card(history: History) -> SummaryCard:
 
 def _loss_card(history: History) -> SummaryCard:
     label = "Final loss" if history.state == "finished" else "Last loss"
-    value = loss(history.rows[-1]["loss"]) if history.rows else "–"
-    if history.validation is None:
-        return SummaryCard(label, value, "no validation")
-    step, validated = history.validation
-    return SummaryCard(label, value, f"validation {loss(validated)} at step {step:,}")
+    value = history.rows[-1]["loss"]
+    more = "no validation"
+    if history.validation is not None:
+        step, validated = history.validation
+        more = f"validation {loss(validated)} at step {step:,}"
+    return SummaryCard(label, loss(value), more, is_broken=not math.isfinite(value))
 
 
 def _tokens_a_step(history: History) -> str:
-    return f"{count(history.rows[-1]['tokens'])} a step" if history.rows else ""
+    return f"{count(history.rows[-1]['tokens'])} a step"
 
 
 def _step_time(history: History) -> str:
@@ -85,8 +91,6 @@ def _step_time(history: History) -> str:
 
 
 def _speed_card(history: History) -> SummaryCard:
-    if not history.rows:
-        return SummaryCard("Tokens/s", "–", "")
     typical = median(row["tokens_per_s"] for row in history.rows)
     overall = history.tokens / history.duration_s if history.duration_s > 0 else math.nan
     return SummaryCard("Tokens/s", count(typical), f"{count(overall)} over the whole run")
@@ -95,6 +99,11 @@ def _speed_card(history: History) -> SummaryCard:
 def _recovery_words(history: History) -> str:
     if not history.recoveries:
         return "none"
+    if all(recovery.total_s is None for recovery in history.recoveries):
+        return "no step came after"
     rewound = sum(len(stretch) for stretch in history.rewound)
     seconds = sum(recovery.total_s or 0.0 for recovery in history.recoveries)
-    return f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"
+    words = f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"
+    if history.recomputed:
+        words += f"; {recomputed_words(history.recomputed)}"
+    return words

@@ -33,7 +33,7 @@ def test_a_run_with_a_ray_of_its_own_recovers_and_leaves_nothing(tmp_path: Path)
     run = ToyRun(tmp_path / "run", {**job, "batch": {"lanes": 5}}, ["--ray"]).start()
     assert run.finish(150) == 0, run.text()
     assert [e["worker"] for e in run.events("diagnosis")] == ["east/1"]
-    second = [row["step"] for row in run.run_dir.read_metrics() if row["attempt"] == 2]
+    second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second in (list(range(6, 21)), list(range(11, 21)))  # the checkpoint of step 10 may not have been whole
     for noise in ("FutureWarning", "raylet", "INFO", "SIGTERM handler"):
         assert noise not in run.text()
@@ -148,13 +148,24 @@ def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> 
     run = ToyRun(tmp_path / "run", job, [*flags, "--train"], {**cluster.environment, "HOME": str(tmp_path)}).start()
     assert run.finish(150) == 0, run.text()
     assert [e["worker"] for e in run.events("diagnosis")] == ["west/0"]
-    losses = {(row["attempt"], row["step"]): row["loss"] for row in run.run_dir.read_metrics()}
+    losses = {(row["generation"], row["step"]): row["loss"] for row in run.run_dir.read_metrics()}
     again = [step for attempt, step in losses if attempt == 2]
     assert again[-1] == 6
     assert all(losses[2, step] == losses[1, step] for step in again if (1, step) in losses)
     agents = run.events("agents_started")[0]["agents"]
     assert sorted(a["agent"] for a in agents) == ["east", "west"]
     assert len({a["ray_node"] for a in agents}) == 2
+
+    nobody = {"HOME": str(tmp_path), **{key: value for key, value in cluster.environment.items() if "TOKEN" not in key}}
+    for token, words in (
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token, and there is none here; export RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "another"}, "refuses the token of this shell; export RAY_AUTH_TOKEN="),
+    ):
+        refused = ToyRun(tmp_path / "token", toy_job(), flags, {**nobody, **token}).start()
+        assert refused.finish(60) == 1
+        assert f"--address {cluster.address}: the cluster {words}" in refused.text()
+        assert "gcs_client.cc" not in refused.text() and "InvalidAuthToken" not in refused.text()
+    assert "InvalidAuthToken" in (tmp_path / "token" / "logs" / "ray.log").read_text()
 
     older = tmp_path / "older" / "transformers-4.57.1.dist-info"
     older.mkdir(parents=True)

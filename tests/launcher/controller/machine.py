@@ -47,6 +47,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.placement import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEvent
+from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
 ISLANDS = [
@@ -124,8 +125,10 @@ def done(*names: str, generation: int = 1) -> list[Step]:
     return steps
 
 
-def step(number: int, generation: int = 1) -> Says:
-    row = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+def step(number: int, generation: int = 1, ledger: str | None = None) -> Says:
+    row: dict[str, Any] = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+    if ledger is not None:
+        row["ledger"] = ledger
     return worker("east/0", StepDone(number, row), generation)
 
 
@@ -137,8 +140,11 @@ def committed(number: int) -> Committed:
     return Committed(number, Path(f"/run/checkpoints/step-{number:06d}"), 100, 0.5)
 
 
-def found(number: int | None = None) -> FoundCheckpoint:
-    return FoundCheckpoint(None if number is None else Path(f"/run/checkpoints/step-{number:06d}"))
+def found(number: int | None = None, **recorded: str) -> FoundCheckpoint:
+    """`recorded`: what generation 1 has recorded of the steps after it, such as `_6="ab"`."""
+    steps = {int(name.lstrip("_")): RecordedStep(1, ledger) for name, ledger in recorded.items()}
+    directory = None if number is None else Path(f"/run/checkpoints/step-{number:06d}")
+    return FoundCheckpoint(directory, recorded=steps)
 
 
 ALL = ("east/0", "east/1", "west/0")
@@ -162,6 +168,9 @@ class Machine:
     job: Job
     deadlines: Deadlines = DEADLINES
     takes_fingerprints: bool = False
+    versions: dict[str, str] | None = None
+    has_sources: bool = True
+    memory_bytes: int | None = None
     state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
     facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
     now: float = 0.0
@@ -173,7 +182,8 @@ class Machine:
 
     @property
     def policy(self) -> RunPolicy:
-        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
+        policy = RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
+        return replace(policy, versions=self.versions, has_sources=self.has_sources)
 
     @property
     def outcome(self) -> Outcome:
@@ -215,6 +225,7 @@ class Machine:
             case Joins(agent):
                 self.channels[agent] = self._channel()
                 facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {}, True)
+                facts = replace(facts, memory_bytes=self.memory_bytes)
                 self._observe(AgentJoined(facts, self.channels[agent]))
             case Says(agent, message):
                 self._observe(AgentMessage(agent, self.channels[agent], message))
@@ -257,9 +268,10 @@ class Machine:
         return channel
 
 
-def machine(takes_fingerprints: bool = False, **job: Any) -> Machine:
-    """A machine at its very beginning. `job`: as for `toy_job`."""
-    return Machine(Job.model_validate(toy_job(**{"islands": ISLANDS, **job})), DEADLINES, takes_fingerprints)
+def machine(takes_fingerprints: bool = False, memory_bytes: int | None = None, **job: Any) -> Machine:
+    """A machine at its very beginning. `memory_bytes`: what agents say of it; `job`: as for `toy_job`."""
+    made = Job.model_validate(toy_job(**{"islands": ISLANDS, **job}))
+    return Machine(made, DEADLINES, takes_fingerprints, memory_bytes=memory_bytes)
 
 
 def running(**job: Any) -> Machine:

@@ -68,7 +68,15 @@ def rig(tmp_path: Path) -> Rig:
 
 def test_news_are_recorded_and_shown(rig: Rig) -> None:
     rig.actor.act(Record(WarningRaised(generation=1, text="slow disk")))
-    row = {"step": 1, "attempt": 1, "loss": 1.0, "tokens": 64, "step_s": 0.1, "tokens_per_s": 640.0, "grad_norm": 1.0}
+    row = {
+        "step": 1,
+        "generation": 1,
+        "loss": 1.0,
+        "tokens": 64,
+        "step_s": 0.1,
+        "tokens_per_s": 640.0,
+        "grad_norm": 1.0,
+    }
     rig.actor.act(RecordStep({**row, "lr": 1e-3, "islands": {}}))
     rig.actor.act(ShowLine("east/0", "hello"))
     rig.actor.act(ShowException("east/0", WorkerRaised("ValueError", ("ValueError",), "x")))

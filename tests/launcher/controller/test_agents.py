@@ -69,3 +69,9 @@ def test_only_those_who_have_joined_fall_silent(agents: AgentTable, channels: li
 def test_named_means_all_where_none_is_named(agents: AgentTable) -> None:
     assert [handle.spec.name for handle in agents.named(())] == ["east", "west"]
     assert [handle.spec.name for handle in agents.named(("west",))] == ["west"]
+
+
+def test_a_worker_belongs_to_one_agent(agents: AgentTable) -> None:
+    handle = agents.of_worker("west/0")
+    assert handle is not None and handle.spec.name == "west"
+    assert agents.of_worker("north/0") is None

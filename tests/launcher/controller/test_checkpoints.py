@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,33 @@ from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError
-from dougong.job.schema import Job
-from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
+from dougong.errors import CheckpointError, RecordError
+from dougong.job.schema import Job, Model
+from dougong.launcher.controller.checkpoints import (
+    CheckpointManager,
+    RunOrigin,
+    companions_of,
+    compare_versions,
+)
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
 from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Inventory, Seat, make_plan
-from dougong.planner.recipe import make_recipe
+from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
+from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())
 PLAN = make_plan(4, INVENTORY, [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)])
 JOB = Job.model_validate(toy_job())
-MODEL = InspectedModel(INVENTORY, {"name": "a.txt", "digest": "one"}, None, make_recipe(JOB, INVENTORY))
+SOURCES = RunSources({"hidden_size": 8}, "a.B", "one")
+MODEL = InspectedModel(
+    INVENTORY, {"name": "a.txt", "digest": "one"}, None, make_recipe(JOB, INVENTORY), sources=SOURCES
+)
 ORIGIN = RunOrigin(MODEL)
 
 
@@ -90,10 +102,35 @@ def test_a_checkpoint_says_of_what_it_was_made(checkpoints: CheckpointManager, i
     assert metadata["data"] == {"name": "a.txt", "digest": "one", "step": 5, "samples": 20, "tokens": 20 * 256}
     assert metadata["parent"] is None
     assert metadata["job"] == identity(JOB)
+    assert metadata["sources"]["config"] == {"hidden_size": 8}
     assert metadata["recipe"] == {"digest": MODEL.recipe.digest, **MODEL.recipe.to_dict()}
     assert metadata["plan"][1] == {"worker": "east/1", "lanes": [2, 3], "experts": []}
     assert commit(checkpoints, inbox, 10, "step-000005").directory.name == "step-000010"
     assert Manifest.load(checkpoints.root / "step-000010").metadata["parent"] == "step-000005"
+
+
+def test_small_files_of_the_model_folder_travel_on_when_it_is_gone(tmp_path: Path) -> None:
+    base, own = tmp_path / "base", tmp_path / "own"
+    for folder, tokenizer in ((base, "{}"), (own, '{"trained": "with"}')):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(tokenizer)
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    job = JOB.model_copy(update={"model": Model(path=str(base), config={"pad_token_id": 9})})
+    bounded = CheckpointManager(tmp_path / "run", job, Background("test-commit", inbox := Inbox()))
+    find(bounded, inbox)
+    shutil.rmtree(base)  # before the first checkpoint is due
+    done = commit(bounded, inbox, 5)
+    model = done.directory / "model"
+    assert json.loads((model / "generation_config.json").read_text()) == {"eos_token_id": [2, 5], "pad_token_id": 9}
+    assert (model / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert (model / "tokenizer.json").read_text() == "{}"
+    # A later process of the run, which finds neither the folder nor a changed one.
+    later = CheckpointManager(tmp_path / "run", job, Background("test-commit", inbox))
+    (commit(later, inbox, 10).directory / "model/chat_template.jinja").read_text()
+    data = job.data.model_copy(update={"tokenizer": str(own)})
+    files = companions_of(tmp_path / "other", JOB.model_copy(update={"data": data}))
+    assert files == {"tokenizer.json": b'{"trained": "with"}'}
 
 
 def test_old_checkpoints_go(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -190,7 +227,7 @@ def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, in
     anew = again(checkpoints.root, inbox, has_committed=True, chosen=0)
     found = find(anew, inbox)
     aside = checkpoints.root / "set-aside" / "1"
-    assert found == FoundCheckpoint(None, (), (), ("step-000010", "step-000005"), aside)
+    assert found == FoundCheckpoint(None, moved=("step-000010", "step-000005"), aside=aside)
     assert left(checkpoints.root) == ["set-aside/1/step-000005", "set-aside/1/step-000010"]
     assert find(anew, inbox) == FoundCheckpoint(None)  # before its first checkpoint a recovery begins anew too
     commit(anew, inbox, 5)
@@ -247,12 +284,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_or_warned_of(checkpoints: Che
     commit(checkpoints, inbox, 5)
     origin = other(recipe=dataclasses.replace(MODEL.recipe, arithmetic=99))
     text = refusal(checkpoints, inbox, origin)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in text and "-o numerics=bounded" in text
+    assert f"another recipe (arithmetic: {ARITHMETIC} then, 99 now)" in text and "-o numerics=bounded" in text
     bounded = CheckpointManager(
         checkpoints.root, JOB.model_copy(update={"numerics": "bounded"}), Background("test-bounded", inbox)
     )
     (warning,) = find(bounded, inbox, origin).warnings
-    assert "arithmetic: 1 then, 99 now" in warning
+    assert f"arithmetic: {ARITHMETIC} then, 99 now" in warning
 
 
 def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -260,3 +297,52 @@ def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, i
     text = refusal(checkpoints, inbox, other(data={"name": "a.txt", "digest": "two"}))
     assert "digest one, but a.txt has two" in text
     assert find(checkpoints, inbox).directory == checkpoints.root / "step-000005"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "numerics", "told", "refused"),
+    [
+        ({"transformers": "5.23.0", "numpy": "2.1"}, {"transformers": "5.23.0", "numpy": "2.1"}, "exact", "", False),
+        ({"transformers": "5.23.0"}, {"transformers": "5.20.0"}, "exact", "transformers 5.23.0 then, 5.20.0 now", True),
+        ({"transformers": "5.23.0"}, {"transformers": "5.20.0"}, "bounded", "transformers 5.23.0 then", False),
+        ({"tokenizers": "0.22", "numpy": "2.1"}, {"tokenizers": "0.23", "numpy": "2.2"}, "exact",
+         "tokenizers 0.22 then, 0.23 now; numpy 2.1 then, 2.2 now", False),
+        ({}, {"safetensors": "0.7"}, "exact", "", False),  # an older release did not write it down
+    ],
+)  # fmt: skip
+def test_other_software_is_refused_where_it_computes_and_told_elsewhere(
+    before: dict[str, str], now: dict[str, str], numerics: str, told: str, refused: bool
+) -> None:
+    job = JOB.model_copy(update={"numerics": numerics})
+    path = Path("/run/step-000005")
+    if refused:
+        with pytest.raises(CheckpointError) as caught:
+            compare_versions(job, path, {"versions": before}, now)
+        assert told in str(caught.value) and "pip install transformers==5.23.0, or accept them" in str(caught.value)
+        return
+    warnings = compare_versions(job, path, {"versions": before}, now)
+    assert told in "".join(warnings) and bool(warnings) == bool(told)
+
+
+def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> CheckpointManager:
+    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read_rows=read)
+
+
+def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:
+    rows = [{"generation": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
+    checkpoints = with_rows(tmp_path, inbox, lambda: iter(rows))
+    assert list(find(checkpoints, inbox).recorded) == [1, 2, 3, 4, 5, 6, 7]  # from the beginning
+    parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]
+    parts = [dataclasses.replace(one, part={**one.part, "ledger": "05"}) for one in parts]
+    checkpoints.commit(5, 1, parts, PLAN, ORIGIN, None)
+    assert isinstance(result(inbox), Committed)
+    assert find(checkpoints, inbox).recorded == {6: RecordedStep(1, "06"), 7: RecordedStep(1, "07")}
+
+
+def test_rows_that_cannot_be_read_are_told_and_hold_nothing_up(tmp_path: Path, inbox: Inbox) -> None:
+    def damaged() -> Any:
+        raise RecordError("metrics.jsonl:3: not JSON")
+
+    found = find(with_rows(tmp_path, inbox, damaged), inbox)
+    assert found.recorded == {}
+    assert found.warnings == ("metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",)

@@ -21,7 +21,7 @@ from dougong.launcher.controller.items import ClientRequest, Committed, SignalRe
 from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.directory import RunDir
-from dougong.records.events import RunEnded, StateChanged
+from dougong.records.events import Phase, RunEnded, StateChanged
 from dougong.ui.recorder import Recorder
 from dougong.ui.view import make_view
 from rich.console import Console
@@ -31,6 +31,7 @@ from tests.launcher.toyrun import toy_job
 class NoNodes:
     """A backend whose machine room is empty. `error`: what opening it raises. `closes`: called at its end."""
 
+    phase: Phase = "agents"
     shared_devices = True
 
     def __init__(
@@ -161,7 +162,7 @@ def test_a_record_that_cannot_be_written_ends_the_run(
     assert backend.is_closed
     assert (outcome.state, outcome.status) == ("FAILED", 1)
     assert isinstance(outcome.error, StorageError) and f"{file}: {words}: Is a directory" in str(outcome.error)
-    assert "failed at step 5: storage: " in screen.getvalue()
+    assert "failed at step 5" in screen.getvalue()  # why: in the command's last words
     if says_failed:
         (ended,) = [event for event in run_dir.read_events() if isinstance(event, RunEnded)]
         assert ended.failure == "storage"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dougong.control.messages import AgentReady
-from dougong.control.worker_messages import FingerprintFound
+from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.items import AgentsPlaced
 from dougong.launcher.controller.states import Recovering, Stage, Starting
+from dougong.parallel.plan import TensorSpec
 from tests.launcher.controller.machine import (
+    INVENTORY,
     MODEL,
     UP_TO_JOIN,
     UP_TO_MODEL,
@@ -104,11 +107,44 @@ def test_a_job_that_does_not_fit_is_the_users_mistake() -> None:
     assert "each needs a lane" in str(made.outcome.error)
 
 
+def test_a_state_that_no_memory_can_hold_is_refused_before_workers_start() -> None:
+    large = TensorSpec("embed", (100_000_000,), True)  # 1.6 GB of state, all but the moments on each worker
+    found_it = worker("east/0", ModelFound(replace(INVENTORY, tensors=(large,)), {}), 0, "inspect")
+    made = machine(memory_bytes=10**9).play(UP_TO_MODEL, found_it)
+    assert "ForkGeneration 1" not in made.names()
+    assert made.outcome.status == 2
+    said = str(made.outcome.error)
+    assert said.startswith(
+        "the 3 workers on here need 3.2 GB (east/0 1.6 GB, east/1 0.8 GB, west/0 0.8 GB) for weights"
+    )
+    assert "and here has 1 GB; " in said and said.endswith("to run even so, set islands.east.memory_gb")
+    assert machine(memory_bytes=10**10).play(UP_TO_MODEL, found_it).names()[-1] == "FindCheckpoint"
+
+
 def test_agents_of_different_software_are_refused() -> None:
     made = machine().play(UP_TO_JOIN, Joins("east"))
     made.facts.agents["east"].facts.versions["torch"] = "1"  # type: ignore[union-attr]
     made.play(Joins("west"))
     assert "the nodes differ in torch" in str(made.outcome.error)
+
+
+def test_agents_of_other_software_than_the_launching_machine_are_refused() -> None:
+    made = machine()
+    made.versions = {"torch": "2+cpu"}  # the agents say 2
+    assert made.play(UP_TO_READY).state == Starting(Stage.READY, 0.0)
+    made = machine()
+    made.versions = {"torch": "3"}
+    assert "differ in torch" in str(made.play(UP_TO_READY).outcome.error)
+
+
+def test_a_run_that_goes_on_without_a_record_of_its_beginning_is_told() -> None:
+    made = machine()
+    made.has_sources = False
+    made.play(UP_TO_MODEL, MODEL)
+    assert "warning" not in made.kinds()
+    made = machine()
+    made.has_sources, made.facts.number = False, 3
+    assert "does not say what it had read" in made.play(UP_TO_MODEL, MODEL).event("warning").text
 
 
 def test_only_an_agent_that_was_lost_is_started_and_probed_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,17 @@ def test_a_run_without_a_step(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run")
     recorder.start()
     charts = training_charts(read_history(recorder.run))
-    assert all("no numbers yet" in card.drawing for card in (charts.loss, *charts.small))
+    assert (charts.loss, list(charts.small), list(charts.load)) == (None, [], [])
+
+
+def test_a_loss_that_is_never_finite_is_shown_as_such(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    for step in (1, 2):
+        recorder.run.append_metrics({**recorder.row(1, step), "loss": math.nan, "grad_norm": None})
+    charts = training_charts(read_history(recorder.run))
+    assert charts.loss is not None and "not a finite number: steps 1-2" in charts.loss.drawing
+    assert "Gradient norm" not in [card.title for card in charts.small]
 
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0.00"), (1.234, "1.23"), (0.00123, "0.0012"), (-2.5, "-2.50")])

@@ -7,6 +7,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from dougong.ui.report.charts import two_digits
 from dougong.ui.report.line_chart import Chart, Mark, Series, draw, legend, thin, ticks
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,8 +56,28 @@ def test_a_broken_number_is_a_gap(broken: float) -> None:
 
 
 def test_nothing_to_draw_says_so() -> None:
-    for points in ([], [(1.0, math.nan)]):
-        assert "no numbers yet" in draw(chart(points))
+    assert "no numbers yet" in draw(chart([]))
+    assert "not a finite number: step 1" in draw(chart([(1.0, math.nan)]))
+
+
+def test_numbers_that_are_not_finite_are_red_bands_and_gaps_are_not() -> None:
+    points = [(1.0, 2.0), (2.0, 1.0), (3.0, math.nan), (4.0, math.inf), (5.0, 1.0)]
+    svg = draw(Chart("Loss", [Series("training", points, "train")], say))
+    assert svg.count('class="broken"') == 2  # the band and its word
+    assert "<title>not a finite number: steps 3-4</title>" in svg
+    assert 'class="broken"' not in draw(Chart("Loss", [Series("rewound", points, "rewound", has_gaps=True)], say))
+
+
+def test_a_point_that_stands_alone_is_drawn() -> None:
+    alone = draw(chart([(1, 2.0), (2, math.nan), (3, 1.0), (4, 1.5)]))
+    assert alone.count("<circle") == 1
+    assert draw(chart([(1, 2.0)])).count("<circle") == 1
+
+
+def test_labels_of_the_value_axis_differ() -> None:
+    svg = draw(Chart("Loss", [Series("training", [(1, 5.548), (2, 5.556)], "train")], two_digits))
+    labels = re.findall(r'class="tick end">([^<]*)<', svg)
+    assert len(labels) > 2 and len(set(labels)) == len(labels)
 
 
 def test_marks_and_hovering_tell_steps_and_values() -> None:

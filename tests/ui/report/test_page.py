@@ -101,6 +101,30 @@ def test_a_failed_run_says_who_why_and_what_to_type(tmp_path: Path) -> None:
     assert "<script" not in run.report_file.read_text(encoding="utf-8")
 
 
+def test_a_run_that_failed_before_its_first_step_begins_with_why_and_shows_no_empty_chart(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    for number in (1, 2):
+        recorder.generation(number)
+        recorder.event("worker_died", number, worker="east/0", cause="out of memory", **{"class": "out_of_memory"})
+    recorder.event("failed", 2, step=0, worker="east/0", cause="out of memory")
+    log = recorder.run.log_file(1, "east/0")
+    log.parent.mkdir(parents=True)
+    log.touch()
+    page = page_of(recorder.run)
+    head, _, rest = page.words.partition("Steps 0 / 60")
+    assert "Failed: east/0 out of memory Next: " in head
+    assert "Its log, logs/1/east/0.log, is empty: the worker printed nothing." in head
+    assert "Training" not in rest and "no numbers yet" not in rest and "svg" in page.seen
+    assert rest.count("2 times, generations 1-2") == 1
+
+
+def test_warnings_stand_at_the_head(tmp_path: Path) -> None:
+    words = page_of(finished_run(tmp_path / "run")).words
+    head, _, _ = words.partition("Steps 60 / 60")
+    assert "1 warning [east/0-1] grad norm 3.2 above clip_norm 1.0 for 5 steps" in head
+
+
 def test_a_run_that_goes_on_says_so_and_can_be_drawn_again(tmp_path: Path) -> None:
     run = running_run(tmp_path / "run")
     assert "Not over yet: last event" in page_of(run).words
@@ -144,7 +168,7 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
     with recorder.run.metrics_file.open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in lines)
     for step in range(400):
-        recorder.event("checkpoint_started", 1, step=step)
+        recorder.event("note", 1, text=f"note {step}")
     page = page_of(recorder.run)
     assert recorder.run.report_file.stat().st_size < 1_500_000
     assert "older events" in page.words

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from dougong.records.directory import RunDir
 from dougong.ui.history import read_history
 from dougong.ui.report.summary import read_log_tail, summary_cards
-from tests.ui.recorded import failed_run, finished_run
+from tests.ui.recorded import Recorder, failed_run, finished_run
 
 
 def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
@@ -18,10 +19,17 @@ def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
     assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps rewound, 0.84 s to recover")
 
 
-def test_a_run_without_a_step_has_dashes(tmp_path: Path) -> None:
+def test_a_run_without_a_step_has_no_card_of_what_it_does_not_have(tmp_path: Path) -> None:
     cards = {card.label: card for card in summary_cards(read_history(RunDir.create(tmp_path / "run")))}
-    assert (cards["Last loss"].value, cards["Last loss"].more) == ("–", "no validation")
-    assert (cards["Tokens/s"].value, cards["Failures"].more) == ("–", "none")
+    assert list(cards) == ["Steps", "Time", "Failures"]
+    assert cards["Failures"].more == "none"
+
+
+def test_a_loss_that_is_not_finite_is_marked(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.run.append_metrics({**recorder.row(1, 1), "loss": math.nan})
+    found = [(card.label, card.value) for card in summary_cards(read_history(recorder.run)) if card.is_broken]
+    assert found == [("Last loss", "nan")]
 
 
 def test_the_log_of_the_worker_that_failed(tmp_path: Path) -> None:

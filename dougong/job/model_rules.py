@@ -1,0 +1,125 @@
+"""Rules that hold a job's model against the list of transformers' families: what building the model
+would refuse, told with its place in the job file.
+
+They say nothing where the list is of another transformers than the one that is installed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dougong.job.families import Families, Family
+from dougong.job.rule import Breach, Rule, model_config
+from dougong.job.schema import Job
+from dougong.job.tokenizer_rules import longer_than
+from dougong.job.yaml_scalars import write_flow
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number with a decimal point",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping of keys",
+    "null": "null",
+}
+_KINDS: dict[type, str] = {
+    int: "int", float: "float", bool: "bool", str: "str", list: "list", dict: "dict",
+    type(None): "null",
+}  # fmt: skip
+_EXAMPLES = ("qwen3_moe", "deepseek_v3", "mixtral")
+
+
+def model_rules(families: Families) -> tuple[Rule, ...]:
+    """The rules of this list; none where another transformers is installed."""
+    if not families.is_of_installed:
+        return ()
+    rules = _ModelRules(families)
+    return (
+        Rule(("model",), rules.family),
+        Rule(("model",), rules.keys),
+        Rule(("model", "data"), rules.positions),
+    )
+
+
+@dataclass(frozen=True)
+class _ModelRules:
+    families: Families
+
+    def family(self, job: Job) -> Iterator[Breach]:
+        name, known = _family_name(job), self.families
+        path = ("model", "family" if job.model.path is None else "path")
+        if name is None or name in known.with_experts:
+            return
+        if name in known.refused:
+            yield Breach(path, known.refused[name])
+        elif name in known.dense:
+            yield Breach(path, f"{name} has no experts; {self._with_experts(name)}")
+        elif name in known.others:
+            text = f"transformers has no causal language model of {name}"
+            yield Breach(path, f"{text}; {self._with_experts(name)}")
+        else:
+            hint = _nearest(name, known.names, 3) or self._with_experts(name)
+            yield Breach(path, f"transformers {known.version} knows no {name!r}; {hint}")
+
+    def keys(self, job: Job) -> Iterator[Breach]:
+        """Keys that nothing would read, and values of a kind that a key does not take."""
+        name = _family_name(job)
+        family = self.families.with_experts.get(name or "")
+        if family is None:
+            return
+        for key, value in job.model.config.items():
+            path = ("model", "config", key)
+            if not family.knows(key):
+                hint = _nearest(key, family.keys, 1) or f"its keys are in transformers' {name}"
+                yield Breach(path, f"{name} does not know it; {hint}", is_key=True)
+            elif not _takes(family, key, value):
+                yield Breach(path, _wrong_kind(family.keys[key], value))
+
+    def positions(self, job: Job) -> Iterator[Breach]:
+        """Where the job leaves the number of positions to the family."""
+        family = self.families.with_experts.get(_family_name(job) or "")
+        if family is None or "max_position_embeddings" in model_config(job):
+            return
+        if family.max_positions is not None:
+            breach = longer_than(job, family.max_positions)
+            if breach is not None:
+                yield breach
+
+    def _with_experts(self, name: str) -> str:
+        near = difflib.get_close_matches(name, list(self.families.with_experts), 3)
+        names = ", ".join(near or _EXAMPLES)
+        return f"give a mixture-of-experts family, such as {names}"
+
+
+def _family_name(job: Job) -> str | None:
+    """As the job says it, or the folder's config.json; None where neither does."""
+    if job.model.path is None:
+        return job.model.family
+    name = model_config(job).get("model_type")
+    return name if isinstance(name, str) else None
+
+
+def _nearest(word: str, known: Iterable[str], count: int) -> str:
+    near = difflib.get_close_matches(word, list(known), count)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _takes(family: Family, key: str, value: Any) -> bool:
+    kinds = family.keys.get(key, ())
+    return not kinds or _KINDS.get(type(value)) in kinds
+
+
+def _wrong_kind(kinds: Iterable[str], value: Any) -> str:
+    kinds = list(kinds)
+    wanted = " or ".join(_WORDS[kind] for kind in kinds)
+    text = f"must be {wanted} (got {write_flow(value)})"
+    # YAML tells 1 from 1.0, and so do transformers' configurations.
+    if type(value) is int and "float" in kinds:
+        return f"{text}; write {value}.0"
+    if type(value) is float and "int" in kinds and value.is_integer():
+        return f"{text}; write {int(value)}"
+    return text

@@ -1,0 +1,50 @@
+"""Which tokenizer a job means: its own word, else the model folder's, else bytes. Imports no
+torch."""
+
+from __future__ import annotations
+
+import os
+
+from dougong.job.schema import Data, Job
+
+BYTES = "bytes"
+NUM_BYTES = 256
+"""Ids of the tokenizer `bytes`."""
+
+# Any of these in a folder means that transformers finds a tokenizer there, or says why not.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+def ready_tokens(data: Data) -> str | None:
+    """The key of a source that holds token ids, not text."""
+    for key in ("tokens", "megatron"):
+        if getattr(data, key) is not None:
+            return key
+    return None
+
+
+def tokenizer_of(job: Job) -> str | None:
+    """`bytes`, or the path of a tokenizer; None where the data is tokens already."""
+    if ready_tokens(job.data) is not None:
+        return None
+    return job.data.tokenizer or default_tokenizer(job.model.path)
+
+
+def default_tokenizer(model_path: str | None) -> str:
+    """The tokenizer of a job that names none: that of its model's folder, if it has one."""
+    if model_path is not None and holds_tokenizer(model_path):
+        return model_path
+    return BYTES
+
+
+def holds_tokenizer(folder: str) -> bool:
+    """Whether a folder has any file of a tokenizer."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in _TOKENIZER_FILES)

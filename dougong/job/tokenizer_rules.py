@@ -1,0 +1,107 @@
+"""Rules of how text becomes a model's ids: the tokenizer, its vocabulary, the length of a
+sequence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from dougong.job.rule import Breach, Rule, model_config
+from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import (
+    BYTES,
+    NUM_BYTES,
+    holds_tokenizer,
+    ready_tokens,
+    tokenizer_of,
+)
+
+
+def _tokenizer(job: Job) -> Iterator[Breach]:
+    name, path = job.data.tokenizer, ("data", "tokenizer")
+    if name is None or name == BYTES:
+        return
+    ready = ready_tokens(job.data)
+    if ready is not None:
+        rule = f"data.{ready} holds token ids, so nothing is left to tokenise"
+        yield Breach(path, f"{rule}; remove data.tokenizer")
+    elif not os.path.exists(name):
+        advice = "give `bytes`, a tokenizer.json, or a Hugging Face folder"
+        yield Breach(path, f"there is no {name}; {advice}")
+
+
+def _bytes_for_a_folder(job: Job) -> Iterator[Breach]:
+    """A model that was trained on words gets no bytes by oversight."""
+    folder = job.model.path
+    if folder is None or tokenizer_of(job) != BYTES or job.data.allow_bytes:
+        return
+    num_ids = number_in(model_config(job), "vocab_size")
+    if num_ids is None or num_ids <= NUM_BYTES:
+        return
+    text = (
+        f"`bytes` gives {NUM_BYTES} ids, but the vocabulary of {folder} has {num_ids}, so its "
+        "weights have learnt other ids"
+    )
+    if holds_tokenizer(folder):
+        advice = "remove data.tokenizer to take the folder's own"
+    else:
+        advice = "the folder holds no tokenizer: name the model's own in data.tokenizer"
+    insist = "or, if it was trained on bytes, add `allow_bytes: true`"
+    yield Breach(("data", "tokenizer"), f"{text}; {advice}, {insist}")
+
+
+def _beginning(job: Job) -> Iterator[Breach]:
+    path, ready = ("data", "bos"), ready_tokens(job.data)
+    if ready is not None and job.data.bos != "auto":
+        rule = f"data.{ready} holds token ids, to which nothing is added"
+        yield Breach(path, f"{rule}; remove data.bos")
+    elif job.data.bos is True and tokenizer_of(job) == BYTES:
+        text = "`bytes` has no token for the beginning of a document; remove data.bos"
+        yield Breach(path, text)
+
+
+def _column(job: Job) -> Iterator[Breach]:
+    if job.data.column is not None and job.data.dataset is None:
+        text = "only a data.dataset has columns; remove it, or name the data set in data.dataset"
+        yield Breach(("data", "column"), text)
+
+
+def _positions(job: Job) -> Iterator[Breach]:
+    positions = number_in(model_config(job), "max_position_embeddings")
+    if positions is not None:
+        breach = longer_than(job, positions)
+        if breach is not None:
+            yield breach
+
+
+def longer_than(job: Job, positions: int) -> Breach | None:
+    """Sequences that are longer than a model has positions, where the job does not insist."""
+    length = job.data.sequence_length
+    if length <= positions or job.data.allow_longer_sequences:
+        return None
+    text = (
+        f"{length} tokens in a sequence, but the model has positions for {positions} "
+        "(max_position_embeddings); lower it, or raise model.config.max_position_embeddings (what "
+        "leaves then says so too), or insist with `allow_longer_sequences: true`"
+    )
+    return Breach(("data", "sequence_length"), text)
+
+
+def number_in(config: dict[str, Any], key: str) -> int | None:
+    """A positive whole number of a model's configuration, or of its text model's within."""
+    inner = config.get("text_config")
+    for values in (config, inner if isinstance(inner, dict) else {}):
+        value = values.get(key)
+        if type(value) is int and value > 0:
+            return value
+    return None
+
+
+TOKENIZER_RULES = (
+    Rule(("data",), _tokenizer),
+    Rule(("data", "model"), _bytes_for_a_folder),
+    Rule(("data", "model"), _beginning),
+    Rule(("data",), _column),
+    Rule(("data", "model"), _positions),
+)

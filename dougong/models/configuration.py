@@ -1,0 +1,102 @@
+"""The configuration of a Hugging Face folder: read without running its code, and made to say what
+is true of the model that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dougong.errors import ModelError
+from dougong.job.schema import Model
+from dougong.models.folder import read_config
+from dougong.models.transformers_internals import declared_ties
+from dougong.models.weights import differing_tie
+
+_EXTRA_LAYERS = (
+    "num_nextn_predict_layers",
+    "num_mtp_modules",
+    "mtp_num_hidden_layers",
+    "num_mtp_layers",
+    "use_mtp",
+)
+"""What families call the number of their layers for multi-token prediction; `use_mtp` is a flag."""
+
+
+def folder_config(model: Model) -> Any:
+    """The configuration of `model.path` with the job's changes, before anything is seen of the
+    weights. No code of the folder runs.
+
+    Raises `ModelError` when there is none, it needs code of its own, or its weights are quantised.
+    """
+    from transformers import AutoConfig
+
+    path = model.path or ""
+    _refuse_own_code(path, read_config(Path(path)))
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **model.config)
+    except Exception as error:
+        raise ModelError(
+            f"model.path: {path}: transformers cannot read this configuration: {error}"
+        ) from error
+    # It says where a family's own code lies. None of it runs here, and none goes into a checkpoint.
+    vars(config).pop("auto_map", None)
+    return config
+
+
+def untied_pair(model: Model, config: Any) -> tuple[str, str] | None:
+    """The stored tensors that `config` (of `folder_config`) ties although the folder holds both
+    with different values; transformers does not tie such two. None where there are none, or where
+    the job itself says that they are tied."""
+    if "tie_word_embeddings" in model.config:
+        return None
+    ties = declared_ties(config)
+    return differing_tie(Path(model.path or ""), ties) if ties else None
+
+
+def _refuse_own_code(path: str, values: Mapping[str, Any]) -> None:
+    from transformers import CONFIG_MAPPING
+
+    family = values.get("model_type")
+    if "auto_map" in values and family not in CONFIG_MAPPING:
+        raise ModelError(
+            f"model.path: {path}: its family {family!r} needs its own code (auto_map in its "
+            "config.json); dougong runs none. Give a folder of a family that transformers knows, "
+            "or a release of transformers that knows this one"
+        )
+    kernel = _foreign_kernel(values)
+    if kernel is not None:
+        raise ModelError(
+            f"model.path: {path}: its config.json asks for code from elsewhere ({kernel}); dougong "
+            "runs none: take that line out"
+        )
+
+
+def _foreign_kernel(values: Mapping[str, Any]) -> str | None:
+    """An entry by which transformers would fetch a kernel, `owner/name`, and run it."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found = _foreign_kernel(value)
+            if found is not None:
+                return found
+        elif key.endswith("_implementation") and "/" in str(value):
+            return f"{key}: {value}"
+    return None
+
+
+def declare_no_extra_layers(model: Model, config: Any) -> None:
+    """No family's layers for the prediction of further tokens are built or trained, so no
+    configuration may say that a checkpoint holds them."""
+    for key in extra_layers(config):
+        if model.config.get(key):
+            raise ModelError(
+                f"model.config: {key}: {config.model_type} is trained without layers that predict "
+                f"further tokens; leave it out, or set it to 0"
+            )
+        setattr(config, key, type(getattr(config, key))(0))
+
+
+def extra_layers(config: Any) -> list[str]:
+    """The keys by which a configuration says that there are layers for the prediction of further
+    tokens (multi-token prediction, DeepSeek-V3 section 2.2)."""
+    return [key for key in _EXTRA_LAYERS if getattr(config, key, None)]

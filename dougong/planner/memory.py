@@ -1,0 +1,91 @@
+"""Whether a plan's state can lie in the memory that there is: each device's own, or a machine's
+where its workers share it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dougong.accelerators.registry import get_accelerator
+from dougong.control.handshake import AgentFacts
+from dougong.errors import PlanError
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.placement import AgentSpec
+from dougong.planner.plan_job import BYTES_PER_GB, state_bytes
+
+_DEVICE_REMEDY = (
+    "add workers, move experts by offload or speed, or take a smaller model or an optimizer with "
+    "less state"
+)
+_MACHINE_REMEDY = (
+    "put islands on several machines (islands.{island}.node), lower islands.{island}.workers if "
+    "they have lanes (each of them holds all tensors outside of the experts), or take a smaller "
+    "model or an optimizer with less state"
+)
+
+
+@dataclass(frozen=True)
+class KnownMemory:
+    """`num_bytes` that `workers` have together, at `place`. `is_shared`: it is a machine's."""
+
+    place: str
+    workers: tuple[str, ...]
+    num_bytes: int
+    is_shared: bool
+
+    def with_more(self, workers: Sequence[str], num_bytes: int) -> KnownMemory:
+        """The same machine, as seen by another agent whose workers share it, too."""
+        least = min(self.num_bytes, num_bytes)
+        return KnownMemory(self.place, (*self.workers, *workers), least, self.is_shared)
+
+
+def known_memory(
+    job: Job, specs: Sequence[AgentSpec], agents: Mapping[str, AgentFacts]
+) -> list[KnownMemory]:
+    """What agents have said of the memory of their devices; an island whose `memory_gb` is set is
+    judged by that alone. `agents`: by name."""
+    by_user = {island.name for island in job.islands if island.memory_gb is not None}
+    shared: dict[str, KnownMemory] = {}
+    found: list[KnownMemory] = []
+    for spec in specs:
+        node, num_bytes = agents[spec.name].node, agents[spec.name].memory_bytes
+        if num_bytes is None or spec.island in by_user:
+            continue
+        if get_accelerator(spec.accelerator).shares_machine:
+            known = shared.get(node, KnownMemory(node, (), num_bytes, is_shared=True))
+            shared[node] = known.with_more(spec.workers, num_bytes)
+        else:
+            for name in spec.workers:
+                place = f"a device of {node}"
+                found.append(KnownMemory(place, (name,), num_bytes, is_shared=False))
+    return [*found, *shared.values()]
+
+
+def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:
+    """PlanError where weights, gradients and optimizer state alone are more than there is: names
+    every worker's bytes, what there is, and what helps."""
+    states = state_bytes(job, inventory, plan)
+    needed = {worker.name: states[worker.rank] for worker in plan.workers}
+    for known in memory:
+        total = sum(needed[name] for name in known.workers)
+        if total > known.num_bytes:
+            raise PlanError(_refusal(known, needed, total))
+
+
+def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
+    island = known.workers[0].partition("/")[0]
+    remedy = (_MACHINE_REMEDY if known.is_shared else _DEVICE_REMEDY).format(island=island)
+    each = ", ".join(f"{name} {_gb(needed[name])}" for name in known.workers)
+    who = f"{known.workers[0]} needs {_gb(total)}"
+    if len(known.workers) > 1:
+        who = f"the {len(known.workers)} workers on {known.place} need {_gb(total)} ({each})"
+    return (
+        f"{who} for weights, gradients and optimizer state, activations not counted, and "
+        f"{known.place} has {_gb(known.num_bytes)}; {remedy}; to run even so, set "
+        f"islands.{island}.memory_gb"
+    )
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / BYTES_PER_GB:.3g} GB"

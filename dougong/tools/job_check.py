@@ -1,0 +1,112 @@
+"""A job file looked at as a whole, its model included, before anything starts. Imports neither
+torch nor transformers: a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dougong.accelerators.registry import get_accelerator
+from dougong.errors import DeviceError, ModelError
+from dougong.job.families import read_families
+from dougong.job.load import ResolvedJob, load_job
+from dougong.job.model_rules import model_rules
+from dougong.job.rule import Breach, Rule, model_config
+from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import BYTES, NUM_BYTES, tokenizer_of
+from dougong.job.tokenizer_rules import number_in
+from dougong.models.folder import check_folder
+
+
+def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+    """As `load_job`, and the model is looked at as well: its family and keys, its folder, its
+    vocabulary."""
+    return load_job(path, override, (*_RULES, *model_rules(read_families())))
+
+
+def unchecked_model() -> str:
+    """Why the model's family and keys have not been looked at; empty where they have."""
+    families = read_families()
+    if families.is_of_installed:
+        return ""
+    return (
+        f"the model's keys are checked by `dougong plan`: the list in this package is of "
+        f"transformers {families.version}, another version is installed"
+    )
+
+
+def _folder(job: Job) -> Iterator[Breach]:
+    if job.model.path is None:
+        return
+    try:
+        check_folder(Path(job.model.path))
+    except ModelError as error:
+        yield Breach(("model", "path"), str(error).removeprefix("model.path: "))
+
+
+def _vocabulary(job: Job) -> Iterator[Breach]:
+    """More ids than the model has rows for: the first text that holds one of them would end the
+    run."""
+    name, size = tokenizer_of(job), number_in(model_config(job), "vocab_size")
+    if name is None or size is None:
+        return
+    num_ids = NUM_BYTES if name == BYTES else _num_ids(Path(name))
+    if num_ids is None or num_ids <= size:
+        return
+    text = f"the tokenizer {name} has {num_ids} ids"
+    if "vocab_size" in job.model.config:
+        path = ("model", "config", "vocab_size")
+        yield Breach(path, f"{size} ids, but {text}; raise it to {num_ids}, or leave it out")
+    else:
+        advice = "give the model's own tokenizer"
+        yield Breach(("data", "tokenizer"), f"{text}, but the model has {size}; {advice}")
+
+
+def _num_ids(path: Path) -> int | None:
+    """Ids of a tokenizer.json without those that were added to it later; None where it does not
+    say so plainly."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        vocabulary = json.loads(file.read_bytes())["model"]["vocab"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if isinstance(vocabulary, dict):
+        return max((id for id in vocabulary.values() if type(id) is int), default=-1) + 1
+    return len(vocabulary) if isinstance(vocabulary, list) else None
+
+
+def _tokenizer_file(job: Job) -> Iterator[Breach]:
+    """A file that is named as a tokenizer and is none."""
+    name = tokenizer_of(job)
+    if name is None or name == BYTES or not Path(name).is_file():
+        return
+    path = ("data", "tokenizer")
+    try:
+        found = json.loads(Path(name).read_bytes())
+    except OSError as error:
+        yield Breach(path, f"{name}: {error.strerror}; check its permissions")
+        return
+    except ValueError as error:
+        yield Breach(path, f"{name} is not a tokenizer.json ({error}); give one, or a folder")
+        return
+    if not (isinstance(found, dict) and isinstance(found.get("model"), dict)):
+        text = f"{name} is not a tokenizer.json: it has no key `model`"
+        yield Breach(path, f"{text}; give one, or a Hugging Face folder")
+
+
+def _accelerators(job: Job) -> Iterator[Breach]:
+    """A package may offer a kind of device and not load."""
+    for index, island in enumerate(job.islands):
+        try:
+            get_accelerator(island.accelerator)
+        except DeviceError as error:
+            yield Breach(("islands", index, "accelerator"), str(error))
+
+
+_RULES = (
+    Rule(("islands",), _accelerators),
+    Rule(("model",), _folder),
+    Rule(("data", "model"), _tokenizer_file),
+    Rule(("data", "model"), _vocabulary),
+)

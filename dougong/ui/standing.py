@@ -1,0 +1,177 @@
+"""Where a run stands, for `dougong status`: the status, and what its last rows and events say of
+loss, speed, checkpoint and the time since. Pure: the time of day is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from statistics import median
+from typing import Any
+
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointRejected,
+    Event,
+    GenerationStarted,
+    read_wall,
+)
+from dougong.records.metrics import MetricsRow
+from dougong.records.status import RunStatus
+from dougong.ui.formatting import count, duration, loss
+
+_LOOKED_AT = 20
+"""Rows whose pace is taken for the present one."""
+_USUAL_TIMES = 3
+"""A pause of so many times the longest of the last ones is worth a word."""
+
+
+@dataclass(frozen=True)
+class LastCheckpoint:
+    """The newest one committed that no later look has refused. `age_s`: since then."""
+
+    step: int
+    name: str
+    age_s: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands. What is not known is None; seconds.
+
+    `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
+    `quiet`: the pause is longer than usual. `next_command`: what to type next.
+    """
+
+    status: RunStatus
+    loss: float | None
+    tokens_per_s: float | None
+    eta_s: float | None
+    since_step_s: float | None
+    usual_step_s: float | None
+    quiet: bool
+    checkpoint: LastCheckpoint | None
+    next_command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The status as it is in status.json, and beside it what else is known."""
+        newest = self.checkpoint
+        return {
+            **self.status.to_json(),
+            "loss": self.loss,
+            "tokens_per_s": self.tokens_per_s,
+            "eta_s": self.eta_s,
+            "since_step_s": self.since_step_s,
+            "usual_step_s": self.usual_step_s,
+            "quiet": self.quiet,
+            "checkpoint": None if newest is None else asdict(newest),
+            "next": self.next_command,
+        }
+
+    def lines(self) -> list[str]:
+        """For people, without the workers: the state, the numbers, what is unusual."""
+        status = self.status
+        state = status.state.lower()
+        if status.phase and not status.has_ended:
+            state = f"{state} ({status.phase}, {duration(status.phase_s)})"
+        head = f"{status.job}: {state}, step {status.step} of {status.steps}"
+        lines = [f"{head}, generation {status.generation}"]
+        numbers = [*self._step_words(), *self._checkpoint_words()]
+        if numbers:
+            lines.append(", ".join(numbers))
+        if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
+            since, usual = duration(self.since_step_s), duration(self.usual_step_s)
+            lines.append(f"no step for {since}, usual {usual}")
+        return lines
+
+    def _step_words(self) -> list[str]:
+        words = []
+        if self.loss is not None:
+            words.append(f"loss {loss(self.loss)}")
+        if self.tokens_per_s is not None:
+            words.append(f"{count(self.tokens_per_s)} tokens/s")
+        if self.eta_s is not None:
+            words.append(f"eta {duration(self.eta_s)}")
+        if self.since_step_s is not None:
+            words.append(f"last step {duration(self.since_step_s)} ago")
+        return words
+
+    def _checkpoint_words(self) -> list[str]:
+        if self.checkpoint is None:
+            return ["no checkpoint yet"] if self.loss is not None else []
+        newest = self.checkpoint
+        return [f"checkpoint of step {newest.step}, {duration(newest.age_s)} ago"]
+
+
+def find_standing(
+    status: RunStatus,
+    rows: Sequence[MetricsRow],
+    events: Sequence[Event],
+    next_command: str,
+    now: datetime,
+    deadlines: Deadlines = DEADLINES,
+) -> Standing:
+    """`rows`: the last ones written, in order; `events`: all of the run's; `now`: with its zone."""
+    rows = _of_now(status, rows)
+    newest = rows[-1] if rows else {}
+    pauses = _pauses_s(rows)
+    since = _age_s(newest.get("wall", ""), now)
+    usual, eta, quiet = median(pauses) if pauses else None, None, False
+    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
+    if trains and usual is not None and since is not None:
+        quiet = since > max(_USUAL_TIMES * max(pauses), deadlines.quiet_s)
+        left = max((status.steps - status.step) * usual - since, 0.0)
+        eta = None if quiet else left
+    return Standing(
+        status=status,
+        loss=newest.get("loss"),
+        tokens_per_s=newest.get("tokens_per_s"),
+        eta_s=eta,
+        since_step_s=since,
+        usual_step_s=usual,
+        quiet=quiet,
+        checkpoint=_checkpoint(events, now),
+        next_command=next_command,
+    )
+
+
+def _of_now(status: RunStatus, rows: Sequence[MetricsRow]) -> list[MetricsRow]:
+    """The last rows, without those that a new generation is about to compute again."""
+    is_present = bool(rows) and rows[-1].get("generation") == status.generation
+    kept = [row for row in rows if is_present or row["step"] <= status.step]
+    return kept[-_LOOKED_AT:]
+
+
+def _pauses_s(rows: Sequence[MetricsRow]) -> list[float]:
+    """From row to row of the newest row's generation: checkpoints and validation count."""
+    written = []
+    for row in rows:
+        if row.get("wall") and row.get("generation") == rows[-1].get("generation"):
+            written.append(read_wall(row["wall"]))
+    pairs = zip(written, written[1:], strict=False)
+    return [max((later - earlier).total_seconds(), 0.0) for earlier, later in pairs]
+
+
+def _checkpoint(events: Sequence[Event], now: datetime) -> LastCheckpoint | None:
+    """A generation that starts from the beginning leaves none that counts."""
+    found: dict[str, CheckpointCommitted] = {}
+    for event in events:
+        match event:
+            case CheckpointCommitted():
+                found[event.directory] = event
+            case CheckpointRejected():
+                found.pop(event.directory, None)
+            case GenerationStarted(resume=None):
+                found.clear()
+    if not found:
+        return None
+    newest = list(found.values())[-1]
+    return LastCheckpoint(newest.step, newest.directory, _age_s(newest.wall, now) or 0.0)
+
+
+def _age_s(wall: str, now: datetime) -> float | None:
+    """Since an event's wall time; a clock of another machine may be ahead of ours."""
+    if not wall:
+        return None
+    return max((now - read_wall(wall)).total_seconds(), 0.0)

@@ -1,0 +1,138 @@
+"""Write dougong/job/families.json from the transformers that is installed: python
+schema/families.py."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import transformers
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from dougong.errors import ModelError
+from dougong.job.families import FAMILIES_FILE, Families, Family, to_json
+from dougong.job.schema import Model
+from dougong.models.build import build_on_meta, declared_keys, load_config, read_keys
+from dougong.models.sites import find_sites
+
+_KINDS: dict[Any, str] = {
+    int: "int", float: "float", bool: "bool", str: "str", NoneType: "null",
+    list: "list", tuple: "list", set: "list", dict: "dict",
+}  # fmt: skip
+_KEY = re.compile(r"[a-z]\w+")
+_NO_EXPERTS = "has no module named `experts`"
+
+
+def main() -> None:
+    """Replace the list."""
+    text = json.dumps(to_json(find_families()), indent=1) + "\n"
+    FAMILIES_FILE.write_text(text, encoding="utf-8")
+
+
+def find_families() -> Families:
+    """Every model type of the installed transformers, built with its own defaults where it can
+    be."""
+    with_experts: dict[str, Family] = {}
+    refused: dict[str, str] = {}
+    dense, others = set(), set()
+    for name in CONFIG_MAPPING:
+        config = config_of(name)
+        if config is None or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            others.add(name)
+            continue
+        problem = problem_of(config)
+        if problem is None:
+            with_experts[name] = family_of(config)
+        elif problem:
+            refused[name] = problem
+        else:
+            dense.add(name)
+    version = transformers.__version__
+    return Families(version, with_experts, refused, frozenset(dense), frozenset(others))
+
+
+def config_of(name: str) -> Any | None:
+    """A family's configuration of its language part with all defaults; None where it has none."""
+    try:
+        return load_config(Model(family=name), None)
+    except ModelError:
+        return None
+
+
+def problem_of(config: Any) -> str | None:
+    """Why a family cannot be trained; empty where it has no experts, None where nothing is known
+    against it: other values than the defaults may be needed to build it, or to give it experts."""
+    may_have_experts = "xperts" in sources_of(config)
+    try:
+        model = build_on_meta(config)
+    except Exception:
+        return None if may_have_experts else ""
+    try:
+        find_sites(model)
+    except ModelError as error:
+        if _NO_EXPERTS in str(error):
+            return None if may_have_experts else ""
+        return str(error)
+    return None
+
+
+def sources_of(config: Any) -> str:
+    """The family's own sources."""
+    folder = Path(inspect.getfile(type(config))).parent
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
+
+
+def family_of(config: Any) -> Family:
+    """What its configuration class declares, and what its sources read beside that."""
+    annotations: dict[str, Any] = {}
+    for kind in reversed(type(config).__mro__):
+        annotations |= vars(kind).get("__annotations__", {})
+    # Two names of one key: the class annotates one of them.
+    names = getattr(type(config), "attribute_map", {})
+    others = {**names, **{real: other for other, real in names.items()}}
+    keys = {}
+    for key in declared_keys(config):
+        annotation = annotations.get(key, annotations.get(others.get(key, key), Any))
+        keys[key] = kinds_of(annotation)
+    words = {word for word in read_keys(config) - keys.keys() if _KEY.fullmatch(word)}
+    return Family(
+        keys=keys,
+        words=frozenset(words),
+        vocab_size=number(config, "vocab_size"),
+        max_positions=number(config, "max_position_embeddings"),
+    )
+
+
+def number(config: Any, key: str) -> int | None:
+    value = getattr(config, key, None)
+    return value if type(value) is int else None
+
+
+def kinds_of(annotation: Any) -> tuple[str, ...]:
+    """The kinds of value that an annotation allows; none where any will do."""
+    if isinstance(annotation, str):  # `int | None`, as the sources have it
+        parts: list[Any] = [part.strip().partition("[")[0] for part in annotation.split("|")]
+        names = {**{kind.__name__: word for kind, word in _KINDS.items()}, "None": "null"}
+        found = [names.get(part) for part in parts]
+    else:
+        found = [_KINDS.get(part) for part in members(annotation)]
+    return tuple(sorted({kind for kind in found if kind})) if all(found) else ()
+
+
+def members(annotation: Any) -> list[Any]:
+    """The classes of a union, of one class, or of literal values."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return [one for part in get_args(annotation) for one in members(part)]
+    if origin is Literal:
+        return [type(value) for value in get_args(annotation)]
+    return [origin or annotation]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a list of families says about a job's model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from typing import Any
+
+import pytest
+from dougong.job.families import Families, Family
+from dougong.job.model_rules import model_rules
+from dougong.job.rule import Breach
+from dougong.job.schema import Job
+
+OWL = Family(
+    keys={"hidden_size": ("int",), "eps": ("float",), "scale": ("float", "int"), "window": ("int", "null"),
+          "act": ("str",), "tie": ("bool",), "layers": ("list", "null"), "rope": (), "num_experts": ("int",)},
+    words=frozenset({"head_dim"}), vocab_size=500, max_positions=64,
+)  # fmt: skip
+FAMILIES = Families(
+    version=importlib.metadata.version("transformers"),
+    with_experts={"owl_moe": OWL},
+    refused={"crow_moe": "crow_moe keeps its experts as separate modules"},
+    dense=frozenset({"wren"}),
+    others=frozenset({"fish"}),
+)
+
+
+def breaches(families: Families = FAMILIES, length: int = 64, **model: Any) -> list[Breach]:
+    job = Job.model_validate(
+        {"job": "t", "model": model, "data": {"text": "stdlib", "sequence_length": length}, "batch": {"lanes": 2},
+         "steps": 1, "islands": [{"name": "e", "accelerator": "cpu", "workers": 1}]}
+    )  # fmt: skip
+    found: list[Breach] = []
+    for rule in model_rules(families):
+        found += rule.check(job)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("owl_moe", None),
+        ("owlmoe", "knows no 'owlmoe'; did you mean 'owl_moe'"),
+        ("zzz", "knows no 'zzz'; give a mixture-of-experts family, such as "),
+        ("wren", "wren has no experts; give a mixture-of-experts family, such as "),
+        ("fish", "transformers has no causal language model of fish"),
+        ("crow_moe", "crow_moe keeps its experts as separate modules"),
+    ],
+)
+def test_a_family_is_one_with_experts_that_can_be_cut(family: str, expected: str | None) -> None:
+    found = breaches(family=family)
+    assert [breach.path for breach in found] == ([] if expected is None else [("model", "family")])
+    assert all(expected is not None and expected in breach.text for breach in found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hidden_size", 64, None),
+        ("head_dim", "anything", None),
+        ("rope", {"theta": 1}, None),
+        ("scale", 1, None),
+        ("window", None, None),
+        ("hiden_size", 64, "owl_moe does not know it; did you mean 'hidden_size'?"),
+        ("zzz", 64, "owl_moe does not know it; its keys are in transformers' owl_moe"),
+        ("hidden_size", 64.0, "must be a whole number (got 64.0); write 64"),
+        ("hidden_size", 64.5, "must be a whole number (got 64.5)"),
+        ("hidden_size", True, "must be a whole number (got true)"),
+        ("hidden_size", None, "must be a whole number (got null)"),
+        ("eps", 1, "must be a number with a decimal point (got 1); write 1.0"),
+        ("act", 3, "must be text (got 3)"),
+        ("tie", "yes", "must be true or false (got 'yes')"),
+        ("layers", 3, "must be a list or null (got 3)"),
+        ("window", [3], "must be a whole number or null (got [3])"),
+    ],
+)
+def test_a_key_is_known_and_takes_its_value(key: str, value: Any, expected: str | None) -> None:
+    found = breaches(family="owl_moe", config={key: value})
+    assert [breach.text for breach in found] == ([] if expected is None else [expected])
+    assert [breach.path for breach in found] == [("model", "config", key)] * len(found)
+    assert [breach.is_key for breach in found] == ["does not know" in breach.text for breach in found]
+
+
+def test_positions_are_the_familys_where_the_job_says_nothing() -> None:
+    (breach,) = breaches(family="owl_moe", length=65)
+    assert breach.path == ("data", "sequence_length") and "positions for 64" in breach.text
+
+
+def test_a_list_of_another_version_says_nothing() -> None:
+    other = dataclasses.replace(FAMILIES, version="1.2.3")
+    assert breaches(other, family="owlmoe", config={"zzz": 1}) == []

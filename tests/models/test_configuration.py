@@ -1,0 +1,144 @@
+"""A folder's configuration is read without its code, and says what is true of the model that is trained."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dougong.errors import ModelError
+from dougong.job.schema import Model
+from dougong.models.build import build_on_meta, load_config
+from dougong.models.configuration import extra_layers, folder_config, untied_pair
+from tests.families import FAMILIES, config_values, tiny_config
+from tests.folders import change_config, change_weights, small_folder
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CODE = "from pathlib import Path\nPath({marker!r}).write_text('ran')\n"
+AUTO_MAP = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+
+
+def with_own_code(folder: Path, **config: Any) -> Path:
+    """Files of a family with code of its own; returns the marker that the code would write."""
+    marker = folder / "EXECUTED"
+    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
+    change_config(folder, auto_map=AUTO_MAP, **config)
+    return marker
+
+
+def test_a_folder_that_needs_its_own_code_is_refused_whatever_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask "Do you wish to run the custom code? [y/N]" and go by the answer."""
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    marker = with_own_code(tmp_path, model_type="own")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(ModelError, match="its family 'own' needs its own code .* dougong runs none"):
+        load_config(Model(path=str(tmp_path)), None)
+    assert not marker.exists()
+
+
+def test_a_family_that_transformers_knows_is_loaded_without_the_folders_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    marker = with_own_code(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    config = load_config(Model(path=str(tmp_path)), None)
+    network = build_on_meta(config)
+    assert type(network).__module__.startswith("transformers.")
+    assert not marker.exists() and "auto_map" not in config.to_json_string()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"_attn_implementation": "owner/kernel"}, {"text_config": {"attn_implementation": "owner/kernel@main"}}],
+)
+def test_a_folder_that_asks_for_a_kernel_from_elsewhere_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    """transformers fetches and runs it wherever the package `kernels` is installed."""
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    change_config(tmp_path, **asked)
+    with pytest.raises(ModelError, match="asks for code from elsewhere .*attn_implementation: owner/kernel"):
+        load_config(Model(path=str(tmp_path)), None)
+
+
+@pytest.mark.parametrize("key", ["auto_map", "trust_remote_code"])
+def test_a_job_cannot_ask_for_code_either(key: str, tmp_path: Path) -> None:
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    with pytest.raises(ModelError):
+        load_config(Model(path=str(tmp_path), config={key: AUTO_MAP}), None)
+    with pytest.raises(ModelError):
+        load_config(Model(family="qwen3_moe", config={key: AUTO_MAP}), None)
+
+
+def untie(folder: Path, seed: int = 1) -> None:
+    head = torch.randn(256, 16, generator=torch.Generator().manual_seed(seed))
+    change_weights(folder, lambda tensors: tensors.update({HEAD: head}))
+
+
+@pytest.mark.parametrize("layout", ["both that differ", "both alike", "head alone", "embedding alone"])
+def test_a_tied_folder_is_loaded_as_transformers_does(layout: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    small_folder(tmp_path, tie_word_embeddings=True)
+    match layout:
+        case "both that differ":
+            untie(tmp_path)
+        case "both alike":
+            change_weights(tmp_path, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING].clone()}))
+        case "head alone":
+            change_weights(tmp_path, lambda tensors: tensors.update({HEAD: tensors.pop(EMBEDDING)}))
+    model = Model(path=str(tmp_path))
+    own = AutoModelForCausalLM.from_pretrained(tmp_path)
+    is_tied = own.lm_head.weight is own.model.embed_tokens.weight
+    assert is_tied == (layout != "both that differ")
+    assert load_config(model, None).tie_word_embeddings == is_tied
+    assert untied_pair(model, folder_config(model)) == (None if is_tied else (HEAD, EMBEDDING))
+
+
+def test_values_count_and_not_dtypes_where_tied_tensors_are_compared(tmp_path: Path) -> None:
+    small_folder(tmp_path, tie_word_embeddings=True)
+
+    def add_head(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[EMBEDDING] = tensors[EMBEDDING].bfloat16()
+        tensors[HEAD] = tensors[EMBEDDING].float()
+
+    change_weights(tmp_path, add_head)
+    assert load_config(Model(path=str(tmp_path)), None).tie_word_embeddings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_ties_are_known_before_its_model_is_built(family: str) -> None:
+    from dougong.models.transformers_internals import declared_ties, tied_names
+
+    config = tiny_config(family, tie_word_embeddings=True)
+    assert declared_ties(config) == tied_names(build_on_meta(config)) != {}
+    assert declared_ties(tiny_config(family, tie_word_embeddings=False)) == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_configuration_declares_layers_that_are_not_trained(family: str) -> None:
+    """Some families' defaults do: deepseek_v3, deepseek_v4 and glm4_moe say that there is one."""
+    config = load_config(Model(family=family, config=config_values(family)), None)
+    declared = json.loads(config.to_json_string())
+    assert not [key for key, value in declared.items() if ("mtp" in key or "nextn" in key) and value]
+
+
+def test_a_folders_extra_layers_are_no_longer_declared(tmp_path: Path) -> None:
+    small_folder(tmp_path)
+    change_config(tmp_path, num_nextn_predict_layers=2, use_mtp=True)
+    model = Model(path=str(tmp_path))
+    assert extra_layers(folder_config(model)) == ["num_nextn_predict_layers", "use_mtp"]
+    config = load_config(model, None)
+    assert config.num_nextn_predict_layers == 0 and config.use_mtp is False
+
+
+def test_a_job_that_asks_for_extra_layers_is_refused() -> None:
+    message = "num_nextn_predict_layers: deepseek_v3 is trained without layers that predict further tokens"
+    with pytest.raises(ModelError, match=re.escape(message)):
+        load_config(Model(family="deepseek_v3", config={"num_nextn_predict_layers": 1}), None)
+    assert load_config(Model(family="deepseek_v3", config={"num_nextn_predict_layers": 0}), None)

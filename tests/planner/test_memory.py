@@ -1,0 +1,56 @@
+"""Memory that agents have told of, held against what a plan's state takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dougong.control.handshake import AgentFacts
+from dougong.errors import PlanError
+from dougong.planner.memory import KnownMemory, check_fit, known_memory
+from dougong.planner.placement import AgentSpec, seats_of_job
+from dougong.planner.plan_job import plan_job, state_bytes
+from tests.planner.test_plan_job import TINY, job_of, with_island
+
+SPECS = (
+    AgentSpec("a", "a", "attention", "cpu", 1, 0, 2),
+    AgentSpec("e", "e", "experts", "cuda", 1, 0, 2),
+)
+
+
+def agent(name: str, accelerator: str, node: str, memory_bytes: int | None) -> AgentFacts:
+    return AgentFacts(name, name, node, 1, accelerator, None, {}, {}, True, memory_bytes=memory_bytes)
+
+
+def test_a_machine_is_shared_and_a_device_is_not() -> None:
+    agents = {"a": agent("a", "cpu", "forge", 100), "e": agent("e", "cuda", "anvil", 80)}
+    assert known_memory(job_of(), SPECS, agents) == [
+        KnownMemory("a device of anvil", ("e/0",), 80, False),
+        KnownMemory("a device of anvil", ("e/1",), 80, False),
+        KnownMemory("forge", ("a/0", "a/1"), 100, True),
+    ]
+
+
+def test_islands_on_one_machine_share_it_with_each_other() -> None:
+    specs = (SPECS[0], AgentSpec("e", "e", "experts", "cpu", 1, 0, 2))
+    agents = {"a": agent("a", "cpu", "forge", 100), "e": agent("e", "cpu", "forge", 90)}
+    (known,) = known_memory(job_of(), specs, agents)
+    assert known == KnownMemory("forge", ("a/0", "a/1", "e/0", "e/1"), 90, True)
+
+
+@pytest.mark.parametrize(("memory_bytes", "changes"), [(None, {}), (80, {"memory_gb": 1.0})])
+def test_what_is_unknown_or_said_by_the_job_is_not_judged(memory_bytes: int | None, changes: dict[str, Any]) -> None:
+    agents = {"a": agent("a", "cpu", "forge", None), "e": agent("e", "cuda", "anvil", memory_bytes)}
+    assert known_memory(with_island(job_of(), "e", **changes), SPECS, agents) == []
+
+
+def test_a_device_is_refused_one_byte_short() -> None:
+    job = job_of()
+    plan = plan_job(job, TINY, seats_of_job(job.islands))
+    needed = state_bytes(job, TINY, plan)[2]
+    check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), needed, False)])
+    with pytest.raises(PlanError) as refused:
+        check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), needed - 1, False)])
+    said = str(refused.value)
+    assert said.startswith("e/0 needs 0.128 GB for weights, gradients and optimizer state, activations not counted, ")
+    assert "add workers" in said and said.endswith("set islands.e.memory_gb")

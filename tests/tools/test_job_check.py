@@ -1,0 +1,123 @@
+"""The model's half of a job file is checked with its place, without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dougong.errors import JobError
+from dougong.job.families import read_families
+from dougong.tools.job_check import load_whole_job, unchecked_model
+
+FAMILY_IS_LISTED = read_families().is_of_installed
+
+
+def job_file(folder: Path, model: str, data: str = "{text: stdlib}") -> Path:
+    path = folder / "job.yaml"
+    path.write_text(
+        f"job: tiny\nmodel:\n{model}\ndata: {data}\nbatch: {{lanes: 2}}\nsteps: 3\n"
+        "islands: [{name: east, accelerator: cpu, workers: 1}]\n"
+    )
+    return path
+
+
+def mistakes(path: Path) -> list[str]:
+    try:
+        load_whole_job(path)
+    except JobError as error:
+        return str(error).replace(f"{path.parent}/", "").splitlines()
+    return []
+
+
+MODEL = """  family: {family}
+  config:
+    num_experts: 8
+    num_experts_per_tok: 2
+    {extra}"""
+
+
+@pytest.mark.parametrize(
+    ("family", "extra", "expected"),
+    [
+        ("qwen3_moe", "hidden_size: 64", None),
+        ("qwen3_moe", "head_dim: 16", None),  # no key of the class, but its sources read it
+        ("qwen3moe", "hidden_size: 64", "job.yaml:3:11: model.family: transformers {version} knows no 'qwen3moe'; "
+         "did you mean 'qwen3_moe'"),
+        ("llama", "hidden_size: 64", "job.yaml:3:11: model.family: llama has no experts; give a mixture-of-experts "
+         "family, such as "),
+        ("vit", "hidden_size: 64", "job.yaml:3:11: model.family: transformers has no causal language model of vit"),
+        ("qwen3_moe", "hiden_size: 64", "job.yaml:7:5: model.config.hiden_size: qwen3_moe does not know it; did you "
+         "mean 'hidden_size'?"),
+        ("qwen3_moe", "hidden_size: wide", "job.yaml:7:18: model.config.hidden_size: must be a whole number "
+         "(got wide)"),
+        ("qwen3_moe", "hidden_size: 64.0", "job.yaml:7:18: model.config.hidden_size: must be a whole number "
+         "(got 64.0); write 64"),
+        ("qwen3_moe", "rms_norm_eps: 1", "job.yaml:7:19: model.config.rms_norm_eps: must be a number with a decimal "
+         "point (got 1); write 1.0"),
+        ("qwen3_moe", "vocab_size: 100", "job.yaml:7:17: model.config.vocab_size: 100 ids, but the tokenizer bytes has "
+         "256 ids; raise it to 256, or leave it out"),
+        ("qwen3_moe", "max_position_embeddings: 64", "job.yaml:8:39: data.sequence_length: 128 tokens in a sequence, "
+         "but the model has positions for 64"),
+    ],
+)  # fmt: skip
+def test_a_wrong_model_is_told_with_its_place(tmp_path: Path, family: str, extra: str, expected: str | None) -> None:
+    path = job_file(tmp_path, MODEL.format(family=family, extra=extra), "{text: stdlib, sequence_length: 128}")
+    found = mistakes(path)
+    if expected is None:
+        assert found == []
+    elif FAMILY_IS_LISTED or "vocab" in expected or "sequence" in expected:
+        assert len(found) == 1 and found[0].startswith(expected.format(version=read_families().version)), found
+    assert bool(unchecked_model()) is not FAMILY_IS_LISTED
+
+
+def folder_with(tmp_path: Path, config: dict[str, object], weights: bytes | None = None) -> Path:
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    if weights is not None:
+        (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+GOOD = {"model_type": "qwen3_moe", "vocab_size": 300, "max_position_embeddings": 512}
+EMPTY = (2).to_bytes(8, "little") + b"{}"
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "expected"),
+    [
+        (GOOD, None, "holds neither model.safetensors.index.json nor model.safetensors"),
+        (GOOD, b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (GOOD, EMPTY[:9], "model.safetensors"),
+        ({**GOOD, "quantization_config": {"quant_method": "fp8"}}, EMPTY, "holds quantised weights"),
+        ({**GOOD, "model_type": "llama"}, EMPTY, "llama has no experts"),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_is_told_with_its_place(
+    tmp_path: Path, config: dict[str, object], weights: bytes | None, expected: str
+) -> None:
+    folder = folder_with(tmp_path, config, weights)
+    found = mistakes(job_file(tmp_path, f"  path: {folder}", "{text: stdlib, allow_bytes: true}"))
+    if FAMILY_IS_LISTED or "llama" not in expected:
+        assert [line for line in found if line.startswith("job.yaml:3:9: model.path: ") and expected in line], found
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("words, no JSON", "is not a tokenizer.json (Expecting value"),
+        ('{"a": 1}', "is not a tokenizer.json: it has no key `model`"),
+        (json.dumps({"model": {"vocab": {"a": 0, "b": 700}}}), "has 701 ids, but the model has 300"),
+        (json.dumps({"model": {"vocab": {"a": 0, "b": 299}}}), None),
+    ],
+)
+def test_a_tokenizer_is_held_against_the_model(tmp_path: Path, content: str, expected: str | None) -> None:
+    folder = folder_with(tmp_path, GOOD, EMPTY)
+    (tmp_path / "words.json").write_text(content)
+    found = mistakes(job_file(tmp_path, f"  path: {folder}", "{text: stdlib, tokenizer: words.json}"))
+    if expected is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert line.startswith("job.yaml:4:33: data.tokenizer: ") and expected in line

@@ -1,0 +1,83 @@
+"""Where a run stands: loss, pace, pauses, checkpoint."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from dougong.records.events import CheckpointCommitted, CheckpointRejected, Event, GenerationStarted
+from dougong.records.status import RunStatus
+from dougong.ui.standing import Standing, find_standing
+
+NOON = datetime(2025, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
+RUNNING = RunStatus(job="tiny", state="RUNNING", generation=1, step=10, steps=60)
+
+
+def wall(seconds: float) -> str:
+    """So many seconds after noon."""
+    return (NOON + timedelta(seconds=seconds)).isoformat()
+
+
+def rows(*times: float, generation: int = 1) -> list[dict[str, Any]]:
+    """Step 10 is the last one."""
+    first = 11 - len(times)
+    return [
+        {"generation": generation, "step": first + i, "loss": 2.5, "tokens_per_s": 3000.0, "wall": wall(time)}
+        for i, time in enumerate(times)
+    ]
+
+
+def at(seconds: float, *given: dict[str, Any], status: RunStatus = RUNNING, events: tuple[Event, ...] = ()) -> Standing:
+    return find_standing(status, given, events, "dougong status run", NOON + timedelta(seconds=seconds))
+
+
+def test_a_run_in_its_stride() -> None:
+    committed = CheckpointCommitted(
+        generation=1, step=8, directory="step-000008", num_bytes=1, seconds=1.0, wall=wall(5.0)
+    )
+    found = at(9.0, *rows(2.0, 4.0, 6.0, 8.0), events=(committed,))
+    assert found.lines() == [
+        "tiny: running, step 10 of 60, generation 1",
+        "loss 2.5000, 3,000 tokens/s, eta 1:39, last step 1.0 s ago, checkpoint of step 8, 4.0 s ago",
+    ]
+    assert found.to_json()["checkpoint"] == {"step": 8, "name": "step-000008", "age_s": 4.0}
+    assert (found.eta_s, found.usual_step_s, found.quiet) == (99.0, 2.0, False)
+
+
+@pytest.mark.parametrize(("pause", "quiet"), [(9.0, False), (45.0, True)])
+def test_a_long_pause_is_told(pause: float, quiet: bool) -> None:
+    found = at(3.6 + pause, *rows(1.2, 2.4, 3.6))
+    assert found.quiet is quiet
+    assert ("no step for 45 s, usual 1.2 s" in found.lines()) is quiet
+
+
+def test_a_checkpoint_among_the_steps_makes_a_longer_pause_usual() -> None:
+    assert not at(40.0, *rows(0.0, 1.0, 20.0)).quiet
+    assert at(90.0, *rows(0.0, 1.0, 20.0)).quiet
+
+
+def test_no_pace_before_the_first_steps_and_after_the_end() -> None:
+    ended = RUNNING.model_copy(update={"state": "STOPPED"})
+    assert at(500.0, *rows(1.0, 2.0, 3.0), status=ended).lines()[1].startswith("loss 2.5000, 3,000 tokens/s, last")
+    starting = RunStatus(job="tiny", state="STARTING", steps=60, phase="data", phase_s=3.2)
+    assert at(1.0, status=starting).lines() == ["tiny: starting (data, 3.2 s), step 0 of 60, generation 0"]
+
+
+def test_rows_that_are_being_computed_again_do_not_count() -> None:
+    again = RUNNING.model_copy(update={"generation": 2, "step": 9})
+    assert at(9.0, *rows(1.0, 2.0), status=again).since_step_s == 8.0
+    assert at(9.0, *rows(1.0, 2.0), *rows(7.0, generation=2), status=again).since_step_s == 2.0
+
+
+def test_the_newest_checkpoint_that_counts() -> None:
+    def committed(step: int) -> CheckpointCommitted:
+        return CheckpointCommitted(
+            generation=1, step=step, directory=f"step-{step:06d}", num_bytes=1, seconds=1.0, wall=wall(step)
+        )
+
+    rejected = CheckpointRejected(generation=1, directory="step-000008", reason="torn")
+    found = at(9.0, events=(committed(4), committed(8), rejected))
+    assert found.checkpoint is not None and found.checkpoint.step == 4
+    anew = GenerationStarted(generation=2, workers=("east/0",), resume=None)
+    assert at(9.0, events=(committed(4), anew)).checkpoint is None
