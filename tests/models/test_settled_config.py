@@ -35,7 +35,7 @@ def test_another_reader_is_refused() -> None:
     with pytest.raises(ModelError, match="cannot be read by the transformers that is installed"):
         config_from(values, "transformers.models.nowhere.Config")
     # A key that this release gives back under another value.
-    with pytest.raises(ModelError, match='read otherwise .*model_type: "other" then, "qwen3_moe" now'):
+    with pytest.raises(ModelError, match="read otherwise .*model_type: \"other\" then, \"qwen3_moe\" now"):
         config_from({**values, "model_type": "other"}, class_of(config))
 
 
