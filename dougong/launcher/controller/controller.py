@@ -190,9 +190,10 @@ class Controller:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         self._take_late_commits()
         again = facts.recomputation.end()
-        try:
-            if again is not None:
+        if again is not None:
+            with contextlib.suppress(StorageError):  # it is shown, and what follows says the same
                 self._recorder.tell(again)
+        try:
             self._recorder.tell(_ended(outcome, facts.number, facts.step))
         except StorageError as error:
             if outcome.error is None:
