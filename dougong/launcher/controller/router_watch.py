@@ -46,8 +46,7 @@ class RouterWatch:
         if collapsed:
             least = min(shares[layer] for layer in collapsed)
             few = f"{num_busiest} of {inventory.num_experts} experts took {least:.0%}"
-            text = f"{_layers(collapsed)}: {few} of the tokens or more for {STEPS} steps; {_REMEDY}"
-            news.append(RouterNews(text, is_bad=True))
+            news.append(RouterNews(_collapse_words(collapsed, few), is_bad=True))
         if spread:
             text = f"{_layers(spread)}: the tokens go to more than a few experts again"
             news.append(RouterNews(text, is_bad=False))
@@ -68,10 +67,12 @@ class RouterWatch:
         return collapsed, spread
 
 
-_REMEDY = (
-    "the others learn nothing: set or raise router.global_loss (or router.sequence_loss, "
-    "router.bias_rate), or lower optimizer.lr"
-)
+def _collapse_words(layers: Sequence[int], few: str) -> str:
+    return (
+        f"{_layers(layers)}: {few} of the tokens or more for {STEPS} steps; the others learn "
+        "nothing: set or raise router.global_loss (or router.sequence_loss, router.bias_rate), or "
+        "lower optimizer.lr"
+    )
 
 
 def _layers(numbers: Sequence[int]) -> str:
