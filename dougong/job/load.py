@@ -84,9 +84,9 @@ def load_job(
     """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
     over it, check it.
 
-    `rules`: more than the schema's own that it must keep. Later overrides win. Relative paths count from the file's folder, those of overrides from the
-    current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
-    mistake.
+    `rules`: more than the schema's own that it must keep. Later overrides win. Relative paths
+    count from the file's folder, those of overrides from the current folder; the job holds absolute
+    ones. Raises `JobError`, whose message has one line per mistake.
     """
     file = Path(path)
     source = _read_source(file, str(path))

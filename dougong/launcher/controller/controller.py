@@ -213,12 +213,8 @@ class Controller:
 
 def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
     """The run's last event but one."""
-    diagnosis, failure = outcome.diagnosis, None
+    diagnosis = outcome.diagnosis
     cause = str(outcome.error) if outcome.error is not None else None
-    if diagnosis is not None:
-        failure = diagnosis.kind
-    elif isinstance(outcome.error, ReproducibilityError):
-        failure = "irreproducible"
     return events.RunEnded(
         kind=_KINDS[outcome.state],
         generation=generation,
@@ -232,6 +228,8 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
 def _failure_kind(outcome: Outcome) -> FailureKind | None:
     if outcome.diagnosis is not None:
         return outcome.diagnosis.kind
+    if isinstance(outcome.error, ReproducibilityError):
+        return "irreproducible"
     if isinstance(outcome.error, (StorageError, CheckpointError)):
         return "storage"
     return mistake_in([kind.__name__ for kind in type(outcome.error).__mro__])
