@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dougong.control.worker_messages import UpdateSkipped
+from dougong.errors import PeerError
 from dougong.job.schema import Fault
 from dougong.ops.finite import num_not_finite
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
@@ -73,10 +74,17 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
     """Everything about a step that ends the run, in words: the same on every worker. Computes the
     step once more. Collective. `in_a_row`: steps without an update, this one counted."""
     assert result.not_finite is not None
-    looks = _look_together(stepper, result.step, forwards)
     lines = [f"step {result.step}: {numbers(result)}, so no weight was moved"]
     if in_a_row > 1:
         lines.append(f"{in_a_row - 1} in a row before it were skipped (fault.max_skips)")
+    try:
+        looks = _look_together(stepper, result.step, forwards)
+    except PeerError:
+        raise  # somebody else's end, which that worker tells itself
+    except Exception as error:
+        # What was seen is worth more than why it could not be looked at more closely.
+        reason = f"the place was not found: {type(error).__name__}: {error}"
+        return "; ".join([*lines, where(result.not_finite), reason, _ADVICE])
     lines.append(_first_place(looks, stepper.parts.share.replica.cut.names))
     lines.append(where(result.not_finite))
     lines.append(_weights(looks))

@@ -62,6 +62,7 @@ class Controller:
             config.takes_fingerprints,
             backend.shared_devices,
             installed_versions(),
+            config.sources is not None,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
@@ -188,8 +189,8 @@ class Controller:
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         self._take_late_commits()
+        again = facts.recomputation.end()
         try:
-            again = facts.recomputation.end()
             if again is not None:
                 self._recorder.tell(again)
             self._recorder.tell(_ended(outcome, facts.number, facts.step))

@@ -63,6 +63,7 @@ from dougong.launcher.controller.items import (
 )
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
+from dougong.records.files import ROOM
 
 REFUSALS_TOLD = 5
 """So many are told one by one."""
@@ -149,9 +150,7 @@ def as_ours(error: BaseException) -> DougongError:
     if isinstance(error, DougongError):
         return error
     if isinstance(error, OSError) and error.filename is not None:
-        return StorageError(
-            f"{error.filename}: {error.strerror}; make room or mend it, then resume"
-        )
+        return StorageError(f"{error.filename}: {error.strerror}; {ROOM}")
     return LaunchError(f"{type(error).__name__}: {error}")
 
 

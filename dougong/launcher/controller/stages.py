@@ -55,7 +55,8 @@ class RunPolicy:
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
     node see each other's devices. `versions`: package -> version on the controller's own machine,
-    which the nodes must have too; None: it is not compared.
+    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
+    on knows what it had read when it began.
     """
 
     job: Job
@@ -64,6 +65,7 @@ class RunPolicy:
     takes_fingerprints: bool = True
     shared_devices: bool = True
     versions: Mapping[str, str] | None = None
+    has_sources: bool = True
 
 
 def counted_kinds(job: Job) -> tuple[str, ...]:
@@ -308,6 +310,12 @@ class Preparation:
         told: list[events.Event] = [inspected]
         told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
         told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
+        if generation > 0 and not self.policy.has_sources:
+            text = (
+                "the run's record does not say what it had read when it began, as an earlier "
+                "release did not write it: the files of today are taken for the same, and kept"
+            )
+            told.append(events.WarningRaised(generation=generation, text=text))
         return UseModel(model), *map(Record, told)
 
     def _read_fingerprints(self) -> dict[str, Fingerprint]:

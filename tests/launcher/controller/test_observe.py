@@ -78,7 +78,7 @@ def test_dougong_stop_said_again_is_the_same_wish_and_now_is_another(facts: RunF
 def test_an_error_of_a_file_names_it() -> None:
     error = as_ours(OSError(28, "No space left on device", "/run/logs"))
     assert isinstance(error, StorageError)
-    assert str(error) == "/run/logs: No space left on device; make room or mend it, then resume"
+    assert str(error) == "/run/logs: No space left on device; make room or mend it, then go on with the run"
 
 
 def test_an_error_of_ours_keeps_its_class() -> None:
