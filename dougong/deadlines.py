@@ -72,6 +72,7 @@ class Deadlines:
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
     poll_every_s: float = 0.2  # where a file is all there is to look at
+    lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
     placement_poll_s: int = 1  # Ray counts whole seconds
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network

@@ -39,12 +39,24 @@ class DataError(DougongError):
     exit_status = 2
 
 
+class NumericsError(DougongError):
+    """A loss, a gradient or a weight is not finite: to train on would spoil the run."""
+
+
 class CheckpointError(DougongError):
     """A checkpoint is missing, torn, or does not hold what was written."""
 
 
+class ReproducibilityError(DougongError):
+    """A step that was computed again has other bits than the job promises."""
+
+
 class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
+
+
+class StorageError(LaunchError):
+    """A file of the run's record cannot be written: the disk is full, read-only, or gone."""
 
 
 class RecordError(LaunchError):

@@ -15,7 +15,7 @@ from dougong.parallel.segments.flight import Forward
 from dougong.training.build import StepOptions, build_model, rebuild
 from dougong.training.load_balance import Load
 from dougong.training.replica import Replica
-from dougong.training.state import StartState
+from dougong.training.state import open_start
 from dougong.training.step import Stepper
 from tests.families import config_values
 from torch import Tensor
@@ -92,10 +92,11 @@ class Rig:
 
 
 def make_rig(job: Job, plan: Plan | None = None, world: World | None = None, options: StepOptions | None = None) -> Rig:
-    """Build one worker's replica and stepper from initial values."""
+    """Build one worker's replica and stepper from initial values, or those of the job's folder."""
     torch.set_num_threads(1)
     plan = plan or plan_for(job)
     world = world or World.alone()
     blueprint = build_model(job, VOCAB, world.member.device)
-    stepper = rebuild(blueprint, plan, world, StartState(), options or StepOptions())
+    with open_start(job, blueprint.names, None) as start:
+        stepper = rebuild(blueprint, plan, world, start, options or StepOptions())
     return Rig(job, plan, stepper.parts.share.replica, stepper, world.rank)

@@ -18,6 +18,7 @@ from dougong.training.replica import DTYPES
 from tests.families import config_values
 from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.parallel.dispatch.traffic import Traffic, Widths, bytes_of
+from tests.parallel.sharing import share_weights
 from tests.processes import run_workers
 
 FAMILIES = ("qwen3_moe", "deepseek_v3", "gpt_oss", "longcat_flash")
@@ -92,6 +93,40 @@ def check(roles: str, cases: list[Case]) -> None:
 )
 def test_a_dozen_layouts_and_schedules(roles: str, cases: list[Case]) -> None:
     check(roles, cases)
+
+
+def test_a_weight_used_twice_in_a_layer_under_every_schedule() -> None:
+    """zaya calls a projection twice."""
+    check("AE", [("zaya", 3, pipeline) for pipeline in PIPELINES])
+
+
+def sharing_steps(world: World, plan: Plan, roles: str, pipelines: tuple[str, ...]) -> list[dict[str, str]]:
+    """Two steps of a model that uses weights in several segments, some of them only where the data says so: what this
+    worker then has of weights and moments."""
+    found = []
+    for pipeline in pipelines:
+        job = job_of(("qwen3_moe", 3, pipeline), optimizer={"lr": 1e-2, "weight_decay": 0.5})
+        job.model.config["num_hidden_layers"] = 3
+        rig = make_rig(job, plan_for(job, roles), world)
+        choices = share_weights(rig.replica.model)
+        rig.run(2)
+        assert not rig.plan.workers[rig.rank].lanes or len(set(choices)) == 2, "some micro-batches use it, some do not"
+        state = {("master", name): value for name, value in rig.replica.masters.items()}
+        state |= {(kind, name): value for kind, name, value in rig.stepper.optimizer.state()}
+        found.append({str(key): value.numpy().tobytes().hex() for key, value in state.items()})
+    return found
+
+
+def test_weights_used_in_several_segments_have_the_same_bits_on_any_layout_and_schedule() -> None:
+    """Also where micro-batches use them in unlike segments, so that one's gradient is complete before an earlier
+    one's; and where only some lanes reach a tensor."""
+    one = make_rig(job_of(("qwen3_moe", 3, "serial")))
+    (expected,) = sharing_steps(World.alone(), one.plan, "B", ("colocated",))
+    for roles, pipelines in (("AAE", PIPELINES), ("BB", ("serial", "colocated"))):
+        job = job_of(("qwen3_moe", 3, "serial"))
+        workers = run_workers(sharing_steps, plan_for(job, roles), roles, pipelines)
+        for of_pipeline in zip(*workers, strict=True):
+            assert {k: v for of_worker in of_pipeline for k, v in of_worker.items()} == expected
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ def test_bits_are_those_that_were_recorded(device: str) -> None:
     assert file.is_file(), f"nothing is recorded for {device}: python -m tests.golden.record --device {device}"
     golden: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     here = compute(device)
-    known = golden.get(here["class"])
-    if known is not None:
-        assert here["values"] == known["values"], RENEW
-        return
-    for other in golden.values():
-        for family, precision in CASES:
-            ours, theirs = (v["values"][f"{family} {precision}"]["losses"] for v in (here, other))
-            tolerance = 1e-5 if precision == "float32" else 1e-2
-            expected = [float.fromhex(loss) for loss in theirs]
-            assert [float.fromhex(loss) for loss in ours] == pytest.approx(expected, rel=tolerance), RENEW
+    known = golden.get(here["class"], {"values": {}})["values"]
+    for case, (_, precision, _) in CASES.items():
+        ours = here["values"][case]
+        if case in known:
+            assert ours == known[case], f"{case}: {RENEW}"
+            continue
+        tolerance = 1e-5 if precision == "float32" else 1e-2
+        for theirs in (other["values"][case] for other in golden.values() if case in other["values"]):
+            expected = [float.fromhex(loss) for loss in theirs["losses"]]
+            assert [float.fromhex(loss) for loss in ours["losses"]] == pytest.approx(expected, rel=tolerance), RENEW

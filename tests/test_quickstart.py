@@ -14,6 +14,7 @@ import pytest
 from dougong.job.load import load_job
 from dougong.records.directory import RunDir
 from dougong.tools.run_diff import diff
+from dougong.ui.history import closing_words
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 8
@@ -132,6 +133,9 @@ def test_killed_at_any_moment_it_recovers_to_the_same_run(
     assert "SIGKILL" in died.cause
     generations = {e.generation for e in events if e.kind == "generation_started"}
     assert generations == {1, 2}
+    again = [e for e in events if e.kind == "steps_recomputed"]
+    assert [(e.first, e.differs_from) for e in again] == ([] if step == 4 else [(4, None)])
+    assert ("computed again: the same bits" in closing_words(RunDir(run_dir))) == bool(again)
     assert_same_run(run_dir, unbroken)
 
 

@@ -8,6 +8,7 @@ never imports torch: it uses the facts, `device_count`, `worker_environment`, `d
 
 from __future__ import annotations
 
+import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
@@ -83,6 +84,11 @@ class Accelerator(ABC):
         """
         return None
 
+    def missing(self) -> str:
+        """What this machine lacks to use a device of this kind, as far as packages tell without
+        being imported; empty when nothing is known to be missing."""
+        return ""
+
     def expert_operators(self) -> Iterator[ExpertOp]:
         """Fused forms of SwiGLU experts that this kind of device offers, fastest first; none by
         default.
@@ -108,6 +114,14 @@ def thread_environment(threads: int) -> dict[str, str]:
         "MKL_DYNAMIC": "FALSE",
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
     }
+
+
+def package_version(name: str) -> str | None:
+    """A package's version from its metadata; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def visible_count(found: int, visible: str | None) -> int:

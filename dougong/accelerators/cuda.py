@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dougong.accelerators.base import (
     HOST_VARIABLES,
     Accelerator,
+    package_version,
     switch_on_determinism,
     thread_environment,
     visible_count,
@@ -81,6 +82,12 @@ class Cuda(Accelerator):
 
     def memory_bytes(self) -> int | None:
         return max(_memory_sizes(), default=None)
+
+    def missing(self) -> str:
+        version = package_version("torch") or "none"
+        if version.endswith("+cpu"):
+            return f"torch {version} is a build without CUDA"
+        return ""
 
     def expert_operators(self) -> Iterator[ExpertOp]:
         if importlib.util.find_spec("triton") is None:

@@ -7,7 +7,6 @@ operators take, and the fingerprint.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dougong.accelerators.base import (
     HOST_VARIABLES,
     Accelerator,
+    package_version,
     switch_on_determinism,
     thread_environment,
     visible_count,
@@ -86,6 +86,11 @@ class Npu(Accelerator):
             "torch-npu": _version(),
         }
 
+    def missing(self) -> str:
+        if package_version("torch-npu") is None:
+            return "torch-npu is not installed: pip install 'dougong[npu]'"
+        return ""
+
     def expert_operators(self) -> Iterator[ExpertOp]:
         from dougong.ops.experts import ascend_swiglu
 
@@ -131,7 +136,4 @@ def _driver() -> str:
 
 
 def _version() -> str:
-    try:
-        return importlib.metadata.version("torch-npu")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return package_version("torch-npu") or "not installed"

@@ -49,11 +49,18 @@ def _load(point: EntryPoint) -> Accelerator:
     where = f"accelerator {point.name}: entry point {point.value}"
     try:
         kind = point.load()
-    except (ImportError, AttributeError) as error:
-        raise DeviceError(f"{where} does not load ({error}); install its package again") from error
+    except Exception as error:  # whatever another package's module may raise
+        reason = f"{type(error).__name__}: {error}"
+        raise DeviceError(
+            f"{where} does not load ({reason}); install its package again, with the libraries that "
+            "it needs"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, Accelerator)):
         raise DeviceError(
             f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see "
             "CONTRIBUTING.md"
         )
-    return kind()
+    try:
+        return kind()
+    except TypeError as error:
+        raise DeviceError(f"{where} is not whole: {error}; see CONTRIBUTING.md") from error

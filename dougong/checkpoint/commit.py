@@ -34,27 +34,19 @@ from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart, StateShape
 from dougong.errors import CheckpointError
 
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab*",
-    "merges.txt",
-    "added_tokens.json",
-    "*.jinja",
-)
-
 
 @dataclass(frozen=True)
 class Additions:
     """What the controller adds to the workers' parts.
 
     `metadata` is kept in the manifest as it is (JSON). `expected`: tensors that the parts must
-    hold. `tokenizer`: a file, or a folder whose files are copied into `model/`.
+    hold. `companions`: small files for `model/`, by name; where a worker has written one of that
+    name, this one is meant.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     expected: Sequence[StateShape] = ()
-    tokenizer: Path | None = None
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def commit(
@@ -76,7 +68,7 @@ def commit(
         merge.check_origin(parts, step, generation, pending.name)
         merged = merge.merge_parts(parts, additions.expected)
         _check_sizes(pending, merged.files)
-        texts = _small_files(merged, additions.tokenizer)
+        texts = _small_files(merged, additions.companions)
         small = _write_small_files(pending, texts)
         manifest = Manifest(
             step=step,
@@ -110,31 +102,20 @@ def _check_sizes(pending: Path, files: Mapping[str, FileRecord]) -> None:
             )
 
 
-def _small_files(merged: merge.MergedParts, tokenizer: Path | None) -> dict[str, bytes]:
-    """What lies beside the tensors: the model's own files, the index, the tokenizer."""
+def _small_files(merged: merge.MergedParts, companions: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What lies beside the tensors: the model's own files, the index, the companions."""
     texts = {f"{MODEL}/{name}": text.encode() for name, text in merged.model.files.items()}
+    texts |= {f"{MODEL}/{name}": data for name, data in companions.items()}
     texts[INDEX_FILE] = _index(merged.files)
-    for path in _tokenizer_files(tokenizer):
-        texts[f"{MODEL}/{path.name}"] = path.read_bytes()
-    return texts
+    # What the workers have written is durable already, and never written twice.
+    return {name: data for name, data in texts.items() if name not in merged.files}
 
 
 def _write_small_files(pending: Path, texts: Mapping[str, bytes]) -> dict[str, FileRecord]:
-    (pending / MODEL).mkdir(exist_ok=True)
     for name, data in texts.items():
+        (pending / name).parent.mkdir(parents=True, exist_ok=True)
         write_new(pending / name, data)
     return {name: FileRecord(len(data), digest(data)) for name, data in texts.items()}
-
-
-def _tokenizer_files(tokenizer: Path | None) -> list[Path]:
-    if tokenizer is None:
-        return []
-    if tokenizer.is_file():
-        return [tokenizer]
-    found: set[Path] = set()
-    for pattern in _TOKENIZER_FILES:
-        found.update(path for path in tokenizer.glob(pattern) if path.is_file())
-    return sorted(found)
 
 
 def _index(files: Mapping[str, FileRecord]) -> bytes:

@@ -4,6 +4,7 @@ root/step-000060          committed
 root/step-000060.g2       committed; the name above was taken by another generation's
 root/pending/step-000060.g2   being written, or left by a fault: never a checkpoint
 root/pending/trash-...    being deleted
+root/set-aside/1/step-000080   committed; the run went on from an earlier one by somebody's wish
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 PENDING = "pending"
+SET_ASIDE = "set-aside"
 MODEL = "model"
 INDEX_FILE = f"{MODEL}/model.safetensors.index.json"
 _STEP = re.compile(r"step-(\d{6,})(?:\.g(\d+))?")

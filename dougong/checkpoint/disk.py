@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,11 @@ from dougong.errors import CheckpointError
 CHUNK_BYTES = 8 << 20
 
 Buffer = bytes | bytearray | memoryview
+See = Callable[[memoryview], None]
+
+
+def _see_nothing(piece: memoryview) -> None:
+    """Where the digest is all."""
 
 
 def digest(data: Buffer) -> str:
@@ -25,15 +30,17 @@ def digest(data: Buffer) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def digest_range(fd: int, offset: int, num_bytes: int) -> str:
+def digest_range(fd: int, offset: int, num_bytes: int, see: See = _see_nothing) -> str:
     """The digest of a byte range of an open file. A file that ends early raises
-    `CheckpointError`."""
+    `CheckpointError`. `see` is shown the bytes, piece by piece, each but the last `CHUNK_BYTES`
+    long."""
     state = hashlib.blake2b(digest_size=16)
     buffer = memoryview(bytearray(min(num_bytes, CHUNK_BYTES)))
     while num_bytes > 0:
         part = buffer[: min(num_bytes, CHUNK_BYTES)]
         read_into(fd, part, offset)
         state.update(part)
+        see(part)
         offset += len(part)
         num_bytes -= len(part)
     return state.hexdigest()

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import INDEX_FILE, MODEL, list_committed
+from dougong.checkpoint.directories import INDEX_FILE, MODEL
 from dougong.checkpoint.disk import (
+    Buffer,
     digest,
     opened,
     read_into,
@@ -24,10 +25,10 @@ from dougong.checkpoint.disk import (
     write_at,
     write_new,
 )
+from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.repository import newest_valid
+from dougong.checkpoint.repository import newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, plan_layout
-from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError
 
 SHARD_BYTES = 5 << 30
@@ -40,26 +41,13 @@ def choose(
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""
     if step is not None:
-        return _valid_one_of(root, step)
+        return valid_one_of(root, step)
     newest = newest_valid(root, on_invalid)
     if newest is None:
         raise CheckpointError(
             f"{root}: holds no valid checkpoint; `dougong verify` says what is wrong"
         )
     return newest
-
-
-def _valid_one_of(root: Path, step: int) -> Path:
-    """Two generations may have saved one step: the newer valid one is taken."""
-    committed = list_committed(root)
-    results = [verify(place.path) for place in committed if place.step == step]
-    for result in results:
-        if result.ok:
-            return result.directory
-    if results:
-        raise CheckpointError(f"{results[0]}; choose another --step")
-    steps = ", ".join(str(place.step) for place in reversed(committed)) or "none"
-    raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps}")
 
 
 def export(
@@ -143,7 +131,9 @@ def _copy_small_files(job: _Export) -> None:
         data = _read_plain(job.directory / name, record.num_bytes, record.digest)
         if name.endswith("/config.json"):
             data = _with_dtype(data, job.dtype)
-        write_new(job.out / Path(name).name, data)
+        target = job.out / name.removeprefix(f"{MODEL}/")
+        target.parent.mkdir(exist_ok=True)
+        write_new(target, data)
 
 
 def _file_names(total: int) -> list[str]:
@@ -206,8 +196,19 @@ def _write_tensor(job: _Export, fd: int, whole: _Whole, offset: int) -> None:
         data = _read_entry(job.directory / source, entry)
         if whole.shape.dtype != entry.dtype:
             data = to_bfloat16(data)
+            _refuse_overflow(data, job, entry)
         write_at(fd, data, offset)
         offset += len(data)
+
+
+def _refuse_overflow(data: Buffer, job: _Export, entry: Entry) -> None:
+    """The checkpoint's values are finite, so what is not finite now was too large."""
+    count = num_not_finite(data, "BF16")
+    if count:
+        raise CheckpointError(
+            f"{job.directory}: {entry.label}: bfloat16 cannot hold {count} of its values (at most "
+            "3.39e38); export it with --dtype float32"
+        )
 
 
 def _read_entry(path: Path, entry: Entry) -> bytearray:
@@ -217,6 +218,12 @@ def _read_entry(path: Path, entry: Entry) -> bytearray:
     if digest(data) != entry.digest:
         raise CheckpointError(
             f"{path}: {entry.label}: damaged; choose another --step, see `dougong verify`"
+        )
+    count = num_not_finite(data, entry.dtype)
+    if count:
+        raise CheckpointError(
+            f"{path}: {entry.label}: holds {words(count)}; choose another --step, see "
+            "`dougong verify`"
         )
     return data
 
@@ -230,7 +237,7 @@ def _read_plain(path: Path, num_bytes: int, expected: str) -> bytes:
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
     values = json.loads(config)
-    values["dtype"] = dtype
+    values |= {"dtype": dtype, "torch_dtype": dtype}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 

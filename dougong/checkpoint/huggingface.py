@@ -10,6 +10,7 @@ in `parameters`.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.manifest import ModelTensors
+from dougong.checkpoint.older_names import with_older_names
 from dougong.checkpoint.parameters import (
     ParameterOnDisk,
     Piece,
@@ -237,7 +239,9 @@ def _model_files(model: Any) -> dict[str, str]:
     config = copy.deepcopy(model.config)
     config.dtype = "float32"
     config.architectures = [type(model).__name__]
-    files = {"config.json": config.to_json_string(use_diff=True)}
+    values = json.loads(config.to_json_string(use_diff=True))
+    values = with_older_names(values, config.attribute_map)
+    files = {"config.json": json.dumps(values, indent=2, sort_keys=True) + "\n"}
     if model.can_generate() and getattr(model, "generation_config", None) is not None:
         files["generation_config.json"] = model.generation_config.to_json_string(use_diff=True)
     return files

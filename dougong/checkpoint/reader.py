@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.disk import digest, read_into
+from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.parameters import TORCH_DTYPES
@@ -114,6 +115,9 @@ class CheckpointReader:
                 f"{where}: digest {actual}, written as {entry.digest}; "
                 "the file was damaged, use another checkpoint"
             )
+        count = num_not_finite(view, entry.dtype)
+        if count:
+            raise CheckpointError(f"{where}: holds {words(count)}; use another checkpoint")
         return data.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _open(self, file: str) -> int:

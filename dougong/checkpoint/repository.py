@@ -29,6 +29,8 @@ __all__ = [
     "expected_tensors",
     "newest_valid",
     "prune",
+    "steps_in",
+    "valid_one_of",
     "verify",
     "verify_sizes",
 ]
@@ -50,6 +52,27 @@ def newest_valid(
     return None
 
 
+def valid_one_of(root: Path, step: int, threads: int = 2) -> Path:
+    """The checkpoint of a step, every byte read. Two generations may have saved one step: the newer
+    valid one is taken. CheckpointError names those that there are."""
+    results = []
+    for place in list_committed(root):
+        if place.step == step:
+            results.append(verify(place.path, threads))
+    for result in results:
+        if result.ok:
+            return result.directory
+    if results:
+        raise CheckpointError(f"{results[0]}; choose another --step, there are: {steps_in(root)}")
+    raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps_in(root)}")
+
+
+def steps_in(root: Path) -> str:
+    """The steps of which there are checkpoints, in words."""
+    steps = dict.fromkeys(place.step for place in reversed(list_committed(root)))
+    return ", ".join(map(str, steps)) or "none"
+
+
 @dataclass(frozen=True)
 class Pruned:
     """What `prune` did.
@@ -64,22 +87,28 @@ class Pruned:
 
 
 def prune(
-    root: Path, keep: int, generation: int | None = None, trusted: Collection[str] = ()
+    root: Path,
+    keep: int,
+    generation: int | None = None,
+    trusted: Collection[str] = (),
+    known_invalid: Collection[str] = (),
 ) -> Pruned:
     """Delete what is older than the newest `keep` valid checkpoints, and what ended generations
     left unfinished.
 
-    An invalid one is not counted. When none is valid, no checkpoint is deleted. Names in `trusted`
-    (those that this controller committed, read back by their writers) are checked by size alone,
-    the others wholly. `generation` is the running one: older generations' unfinished directories
-    go, and its own that a later commit of it has overtaken. None (nobody runs, or it is not known)
-    leaves them all.
+    An invalid one is neither counted nor deleted: it may be the storage that is ill, and a person
+    may want what can be saved of it. Names in `known_invalid` are not read again. Names in
+    `trusted` (those that this controller committed, read back by their writers, or has read since)
+    are checked by size alone, the others wholly. `generation` is the running one: older
+    generations' unfinished directories go, and its own that a later commit of it has overtaken.
+    None (nobody runs, or it is not known) leaves them all.
     """
     if keep < 1:
         raise CheckpointError(
             f"keep is {keep}: one checkpoint is always kept; set checkpoint.keep to 1 or more"
         )
-    kept, invalid, removed = _sort(root, keep, trusted)
+    valid, invalid = _sort(root, trusted, known_invalid)
+    kept, removed = valid[:keep], valid[keep:]
     if generation is not None:
         removed += _stale(root, generation, kept)
     # Only now that enough valid ones are known is anything deleted.
@@ -90,21 +119,16 @@ def prune(
 
 
 def _sort(
-    root: Path, keep: int, trusted: Collection[str]
-) -> tuple[list[Path], list[Path], list[Path]]:
-    """Committed checkpoints, newest first: `keep` valid ones, invalid ones met on the way, and all
-    that are older."""
-    kept: list[Path] = []
+    root: Path, trusted: Collection[str], known_invalid: Collection[str]
+) -> tuple[list[Path], list[Path]]:
+    """Committed checkpoints, newest first: the valid ones and the others. Those that would be
+    deleted are looked at like the rest: what is damaged must not go."""
+    valid: list[Path] = []
     invalid: list[Path] = []
-    older: list[Path] = []
     for place in list_committed(root):
-        if len(kept) == keep:
-            older.append(place.path)
-        elif _is_valid(place.path, trusted):
-            kept.append(place.path)
-        else:
-            invalid.append(place.path)
-    return kept, invalid, older
+        is_valid = place.path.name not in known_invalid and _is_valid(place.path, trusted)
+        (valid if is_valid else invalid).append(place.path)
+    return valid, invalid
 
 
 def _is_valid(path: Path, trusted: Collection[str]) -> bool:

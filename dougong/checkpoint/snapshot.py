@@ -2,8 +2,8 @@
 training.
 
     training thread:  stage: device -> staging memory (training waits for this only)
-    writer thread:    digest staged memory -> write -> fsync -> read back and compare
-                      -> on_durable(part)
+    writer thread:    look for NaN -> digest staged memory -> write -> fsync
+                      -> read back and compare -> on_durable(part)
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from dougong.checkpoint.disk import (
     sync_file,
     write_at,
 )
+from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
 from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
 from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, NumericsError
 
 OnDurable = Callable[[CheckpointPart], None]
 
@@ -220,6 +221,7 @@ class Saver:
     def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
         """Write, make durable and read back this worker's bytes of one file."""
         flags = os.O_RDWR | os.O_CREAT
+        _refuse_not_finite(path, staged)
         layout = self._layouts.get(file)
         if layout is None:
             layout = plan_layout(item.shape for item in staged)
@@ -252,6 +254,19 @@ class Saver:
         for folder in sorted(folders):
             if folder.is_dir():
                 sync_directory(folder)
+
+
+def _refuse_not_finite(path: Path, staged: list[_Staged]) -> None:
+    """A step with a finite loss and gradient can still end in a state that is not: its update was
+    too large. Looked at here, beside training, and before anything of it becomes a checkpoint."""
+    for item in staged:
+        count = num_not_finite(item.data, item.shape.dtype)
+        if count:
+            label = item.name if item.group == MODEL_GROUP else f"{item.group} of {item.name}"
+            raise NumericsError(
+                f"checkpoint {path.parent.parent.name}: {label} holds {words(count)} after its "
+                "update, so no checkpoint is made of this step; those before it are kept"
+            )
 
 
 def _header_record(layout: FileLayout) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """Is a directory the checkpoint that was written? Imports no torch.
 
-Every byte of every file is hashed, and no file may lie in `model/` that the manifest does not name.
+Every byte of every file is hashed, every number of a tensor must be finite, and no file may lie in
+`model/` that the manifest does not name.
 Why that is all: the manifest's own digest covers its text, its text names every file and the digest
 of every byte of it (`FileRecord.gap`), and nothing of a checkpoint is kept elsewhere.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest_range, opened
+from dougong.checkpoint.finite import FiniteCount, words
 from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.errors import CheckpointError
 
@@ -139,9 +141,18 @@ def _check_bytes(path: Path, name: str, record: FileRecord) -> list[Defect]:
             actual = digest_range(fd, 0, num_bytes)
             found += _compare(name, "", "header's digest", expected, actual)
         for entry in record.entries:
-            actual = digest_range(fd, entry.offset, entry.num_bytes)
-            found += _compare(name, entry.label, "digest", entry.digest, actual)
+            finite = FiniteCount(entry.dtype)
+            actual = digest_range(fd, entry.offset, entry.num_bytes, finite.see)
+            changed = _compare(name, entry.label, "digest", entry.digest, actual)
+            found += changed or _check_finite(name, entry.label, finite.num_not_finite)
         return found
+
+
+def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:
+    """It is what was written, but nothing can go on from it."""
+    if not count:
+        return []
+    return [Defect(file, tensor, "finite", "no NaN and no infinity", words(count))]
 
 
 def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> list[Defect]:

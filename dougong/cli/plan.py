@@ -14,13 +14,14 @@ from rich.table import Table
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
+from dougong.job.load import placed
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.facts import memory_of
+from dougong.launcher.agent.facts import absent_devices, memory_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
 from dougong.remarks import Remarks
-from dougong.tools.job_check import load_whole_job, placed
+from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
@@ -34,12 +35,13 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.training.preflight import inspect_only, remarks_on
+    from dougong.training.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
     job = resolved.job
     with placed(resolved):
         model = inspect_only(job)
+        data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
     num_parameters = f"{model.num_parameters:,} parameters"
     typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")
@@ -50,7 +52,9 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         total_line(expert_bytes(job, model), states),
         *memory_lines(job, made, states),
         *environment_lines(job, width),
-        *remark_lines(remarks_on(job, model)),
+        f"data: {data}",
+        *remark_lines(told),
+        *remark_lines(absent_devices(job.islands)),
     ):
         typer.echo(line)
     if fits(made, job):

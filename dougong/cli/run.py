@@ -9,7 +9,7 @@ import typer
 
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, RunPath, new_run_path
 from dougong.errors import LaunchError
-from dougong.launcher.run import Options, resume_run, start_run
+from dougong.launcher.run import Options, ResumeRequest, resume_run, start_run
 from dougong.tools.job_check import load_whole_job
 
 
@@ -19,7 +19,9 @@ def run(
     run_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A new directory; default runs/<job>-<time>.", show_default=False
+            metavar="DIR",
+            help="A new directory, or one whose run has no checkpoint; default runs/<job>-<time>.",
+            show_default=False,
         ),
     ] = None,
     address: Address = None,
@@ -40,7 +42,27 @@ def run(
 
 
 def resume(
-    run_dir: RunPath, override: Overrides = None, address: Address = None, no_ray: NoRay = False
+    run_dir: RunPath,
+    override: Overrides = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Go on from this step's checkpoint; later ones are set aside, not deleted."
+        ),
+    ] = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option("--from-scratch", help="Begin anew; checkpoints are set aside, not deleted."),
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="The controller on another machine, which cannot be reached, is dead.",
+        ),
+    ] = False,
+    address: Address = None,
+    no_ray: NoRay = False,
 ) -> None:
     """Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.
 
@@ -49,7 +71,11 @@ def resume(
 
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
-    raise typer.Exit(resume_run(run_dir, override or [], launch_options(address, no_ray)))
+    if step is not None and from_scratch:
+        raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
+    request = ResumeRequest(step, from_scratch, take_over)
+    options = launch_options(address, no_ray)
+    raise typer.Exit(resume_run(run_dir, override or [], options, request))
 
 
 def launch_options(address: str | None, no_ray: bool) -> Options:

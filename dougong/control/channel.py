@@ -221,11 +221,15 @@ def proof(token: str, nonce: str, side: str) -> str:
     return hmac.new(token.encode(), f"{side}:{nonce}".encode(), hashlib.sha256).hexdigest()
 
 
+class UnreachableError(LaunchError):
+    """Nobody listens at the controller's address, or no way leads there: its cause says which."""
+
+
 def connect(
     address: tuple[str, int], token: str, agent: AgentFacts | None, deadlines: Deadlines
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
-    client. LaunchError when it can't be."""
+    client. UnreachableError when nobody is there, LaunchError when it is not the run's."""
     place = f"controller at {address[0]}:{address[1]}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"
@@ -233,7 +237,7 @@ def connect(
     try:
         sock = socket.create_connection(address, timeout=timeout_s)
     except OSError as error:
-        raise LaunchError(
+        raise UnreachableError(
             f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
         ) from error
     # Frames of full size from the start: a long message may come right behind the welcome.

@@ -32,6 +32,24 @@ def read_visible_devices(variable: str) -> str | None:
     return os.environ.get(variable)
 
 
+def home_folder() -> Path | None:
+    """The user's home; None for a user without one, as in many containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def cache_home() -> Path | None:
+    """Where programs of this user keep what can be made anew (XDG base directories: a relative path
+    is passed over); None for a user without a home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named
+    home = home_folder()
+    return None if home is None else home / ".cache"
+
+
 def arithmetic_variables(prefixes: Sequence[str]) -> dict[str, str]:
     """This process's variables that can change a kernel's bits: threads, math libraries,
     deterministic switches.
@@ -57,9 +75,10 @@ def ray_has_token() -> bool:
     """Whether a Ray token can be found in the places where Ray looks for it."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(path) if path else Path.home() / ".ray" / "auth_token"
-    return file.is_file()
+    path, home = os.environ.get("RAY_AUTH_TOKEN_PATH"), home_folder()
+    if path:
+        return Path(path).is_file()
+    return home is not None and (home / ".ray" / "auth_token").is_file()
 
 
 def ray_variables(embedded: bool) -> dict[str, str]:

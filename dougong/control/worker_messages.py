@@ -40,6 +40,19 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class UpdateSkipped:
+    """A step's numbers were not finite, and all workers have left its update out. `where`, in
+    words; `in_a_row`: so many steps by now. Only one worker says so."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int
+    kind: Literal["update_skipped"] = "update_skipped"
+
+
+@dataclass(frozen=True)
 class PartDurable:
     """A worker's part of a checkpoint is on storage, in `directory`. `part`: `CheckpointPart` as
     JSON has it."""
@@ -96,6 +109,7 @@ WorkerMessage = (
     ModelFound
     | FingerprintFound
     | StepDone
+    | UpdateSkipped
     | PartDurable
     | DrillAnnounced
     | WorkerWarning

@@ -13,14 +13,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from dougong.control.cache_place import REMEDY, why_unwritable
 from dougong.data.text import Corpus, Document
-from dougong.data.token_files import TokenFile, open_described
+from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.data.tokenizer import Tokenizer
 from dougong.errors import DataError
 
@@ -28,12 +30,16 @@ from dougong.errors import DataError
 _FORMAT = "dougong text 2"
 
 
-def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
-    """The corpus as tokens, from `cache` or tokenised into it now.
+def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> TokenFile:
+    """The corpus as tokens, from `cache` or tokenised into it now; None: there is no place for it.
 
     Raises DataError for text without a token, for bytes that are not UTF-8 (with file and offset),
     and for a cache that cannot be written.
     """
+    if cache is None:
+        raise DataError(
+            f"{corpus.name}: {why_unwritable(None)}, so its tokens cannot be kept; {REMEDY}"
+        )
     identity = f"{_FORMAT}\n{tokenizer.digest}\n{corpus.key()}"
     entry = cache / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     if not entry.exists():
@@ -42,10 +48,12 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
             _write_entry(entry, corpus, tokenizer)
         except OSError as error:
             raise DataError(
-                f"{entry}: the token cache cannot be written ({error.strerror}); free or allow it, "
-                "or tokenise the text beforehand and name the file in data.tokens"
+                f"{entry}: the token cache cannot be written ({error.strerror}); make room or "
+                f"allow it, or {REMEDY}; or tokenise the text beforehand and name the file in "
+                "data.tokens"
             ) from error
-    return open_described(entry / "tokens.bin")
+    made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
+    return replace(open_described(entry / "tokens.bin"), made_of=made_of)
 
 
 def _write_entry(entry: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:

@@ -36,6 +36,23 @@ NUM_SAMPLES = 64
 SAMPLE_TOKENS = 1 << 18
 
 
+@dataclass(frozen=True)
+class Tokenized:
+    """Of which text, by which tokenizer (of so many ids) token ids were made."""
+
+    text: str
+    tokenizer: str
+    num_ids: int
+
+    def outside(self, token: int, found: int, vocab_size: int) -> DataError:
+        """The error for an id at place `token` that the model's vocabulary does not have."""
+        return DataError(
+            f"{self.text}: token {token}: id {found} of the tokenizer {self.tokenizer} is outside "
+            f"the model's vocabulary (0 .. {vocab_size - 1}); raise model.config.vocab_size to at "
+            f"least {self.num_ids}, the tokenizer's ids, or name the model's own in data.tokenizer"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TokenFile:
     """A stream of token ids in a memory-mapped file."""
@@ -44,6 +61,8 @@ class TokenFile:
     ids: npt.NDArray[Any]
     offset: int = 0
     """The byte at which the ids begin."""
+    made_of: Tokenized | None = None
+    """What a user knows them by, where the file is not the user's own."""
 
     @property
     def num_tokens(self) -> int:
@@ -64,19 +83,24 @@ class TokenFile:
             return
         first = start + int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
         found = int(self.ids[first])
-        place = f"byte {self.offset + first * self.ids.itemsize} (token {first})"
-        raise DataError(f"{self.path}: {place}: {self._outside(found, vocab_size)}")
+        if self.made_of is not None:
+            raise self.made_of.outside(first, found, vocab_size)
+        place = self.offset + first * self.ids.itemsize
+        raise DataError(
+            f"{self.path}: byte {place} (token {first}): id {found} is outside the vocabulary "
+            f"(0 .. {vocab_size - 1}); {self._remedy(found)}"
+        )
 
-    def _outside(self, found: int, vocab_size: int) -> str:
-        rule = f"id {found} is outside the vocabulary (0 .. {vocab_size - 1})"
+    def _remedy(self, found: int) -> str:
+        other_type = f"or its type is not {self.ids.dtype}"
         if found < 0:
             return (
-                f"{rule}; ids are never negative: the file holds other numbers (labels, masks), "
-                f"or its type is not {self.ids.dtype}"
+                "ids are never negative: the file holds other numbers, such as labels, "
+                f"{other_type}"
             )
         return (
-            f"{rule}; tokenise with the model's tokenizer, or raise model.config.vocab_size to at "
-            f"least {self._largest() + 1}; or its type is not {self.ids.dtype}"
+            "tokenise with the model's tokenizer, or raise model.config.vocab_size to at least "
+            f"{self._largest() + 1}, {other_type}"
         )
 
     def check_all(self, vocab_size: int) -> None:
@@ -145,10 +169,9 @@ def open_tokens(path: Path, vocab_size: int | None) -> TokenFile:
     type than is said.
     """
     beginning = _beginning(path)
-    description = path.with_name(path.name + ".json")
     if beginning.startswith(NPY_MAGIC):
-        opened = _open_npy(path)
-    elif description.exists():
+        return _open_npy(path)
+    if path.with_name(path.name + ".json").exists():
         opened = open_described(path)
     else:
         _refuse_other_kinds(path, beginning)

@@ -33,10 +33,11 @@ def refuse_other_width(path: Path, ids: npt.NDArray[Any], vocab_size: int | None
         place = _varying_part(sample, parts, vocab_size)
         if place is None:
             continue
-        others = "the others of it are zero or almost"
-        proof = f"of every {parts} ids only number {place} varies, {others}: {_shown(sample)}"
+        most = _limits(8 * width, parts, vocab_size)[-1]
+        which = "last" if place == 0 else "first"
         raise DataError(
-            f"{path}: read as {sample.dtype}, {proof}; these are ids of {8 * parts * width} bits"
+            f"{path}: read as {sample.dtype}, of every {parts} ids the {which} is never above "
+            f"{most}: {_shown(sample)}; so these are ids of {8 * parts * width} bits"
             f"{_remedy(path, place, parts, width)}"
         )
 
@@ -48,7 +49,7 @@ def _varying_part(sample: npt.NDArray[Any], parts: int, vocab_size: int | None) 
     for full, lowest_first in ((0, groups), (parts - 1, groups.byteswap()[:, ::-1])):
         lowest, others = lowest_first[:, 0], lowest_first[:, 1:]
         # Were these ids by themselves, each of the columns would hold as many large ones.
-        num_large = int((lowest > limits[0]).sum())
+        num_large = int((lowest > limits[-1]).sum())
         is_small = bool((others >= 0).all() and (others <= limits).all())
         if is_small and num_large >= _LEAST_LARGE:
             return full

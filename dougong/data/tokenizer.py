@@ -18,6 +18,7 @@ from dougong.data.special_tokens import Bos, DocumentMarks, find_marks
 from dougong.data.text import Block
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES
+from dougong.models.folder import read_json
 from dougong.remarks import Remarks
 
 # Pieces that a tokenizer is given at once: it works on them on as many cores.
@@ -178,6 +179,9 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
         )
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
+        settings = folder / "tokenizer_config.json"
+        if settings.is_file() and "auto_map" in read_json(settings):
+            reason = "it needs its own code (auto_map); dougong runs none"
         raise DataError(
             f"{folder}: transformers finds no tokenizer here ({reason}); {remedy}"
         ) from error

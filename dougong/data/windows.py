@@ -19,14 +19,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dougong.control.cache_place import cache_place
 from dougong.data.dataset import dataset_rows
 from dougong.data.megatron import open_megatron
 from dougong.data.text import Corpus, text_files
 from dougong.data.token_cache import open_corpus
 from dougong.data.token_files import WHOLE_TOKENS, TokenFile, open_tokens
-from dougong.data.tokenizer import open_tokenizer
+from dougong.data.tokenizer import Tokenizer, open_tokenizer
 from dougong.errors import DataError
 from dougong.job import schema as spec
+from dougong.job.tokenizer_choice import tokenizer_of
 from dougong.ops.counter_rng import Permutation
 
 # The held-out windows do not follow the job's seed: runs with other seeds are measured on the
@@ -57,7 +59,7 @@ class TokenWindows:
     @property
     def num_held_out(self) -> int:
         """Windows that are never trained on."""
-        return math.ceil(self.num_windows * self.validation.fraction) if self.validation else 0
+        return num_held_out(self.num_windows, self.validation)
 
     @property
     def num_train(self) -> int:
@@ -152,16 +154,22 @@ class TokenWindows:
         return np.stack([self.tokens.read(start, self.sequence_length) for start in starts])
 
 
+def num_held_out(num_windows: int, validation: spec.Validation | None) -> int:
+    """How many of so many windows are never trained on."""
+    return math.ceil(num_windows * validation.fraction) if validation else 0
+
+
 def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) -> TokenWindows:
     """Open what the `data:` of a job names. `vocab_size` is the model's; None leaves ids unchecked.
 
-    Text is tokenised once into `cache` (default ~/.cache/dougong/tokens). Raises DataError for data
-    that is missing, empty, cut short, or too small for one step's windows, and for ids outside the
-    vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
+    Text is tokenised once into `cache` (default: `tokens` in the job's cache). Raises DataError for
+    data that is missing, empty, cut short, or too small for one step's windows, and for ids outside
+    the vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
-    if cache is None:
-        cache = Path.home() / ".cache" / "dougong" / "tokens"
-    name, tokens = _open_tokens(job.data, cache)
+    place = cache_place(job.cache)
+    if cache is None and place is not None:
+        cache = place / "tokens"
+    name, tokens = _open_tokens(job, vocab_size, cache)
     data = TokenWindows(
         name=name,
         tokens=tokens,
@@ -174,50 +182,72 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
         seed=job.seed,
         validation=job.data.validation,
     )
-    _check_size(data)
+    shortage = find_shortage(job, name, tokens.num_tokens)
+    if shortage is not None:
+        raise DataError(shortage)
     if vocab_size is not None and tokens.num_tokens <= WHOLE_TOKENS:
         tokens.check_all(vocab_size)
     return data
 
 
-def vocabulary(section: spec.Data) -> int | None:
-    """How many ids the data's tokenizer has; None where the data is tokens already, since their
-    tokenizer is not known."""
-    if section.tokens is not None or section.megatron is not None:
+def vocabulary(job: spec.Job) -> int | None:
+    """The tokenizer's number of ids for a model that names none; None where it names its own, or
+    where the data is tokens already, since their tokenizer is not known."""
+    if job.model.path is not None or "vocab_size" in job.model.config:
         return None
-    return open_tokenizer(section.tokenizer).num_ids
+    tokenizer = job_tokenizer(job)
+    return None if tokenizer is None else tokenizer.num_ids
 
 
-def _open_tokens(section: spec.Data, cache: Path) -> tuple[str, TokenFile]:
-    if section.tokens is not None:
-        return section.tokens, open_tokens(Path(section.tokens).expanduser())
-    if section.megatron is not None:
-        return section.megatron, open_megatron(Path(section.megatron).expanduser())
-    tokenizer = open_tokenizer(section.tokenizer)
-    corpus = _open_text(section)
-    return f"{corpus.name} ({tokenizer.name})", open_corpus(corpus, tokenizer, cache)
+def job_tokenizer(job: spec.Job) -> Tokenizer | None:
+    """The tokenizer of a job's text; None where the data is tokens already. Raises DataError."""
+    name = tokenizer_of(job)
+    return None if name is None else open_tokenizer(name, job.data.bos)
 
 
-def _open_text(section: spec.Data) -> Corpus:
+def open_text(section: spec.Data) -> Corpus:
+    """The documents of a job whose data is text. Raises DataError."""
     if section.text is not None:
         return text_files(section.text)
     assert section.dataset is not None, "the schema asks for one source of data"
-    return dataset_rows(section.dataset)
+    return dataset_rows(section.dataset, section.column)
 
 
-def _check_size(data: TokenWindows) -> None:
+def find_shortage(job: spec.Job, name: str, num_tokens: int) -> str | None:
+    """What so many tokens are too few for, in words; None where they are enough. `name`: of the
+    data."""
+    length, validation = job.data.sequence_length, job.data.validation
+    num_windows = num_tokens // length
+    held_out = num_held_out(num_windows, validation)
     have = (
-        f"{data.name}: {data.tokens.num_tokens} tokens give {data.num_windows} windows of "
-        f"{data.sequence_length}, {data.num_held_out} of them held out"
+        f"{name}: {num_tokens} tokens give {num_windows} windows of {length}, {held_out} of them "
+        "held out"
     )
-    if data.num_train < 1:
-        raise DataError(
+    if num_windows - held_out < 1:
+        return (
             f"{have}; at least one must be left to train on: give more text, or lower "
             "data.sequence_length or data.validation.fraction"
         )
-    need = data.num_validation_batches * data.microbatch_size
-    if need > data.num_held_out:
-        raise DataError(
+    batches = validation.batches * job.batch.lanes if validation else 0
+    need = batches * job.batch.microbatch_size
+    if need > held_out:
+        return (
             f"{have}; data.validation.batches x lanes x microbatch_size = {need} are asked for: "
             "raise data.validation.fraction, or lower data.validation.batches"
         )
+    return None
+
+
+def _open_tokens(
+    job: spec.Job, vocab_size: int | None, cache: Path | None
+) -> tuple[str, TokenFile]:
+    section = job.data
+    if section.tokens is not None:
+        return section.tokens, open_tokens(Path(section.tokens).expanduser(), vocab_size)
+    if section.megatron is not None:
+        return section.megatron, open_megatron(Path(section.megatron).expanduser())
+    tokenizer = job_tokenizer(job)
+    assert tokenizer is not None, "text has a tokenizer"
+    corpus = open_text(section)
+    name = f"{corpus.name} ({tokenizer.name})"
+    return name, open_corpus(corpus, tokenizer, cache)

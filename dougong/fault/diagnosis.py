@@ -30,7 +30,9 @@ FailureKind = Literal[
     "storage",
     "data",
     "model",
+    "numerics",
     "preemption",
+    "irreproducible",
 ]
 
 _STORAGE_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -141,6 +143,8 @@ def _error_kind(error: WorkerRaised) -> FailureKind:
     mistake = mistake_in(bases)
     if mistake is not None:
         return mistake
+    if "NumericsError" in bases:
+        return "numerics"
     if bases & _MEMORY_ERRORS or error.errno == errno.ENOMEM or _has(error, _MEMORY_WORDS):
         return "out_of_memory"
     if "CheckpointError" in bases or error.errno in _STORAGE_NUMBERS or _has(error, _STORAGE_WORDS):

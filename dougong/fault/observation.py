@@ -67,6 +67,12 @@ def is_consequence(bases: Collection[str]) -> bool:
     return "PeerError" in bases
 
 
+def is_sentence(bases: Collection[str]) -> bool:
+    """Whether an exception with these classes was raised on purpose, and says in its message all
+    that a person needs."""
+    return "DougongError" in bases and not is_consequence(bases)
+
+
 def is_abort(failure: Failure) -> bool:
     """Whether the process aborted itself (SIGABRT).
 

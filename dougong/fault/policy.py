@@ -33,8 +33,11 @@ def decide(
     # A step in between says that the run got past it: what failed then was something else, or
     # chance.
     if last is not None and last == diagnosis.origin and not has_stepped:
-        return Decision("fail", f"{_words(last)} came twice with no step in between, so it is "
-                        "taken for one that would come again")
+        return Decision(
+            "fail",
+            f"{_words(last)} came twice with no step in between, so it is "
+            "taken for one that would come again",
+        )
     if len(history) >= policy.max_restarts:
         return Decision("fail", f"fault.max_restarts is {policy.max_restarts} and they are used up")
     return Decision("restart", f"recovery {len(history) + 1} of {policy.max_restarts}")

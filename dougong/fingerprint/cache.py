@@ -1,6 +1,6 @@
 """The fingerprint of a worker's device, before any plan: measured, or found in the user's cache.
 
-The cache is a folder of small files, `~/.cache/dougong/fingerprints/KEY.json`. The key holds
+The cache is a folder of small files, `fingerprints/KEY.json` in the user's cache. The key holds
 everything that an answer depends on, so a file is never wrong, only unused; one that is damaged
 counts as none.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.control.cache_place import cache_place
 from dougong.control.environment import arithmetic_variables, read_visible_devices
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
@@ -47,20 +48,23 @@ class Probing:
 
 
 def fingerprint(probing: Probing) -> Fingerprint:
-    """From the user's cache, or measured now and kept there. Raises DeviceError when the device
+    """From the job's cache, or measured now and kept there. Raises DeviceError when the device
     does not open."""
-    return cached(probing, Path.home() / ".cache" / "dougong" / "fingerprints")
+    place = cache_place(None if probing.job is None else probing.job.cache)
+    if place is None:
+        return measure(probing)
+    return cached(probing, place / "fingerprints")
 
 
 def cached(probing: Probing, folder: Path) -> Fingerprint:
-    """The same with a cache elsewhere. An unstable fingerprint is not kept: the next start measures
-    again."""
+    """The same with a cache elsewhere. A fingerprint that is unstable, or not whole, is not kept:
+    the next start measures again."""
     file = folder / f"{key_of(probing)}.json"
     # Not there, not to be read, or damaged: measured anew.
     with contextlib.suppress(OSError, ValueError):
         return Fingerprint.from_json(json.loads(file.read_text(encoding="utf-8")))
     found = measure(probing)
-    if not found.unstable:
+    if not found.unstable and not found.unanswered:
         # A full or read-only home costs time, not the run.
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)

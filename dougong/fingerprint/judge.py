@@ -4,6 +4,9 @@ Within a role every worker must be of one class, since a plan may give any lane 
 expert (experts) to any of them; a `both` worker counts in both. Two roles may be of two classes:
 each kind of operator then still runs on one. A checkpoint holds the classes that made it, and
 whoever goes on from it must be of the same.
+
+What was not measured is never equal: a probe without an answer, a fingerprint that is not there or
+was taken by other probes is told, and refused where the job promises its bits.
 """
 
 from __future__ import annotations
@@ -38,14 +41,18 @@ def judge_workers(prints: Prints, roles: Mapping[str, str], strict: bool) -> Ver
         text = _unequal(role, _of_role(prints, roles, role))
         if text is not None:
             differences.append(text)
+    unknown = [*_unanswered(prints), *_asked_apart(prints)]
     unstable = tuple(_unstable(prints))
-    if strict and differences:
-        advice = (
-            "make them equal (threads, software, kind of device), give the roles to different "
-            f"islands, or {_ACCEPT}"
-        )
-        return Verdict("\n".join([*differences, advice]), unstable)
-    return Verdict(None, (*unstable, *differences))
+    if strict and (differences or unknown):
+        advice = []
+        if differences:
+            advice.append(
+                "make them equal (threads, software, kind of device), give the roles to different "
+                "islands"
+            )
+        advice.append(_ACCEPT)
+        return Verdict("\n".join([*differences, *unknown, ", or ".join(advice)]), unstable)
+    return Verdict(None, (*unstable, *differences, *unknown))
 
 
 def record(prints: Prints, roles: Mapping[str, str]) -> dict[str, Any]:
@@ -59,14 +66,13 @@ def record(prints: Prints, roles: Mapping[str, str]) -> dict[str, Any]:
 def judge_resume(before: Mapping[str, Any], now: Mapping[str, Any], strict: bool) -> Verdict:
     """Whether workers with the record `now` may go on from a checkpoint with the record `before`
     (empty: none)."""
-    if not before or not now:
+    text = _not_comparable(before, now)
+    if text is not None:
+        if strict:
+            return Verdict(f"{text}; go on with the dougong that wrote it, or {_ACCEPT}")
+        return Verdict(None, (f"{text}; for its own bits go on with the dougong that wrote it",))
+    if not before:
         return Verdict()
-    if _questions(before) != _questions(now):
-        text = (
-            "the checkpoint's fingerprints were taken by other probes, so nothing says whether "
-            "kernels are the same"
-        )
-        return Verdict(None, (text,))
     moved = []
     for role in ROLES:
         old, new = before["roles"].get(role, ()), now["roles"][role]
@@ -134,6 +140,47 @@ def _unstable(prints: Prints) -> Iterable[str]:
         )
 
 
+def _unanswered(prints: Prints) -> Iterable[str]:
+    """A line for each set of workers on which the same probes gave no bits."""
+    workers_of: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for worker, found in prints.items():
+        if found.unanswered:
+            workers_of.setdefault(tuple(found.unanswered.items()), []).append(worker)
+    for probes, workers in workers_of.items():
+        named = [f"{name} ({why})" for name, why in probes[:_MOST_PROBES]]
+        if len(probes) > _MOST_PROBES:
+            named.append(f"and {len(probes) - _MOST_PROBES} more")
+        yield (
+            f"{worker_list(workers)}: {plural(len(probes), 'probe')} cannot run, so nothing says "
+            f"which bits these kernels give: {'; '.join(named)}"
+        )
+
+
+def _asked_apart(prints: Prints) -> Iterable[str]:
+    """A line when workers were not asked the same."""
+    workers_of: dict[str, list[str]] = {}
+    for worker, found in prints.items():
+        workers_of.setdefault(found.question, []).append(worker)
+    if len(workers_of) > 1:
+        groups = " | ".join(worker_list(workers) for workers in workers_of.values())
+        yield f"the workers were not given the same probes, so nothing compares them: {groups}"
+
+
+def _not_comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Why a checkpoint's record and that of the workers say nothing of each other; None where they
+    do, or where neither was made: then no kernels are looked at in this run."""
+    if bool(before) != bool(now):
+        whom = "the checkpoint" if now else "these workers"
+        return f"no fingerprint was taken of {whom}, so nothing says whether kernels are the same"
+    if before and _questions(before) != _questions(now):
+        return (
+            f"the checkpoint's fingerprints were taken by other probes (version "
+            f"{_versions(before)} then, {_versions(now)} now), so nothing says whether kernels are "
+            "the same"
+        )
+    return None
+
+
 def _moved(role: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before["roles"].get(role, ()), now["roles"][role]
     lines = [
@@ -149,3 +196,8 @@ def _moved(role: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _questions(kept: Mapping[str, Any]) -> set[str]:
     return {found["question"] for found in kept["prints"].values()}
+
+
+def _versions(kept: Mapping[str, Any]) -> str:
+    versions = {Fingerprint.from_json(found).version for found in kept["prints"].values()}
+    return ", ".join(map(str, sorted(versions)))

@@ -18,6 +18,10 @@ from typing import Any
 
 UNSTABLE = "unstable"
 """What stands for the hash of a probe that gave two answers."""
+NO_KERNEL = "none"
+"""What stands for the hash of a probe for which a device has no kernel."""
+CANNOT_RUN = "cannot run: "
+"""How it begins for a probe that ended in an error; its words follow."""
 PRECISIONS = ("float32", "bfloat16")
 PROBES_VERSION = 1
 """What the probes ask, as a number: raise it with every change that could give one of them other
@@ -58,11 +62,13 @@ class Fingerprint:
 
     `question`: digest of what was asked (the probes' version, shapes, precision): other questions
     are not comparable. `environment`: what explains a difference, and does not decide it.
+    `version`: that of the probes.
     """
 
     probes: Mapping[str, str]
     question: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    version: int = PROBES_VERSION
 
     @property
     def kernel_class(self) -> str:
@@ -74,11 +80,23 @@ class Fingerprint:
         """Names of the probes that gave two answers."""
         return tuple(name for name, value in self.probes.items() if value == UNSTABLE)
 
+    @property
+    def unanswered(self) -> dict[str, str]:
+        """Probe -> why it gave no bits. Two devices that both give none are not equal by that."""
+        found = {}
+        for name, value in self.probes.items():
+            if value == NO_KERNEL:
+                found[name] = "no kernel"
+            elif value.startswith(CANNOT_RUN):
+                found[name] = value.removeprefix(CANNOT_RUN)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can hold; `class` and `unstable` are written for the reader's eye."""
         return {
             "class": self.kernel_class,
             "question": self.question,
+            "version": self.version,
             "unstable": list(self.unstable),
             "probes": dict(self.probes),
             "environment": dict(self.environment),
@@ -90,7 +108,9 @@ class Fingerprint:
         probes."""
         try:
             probes, environment = _texts(raw["probes"]), _texts(raw["environment"])
-            found, written = Fingerprint(probes, str(raw["question"]), environment), raw["class"]
+            # The first version did not write its number.
+            asked, version = str(raw["question"]), int(raw.get("version", 1))
+            found, written = Fingerprint(probes, asked, environment, version), raw["class"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
         if found.kernel_class != written:

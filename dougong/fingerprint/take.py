@@ -6,11 +6,17 @@ from collections.abc import Mapping
 
 import torch
 
-from dougong.fingerprint.bench import Bench, measure
+from dougong.fingerprint.bench import Bench, Probe, measure
 from dougong.fingerprint.device import describe
 from dougong.fingerprint.general import general_probes
 from dougong.fingerprint.job_shapes import shaped_probes
-from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
+from dougong.fingerprint.record import (
+    CANNOT_RUN,
+    PRECISIONS,
+    Fingerprint,
+    JobShapes,
+    question_of,
+)
 
 
 def take_fingerprint(
@@ -28,6 +34,15 @@ def take_fingerprint(
     probes = dict(general_probes(bench, precisions))
     if shapes is not None:
         probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
-    hashes = {name: measure(probe) for name, probe in probes.items()}
+    hashes = {name: _answer(probe) for name, probe in probes.items()}
     environment = describe(device) | dict(variables or {})
     return Fingerprint(hashes, question_of(precisions, shapes), environment)
+
+
+def _answer(probe: Probe) -> str:
+    """The hash of its bits, or why there is none: whether that matters is not decided here."""
+    try:
+        return measure(probe)
+    except RuntimeError as error:  # a kernel without this precision, a device without the memory
+        words = str(error).strip().splitlines() or [""]
+        return f"{CANNOT_RUN}{type(error).__name__}: {words[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.errors import DeviceError
 from dougong.job.rule import (
     EXPERT_COUNT_KEYS,
     Breach,
@@ -116,12 +117,19 @@ def _one_clock(job: Job) -> Iterator[Breach]:
                 "this one `emulate` too, or none"
             )
             yield Breach(("islands", index), text)
-        elif not get_accelerator(island.accelerator).shares_machine:
+        elif not _may_share_machine(island):
             text = (
                 f"only cpu workers pretend, and these are {island.accelerator}; remove it, or use "
                 "accelerator: cpu"
             )
             yield Breach(("islands", index, "emulate"), text)
+
+
+def _may_share_machine(island: Island) -> bool:
+    try:
+        return get_accelerator(island.accelerator).shares_machine
+    except DeviceError:  # a package that does not load: told where the job is looked at as a whole
+        return True
 
 
 def _drill_steps(job: Job) -> Iterator[Breach]:

@@ -7,16 +7,17 @@ job.yaml:12:9: islands.0.worker: unknown key; did you mean 'workers'?
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dougong.errors import JobError
+from dougong.errors import DataError, JobError, ModelError
 from dougong.job import overrides, validation_messages, yaml_locations
 from dougong.job.data_files import names_files
 from dougong.job.provenance import Mistake, Source, dotted
@@ -27,12 +28,16 @@ from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, default_tokenizer
 from dougong.job.yaml_locations import KeyPath
 
-PATH_KEYS = (
+PATH_KEYS: tuple[tuple[str, ...], ...] = (
     *(("data", key) for key in SOURCES),
     ("data", "tokenizer"),
     ("model", "path"),
+    ("cache",),
 )
-_NOT_PATHS = {("data", "text"): "stdlib", ("data", "tokenizer"): BYTES}
+_NOT_PATHS: dict[tuple[str, ...], str] = {
+    ("data", "text"): "stdlib",
+    ("data", "tokenizer"): BYTES,
+}
 _GLOBS = (("data", "text"), ("data", "dataset"))
 
 
@@ -97,6 +102,16 @@ def load_job(
     return ResolvedJob(job, origins, places)
 
 
+@contextlib.contextmanager
+def placed(resolved: ResolvedJob) -> Iterator[None]:
+    """What is found wrong inside with the job or its files is told with its place in the job
+    file."""
+    try:
+        yield
+    except (JobError, ModelError, DataError) as error:
+        raise type(error)(resolved.located(str(error))) from error
+
+
 def _checked_job(source: Source, rules: Sequence[Rule]) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
     values."""
@@ -150,14 +165,23 @@ def _not_a_mapping(data: Any) -> str:
 
 
 def _make_absolute(source: Source, folder: Path) -> None:
-    for section, key in PATH_KEYS:
-        values = source.data.get(section)
-        if not isinstance(values, dict):
-            continue
-        value = values.get(key)
-        if isinstance(value, str) and value and value != _NOT_PATHS.get((section, key)):
-            base = Path.cwd() if source.is_override((section, key)) else folder
-            values[key] = _absolute(value, base, (section, key))
+    for key in PATH_KEYS:
+        values = source.data
+        for section in key[:-1]:
+            values = values.get(section)
+            if not isinstance(values, dict):
+                break
+        else:
+            _make_value_absolute(source, values, key, folder)
+
+
+def _make_value_absolute(
+    source: Source, values: dict[str, Any], key: tuple[str, ...], folder: Path
+) -> None:
+    value = values.get(key[-1])
+    if isinstance(value, str) and value and value != _NOT_PATHS.get(key):
+        base = Path.cwd() if source.is_override(key) else folder
+        values[key[-1]] = _absolute(value, base, key)
 
 
 def _name_tokenizer(values: dict[str, Any]) -> None:

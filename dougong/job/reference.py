@@ -18,6 +18,7 @@ from dougong.job.yaml_scalars import write_flow
 _BEGIN = "<!-- tables: written by schema/update.py -->"
 _END = "<!-- end of tables -->"
 _PLAIN_TYPES = {
+    bool: "true or false",
     int: "whole number",
     float: "number",
     str: "text",
@@ -114,7 +115,7 @@ def _type_of(info: FieldInfo) -> str:
 def _type_name(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return ", ".join(f"`{part}`" for part in parts)
+        return ", ".join(f"`{_as_written(part)}`" for part in parts)
     if origin is tuple:
         return f"list of {len(parts)} numbers"
     if origin is typing.Annotated:
@@ -122,3 +123,7 @@ def _type_name(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_name(part) for part in parts)
     return _PLAIN_TYPES[origin or annotation]
+
+
+def _as_written(word: Any) -> str:
+    return str(word).lower() if isinstance(word, bool) else str(word)

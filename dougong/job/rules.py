@@ -73,6 +73,21 @@ def _warm_up(job: Job) -> Iterator[Breach]:
         yield Breach(("schedule", "warmup_steps"), text)
 
 
+def _decay_end(job: Job) -> Iterator[Breach]:
+    warmup_steps, end = job.schedule.warmup_steps, job.schedule.decay_steps
+    if end is None:
+        return
+    if job.schedule.name == "constant":
+        text = "a constant schedule has no decay; leave it out, or use name: cosine or linear"
+        yield Breach(("schedule", "decay_steps"), text)
+    elif end < warmup_steps:
+        text = (
+            f"the decay ends at step {end}, within {warmup_steps} steps of warm-up; raise it, or "
+            "lower schedule.warmup_steps"
+        )
+        yield Breach(("schedule", "decay_steps"), text)
+
+
 def _constant_rate(job: Job) -> Iterator[Breach]:
     default = type(job.schedule).model_fields["final_fraction"].default
     if job.schedule.name == "constant" and job.schedule.final_fraction not in (default, 1.0):
@@ -99,6 +114,7 @@ _RULES = (
     Rule(("model",), _experts_per_token),
     Rule(("combine", "determinism"), _combine),
     Rule(("schedule", "steps"), _warm_up),
+    Rule(("schedule",), _decay_end),
     Rule(("schedule",), _constant_rate),
     Rule(("router",), _balance),
     *FILE_RULES,

@@ -70,7 +70,7 @@ class Data(Section):
     )
     tokens: Text | None = logical(
         None,
-        'a file of token ids, memory-mapped: a 1-D .npy, or bare ids: uint16, or what FILE.json '
+        "a file of token ids, memory-mapped: a 1-D .npy, or bare ids: uint16, or what FILE.json "
         'says: {"dtype": "uint32"} (uint8, uint16, uint32, int32, int64)',
     )
     megatron: Text | None = logical(
@@ -130,9 +130,16 @@ class Schedule(Section):
     name: Literal["cosine", "linear", "constant"] = logical(
         "cosine", "the decay after warm-up; constant: none"
     )
-    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps`")
+    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps` and `decay_steps`")
     final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = logical(
-        0.1, "the last step's rate as a part of the peak (cosine and linear)"
+        0.1, "the rate at the decay's end as a part of the peak (cosine and linear)"
+    )
+    decay_steps: Positive | None = logical(
+        None,
+        "the step at which the decay ends, counted from the first one; later steps keep that rate "
+        "(cosine and linear); null: the `steps` that the run begins with, also after a resume with "
+        "more of them",
+        resume="the rates before and after are told where they part",
     )
 
 
@@ -255,7 +262,18 @@ class Fault(Section):
     """What the controller may do by itself."""
 
     max_restarts: Count = physical(
-        3, "recoveries in the life of the run before it gives up with the first cause"
+        3,
+        "recoveries by itself before it gives up with the first cause; a `dougong resume` begins "
+        "the count anew: a person has looked",
+    )
+    non_finite: Literal["stop", "skip"] = logical(
+        "stop",
+        "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "
+        "update and names the place; `skip` leaves out its update (the balance's bias too)",
+        resume="no step with a finite loss and gradient is computed otherwise",
+    )
+    max_skips: Positive = physical(
+        3, "steps in a row that `non_finite: skip` leaves out before it stops after all"
     )
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 
@@ -285,8 +303,8 @@ class Job(Section):
     router: Router = logical(Router(), "how the load of the experts is kept even")
     steps: Positive = logical(
         ...,
-        "steps to train; the learning rate's decay ends there",
-        resume="the steps that are done stay what they are",
+        "steps to train",
+        resume="no step's bits depend on how many follow",
     )
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
@@ -333,6 +351,11 @@ class Job(Section):
         "experts of every layer that workers of role attention keep beside it: a number of them; "
         "`auto`: as many as fill the time that they would wait for the experts workers, by "
         "islands.*.speed (HeterMoE, arXiv 2504.03871)",
+    )
+    cache: Text | None = physical(
+        None,
+        "a folder for what is made once and serves later runs too: tokens of text, fingerprints of "
+        "devices; on each node. null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")

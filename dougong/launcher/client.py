@@ -3,18 +3,19 @@ stop."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dougong.control.channel import connect
-from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
+from dougong.control.messages import Ping, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
+from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
 from dougong.records.directory import RunDir
+from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
+from dougong.ui.next_step import next_step
 
 LOST = "LOST"
 
@@ -32,18 +33,9 @@ def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> RunStatus:
 
 
 def is_alive(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> bool:
-    """Whether a controller answers. One on another machine's loopback is judged by how fresh
-    status.json is."""
-    known = run_dir.read_controller()
-    if known is None:
-        return False
-    if _is_out_of_reach(known):
-        return _changes(run_dir.status_file, deadlines)
-    try:
-        ask_controller(run_dir, Ping(), deadlines)
-    except LaunchError:
-        return False
-    return True
+    """Whether the run has a controller, as far as can be known from here; one that is stopped, or
+    hangs, is one."""
+    return look(run_dir, deadlines) in (Presence.STARTING, Presence.ALIVE, Presence.SILENT)
 
 
 def ask_controller(
@@ -55,23 +47,12 @@ def ask_controller(
         raise LaunchError(
             f"{path}: no controller runs here; `dougong status {path}` says how it ended"
         )
-    if _is_out_of_reach(known):
+    if is_out_of_reach(known):
         machine = known.machine
         raise LaunchError(
             f"{path}: its controller listens on {machine} alone; type this command there"
         )
-    channel = connect((known.host, known.port), known.token, None, deadlines)
-    try:
-        channel.send(request)
-        answer = channel.receive(deadlines.client_answer_s, "client_answer_s")
-    except (OSError, EOFError) as error:
-        raise LaunchError(f"{path}: the controller did not answer: {error}; try again") from error
-    finally:
-        channel.close()
-    if isinstance(answer, RequestRefused):
-        raise LaunchError(f"{path}: the controller refused: {answer.text}")
-    if not isinstance(answer, Acknowledged):
-        raise LaunchError(f"{path}: the controller answered {request.kind} with {answer.kind}")
+    ask(run_dir, known, request, deadlines)
 
 
 def stop(
@@ -80,44 +61,75 @@ def stop(
     """Ask a run to stop, wait until it has, return its final status; at once when it has ended
     already.
 
-    LaunchError at the deadline: it may come yet.
+    LaunchError when there is nobody to ask, with what is known of the run and what to type, and at
+    the deadline: the end may come yet.
     """
-    ended = run_dir.read_status()
-    if run_dir.read_controller() is None and ended is not None and ended.has_ended:
-        return ended
-    ask_controller(run_dir, StopRun(now), deadlines)
     deadline = time.monotonic() + timeout_s
+    found = _await_address(run_dir, deadline, deadlines)
+    try:
+        if found is not Presence.ALIVE:
+            raise LaunchError(why_it_cannot_stop(run_dir, found))
+        ask_controller(run_dir, StopRun(now), deadlines)
+    except LaunchError:
+        # It may have ended before, or between the two questions.
+        ended = run_dir.read_status()
+        if ended is None or not ended.has_ended:
+            raise
+        return ended
     while time.monotonic() < deadline:
         status = run_dir.read_status()
         if (status is not None and status.has_ended) or run_dir.read_controller() is None:
             return read_status(run_dir, deadlines)
         time.sleep(deadlines.poll_every_s)
     raise LaunchError(
-        f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still ends its step, or use "
-        "`dougong stop --now`"
+        f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still ends its step: wait "
+        "for it by the same command, or use `dougong stop --now`"
     )
 
 
-def _is_out_of_reach(known: ControllerAddress) -> bool:
-    """Whether the controller listens on the loopback of another machine."""
-    return known.host.startswith("127.") and known.machine != socket.gethostname()
-
-
-def _changes(path: Path, deadlines: Deadlines) -> bool:
-    """Whether the file changes while we look: a clock of another machine is not compared with
-    ours."""
-    first = _modified_ns(path)
-    deadline = time.monotonic() + deadlines.status_fresh_s
-    while time.monotonic() < deadline:
+def _await_address(run_dir: RunDir, deadline: float, deadlines: Deadlines) -> Presence:
+    """What is known of the controller, once it has come so far that it can be asked."""
+    while (found := look(run_dir, deadlines)) is Presence.STARTING:
+        if time.monotonic() >= deadline:
+            who = read_holder(run_dir.path)
+            raise LaunchError(
+                f"{run_dir.path}: is starting and cannot be asked yet ({who}); try again"
+            )
         time.sleep(deadlines.poll_every_s)
-        now = _modified_ns(path)
-        if now is not None and now != first:
-            return True
-    return False
+    return found
 
 
-def _modified_ns(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
+def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
+    """Why nobody can be asked, how far the run has come, and what to type next."""
+    path, known = run_dir.path, run_dir.read_controller()
+    status = run_dir.read_status() or RunStatus()
+    who = "its controller"
+    if known is not None:
+        who += f" (process {known.pid} on {known.machine})"
+    match found:
+        case Presence.SILENT:
+            return (
+                f"{path}: {who} is there and does not answer: it is stopped or hangs; "
+                f"{how_to_end(known)}, then go on with: dougong resume {path}"
+            )
+        case Presence.UNKNOWN:
+            return (
+                f"{path}: {who} cannot be reached from here; type this command there, or, when "
+                f"that process is dead: dougong resume {path} --take-over"
+            )
+        case _:
+            following = next_step(path, "lost", run_dir.read_events())
+            return (
+                f"{path}: lost at step {status.step} of {status.steps}: {who} is gone, so that "
+                f"there is nothing to stop\nnext: {following}"
+            )
+
+
+def how_to_end(known: ControllerAddress | None) -> str:
+    """What ends a controller that does not answer, as a part of a sentence."""
+    if known is None:
+        return "end it"
+    return f"`kill -CONT {known.pid}` on {known.machine} wakes it, `kill -9 {known.pid}` ends it"
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -14,14 +15,22 @@ from types import FrameType
 
 from rich.console import Console
 
-from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, WorkerError
-from dougong.job.load import ResolvedJob, load_job
+from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.repository import steps_in
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.errors import (
+    CheckpointError,
+    DougongError,
+    JobError,
+    LaunchError,
+    StorageError,
+)
+from dougong.job.load import ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
 from dougong.launcher.backends.ray_cluster import RayBackend
-from dougong.launcher.client import is_alive
+from dougong.launcher.client import how_to_end
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
@@ -33,11 +42,24 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
-from dougong.planner.resume import check_resume
+from dougong.launcher.decay import bent_rate, with_decay_end
+from dougong.launcher.presence import Presence, look
+from dougong.planner.resume import changes_of_bits, check_resume
+from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, DrillFired, RunCreated, WarningRaised
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointsSetAside,
+    DrillFired,
+    FirstStep,
+    NoteTaken,
+    RunCreated,
+    WarningRaised,
+)
 from dougong.records.machine import describe_machine
+from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
+from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -54,77 +76,207 @@ class Options:
     entries: EntryPoints = TRAINING
 
 
+@dataclass(frozen=True)
+class ResumeRequest:
+    """From where a run is to go on. `step`: from this one's checkpoint, None from the newest valid
+    one; `from_scratch`: from the beginning. `takes_over`: a controller on another machine, that
+    cannot be reached, is dead by the user's word."""
+
+    step: int | None = None
+    from_scratch: bool = False
+    takes_over: bool = False
+
+    @property
+    def chosen(self) -> int | None:
+        """As in `ResumePoint`."""
+        return 0 if self.from_scratch else self.step
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
+    says so already; `notes` and `warning`: what is told at its start."""
+
+    job: Job
+    run_dir: RunDir
+    resume_point: ResumePoint = FROM_START
+    job_text: str | None = None
+    notes: tuple[str, ...] = ()
+    warning: str | None = None
+
+
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
-    """A new run in a new run directory; returns the exit status. Raises what ended it, when that is
-    an error."""
-    run_dir = RunDir.create(path.absolute())
-    run_dir.write_job(resolved.to_yaml())
-    return _run(resolved.job, run_dir, options, FROM_START)
+    """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
+    status. Raises what ended it, when that is an error."""
+    resolved = with_decay_end(resolved)
+    path = path.absolute()
+    refuse_if_alive(RunDir(path))
+    with claim(path) as claimed:
+        run_dir = claimed.run_dir
+        run_dir.write_job(resolved.to_yaml())
+        sitting = Sitting(resolved.job, run_dir, notes=_notes_on(claimed))
+        with placed(resolved):
+            return _run(sitting, options)
 
 
-def resume_run(path: Path, overrides: Sequence[str], options: Options) -> int:
-    """Go on with a run from its newest valid checkpoint. `overrides` may change where it runs, not
-    what it computes."""
+def _notes_on(claimed: Claim) -> tuple[str, ...]:
+    notes = _notes_on_lock(claimed.run_dir, claimed.lock)
+    if claimed.earlier is None:
+        return notes
+    text = (
+        f"a run that had committed no checkpoint lay here; its record is kept in {claimed.earlier}"
+    )
+    return (*notes, text)
+
+
+def _notes_on_lock(run_dir: RunDir, lock: RunLock) -> tuple[str, ...]:
+    if lock.is_exclusive:
+        return ()
+    text = (
+        f"{run_dir.path}: this file system knows no locks, so that two controllers at once are "
+        "told apart by their addresses alone"
+    )
+    return (text,)
+
+
+def resume_run(
+    path: Path,
+    overrides: Sequence[str],
+    options: Options,
+    request: ResumeRequest | None = None,
+) -> int:
+    """Go on with a run from its newest valid checkpoint, or as `request` says. `overrides` may
+    change where it runs, not what it computes. Until it trains again, job.yaml stays as it was."""
+    request = request or ResumeRequest()
     run_dir = RunDir.open(path.absolute())
-    refuse_if_alive(run_dir)
-    before = load_job(run_dir.job_file, [])
-    after = load_job(run_dir.job_file, list(overrides))
-    check_resume(before.job, after.job)
-    resume_point = take_over(run_dir)
-    steps = after.job.steps
+    refuse_if_alive(run_dir, request.takes_over)
+    with take_lock(run_dir.path) as lock:
+        before = with_decay_end(_job_of(run_dir))
+        after = load_job(run_dir.job_file, list(overrides))
+        after = with_decay_end(after, before.job.schedule.decay_steps)
+        check_resume(before.job, after.job)
+        resume_point = take_over(run_dir, request.chosen)
+        resume_point = _with_changes(resume_point, before.job, after.job)
+        _refuse_if_done(run_dir, resume_point, after.job.steps)
+        notes = _notes_on_lock(run_dir, lock)
+        bent = bent_rate(before.job, after.job, resume_point.step + 1)
+        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
+        with placed(after):
+            return _run(sitting, options)
+
+
+def _job_of(run_dir: RunDir) -> ResolvedJob:
+    """The run's job as it was. JobError says that another release may have written it."""
+    try:
+        return load_job(run_dir.job_file)
+    except JobError as error:
+        raise JobError(
+            f"{error}\n{run_dir.job_file}: is what `dougong run` wrote for itself; go on with the "
+            "release of dougong that wrote it, or mend the file"
+        ) from error
+
+
+def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> None:
     if resume_point.step >= steps:
         raise JobError(
-            f"{path}: step {resume_point.step} of {steps} is done already; to go on further, add "
-            f"`-o steps={2 * steps}`"
+            f"{run_dir.path}: step {resume_point.step} of {steps} is done already; to go on "
+            f"further, add `-o steps={2 * steps}`; to go on from an earlier checkpoint, `--step N` "
+            f"(there are: {steps_in(run_dir.checkpoints)})"
         )
-    run_dir.write_job(after.to_yaml())
-    return _run(after.job, run_dir, options, resume_point)
 
 
-def take_over(run_dir: RunDir) -> ResumePoint:
-    """What the run's record says of its earlier life. `step`: of the newest committed
-    checkpoint."""
-    generation, step = 0, 0
+def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
+    """From the resume on that changes what may change bits, a new count of equal ones begins."""
+    changed = changes_of_bits(before, after)
+    if not changed:
+        return point
+    return dataclasses.replace(point, changed=changed, same_since=point.generation)
+
+
+def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
+    """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
+    `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
+    generation, committed, same_since = 0, set(), 1
+    changed: tuple[str, ...] = ()
     fired = set()
     for event in run_dir.read_events():
         generation = max(generation, event.generation)
-        if isinstance(event, DrillFired):
-            fired.add((event.step, event.worker))
-        elif isinstance(event, CheckpointCommitted) and _exists(run_dir, event.step):
-            step = max(step, event.step)
-    return ResumePoint(generation + 1, step, frozenset(fired))
-
-
-def refuse_if_alive(run_dir: RunDir) -> None:
-    """LaunchError when a controller of this run answers: two at once would spoil it."""
-    known = run_dir.read_controller()
-    if known is not None and is_alive(run_dir):
-        raise LaunchError(
-            f"{run_dir.path}: this run is alive (controller process {known.pid} on "
-            f"{known.machine}); `dougong stop {run_dir.path}` ends it"
+        match event:
+            case RunCreated():
+                changed = event.changed
+            case FirstStep() if changed:
+                # Before its first step nothing was computed with the changed keys.
+                same_since, changed = event.generation, ()
+            case DrillFired():
+                fired.add((event.step, event.worker))
+            case CheckpointCommitted():
+                committed.add(event.step)
+            case CheckpointsSetAside():
+                committed = {step for step in committed if step <= event.step}
+    there = [place.step for place in list_committed(run_dir.checkpoints)]
+    if chosen and chosen not in there:
+        raise CheckpointError(
+            f"{run_dir.checkpoints}: no checkpoint of step {chosen}; there are: "
+            f"{steps_in(run_dir.checkpoints)}"
         )
+    step = max(there, default=0) if chosen is None else chosen
+    # A commit whose event was lost with its controller has left its checkpoint all the same.
+    has_committed = bool(committed or there)
+    return ResumePoint(
+        generation + 1, step, frozenset(fired), has_committed, chosen, same_since=same_since
+    )
 
 
-def _exists(run_dir: RunDir, step: int) -> bool:
-    return any(run_dir.checkpoints.glob(f"step-{step:06d}*"))
+def refuse_if_alive(
+    run_dir: RunDir, takes_over: bool = False, deadlines: Deadlines = DEADLINES
+) -> None:
+    """LaunchError when a controller of this run lives, or may: two at once would spoil it.
+    `takes_over`: the user says that one which cannot be reached is dead."""
+    known = run_dir.read_controller()
+    if known is None:
+        return
+    path, who = run_dir.path, f"controller process {known.pid} on {known.machine}"
+    match look(run_dir, deadlines):
+        case Presence.ALIVE:
+            raise LaunchError(f"{path}: this run is alive ({who}); `dougong stop {path}` ends it")
+        case Presence.SILENT:
+            raise LaunchError(
+                f"{path}: this run is alive ({who}), and does not answer: it is stopped or hangs; "
+                f"{how_to_end(known)}"
+            )
+        case Presence.UNKNOWN if not takes_over:
+            raise LaunchError(
+                f"{path}: this run may be alive: {who} cannot be reached from here, and two at "
+                f"once would spoil it; look there, and when that process is dead: dougong resume "
+                f"{path} --take-over"
+            )
+        case _:
+            return
 
 
-def _run(job: Job, run_dir: RunDir, options: Options, resume_point: ResumePoint) -> int:
+def _run(sitting: Sitting, options: Options) -> int:
+    job, run_dir = sitting.job, sitting.run_dir
     deadlines = job.fault.limits()
     config = ControllerConfig(
         job=job,
         token=secrets.token_hex(32),
         cwd=os.getcwd(),
         entries=options.entries,
-        resume_point=resume_point,
+        resume_point=sitting.resume_point,
         deadlines=deadlines,
+        job_text=sitting.job_text,
     )
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
     view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
-        recorder.record(_created(job, resume_point))
+        created = _created(job, sitting.resume_point)
+        recorder.record(created)
+        for text in sitting.notes:
+            recorder.record(NoteTaken(generation=created.generation, text=text))
+        if sitting.warning is not None:
+            recorder.record(WarningRaised(generation=created.generation, text=sitting.warning))
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))
@@ -139,6 +291,7 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
         job=job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
+        changed=resume_point.changed,
     )
 
 
@@ -173,9 +326,18 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
         # The run is over and recorded: a page that cannot be drawn must not change its outcome.
         of_ours = isinstance(error, DougongError)
         text = f"no report: {error}" if of_ours else f"no report: {type(error).__name__}: {error}"
-        recorder.record(WarningRaised(generation=outcome.generation, text=text))
+        with contextlib.suppress(StorageError):  # it is shown all the same
+            recorder.tell(WarningRaised(generation=outcome.generation, text=text))
+        return _closing_words(outcome, run_dir)
+    return f"{_closing_words(outcome, run_dir)}\nreport: {report}"
+
+
+def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:
+    try:
+        # An error's last words come after these, and say what is next.
+        return closing_words(run_dir, outcome.state.lower(), says_next=outcome.error is None)
+    except DougongError:  # a record that cannot be read either
         return f"{outcome.state.lower()}: {run_dir.path}"
-    return f"{closing_words(run_dir)}\nreport: {report}"
 
 
 def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
@@ -185,12 +347,11 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     assert error is not None
     lines = [str(error)]
     if diagnosis is not None:
-        detail = diagnosis.detail.rstrip()
+        # A mistake in the job is a sentence: where dougong noticed it helps nobody.
+        detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
         lines.append(f"its log: {run_dir.log_file(outcome.generation, diagnosis.worker)}")
-    may_resume = isinstance(error, (WorkerError, LaunchError, CheckpointError))
-    if may_resume and any(run_dir.checkpoints.glob("step-*")):
-        lines.append(f"go on with: dougong resume {run_dir.path}")
-    else:
-        lines.append(f"the whole story: {run_dir.path}")
+    with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
+        following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
+        lines.append(f"next: {following}")
     return type(error)("\n".join(lines))

@@ -1,5 +1,5 @@
-"""The configuration of a Hugging Face folder: read without running its code, and made to say what is
-true of the model that is trained."""
+"""The configuration of a Hugging Face folder: read without running its code, and made to say what
+is true of the model that is trained."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ def _refuse_own_code(path: str, values: Mapping[str, Any]) -> None:
             "config.json); dougong runs none. Give a folder of a family that transformers knows, "
             "or a release of transformers that knows this one"
         )
+    kernel = _foreign_kernel(values)
+    if kernel is not None:
+        raise ModelError(
+            f"model.path: {path}: its config.json asks for code from elsewhere ({kernel}); dougong "
+            "runs none: take that line out"
+        )
+
+
+def _foreign_kernel(values: Mapping[str, Any]) -> str | None:
+    """An entry by which transformers would fetch a kernel, `owner/name`, and run it."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found = _foreign_kernel(value)
+            if found is not None:
+                return found
+        elif key.endswith("_implementation") and "/" in str(value):
+            return f"{key}: {value}"
+    return None
 
 
 def declare_no_extra_layers(model: Model, config: Any) -> None:

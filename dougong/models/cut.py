@@ -5,7 +5,6 @@ Legend: T tokens, K choices per token, H hidden size.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from dougong.models.ties import break_ties_by_index
 from dougong.ops.topk import TiesByIndex
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import pause_at_experts
-from dougong.parallel.segments.tape import GraphNode, leaf_node
 
 
 def cut(model: nn.Module, sites: list[Site]) -> Cut:
@@ -31,15 +29,7 @@ def cut(model: nn.Module, sites: list[Site]) -> Cut:
         site.module.forward = _pausing(number, site, ties)
     identity = any(site.has_identity_experts for site in sites)
     names = tuple(site.name for site in sites)
-    return Cut(names, sites[0].num_experts, identity, _shared_leaves(model))
-
-
-def _shared_leaves(model: nn.Module) -> frozenset[GraphNode]:
-    """The leaves of trained parameters with more than one name: several segments may add to their
-    gradients."""
-    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    shared = [p for p in model.parameters() if uses[id(p)] > 1 and p.requires_grad]
-    return frozenset(leaf_node(parameter) for parameter in shared)
+    return Cut(names, sites[0].num_experts, identity)
 
 
 def _pausing(number: int, site: Site, ties: TiesByIndex) -> Callable[..., Tensor]:

@@ -55,8 +55,19 @@ class StoredTensor:
 def check_folder(folder: Path) -> None:
     """Look at all that can be known of a folder without building its model: configuration, headers,
     sizes. Raises `ModelError`, naming the file."""
-    read_config(folder)
-    stored_tensors(folder)
+    for problem in problems(folder):
+        raise ModelError(problem)
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with a folder, as `check_folder` would say it; empty where nothing is."""
+    found = []
+    for look in (read_config, stored_tensors):
+        try:
+            look(folder)
+        except ModelError as error:
+            found.append(str(error))
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -77,15 +88,21 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file that holds a JSON object. Raises `ModelError` with the reason when it does not."""
-    data = _read(path)
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        reason = _what_it_is(data) or f"is not JSON ({error}); {_AGAIN}"
-        raise _refused(path, reason) from error
+    value = _parse_json(path, _read(path))
     if not isinstance(value, dict):
         raise _refused(path, f"holds a {type(value).__name__}, not a JSON object; {_AGAIN}")
     return value
+
+
+def read_small_file(path: Path) -> bytes:
+    """A file beside the weights. Raises `ModelError` with the reason for a git-lfs pointer, and for
+    JSON that is cut short."""
+    data = _read(path)
+    if path.suffix == ".json":
+        _parse_json(path, data)
+    elif data.startswith(_LFS_POINTER):
+        raise _refused(path, str(_what_it_is(data)))
+    return data
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -264,6 +281,14 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
+
+
+def _parse_json(path: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        reason = _what_it_is(data) or f"is not JSON ({error}); {_AGAIN}"
+        raise _refused(path, reason) from error
 
 
 def _refused(path: Path, reason: str) -> ModelError:

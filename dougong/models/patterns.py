@@ -45,7 +45,7 @@ def _without_numbers(name: str) -> str:
 
 def _modules(names: Iterable[str]) -> set[str]:
     """The names, and the names of all modules around them."""
-    modules = set()
+    modules: set[str] = set()
     for name in names:
         words = name.split(".")
         modules.update(".".join(words[: count + 1]) for count in range(len(words)))

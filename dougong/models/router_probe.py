@@ -61,10 +61,10 @@ class Chooser:
     by_vector: bool
 
     def scores(self, logits_TN: Tensor) -> Tensor:
-        """Scores [T, N] in float32, normalised to sum to one over a token's experts."""
+        """Scores [T, N] in float32, before a bias moves the choice. A token's need not add up to
+        one."""
         assert self.score is not None
-        scores_TN = SCORES[self.score](logits_TN.float())
-        return scores_TN if self.score == "softmax" else scores_TN / scores_TN.sum(-1, keepdim=True)
+        return SCORES[self.score](logits_TN.float())
 
 
 def probe_router(block: nn.Module, router: str, site: Site, hidden_size: int) -> Chooser:

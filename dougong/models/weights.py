@@ -18,6 +18,7 @@ from dougong.models.folder import (
     scale_refused,
     stored_tensors,
 )
+from dougong.ops.finite import first_not_finite, is_finite, num_not_finite
 
 _ROWS_AT_ONCE = 4096
 
@@ -91,7 +92,7 @@ class WeightsFolder:
     def read(self, logical: str) -> Tensor:
         """A logical tensor in float32 on the CPU.
 
-        Raises `ModelError` when the folder does not hold it.
+        Raises `ModelError` when the folder does not hold it, or holds a NaN or an infinity in it.
         """
         pieces = self._names.pieces(logical)
         values = {piece.name: self._piece(piece, logical) for piece in pieces}
@@ -101,8 +102,12 @@ class WeightsFolder:
         found = self._find(piece, logical)
         with safe_open(found.file, framework="pt") as opened:
             if piece.row is None:
-                return _as_float32(opened.get_tensor(found.name))
-            return _as_float32(opened.get_slice(found.name)[piece.row])
+                tensor: Tensor = opened.get_tensor(found.name)
+            else:
+                tensor = opened.get_slice(found.name)[piece.row]
+        values = _as_float32(tensor)
+        _refuse_not_finite(found, piece, values)
+        return values
 
     def _find(self, piece: StoredPiece, logical: str) -> StoredTensor:
         """The stored tensor of a piece. One that is tied may be stored under the other's name."""
@@ -122,7 +127,7 @@ class WeightsFolder:
         if other is None:
             return alias
         found = self._find(self._names.pieces(logical)[0], logical)
-        if not same_values(found, other):
+        if found.name != other.name and not same_values(found, other):
             raise ModelError(
                 f"model.path: {self._path}: the configuration ties {other.name} to {found.name}, "
                 "but the folder holds both with different values; set model.config: "
@@ -177,6 +182,21 @@ def _check_form(found: StoredTensor, piece: StoredPiece) -> None:
         raise ModelError(
             f"model.path: {found.file}: {piece.name} is stored as {found.dtype}, {DEQUANTISE}"
         )
+
+
+def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) -> None:
+    """float64 may hold what float32 cannot, so the values are looked at as they will be used."""
+    if is_finite(values):
+        return
+    (count,) = num_not_finite([values])
+    first = first_not_finite(values)
+    assert first is not None
+    place = [*first] if piece.row is None else [piece.row, *first]
+    raise ModelError(
+        f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in "
+        f"{count} of its values, the first at {place}: {float(values[first])}; training on it "
+        "would give NaN; give a folder without such values"
+    )
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ agree. Pure."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
 
 _LEAST_ID_LENGTH = 8
+_HERE = "this machine (dougong run)"
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,14 @@ def _spread(
 def _too_few_devices(island: Island, nodes: Sequence[Node], found: int) -> LaunchError:
     kind = island.accelerator
     counts = ", ".join(f"{node.name} has {node.count(kind)} {kind}" for node in nodes)
+    advice = f"lower islands.{island.name}.workers or add nodes"
+    if not any(node.count(kind) for node in nodes):
+        missing = get_accelerator(kind).missing()
+        advice = f"add nodes that have some, or use another islands.{island.name}.accelerator"
+        advice += f" (on this machine {missing})" if missing else ""
     return LaunchError(
         f"island {island.name} asks for {island.workers} {kind} workers, one device each, but only "
-        f"{found} devices are free ({counts}); lower islands.{island.name}.workers or add nodes"
+        f"{found} devices are free ({counts}); {advice}"
     )
 
 
@@ -191,45 +198,57 @@ def devices_of(spec: AgentSpec) -> dict[str, str]:
     return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(spec.workers)}
 
 
-def check_agents(agents: Mapping[str, AgentFacts], run_dir: str) -> None:
-    """LaunchError when agents do not run the same software or do not see the run directory."""
+def check_agents(
+    agents: Mapping[str, AgentFacts], run_dir: str, here: Mapping[str, str] | None = None
+) -> None:
+    """LaunchError when agents do not run the same software as each other and as the machine of
+    `dougong run`, or do not see the run directory. `here`: package -> version on that machine
+    (None: it takes no part)."""
     blind = sorted({facts.node for facts in agents.values() if not facts.sees_run_dir})
     if blind:
         raise LaunchError(
             f"the run directory {run_dir} is not to be seen on {', '.join(blind)}; every node must "
             "reach it under the same path: pass --run-dir on storage that they share"
         )
-    packages = _packages_of(agents)
-    skewed = [name for name, versions in packages.items() if len(set(versions)) > 1]
+    nodes = {f"{facts.node} ({agent})": facts.versions for agent, facts in agents.items()}
+    machines = nodes if here is None else {_HERE: here, **nodes}
+    packages = list(dict.fromkeys(itertools.chain(*machines.values())))
+    skewed = [name for name in packages if _is_skewed(name, nodes, here)]
     if skewed:
-        table = version_table(agents, list(packages), skewed)
+        table = version_table(machines, packages, skewed)
         raise LaunchError(
             f"the nodes differ in {', '.join(skewed)}; a run needs the same everywhere:\n{table}\n"
             "install the same versions on all nodes, then run again"
         )
 
 
-def _packages_of(agents: Mapping[str, AgentFacts]) -> dict[str, list[str | None]]:
-    """Package -> its version on every agent, None where it is not installed."""
-    names: list[str] = []
-    for facts in agents.values():
-        names += [name for name in facts.versions if name not in names]
-    everywhere = [facts.versions for facts in agents.values()]
-    found = {}
-    for name in names:
-        found[name] = [versions.get(name) for versions in everywhere]
-    return found
+def _is_skewed(
+    package: str, nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str] | None
+) -> bool:
+    """Whether the nodes have several versions of it, or another one than the machine `here`.
+
+    Of that machine the release alone counts: it computes nothing, so its torch may be another build
+    (`+cpu`). But it reads and judges what the nodes send, lays the plan and commits checkpoints.
+    """
+    found = {versions.get(package) for versions in nodes.values()}
+    if len(found) > 1 or here is None:
+        return len(found) > 1
+    return bool({_release(here.get(package))} - {_release(version) for version in found})
+
+
+def _release(version: str | None) -> str | None:
+    """`2.13.0` of `2.13.0+cpu`."""
+    return None if version is None else version.partition("+")[0]
 
 
 def version_table(
-    agents: Mapping[str, AgentFacts], packages: Sequence[str], skewed: Sequence[str]
+    software: Mapping[str, Mapping[str, str]], packages: Sequence[str], skewed: Sequence[str]
 ) -> str:
-    """Nodes by packages in plain text, for an error; the columns that differ are marked with
+    """Machines by packages in plain text, for an error; the columns that differ are marked with
     `*`."""
     rows = [["node", *(f"{name}*" if name in skewed else name for name in packages)]]
-    for agent, facts in agents.items():
-        versions = [facts.versions.get(name, "-") for name in packages]
-        rows.append([f"{facts.node} ({agent})", *versions])
+    for machine, versions in software.items():
+        rows.append([machine, *(versions.get(name, "-") for name in packages)])
     return _in_columns(rows)
 
 

@@ -10,8 +10,6 @@ from dougong.parallel.schedules.check import Alive, check
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.schedules.registry import make_programs
 
-INTERLEAVED = ("zebra", "af_pipe")
-"""Schedules in which a micro-batch begins a backward before the one before it has ended its own."""
 ALIKE = 2
 """Workers of a role run the same program; a proof with so many of each holds for any number."""
 

@@ -16,8 +16,12 @@ from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
 
-ARITHMETIC = 1
-"""Raised whenever a release of dougong computes other bits from the same job."""
+ARITHMETIC = 2
+"""Raised whenever a release of dougong computes other bits from the same job.
+
+2: a gradient of exactly zero is a gradient; the sequence-wise balance loss counts the choice of the
+scores alone; a weight that is used in several places of a model gets one sum a micro-batch.
+"""
 
 ENOUGH_ROWS = 128
 """From so many rows on, one product per block costs as much as one for all lanes (measured:

@@ -7,7 +7,7 @@ keep it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,36 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     out of the comparison, and keys that were not there then count as their defaults.
     """
     return list(_changes(Job, before, after, ""))
+
+
+def changes_of_bits(before: Job, after: Job) -> tuple[str, ...]:
+    """Keys that a resume may change, has changed, and that may give the next steps other bits.
+
+    `steps` is none of them: the schedule keeps its own length.
+    """
+    old, new = dict(_values_of_bits(before)), dict(_values_of_bits(after))
+    keys = dict.fromkeys([*old, *new])
+    return tuple(key for key in keys if old.get(key) != new.get(key))
+
+
+def _values_of_bits(job: Job) -> Iterator[tuple[str, Any]]:
+    """(key, value) of what a resume may change in a job's arithmetic; of a list of sections the
+    set of values, since its order and its length are not the arithmetic's."""
+    yield "numerics", job.numerics
+    for name, field in Job.model_fields.items():
+        value = getattr(job, name)
+        if isinstance(value, Section):
+            yield from _marked([value], f"{name}.")
+        elif isinstance(value, tuple):
+            yield from _marked(value, f"{name}.")
+        elif mark_of(field, "x-resume") is not None and name != "steps":
+            yield name, value
+
+
+def _marked(sections: Sequence[Any], path: str) -> Iterator[tuple[str, Any]]:
+    for name, field in type(sections[0]).model_fields.items() if sections else ():
+        if mark_of(field, "x-kind") == "logical" and mark_of(field, "x-resume") is not None:
+            yield f"{path}{name}", {getattr(section, name) for section in sections}
 
 
 def changeable_keys() -> list[str]:

@@ -1,6 +1,7 @@
 """One run's directory: the only module that spells its paths, and what can be done with it.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
+        controller.lock  set-aside/<number>/
         logs/<generation>/<island>/<index>.log   checkpoints/   ledger/   tensorboard/
 
 The controller is its only writer (logs, checkpoint data and the ledger apart).
@@ -8,20 +9,21 @@ The controller is its only writer (logs, checkpoint data and the ledger apart).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import reprlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dougong.errors import LaunchError, PlanError, RecordError
+from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
-from dougong.records.files import replace_file
+from dougong.records.files import cannot_begin, create_file, make_run_folder, replace_file
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, RowShape, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
@@ -31,6 +33,24 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _ANEW = (
     "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
 )
+
+_NAMES = (
+    "job.yaml",
+    "plan.json",
+    "status.json",
+    "metrics.jsonl",
+    "events.jsonl",
+    "controller.json",
+    "report.html",
+    "checkpoints",
+    "ledger",
+    "tensorboard",
+    "logs",
+    "partial_run.json",
+    "trace",
+)
+"""All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
+
 
 _LAST_BYTES = 1 << 18
 """Of metrics.jsonl, where only its end is wanted."""
@@ -61,40 +81,54 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
-        """Claim `path` for a new run. LaunchError when a run lies there already; two claims at
-        once: one wins."""
+        """A directory for a new run. LaunchError when a run lies there already; two at once: one
+        wins."""
         run = cls(path)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise LaunchError(
-                f"{run.path}: a file is in the way; pass another --run-dir"
-            ) from error
+        make_run_folder(run.path)
         taken = [p.name for p in (run.job_file, run.metrics_file, run.checkpoints) if p.exists()]
-        if not taken and not _create_file(run.events_file):
-            taken = [run.events_file.name]
-        if taken:
-            raise LaunchError(
-                f"{run.path}: holds a run already ({', '.join(taken)}); "
-                f"go on with it by `dougong resume {run.path}`, or pass another --run-dir"
-            )
-        run.checkpoints.mkdir()
-        return run
+        try:
+            if not taken and not create_file(run.events_file):
+                taken = [run.events_file.name]
+            if not taken:
+                run.checkpoints.mkdir()
+                return run
+        except OSError as error:
+            raise cannot_begin(run.path, error) from error
+        raise LaunchError(
+            f"{run.path}: holds a run already ({', '.join(taken)}); "
+            f"go on with it by `dougong resume {run.path}`, or pass another --run-dir"
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
         """An existing run. LaunchError says what is missing and, when it can be seen, which
         directory was meant."""
         run = cls(path)
-        if not run.path.is_dir():
-            raise LaunchError(
-                f"{run.path}: no such directory; give the directory that `dougong run` printed"
-            )
-        missing = [p.name for p in (run.job_file, run.events_file) if not p.is_file()]
+        try:
+            run._check_that_it_is_one()
+        except OSError as error:
+            # Such as that of a network mount which has gone stale.
+            raise StorageError(
+                f"{run.path}: cannot be read: {error.strerror}; mount or mend it, then try again"
+            ) from error
+        return run
+
+    def _check_that_it_is_one(self) -> None:
+        if not self.path.is_dir():
+            what = "no such directory"
+            if os.path.lexists(self.path):
+                what = "a link to nothing" if self.path.is_symlink() else "a file"
+            raise LaunchError(f"{self.path}: {what}; give the directory that `dougong run` printed")
+        missing = [p.name for p in (self.job_file, self.events_file) if not p.is_file()]
         if missing:
             names = " and ".join(missing)
-            raise LaunchError(f"{run.path}: not a run directory: {names} missing{_guess(run.path)}")
-        return run
+            raise LaunchError(
+                f"{self.path}: not a run directory: {names} missing{_guess(self.path)}"
+            )
+
+    def owns(self, name: str) -> bool:
+        """Whether an entry of the directory is a run's own: what it keeps, or is just replacing."""
+        return name in _NAMES or any(name.startswith(f".{known}.") for known in _NAMES)
 
     @property
     def job_file(self) -> Path:
@@ -168,10 +202,14 @@ class RunDir:
 
     def append_event(self, event: Event) -> Event:
         """Write one event, stamped with both clocks, and hand it back so."""
-        clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
-        stamped = event.model_copy(update=clocks)
+        stamped = self.stamp(event)
         self._events.append(to_json(stamped))
         return stamped
+
+    def stamp(self, event: Event) -> Event:
+        """The event with both clocks, as it would be written now."""
+        clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
+        return event.model_copy(update=clocks)
 
     def write_status(self, status: RunStatus) -> None:
         """Replace status.json."""
@@ -194,8 +232,10 @@ class RunDir:
         self._replace(self.controller_file, dumps(address.model_dump()) + "\n", mode=0o600)
 
     def remove_controller(self) -> None:
-        """Forget the controller's address when it ends. No error when it is gone already."""
-        self.controller_file.unlink(missing_ok=True)
+        """Forget the controller's address when it ends. No error when it is gone already, or
+        cannot be removed: nobody answers there."""
+        with contextlib.suppress(OSError):
+            self.controller_file.unlink()
 
     def read_metrics(self, needed: Sequence[str] = ()) -> list[MetricsRow]:
         """All rows in the order written, rewound ones too. A torn last line is left out.
@@ -209,6 +249,13 @@ class RunDir:
             _check_row(f"{self.metrics_file}:{number}", row, needed)
             rows.append(row)
         return rows
+
+    def stream_metrics(self) -> Iterator[MetricsRow]:
+        """As `read_metrics`, a row at a time, for a run of any length."""
+        for number, fields in enumerate(self._metrics.stream(), 1):
+            row = in_present_words(decode_numbers(fields))
+            _check_row(f"{self.metrics_file}:{number}", row, ())
+            yield row
 
     def read_last_metrics(self) -> list[MetricsRow]:
         """The last rows written, some hundred of them at most, also of a run of a million steps."""
@@ -266,19 +313,9 @@ class RunDir:
         try:
             replace_file(path, text, mode, durable)
         except OSError as error:
-            raise LaunchError(
+            raise StorageError(
                 f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
             ) from error
-
-
-def _create_file(path: Path) -> bool:
-    """Whether it was us who made the file: of two claims at once one finds it there."""
-    try:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
-        return False
-    os.close(fd)
-    return True
 
 
 def _guess(path: Path) -> str:

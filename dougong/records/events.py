@@ -49,12 +49,13 @@ def read_wall(wall: str) -> datetime:
 
 class RunCreated(RunEvent):
     """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs."""
+    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
+    changed: tuple[str, ...] = ()
 
 
 class StateChanged(RunEvent):
@@ -158,6 +159,35 @@ class FirstStep(RunEvent):
     step: int
 
 
+class StepsRecomputed(RunEvent):
+    """Steps `first` to `last`, which generations `earlier` had recorded, have been computed again,
+    with the same ledgers; but for the last where `differs_from` names the generation in which its
+    ledger was `then`, not `now`."""
+
+    kind: Literal["steps_recomputed"] = "steps_recomputed"
+    first: int
+    last: int
+    earlier: tuple[int, ...]
+    differs_from: int | None = None
+    then: str = ""
+    now: str = ""
+
+
+class StepSkipped(RunEvent):
+    """A step's loss or gradient norm was not finite, and its update was left out on all workers.
+
+    `where`: what of it was not finite, in words; `in_a_row`: how many steps were skipped up to and
+    with this one, without one in between.
+    """
+
+    kind: Literal["step_skipped"] = "step_skipped"
+    step: int
+    loss: float
+    grad_norm: float
+    where: str
+    in_a_row: int = 1
+
+
 class DrillFired(RunEvent):
     """A rehearsed fault is about to happen."""
 
@@ -220,6 +250,16 @@ class CheckpointRejected(RunEvent):
     reason: str
 
 
+class CheckpointsSetAside(RunEvent):
+    """Somebody had the run go on from an earlier `step` (0: its beginning): the checkpoints
+    `names` lie in `folder` now, and count no more."""
+
+    kind: Literal["checkpoints_set_aside"] = "checkpoints_set_aside"
+    step: int
+    names: tuple[str, ...]
+    folder: str
+
+
 class NoteTaken(RunEvent):
     """Something that a person should be told once, and that is as it should be."""
 
@@ -236,10 +276,11 @@ class WarningRaised(RunEvent):
 
 
 class StopRequested(RunEvent):
-    """Somebody asked the run to end after its step."""
+    """Somebody asked the run to end after its step; `now`: without waiting for it."""
 
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
+    now: bool = False
 
 
 class RunEnded(RunEvent):
@@ -264,6 +305,8 @@ Event = Annotated[
     | PlanLaid
     | GenerationStarted
     | FirstStep
+    | StepsRecomputed
+    | StepSkipped
     | DrillFired
     | WorkerDied
     | FailureDiagnosed
@@ -271,6 +314,7 @@ Event = Annotated[
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointRejected
+    | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
     | StopRequested

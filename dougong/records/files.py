@@ -1,10 +1,13 @@
-"""Replacing a small file as one step: a reader sees the old text or the new one, never half."""
+"""Making a run's folder and its files. Replacing a small file is one step: a reader sees the old
+text or the new one, never half."""
 
 from __future__ import annotations
 
 import os
 import threading
 from pathlib import Path
+
+from dougong.errors import LaunchError, StorageError
 
 
 def replace_file(path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
@@ -40,3 +43,42 @@ def _write_file(path: Path, data: bytes, mode: int, durable: bool) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_run_folder(path: Path) -> None:
+    """Make the folder of a run, where it is not there yet. LaunchError when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise LaunchError(_in_the_way(path)) from error
+    except OSError as error:
+        raise cannot_begin(path, error) from error
+
+
+def _in_the_way(path: Path) -> str:
+    """What stands where a directory was to be made: the path itself or one above it."""
+    place = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if place.is_symlink() and not place.exists():
+        return (
+            f"{path}: {place} is a link to {os.readlink(place)}, which is not there; mount it, or "
+            "pass another --run-dir"
+        )
+    return f"{path}: a file is in the way; pass another --run-dir"
+
+
+def cannot_begin(path: Path, error: OSError) -> StorageError:
+    """Why there can be no run in `path`."""
+    return StorageError(
+        f"{path}: a run cannot be written there: {error.strerror}; make room or mend it, or pass "
+        "another --run-dir"
+    )
+
+
+def create_file(path: Path) -> bool:
+    """Whether it was us who made the file: of two claims at once one finds it there."""
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    os.close(fd)
+    return True

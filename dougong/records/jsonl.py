@@ -9,11 +9,11 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dougong.errors import LaunchError, RecordError
+from dougong.errors import RecordError, StorageError
 from dougong.records.files import write_all
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -33,7 +33,7 @@ class JsonLines:
         self._ends_a_line = False  # known only after this object has looked or written
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line. LaunchError when it cannot be written whole."""
+        """Write one line. StorageError when it cannot be written whole."""
         line = (dumps(record) + "\n").encode()
         with self._lock:
             try:
@@ -44,7 +44,7 @@ class JsonLines:
                 _append(self.path, line)
                 self._ends_a_line = True
             except OSError as error:
-                raise LaunchError(
+                raise StorageError(
                     f"{self.path}: cannot append: {error.strerror};"
                     " make room or mend it, then resume"
                 ) from error
@@ -77,6 +77,20 @@ class JsonLines:
                 f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
             ) from error
         return data[data.find(b"\n") + 1 :] if first else data
+
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """As `read`, a line at a time, for a file of any length."""
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        yield _parse(f"{self.path}:{number}", line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RecordError(
+                f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
+            ) from error
 
 
 def _parse(place: str, line: bytes) -> dict[str, Any]:

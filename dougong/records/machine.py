@@ -9,7 +9,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-PACKAGES = ("dougong", "torch", "transformers", "ray", "pydantic", "safetensors", "numpy")
+PACKAGES = (
+    "dougong",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "ray",
+    "pydantic",
+    "safetensors",
+    "numpy",
+)
 """Those whose versions can change a run's bits."""
 
 

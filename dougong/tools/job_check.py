@@ -3,12 +3,12 @@ torch nor transformers: a fraction of a second."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dougong.errors import DataError, JobError, ModelError
+from dougong.accelerators.registry import get_accelerator
+from dougong.errors import DeviceError, ModelError
 from dougong.job.families import read_families
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.model_rules import model_rules
@@ -34,16 +34,6 @@ def unchecked_model() -> str:
         f"the model's keys are checked by `dougong plan`: the list in this package is of "
         f"transformers {families.version}, another version is installed"
     )
-
-
-@contextlib.contextmanager
-def placed(resolved: ResolvedJob) -> Iterator[None]:
-    """What is found wrong with the job or its files inside is told with its place in the job
-    file."""
-    try:
-        yield
-    except (JobError, ModelError, DataError) as error:
-        raise type(error)(resolved.located(str(error))) from error
 
 
 def _folder(job: Job) -> Iterator[Breach]:
@@ -105,7 +95,17 @@ def _tokenizer_file(job: Job) -> Iterator[Breach]:
         yield Breach(path, f"{text}; give one, or a Hugging Face folder")
 
 
+def _accelerators(job: Job) -> Iterator[Breach]:
+    """A package may offer a kind of device and not load."""
+    for index, island in enumerate(job.islands):
+        try:
+            get_accelerator(island.accelerator)
+        except DeviceError as error:
+            yield Breach(("islands", index, "accelerator"), str(error))
+
+
 _RULES = (
+    Rule(("islands",), _accelerators),
     Rule(("model",), _folder),
     Rule(("data", "model"), _tokenizer_file),
     Rule(("data", "model"), _vocabulary),

@@ -20,7 +20,7 @@ from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
-from dougong.job.schema import Data, Fault, Island, Job
+from dougong.job.schema import Data, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
 from dougong.launcher.controller.controller import Controller
@@ -98,7 +98,7 @@ def on_this_machine(job: Job, islands: tuple[Island, ...]) -> Job:
             "checkpoint": job.checkpoint.model_copy(update={"every": 0, "keep": NEVER}),
             "data": _without_validation(job.data),
             "drill": (),
-            "fault": Fault(max_restarts=0, deadlines=job.fault.deadlines),
+            "fault": job.fault.model_copy(update={"max_restarts": 0}),
         }
     )
 

@@ -37,7 +37,7 @@ from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
-from dougong.planner.programs import INTERLEAVED, pipeline_of, programs_of
+from dougong.planner.programs import programs_of
 from dougong.planner.recipe import product_rows
 from dougong.training.hooks import StepHook, StepHooks
 from dougong.training.ledger import Ledger, LedgerHook
@@ -177,7 +177,8 @@ def report_forms(job: Job, plan: Plan, replica: Replica) -> tuple[ReportForm, ..
     forms = []
     for worker in plan.workers:
         losses = loss_keys(worker.lanes, job.batch.microbatches)
-        forms.append(ReportForm(tuple(losses), _trained_names(replica, plan, worker)))
+        dense = tuple(sorted(replica.trainable)) if worker.lanes else ()
+        forms.append(ReportForm(tuple(losses), _trained_names(replica, plan, worker), dense))
     return tuple(forms)
 
 
@@ -214,7 +215,7 @@ def _dense_gradients(share: WorkerShare, world: World, tracer: Tracer | None) ->
         plan.workers[share.rank].lanes,
         kind(world, plan, flat),
         flat.buckets,
-        interleaved=pipeline_of(job, plan) in INTERLEAVED,
+        num_microbatches=job.batch.microbatches,
         tracer=tracer,
     )
 

@@ -1,11 +1,12 @@
-"""What a job's model folder holds beside what is trained, and where its configuration is not taken at
-its word: told once, before the run."""
+"""What a job's model folder holds beside what is trained, and where its configuration is not taken
+at its word: told once, before the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from dougong.checkpoint import companions
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job, Model
 from dougong.models.build import build_on_meta, load_config
@@ -20,8 +21,8 @@ from dougong.remarks import Remarks
 def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Hold every tensor of the model against the folder `model.path`, by the files' headers.
 
-    Raises `ModelError` when one is missing, of another shape or quantised, or when tied tensors
-    differ that the job says are tied.
+    Raises `ModelError` when one is missing, of another shape or quantised, when tied tensors differ
+    that the job says are tied, or when a small file beside the weights is not whole.
     """
     model = job.model
     if model.path is None:
@@ -29,7 +30,8 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     network = build_on_meta(load_config(model, None))
     names = Names.of(network, inventory.sites, inventory.num_experts)
     unused = WeightsFolder(Path(model.path), names).check()
-    notes = [*_on_unused(Path(model.path), unused), *_on_configuration(model)]
+    folder = Path(model.path)
+    notes = [*_on_unused(folder, unused), *_on_configuration(model), *_on_small_files(folder)]
     return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
 
 
@@ -41,6 +43,14 @@ def _on_unused(folder: Path, unused: tuple[str, ...]) -> Iterator[str]:
             f"{len(unused)} {plural} not used: {name_patterns(unused, used)}; "
             "neither trained nor written into checkpoints"
         )
+
+
+def _on_small_files(folder: Path) -> Iterator[str]:
+    """What should go into checkpoints, and does not."""
+    companions.of_folder(folder)  # refuses what cannot be read
+    for name in companions.left_out(folder):
+        limit = companions.MOST_BYTES >> 20
+        yield f"{name} does not go into checkpoints: it has more than {limit} MiB"
 
 
 def _on_configuration(model: Model) -> Iterator[str]:

@@ -8,8 +8,10 @@ The moments of one step, in their order:
     before_update     loss and gradient norm are known, the same everywhere; no weight has moved
     after_update      the new weights are everywhere
 
-A check that must keep a bad step out of the weights raises in `before_update`: it sees the same
-numbers on every worker, so all of them raise.
+A step whose loss or gradient norm is not finite has `update_skipped` in place of the last two.
+
+A check that must keep another bad step out of the weights raises in `before_update`: it sees the
+same numbers on every worker, so all of them raise.
 """
 
 from __future__ import annotations
@@ -53,6 +55,10 @@ class StepHook:
     def after_update(self, result: StepResult) -> None:
         """The weights of this worker and the compute copies of all are the new ones."""
 
+    def update_skipped(self, result: StepResult) -> None:
+        """The step's numbers are not finite, on every worker alike: no weight has moved, and none
+        may be moved here."""
+
     def metrics(self, whole: bool) -> dict[str, Any]:
         """What a line of metrics says of the step that has ended. `whole`: also what is large, kept
         for steps with a checkpoint."""
@@ -89,6 +95,10 @@ class StepHooks(StepHook):
     def after_update(self, result: StepResult) -> None:
         for hook in self.hooks:
             hook.after_update(result)
+
+    def update_skipped(self, result: StepResult) -> None:
+        for hook in self.hooks:
+            hook.update_skipped(result)
 
     def metrics(self, whole: bool) -> dict[str, Any]:
         row: dict[str, Any] = {}

@@ -9,6 +9,7 @@ digests mean equal runs so far.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,6 +103,14 @@ class LedgerHook(StepHook):
         self._ledger.note("weight", self._masters)
         self._row = self._ledger.close(result.step, result.loss)
 
+    def update_skipped(self, result: StepResult) -> None:
+        """Close the step without its gradients: the bits of a NaN depend on the order of operands,
+        which is the layout's. That it was skipped is in the digest all the same, since no step
+        with an update is without gradients."""
+        self._ledger.note("gradient", {})
+        self._ledger.note("weight", self._masters)
+        self._row = self._ledger.close(result.step, result.loss)
+
     def metrics(self, whole: bool) -> dict[str, Any]:
         return self._row
 
@@ -116,7 +125,8 @@ def combine(keys: NDArray[np.uint64], values: NDArray[np.uint64]) -> int:
 
 def chained(before: str, step: int, loss: float, totals: Sequence[int]) -> str:
     """The digest of a step: of the one before, the step's number, its loss (to the bit) and its two
-    totals."""
+    totals. Every NaN is the same one."""
+    loss = math.nan if math.isnan(loss) else loss
     facts = struct.pack(f"<qd{len(totals)}Q", step, loss, *totals)
     return hashlib.blake2b(bytes.fromhex(before) + facts, digest_size=DIGEST_BYTES).hexdigest()
 

@@ -20,6 +20,7 @@ from dougong.job.schema import Job
 from dougong.job.schema import Router as Settings
 from dougong.models.routers import find_choosers, watch
 from dougong.ops.permute import Routing
+from dougong.ops.topk import topk_by_index
 from dougong.parallel.comm.world import World
 from dougong.parallel.execute.executor import Clock
 from dougong.parallel.plan import Plan
@@ -36,30 +37,29 @@ from dougong.training.reports import (
 )
 
 
-def sequence_loss(scores_TE: Tensor, index_TK: Tensor, num_sequences: int) -> Tensor:
+def sequence_loss(scores_TE: Tensor, num_choices: int, num_sequences: int) -> Tensor:
     """Mean over sequences of sum_i f_i P_i (DeepSeek-V3, arXiv 2412.19437, equations 17 to 20
     without the weight).
 
-    f_i = E / (K S) times the sequence's slots for expert i (no gradient), P_i the mean of its
-    normalised scores.
+    f_i = E / (K S) times the sequence's tokens that have expert i among their K highest scores (no
+    gradient), P_i the mean of its normalised scores. The K highest of the scores alone: where a
+    bias moves the choice, other experts may have got the token.
     """
-    num_experts, num_tokens = scores_TE.shape[1], len(index_TK) // num_sequences
+    num_experts, num_tokens = scores_TE.shape[1], len(scores_TE) // num_sequences
+    _, index_TK = topk_by_index(scores_TE.detach(), num_choices)
     counts_BE = _slots_by_sequence(index_TK, num_sequences, num_experts).to(scores_TE.dtype)
-    means_BE = scores_TE.view(num_sequences, num_tokens, num_experts).mean(1)
-    scale = num_experts / (index_TK.shape[1] * num_tokens)
+    means_BE = _normalised(scores_TE).view(num_sequences, num_tokens, num_experts).mean(1)
+    scale = num_experts / (num_choices * num_tokens)
     return (counts_BE * scale * means_BE).sum(-1).mean()
 
 
 def _slots_by_sequence(index_TK: Tensor, num_sequences: int, num_experts: int) -> Tensor:
     """Slots of each sequence for each expert, int64 [B, E]."""
-    # One count for all sequences: each has bins of its own, the last of them for choices of no
-    # expert, so that nothing spills into a neighbour.
-    num_bins = num_experts + 1
-    known_TK = (index_TK >= 0) & (index_TK < num_experts)
-    bin_BS = torch.where(known_TK, index_TK, num_experts).reshape(num_sequences, -1)
-    first_B1 = torch.arange(num_sequences, device=index_TK.device)[:, None] * num_bins
-    slots = torch.bincount((bin_BS + first_B1).reshape(-1), minlength=num_sequences * num_bins)
-    return slots.view(num_sequences, -1)[:, :num_experts]
+    # One count for all sequences: each has bins of its own.
+    bin_BS = index_TK.reshape(num_sequences, -1)
+    first_B1 = torch.arange(num_sequences, device=index_TK.device)[:, None] * num_experts
+    slots = torch.bincount((bin_BS + first_B1).reshape(-1), minlength=num_sequences * num_experts)
+    return slots.view(num_sequences, num_experts)
 
 
 def global_loss(scores_TE: Tensor, counts_E: Tensor) -> Tensor:
@@ -67,7 +67,12 @@ def global_loss(scores_TE: Tensor, counts_E: Tensor) -> Tensor:
     `counts_E`, whole numbers of slots on any device (no gradient); P_i the mean of its normalised
     scores here."""
     parts_E = (counts_E.double() / counts_E.sum().clamp(min=1)).to(scores_TE)
-    return (parts_E * scores_TE.mean(0)).sum() * len(counts_E)
+    return (parts_E * _normalised(scores_TE).mean(0)).sum() * len(counts_E)
+
+
+def _normalised(scores_TE: Tensor) -> Tensor:
+    """A token's scores, to add up to one (DeepSeek-V3, equation 19)."""
+    return scores_TE / scores_TE.sum(-1, keepdim=True)
 
 
 def bias_steps(counts_S: Tensor, num_experts: int, settings: Settings, num_choices: int) -> Tensor:
@@ -195,15 +200,25 @@ class LoadBalance(StepHook):
 
     def after_update(self, result: StepResult) -> None:
         """Add up what all workers have counted, and move the biases."""
-        with self._clock.exchanging():
-            counts = self._world.add_counts(self._counts)
-            loss = self._mean_loss() if self._has_loss else None
+        counts = self._gather()
         for name, bias in self._biases.items():
             self._move(name, bias, counts)
-        self.load = Load(counts, loss, self._num_tokens)
+
+    def update_skipped(self, result: StepResult) -> None:
+        """Add up what all workers have counted; the biases stay, as all weights do."""
+        self._gather()
 
     def metrics(self, whole: bool) -> dict[str, Any]:
         return self.load.row(whole)
+
+    def _gather(self) -> Tensor:
+        """The step's counts of all workers, int64 [sites, E + 1], which `load` then tells.
+        Collective."""
+        with self._clock.exchanging():
+            counts = self._world.add_counts(self._counts)
+            loss = self._mean_loss() if self._has_loss else None
+        self.load = Load(counts, loss, self._num_tokens)
+        return counts
 
     def _move(self, name: str, bias: _Bias, counts: Tensor) -> None:
         """A step of one bias, in every copy of it that this worker has."""
@@ -221,17 +236,17 @@ class LoadBalance(StepHook):
         """The weighted balance loss of one lane's micro-batch, summed over sites in their order."""
         logits_by_site = dict(flight.notes)
         sites = sorted(logits_by_site)
-        total = self._site_loss(flight, sites[0], logits_by_site[sites[0]])
+        total = self._site_loss(sites[0], logits_by_site[sites[0]])
         for site in sites[1:]:
-            total = total + self._site_loss(flight, site, logits_by_site[site])
+            total = total + self._site_loss(site, logits_by_site[site])
         return total
 
-    def _site_loss(self, flight: Flight, site: int, logits: Tensor) -> Tensor:
-        router = self._job.router
-        scores = self._choosers[site].scores(logits)
+    def _site_loss(self, site: int, logits: Tensor) -> Tensor:
+        router, chooser = self._job.router, self._choosers[site]
+        scores = chooser.scores(logits)
         if router.sequence_loss is not None:
-            index, num_sequences = flight.calls[site].index, self._job.batch.microbatch_size
-            return router.sequence_loss * sequence_loss(scores, index, num_sequences)
+            num_choices, num_sequences = chooser.num_choices, self._job.batch.microbatch_size
+            return router.sequence_loss * sequence_loss(scores, num_choices, num_sequences)
         assert router.global_loss is not None, "a job has one of the two losses"
         return router.global_loss * global_loss(scores, self._seen[site, :-1])
 

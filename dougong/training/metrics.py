@@ -10,7 +10,8 @@ from dougong.training.reports import StepResult
 
 
 def step_row(job: Job, plan: Plan, result: StepResult, step_s: float) -> dict[str, Any]:
-    """`step_s`: seconds of the whole step on this worker."""
+    """`step_s`: seconds of the whole step on this worker. `skipped` stands in rows of steps without
+    an update alone."""
     batch = job.batch
     tokens_of_lane = batch.microbatches * batch.microbatch_size * job.data.sequence_length
     tokens = tokens_of_lane * batch.lanes
@@ -18,7 +19,7 @@ def step_row(job: Job, plan: Plan, result: StepResult, step_s: float) -> dict[st
     for name in dict.fromkeys(w.island for w in plan.workers):
         workers = [w for w in plan.workers if w.island == name]
         islands[name] = _island_row(workers, result, step_s, tokens_of_lane)
-    return {
+    row = {
         "step": result.step,
         "loss": result.loss,
         "tokens": tokens,
@@ -28,6 +29,9 @@ def step_row(job: Job, plan: Plan, result: StepResult, step_s: float) -> dict[st
         "lr": result.rate,
         "islands": islands,
     }
+    if result.not_finite is not None:
+        row["skipped"] = True
+    return row
 
 
 def _island_row(

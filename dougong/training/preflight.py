@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dougong.data.windows import open_data, vocabulary
-from dougong.errors import DataError
+from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
+from dougong.data.preview import preview_data
+from dougong.data.windows import job_tokenizer, open_data, vocabulary
+from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
+from dougong.job.provenance import dotted
 from dougong.job.schema import Job
+from dougong.job.tokenizer_rules import longer_than
 from dougong.models.build import load_config
 from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
@@ -22,6 +26,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
 from dougong.training.folder_remarks import folder_remarks
+from dougong.training.lr_schedule import rate_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -67,29 +72,51 @@ def remarks_on(job: Job, inventory: Inventory) -> Remarks:
     return told
 
 
+def preview(job: Job, inventory: Inventory) -> tuple[str, Remarks]:
+    """What a plan says of the data, in a line, and what is told once; all the text is left to the
+    run.
+
+    Raises ModelError or DataError, also for data that is too short.
+    """
+    line = preview_data(job, _config_of(job).vocab_size)
+    return line, remarks_on(job, inventory)
+
+
 def inspect_only(job: Job) -> Inventory:
     """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError
     or DataError."""
     if job.model.path is not None:
         # Seconds, and it may spare the minutes that the data takes.
         check_folder(Path(job.model.path))
+    refuse_longer_sequences(job)
     return inspect_model(job.model, vocabulary_of(job), job.router)
 
 
+def refuse_longer_sequences(job: Job) -> None:
+    """ModelError where the job's sequences have more tokens than the model has positions, and the
+    job does not insist."""
+    positions = getattr(_config_of(job).get_text_config(), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return
+    breach = longer_than(job, positions)
+    if breach is not None:
+        raise ModelError(f"{dotted(breach.path)}: {breach.text}")
+
+
 def vocabulary_of(job: Job) -> int:
-    """The tokenizer's number of ids, or the model's where the data is tokens already. DataError
-    when nobody says."""
-    ids = vocabulary(job.data)
-    if ids is not None:
-        return ids
+    """The model's number of ids as the job says it, else the tokenizer's; 0 where the model's
+    folder says it. DataError when nobody says."""
     if "vocab_size" in job.model.config:
         return int(job.model.config["vocab_size"])
     if job.model.path is not None:
-        return 0  # the folder's own config.json says
-    raise DataError(
-        "data: token files carry no tokenizer, so nobody says how many ids there are; set "
-        "model.config.vocab_size"
-    )
+        return 0
+    ids = vocabulary(job)
+    if ids is None:
+        raise DataError(
+            "data: token files carry no tokenizer, so nobody says how many ids there are; set "
+            "model.config.vocab_size"
+        )
+    return ids
 
 
 def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
@@ -111,7 +138,42 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     )
 
 
-_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (folder_remarks,)
+def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
+    return rate_remarks(job)
+
+
+def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
+    """Which tokenizer it is, what marks a document, and ids that the model does not have. Raises
+    DataError."""
+    tokenizer = job_tokenizer(job)
+    if tokenizer is None:
+        return Remarks()
+    told = tokenizer.remarks
+    num_ids = int(_config_of(job).vocab_size)
+    if tokenizer.num_ids > num_ids:
+        more = (
+            f"the tokenizer {tokenizer.name} has {tokenizer.num_ids} ids, {inventory.family}'s "
+            f"vocabulary {num_ids}: a text that holds one of the others ends the run"
+        )
+        told += Remarks(warnings=(more,))
+    return told
+
+
+def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
+    """Fingerprints go without a cache; tokens do not, which `open_data` says."""
+    reason = why_unwritable(cache_place(job.cache))
+    if reason is None or not job.is_deterministic:
+        return Remarks()
+    text = f"{reason}, so every start probes the devices anew; {REMEDY}"
+    return Remarks(warnings=(text,))
+
+
+_REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
+    _rate_remarks,
+    folder_remarks,
+    tokenizer_remarks,
+    _on_the_cache,
+)
 """Who has something to say, in the order in which it is told."""
 
 

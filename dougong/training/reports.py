@@ -7,9 +7,11 @@ norm are the same bits everywhere and on every layout. Floats travel as the eigh
 from __future__ import annotations
 
 import itertools
+import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.tree import LaneTree
 
 FLOAT32_BYTES = 4
+
+_Key = TypeVar("_Key", str, tuple[int, int])
 
 LossKey = tuple[int, int]
 """(lane, micro-batch) in a step, (round, lane) in an evaluation."""
@@ -30,11 +34,23 @@ def loss_keys(lanes: Sequence[int], num_microbatches: int) -> list[LossKey]:
 
 
 @dataclass(frozen=True)
+class NotFinite:
+    """What of a step is NaN or infinite, as the reports of all workers say: (lane, micro-batch) of
+    losses, and names of tensors by their gradients' norms."""
+
+    losses: tuple[LossKey, ...]
+    gradients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StepResult:
     """A step before its update, the same on every worker.
 
     loss: the mean over the step's tokens; grad_norm: before clipping; rate: the learning rate;
-    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop.
+    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop;
+    unreached: the trained dense tensors that the step's graph reached on no lane. They have no
+    gradient, which is another thing than a gradient of zero; not_finite: what of the step is NaN or
+    infinite, None for one as it should be.
     """
 
     step: int
@@ -43,6 +59,8 @@ class StepResult:
     rate: float
     exchange_s: tuple[float, ...]
     stop: bool
+    unreached: frozenset[str] = frozenset()
+    not_finite: NotFinite | None = None
 
 
 _ENTRY = struct.Struct("<?d")
@@ -54,18 +72,21 @@ class StepReport:
     """What one worker says of its step when its gradients are there.
 
     stop: it was asked to stop; exchange_s: seconds spent in messages; losses: of its lanes'
-    micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name.
+    micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name;
+    reached: which dense tensors have received a gradient on one of its lanes (`pack_reached`).
     """
 
     stop: bool
     exchange_s: float
     losses: Mapping[LossKey, float]
     squares: Mapping[str, float]
+    reached: bytes = b""
 
 
 @dataclass(frozen=True)
 class ReportForm:
-    """Which losses and norms one worker's report holds, and in what order.
+    """Which losses and norms one worker's report holds, and in what order; `dense`: the tensors
+    of which it says, one bit each, whether they were reached.
 
     Everybody knows everybody's form, from the plan: only values travel, and their sizes are known
     beforehand.
@@ -73,11 +94,13 @@ class ReportForm:
 
     losses: tuple[LossKey, ...]
     squares: tuple[str, ...]
+    dense: tuple[str, ...] = ()
 
     @property
     def _format(self) -> str:
-        """stop, exchange_s, losses, squares; little-endian, without gaps."""
-        return f"<?d{len(self.losses)}d{len(self.squares)}d"
+        """stop, exchange_s, losses, squares, bits; little-endian, without gaps."""
+        num_bytes = (len(self.dense) + 7) // 8
+        return f"<?d{len(self.losses)}d{len(self.squares)}d{num_bytes}s"
 
     @property
     def num_bytes(self) -> int:
@@ -88,14 +111,15 @@ class ReportForm:
         """The report's values. KeyError when one is missing."""
         losses = [report.losses[key] for key in self.losses]
         squares = [report.squares[name] for name in self.squares]
-        return struct.pack(self._format, report.stop, report.exchange_s, *losses, *squares)
+        values = (report.stop, report.exchange_s, *losses, *squares, report.reached)
+        return struct.pack(self._format, *values)
 
     def decode(self, payload: bytes) -> StepReport:
         """What `encode` was given."""
-        stop, exchange_s, *values = struct.unpack(self._format, payload)
+        stop, exchange_s, *values, reached = struct.unpack(self._format, payload)
         losses = dict(zip(self.losses, values[: len(self.losses)], strict=True))
         squares = dict(zip(self.squares, values[len(self.losses) :], strict=True))
-        return StepReport(stop, exchange_s, losses, squares)
+        return StepReport(stop, exchange_s, losses, squares, reached)
 
 
 def gather_reports(
@@ -105,6 +129,23 @@ def gather_reports(
     payload = forms[world.rank].encode(report)
     payloads = world.gather_bytes(payload, [form.num_bytes for form in forms])
     return [form.decode(found) for form, found in zip(forms, payloads, strict=True)]
+
+
+def pack_reached(dense: Sequence[str], reached: Collection[str]) -> bytes:
+    """One bit for each of `dense`, in their order: whether it was reached."""
+    return np.packbits(np.array([name in reached for name in dense], bool)).tobytes()
+
+
+def unreached_names(reports: Sequence[StepReport], forms: Sequence[ReportForm]) -> frozenset[str]:
+    """The dense tensors that were reached on no worker. `reports`, `forms`: by rank."""
+    # Nearly always none, on any number of workers: bits are joined, and names made of what is left.
+    pairs = [(report, form) for report, form in zip(reports, forms, strict=True) if form.dense]
+    if not pairs:
+        return frozenset()
+    dense = pairs[0][1].dense
+    bits = [np.frombuffer(report.reached, np.uint8) for report, _ in pairs]
+    reached = np.unpackbits(np.bitwise_or.reduce(bits), count=len(dense))
+    return frozenset(itertools.compress(dense, reached == 0))
 
 
 def gather_losses(
@@ -165,6 +206,11 @@ def mean_loss(losses: Mapping[LossKey, float], num_lanes: int, num_microbatches:
     return LaneTree(num_lanes).sum_numbers(lanes) / (num_lanes * num_microbatches)
 
 
+def evaluation_mean(losses: Mapping[LossKey, float]) -> float:
+    """The mean of an evaluation's losses, added in the order of rounds and lanes."""
+    return sum(losses[key] for key in sorted(losses)) / len(losses)
+
+
 def global_norm(reports: Iterable[StepReport]) -> float:
     """The norm of all gradients together. Squares are added in the order of names, so no bit
     depends on who owns what."""
@@ -173,6 +219,23 @@ def global_norm(reports: Iterable[StepReport]) -> float:
     for report in reports:
         squares.update(report.squares)
     return float(sum(squares[name] for name in sorted(squares)) ** 0.5)
+
+
+def find_not_finite(
+    loss: float, norm: float, losses: Mapping[LossKey, float], reports: Iterable[StepReport]
+) -> NotFinite | None:
+    """What of a step with this mean loss and gradient norm is NaN or infinite; None: nothing."""
+    # A sum with a NaN or an infinity in it is none that is finite, so two numbers tell of all.
+    if math.isfinite(loss) and math.isfinite(norm):
+        return None
+    squares: dict[str, float] = {}
+    for report in reports:
+        squares.update(report.squares)
+    return NotFinite(_keys_not_finite(losses), _keys_not_finite(squares))
+
+
+def _keys_not_finite(values: Mapping[_Key, float]) -> tuple[_Key, ...]:
+    return tuple(key for key in sorted(values) if not math.isfinite(values[key]))
 
 
 def clip_scale(norm: float, limit: float | None) -> float:

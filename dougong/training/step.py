@@ -24,7 +24,7 @@ from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
-from dougong.training.lr_schedule import learning_rate
+from dougong.training.lr_schedule import rate_of
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
@@ -34,11 +34,15 @@ from dougong.training.reports import (
     StepReport,
     StepResult,
     clip_scale,
+    evaluation_mean,
+    find_not_finite,
     gather_losses,
     gather_reports,
     global_norm,
     mean_loss,
     merged_losses,
+    pack_reached,
+    unreached_names,
 )
 
 ForwardsOf = Callable[[int], Mapping[int, Forward]]
@@ -116,8 +120,10 @@ class Stepper:
     def run(
         self, step: int, forwards: ForwardsOf, stop: Callable[[], bool] | None = None
     ) -> StepResult:
-        """One step. `stop` says whether this worker was asked to stop, and is asked when the
-        gradients are there: a request that comes while they are computed still counts."""
+        """One step; one that is not finite is left without its update, on all workers alike, and
+        `not_finite` of the result says so. `stop` says whether this worker was asked to stop, and
+        is asked when the gradients are there: a request that comes while they are computed still
+        counts."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
         # are clipped, and everybody knows the step's result before any weight moves.
         gradients = self.gradients(step, forwards)
@@ -125,6 +131,9 @@ class Stepper:
             self._hooks.gradients_ready(gradients.tensors)
             result = self._agree(step, gradients, stop is not None and stop())
         with self._phases("update"):
+            if result.not_finite is not None:
+                self._hooks.update_skipped(result)
+                return result
             self._hooks.before_update(result)
             self._update(gradients.tensors, result)
             self._hooks.after_update(result)
@@ -155,6 +164,12 @@ class Stepper:
 
         Not a number when one of the losses is none.
         """
+        return evaluation_mean(self.evaluate_each(rounds, step))
+
+    def evaluate_each(
+        self, rounds: Iterable[Mapping[int, Forward]], step: int
+    ) -> dict[LossKey, float]:
+        """The losses of all workers' lanes by (round, lane), as `evaluate` takes their mean."""
         self.parts.exchange.begin_step(step)
         role = self._share.program.role
         # Losses stay on the device until all rounds are done: reading one waits for it.
@@ -164,8 +179,7 @@ class Stepper:
             for lane, loss in by_lane.items():
                 losses[number, lane] = float(loss)
         keys = [list(itertools.product(range(len(done)), w.lanes)) for w in self._plan.workers]
-        everybody = gather_losses(self._world, losses, keys)
-        return sum(everybody[key] for key in sorted(everybody)) / len(everybody)
+        return gather_losses(self._world, losses, keys)
 
     def close(self) -> None:
         """Let the threads that carry messages go. The tensors stay."""
@@ -180,17 +194,13 @@ class Stepper:
         self._hooks.begin_step(step)
 
     def _sink(self, lane: int, microbatch: int) -> GradientSink:
-        last = microbatch == self._job.batch.microbatches - 1
-        return self.parts.gradients.sink(lane, last)
+        sink = self.parts.gradients.sink(lane, microbatch)
+        tracer = self.parts.tracer
+        return sink if tracer is None else tracer.watched(lane, microbatch, sink)
 
     def _reduce(self) -> dict[str, Tensor]:
-        """Gradients of everything that this worker owns. A dense tensor that has never had one is
-        left out, as torch leaves a parameter without `.grad` alone (transformers gives some no
-        gradient: DSA indexers)."""
-        gradients: dict[str, Tensor] = {}
-        for name, gradient in self.parts.gradients.finish().items():
-            if self._share.optimizer.has_state(name) or bool(gradient.any()):
-                gradients[name] = gradient
+        """Gradients of everything that this worker owns."""
+        gradients = self.parts.gradients.finish()
         for site, experts in zip(self._replica.sites, self._share.shard.gradients, strict=True):
             for expert, tensors in experts.items():
                 for parameter, gradient in tensors.items():
@@ -200,18 +210,24 @@ class Stepper:
     def _agree(self, step: int, gradients: StepGradients, stop: bool) -> StepResult:
         """What all workers say of the step together. One exchange."""
         squares = self._squares(gradients.tensors)
-        report = StepReport(stop, self._clock.exchange_s, gradients.losses, squares)
+        forms = self._share.forms
+        reached = pack_reached(forms[self._share.rank].dense, self.parts.gradients.reached)
+        report = StepReport(stop, self._clock.exchange_s, gradients.losses, squares, reached)
         with self._clock.exchanging():
-            reports = gather_reports(self._world, report, self._share.forms)
+            reports = gather_reports(self._world, report, forms)
         job = self._job
         losses = merged_losses(reports)
+        loss = mean_loss(losses, self._plan.num_lanes, job.batch.microbatches)
+        norm = global_norm(reports)
         return StepResult(
             step=step,
-            loss=mean_loss(losses, self._plan.num_lanes, job.batch.microbatches),
-            grad_norm=global_norm(reports),
-            rate=learning_rate(job.schedule, job.optimizer.lr, step, job.steps),
+            loss=loss,
+            grad_norm=norm,
+            rate=rate_of(job, step),
             exchange_s=tuple(report.exchange_s for report in reports),
             stop=any(report.stop for report in reports),
+            unreached=unreached_names(reports, forms),
+            not_finite=find_not_finite(loss, norm, losses, reports),
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
@@ -227,6 +243,10 @@ class Stepper:
     def _update(self, gradients: Mapping[str, Tensor], result: StepResult) -> None:
         """Clip, update the masters, and give everybody the new weights."""
         scale = clip_scale(result.grad_norm, self._job.optimizer.clip_norm)
+        # As torch: a tensor that the graph did not reach has no gradient and stays as it is
+        # (transformers gives some none: DSA indexers), a gradient of zero is one. An expert's
+        # leaf is its layer's fused weight, which every step reaches.
+        gradients = {n: g for n, g in gradients.items() if n not in result.unreached}
         # Every worker has the same norm and limit, so all of them scale or none does.
         if scale != 1.0:
             for gradient in gradients.values():

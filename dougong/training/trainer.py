@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StepDone
+from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
 from dougong.data.windows import open_data, vocabulary
+from dougong.errors import NumericsError
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
+from dougong.training import non_finite
 from dougong.training.agreement import agree_on_data, agree_on_operators
 from dougong.training.build import (
     LedgerStart,
@@ -26,9 +30,11 @@ from dougong.training.build import (
 from dougong.training.forwards import Forwards
 from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
-from dougong.training.reports import StepResult
+from dougong.training.replica import Replica
+from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.state import open_start, state_of
-from dougong.training.step import Stepper
+from dougong.training.step import ForwardsOf, Stepper
+from dougong.training.unreached import UnreachedNotice
 
 
 class Trainer:
@@ -47,6 +53,7 @@ class Trainer:
         self._phases = stepper.parts.phases
         self._step = self._saved_step = first_step - 1
         self._digests: dict[int, str] = {}
+        self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation)
         root = context.run_dir / "checkpoints"
@@ -68,13 +75,15 @@ class Trainer:
         forwards = self._forwards.of_step(step)
         result = self.stepper.run(step, forwards, lambda: control.stop_requested)
         step_s = time.perf_counter() - begun
+        if self._skips.must_stop(result):
+            self._give_up(result, step_s, forwards)
 
         # `result.stop` is the same on all workers, so all save after the same step, or none does.
         is_last = result.stop or step == self._job.steps
         saves = is_last or self._is_due(self._job.checkpoint.every)
         validation = self._validate(is_last)
-        if self._context.worker.rank == 0:
-            self._report(result, step_s, validation, whole=saves)
+        self._report(result, step_s, validation, whole=saves)
+        self._judge(result, validation)
         if saves:
             self._save()
         return result.stop
@@ -91,24 +100,61 @@ class Trainer:
         """Whether the step is one of every so many; 0: none is."""
         return bool(every) and self._step % every == 0
 
-    def _validate(self, is_last: bool) -> float | None:
-        """The loss on held-out data, where the job asks for it and it is due."""
+    def _validate(self, is_last: bool) -> dict[LossKey, float] | None:
+        """The losses on held-out data, where the job asks for them and they are due; the same on
+        every worker."""
         validation = self._job.data.validation
         if validation is None or not (is_last or self._is_due(validation.every)):
             return None
         with self._phases("validate"):
             rounds = self._forwards.of_validation(validation.batches)
-            return self.stepper.evaluate(rounds, self._step)
+            return self.stepper.evaluate_each(rounds, self._step)
 
     def _report(
-        self, result: StepResult, step_s: float, validation: float | None, whole: bool
+        self,
+        result: StepResult,
+        step_s: float,
+        validation: Mapping[LossKey, float] | None,
+        whole: bool,
     ) -> None:
-        """Tell the controller of the step. `whole`: also what is large."""
+        """Tell the controller of the step, once for all workers. `whole`: also what is large."""
+        if self._context.worker.rank != 0:
+            return
         row = step_row(self._job, self._context.plan, result, step_s)
         if validation is not None:
-            row["val_loss"] = validation
+            row["val_loss"] = evaluation_mean(validation)
         row |= self.stepper.parts.hooks.metrics(whole)
         self._context.control.send(StepDone(self._step, row))
+
+    def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
+        """Tell of a step that was skipped, and stop or warn where the validation loss shows that
+        this step's weights are of no use. All workers judge alike."""
+        is_first = self._context.worker.rank == 0
+        if result.not_finite is not None and is_first:
+            self._context.control.send(non_finite.skip_message(result, self._skips.in_a_row))
+        if validation is None or math.isfinite(evaluation_mean(validation)):
+            return
+        text = non_finite.validation_words(self._step, validation)
+        if self._job.fault.non_finite == "stop":
+            self._wait_for_save()
+            raise NumericsError(f"{text}; no checkpoint is made of its weights")
+        if is_first:
+            self._context.control.send(WorkerWarning(text))
+
+    def _give_up(self, result: StepResult, step_s: float, forwards: ForwardsOf) -> NoReturn:
+        """End the run at a step that is not finite: its numbers are recorded, and the place is
+        looked for. Collective."""
+        self._report(result, step_s, None, whole=True)
+        self._wait_for_save()
+        text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
+        raise NumericsError(text)
+
+    def _wait_for_save(self) -> None:
+        """Before an error that all workers raise: their processes end, and what their writer
+        threads have not made durable would be lost. Collective."""
+        self._phases.note("checkpoint", 1)
+        self._saver.wait()
+        self.stepper.parts.world.barrier()
 
     def _save(self) -> None:
         with self._phases("checkpoint"):
@@ -133,7 +179,7 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     job, plan = context.job, context.plan
     # What can be wrong with the data is found before weights are read, which may take minutes.
     device, fused = world.member.device, _fused_experts(context)
-    blueprint = build_model(job, vocabulary(job.data), device, fused)
+    blueprint = build_model(job, vocabulary(job), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
     if job.needs_exact_kernels:
@@ -143,11 +189,27 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     ledger = None
     if job.is_deterministic:
         ledger = LedgerStart(context.run_dir / "ledger", start.digest)
-    options = StepOptions(Phases(context.control.progress), tracer, ledger)
+    notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
+    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,))
     stepper = build_in_world(share, world, options)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _trained_names(replica: Replica) -> tuple[str, ...]:
+    """Of every dense tensor that is trained, and of the experts' modules."""
+    return (*replica.trainable, *replica.cut.names)
+
+
+def _warner(context: WorkerContext) -> Callable[[str], None]:
+    """Warns of what all workers know alike, once for all of them."""
+
+    def warn(text: str) -> None:
+        if context.worker.rank == 0:
+            context.control.send(WorkerWarning(text))
+
+    return warn
 
 
 def _fused_experts(context: WorkerContext) -> Iterator[ExpertOp]:

@@ -72,6 +72,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def step_range(first: int, last: int) -> str:
+    """`step 21`, `steps 21-29`."""
+    return f"step {first}" if first == last else f"steps {first}-{last}"
+
+
 def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Integers as (first, last) of unbroken stretches, ascending."""
     found: list[tuple[int, int]] = []

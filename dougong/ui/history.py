@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dougong.control.processes import process_exists
 from dougong.parallel.plan import Plan
@@ -21,6 +21,7 @@ from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     Event,
     FingerprintsTaken,
     GenerationStarted,
@@ -29,12 +30,13 @@ from dougong.records.events import (
     RunEvent,
     StartedAgent,
     StateChanged,
+    StepsRecomputed,
     WorkerDied,
 )
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.status import RunStatus, WorkerState
-from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.formatting import count, duration, loss, plural, step_range
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
@@ -47,7 +49,8 @@ _OneEvent = TypeVar("_OneEvent", bound=RunEvent)
 @dataclass(frozen=True)
 class CheckpointRecord:
     """One checkpoint that was committed. `present`: its directory is still there. `rejected`: why
-    a later load refused it."""
+    a later load refused it. `aside`: the folder where it lies since the run went on from an earlier
+    one."""
 
     step: int
     name: str
@@ -56,6 +59,7 @@ class CheckpointRecord:
     wall: str
     present: bool
     rejected: str = ""
+    aside: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,11 @@ class History:
         return sum(row["tokens"] for row in self.rows)
 
     @property
+    def recomputed(self) -> list[StepsRecomputed]:
+        """What was computed a second time, and compared."""
+        return [event for event in self.events if isinstance(event, StepsRecomputed)]
+
+    @property
     def generation(self) -> int:
         """The newest generation."""
         return max((event.generation for event in self.events), default=0)
@@ -159,26 +168,37 @@ def read_history(run_dir: RunDir) -> History:
 def find_checkpoints(events: Sequence[Event], directory: Path) -> list[CheckpointRecord]:
     """All that were ever committed, by time; a rejected one carries its reason, a pruned one is not
     `present`."""
-    found: dict[str, CheckpointRecord] = {}
+    found: list[CheckpointRecord] = []
     for event in events:
-        if isinstance(event, CheckpointCommitted):
-            found[event.directory] = CheckpointRecord(
-                event.step,
-                event.directory,
-                event.num_bytes,
-                event.seconds,
-                event.wall,
-                present=(directory / event.directory).is_dir(),
-            )
-        elif isinstance(event, CheckpointRejected) and event.directory in found:
-            record = found[event.directory]
-            found[event.directory] = replace(record, rejected=event.reason)
-    return list(found.values())
+        match event:
+            case CheckpointCommitted():
+                found.append(_record_of(event, (directory / event.directory).is_dir()))
+            case CheckpointRejected(directory=name, reason=reason):
+                found = [_changed(record, (name,), rejected=reason) for record in found]
+            case CheckpointsSetAside(names=names, folder=folder):
+                found = [_changed(r, names, present=False, aside=folder) for r in found]
+    return found
 
 
-def closing_words(run_dir: RunDir) -> str:
-    """Two lines for the end of a run on the screen: what came of it, and what to type next."""
+def _changed(record: CheckpointRecord, names: Sequence[str], **news: Any) -> CheckpointRecord:
+    """The record with its news, if it is one of these. A name that was set aside is another's
+    now."""
+    is_meant = record.name in names and not record.aside
+    return replace(record, **news) if is_meant else record
+
+
+def _record_of(event: CheckpointCommitted, present: bool) -> CheckpointRecord:
+    return CheckpointRecord(
+        event.step, event.directory, event.num_bytes, event.seconds, event.wall, present
+    )
+
+
+def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = True) -> str:
+    """For the end of a run on the screen: what came of it, and in a second line what to type next.
+    `state`: as the controller knows it, whose record may lack the end; None: as the record says."""
     history = read_history(run_dir)
+    if state is not None:
+        history = replace(history, state=state)
     where = f"{history.state} at step {history.last_step}/{history.steps}"
     parts = [
         f"{history.job_name}: {where}",
@@ -189,8 +209,21 @@ def closing_words(run_dir: RunDir) -> str:
         parts.append(f"loss {loss(history.rows[-1]['loss'])}")
     if history.recoveries:
         parts.append(plural(len(history.recoveries), "failure"))
+    if history.recomputed:
+        parts.append(recomputed_words(history.recomputed))
+    if not says_next:
+        return ", ".join(parts)
     following = next_step(history.path, history.state, history.events)
     return f"{', '.join(parts)}\nnext: {following}"
+
+
+def recomputed_words(events: Sequence[StepsRecomputed]) -> str:
+    """What came of the steps that were computed again: the bits of the first time, or where not."""
+    parted = [event for event in events if event.differs_from is not None]
+    if parted:
+        return f"step {parted[0].last} computed again: other bits"
+    stretches = ", ".join(step_range(event.first, event.last) for event in events)
+    return f"{stretches} computed again: the same bits"
 
 
 def _state(events: Sequence[Event], status: RunStatus) -> str:

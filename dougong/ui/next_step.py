@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dougong.checkpoint.directories import list_committed
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -18,7 +19,7 @@ from dougong.records.events import (
 )
 
 _GOES_ON = ("starting", "running", "recovering", "stopping")
-_MISTAKES = ("data", "model")
+MISTAKES = ("data", "model")
 """Classes of failure that come again until somebody has mended the job or its files."""
 
 
@@ -45,13 +46,16 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     if state in _GOES_ON:
         return NextStep(f"dougong status {_quoted(path)}")
     remedy = "mend what it names" if _ended_by_mistake(events) else ""
-    names = _names_on_storage(path, events)
-    if not names:
-        return NextStep(_begin_again(path, events), remedy)
+    names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
-    if names <= rejected:
+    if names and names <= rejected:
         return NextStep(f"dougong verify {_quoted(path)}")
-    return NextStep(f"dougong resume {_quoted(path)}", remedy)
+    if names:
+        return NextStep(f"dougong resume {_quoted(path)}", remedy)
+    # What was committed once is not taken for nothing, even where it is gone.
+    if any(isinstance(event, CheckpointCommitted) for event in events):
+        return NextStep(f"dougong resume {_quoted(path)} --from-scratch", remedy)
+    return NextStep(_begin_again(path, events), remedy)
 
 
 def typed(words: Sequence[str]) -> str:
@@ -65,17 +69,10 @@ def _ended_by_mistake(events: Sequence[Event]) -> bool:
     """Whether the newest controller ended the run for what the job or its files say."""
     for event in reversed(events):
         if isinstance(event, RunEnded):
-            return event.failure in _MISTAKES
+            return event.failure in MISTAKES
         if isinstance(event, RunCreated):
             return False
     return False
-
-
-def _names_on_storage(path: Path, events: Sequence[Event]) -> set[str]:
-    """Checkpoints that were committed and are still there."""
-    folder = RunDir(path).checkpoints
-    committed = {event.directory for event in events if isinstance(event, CheckpointCommitted)}
-    return {name for name in committed if (folder / name).is_dir()}
 
 
 def _begin_again(path: Path, events: Sequence[Event]) -> str:

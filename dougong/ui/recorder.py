@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 
+from dougong.errors import StorageError
 from dougong.records.directory import RunDir
-from dougong.records.events import Event
+from dougong.records.events import Event, WarningRaised
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import ControllerProcess, RunStatus
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -37,12 +38,31 @@ class Recorder:
         self.view.event(stamped)
         return stamped
 
+    def tell(self, event: Event) -> None:
+        """As `record`, for the end of a run: an event that cannot be written is shown even so, and
+        the StorageError raised after that."""
+        try:
+            self.record(event)
+        except StorageError:
+            self.view.event(self.run_dir.stamp(event))
+            raise
+
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
         stamped = self.run_dir.append_metrics(row)
         if self._tensorboard is not None:
-            self._tensorboard.step(stamped)
+            self._curve(self._tensorboard, stamped)
         self.view.step(stamped)
+
+    def _curve(self, tensorboard: TensorBoardFiles, row: MetricsRow) -> None:
+        """The row for TensorBoard, which is a copy: that it cannot be written ends no run."""
+        try:
+            tensorboard.step(row)
+        except OSError as error:
+            self._tensorboard = None
+            tensorboard.abandon()
+            text = f"no more points for TensorBoard: {error.strerror}; metrics.jsonl has them"
+            self.record(WarningRaised(generation=row["generation"], text=text))
 
     def set_status(self, status: RunStatus) -> None:
         """Replace status.json, signed by this process."""
@@ -56,5 +76,5 @@ class Recorder:
     def close(self, summary: str) -> None:
         """The run is over: its last words go to the screen."""
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            self._tensorboard.abandon()
         self.view.close(summary)

@@ -93,7 +93,8 @@ class RunProgress:
                     self.checkpoint = NewestCheckpoint(event.resume, None)
             case CheckpointCommitted():
                 self.checkpoint = NewestCheckpoint(f"step {event.step}", now)
-            case CheckpointRejected():
+            # One that is found beside training is an old one: the newest has just been written.
+            case CheckpointRejected() if self.state != "running":
                 self.checkpoint = None
             case _:
                 pass

@@ -11,6 +11,7 @@ from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     CheckpointStarted,
     DrillFired,
     FailureDiagnosed,
@@ -28,11 +29,13 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
+    StepsRecomputed,
+    StepSkipped,
     StopRequested,
     WarningRaised,
     WorkerDied,
 )
-from dougong.ui.formatting import count, duration, plural, size, worker_list
+from dougong.ui.formatting import count, duration, plural, size, step_range, worker_list
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -147,6 +150,31 @@ def _(event: FirstStep) -> Sentence:
 
 
 @describe.register
+def _(event: StepsRecomputed) -> Sentence:
+    if event.differs_from is None:
+        return Sentence(
+            "good", f"{step_range(event.first, event.last)} computed again: the same bits"
+        )
+    text = (
+        f"step {event.last} computed again: other bits than in generation {event.differs_from} "
+        f"(ledger {event.then[:12]} then, {event.now[:12]} now)"
+    )
+    if event.last > event.first:
+        text += f"; {step_range(event.first, event.last - 1)}: the same bits"
+    return Sentence("warning", text)
+
+
+@describe.register
+def _(event: StepSkipped) -> Sentence:
+    numbers = f"loss {event.loss:.6g}, gradient norm {event.grad_norm:.6g}"
+    return Sentence(
+        "warning",
+        f"step {event.step} skipped ({numbers}), {event.in_a_row} in a row; no weight has moved: "
+        f"{event.where}",
+    )
+
+
+@describe.register
 def _(event: DrillFired) -> Sentence:
     what = f"{event.action} {event.worker}"
     return Sentence("warning", f"drill: {what} as step {event.step} begins")
@@ -189,6 +217,16 @@ def _(event: CheckpointRejected) -> Sentence:
 
 
 @describe.register
+def _(event: CheckpointsSetAside) -> Sentence:
+    start = f"goes on from step {event.step}" if event.step else "begins anew"
+    what = plural(len(event.names), "checkpoint")
+    names = ", ".join(event.names)
+    return Sentence(
+        "warning", f"the run {start}: {what} set aside in {event.folder} ({names}), not deleted"
+    )
+
+
+@describe.register
 def _(event: NoteTaken) -> Sentence:
     return Sentence("info", event.text)
 
@@ -201,10 +239,10 @@ def _(event: WarningRaised) -> Sentence:
 
 @describe.register
 def _(event: StopRequested) -> Sentence:
-    return Sentence(
-        "warning",
-        f"stop requested by {event.by}; a second request ends the run at once",
-    )
+    if event.now:
+        return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
+    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second one"
+    return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
 
 
 @describe.register

@@ -7,6 +7,7 @@ the older points, in this file and in those of earlier controllers. `metrics.jso
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dougong.errors import StorageError
 from dougong.records.metrics import MetricsRow
 
 _TAGS = {
@@ -29,20 +31,27 @@ _TAGS = {
 
 
 class TensorBoardFiles:
-    """Rows of metrics.jsonl as scalars. Once `step` returns, its row is in the file."""
+    """Rows of metrics.jsonl as scalars. Once `step` returns, its row is in the file. StorageError
+    when none can be begun."""
 
     def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        directory.mkdir(parents=True, exist_ok=True)
         self._wall = wall
         self._event_type = event_pb2.Event
         self._start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._generation: int | None = None
-        self._file = _new_file(directory, int(wall()))
-        self._writer = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = _new_file(directory, int(wall()))
+            self._writer = RecordWriter(self._file)
+            self._write(file_version="brain.Event:2")
+        except OSError as error:
+            raise StorageError(
+                f"{directory}: cannot be written: {error.strerror}; make room or mend it, then "
+                "resume"
+            ) from error
 
     def step(self, row: MetricsRow) -> None:
         """Write one row. The first row of a generation takes back every point of its step and
@@ -60,6 +69,11 @@ class TensorBoardFiles:
     def close(self) -> None:
         """Close the file; more than once does nothing."""
         self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file, whatever the storage says: every row was written when it came."""
+        with contextlib.suppress(OSError):
+            self.close()
 
     def _write(self, **fields: Any) -> None:
         self._writer.write(self._event_type(wall_time=self._wall(), **fields).SerializeToString())

@@ -18,15 +18,15 @@ from rich.text import Text
 
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.fault.observation import is_consequence
+from dougong.fault.observation import is_consequence, is_sentence
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import Event, FailureDiagnosed, WorkerDied
+from dougong.records.events import Event, FailureDiagnosed, RunEnded, WorkerDied
 from dougong.records.metrics import MetricsRow
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
 from dougong.ui.panel import draw_panel, plain_step
 from dougong.ui.run_progress import RunProgress
-from dougong.ui.sentences import Level, describe, failure_words
+from dougong.ui.sentences import Level, Sentence, describe, failure_words
 
 _STYLES = {"quiet": "dim", "info": "", "good": "green", "warning": "yellow", "error": "bold red"}
 _MARKS = {"quiet": "·", "info": "·", "good": "✓", "warning": "!", "error": "✗"}
@@ -59,6 +59,7 @@ class View:
         self._console_is_gone = False
         self._last_failure: tuple[str, str] | None = None
         self._consequences: dict[str, str] = {}  # worker -> last line of its traceback
+        self._told_elsewhere: set[str] = set()  # errors that an event or the last words tell
         self._speaks_unicode = console.encoding.lower().startswith("utf")
         self._draws = console.is_terminal and not console.is_dumb_terminal and self._speaks_unicode
 
@@ -82,7 +83,7 @@ class View:
     def event(self, event: Event) -> None:
         """Something happened: an event as `RunDir.append_event` returned it."""
         self._progress.note(event, self._clock())
-        sentence = describe(event)
+        sentence = _on_screen(event)
         if sentence.level != "quiet" and not self._is_known(event):
             self._say(sentence.level, sentence.text, formatting.local_clock(event.wall))
         self.tick()
@@ -100,8 +101,10 @@ class View:
         traceback is shown as one line."""
         # Kept beyond the generation's end: its last messages may be shown when the next has begun.
         lines = error.traceback.splitlines()
-        if lines and is_consequence(error.bases):
-            self._consequences[worker] = lines[-1]
+        if is_consequence(error.bases):
+            self._consequences[worker] = lines[-1] if lines else ""
+        elif is_sentence(error.bases):
+            self._told_elsewhere.add(f"{error.type}: {error.message}")
 
     def tick(self) -> None:
         """Show what is due and draw the panel, at most once in `refresh_every_s`."""
@@ -173,6 +176,8 @@ class View:
         return known
 
     def _show(self, message: LogMessage) -> None:
+        if message.text in self._told_elsewhere:
+            return
         if message.level == "info":
             self._print(Text.from_ansi(message.text))
         elif self._is_consequence(message):
@@ -220,6 +225,14 @@ def make_view(
     """A view on `console`: live when it is a terminal, plain lines otherwise. `clock` is monotonic,
     in seconds."""
     return View(console, RunProgress(job_name, steps, clock()), clock, deadlines)
+
+
+def _on_screen(event: Event) -> Sentence:
+    """As everywhere, but for the end of a failed run: its cause is told by the command's last
+    words, below the panel."""
+    if isinstance(event, RunEnded) and event.kind == "failed":
+        return Sentence("error", f"failed at step {event.step}")
+    return describe(event)
 
 
 def _layout_line(worker: Worker) -> str:

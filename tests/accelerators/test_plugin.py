@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from dougong.records.directory import RunDir
+from dougong.records.events import PlanLaid
 from tests.families import SMALLEST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +23,10 @@ from dougong.accelerators.cpu import Cpu
 
 class Mlu(Cpu):
     name = "mlu"
+    arithmetic_variables = (*Cpu.arithmetic_variables, "MLU_")
+
+    def worker_environment(self, threads, deterministic=True):
+        return {**super().worker_environment(threads, deterministic), "MLU_MODE": "exact"}
 
     def expert_operators(self):
         from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
@@ -51,7 +56,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = folder / "toy_mlu-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-mlu\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dougong.accelerators]\nmlu = toy_mlu:Mlu\n")
+    offers = "mlu = toy_mlu:Mlu\nbroken = no_such_vendor:Broken\n"
+    (info / "entry_points.txt").write_text(f"[dougong.accelerators]\n{offers}")
     return folder
 
 
@@ -89,7 +95,16 @@ def test_elsewhere_the_job_is_refused_with_the_names_there_are(job_file: Path) -
 
 def test_it_is_one_of_the_names_in_an_error(job_file: Path, package: Path) -> None:
     ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=mlv", packages=package)
-    assert "must be 'cpu', 'cuda', 'npu' or 'mlu' (got 'mlv'); did you mean 'mlu'?" in ended.stderr
+    assert "must be 'cpu', 'cuda', 'npu', 'broken' or 'mlu' (got 'mlv'); did you mean 'mlu'?" in ended.stderr
+
+
+def test_one_that_does_not_load_is_named_with_its_reason_and_place(job_file: Path, package: Path) -> None:
+    ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=broken", packages=package)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(
+        "-o islands.east.accelerator=broken: islands.0.accelerator: accelerator broken: entry point "
+        "no_such_vendor:Broken does not load (ModuleNotFoundError: No module named 'no_such_vendor')"
+    )
 
 
 def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> None:
@@ -107,4 +122,6 @@ def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> No
     log = RunDir(tmp_path / "mlu").log_file(1, "east/1").read_text()
     assert max(int(line.split()[-1]) for line in log.splitlines() if line.startswith("mlu computes")) > 1
     plan = RunDir(tmp_path / "mlu").read_plan()
+    planned = [event for event in RunDir(tmp_path / "mlu").read_events() if isinstance(event, PlanLaid)]
+    assert planned[0].environment["east"]["MLU_MODE"] == "exact"
     assert plan is not None and [worker.device for worker in plan.workers] == ["mlu:0", "mlu:1"]

@@ -18,8 +18,10 @@ def offer(folder: Path, value: str) -> None:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "toy_device.py").write_text(
-        "from dougong.accelerators.cpu import Cpu\n\nclass Toy(Cpu):\n    name = 'toy'\n    resource = 'TOY'\n"
+        "from dougong.accelerators.base import Accelerator\nfrom dougong.accelerators.cpu import Cpu\n\n"
+        "class Toy(Cpu):\n    name = 'toy'\n    resource = 'TOY'\n\nclass Half(Accelerator):\n    name = 'toy'\n"
     )
+    (tmp_path / "toy_broken.py").write_text("raise OSError('libtoy.so: cannot open shared object file')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
@@ -42,7 +44,9 @@ def test_a_package_can_add_one(package: Path) -> None:
         ([], "accelerator toy: not known; known are cpu, cuda, npu"),
         (["toy_device:Toy"] * 2, "offered by 2 packages; uninstall all but one"),
         (["toy_device:Missing"], "entry point toy_device:Missing does not load"),
-        (["no_such_module:Toy"], "does not load .*no_such_module"),
+        (["no_such_module:Toy"], r"does not load \(ModuleNotFoundError: .*no_such_module"),
+        (["toy_broken:Toy"], r"does not load \(OSError: libtoy.so: cannot open shared object file\)"),
+        (["toy_device:Half"], "toy_device:Half is not whole: .*abstract"),
         (["pathlib:Path"], "not a subclass of dougong.accelerators.base.Accelerator"),
     ],
 )

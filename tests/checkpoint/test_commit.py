@@ -72,15 +72,13 @@ def test_parts_survive_the_wire(written: tuple[Path, list[CheckpointPart]]) -> N
     assert verify(commit(root, 20, 1, [on_the_wire(part) for part in parts])).ok
 
 
-def test_a_tokenizer_goes_along(written: tuple[Path, list[CheckpointPart]], tmp_path: Path) -> None:
+def test_small_files_go_along_and_take_the_place_of_the_models_own(
+    written: tuple[Path, list[CheckpointPart]],
+) -> None:
     root, parts = written
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "pytorch_model.bin"):
-        (folder / name).write_text("{}")
-    directory = commit(root, 20, 1, parts, Additions(tokenizer=folder))
-    assert {p.name for p in (directory / "model").glob("tokenizer*")} == {"tokenizer.json", "tokenizer_config.json"}
-    assert not list((directory / "model").glob("*.bin"))
+    given = {"tokenizer.json": b"{}", "generation_config.json": b"own", "additional_chat_templates/rag.jinja": b"rag"}
+    directory = commit(root, 20, 1, parts, Additions(companions=given))
+    assert {name: (directory / "model" / name).read_bytes() for name in given} == given
     assert verify(directory).ok
 
 

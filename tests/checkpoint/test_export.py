@@ -15,7 +15,7 @@ from dougong.errors import CheckpointError
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tests.checkpoint.saving import save, tiny_model
+from tests.checkpoint.saving import make_not_finite, save, tiny_model
 from transformers import AutoModelForCausalLM
 
 
@@ -104,3 +104,27 @@ def test_out_must_be_empty_and_stays_so_when_it_fails(model: Any, tmp_path: Path
     shutil.rmtree(directory)
     export(save(tmp_path / "again", model), tmp_path / "out")
     assert (tmp_path / "out/config.json").is_file()
+
+
+def test_what_is_not_finite_is_not_exported(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    directory = save(root, tiny_model("qwen3_moe", num_hidden_layers=1))
+    make_not_finite(directory, "lm_head.weight")
+    with pytest.raises(CheckpointError, match="holds no valid checkpoint"):
+        choose(root)
+    with pytest.raises(CheckpointError, match="lm_head.weight: finite: .*; choose another --step"):
+        choose(root, 20)
+    with pytest.raises(CheckpointError, match="lm_head.weight: holds 1 value that is not finite"):
+        export(directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_value_that_bfloat16_cannot_hold_is_told_and_not_made_infinite(tmp_path: Path) -> None:
+    directory = save(tmp_path, tiny_model("qwen3_moe", num_hidden_layers=1))
+    make_not_finite(directory, "lm_head.weight", 3.4e38)
+    with pytest.raises(CheckpointError, match="lm_head.weight: bfloat16 cannot hold 1 of its values.*--dtype float32"):
+        export(directory, tmp_path / "out", "bfloat16")
+    assert not (tmp_path / "out").exists()
+    export(directory, tmp_path / "out", "float32")
+    stored = load_file(tmp_path / "out/model.safetensors")["lm_head.weight"]
+    assert float(stored.max()) == pytest.approx(3.4e38)

@@ -11,7 +11,7 @@ import torch
 from dougong.checkpoint import reader as reader_module
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.errors import CheckpointError
-from tests.checkpoint.saving import names_of, save, state_of, tiny_model
+from tests.checkpoint.saving import make_not_finite, names_of, save, state_of, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,16 @@ def test_files_are_closed(model: Any, tmp_path: Path) -> None:
         reader.read("model", "lm_head.weight")
         assert len(os.listdir("/proc/self/fd")) > before
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("label", ["model.layers.0.mlp.experts.down_proj[2]", "exp_avg of lm_head.weight"])
+def test_a_tensor_that_is_not_finite_is_not_handed_out(model: Any, tmp_path: Path, label: str) -> None:
+    names, directory = names_of(model), save(tmp_path, model)
+    stored = {"model.layers.0.mlp.experts.down_proj[2]": "model.layers.0.block_sparse_moe.experts.2.w2.weight"}
+    make_not_finite(directory, stored.get(label, label), float("inf"))
+    group, _, name = label.rpartition(" of ")
+    with CheckpointReader(directory, names) as reader:
+        reader.read("model", "lm_head.weight")
+        with pytest.raises(CheckpointError, match="1 value that is not finite .*; use another checkpoint") as error:
+            reader.read(group or "model", name)
+    assert stored.get(label, label) in str(error.value)

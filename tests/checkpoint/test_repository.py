@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import list_committed, list_pending
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.repository import newest_valid, prune, verify
+from dougong.checkpoint.repository import newest_valid, prune, valid_one_of, verify
 from dougong.errors import CheckpointError
 from tests.checkpoint.crash import run_dying
-from tests.checkpoint.saving import save, tiny_model
+from tests.checkpoint.saving import make_not_finite, save, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def steps_left(root: Path) -> list[int]:
         ([], 9, [20, 40, 60, 80]),
         ([80], 1, [60, 80]),
         ([60, 80], 2, [20, 40, 60, 80]),
-        ([40], 2, [60, 80]),
+        ([40], 2, [40, 60, 80]),
         ([20, 40, 60, 80], 1, [20, 40, 60, 80]),
     ],
 )
@@ -108,7 +108,7 @@ def test_prune_keeps_the_newest_valid_ones(
     pruned = prune(tmp_path, keep)
     assert steps_left(tmp_path) == left
     assert len(pruned.removed) == 4 - len(left)
-    assert [int(p.name[5:]) for p in pruned.invalid] == [s for s in sorted(damaged, reverse=True) if s in left]
+    assert [int(p.name[5:]) for p in pruned.invalid] == sorted(damaged, reverse=True)
     assert not list(tmp_path.glob("pending/trash-*"))
 
 
@@ -118,6 +118,27 @@ def test_prune_trusts_only_what_it_is_told_to_trust(one: Path, tmp_path: Path) -
     damage(tmp_path / "step-000040")
     assert prune(tmp_path, 1).kept == (tmp_path / "step-000020",)
     assert prune(tmp_path, 1, trusted=["step-000040"]).kept == (tmp_path / "step-000040",)
+
+
+def test_prune_does_not_read_again_what_it_is_told_is_damaged(one: Path, tmp_path: Path) -> None:
+    for step in (20, 40, 60):
+        place(one, tmp_path, step)
+    pruned = prune(tmp_path, 1, known_invalid=["step-000060"])
+    assert (pruned.kept, pruned.invalid) == ((tmp_path / "step-000040",), (tmp_path / "step-000060",))
+    assert steps_left(tmp_path) == [40, 60]
+
+
+def test_the_checkpoint_of_a_step_is_its_newer_valid_one(model: Any, one: Path, tmp_path: Path) -> None:
+    first, second = save(tmp_path, model, generation=1), save(tmp_path, model, generation=2, seed=1)
+    place(one, tmp_path, 40)
+    assert valid_one_of(tmp_path, 20) == second
+    damage(second)
+    assert valid_one_of(tmp_path, 20) == first
+    damage(first)
+    with pytest.raises(CheckpointError, match="rank00000.*choose another --step, there are: 20, 40"):
+        valid_one_of(tmp_path, 20)
+    with pytest.raises(CheckpointError, match="no checkpoint of step 30; there are: 20, 40"):
+        valid_one_of(tmp_path, 30)
 
 
 @pytest.mark.parametrize("keep", [0, -1])
@@ -154,3 +175,18 @@ def test_a_deletion_killed_at_any_call_never_leaves_half_a_checkpoint(one: Path,
         assert not list(root.glob("pending/trash-*"))
         shutil.rmtree(root)
     assert code == 0
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over_and_never_counts_as_kept(one: Path, tmp_path: Path) -> None:
+    """Older releases wrote such ones: the last good one is what a run goes on from, and it is not pruned."""
+    for step in (20, 40, 60):
+        place(one, tmp_path, step)
+    for step in (40, 60):
+        make_not_finite(tmp_path / f"step-{step:06d}", "model.norm.weight")
+    reasons: dict[str, str] = {}
+    newest = newest_valid(tmp_path, lambda path, reason: reasons.update({path.name: reason}))
+    assert newest == tmp_path / "step-000020" and list(reasons) == ["step-000060", "step-000040"]
+    assert all("model.norm.weight: finite" in reason for reason in reasons.values())
+    pruned = prune(tmp_path, 1)
+    assert [path.name for path in pruned.kept] == ["step-000020"] and not pruned.removed
+    assert [path.name for path in pruned.invalid] == ["step-000060", "step-000040"]

@@ -20,7 +20,7 @@ from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.repository import commit, newest_valid, verify
 from dougong.checkpoint.snapshot import StateTensor
-from dougong.errors import CheckpointError, ModelError
+from dougong.errors import CheckpointError, ModelError, NumericsError
 from tests.checkpoint.crash import join, start_dying
 from tests.checkpoint.saving import State, names_of, saver_of, share, state_of, tiny_model
 
@@ -290,3 +290,18 @@ def test_two_processes_write_one_checkpoint_and_one_may_be_killed_at_any_call(
     assert codes[0] == [0, -9]
     assert codes[4] == [0, -9]
     assert codes[-1] == [0, 0]
+
+
+@pytest.mark.parametrize("key", [("model", "model.norm.weight"), ("exp_avg_sq", "model.norm.weight")])
+def test_a_state_that_is_not_finite_becomes_no_checkpoint(
+    names: Names, state: State, tmp_path: Path, key: tuple[str, str]
+) -> None:
+    """An update may be too large although the step's loss and gradient were finite."""
+    state[key] = state[key].clone()
+    state[key][3] = float("inf")
+    parts: list[Part] = []
+    saver = saver_of(tmp_path, names, parts.append)
+    saver.stage(20, share(state, 0, 1))
+    with pytest.raises(NumericsError, match="checkpoint step-000020.g1: .*model.norm.weight holds 1 value") as error:
+        saver.wait()
+    assert ("exp_avg_sq of" in str(error.value)) == (key[0] == "exp_avg_sq") and not parts

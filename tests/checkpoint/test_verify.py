@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify, verify_sizes
-from tests.checkpoint.saving import save, tiny_model
+from tests.checkpoint.saving import make_not_finite, save, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,21 @@ def test_a_file_that_nobody_wrote_would_be_loaded_and_is_found(directory: Path) 
     (directory / "model/model.safetensors").write_bytes(b"")
     (problem,) = verify(directory).problems
     assert problem.file == "model/model.safetensors"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("label", ["lm_head.weight", "model.layers.1.mlp.experts.down_proj[5]", "exp_avg_sq of {}"])
+def test_a_tensor_that_is_not_finite_is_named_although_it_is_as_written(
+    directory: Path, label: str, value: float
+) -> None:
+    label = label.format("model.norm.weight")
+    make_not_finite(directory, label, value)
+    (problem,) = verify(directory).problems
+    assert (problem.tensor, problem.rule) == (label, "finite")
+    assert str(verify(directory)).endswith(
+        f"{label}: finite: expected no NaN and no infinity, found 1 value that is not finite (NaN or infinite)"
+    )
+    assert verify_sizes(directory).ok, "which reads no tensor"
 
 
 def test_two_steps_exchanged_are_found(directory: Path) -> None:

@@ -70,6 +70,7 @@ EXAMPLES: tuple[Message, ...] = (
     worker.ModelFound(INVENTORY, {}, None, ("2 tensors not used",), ("no separator",)),
     worker.FingerprintFound({"probes": {"adding": "same"}}),
     worker.StepDone(3, {"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
+    worker.UpdateSkipped(5, 1.5, float("inf"), "not finite: the gradient of a", 2),
     worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),
     worker.DrillAnnounced(5, "kill"),
     worker.WorkerWarning("slow storage"),

@@ -96,9 +96,7 @@ def test_oom_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str
         ("4:memory:/a\n", "memory/a/memory.limit_in_bytes", f"{2**63 - 4096}\n", psutil.virtual_memory().total),
     ],
 )
-def test_memory_is_the_groups_or_the_machines(
-    tmp_path: Path, groups: str, file: str, text: str, expected: int
-) -> None:
+def test_memory_is_the_groups_or_the_machines(tmp_path: Path, groups: str, file: str, text: str, expected: int) -> None:
     (tmp_path / "cgroup").write_text(groups)
     path = tmp_path / "fs" / file
     path.parent.mkdir(parents=True)

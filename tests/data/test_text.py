@@ -1,10 +1,12 @@
 """Documents from files: which, in which order, in which pieces."""
 
+import gzip
+import os
 import sysconfig
 from pathlib import Path
 
 import pytest
-from dougong.data.text import PIECE_BYTES, standard_library, text_files
+from dougong.data.text import BLOCK_BYTES, content_digest, standard_library, text_files
 from dougong.errors import DataError
 from tests.data.texts import tokens_of, write_files
 
@@ -21,15 +23,38 @@ def test_one_file_and_a_deep_glob(tmp_path: Path) -> None:
     assert tokens_of(text_files(f"{tmp_path}/in/**/*.txt"), tmp_path / "cache") == b"one\0two\0"
 
 
-def test_a_long_file_is_cut_into_pieces_without_loss(tmp_path: Path) -> None:
-    text = "".join(f"line {i}\n" * (i % 5) for i in range(45_000)) * 10
-    assert len(text) > 32 * PIECE_BYTES, "more than one batch of pieces"
+def test_a_long_file_comes_in_blocks_without_loss(tmp_path: Path) -> None:
+    text = "".join(f"line {i}\n" * (i % 5) for i in range(45_000))
     folder = write_files(tmp_path / "in", a=text)
     corpus = text_files(str(folder / "a.txt"))
     (document,) = corpus.documents()
-    pieces = list(document.pieces())
-    assert len(pieces) > 32 and all(piece.endswith(b"\n") for piece in pieces)
+    blocks = list(document.blocks())
+    assert len(blocks) > 2 and all(len(block) <= BLOCK_BYTES for _, block in blocks)
+    assert [start for start, _ in blocks] == [BLOCK_BYTES * number for number in range(len(blocks))]
     assert tokens_of(corpus, tmp_path / "cache") == text.encode() + b"\0"
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="\ufeffone", b="\ufefftwo", c="\ufeff")
+    corpus = text_files(f"{folder}/*.txt")
+    assert tokens_of(corpus, tmp_path / "cache") == b"one\0two\0"
+    assert next(iter(next(iter(corpus.documents())).blocks())) == (3, b"one")
+
+
+def test_a_file_of_something_else_is_refused_before_any_is_read(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="one")
+    (folder / "b.txt").write_bytes(gzip.compress(b"two"))
+    with pytest.raises(DataError, match=r"data\.text: .*b\.txt: is gzip data, not plain text; unpack it first: gunzip"):
+        text_files(f"{folder}/*.txt")
+
+
+def test_a_file_rewritten_in_the_same_instant_is_seen(tmp_path: Path) -> None:
+    file = write_files(tmp_path / "in", a="one") / "a.txt"
+    times = file.stat()
+    before = text_files(str(file)).key(), content_digest([file])
+    file.write_text("two")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert before[0] != text_files(str(file)).key() and before[1] != content_digest([file])
 
 
 def test_the_standard_library_is_sorted_sources_without_tests() -> None:

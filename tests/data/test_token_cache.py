@@ -2,14 +2,16 @@
 
 import json
 import multiprocessing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dougong.data.text import text_files
+from dougong.data.text import Block, text_files
 from dougong.data.token_cache import open_corpus
 from dougong.data.tokenizer import Bytes, open_tokenizer
 from dougong.errors import DataError
+from tests.data.made_tokenizers import add_marks, byte_level
 from tests.data.test_tokenizer import train_tokenizer
 from tests.data.texts import tokens_of, write_files
 
@@ -66,15 +68,21 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", a="good\n")
     (folder / "b.txt").write_bytes(b"fine\nba\xffd\n")
     tokenizer = open_tokenizer(str(train_tokenizer(tmp_path / "tok")))
-    with pytest.raises(DataError, match=r"b\.txt: byte 7: not UTF-8"):
+    with pytest.raises(DataError, match=r"b\.txt: byte 7: not UTF-8 .*iconv"):
         open_corpus(text_files(f"{folder}/*.txt"), tokenizer, tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", a="one")
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(DataError, match="the token cache cannot be written"):
+    with pytest.raises(DataError, match=r"cannot be written \(.*`cache: FOLDER` .* XDG_CACHE_HOME; or .*data.tokens"):
         tokens_of(text_files(str(folder / "a.txt")), tmp_path / "cache")
+
+
+def test_a_user_without_a_home_names_a_cache(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="one")
+    with pytest.raises(DataError, match=r"a\.txt: no place for the cache: .*`cache: FOLDER` in the job file"):
+        open_corpus(text_files(str(folder / "a.txt")), open_tokenizer("bytes"), None)
 
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
@@ -83,14 +91,32 @@ def test_a_file_that_goes_away(tmp_path: Path) -> None:
     (folder / "a.txt").unlink()
     with pytest.raises(DataError, match=r"a\.txt: cannot be opened \(No such file or directory\)"):
         tokens_of(corpus, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_ids_need_the_wider_type(tmp_path: Path) -> None:
     class Wide(Bytes):
-        def encode(self, pieces: list[tuple[int, bytes]]) -> np.ndarray:
-            return np.array([69999], dtype=np.int64)
+        def encode(self, blocks: Iterable[Block]) -> Iterator[np.ndarray]:
+            yield np.array([69999], dtype=np.int64)
 
     folder = write_files(tmp_path / "in", a="one")
     tokens = open_corpus(text_files(str(folder / "a.txt")), Wide(num_ids=70000), tmp_path / "cache")
     assert tokens.read(0, 2).tolist() == [69999, 0]
+
+
+def test_marks_go_around_each_document_that_is_not_empty(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="the", b="", c="nails")
+    made = add_marks(byte_level())
+    (tmp_path / "tok").mkdir()
+    made.save(str(tmp_path / "tok" / "tokenizer.json"))
+    (tmp_path / "tok" / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    tokenizer = open_tokenizer(str(tmp_path / "tok"))
+    tokens = open_corpus(text_files(f"{folder}/*.txt"), tokenizer, tmp_path / "cache")
+    assert tokens.read(0, tokens.num_tokens).tolist() == made.encode("the").ids + made.encode("nails").ids
+
+
+def test_an_id_beyond_the_model_s_vocabulary_names_text_and_tokenizer(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="one")
+    tokens = open_corpus(text_files(str(folder / "a.txt")), Bytes(), tmp_path / "cache")
+    with pytest.raises(DataError, match=r"a\.txt: token 0: id 111 of the tokenizer bytes .* to at least 256"):
+        tokens.check_all(100)

@@ -1,11 +1,13 @@
 """Tokenizers: bytes, a tokenizer.json, a Hugging Face folder, and what is none of them."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tokenizers
-from dougong.data.tokenizer import open_tokenizer
+from dougong.data.tokenizer import Tokenizer, open_tokenizer
 from dougong.errors import DataError
 from tokenizers import models, pre_tokenizers, trainers
 
@@ -27,10 +29,19 @@ def train_tokenizer(folder: Path, end: object = None) -> Path:
     return folder
 
 
+def ids_of(tokenizer: Tokenizer, *blocks: bytes, at: int = 0) -> list[int]:
+    """The ids of a document whose blocks begin at byte `at` of its file."""
+    placed = []
+    for block in blocks:
+        placed.append((at, block))
+        at += len(block)
+    return [one for ids in tokenizer.encode(placed) for one in ids.tolist()]
+
+
 def test_bytes_are_their_own_ids() -> None:
     tokenizer = open_tokenizer("bytes")
-    assert tokenizer.encode([(0, b"a\xff"), (2, b"b")]).tolist() == [97, 255, 98]
-    assert (tokenizer.num_ids, tokenizer.end) == (256, 0)
+    assert ids_of(tokenizer, b"a\xff", b"b") == [97, 255, 98]
+    assert (tokenizer.num_ids, tokenizer.start, tokenizer.end) == (256, (), 0)
 
 
 @pytest.mark.parametrize("as_file", [True, False])
@@ -38,19 +49,13 @@ def test_a_trained_tokenizer(tmp_path: Path, as_file: bool) -> None:
     folder = train_tokenizer(tmp_path / "tok", end="<end>")
     tokenizer = open_tokenizer(str(folder / "tokenizer.json" if as_file else folder))
     text = "the timbers join, 斗拱\n" * 5
-    ids = tokenizer.encode([(0, text.encode())]).tolist()
+    ids = ids_of(tokenizer, text.encode())
     assert len(ids) > 4
     model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     model.no_truncation()
     assert ids == model.encode(text, add_special_tokens=False).ids
     assert tokenizer.num_ids == model.get_vocab_size()
     assert tokenizer.end == model.token_to_id("<end>")
-
-
-@pytest.mark.parametrize("end", [None, {"content": "<end>"}, "<unknown>"])
-def test_the_end_token(tmp_path: Path, end: object) -> None:
-    tokenizer = open_tokenizer(str(train_tokenizer(tmp_path, end)))
-    assert tokenizer.end == (0 if isinstance(end, dict) else None)
 
 
 def test_a_digest_names_vocabulary_and_end(tmp_path: Path) -> None:
@@ -60,17 +65,25 @@ def test_a_digest_names_vocabulary_and_end(tmp_path: Path) -> None:
     assert plain.digest == again.digest != ended.digest
 
 
-def test_pieces_join_to_one_document(tmp_path: Path) -> None:
+def test_blocks_may_be_cut_inside_a_character(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(str(train_tokenizer(tmp_path)))
-    parts = [tokenizer.encode([(0, piece)]).tolist() for piece in (b"the\n", b"nails\n")]
-    assert tokenizer.encode([(0, b"the\n"), (4, b"nails\n")]).tolist() == parts[0] + parts[1]
+    text = "斗拱 join\n".encode()
+    for place in range(len(text)):
+        assert ids_of(tokenizer, text[:place], text[place:]) == ids_of(tokenizer, text)
 
 
-def test_bytes_that_are_not_text_have_an_offset(tmp_path: Path) -> None:
+def test_a_long_document_has_the_tokens_of_the_whole(tmp_path: Path) -> None:
+    short = replace(open_tokenizer(str(train_tokenizer(tmp_path))), piece_characters=300)
+    text = "the timbers join, 斗拱\n\n\n" * 200
+    assert ids_of(short, text.encode()) == short.model.encode(text).ids
+
+
+@pytest.mark.parametrize("blocks", [(b"good\n", b"ba\xff\n"), (b"good\nba\xff", b"\n"), (b"good\nba\xe6",)])
+def test_bytes_that_are_not_text_have_an_offset(tmp_path: Path, blocks: tuple[bytes, ...]) -> None:
     tokenizer = open_tokenizer(str(train_tokenizer(tmp_path)))
     with pytest.raises(UnicodeDecodeError) as error:
-        tokenizer.encode([(0, b"good\n"), (5, b"ba\xff\n")])
-    assert error.value.start == 7
+        ids_of(tokenizer, *blocks, at=3)
+    assert error.value.start == 10
 
 
 def test_a_folder_without_tokenizer_json_is_converted(tmp_path: Path) -> None:
@@ -81,7 +94,7 @@ def test_a_folder_without_tokenizer_json_is_converted(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     assert BertTokenizer is not None
     tokenizer = open_tokenizer(str(tmp_path))
-    assert tokenizer.encode([(0, b"join timbers")]).tolist() == [5, 6, 7]
+    assert ids_of(tokenizer, b"join timbers") == [5, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -101,3 +114,19 @@ def test_refusals(tmp_path: Path, make, message: str) -> None:
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def test_no_code_of_a_tokenizers_folder_runs_whatever_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask "Do you wish to run the custom code? [y/N]" and go by the answer."""
+    marker = tmp_path / "EXECUTED"
+    (tmp_path / "own.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).write_text('ran')\n")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(DataError, match=r"needs its own code .* dougong runs none\); save it with a tokenizer.json"):
+        open_tokenizer(str(tmp_path))
+    assert not marker.exists()
+    # With a tokenizer.json nothing else is needed.
+    train_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    assert open_tokenizer(str(tmp_path)).num_ids > 256 and not marker.exists()

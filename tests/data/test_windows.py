@@ -182,5 +182,5 @@ def test_text_by_bytes_reads_back(tmp_path: Path) -> None:
     ("data", "ids"), [({"text": "stdlib", "tokenizer": "bytes"}, 256), ({"tokens": "x.bin"}, None)]
 )
 def test_vocabulary_is_known_without_the_data(tmp_path: Path, data: dict[str, Any], ids: int | None) -> None:
-    section = make_job(tmp_path, data={"tokens": None} | data).data
-    assert vocabulary(section) == ids
+    job = make_job(tmp_path, data={"tokens": None} | data)
+    assert vocabulary(job) == ids

@@ -58,6 +58,7 @@ class OutOfMemoryError(RuntimeError):
         (own("CheckpointError", "torn"), "storage", "torn"),
         (own("DataError", "empty"), "data", "empty"),
         (own("ModelError", "no router"), "model", "no router"),
+        (own("NumericsError", "step 7: loss nan"), "numerics", "step 7: loss nan"),
     ],
 )
 def test_every_kind_of_failure_has_its_class_and_cause(failure: Failure, kind: str, cause: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dougong.errors import DeviceError, LaunchError
-from dougong.fingerprint.cache import Probing, cached, key_of, measure
+from dougong.fingerprint.cache import Probing, cached, fingerprint, key_of, measure
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
 from dougong.job.schema import Job
 from dougong.tools.fingerprint_apart import measure_apart
@@ -63,6 +63,13 @@ def test_a_damaged_file_counts_as_none(damage: object, tmp_path: Path, measured:
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, measured: Fingerprint) -> None:
     (tmp_path / "file").write_text("in the way")
     assert cached(PROBING, tmp_path / "file") == measured
+
+
+def test_the_job_names_the_place(tmp_path: Path, measured: Fingerprint) -> None:
+    probing = dataclasses.replace(PROBING, job=JOB.model_copy(update={"cache": str(tmp_path)}))
+    (tmp_path / "fingerprints").mkdir()
+    (tmp_path / "fingerprints" / f"{key_of(probing)}.json").write_text(json.dumps(measured.to_json()))
+    assert fingerprint(probing) == measured
 
 
 def test_the_key_holds_what_the_answer_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from dougong.fingerprint.judge import Verdict, judge_resume, judge_workers, record
+from dougong.fingerprint.judge import judge_resume, judge_workers, record
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
 
 
@@ -69,8 +71,7 @@ def kept(attention: Fingerprint, experts: Fingerprint) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("before", "now", "moved"),
     [
-        ({}, kept(A, A), []),
-        (kept(A, A), {}, []),
+        ({}, {}, []),
         (kept(A, B), kept(A, B), []),
         (kept(A, A), record({"b/0": A}, {"b/0": "both"}), []),
         (kept(A, B), kept(A, C), ["experts"]),
@@ -97,7 +98,47 @@ def test_a_refused_resume_says_what_differs_and_what_to_type() -> None:
     assert "-o numerics=bounded" in text
 
 
-def test_answers_to_other_questions_are_not_compared() -> None:
-    verdict = judge_resume(kept(A, A), kept(make("a", question="s"), make("x", question="s")), True)
-    assert verdict == Verdict(None, verdict.warnings)
-    assert "other probes" in verdict.warnings[0]
+OTHER_QUESTION = kept(make("a", question="s"), make("b", "2", question="s"))
+OTHER_VERSION = kept(replace(A, version=7, question="s"), replace(A, version=7, question="s"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "text"),
+    [
+        ({}, kept(A, A), "no fingerprint was taken of the checkpoint, so nothing says"),
+        (kept(A, A), {}, "no fingerprint was taken of these workers, so nothing says"),
+        (kept(A, A), OTHER_QUESTION, "by other probes (version 1 then, 1 now)"),
+        (OTHER_VERSION, kept(A, A), "by other probes (version 7 then, 1 now)"),
+    ],
+)
+def test_what_was_not_measured_alike_is_not_equal(before: dict[str, object], now: dict[str, object], text: str) -> None:
+    strict = judge_resume(before, now, True)
+    assert strict.refusal is not None and text in strict.refusal
+    assert "go on with the dougong that wrote it, or accept" in strict.refusal
+    (warning,) = judge_resume(before, now, False).warnings
+    assert text in warning and warning.endswith("go on with the dougong that wrote it")
+
+
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [
+        ({"gemm": "none", "exp": "same"}, "e/0-1: 1 probe cannot run, so nothing says which bits these kernels give: "),
+        (
+            {"gemm": "cannot run: RuntimeError: no bfloat16", "exp": "none"},
+            "gemm (RuntimeError: no bfloat16); exp (no k",
+        ),
+    ],
+)
+def test_a_probe_that_cannot_run_is_not_equal_to_itself(others: dict[str, str], text: str) -> None:
+    prints = dict.fromkeys(("e/0", "e/1"), Fingerprint(others, "r"))
+    roles = dict.fromkeys(prints, "both")
+    refusal = judge_workers(prints, roles, True).refusal or ""
+    assert text in refusal and "-o numerics=bounded" in refusal
+    bounded = judge_workers(prints, roles, False)
+    assert bounded.refusal is None and text in bounded.warnings[0]
+
+
+def test_workers_that_were_asked_otherwise_are_not_equal() -> None:
+    prints = {"e/0": A, "e/1": replace(A, question="s")}
+    refusal = judge_workers(prints, dict.fromkeys(prints, "both"), True).refusal or ""
+    assert "not given the same probes" in refusal and "e/0 | e/1" in refusal

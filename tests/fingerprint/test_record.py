@@ -66,3 +66,14 @@ def test_the_recipe_follows_what_is_asked() -> None:
 def test_unstable_probes_are_known_by_their_hash() -> None:
     assert ONE.unstable == ()
     assert dataclasses.replace(ONE, probes={"sum": UNSTABLE, "exp": "bb"}).unstable == ("sum",)
+
+
+def test_a_record_of_the_first_version_has_no_number() -> None:
+    old = {key: value for key, value in ONE.to_json().items() if key != "version"}
+    assert Fingerprint.from_json(old).version == 1
+
+
+def test_a_probe_without_bits_says_why() -> None:
+    probes = {"sum": "none", "exp": "cannot run: RuntimeError: no memory", "log": "aa"}
+    found = dataclasses.replace(ONE, probes=probes)
+    assert found.unanswered == {"sum": "no kernel", "exp": "RuntimeError: no memory"}

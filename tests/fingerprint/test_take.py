@@ -17,7 +17,7 @@ def test_a_device_answers_twice_the_same(precision: str) -> None:
     first, second = (take_fingerprint(Cpu().open(0), precisions, SHAPES, {"$A": "b"}) for _ in range(2))
     assert first == second
     assert first.unstable == ()
-    assert "none" not in first.probes.values()
+    assert first.unanswered == {}
     assert {"threads", "torch", "capability", "$A"} <= set(first.environment)
     assert len(set(first.probes.values())) == len(first.probes)
 
@@ -28,3 +28,10 @@ def test_other_shapes_give_other_hashes_of_the_job_alone() -> None:
     b = take_fingerprint(device, ("float32",), dataclasses.replace(SHAPES, rows=(1, 7)))
     assert differing_probes(a, b)
     assert all(name.startswith("job: ") for name in differing_probes(a, b))
+
+
+def test_a_probe_that_cannot_run_has_its_reason_for_an_answer() -> None:
+    none = dataclasses.replace(SHAPES, sequence=-3)  # no tensor has such a length: the library refuses it
+    found = take_fingerprint(Cpu().open(0), ("float32",), none)
+    assert any(reason.startswith("RuntimeError: ") for reason in found.unanswered.values())
+    assert len(found.unanswered) < len(found.probes)

@@ -18,11 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from dougong.accelerators.registry import get_accelerator
+from tests.families import config_values
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 STEPS = 5
-CASES = [(f, p) for f in ("qwen3_moe", "deepseek_v3", "gpt_oss") for p in ("float32", "bfloat16")]
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    f"{family} {precision}": (family, precision, {})
+    for family in ("qwen3_moe", "deepseek_v3", "gpt_oss")
+    for precision in ("float32", "bfloat16")
+}
+"""Family, precision and what else differs from the promise's jobs."""
+# The sequence-wise loss beside a bias: where they part, its counts are those of the scores alone.
+CASES["deepseek_v3 balanced"] = ("deepseek_v3", "float32", {"router": {"bias_rate": 0.01, "sequence_loss": 0.1}})
+# A weight in two places of the model: one sum a micro-batch, also in half precision.
+_TIED = {
+    "model": {"family": "gpt_oss", "config": config_values("gpt_oss", num_hidden_layers=2, tie_word_embeddings=True)}
+}
+CASES["gpt_oss tied"] = ("gpt_oss", "bfloat16", _TIED)
 
 
 def file_of(device: str) -> Path:
@@ -50,12 +63,12 @@ def compute_here(device: str) -> dict[str, Any]:
 
     accelerator = get_accelerator(device)
     opened = accelerator.open(0)
-    job = job_of(*CASES[0])
+    job = job_of("qwen3_moe", "float32")
     fingerprint = take_fingerprint(opened, shapes=shapes_of(job, inspect_model(job.model, VOCAB)))
     values = {}
-    for family, precision in CASES:
-        steps = train_alone(job_of(family, precision, steps=STEPS), opened)
-        values[f"{family} {precision}"] = {"losses": [loss for loss, _, _ in steps], "state": f"{steps[-1][2]:x}"}
+    for case, (family, precision, changes) in CASES.items():
+        steps = train_alone(job_of(family, precision, steps=STEPS, **changes), opened)
+        values[case] = {"losses": [loss for loss, _, _ in steps], "state": f"{steps[-1][2]:x}"}
     return {"class": fingerprint.kernel_class, "machine": accelerator.describe()["name"], "values": values}
 
 

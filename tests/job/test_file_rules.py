@@ -13,12 +13,13 @@ from tests.launcher.jobs import write
 
 def test_data_files(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    for name in ("texts/a.txt", "ids.bin", "corpus.bin", "corpus.idx", "half.bin", "tokenizer.json"):
+    for name in ("texts/a.txt", "ids.bin", "corpus.bin", "corpus.idx", "half.bin", "tokenizer.json", "rows.jsonl"):
         (tmp_path / name).write_text("x")
     model = "{family: qwen3_moe, config: {vocab_size: 99}}"
     here = tmp_path
     good = ["text: texts/a.txt", "text: 'texts/*.txt'", "text: '**/*.txt'", "tokens: ids.bin", "megatron: corpus",
-            "text: stdlib, tokenizer: tokenizer.json", "dataset: some/name"]  # fmt: skip
+            "text: stdlib, tokenizer: tokenizer.json", "dataset: some/name", "dataset: texts",
+            "dataset: rows.jsonl", "dataset: 'row*.jsonl'"]  # fmt: skip
     for data in good:
         load_job(write(tmp_path, model=model, data=f"{{{data}}}"))
     bad = {
@@ -32,6 +33,13 @@ def test_data_files(tmp_path: Path) -> None:
         "megatron: corpus.bin": f"data.megatron: there is no file {here}/corpus.bin.bin and no file "
         f"{here}/corpus.bin.idx; "
         "give the path without .bin",
+        "dataset: none.jsonl": f"data.dataset: no file is called {here}/none.jsonl or matches it as a glob; check the "
+        "path",
+        "dataset: 'none/*'": f"data.dataset: no file is called {here}/none/* or matches it as a glob; check the path",
+        "dataset: ./none": "data.dataset: ./none is no folder on this machine; check the path, or give a name on the "
+        "hub",
+        f"dataset: {here}/texts/a.txt": f"data.dataset: {here}/texts/a.txt is no folder on this machine; a plain text "
+        "file goes into data.text, token ids into data.tokens",
         "text: stdlib, tokenizer: gpt2": f"data.tokenizer: there is no {here}/gpt2; give `bytes`, a "
         f"tokenizer.json, or a "
         "Hugging Face folder",

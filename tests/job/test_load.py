@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dougong.errors import JobError
-from dougong.job.load import load_job
+from dougong.errors import DataError, JobError, ModelError
+from dougong.job.load import load_job, placed
 from dougong.job.optimizers.adamw import AdamW
 from dougong.job.schema import Batch, Checkpoint, Drill, Fault, Island, Job, Schedule, Validation
 from dougong.job.yaml_scalars import write_flow
@@ -50,6 +50,17 @@ def test_an_unknown_key_is_told_with_its_place(tmp_path: Path) -> None:
     assert "job.yaml:19:36: islands.0.worker: unknown key; did you mean 'workers'?" in lines
 
 
+def test_what_is_found_later_is_placed_as_well(tmp_path: Path) -> None:
+    resolved = load_job(write(tmp_path), ["steps=20"])
+    place = f"{tmp_path}/job.yaml:2:17"
+    with pytest.raises(ModelError, match=f"^{place}: model.family: cannot be built$"), placed(resolved):
+        raise ModelError("model.family: cannot be built")
+    with pytest.raises(JobError, match="^-o steps=20: steps: too many$"), placed(resolved):
+        raise JobError("steps: too many")
+    with pytest.raises(DataError, match=r"^tokens.bin: cut short$"), placed(resolved):
+        raise DataError("tokens.bin: cut short")
+
+
 def test_every_mistake_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path, model="{famly: a, config: {num_experts: yes}}", batch="{lanes: 1, lanes: '2'}", steps="0",
@@ -61,14 +72,14 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "job.yaml:2:41: model.config.num_experts: yes, no, on and off are text in YAML 1.2; write true or false, or "
         "put it in quotes",
         "job.yaml:4:19: batch.lanes: given twice, first on line 4; keep one",
-        "job.yaml:5:8: steps: must be greater than 0 (got 0): steps to train; the learning rate's decay ends there",
+        "job.yaml:5:8: steps: must be greater than 0 (got 0): steps to train",
         "job.yaml:6:37: islands.0.accelerator: must be 'cpu', 'cuda' or 'npu' (got 'gpu'); did you mean 'cuda'?",
         "job.yaml:6:43: islands.1.accelerator: missing; add `accelerator: ...`, kind of device: `cpu`, "
         "`cuda`, `npu`, or what an installed package adds",
         "job.yaml:7:29: schedule.nam: unknown key; did you mean 'name'?",
         "job.yaml:8:7: seed: must be a whole number (got 1.5): of every random stream: weights, data, dropout",
-        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, deadlines (got null); remove the key "
-        "to get the default",
+        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, non_finite, max_skips, deadlines "
+        "(got null); remove the key to get the default",
         "job.yaml:10:25: checkpoint.kept: unknown key; did you mean 'keep'?",
     ]
 
@@ -151,6 +162,13 @@ def test_paths_count_from_the_file_and_those_of_overrides_from_here(
     glob = load_job(write(job_folder, data="{text: '[ab].txt'}"))
     assert glob.job.data.text == str(tmp_path / "jobs [[]1]" / "[ab].txt")
     assert load_job(write(job_folder, data=f"{{text: {here}/a.txt}}")).job.data.text == f"{here}/a.txt"
+
+
+def test_the_cache_counts_from_the_file_too(tmp_path: Path) -> None:
+    path = write(tmp_path, cache="scratch")
+    assert load_job(path).job.cache == str(tmp_path / "scratch")
+    assert load_job(path, ["cache=/fast"]).job.cache == "/fast"
+    assert load_job(path, ["cache=null"]).job.cache is None
 
 
 def test_names_are_not_taken_for_paths(tmp_path: Path) -> None:

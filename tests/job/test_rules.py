@@ -31,6 +31,10 @@ from tests.launcher.jobs import write
         ({"schedule": "{name: constant, final_fraction: 0.5}"}, "schedule.final_fraction: a constant schedule "
          "has no decay "
          "to a fraction; leave it out, or use name: cosine or linear"),
+        ({"schedule": "{name: constant, decay_steps: 5}"}, "schedule.decay_steps: a constant schedule has no decay; leave "
+         "it out, or use name: cosine or linear"),
+        ({"schedule": "{warmup_steps: 6, decay_steps: 5}"}, "schedule.decay_steps: the decay ends at step 5, within 6 "
+         "steps of warm-up; raise it, or lower schedule.warmup_steps"),
         ({"combine": "at_experts"}, "combine: at_experts adds a token's outputs worker by worker, so that bits depend "
          "on the layout; add `determinism: run`, or leave it at at_attention"),
     ],
@@ -49,6 +53,9 @@ def test_what_clashes_is_said_with_its_knob(tmp_path: Path, changes: dict[str, s
         {"model": "{family: llama4, config: {}}"},
         {"schedule": "{name: constant}"},
         {"schedule": "{name: constant, final_fraction: 1.0}"},
+        {"schedule": "{warmup_steps: 6, decay_steps: 6}"},
+        {"schedule": "{decay_steps: 7}"},
+        {"schedule": "{decay_steps: 700}"},
         {"drill": "[{at_step: 10, kill: east/1}, {at_step: 10, kill: east/0}]"},
         {"precision": "bfloat16"},
     ],

@@ -135,7 +135,7 @@ def test_stop_waits_for_the_end(run_dir: RunDir) -> None:
     controller = Controller(run_dir, end)
     run_dir.write_status(RUNNING)
     assert stop(run_dir, now=True, timeout_s=10) == STOPPED
-    assert controller.requests == [StopRun(now=True)]
+    assert controller.requests == [Ping(), StopRun(now=True)]
     controller.server.close()
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from dougong.checkpoint.verify import verify
+from dougong.job.load import load_job
+from tests.launcher.jobs import write
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
 
@@ -234,7 +236,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     second = dougong("resume", str(run.path))
     assert second.returncode == 1
     assert "is alive" in second.stderr
-    again = dougong("run", str(run.path.with_suffix(".yaml")), "--no-ray", "--run-dir", str(run.path))
+    again = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
     assert again.returncode == 1
     assert f"dougong resume {run.path}" in again.stderr
     stopped = dougong("stop", str(run.path))
@@ -265,6 +267,8 @@ def test_a_resume_with_other_arithmetic_is_refused_and_with_other_workers_is_not
     assert "step 20 of 20 is done already" in run.text()
     run.start("resume", "-o", "steps=30", "-o", "islands.0.workers=3")
     assert run.finish() == 0, run.text()
+    kept = load_job(run.run_dir.job_file).job
+    assert (kept.steps, kept.schedule.decay_steps) == (30, 20) and not run.events("warning")
     assert len(json.loads(run.run_dir.plan_file.read_text())["workers"]) == 3
     assert [row["generation"] for row in run.run_dir.read_metrics()] == [1] * 20 + [2] * 10
 
@@ -276,8 +280,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[3] ^= 1
     file.write_bytes(data)
-    run.start("resume", "-o", "steps=25")
+    run.start("resume", "-o", "steps=25", "-o", "schedule.decay_steps=25")
     assert run.finish() == 0, run.text()
+    (bent,) = [e["text"] for e in run.events("warning") if "bends" in e["text"]]
+    assert bent.endswith("(schedule.decay_steps: 20 then, 25 now)") and "would have had 3e-05" in bent
     (rejected,) = run.events("checkpoint_rejected")[:1]
     assert rejected["directory"] == "step-000020"
     assert "toy-1.json" in rejected["reason"]

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
 from dougong.deadlines import DEADLINES
-from dougong.errors import LaunchError
+from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, StorageError
+from dougong.job.load import load_job
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
-from dougong.launcher.run import refuse_if_alive, signals_into, take_over
+from dougong.launcher.run import (
+    Options,
+    ResumeRequest,
+    refuse_if_alive,
+    resume_run,
+    signals_into,
+    start_run,
+    take_over,
+)
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, DrillFired, GenerationStarted
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointsSetAside,
+    DrillFired,
+    FirstStep,
+    GenerationStarted,
+    RunCreated,
+)
+from dougong.records.run_lock import take_lock
 from dougong.records.status import ControllerAddress
+from tests.launcher.toyrun import toy_job
+from tests.storage import REFUSED, read_only
+
+QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.3, poll_every_s=0.02)
 
 
 @pytest.fixture
@@ -43,7 +67,37 @@ def test_a_resume_takes_over_generation_checkpoint_and_drills(run_dir: RunDir) -
         DrillFired(generation=2, worker="east/1", step=7, action="kill"),
     ):
         run_dir.append_event(event)
-    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({(7, "east/1")}))
+    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({(7, "east/1")}), has_committed=True)
+
+
+@pytest.mark.parametrize(("chosen", "step"), [(None, 20), (10, 10), (0, 0)])
+def test_a_resume_goes_on_from_the_checkpoint_that_is_asked_for(run_dir: RunDir, chosen: int | None, step: int) -> None:
+    for name in ("step-000010", "step-000020", "step-000020.g2"):
+        (run_dir.checkpoints / name).mkdir()
+    found = take_over(run_dir, chosen)
+    assert (found.step, found.chosen, found.has_committed) == (step, chosen, True)
+    with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint of step 15; there are: 10, 20$"):
+        take_over(run_dir, 15)
+
+
+def test_checkpoints_that_were_set_aside_count_no_more(run_dir: RunDir) -> None:
+    def aside(step: int) -> CheckpointsSetAside:
+        return CheckpointsSetAside(generation=1, step=step, names=("step-000020",), folder="set-aside/1")
+
+    for event in (committed(10), committed(20), aside(10)):
+        run_dir.append_event(event)
+    assert take_over(run_dir).has_committed  # that of step 10, wherever it is now
+    run_dir.append_event(aside(0))
+    assert take_over(run_dir) == ResumePoint(2)
+
+
+def test_equal_bits_are_due_since_the_last_change_with_which_something_was_computed(run_dir: RunDir) -> None:
+    sittings: list[tuple[int, tuple[str, ...]]] = [(1, ()), (2, ("numerics",)), (3, ())]
+    for generation, changed in sittings:
+        run_dir.append_event(RunCreated(generation=generation, job="toy", changed=changed))
+        run_dir.append_event(FirstStep(generation=generation, step=1))
+    run_dir.append_event(RunCreated(generation=4, job="toy", changed=("numerics",)))  # and was refused
+    assert take_over(run_dir).same_since == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -68,3 +122,74 @@ def test_a_run_that_answers_is_alive(run_dir: RunDir) -> None:
         refuse_if_alive(run_dir)
     server.close()
     refuse_if_alive(run_dir)
+
+
+def test_a_controller_that_is_stopped_is_not_dead(run_dir: RunDir) -> None:
+    """It would go on later, beside the one that had taken its place."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, take_lock(run_dir.path):
+        host, port = silent.getsockname()
+        machine = socket.gethostname()
+        run_dir.write_controller(ControllerAddress(host=host, port=port, pid=77, token="secret", machine=machine))
+        with pytest.raises(LaunchError, match=r"is alive \(.*77.*does not answer.*`kill -9 77` ends it"):
+            refuse_if_alive(run_dir, deadlines=QUICK)
+    refuse_if_alive(run_dir, deadlines=QUICK)  # the lock has gone with its process
+
+
+def test_a_controller_that_cannot_be_reached_is_replaced_only_by_a_persons_word(run_dir: RunDir) -> None:
+    address = ControllerAddress(host="127.0.0.1", port=1, pid=77, token="secret", machine="another-machine")
+    run_dir.write_controller(address)
+    with pytest.raises(LaunchError, match="may be alive: controller process 77 on another-machine .*--take-over"):
+        refuse_if_alive(run_dir, deadlines=QUICK)
+    refuse_if_alive(run_dir, takes_over=True, deadlines=QUICK)
+
+
+def resumable(run_dir: RunDir, **changes: Any) -> str:
+    """A run that has come to step 10; what its job.yaml says."""
+    run_dir.write_job(yaml.safe_dump(toy_job(**changes)))
+    (run_dir.checkpoints / "step-000010").mkdir()
+    run_dir.append_event(committed(10))
+    return run_dir.read_job()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "request_", "error", "words"),
+    [
+        (["seed=7"], ResumeRequest(), JobError, "seed: 0 then, 7 now"),
+        (["steps=10"], ResumeRequest(), JobError, r"step 10 of 10 is done already.*`--step N` \(there are: 10\)"),
+        ([], ResumeRequest(step=5), CheckpointError, "no checkpoint of step 5; there are: 10"),
+        (["islands.0.node=nowhere"], ResumeRequest(), LaunchError, "pinned to node 'nowhere'"),
+        (["islands.0.workers=64"], ResumeRequest(), JobError, "lanes"),
+    ],
+)
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
+    run_dir: RunDir, overrides: list[str], request_: ResumeRequest, error: type[DougongError], words: str
+) -> None:
+    before = resumable(run_dir)
+    with pytest.raises(error, match=words):
+        resume_run(run_dir.path, overrides, Options(ray=False), request_)
+    assert run_dir.read_job() == before
+    assert [path.name for path in run_dir.checkpoints.iterdir()] == ["step-000010"]
+    with take_lock(run_dir.path):
+        pass  # and whoever is right may come next
+
+
+def test_two_resumes_at_once_are_not_two_controllers(run_dir: RunDir) -> None:
+    resumable(run_dir)
+    with take_lock(run_dir.path), pytest.raises(LaunchError, match=rf"is alive \(controller process {os.getpid()} on"):
+        resume_run(run_dir.path, [], Options(ray=False))
+
+
+def test_a_job_that_another_release_has_written_is_told_as_such(run_dir: RunDir) -> None:
+    resumable(run_dir, gravity=9.81)
+    with pytest.raises(JobError, match=r"gravity: unknown key(.|\n)*go on with the release of dougong that wrote it"):
+        resume_run(run_dir.path, [], Options(ray=False))
+
+
+def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
+    folder, job = tmp_path / "readonly", tmp_path / "job.yaml"
+    folder.mkdir()
+    job.write_text(yaml.safe_dump(toy_job()))
+    with read_only(folder):
+        for path in (folder, folder / "new"):
+            with pytest.raises(StorageError, match=rf"{REFUSED}; .*pass another"):
+                start_run(load_job(job), path, Options(ray=False))

@@ -54,6 +54,18 @@ def test_a_family_that_transformers_knows_is_loaded_without_the_folders_code(
     assert not marker.exists() and "auto_map" not in config.to_json_string()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"_attn_implementation": "owner/kernel"}, {"text_config": {"attn_implementation": "owner/kernel@main"}}],
+)
+def test_a_folder_that_asks_for_a_kernel_from_elsewhere_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    """transformers fetches and runs it wherever the package `kernels` is installed."""
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    change_config(tmp_path, **asked)
+    with pytest.raises(ModelError, match="asks for code from elsewhere .*attn_implementation: owner/kernel"):
+        load_config(Model(path=str(tmp_path)), None)
+
+
 @pytest.mark.parametrize("key", ["auto_map", "trust_remote_code"])
 def test_a_job_cannot_ask_for_code_either(key: str, tmp_path: Path) -> None:
     tiny_config("qwen3_moe").save_pretrained(tmp_path)

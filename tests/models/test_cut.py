@@ -13,7 +13,6 @@ from dougong.models.cut import cut
 from dougong.models.sites import Site, find_sites
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import Flight, Forward
-from dougong.parallel.segments.tape import leaf_node
 from tests.families import config_values
 from tests.jobs import VOCAB
 from torch import Tensor, nn
@@ -51,7 +50,7 @@ def test_a_call_pauses_with_tokens_flat_and_the_answer_returns_in_the_callers_sh
     _, sites, _ = cut_model()
     hidden, weights = torch.randn(2, 3, 64), torch.rand(2, 3, 2)
     index = torch.randint(8, (2, 3, 2))
-    flight = Flight(Forward(lambda: sites[2].module(hidden, index, weights, **rest)), frozenset(), True)
+    flight = Flight(Forward(lambda: sites[2].module(hidden, index, weights, **rest)), True)
     flight.start()
     call = flight.calls[-1]
     assert call.site == 2 and torch.equal(call.hidden, hidden.view(6, 64))
@@ -65,13 +64,7 @@ def test_a_call_pauses_with_tokens_flat_and_the_answer_returns_in_the_callers_sh
 def test_the_description_says_what_the_executor_must_know(family: str, identity: bool) -> None:
     _, sites, described = cut_model(family)
     assert described.names == tuple(s.name for s in sites)
-    assert (described.num_experts, described.has_identity, described.shared_leaves) == (8, identity, frozenset())
-
-
-def test_tied_weights_are_named_as_leaves_with_several_gradients() -> None:
-    model, _, described = cut_model(tie_word_embeddings=True)
-    embedding = model.get_input_embeddings().weight  # type: ignore[operator]
-    assert described.shared_leaves == {leaf_node(embedding)}
+    assert (described.num_experts, described.has_identity) == (8, identity)
 
 
 def test_nothing_but_the_experts_call_and_the_rule_for_ties_around_it_is_replaced() -> None:
@@ -83,7 +76,7 @@ def test_nothing_but_the_experts_call_and_the_rule_for_ties_around_it_is_replace
 
 def test_without_gradients_the_answer_is_no_leaf_of_a_graph() -> None:
     _, sites, _ = cut_model()
-    flight = Flight(Forward(lambda: sites[0].module(HIDDEN, INDEX, WEIGHTS)), frozenset(), False)
+    flight = Flight(Forward(lambda: sites[0].module(HIDDEN, INDEX, WEIGHTS)), False)
     flight.start()
     flight.resume(torch.ones(6, 64))
     result: Tensor | None = flight.loss

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from dougong.errors import ModelError
-from dougong.models.folder import INDEX, SINGLE, check_folder, is_scale, read_json, stored_tensors
+from dougong.models.folder import INDEX, SINGLE, check_folder, is_scale, problems, read_json, stored_tensors
 from safetensors.torch import save_file
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -110,6 +110,14 @@ def test_an_incomplete_folder_is_refused_by_file_and_reason(
     spoil(folder)
     with pytest.raises(ModelError, match=re.escape(message)):
         check_folder(folder)
+    assert len(problems(folder)) == 1
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    (one_file(tmp_path) / SINGLE).write_text("")
+    (tmp_path / "config.json").write_text("")
+    found = [re.search(r"(\S+): is empty", text) for text in problems(tmp_path)]
+    assert [Path(match[1]).name for match in found if match] == ["config.json", SINGLE]
 
 
 def test_more_bytes_than_the_header_knows_are_refused(tmp_path: Path) -> None:
@@ -151,8 +159,12 @@ def test_quantised_values_are_refused_by_file_tensor_and_dtype(
     assert SINGLE in str(refused.value) and "dequantise the weights first" in str(refused.value)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("a.scale", True), ("k_scale", True), ("w.absmax", True),
-                                             ("a.weight", False), ("scaled.weight", False), ("rescale", False)])  # fmt: skip
+NAMES = {
+    "a.scale": True, "k_scale": True, "w.absmax": True, "a.weight": False, "scaled.weight": False, "rescale": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "scale"), NAMES.items())
 def test_a_scale_is_known_by_its_last_word(name: str, scale: bool) -> None:
     assert is_scale(name) == scale
 
@@ -169,6 +181,7 @@ def test_json_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
 
 
 def test_a_look_at_a_folder_loads_no_torch() -> None:
-    code = "import sys, dougong.models.folder; print(sorted({'torch', 'safetensors', 'transformers'} & set(sys.modules)))"
+    heavy = {"torch", "safetensors", "transformers"}
+    code = f"import sys, dougong.models.folder; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ INDEXER = [f"model.layers.{i}.self_attn.indexer.{name}" for i in (0, 1) for name
         # Layers behind the last one: never `model.layers.*`, which would speak of all.
         ([f"model.layers.2.{name}" for name in LAYER], "model.layers.2.*"),
         ([f"model.layers.{i}.{name}" for i in (2, 3) for name in LAYER], "model.layers.2.*, model.layers.3.*"),
-        ([f"model.layers.{i}.mlp.experts.{e}.scale" for i in (0, 1) for e in (0, 1)], "model.layers.*.mlp.experts.*.scale"),
+        ([f"model.layers.{i}.mlp.experts.0.scale" for i in (0, 1)], "model.layers.*.mlp.experts.*.scale"),
         (["other.weight"], "other.*"),
         (["lm_head.bias"], "lm_head.bias"),
         ([f"extra{i}.w" for i in range(8)], "extra0.*, extra1.*, extra2.*, extra3.*, extra4.*, extra5.* and 2 more"),

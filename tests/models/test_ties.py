@@ -61,7 +61,7 @@ def test_a_tied_router_takes_the_lowest_experts(precision: str) -> None:
     rig = make_rig(make_job(precision=precision))
     tie_the_router(rig.replica.model)
     ids = tokens(rig.job, 1, 0, 0)
-    flight = Flight(Forward(lambda: rig.replica.model(input_ids=ids, labels=ids).loss), frozenset(), False)
+    flight = Flight(Forward(lambda: rig.replica.model(input_ids=ids, labels=ids).loss), False)
     flight.start()
     assert flight.calls[-1].index.unique(dim=0).tolist() == [[0, 1]]
     assert torch.topk(torch.zeros(1, 8), 2)[1].tolist() != [[0, 1]], "outside of the model topk is torch's"

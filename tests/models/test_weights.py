@@ -118,3 +118,24 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     tiny_config("qwen3_moe").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="holds neither model.safetensors.index.json nor model.safetensors"):
         opened(tmp_path)
+
+
+EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float32, float("nan")), (torch.bfloat16, float("inf")), (torch.float64, 1e300)]
+)
+def test_a_tensor_that_is_not_finite_is_refused_by_name(tmp_path: Path, dtype: torch.dtype, value: float) -> None:
+    """Also one that float32 cannot hold."""
+    saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors[EXPERT] = tensors[EXPERT].to(dtype)
+    tensors[EXPERT][0, 2] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    folder = opened(tmp_path)
+    folder.read("model.layers.1.mlp.experts.down_proj[2]")
+    with pytest.raises(ModelError, match="is not finite .* in 1 of its values, the first at .0, 2.: ") as error:
+        folder.read("model.layers.1.mlp.experts.down_proj[3]")
+    assert EXPERT in str(error.value) and str(file) in str(error.value)

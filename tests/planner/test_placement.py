@@ -90,6 +90,19 @@ def test_a_version_skew_is_refused_with_a_table() -> None:
     assert lines[3].split() == ["beta", "(west)", "3.11.7", "2.12.1"]
 
 
+def test_the_launching_machine_is_one_of_those_that_must_agree() -> None:
+    here = {"python": "3.11.7", "torch": "2.13.0+cpu"}
+    check_agents({"east": hello("alpha"), "west": hello("beta")}, "/run", here)  # another build of one release
+    with pytest.raises(LaunchError) as caught:
+        check_agents({"east": hello("alpha", torch="2.12.1")}, "/run", here)
+    lines = str(caught.value).splitlines()
+    assert "differ in torch;" in lines[0]
+    assert lines[2].split() == ["this", "machine", "(dougong", "run)", "3.11.7", "2.13.0+cpu"]
+    assert lines[3].split() == ["alpha", "(east)", "3.11.7", "2.12.1"]
+    with pytest.raises(LaunchError, match="differ in transformers;"):  # a package that one side lacks
+        check_agents({"east": hello("alpha")}, "/run", {**here, "transformers": "5.23.0"})
+
+
 def test_a_node_that_does_not_see_the_run_directory_is_refused() -> None:
     with pytest.raises(LaunchError, match="/run is not to be seen on beta"):
         check_agents({"east": hello("alpha"), "west": hello("beta", sees=False)}, "/run")

@@ -8,7 +8,7 @@ import pytest
 from dougong.errors import JobError
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, sections_of
-from dougong.planner.resume import changeable_keys, changes, check_resume, identity, may_change
+from dougong.planner.resume import changeable_keys, changes, changes_of_bits, check_resume, identity, may_change
 from tests.launcher.toyrun import toy_job
 
 VALIDATION = {"fraction": 0.1, "every": 10, "batches": 2}
@@ -41,6 +41,20 @@ ISLAND = {"name": "elsewhere", "accelerator": "cuda", "workers": 3, "threads": 5
 )
 def test_what_may_change(change: dict[str, Any]) -> None:
     check_resume(BEFORE, job_of(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        ({}, ()),
+        ({"steps": 1000, "job": "renamed", "pipeline": "serial", "checkpoint": {"every": 7, "keep": 5}}, ()),
+        ({"islands": [{"name": "a", "accelerator": "cpu"}, {"name": "b", "accelerator": "cpu"}]}, ()),
+        ({"islands": [ISLAND]}, ("islands.accelerator", "islands.threads")),
+        ({"numerics": "bounded"}, ("numerics",)),
+    ],
+)
+def test_what_a_resume_changes_that_may_change_bits(change: dict[str, Any], keys: tuple[str, ...]) -> None:
+    assert changes_of_bits(BEFORE, job_of(**change)) == keys
 
 
 @pytest.mark.parametrize(

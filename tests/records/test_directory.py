@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, RecordError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
 from dougong.records.events import WarningRaised, WorkerDied
@@ -236,6 +236,16 @@ def test_a_file_that_cannot_be_replaced_says_so_and_leaves_nothing_behind(tmp_pa
     with pytest.raises(LaunchError, match=r"report\.html: cannot be written: Is a directory"):
         run.write_report("page")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_rows_come_one_by_one_too(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    run.append_metrics({"attempt": 1, "step": 1, "loss": float("nan")})
+    (row,) = run.stream_metrics()
+    assert row["step"] == 1 and math.isnan(row["loss"])
+    run.metrics_file.write_text('{"attempt": 1}\n')
+    with pytest.raises(RecordError, match="metrics.jsonl:1: not a row of a step"):
+        list(run.stream_metrics())
 
 
 def test_the_present_history(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
     RunEnded,
+    StepSkipped,
     WarningRaised,
     from_json,
     to_json,
@@ -40,6 +41,7 @@ def test_a_line_has_the_names_that_readers_know() -> None:
         GenerationStarted(generation=2, workers=("east/0", "east/1"), resume="step-000005", step=5),
         FailureDiagnosed(generation=1, worker="east/1", failure="hang", cause="silent", followed_by=("east/0",)),
         RunEnded(kind="finished", generation=1, step=20),
+        StepSkipped(generation=1, step=7, loss=2.5, grad_norm=math.inf, where="the gradient of a", in_a_row=2),
     ],
 )
 def test_an_event_comes_back_from_its_line(event: RunCreated, tmp_path: Path) -> None:

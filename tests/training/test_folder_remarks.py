@@ -94,6 +94,16 @@ def test_a_tensor_of_another_model_or_a_quantised_one_is_refused_before_the_run(
         told(tmp_path)
 
 
+def test_small_files_are_looked_at_before_the_run(tmp_path: Path) -> None:
+    small_folder(tmp_path)
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate((64 << 20) + 1)  # takes no room on the disk
+    assert "huge.json does not go into checkpoints: it has more than 64 MiB" in told(tmp_path).notes[0]
+    (tmp_path / "generation_config.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ModelError, match=r"generation_config.json: is a git-lfs pointer.*git lfs pull"):
+        told(tmp_path)
+
+
 def test_an_incomplete_folder_is_found_by_plan_before_the_data_is_looked_at(tmp_path: Path) -> None:
     (small_folder(tmp_path) / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ModelError, match="model.safetensors: is a git-lfs pointer"):

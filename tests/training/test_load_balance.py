@@ -23,32 +23,104 @@ from torch import Tensor
 WIDE = {"lanes": 3, "microbatches": 2, "microbatch_size": 2}
 
 
-def test_the_sequence_loss_is_the_papers() -> None:
-    """DeepSeek-V3, equations 17 to 20, written out sequence by sequence, expert by expert."""
-    num_sequences, length, num_experts, choices = 3, 5, 4, 2
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.rand(num_sequences * length, num_experts, generator=generator, dtype=torch.float64)
-    scores /= scores.sum(-1, keepdim=True)
-    index = torch.rand(num_sequences * length, num_experts, generator=generator).topk(choices).indices
+def scores_of(num_tokens: int, num_experts: int, seed: int = 1) -> Tensor:
+    """As a sigmoid makes them: a token's do not add up to one."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num_tokens, num_experts, generator=generator, dtype=torch.float64)
+
+
+def sequence_loss_by_hand(scores: list[list[float]], num_choices: int, num_sequences: int) -> float:
+    """DeepSeek-V3, equations 17 to 20, written out sequence by sequence, expert by expert, token by token."""
+    length, num_experts = len(scores) // num_sequences, len(scores[0])
     total = 0.0
     for sequence in range(num_sequences):
-        own = range(sequence * length, (sequence + 1) * length)
-        for expert in range(num_experts):
-            f = num_experts / (choices * length) * sum(expert in index[t].tolist() for t in own)
-            total += f * sum(float(scores[t, expert]) for t in own) / length
-    assert float(sequence_loss(scores, index, num_sequences)) == pytest.approx(total / num_sequences, rel=1e-12)
-    even = torch.full((6, 3), 1 / 3, dtype=torch.float64)
-    assert float(sequence_loss(even, torch.tensor([[0], [1], [2]] * 2), 2)) == pytest.approx(1.0)
-    none = torch.tensor([[0, -1], [3, 1], [2, -1]] * 2)  # -1 and 3 are no experts: nothing spills into a neighbour
-    assert float(sequence_loss(even, none, 2)) == pytest.approx(0.5)
+        tokens = range(sequence * length, (sequence + 1) * length)
+        for i in range(num_experts):
+            chosen = 0
+            for t in tokens:
+                order = sorted(range(num_experts), key=lambda j, t=t: (-scores[t][j], j))  # type: ignore[misc]
+                chosen += i in order[:num_choices]  # equation 18: of the scores, and no bias
+            f = num_experts / (num_choices * length) * chosen
+            p = sum(scores[t][i] / sum(scores[t]) for t in tokens) / length  # equations 19 and 20
+            total += f * p  # equation 17
+    return total / num_sequences
+
+
+@pytest.mark.parametrize(("num_sequences", "num_choices"), [(3, 2), (1, 1), (5, 4)])
+def test_the_sequence_loss_is_the_papers(num_sequences: int, num_choices: int) -> None:
+    scores = scores_of(num_sequences * 5, 4)
+    by_hand = sequence_loss_by_hand(scores.tolist(), num_choices, num_sequences)
+    assert float(sequence_loss(scores, num_choices, num_sequences)) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_the_sequence_loss_is_one_where_even_and_takes_the_lower_index_of_equals() -> None:
+    turns = torch.eye(3, dtype=torch.float64).repeat(2, 1) + 1.0
+    assert float(sequence_loss(turns, 1, 2)) == pytest.approx(1.0)
+    equal = torch.ones(4, 3, dtype=torch.float64)
+    assert float(sequence_loss(equal, 1, 2)) == pytest.approx(1.0)
+    tilted = equal * torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64)
+    assert float(sequence_loss(tilted, 1, 2)) == pytest.approx(3 * 0.4), "all tokens to the first expert"
+
+
+def test_only_the_scores_of_the_sequence_loss_have_a_gradient() -> None:
+    """f_i is a count: the gradient is that of sum_i f_i P_i with fixed f."""
+    scores = scores_of(6, 4).requires_grad_()
+    sequence_loss(scores, 2, 2).backward()
+    twin = scores.detach().clone().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for part in twin.chunk(2):
+        f = torch.zeros(4, dtype=torch.float64)
+        for row in part.detach():
+            f[row.argsort(descending=True)[:2]] += 4 / (2 * 3)
+        total = total + (f * (part / part.sum(1, keepdim=True)).mean(0)).sum() / 2
+    total.backward()
+    torch.testing.assert_close(scores.grad, twin.grad, rtol=1e-12, atol=0)
+
+
+def global_loss_by_hand(scores: list[list[float]], counts: list[int]) -> float:
+    """Qwen, N_E sum f_i p_i: f_i the frequency with which expert i was chosen, p_i its mean normalised score."""
+    total = 0.0
+    for i, count in enumerate(counts):
+        p = sum(row[i] / sum(row) for row in scores) / len(scores)
+        total += count / sum(counts) * p
+    return len(counts) * total
 
 
 def test_the_global_loss_is_the_papers() -> None:
-    scores = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64, requires_grad=True)
-    loss = global_loss(scores, torch.tensor([30, 10, 0]))
-    assert float(loss.detach()) == pytest.approx(3 * (0.75 * 0.4 + 0.25 * 0.15 + 0.0))
-    loss.backward()
-    assert torch.allclose(scores.grad, torch.tensor([[0.75, 0.25, 0.0]] * 2, dtype=torch.float64) * 3 / 2)
+    scores = scores_of(7, 3, seed=2)
+    for counts in ([30, 10, 0], [1, 1, 1], [0, 0, 9]):
+        by_hand = global_loss_by_hand(scores.tolist(), counts)
+        assert float(global_loss(scores, torch.tensor(counts))) == pytest.approx(by_hand, rel=1e-12)
+    assert float(global_loss(scores, torch.tensor([5, 5, 5]))) == pytest.approx(1.0)
+    softmax = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64)
+    loss = global_loss(softmax, torch.tensor([30, 10, 0]))
+    assert float(loss) == pytest.approx(3 * (0.75 * 0.4 + 0.25 * 0.15 + 0.0))
+
+
+def bias_steps_by_hand(counts: list[int], rate: float, target: float | None, num_choices: int) -> list[float]:
+    """DeepSeek-V3 (2.1.2): raised by the rate where expert i is below the mean, lowered where above. LongCat-Flash:
+    rate * (K_e / K / N - T_i / (K T_all)), where K T_all is the number of all slots."""
+    *computing, idle = counts
+    steps = []
+    for count in computing:
+        mean = sum(computing) / len(computing)
+        if target is None:
+            steps.append(rate * ((count < mean) - (count > mean)))
+        else:
+            steps.append(rate * (target / num_choices / len(computing) - count / (sum(computing) + idle)))
+    return steps
+
+
+@pytest.mark.parametrize("target", [None, 1.5])
+def test_the_steps_of_a_bias_are_the_papers(target: float | None) -> None:
+    generator = torch.Generator().manual_seed(3)
+    settings = Router(bias_rate=1e-3, computing_choices=target)
+    for _ in range(20):
+        counts = torch.randint(0, 9, (6,), generator=generator)
+        if target is None:
+            counts[-1] = 0
+        by_hand = bias_steps_by_hand(counts.tolist(), 1e-3, target, 2)
+        assert bias_steps(counts, 5, settings, 2).tolist() == pytest.approx(by_hand, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +149,10 @@ def test_a_row_tells_of_the_busiest_expert() -> None:
     assert Load(load.counts, 0.25).row(whole=False)["balance_loss"] == 0.25
 
 
+BIAS, LARGE_BIAS = "e_score_correction_bias", 10.0
+"""Where there is one, every token goes to the first expert: the choice is then not that of the scores."""
+
+
 class Plain:
     """The whole model by the engine, its routers watched by hooks of our own."""
 
@@ -85,7 +161,9 @@ class Plain:
         self.seen: dict[str, tuple[Tensor, Tensor]] = {}
         self.sites = [s.name.rpartition(".")[0] for s in find_sites(self.model)]
         for name in self.sites:
-            gate = self.model.get_submodule(f"{name}.gate")
+            gate: Any = self.model.get_submodule(f"{name}.gate")
+            if hasattr(gate, BIAS):
+                getattr(gate, BIAS)[0] = LARGE_BIAS
             gate.register_forward_hook(functools.partial(self._keep, name))
 
     def _keep(self, name: str, module: Any, arguments: Any, output: Any) -> None:
@@ -117,9 +195,12 @@ class Plain:
         scores = scores / scores.sum(-1, keepdim=True)
         if self.job.router.global_loss:
             return 8 * (totals / totals.sum() * scores.mean(0)).sum()
-        sequences = list(zip(scores.chunk(2), index.chunk(2), strict=True))
-        parts = [torch.bincount(i.reshape(-1), minlength=8) / i.numel() * s.mean(0) for s, i in sequences]
-        return 8 * sum(p.sum() for p in parts) / len(sequences)
+        total: Any = 0.0
+        for sequence in scores.chunk(2):
+            highest = sequence.detach().argsort(-1, descending=True)[:, :2]
+            f = torch.bincount(highest.reshape(-1), minlength=8) / highest.numel()
+            total = total + 8 * (f * sequence.mean(0)).sum() / 2
+        return total
 
 
 @pytest.mark.parametrize("loss", ["sequence_loss", "global_loss"])
@@ -131,6 +212,10 @@ def test_losses_and_gradients_are_those_of_the_engine_on_the_whole_model(family:
     changes: dict[str, Any] = {"batch": WIDE, "optimizer": adamw, "schedule": {"name": "constant"}}
     job = make_job(family, router={loss: 1.0}, **changes)
     rig, bare = make_rig(job), make_rig(make_job(family, **changes))
+    for one in (rig, bare):
+        for name, tensor in one.replica.dense.items():
+            if name.endswith(BIAS):
+                tensor[0] = LARGE_BIAS
     initial = {n: t.clone() for n, t in rig.replica.masters.items()}
     result, without = rig.stepper.run(1, rig.forwards(1)), bare.stepper.run(1, bare.forwards(1))
     plain = Plain(job)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from dougong.job.schema import Schedule
-from dougong.training.lr_schedule import learning_rate
+from dougong.remarks import Remarks
+from dougong.training.lr_schedule import learning_rate, rate_remarks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.jobs import make_job
 
 PEAK = 3e-3
 
@@ -47,6 +50,38 @@ def test_rates_rise_then_fall_and_stay_within_bounds(name: str, steps: int, warm
     assert all(0 <= r <= PEAK * (1 + 1e-12) for r in found)
     if warmup < steps and name != "constant":
         assert found[-1] == pytest.approx(PEAK * final, rel=1e-9, abs=1e-18)
+
+
+@given(st.sampled_from(["cosine", "linear"]), st.integers(1, 30), st.integers(0, 30), st.integers(1, 60))
+@settings(deadline=None)
+def test_the_decay_ends_where_it_is_told_to_whatever_the_steps(name: str, end: int, warmup: int, steps: int) -> None:
+    """Up to its end the rates are those of a job of so many steps; behind it they stay."""
+    warmup = min(warmup, end)
+    schedule = Schedule(name=name, warmup_steps=warmup, decay_steps=end)
+    found, whole = rates(schedule, steps), rates(Schedule(name=name, warmup_steps=warmup), end)
+    assert found[:end] == whole[:steps]
+    if warmup < end:
+        assert set(found[end:]) <= {whole[-1]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "schedule", "remarks"),
+    [
+        (60, {}, Remarks()),
+        (60, {"decay_steps": 60}, Remarks()),
+        (70, {"name": "constant"}, Remarks()),
+        (70, {"decay_steps": 60}, Remarks(notes=(
+            "steps 61 to 70 have the learning rate at which the decay ends at step 60 (schedule.decay_steps): 0.001",))),
+        (60, {"name": "linear", "decay_steps": 120}, Remarks(notes=(
+            "the learning rate's decay ends at step 120 (schedule.decay_steps), behind the last step, 60, which has "
+            "0.0055",))),
+        (70, {"decay_steps": 60, "final_fraction": 0.0}, Remarks(warnings=(
+            "steps 61 to 70 have a learning rate of 0 and train nothing: the decay ends at step 60; raise "
+            "schedule.decay_steps, or schedule.final_fraction in a new run",))),
+    ],
+)  # fmt: skip
+def test_a_decay_that_does_not_end_with_the_job_is_told(steps: int, schedule: dict[str, Any], remarks: Remarks) -> None:
+    assert rate_remarks(make_job(steps=steps, schedule=schedule)) == remarks
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant"])

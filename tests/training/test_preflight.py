@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from dougong.control.messages import decode, encode
 from dougong.control.worker_messages import ModelFound
+from dougong.data.windows import open_data
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Router
-from dougong.training.preflight import inspect, inspect_only, vocabulary_of
+from dougong.parallel.plan import Inventory
+from dougong.training.preflight import inspect, inspect_only, remarks_on, vocabulary_of
 from tests.families import SMALLEST
 
 
@@ -70,3 +72,17 @@ def test_a_balance_that_the_family_cannot_have_is_found(text: Path) -> None:
     asked = job({"text": str(text)}).model_copy(update={"router": Router(bias_rate=0.001)})
     with pytest.raises(ModelError, match="qwen3_moe has no bias .* use router.global_loss"):
         inspect_only(asked)
+
+
+def test_an_unwritable_cache_is_told_and_costs_only_probes(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    asked = job({"tokens": str(tmp_path / "x.bin")}).model_copy(update={"cache": str(tmp_path / "file")})
+    (told,) = remarks_on(asked, Inventory("toy", (), (), 4, ())).warnings
+    assert told.startswith(f"{tmp_path / 'file'}: the cache cannot be written: {tmp_path / 'file'} is not a directory")
+    assert "probes the devices anew; name another folder: `cache: FOLDER`" in told
+
+
+def test_tokens_lie_in_the_job_s_cache(text: Path, tmp_path: Path) -> None:
+    asked = job({"text": str(text)}).model_copy(update={"cache": str(tmp_path / "mine")})
+    open_data(asked, 256)
+    assert len(list((tmp_path / "mine" / "tokens").iterdir())) == 1

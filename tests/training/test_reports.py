@@ -21,6 +21,8 @@ from dougong.training.reports import (
     loss_keys,
     mean_loss,
     merged_losses,
+    pack_reached,
+    unreached_names,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,23 @@ def test_a_report_that_lacks_a_value_is_no_report() -> None:
 def report_of(rank: int, form: ReportForm) -> StepReport:
     losses = {key: rank + key[0] / 3 + key[1] / 7 for key in form.losses}
     return StepReport(rank == 1, rank / 10, losses, dict.fromkeys(form.squares, rank + 1 / 3))
+
+
+DENSE = tuple(f"t{number}" for number in range(11))
+
+
+def test_what_no_worker_has_reached_is_named() -> None:
+    """A worker without lanes says nothing of it, and one bit a tensor is all that travels."""
+    form, silent = ReportForm((), (), DENSE), ReportForm((), ())
+    forms = [form, silent, form]
+    reached: list[set[str]] = [{"t0", "t9"}, set(), {"t0", *DENSE[3:9]}]
+    reports = []
+    for own, names in zip(forms, reached, strict=True):
+        payload = own.encode(StepReport(False, 0.0, {}, {}, pack_reached(own.dense, names)))
+        assert len(payload) == own.num_bytes == 9 + (2 if own.dense else 0)
+        reports.append(own.decode(payload))
+    assert unreached_names(reports, forms) == {"t1", "t2", "t10"}
+    assert unreached_names(reports[1:2], [silent]) == frozenset()
 
 
 FORMS = [ReportForm(((0, 0), (1, 0)), ("b", "d")), ReportForm(((2, 0),), ()), ReportForm((), ("a", "c"))]

@@ -12,7 +12,9 @@ import pytest
 import torch
 from dougong.checkpoint.verify import verify
 from dougong.data.windows import open_data
+from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
+from dougong.launcher.decay import with_decay_end
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
 from tests.families import config_values, tiny_config
@@ -100,6 +102,20 @@ def test_resuming_gives_the_unbroken_runs_bits(
     for later, path in resumed.committed.items():
         assert digests(path) == digests(whole.committed[later]), later
     assert list(resumed.committed) == [s for s in (4, 6) if s > step]
+
+
+def test_a_run_that_goes_on_with_more_steps_has_the_bits_of_one_that_was_never_stopped(tmp_path: Path) -> None:
+    """Its decay stays where it was: the steps that are added have the rate at which it ended."""
+    whole_job = trained_job(tmp_path, "qwen3_moe")
+    short = with_decay_end(ResolvedJob(whole_job.model_copy(update={"steps": 4}), {})).job
+    longer = short.model_copy(update={"steps": STEPS})
+    first = run(Order(short, "B", tmp_path / "first"))
+    resumed = run(Order(longer, "BB", tmp_path / "resumed", first.committed[4], generation=2))
+    whole = run(Order(longer, "B", tmp_path / "whole"))
+    assert first.series() | resumed.series() == whole.series()
+    assert digests(resumed.committed[STEPS]) == digests(whole.committed[STEPS])
+    rates = [whole.rows[step]["lr"] for step in range(1, STEPS + 1)]
+    assert rates[3:] == [rates[3]] * 3 and rates[3] < rates[2]
 
 
 def test_a_fresh_run_on_one_worker_has_the_same_bits(unbroken: tuple[Job, Outcome], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from dougong.models.ties import break_ties_by_index
 from dougong.training.reports import StepResult
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
-from tests.reference import accumulate_plainly, compute_experts_alike, reference_model, train_plainly
+from tests.parallel.sharing import SOMETIMES, share_weights
+from tests.parallel.test_layouts import run_layout
+from tests.reference import accumulate_plainly, compute_experts_alike, plain_step, reference_model, train_plainly
 from torch import Tensor, nn
 
 STEPS = 3
@@ -132,9 +135,75 @@ def test_a_dense_tensor_that_never_gets_a_gradient_stays_untouched() -> None:
     assert indexers and rig.job.optimizer.weight_decay > 0
     for name in indexers:
         assert torch.equal(rig.replica.masters[name], fresh[name]), name
-        assert not rig.stepper.optimizer.has_state(name), name
-    others = [n for n in rig.stepper.optimizer.names if "indexer" not in n]
-    assert all(rig.stepper.optimizer.has_state(n) for n in others)
+    updated = {name for _, name, _ in rig.stepper.optimizer.state()}
+    assert updated == set(rig.stepper.optimizer.names) - set(indexers)
+
+
+def zeroed_folder(path: Path, ending: str) -> tuple[Job, nn.Module]:
+    """A folder whose weights of that ending are zero, as depth up-scaling makes them: a job that starts from it, and
+    the same model for the plain loop."""
+    settings: dict[str, Any] = {
+        "batch": {"lanes": 1, "microbatches": 1, "microbatch_size": 2},
+        "optimizer": {"lr": 1e-2, "clip_norm": None, "weight_decay": 0.5},
+    }
+    model = reference_model(make_job(**settings))
+    zeroed = [p for n, p in model.named_parameters() if n.endswith(ending)]
+    with torch.no_grad():
+        for parameter in zeroed:
+            parameter.zero_()
+    assert zeroed
+    model.save_pretrained(path)  # type: ignore[operator]
+    return make_job(model={"path": str(path)}, **settings), model
+
+
+@pytest.mark.parametrize("ending", ["o_proj.weight", "lm_head.weight"])
+def test_a_gradient_of_exactly_zero_is_a_gradient(tmp_path: Path, ending: str) -> None:
+    """Bit by bit `torch.optim.AdamW`, which skips a tensor without a gradient alone: one whose gradient is zero is
+    decayed, and counts the step."""
+    job, reference = zeroed_folder(tmp_path, ending)
+    rig = make_rig(job)
+    compute_experts_alike(reference, find_sites(reference))
+    accumulate_plainly(job, reference, 1)
+    zero = [
+        n for n, p in reference.named_parameters() if p.grad is not None and not p.grad.any() and "experts" not in n
+    ]
+    assert len(zero) > 5, "what lies behind the zeros gets a gradient of zero"
+    reference.zero_grad()
+    assert rig.run(STEPS) == train_plainly(job, reference, STEPS)
+    different = [n for n, t in plain_weights(reference).items() if not torch.equal(rig.replica.masters[n], t)]
+    assert different == []
+    steps = {name: float(value) for kind, name, value in rig.stepper.optimizer.state() if kind == "step"}
+    assert {steps[name] for name in zero} == {STEPS}
+
+
+def test_a_gradient_of_exactly_zero_has_the_same_bits_on_any_layout(tmp_path: Path) -> None:
+    job, _ = zeroed_folder(tmp_path, "o_proj.weight")
+    job = job.model_copy(update={"batch": job.batch.model_copy(update={"lanes": 3})})
+    assert run_layout(job, "B", STEPS) == run_layout(job, "AAE", STEPS)
+
+
+def test_a_tensor_that_some_steps_do_not_reach_is_left_alone_in_those() -> None:
+    """Also when it has moments by then: neither decay nor moments move it, as in torch."""
+    job = make_job(
+        batch={"lanes": 1, "microbatches": 1, "microbatch_size": 2},
+        optimizer={"lr": 1e-2, "clip_norm": None, "weight_decay": 0.5},
+        schedule={"name": "constant"},
+        steps=8,
+    )
+    rig, reference = make_rig(job), reference_model(job)
+    choices = share_weights(rig.replica.model)
+    share_weights(reference)
+    compute_experts_alike(reference, find_sites(reference))
+    step = plain_step(job, reference)
+    weights = dict(reference.named_parameters())
+    for number in range(1, job.steps + 1):
+        before = rig.replica.masters[SOMETIMES].clone()
+        result = rig.stepper.run(number, rig.forwards(number))
+        assert result.loss == step(number)
+        assert (SOMETIMES not in result.unreached) == choices[-1]
+        assert torch.equal(rig.replica.masters[SOMETIMES], before) != choices[-1]
+        assert torch.equal(rig.replica.masters[SOMETIMES], weights[SOMETIMES])
+    assert 0 < sum(choices) < job.steps and choices != sorted(choices), "left alone after it was trained"
 
 
 def test_an_expert_without_tokens_is_decayed_as_its_fused_tensor_is() -> None:

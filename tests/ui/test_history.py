@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dougong.records.directory import RunDir
-from dougong.records.events import FirstStep, GenerationStarted, RunCreated, RunEnded
+from dougong.records.events import FirstStep, GenerationStarted, RunCreated, RunEnded, StepsRecomputed
 from dougong.records.status import ControllerProcess, RunStatus
 from dougong.ui.history import RunFailure, closing_words, read_history
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
@@ -127,6 +128,27 @@ def test_closing_words(tmp_path: Path) -> None:
     words = closing_words(finished_run(tmp_path / "run")).splitlines()
     assert words[0] == "quickstart: finished at step 60/60, 245,760 tokens, 40 s, loss 2.0852, 1 failure"
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
+
+
+def again(first: int, last: int, **parted: Any) -> StepsRecomputed:
+    return StepsRecomputed(generation=2, first=first, last=last, earlier=(1,), **parted)
+
+
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        ([again(21, 29)], "steps 21-29 computed again: the same bits"),
+        ([again(21, 29), again(41, 41)], "steps 21-29, step 41 computed again: the same bits"),
+        ([again(21, 29), again(41, 43, differs_from=1)], "step 43 computed again: other bits"),
+    ],
+)
+def test_closing_words_tell_what_came_of_steps_computed_again(
+    tmp_path: Path, events: list[StepsRecomputed], text: str
+) -> None:
+    run = finished_run(tmp_path / "run")
+    for event in events:
+        run.append_event(event)
+    assert closing_words(run).splitlines()[0].endswith(f", 1 failure, {text}")
 
 
 @pytest.mark.parametrize(

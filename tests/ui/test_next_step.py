@@ -45,6 +45,8 @@ def said(path: Path, state: str, events: Sequence[Event], *on_storage: str) -> s
 )
 def test_with_a_checkpoint_a_run_goes_on(path: Path, state: str, command: str) -> None:
     assert said(path, state, [created(*RUN), COMMITTED], "step-000005") == command
+    # The event of a commit may be lost with its controller.
+    assert said(path, state, [created(*RUN)]) == command
 
 
 @pytest.mark.parametrize("state", ["stopped", "lost", "failed"])
@@ -52,7 +54,7 @@ def test_without_a_checkpoint_nothing_is_resumed(path: Path, state: str) -> None
     again = "dougong run job.yaml --no-ray --run-dir R"
     assert said(path, state, [created(*RUN), CRASH]) == again
     # It was committed once, and its directory is gone.
-    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == again
+    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == "dougong resume R --from-scratch"
     # A directory that the command named is named once.
     assert said(path, state, [created(*RUN, "--run-dir", str(path)), CRASH]) == again
     assert said(path, state, [created("dougong", "resume", "R"), CRASH]) == "dougong run FILE --run-dir R"

@@ -41,6 +41,42 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "first_step", "step": 21}, "good", "training again at step 21"),
     ({"kind": "first_step", "step": 1, "generation": 1}, "quiet", "first step: 1"),
     (
+        {"kind": "steps_recomputed", "first": 21, "last": 29, "earlier": [1]},
+        "good",
+        "steps 21-29 computed again: the same bits",
+    ),
+    (
+        {
+            "kind": "steps_recomputed",
+            "first": 21,
+            "last": 21,
+            "earlier": [1],
+            "differs_from": 1,
+            "then": "a",
+            "now": "b",
+        },
+        "warning",
+        "step 21 computed again: other bits than in generation 1 (ledger a then, b now)",
+    ),
+    (
+        {
+            "kind": "steps_recomputed",
+            "first": 21,
+            "last": 23,
+            "earlier": [1],
+            "differs_from": 1,
+            "then": "a",
+            "now": "b",
+        },
+        "warning",
+        "step 23 computed again: other bits than in generation 1 (ledger a then, b now); steps 21-22: the same bits",
+    ),
+    (
+        {"kind": "step_skipped", "step": 7, "loss": 2.5, "grad_norm": float("inf"), "where": "it", "in_a_row": 2},
+        "warning",
+        "step 7 skipped (loss 2.5, gradient norm inf), 2 in a row; no weight has moved: it",
+    ),
+    (
         {"kind": "drill", "worker": "east/1", "step": 30, "action": "kill"},
         "warning",
         "drill: kill east/1 as step 30 begins",

@@ -21,6 +21,7 @@ from dougong.records.events import (
     GenerationStarted,
     PhaseEnded,
     PhaseStarted,
+    RunEnded,
     StateChanged,
     WorkerDied,
 )
@@ -166,6 +167,23 @@ def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None
     assert lines[3].endswith("...") and len(lines) == 4
 
 
+def test_what_an_error_says_on_purpose_is_not_told_by_its_workers_too() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    bases = ("DataError", "DougongError", "Exception")
+    for worker in ("east/0", "east/1"):
+        view.worker_line(worker, "DataError: data.text: line 3 is empty")
+        view.worker_line(worker, "ValueError: of a library")
+        view.worker_raised(worker, WorkerRaised("DataError", bases, "data.text: line 3 is empty"))
+    cause = "DataError: data.text: line 3 is empty"
+    view.event(WorkerDied(generation=1, worker="east/0", failure="data", cause=cause))
+    view.event(RunEnded(kind="failed", generation=1, step=0, cause=cause, worker="east/0", failure="data"))
+    view.close()
+    lines = out.getvalue().splitlines()
+    assert sum("line 3 is empty" in line for line in lines) == 1
+    assert "✗ [east/0-1] ValueError: of a library" in lines
+
+
 def test_close_tells_what_was_still_waiting_and_the_summary_last() -> None:
     out = io.StringIO()
     view = make_view(Console(file=out), "tiny", 3)
@@ -271,6 +289,6 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, end: str) -> None:
 def test_a_failed_run_is_told_to_its_end(tmp_path: Path) -> None:
     lines = shown(failed_run(tmp_path / "run"))
     assert "checkpoint step-000020 rejected" in "\n".join(lines)
-    assert lines[-1].endswith(
-        'failed at step 9: east/0: RuntimeError: <script>alert("x")</script> & loss is nan at step 10'
-    )
+    # Its cause was told when the worker died, and the command's last words tell it again.
+    assert lines[-1].endswith("✗ failed at step 9")
+    assert sum("RuntimeError: <script>" in line for line in lines) == 1

@@ -159,7 +159,8 @@ class Agent:
         return [child for child in self._children.values() if child.generation == generation]
 
     def _print(self, text: str) -> None:
-        print(f"agent {self._settings.name}: {text}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full
+            print(f"agent {self._settings.name}: {text}", file=sys.stderr, flush=True)
 
     # What the controller says
 

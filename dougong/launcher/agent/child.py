@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections import deque
@@ -20,6 +21,38 @@ _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 14
 
 
+class WorkerLog:
+    """A worker's log file. That it cannot be written, as on a full disk, ends neither the worker
+    nor its agent: it is said once, until it can be written again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._is_failing = False
+        with contextlib.suppress(OSError):  # it is there also for a worker that prints nothing
+            self._open()
+
+    def write(self, data: bytes) -> list[str]:
+        """Append to the file; what is to be said about it, if anything."""
+        try:
+            (self._file or self._open()).write(data)
+        except OSError as error:
+            was_failing, self._is_failing = self._is_failing, True
+            text = f"warning: {self._path}: {error.strerror}; lines of this worker are lost"
+            return [] if was_failing else [text]
+        self._is_failing = False
+        return []
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab", buffering=0)
+        return self._file
+
+
 @dataclass
 class Child:
     """The agent's descriptors of one worker.
@@ -36,7 +69,7 @@ class Child:
     channel: Channel
     output: int
     vector: ProgressVector
-    log: BinaryIO
+    log: WorkerLog
     worker_ends: tuple[int, int, int]
     pid: int | None = None
     killed: bool = False
@@ -49,9 +82,8 @@ class Child:
     def open(
         cls, worker: str, generation: int, task: Task, log_file: Path, deadlines: Deadlines
     ) -> Child:
-        """Make the log file, the socket, the pipe and the vector. OSError where one cannot be."""
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        log = log_file.open("ab", buffering=0)
+        """Make the log file, the socket, the pipe and the vector. OSError where one of the last
+        three cannot be."""
         agent_end, worker_end = socket.socketpair()
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
@@ -64,7 +96,7 @@ class Child:
             channel=Channel(agent_end, f"worker {worker}", deadlines),
             output=read_end,
             vector=vector,
-            log=log,
+            log=WorkerLog(log_file),
             worker_ends=(worker_end.detach(), write_end, vector.fd),
         )
 
@@ -90,7 +122,7 @@ class Child:
                 if self._partial:
                     lines += self._take(b"\n")
                 return lines, False
-            self.log.write(data)
+            lines += self.log.write(data)
             lines += self._take(data)
         return lines, True
 

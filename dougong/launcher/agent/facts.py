@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dougong.accelerators.base import Accelerator
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import read_visible_devices
 from dougong.control.handshake import AgentFacts
 from dougong.control.processes import memory_bytes
+from dougong.job.schema import Island
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 from dougong.records.machine import PACKAGES, package_versions
+from dougong.remarks import Remarks
+from dougong.ui.formatting import plural
 
 
 def describe_agent(
@@ -49,6 +53,24 @@ def count_devices(accelerator: Accelerator) -> int | None:
     """How many devices this process may use; None: any number of workers."""
     variable = accelerator.visible_devices_variable
     return accelerator.device_count(read_visible_devices(variable) if variable else None)
+
+
+def absent_devices(islands: Sequence[Island]) -> Remarks:
+    """Of which devices this machine has fewer than an island has workers: a plan is laid all the
+    same, since the run may be another machine's."""
+    notes = []
+    for island in islands:
+        accelerator = get_accelerator(island.accelerator)
+        found = count_devices(accelerator)
+        if accelerator.shares_machine or found is None or found >= island.workers:
+            continue
+        missing = accelerator.missing()
+        text = (
+            f"island {island.name} needs {plural(island.workers, f'{accelerator.name} device')}, "
+            f"and this machine has {found}"
+        )
+        notes.append(f"{text} ({missing})" if missing else text)
+    return Remarks(notes=tuple(notes))
 
 
 def installed_versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ from dougong.control.worker_messages import (
     WorkerRaised,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, JobError
+from dougong.errors import DougongError, NumericsError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 
@@ -79,8 +79,10 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
 
 
 def _print(error: BaseException) -> None:
-    """A user's mistake is one line; everything else shows where it happened."""
-    if isinstance(error, DougongError) and error.exit_status == JobError.exit_status:
+    """What dougong raises on purpose says in its sentence what is wrong and what to do; everything
+    else shows where it happened. So does a lost peer, which says of another worker's end only that
+    there was one."""
+    if isinstance(error, DougongError) and not isinstance(error, PeerError):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
@@ -92,10 +94,17 @@ def describe_error(error: BaseException) -> WorkerRaised:
         type=type(error).__name__,
         bases=tuple(base.__name__ for base in type(error).__mro__),
         message=str(error) or type(error).__name__,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
         place=_place_of(error),
     )
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Empty where our own code is not where the fault is."""
+    if isinstance(error, NumericsError):
+        return ""
+    return "".join(traceback.format_exception(error))
 
 
 def _place_of(error: BaseException) -> str:

@@ -47,6 +47,7 @@ from dougong.launcher.controller.items import (
 )
 from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
+from dougong.records.events import FirstStep
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
@@ -70,9 +71,14 @@ class Actor:
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
         self._torch_thread = Background("dougong-store", inbox)
-        storage_thread = Background("dougong-commit", inbox)
-        root = self._run_dir.checkpoints
-        self._checkpoints = CheckpointManager(root, config.job, storage_thread)
+        self._storage_thread = Background("dougong-commit", inbox)
+        self._checkpoints = CheckpointManager(
+            self._run_dir.checkpoints,
+            config.job,
+            self._storage_thread,
+            config.resume_point,
+            self._run_dir.stream_metrics,
+        )
         self._connections: Connections | None = None
 
     def act(self, action: Action) -> Action:
@@ -97,10 +103,12 @@ class Actor:
         return action
 
     def close(self) -> None:
-        """End the agents, their nodes, and what runs in the background."""
+        """End the agents, their nodes, and what runs in the background. A commit that was begun
+        ends first, if it takes no longer than the workers' end may."""
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
+        self._storage_thread.settle(self._config.deadlines.kill_s)
         # At the worst torch is still being imported: then there is nothing better than to go on.
         self._torch_thread.settle(self._config.deadlines.kill_s)
 
@@ -113,12 +121,19 @@ class Actor:
         match news:
             case Record(event):
                 self._recorder.record(event)
+                if isinstance(event, FirstStep):
+                    self._keep_job()
             case RecordStep(row):
                 self._recorder.step(row)
             case ShowLine(worker, text):
                 self._recorder.view.worker_line(worker, text)
             case ShowException(worker, error):
                 self._recorder.view.worker_raised(worker, error)
+
+    def _keep_job(self) -> None:
+        """The run trains: what a resume has changed of its job holds from now on."""
+        if self._config.job_text is not None:
+            self._run_dir.write_job(self._config.job_text)
 
     def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
         match action:

@@ -4,25 +4,30 @@ to resume from."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint import repository
+from dougong.checkpoint import companions, repository
+from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.set_aside import set_aside
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, RecordError
 from dougong.fingerprint import judge
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Background
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
+from dougong.records.metrics import MetricsRow
+from dougong.records.recomputation import RecordedStep, recorded_after
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,19 @@ class RunOrigin:
 class CheckpointManager:
     """One run's checkpoints. Commits, and the search for a valid one, run one after the other in
     `background`: a large one holds up neither training nor the controller. Results reach the inbox.
+
+    `resume_point`: which checkpoint the first search is for, and whether there have been any.
+    `read_rows`: the run's rows of metrics, in the order written.
     """
 
     root: Path
     job: Job
     background: Background
+    resume_point: ResumePoint = FROM_START
+    read_rows: Callable[[], Iterable[MetricsRow]] = tuple
     _trusted: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    _companions: Mapping[str, bytes] | None = None
 
     def commit(
         self,
@@ -58,14 +70,14 @@ class CheckpointManager:
         """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
         `CommitFailed` comes to the inbox. `parent`: the checkpoint that this one follows."""
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
-        additions = repository.Additions(
+        told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
             expected=repository.expected_tensors(origin.model.inventory, kinds),
-            tokenizer=tokenizer_of(self.job),
         )
 
         def work() -> Committed | CommitFailed:
             try:
+                additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
                 return self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
@@ -74,25 +86,74 @@ class CheckpointManager:
         self.background.call(work)
 
     def find(self, origin: RunOrigin) -> None:
-        """Look for the newest valid checkpoint, after the commits that were begun; every byte is
-        read. `FoundCheckpoint` comes to the inbox, or why a resume from it is refused."""
+        """Look for the checkpoint to go on from, after the commits that were begun: the one that
+        was asked for, else the newest valid one; every byte is read. `FoundCheckpoint` comes to
+        the inbox, or why a resume from it is refused."""
         self.background.call(lambda: self._find(origin))
 
+    def _small_files(self) -> Mapping[str, bytes]:
+        """What lies beside the weights in every checkpoint of this run, read once."""
+        if self._companions is None:
+            self._companions = companions_of(self.root, self.job)
+        return self._companions
+
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        # Now: the folders that they come from may be gone when the first checkpoint is due.
+        self._small_files()
+        chosen = self.resume_point.chosen
+        if chosen is None:
+            return self._find_newest(origin)
+        found = repository.valid_one_of(self.root, chosen) if chosen else None
+        warnings = self._accept(found, origin)
+        recorded, unread = self._recorded_after(found)
+        places = [place.path for place in list_committed(self.root)]
+        later = places if found is None else places[: places.index(found)]
+        aside = set_aside(self.root, later) if later else None
+        # A wish is met once: what is committed from now on is this run's.
+        self.resume_point = replace(self.resume_point, chosen=None, has_committed=chosen > 0)
+        moved = tuple(path.name for path in later)
+        return FoundCheckpoint(found, (), warnings + unread, recorded, moved, aside)
+
+    def _find_newest(self, origin: RunOrigin) -> FoundCheckpoint:
         rejected: list[tuple[str, str]] = []
 
         def note_invalid(path: Path, reason: str) -> None:
             rejected.append((path.name, reason))
 
         found = repository.newest_valid(self.root, note_invalid)
-        warnings: tuple[str, ...] = ()
+        refusal = None
+        # A run that has had checkpoints is not begun anew because its storage is ill.
+        if found is None and (rejected or self.resume_point.has_committed):
+            refusal = none_is_valid(self.root, rejected)
+        warnings = self._accept(found, origin)
+        recorded, unread = self._recorded_after(found)
+        news = tuple((name, reason) for name, reason in rejected if name not in self._told)
+        self._told.update(name for name, _ in news)
+        return FoundCheckpoint(found, news, warnings + unread, recorded, refusal=refusal)
+
+    def _accept(self, found: Path | None, origin: RunOrigin) -> tuple[str, ...]:
+        """Warnings about going on from this one. Raises why that must not be."""
+        if found is None:
+            return ()
+        self._trusted.add(found.name)
+        written = Manifest.load(found).metadata
+        refuse_other_data(found, written, origin)
+        warnings = compare_recipes(self.job, found, written, origin)
+        return warnings + compare_kernels(self.job, found, written, origin)
+
+    def _recorded_after(
+        self, found: Path | None
+    ) -> tuple[dict[int, RecordedStep], tuple[str, ...]]:
+        """What has been recorded of the steps that are to be computed again; a warning where that
+        cannot be read."""
+        step, digest = 0, None
         if found is not None:
-            self._trusted.add(found.name)
-            written = Manifest.load(found).metadata
-            refuse_other_data(found, written, origin)
-            warnings = compare_recipes(self.job, found, written, origin)
-            warnings += compare_kernels(self.job, found, written, origin)
-        return FoundCheckpoint(found, tuple(rejected), warnings)
+            manifest = Manifest.load(found)
+            step, digest = manifest.step, manifest.metadata.get("ledger")
+        try:
+            return recorded_after(self.read_rows(), step, digest), ()
+        except RecordError as error:
+            return {}, (f"{error}; so steps that are computed again are compared with nothing",)
 
     def _commit(
         self,
@@ -105,9 +166,14 @@ class CheckpointManager:
         directory = repository.commit(self.root, step, generation, parts, additions)
         # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
-        pruned = repository.prune(self.root, self.job.checkpoint.keep, generation, self._trusted)
+        self.resume_point = replace(self.resume_point, has_committed=True)
+        pruned = repository.prune(
+            self.root, self.job.checkpoint.keep, generation, self._trusted, self._told
+        )
+        self._trusted.update(path.name for path in pruned.kept)
         removed = tuple(path.name for path in pruned.removed)
-        invalid = tuple(path.name for path in pruned.invalid)
+        invalid = tuple(p.name for p in pruned.invalid if p.name not in self._told)
+        self._told.update(invalid)
         seconds = time.monotonic() - start
         return Committed(step, directory, _size_of(directory), seconds, removed, invalid)
 
@@ -127,6 +193,16 @@ class CheckpointManager:
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def none_is_valid(root: Path, rejected: Sequence[tuple[str, str]]) -> CheckpointError:
+    """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
+    found = "\n".join(f"  {name}: {reason}" for name, reason in rejected)
+    what = f"no checkpoint is valid:\n{found}\n" if found else "its checkpoints are gone; "
+    return CheckpointError(
+        f"{root}: {what}mend or mount the storage, then `dougong resume {root.parent}`; or begin "
+        f"anew, with what is there set aside: `dougong resume {root.parent} --from-scratch`"
+    )
 
 
 def _size_of(directory: Path) -> int:
@@ -207,6 +283,24 @@ def compare_kernels(
     return verdict.warnings
 
 
-def tokenizer_of(job: Job) -> Path | None:
-    """The tokenizer's file or folder, to lie beside the model; None for the built-in one."""
-    return None if job.data.tokenizer == "bytes" else Path(job.data.tokenizer)
+def companions_of(root: Path, job: Job) -> dict[str, bytes]:
+    """The small files beside this run's weights: those of a checkpoint of it, where there is one,
+    for the job's model folder may have changed or be gone; else those of the job.
+
+    Raises `ModelError` for a file of the model folder that is not whole.
+    """
+    for place in list_committed(root):
+        try:
+            return companions.of_checkpoint(place.path)
+        except CheckpointError:
+            continue  # whoever looks for a checkpoint to go on from says so
+    base = None if job.model.path is None else Path(job.model.path)
+    return companions.of_job(base, tokenizer_path(job), job.model.config)
+
+
+def tokenizer_path(job: Job) -> Path | None:
+    """The file or folder of the tokenizer that the data is read with; None where it has no files:
+    bytes, and data that is tokens already."""
+    if job.data.tokenizer in (None, "bytes"):
+        return None
+    return Path(job.data.tokenizer).expanduser()

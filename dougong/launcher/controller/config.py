@@ -33,11 +33,24 @@ TRAINING = EntryPoints()
 @dataclass(frozen=True)
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
-    first one; `step`: of the newest checkpoint; `fired`: drills that have fired, (step, worker)."""
+    first one; `step`: of the checkpoint that it goes on from; `fired`: drills that have fired,
+    (step, worker).
+
+    `has_committed`: the record says that there have been checkpoints, so that none is no beginning
+    but a loss. `chosen`: the step whose checkpoint somebody asked for, 0 for the beginning; None:
+    the newest valid one.
+
+    `changed`: keys that this resume gives other values and that may change bits; `same_since`: the
+    first generation since the last such change, whose bits all later ones must give again.
+    """
 
     generation: int = 1
     step: int = 0
     fired: frozenset[tuple[int, str]] = frozenset()
+    has_committed: bool = False
+    chosen: int | None = None
+    changed: tuple[str, ...] = ()
+    same_since: int = 1
 
 
 FROM_START = ResumePoint()
@@ -46,7 +59,8 @@ FROM_START = ResumePoint()
 @dataclass(frozen=True)
 class ControllerConfig:
     """What a run is, apart from the work: fixed for the controller's life. `cwd`: the directory in
-    which the command was given."""
+    which the command was given. `job_text`: what job.yaml is to say once the first step is done,
+    where it does not yet: a resume that comes to nothing has changed nothing."""
 
     job: Job
     token: str
@@ -54,6 +68,7 @@ class ControllerConfig:
     entries: EntryPoints = TRAINING
     resume_point: ResumePoint = FROM_START
     deadlines: Deadlines = DEADLINES
+    job_text: str | None = None
 
     @property
     def takes_fingerprints(self) -> bool:

@@ -7,10 +7,20 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from dataclasses import replace
 from typing import Literal
 
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import (
+    CheckpointError,
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    StorageError,
+)
+from dougong.fault.diagnosis import FailureKind, mistake_in
+from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
@@ -18,6 +28,7 @@ from dougong.launcher.controller.config import ControllerConfig
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Inbox
+from dougong.launcher.controller.items import Committed
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.stages import RunPolicy
 from dougong.launcher.controller.start_phases import StartPhases
@@ -50,6 +61,7 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
+            installed_versions(),
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
@@ -61,13 +73,12 @@ class Controller:
         try:
             outcome = self._run()
         except DougongError as error:  # a record that cannot be written, such as on a full disk
-            outcome = Outcome("FAILED", error.exit_status, error)
+            outcome = Outcome("FAILED", error.exit_status, error, generation=self._facts.number)
         except BaseException as error:  # our own mistake: recorded like any end, with its traceback
             text = f"the controller itself: {type(error).__name__}: {error}"
             self._end(Outcome("FAILED", 1, LaunchError(text)))
             raise
-        self._end(outcome)
-        return outcome
+        return self._end(outcome)
 
     def status(self) -> RunStatus:
         """As in status.json."""
@@ -169,26 +180,58 @@ class Controller:
 
     # The end
 
-    def _end(self, outcome: Outcome) -> None:
-        """End everything that was started, then write down how the run ended."""
+    def _end(self, outcome: Outcome) -> Outcome:
+        """End everything that was started, then write down how the run ended. The outcome, which is
+        a failure when that cannot be written."""
         self._actor.close()
         facts = self._facts
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
-        self._recorder.record(_ended(outcome, facts.number, facts.step))
-        self.set_state(Ended(outcome))
+        self._take_late_commits()
+        try:
+            again = facts.recomputation.end()
+            if again is not None:
+                self._recorder.tell(again)
+            self._recorder.tell(_ended(outcome, facts.number, facts.step))
+        except StorageError as error:
+            if outcome.error is None:
+                outcome = replace(outcome, state="FAILED", status=error.exit_status, error=error)
+        try:
+            self.set_state(Ended(outcome))
+        except StorageError:
+            with contextlib.suppress(StorageError):
+                self._write_status()
         self._recorder.run_dir.remove_controller()
+        return outcome
+
+    def _take_late_commits(self) -> None:
+        """Take down what was committed while everything was being ended: it is on storage."""
+        while (item := self._inbox.get(0.0)) is not None:
+            if isinstance(item, Committed):
+                self._act_on(observe(self._facts, item, time.monotonic()))
 
 
 def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
     """The run's last event but one."""
-    diagnosis = outcome.diagnosis
+    diagnosis, failure = outcome.diagnosis, None
     cause = str(outcome.error) if outcome.error is not None else None
+    if diagnosis is not None:
+        failure = diagnosis.kind
+    elif isinstance(outcome.error, ReproducibilityError):
+        failure = "irreproducible"
     return events.RunEnded(
         kind=_KINDS[outcome.state],
         generation=generation,
         step=step,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.worker,
-        failure=None if diagnosis is None else diagnosis.kind,
+        failure=_failure_kind(outcome),
     )
+
+
+def _failure_kind(outcome: Outcome) -> FailureKind | None:
+    if outcome.diagnosis is not None:
+        return outcome.diagnosis.kind
+    if isinstance(outcome.error, (StorageError, CheckpointError)):
+        return "storage"
+    return mistake_in([kind.__name__ for kind in type(outcome.error).__mro__])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, WorkerError
+from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.policy import decide
 from dougong.launcher.controller.actions import (
@@ -47,6 +47,9 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    broken = _broken_promise(facts, policy)
+    if broken is not None:
+        return _end(Outcome("FAILED", broken.exit_status, broken))
     urgent = _keep_house(facts)
     if urgent:
         return urgent
@@ -56,6 +59,29 @@ def next_actions(
         return _follow(facts, state, policy, now)
     except DougongError as error:
         return _end(_failure(facts, state, error))
+
+
+def _broken_promise(facts: RunFacts, policy: RunPolicy) -> ReproducibilityError | None:
+    """The end of a run that promises its bits and has computed a step again with others.
+
+    It comes before anything else that is due: no checkpoint of such a step is committed, so none of
+    those before it is pruned.
+    """
+    difference = facts.recomputation.difference
+    if difference is None or not policy.job.needs_exact_kernels:
+        return None
+    earlier = difference.differs_from
+    assert earlier is not None, "a difference is one from somebody"
+    if earlier < facts.same_since:
+        return None  # a resume has changed since what may change bits: it was told, and that is all
+    return ReproducibilityError(
+        f"step {difference.last}: generation {difference.generation} has computed it again with "
+        f"other bits than generation {earlier} (ledger {difference.then} then, {difference.now} "
+        "now), and this job promises the same (determinism: layout, numerics: exact); a device "
+        "computes wrongly, or something outside the job has changed; the checkpoints before that "
+        "step are kept: mend it (`dougong fingerprint` compares devices) and resume, or accept "
+        "other bits by `-o numerics=bounded`"
+    )
 
 
 def _keep_house(facts: RunFacts) -> tuple[Action, ...]:
@@ -77,7 +103,7 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
         return True
     match state:
         case Running():
-            return facts.generation is not None and facts.generation.all_done
+            return False  # a step ends, or the last checkpoint is being committed
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
         case _:
@@ -182,11 +208,13 @@ def _begin_recovery(
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
+    again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
     # The others are killed at once: they would wait for the dead one until their own deadline, and
     # what they said meanwhile would hide the cause.
     return (
+        *([] if again is None else [Record(again)]),
         Record(died),
         KillGeneration(number, diagnosis),
         Enter(recovering),
@@ -228,12 +256,22 @@ def _await_workers_end(
         if now - state.since <= policy.deadlines.kill_s:
             return ()
         done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    ends = state.was_stopping or state.decision.action == "fail"
+    if ends and _is_committing(facts, state, policy, now):
+        return ()
     if state.was_stopping:
         reason = "the worker failed while the run was being stopped"
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
     return done + _begin_restart(facts, state, policy, now)
+
+
+def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: float) -> bool:
+    """Whether a checkpoint that was whole before the failure is still being committed: the run's
+    end must not cost it."""
+    waits = now - state.since <= policy.deadlines.commit_checkpoint_s
+    return waits and facts.checkpoints.num_open > 0
 
 
 def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:

@@ -40,6 +40,7 @@ from dougong.launcher.controller.router_watch import RouterWatch
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import Node
+from dougong.records.recomputation import Recomputation
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,15 @@ class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
     `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
-    worker). `answers`: of generation 0's children, by task and worker. `error`: what went wrong
+    worker). `same_since`: the first generation whose bits all later ones must give again.
+    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by task and worker. `error`: what went wrong
     with something that the controller itself did or waited for. What is not known yet is None.
     """
 
     number: int
     step: int
     fired: set[tuple[int, str]]
+    same_since: int = 1
     agents: AgentTable = field(default_factory=AgentTable)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
@@ -125,13 +128,14 @@ class RunFacts:
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None
+    recomputation: Recomputation = field(default_factory=Recomputation)
     stop: Stop | None = None
     error: DougongError | None = None
 
     @staticmethod
     def at(point: ResumePoint) -> RunFacts:
         """All that is known before anything has happened."""
-        return RunFacts(point.generation - 1, point.step, set(point.fired))
+        return RunFacts(point.generation - 1, point.step, set(point.fired), point.same_since)
 
     def generation_of(self, number: int) -> Generation | None:
         """The present generation, if this is its number: what is said of an older one is of no
@@ -166,6 +170,7 @@ class RunFacts:
                 self.plan = plan
             case KillGeneration(generation, diagnosis):
                 self.history.append(PastFailure(generation, diagnosis))
+                self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
             case (
@@ -197,6 +202,8 @@ class RunFacts:
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
         self.generation = Generation.of_plan(action.number, action.plan, now)
+        if self.checkpoints.found is not None:
+            self.recomputation = Recomputation(self.checkpoints.found.recorded)
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:
             self.generation.note_lost(handle.spec.workers, str(handle.lost), now)

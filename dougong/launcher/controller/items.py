@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
+from dougong.errors import CheckpointError
 from dougong.planner.placement import Node
+from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
 
@@ -94,11 +97,17 @@ class AgentsPlaced:
 @dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
-    valid: (name, reason)."""
+    valid: (name, reason). `recorded`: what earlier generations have recorded of the steps after it.
+    `moved`: checkpoints that were set aside, by somebody's wish, in the folder `aside`. `refusal`:
+    why no generation may start."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
+    moved: tuple[str, ...] = ()
+    aside: Path | None = None
+    refusal: CheckpointError | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ it is news: for the record, for the screen, for a peer that waits for an answer.
 
 from __future__ import annotations
 
+from dougong.checkpoint.directories import step_of
 from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
@@ -22,13 +23,14 @@ from dougong.control.worker_messages import (
     DrillAnnounced,
     PartDurable,
     StepDone,
+    UpdateSkipped,
     WorkerDone,
     WorkerMessage,
     WorkerRaised,
     WorkerWarning,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.liveness import silence_reason, stall_reason
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -128,9 +130,14 @@ def _observe_answer(facts: RunFacts, item: Item) -> None:
 
 
 def as_ours(error: BaseException) -> DougongError:
-    """An error of ours as it is, any other as a LaunchError with its words."""
+    """An error of ours as it is; one of a file as a StorageError that names it; any other as a
+    LaunchError with its words."""
     if isinstance(error, DougongError):
         return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return StorageError(
+            f"{error.filename}: {error.strerror}; make room or mend it, then resume"
+        )
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
@@ -155,6 +162,17 @@ def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
     return Record(event)
 
 
+def set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
+    """Checkpoints that the run goes on without as an event, if there are any."""
+    if found.aside is None:
+        return []
+    step = 0 if found.directory is None else step_of(found.directory)
+    event = events.CheckpointsSetAside(
+        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
+    )
+    return [Record(event)]
+
+
 # Requests
 
 
@@ -165,9 +183,14 @@ def _observe_signal(facts: RunFacts, number: int) -> tuple[News, ...]:
 
 
 def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:
-    if not facts.note_stop(stop):
+    """The first request is an event, and the one that makes it urgent; others change nothing."""
+    was_urgent = facts.stop is not None and facts.stop.now
+    is_first = facts.note_stop(stop)
+    is_urgent = facts.stop is not None and facts.stop.now
+    if was_urgent or not (is_first or is_urgent):
         return ()
-    return (Record(events.StopRequested(generation=facts.number, by=stop.by)),)
+    event = events.StopRequested(generation=facts.number, by=stop.by, now=is_urgent)
+    return (Record(event),)
 
 
 def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]:
@@ -175,6 +198,10 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
         case StopRun(now):
             # The answer goes out first: the run may be over before the client has read it.
             answered = CloseChannel(request.channel, Acknowledged())
+            # Who asks again, after a deadline or from another terminal, wants the same as before;
+            # it takes `--now` to want more. A second Ctrl-C is another thing: it means it.
+            if facts.stop is not None and not now:
+                return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)
@@ -264,13 +291,15 @@ def _observe_process(
 def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
     facts.step = done.step
     recorded = RecordStep({"generation": generation.number, **done.row})
-    routers = _observe_routers(facts, done)
-    if generation.has_stepped:
-        return (recorded, *routers)
-    generation.has_stepped = True
-    # The event comes first: "training again at step 61", then that step's own line.
-    first = events.FirstStep(generation=generation.number, step=facts.step)
-    return (Record(first), recorded, *routers)
+    news: list[News] = [recorded, *_observe_routers(facts, done)]
+    if not generation.has_stepped:
+        generation.has_stepped = True
+        # The event comes first: "training again at step 61", then that step's own line.
+        news.insert(0, Record(events.FirstStep(generation=generation.number, step=facts.step)))
+    recomputed = facts.recomputation.take(generation.number, {**done.row, "step": done.step})
+    if recomputed is not None:
+        news.append(Record(recomputed))
+    return tuple(news)
 
 
 def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
@@ -282,6 +311,18 @@ def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
         kind = events.WarningRaised if found.is_bad else events.NoteTaken
         news.append(Record(kind(generation=facts.number, text=found.text)))
     return tuple(news)
+
+
+def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
+    event = events.StepSkipped(
+        generation=generation.number,
+        step=skipped.step,
+        loss=skipped.loss,
+        grad_norm=skipped.grad_norm,
+        where=skipped.where,
+        in_a_row=skipped.in_a_row,
+    )
+    return Record(event)
 
 
 def _observe_drill(
@@ -297,7 +338,10 @@ def _observe_drill(
 
 def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
     if message.generation == 0:
-        facts.answers.setdefault((message.task, message.worker), message.message)
+        answer = message.message
+        facts.answers.setdefault((message.task, message.worker), answer)
+        if isinstance(answer, WorkerRaised):
+            return (ShowException(message.worker, answer),)
         return ()
     generation = facts.generation_of(message.generation)
     if generation is None or message.worker not in generation.workers:
@@ -320,6 +364,8 @@ def _observe_training(
     match message:
         case StepDone():
             return _observe_step(facts, generation, message)
+        case UpdateSkipped():
+            return (_step_skipped(generation, message),)
         case PartDurable(step):
             is_first = facts.checkpoints.note_part(worker, message)
             started = events.CheckpointStarted(generation=generation.number, step=step)

@@ -4,6 +4,7 @@ what each asks for, when it is over, and how long it may take. Pure."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -31,7 +32,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.observe import rejected, warning
+from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
     INSPECT,
@@ -53,7 +54,8 @@ class RunPolicy:
     """What decisions depend on beside the facts: fixed for the controller's life.
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices.
+    node see each other's devices. `versions`: package -> version on the controller's own machine,
+    which the nodes must have too; None: it is not compared.
     """
 
     job: Job
@@ -61,6 +63,7 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
+    versions: Mapping[str, str] | None = None
 
 
 def counted_kinds(job: Job) -> tuple[str, ...]:
@@ -277,7 +280,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path))
+        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address
@@ -361,6 +364,9 @@ class Preparation:
         assert found is not None and plan is not None
         news = [rejected(facts, name, reason) for name, reason in found.rejected]
         news += [warning(facts, text) for text in found.warnings]
+        if found.refusal is not None:
+            return *news, GiveUp(found.refusal)
+        news += set_aside(facts, found)
         number, directory, step = facts.number + 1, found.directory, 0
         if directory is not None:
             step = step_of(directory) or 0

@@ -3,8 +3,9 @@
     STARTING -> RUNNING -> (RECOVERING -> RUNNING)* -> FINISHED | FAILED
                    \\-> STOPPING -> STOPPED | FINISHED | (RECOVERING ->) FAILED
 
-A stop while there is no step in progress leads from STARTING, RECOVERING and the end of RUNNING to
-STOPPED at once. A failure while a run stops is recovered from no more: RECOVERING ends its workers.
+A stop while there is no step in progress leads from STARTING and RECOVERING to STOPPED at once; one
+that comes when all workers are done waits for their last checkpoint. A failure while a run stops is
+recovered from no more: RECOVERING ends its workers.
 """
 
 from __future__ import annotations

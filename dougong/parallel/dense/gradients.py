@@ -3,14 +3,14 @@ complete."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.parallel.dense.buckets import Bucket
 from dougong.parallel.dense.ordered_reduce import Reducer
-from dougong.parallel.segments.flight import USED_ELSEWHERE, GradientSink
+from dougong.parallel.segments.flight import USED_ELSEWHERE
 from dougong.parallel.segments.tape import GraphNode
 from dougong.parallel.trace.tracer import Tracer
 
@@ -19,12 +19,8 @@ class DenseGradients:
     """Float32 sums of the local lanes' dense gradients, added in micro-batch order; complete
     buckets go to the reducer.
 
-    A bucket is complete when as many gradients have come in the last micro-batch as in the first
-    step's. In the first step, which learns that number, all buckets are complete at the end.
-
-    `interleaved`: micro-batches overtake each other. A tensor that gets several gradients from one
-    of them (the model uses it in several segments) would then be added up in an order of the
-    schedule's, and is refused.
+    Which gradients a micro-batch can bring is known when its backward begins. A bucket is complete
+    when every lane's last backward has begun and all that can come for its tensors has come.
     """
 
     def __init__(
@@ -34,49 +30,36 @@ class DenseGradients:
         reducer: Reducer,
         buckets: Sequence[Bucket],
         *,
-        interleaved: bool,
+        num_microbatches: int,
         tracer: Tracer | None = None,
     ) -> None:
         """`leaves`: the trainable dense tensors' names. Lanes may share one sum
         (`Reducer.sums`)."""
-        self._leaves, self._lanes, self._reducer = leaves, lanes, reducer
+        self.leaves, self._lanes, self._reducer = leaves, lanes, reducer
         self._buckets = buckets
         self._bucket_of: dict[str, int] = {}
         for number, bucket in enumerate(buckets):
             self._bucket_of |= dict.fromkeys(bucket.shapes, number)
-        self._expected: list[int] | None = None
-        self._interleaved = interleaved
+        self._num_microbatches = num_microbatches
         self._tracer = tracer
         self.start()
 
     def start(self) -> None:
         """Begin a step: the first gradient of a tensor replaces what was there."""
+        # Tensors that have received a gradient in this step, be it zero.
+        self.reached: set[str] = set()
         self._touched: set[int] = set()
-        self._num_arrived = [0] * len(self._buckets)
         self._complete: set[int] = set()
+        # By lane and tensor: the gradients that are still to come or to be added, by micro-batch,
+        # None for one that has not come.
+        self._queues: dict[tuple[int, str], dict[int, Tensor | None]] = {}
+        self._num_queued = [0] * len(self._buckets)
+        self._num_lanes_open = len(self._lanes)
 
-    def sink(self, lane: int, last: bool) -> GradientSink:
-        """Takes the gradients of one lane's micro-batch; `last`: no other micro-batch of the step
-        follows."""
-        sums = self._reducer.sums(lane)
-        arrived: set[str] = set()
-
-        def take(leaf: GraphNode, gradient: Tensor) -> None:
-            name = self._leaves.get(leaf)
-            if name is None:
-                raise ModelError(USED_ELSEWHERE)
-            if self._interleaved and name in arrived:
-                raise ModelError(
-                    f"{name} is used in several segments of the model, so that its gradient would "
-                    "depend on the order of micro-batches; set pipeline: serial (or colocated, "
-                    "where all workers are `role: both`)"
-                )
-            arrived.add(name)
-            self._add(sums[name], gradient)
-            if last:
-                self._count(name)
-
-        return take
+    def sink(self, lane: int, microbatch: int) -> LaneSink:
+        """Takes the gradients of one lane's micro-batch. Backwards begin in the order of
+        micro-batches, and may overtake each other from then on."""
+        return LaneSink(self, lane, microbatch)
 
     def finish(self) -> dict[str, Tensor]:
         """End of the backward: the sums over all lanes of the tensors that this worker owns. What
@@ -84,9 +67,44 @@ class DenseGradients:
         for number in range(len(self._buckets)):
             if number not in self._complete:
                 self._hand_over(number)
-        if self._expected is None:
-            self._expected = self._num_arrived
         return self._reducer.finish() if self._lanes else {}
+
+    def begin(self, lane: int, microbatch: int, names: Iterable[str]) -> None:
+        """A micro-batch's backward begins; it may bring a gradient for each of `names`."""
+        for name in names:
+            self._queues.setdefault((lane, name), {})[microbatch] = None
+            self._num_queued[self._bucket_of[name]] += 1
+        if microbatch == self._num_microbatches - 1:
+            self._num_lanes_open -= 1
+        if self._num_lanes_open == 0:
+            for number in range(len(self._buckets)):
+                self._hand_over_if_complete(number)
+
+    def arrive(self, lane: int, microbatch: int, name: str, gradient: Tensor | None) -> None:
+        """The gradient of a name given to `begin`; None: none will come."""
+        queue = self._queues[lane, name]
+        if gradient is None:
+            del queue[microbatch]
+            self._num_queued[self._bucket_of[name]] -= 1
+        else:
+            queue[microbatch] = gradient
+            self.reached.add(name)
+        self._add_first(lane, name)
+        self._hand_over_if_complete(self._bucket_of[name])
+
+    def _add_first(self, lane: int, name: str) -> None:
+        """Add up what has come, up to the first micro-batch whose gradient has not."""
+        # Two micro-batches of one model may use a tensor in other segments, so that the later one's
+        # gradient is complete before the earlier one's. It waits: a schedule changes no bit.
+        queue = self._queues[lane, name]
+        while queue:
+            microbatch = next(iter(queue))
+            gradient = queue[microbatch]
+            if gradient is None:
+                return
+            del queue[microbatch]
+            self._num_queued[self._bucket_of[name]] -= 1
+            self._add(self._reducer.sums(lane)[name], gradient)
 
     def _add(self, total: Tensor, gradient: Tensor) -> None:
         if total.data_ptr() in self._touched:
@@ -95,17 +113,10 @@ class DenseGradients:
             total.copy_(gradient)
             self._touched.add(total.data_ptr())
 
-    def _count(self, name: str) -> None:
-        number = self._bucket_of[name]
-        if number in self._complete:
-            raise ModelError(
-                f"{name} received more gradients in this step than in the first, and its sum has "
-                "been sent already: the model computes differently from step to step; resume the "
-                "run, which learns the number anew"
-            )
-        self._num_arrived[number] += 1
-        if self._expected is not None and self._num_arrived[number] == self._expected[number]:
-            self._hand_over(number)
+    def _hand_over_if_complete(self, number: int) -> None:
+        if self._num_lanes_open or self._num_queued[number] or number in self._complete:
+            return
+        self._hand_over(number)
 
     def _hand_over(self, number: int) -> None:
         names = self._buckets[number].shapes
@@ -120,3 +131,30 @@ class DenseGradients:
         self._complete.add(number)
         if self._lanes:
             self._reducer.complete(number)
+
+
+class LaneSink:
+    """The `GradientSink` of one lane's micro-batch."""
+
+    def __init__(self, gradients: DenseGradients, lane: int, microbatch: int) -> None:
+        self._gradients = gradients
+        self._lane, self._microbatch = lane, microbatch
+        self._expected: set[str] = set()
+
+    def begin(self, leaves: Iterable[GraphNode]) -> None:
+        """What the graph reaches beside dense tensors are outputs of experts calls."""
+        names = self._gradients.leaves
+        self._expected = {names[leaf] for leaf in leaves if leaf in names}
+        self._gradients.begin(self._lane, self._microbatch, self._expected)
+
+    def take(self, leaf: GraphNode, gradient: Tensor) -> None:
+        name = self._gradients.leaves.get(leaf)
+        if name is None:
+            raise ModelError(USED_ELSEWHERE)
+        self._expected.remove(name)
+        self._gradients.arrive(self._lane, self._microbatch, name, gradient)
+
+    def end(self) -> None:
+        for name in self._expected:
+            self._gradients.arrive(self._lane, self._microbatch, name, None)
+        self._expected = set()

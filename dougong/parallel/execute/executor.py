@@ -79,7 +79,7 @@ class _MicroBatch:
 @dataclass(frozen=True)
 class Training:
     """What a step trains on. `forwards(micro-batch)` by local lane; `scale` weighs each loss in the
-    gradient; `sink(lane, micro-batch)` receives (leaf node, gradient) as they complete."""
+    gradient; `sink(lane, micro-batch)` takes the gradients as they complete."""
 
     forwards: Callable[[int], Mapping[int, Forward]]
     scale: float
@@ -204,7 +204,7 @@ class Executor:
         forwards = self._evaluated if training is None else training.forwards(microbatch)
         flights, sinks = {}, {}
         for lane, forward in forwards.items():
-            flights[lane] = Flight(forward, self._cut.shared_leaves, training is not None)
+            flights[lane] = Flight(forward, training is not None)
             if training is not None:
                 sinks[lane] = training.sink(lane, microbatch)
         self._microbatches[microbatch] = _MicroBatch(flights, sinks)
@@ -265,7 +265,7 @@ class Executor:
         assert self._training is not None
         losses = {}
         for lane, flight in state.flights.items():
-            losses[lane] = flight.begin_backward(self._training.scale)
+            losses[lane] = flight.begin_backward(self._training.scale, state.sinks[lane])
             self._losses[lane, microbatch] = losses[lane]
         if self._options.tracer is not None:
             self._options.tracer.losses(microbatch, self._cut.num_sites, losses)
@@ -319,6 +319,9 @@ class Executor:
         num_rows = self._rows_to_add.pop((site, microbatch))
         with lasting(self._emulation.experts_s(num_rows)):
             self._shard.add_weights((site, microbatch))
+        if self._options.tracer is not None:
+            key, module = (site, microbatch), self._cut.names[site]
+            self._options.tracer.experts(key, module, self._shard.gradients[site])
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
         batch = self._batches.pop((site, microbatch))

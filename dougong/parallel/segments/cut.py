@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dougong.parallel.segments.tape import GraphNode
-
 
 @dataclass(frozen=True)
 class Cut:
     """A model's sites (experts calls) in the order of their calls; between them lie its segments.
 
     `names`: what the model calls its experts modules, by site. `has_identity`: some experts return
-    the token itself. `shared_leaves`: parameters with more than one name (tied weights), whose
-    gradients come from several places of the graph.
+    the token itself.
     """
 
     names: tuple[str, ...]
     num_experts: int
     has_identity: bool
-    shared_leaves: frozenset[GraphNode] = frozenset()
 
     @property
     def num_sites(self) -> int:

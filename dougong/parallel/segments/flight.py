@@ -7,9 +7,9 @@ The model's code does not know that it was paused. Grad mode is on only while th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -17,15 +17,28 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dougong.errors import ModelError
-from dougong.parallel.segments.tape import EVERYTHING, GraphNode, TapeWalk, leaf_node, sequence_now
-
-GradientSink = Callable[[GraphNode, Tensor], None]
-"""sink(leaf node, gradient), called as gradients are complete."""
+from dougong.parallel.segments.tape import GraphNode, TapeWalk, leaf_node, sequence_now
 
 USED_ELSEWHERE = (
     "the model uses its experts' weights outside of the experts call, where they cannot be "
     "distributed; this family is not supported"
 )
+
+
+class GradientSink(Protocol):
+    """Takes the gradients of one micro-batch's leaves."""
+
+    def begin(self, leaves: Iterable[GraphNode]) -> None:
+        """The backward begins. No leaf but these gets a gradient; one of them may get none."""
+        ...
+
+    def take(self, leaf: GraphNode, gradient: Tensor) -> None:
+        """A leaf's gradient is complete; no leaf has two."""
+        ...
+
+    def end(self) -> None:
+        """The backward has ended: nothing more comes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,11 @@ class ExpertsCall:
     sequence: int
     output: Tensor | None = None
 
+    @property
+    def inputs_with_gradient(self) -> list[Tensor]:
+        """Those of hidden and weights that were computed from trained tensors."""
+        return [tensor for tensor in (self.hidden, self.weights) if tensor.requires_grad]
+
 
 def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Called by the model in place of its experts: hands the call to the flight's owner and returns
@@ -75,14 +93,11 @@ def note_on_flight(value: Any) -> None:
 class Flight:
     """One lane's micro-batch: resume it forward with outputs, then backward with gradients."""
 
-    def __init__(
-        self, forward: Forward, shared_leaves: frozenset[GraphNode], with_gradients: bool
-    ) -> None:
+    def __init__(self, forward: Forward, with_gradients: bool) -> None:
         self._forward = forward
         self._greenlet = greenlet(forward.run)
         self.notes: list[Any] = []
         self._greenlet.notes = self.notes
-        self._shared_leaves = shared_leaves
         self._with_gradients = with_gradients
         self._walk: TapeWalk | None = None
         self.calls: list[ExpertsCall] = []
@@ -130,11 +145,12 @@ class Flight:
         in which gradients of the same tensor are added."""
         self._added_losses.append(loss)
 
-    def begin_backward(self, scale: float) -> Tensor:
+    def begin_backward(self, scale: float, sink: GradientSink) -> Tensor:
         """Start the walk from the loss and those of `add_loss`, each weighted by `scale`; returns
         the loss's value, without what was added, and lets the graph go."""
         assert self.loss is not None, "backward before the forward has ended"
-        self._walk = TapeWalk(self._shared_leaves)
+        self._walk = TapeWalk(self._starts())
+        sink.begin(self._walk.leaves)
         value = self.loss.detach()
         self._walk.add(self.loss, torch.full_like(value, scale))
         # Each is a start of the walk of its own: a sum of them would be one more node.
@@ -144,6 +160,15 @@ class Flight:
         self._added_losses.clear()
         self.notes.clear()
         return value
+
+    def _starts(self) -> Iterator[Tensor]:
+        """Where gradients come in from outside of the graph: at the losses, and at the inputs of
+        every experts call."""
+        assert self.loss is not None
+        yield self.loss
+        yield from self._added_losses
+        for call in self.calls:
+            yield from call.inputs_with_gradient
 
     def backward_to_call(self, sink: GradientSink) -> tuple[ExpertsCall, Tensor]:
         """Walk back to the newest experts call; returns it with the gradient [T, H] of its
@@ -158,10 +183,10 @@ class Flight:
             if node is output_leaf:
                 gradient = value
             else:
-                sink(node, value)
+                sink.take(node, value)
         if gradient is None:
-            gradient = torch.zeros_like(call.output)
-        return call, gradient
+            gradient = self._walk.take(output_leaf)
+        return call, torch.zeros_like(call.output) if gradient is None else gradient
 
     def add_input_gradients(self, call: ExpertsCall, dhidden: Tensor, dweights: Tensor) -> None:
         """The experts' gradients of a call's inputs have come: they join the walk."""
@@ -173,8 +198,9 @@ class Flight:
     def end_backward(self, sink: GradientSink) -> None:
         """Walk what is left, before the first experts call."""
         assert self._walk is not None
-        for node, value in self._walk.until(EVERYTHING):
-            sink(node, value)
+        for node, value in self._walk.finish():
+            sink.take(node, value)
+        sink.end()
         self._walk = None
 
 

@@ -9,7 +9,7 @@ handed out, not accumulated, so the order of every sum is the caller's. Bitwise 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, KeysView
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 GraphNode = Any  # torch.autograd.graph.Node, whose private protocol the walk speaks
+_Edges = tuple[tuple[GraphNode | None, int], ...]
 
 EVERYTHING = -2
 """Bound below every sequence number: walk to the end."""
@@ -29,21 +30,33 @@ def sequence_now() -> int:
 
 
 class TapeWalk:
-    """A resumable backward pass over one micro-batch's graph. Run it with grad mode off."""
+    """A resumable backward pass over one micro-batch's graph. Run it with grad mode off.
 
-    def __init__(self, deferred: frozenset[GraphNode] = frozenset()) -> None:
-        """`deferred`: leaves that get several gradients (tied weights); they are handed out once,
-        at the very end."""
+    A leaf is handed out once, when all that the model computed from it has been walked: a weight
+    that is used twice gets the sum, added in the order in which the engine adds it.
+    """
+
+    def __init__(self, starts: Iterable[Tensor]) -> None:
+        """`starts`: all tensors that `add` will be told of. Each is looked at now, with everything
+        that it was computed from, so that it is known how often every leaf was used."""
         self._inputs: dict[GraphNode, dict[int, tuple[Tensor, bool]]] = {}
         self._heap: list[tuple[int, int, GraphNode]] = []
         self._arrivals = 0
-        self._deferred = deferred
+        self._following: dict[GraphNode, _Edges] = {}
+        self._uses: dict[GraphNode, int] = {}
+        self._complete: list[tuple[GraphNode, Tensor]] = []
+        self._look_through(starts)
+
+    @property
+    def leaves(self) -> KeysView[GraphNode]:
+        """The leaves that the graph reaches: no other one gets a gradient."""
+        return self._uses.keys()
 
     def add(self, tensor: Tensor, gradient: Tensor) -> None:
         """Say that `tensor` (an output of the graph, or an input of an experts call) received this
         gradient."""
         edge = get_gradient_edge(tensor)
-        self._push(edge.node, edge.output_nr, gradient)
+        self._receive(edge.node, edge.output_nr, gradient)
 
     def until(self, bound: int) -> Iterator[tuple[GraphNode, Tensor]]:
         """Run every node whose sequence number is at least `bound`; yield (leaf node, gradient) as
@@ -55,12 +68,10 @@ class TapeWalk:
         # An experts call's bound is the number at its pause: nodes from there on belong to the
         # segment behind it, and nothing with a smaller number needs more than that segment gives,
         # but for the gradients of the call's inputs, which `add` brings before the walk goes on.
+        yield from self._take_complete()
         while self._heap and -self._heap[0][0] >= bound:
             node = heapq.heappop(self._heap)[2]
             inputs = self._inputs.pop(node)
-            if _is_leaf(node):
-                yield node, inputs[0][0]
-                continue
             gradients: list[Tensor | None] = [None] * len(node._input_metadata)
             for index, (gradient, _) in inputs.items():
                 gradients[index] = gradient
@@ -68,22 +79,70 @@ class TapeWalk:
             del inputs, gradient
             self._run(node, gradients)
             del node
+            yield from self._take_complete()
+
+    def finish(self) -> Iterator[tuple[GraphNode, Tensor]]:
+        """Run what is left, and yield every leaf that is still waiting."""
+        yield from self.until(EVERYTHING)
+        # A node that got no gradient was never run, and the leaves behind it still count its use.
+        for leaf in list(self._inputs):
+            yield leaf, self._inputs.pop(leaf)[0][0]
+
+    def take(self, leaf: GraphNode) -> Tensor | None:
+        """What a leaf has received, though the walk still waits for more; None: nothing."""
+        inputs = self._inputs.pop(leaf, None)
+        return None if inputs is None else inputs[0][0]
+
+    def _look_through(self, starts: Iterable[Tensor]) -> None:
+        """Find all nodes that may be run, what follows each, and the uses of every leaf."""
+        waiting: list[GraphNode] = []
+        for start in starts:
+            self._reach(get_gradient_edge(start).node, waiting)
+        while waiting:
+            node = waiting.pop()
+            following = self._following[node] = node.next_functions
+            for reached, _ in following:
+                if reached is not None:
+                    self._reach(reached, waiting)
+
+    def _reach(self, node: GraphNode, waiting: list[GraphNode]) -> None:
+        """An edge leads to this node, or the walk starts there."""
+        if node in self._uses:
+            self._uses[node] += 1
+        elif node in self._following:
+            return
+        elif _is_leaf(node):
+            self._uses[node] = 1
+        else:
+            self._following[node] = ()
+            waiting.append(node)
 
     def _run(self, node: GraphNode, gradients: list[Tensor | None]) -> None:
         """Call a node and hand its results to the nodes that follow; empties `gradients`."""
         call = _call if callable(node) else _call_python
         results = call(node, gradients)
         gradients.clear()
-        for (following, index), gradient in zip(node.next_functions, results, strict=False):
-            if following is not None and gradient is not None:
-                self._push(following, index, _fit(gradient, following._input_metadata[index]))
+        for (following, index), gradient in zip(self._following.pop(node), results, strict=False):
+            if following is not None:
+                self._receive(following, index, gradient)
 
-    def _push(self, node: GraphNode, index: int, gradient: Tensor) -> None:
+    def _receive(self, node: GraphNode, index: int, gradient: Tensor | None) -> None:
+        """An edge that leads to this node has been walked. None: it brought nothing."""
+        if gradient is not None:
+            self._add_up(node, index, _fit(gradient, node._input_metadata[index]))
+        if node not in self._uses:
+            return
+        self._uses[node] -= 1
+        if not self._uses[node] and node in self._inputs:
+            self._complete.append((node, self._inputs.pop(node)[0][0]))
+
+    def _add_up(self, node: GraphNode, index: int, gradient: Tensor) -> None:
         inputs = self._inputs.get(node)
         if inputs is None:
             inputs = self._inputs[node] = {}
-            self._arrivals += 1
-            heapq.heappush(self._heap, (-self._rank(node), self._arrivals, node))
+            if node not in self._uses:
+                self._arrivals += 1
+                heapq.heappush(self._heap, (-int(node._sequence_nr()), self._arrivals, node))
         held = inputs.get(index)
         if held is None:
             inputs[index] = (gradient, False)
@@ -92,8 +151,9 @@ class TapeWalk:
         else:
             inputs[index] = (held[0] + gradient, True)
 
-    def _rank(self, node: GraphNode) -> int:
-        return EVERYTHING if node in self._deferred else int(node._sequence_nr())
+    def _take_complete(self) -> Iterator[tuple[GraphNode, Tensor]]:
+        while self._complete:
+            yield self._complete.pop(0)
 
 
 def leaf_node(tensor: Tensor) -> GraphNode:

@@ -15,6 +15,8 @@ FORWARD, BACKWARD, SUMS = "forward", "backward", "sums"
 _DIRECTIONS = (FORWARD, BACKWARD, SUMS)
 WHOLE_STEP = 1 << 30
 """In the place of a micro-batch or a site: of all of them."""
+ALL_LANES = -1
+"""In the place of a lane: an expert's gradient is added up over all of them."""
 
 _WORDS = {
     "hidden": "the hidden states that it hands to the experts",
@@ -53,11 +55,17 @@ class TraceKey:
 
     def describe(self, sites: Sequence[str]) -> str:
         """In words. `sites`: the names of the model's experts modules."""
-        words = _WORDS[self.what]
         if self.direction == SUMS:
-            return f"lane {self.lane}: {words} {self.part}, added over its micro-batches"
+            return self._sum_in_words()
         where = f"lane {self.lane}, micro-batch {self.microbatch}, {self.direction}"
-        return f"{where}, {self._place(sites)}: {words}"
+        return f"{where}, {self._place(sites)}: {_WORDS[self.what]}"
+
+    def _sum_in_words(self) -> str:
+        who = "all lanes" if self.lane == ALL_LANES else f"lane {self.lane}"
+        what = f"{_WORDS[self.what]} {self.part}"
+        if self.microbatch == WHOLE_STEP:
+            return f"{who}: {what}, added over its micro-batches"
+        return f"{who}, micro-batch {self.microbatch}: {what}"
 
     def _place(self, sites: Sequence[str]) -> str:
         """The experts call, or the segment, that has computed it."""

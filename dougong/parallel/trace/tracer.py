@@ -7,13 +7,13 @@ they were.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
 from dougong.ops.permute import Routing
 from dougong.parallel.schedules.operation import CallKey
-from dougong.parallel.segments.flight import ExpertsCall
+from dougong.parallel.segments.flight import ExpertsCall, GradientSink
 from dougong.parallel.trace.checksum import checksums
 from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, TraceKey
 
@@ -22,9 +22,13 @@ class Tracer:
     """The trace of one worker's lanes in one step: `found[place]` is the checksum of the value
     there."""
 
-    def __init__(self, step: int) -> None:
-        """Records while this step runs; what is shown to it in other steps is passed over."""
+    def __init__(
+        self, step: int, measure: Callable[[Sequence[Tensor]], list[int]] = checksums
+    ) -> None:
+        """Records while this step runs; what is shown to it in other steps is passed over.
+        `measure`: what is kept of values, a number of each."""
         self._step = step
+        self._measure = measure
         self.active = False
         self.found: dict[TraceKey, int] = {}
 
@@ -103,8 +107,19 @@ class Tracer:
             }
         )
 
+    def watched(self, lane: int, microbatch: int, sink: GradientSink) -> GradientSink:
+        """A sink that sees the dense gradients of one micro-batch, each by itself, on their way to
+        `sink`. A trace of checksums has their sums, and looks no closer."""
+        return sink
+
+    def experts(
+        self, key: CallKey, module: str, gradients: Mapping[int, Mapping[str, Tensor]]
+    ) -> None:
+        """The weights' gradients of one module's experts, so far: at `key` they were added to. A
+        trace of checksums has the lanes' side alone."""
+
     def _take(self, values: Mapping[TraceKey, Tensor]) -> None:
-        self.found |= dict(zip(values, checksums(list(values.values())), strict=True))
+        self.found |= dict(zip(values, self._measure(list(values.values())), strict=True))
 
 
 def _blocks(whole: TraceKey, rows_RH: Tensor, routing: Routing) -> dict[TraceKey, Tensor]:

@@ -29,10 +29,6 @@ class OwnedAdamW:
         """The tensors that this worker trains."""
         return tuple(self._masters)
 
-    def has_state(self, name: str) -> bool:
-        """Whether the tensor has ever been updated."""
-        return self._adamw is not None and bool(self._adamw.state.get(self._masters[name]))
-
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         """Update the masters in place from their float32 gradients."""
         if self._adamw is None:

@@ -27,10 +27,6 @@ class Optimizer(Protocol):
         """The tensors that this worker trains, in the order of names."""
         ...
 
-    def has_state(self, name: str) -> bool:
-        """Whether the tensor has ever been updated."""
-        ...
-
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         """Update the tensors in place from their float32 gradients. A tensor without a gradient
         stays as it is. The gradients belong to the caller again once this returns."""

@@ -10,7 +10,7 @@ from statistics import median
 
 from dougong.records.directory import RunDir
 from dougong.ui.formatting import count, duration, loss, plural
-from dougong.ui.history import History
+from dougong.ui.history import History, recomputed_words
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
@@ -103,4 +103,7 @@ def _recovery_words(history: History) -> str:
         return "no step came after"
     rewound = sum(len(stretch) for stretch in history.rewound)
     seconds = sum(recovery.total_s or 0.0 for recovery in history.recoveries)
-    return f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"
+    words = f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"
+    if history.recomputed:
+        words += f"; {recomputed_words(history.recomputed)}"
+    return words

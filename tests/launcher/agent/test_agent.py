@@ -221,14 +221,12 @@ def test_a_child_that_inspects_answers_with_what_it_found(played: Played) -> Non
     assert played.until(WorkerExited).code == 0
 
 
-def test_a_worker_without_a_log_is_an_exit_with_the_reason(played: Played) -> None:
+def test_a_worker_without_a_log_does_its_work(played: Played) -> None:
     played.until(AgentReady)
     (played.path / "logs").write_text("a file in the way")
     task = InspectTask("tests.launcher.entries:inspect", Job.model_validate(toy_job()))
     played.channel.send(ForkWorkers(0, ("east/0",), task))
-    exited = played.until(WorkerExited)
-    assert (exited.code, exited.pid) == (1, None)
-    assert "cannot prepare a worker" in str(exited.text)
+    assert played.until(WorkerExited).code == 0
 
 
 @pytest.mark.parametrize("way", ["close", "end"])

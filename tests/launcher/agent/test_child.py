@@ -70,6 +70,28 @@ def test_only_alarms_are_forwarded_but_everything_is_kept(child: Child, tmp_path
     assert (tmp_path / "logs" / "0.log").read_bytes() == b"step 1\nUserWarning: old\nstep 2\n"
 
 
+def test_a_log_that_cannot_be_written_costs_lines_and_no_worker(tmp_path: Path) -> None:
+    """A full disk ended the agent, and its workers were taken for those of a lost node."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "0.log").symlink_to("/dev/full")
+    child = open_child(tmp_path)
+    told = f"warning: {folder / '0.log'}: No space left on device; lines of this worker are lost"
+    assert printed(child, b"one\n") == [told]
+    assert printed(child, b"two\n") == []
+    assert list(child.last_lines) == ["one", "two"]
+    child.close()
+
+
+def test_a_log_that_cannot_be_made_is_made_later(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file is in the way")
+    child = open_child(tmp_path)
+    (tmp_path / "logs").unlink()
+    assert printed(child, b"one\n") == []
+    assert (tmp_path / "logs" / "0.log").read_bytes() == b"one\n"
+    child.close()
+
+
 def test_every_line_of_the_console_worker_is_forwarded(tmp_path: Path) -> None:
     console = open_child(tmp_path, "east/0")
     assert console.task == "train"
@@ -109,8 +131,9 @@ def test_the_last_lines_are_few(child: Child) -> None:
 def test_a_file_in_the_way_of_the_log_leaves_no_descriptor_open(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("not a folder")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="logs"):
-        open_child(tmp_path)
+    child = open_child(tmp_path)
+    child.close_worker_ends()
+    child.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

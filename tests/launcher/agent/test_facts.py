@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.processes import memory_bytes
-from dougong.launcher.agent.facts import count_devices, describe_agent, installed_versions
+from dougong.job.schema import Island
+from dougong.launcher.agent.facts import absent_devices, count_devices, describe_agent, installed_versions
 from dougong.records.machine import PACKAGES
 from tests.launcher.agent.test_settings import SETTINGS
 
@@ -34,6 +35,16 @@ def test_facts_hold_what_this_process_finds(tmp_path: Path, seen: bool) -> None:
     assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
     assert facts.sees_run_dir is seen
     assert facts.memory_bytes == memory_bytes()
+
+
+def test_devices_that_this_machine_lacks_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    east = Island(name="east", accelerator="cuda", workers=2)
+    west = Island(name="west", accelerator="cpu", workers=9)
+    (note,) = absent_devices([east, west]).notes
+    assert note.startswith("island east needs 2 cuda devices, and this machine has 0")
+    missing = get_accelerator("cuda").missing()
+    assert note.endswith(f" ({missing})" if missing else "has 0")
 
 
 def test_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.placement import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEvent
+from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
 ISLANDS = [
@@ -124,8 +125,10 @@ def done(*names: str, generation: int = 1) -> list[Step]:
     return steps
 
 
-def step(number: int, generation: int = 1) -> Says:
-    row = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+def step(number: int, generation: int = 1, ledger: str | None = None) -> Says:
+    row: dict[str, Any] = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+    if ledger is not None:
+        row["ledger"] = ledger
     return worker("east/0", StepDone(number, row), generation)
 
 
@@ -137,8 +140,11 @@ def committed(number: int) -> Committed:
     return Committed(number, Path(f"/run/checkpoints/step-{number:06d}"), 100, 0.5)
 
 
-def found(number: int | None = None) -> FoundCheckpoint:
-    return FoundCheckpoint(None if number is None else Path(f"/run/checkpoints/step-{number:06d}"))
+def found(number: int | None = None, **recorded: str) -> FoundCheckpoint:
+    """`recorded`: what generation 1 has recorded of the steps after it, such as `_6="ab"`."""
+    steps = {int(name.lstrip("_")): RecordedStep(1, ledger) for name, ledger in recorded.items()}
+    directory = None if number is None else Path(f"/run/checkpoints/step-{number:06d}")
+    return FoundCheckpoint(directory, recorded=steps)
 
 
 ALL = ("east/0", "east/1", "west/0")
@@ -162,6 +168,7 @@ class Machine:
     job: Job
     deadlines: Deadlines = DEADLINES
     takes_fingerprints: bool = False
+    versions: dict[str, str] | None = None
     memory_bytes: int | None = None
     state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
     facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
@@ -174,7 +181,7 @@ class Machine:
 
     @property
     def policy(self) -> RunPolicy:
-        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
+        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints, versions=self.versions)
 
     @property
     def outcome(self) -> Outcome:

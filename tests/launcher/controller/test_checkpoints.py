@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,17 @@ from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError
-from dougong.job.schema import Job
-from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
+from dougong.errors import CheckpointError, RecordError
+from dougong.job.schema import Job, Model
+from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin, companions_of
+from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
 from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Inventory, Seat, make_plan
-from dougong.planner.recipe import make_recipe
+from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
+from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
 INVENTORY = Inventory("toy", (), (), 4, ())
@@ -95,6 +99,30 @@ def test_a_checkpoint_says_of_what_it_was_made(checkpoints: CheckpointManager, i
     assert Manifest.load(checkpoints.root / "step-000010").metadata["parent"] == "step-000005"
 
 
+def test_small_files_of_the_model_folder_travel_on_when_it_is_gone(tmp_path: Path) -> None:
+    base, own = tmp_path / "base", tmp_path / "own"
+    for folder, tokenizer in ((base, "{}"), (own, '{"trained": "with"}')):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(tokenizer)
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    job = JOB.model_copy(update={"model": Model(path=str(base), config={"pad_token_id": 9})})
+    bounded = CheckpointManager(tmp_path / "run", job, Background("test-commit", inbox := Inbox()))
+    find(bounded, inbox)
+    shutil.rmtree(base)  # before the first checkpoint is due
+    done = commit(bounded, inbox, 5)
+    model = done.directory / "model"
+    assert json.loads((model / "generation_config.json").read_text()) == {"eos_token_id": [2, 5], "pad_token_id": 9}
+    assert (model / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert (model / "tokenizer.json").read_text() == "{}"
+    # A later process of the run, which finds neither the folder nor a changed one.
+    later = CheckpointManager(tmp_path / "run", job, Background("test-commit", inbox))
+    (commit(later, inbox, 10).directory / "model/chat_template.jinja").read_text()
+    data = job.data.model_copy(update={"tokenizer": str(own)})
+    files = companions_of(tmp_path / "other", JOB.model_copy(update={"data": data}))
+    assert files == {"tokenizer.json": b'{"trained": "with"}'}
+
+
 def test_old_checkpoints_go(checkpoints: CheckpointManager, inbox: Inbox) -> None:
     removed = [commit(checkpoints, inbox, step).removed for step in (5, 10, 15)]
     assert removed == [(), (), ("step-000005",)]
@@ -146,6 +174,97 @@ def test_nothing_is_found_where_there_is_nothing(checkpoints: CheckpointManager,
     assert find(checkpoints, inbox) == FoundCheckpoint(None)
 
 
+def again(root: Path, inbox: Inbox, **point: Any) -> CheckpointManager:
+    """The manager of a later controller."""
+    return CheckpointManager(root, JOB, Background("test-commit", inbox), ResumePoint(2, **point))
+
+
+def damage(root: Path, *steps: int) -> None:
+    for step in steps:
+        flip(root / f"step-{step:06d}" / "model" / "east-0.json")
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("step-*") if path.is_dir())
+
+
+def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 5, 10)
+    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    assert found.directory is None and found.refusal is not None
+    text, run = str(found.refusal), checkpoints.root.parent
+    for part in ("step-000010: ", "step-000005: ", "east-0.json", f"`dougong resume {run} --from-scratch`"):
+        assert part in text
+    assert [name for name, _ in found.rejected] == ["step-000010", "step-000005"]
+    assert left(checkpoints.root) == ["step-000005", "step-000010"]
+    # In a recovery of the controller that has written them it is the same, and the damage is not told twice.
+    assert find(checkpoints, inbox).refusal is not None
+    assert find(checkpoints, inbox).rejected == ()
+
+
+def test_checkpoints_that_are_gone_are_no_beginning(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    assert found.refusal is not None and "its checkpoints are gone; mend or mount the storage" in str(found.refusal)
+
+
+def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 10)
+    anew = again(checkpoints.root, inbox, has_committed=True, chosen=0)
+    found = find(anew, inbox)
+    aside = checkpoints.root / "set-aside" / "1"
+    assert found == FoundCheckpoint(None, (), (), ("step-000010", "step-000005"), aside)
+    assert left(checkpoints.root) == ["set-aside/1/step-000005", "set-aside/1/step-000010"]
+    assert find(anew, inbox) == FoundCheckpoint(None)  # before its first checkpoint a recovery begins anew too
+    commit(anew, inbox, 5)
+    assert find(anew, inbox).directory == checkpoints.root / "step-000005"
+
+
+def test_a_chosen_checkpoint_sets_the_later_ones_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 10)
+    with pytest.raises(CheckpointError, match=r"east-0\.json.*choose another --step, there are: 5, 10"):
+        raise failure(again(checkpoints.root, inbox, chosen=10), inbox)
+    assert left(checkpoints.root) == ["step-000005", "step-000010"]
+    chosen = again(checkpoints.root, inbox, has_committed=True, chosen=5)
+    found = find(chosen, inbox)
+    assert (found.directory, found.moved) == (checkpoints.root / "step-000005", ("step-000010",))
+    assert left(checkpoints.root) == ["set-aside/1/step-000010", "step-000005"]
+    commit(chosen, inbox, 10)
+    assert find(chosen, inbox).directory == checkpoints.root / "step-000010"  # the wish was met once
+
+
+def test_a_refused_choice_moves_nothing(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    data = other(data={"name": "b.txt", "digest": "two"})
+    assert "was trained on data" in str(failure(again(checkpoints.root, inbox, chosen=5), inbox, data))
+    assert left(checkpoints.root) == ["step-000005", "step-000010"]
+
+
+def failure(checkpoints: CheckpointManager, inbox: Inbox, origin: RunOrigin = ORIGIN) -> BaseException:
+    checkpoints.find(origin)
+    item = result(inbox)
+    assert isinstance(item, TaskFailed), item
+    return item.error
+
+
+def test_a_damaged_checkpoint_is_never_deleted_and_told_once(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 5)
+    later = again(checkpoints.root, inbox, has_committed=True)
+    assert find(later, inbox).directory == checkpoints.root / "step-000010"
+    done = [commit(later, inbox, step) for step in (15, 20, 25)]
+    assert [one.invalid for one in done] == [("step-000005",), (), ()]
+    assert [one.removed for one in done] == [(), ("step-000010",), ("step-000015",)]
+    assert left(checkpoints.root) == ["step-000005", "step-000020", "step-000025"]
+
+
 def other(**changes: Any) -> RunOrigin:
     return RunOrigin(dataclasses.replace(MODEL, **changes))
 
@@ -154,12 +273,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_or_warned_of(checkpoints: Che
     commit(checkpoints, inbox, 5)
     origin = other(recipe=dataclasses.replace(MODEL.recipe, arithmetic=99))
     text = refusal(checkpoints, inbox, origin)
-    assert "another recipe (arithmetic: 1 then, 99 now)" in text and "-o numerics=bounded" in text
+    assert f"another recipe (arithmetic: {ARITHMETIC} then, 99 now)" in text and "-o numerics=bounded" in text
     bounded = CheckpointManager(
         checkpoints.root, JOB.model_copy(update={"numerics": "bounded"}), Background("test-bounded", inbox)
     )
     (warning,) = find(bounded, inbox, origin).warnings
-    assert "arithmetic: 1 then, 99 now" in warning
+    assert f"arithmetic: {ARITHMETIC} then, 99 now" in warning
 
 
 def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -167,3 +286,27 @@ def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, i
     text = refusal(checkpoints, inbox, other(data={"name": "a.txt", "digest": "two"}))
     assert "digest one, but a.txt has two" in text
     assert find(checkpoints, inbox).directory == checkpoints.root / "step-000005"
+
+
+def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> CheckpointManager:
+    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read)
+
+
+def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:
+    rows = [{"generation": 1, "step": step, "ledger": f"{step:02x}"} for step in range(1, 8)]
+    checkpoints = with_rows(tmp_path, inbox, lambda: iter(rows))
+    assert list(find(checkpoints, inbox).recorded) == [1, 2, 3, 4, 5, 6, 7]  # from the beginning
+    parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]
+    parts = [dataclasses.replace(one, part={**one.part, "ledger": "05"}) for one in parts]
+    checkpoints.commit(5, 1, parts, PLAN, ORIGIN, None)
+    assert isinstance(result(inbox), Committed)
+    assert find(checkpoints, inbox).recorded == {6: RecordedStep(1, "06"), 7: RecordedStep(1, "07")}
+
+
+def test_rows_that_cannot_be_read_are_told_and_hold_nothing_up(tmp_path: Path, inbox: Inbox) -> None:
+    def damaged() -> Any:
+        raise RecordError("metrics.jsonl:3: not JSON")
+
+    found = find(with_rows(tmp_path, inbox, damaged), inbox)
+    assert found.recorded == {}
+    assert found.warnings == ("metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",)

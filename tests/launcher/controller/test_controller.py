@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from dougong.control.messages import Ping
-from dougong.errors import LaunchError, PlanError
+from dougong.errors import PlanError, StorageError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.job.schema import Job
@@ -17,7 +17,7 @@ from dougong.launcher.backends.base import SettingsOf
 from dougong.launcher.controller.config import ControllerConfig, ResumePoint
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import ClientRequest, SignalReceived
+from dougong.launcher.controller.items import ClientRequest, Committed, SignalReceived
 from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.directory import RunDir
@@ -29,13 +29,15 @@ from tests.launcher.toyrun import toy_job
 
 
 class NoNodes:
-    """A backend whose machine room is empty. `error`: what opening it raises."""
+    """A backend whose machine room is empty. `error`: what opening it raises. `closes`: called at its end."""
 
     phase: Phase = "agents"
     shared_devices = True
 
-    def __init__(self, error: Exception | None = None, opens_in_s: float = 0.0) -> None:
-        self._error, self._opens_in_s = error, opens_in_s
+    def __init__(
+        self, error: Exception | None = None, opens_in_s: float = 0.0, closes: Callable[[], None] = lambda: None
+    ) -> None:
+        self._error, self._opens_in_s, self._closes = error, opens_in_s, closes
         self.is_closed = False
 
     def open(self) -> str:
@@ -58,6 +60,7 @@ class NoNodes:
 
     def close(self) -> None:
         self.is_closed = True
+        self._closes()
 
 
 @pytest.fixture
@@ -65,8 +68,10 @@ def run_dir(tmp_path: Path) -> RunDir:
     return RunDir.create(tmp_path / "run")
 
 
-def controller(run_dir: RunDir, backend: NoNodes, inbox: Inbox | None = None) -> Controller:
-    view = make_view(Console(file=io.StringIO()), "toy", 20)
+def controller(
+    run_dir: RunDir, backend: NoNodes, inbox: Inbox | None = None, screen: io.StringIO | None = None
+) -> Controller:
+    view = make_view(Console(file=screen or io.StringIO(), width=200), "toy", 20)
     config = ControllerConfig(Job.model_validate(toy_job()), "secret", "/", resume_point=ResumePoint(2, 5))
     return Controller(config, inbox or Inbox(), backend, Recorder(run_dir, view, None))
 
@@ -141,11 +146,52 @@ def test_our_own_mistake_is_recorded_and_raised(run_dir: RunDir) -> None:
     assert states_in_events(run_dir) == ["STARTING", "FAILED"]
 
 
-def test_a_record_that_cannot_be_written_ends_the_run(run_dir: RunDir) -> None:
-    """As on a full disk: the error of the file is the run's, and everything is closed."""
-    backend = NoNodes(opens_in_s=0.5)
-    made = controller(run_dir, backend)
-    run_dir.status_file.mkdir()
-    with pytest.raises(LaunchError, match=r"status\.json: cannot be written"):
-        made.run()
+@pytest.mark.parametrize(
+    ("file", "words", "says_failed"),
+    [("status.json", "cannot be written", True), ("events.jsonl", "cannot append", False)],
+)
+def test_a_record_that_cannot_be_written_ends_the_run(
+    run_dir: RunDir, file: str, words: str, says_failed: bool
+) -> None:
+    """As on a full disk: the error of the file is the run's, everything is closed, and nothing is raised on top."""
+    backend, screen = NoNodes(opens_in_s=0.5), io.StringIO()
+    made = controller(run_dir, backend, screen=screen)
+    (run_dir.path / file).unlink(missing_ok=True)
+    (run_dir.path / file).mkdir()
+    outcome = made.run()
     assert backend.is_closed
+    assert (outcome.state, outcome.status) == ("FAILED", 1)
+    assert isinstance(outcome.error, StorageError) and f"{file}: {words}: Is a directory" in str(outcome.error)
+    assert "failed at step 5" in screen.getvalue()  # why: in the command's last words
+    if says_failed:
+        (ended,) = [event for event in run_dir.read_events() if isinstance(event, RunEnded)]
+        assert ended.failure == "storage"
+        assert states_in_events(run_dir) == ["STARTING", "FAILED"]
+    else:
+        status = run_dir.read_status()
+        assert status is not None and status.state == "FAILED"
+
+
+def test_a_run_that_has_finished_but_cannot_say_so_is_a_failure(run_dir: RunDir) -> None:
+    inbox = Inbox()
+    inbox.put(SignalReceived(15))
+    made = controller(run_dir, NoNodes(opens_in_s=0.5, closes=lambda: _spoil(run_dir.events_file)), inbox)
+    outcome = made.run()
+    assert (outcome.state, outcome.status) == ("FAILED", 1)
+    assert "events.jsonl: cannot append" in str(outcome.error)
+
+
+def _spoil(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def test_what_is_committed_while_the_run_ends_is_in_its_record(run_dir: RunDir) -> None:
+    """A second Ctrl-C does not wait for the commit in the background; the checkpoint is there even so."""
+    inbox = Inbox()
+    inbox.put(SignalReceived(15))
+    late = Committed(7, run_dir.checkpoints / "step-000007", 10, 0.1)
+    made = controller(run_dir, NoNodes(closes=lambda: inbox.put(late)), inbox)
+    assert made.run().state == "STOPPED"
+    kinds = [event.kind for event in run_dir.read_events()]
+    assert kinds[-3:] == ["checkpoint_committed", "stopped", "state"]

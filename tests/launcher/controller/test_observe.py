@@ -9,7 +9,7 @@ import pytest
 from dougong.control.channel import Channel
 from dougong.control.messages import Acknowledged, Message, Ping, RequestRefused, StopRun, WorkerExited, WorkerForked
 from dougong.deadlines import DEADLINES
-from dougong.errors import JobError, LaunchError
+from dougong.errors import JobError, LaunchError, StorageError
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
@@ -56,11 +56,29 @@ def test_a_client_is_answered(
     assert len(others) == (stop is not None)
 
 
-def test_the_second_request_to_stop_is_no_event_and_does_not_wait(facts: RunFacts) -> None:
+def test_the_second_request_to_stop_does_not_wait_and_is_an_event_once(facts: RunFacts) -> None:
     assert observe(facts, SignalReceived(15), 0.0) == (Record(StopRequested(generation=2, by="SIGTERM")),)
     assert facts.stop == Stop("SIGTERM", 143)
-    assert observe(facts, SignalReceived(2), 0.0) == ()
+    urgent = StopRequested(generation=2, by="SIGINT", now=True)
+    assert observe(facts, SignalReceived(2), 0.0) == (Record(urgent),)
     assert facts.stop == Stop("SIGTERM", 143, now=True)
+    assert observe(facts, SignalReceived(2), 0.0) == ()
+
+
+def test_dougong_stop_said_again_is_the_same_wish_and_now_is_another(facts: RunFacts, channel: Channel) -> None:
+    """Whoever asks again after a deadline must not lose the checkpoint that is being written."""
+    for _ in range(2):
+        observe(facts, ClientRequest(channel, StopRun()), 0.0)
+        assert facts.stop == Stop("dougong stop", 130)
+    _, event = observe(facts, ClientRequest(channel, StopRun(now=True)), 0.0)
+    assert event == Record(StopRequested(generation=2, by="dougong stop", now=True))
+    assert facts.stop == Stop("dougong stop", 130, now=True)
+
+
+def test_an_error_of_a_file_names_it() -> None:
+    error = as_ours(OSError(28, "No space left on device", "/run/logs"))
+    assert isinstance(error, StorageError)
+    assert str(error) == "/run/logs: No space left on device; make room or mend it, then resume"
 
 
 def test_an_error_of_ours_keeps_its_class() -> None:

@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 from dougong.control.messages import AgentReady, Challenge, Heartbeat, OutputLine, WorkerForked
 from dougong.control.progress import WorkerProgress
-from dougong.control.worker_messages import DrillAnnounced, ModelFound, WorkerWarning
+from dougong.control.worker_messages import DrillAnnounced, ModelFound, UpdateSkipped, WorkerWarning
 from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
-from dougong.launcher.controller.items import AgentsPlaced, CommitFailed, PeerRefused, SignalReceived, TaskFailed
+from dougong.launcher.controller.items import (
+    AgentsPlaced,
+    CommitFailed,
+    FoundCheckpoint,
+    PeerRefused,
+    SignalReceived,
+    TaskFailed,
+)
 from dougong.launcher.controller.states import Recovering, Running, Stopping
 from tests.launcher.controller.machine import (
     ALL,
@@ -69,7 +76,13 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
 
 
 RESTARTED = [AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
+NONE_IS_VALID = FoundCheckpoint(
+    None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
+)
 LAST_PARTS = [part(name, 20) for name in ALL]
+AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
+"""Generation 2 begins after step 5; generation 1 has recorded two steps more."""
+RESTARTS = ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"]
 ONCE = {"fault": {"max_restarts": 1}}
 NEVER = {"fault": {"max_restarts": 0}}
 
@@ -98,8 +111,9 @@ CASES = [
     Case("a model that cannot be built is the user's mistake",
          [*UP_TO_MODEL, raises("east/0", "ModelError", message="no router", generation=0, task="inspect")],
          ["FAILED"], status=2, reason="no router", fresh=True,
-         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east"],
-        events=["agents_started"]),
+         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
+                  "ShowException east/0"],
+         events=["agents_started"]),
     Case("an agent lost while a checkpoint is searched is the first generation's failure",
          [*UP_TO_MODEL, MODEL, Leaves("west"), found()], ["RUNNING", "RECOVERING"], worker="west/0",
          actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
@@ -141,6 +155,20 @@ CASES = [
     Case("wrong data is not tried again", [raises("east/0", "DataError"), killed(*ALL)], ["RECOVERING", "FAILED"],
          ["ShowException east/0", "KillGeneration 1", "ForgetParts"], DIES, worker="east/0", status=1,
          reason="a data error would come again"),
+    Case("a step that is not finite is not tried again", [step(1), raises("east/0", "NumericsError"), killed(*ALL)],
+         ["RECOVERING", "FAILED"], ["RecordStep", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
+         ["first_step", *DIES], worker="east/0", status=1, reason="a numerics error would come again"),
+    Case("the run does not end before the checkpoint that was whole is committed",
+         [*LAST_PARTS, raises("east/0", "NumericsError"), killed(*ALL), Passes(60), committed(20)],
+         ["RECOVERING", "FAILED"],
+         ["CommitCheckpoint 20", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
+         ["checkpoint_started", *DIES, "checkpoint_committed"], worker="east/0", status=1, reason="numerics"),
+    Case("a checkpoint that is never committed does not hold up the run's end for ever",
+         [*LAST_PARTS, raises("east/0", "NumericsError"), killed(*ALL), Passes(1801)], ["RECOVERING", "FAILED"],
+         ["CommitCheckpoint 20", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
+         ["checkpoint_started", *DIES], worker="east/0", status=1, reason="numerics"),
+    Case("a step without its update is told", [worker("east/0", UpdateSkipped(7, 1.0, float("inf"), "a gradient", 2))],
+         events=["step_skipped"]),
     Case("a restart budget that is used up ends the run with the first cause",
          [exits("east/1", -9), *recovered("east/0", "west/0"),
           exits("west/0", 3, 2), *killed("east/0", "east/1", generation=2)],
@@ -148,6 +176,24 @@ CASES = [
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], worker="east/1", status=1, job=ONCE,
          reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
+    Case("steps that are computed again with the same bits are told",
+         [*AGAIN, step(6, 2, "aa"), step(7, 2, "bb"), step(8, 2, "cc")], ["RECOVERING", "RUNNING"],
+         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "steps_recomputed"],
+         worker="east/1"),
+    Case("other bits end a run that promises them, and commit nothing",
+         [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2), [step(7, 2, "xx"), part("west/0", 7, 2)]],
+         ["RECOVERING", "RUNNING", "FAILED"], [*RESTARTS, *["RecordStep"] * 2],
+         [*DIES, "generation_started", "first_step", "checkpoint_started", "steps_recomputed"], worker="east/1",
+         status=1, reason="step 7: generation 2 has computed it again with other bits than generation 1"),
+    Case("other bits are told where nothing is promised",
+         [*AGAIN, step(6, 2, "xx"), step(7, 2, "yy"), *[part(name, 7, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
+         [*RESTARTS, *["RecordStep"] * 2, "CommitCheckpoint 7"],
+         [*DIES, "generation_started", "first_step", "steps_recomputed", "checkpoint_started"], worker="east/1",
+         job={"numerics": "bounded"}),
+    Case("what has been compared is told when the generation fails",
+         [*AGAIN, step(6, 2, "aa"), exits("west/0", -9, 2)], ["RECOVERING", "RUNNING", "RECOVERING"],
+         [*RESTARTS, "RecordStep", "KillGeneration 2"],
+         [*DIES, "generation_started", "first_step", "steps_recomputed", *DIES], worker="east/1"),
     Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
          ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
          [*DIES, "warning", "generation_started"], worker="east/1"),
@@ -156,19 +202,27 @@ CASES = [
          ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
     Case("a stop in the last step is the end of the job", [SIGTERM, step(20), *done(*ALL)], ["STOPPING", "FINISHED"],
          ["AskToStop 1", "RecordStep"], ["stop_requested", "first_step"], status=0),
-    Case("a second stop does not wait", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"], ["stop_requested"],
-         status=130),
+    Case("a second stop does not wait, and says so", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"],
+         ["stop_requested", "stop_requested"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
          ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
-    Case("a stop while the last checkpoint is committed does not wait", [step(20), *LAST_PARTS, *done(*ALL), SIGINT],
+    Case("a stop while the last checkpoint is committed loses nothing",
+         [step(20), *LAST_PARTS, *done(*ALL), SIGINT, committed(20)],
+         ["FINISHED"], ["RecordStep", "CommitCheckpoint 20"],
+         ["first_step", "checkpoint_started", "stop_requested", "checkpoint_committed"], status=0),
+    Case("a second stop does not wait for the last checkpoint", [step(20), *LAST_PARTS, *done(*ALL), SIGINT, SIGINT],
          ["STOPPED"], ["RecordStep", "CommitCheckpoint 20"],
-         ["first_step", "checkpoint_started", "stop_requested"], status=130),
+         ["first_step", "checkpoint_started", "stop_requested", "stop_requested"], status=130),
+    Case("a recovery that finds no valid checkpoint any more begins nothing anew",
+         [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
+         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
+         worker="east/1", status=1, reason="no checkpoint is valid"),
     Case("a death while stopping ends the run", [SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
          ["STOPPING", "RECOVERING", "FAILED"], ["AskToStop 1", "KillGeneration 1", "ForgetParts"],
          ["stop_requested", *DIES], worker="east/1", status=1, reason="failed while the run was being stopped"),
     Case("a second stop ends a recovery that a stop had met",
          [SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
-         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES], status=130),
+         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES, "stop_requested"], status=130),
 
     Case("a lost agent is started again",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
@@ -261,6 +315,14 @@ def test_what_follows(case: Case) -> None:
         assert case.reason in str(made.outcome.error)
     elif made.states:
         assert made.states[-1] in ("RUNNING", "STOPPING", "RECOVERING")
+
+
+def test_a_resume_that_changed_what_may_change_bits_is_told_and_goes_on() -> None:
+    made = running()
+    made.facts.same_since = 2
+    made.play(*AGAIN, step(6, 2, "xx"))
+    assert made.event("steps_recomputed").differs_from == 1
+    assert made.state == Running(2)
 
 
 def test_a_state_carries_its_data() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from dougong.parallel.segments.flight import (
     pause_at_experts,
     uses_tensors_without_memory,
 )
-from dougong.parallel.segments.tape import leaf_node
+from dougong.parallel.segments.tape import GraphNode, leaf_node
 from torch import Tensor
 
 WITHOUT_MEMORY = torch.nn.Parameter(torch.empty(3, 3, device="meta"))
@@ -51,7 +51,7 @@ def test_a_model_that_uses_its_experts_weights_elsewhere_is_refused(use: object,
             hidden = call(hidden)
         return use(hidden).sum()  # type: ignore[operator]
 
-    flight = Flight(Forward(run), frozenset(), True)
+    flight = Flight(Forward(run), True)
     if paused:
         flight.start()
     with pytest.raises(ModelError, match="uses its experts' weights outside of the experts call.*not supported"):
@@ -66,7 +66,7 @@ def test_another_error_comes_out_as_it_is_whatever_its_text() -> None:
         raise RuntimeError("the metadata of a meta tensor")
 
     with pytest.raises(RuntimeError, match="^the metadata of a meta tensor$"):
-        Flight(Forward(run), frozenset(), True).start()
+        Flight(Forward(run), True).start()
 
 
 def test_an_error_of_an_operator_on_other_tensors_comes_out_as_it_is() -> None:
@@ -75,7 +75,7 @@ def test_an_error_of_an_operator_on_other_tensors_comes_out_as_it_is() -> None:
         return torch.ones(2, 3) @ torch.ones(2, 3)
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        Flight(Forward(run), frozenset(), True).start()
+        Flight(Forward(run), True).start()
     assert not uses_tensors_without_memory(Forward(run), [], True)
 
 
@@ -88,7 +88,7 @@ def test_it_pauses_with_the_call_and_goes_on_with_the_output() -> None:
         note_on_flight("behind")
         return hidden.sum()
 
-    flight = Flight(Forward(run, begun.append), frozenset(), True)
+    flight = Flight(Forward(run, begun.append), True)
     flight.start()
     assert flight.calls[-1].hidden.tolist() == [[2.0] * 3] * 2 and flight.loss is None
     flight.resume(torch.ones(2, 3))
@@ -96,17 +96,36 @@ def test_it_pauses_with_the_call_and_goes_on_with_the_output() -> None:
     assert begun == [0, 1] and flight.notes == ["before", "behind"]
 
 
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.expected: set[GraphNode] = set()
+        self.taken: list[tuple[GraphNode, Tensor]] = []
+        self.ended = False
+
+    def begin(self, leaves: Iterable[GraphNode]) -> None:
+        self.expected = set(leaves)
+
+    def take(self, leaf: GraphNode, gradient: Tensor) -> None:
+        self.taken.append((leaf, gradient))
+
+    def end(self) -> None:
+        self.ended = True
+
+
 def gradients_after(added: list[Callable[[Tensor], Tensor]]) -> tuple[float, Tensor]:
     """A flight without experts calls whose loss is 2 * sum(w): its value, and the gradient of w."""
     weight = torch.tensor([0.1, 0.2, 0.3], requires_grad=True)
-    flight = Flight(Forward(lambda: (weight * 2).sum()), frozenset({leaf_node(weight)}), True)
+    flight = Flight(Forward(lambda: (weight * 2).sum()), True)
     flight.start()
     for loss in added:
         flight.add_loss(loss(weight))
-    value = flight.begin_backward(0.5)
-    gradients: list[Tensor] = []
-    flight.end_backward(lambda node, gradient: gradients.append(gradient))
-    (gradient,) = gradients
+    sink = Kept()
+    value = flight.begin_backward(0.5, sink)
+    flight.end_backward(sink)
+    assert sink.expected == {leaf_node(weight)} and sink.ended
+    ((_, gradient),) = sink.taken
     return float(value), gradient
 
 

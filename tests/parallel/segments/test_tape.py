@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -17,12 +17,13 @@ from dougong.ops import permute as ops
 from dougong.ops.permute import Routing
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.segments.flight import Flight, Forward
-from dougong.parallel.segments.tape import EVERYTHING, GraphNode, TapeWalk, leaf_node, sequence_now
+from dougong.parallel.segments.tape import GraphNode, TapeWalk, leaf_node, sequence_now
 from dougong.training.replica import Replica
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
+from tests.parallel.sharing import share_weights
 from tests.parallel.workers import blocks_of
 from tests.reference import combine_backward, compute_experts_alike, reference_model
 from torch import Tensor, nn
@@ -111,6 +112,24 @@ def test_a_family_with_its_own_autograd_function_is_walked() -> None:
     assert differing(gradients, reference_gradients(reference, sites)) == []
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "zaya"])
+@pytest.mark.parametrize("tied", [False, True], ids=["", "tied embeddings"])
+def test_weights_that_are_used_several_times_have_the_engines_gradient(family: str, tied: bool) -> None:
+    """Twice in a segment (zaya calls a projection twice in a layer), in several segments, and on data's word."""
+    job = one_microbatch(family, tied)
+    rig, reference = make_rig(job), reference_model(job)
+    if family == "qwen3_moe":
+        share_weights(rig.replica.model)
+        share_weights(reference)
+    loss, gradients = rig_gradients(rig)
+    sites = find_sites(reference)
+    compute_experts_alike(reference, sites)
+    assert run_plainly(job, reference) == loss
+    theirs = reference_gradients(reference, sites)
+    assert differing(gradients, theirs) == []
+    assert sum(bool(g.any()) for g in theirs.values()) > 30
+
+
 TOLERANCE = {"qwen3_next": 5e-5}
 """Relative error of a gradient's norm against transformers' own experts, elsewhere 1e-6. There the same products are
 added in another order, so a gradient moves by some roundings of 6e-8 (measured: 2e-7); qwen3_next's linear attention
@@ -142,7 +161,7 @@ class Pilot:
         self.shard = ExpertShard(rig.stepper.parts.share.blueprint.op, replica.experts)
         ids = tokens(rig.job, 1, 0, microbatch)
         forward = Forward(lambda: replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
-        self._flight = Flight(forward, replica.cut.shared_leaves, True)
+        self._flight = Flight(forward, True)
         self._names = {leaf_node(t): n for n, t in replica.leaves}
         self.gradients = {n: torch.zeros_like(t) for n, t in replica.leaves}
         self._routings: list[tuple[Routing, Tensor]] = []
@@ -153,7 +172,7 @@ class Pilot:
         sites = len(self._rig.replica.sites)
         forward = [self._flight.start, *(lambda s=s: self._resume(s) for s in range(sites))]
         backward = [lambda s=s: self._back(s) for s in reversed(range(sites))]
-        return [*forward, self._turn, *backward, lambda: self._flight.end_backward(self._take)]
+        return [*forward, self._turn, *backward, lambda: self._flight.end_backward(self)]
 
     def _resume(self, site: int) -> None:
         call = self._flight.calls[-1]
@@ -169,19 +188,26 @@ class Pilot:
 
     def _turn(self) -> None:
         with torch.no_grad():
-            self.loss = float(self._flight.begin_backward(1.0))
+            self.loss = float(self._flight.begin_backward(1.0, self))
 
     @torch.no_grad()
     def _back(self, site: int) -> None:
-        call, dout = self._flight.backward_to_call(self._take)
+        call, dout = self._flight.backward_to_call(self)
         routing, answers = self._routings.pop()
         danswers, dweights = combine_backward(dout, answers, call.hidden, call.weights, routing)
         drows = self.shard.backward((site, self._microbatch), danswers)
         self.shard.add_weights((site, self._microbatch))
         self._flight.add_input_gradients(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
 
-    def _take(self, leaf: GraphNode, gradient: Tensor) -> None:
-        self.gradients[self._names[leaf]].add_(gradient)
+    def begin(self, leaves: Iterable[GraphNode]) -> None:
+        self._expected = {self._names[leaf] for leaf in leaves if leaf in self._names}
+
+    def take(self, leaf: GraphNode, gradient: Tensor) -> None:
+        self._expected.remove(self._names[leaf])
+        self.gradients[self._names[leaf]].copy_(gradient)
+
+    def end(self) -> None:
+        assert not self._expected, "all of them came"
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -246,26 +272,22 @@ def test_memory_is_released_as_the_walk_goes() -> None:
 # The walk alone
 
 
-def walk_in_pieces(
-    loss: Tensor, bounds: list[int], deferred: frozenset[GraphNode] = frozenset()
-) -> list[tuple[GraphNode, Tensor]]:
+def walk_in_pieces(loss: Tensor, bounds: Iterable[int] = ()) -> list[tuple[GraphNode, Tensor]]:
     handed = []
     with torch.no_grad():
-        walk = TapeWalk(deferred)
+        walk = TapeWalk([loss])
         walk.add(loss, torch.ones_like(loss))
         for bound in sorted(bounds, reverse=True):
             handed += list(walk.until(bound))
-        handed += list(walk.until(EVERYTHING))
+        handed += list(walk.finish())
     return handed
 
 
-def summed(leaves: list[Tensor], handed: list[tuple[GraphNode, Tensor]]) -> list[Tensor | None]:
-    nodes = {leaf_node(leaf): i for i, leaf in enumerate(leaves)}
-    sums: list[Tensor | None] = [None] * len(leaves)
-    for node, gradient in handed:
-        held = sums[nodes[node]]
-        sums[nodes[node]] = gradient if held is None else held + gradient
-    return sums
+def by_leaf(leaves: list[Tensor], handed: list[tuple[GraphNode, Tensor]]) -> list[Tensor | None]:
+    gradients = dict(handed)
+    assert len(gradients) == len(handed), "each leaf is handed out once"
+    assert gradients.keys() <= {leaf_node(leaf) for leaf in leaves}
+    return [gradients.get(leaf_node(leaf)) for leaf in leaves]
 
 
 STEPS: list[Callable[[Tensor, Tensor], Tensor]] = [
@@ -288,7 +310,7 @@ STEPS: list[Callable[[Tensor, Tensor], Tensor]] = [
 def test_random_graphs_walked_in_pieces_give_the_engines_bits(
     steps: list[tuple[int, int, int]], stops: list[int]
 ) -> None:
-    """Leaves that are used several times are deferred, as tied weights are."""
+    """Also of leaves that are used several times, within a piece and across pieces."""
     generator = torch.Generator().manual_seed(1)
     leaves = [torch.rand(4, 4, generator=generator).sub_(0.5).requires_grad_() for _ in range(3)]
     values: list[Tensor] = [*leaves]
@@ -299,9 +321,7 @@ def test_random_graphs_walked_in_pieces_give_the_engines_bits(
     loss = (values[-1] * values[len(values) // 2]).sum()
     expected = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
     bounds = [numbers[s % len(numbers)] for s in stops]
-    handed = walk_in_pieces(loss, bounds, frozenset(leaf_node(leaf) for leaf in leaves))
-    assert len({node for node, _ in handed}) == len(handed), "a deferred leaf is handed out once"
-    for ours, theirs in zip(summed(leaves, handed), expected, strict=True):
+    for ours, theirs in zip(by_leaf(leaves, walk_in_pieces(loss, bounds)), expected, strict=True):
         assert (ours is None) == (theirs is None)
         assert ours is None or (torch.equal(ours, theirs) and ours.dtype == theirs.dtype)
 
@@ -312,26 +332,52 @@ def test_a_stop_runs_everything_made_after_it_and_nothing_before() -> None:
     bound = sequence_now()
     loss = (middle * late).sum()
     with torch.no_grad():
-        walk = TapeWalk()
+        walk = TapeWalk([loss])
         walk.add(loss, torch.ones_like(loss))
         first = list(walk.until(bound))
         second = list(walk.until(bound))
-        rest = list(walk.until(EVERYTHING))
+        rest = list(walk.finish())
     assert [node for node, _ in first] == [leaf_node(late)] and second == []
     assert [node for node, _ in rest] == [leaf_node(early)]
     assert torch.equal(rest[0][1], early.exp())
 
 
-def test_a_leaf_used_twice_is_handed_out_in_parts_unless_it_is_deferred() -> None:
-    leaf, other = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
-    first = leaf * 2
-    loss = (first.exp() * (leaf * other)).sum()
-    parts = [node for node, _ in walk_in_pieces(loss, [])]
-    assert parts.count(leaf_node(leaf)) == 2
-    whole = walk_in_pieces((leaf.mul(2).exp() * (leaf * other)).sum(), [], frozenset([leaf_node(leaf)]))
-    assert [node for node, _ in whole] == [leaf_node(other), leaf_node(leaf)], "once, at the very end"
-    sums = summed([leaf, other], walk_in_pieces((leaf.mul(2).exp() * (leaf * other)).sum(), []))
-    assert all(s is not None and torch.equal(s, whole[1 - i][1]) for i, s in enumerate(sums))
+def test_a_leaf_is_handed_out_when_its_last_use_has_been_walked() -> None:
+    """Not before, so that it is whole, and not later, so that it need not be kept."""
+    twice, across, once = (torch.full((3,), v, requires_grad=True) for v in (0.1, 0.2, 0.3))
+    early = (across * 2).exp()
+    bound = sequence_now()
+    loss = (early * (twice * 3 + twice * once) * across).sum()
+    expected = torch.autograd.grad(loss, (twice, across, once), retain_graph=True)
+    with torch.no_grad():
+        walk = TapeWalk([loss])
+        assert set(walk.leaves) == {leaf_node(leaf) for leaf in (twice, across, once)}
+        walk.add(loss, torch.ones_like(loss))
+        first, rest = list(walk.until(bound)), list(walk.finish())
+    assert {node for node, _ in first} == {leaf_node(twice), leaf_node(once)} and len(first) == 2
+    assert [node for node, _ in rest] == [leaf_node(across)]
+    ours = by_leaf([twice, across, once], first + rest)
+    assert all(torch.equal(o, e) for o, e in zip(ours, expected, strict=True) if o is not None)
+
+
+class Half(torch.autograd.Function):
+    """Passes a gradient on to its first input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, None
+
+
+def test_a_use_through_which_no_gradient_comes_is_not_waited_for_for_ever() -> None:
+    leaf, dead = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    loss = Half.apply(leaf * 2, leaf.exp() * dead).sum()
+    ours, never = by_leaf([leaf, dead], walk_in_pieces(loss))
+    assert ours is not None and ours.tolist() == [2.0] * 3
+    assert never is None, "as the engine, which gives it none"
 
 
 class Mixed(torch.autograd.Function):
@@ -353,7 +399,7 @@ def test_nodes_written_in_python_are_walked() -> None:
     first, _, third = Mixed.apply(2.0, x * 3, "word", torch.zeros(3), y * 7, None)
     loss = (first * third).sum()
     expected = torch.autograd.grad(loss, (x, y), retain_graph=True)
-    ours = summed([x, y], walk_in_pieces(loss, []))
+    ours = by_leaf([x, y], walk_in_pieces(loss))
     assert all(s is not None and torch.equal(s, e) for s, e in zip(ours, expected, strict=True))
 
 
@@ -364,7 +410,7 @@ def test_sums_never_write_into_a_tensor_of_the_graph() -> None:
     seed = torch.ones(3)
     total = left + right + left + left
     with torch.no_grad():
-        walk = TapeWalk(frozenset([leaf_node(leaf)]))
+        walk = TapeWalk([total])
         walk.add(total, seed)
-        ((_, gradient),) = walk.until(EVERYTHING)
+        ((_, gradient),) = walk.finish()
     assert gradient.tolist() == [9.0] * 3 and seed.tolist() == [1.0] * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dougong.parallel.trace.trace_key import BACKWARD, FORWARD, SUMS, WHOLE_STEP, TraceKey, first_difference
+from dougong.parallel.trace.trace_key import ALL_LANES, BACKWARD, FORWARD, SUMS, WHOLE_STEP, TraceKey, first_difference
 
 SITES = ("model.layers.0.mlp.experts", "model.layers.1.mlp.experts")
 IN_ORDER = [
@@ -36,6 +36,14 @@ def test_the_first_difference() -> None:
     assert first_difference(a, a | {IN_ORDER[9]: -1, IN_ORDER[5]: -1}) == IN_ORDER[5]
     assert first_difference(a, {p: n for p, n in a.items() if p != IN_ORDER[3]}) == IN_ORDER[3]
     assert first_difference(a | {IN_ORDER[12]: -1}, a) == IN_ORDER[12]
+
+
+def test_words_of_a_closer_look() -> None:
+    """One micro-batch's own gradient, and that of an expert, which is the sum over all lanes."""
+    leaf = TraceKey(1, 3, SUMS, WHOLE_STEP, "leaf", "lm_head.weight")
+    expert = TraceKey(ALL_LANES, 3, SUMS, 0, "leaf", f"{SITES[0]}.down_proj[5]")
+    assert leaf.describe(SITES) == "lane 1, micro-batch 3: the gradient of lm_head.weight"
+    assert expert.describe(SITES) == f"all lanes, micro-batch 3: the gradient of {SITES[0]}.down_proj[5]"
 
 
 def test_words() -> None:

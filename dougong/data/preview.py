@@ -1,0 +1,67 @@
+"""A look at the data for a person who asks for a plan: whether it is enough, without the work of
+reading all of it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dougong.data.text import Corpus
+from dougong.data.token_cache import encode_document, no_text
+from dougong.data.token_files import Tokenized
+from dougong.data.tokenizer import Tokenizer
+from dougong.data.windows import find_shortage, job_tokenizer, open_data, open_text
+from dougong.errors import DataError
+from dougong.job.schema import Job
+
+
+def preview_data(job: Job, vocab_size: int | None) -> str:
+    """What the data is, in a line; text is tokenised until it is enough for the first windows, and
+    nothing is kept of it.
+
+    Raises DataError as `open_data` does, for what is met up to there.
+    """
+    tokenizer = job_tokenizer(job)
+    if tokenizer is None:
+        return _figures(job, vocab_size)
+    corpus = open_text(job.data)
+    name = f"{corpus.name} ({tokenizer.name})"
+    made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
+    count = 0
+    for ids in _ids(corpus, tokenizer):
+        _check_ids(made_of, count, ids, vocab_size)
+        count += ids.size
+        if find_shortage(job, name, count) is None:
+            return f"{name}: {count:,} tokens and more, enough for the first windows"
+    if count == 0:
+        raise no_text(corpus)
+    raise DataError(find_shortage(job, name, count) or name)
+
+
+def _figures(job: Job, vocab_size: int | None) -> str:
+    """Of token files, which are opened whole."""
+    # Nothing is tokenised, so nothing is kept.
+    data = open_data(job, vocab_size, Path())
+    epochs = data.describe()["epochs"]
+    return (
+        f"{data.name}: {data.tokens.num_tokens:,} tokens, {data.num_windows:,} windows, "
+        f"{data.num_held_out:,} of them held out; each other is read {epochs} times"
+    )
+
+
+def _check_ids(
+    made_of: Tokenized, count: int, ids: npt.NDArray[Any], vocab_size: int | None
+) -> None:
+    if vocab_size is None or ids.size == 0 or int(ids.max()) < vocab_size:
+        return
+    first = int(np.argmax(ids >= vocab_size))
+    raise made_of.outside(count + first, int(ids[first]), vocab_size)
+
+
+def _ids(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[npt.NDArray[Any]]:
+    for document in corpus.documents():
+        yield from encode_document(document, tokenizer)

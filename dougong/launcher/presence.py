@@ -1,0 +1,112 @@
+"""Does a run have a controller? What can be known of it from here, each as a value.
+
+A controller that does not answer may be dead, stopped, or out of reach: only the first may be
+replaced by another.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from enum import Enum
+from pathlib import Path
+
+from dougong.control.channel import UnreachableError, connect
+from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
+from dougong.control.processes import process_exists
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.errors import LaunchError
+from dougong.records.directory import RunDir
+from dougong.records.run_lock import is_locked
+from dougong.records.status import ControllerAddress
+
+
+class Presence(Enum):
+    """What is known of a run's controller."""
+
+    ABSENT = "absent"  # it has left no address: the run has ended, or is lost before it had one
+    STARTING = "starting"  # it holds the run's lock and has no address yet
+    ALIVE = "alive"  # it answers
+    SILENT = "silent"  # its process is there and does not answer: stopped, or hung
+    GONE = "gone"  # it is dead
+    UNKNOWN = "unknown"  # on another machine, which cannot be reached
+
+
+def look(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> Presence:
+    """Look for a run's controller. Takes a few seconds where nobody answers."""
+    known, locked = run_dir.read_controller(), is_locked(run_dir.path)
+    if known is None:
+        return Presence.STARTING if locked else Presence.ABSENT
+    found = _ask(run_dir, known, deadlines)
+    if found is Presence.ALIVE:
+        return found
+    if locked:
+        return Presence.SILENT
+    if known.machine != socket.gethostname():
+        # Not locked is no proof: the storage may not carry locks between machines.
+        return found
+    has_process = locked is None and found is Presence.SILENT and process_exists(known.pid)
+    return Presence.SILENT if has_process else Presence.GONE
+
+
+def is_out_of_reach(known: ControllerAddress) -> bool:
+    """Whether the controller listens on the loopback of another machine."""
+    return known.host.startswith("127.") and known.machine != socket.gethostname()
+
+
+def ask(
+    run_dir: RunDir,
+    known: ControllerAddress,
+    request: Ping | StopRun,
+    deadlines: Deadlines = DEADLINES,
+) -> None:
+    """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
+    path = run_dir.path
+    channel = connect((known.host, known.port), known.token, None, deadlines)
+    try:
+        channel.send(request)
+        answer = channel.receive(deadlines.client_answer_s, "client_answer_s")
+    except (OSError, EOFError) as error:
+        raise LaunchError(f"{path}: the controller did not answer: {error}; try again") from error
+    finally:
+        channel.close()
+    if isinstance(answer, RequestRefused):
+        raise LaunchError(f"{path}: the controller refused: {answer.text}")
+    if not isinstance(answer, Acknowledged):
+        raise LaunchError(f"{path}: the controller answered {request.kind} with {answer.kind}")
+
+
+def _ask(run_dir: RunDir, known: ControllerAddress, deadlines: Deadlines) -> Presence:
+    """What its address says of it."""
+    if is_out_of_reach(known):
+        alive = _changes(run_dir.status_file, deadlines)
+        return Presence.ALIVE if alive else Presence.UNKNOWN
+    try:
+        ask(run_dir, known, Ping(), deadlines)
+    except UnreachableError as error:
+        # The system refuses for a process that is no more; silence may be the network's.
+        is_refused = isinstance(error.__cause__, ConnectionRefusedError)
+        return Presence.GONE if is_refused else Presence.UNKNOWN
+    except LaunchError as error:
+        # A process that is stopped is connected to, by the system, and says nothing; anything else
+        # is said by somebody who has the port now.
+        is_silent = isinstance(error.__cause__, TimeoutError)
+        return Presence.SILENT if is_silent else Presence.GONE
+    return Presence.ALIVE
+
+
+def _changes(path: Path, deadlines: Deadlines) -> bool:
+    """Whether the file changes while we look: a clock of another machine is not compared with
+    ours."""
+    first = _modified_ns(path)
+    deadline = time.monotonic() + deadlines.status_fresh_s
+    while time.monotonic() < deadline:
+        time.sleep(deadlines.poll_every_s)
+        now = _modified_ns(path)
+        if now is not None and now != first:
+            return True
+    return False
+
+
+def _modified_ns(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None

@@ -1,0 +1,140 @@
+"""A directory for a new run: made, or taken over from a run that has come to nothing.
+
+RUN/set-aside/1/   what a run without a checkpoint has left, whole; 2, 3, ... of later ones
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from dougong.checkpoint.directories import SET_ASIDE, list_committed
+from dougong.checkpoint.set_aside import next_folder
+from dougong.errors import LaunchError, RecordError, StorageError
+from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointCommitted
+from dougong.records.files import make_run_folder
+from dougong.records.run_lock import LOCK_FILE, RunLock, take_lock
+
+_ALLOWED = (LOCK_FILE, SET_ASIDE, "lost+found", ".snapshot", ".DS_Store")
+"""Names that are no run's record, and nobody's files either."""
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run directory that this process alone writes, until the `with` block ends. `earlier`: where
+    the record of a run that lay there is now."""
+
+    run_dir: RunDir
+    lock: RunLock
+    earlier: Path | None = None
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.lock.release()
+
+
+def claim(path: Path) -> Claim:
+    """Claim `path` for a new run: a directory that is not there yet, or is empty, or holds a run
+    that has committed no checkpoint, whose record is set aside.
+
+    LaunchError when it holds anything else, or a run that has something to go on from, or one that
+    is alive; StorageError when it cannot be written.
+    """
+    run = RunDir(path)
+    make_run_folder(path)
+    _refuse_strangers(run)
+    lock = take_lock(path)
+    try:
+        earlier = _set_aside(run)
+        return Claim(RunDir.create(path), lock, earlier)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _refuse_strangers(run: RunDir) -> None:
+    """A run's files must not be scattered among others."""
+    strangers = strangers_in(run)
+    if not strangers:
+        return
+    names = ", ".join(strangers[:_NAMED])
+    more = len(strangers) - _NAMED
+    others = f" and {more} more" if more > 0 else ""
+    raise LaunchError(
+        f"{run.path}: holds files that are no run's ({names}{others}); pass a --run-dir that does "
+        "not exist yet, or is empty"
+    )
+
+
+def strangers_in(run: RunDir) -> list[str]:
+    """Names in the directory that no run has given."""
+    names = sorted(path.name for path in _entries(run))
+    return [name for name in names if name not in _ALLOWED and not run.owns(name)]
+
+
+def _entries(run: RunDir) -> list[Path]:
+    try:
+        return list(run.path.iterdir())
+    except OSError as error:
+        raise StorageError(
+            f"{run.path}: cannot be read: {error.strerror}; mend it, or pass another --run-dir"
+        ) from error
+
+
+def _set_aside(run: RunDir) -> Path | None:
+    """Move the record of a run that has come to nothing; None where there is none."""
+    left = [path for path in _entries(run) if path.name not in _ALLOWED]
+    if not left:
+        return None
+    _refuse_run_with_checkpoints(run)
+    folder = next_folder(run.path / SET_ASIDE)
+    try:
+        folder.mkdir(parents=True)
+        for path in left:
+            path.rename(folder / path.name)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: the record of an earlier run cannot be moved there: {error.strerror}; "
+            "pass another --run-dir"
+        ) from error
+    return folder
+
+
+def _refuse_run_with_checkpoints(run: RunDir) -> None:
+    found = _committed(run)
+    if found:
+        steps = "step" if len(found) == 1 else "steps"
+        raise LaunchError(
+            f"{run.path}: holds a run already, with checkpoints of {steps} "
+            f"{', '.join(map(str, found))}; go on with it by `dougong resume {run.path}`, or pass "
+            "another --run-dir"
+        )
+
+
+def _committed(run: RunDir) -> Sequence[int]:
+    """Steps of checkpoints that are there, or of which the record says that they have been: their
+    storage may be away for the moment."""
+    folders = [run.checkpoints, *(run.checkpoints / SET_ASIDE).glob("*")]
+    steps: set[int] = set()
+    for folder in folders:
+        steps.update(place.step for place in list_committed(folder))
+    try:
+        events = run.read_events()
+    except RecordError as error:
+        raise LaunchError(
+            f"{run.path}: holds a run whose record cannot be read, so nobody knows what it has "
+            f"come to: {error}; or pass another --run-dir"
+        ) from error
+    steps.update(event.step for event in events if isinstance(event, CheckpointCommitted))
+    return sorted(steps)

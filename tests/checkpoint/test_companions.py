@@ -1,0 +1,128 @@
+"""What lies beside a model's weights goes into every checkpoint; code, weights and others' state never do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dougong.checkpoint.commit import Additions, commit
+from dougong.checkpoint.companions import left_out, of_checkpoint, of_folder, of_job, of_tokenizer
+from dougong.checkpoint.export import export
+from dougong.checkpoint.part import CheckpointPart
+from dougong.errors import CheckpointError, ModelError
+from tests.checkpoint.saving import names_of, share, state_of, tiny_model, write_parts
+
+OWN_GENERATION = {"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.95, "do_sample": True}
+TRAVEL = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+    "merges.txt", "added_tokens.json", "tokenizer.model", "chat_template.jinja", "preprocessor_config.json",
+    "README.md", "LICENSE", "NOTICE.txt", "additional_chat_templates/rag.jinja",
+)  # fmt: skip
+STAY = (
+    "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "trainer_state.json",
+    "pytorch_model.bin.index.json", "modeling_own.py", "tokenization_own.py", "requirements.txt", "optimizer.pt",
+    "scheduler.json", "training_args.bin", "eval_results.json", ".cache.json", "corpus.txt", "events.out.tfevents.1",
+)  # fmt: skip
+
+
+def base_folder(folder: Path) -> Path:
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    for name in (*TRAVEL, *STAY):
+        (folder / name).write_text("{}" if name.endswith(".json") else f"of {name}")
+    (folder / "generation_config.json").write_text(json.dumps(OWN_GENERATION))
+    own_code = {"AutoTokenizer": ["tokenization_own.Own", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<斗>", "auto_map": own_code}))
+    return folder
+
+
+def test_small_files_travel_and_nothing_else(tmp_path: Path) -> None:
+    files = of_folder(base_folder(tmp_path / "base"))
+    assert set(files) == set(TRAVEL)
+    assert json.loads(files["generation_config.json"]) == OWN_GENERATION
+    assert files["chat_template.jinja"] == b"of chat_template.jinja"
+
+
+def test_no_entry_says_where_code_lies(tmp_path: Path) -> None:
+    files = of_folder(base_folder(tmp_path / "base"))
+    assert json.loads(files["tokenizer_config.json"]) == {"eos_token": "<斗>"}
+    assert not any(b"auto_map" in data for data in files.values())
+
+
+def test_a_file_that_is_not_there_in_truth_is_refused_by_name(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    (folder / "generation_config.json").write_text('{"eos')
+    with pytest.raises(ModelError, match="generation_config.json: is not JSON"):
+        of_folder(folder)
+    (folder / "generation_config.json").unlink()
+    (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ModelError, match=r"tokenizer.model: is a git-lfs pointer.*git lfs pull"):
+        of_folder(folder)
+
+
+def test_what_is_too_large_is_left_out_by_name(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    assert left_out(folder) == []
+    with (folder / "huge.json").open("wb") as file:
+        file.truncate((64 << 20) + 1)  # takes no room on the disk
+    assert left_out(folder) == ["huge.json"] and "huge.json" not in of_folder(folder)
+
+
+def parts_of(root: Path, step: int) -> list[CheckpointPart]:
+    model = tiny_model("qwen3_moe", num_hidden_layers=1)
+    names = names_of(model)
+    return write_parts(root, names, [share(state_of(model, names), 0, 1)], step)
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text('{"trained": "with"}')
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    (folder / "notes.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json", "mine.json"])
+def test_the_tokenizer_that_was_trained_with_takes_the_folders_place(name: str, tmp_path: Path) -> None:
+    own = tokenizer_folder(tmp_path / "own")
+    if name:
+        (own / "tokenizer.json").rename(own / name)
+    files = of_job(base_folder(tmp_path / "base"), own / name, {})
+    assert files["tokenizer.json"] == b'{"trained": "with"}'  # the name by which transformers finds it
+    assert json.loads(files["tokenizer_config.json"]) == {"eos_token": "<end>"}
+    assert {"generation_config.json", "LICENSE"} < set(files)
+    assert not {"vocab.json", "merges.txt", "chat_template.jinja", "notes.json", "mine.json"} & set(files)
+    assert set(of_tokenizer(own / name)) == {"tokenizer.json", "tokenizer_config.json"}
+
+
+def test_the_model_folder_as_its_own_tokenizer_is_one_folder(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base")
+    assert of_job(base, base, {}) == of_job(base, None, {}) == of_folder(base)
+    assert of_job(None, None, {}) == {}
+
+
+def test_special_tokens_that_the_job_sets_are_those_of_generation_too(tmp_path: Path) -> None:
+    files = of_job(base_folder(tmp_path / "base"), None, {"eos_token_id": 7, "num_hidden_layers": 1})
+    assert json.loads(files["generation_config.json"]) == OWN_GENERATION | {"eos_token_id": 7}
+
+
+def test_checkpoints_and_exports_hold_them_and_a_later_generation_needs_no_base(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    given = of_folder(base_folder(tmp_path / "base"))
+    first = commit(root, 1, 1, parts_of(root, 1), Additions(companions=given))
+    kept = of_checkpoint(first)
+    assert kept == given
+    second = commit(root, 2, 1, parts_of(root, 2), Additions(companions=kept))
+    assert of_checkpoint(second) == given
+    export(second, tmp_path / "out")
+    held = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert held == {*TRAVEL, "config.json", "model.safetensors"}
+    assert json.loads((tmp_path / "out/generation_config.json").read_text()) == OWN_GENERATION
+
+
+def test_a_damaged_one_is_never_handed_on(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    directory = commit(root, 1, 1, parts_of(root, 1), Additions(companions={"tokenizer.json": b"{}"}))
+    (directory / "model/tokenizer.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="model/tokenizer.json: is damaged"):
+        of_checkpoint(directory)

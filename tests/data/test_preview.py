@@ -1,0 +1,57 @@
+"""A plan's look at the data: too little is found, much is not read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dougong.data.preview import preview_data
+from dougong.errors import DataError
+from dougong.job.schema import Job
+from tests.jobs import make_job
+
+
+def job(text: Path | str, **data: Any) -> Job:
+    return make_job(data={"text": str(text), "sequence_length": 16, **data})
+
+
+def test_a_text_is_read_only_until_it_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 20)
+    (tmp_path / "b.txt").write_bytes(b"x" * 20)
+    line = preview_data(job(f"{tmp_path}/*.txt"), 256)
+    assert line == f"{tmp_path}/*.txt (bytes): 20 tokens and more, enough for the first windows"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"sequence_length": 42}, "41 tokens give 0 windows of 42, 0 of them held out; at least one must be left"),
+        ({"validation": {"fraction": 0.5, "batches": 1}}, "= 4 are asked for: raise data.validation.fraction"),
+    ],
+)
+def test_too_little_is_said_with_the_numbers(tmp_path: Path, data: dict[str, Any], message: str) -> None:
+    (tmp_path / "a.txt").write_text("x" * 40)
+    with pytest.raises(DataError, match=message):
+        preview_data(job(tmp_path / "a.txt", **data), 256)
+
+
+def test_no_text_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError, match="there is no text in it"):
+        preview_data(job(tmp_path / "a.txt"), 256)
+
+
+def test_an_id_that_the_model_does_not_have(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\0\1~")
+    with pytest.raises(DataError, match=r"a\.txt: token 2: id 126 of the tokenizer bytes"):
+        preview_data(job(tmp_path / "a.txt"), 100)
+
+
+def test_token_files_are_opened_whole(tmp_path: Path) -> None:
+    np.arange(170, dtype=np.uint16).tofile(tmp_path / "ids.bin")
+    found = preview_data(make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 16}), 256)
+    assert found == f"{tmp_path}/ids.bin: 170 tokens, 10 windows, 0 of them held out; each other is read 2.4 times"
+    with pytest.raises(DataError, match="170 tokens give 0 windows of 200"):
+        preview_data(make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 200}), 256)
