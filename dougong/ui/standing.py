@@ -13,6 +13,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     Event,
     GenerationStarted,
     read_wall,
@@ -162,6 +163,9 @@ def _checkpoint(events: Sequence[Event], now: datetime) -> LastCheckpoint | None
                 found[event.directory] = event
             case CheckpointRejected():
                 found.pop(event.directory, None)
+            case CheckpointsSetAside(names=names):
+                for name in names:
+                    found.pop(name, None)
             case GenerationStarted(resume=None):
                 found.clear()
     if not found:
