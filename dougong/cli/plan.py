@@ -53,12 +53,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *memory_lines(job, made, states),
         *environment_lines(job, width),
         f"data: {data}",
-<<<<<<< HEAD
         *remark_lines(told + absent_devices(job.islands)),
-=======
-        *remark_lines(told),
-        *remark_lines(absent_devices(job.islands)),
->>>>>>> h8
     ):
         typer.echo(line)
     if fits(made, job):
