@@ -81,16 +81,17 @@ class JsonLines:
     def stream(self) -> Iterator[dict[str, Any]]:
         """As `read`, a line at a time, for a file of any length."""
         try:
-            with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.endswith(b"\n"):
-                        yield _parse(f"{self.path}:{number}", line)
+            file = self.path.open("rb")
         except FileNotFoundError:
             return
         except OSError as error:
             raise RecordError(
                 f"{self.path}: cannot be read: {error.strerror}; restore it from a copy"
             ) from error
+        with file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield _parse(f"{self.path}:{number}", line)
 
 
 def _parse(place: str, line: bytes) -> dict[str, Any]:

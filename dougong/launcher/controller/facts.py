@@ -107,8 +107,9 @@ class RunFacts:
 
     `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
     worker). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by task and worker. `error`: what went wrong
-    with something that the controller itself did or waited for. What is not known yet is None.
+    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
+    task and worker. `error`: what went wrong with something that the controller itself did or
+    waited for. What is not known yet is None.
     """
 
     number: int

@@ -271,7 +271,7 @@ class Machine:
 def machine(takes_fingerprints: bool = False, memory_bytes: int | None = None, **job: Any) -> Machine:
     """A machine at its very beginning. `memory_bytes`: what agents say of it; `job`: as for `toy_job`."""
     made = Job.model_validate(toy_job(**{"islands": ISLANDS, **job}))
-    return Machine(made, DEADLINES, takes_fingerprints, memory_bytes)
+    return Machine(made, DEADLINES, takes_fingerprints, memory_bytes=memory_bytes)
 
 
 def running(**job: Any) -> Machine:

@@ -181,7 +181,7 @@ CASES = [
          [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "steps_recomputed"],
          worker="east/1"),
     Case("other bits end a run that promises them, and commit nothing",
-         [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2), [step(7, 2, "xx"), part("west/0", 7, 2)]],
+         [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2), step(7, 2, "xx")],
          ["RECOVERING", "RUNNING", "FAILED"], [*RESTARTS, *["RecordStep"] * 2],
          [*DIES, "generation_started", "first_step", "checkpoint_started", "steps_recomputed"], worker="east/1",
          status=1, reason="step 7: generation 2 has computed it again with other bits than generation 1"),
