@@ -15,7 +15,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
 from dougong.job.load import placed
-from dougong.job.schema import Job
+from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import absent_devices, memory_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.planner.placement import seats_of_job
@@ -47,15 +47,14 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")
     states = state_bytes(job, model, made)
     print_table(plan_table(made, states))
-    expert = size(expert_bytes(job, model))
-    each = f"an expert takes {expert} on its worker; activations come on top"
-    typer.echo(f"{plural(len(made.workers), 'worker')}: {size(sum(states))} of state; {each}")
-    for line in memory_lines(job, made, states):
-        typer.echo(line)
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    for line in (*environment_lines(job, width), f"data: {data}", *remark_lines(told)):
-        typer.echo(line)
-    for line in remark_lines(absent_devices(job.islands)):
+    for line in (
+        total_line(expert_bytes(job, model), states),
+        *memory_lines(job, made, states),
+        *environment_lines(job, width),
+        f"data: {data}",
+        *remark_lines(told + absent_devices(job.islands)),
+    ):
         typer.echo(line)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
@@ -120,28 +119,42 @@ def _between(numbers: Sequence[int], words: Callable[[int], str]) -> str:
     return f"{low} each" if low == high else f"{low} to {high}"
 
 
+def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
+    """What all workers hold together."""
+    total = f"{plural(len(state_bytes), 'worker')}: {size(sum(state_bytes))} of state"
+    return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
+
+
 def memory_lines(job: Job, made: Plan, state_bytes: Sequence[int]) -> Iterator[str]:
     """Whether each island's state would fit on this machine's devices. A run asks the devices that
     it gets, and refuses what cannot fit."""
     for island in job.islands:
         if island.memory_gb is not None:
             continue
-        accelerator = get_accelerator(island.accelerator)
         needed = [state_bytes[w.rank] for w in made.workers if w.island == island.name]
-        most, what = max(needed), f"{island.name}: a worker needs up to"
-        if accelerator.shares_machine:
-            most, what = sum(needed), f"{island.name}: its workers together need"
-        there = memory_of(accelerator)
-        if there is None:
-            yield (
-                f"memory of {island.name} is not checked: this machine knows no {accelerator.name} "
-                f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
-            )
-        elif most > there:
-            yield (
-                f"warning: {what} {size(most)} of state, a machine like this one has "
-                f"{size(there)}: a run there is refused"
-            )
+        line = _memory_line(island, needed)
+        if line:
+            yield line
+
+
+def _memory_line(island: Island, needed: Sequence[int]) -> str:
+    """Of one island, whose workers need so many bytes; empty where they fit."""
+    accelerator = get_accelerator(island.accelerator)
+    there = memory_of(accelerator)
+    if there is None:
+        return (
+            f"memory of {island.name} is not checked: this machine knows no {accelerator.name} "
+            f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
+        )
+    most, what = max(needed), "a worker needs up to"
+    if accelerator.shares_machine:
+        most, what = sum(needed), "its workers together need"
+    if most <= there:
+        return ""
+    return (
+        f"warning: {island.name}: {what} {size(most)} of state, a machine like this one has "
+        f"{size(there)}: a run there is refused"
+    )
 
 
 def remark_lines(told: Remarks) -> Iterator[str]:
@@ -158,7 +171,5 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
         found = accelerator.worker_environment(island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
         yield f"{island.name}: workers run with"
-        inside = {"initial_indent": "    ", "subsequent_indent": "    "}
-        yield from textwrap.wrap(
-            " ".join(words), width, **inside, break_long_words=False, break_on_hyphens=False
-        )
+        folded = textwrap.TextWrapper(width - 4, break_long_words=False, break_on_hyphens=False)
+        yield from (f"    {line}" for line in folded.wrap(" ".join(words)))

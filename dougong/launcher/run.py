@@ -311,7 +311,7 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
     if options.ray:
-        return RayBackend(options.address, deadlines)
+        return RayBackend(options.address, deadlines, run_dir.logs / "ray.log")
     return Local(run_dir, deadlines)
 
 

@@ -34,6 +34,11 @@ class KnownMemory:
     num_bytes: int
     is_shared: bool
 
+    def with_more(self, workers: Sequence[str], num_bytes: int) -> KnownMemory:
+        """The same machine, as seen by another agent whose workers share it, too."""
+        least = min(self.num_bytes, num_bytes)
+        return KnownMemory(self.place, (*self.workers, *workers), least, self.is_shared)
+
 
 def known_memory(
     job: Job, specs: Sequence[AgentSpec], agents: Mapping[str, AgentFacts]
@@ -44,18 +49,16 @@ def known_memory(
     shared: dict[str, KnownMemory] = {}
     found: list[KnownMemory] = []
     for spec in specs:
-        facts = agents[spec.name]
-        num_bytes = facts.memory_bytes
+        node, num_bytes = agents[spec.name].node, agents[spec.name].memory_bytes
         if num_bytes is None or spec.island in by_user:
             continue
-        if not get_accelerator(spec.accelerator).shares_machine:
-            place = f"a device of {facts.node}"
-            found += [KnownMemory(place, (name,), num_bytes, False) for name in spec.workers]
-            continue
-        before = shared.get(facts.node, KnownMemory(facts.node, (), num_bytes, True))
-        workers = before.workers + spec.workers
-        least = min(before.num_bytes, num_bytes)
-        shared[facts.node] = KnownMemory(facts.node, workers, least, True)
+        if get_accelerator(spec.accelerator).shares_machine:
+            known = shared.get(node, KnownMemory(node, (), num_bytes, is_shared=True))
+            shared[node] = known.with_more(spec.workers, num_bytes)
+        else:
+            for name in spec.workers:
+                place = f"a device of {node}"
+                found.append(KnownMemory(place, (name,), num_bytes, is_shared=False))
     return [*found, *shared.values()]
 
 

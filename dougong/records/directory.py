@@ -25,7 +25,13 @@ from dougong.control.run_sources import RunSources
 from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
-from dougong.records.files import cannot_begin, create_file, make_run_folder, replace_file
+from dougong.records.files import (
+    ROOM,
+    cannot_begin,
+    create_file,
+    make_run_folder,
+    replace_file,
+)
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, RowShape, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
@@ -358,9 +364,7 @@ class RunDir:
         try:
             replace_file(path, text, mode, durable)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
-            ) from error
+            raise StorageError(f"{path}: cannot be written: {error.strerror}; {ROOM}") from error
 
 
 def _guess(path: Path) -> str:

@@ -39,12 +39,12 @@ def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
     What only the longer run has is told apart: it is no difference.
     """
     a_records, b_records = read_records(a), read_records(b)
+    beyond = _beyond(a_records, b_records)
     num_ledger_steps = len(common_steps(a_records, b_records))
     split = first_split(a_records, b_records)
     if split is not None:
         differences = _up_to_split((a, b), a_records, b_records, split)
-        compared = f"the ledger of {num_ledger_steps} steps"
-        return Comparison(compared, tuple(differences), beyond=_beyond(a_records, b_records))
+        return Comparison(f"the ledger of {num_ledger_steps} steps", tuple(differences), "", beyond)
     checkpoints, different = _compare_checkpoints(a, b, trust_digests)
     common = a_records.keys() & b_records.keys()
     if not common and not checkpoints:
@@ -53,12 +53,8 @@ def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
             "there is nothing to compare"
         )
     found = _in_order([*_compare_metrics(a_records, b_records), *different])
-    return Comparison(
-        _compared(len(common), num_ledger_steps, checkpoints),
-        found,
-        common=_steps_words(common) if common else "the checkpoints",
-        beyond=_beyond(a_records, b_records),
-    )
+    compared = _compared(len(common), num_ledger_steps, checkpoints)
+    return Comparison(compared, found, _steps_words(common), beyond)
 
 
 def _beyond(a: StepRecords, b: StepRecords) -> str:
@@ -77,8 +73,10 @@ def _beyond(a: StepRecords, b: StepRecords) -> str:
 
 
 def _steps_words(steps: Iterable[int]) -> str:
-    """`steps 1-60`, `step 7`."""
+    """`steps 1-60`, `step 7`; where runs have no step in common, what they have."""
     known = list(steps)
+    if not known:
+        return "the checkpoints"
     return f"{'step' if len(known) == 1 else 'steps'} {ranges(known)}"
 
 

@@ -66,7 +66,7 @@ def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     data = open_data(job, config.vocab_size)
     if known is not None:
         check_data(known, data.name, data.digest())
-    told = remarks_on(job, inventory)
+    told = remarks_on(job, inventory) + data.remarks
     if known is None:
         sources = find_sources(job, config, data.digest())
     else:
@@ -90,8 +90,8 @@ def preview(job: Job, inventory: Inventory) -> tuple[str, Remarks]:
 
     Raises ModelError or DataError, also for data that is too short.
     """
-    line = preview_data(job, _config_of(job).vocab_size)
-    return line, remarks_on(job, inventory)
+    line, told = preview_data(job, _config_of(job).vocab_size)
+    return line, remarks_on(job, inventory) + told
 
 
 def inspect_only(job: Job) -> Inventory:

@@ -81,7 +81,10 @@ class Trainer:
 
         # `result.stop` is the same on all workers, so all save after the same step, or none does.
         is_last = result.stop or step == self._job.steps
-        saves = is_last or self._is_due(self._job.checkpoint.every)
+        # A step without its update has the weights of the one before. While such steps last, the
+        # checkpoints before them are not pruned for copies, and a resume counts them anew.
+        is_new = result.not_finite is None
+        saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
         validation = self._validate(is_last)
         self._report(result, step_s, validation, whole=saves)
         self._judge(result, validation)
@@ -127,6 +130,14 @@ class Trainer:
         row |= self.stepper.parts.hooks.metrics(whole)
         self._context.control.send(StepDone(self._step, row))
 
+    def _report_bad_step(self, result: StepResult, step_s: float) -> None:
+        """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
+        step is not done, and whoever computes it again may come to another end."""
+        if self._context.worker.rank == 0:
+            row = step_row(self._job, self._context.plan, result, step_s)
+            row |= self.stepper.parts.balance.metrics(whole=True)
+            self._context.control.send(StepDone(self._step, row))
+
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
         """Tell of a step that was skipped, and stop or warn where the validation loss shows that
         this step's weights are of no use. All workers judge alike."""
@@ -145,7 +156,7 @@ class Trainer:
     def _give_up(self, result: StepResult, step_s: float, forwards: ForwardsOf) -> NoReturn:
         """End the run at a step that is not finite: its numbers are recorded, and the place is
         looked for. Collective."""
-        self._report(result, step_s, None, whole=True)
+        self._report_bad_step(result, step_s)
         self._wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
         raise NumericsError(text)

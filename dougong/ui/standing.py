@@ -3,8 +3,9 @@ loss, speed, checkpoint and the time since. Pure: the time of day is passed in."
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -13,6 +14,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     Event,
     GenerationStarted,
     read_wall,
@@ -56,24 +58,18 @@ class Standing:
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
-        known = {
+        newest = self.checkpoint
+        return {
+            **self.status.to_json(),
             "loss": self.loss,
             "tokens_per_s": self.tokens_per_s,
             "eta_s": self.eta_s,
             "since_step_s": self.since_step_s,
             "usual_step_s": self.usual_step_s,
             "quiet": self.quiet,
-            "checkpoint": None,
+            "checkpoint": None if newest is None else asdict(newest),
             "next": self.next_command,
         }
-        if self.checkpoint is not None:
-            newest = self.checkpoint
-            known["checkpoint"] = {
-                "step": newest.step,
-                "name": newest.name,
-                "age_s": newest.age_s,
-            }
-        return {**self.status.to_json(), **known}
 
     def lines(self) -> list[str]:
         """For people, without the workers: the state, the numbers, what is unusual."""
@@ -121,16 +117,14 @@ def find_standing(
     """`rows`: the last ones written, in order; `events`: all of the run's; `now`: with its zone."""
     rows = _of_now(status, rows)
     newest = rows[-1] if rows else {}
-    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
     pauses = _pauses_s(rows)
-    usual = median(pauses) if pauses else None
     since = _age_s(newest.get("wall", ""), now)
-    quiet = False
-    if trains and since is not None and pauses:
+    usual, eta, quiet = median(pauses) if pauses else None, None, False
+    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
+    if trains and usual is not None and since is not None:
         quiet = since > max(_USUAL_TIMES * max(pauses), deadlines.quiet_s)
-    eta = None
-    if trains and usual is not None and since is not None and not quiet:
-        eta = max((status.steps - status.step) * usual - since, 0.0)
+        left = max((status.steps - status.step) * usual - since, 0.0)
+        eta = None if quiet else left
     return Standing(
         status=status,
         loss=newest.get("loss"),
@@ -157,7 +151,7 @@ def _pauses_s(rows: Sequence[MetricsRow]) -> list[float]:
     for row in rows:
         if row.get("wall") and row.get("generation") == rows[-1].get("generation"):
             written.append(read_wall(row["wall"]))
-    pairs = zip(written, written[1:], strict=False)
+    pairs = itertools.pairwise(written)
     return [max((later - earlier).total_seconds(), 0.0) for earlier, later in pairs]
 
 
@@ -170,6 +164,9 @@ def _checkpoint(events: Sequence[Event], now: datetime) -> LastCheckpoint | None
                 found[event.directory] = event
             case CheckpointRejected():
                 found.pop(event.directory, None)
+            case CheckpointsSetAside(names=names):
+                for name in names:
+                    found.pop(name, None)
             case GenerationStarted(resume=None):
                 found.clear()
     if not found:

@@ -198,11 +198,14 @@ class CheckpointManager:
 
 def none_is_valid(root: Path, rejected: Sequence[tuple[str, str]]) -> CheckpointError:
     """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
-    found = "\n".join(f"  {name}: {reason}" for name, reason in rejected)
-    what = f"no checkpoint is valid:\n{found}\n" if found else "its checkpoints are gone; "
+    run = root.parent
+    what = "the checkpoints that the run had are gone"
+    if rejected:
+        names = ", ".join(name for name, _ in rejected)
+        what = f"no checkpoint is valid ({names}; `dougong verify {run}` says what is wrong)"
     return CheckpointError(
-        f"{root}: {what}mend or mount the storage, then `dougong resume {root.parent}`; or begin "
-        f"anew, with what is there set aside: `dougong resume {root.parent} --from-scratch`"
+        f"{root}: {what}; mend or mount the storage, then `dougong resume {run}`; or begin anew, "
+        f"with what is there set aside: `dougong resume {run} --from-scratch`"
     )
 
 

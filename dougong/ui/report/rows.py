@@ -10,6 +10,7 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import (
     CheckpointStarted,
     Event,
+    FailureDiagnosed,
     FirstStep,
     PhaseEnded,
     PhaseStarted,
@@ -17,6 +18,7 @@ from dougong.records.events import (
     RunCreated,
     StateChanged,
     WarningRaised,
+    WorkerDied,
 )
 from dougong.records.machine import Machine
 from dougong.records.status import WorkerState
@@ -167,10 +169,20 @@ def event_rows(events: Sequence[Event]) -> list[EventRow]:
     for event in events:
         if isinstance(event, StateChanged | PhaseStarted | CheckpointStarted):
             continue
+        if before is not None and _says_the_same(event, before):
+            continue
         sentence = describe(event)
         rows.append(EventRow(event, _after(before or event, event), sentence.level, sentence.text))
         before = event
     return rows
+
+
+def _says_the_same(event: Event, before: Event) -> bool:
+    """A diagnosis that only repeats the death before it."""
+    if not (isinstance(event, FailureDiagnosed) and isinstance(before, WorkerDied)):
+        return False
+    told = (before.worker, before.failure, before.cause)
+    return told == (event.worker, event.failure, event.cause)
 
 
 def class_words(classes: dict[str, str]) -> str:

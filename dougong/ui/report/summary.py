@@ -99,6 +99,8 @@ def _speed_card(history: History) -> SummaryCard:
 def _recovery_words(history: History) -> str:
     if not history.recoveries:
         return "none"
+    if all(recovery.total_s is None for recovery in history.recoveries):
+        return "no step came after"
     rewound = sum(len(stretch) for stretch in history.rewound)
     seconds = sum(recovery.total_s or 0.0 for recovery in history.recoveries)
     words = f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"

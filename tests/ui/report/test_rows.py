@@ -77,6 +77,13 @@ def test_time_between_events() -> None:
     assert [row.level for row in found] == ["warning"] * 3 + ["info"]
 
 
+def test_a_diagnosis_that_repeats_the_death_before_it_is_left_out(tmp_path: Path) -> None:
+    found = rows.event_rows(read_history(finished_run(tmp_path / "run")).events)
+    kinds = [row.event.kind for row in found]
+    assert "worker_died" in kinds and "diagnosis" not in kinds
+    assert {"state", "phase_started", "checkpoint_started"}.isdisjoint(kinds)
+
+
 def test_classes_of_arithmetic_by_island() -> None:
     assert rows.class_words({"east/0": "aa", "east/1": "aa", "west/0": "bb"}) == "east aa, west bb"
     assert rows.class_words({}) == ""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dougong.parallel.plan import Inventory
-from dougong.ui.formatting import ranges
 
 COLLAPSED_SHARE = 0.9
 """A layer whose busiest experts, as many as a token chooses, take so much has collapsed..."""
@@ -46,8 +45,7 @@ class RouterWatch:
         if collapsed:
             least = min(shares[layer] for layer in collapsed)
             few = f"{num_busiest} of {inventory.num_experts} experts took {least:.0%}"
-            text = f"{_layers(collapsed)}: {few} of the tokens or more for {STEPS} steps; {_REMEDY}"
-            news.append(RouterNews(text, is_bad=True))
+            news.append(RouterNews(_collapse_words(collapsed, few), is_bad=True))
         if spread:
             text = f"{_layers(spread)}: the tokens go to more than a few experts again"
             news.append(RouterNews(text, is_bad=False))
@@ -68,12 +66,14 @@ class RouterWatch:
         return collapsed, spread
 
 
-_REMEDY = (
-    "the others learn nothing: set or raise router.global_loss (or router.sequence_loss, "
-    "router.bias_rate), or lower optimizer.lr"
-)
+def _collapse_words(layers: Sequence[int], few: str) -> str:
+    return (
+        f"{_layers(layers)}: {few} of the tokens or more for {STEPS} steps; the others learn "
+        "nothing: set or raise router.global_loss (or router.sequence_loss, router.bias_rate), or "
+        "lower optimizer.lr"
+    )
 
 
 def _layers(numbers: Sequence[int]) -> str:
     """As the report's map of the load counts them."""
-    return f"MoE {'layer' if len(numbers) == 1 else 'layers'} {ranges(numbers)}"
+    return f"MoE {'layer' if len(numbers) == 1 else 'layers'} {', '.join(map(str, numbers))}"
