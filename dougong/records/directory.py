@@ -1,7 +1,7 @@
 """One run's directory: the only module that spells its paths, and what can be done with it.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
-        controller.lock  set-aside/<number>/
+        controller.lock  set-aside/<number>/  sources.json  tokenizer/
         logs/<generation>/<island>/<index>.log   checkpoints/   ledger/   tensorboard/
 
 The controller is its only writer (logs, checkpoint data and the ledger apart).
