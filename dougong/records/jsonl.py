@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dougong.errors import RecordError, StorageError
 from dougong.records.files import ROOM, write_all
@@ -81,7 +81,8 @@ class JsonLines:
         """As `read`, a line at a time, for a file of any length."""
         try:
             with self.path.open("rb") as file:
-                for number, line in enumerate(_whole_lines(file), 1):
+                whole = (line for line in file if line.endswith(b"\n"))
+                for number, line in enumerate(whole, 1):
                     yield _parse(f"{self.path}:{number}", line)
         except FileNotFoundError:
             return
@@ -131,13 +132,6 @@ def _word_of(value: float) -> str:
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"
-
-
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """All but a last line that is still being written, or was torn."""
-    for line in file:
-        if line.endswith(b"\n"):
-            yield line
 
 
 def _append(path: Path, line: bytes) -> None:
