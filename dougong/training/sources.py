@@ -114,7 +114,9 @@ def _tokenizer(job: Job, known: RunSources) -> Remarks:
 def _on_changed(key: str, files: list[str]) -> Remarks:
     if not files:
         return Remarks()
-    text = f"{key}: {', '.join(files)}: not as when this run began; it goes on with what it has kept"
+    text = (
+        f"{key}: {', '.join(files)}: not as when this run began; it goes on with what it has kept"
+    )
     return Remarks(warnings=(text,))
 
 
