@@ -64,9 +64,9 @@ def check_weights(known: RunSources) -> None:
     changed = changed_files(known.weights)
     if changed:
         raise ModelError(
-            f"model.path: {', '.join(changed)}: not as when this run began (every node must see the "
-            "same files), and it has no checkpoint yet to go on from; put them back, or begin a new "
-            "run"
+            f"model.path: {', '.join(changed)}: not as when this run began (every node must see "
+            "the same files), and it has no checkpoint yet to go on from; put them back, or begin "
+            "a new run"
         )
 
 
