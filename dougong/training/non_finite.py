@@ -31,9 +31,9 @@ from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 
 _ADVICE = (
     "where weights have grown, begin anew with a lower optimizer.lr or an optimizer.clip_norm; "
-    "`dougong resume` with `-o fault.non_finite=skip` leaves such steps out"
+    "`-o fault.non_finite=skip` leaves such steps out"
 )
-_ADVICE_TO_REPEAT = "`dougong resume` computes it anew; look at the machines' memory and heat"
+_ADVICE_TO_REPEAT = "to go on computes it anew; look at the machines' memory and heat"
 MOST_NAMES = 3
 """So many of a kind are named in one error, and the others counted."""
 

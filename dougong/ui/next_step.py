@@ -45,13 +45,16 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
         return NextStep(f"dougong export {_quoted(path)} OUT")
     if state in _GOES_ON:
         return NextStep(f"dougong status {_quoted(path)}")
-    remedy = "mend what it names" if _ended_by_mistake(events) else ""
+    failure = _failure(events)
+    remedy = "mend what it names" if failure in MISTAKES else ""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:
         return NextStep(f"dougong verify {_quoted(path)}")
     if names:
-        return NextStep(f"dougong resume {_quoted(path)}", remedy)
+        # The same step from the same numbers is not finite again.
+        skip = " -o fault.non_finite=skip" if failure == "numerics" else ""
+        return NextStep(f"dougong resume {_quoted(path)}{skip}", remedy)
     # What was committed once is not taken for nothing, even where it is gone.
     if any(isinstance(event, CheckpointCommitted) for event in events):
         return NextStep(f"dougong resume {_quoted(path)} --from-scratch", remedy)
@@ -65,14 +68,14 @@ def typed(words: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _ended_by_mistake(events: Sequence[Event]) -> bool:
-    """Whether the newest controller ended the run for what the job or its files say."""
+def _failure(events: Sequence[Event]) -> str | None:
+    """The class of what ended the newest controller's part of the run; None where nothing did."""
     for event in reversed(events):
         if isinstance(event, RunEnded):
-            return event.failure in MISTAKES
+            return event.failure
         if isinstance(event, RunCreated):
-            return False
-    return False
+            return None
+    return None
 
 
 def _begin_again(path: Path, events: Sequence[Event]) -> str:

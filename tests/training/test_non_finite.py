@@ -166,7 +166,7 @@ def test_a_step_that_is_finite_when_it_is_computed_again_was_the_machines_fault(
     trainer, _ = spoiled(tmp_path, SpoiledOutputs((1,), times=1))
     text = stopped(trainer, 1)
     assert "computed once more, every value was finite: a machine computed the step wrongly the first time" in text
-    assert text.endswith("`dougong resume` computes it anew; look at the machines' memory and heat")
+    assert text.endswith("to go on computes it anew; look at the machines' memory and heat")
 
 
 def test_a_search_that_fails_hides_nothing(tmp_path: Path) -> None:

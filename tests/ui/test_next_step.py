@@ -71,6 +71,12 @@ def test_a_mistake_is_mended_first(path: Path) -> None:
     assert later == "mend what it names, then: dougong resume R"
 
 
+def test_a_step_that_is_not_finite_is_not_computed_in_the_same_way_again(path: Path) -> None:
+    broken = RunEnded(kind="failed", generation=1, step=7, cause="loss nan", worker="east/0", failure="numerics")
+    command = "dougong resume R -o fault.non_finite=skip"
+    assert said(path, "failed", [created(*RUN), COMMITTED, broken], "step-000005") == command
+
+
 def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:
     assert said(path, "failed", [created(*RUN), COMMITTED, REJECTED, CRASH], "step-000005") == "dougong verify R"
 
