@@ -53,6 +53,7 @@ def claim(path: Path) -> Claim:
     """
     run = RunDir(path)
     make_run_folder(path)
+    _refuse_run_with_checkpoints(run)
     _refuse_strangers(run)
     try:
         lock = take_lock(path)
@@ -100,7 +101,7 @@ def _set_aside(run: RunDir) -> Path | None:
     left = [path for path in _entries(run) if path.name not in _ALLOWED]
     if not left:
         return None
-    _refuse_run_with_checkpoints(run)
+    _refuse_run_with_checkpoints(run)  # once more, now that nobody else can write
     folder = next_folder(run.path / SET_ASIDE)
     try:
         folder.mkdir(parents=True)

@@ -82,7 +82,10 @@ class Trainer:
 
         # `result.stop` is the same on all workers, so all save after the same step, or none does.
         is_last = result.stop or step == self._job.steps
-        saves = is_last or self._is_due(self._job.checkpoint.every)
+        # A step without its update has the weights of the one before. While such steps last, the
+        # checkpoints before them are not pruned for copies, and a resume counts them anew.
+        is_new = result.not_finite is None
+        saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
         validation = self._validate(is_last)
         self._report(result, step_s, validation, whole=saves)
         self._judge(result, validation)

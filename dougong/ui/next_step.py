@@ -16,6 +16,7 @@ from dougong.records.events import (
     Event,
     RunCreated,
     RunEnded,
+    StepSkipped,
 )
 
 _GOES_ON = ("starting", "running", "recovering", "stopping")
@@ -45,16 +46,15 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
         return NextStep(f"dougong export {_quoted(path)} OUT")
     if state in _GOES_ON:
         return NextStep(f"dougong status {_quoted(path)}")
-    failure = _failure(events)
+    failure = _failure_of(events)
+    change = _change_for(events) if failure == "numerics" else ""
     remedy = "mend what it names" if failure in MISTAKES else ""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:
         return NextStep(f"dougong verify {_quoted(path)}")
     if names:
-        # The same step from the same numbers is not finite again.
-        skip = " -o fault.non_finite=skip" if failure == "numerics" else ""
-        return NextStep(f"dougong resume {_quoted(path)}{skip}", remedy)
+        return NextStep(f"dougong resume {_quoted(path)}{change}", remedy)
     # What was committed once is not taken for nothing, even where it is gone.
     if any(isinstance(event, CheckpointCommitted) for event in events):
         return NextStep(f"dougong resume {_quoted(path)} --from-scratch", remedy)
@@ -68,8 +68,19 @@ def typed(words: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _failure(events: Sequence[Event]) -> str | None:
-    """The class of what ended the newest controller's part of the run; None where nothing did."""
+def _change_for(events: Sequence[Event]) -> str:
+    """What a resume must change after a step that was not finite. The same step would come to the
+    same end: it can only be left out, or more of them where some were."""
+    for event in reversed(events):
+        if isinstance(event, StepSkipped):
+            return " -o fault.max_skips=N"
+        if isinstance(event, RunCreated):
+            break
+    return " -o fault.non_finite=skip"
+
+
+def _failure_of(events: Sequence[Event]) -> str | None:
+    """The class of failure with which the newest controller ended the run; None for none."""
     for event in reversed(events):
         if isinstance(event, RunEnded):
             return event.failure

@@ -166,7 +166,7 @@ def test_a_step_that_is_finite_when_it_is_computed_again_was_the_machines_fault(
     trainer, _ = spoiled(tmp_path, SpoiledOutputs((1,), times=1))
     text = stopped(trainer, 1)
     assert "computed once more, every value was finite: a machine computed the step wrongly the first time" in text
-    assert text.endswith("to go on computes it anew; look at the machines' memory and heat")
+    assert text.endswith("`dougong resume` computes it anew; look at the machines' memory and heat")
 
 
 def test_a_search_that_fails_hides_nothing(tmp_path: Path) -> None:
@@ -206,7 +206,8 @@ def test_skipping_leaves_the_step_out_and_tells_it(tmp_path: Path) -> None:
     rows = [fields["row"] for _, kind, fields in told if kind == "step_done"]
     assert rows[0]["checksums"]["weights"] == rows[1]["checksums"]["weights"] == rows[2]["checksums"]["weights"]
     assert [row.get("skipped") for row in rows] == [None, True, True, None, None]
-    assert [fields["step"] for _, kind, fields in told if kind == "part_durable"] == [2, 4, 5]
+    durable = [fields["step"] for _, kind, fields in told if kind == "part_durable"]
+    assert durable == [4, 5], "a skipped step has nothing new to save"
 
 
 def test_too_many_skips_in_a_row_stop_the_run(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
 from dougong.records.metrics import MetricsRow
-from dougong.records.recomputation import RecordedStep, recorded_after
+from dougong.records.recomputation import recorded_after
 
 
 @dataclass(frozen=True)
