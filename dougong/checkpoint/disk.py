@@ -113,7 +113,7 @@ def storage_error(path: Path, error: OSError) -> CheckpointError:
             f"{path}: exists already; a directory of one step and generation is never written twice"
         )
     return CheckpointError(
-        f"{path}: {error.strerror or error}; mend the storage, then `dougong resume`"
+        f"{path}: {error.strerror or error}; mend the storage, then go on"
     )
 
 
