@@ -62,6 +62,7 @@ class Deadlines:
     # What workers print and a start goes through, as the screen shows it.
     log_collect_s: float = 0.5  # a message waits for its equals from other workers
     log_quiet_s: float = 60.0  # a message that comes again within is only counted
+    phase_quiet_s: float = 0.1  # a phase of a start that is shorter is for the report alone
     phase_told_s: float = 5.0  # a phase of the start that lasts longer says so before its end
     log_settle_s: float = 0.2  # a message of several lines has no more of them
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from dougong.checkpoint.directories import SET_ASIDE, list_committed
-from dougong.checkpoint.set_aside import next_folder
+from dougong.checkpoint.directories import SET_ASIDE, list_committed, next_folder
 from dougong.errors import LaunchError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
@@ -53,6 +52,7 @@ def claim(path: Path) -> Claim:
     """
     run = RunDir(path)
     make_run_folder(path)
+    _refuse_run_with_checkpoints(run)
     _refuse_strangers(run)
     try:
         lock = take_lock(path)
@@ -100,7 +100,7 @@ def _set_aside(run: RunDir) -> Path | None:
     left = [path for path in _entries(run) if path.name not in _ALLOWED]
     if not left:
         return None
-    _refuse_run_with_checkpoints(run)
+    _refuse_run_with_checkpoints(run)  # once more, now that nobody else can write
     folder = next_folder(run.path / SET_ASIDE)
     try:
         folder.mkdir(parents=True)

@@ -81,9 +81,9 @@ class JsonLines:
         """As `read`, a line at a time, for a file of any length."""
         try:
             with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.endswith(b"\n"):
-                        yield _parse(f"{self.path}:{number}", line)
+                whole = (line for line in file if line.endswith(b"\n"))
+                for number, line in enumerate(whole, 1):
+                    yield _parse(f"{self.path}:{number}", line)
         except FileNotFoundError:
             return
         except OSError as error:

@@ -64,9 +64,9 @@ def check_weights(known: RunSources) -> None:
     changed = changed_files(known.weights)
     if changed:
         raise ModelError(
-            f"model.path: {', '.join(changed)}: not as when this run began (every node must see the "
-            "same files), and it has no checkpoint yet to go on from; put them back, or begin a new "
-            "run"
+            f"model.path: {', '.join(changed)}: not as when this run began (every node must see "
+            "the same files), and it has no checkpoint yet to go on from; put them back, or begin "
+            "a new run"
         )
 
 
@@ -114,7 +114,9 @@ def _tokenizer(job: Job, known: RunSources) -> Remarks:
 def _on_changed(key: str, files: list[str]) -> Remarks:
     if not files:
         return Remarks()
-    text = f"{key}: {', '.join(files)}: not as when this run began; it goes on with what it has kept"
+    text = (
+        f"{key}: {', '.join(files)}: not as when this run began; it goes on with what it has kept"
+    )
     return Remarks(warnings=(text,))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Literal
 
+from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
@@ -40,9 +41,6 @@ from dougong.ui.formatting import count, duration, plural, size, step_range, wor
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
 _END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
-
-_TOLD_SECONDS = 0.1
-"""A shorter phase of a start is for the report alone."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def _(event: PhaseStarted) -> Sentence:
 
 @describe.register
 def _(event: PhaseEnded) -> Sentence:
-    level: Level = "info" if event.seconds >= _TOLD_SECONDS else "quiet"
+    level: Level = "info" if event.seconds >= DEADLINES.phase_quiet_s else "quiet"
     return Sentence(level, f"{PHASES[event.phase]}: {duration(event.seconds)}")
 
 
@@ -241,7 +239,7 @@ def _(event: WarningRaised) -> Sentence:
 def _(event: StopRequested) -> Sentence:
     if event.now:
         return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
-    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second one"
+    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second request"
     return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
 
 

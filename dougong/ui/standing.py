@@ -3,6 +3,7 @@ loss, speed, checkpoint and the time since. Pure: the time of day is passed in."
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
+    CheckpointsSetAside,
     Event,
     GenerationStarted,
     read_wall,
@@ -149,7 +151,7 @@ def _pauses_s(rows: Sequence[MetricsRow]) -> list[float]:
     for row in rows:
         if row.get("wall") and row.get("generation") == rows[-1].get("generation"):
             written.append(read_wall(row["wall"]))
-    pairs = zip(written, written[1:], strict=False)
+    pairs = itertools.pairwise(written)
     return [max((later - earlier).total_seconds(), 0.0) for earlier, later in pairs]
 
 
@@ -162,6 +164,9 @@ def _checkpoint(events: Sequence[Event], now: datetime) -> LastCheckpoint | None
                 found[event.directory] = event
             case CheckpointRejected():
                 found.pop(event.directory, None)
+            case CheckpointsSetAside(names=names):
+                for name in names:
+                    found.pop(name, None)
             case GenerationStarted(resume=None):
                 found.clear()
     if not found:

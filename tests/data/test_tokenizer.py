@@ -11,7 +11,6 @@ from dougong.data.tokenizer import Tokenizer, open_tokenizer
 from dougong.errors import DataError
 from tokenizers import models, pre_tokenizers, trainers
 
-
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
 
 

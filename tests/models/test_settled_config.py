@@ -10,7 +10,8 @@ from dougong.job.schema import Job, Model
 from dougong.job.settled import settle
 from dougong.models.build import load_config
 from dougong.models.settled_config import changed_keys, class_of, config_from, config_values
-from tests.families import FAMILIES, config_values as family_values
+from tests.families import FAMILIES
+from tests.families import config_values as family_values
 from tests.launcher.toyrun import toy_job
 
 
@@ -35,7 +36,7 @@ def test_another_reader_is_refused() -> None:
     with pytest.raises(ModelError, match="cannot be read by the transformers that is installed"):
         config_from(values, "transformers.models.nowhere.Config")
     # A key that this release gives back under another value.
-    with pytest.raises(ModelError, match="read otherwise .*model_type: \"other\" then, \"qwen3_moe\" now"):
+    with pytest.raises(ModelError, match='read otherwise .*model_type: "other" then, "qwen3_moe" now'):
         config_from({**values, "model_type": "other"}, class_of(config))
 
 

@@ -49,7 +49,11 @@ def test_the_newest_checkpoint() -> None:
     committed = CheckpointCommitted(generation=2, step=20, directory="step-000020", num_bytes=1, seconds=1.0)
     progress.note(committed, 42.0)
     assert progress.checkpoint == NewestCheckpoint("step 20", 42.0)
-    progress.note(CheckpointRejected(generation=2, directory="step-000020", reason="digest differs"), 43.0)
+    rejected = CheckpointRejected(generation=2, directory="step-000020", reason="digest differs")
+    progress.note(rejected, 43.0)  # beside training: that is an old one
+    assert progress.checkpoint is not None
+    progress.note(StateChanged(generation=2, state="RECOVERING"), 44.0)
+    progress.note(rejected, 44.0)
     assert progress.checkpoint is None
 
 

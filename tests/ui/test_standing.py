@@ -6,7 +6,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from dougong.records.events import CheckpointCommitted, CheckpointRejected, Event, GenerationStarted
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointRejected,
+    CheckpointsSetAside,
+    Event,
+    GenerationStarted,
+)
 from dougong.records.status import RunStatus
 from dougong.ui.standing import Standing, find_standing
 
@@ -78,6 +84,9 @@ def test_the_newest_checkpoint_that_counts() -> None:
 
     rejected = CheckpointRejected(generation=1, directory="step-000008", reason="torn")
     found = at(9.0, events=(committed(4), committed(8), rejected))
+    assert found.checkpoint is not None and found.checkpoint.step == 4
+    aside = CheckpointsSetAside(generation=2, step=4, names=("step-000008",), folder="aside")
+    found = at(9.0, events=(committed(4), committed(8), aside))
     assert found.checkpoint is not None and found.checkpoint.step == 4
     anew = GenerationStarted(generation=2, workers=("east/0",), resume=None)
     assert at(9.0, events=(committed(4), anew)).checkpoint is None

@@ -71,15 +71,23 @@ class RayBackend:
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
         embedded = self._address is None
-        if self._address not in (None, "auto"):
-            find_head(str(self._address), self._deadlines)
+        named = self._address if self._address not in (None, "auto") else None
+        if named is not None:
+            find_head(named, self._deadlines)
         self._stack.enter_context(temporary_variables(ray_variables(embedded)))
+        # The screen is the run's; Ray's own logs lie in its session.
         self._stack.enter_context(raw_lines_into(self._log))
         self._ray = _import_ray()
-        if self._address not in (None, "auto"):
-            check_head(str(self._address))
-        # The screen is the run's; Ray's own logs lie in its session.
         logging.getLogger("ray").setLevel(logging.ERROR)
+        if named is not None:
+            check_head(named)
+        self._init()
+        if not embedded:
+            return str(self._ray.util.get_node_ip_address())
+        self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines))
+        return "127.0.0.1"
+
+    def _init(self) -> None:
         try:
             self._ray.init(**_ray_options(self._address))
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
@@ -88,10 +96,6 @@ class RayBackend:
             raise LaunchError(
                 f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray{more}"
             ) from error
-        if not embedded:
-            return str(self._ray.util.get_node_ip_address())
-        self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines))
-        return "127.0.0.1"
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         """The cluster's living nodes, and how many devices of each kind they have in all."""

@@ -8,6 +8,7 @@ failed.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import socket
@@ -67,14 +68,15 @@ def _speaks_grpc(line: socket.socket) -> bool:
 def check_head(address: str) -> None:
     """LaunchError when the head at this address does not take our token, or runs another Ray or
     Python. Ray must be importable."""
+    from ray.exceptions import AuthenticationError, RpcError
+
     try:
-        from ray._common.usage.usage_lib import get_cluster_metadata
-        from ray._raylet import GcsClient
-        from ray.exceptions import AuthenticationError, RpcError
-    except ImportError:  # Ray's own names, in another Ray: its own words must do
+        usage: Any = importlib.import_module("ray._common.usage.usage_lib")
+        raylet: Any = importlib.import_module("ray._raylet")
+    except ImportError:  # names of Ray's own, in another Ray: its own words must do
         return
     try:
-        found = get_cluster_metadata(GcsClient(address=address))
+        found = usage.get_cluster_metadata(raylet.GcsClient(address=address))
     except AuthenticationError as error:
         raise LaunchError(f"--address {address}: {_about_token()}") from error
     except RpcError as error:

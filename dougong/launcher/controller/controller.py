@@ -31,8 +31,15 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import Committed
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.stages import RunPolicy
-from dougong.launcher.controller.start_phases import StartPhases
-from dougong.launcher.controller.states import Ended, FinalState, Outcome, Stage, Starting, State
+from dougong.launcher.controller.states import (
+    Ended,
+    FinalState,
+    Outcome,
+    Stage,
+    Starting,
+    StartPhases,
+    State,
+)
 from dougong.records import events
 from dougong.records.status import RunStatus
 from dougong.ui.recorder import Recorder
@@ -167,7 +174,9 @@ class Controller:
 
     def _tell_phase(self) -> None:
         """Which phase of a start or a recovery has ended, and which has begun."""
-        for event in self._phases.note(self._state, self._facts, time.monotonic()):
+        generation, number = self._facts.generation, self._facts.number
+        is_built = generation is None or generation.is_built
+        for event in self._phases.note(self._state, number, is_built, time.monotonic()):
             self._recorder.record(event)
 
     def _announce_state(self) -> None:
@@ -190,9 +199,10 @@ class Controller:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         self._take_late_commits()
         again = facts.recomputation.end()
-        try:
-            if again is not None:
+        if again is not None:
+            with contextlib.suppress(StorageError):  # it is shown, and what follows says the same
                 self._recorder.tell(again)
+        try:
             self._recorder.tell(_ended(outcome, facts.number, facts.step))
         except StorageError as error:
             if outcome.error is None:

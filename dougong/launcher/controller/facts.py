@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.router_watch import RouterWatch
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -36,7 +37,6 @@ from dougong.launcher.controller.preflight import (
     InspectedModel,
     JudgedFingerprints,
 )
-from dougong.launcher.controller.router_watch import RouterWatch
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import Node

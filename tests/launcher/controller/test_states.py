@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dougong.control.messages import Heartbeat
 from dougong.control.progress import WorkerProgress
-from dougong.launcher.controller.start_phases import StartPhases
-from dougong.launcher.controller.states import Recovering, Stage, Starting
+from dougong.launcher.controller.states import Recovering, Stage, Starting, StartPhases
 from dougong.records.events import PhaseEnded, PhaseStarted
-from tests.launcher.controller.machine import ALL, Says, exits, killed, running
+from tests.launcher.controller.machine import ALL, Machine, Says, exits, killed, running
+
+
+def note(phases: StartPhases, made: Machine, now: float) -> tuple[PhaseStarted | PhaseEnded, ...]:
+    assert made.facts.generation is not None
+    return phases.note(made.state, made.facts.number, made.facts.generation.is_built, now)
 
 
 def told(phases: StartPhases, *given: tuple[Stage, float], number: int = 0) -> list[tuple[str, str, float | None]]:
-    facts = replace(running().facts, number=number, generation=None)
     found = []
     for stage, now in given:
-        for event in phases.note(Starting(stage, now), facts, now):
+        for event in phases.note(Starting(stage, now), number, True, now):
             found.append((event.kind, event.phase, event.seconds if isinstance(event, PhaseEnded) else None))
     return found
 
@@ -37,22 +38,22 @@ def test_a_start_tells_each_phase_once_with_its_seconds() -> None:
 
 def test_the_model_is_built_when_every_worker_has_begun_a_step() -> None:
     made, phases = running(), StartPhases("Ray", probes=False)
-    assert phases.note(made.state, made.facts, 5.0) == (PhaseStarted(generation=1, phase="model"),)
+    assert note(phases, made, 5.0) == (PhaseStarted(generation=1, phase="model"),)
     beats = {name: WorkerProgress(1, 1, "forward", 0) for name in ALL}
     made.play(Says("east", Heartbeat(1, 1, {"east/0": beats["east/0"]})))
-    assert phases.note(made.state, made.facts, 6.0) == () and phases.current == "model"
+    assert note(phases, made, 6.0) == () and phases.current == "model"
     made.play(Says("east", Heartbeat(1, 1, beats)))
-    assert phases.note(made.state, made.facts, 7.0) == (PhaseEnded(generation=1, phase="model", seconds=2.0),)
+    assert note(phases, made, 7.0) == (PhaseEnded(generation=1, phase="model", seconds=2.0),)
     assert phases.current is None
 
 
 def test_a_phase_that_a_failure_cuts_short_is_not_told_as_done() -> None:
     made, phases = running(), StartPhases("Ray", probes=False)
-    phases.note(made.state, made.facts, 5.0)
+    note(phases, made, 5.0)
     made.play(exits("east/1", -9))
     assert isinstance(made.state, Recovering)
-    assert phases.note(made.state, made.facts, 6.0) == ()
+    assert note(phases, made, 6.0) == ()
     made.play(*killed("east/0", "west/0"))
     assert made.state.stage is Stage.CHECKPOINT
-    (began,) = phases.note(made.state, made.facts, 7.0)
+    (began,) = note(phases, made, 7.0)
     assert began.phase == "checkpoint"

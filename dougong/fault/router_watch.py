@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dougong.parallel.plan import Inventory
-from dougong.ui.formatting import ranges
 
 COLLAPSED_SHARE = 0.9
 """A layer whose busiest experts, as many as a token chooses, take so much has collapsed..."""
@@ -77,4 +76,4 @@ def _collapse_words(layers: Sequence[int], few: str) -> str:
 
 def _layers(numbers: Sequence[int]) -> str:
     """As the report's map of the load counts them."""
-    return f"MoE {'layer' if len(numbers) == 1 else 'layers'} {ranges(numbers)}"
+    return f"MoE {'layer' if len(numbers) == 1 else 'layers'} {', '.join(map(str, numbers))}"
