@@ -269,9 +269,9 @@ def _refuse_not_finite(path: Path, staged: list[_Staged]) -> None:
         if count:
             label = item.name if item.group == MODEL_GROUP else f"{item.group} of {item.name}"
             raise NumericsError(
-                f"checkpoint {path.parent.parent.name}: {label} holds {not_finite_words(count)} after its "
-                "update, so no checkpoint is made of this step; those before it are kept; begin "
-                "anew with a lower optimizer.lr or an optimizer.clip_norm"
+                f"checkpoint {path.parent.parent.name}: {label} holds {not_finite_words(count)} "
+                "after its update, so no checkpoint is made of this step; those before it are "
+                "kept; begin anew with a lower optimizer.lr or an optimizer.clip_norm"
             )
 
 
