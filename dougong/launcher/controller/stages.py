@@ -4,7 +4,7 @@ what each asks for, when it is over, and how long it may take. Pure."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -36,6 +36,7 @@ from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
     INSPECT,
+    InspectedModel,
     judge_fingerprints,
     probed_by,
     read_fingerprint,
@@ -307,16 +308,21 @@ class Preparation:
             data=dict(model.data),
             recipe=model.recipe.to_dict(),
         )
-        told: list[events.Event] = [inspected]
-        told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
-        told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
+        return UseModel(model), Record(inspected), *self._remarks(model)
+
+    def _remarks(self, model: InspectedModel) -> Iterator[Record]:
+        """What a person is told once of the model and the data."""
+        generation = self.facts.number
+        for text in model.notes:
+            yield Record(events.NoteTaken(generation=generation, text=text))
+        for text in model.warnings:
+            yield warning(self.facts, text)
         if generation > 0 and not self.policy.has_sources:
-            text = (
+            yield warning(
+                self.facts,
                 "the run's record does not say what it had read when it began, as an earlier "
-                "release did not write it: the files of today are taken for the same, and kept"
+                "release did not write it: the files of today are taken for the same, and kept",
             )
-            told.append(events.WarningRaised(generation=generation, text=text))
-        return UseModel(model), *map(Record, told)
 
     def _read_fingerprints(self) -> dict[str, Fingerprint]:
         """By worker, of those that were asked for. Raises what a child raised."""
