@@ -88,4 +88,6 @@ def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
 
 
 def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / BYTES_PER_GB:.3g} GB"
+    """Three digits, and whole numbers from a hundred on."""
+    amount = num_bytes / BYTES_PER_GB
+    return f"{amount:,.0f} GB" if amount >= 100 else f"{amount:.3g} GB"

@@ -42,6 +42,7 @@ from dougong.launcher.controller.preflight import (
     read_model,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
+from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import check_fit, known_memory
 from dougong.planner.placement import check_agents, lay_out, make_seats
 from dougong.planner.plan_job import plan_job
@@ -308,7 +309,16 @@ class Preparation:
         told: list[events.Event] = [inspected]
         told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
         told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
-        return UseModel(model), *map(Record, told)
+        return UseModel(model), *map(Record, told), *self._refuse_plan(inventory)
+
+    def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
+        """What cannot be laid out here, or does not fit, before devices are probed: that may take
+        long."""
+        try:
+            self._plan_on_agents(inventory)
+        except DougongError as error:
+            return (GiveUp(error),)
+        return ()
 
     def _read_fingerprints(self) -> dict[str, Fingerprint]:
         """By worker, of those that were asked for. Raises what a child raised."""
@@ -340,14 +350,10 @@ class Preparation:
         if isinstance(self.state, Recovering) and not self.state.restarted:
             return ()
         assert facts.model is not None
-        specs = [handle.spec for handle in facts.agents.all]
-        seats = make_seats(specs, facts.agents.facts)
-        plan = plan_job(self.policy.job, facts.model.inventory, seats)
+        plan = self._plan_on_agents(facts.model.inventory)
         # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
-        memory = known_memory(self.policy.job, specs, facts.agents.facts)
-        check_fit(self.policy.job, facts.model.inventory, plan, memory)
         known = facts.agents.facts.values()
         event = events.PlanLaid(
             generation=facts.number,
@@ -357,6 +363,14 @@ class Preparation:
             environment={agent.island: agent.environment for agent in known},
         )
         return UsePlan(plan), Record(event)
+
+    def _plan_on_agents(self, inventory: Inventory) -> Plan:
+        """Raises PlanError where it cannot be laid out, or is more than their memory holds."""
+        job, agents = self.policy.job, self.facts.agents
+        specs = [handle.spec for handle in agents.all]
+        plan = plan_job(job, inventory, make_seats(specs, agents.facts))
+        check_fit(job, inventory, plan, known_memory(job, specs, agents.facts))
+        return plan
 
     def _begin_generation(self) -> tuple[Action, ...]:
         """Everything is there: the next generation begins."""
