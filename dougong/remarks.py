@@ -14,3 +14,7 @@ class Remarks:
 
     def __add__(self, other: Remarks) -> Remarks:
         return Remarks(self.notes + other.notes, self.warnings + other.warnings)
+
+
+NOTHING = Remarks()
+"""Where there is nothing to say."""

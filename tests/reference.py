@@ -77,6 +77,27 @@ def accumulate_plainly(job: Job, model: Any, step: int) -> float:
     return total / count
 
 
+def run_plainly(job: Job, model: Any, microbatch: int = 0) -> float:
+    """Loss and `loss.backward()` of one micro-batch of the first step."""
+    ids = tokens(job, 1, 0, microbatch)
+    loss = model(input_ids=ids, labels=ids, use_cache=False).loss  # as training calls it: the same graph
+    loss.backward()
+    return float(loss.detach())
+
+
+def reference_gradients(model: nn.Module, sites: list[Site]) -> dict[str, Tensor]:
+    """By tensor name, experts one by one; zero where the engine left none."""
+    inside = {f"{s.name}.{p}": s for s in sites for p in s.shapes}
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        if name in inside:
+            found |= {f"{name}[{e}]": gradient[e] for e in range(8)}
+        elif parameter.requires_grad:
+            found[name] = gradient
+    return found
+
+
 def compute_experts_alike(model: nn.Module, sites: list[Site]) -> None:
     """Give the reference our arithmetic: the router's rule for ties, and experts as one autograd function that the
     engine runs in one piece."""

@@ -32,6 +32,13 @@ def test_the_price_of_determinism_is_measured() -> None:
     assert "layout over off: median" in ended.stdout
 
 
+def test_the_price_of_the_look_for_nan_is_measured() -> None:
+    ended = run("benchmarks/finite.py", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "the decision, of a step: median" in ended.stdout
+    assert "the look of a save, of its digests (beside training): median" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from benchmarks.tokenise import measure
+from tests.data.made_tokenizers import byte_level
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_BYTES = 20 << 30
@@ -60,3 +62,12 @@ def test_300_million_parameters_train_on_two_workers(tmp_path: Path) -> None:
     assert index["metadata"]["total_size"] > 4 * 300_000_000
     print(f"peak {peak / 2**30:.1f} GiB")
     shutil.rmtree(run_dir / "checkpoints")  # pytest keeps the folders of its last runs
+
+
+def test_one_long_line_takes_no_more_memory_than_many_short_ones(tmp_path: Path) -> None:
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    words, peaks = "join unlike timbers", {}
+    for name, text in {"none": "x", "lines": f"{words}\n" * 100_000, "line": f"{words} " * 100_000}.items():
+        (tmp_path / name).write_text(text)
+        peaks[name], _ = measure(tmp_path, tmp_path / name)
+    assert peaks["line"] - peaks["none"] < 2 * (peaks["lines"] - peaks["none"]), peaks

@@ -122,18 +122,24 @@ def _write_folder(job: _Export, shard_bytes: int) -> None:
         write_new(job.out / Path(INDEX_FILE).name, _index(files, shards))
 
 
-def _copy_small_files(job: _Export) -> None:
-    """Configuration, tokenizer and the like. The index is not copied: the files are others here."""
-    for name, record in job.manifest.files.items():
+def small_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
+    """What lies beside a checkpoint's weights, by names in its model's folder: configuration,
+    tokenizer and the like; not the index. CheckpointError when one of them is damaged."""
+    found = {}
+    for name, record in manifest.files.items():
         is_of_model = name.startswith(f"{MODEL}/") and name != INDEX_FILE
-        if record.digest is None or not is_of_model:
-            continue
-        data = _read_plain(job.directory / name, record.num_bytes, record.digest)
-        if name.endswith("/config.json"):
-            data = _with_dtype(data, job.dtype)
-        target = job.out / name.removeprefix(f"{MODEL}/")
+        if record.digest is not None and is_of_model:
+            data = _read_plain(directory / name, record.num_bytes, record.digest)
+            found[name.removeprefix(f"{MODEL}/")] = data
+    return found
+
+
+def _copy_small_files(job: _Export) -> None:
+    # The index is another one here: the weights lie in other files.
+    for name, data in small_files(job.directory, job.manifest).items():
+        target = job.out / name
         target.parent.mkdir(exist_ok=True)
-        write_new(target, data)
+        write_new(target, _with_dtype(data, job.dtype) if name == "config.json" else data)
 
 
 def _file_names(total: int) -> list[str]:

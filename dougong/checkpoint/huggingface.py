@@ -20,7 +20,6 @@ from torch import Tensor
 
 from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.manifest import ModelTensors
-from dougong.checkpoint.older_names import with_older_names
 from dougong.checkpoint.parameters import (
     ParameterOnDisk,
     Piece,
@@ -30,6 +29,7 @@ from dougong.checkpoint.parameters import (
 )
 from dougong.checkpoint.tensorfile import FileLayout, plan_layout
 from dougong.errors import ModelError
+from dougong.models.older_names import with_older_names
 from dougong.models.transformers_internals import names_not_saved, strict_float32_names, tied_names
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")

@@ -265,7 +265,8 @@ def _refuse_not_finite(path: Path, staged: list[_Staged]) -> None:
             label = item.name if item.group == MODEL_GROUP else f"{item.group} of {item.name}"
             raise NumericsError(
                 f"checkpoint {path.parent.parent.name}: {label} holds {words(count)} after its "
-                "update, so no checkpoint is made of this step; those before it are kept"
+                "update, so no checkpoint is made of this step; those before it are kept; begin "
+                "anew with a lower optimizer.lr or an optimizer.clip_norm"
             )
 
 

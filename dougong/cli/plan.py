@@ -53,8 +53,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *memory_lines(job, made, states),
         *environment_lines(job, width),
         f"data: {data}",
-        *remark_lines(told),
-        *remark_lines(absent_devices(job.islands)),
+        *remark_lines(told + absent_devices(job.islands)),
     ):
         typer.echo(line)
     if fits(made, job):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dougong.control.run_sources import RunSources
 from dougong.job.schema import Drill, Job
 from dougong.parallel.plan import Plan
 
@@ -12,7 +13,11 @@ from dougong.parallel.plan import Plan
 @dataclass(frozen=True)
 class TrainTask:
     """A worker of a generation. `store`: host and port of the rendezvous; `console`: the worker
-    whose every line is forwarded; `resume`: a committed and verified checkpoint's path."""
+    whose every line is forwarded; `resume`: a committed and verified checkpoint's path.
+
+    `sources`: what the run has read from outside its job file, as it was when it began (None: it is
+    read now); `tokenizer`: the run's own copy. So below.
+    """
 
     entry: str
     job: Job
@@ -21,6 +26,8 @@ class TrainTask:
     store: tuple[str, int]
     console: str
     resume: str | None = None
+    sources: RunSources | None = None
+    tokenizer: str | None = None
     drills: tuple[Drill, ...] = ()
     task: Literal["train"] = "train"
 
@@ -31,6 +38,8 @@ class InspectTask:
 
     entry: str
     job: Job
+    sources: RunSources | None = None
+    tokenizer: str | None = None
     task: Literal["inspect"] = "inspect"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import WorkerMessage
 from dougong.job.schema import Drill, Job
 from dougong.parallel.plan import Plan, Worker
@@ -39,7 +40,7 @@ class WorkerContext:
 
     `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and
     port of the controller's TCPStore. `address`: this process's own network address. `drills`: this
-    worker's, not yet fired.
+    worker's, not yet fired. `sources`: with what the run began; None: nobody has kept that.
     """
 
     job: Job
@@ -52,3 +53,4 @@ class WorkerContext:
     address: str
     drills: tuple[Drill, ...]
     control: Control
+    sources: RunSources | None = None

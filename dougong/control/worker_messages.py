@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dougong.control.run_sources import RunSources
 from dougong.parallel.plan import Inventory
 
 
 @dataclass(frozen=True)
 class ModelFound:
     """An InspectTask's answer. `data`: what the data is, with its digest; `shapes`: `JobShapes`;
-    `notes` and `warnings`: what a person is told once of the model's folder and the data."""
+    `notes` and `warnings`: what a person is told once of the model's folder and the data;
+    `sources`: what was read from outside the job file when the run began."""
 
     inventory: Inventory
     data: dict[str, Any]
     shapes: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sources: RunSources | None = None
     kind: Literal["model_found"] = "model_found"
 
 

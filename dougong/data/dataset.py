@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dougong.data import dataset_files
 from dougong.data.text import BLOCK_BYTES, Block, Corpus, Document, content_digest
 from dougong.errors import DataError
+from dougong.remarks import Remarks
 
 if TYPE_CHECKING:
     import datasets
@@ -38,7 +39,8 @@ def dataset_rows(name: str, column: str | None = None) -> Corpus:
     # A folder may be rewritten in place: its files' bytes name it. Of the hub, the library's own
     # name for the content, which changes with whatever is done to the rows.
     key = partial(_key, rows, chosen, files)
-    return Corpus(name, key, partial(_documents, name, rows, chosen, files))
+    documents = partial(_documents, name, rows, chosen, files)
+    return Corpus(name, key, documents, _remarks(name, rows, chosen))
 
 
 def _key(rows: datasets.Dataset, column: str, files: list[Path]) -> str:
@@ -90,6 +92,17 @@ def _text_column(name: str, rows: datasets.Dataset, column: str, files: list[Pat
         seen = f" ({place})" if place is not None else ""
         fault = f"column `{column}` holds {kind}, not only strings{seen}"
     raise DataError(f"data.dataset: {name}: {fault}; {_advice(rows, column)}")
+
+
+def _remarks(name: str, rows: datasets.Dataset, column: str) -> Remarks:
+    """What is missing in the column, where the table itself knows it."""
+    if rows._indices is not None:
+        return Remarks()  # The table holds other rows too.
+    missing = rows.data.column(column).null_count
+    if missing == 0:
+        return Remarks()
+    many = f"{missing} of {len(rows)} rows hold null in column `{column}` and are left out"
+    return Remarks(warnings=(f"data.dataset: {name}: {many}",))
 
 
 def _advice(rows: datasets.Dataset, asked: str) -> str:

@@ -140,12 +140,15 @@ def first_fault(files: Sequence[Path]) -> str | None:
 def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Of files of JSON lines: the place of each row, and the row or what is wrong with it."""
     for file in files:
-        if file.suffix not in _LINES:
-            continue
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{file}:{number}", _read_row(line)
+        if file.suffix in _LINES:
+            yield from _rows_of(file)
+
+
+def _rows_of(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"{file}:{number}", _read_row(line)
 
 
 def _read_row(line: bytes) -> dict[str, Any] | str:

@@ -51,21 +51,21 @@ _LEAST_BYTES = 64
 
 
 @dataclass(frozen=True)
-class Kind:
+class Format:
     """What a file is, in words, and what to do with it."""
 
     name: str
     remedy: str
 
 
-def kind_of(head: bytes, least: int = 2) -> Kind | None:
+def kind_of(head: bytes, least: int = 2) -> Format | None:
     """What the first bytes of a file say it is; None for what may be plain text or bare ids.
     `least`: bytes that must agree, more where anything may begin so by chance."""
     for magic, name, remedy in _KINDS:
         if len(magic) >= least and head.startswith(magic):
-            return Kind(name, remedy)
+            return Format(name, remedy)
     if head[_TAR_AT:].startswith(_TAR):
-        return Kind("a tar archive", f"{_UNPACK}: tar -xf")
+        return Format("a tar archive", f"{_UNPACK}: tar -xf")
     return None
 
 
@@ -74,6 +74,15 @@ def refuse_no_text(path: Path, head: bytes) -> None:
     kind = kind_of(head) or _two_bytes_a_character(head) or _rows(path, head)
     if kind is not None:
         raise DataError(f"data.text: {path}: is {kind.name}, not plain text; {kind.remedy}")
+
+
+def refuse_other_than_json(path: Path) -> None:
+    """DataError for a file of a tokenizer that is, by its first bytes, something else. OSError
+    where it cannot be read."""
+    with path.open("rb") as file:
+        kind = kind_of(file.read(HEAD_BYTES))
+    if kind is not None:
+        raise DataError(f"{path}: is {kind.name}, not JSON; {kind.remedy}")
 
 
 def is_text(head: bytes) -> bool:
@@ -90,16 +99,16 @@ def is_text(head: bytes) -> bool:
     return all(sign.isprintable() or sign in "\t\n\r\f" for sign in text)
 
 
-def _two_bytes_a_character(head: bytes) -> Kind | None:
+def _two_bytes_a_character(head: bytes) -> Format | None:
     """UTF-16 without its mark: Western text in it has a zero in every second byte."""
     for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
         zeros, others = head[first::2], head[1 - first :: 2]
         if len(head) >= _LEAST_BYTES and not any(zeros) and all(others):
-            return Kind(f"{name} text", f"convert it: iconv -f {name} -t UTF-8")
+            return Format(f"{name} text", f"convert it: iconv -f {name} -t UTF-8")
     return None
 
 
-def _rows(path: Path, head: bytes) -> Kind | None:
+def _rows(path: Path, head: bytes) -> Format | None:
     """A file of JSON objects, one a line, by its name and first line."""
     if path.suffix not in _LINES_OF_JSON:
         return None
@@ -109,4 +118,4 @@ def _rows(path: Path, head: bytes) -> Kind | None:
     except ValueError:
         # The first line may be longer than what was read of it.
         is_row = not newline and line.startswith(b"{")
-    return Kind("a file of JSON objects", _ROWS) if is_row else None
+    return Format("a file of JSON objects", _ROWS) if is_row else None

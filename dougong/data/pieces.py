@@ -31,7 +31,7 @@ Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """A part of a document for the tokenizer. Its first `num_dropped` tokens are those of text
     before the cut."""
 
@@ -40,7 +40,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _Border:
     """A place in a text, what the piece behind it needs in front, and how many tokens that is."""
 
     place: int
@@ -48,10 +48,10 @@ class _Cut:
     num_dropped: int = 0
 
 
-def pieces_of(texts: Iterable[str], encode: Encode, size: int) -> Iterator[Piece]:
+def pieces_of(texts: Iterable[str], encode: Encode, size: int) -> Iterator[TextPiece]:
     """The pieces of one document, which comes as consecutive `texts`; each has about `size`
     characters."""
-    kept, reach, last = "", size, _Cut(0)
+    kept, reach, last = "", size, _Border(0)
     for text in texts:
         kept += text
         while len(kept) >= reach + _AROUND:
@@ -60,14 +60,14 @@ def pieces_of(texts: Iterable[str], encode: Encode, size: int) -> Iterator[Piece
                 reach += size // 2
                 continue
             # Without a place that holds, nothing is put in front: no character may be lost.
-            cut = cut or _Cut(reach)
-            yield Piece(last.lead + kept[: cut.place], last.num_dropped)
+            cut = cut or _Border(reach)
+            yield TextPiece(last.lead + kept[: cut.place], last.num_dropped)
             kept, reach, last = kept[cut.place :], size, cut
     if kept:
-        yield Piece(last.lead + kept, last.num_dropped)
+        yield TextPiece(last.lead + kept, last.num_dropped)
 
 
-def _find_cut(text: str, low: int, high: int, encode: Encode) -> _Cut | None:
+def _find_cut(text: str, low: int, high: int, encode: Encode) -> _Border | None:
     for place in _places(text, low, high):
         cut = _try(text, place, encode)
         if cut is not None:
@@ -85,7 +85,7 @@ def _places(text: str, low: int, high: int) -> Iterator[int]:
             yield place
 
 
-def _try(text: str, place: int, encode: Encode) -> _Cut | None:
+def _try(text: str, place: int, encode: Encode) -> _Border | None:
     """The cut at a place, if the tokens around it do not depend on it."""
     left, right = text[max(0, place - _AROUND) : place], text[place : place + _AROUND]
     whole, before = encode(left + right), encode(left)
@@ -93,9 +93,9 @@ def _try(text: str, place: int, encode: Encode) -> _Cut | None:
         return None
     behind = whole[len(before) :]
     if encode(right) == behind:
-        return _Cut(place)
+        return _Border(place)
     lead = left[-_LEAD:]
     dropped = encode(lead)
     if encode(lead + right) == dropped + behind:
-        return _Cut(place, lead, len(dropped))
+        return _Border(place, lead, len(dropped))
     return None

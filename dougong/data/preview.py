@@ -17,17 +17,18 @@ from dougong.data.tokenizer import Tokenizer
 from dougong.data.windows import find_shortage, job_tokenizer, open_data, open_text
 from dougong.errors import DataError
 from dougong.job.schema import Job
+from dougong.remarks import Remarks
 
 
-def preview_data(job: Job, vocab_size: int | None) -> str:
-    """What the data is, in a line; text is tokenised until it is enough for the first windows, and
-    nothing is kept of it.
+def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
+    """What the data is, in a line, and what is told of it once; text is tokenised until it is
+    enough for the first windows, and nothing is kept of it.
 
     Raises DataError as `open_data` does, for what is met up to there.
     """
     tokenizer = job_tokenizer(job)
     if tokenizer is None:
-        return _figures(job, vocab_size)
+        return _figures(job, vocab_size), Remarks()
     corpus = open_text(job.data)
     name = f"{corpus.name} ({tokenizer.name})"
     made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
@@ -36,7 +37,8 @@ def preview_data(job: Job, vocab_size: int | None) -> str:
         _check_ids(made_of, count, ids, vocab_size)
         count += ids.size
         if find_shortage(job, name, count) is None:
-            return f"{name}: {count:,} tokens and more, enough for the first windows"
+            line = f"{name}: {count:,} tokens and more, enough for the first windows"
+            return line, corpus.remarks
     if count == 0:
         raise no_text(corpus)
     raise DataError(find_shortage(job, name, count) or name)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dougong.data.formats import refuse_other_than_json
 from dougong.errors import DataError
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 if TYPE_CHECKING:
     import tokenizers
@@ -31,7 +32,7 @@ class DocumentMarks:
 
     start: tuple[int, ...] = ()
     end: int | None = None
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def read_object(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
+        refuse_other_than_json(file)
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(

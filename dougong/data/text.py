@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from dougong.data.formats import BYTE_ORDER_MARK, HEAD_BYTES, refuse_no_text
 from dougong.errors import DataError
+from dougong.remarks import NOTHING, Remarks
 
 BLOCK_BYTES = 1 << 18
 """Documents come in blocks of this size, cut anywhere, so that no long file must fit in memory."""
@@ -37,11 +38,12 @@ class Document:
 @dataclass(frozen=True)
 class Corpus:
     """Documents in a fixed order. `key` reads them and names their content: equal keys are equal
-    texts."""
+    texts. `remarks`: what a person is told of them once."""
 
     name: str
     key: Callable[[], str]
     documents: Callable[[], Iterator[Document]]
+    remarks: Remarks = NOTHING
 
 
 def text_files(text: str) -> Corpus:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.formats import refuse_other_than_json
 from dougong.data.pieces import PIECE_CHARACTERS, pieces_of
 from dougong.data.special_tokens import Bos, DocumentMarks, find_marks
 from dougong.data.text import Block
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES
 from dougong.models.folder import read_json
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 # Pieces that a tokenizer is given at once: it works on them on as many cores.
 _PIECES_AT_ONCE = 32
@@ -60,7 +61,7 @@ class Bytes:
     start: tuple[int, ...] = ()
     end: int | None = 0
     digest: str = "bytes"
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
     def encode(self, blocks: Iterable[Block]) -> Iterator[npt.NDArray[np.int64]]:
         for _, block in blocks:
@@ -159,7 +160,10 @@ def _load(file: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
     try:
+        refuse_other_than_json(file)
         model = tokenizers.Tokenizer.from_file(str(file))
+    except DataError:
+        raise
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
         raise DataError(
             f"{file}: not a tokenizer.json ({error}); save one with tokenizer.save_pretrained(DIR)"

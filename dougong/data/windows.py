@@ -30,10 +30,20 @@ from dougong.errors import DataError
 from dougong.job import schema as spec
 from dougong.job.tokenizer_choice import tokenizer_of
 from dougong.ops.counter_rng import Permutation
+from dougong.remarks import NOTHING, Remarks
 
 # The held-out windows do not follow the job's seed: runs with other seeds are measured on the
 # same text.
 _HELD_OUT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A source of tokens, by its name, with what is told of it once."""
+
+    name: str
+    tokens: TokenFile
+    remarks: Remarks = NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +60,7 @@ class TokenWindows:
     steps: int
     seed: int
     validation: spec.Validation | None
+    remarks: Remarks = NOTHING
 
     @property
     def num_windows(self) -> int:
@@ -169,9 +180,10 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
     place = cache_place(job.cache)
     if cache is None and place is not None:
         cache = place / "tokens"
-    name, tokens = _open_tokens(job, vocab_size, cache)
+    opened = _open_tokens(job, vocab_size, cache)
+    tokens = opened.tokens
     data = TokenWindows(
-        name=name,
+        name=opened.name,
         tokens=tokens,
         vocab_size=vocab_size,
         sequence_length=job.data.sequence_length,
@@ -181,8 +193,9 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
         steps=job.steps,
         seed=job.seed,
         validation=job.data.validation,
+        remarks=opened.remarks,
     )
-    shortage = find_shortage(job, name, tokens.num_tokens)
+    shortage = find_shortage(job, opened.name, tokens.num_tokens)
     if shortage is not None:
         raise DataError(shortage)
     if vocab_size is not None and tokens.num_tokens <= WHOLE_TOKENS:
@@ -238,16 +251,15 @@ def find_shortage(job: spec.Job, name: str, num_tokens: int) -> str | None:
     return None
 
 
-def _open_tokens(
-    job: spec.Job, vocab_size: int | None, cache: Path | None
-) -> tuple[str, TokenFile]:
+def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _Opened:
     section = job.data
     if section.tokens is not None:
-        return section.tokens, open_tokens(Path(section.tokens).expanduser(), vocab_size)
+        path = Path(section.tokens).expanduser()
+        return _Opened(section.tokens, open_tokens(path, vocab_size))
     if section.megatron is not None:
-        return section.megatron, open_megatron(Path(section.megatron).expanduser())
+        return _Opened(section.megatron, open_megatron(Path(section.megatron).expanduser()))
     tokenizer = job_tokenizer(job)
     assert tokenizer is not None, "text has a tokenizer"
     corpus = open_text(section)
     name = f"{corpus.name} ({tokenizer.name})"
-    return name, open_corpus(corpus, tokenizer, cache)
+    return _Opened(name, open_corpus(corpus, tokenizer, cache), corpus.remarks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +34,8 @@ PATH_KEYS: tuple[tuple[str, ...], ...] = (
     ("model", "path"),
     ("cache",),
 )
+KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
+"""Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
 _NOT_PATHS: dict[tuple[str, ...], str] = {
     ("data", "text"): "stdlib",
     ("data", "tokenizer"): BYTES,
@@ -79,14 +81,18 @@ class ResolvedJob:
 
 
 def load_job(
-    path: str | Path, override: Sequence[str] = (), rules: Sequence[Rule] = ()
+    path: str | Path,
+    override: Sequence[str] = (),
+    rules: Sequence[Rule] = (),
+    kept: Collection[KeyPath] = (),
 ) -> ResolvedJob:
     """Read a job file, lay the overrides (`batch.lanes=8`, `islands.east.workers=3`, `drill=[]`)
     over it, check it.
 
-    `rules`: more than the schema's own that it must keep. Later overrides win. Relative paths count from the file's folder, those of overrides from the
-    current folder; the job holds absolute ones. Raises `JobError`, whose message has one line per
-    mistake.
+    `rules`: more than the schema's own that it must keep; `kept`: keys whose files need not be
+    there, `KEPT` for the job of a run. Later overrides win. Relative paths count from the file's
+    folder, those of overrides from the current folder; the job holds absolute ones. Raises
+    `JobError`, whose message has one line per mistake.
     """
     file = Path(path)
     source = _read_source(file, str(path))
@@ -94,7 +100,7 @@ def load_job(
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
     _name_tokenizer(source.data)
-    job = _checked_job(source, rules)
+    job = _checked_job(source, rules, kept)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
@@ -112,12 +118,13 @@ def placed(resolved: ResolvedJob) -> Iterator[None]:
         raise type(error)(resolved.located(str(error))) from error
 
 
-def _checked_job(source: Source, rules: Sequence[Rule]) -> Job:
+def _checked_job(source: Source, rules: Sequence[Rule], kept: Collection[KeyPath]) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
     values."""
     sections = _validate(source)
     for breach in breaches(sections, rules):
-        source.blame(breach.path, breach.text, breach.is_key)
+        if breach.path not in kept:
+            source.blame(breach.path, breach.text, breach.is_key)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)

@@ -61,6 +61,9 @@ class _ModelRules:
         elif name in known.others:
             text = f"transformers has no causal language model of {name}"
             yield Breach(path, f"{text}; {self._with_experts(name)}")
+        elif "auto_map" in model_config(job):
+            text = f"{name!r} needs its own code (auto_map in its config.json); dougong runs none"
+            yield Breach(path, f"{text}; {self._with_experts(name)}")
         else:
             hint = _nearest(name, known.names, 3) or self._with_experts(name)
             yield Breach(path, f"transformers {known.version} knows no {name!r}; {hint}")

@@ -273,7 +273,9 @@ class Fault(Section):
         resume="no step with a finite loss and gradient is computed otherwise",
     )
     max_skips: Positive = physical(
-        3, "steps in a row that `non_finite: skip` leaves out before it stops after all"
+        3,
+        "steps in a row that `non_finite: skip` leaves out before it stops after all; none of them "
+        "is saved, so a recovery counts them anew",
     )
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 

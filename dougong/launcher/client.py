@@ -13,6 +13,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated, RunEnded
 from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
 from dougong.ui.next_step import next_step
@@ -29,7 +30,20 @@ def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> RunStatus:
     if settled.has_ended:
         return settled
     dead = tuple(worker.model_copy(update={"alive": False}) for worker in settled.workers)
-    return settled.model_copy(update={"state": LOST, "workers": dead})
+    state = _recorded_end(run_dir) or LOST
+    return settled.model_copy(update={"state": state, "workers": dead})
+
+
+def _recorded_end(run_dir: RunDir) -> str | None:
+    """The final state that the newest controller has recorded: on a full disk the events may have
+    what status.json has no room for."""
+    for event in reversed(run_dir.read_events()):
+        match event:
+            case RunEnded():
+                return event.kind.upper()
+            case RunCreated():
+                return None
+    return None
 
 
 def is_alive(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> bool:
@@ -72,8 +86,8 @@ def stop(
         ask_controller(run_dir, StopRun(now), deadlines)
     except LaunchError:
         # It may have ended before, or between the two questions.
-        ended = run_dir.read_status()
-        if ended is None or not ended.has_ended:
+        ended = read_status(run_dir, deadlines)
+        if not ended.has_ended:
             raise
         return ended
     while time.monotonic() < deadline:
@@ -119,9 +133,10 @@ def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
             )
         case _:
             following = next_step(path, "lost", run_dir.read_events())
+            place = f"at step {status.step} of {status.steps}" if status.steps else "as it began"
             return (
-                f"{path}: lost at step {status.step} of {status.steps}: {who} is gone, so that "
-                f"there is nothing to stop\nnext: {following}"
+                f"{path}: lost {place}: {who} is gone, so that there is nothing to stop\n"
+                f"next: {following}"
             )
 
 

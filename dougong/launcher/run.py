@@ -25,7 +25,7 @@ from dougong.errors import (
     LaunchError,
     StorageError,
 )
-from dougong.job.load import ResolvedJob, load_job, placed
+from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
@@ -44,6 +44,7 @@ from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.presence import Presence, look
+from dougong.launcher.sources import known_sources
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
@@ -108,8 +109,7 @@ class Sitting:
 def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. Raises what ended it, when that is an error."""
-    resolved = with_decay_end(resolved)
-    path = path.absolute()
+    path, resolved = path.absolute(), with_decay_end(resolved)
     refuse_if_alive(RunDir(path))
     with claim(path) as claimed:
         run_dir = claimed.run_dir
@@ -151,24 +151,32 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
-        before = with_decay_end(_job_of(run_dir))
-        after = load_job(run_dir.job_file, list(overrides))
+        before = _job_of(run_dir)
+        after = load_job(run_dir.job_file, list(overrides), kept=KEPT)
         after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
-        resume_point = _with_changes(resume_point, before.job, after.job)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
+        resume_point = _with_changes(resume_point, before.job, after.job)
         sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
         with placed(after):
             return _run(sitting, options)
 
 
+def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
+    """From the resume on that changes what may change bits, a new count of equal ones begins."""
+    changed = changes_of_bits(before, after)
+    if not changed:
+        return point
+    return dataclasses.replace(point, changed=changed, same_since=point.generation)
+
+
 def _job_of(run_dir: RunDir) -> ResolvedJob:
     """The run's job as it was. JobError says that another release may have written it."""
     try:
-        return load_job(run_dir.job_file)
+        return with_decay_end(load_job(run_dir.job_file, kept=KEPT))
     except JobError as error:
         raise JobError(
             f"{error}\n{run_dir.job_file}: is what `dougong run` wrote for itself; go on with the "
@@ -185,28 +193,18 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
         )
 
 
-def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
-    """From the resume on that changes what may change bits, a new count of equal ones begins."""
-    changed = changes_of_bits(before, after)
-    if not changed:
-        return point
-    return dataclasses.replace(point, changed=changed, same_since=point.generation)
-
-
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
     `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed, same_since = 0, set(), 1
-    changed: tuple[str, ...] = ()
-    fired = set()
+    generation, committed, fired = 0, set(), set()
+    same_since, changed = 1, tuple[str, ...]()
     for event in run_dir.read_events():
         generation = max(generation, event.generation)
         match event:
             case RunCreated():
                 changed = event.changed
             case FirstStep() if changed:
-                # Before its first step nothing was computed with the changed keys.
-                same_since, changed = event.generation, ()
+                same_since, changed = event.generation, ()  # before, nothing was computed so
             case DrillFired():
                 fired.add((event.step, event.worker))
             case CheckpointCommitted():
@@ -265,6 +263,7 @@ def _run(sitting: Sitting, options: Options) -> int:
         resume_point=sitting.resume_point,
         deadlines=deadlines,
         job_text=sitting.job_text,
+        sources=known_sources(run_dir),
     )
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
@@ -297,7 +296,7 @@ def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
     if options.ray:
-        return RayBackend(options.address, deadlines)
+        return RayBackend(options.address, deadlines, run_dir.logs / "ray.log")
     return Local(run_dir, deadlines)
 
 

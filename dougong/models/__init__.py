@@ -4,6 +4,7 @@
 `configuration`  that of a Hugging Face folder, without its code; `folder`: is the folder whole
 `initial`        the family's own initial values, with random numbers that depend on names alone
 `weights`        or values from a folder; `patterns`: many names of tensors in few words
+`companions`     the small files beside them; `older_names`: a configuration for older readers
 `sites`          where the experts are, and one of them by itself
 `cut`            at these sites the forward pauses
 `ties`           among equal scores every device chooses alike

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from dougong.errors import ModelError
 from dougong.job.schema import Model
+from dougong.job.settled import SettledModel
 from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
 from dougong.models.initial import NamedInit
+from dougong.models.settled_config import config_from
 from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
 from dougong.models.transformers_internals import (
     initialise_module,
@@ -37,7 +39,8 @@ SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 def load_config(model: Model, vocab_size: int | None) -> Any:
     """The family's own configuration. `vocab_size` is the tokenizer's (None: unknown), used where
-    the job names none.
+    the job names none. Of a run that has begun it is the one that the run has stored, and nothing
+    else is read.
 
     Raises `ModelError` for an unknown family, a key that the family does not know, or a folder
     without a configuration.
@@ -45,6 +48,8 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
     from transformers import logging
 
     logging.set_verbosity_error()
+    if isinstance(model, SettledModel):
+        return config_from(model.settled, model.settled_class)
     config = _read_config(model, vocab_size)
     _refuse_unknown_keys(model, config)
     declare_no_extra_layers(model, config)

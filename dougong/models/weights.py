@@ -23,7 +23,7 @@ from dougong.ops.finite import first_not_finite, is_finite, num_not_finite
 _ROWS_AT_ONCE = 4096
 
 
-class DiskTensor(Protocol):
+class StoredForm(Protocol):
     """A whole tensor on disk; `dtype` in safetensors' word, F32 for every floating one."""
 
     @property
@@ -40,7 +40,7 @@ class StoredPiece(Protocol):
     @property
     def row(self) -> int | None: ...
     @property
-    def disk(self) -> DiskTensor: ...
+    def disk(self) -> StoredForm: ...
 
 
 class TensorNames(Protocol):

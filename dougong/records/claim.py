@@ -53,8 +53,12 @@ def claim(path: Path) -> Claim:
     """
     run = RunDir(path)
     make_run_folder(path)
+    _refuse_run_with_checkpoints(run)
     _refuse_strangers(run)
-    lock = take_lock(path)
+    try:
+        lock = take_lock(path)
+    except StorageError as error:
+        raise StorageError(f"{error}, or pass another --run-dir") from error
     try:
         earlier = _set_aside(run)
         return Claim(RunDir.create(path), lock, earlier)
@@ -97,7 +101,7 @@ def _set_aside(run: RunDir) -> Path | None:
     left = [path for path in _entries(run) if path.name not in _ALLOWED]
     if not left:
         return None
-    _refuse_run_with_checkpoints(run)
+    _refuse_run_with_checkpoints(run)  # once more, now that nobody else can write
     folder = next_folder(run.path / SET_ASIDE)
     try:
         folder.mkdir(parents=True)
@@ -126,9 +130,11 @@ def _committed(run: RunDir) -> Sequence[int]:
     """Steps of checkpoints that are there, or of which the record says that they have been: their
     storage may be away for the moment."""
     folders = [run.checkpoints, *(run.checkpoints / SET_ASIDE).glob("*")]
-    steps: set[int] = set()
+    there: set[int] = set()
     for folder in folders:
-        steps.update(place.step for place in list_committed(folder))
+        there.update(place.step for place in list_committed(folder))
+    if there:
+        return sorted(there)
     try:
         events = run.read_events()
     except RecordError as error:
@@ -136,5 +142,4 @@ def _committed(run: RunDir) -> Sequence[int]:
             f"{run.path}: holds a run whose record cannot be read, so nobody knows what it has "
             f"come to: {error}; or pass another --run-dir"
         ) from error
-    steps.update(event.step for event in events if isinstance(event, CheckpointCommitted))
-    return sorted(steps)
+    return sorted({event.step for event in events if isinstance(event, CheckpointCommitted)})

@@ -12,18 +12,26 @@ from __future__ import annotations
 import contextlib
 import os
 import reprlib
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dougong.control.run_sources import RunSources
 from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
-from dougong.records.files import cannot_begin, create_file, make_run_folder, replace_file
+from dougong.records.files import (
+    ROOM,
+    cannot_begin,
+    create_file,
+    make_run_folder,
+    replace_file,
+)
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, RowShape, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
@@ -34,6 +42,8 @@ _ANEW = (
     "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
 )
 
+_SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
+_SOURCES_ADVICE = "delete the file: the newest checkpoint holds the same"
 _NAMES = (
     "job.yaml",
     "plan.json",
@@ -48,6 +58,8 @@ _NAMES = (
     "logs",
     "partial_run.json",
     "trace",
+    "sources.json",
+    "tokenizer",
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
 
@@ -168,6 +180,16 @@ class RunDir:
         return self.path / "ledger"
 
     @property
+    def sources_file(self) -> Path:
+        """What the run has read from outside its job file, as it was when it began."""
+        return self.path / "sources.json"
+
+    @property
+    def own_tokenizer(self) -> Path:
+        """A copy of the tokenizer's files."""
+        return self.path / "tokenizer"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -222,6 +244,35 @@ class RunDir:
     def write_job(self, text: str) -> None:
         """Replace job.yaml, durably."""
         self._replace(self.job_file, text, durable=True)
+
+    def keep_sources(self, sources: RunSources) -> None:
+        """Store what the run began with, once: what stands there already stays."""
+        if self.sources_file.exists():
+            return
+        self._copy_files(sources.tokenizer, self.own_tokenizer)
+        text = _SOURCES.dump_json(sources).decode()
+        self._replace(self.sources_file, text + "\n", durable=True)
+
+    def read_sources(self) -> RunSources | None:
+        """sources.json, or None when the run ended before it was looked at."""
+        text = _read_text(self.sources_file)
+        if text is None:
+            return None
+        try:
+            return _SOURCES.validate_json(text)
+        except ValidationError as error:
+            raise _damaged(self.sources_file, _first_fault(error), _SOURCES_ADVICE) from error
+
+    def _copy_files(self, files: Iterable[str], folder: Path) -> None:
+        for name in files:
+            try:
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(name, folder / Path(name).name)
+            except OSError as error:
+                raise LaunchError(
+                    f"{folder}: {name} cannot be copied: {error.strerror}; make room or mend it, "
+                    "then resume"
+                ) from error
 
     def write_report(self, text: str) -> None:
         """Replace report.html; the old page stays until the new one is whole."""
@@ -313,9 +364,7 @@ class RunDir:
         try:
             replace_file(path, text, mode, durable)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot be written: {error.strerror}; make room or mend it, then resume"
-            ) from error
+            raise StorageError(f"{path}: cannot be written: {error.strerror}; {ROOM}") from error
 
 
 def _guess(path: Path) -> str:

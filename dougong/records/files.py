@@ -9,6 +9,9 @@ from pathlib import Path
 
 from dougong.errors import LaunchError, StorageError
 
+ROOM = "make room or mend it, then go on with the run"
+"""The remedy of whatever cannot be written."""
+
 
 def replace_file(path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
     """Put `text` where `path` is, in one rename.

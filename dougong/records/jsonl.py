@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.errors import RecordError, StorageError
-from dougong.records.files import write_all
+from dougong.records.files import ROOM, write_all
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -45,8 +45,7 @@ class JsonLines:
                 self._ends_a_line = True
             except OSError as error:
                 raise StorageError(
-                    f"{self.path}: cannot append: {error.strerror};"
-                    " make room or mend it, then resume"
+                    f"{self.path}: cannot append: {error.strerror}; {ROOM}"
                 ) from error
 
     def read(self) -> list[dict[str, Any]]:
@@ -82,9 +81,9 @@ class JsonLines:
         """As `read`, a line at a time, for a file of any length."""
         try:
             with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.endswith(b"\n"):
-                        yield _parse(f"{self.path}:{number}", line)
+                whole = (line for line in file if line.endswith(b"\n"))
+                for number, line in enumerate(whole, 1):
+                    yield _parse(f"{self.path}:{number}", line)
         except FileNotFoundError:
             return
         except OSError as error:

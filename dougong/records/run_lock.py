@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError, StorageError
-from dougong.records.files import write_all
+from dougong.records.files import ROOM, write_all
 
 LOCK_FILE = "controller.lock"
 
@@ -85,10 +85,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written: {error.strerror}; make room or mend it, or pass another "
-            "directory"
-        ) from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror}; {ROOM}") from error
 
 
 def _sign(fd: int) -> None:

@@ -72,7 +72,7 @@ def _num_ids(path: Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if isinstance(vocabulary, dict):
-        return max((id for id in vocabulary.values() if type(id) is int), default=-1) + 1
+        return max((one for one in vocabulary.values() if type(one) is int), default=-1) + 1
     return len(vocabulary) if isinstance(vocabulary, list) else None
 
 

@@ -28,6 +28,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.run import signals_into, take_over
+from dougong.launcher.sources import known_sources
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder
@@ -72,7 +73,13 @@ def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
     token = secrets.token_hex(32)
     deadlines = job.fault.limits()
     config = ControllerConfig(
-        job, token, os.getcwd(), options.entries, take_over(run_dir), deadlines
+        job=job,
+        token=token,
+        cwd=os.getcwd(),
+        entries=options.entries,
+        resume_point=take_over(run_dir),
+        deadlines=deadlines,
+        sources=known_sources(run_dir),
     )
     inbox = Inbox()
     view = make_view(Console(quiet=True), job.job, job.steps, deadlines=deadlines)

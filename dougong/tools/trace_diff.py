@@ -17,7 +17,7 @@ from dougong.checkpoint.directories import CheckpointPlace, list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
-from dougong.job.load import load_job
+from dougong.job.load import KEPT, load_job
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.planner.resume import identity
@@ -92,7 +92,7 @@ def _first_split(runs: Runs, records: tuple[StepRecords, StepRecords]) -> int:
 
 
 def _refuse_other_layouts(a: RunDir, b: RunDir) -> None:
-    job = load_job(a.job_file).job
+    job = load_job(a.job_file, kept=KEPT).job
     if job.is_layout_free or _layout(a.read_plan()) == _layout(b.read_plan()):
         return
     raise JobError(
@@ -108,7 +108,8 @@ def _layout(plan: Plan | None) -> list[tuple[object, object]]:
 
 
 def _refuse_other_jobs(a: RunDir, b: RunDir) -> None:
-    old, new = identity(load_job(a.job_file).job), identity(load_job(b.job_file).job)
+    old = identity(load_job(a.job_file, kept=KEPT).job)
+    new = identity(load_job(b.job_file, kept=KEPT).job)
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:
         raise JobError(
@@ -155,6 +156,10 @@ def _begin(path: Path, run: RunDir, start: CheckpointPlace | None) -> RunDir:
     """A new run directory with the job of `run`, that goes on from `start`."""
     begun = RunDir.create(path)
     begun.write_job(run.read_job())
+    # What is computed again is built from what the run has kept, not from what lies there now.
+    for kept in (run.sources_file, run.own_tokenizer):
+        if kept.exists():
+            (begun.path / kept.name).symlink_to(kept.resolve())
     if start is not None:
         (begun.checkpoints / start.path.name).symlink_to(start.path.resolve())
     return begun
@@ -164,7 +169,7 @@ def _run_again(
     name: str, run: RunDir, recorded: StepRecord, begun: RunDir, options: LocalRunOptions
 ) -> Rerun:
     """Run up to and with the recorded step in `begun`, and trace that step."""
-    job = load_job(run.job_file).job
+    job = load_job(run.job_file, kept=KEPT).job
     request = PartialRun(recorded.step, trace=recorded.step)
     done = run_here(on_this_machine(job, job.islands), begun.path, request, options)
     plan = done.read_plan()

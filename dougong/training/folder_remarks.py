@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dougong.checkpoint import companions
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job, Model
+from dougong.job.settled import is_settled
+from dougong.models import companions
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.configuration import extra_layers, folder_config, untied_pair
 from dougong.models.folder import read_config, stored_tensors
@@ -22,10 +23,11 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Hold every tensor of the model against the folder `model.path`, by the files' headers.
 
     Raises `ModelError` when one is missing, of another shape or quantised, when tied tensors differ
-    that the job says are tied, or when a small file beside the weights is not whole.
+    that the job says are tied, or when a small file beside the weights is not whole. Of a run that
+    has begun the folder is not read any more.
     """
     model = job.model
-    if model.path is None:
+    if model.path is None or is_settled(model):
         return Remarks()
     network = build_on_meta(load_config(model, None))
     names = Names.of(network, inventory.sites, inventory.num_experts)

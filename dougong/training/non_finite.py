@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dougong.control.worker_messages import UpdateSkipped
+from dougong.errors import PeerError
 from dougong.job.schema import Fault
 from dougong.ops.finite import num_not_finite
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
@@ -30,7 +31,7 @@ from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 
 _ADVICE = (
     "where weights have grown, begin anew with a lower optimizer.lr or an optimizer.clip_norm; "
-    "`dougong resume` with `-o fault.non_finite=skip` leaves such steps out"
+    "`dougong resume` with {} leaves such steps out"
 )
 _ADVICE_TO_REPEAT = "`dougong resume` computes it anew; look at the machines' memory and heat"
 MOST_NAMES = 3
@@ -73,15 +74,24 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
     """Everything about a step that ends the run, in words: the same on every worker. Computes the
     step once more. Collective. `in_a_row`: steps without an update, this one counted."""
     assert result.not_finite is not None
-    looks = _look_together(stepper, result.step, forwards)
     lines = [f"step {result.step}: {numbers(result)}, so no weight was moved"]
+    advice = _ADVICE.format("`-o fault.non_finite=skip`")
     if in_a_row > 1:
+        advice = _ADVICE.format("a larger `-o fault.max_skips=`")
         lines.append(f"{in_a_row - 1} in a row before it were skipped (fault.max_skips)")
+    try:
+        looks = _look_together(stepper, result.step, forwards)
+    except PeerError:
+        raise  # somebody else's end, which that worker tells itself
+    except Exception as error:
+        # What was seen is worth more than why it could not be looked at more closely.
+        reason = f"the place was not found: {type(error).__name__}: {error}"
+        return "; ".join([*lines, where(result.not_finite), reason, advice])
     lines.append(_first_place(looks, stepper.parts.share.replica.cut.names))
     lines.append(where(result.not_finite))
     lines.append(_weights(looks))
     was_seen = any(look.place is not None or look.sums for look in looks)
-    lines.append(_ADVICE if was_seen else _ADVICE_TO_REPEAT)
+    lines.append(advice if was_seen else _ADVICE_TO_REPEAT)
     return "; ".join(lines)
 
 

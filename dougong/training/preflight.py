@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
+from dougong.control.run_sources import RunSources
 from dougong.data.preview import preview_data
 from dougong.data.windows import job_tokenizer, open_data, vocabulary
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.provenance import dotted
 from dougong.job.schema import Job
+from dougong.job.settled import is_settled
 from dougong.job.tokenizer_rules import longer_than
 from dougong.models.build import load_config
 from dougong.models.folder import check_folder
@@ -27,6 +29,7 @@ from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
 from dougong.training.folder_remarks import folder_remarks
 from dougong.training.lr_schedule import rate_remarks
+from dougong.training.sources import check_data, compare_sources, find_sources
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -40,7 +43,8 @@ class Inspection:
     are cut.
 
     `shapes`: of the job's own kernel calls; None where there is no model to speak of. `notes` and
-    `warnings`: what a person is told once of the model's folder and the data.
+    `warnings`: what a person is told once of the model's folder and the data. `sources`: what the
+    run has read when it began.
     """
 
     inventory: Inventory
@@ -48,19 +52,27 @@ class Inspection:
     shapes: JobShapes | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sources: RunSources | None = None
 
 
-def inspect(job: Job) -> Inspection:
+def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     """What the planner needs to know of the model, and what the data is. Text is tokenised here if
-    it was not before.
+    it was not before. `known`: what a run that goes on has read when it began (the job is settled
+    by it); what is there now is held against it.
 
     Raises ModelError or DataError.
     """
-    inventory = inspect_only(job)
-    data = open_data(job, _config_of(job).vocab_size)
-    told = remarks_on(job, inventory)
+    inventory, config = inspect_only(job), _config_of(job)
+    data = open_data(job, config.vocab_size)
+    if known is not None:
+        check_data(known, data.name, data.digest())
+    told = remarks_on(job, inventory) + data.remarks
+    if known is None:
+        sources = find_sources(job, config, data.digest())
+    else:
+        sources, told = known, told + compare_sources(job, known)
     shapes = shapes_of(job, inventory)
-    return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings)
+    return Inspection(inventory, data.describe(), shapes, told.notes, told.warnings, sources)
 
 
 def remarks_on(job: Job, inventory: Inventory) -> Remarks:
@@ -78,14 +90,14 @@ def preview(job: Job, inventory: Inventory) -> tuple[str, Remarks]:
 
     Raises ModelError or DataError, also for data that is too short.
     """
-    line = preview_data(job, _config_of(job).vocab_size)
-    return line, remarks_on(job, inventory)
+    line, told = preview_data(job, _config_of(job).vocab_size)
+    return line, remarks_on(job, inventory) + told
 
 
 def inspect_only(job: Job) -> Inventory:
     """The model's tensors without a look at more of the data than its tokenizer. Raises ModelError
     or DataError."""
-    if job.model.path is not None:
+    if job.model.path is not None and not is_settled(job.model):
         # Seconds, and it may spare the minutes that the data takes.
         check_folder(Path(job.model.path))
     refuse_longer_sequences(job)

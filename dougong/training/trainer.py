@@ -11,9 +11,10 @@ from typing import NoReturn
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
-from dougong.data.windows import open_data, vocabulary
+from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
@@ -32,6 +33,7 @@ from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
 from dougong.training.replica import Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
+from dougong.training.sources import check_data, check_weights
 from dougong.training.state import open_start, state_of
 from dougong.training.step import ForwardsOf, Stepper
 from dougong.training.unreached import UnreachedNotice
@@ -80,7 +82,10 @@ class Trainer:
 
         # `result.stop` is the same on all workers, so all save after the same step, or none does.
         is_last = result.stop or step == self._job.steps
-        saves = is_last or self._is_due(self._job.checkpoint.every)
+        # A step without its update has the weights of the one before. While such steps last, the
+        # checkpoints before them are not pruned for copies, and a resume counts them anew.
+        is_new = result.not_finite is None
+        saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
         validation = self._validate(is_last)
         self._report(result, step_s, validation, whole=saves)
         self._judge(result, validation)
@@ -126,6 +131,14 @@ class Trainer:
         row |= self.stepper.parts.hooks.metrics(whole)
         self._context.control.send(StepDone(self._step, row))
 
+    def _report_bad_step(self, result: StepResult, step_s: float) -> None:
+        """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
+        step is not done, and whoever computes it again may come to another end."""
+        if self._context.worker.rank == 0:
+            row = step_row(self._job, self._context.plan, result, step_s)
+            row |= self.stepper.parts.balance.metrics(whole=True)
+            self._context.control.send(StepDone(self._step, row))
+
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
         """Tell of a step that was skipped, and stop or warn where the validation loss shows that
         this step's weights are of no use. All workers judge alike."""
@@ -144,7 +157,7 @@ class Trainer:
     def _give_up(self, result: StepResult, step_s: float, forwards: ForwardsOf) -> NoReturn:
         """End the run at a step that is not finite: its numbers are recorded, and the place is
         looked for. Collective."""
-        self._report(result, step_s, None, whole=True)
+        self._report_bad_step(result, step_s)
         self._wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
         raise NumericsError(text)
@@ -182,6 +195,8 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     blueprint = build_model(job, vocabulary(job), device, fused)
     data = open_data(job, int(blueprint.config.vocab_size))
     agree_on_data(world, plan, data)
+    if context.sources is not None:
+        _check_sources(context, context.sources, data)
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     with open_start(job, blueprint.names, context.resume) as start:
@@ -195,6 +210,14 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _check_sources(context: WorkerContext, known: RunSources, data: TokenWindows) -> None:
+    """A generation that begins after somebody has rewritten a file goes on with the run's own data
+    and weights, or not at all."""
+    check_data(known, data.name, data.digest())
+    if context.resume is None:
+        check_weights(known)
 
 
 def _trained_names(replica: Replica) -> tuple[str, ...]:

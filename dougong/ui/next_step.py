@@ -16,6 +16,7 @@ from dougong.records.events import (
     Event,
     RunCreated,
     RunEnded,
+    StepSkipped,
 )
 
 _GOES_ON = ("starting", "running", "recovering", "stopping")
@@ -45,13 +46,15 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
         return NextStep(f"dougong export {_quoted(path)} OUT")
     if state in _GOES_ON:
         return NextStep(f"dougong status {_quoted(path)}")
-    remedy = "mend what it names" if _ended_by_mistake(events) else ""
+    failure = _failure_of(events)
+    change = _change_for(events) if failure == "numerics" else ""
+    remedy = "mend what it names" if failure in MISTAKES else ""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:
         return NextStep(f"dougong verify {_quoted(path)}")
     if names:
-        return NextStep(f"dougong resume {_quoted(path)}", remedy)
+        return NextStep(f"dougong resume {_quoted(path)}{change}", remedy)
     # What was committed once is not taken for nothing, even where it is gone.
     if any(isinstance(event, CheckpointCommitted) for event in events):
         return NextStep(f"dougong resume {_quoted(path)} --from-scratch", remedy)
@@ -65,14 +68,25 @@ def typed(words: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _ended_by_mistake(events: Sequence[Event]) -> bool:
-    """Whether the newest controller ended the run for what the job or its files say."""
+def _change_for(events: Sequence[Event]) -> str:
+    """What a resume must change after a step that was not finite. The same step would come to the
+    same end: it can only be left out, or more of them where some were."""
+    for event in reversed(events):
+        if isinstance(event, StepSkipped):
+            return " -o fault.max_skips=N"
+        if isinstance(event, RunCreated):
+            break
+    return " -o fault.non_finite=skip"
+
+
+def _failure_of(events: Sequence[Event]) -> str | None:
+    """The class of failure with which the newest controller ended the run; None for none."""
     for event in reversed(events):
         if isinstance(event, RunEnded):
-            return event.failure in MISTAKES
+            return event.failure
         if isinstance(event, RunCreated):
-            return False
-    return False
+            return None
+    return None
 
 
 def _begin_again(path: Path, events: Sequence[Event]) -> str:

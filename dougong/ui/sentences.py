@@ -30,8 +30,8 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
-    StepsRecomputed,
     StepSkipped,
+    StepsRecomputed,
     StopRequested,
     WarningRaised,
     WorkerDied,
@@ -239,7 +239,7 @@ def _(event: WarningRaised) -> Sentence:
 def _(event: StopRequested) -> Sentence:
     if event.now:
         return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
-    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second one"
+    more = "`dougong stop --now`" if event.by == "dougong stop" else "a second request"
     return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
 
 

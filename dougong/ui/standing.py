@@ -3,6 +3,7 @@ loss, speed, checkpoint and the time since. Pure: the time of day is passed in."
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -150,7 +151,7 @@ def _pauses_s(rows: Sequence[MetricsRow]) -> list[float]:
     for row in rows:
         if row.get("wall") and row.get("generation") == rows[-1].get("generation"):
             written.append(read_wall(row["wall"]))
-    pairs = zip(written, written[1:], strict=False)
+    pairs = itertools.pairwise(written)
     return [max((later - earlier).total_seconds(), 0.0) for earlier, later in pairs]
 
 

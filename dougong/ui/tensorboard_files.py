@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dougong.errors import StorageError
+from dougong.records.files import ROOM
 from dougong.records.metrics import MetricsRow
 
 _TAGS = {
@@ -49,8 +50,7 @@ class TensorBoardFiles:
             self._write(file_version="brain.Event:2")
         except OSError as error:
             raise StorageError(
-                f"{directory}: cannot be written: {error.strerror}; make room or mend it, then "
-                "resume"
+                f"{directory}: cannot be written: {error.strerror}; {ROOM}"
             ) from error
 
     def step(self, row: MetricsRow) -> None:

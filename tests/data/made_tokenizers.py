@@ -11,7 +11,10 @@ TEXT = [
     "斗拱是中国古代建筑中的结构，位于柱与梁之间。\n",
     "    x = 12345;  y = 67890\t\n\n\n\n\n\n\n\n",
 ] * 3
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def byte_level(vocabulary: int = 600) -> tokenizers.Tokenizer:

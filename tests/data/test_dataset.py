@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 from dougong.data.dataset import dataset_rows
+from dougong.data.text import BLOCK_BYTES
 from dougong.errors import DataError
 from tests.data.texts import tokens_of
 
@@ -93,7 +94,7 @@ def test_a_named_column(tmp_path: Path) -> None:
         (
             "a.jsonl",
             b'{"text": "a"}\n\n{"text": oops}\n',
-            r"ArrowInvalid: JSON parse error.*a\.jsonl:3: Expecting value",
+            r"ArrowInvalid: JSON parse.*a\.jsonl:3: Expecting value",
         ),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', r"surrogate.*a\.jsonl:2: holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', r"not only strings \(.*a\.jsonl:2: holds 5\)"),
@@ -116,6 +117,23 @@ def test_rows_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "ok"}\n{"text": "a\xe9"}\n')
     with pytest.raises(DataError, match=r"a\.jsonl:2: 'utf-8' codec can't decode byte 0xe9"):
         tokens_of(dataset_rows(str(tmp_path / "a.jsonl")), tmp_path / "cache")
+
+
+def test_rows_without_a_text_are_told(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["x", None, "", None]}).save_to_disk(str(tmp_path / "set"))
+    found = dataset_rows(str(tmp_path / "set"))
+    (warning,) = found.remarks.warnings
+    assert warning.endswith("2 of 4 rows hold null in column `text` and are left out")
+    assert tokens_of(found, tmp_path / "cache") == b"x\0"
+
+
+def test_a_long_row_comes_in_blocks(tmp_path: Path) -> None:
+    text = "斗拱 " * BLOCK_BYTES
+    datasets.Dataset.from_dict({"text": [text]}).save_to_disk(str(tmp_path / "set"))
+    (document,) = dataset_rows(str(tmp_path / "set")).documents()
+    blocks = list(document.blocks())
+    assert len(blocks) == 3 and b"".join(block for _, block in blocks).decode() == text
+    assert [start for start, _ in blocks][1] == len(blocks[0][1])
 
 
 def test_a_dataset_without_train(tmp_path: Path) -> None:

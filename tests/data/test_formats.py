@@ -29,7 +29,7 @@ WORDS = "the brackets join unlike timbers without nails and let a hall ride out 
         (WORDS.encode("utf-16-be"), "is UTF-16BE text"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
-            "is a git-lfs pointer, not plain text; fetch it: git lfs pull",
+            "is a git-lfs pointer, .* git lfs pull",
         ),
         (b"%PDF-1.7", "is a PDF document"),
     ],

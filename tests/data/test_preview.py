@@ -20,7 +20,7 @@ def job(text: Path | str, **data: Any) -> Job:
 def test_a_text_is_read_only_until_it_is_enough(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 20)
     (tmp_path / "b.txt").write_bytes(b"x" * 20)
-    line = preview_data(job(f"{tmp_path}/*.txt"), 256)
+    line, _ = preview_data(job(f"{tmp_path}/*.txt"), 256)
     assert line == f"{tmp_path}/*.txt (bytes): 20 tokens and more, enough for the first windows"
 
 
@@ -51,7 +51,7 @@ def test_an_id_that_the_model_does_not_have(tmp_path: Path) -> None:
 
 def test_token_files_are_opened_whole(tmp_path: Path) -> None:
     np.arange(170, dtype=np.uint16).tofile(tmp_path / "ids.bin")
-    found = preview_data(make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 16}), 256)
+    found, _ = preview_data(make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 16}), 256)
     assert found == f"{tmp_path}/ids.bin: 170 tokens, 10 windows, 0 of them held out; each other is read 2.4 times"
     with pytest.raises(DataError, match="170 tokens give 0 windows of 200"):
         preview_data(make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 200}), 256)

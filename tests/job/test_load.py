@@ -33,6 +33,7 @@ def test_the_quickstart_means_what_it_says() -> None:
     assert job.model.config == {
         "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
         "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 128, "intermediate_size": 256,
+        "norm_topk_prob": True, "initializer_range": 0.08,
     }  # fmt: skip
     assert (job.data.text, job.data.tokenizer, job.data.sequence_length) == ("stdlib", "bytes", 256)
     assert job.data.validation == Validation(fraction=0.02, every=20, batches=4)
@@ -47,7 +48,7 @@ def test_the_quickstart_means_what_it_says() -> None:
 def test_an_unknown_key_is_told_with_its_place(tmp_path: Path) -> None:
     text = QUICKSTART.read_text().replace("workers: 2", "worker: 2")
     lines = mistakes(write(tmp_path, text))
-    assert "job.yaml:19:36: islands.0.worker: unknown key; did you mean 'workers'?" in lines
+    assert "job.yaml:21:36: islands.0.worker: unknown key; did you mean 'workers'?" in lines
 
 
 def test_what_is_found_later_is_placed_as_well(tmp_path: Path) -> None:

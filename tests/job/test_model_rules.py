@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_a_family_is_one_with_experts_that_can_be_cut(family: str, expected: str
     found = breaches(family=family)
     assert [breach.path for breach in found] == ([] if expected is None else [("model", "family")])
     assert all(expected is not None and expected in breach.text for breach in found)
+
+
+def test_a_folder_that_needs_its_own_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    (breach,) = breaches(path=str(tmp_path))
+    assert breach.path == ("model", "path")
+    assert breach.text.startswith("'own' needs its own code (auto_map in its config.json); dougong runs none; give ")
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from tests.launcher.jobs import write
         ({"schedule": "{name: constant, final_fraction: 0.5}"}, "schedule.final_fraction: a constant schedule "
          "has no decay "
          "to a fraction; leave it out, or use name: cosine or linear"),
-        ({"schedule": "{name: constant, decay_steps: 5}"}, "schedule.decay_steps: a constant schedule has no decay; leave "
-         "it out, or use name: cosine or linear"),
+        ({"schedule": "{name: constant, decay_steps: 5}"}, "schedule.decay_steps: a constant schedule has no decay; "
+         "leave it out, or use name: cosine or linear"),
         ({"schedule": "{warmup_steps: 6, decay_steps: 5}"}, "schedule.decay_steps: the decay ends at step 5, within 6 "
          "steps of warm-up; raise it, or lower schedule.warmup_steps"),
         ({"combine": "at_experts"}, "combine: at_experts adds a token's outputs worker by worker, so that bits depend "

@@ -23,9 +23,9 @@ def told(data: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        ("steps", True, "must be a whole number (got true): steps to train; the learning rate's decay ends there"),
+        ("steps", True, "must be a whole number (got true): steps to train"),
         ("steps", "5", "must be a whole number (got '5'); write it without quotes"),
-        ("steps", -1, "must be greater than 0 (got -1): steps to train; the learning rate's decay ends there"),
+        ("steps", -1, "must be greater than 0 (got -1): steps to train"),
         ("seed", -1, "must be at least 0 (got -1): of every random stream: weights, data, dropout"),
         ("optimizer.lr", float("inf"), "must be a finite number (got .inf): peak learning rate"),
         ("optimizer.lr", "fast", "must be a number (got 'fast'): peak learning rate"),
@@ -38,7 +38,7 @@ def told(data: Any) -> dict[str, str]:
         ("schedule.name", "cosin", "must be 'cosine', 'linear' or 'constant' (got 'cosin'); did you mean 'cosine'?"),
         ("schedule.name", "step", "must be 'cosine', 'linear' or 'constant' (got 'step'); use one of them"),
         ("schedule.final_fraction", 2.0,
-         "must be at most 1.0 (got 2.0): the last step's rate as a part of the peak (cosine and linear)"),
+         "must be at most 1.0 (got 2.0): the rate at the decay's end as a part of the peak (cosine and linear)"),
         ("precision", "bf16", "must be 'float32' or 'bfloat16' (got 'bf16'); did you mean 'bfloat16'?"),
         ("job", "a b", "must be letters, digits and '-', 63 at most, and begin with a letter or digit (got 'a b')"),
         ("job", "x" * 99, "must be letters, digits and '-', 63 at most, and begin with a letter or digit "

@@ -26,6 +26,7 @@ from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.messages import EndAgent
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone
 from dougong.errors import DataError, LaunchError, PeerError
@@ -38,7 +39,7 @@ from dougong.training.preflight import Inspection
 PATIENCE_S = 60.0
 
 
-def inspect(job: Job) -> Inspection:
+def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     """A model of nothing but 16 experts; `faults` at step 0 happen here."""
     for fault in job.model.config.get("faults", ()):
         if fault["step"] == 0:

@@ -18,6 +18,7 @@ from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.client import LOST, LogReader, ask_controller, follow, is_alive, read_status, stop
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated, RunEnded
 from dougong.records.status import ControllerAddress, RunStatus, WorkerState
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.4, poll_every_s=0.02)
@@ -73,6 +74,17 @@ def test_a_run_whose_controller_is_gone_is_lost_with_its_workers(run_dir: RunDir
     status = read_status(run_dir)
     assert (status.state, status.step) == (LOST, 3)
     assert [worker.alive for worker in status.workers] == [False]
+
+
+def test_an_end_that_status_has_no_room_for_is_that_of_the_events(run_dir: RunDir, controlled: Controller) -> None:
+    """On a full disk a line may still fit into a file that is there, and a new file does not."""
+    controlled.server.close()
+    run_dir.append_event(RunEnded(kind="failed", generation=1, step=3, cause="no space left"))
+    status = read_status(run_dir)
+    assert (status.state, [worker.alive for worker in status.workers]) == ("FAILED", [False])
+    assert stop(run_dir, now=False, timeout_s=1).state == "FAILED"
+    run_dir.append_event(RunCreated(generation=2, job="toy"))  # and a later controller was lost
+    assert read_status(run_dir).state == LOST
 
 
 def test_a_run_that_has_ended_needs_no_controller(run_dir: RunDir) -> None:

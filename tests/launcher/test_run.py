@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.verify import verify
 from dougong.job.load import load_job
+from dougong.records.claim import strangers_in
 from tests.launcher.jobs import write
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
+from tests.storage import fill, small
 
 
 def fault(do: str, worker: str = "east/1", step: int = 8, generation: int = 1) -> dict[str, Any]:
@@ -46,6 +49,7 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
     assert "east/1 begins after step 0" in run.run_dir.log_file(1, "east/1").read_text()
     assert run.run_dir.read_controller() is None
     assert run.run_dir.report_file.exists()
+    assert strangers_in(run.run_dir) == ["toy"]  # the toy workers' own; all else is a run's
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     assert "is alive" in second.stderr
     again = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
     assert again.returncode == 1
-    assert f"dougong resume {run.path}" in again.stderr
+    assert f"`dougong stop {run.path}` ends it" in again.stderr
     stopped = dougong("stop", str(run.path))
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stdout.startswith("stopped at step")
@@ -247,6 +251,8 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     assert "stopped" in dougong("status", str(run.path)).stdout
     assert dougong("logs", str(run.path), "west/7").returncode == 1
     assert dougong("stop", str(run.path)).stdout == stopped.stdout  # it has ended: the same answer at once
+    taken = dougong("run", str(run.path.with_suffix(".yaml")), "--no-ray", "--run-dir", str(run.path))
+    assert "holds a run already, with checkpoints of step" in taken.stderr
 
 
 def test_stop_now_does_not_wait(tmp_path: Path) -> None:
@@ -265,6 +271,7 @@ def test_a_resume_with_other_arithmetic_is_refused_and_with_other_workers_is_not
     run.start("resume")
     assert run.finish() == 2
     assert "step 20 of 20 is done already" in run.text()
+    assert "steps: 20" in run.run_dir.read_job()  # what was refused has changed nothing
     run.start("resume", "-o", "steps=30", "-o", "islands.0.workers=3")
     assert run.finish() == 0, run.text()
     kept = load_job(run.run_dir.job_file).job
@@ -288,6 +295,27 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert rejected["directory"] == "step-000020"
     assert "toy-1.json" in rejected["reason"]
     assert run.events("generation_started")[-1]["resume"] == "step-000015"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; the controller's own tests do without")
+def test_a_full_disk_is_told_as_such_and_costs_nothing_that_was_committed(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    with small(path, "8m"):
+        run = ToyRun(path, toy_job(steps=400, step_s=0.02)).start()
+        wait_for(lambda: run.events("checkpoint_committed"), "a checkpoint")
+        filler = fill(path / "filler")
+        assert run.finish() == 1, run.text()
+        for words in ("No space left on device", "toy: failed at step", "next: dougong resume"):
+            assert words in run.text()
+        assert "node lost" not in run.text()
+        assert not any(line.startswith("Traceback") for line in run.text().splitlines())
+        filler.unlink()
+        newest = list_committed(run.run_dir.checkpoints)[0]
+        assert verify(newest.path).ok
+        run.start("resume", "-o", f"steps={newest.step + 5}")
+        assert run.finish() == 0, run.text()
+        assert run.events("generation_started")[-1]["resume"] == newest.path.name
 
 
 def test_what_workers_print_is_kept_and_its_alarms_are_shown(tmp_path: Path) -> None:

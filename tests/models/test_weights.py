@@ -17,6 +17,7 @@ from dougong.models.sites import find_sites
 from dougong.models.weights import WeightsFolder
 from safetensors.torch import load_file, save_file
 from tests.families import FAMILIES, tiny_config
+from tests.folders import change_weights, small_folder
 from torch import Tensor
 
 
@@ -102,6 +103,16 @@ def test_experts_of_another_shape_are_refused_by_name(family: str, tmp_path: Pat
     expert = next(n for n in live if n.endswith("down_proj[3]"))
     with pytest.raises(ModelError, match=r"down_proj.* has shape .*; its weights are of another model"):
         opened(tmp_path).read(expert)
+
+
+@pytest.mark.parametrize("stored", ["model.embed_tokens.weight", "lm_head.weight", "embed_tokens.weight"])
+def test_of_two_tied_tensors_either_may_be_stored(stored: str, tmp_path: Path) -> None:
+    small_folder(tmp_path, tie_word_embeddings=True)
+    embedding = "model.embed_tokens.weight"
+    tensors = change_weights(tmp_path, lambda tensors: tensors.update({stored: tensors.pop(embedding)}))
+    folder = opened(tmp_path)
+    assert folder.check() == ()
+    assert torch.equal(folder.read(embedding), tensors[stored])
 
 
 def test_quantised_folders_are_refused(tmp_path: Path) -> None:

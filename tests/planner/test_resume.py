@@ -51,6 +51,7 @@ def test_what_may_change(change: dict[str, Any]) -> None:
         ({"islands": [{"name": "a", "accelerator": "cpu"}, {"name": "b", "accelerator": "cpu"}]}, ()),
         ({"islands": [ISLAND]}, ("islands.accelerator", "islands.threads")),
         ({"numerics": "bounded"}, ("numerics",)),
+        ({"schedule": {"decay_steps": 99}}, ("schedule.decay_steps",)),
     ],
 )
 def test_what_a_resume_changes_that_may_change_bits(change: dict[str, Any], keys: tuple[str, ...]) -> None:
@@ -80,8 +81,8 @@ def test_what_must_stay(change: dict[str, Any], key: str) -> None:
         check_resume(BEFORE, job_of(**change))
     text = str(caught.value)
     assert text.startswith(f"{key}: ") and " now: this run has computed with the former" in text
-    assert "a resume may change job, data.validation.every, data.validation.batches, steps, " in text
-    assert "islands, pipeline, offload, checkpoint, fault and drill; for the rest, begin a new run" in text
+    assert "a resume may change job, " in text and " data.validation.batches, schedule.decay_steps, steps, " in text
+    assert "islands, pipeline, offload, cache, checkpoint, fault and drill; for the rest, begin a new run" in text
 
 
 def test_both_values_of_every_changed_key_are_named() -> None:

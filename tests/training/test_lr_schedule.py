@@ -71,7 +71,8 @@ def test_the_decay_ends_where_it_is_told_to_whatever_the_steps(name: str, end: i
         (60, {"decay_steps": 60}, Remarks()),
         (70, {"name": "constant"}, Remarks()),
         (70, {"decay_steps": 60}, Remarks(notes=(
-            "steps 61 to 70 have the learning rate at which the decay ends at step 60 (schedule.decay_steps): 0.001",))),
+            "steps 61 to 70 have the learning rate at which the decay ends at step 60 (schedule.decay_steps): "
+            "0.001",))),
         (60, {"name": "linear", "decay_steps": 120}, Remarks(notes=(
             "the learning rate's decay ends at step 120 (schedule.decay_steps), behind the last step, 60, which has "
             "0.0055",))),

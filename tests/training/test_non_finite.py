@@ -158,6 +158,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place(
     rows = [fields["row"] for _, kind, fields in told if kind == "step_done"]
     assert [row["step"] for row in rows] == [1, 2, 3] and math.isnan(rows[2]["loss"])
     assert [row.get("skipped") for row in rows] == [None, None, True]
+    assert "ledger" not in rows[2] and "counts" in rows[2]["load"], "nothing is promised of a step that was not done"
     assert [fields["step"] for _, kind, fields in told if kind == "part_durable"] == [1, 2], "durable before the error"
 
 
@@ -166,6 +167,23 @@ def test_a_step_that_is_finite_when_it_is_computed_again_was_the_machines_fault(
     text = stopped(trainer, 1)
     assert "computed once more, every value was finite: a machine computed the step wrongly the first time" in text
     assert text.endswith("`dougong resume` computes it anew; look at the machines' memory and heat")
+
+
+def test_a_search_that_fails_hides_nothing(tmp_path: Path) -> None:
+    trainer, _ = spoiled(tmp_path, SpoiledOutputs((1,)))
+    executor: Any = trainer.stepper.parts.executor
+    shard: Any = trainer.stepper.parts.share.shard
+    honest = executor.train
+
+    def train(*arguments: Any) -> Any:
+        losses = honest(*arguments)
+        shard.forward = None  # the next one finds no experts
+        return losses
+
+    executor.train = train
+    text = stopped(trainer, 1)
+    assert "not finite: the loss of lane 1 micro-batch 0; " in text
+    assert "the place was not found: TypeError: 'NoneType' object is not callable; " in text
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
@@ -188,7 +206,8 @@ def test_skipping_leaves_the_step_out_and_tells_it(tmp_path: Path) -> None:
     rows = [fields["row"] for _, kind, fields in told if kind == "step_done"]
     assert rows[0]["checksums"]["weights"] == rows[1]["checksums"]["weights"] == rows[2]["checksums"]["weights"]
     assert [row.get("skipped") for row in rows] == [None, True, True, None, None]
-    assert [fields["step"] for _, kind, fields in told if kind == "part_durable"] == [2, 4, 5]
+    durable = [fields["step"] for _, kind, fields in told if kind == "part_durable"]
+    assert durable == [4, 5], "a skipped step has nothing new to save"
 
 
 def test_too_many_skips_in_a_row_stop_the_run(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from dougong.data.windows import open_data
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Router
 from dougong.parallel.plan import Inventory
-from dougong.training.preflight import inspect, inspect_only, remarks_on, vocabulary_of
+from dougong.training.preflight import inspect, inspect_only, preview, remarks_on, vocabulary_of
+from tests.data.made_tokenizers import add_marks, byte_level
 from tests.families import SMALLEST
 
 
@@ -86,3 +87,30 @@ def test_tokens_lie_in_the_job_s_cache(text: Path, tmp_path: Path) -> None:
     asked = job({"text": str(text)}).model_copy(update={"cache": str(tmp_path / "mine")})
     open_data(asked, 256)
     assert len(list((tmp_path / "mine" / "tokens").iterdir())) == 1
+
+
+def test_more_positions_than_the_family_has_are_refused_without_the_job_saying_how_many(text: Path) -> None:
+    long = {"text": str(text), "sequence_length": 129}
+    with pytest.raises(ModelError, match=r"data\.sequence_length: 129 tokens .* positions for 128"):
+        inspect_only(job(long, max_position_embeddings=128))
+    assert inspect_only(job({**long, "allow_longer_sequences": True}, max_position_embeddings=128)).num_experts == 4
+    with pytest.raises(ModelError, match="40000 tokens .* positions for 32768"):
+        inspect_only(job({"text": str(text), "sequence_length": 40_000}))
+
+
+def test_a_plan_finds_what_is_too_short_and_tells_what_a_run_tells(text: Path, tmp_path: Path) -> None:
+    made = add_marks(byte_level(300), "$A")
+    (tmp_path / "tok").mkdir()
+    made.save(str(tmp_path / "tok" / "tokenizer.json"))
+    data = {"text": str(text), "tokenizer": str(tmp_path / "tok")}
+    asked = job(data, vocab_size=299)
+    inventory = inspect_only(asked)
+    line, told = preview(asked, inventory)
+    assert "tokens and more, enough for the first windows" in line
+    assert told == remarks_on(asked, inventory)
+    separator, larger = told.warnings
+    assert "nothing separates a document from the next" in separator
+    assert f"has {made.get_vocab_size()} ids, qwen3_moe's vocabulary 299" in larger
+    short = job({**data, "sequence_length": 3000}, vocab_size=299)
+    with pytest.raises(DataError, match="tokens give 0 windows of 3000"):
+        preview(short, inspect_only(short))

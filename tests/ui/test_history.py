@@ -11,9 +11,18 @@ from typing import Any
 
 import pytest
 from dougong.records.directory import RunDir
-from dougong.records.events import FirstStep, GenerationStarted, RunCreated, RunEnded, StepsRecomputed
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointRejected,
+    CheckpointsSetAside,
+    FirstStep,
+    GenerationStarted,
+    RunCreated,
+    RunEnded,
+    StepsRecomputed,
+)
 from dougong.records.status import ControllerProcess, RunStatus
-from dougong.ui.history import RunFailure, closing_words, read_history
+from dougong.ui.history import RunFailure, closing_words, find_checkpoints, read_history
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
 
 
@@ -122,6 +131,24 @@ def test_a_run_that_ended_before_its_plan(tmp_path: Path) -> None:
     assert (history.state, history.steps, history.last_step, history.plan, history.rows) == ("starting", 0, 0, None, [])
     run.append_event(RunEnded(kind="failed", generation=0, step=0, cause="2 GPUs asked for, this cluster has 1"))
     assert read_history(run).failure == RunFailure("2 GPUs asked for, this cluster has 1")
+
+
+def test_a_checkpoint_that_was_set_aside_is_not_the_next_one_of_its_name(tmp_path: Path) -> None:
+    def committed(step: int, seconds: float) -> CheckpointCommitted:
+        return CheckpointCommitted(generation=1, step=step, directory=f"step-{step:06d}", num_bytes=1, seconds=seconds)
+
+    aside = CheckpointsSetAside(generation=1, step=10, names=("step-000020",), folder="aside/1")
+    rejected = CheckpointRejected(generation=2, directory="step-000020", reason="torn")
+    for name in ("step-000010", "step-000020"):
+        (tmp_path / name).mkdir()
+    events = [committed(10, 1.0), committed(20, 2.0), aside, committed(20, 3.0), rejected]
+    found = [(c.step, c.seconds, c.present, c.aside, c.rejected) for c in find_checkpoints(events, tmp_path)]
+    assert found == [(10, 1.0, True, "", ""), (20, 2.0, False, "aside/1", ""), (20, 3.0, True, "", "torn")]
+
+
+def test_the_controller_knows_the_end_that_its_record_lacks(tmp_path: Path) -> None:
+    words = closing_words(running_run(tmp_path / "run"), "failed").splitlines()
+    assert ": failed at step" in words[0] and words[1].startswith("next: dougong resume")
 
 
 def test_closing_words(tmp_path: Path) -> None:

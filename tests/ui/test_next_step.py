@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, CheckpointRejected, Event, RunCreated, RunEnded
+from dougong.records.events import CheckpointCommitted, CheckpointRejected, Event, RunCreated, RunEnded, StepSkipped
 from dougong.ui.next_step import next_step, typed
 
 RUN = ("dougong", "run", "job.yaml", "--no-ray")
@@ -69,6 +70,17 @@ def test_a_mistake_is_mended_first(path: Path) -> None:
     assert said(path, "stopped", [began, MISTAKE, began]) == "dougong run job.yaml --no-ray --run-dir R"
     later = said(path, "failed", [began, COMMITTED, created("dougong", "resume", "R"), MISTAKE], "step-000005")
     assert later == "mend what it names, then: dougong resume R"
+
+
+def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
+    """Without that, a resume would come to the same end."""
+    bad = RunEnded(kind="failed", generation=1, step=7, cause="step 7: loss nan", worker="east/0", failure="numerics")
+    assert said(path, "failed", [created(*RUN), bad]) == "dougong run job.yaml --no-ray --run-dir R"
+    events = [created(*RUN), COMMITTED, bad]
+    assert said(path, "failed", events, "step-000005") == "dougong resume R -o fault.non_finite=skip"
+    skipped = StepSkipped(generation=2, step=6, loss=math.nan, grad_norm=math.nan, where="the loss")
+    again = [*events, created("dougong", "resume", "R"), skipped, bad]
+    assert said(path, "failed", again) == "dougong resume R -o fault.max_skips=N"
 
 
 def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
 from pathlib import Path
 
+import pytest
+from dougong.errors import StorageError
 from dougong.records.directory import RunDir
-from dougong.records.events import StateChanged, WarningRaised
+from dougong.records.events import RunEnded, StateChanged, WarningRaised
+from dougong.records.metrics import MetricsRow
 from dougong.records.status import ControllerProcess, RunStatus
 from dougong.ui.recorder import Recorder
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -49,6 +53,42 @@ def test_a_step_is_in_metrics_tensorboard_and_on_the_screen(tmp_path: Path) -> N
     assert file.stat().st_size > 100
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("step  1/60") and lines[-1] == "the end"
+
+
+class FullDisk(TensorBoardFiles):
+    """Files on a disk that has no more room."""
+
+    def step(self, row: MetricsRow) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_curve_that_cannot_be_written_is_told_and_ends_no_run(tmp_path: Path) -> None:
+    out, run_dir = io.StringIO(), RunDir.create(tmp_path / "run")
+    view = make_view(Console(file=out, width=200), "tiny", 60)
+    recorder = Recorder(run_dir, view, FullDisk(run_dir.tensorboard))
+    for step in (1, 2):
+        recorder.step(make_row(1, step))
+    recorder.close("the end")
+    assert [row["step"] for row in run_dir.read_metrics()] == [1, 2]
+    (warned,) = run_dir.read_events()
+    assert isinstance(warned, WarningRaised)
+    assert warned.text == "no more points for TensorBoard: No space left on device; metrics.jsonl has them"
+    assert out.getvalue().count("no more points") == 1
+
+
+def test_the_end_of_a_run_is_shown_also_where_it_cannot_be_written(tmp_path: Path) -> None:
+    recorder, out = recorder_in(tmp_path / "run")
+    recorder.run_dir.events_file.unlink()
+    recorder.run_dir.events_file.mkdir()
+    with pytest.raises(StorageError, match=r"events\.jsonl: cannot append"):
+        recorder.tell(RunEnded(kind="failed", generation=1, step=4, cause="no room"))
+    assert out.getvalue().rstrip().endswith("failed at step 4")  # the command's last words have the cause
+
+
+def test_files_for_tensorboard_that_cannot_be_begun_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(StorageError, match="tensorboard: cannot be written: File exists; make room or mend it"):
+        TensorBoardFiles(tmp_path / "tensorboard")
 
 
 def test_the_status_is_signed_by_this_process(tmp_path: Path) -> None:

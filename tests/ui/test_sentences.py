@@ -38,6 +38,26 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "info",
         "generation 2 starts from the beginning with 1 worker [east/0]",
     ),
+    (
+        {"kind": "checkpoints_set_aside", "step": 20, "names": ["step-000040", "step-000060"], "folder": "aside/1"},
+        "warning",
+        "the run goes on from step 20: 2 checkpoints set aside in aside/1 (step-000040, step-000060), not deleted",
+    ),
+    (
+        {"kind": "checkpoints_set_aside", "step": 0, "names": ["step-000040"], "folder": "aside/1"},
+        "warning",
+        "the run begins anew: 1 checkpoint set aside in aside/1 (step-000040), not deleted",
+    ),
+    (
+        {"kind": "stop_requested", "by": "SIGINT", "now": True},
+        "warning",
+        "SIGINT: the run ends at once, no checkpoint is written",
+    ),
+    (
+        {"kind": "stop_requested", "by": "dougong stop"},
+        "warning",
+        "stop requested by dougong stop; `dougong stop --now` ends the run at once",
+    ),
     ({"kind": "first_step", "step": 21}, "good", "training again at step 21"),
     ({"kind": "first_step", "step": 1, "generation": 1}, "quiet", "first step: 1"),
     (

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.progress import ProgressVector
+from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import (
@@ -34,6 +35,8 @@ from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, NumericsError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
+from dougong.job.schema import Job
+from dougong.job.settled import settle
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 """The folder of this package's sources."""
@@ -138,7 +141,7 @@ def _run_task(request: ForkRequest, control: AgentControl) -> WorkerMessage:
 
 def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> WorkerDone:
     context = WorkerContext(
-        job=task.job,
+        job=_settled(task),
         plan=task.plan,
         worker=task.plan.worker(request.worker),
         generation=request.generation,
@@ -148,15 +151,28 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> Work
         address=request.address,
         drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
         control=control,
+        sources=task.sources,
     )
     resolve(task.entry)(context)
     return WorkerDone()
 
 
 def _inspect(task: InspectTask) -> ModelFound:
-    found = resolve(task.entry)(task.job)
+    found = resolve(task.entry)(_settled(task), task.sources)
     shapes = dataclasses.asdict(found.shapes) if found.shapes is not None else None
-    return ModelFound(found.inventory, dict(found.data), shapes, found.notes, found.warnings)
+    return ModelFound(
+        found.inventory, dict(found.data), shapes, found.notes, found.warnings, found.sources
+    )
+
+
+def _settled(task: TrainTask | InspectTask) -> Job:
+    """The task's job as the run began it, whatever has become of the files that it names."""
+    known = task.sources
+    if known is None:
+        return task.job
+    moved = bool(known.tokenizer and changed_files(known.tokenizer))
+    own_copy = task.tokenizer if moved else None
+    return settle(task.job, known.config, known.config_class, own_copy)
 
 
 def _fingerprint(task: FingerprintTask, worker: str) -> FingerprintFound:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +24,7 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf
+from dougong.launcher.backends.ray_head import check_head, find_head, raw_lines_into
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.events import Phase
@@ -50,13 +51,15 @@ class AgentActor:
 
 
 class RayBackend:
-    """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine."""
+    """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine. `log`:
+    where Ray's own lines go; None: they are left alone."""
 
     phase: Phase = "Ray"
     shared_devices = False
 
-    def __init__(self, address: str | None, deadlines: Deadlines) -> None:
+    def __init__(self, address: str | None, deadlines: Deadlines, log: Path | None = None) -> None:
         self._address = address
+        self._log = log
         self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
         self._actors: dict[str, Any] = {}
@@ -68,23 +71,31 @@ class RayBackend:
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
         embedded = self._address is None
-        if self._address not in (None, "auto"):
-            _probe(str(self._address), self._deadlines)
+        named = self._address if self._address not in (None, "auto") else None
+        if named is not None:
+            find_head(named, self._deadlines)
         self._stack.enter_context(temporary_variables(ray_variables(embedded)))
-        self._ray = _import_ray()
         # The screen is the run's; Ray's own logs lie in its session.
+        self._stack.enter_context(raw_lines_into(self._log))
+        self._ray = _import_ray()
         logging.getLogger("ray").setLevel(logging.ERROR)
-        try:
-            self._ray.init(**_ray_options(self._address))
-        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-            place = self._address or "this machine"
-            raise LaunchError(
-                f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray"
-            ) from error
+        if named is not None:
+            check_head(named)
+        self._init()
         if not embedded:
             return str(self._ray.util.get_node_ip_address())
         self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines))
         return "127.0.0.1"
+
+    def _init(self) -> None:
+        try:
+            self._ray.init(**_ray_options(self._address))
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            place = self._address or "this machine"
+            more = f"; Ray's own lines: {self._log}" if self._log is not None else ""
+            raise LaunchError(
+                f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray{more}"
+            ) from error
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         """The cluster's living nodes, and how many devices of each kind they have in all."""
@@ -235,22 +246,6 @@ def _words(resources: Mapping[str, float]) -> str:
     known = {"CPU", *(get_accelerator(name).resource for name in accelerator_names())}
     words = [f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known]
     return ", ".join(words) or "nothing"
-
-
-def _probe(address: str, deadlines: Deadlines) -> None:
-    """Fail in seconds, where Ray would try for a minute, when nobody listens at the address."""
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal()):
-        raise LaunchError(
-            f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=deadlines.address_probe_s).close()
-    except OSError as error:
-        raise LaunchError(
-            f"--address {address}: nobody answers ({error}); on that machine type "
-            f"`ray start --head --port={port}`"
-        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings
@@ -31,6 +33,7 @@ from dougong.launcher.controller.actions import (
     ShowException,
     ShowLine,
     StartAgents,
+    UseModel,
     UsePlan,
 )
 from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
@@ -94,6 +97,9 @@ class Actor:
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
                 self._ask_for_fingerprints(workers)
+            case UseModel(model):
+                if model.sources is not None:
+                    self._run_dir.keep_sources(model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
             case ForkGeneration() | AskToStop() | KillGeneration():
@@ -236,7 +242,9 @@ class Actor:
 
     def _ask_for_model(self, agent: str, worker: str) -> None:
         """Fork a child of generation 0, which looks and answers; so below."""
-        task = InspectTask(entry=self._config.entries.inspect, job=self._config.job)
+        config = self._config
+        sources, copy = config.sources, self._own_tokenizer(config.sources)
+        task = InspectTask(config.entries.inspect, config.job, sources, copy)
         self._reach.send(agent, ForkWorkers(0, (worker,), task))
 
     def _ask_for_fingerprints(self, workers: dict[str, tuple[str, ...]]) -> None:
@@ -247,9 +255,17 @@ class Actor:
             task = FingerprintTask(entry, self._config.job, devices, model.shapes)
             self._reach.send(agent, ForkWorkers(0, asked, task))
 
+    def _own_tokenizer(self, sources: RunSources | None) -> str | None:
+        """The run's copy of the tokenizer, None where there is none to copy."""
+        if sources is None or not sources.tokenizer:
+            return None
+        folder, name = self._run_dir.own_tokenizer, Path(str(self._config.job.data.tokenizer))
+        is_file = str(name.expanduser()) in sources.tokenizer
+        return str(folder / name.name if is_file else folder)
+
     def _fork(self, action: ForkGeneration) -> None:
-        store = self._facts.store
-        assert store is not None
+        store, model = self._facts.store, self._facts.model
+        assert store is not None and model is not None
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
@@ -259,6 +275,8 @@ class Actor:
             console=action.plan.workers[0].name,
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
+            sources=model.sources,
+            tokenizer=self._own_tokenizer(model.sources),
         )
         for handle in self._facts.agents.all:
             workers = ForkWorkers(action.number, handle.spec.workers, task)

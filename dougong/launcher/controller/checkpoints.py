@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint import companions, repository
+from dougong.checkpoint import repository
 from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.set_aside import set_aside
@@ -23,11 +24,12 @@ from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Background
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.launcher.controller.preflight import InspectedModel
+from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
 from dougong.records.machine import package_versions
 from dougong.records.metrics import MetricsRow
-from dougong.records.recomputation import RecordedStep, recorded_after
+from dougong.records.recomputation import recorded_after
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class CheckpointManager:
         """Look for the checkpoint to go on from, after the commits that were begun: the one that
         was asked for, else the newest valid one; every byte is read. `FoundCheckpoint` comes to
         the inbox, or why a resume from it is refused."""
-        self.background.call(lambda: self._find(origin))
+        self.background.call(lambda: self._with_records(self._find(origin)))
 
     def _small_files(self) -> Mapping[str, bytes]:
         """What lies beside the weights in every checkpoint of this run, read once."""
@@ -105,14 +107,13 @@ class CheckpointManager:
             return self._find_newest(origin)
         found = repository.valid_one_of(self.root, chosen) if chosen else None
         warnings = self._accept(found, origin)
-        recorded, unread = self._recorded_after(found)
         places = [place.path for place in list_committed(self.root)]
         later = places if found is None else places[: places.index(found)]
         aside = set_aside(self.root, later) if later else None
         # A wish is met once: what is committed from now on is this run's.
         self.resume_point = replace(self.resume_point, chosen=None, has_committed=chosen > 0)
         moved = tuple(path.name for path in later)
-        return FoundCheckpoint(found, (), warnings + unread, recorded, moved, aside)
+        return FoundCheckpoint(found, (), warnings, moved, aside)
 
     def _find_newest(self, origin: RunOrigin) -> FoundCheckpoint:
         rejected: list[tuple[str, str]] = []
@@ -126,10 +127,9 @@ class CheckpointManager:
         if found is None and (rejected or self.resume_point.has_committed):
             refusal = none_is_valid(self.root, rejected)
         warnings = self._accept(found, origin)
-        recorded, unread = self._recorded_after(found)
         news = tuple((name, reason) for name, reason in rejected if name not in self._told)
         self._told.update(name for name, _ in news)
-        return FoundCheckpoint(found, news, warnings + unread, recorded, refusal=refusal)
+        return FoundCheckpoint(found, news, warnings, refusal=refusal)
 
     def _accept(self, found: Path | None, origin: RunOrigin) -> tuple[str, ...]:
         """Warnings about going on from this one. Raises why that must not be."""
@@ -139,21 +139,21 @@ class CheckpointManager:
         written = Manifest.load(found).metadata
         refuse_other_data(found, written, origin)
         warnings = compare_recipes(self.job, found, written, origin)
+        warnings += compare_versions(self.job, found, written, package_versions())
         return warnings + compare_kernels(self.job, found, written, origin)
 
-    def _recorded_after(
-        self, found: Path | None
-    ) -> tuple[dict[int, RecordedStep], tuple[str, ...]]:
-        """What has been recorded of the steps that are to be computed again; a warning where that
-        cannot be read."""
+    def _with_records(self, found: FoundCheckpoint) -> FoundCheckpoint:
+        """With what has been recorded of the steps that are to be computed again; a warning where
+        that cannot be read."""
         step, digest = 0, None
-        if found is not None:
-            manifest = Manifest.load(found)
+        if found.directory is not None:
+            manifest = Manifest.load(found.directory)
             step, digest = manifest.step, manifest.metadata.get("ledger")
         try:
-            return recorded_after(self.read_rows(), step, digest), ()
+            return replace(found, recorded=recorded_after(self.read_rows(), step, digest))
         except RecordError as error:
-            return {}, (f"{error}; so steps that are computed again are compared with nothing",)
+            text = f"{error}; so steps that are computed again are compared with nothing"
+            return replace(found, warnings=(*found.warnings, text))
 
     def _commit(
         self,
@@ -181,8 +181,9 @@ class CheckpointManager:
         self, step: int, plan: Plan, origin: RunOrigin, parent: str | None
     ) -> dict[str, Any]:
         """What a checkpoint says of its run, for `Manifest.metadata`."""
-        recipe = origin.model.recipe
+        recipe, sources = origin.model.recipe, origin.model.sources
         return {
+            "sources": None if sources is None else asdict(sources),
             "job": identity(self.job),
             "recipe": {"digest": recipe.digest, **recipe.to_dict()},
             "plan": _describe_plan(plan),
@@ -197,11 +198,14 @@ class CheckpointManager:
 
 def none_is_valid(root: Path, rejected: Sequence[tuple[str, str]]) -> CheckpointError:
     """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
-    found = "\n".join(f"  {name}: {reason}" for name, reason in rejected)
-    what = f"no checkpoint is valid:\n{found}\n" if found else "its checkpoints are gone; "
+    run = root.parent
+    what = "the checkpoints that the run had are gone"
+    if rejected:
+        names = ", ".join(name for name, _ in rejected)
+        what = f"no checkpoint is valid ({names}; `dougong verify {run}` says what is wrong)"
     return CheckpointError(
-        f"{root}: {what}mend or mount the storage, then `dougong resume {root.parent}`; or begin "
-        f"anew, with what is there set aside: `dougong resume {root.parent} --from-scratch`"
+        f"{root}: {what}; mend or mount the storage, then `dougong resume {run}`; or begin anew, "
+        f"with what is there set aside: `dougong resume {run} --from-scratch`"
     )
 
 
@@ -262,6 +266,30 @@ def compare_recipes(
     return (text,)
 
 
+def compare_versions(
+    job: Job, found: Path, written: Mapping[str, Any], now: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Warnings about other releases of libraries than those that the checkpoint names.
+
+    CheckpointError where the job promises its bits and transformers is another: its code computes,
+    and no probe runs it. torch's kernels are probed, dougong's order of sums is the recipe's.
+    """
+    before = written.get("versions", {})
+    changed = {}
+    for name, version in now.items():
+        if before.get(name, version) != version:
+            changed[name] = f"{name} {before[name]} then, {version} now"
+    if not changed:
+        return ()
+    text = f"{found}: was written with other software: {'; '.join(changed.values())}"
+    if "transformers" in changed and job.needs_exact_kernels:
+        raise CheckpointError(
+            f"{text}; transformers computes the model, so the next steps may have other bits: pip "
+            f"install transformers=={before['transformers']}, or accept them: -o numerics=bounded"
+        )
+    return (text,)
+
+
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The entries that differ, in words."""
     changed = []
@@ -291,9 +319,10 @@ def companions_of(root: Path, job: Job) -> dict[str, bytes]:
     """
     for place in list_committed(root):
         try:
-            return companions.of_checkpoint(place.path)
-        except CheckpointError:
+            held = small_files(place.path, Manifest.load(place.path))
+        except (CheckpointError, OSError):
             continue  # whoever looks for a checkpoint to go on from says so
+        return {name: data for name, data in held.items() if companions.is_companion(name)}
     base = None if job.model.path is None else Path(job.model.path)
     return companions.of_job(base, tokenizer_path(job), job.model.config)
 

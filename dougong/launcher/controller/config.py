@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
 
@@ -38,10 +39,9 @@ class ResumePoint:
 
     `has_committed`: the record says that there have been checkpoints, so that none is no beginning
     but a loss. `chosen`: the step whose checkpoint somebody asked for, 0 for the beginning; None:
-    the newest valid one.
-
-    `changed`: keys that this resume gives other values and that may change bits; `same_since`: the
-    first generation since the last such change, whose bits all later ones must give again.
+    the newest valid one. `changed`: keys that this resume gives other values and that may change
+    bits; `same_since`: the first generation since the last such change, whose bits all later ones
+    must give again.
     """
 
     generation: int = 1
@@ -60,7 +60,8 @@ FROM_START = ResumePoint()
 class ControllerConfig:
     """What a run is, apart from the work: fixed for the controller's life. `cwd`: the directory in
     which the command was given. `job_text`: what job.yaml is to say once the first step is done,
-    where it does not yet: a resume that comes to nothing has changed nothing."""
+    where it does not yet: a resume that comes to nothing has changed nothing. `sources`: what the
+    run had read from outside its job file when it began, None for one that begins now."""
 
     job: Job
     token: str
@@ -69,6 +70,7 @@ class ControllerConfig:
     resume_point: ResumePoint = FROM_START
     deadlines: Deadlines = DEADLINES
     job_text: str | None = None
+    sources: RunSources | None = None
 
     @property
     def takes_fingerprints(self) -> bool:

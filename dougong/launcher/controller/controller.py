@@ -69,6 +69,7 @@ class Controller:
             config.takes_fingerprints,
             backend.shared_devices,
             installed_versions(),
+            config.sources is not None,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
@@ -197,10 +198,11 @@ class Controller:
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         self._take_late_commits()
-        try:
-            again = facts.recomputation.end()
-            if again is not None:
+        again = facts.recomputation.end()
+        if again is not None:
+            with contextlib.suppress(StorageError):  # it is shown, and what follows says the same
                 self._recorder.tell(again)
+        try:
             self._recorder.tell(_ended(outcome, facts.number, facts.step))
         except StorageError as error:
             if outcome.error is None:
@@ -222,12 +224,8 @@ class Controller:
 
 def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
     """The run's last event but one."""
-    diagnosis, failure = outcome.diagnosis, None
+    diagnosis = outcome.diagnosis
     cause = str(outcome.error) if outcome.error is not None else None
-    if diagnosis is not None:
-        failure = diagnosis.kind
-    elif isinstance(outcome.error, ReproducibilityError):
-        failure = "irreproducible"
     return events.RunEnded(
         kind=_KINDS[outcome.state],
         generation=generation,
@@ -241,6 +239,8 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
 def _failure_kind(outcome: Outcome) -> FailureKind | None:
     if outcome.diagnosis is not None:
         return outcome.diagnosis.kind
+    if isinstance(outcome.error, ReproducibilityError):
+        return "irreproducible"
     if isinstance(outcome.error, (StorageError, CheckpointError)):
         return "storage"
     return mistake_in([kind.__name__ for kind in type(outcome.error).__mro__])

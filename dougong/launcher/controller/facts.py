@@ -107,8 +107,10 @@ class RunFacts:
 
     `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
     worker). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by task and worker. `error`: what went wrong
-    with something that the controller itself did or waited for. What is not known yet is None.
+    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
+    task and worker. `num_refused`: strangers, and messages that were not understood. `error`: what
+    went wrong with something that the controller itself did or waited for. What is not known yet
+    is None.
     """
 
     number: int
@@ -121,6 +123,7 @@ class RunFacts:
     history: list[PastFailure] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
+    num_refused: int = 0
     are_placed: bool = False
     host: str | None = None
     nodes: tuple[Node, ...] | None = None

@@ -97,17 +97,17 @@ class AgentsPlaced:
 @dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
-    valid: (name, reason). `recorded`: what earlier generations have recorded of the steps after it.
-    `moved`: checkpoints that were set aside, by somebody's wish, in the folder `aside`. `refusal`:
-    why no generation may start."""
+    valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
+    folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
+    have recorded of the steps after it."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
-    recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
     moved: tuple[str, ...] = ()
     aside: Path | None = None
     refusal: CheckpointError | None = None
+    recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

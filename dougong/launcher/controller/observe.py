@@ -63,7 +63,10 @@ from dougong.launcher.controller.items import (
 )
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
+from dougong.records.files import ROOM
 
+REFUSALS_TOLD = 5
+"""So many are told one by one."""
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -80,7 +83,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case SignalReceived(number):
             return _observe_signal(facts, number)
         case PeerRefused(text):
-            return (warning(facts, text),)
+            return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
         case CommitFailed(_, error):
@@ -110,6 +113,18 @@ def warning(facts: RunFacts, text: str, *workers: str) -> Record:
     return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
 
 
+def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
+    """Whoever scans the network may knock at our port for ever: the first few are told, then at
+    each power of ten how many there were."""
+    facts.num_refused += 1
+    count = facts.num_refused
+    if count <= REFUSALS_TOLD:
+        return (warning(facts, text),)
+    if str(count).strip("0") == "1":
+        return (warning(facts, f"{count:,} refused so far at the controller's port; {text}"),)
+    return ()
+
+
 # Background threads
 
 
@@ -135,9 +150,7 @@ def as_ours(error: BaseException) -> DougongError:
     if isinstance(error, DougongError):
         return error
     if isinstance(error, OSError) and error.filename is not None:
-        return StorageError(
-            f"{error.filename}: {error.strerror}; make room or mend it, then resume"
-        )
+        return StorageError(f"{error.filename}: {error.strerror}; {ROOM}")
     return LaunchError(f"{type(error).__name__}: {error}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from dougong import errors
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.messages import WorkerExited
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import (
     FingerprintFound,
     ModelFound,
@@ -28,6 +29,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.planner.plan_job import computes
 from dougong.planner.recipe import Recipe, make_recipe
+from dougong.records.events import ModelInspected
 
 INSPECT = "inspect"
 FINGERPRINT = "fingerprint"
@@ -40,7 +42,7 @@ Answer = WorkerMessage | WorkerExited
 class InspectedModel:
     """What was found. `data`: name and digest of the data, among others; `shapes`: `JobShapes` as
     JSON has them, for the probes; `recipe`: how the job computes on that model; `notes` and
-    `warnings`: what a person is told of it once."""
+    `warnings`: what a person is told of it once; `sources`: what the run began with."""
 
     inventory: Inventory
     data: Mapping[str, Any]
@@ -48,6 +50,21 @@ class InspectedModel:
     recipe: Recipe
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sources: RunSources | None = None
+
+    def event(self, generation: int) -> ModelInspected:
+        """What the record says of it."""
+        inventory = self.inventory
+        return ModelInspected(
+            generation=generation,
+            family=inventory.family,
+            parameters=inventory.num_parameters,
+            tensors=len(inventory.tensors),
+            sites=len(inventory.sites),
+            experts=inventory.num_experts,
+            data=dict(self.data),
+            recipe=self.recipe.to_dict(),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,13 @@ def read_model(job: Job, answer: Answer, log: Path) -> InspectedModel:
         raise _failure(answer, "looking at the model and the data", log)
     recipe = make_recipe(job, answer.inventory)
     return InspectedModel(
-        answer.inventory, answer.data, answer.shapes, recipe, answer.notes, answer.warnings
+        inventory=answer.inventory,
+        data=answer.data,
+        shapes=answer.shapes,
+        recipe=recipe,
+        notes=answer.notes,
+        warnings=answer.warnings,
+        sources=answer.sources,
     )
 
 

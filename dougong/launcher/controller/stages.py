@@ -43,9 +43,8 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.memory import check_fit, known_memory
-from dougong.planner.placement import check_agents, lay_out, make_seats
-from dougong.planner.plan_job import plan_job
+from dougong.planner.memory import plan_that_fits
+from dougong.planner.placement import check_agents, lay_out
 from dougong.records import events
 from dougong.records.directory import RunDir
 
@@ -56,7 +55,8 @@ class RunPolicy:
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
     node see each other's devices. `versions`: package -> version on the controller's own machine,
-    which the nodes must have too; None: it is not compared.
+    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
+    on knows what it had read when it began.
     """
 
     job: Job
@@ -65,6 +65,7 @@ class RunPolicy:
     takes_fingerprints: bool = True
     shared_devices: bool = True
     versions: Mapping[str, str] | None = None
+    has_sources: bool = True
 
 
 def counted_kinds(job: Job) -> tuple[str, ...]:
@@ -294,22 +295,17 @@ class Preparation:
         job, worker = self.policy.job, self._inspector[1]
         log = self.policy.run_dir.log_file(0, worker)
         model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
-        inventory = model.inventory
         generation = self.facts.number
-        inspected = events.ModelInspected(
-            generation=generation,
-            family=inventory.family,
-            parameters=inventory.num_parameters,
-            tensors=len(inventory.tensors),
-            sites=len(inventory.sites),
-            experts=inventory.num_experts,
-            data=dict(model.data),
-            recipe=model.recipe.to_dict(),
-        )
-        told: list[events.Event] = [inspected]
+        told: list[events.Event] = [model.event(generation)]
         told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
         told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
-        return UseModel(model), *map(Record, told), *self._refuse_plan(inventory)
+        if generation > 0 and not self.policy.has_sources:
+            text = (
+                "the run's record does not say what it had read when it began, as an earlier "
+                "release did not write it: the files of today are taken for the same, and kept"
+            )
+            told.append(events.WarningRaised(generation=generation, text=text))
+        return UseModel(model), *map(Record, told), *self._refuse_plan(model.inventory)
 
     def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
         """What cannot be laid out here, or does not fit, before devices are probed: that may take
@@ -365,12 +361,9 @@ class Preparation:
         return UsePlan(plan), Record(event)
 
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
-        """Raises PlanError where it cannot be laid out, or is more than their memory holds."""
-        job, agents = self.policy.job, self.facts.agents
+        agents = self.facts.agents
         specs = [handle.spec for handle in agents.all]
-        plan = plan_job(job, inventory, make_seats(specs, agents.facts))
-        check_fit(job, inventory, plan, known_memory(job, specs, agents.facts))
-        return plan
+        return plan_that_fits(self.policy.job, inventory, specs, agents.facts)
 
     def _begin_generation(self) -> tuple[Action, ...]:
         """Everything is there: the next generation begins."""

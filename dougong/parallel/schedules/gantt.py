@@ -27,8 +27,8 @@ def draw(trace: Timeline, width: int = 100, in_seconds: bool = True) -> str:
     """The chart, its lines at most `width` columns wide (but never narrower than shows anything).
 
     Without `in_seconds` the trace's times are only relative to each other, and the axis tells parts
-    of the step. Workers in the order of the programs; neighbours that look the same share a line. At the right,
-    the part of the step that a worker computes, or that a channel carries something.
+    of the step. Workers in the order of the programs; neighbours that look the same share a line.
+    At the right, the part of the step that a worker computes, or that a channel carries something.
     """
     workers, channels = _merged(_workers(trace)), _channels(trace)
     layout = _line_layout([*workers, *channels], trace.makespan_s, width)

@@ -1,9 +1,9 @@
 """Line charts as inline SVG whose colours are the page's own, so that they follow light, dark and
 print. Pure.
 
-Numbers that are not finite are shown as such: a red band over their steps. Long runs are drawn as the lowest and highest value of each
-bucket of steps, so that no spike is lost. Hovering over a step shows its numbers, by the browser
-alone.
+Numbers that are not finite are shown as such: a red band over their steps. Long runs are drawn as
+the lowest and highest value of each bucket of steps, so that no spike is lost. Hovering over a step
+shows its numbers, by the browser alone.
 """
 
 from __future__ import annotations

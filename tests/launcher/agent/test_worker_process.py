@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import Message
+from dougong.control.run_sources import RunSources, digests_of
 from dougong.control.tasks import FingerprintTask, InspectTask, Task, TrainTask
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import (
@@ -25,6 +27,7 @@ from dougong.errors import JobError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint, JobShapes
 from dougong.job.schema import Drill, Job
+from dougong.job.settled import is_settled
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.worker_process import describe_error, resolve, run_child
 from dougong.parallel.plan import Inventory, Seat, make_plan
@@ -119,7 +122,7 @@ def test_a_stop_reaches_a_training_worker(log: Path) -> None:
     assert forked.status() == 0
 
 
-def inspect(job: Job) -> Inspection:
+def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     return Inspection(INVENTORY, {"name": job.data.text, "digest": "d"}, SHAPES)
 
 
@@ -130,6 +133,23 @@ def test_a_look_answers_with_what_it_found(log: Path) -> None:
     assert (found.inventory, found.data) == (INVENTORY, {"name": "stdlib", "digest": "d"})
     assert found.shapes is not None
     assert JobShapes.from_json(found.shapes) == SHAPES
+
+
+def report_job(context: WorkerContext) -> None:
+    context.control.send(WorkerWarning(f"{is_settled(context.job.model)} {context.job.data.tokenizer}"))
+
+
+@pytest.mark.parametrize(("is_there", "used"), [(True, "{file}"), (False, "/run/tokenizer/t.json")])
+def test_a_worker_of_a_run_that_has_begun_reads_what_the_run_has_kept(log: Path, is_there: bool, used: str) -> None:
+    file = log.with_name("t.json")
+    file.write_text("{}")
+    sources = RunSources({"hidden_size": 8}, "a.B", "d", tokenizer=digests_of([file]))
+    if not is_there:
+        file.unlink()
+    job = JOB.model_copy(update={"data": JOB.data.model_copy(update={"tokenizer": str(file)})})
+    task = train_task("report_job", sources=sources, tokenizer="/run/tokenizer/t.json")
+    told = Forked(dataclasses.replace(task, job=job), log).messages()[0]
+    assert told == WorkerWarning(f"True {used.format(file=file)}")
 
 
 def probe(probing: Probing) -> Fingerprint:

@@ -156,6 +156,17 @@ def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> 
     assert sorted(a["agent"] for a in agents) == ["east", "west"]
     assert len({a["ray_node"] for a in agents}) == 2
 
+    nobody = {"HOME": str(tmp_path), **{key: value for key, value in cluster.environment.items() if "TOKEN" not in key}}
+    for token, words in (
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token, and there is none here; export RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "another"}, "refuses the token of this shell; export RAY_AUTH_TOKEN="),
+    ):
+        refused = ToyRun(tmp_path / "token", toy_job(), flags, {**nobody, **token}).start()
+        assert refused.finish(60) == 1
+        assert f"--address {cluster.address}: the cluster {words}" in refused.text()
+        assert "gcs_client.cc" not in refused.text() and "InvalidAuthToken" not in refused.text()
+    assert "InvalidAuthToken" in (tmp_path / "token" / "logs" / "ray.log").read_text()
+
     older = tmp_path / "older" / "transformers-4.57.1.dist-info"
     older.mkdir(parents=True)
     (older / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.57.1\n")

@@ -169,6 +169,7 @@ class Machine:
     deadlines: Deadlines = DEADLINES
     takes_fingerprints: bool = False
     versions: dict[str, str] | None = None
+    has_sources: bool = True
     memory_bytes: int | None = None
     state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
     facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
@@ -181,7 +182,8 @@ class Machine:
 
     @property
     def policy(self) -> RunPolicy:
-        return RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints, versions=self.versions)
+        policy = RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
+        return replace(policy, versions=self.versions, has_sources=self.has_sources)
 
     @property
     def outcome(self) -> Outcome:
@@ -269,7 +271,7 @@ class Machine:
 def machine(takes_fingerprints: bool = False, memory_bytes: int | None = None, **job: Any) -> Machine:
     """A machine at its very beginning. `memory_bytes`: what agents say of it; `job`: as for `toy_job`."""
     made = Job.model_validate(toy_job(**{"islands": ISLANDS, **job}))
-    return Machine(made, DEADLINES, takes_fingerprints, memory_bytes)
+    return Machine(made, DEADLINES, takes_fingerprints, memory_bytes=memory_bytes)
 
 
 def running(**job: Any) -> Machine:

@@ -15,10 +15,16 @@ from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.manifest import FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
 from dougong.job.schema import Job, Model
-from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin, companions_of
+from dougong.launcher.controller.checkpoints import (
+    CheckpointManager,
+    RunOrigin,
+    companions_of,
+    compare_versions,
+)
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
@@ -32,7 +38,10 @@ from tests.launcher.toyrun import toy_job
 INVENTORY = Inventory("toy", (), (), 4, ())
 PLAN = make_plan(4, INVENTORY, [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)])
 JOB = Job.model_validate(toy_job())
-MODEL = InspectedModel(INVENTORY, {"name": "a.txt", "digest": "one"}, None, make_recipe(JOB, INVENTORY))
+SOURCES = RunSources({"hidden_size": 8}, "a.B", "one")
+MODEL = InspectedModel(
+    INVENTORY, {"name": "a.txt", "digest": "one"}, None, make_recipe(JOB, INVENTORY), sources=SOURCES
+)
 ORIGIN = RunOrigin(MODEL)
 
 
@@ -93,6 +102,7 @@ def test_a_checkpoint_says_of_what_it_was_made(checkpoints: CheckpointManager, i
     assert metadata["data"] == {"name": "a.txt", "digest": "one", "step": 5, "samples": 20, "tokens": 20 * 256}
     assert metadata["parent"] is None
     assert metadata["job"] == identity(JOB)
+    assert metadata["sources"]["config"] == {"hidden_size": 8}
     assert metadata["recipe"] == {"digest": MODEL.recipe.digest, **MODEL.recipe.to_dict()}
     assert metadata["plan"][1] == {"worker": "east/1", "lanes": [2, 3], "experts": []}
     assert commit(checkpoints, inbox, 10, "step-000005").directory.name == "step-000010"
@@ -195,9 +205,10 @@ def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManage
     found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
     assert found.directory is None and found.refusal is not None
     text, run = str(found.refusal), checkpoints.root.parent
-    for part in ("step-000010: ", "step-000005: ", "east-0.json", f"`dougong resume {run} --from-scratch`"):
-        assert part in text
+    assert f"no checkpoint is valid (step-000010, step-000005; `dougong verify {run}` says" in text
+    assert f"`dougong resume {run} --from-scratch`" in text
     assert [name for name, _ in found.rejected] == ["step-000010", "step-000005"]
+    assert all("east-0.json" in reason for _, reason in found.rejected)
     assert left(checkpoints.root) == ["step-000005", "step-000010"]
     # In a recovery of the controller that has written them it is the same, and the damage is not told twice.
     assert find(checkpoints, inbox).refusal is not None
@@ -206,7 +217,7 @@ def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManage
 
 def test_checkpoints_that_are_gone_are_no_beginning(checkpoints: CheckpointManager, inbox: Inbox) -> None:
     found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
-    assert found.refusal is not None and "its checkpoints are gone; mend or mount the storage" in str(found.refusal)
+    assert found.refusal is not None and "had are gone; mend or mount the storage" in str(found.refusal)
 
 
 def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -216,7 +227,7 @@ def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, in
     anew = again(checkpoints.root, inbox, has_committed=True, chosen=0)
     found = find(anew, inbox)
     aside = checkpoints.root / "set-aside" / "1"
-    assert found == FoundCheckpoint(None, (), (), ("step-000010", "step-000005"), aside)
+    assert found == FoundCheckpoint(None, moved=("step-000010", "step-000005"), aside=aside)
     assert left(checkpoints.root) == ["set-aside/1/step-000005", "set-aside/1/step-000010"]
     assert find(anew, inbox) == FoundCheckpoint(None)  # before its first checkpoint a recovery begins anew too
     commit(anew, inbox, 5)
@@ -288,8 +299,33 @@ def test_a_checkpoint_of_other_data_is_refused(checkpoints: CheckpointManager, i
     assert find(checkpoints, inbox).directory == checkpoints.root / "step-000005"
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "numerics", "told", "refused"),
+    [
+        ({"transformers": "5.23.0", "numpy": "2.1"}, {"transformers": "5.23.0", "numpy": "2.1"}, "exact", "", False),
+        ({"transformers": "5.23.0"}, {"transformers": "5.20.0"}, "exact", "transformers 5.23.0 then, 5.20.0 now", True),
+        ({"transformers": "5.23.0"}, {"transformers": "5.20.0"}, "bounded", "transformers 5.23.0 then", False),
+        ({"tokenizers": "0.22", "numpy": "2.1"}, {"tokenizers": "0.23", "numpy": "2.2"}, "exact",
+         "tokenizers 0.22 then, 0.23 now; numpy 2.1 then, 2.2 now", False),
+        ({}, {"safetensors": "0.7"}, "exact", "", False),  # an older release did not write it down
+    ],
+)  # fmt: skip
+def test_other_software_is_refused_where_it_computes_and_told_elsewhere(
+    before: dict[str, str], now: dict[str, str], numerics: str, told: str, refused: bool
+) -> None:
+    job = JOB.model_copy(update={"numerics": numerics})
+    path = Path("/run/step-000005")
+    if refused:
+        with pytest.raises(CheckpointError) as caught:
+            compare_versions(job, path, {"versions": before}, now)
+        assert told in str(caught.value) and "pip install transformers==5.23.0, or accept them" in str(caught.value)
+        return
+    warnings = compare_versions(job, path, {"versions": before}, now)
+    assert told in "".join(warnings) and bool(warnings) == bool(told)
+
+
 def with_rows(tmp_path: Path, inbox: Inbox, read: Callable[[], Any]) -> CheckpointManager:
-    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read)
+    return CheckpointManager(tmp_path, JOB, Background("test-rows", inbox), read_rows=read)
 
 
 def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, inbox: Inbox) -> None:

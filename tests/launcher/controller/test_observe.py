@@ -13,11 +13,11 @@ from dougong.errors import JobError, LaunchError, StorageError
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.items import ClientRequest, SignalReceived, TaskFailed
-from dougong.launcher.controller.observe import as_ours, observe
+from dougong.launcher.controller.items import ClientRequest, PeerRefused, SignalReceived, TaskFailed
+from dougong.launcher.controller.observe import REFUSALS_TOLD, as_ours, observe
 from dougong.launcher.controller.states import Stop
-from dougong.records.events import StopRequested
-from tests.launcher.controller.machine import Says, committed, found, part, running
+from dougong.records.events import StopRequested, WarningRaised
+from tests.launcher.controller.machine import Says, committed, found, part, raises, running
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_dougong_stop_said_again_is_the_same_wish_and_now_is_another(facts: RunF
 def test_an_error_of_a_file_names_it() -> None:
     error = as_ours(OSError(28, "No space left on device", "/run/logs"))
     assert isinstance(error, StorageError)
-    assert str(error) == "/run/logs: No space left on device; make room or mend it, then resume"
+    assert str(error) == "/run/logs: No space left on device; make room or mend it, then go on with the run"
 
 
 def test_an_error_of_ours_keeps_its_class() -> None:
@@ -90,6 +90,27 @@ def test_an_error_of_ours_keeps_its_class() -> None:
 def test_a_background_error_is_a_fact(facts: RunFacts) -> None:
     assert observe(facts, TaskFailed(JobError("x")), 0.0) == ()
     assert isinstance(facts.error, JobError)
+
+
+def test_strangers_at_the_port_are_told_ever_less_often(facts: RunFacts) -> None:
+    told = []
+    for number in range(1, 1501):
+        for news in observe(facts, PeerRefused(f"stranger {number}"), 0.0):
+            assert isinstance(news, Record) and isinstance(news.event, WarningRaised)
+            told.append(news.event.text)
+    assert told[:REFUSALS_TOLD] == [f"stranger {number}" for number in range(1, REFUSALS_TOLD + 1)]
+    assert told[REFUSALS_TOLD:] == [
+        "10 refused so far at the controller's port; stranger 10",
+        "100 refused so far at the controller's port; stranger 100",
+        "1,000 refused so far at the controller's port; stranger 1000",
+    ]
+
+
+def test_what_a_child_before_the_first_generation_raises_is_known_to_the_screen() -> None:
+    made = running()
+    raised = raises("east/0", "DataError", "DougongError", message="empty", generation=0, task="inspect")
+    made.play(raised)
+    assert made.names() == ["ShowException east/0"]
 
 
 def test_the_parent_of_the_next_checkpoint_is_the_newest() -> None:

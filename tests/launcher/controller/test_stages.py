@@ -128,6 +128,25 @@ def test_agents_of_different_software_are_refused() -> None:
     assert "the nodes differ in torch" in str(made.outcome.error)
 
 
+def test_agents_of_other_software_than_the_launching_machine_are_refused() -> None:
+    made = machine()
+    made.versions = {"torch": "2+cpu"}  # the agents say 2
+    assert made.play(UP_TO_READY).state == Starting(Stage.READY, 0.0)
+    made = machine()
+    made.versions = {"torch": "3"}
+    assert "differ in torch" in str(made.play(UP_TO_READY).outcome.error)
+
+
+def test_a_run_that_goes_on_without_a_record_of_its_beginning_is_told() -> None:
+    made = machine()
+    made.has_sources = False
+    made.play(UP_TO_MODEL, MODEL)
+    assert "warning" not in made.kinds()
+    made = machine()
+    made.has_sources, made.facts.number = False, 3
+    assert "does not say what it had read" in made.play(UP_TO_MODEL, MODEL).event("warning").text
+
+
 def test_only_an_agent_that_was_lost_is_started_and_probed_again() -> None:
     made = machine(takes_fingerprints=True).play(
         UP_TO_MODEL, MODEL, printed("east/0", "a"), printed("west/0", "a"), found(None)

@@ -18,7 +18,8 @@ from dougong.parallel.schedules.colocated import colocated
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import Forward, pause_at_experts
-from dougong.parallel.segments.tape import GraphNode, leaf_node
+from dougong.parallel.segments.tape import leaf_node
+from tests.parallel.kept import Kept
 from tests.parallel.workers import plan_of
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Bench:
         clock = Clock(note=lambda phase, operation: self.notes.append((phase, operation)))
         self.executor = Executor(cut, dispatcher, self.shard, Exchange(world), clock)
         self.weights = [torch.full((HIDDEN,), 1.0 + i).requires_grad_() for i in range(3)]
-        self.gradients: dict[tuple[int, int], Tensor] = {}
+        self._sinks: dict[int, Kept] = {}
 
     def train(self, forwards: Mapping[int, Forward], scale: float = 1.0, microbatches: int = 1) -> dict[int, Tensor]:
         """The losses of the last micro-batch by lane; every micro-batch is the same."""
@@ -52,13 +53,19 @@ class Bench:
         losses = self.executor.train(program, Training(lambda microbatch: forwards, scale, self.sink))
         return {lane: loss for (lane, microbatch), loss in losses.items() if microbatch == microbatches - 1}
 
-    def sink(self, lane: int, microbatch: int) -> Callable[[GraphNode, Tensor], None]:
+    def sink(self, lane: int, microbatch: int) -> Kept:
+        self._sinks[lane] = Kept()
+        return self._sinks[lane]
+
+    @property
+    def gradients(self) -> dict[tuple[int, int], Tensor]:
+        """Of the last micro-batch, by lane and weight."""
         names = {leaf_node(w): i for i, w in enumerate(self.weights)}
-
-        def take(node: GraphNode, gradient: Tensor) -> None:
-            self.gradients[lane, names[node]] = gradient
-
-        return take
+        found = {}
+        for lane, sink in self._sinks.items():
+            assert sink.ended
+            found |= {(lane, names[node]): gradient for node, gradient in sink.taken}
+        return found
 
     def forward(self, lane: int, sites: tuple[int, ...] = (0, 1), call: Callable = pause_at_experts) -> Tensor:
         hidden = torch.arange(float(TOKENS * HIDDEN)).view(TOKENS, HIDDEN) / 20 + lane

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from dougong.parallel.segments.flight import (
     pause_at_experts,
     uses_tensors_without_memory,
 )
-from dougong.parallel.segments.tape import GraphNode, leaf_node
+from dougong.parallel.segments.tape import leaf_node
+from tests.parallel.kept import Kept
 from torch import Tensor
 
 WITHOUT_MEMORY = torch.nn.Parameter(torch.empty(3, 3, device="meta"))
@@ -94,24 +95,6 @@ def test_it_pauses_with_the_call_and_goes_on_with_the_output() -> None:
     flight.resume(torch.ones(2, 3))
     assert flight.loss is not None and float(flight.loss.detach()) == 6
     assert begun == [0, 1] and flight.notes == ["before", "behind"]
-
-
-class Kept:
-    """A sink that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.expected: set[GraphNode] = set()
-        self.taken: list[tuple[GraphNode, Tensor]] = []
-        self.ended = False
-
-    def begin(self, leaves: Iterable[GraphNode]) -> None:
-        self.expected = set(leaves)
-
-    def take(self, leaf: GraphNode, gradient: Tensor) -> None:
-        self.taken.append((leaf, gradient))
-
-    def end(self) -> None:
-        self.ended = True
 
 
 def gradients_after(added: list[Callable[[Tensor], Tensor]]) -> tuple[float, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from dougong.job.schema import Job
-from dougong.models.sites import Site, find_sites
+from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.ops import permute as ops
 from dougong.ops.permute import Routing
@@ -25,8 +25,8 @@ from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
 from tests.parallel.sharing import share_weights
 from tests.parallel.workers import blocks_of
-from tests.reference import combine_backward, compute_experts_alike, reference_model
-from torch import Tensor, nn
+from tests.reference import combine_backward, compute_experts_alike, reference_gradients, reference_model, run_plainly
+from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole models
@@ -41,32 +41,11 @@ def one_microbatch(family: str, tied: bool = False) -> Job:
     )
 
 
-def run_plainly(job: Job, model: Any, microbatch: int = 0) -> float:
-    ids = tokens(job, 1, 0, microbatch)
-    loss = model(input_ids=ids, labels=ids, use_cache=False).loss  # as training calls it: the same graph
-    loss.backward()
-    return float(loss.detach())
-
-
-def reference_gradients(model: nn.Module, sites: list[Site]) -> dict[str, Tensor]:
-    """By tensor name, experts one by one; zero where the engine left none."""
-    inside = {f"{s.name}.{p}": s for s in sites for p in s.shapes}
-    found: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        if name in inside:
-            found |= {f"{name}[{e}]": gradient[e] for e in range(8)}
-        elif parameter.requires_grad:
-            found[name] = gradient
-    return found
-
-
 def rig_gradients(rig: Rig) -> tuple[float, dict[str, Tensor]]:
     """Forward and backward of one step; loss, and gradients by tensor name."""
     found = rig.stepper.gradients(1, rig.forwards(1))
     (loss,) = found.losses.values()
-    trained = rig.stepper.parts.share.optimizer.names
-    return loss, {n: torch.zeros_like(rig.replica.masters[n]) for n in trained} | found.tensors
+    return loss, dict(found.tensors)
 
 
 def shard_gradients(replica: Replica, shard: ExpertShard) -> dict[str, Tensor]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from dougong.checkpoint.commit import Additions, commit
-from dougong.checkpoint.companions import left_out, of_checkpoint, of_folder, of_job, of_tokenizer
-from dougong.checkpoint.export import export
+from dougong.checkpoint.export import export, small_files
+from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.errors import CheckpointError, ModelError
+from dougong.models.companions import is_companion, left_out, of_folder, of_job, of_tokenizer
 from tests.checkpoint.saving import names_of, share, state_of, tiny_model, write_parts
 
 OWN_GENERATION = {"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.95, "do_sample": True}
@@ -74,6 +75,11 @@ def parts_of(root: Path, step: int) -> list[CheckpointPart]:
     return write_parts(root, names, [share(state_of(model, names), 0, 1)], step)
 
 
+def of_checkpoint(directory: Path) -> dict[str, bytes]:
+    held = small_files(directory, Manifest.load(directory))
+    return {name: data for name, data in held.items() if is_companion(name)}
+
+
 def tokenizer_folder(folder: Path) -> Path:
     folder.mkdir()
     (folder / "tokenizer.json").write_text('{"trained": "with"}')
@@ -124,5 +130,5 @@ def test_a_damaged_one_is_never_handed_on(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     directory = commit(root, 1, 1, parts_of(root, 1), Additions(companions={"tokenizer.json": b"{}"}))
     (directory / "model/tokenizer.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="model/tokenizer.json: is damaged"):
+    with pytest.raises(CheckpointError, match="model/tokenizer.json: damaged"):
         of_checkpoint(directory)

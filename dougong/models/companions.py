@@ -14,10 +14,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint.directories import MODEL
-from dougong.checkpoint.disk import digest
-from dougong.checkpoint.manifest import Manifest
-from dougong.errors import CheckpointError
 from dougong.models.folder import CONFIG, read_small_file
 
 MOST_BYTES = 64 << 20
@@ -52,7 +48,7 @@ def of_folder(folder: Path) -> dict[str, bytes]:
 def left_out(folder: Path) -> list[str]:
     """The files that would be among these and are too large."""
     return [
-        place.name for place in folder.iterdir() if _is_companion(place.name) and _too_large(place)
+        place.name for place in folder.iterdir() if is_companion(place.name) and _too_large(place)
     ]
 
 
@@ -86,31 +82,15 @@ def of_job(
     return files
 
 
-def of_checkpoint(directory: Path) -> dict[str, bytes]:
-    """What a committed checkpoint holds of them. CheckpointError when one of them is damaged."""
-    found = {}
-    for name, record in Manifest.load(directory).files.items():
-        inside = name.removeprefix(f"{MODEL}/")
-        if inside == name or record.digest is None or not _is_companion(inside):
-            continue
-        try:
-            data = (directory / name).read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{directory / name}: {error.strerror}") from error
-        if digest(data) != record.digest:
-            raise CheckpointError(f"{directory / name}: is damaged; see `dougong verify`")
-        found[inside] = data
-    return found
-
-
 def _names(folder: Path) -> Iterator[str]:
     for place in (*folder.iterdir(), *folder.glob(f"{_TEMPLATES}/*.jinja")):
         name = place.relative_to(folder).as_posix()
-        if place.is_file() and _is_companion(name) and not _too_large(place):
+        if place.is_file() and is_companion(name) and not _too_large(place):
             yield name
 
 
-def _is_companion(name: str) -> bool:
+def is_companion(name: str) -> bool:
+    """Whether a file of that name, in a model's folder, is one of these."""
     name = name.removeprefix(f"{_TEMPLATES}/")
     return _matches(name, _KINDS) and not _matches(name, _NEVER)
 

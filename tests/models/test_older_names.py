@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from dougong.checkpoint.export import export
-from dougong.checkpoint.older_names import with_older_names
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
+from dougong.models.older_names import with_older_names
 from tests.checkpoint.saving import names_of, save, tiny_model
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB

@@ -1,0 +1,143 @@
+"""What a run reads from outside its job file: found when it begins, held against what is there when
+it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dougong.control.run_sources import RunSources, changed_files, digests_of
+from dougong.errors import DataError, ModelError
+from dougong.job.schema import Job, Model
+from dougong.models.build import load_config
+from dougong.models.folder import stored_tensors
+from dougong.models.settled_config import changed_keys, class_of, config_values
+from dougong.remarks import Remarks
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "*.model",
+    "*.jinja",
+    "config.json",
+    "generation_config.json",
+)
+"""Of a folder: what a tokenizer is made of, and where its special tokens are named."""
+
+
+def find_sources(job: Job, config: Any, data: str) -> RunSources:
+    """What the run begins with. `config`: the model's; `data`: digest of the data. Small files are
+    read whole, of weights samples."""
+    weights: list[Path] = []
+    if job.model.path is not None:
+        tensors = stored_tensors(Path(job.model.path)).values()
+        weights = sorted({tensor.file for tensor in tensors})
+    return RunSources(
+        config=config_values(config),
+        config_class=class_of(config),
+        data=data,
+        weights=digests_of(weights),
+        tokenizer=digests_of(_tokenizer_files(job)),
+        side_files=digests_of(_side_files(job)),
+    )
+
+
+def check_data(known: RunSources, name: str, digest: str) -> None:
+    """DataError when the data is no longer what the run began with."""
+    if digest == known.data:
+        return
+    changed = changed_files({**known.tokenizer, **known.side_files})
+    which = f" (changed since: {', '.join(changed)})" if changed else ""
+    raise DataError(
+        f"{name}: this run began with data of digest {known.data}, it has {digest} now{which}, so "
+        "the next steps would be another run's; put the data back, or begin a new run"
+    )
+
+
+def check_weights(known: RunSources) -> None:
+    """ModelError when the files of `model.path` are no longer those with which the run began. Only
+    a generation that begins without a checkpoint reads them."""
+    changed = changed_files(known.weights)
+    if changed:
+        raise ModelError(
+            f"model.path: {', '.join(changed)}: not as when this run began (every node must see "
+            "the same files), and it has no checkpoint yet to go on from; put them back, or begin "
+            "a new run"
+        )
+
+
+def compare_sources(job: Job, known: RunSources) -> Remarks:
+    """What a run that goes on is told of files that it does not read any more, and that are others
+    now. ModelError where the model's configuration is another one and the job promises its bits."""
+    told = Remarks()
+    for source in _COMPARED:
+        told += source(job, known)
+    return told
+
+
+def _folder(job: Job, known: RunSources) -> Remarks:
+    if job.model.path is None:
+        return Remarks()
+    if not (Path(job.model.path) / "config.json").exists():
+        note = f"model.path: {job.model.path} is gone; the run goes on from what it has kept"
+        return Remarks(notes=(note,))
+    try:
+        now = load_config(Model(path=job.model.path, config=job.model.config), None)
+    except ModelError as error:
+        return Remarks(warnings=(f"{error}; the run goes on with the configuration it has kept",))
+    changed = changed_keys(known.config, config_values(now))
+    if not changed:
+        return Remarks()
+    text = f"model.path: {job.model.path}/config.json is not as when this run began: "
+    text += "; ".join(changed)
+    if job.needs_exact_kernels:
+        raise ModelError(
+            f"{text}; another configuration is another run: put the file back, or take the folder "
+            "away (a run with a checkpoint needs it no more), or begin a new run"
+        )
+    return Remarks(warnings=(f"{text}; the run goes on with the configuration it has kept",))
+
+
+def _weights(job: Job, known: RunSources) -> Remarks:
+    present = {name: digest for name, digest in known.weights.items() if Path(name).exists()}
+    return _on_changed("model.path", changed_files(present))
+
+
+def _tokenizer(job: Job, known: RunSources) -> Remarks:
+    return _on_changed("data.tokenizer", changed_files(known.tokenizer))
+
+
+def _on_changed(key: str, files: list[str]) -> Remarks:
+    if not files:
+        return Remarks()
+    text = (
+        f"{key}: {', '.join(files)}: not as when this run began; it goes on with what it has kept"
+    )
+    return Remarks(warnings=(text,))
+
+
+_COMPARED: tuple[Callable[[Job, RunSources], Remarks], ...] = (_folder, _weights, _tokenizer)
+
+
+def _tokenizer_files(job: Job) -> list[Path]:
+    if job.data.tokenizer in (None, "bytes"):
+        return []
+    path = Path(str(job.data.tokenizer)).expanduser()
+    folder = path if path.is_dir() else path.parent
+    found = {path} if path.is_file() else set()
+    for pattern in _TOKENIZER_FILES:
+        found.update(file for file in folder.glob(pattern) if file.is_file())
+    return sorted(found)
+
+
+def _side_files(job: Job) -> list[Path]:
+    data = job.data
+    if data.tokens is not None:
+        return [Path(f"{data.tokens}.json").expanduser()]
+    if data.megatron is not None:
+        return [Path(f"{data.megatron}.idx").expanduser()]
+    return []
