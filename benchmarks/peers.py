@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.job.schema import Job
-from dougong.training.lr_schedule import learning_rate
+from dougong.training.optimizers.lr_schedule import learning_rate
 from tests.jobs import tokens
 from tests.reference import reference_model
 

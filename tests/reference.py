@@ -12,7 +12,7 @@ from dougong.models.sites import Site, expert_op, find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.ops import permute as ops
 from dougong.ops.experts.base import Block
-from dougong.training.lr_schedule import learning_rate
+from dougong.training.optimizers.lr_schedule import learning_rate
 from tests.jobs import VOCAB, tokens
 from tests.parallel.workers import blocks_of
 from torch import Tensor, nn

@@ -35,7 +35,7 @@ ORDER = (
     "errors", "deadlines", "remarks",
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
-    "job.section", "job.optimizers", "job",  # what a user asks for; optimizers declare a section of it
+    "job.yaml", "job.section", "job.optimizers", "job",  # what a user asks for; optimizers declare a section of it
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute",
@@ -48,7 +48,7 @@ ORDER = (
     "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
-    "training.optimizers", "training",
+    "training.optimizers", "training.start", "training",
     "launcher.agent", "launcher.backends", "launcher.controller", "launcher",
     "tools",  # proofs, differences, calibration
     "cli",

@@ -13,7 +13,7 @@ LOADS_HEAVY = (
     "dougong.fingerprint.take",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
-    "dougong.training.preflight",  # torch
+    "dougong.training.start.preflight",  # torch
 )
 # Libraries that need not be installed, or are there for one kind of device.
 OPTIONAL = ("pynvml", "tokenizers", "torch_npu")

@@ -35,7 +35,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.training.preflight import inspect_only, preview
+    from dougong.training.start.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
     job = resolved.job

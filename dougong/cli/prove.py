@@ -61,7 +61,7 @@ def prove(
 
 
 def _choose(job: Job, count: int) -> Sequence[Layout]:
-    from dougong.training.preflight import inspect_only
+    from dougong.training.start.preflight import inspect_only
 
     num_devices = count_devices(get_accelerator(job.islands[0].accelerator))
     found = layouts(job, inspect_only(job).num_experts, count, num_devices)

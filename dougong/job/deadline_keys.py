@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dougong.deadlines import DEADLINES, SETTABLE
-from dougong.job.section import Section, physical
-from dougong.job.values import Seconds, Silence
+from dougong.job.section import Seconds, Section, Silence, physical
 
 
 def _deadline(name: str) -> Any:

@@ -18,15 +18,16 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from dougong.errors import DataError, JobError, ModelError
-from dougong.job import overrides, validation_messages, yaml_locations
+from dougong.job import validation_messages
 from dougong.job.data_files import names_files
-from dougong.job.provenance import Mistake, Source, dotted
-from dougong.job.render import lines_of, with_comments
 from dougong.job.rule import SOURCES, Rule
 from dougong.job.rules import breaches
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, default_tokenizer
-from dougong.job.yaml_locations import KeyPath
+from dougong.job.yaml import locations, overrides
+from dougong.job.yaml.locations import KeyPath
+from dougong.job.yaml.provenance import Mistake, Source, dotted
+from dougong.job.yaml.render import lines_of, with_comments
 
 PATH_KEYS: tuple[tuple[str, ...], ...] = (
     *(("data", key) for key in SOURCES),
@@ -134,7 +135,7 @@ def _checked_job(source: Source, rules: Sequence[Rule], kept: Collection[KeyPath
 def _read_source(file: Path, name: str) -> Source:
     """The file's values and their places. JobError where there is no mapping to go on with."""
     source = Source(name)
-    document = yaml_locations.read(_read_text(file))
+    document = locations.read(_read_text(file))
     source.take(document)
     if isinstance(source.data, dict):
         return source

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from dougong.job.schema import Job
 from dougong.job.section import Section, section_for, sections_of
-from dougong.job.yaml_locations import KeyPath
+from dougong.job.yaml.locations import KeyPath
 
 
 def section_at(path: KeyPath, data: Any = None) -> type[Section] | None:

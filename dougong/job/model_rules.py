@@ -15,7 +15,7 @@ from dougong.job.families import Families, Family
 from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_rules import longer_than
-from dougong.job.yaml_scalars import write_flow
+from dougong.job.yaml.scalars import write_flow
 
 _WORDS = {
     "int": "a whole number",

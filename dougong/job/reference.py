@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, sections_of
-from dougong.job.yaml_scalars import write_flow
+from dougong.job.yaml.scalars import write_flow
 
 _BEGIN = "<!-- tables: written by schema/update.py -->"
 _END = "<!-- end of tables -->"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.job.schema import Island, Job
-from dougong.job.yaml_locations import KeyPath
+from dougong.job.yaml.locations import KeyPath
 
 EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts")
 """What families call the number of experts of a layer."""

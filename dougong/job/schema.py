@@ -16,8 +16,19 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
-from dougong.job.section import Section, Text, logical, physical
-from dougong.job.values import WHOLE, AboveZero, AcceleratorName, Count, Name, Positive, WorkerName
+from dougong.job.section import (
+    WHOLE,
+    AboveZero,
+    AcceleratorName,
+    Count,
+    Name,
+    Positive,
+    Section,
+    Text,
+    WorkerName,
+    logical,
+    physical,
+)
 
 KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
 """Why a resume may change what kernels run on."""

@@ -1,4 +1,5 @@
-"""What every part of the job file is made of: strict sections, and fields that say what they fix.
+"""What every part of the job file is made of: plain values, strict sections, and fields that say
+what they fix.
 
 A field is *logical* (it fixes the bits of loss and weights) or *physical* (it decides where, how
 fast and how safely they are computed). `planner.resume` reads these marks: a resume may change what
@@ -11,13 +12,63 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from dougong.accelerators.registry import accelerator_names, is_accelerator
+from dougong.deadlines import LEAST_SILENCE_S, MOST_S
 
 TEXT = r"^[^\x00]+$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
+WORKER = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}/(0|[1-9][0-9]*)$"
+PATTERNS = {
+    TEXT: "text that is not empty",
+    NAME: "letters, digits and '-', 63 at most, and begin with a letter or digit",
+    WORKER: "a worker's name, ISLAND/NUMBER such as east/1",
+}
+UNKNOWN_ACCELERATOR = "unknown_accelerator"
+"""Pydantic's type of the error for a kind of device that nobody offers."""
+
+
+def _known_accelerator(name: str) -> str:
+    """The name, if dougong or an installed package has such an accelerator."""
+    if is_accelerator(name):
+        return name
+    *others, last = [f"'{option}'" for option in accelerator_names()]
+    raise PydanticCustomError(
+        UNKNOWN_ACCELERATOR, "an accelerator", {"expected": f"{', '.join(others)} or {last}"}
+    )
+
+
+def _whole(value: Any) -> Any:
+    """YAML reads 6.0 and 1e3 as numbers with a decimal point; they are whole all the same."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 Text = Annotated[StrictStr, Field(pattern=TEXT)]
+Name = Annotated[StrictStr, Field(pattern=NAME)]
+WorkerName = Annotated[StrictStr, Field(pattern=WORKER)]
+AcceleratorName = Annotated[StrictStr, AfterValidator(_known_accelerator)]
+WHOLE = BeforeValidator(_whole)
+"""Last of what annotates a whole number: the bounds before it are then the JSON Schema's too."""
+Positive = Annotated[StrictInt, Field(gt=0, lt=2**31), WHOLE]
+Count = Annotated[StrictInt, Field(ge=0, lt=2**31), WHOLE]
+AboveZero = Annotated[StrictFloat, Field(gt=0)]
+Seconds = Annotated[StrictFloat, Field(gt=0, le=MOST_S)]
+Silence = Annotated[StrictFloat, Field(ge=LEAST_SILENCE_S, le=MOST_S)]
 
 
 class Section(BaseModel):

@@ -10,10 +10,9 @@ from typing import Any
 
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
-from dougong.job.section import names_that_know
-from dougong.job.values import PATTERNS, UNKNOWN_ACCELERATOR
-from dougong.job.yaml_locations import KeyPath, read
-from dougong.job.yaml_scalars import write_flow
+from dougong.job.section import PATTERNS, UNKNOWN_ACCELERATOR, names_that_know
+from dougong.job.yaml.locations import KeyPath, read
+from dougong.job.yaml.scalars import write_flow
 
 Error = Mapping[str, Any]
 """One of pydantic's findings: type, loc, input, ctx, msg."""

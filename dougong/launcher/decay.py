@@ -6,7 +6,7 @@ import dataclasses
 
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
-from dougong.training.lr_schedule import rate_of
+from dougong.training.optimizers.lr_schedule import rate_of
 
 
 def with_decay_end(resolved: ResolvedJob, end: int | None = None) -> ResolvedJob:

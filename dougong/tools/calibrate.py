@@ -28,7 +28,7 @@ def calibrate(resolved: ResolvedJob, path: Path, options: Options, steps: int) -
 
     Raises JobError for a job of one island, LaunchError when a run does not end well.
     """
-    from dougong.training.preflight import inspect_only
+    from dougong.training.start.preflight import inspect_only
 
     if len(resolved.job.islands) < 2:
         raise JobError(

@@ -67,7 +67,7 @@ def _probing_of(request: ProbeRequest) -> Probing:
     not."""
     if request.job is None:
         return Probing(request.accelerator, request.index)
-    from dougong.training.preflight import inspect_only, shapes_of
+    from dougong.training.start.preflight import inspect_only, shapes_of
 
     job = Job.model_validate_json(request.job)
     shapes = shapes_of(job, inspect_only(job))

@@ -24,8 +24,8 @@ from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
-from dougong.training.lr_schedule import rate_of
 from dougong.training.optimizers.base import Optimizer
+from dougong.training.optimizers.lr_schedule import rate_of
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.reports import (

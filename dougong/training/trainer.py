@@ -19,7 +19,6 @@ from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training import non_finite
-from dougong.training.agreement import agree_on_data, agree_on_operators
 from dougong.training.build import (
     LedgerStart,
     StepOptions,
@@ -32,7 +31,8 @@ from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
 from dougong.training.replica import Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
-from dougong.training.sources import check_data, check_weights
+from dougong.training.start.agreement import agree_on_data, agree_on_operators
+from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import open_start, state_of
 from dougong.training.step import ForwardsOf, Stepper
 from dougong.training.unreached import UnreachedNotice

@@ -14,7 +14,7 @@ from dougong.fingerprint.cache import Probing, cached, fingerprint, key_of, meas
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
 from dougong.job.schema import Job
 from dougong.tools.fingerprint_apart import measure_apart
-from dougong.training.preflight import inspect_only, shapes_of
+from dougong.training.start.preflight import inspect_only, shapes_of
 from tests.jobs import make_job
 from tests.launcher.toyrun import ROOT
 

@@ -57,7 +57,7 @@ def compute(device: str) -> dict[str, Any]:
 def compute_here(device: str) -> dict[str, Any]:
     from dougong.fingerprint.take import take_fingerprint
     from dougong.models.inventory import inspect_model
-    from dougong.training.preflight import shapes_of
+    from dougong.training.start.preflight import shapes_of
     from tests.jobs import VOCAB
     from tests.test_promise import job_of, train_alone
 

@@ -8,7 +8,7 @@ import pytest
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.optimizers.adamw import AdamW
 from dougong.job.schema import Batch, Drill, Island, Job, Validation
-from dougong.job.yaml_locations import KeyPath
+from dougong.job.yaml.locations import KeyPath
 
 
 @pytest.mark.parametrize(

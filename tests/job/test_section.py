@@ -1,4 +1,4 @@
-"""Sections: strict, marked, and chosen by name where there are several."""
+"""Plain values, and sections: strict, marked, and chosen by name where there are several."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import Annotated, Any, Literal
 import pytest
 from dougong.job.schema import Job, Validation
 from dougong.job.section import (
+    UNKNOWN_ACCELERATOR,
+    AcceleratorName,
     ChosenByName,
+    Count,
+    Name,
+    Positive,
+    Seconds,
     Section,
+    Silence,
+    WorkerName,
     logical,
     mark_of,
     names_that_know,
@@ -17,7 +25,7 @@ from dougong.job.section import (
     section_in,
     sections_of,
 )
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 
 class Round(Section):
@@ -114,3 +122,37 @@ def test_the_sections_of_a_field() -> None:
     assert section_for(Cart.model_fields["shape"], {"name": "oval"}) is Round
     assert section_for(Job.model_fields["islands"], [{}]) is None
     assert section_in(Validation | None) is Validation
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Name, ["a", "east-1", "x" * 63], ["", "-a", "a/b", "a\n", "x" * 64, 5]),
+        (WorkerName, ["east/0", "east/12"], ["east", "east/01", "east/-1"]),
+        (Positive, [1, 2**31 - 1, 6.0, 1e3], [0, 2**31, True, 1.5, 0.0, float("inf"), float("nan"), "1"]),
+        (Count, [0], [-1]),
+        (Seconds, [0.5, 600, 604800.0], [0, -1.0, 604801.0, "5"]),
+        (Silence, [4.0], [3.9]),
+        (AcceleratorName, ["cpu", "cuda", "npu"], ["gpu", "", 5]),
+    ],
+)
+def test_what_is_taken_and_what_is_not(kind: Any, good: list[Any], bad: list[Any]) -> None:
+    adapter = TypeAdapter(kind)
+    for value in good:
+        assert adapter.validate_python(value) == value
+    for value in bad:
+        with pytest.raises(ValidationError):
+            adapter.validate_python(value)
+
+
+def test_a_whole_number_with_a_decimal_point_is_whole() -> None:
+    found = TypeAdapter(Positive).validate_python(1e3)
+    assert (found, type(found)) == (1000, int)
+
+
+def test_an_unknown_accelerator_is_held_against_the_registered_ones() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(AcceleratorName).validate_python("tpu")
+    (error,) = caught.value.errors()
+    assert error["type"] == UNKNOWN_ACCELERATOR
+    assert error["ctx"] == {"expected": "'cpu', 'cuda' or 'npu'"}

@@ -34,7 +34,7 @@ from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
-from dougong.training.preflight import Inspection
+from dougong.training.start.preflight import Inspection
 
 PATIENCE_S = 60.0
 

@@ -9,7 +9,7 @@ import pytest
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.schema import Job
 from dougong.launcher.decay import bent_rate, with_decay_end
-from dougong.training.lr_schedule import rate_of
+from dougong.training.optimizers.lr_schedule import rate_of
 from tests.jobs import make_job
 from tests.launcher.jobs import write
 

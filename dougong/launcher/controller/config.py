@@ -18,7 +18,7 @@ class EntryPoints:
     """
 
     train: str = "dougong.training.session:train"
-    inspect: str = "dougong.training.preflight:inspect"
+    inspect: str = "dougong.training.start.preflight:inspect"
     preload: tuple[str, ...] = (
         "dougong.training.session",
         "dougong.models.inventory",

@@ -31,7 +31,7 @@ from dougong.job.settled import is_settled
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.worker_process import describe_error, resolve, run_child
 from dougong.parallel.plan import Inventory, Seat, make_plan
-from dougong.training.preflight import Inspection
+from dougong.training.start.preflight import Inspection
 from tests.launcher.toyrun import toy_job
 
 JOB = Job.model_validate(toy_job(steps=7))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dougong.job.render import lines_of, with_comments
+from dougong.job.yaml.render import lines_of, with_comments
 
 VALUES = {
     "job": "a",

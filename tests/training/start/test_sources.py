@@ -13,8 +13,8 @@ from dougong.control.run_sources import RunSources
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job
 from dougong.job.settled import settle
-from dougong.training.preflight import inspect
-from dougong.training.sources import check_data, check_weights, compare_sources
+from dougong.training.start.preflight import inspect
+from dougong.training.start.sources import check_data, check_weights, compare_sources
 from tests.folders import change_config, change_weights, small_folder
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dougong.job import yaml_locations
-from dougong.job.provenance import Source, dotted, printable
+from dougong.job.yaml import locations
+from dougong.job.yaml.provenance import Source, dotted, printable
 
 TEXT = """\
 batch:
@@ -14,7 +14,7 @@ steps: 5
 
 def source() -> Source:
     found = Source("job.yaml")
-    found.take(yaml_locations.read(TEXT))
+    found.take(locations.read(TEXT))
     return found
 
 
@@ -44,11 +44,11 @@ def test_nothing_is_reported_twice() -> None:
 
 def test_an_override_takes_the_place_of_a_value_and_of_all_inside_it() -> None:
     found = source()
-    found.override(("batch",), yaml_locations.read("{lanes: no}"), "batch={lanes: no}")
+    found.override(("batch",), locations.read("{lanes: no}"), "batch={lanes: no}")
     assert found.origin(("batch", "lanes")) == "-o batch={lanes: no}"
     assert found.is_override(("batch", "lanes")) and not found.is_override(("steps",))
     assert found.yes_no == [("batch", "lanes")]
-    found.override(("batch", "lanes"), yaml_locations.read("3"), "batch.lanes=3")
+    found.override(("batch", "lanes"), locations.read("3"), "batch.lanes=3")
     assert found.yes_no == []
 
 

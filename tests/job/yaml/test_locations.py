@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dougong.job.yaml_locations import MAX_DEPTH, Position, read
+from dougong.job.yaml.locations import MAX_DEPTH, Position, read
 from hypothesis import given
 from hypothesis import strategies as st
 

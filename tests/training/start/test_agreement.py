@@ -9,7 +9,7 @@ from dougong.errors import DataError, DeviceError
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.training.agreement import agree_on_data, agree_on_operators
+from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from tests.jobs import make_job, plan_for
 from tests.parallel.workers import plan_of
 from tests.processes import run_workers

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dougong.job import yaml_locations
-from dougong.job.provenance import Source, dotted
-from dougong.job.yaml_locations import KeyPath, YamlDocument
-from dougong.job.yaml_scalars import write_flow
+from dougong.job.yaml import locations
+from dougong.job.yaml.locations import KeyPath, YamlDocument
+from dougong.job.yaml.provenance import Source, dotted
+from dougong.job.yaml.scalars import write_flow
 
 
 def lay(source: Source, override: str) -> None:
@@ -34,7 +34,7 @@ def lay(source: Source, override: str) -> None:
 
 def _read_value(text: str) -> YamlDocument:
     # A value cannot name an anchor, so a `*` at its start is a glob.
-    return yaml_locations.read(write_flow(text) if text.startswith("*") else text)
+    return locations.read(write_flow(text) if text.startswith("*") else text)
 
 
 class _NoSuchPlaceError(Exception):

@@ -12,8 +12,8 @@ import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
-from dougong.training.folder_remarks import folder_remarks
-from dougong.training.preflight import inspect_only, remarks_on
+from dougong.training.start.folder_remarks import folder_remarks
+from dougong.training.start.preflight import inspect_only, remarks_on
 from tests.folders import Tensors, change_config, change_weights, small_folder
 
 DOWN = "model.layers.1.mlp.experts.3.down_proj.weight"

@@ -17,19 +17,19 @@ from dougong.data.preview import preview_data
 from dougong.data.windows import job_tokenizer, open_data, vocabulary
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
-from dougong.job.provenance import dotted
 from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.job.tokenizer_rules import longer_than
+from dougong.job.yaml.provenance import dotted
 from dougong.models.build import load_config
 from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
-from dougong.training.folder_remarks import folder_remarks
-from dougong.training.lr_schedule import rate_remarks
-from dougong.training.sources import check_data, compare_sources, find_sources
+from dougong.training.optimizers.lr_schedule import rate_remarks
+from dougong.training.start.folder_remarks import folder_remarks
+from dougong.training.start.sources import check_data, compare_sources, find_sources
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dougong.job.yaml_locations import read
-from dougong.job.yaml_scalars import TAG, construct, write_flow
+from dougong.job.yaml.locations import read
+from dougong.job.yaml.scalars import TAG, construct, write_flow
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dougong.job.schema import Schedule
 from dougong.remarks import Remarks
-from dougong.training.lr_schedule import learning_rate, rate_remarks
+from dougong.training.optimizers.lr_schedule import learning_rate, rate_remarks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.jobs import make_job

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dougong.job.yaml_scalars import TAG, Loader, construct, is_yes_no
+from dougong.job.yaml.scalars import TAG, Loader, construct, is_yes_no
 
 KeyPath = tuple[str | int, ...]
 

@@ -13,7 +13,7 @@ from dougong.data.windows import open_data
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Router
 from dougong.parallel.plan import Inventory
-from dougong.training.preflight import inspect, inspect_only, preview, remarks_on, vocabulary_of
+from dougong.training.start.preflight import inspect, inspect_only, preview, remarks_on, vocabulary_of
 from tests.data.made_tokenizers import add_marks, byte_level
 from tests.families import SMALLEST
 

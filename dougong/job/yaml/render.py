@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dougong.job.provenance import dotted
-from dougong.job.yaml_locations import KeyPath
-from dougong.job.yaml_scalars import write_flow
+from dougong.job.yaml.locations import KeyPath
+from dougong.job.yaml.provenance import dotted
+from dougong.job.yaml.scalars import write_flow
 
 _MOST_WIDTH = 80
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dougong.job.yaml_locations import KeyPath, Position, YamlDocument
+from dougong.job.yaml.locations import KeyPath, Position, YamlDocument
 
 Order = tuple[int, int, int]
 
