@@ -12,16 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import reprlib
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from dougong.control.run_sources import RunSources
 from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.events import Event, from_json, to_json
@@ -29,6 +27,7 @@ from dougong.records.files import (
     ROOM,
     cannot_begin,
     create_file,
+    guess_run,
     make_run_folder,
     replace_file,
 )
@@ -42,8 +41,8 @@ _ANEW = (
     "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
 )
 
-_SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
-_SOURCES_ADVICE = "delete the file: the newest checkpoint holds the same"
+_LAST_BYTES = 1 << 18
+"""Of metrics.jsonl, where only its end is wanted."""
 _NAMES = (
     "job.yaml",
     "plan.json",
@@ -63,9 +62,6 @@ _NAMES = (
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
 
-
-_LAST_BYTES = 1 << 18
-"""Of metrics.jsonl, where only its end is wanted."""
 _UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
 _WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
 """Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
@@ -245,35 +241,6 @@ class RunDir:
         """Replace job.yaml, durably."""
         self._replace(self.job_file, text, durable=True)
 
-    def keep_sources(self, sources: RunSources) -> None:
-        """Store what the run began with, once: what stands there already stays."""
-        if self.sources_file.exists():
-            return
-        self._copy_files(sources.tokenizer, self.own_tokenizer)
-        text = _SOURCES.dump_json(sources).decode()
-        self._replace(self.sources_file, text + "\n", durable=True)
-
-    def read_sources(self) -> RunSources | None:
-        """sources.json, or None when the run ended before it was looked at."""
-        text = _read_text(self.sources_file)
-        if text is None:
-            return None
-        try:
-            return _SOURCES.validate_json(text)
-        except ValidationError as error:
-            raise _damaged(self.sources_file, _first_fault(error), _SOURCES_ADVICE) from error
-
-    def _copy_files(self, files: Iterable[str], folder: Path) -> None:
-        for name in files:
-            try:
-                folder.mkdir(exist_ok=True)
-                shutil.copyfile(name, folder / Path(name).name)
-            except OSError as error:
-                raise LaunchError(
-                    f"{folder}: {name} cannot be copied: {error.strerror}; make room or mend it, "
-                    "then resume"
-                ) from error
-
     def write_report(self, text: str) -> None:
         """Replace report.html; the old page stays until the new one is whole."""
         self._replace(self.report_file, text)
@@ -365,18 +332,6 @@ class RunDir:
             replace_file(path, text, mode, durable)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}; {ROOM}") from error
-
-
-def _guess(path: Path) -> str:
-    """Which directory was meant, as the end of a sentence."""
-    inner = [found.parent for found in path.glob("*/events.jsonl")]
-    if inner:
-        newest = max(inner, key=lambda run: (run / "events.jsonl").stat().st_mtime)
-        return f"; did you mean {newest}?"
-    for outer in path.absolute().parents:
-        if (outer / "events.jsonl").is_file():
-            return f"; did you mean {outer}?"
-    return "; give the directory that `dougong run` printed"
 
 
 def _read_text(path: Path) -> str | None:
