@@ -131,7 +131,7 @@ class RunDir:
         if missing:
             names = " and ".join(missing)
             raise LaunchError(
-                f"{self.path}: not a run directory: {names} missing{_guess(self.path)}"
+                f"{self.path}: not a run directory: {names} missing{guess_run(self.path)}"
             )
 
     def owns(self, name: str) -> bool:
