@@ -18,7 +18,6 @@ from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, section_for, sections_of
 from dougong.job.yaml_scalars import write_flow
 
-
 _SAME_BITS = ("fault.non_finite",)
 """Logical keys of sections that a resume may change because they touch no step that was recorded;
 `steps`, which is no section's, is another."""
