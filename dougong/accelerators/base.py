@@ -1,4 +1,4 @@
-"""What dougong asks of a kind of device: a few facts and five methods.
+"""What dougong asks of a kind of device: a few facts and seven methods.
 
 One small file per kind implements them. They are called in two kinds of process. A node's *agent*
 never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe` and

@@ -112,9 +112,7 @@ def storage_error(path: Path, error: OSError) -> CheckpointError:
         return CheckpointError(
             f"{path}: exists already; a directory of one step and generation is never written twice"
         )
-    return CheckpointError(
-        f"{path}: {error.strerror or error}; mend the storage, then `dougong resume`"
-    )
+    return CheckpointError(f"{path}: {error.strerror or error}; mend the storage, then go on")
 
 
 def _free_bytes(path: Path) -> int:

@@ -17,7 +17,7 @@ from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.section import Section, Text, logical, physical
-from dougong.job.values import AboveZero, AcceleratorName, Count, Name, Positive, WorkerName
+from dougong.job.values import WHOLE, AboveZero, AcceleratorName, Count, Name, Positive, WorkerName
 
 KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
 """Why a resume may change what kernels run on."""
@@ -98,7 +98,7 @@ class Data(Section):
         "whether each document begins with the tokenizer's beginning-of-sequence token; `auto`: "
         "as the tokenizer itself does",
     )
-    sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31)] = logical(
+    sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31), WHOLE] = logical(
         256, "tokens in one sequence"
     )
     allow_longer_sequences: StrictBool = physical(
@@ -311,7 +311,7 @@ class Job(Section):
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
     )
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = logical(
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63), WHOLE] = logical(
         0, "of every random stream: weights, data, dropout"
     )
     determinism: Literal["layout", "run", "off"] = logical(

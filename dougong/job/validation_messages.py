@@ -42,6 +42,19 @@ _SAME = {
     "bf16": "bfloat16",
     "ffn": "experts",
 }
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "batch_size": "microbatch_size",
+    "gradient_accumulation_steps": "microbatches",
+    "accumulation": "microbatches",
+    "grad_clip": "clip_norm",
+    "max_grad_norm": "clip_norm",
+    "max_steps": "steps",
+    "num_steps": "steps",
+    "seq_len": "sequence_length",
+    "dtype": "precision",
+}
+"""What other programs call our keys."""
 _MOST_CHARACTERS = 60
 
 
@@ -126,6 +139,8 @@ def _meant(error: Error, data: Any) -> str | None:
     if section is None or _elsewhere(key):
         return None
     known = list(section.model_fields)
+    if _OTHER_NAMES.get(key) in known:
+        return _OTHER_NAMES[key]
     given = value_at(tuple(parents), data)
     free = [name for name in known if name not in given]
     for names in (free, known):
@@ -144,7 +159,7 @@ def _unknown_key(path: KeyPath, meant: str | None, data: Any) -> str:
     if names:
         choices = " or ".join(f"`name: {name}`" for name in names)
         return f"unknown key; `{key}` belongs to {choices}: choose that, or remove the key"
-    elsewhere = _elsewhere(key)
+    elsewhere = _elsewhere(key) or _elsewhere(_OTHER_NAMES.get(key, key))
     if elsewhere:
         return f"unknown key; did you mean {' or '.join(elsewhere)}?"
     section = section_at(path[:-1], data)

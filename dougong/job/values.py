@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
 from dougong.accelerators.registry import accelerator_names, is_accelerator
@@ -32,11 +32,18 @@ def _known_accelerator(name: str) -> str:
     )
 
 
+def _whole(value: Any) -> Any:
+    """YAML reads 6.0 and 1e3 as numbers with a decimal point; they are whole all the same."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 Name = Annotated[StrictStr, Field(pattern=NAME)]
 WorkerName = Annotated[StrictStr, Field(pattern=WORKER)]
 AcceleratorName = Annotated[StrictStr, AfterValidator(_known_accelerator)]
-Positive = Annotated[StrictInt, Field(gt=0, lt=2**31)]
-Count = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+WHOLE = BeforeValidator(_whole)
+"""Last of what annotates a whole number: the bounds before it are then the JSON Schema's too."""
+Positive = Annotated[StrictInt, Field(gt=0, lt=2**31), WHOLE]
+Count = Annotated[StrictInt, Field(ge=0, lt=2**31), WHOLE]
 AboveZero = Annotated[StrictFloat, Field(gt=0)]
 Seconds = Annotated[StrictFloat, Field(gt=0, le=MOST_S)]
 Silence = Annotated[StrictFloat, Field(ge=LEAST_SILENCE_S, le=MOST_S)]

@@ -85,15 +85,3 @@ def create_file(path: Path) -> bool:
         return False
     os.close(fd)
     return True
-
-
-def guess_run(path: Path) -> str:
-    """Which directory was meant, as the end of a sentence."""
-    inner = [found.parent for found in path.glob("*/events.jsonl")]
-    if inner:
-        newest = max(inner, key=lambda run: (run / "events.jsonl").stat().st_mtime)
-        return f"; did you mean {newest}?"
-    for outer in path.absolute().parents:
-        if (outer / "events.jsonl").is_file():
-            return f"; did you mean {outer}?"
-    return "; give the directory that `dougong run` printed"

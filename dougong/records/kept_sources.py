@@ -12,11 +12,13 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dougong.control.run_sources import RunSources
-from dougong.errors import RecordError, StorageError
+from dougong.errors import StorageError
+from dougong.records.damage import damaged, first_fault, read_text
 from dougong.records.directory import RunDir
 from dougong.records.files import replace_file
 
 _SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
+_ADVICE = "delete the file: the newest checkpoint holds the same"
 
 
 def keep_sources(run_dir: RunDir, sources: RunSources) -> None:
@@ -37,19 +39,13 @@ def keep_sources(run_dir: RunDir, sources: RunSources) -> None:
 def read_sources(run_dir: RunDir) -> RunSources | None:
     """sources.json, or None when the run ended before it was written."""
     file = run_dir.sources_file
-    try:
-        return _SOURCES.validate_json(file.read_bytes())
-    except FileNotFoundError:
+    text = read_text(file)
+    if text is None:
         return None
-    except OSError as error:
-        raise RecordError(f"{file}: cannot be read: {error.strerror}; {_ADVICE}") from error
+    try:
+        return _SOURCES.validate_json(text)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise RecordError(f"{file}: {place}: {fault['msg']}; {_ADVICE}") from error
-
-
-_ADVICE = "delete the file: the newest checkpoint holds the same"
+        raise damaged(file, first_fault(error), _ADVICE) from error
 
 
 def _copy(files: Iterable[str], folder: Path) -> None:

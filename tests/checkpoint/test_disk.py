@@ -72,7 +72,7 @@ def test_a_descriptor_is_closed_whatever_happens(tmp_path: Path) -> None:
         (errno.ENOSPC, r"file: no space left to write a checkpoint \(\d+ bytes free\); .*checkpoint\.keep"),
         (errno.EDQUOT, "no space left"),
         (errno.EEXIST, "exists already"),
-        (errno.EIO, "file: Input/output error; mend the storage, then `dougong resume`"),
+        (errno.EIO, "file: Input/output error; mend the storage, then go on"),
     ],
 )
 def test_what_storage_refuses_is_said_with_place_and_remedy(number: int, message: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_least_job() -> None:
     [
         (("steps",), True),
         (("steps",), "1"),
-        (("steps",), 1.0),
+        (("steps",), 1.5),
         (("steps",), 0),
         (("steps",), 2**31),
         (("seed",), -1),

@@ -73,6 +73,18 @@ def test_items_of_lists() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "text"),
+    [
+        ("optimizer", "learning_rate", "unknown key; did you mean 'lr'?"),
+        ("schedule", "max_grad_norm", "unknown key; did you mean 'optimizer.clip_norm'?"),
+        ("batch", "gradient_accumulation_steps", "unknown key; did you mean 'microbatches'?"),
+    ],
+)
+def test_what_other_programs_call_a_key_is_known(section: str, key: str, text: str) -> None:
+    assert told(with_value((section, key), 1)) == {f"{section}.{key}": text}
+
+
 def test_a_misspelt_key_is_no_second_mistake() -> None:
     data = with_value(("modle",), {"family": "x"})
     del data["model"]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
     [
         (Name, ["a", "east-1", "x" * 63], ["", "-a", "a/b", "a\n", "x" * 64, 5]),
         (WorkerName, ["east/0", "east/12"], ["east", "east/01", "east/-1"]),
-        (Positive, [1, 2**31 - 1], [0, 2**31, True, 1.0, "1"]),
+        (Positive, [1, 2**31 - 1, 6.0, 1e3], [0, 2**31, True, 1.5, 0.0, float("inf"), float("nan"), "1"]),
         (Count, [0], [-1]),
         (Seconds, [0.5, 600, 604800.0], [0, -1.0, 604801.0, "5"]),
         (Silence, [4.0], [3.9]),
@@ -28,6 +28,11 @@ def test_what_is_taken_and_what_is_not(kind: Any, good: list[Any], bad: list[Any
     for value in bad:
         with pytest.raises(ValidationError):
             adapter.validate_python(value)
+
+
+def test_a_whole_number_with_a_decimal_point_is_whole() -> None:
+    found = TypeAdapter(Positive).validate_python(1e3)
+    assert (found, type(found)) == (1000, int)
 
 
 def test_an_unknown_accelerator_is_held_against_the_registered_ones() -> None:

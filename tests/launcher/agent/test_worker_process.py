@@ -23,7 +23,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.deadlines import DEADLINES
-from dougong.errors import JobError, PeerError
+from dougong.errors import DeviceError, JobError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint, JobShapes
 from dougong.job.schema import Drill, Job
@@ -175,6 +175,10 @@ def make_mistake(context: WorkerContext) -> None:
     raise JobError("job.yaml:3: steps: 0 is not positive")
 
 
+def miss_a_device(context: WorkerContext) -> None:
+    raise DeviceError("accelerator npu: torch_npu does not load; install CANN")
+
+
 def leave(context: WorkerContext) -> None:
     sys.exit(3)
 
@@ -191,12 +195,19 @@ def test_an_exception_is_told_with_all_its_classes(log: Path) -> None:
     assert "in raise_error" in log.read_text()
 
 
-def test_a_users_mistake_is_one_line_in_the_log(log: Path) -> None:
-    forked = Forked(train_task("make_mistake"), log)
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ("make_mistake", "JobError: job.yaml:3: steps: 0 is not positive"),
+        ("miss_a_device", "DeviceError: accelerator npu: torch_npu does not load; install CANN"),
+    ],
+)
+def test_what_is_raised_on_purpose_is_one_line_in_the_log(log: Path, entry: str, line: str) -> None:
+    forked = Forked(train_task(entry), log)
     assert isinstance(forked.messages()[0], WorkerRaised)
     assert forked.status() == 1
     forked.child.read_output()
-    assert log.read_text() == "JobError: job.yaml:3: steps: 0 is not positive\n"
+    assert log.read_text() == f"{line}\n"
 
 
 def test_leaving_is_an_exception_too(log: Path) -> None:
