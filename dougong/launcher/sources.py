@@ -7,11 +7,12 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.control.run_sources import RunSources
 from dougong.errors import CheckpointError
 from dougong.records.directory import RunDir
+from dougong.records.kept_sources import read_sources
 
 
 def known_sources(run_dir: RunDir) -> RunSources | None:
     """The run's own record, else its newest checkpoint's; None where it did not come so far."""
-    found = run_dir.read_sources()
+    found = read_sources(run_dir)
     if found is not None:
         return found
     for place in list_committed(run_dir.checkpoints):

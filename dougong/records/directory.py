@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from dougong.control.run_sources import RunSources
 from dougong.errors import LaunchError, PlanError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.damage import (
@@ -43,8 +41,6 @@ from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
 
-_SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
-_SOURCES_ADVICE = "delete the file: the newest checkpoint holds the same"
 _NAMES = (
     "job.yaml",
     "plan.json",
@@ -242,35 +238,6 @@ class RunDir:
     def write_job(self, text: str) -> None:
         """Replace job.yaml, durably."""
         self._replace(self.job_file, text, durable=True)
-
-    def keep_sources(self, sources: RunSources) -> None:
-        """Store what the run began with, once: what stands there already stays."""
-        if self.sources_file.exists():
-            return
-        self._copy_files(sources.tokenizer, self.own_tokenizer)
-        text = _SOURCES.dump_json(sources).decode()
-        self._replace(self.sources_file, text + "\n", durable=True)
-
-    def read_sources(self) -> RunSources | None:
-        """sources.json, or None when the run ended before it was looked at."""
-        text = read_text(self.sources_file)
-        if text is None:
-            return None
-        try:
-            return _SOURCES.validate_json(text)
-        except ValidationError as error:
-            raise damaged(self.sources_file, first_fault(error), _SOURCES_ADVICE) from error
-
-    def _copy_files(self, files: Iterable[str], folder: Path) -> None:
-        for name in files:
-            try:
-                folder.mkdir(exist_ok=True)
-                shutil.copyfile(name, folder / Path(name).name)
-            except OSError as error:
-                raise LaunchError(
-                    f"{folder}: {name} cannot be copied: {error.strerror}; make room or mend it, "
-                    "then resume"
-                ) from error
 
     def write_report(self, text: str) -> None:
         """Replace report.html; the old page stays until the new one is whole."""

@@ -22,6 +22,11 @@ from dougong.records.events import (
 _GOES_ON = ("starting", "running", "recovering", "stopping")
 MISTAKES = ("data", "model")
 """Classes of failure that come again until somebody has mended the job or its files."""
+_REMEDIES = {
+    **dict.fromkeys(MISTAKES, "mend what it names"),
+    "irreproducible": "mend what has changed (or accept other bits: -o numerics=bounded)",
+}
+"""What has to be done first, by the class of failure."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
         return NextStep(f"dougong status {_quoted(path)}")
     failure = _failure_of(events)
     change = _change_for(events) if failure == "numerics" else ""
-    remedy = "mend what it names" if failure in MISTAKES else ""
+    remedy = _REMEDIES.get(failure or "", "")
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:

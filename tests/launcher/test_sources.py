@@ -9,6 +9,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.control.run_sources import RunSources
 from dougong.launcher.sources import known_sources
 from dougong.records.directory import RunDir
+from dougong.records.kept_sources import keep_sources
 
 
 def test_what_a_run_began_with_is_its_own_record_or_its_newest_checkpoints(tmp_path: Path) -> None:
@@ -21,5 +22,5 @@ def test_what_a_run_began_with_is_its_own_record_or_its_newest_checkpoints(tmp_p
         text = b"damaged" if metadata is None else Manifest(step, 1, metadata, {}).to_bytes()
         (checkpoint / "manifest.json").write_bytes(text)
     assert known_sources(run_dir) == sources
-    run_dir.keep_sources(RunSources({}, "a.C", "e"))
+    keep_sources(run_dir, RunSources({}, "a.C", "e"))
     assert known_sources(run_dir) == RunSources({}, "a.C", "e")

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from dougong.control.run_sources import RunSources, digests_of
 from dougong.errors import LaunchError, RecordError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
@@ -237,21 +236,6 @@ def test_a_file_that_cannot_be_replaced_says_so_and_leaves_nothing_behind(tmp_pa
     with pytest.raises(LaunchError, match=r"report\.html: cannot be written: Is a directory"):
         run.write_report("page")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_what_a_run_begins_with_is_kept_once(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "run")
-    assert run.read_sources() is None
-    file = tmp_path / "tokenizer.json"
-    file.write_text("{}")
-    sources = RunSources({"rope": {"theta": 1e6}}, "a.B", "d", {"/m/a.safetensors": "1"}, digests_of([file]))
-    run.keep_sources(sources)
-    run.keep_sources(RunSources({}, "a.C", "e"))
-    assert run.read_sources() == sources
-    assert (run.own_tokenizer / "tokenizer.json").read_text() == "{}"
-    run.sources_file.write_text("{}")
-    with pytest.raises(RecordError, match="sources.json: config: Field required; delete the file"):
-        run.read_sources()
 
 
 def test_rows_come_one_by_one_too(tmp_path: Path) -> None:

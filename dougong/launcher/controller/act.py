@@ -51,6 +51,7 @@ from dougong.launcher.controller.items import (
 from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
+from dougong.records.kept_sources import keep_sources
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
@@ -99,7 +100,7 @@ class Actor:
                 self._ask_for_fingerprints(workers)
             case UseModel(model):
                 if model.sources is not None:
-                    self._run_dir.keep_sources(model.sources)
+                    keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
             case ForkGeneration() | AskToStop() | KillGeneration():

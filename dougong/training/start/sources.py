@@ -108,6 +108,8 @@ def _weights(job: Job, known: RunSources) -> Remarks:
 
 
 def _tokenizer(job: Job, known: RunSources) -> Remarks:
+    if known.tokenizer and not any(Path(name).exists() for name in known.tokenizer):
+        return Remarks(notes=("data.tokenizer: is gone; the run goes on with its own copy",))
     return _on_changed("data.tokenizer", changed_files(known.tokenizer))
 
 

@@ -116,5 +116,7 @@ def test_a_tokenizer_is_known_by_its_files(files: Path) -> None:
     data = {"text": str(files / "a.txt"), "tokenizer": str(tokenizer), "sequence_length": 8}
     job, known = begun(files, data=data)
     assert [Path(name).name for name in known.tokenizer] == ["tokenizer.json"]
-    (tokenizer / "tokenizer.json").unlink()
+    (tokenizer / "tokenizer.json").write_text("{}")
     assert "data.tokenizer: " in compare_sources(job, known).warnings[0]
+    (tokenizer / "tokenizer.json").unlink()
+    assert "is gone; the run goes on with its own copy" in compare_sources(job, known).notes[-1]
