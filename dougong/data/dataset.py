@@ -108,12 +108,15 @@ def _remarks(name: str, rows: datasets.Dataset, column: str) -> Remarks:
 def _advice(rows: datasets.Dataset, asked: str) -> str:
     """What to do about a set without the column: its columns of strings, else what those it has
     hold."""
-    parts = [f"`{one}` holds {_KNOWN[one]}" for one in rows.features if one in _KNOWN]
-    if any(one in rows.features for one in _CHATS):
-        parts.append(
-            "make a column of text: dataset.map(lambda row: {'text': "
-            "tokenizer.apply_chat_template(row[COLUMN], tokenize=False)})"
-        )
+    parts = []
+    for one in rows.features:
+        if one in _KNOWN:
+            parts.append(f"`{one}` holds {_KNOWN[one]}")
+        if one in _CHATS:
+            parts.append(
+                "make a column of text and save it: dataset.map(lambda row: {'text': "
+                f"tokenizer.apply_chat_template(row['{one}'], tokenize=False)}}).to_json(FILE)"
+            )
     strings = []
     for column, kind in rows.features.items():
         if getattr(kind, "dtype", None) in _STRINGS and column != asked:
