@@ -41,6 +41,13 @@ def committed_directory(root: Path, step: int, generation: int) -> Path:
     return root / f"step-{step:06d}.g{generation}" if plain.exists() else plain
 
 
+def next_folder(parent: Path) -> Path:
+    """The first of `parent/1`, `parent/2`, ... after all that are there."""
+    names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+    taken = [int(name) for name in names if name.isdecimal()]
+    return parent / str(max(taken, default=0) + 1)
+
+
 def list_committed(root: Path) -> list[CheckpointPlace]:
     """Every directory that claims to be a checkpoint, newest first."""
     return sorted(_places(root), reverse=True)

@@ -25,10 +25,9 @@ from dougong.checkpoint.disk import (
     write_at,
     write_new,
 )
-from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.repository import newest_valid, valid_one_of
-from dougong.checkpoint.tensorfile import TensorShape, plan_layout
+from dougong.checkpoint.tensorfile import TensorShape, not_finite_words, num_not_finite, plan_layout
 from dougong.errors import CheckpointError
 
 SHARD_BYTES = 5 << 30
@@ -228,7 +227,7 @@ def _read_entry(path: Path, entry: Entry) -> bytearray:
     count = num_not_finite(data, entry.dtype)
     if count:
         raise CheckpointError(
-            f"{path}: {entry.label}: holds {words(count)}; choose another --step, see "
+            f"{path}: {entry.label}: holds {not_finite_words(count)}; choose another --step, see "
             "`dougong verify`"
         )
     return data

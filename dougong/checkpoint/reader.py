@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.disk import digest, read_into
-from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.parameters import TORCH_DTYPES
+from dougong.checkpoint.tensorfile import not_finite_words, num_not_finite
 from dougong.errors import CheckpointError
 
 
@@ -117,7 +117,9 @@ class CheckpointReader:
             )
         count = num_not_finite(view, entry.dtype)
         if count:
-            raise CheckpointError(f"{where}: holds {words(count)}; use another checkpoint")
+            raise CheckpointError(
+                f"{where}: holds {not_finite_words(count)}; use another checkpoint"
+            )
         return data.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _open(self, file: str) -> int:

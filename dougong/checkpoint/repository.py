@@ -7,12 +7,19 @@ in `commit`; a deletion keeps the same promise in `_delete`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dougong.checkpoint.commit import Additions, commit
-from dougong.checkpoint.directories import PENDING, CheckpointPlace, list_committed, list_pending
+from dougong.checkpoint.directories import (
+    PENDING,
+    SET_ASIDE,
+    CheckpointPlace,
+    list_committed,
+    list_pending,
+    next_folder,
+)
 from dougong.checkpoint.disk import storage_error, sync_directory
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.merge import expected_tensors
@@ -29,6 +36,7 @@ __all__ = [
     "expected_tensors",
     "newest_valid",
     "prune",
+    "set_aside",
     "steps_in",
     "valid_one_of",
     "verify",
@@ -71,6 +79,25 @@ def steps_in(root: Path) -> str:
     """The steps of which there are checkpoints, in words."""
     steps = dict.fromkeys(place.step for place in reversed(list_committed(root)))
     return ", ".join(map(str, steps)) or "none"
+
+
+def set_aside(root: Path, checkpoints: Sequence[Path]) -> Path:
+    """Move these checkpoints of `root` to a new folder, which is returned. None is read again by a
+    run, and none is ever deleted; whoever moves one back has it again.
+
+    Raises CheckpointError where the storage refuses: those that come first in `checkpoints` may
+    have been moved then.
+    """
+    folder = next_folder(root / SET_ASIDE)
+    try:
+        folder.mkdir(parents=True)
+        for path in checkpoints:
+            path.rename(folder / path.name)
+        sync_directory(folder)
+        sync_directory(root)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    return folder
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,17 @@ from dougong.checkpoint.disk import (
     sync_file,
     write_at,
 )
-from dougong.checkpoint.finite import num_not_finite, words
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
 from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
-from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
+from dougong.checkpoint.tensorfile import (
+    FileLayout,
+    TensorShape,
+    not_finite_words,
+    num_not_finite,
+    plan_layout,
+)
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, NumericsError
 
@@ -264,9 +269,9 @@ def _refuse_not_finite(path: Path, staged: list[_Staged]) -> None:
         if count:
             label = item.name if item.group == MODEL_GROUP else f"{item.group} of {item.name}"
             raise NumericsError(
-                f"checkpoint {path.parent.parent.name}: {label} holds {words(count)} after its "
-                "update, so no checkpoint is made of this step; those before it are kept; begin "
-                "anew with a lower optimizer.lr or an optimizer.clip_norm"
+                f"checkpoint {path.parent.parent.name}: {label} holds {not_finite_words(count)} "
+                "after its update, so no checkpoint is made of this step; those before it are "
+                "kept; begin anew with a lower optimizer.lr or an optimizer.clip_norm"
             )
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest_range, opened
-from dougong.checkpoint.finite import FiniteCount, words
 from dougong.checkpoint.manifest import FileRecord, Manifest
+from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
 from dougong.errors import CheckpointError
 
 
@@ -152,7 +152,7 @@ def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:
     """It is what was written, but nothing can go on from it."""
     if not count:
         return []
-    return [Defect(file, tensor, "finite", "no NaN and no infinity", words(count))]
+    return [Defect(file, tensor, "finite", "no NaN and no infinity", not_finite_words(count))]
 
 
 def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> list[Defect]:

@@ -30,18 +30,20 @@ def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     if tokenizer is None:
         return _figures(job, vocab_size), Remarks()
     corpus = open_text(job.data)
+    return _first_windows(job, corpus, tokenizer, vocab_size), corpus.remarks
+
+
+def _first_windows(job: Job, corpus: Corpus, tokenizer: Tokenizer, vocab_size: int | None) -> str:
     name = f"{corpus.name} ({tokenizer.name})"
-    made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
-    count = 0
-    for ids in _ids(corpus, tokenizer):
-        _check_ids(made_of, count, ids, vocab_size)
+    count, shortage = 0, None
+    for ids in _ids(corpus, tokenizer, vocab_size):
         count += ids.size
-        if find_shortage(job, name, count) is None:
-            line = f"{name}: {count:,} tokens and more, enough for the first windows"
-            return line, corpus.remarks
-    if count == 0:
+        shortage = find_shortage(job, name, count)
+        if shortage is None:
+            return f"{name}: {count:,} tokens and more, enough for the first windows"
+    if shortage is None:
         raise no_text(corpus)
-    raise DataError(find_shortage(job, name, count) or name)
+    raise DataError(shortage)
 
 
 def _figures(job: Job, vocab_size: int | None) -> str:
@@ -55,15 +57,16 @@ def _figures(job: Job, vocab_size: int | None) -> str:
     )
 
 
-def _check_ids(
-    made_of: Tokenized, count: int, ids: npt.NDArray[Any], vocab_size: int | None
-) -> None:
-    if vocab_size is None or ids.size == 0 or int(ids.max()) < vocab_size:
-        return
-    first = int(np.argmax(ids >= vocab_size))
-    raise made_of.outside(count + first, int(ids[first]), vocab_size)
-
-
-def _ids(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[npt.NDArray[Any]]:
+def _ids(
+    corpus: Corpus, tokenizer: Tokenizer, vocab_size: int | None
+) -> Iterator[npt.NDArray[Any]]:
+    """The ids of all documents, some at a time; DataError for one beyond the vocabulary."""
+    made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
+    count = 0
     for document in corpus.documents():
-        yield from encode_document(document, tokenizer)
+        for ids in encode_document(document, tokenizer):
+            if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
+                first = int(np.argmax(ids >= vocab_size))
+                raise made_of.outside(count + first, int(ids[first]), vocab_size)
+            count += ids.size
+            yield ids

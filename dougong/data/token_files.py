@@ -82,12 +82,15 @@ class TokenFile:
         if count == 0 or (int(ids.max()) < vocab_size and int(ids.min()) >= 0):
             return
         first = start + int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
-        found = int(self.ids[first])
+        raise self._outside(first, vocab_size)
+
+    def _outside(self, token: int, vocab_size: int) -> DataError:
+        found = int(self.ids[token])
         if self.made_of is not None:
-            raise self.made_of.outside(first, found, vocab_size)
-        place = self.offset + first * self.ids.itemsize
-        raise DataError(
-            f"{self.path}: byte {place} (token {first}): id {found} is outside the vocabulary "
+            return self.made_of.outside(token, found, vocab_size)
+        place = self.offset + token * self.ids.itemsize
+        return DataError(
+            f"{self.path}: byte {place} (token {token}): id {found} is outside the vocabulary "
             f"(0 .. {vocab_size - 1}); {self._remedy(found)}"
         )
 

@@ -52,6 +52,7 @@ from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
     DrillFired,
+    Event,
     FirstStep,
     NoteTaken,
     RunCreated,
@@ -197,14 +198,10 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
     `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
     generation, committed, fired = 0, set(), set()
-    same_since, changed = 1, tuple[str, ...]()
-    for event in run_dir.read_events():
+    events = run_dir.read_events()
+    for event in events:
         generation = max(generation, event.generation)
         match event:
-            case RunCreated():
-                changed = event.changed
-            case FirstStep() if changed:
-                same_since, changed = event.generation, ()  # before, nothing was computed so
             case DrillFired():
                 fired.add((event.step, event.worker))
             case CheckpointCommitted():
@@ -221,8 +218,26 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     # A commit whose event was lost with its controller has left its checkpoint all the same.
     has_committed = bool(committed or there)
     return ResumePoint(
-        generation + 1, step, frozenset(fired), has_committed, chosen, same_since=same_since
+        generation=generation + 1,
+        step=step,
+        fired=frozenset(fired),
+        has_committed=has_committed,
+        chosen=chosen,
+        same_since=_same_since(events),
     )
+
+
+def _same_since(events: Sequence[Event]) -> int:
+    """The first generation that was computed after the last change of a key that may change
+    bits."""
+    first, changed = 1, False
+    for event in events:
+        if isinstance(event, RunCreated):
+            changed = bool(event.changed)
+        elif isinstance(event, FirstStep) and changed:
+            # A resume that came to no step has computed nothing with what it changed.
+            first, changed = event.generation, False
+    return first
 
 
 def refuse_if_alive(

@@ -18,7 +18,7 @@ from dougong.models.folder import (
     scale_refused,
     stored_tensors,
 )
-from dougong.ops.finite import first_not_finite, is_finite, num_not_finite
+from dougong.ops.finite import first_not_finite, num_not_finite
 
 _ROWS_AT_ONCE = 4096
 
@@ -186,9 +186,9 @@ def _check_form(found: StoredTensor, piece: StoredPiece) -> None:
 
 def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) -> None:
     """float64 may hold what float32 cannot, so the values are looked at as they will be used."""
-    if is_finite(values):
-        return
     (count,) = num_not_finite([values])
+    if not count:
+        return
     first = first_not_finite(values)
     assert first is not None
     place = [*first] if piece.row is None else [piece.row, *first]

@@ -19,11 +19,6 @@ def num_not_finite(tensors: Sequence[Tensor]) -> list[int]:
     return found
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all of a tensor's values are."""
-    return bool(torch.isfinite(tensor).all())
-
-
 def first_not_finite(tensor: Tensor) -> tuple[int, ...] | None:
     """The place of the first value that is not; None when there is none."""
     places = torch.nonzero(~torch.isfinite(tensor))

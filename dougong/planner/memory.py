@@ -11,8 +11,8 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.placement import AgentSpec
-from dougong.planner.plan_job import BYTES_PER_GB, state_bytes
+from dougong.planner.placement import AgentSpec, make_seats
+from dougong.planner.plan_job import BYTES_PER_GB, plan_job, state_bytes
 
 _DEVICE_REMEDY = (
     "add workers, move experts by offload or speed, or take a smaller model or an optimizer with "
@@ -62,6 +62,19 @@ def known_memory(
     return [*found, *shared.values()]
 
 
+def plan_that_fits(
+    job: Job,
+    inventory: Inventory,
+    specs: Sequence[AgentSpec],
+    agents: Mapping[str, AgentFacts],
+) -> Plan:
+    """The plan of a job on these agents' devices. Raises PlanError when it cannot be laid out, or
+    is more than their memory can hold."""
+    plan = plan_job(job, inventory, make_seats(specs, agents))
+    check_fit(job, inventory, plan, known_memory(job, specs, agents))
+    return plan
+
+
 def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:
     """PlanError where weights, gradients and optimizer state alone are more than there is: names
     every worker's bytes, what there is, and what helps."""
@@ -88,4 +101,6 @@ def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
 
 
 def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / BYTES_PER_GB:.3g} GB"
+    """Three digits, and whole numbers from a hundred on."""
+    amount = num_bytes / BYTES_PER_GB
+    return f"{amount:,.0f} GB" if amount >= 100 else f"{amount:.3g} GB"

@@ -18,6 +18,10 @@ from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, section_for, sections_of
 from dougong.job.yaml_scalars import write_flow
 
+_SAME_BITS = ("fault.non_finite",)
+"""Logical keys of sections that a resume may change because they touch no step that was recorded;
+`steps`, which is no section's, is another."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -51,10 +55,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 
 def changes_of_bits(before: Job, after: Job) -> tuple[str, ...]:
-    """Keys that a resume may change, has changed, and that may give the next steps other bits.
-
-    `steps` is none of them: the schedule keeps its own length.
-    """
+    """Keys that a resume may change, has changed, and that may give the next steps other bits."""
     old, new = dict(_values_of_bits(before)), dict(_values_of_bits(after))
     keys = dict.fromkeys([*old, *new])
     return tuple(key for key in keys if old.get(key) != new.get(key))
@@ -64,20 +65,18 @@ def _values_of_bits(job: Job) -> Iterator[tuple[str, Any]]:
     """(key, value) of what a resume may change in a job's arithmetic; of a list of sections the
     set of values, since its order and its length are not the arithmetic's."""
     yield "numerics", job.numerics
-    for name, field in Job.model_fields.items():
+    for name in Job.model_fields:
         value = getattr(job, name)
-        if isinstance(value, Section):
-            yield from _marked([value], f"{name}.")
-        elif isinstance(value, tuple):
-            yield from _marked(value, f"{name}.")
-        elif mark_of(field, "x-resume") is not None and name != "steps":
-            yield name, value
+        sections = value if isinstance(value, tuple) else (value,)
+        if sections and isinstance(sections[0], Section):
+            yield from _marked(sections, f"{name}.")
 
 
-def _marked(sections: Sequence[Any], path: str) -> Iterator[tuple[str, Any]]:
-    for name, field in type(sections[0]).model_fields.items() if sections else ():
-        if mark_of(field, "x-kind") == "logical" and mark_of(field, "x-resume") is not None:
-            yield f"{path}{name}", {getattr(section, name) for section in sections}
+def _marked(sections: Sequence[Section], path: str) -> Iterator[tuple[str, Any]]:
+    for name, field in type(sections[0]).model_fields.items():
+        key = f"{path}{name}"
+        if mark_of(field, "x-resume") is not None and key not in _SAME_BITS:
+            yield key, {getattr(section, name) for section in sections}
 
 
 def changeable_keys() -> list[str]:

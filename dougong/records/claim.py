@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from dougong.checkpoint.directories import SET_ASIDE, list_committed
-from dougong.checkpoint.set_aside import next_folder
+from dougong.checkpoint.directories import SET_ASIDE, list_committed, next_folder
 from dougong.errors import LaunchError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted

@@ -1,7 +1,7 @@
 """One run's directory: the only module that spells its paths, and what can be done with it.
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
-        controller.lock  set-aside/<number>/
+        controller.lock  set-aside/<number>/  sources.json  tokenizer/
         logs/<generation>/<island>/<index>.log  logs/ray.log  checkpoints/  ledger/  tensorboard/
 
 The controller is its only writer (logs, checkpoint data and the ledger apart).
@@ -11,20 +11,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import reprlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dougong.control.run_sources import RunSources
-from dougong.errors import LaunchError, PlanError, RecordError, StorageError
+from dougong.errors import LaunchError, PlanError, StorageError
 from dougong.parallel.plan import Plan
-from dougong.records.events import Event, from_json, to_json
+from dougong.records.damage import (
+    check_row,
+    damaged,
+    first_fault,
+    parse_event,
+    read_model,
+    read_text,
+)
+from dougong.records.events import Event, to_json
 from dougong.records.files import (
     ROOM,
     cannot_begin,
@@ -33,14 +39,8 @@ from dougong.records.files import (
     replace_file,
 )
 from dougong.records.jsonl import JsonLines, decode_numbers, dumps
-from dougong.records.metrics import MetricsRow, RowShape, in_present_words, live_rows
+from dougong.records.metrics import MetricsRow, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-_ANEW = (
-    "read it with the release of dougong that wrote it, or delete the file: a resume writes it anew"
-)
 
 _SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
 _SOURCES_ADVICE = "delete the file: the newest checkpoint holds the same"
@@ -66,9 +66,6 @@ _NAMES = (
 
 _LAST_BYTES = 1 << 18
 """Of metrics.jsonl, where only its end is wanted."""
-_UNKNOWN = {"unexpected_keyword_argument": "unknown key"}
-_WITHOUT_VALUE = ("missing", "missing_argument", "json_invalid", "union_tag_not_found")
-"""Kinds of pydantic's findings whose words say all: there is no value that a reader could mend."""
 
 
 def _utc_now() -> datetime:
@@ -255,13 +252,13 @@ class RunDir:
 
     def read_sources(self) -> RunSources | None:
         """sources.json, or None when the run ended before it was looked at."""
-        text = _read_text(self.sources_file)
+        text = read_text(self.sources_file)
         if text is None:
             return None
         try:
             return _SOURCES.validate_json(text)
         except ValidationError as error:
-            raise _damaged(self.sources_file, _first_fault(error), _SOURCES_ADVICE) from error
+            raise damaged(self.sources_file, first_fault(error), _SOURCES_ADVICE) from error
 
     def _copy_files(self, files: Iterable[str], folder: Path) -> None:
         for name in files:
@@ -297,7 +294,7 @@ class RunDir:
         rows = []
         for number, fields in enumerate(self._metrics.read(), 1):
             row = in_present_words(decode_numbers(fields))
-            _check_row(f"{self.metrics_file}:{number}", row, needed)
+            check_row(f"{self.metrics_file}:{number}", row, needed)
             rows.append(row)
         return rows
 
@@ -305,7 +302,7 @@ class RunDir:
         """As `read_metrics`, a row at a time, for a run of any length."""
         for number, fields in enumerate(self._metrics.stream(), 1):
             row = in_present_words(decode_numbers(fields))
-            _check_row(f"{self.metrics_file}:{number}", row, ())
+            check_row(f"{self.metrics_file}:{number}", row, ())
             yield row
 
     def read_last_metrics(self) -> list[MetricsRow]:
@@ -313,7 +310,7 @@ class RunDir:
         rows = []
         for fields in self._metrics.read_last(_LAST_BYTES):
             row = in_present_words(decode_numbers(fields))
-            _check_row(f"{self.metrics_file}: a line near its end", row, ())
+            check_row(f"{self.metrics_file}: a line near its end", row, ())
             rows.append(row)
         return rows
 
@@ -326,34 +323,34 @@ class RunDir:
         """All events in the order written. A torn last line is left out. RecordError names a line
         that is no event of this release."""
         lines = enumerate(self._events.read(), 1)
-        return [_parse_event(self.events_file, number, fields) for number, fields in lines]
+        return [parse_event(self.events_file, number, fields) for number, fields in lines]
 
     def read_status(self) -> RunStatus | None:
         """status.json, or None when the run has not come so far. RecordError when it is damaged;
         so for the readers below."""
-        return _read_model(self.status_file, RunStatus)
+        return read_model(self.status_file, RunStatus)
 
     def read_controller(self) -> ControllerAddress | None:
         """controller.json, or None when no controller runs (or none has begun)."""
         # Who deletes it while a controller lives could start a second one beside it.
         advice = "if no process of this run is left, delete the file"
-        return _read_model(self.controller_file, ControllerAddress, advice)
+        return read_model(self.controller_file, ControllerAddress, advice)
 
     def read_plan(self) -> Plan | None:
         """plan.json, or None when the run ended before it had one."""
-        text = _read_text(self.plan_file)
+        text = read_text(self.plan_file)
         if text is None:
             return None
         try:
             return Plan.from_json(text)
         except ValidationError as error:
-            raise _damaged(self.plan_file, _first_fault(error)) from error
+            raise damaged(self.plan_file, first_fault(error)) from error
         except PlanError as error:
-            raise _damaged(self.plan_file, str(error)) from error
+            raise damaged(self.plan_file, str(error)) from error
 
     def read_job(self) -> str:
         """The resolved job file's text; empty when the run ended before it was written."""
-        return _read_text(self.job_file) or ""
+        return read_text(self.job_file) or ""
 
     def _wall(self) -> str:
         """ISO 8601, UTC, to the millisecond."""
@@ -377,66 +374,3 @@ def _guess(path: Path) -> str:
         if (outer / "events.jsonl").is_file():
             return f"; did you mean {outer}?"
     return "; give the directory that `dougong run` printed"
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise RecordError(
-            f"{path}: byte {error.start} is not UTF-8 text; restore the file from a copy"
-        ) from error
-    except OSError as error:
-        raise RecordError(
-            f"{path}: cannot be read: {error.strerror}; restore it from a copy"
-        ) from error
-
-
-def _read_model(path: Path, model: type[_Model], advice: str = _ANEW) -> _Model | None:
-    text = _read_text(path)
-    if text is None:
-        return None
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise _damaged(path, _first_fault(error), advice) from error
-
-
-def _damaged(path: Path, fault: str, advice: str = _ANEW) -> RecordError:
-    return RecordError(f"{path}: {fault}; {advice}")
-
-
-def _check_row(place: str, row: MetricsRow, needed: Sequence[str]) -> None:
-    fault = next((f"{key}: Field required" for key in needed if key not in row), None)
-    try:
-        RowShape.model_validate(row)
-    except ValidationError as error:
-        fault = _first_fault(error)
-    if fault is not None:
-        raise RecordError(f"{place}: not a row of a step: {fault}; restore the line or delete it")
-
-
-def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> Event:
-    fault = "wall: Field required"
-    try:
-        event = from_json(fields)
-        if event.wall:
-            return event
-    except ValidationError as error:
-        fault = _first_fault(error)
-    raise RecordError(
-        f"{path}:{number}: not an event of this release: kind {fields.get('kind')!r},"
-        f" {fault}; read the run with the release of dougong that wrote it"
-    )
-
-
-def _first_fault(error: ValidationError) -> str:
-    """The first thing that does not fit, such as `step: Field required`."""
-    fault = error.errors(include_url=False)[0]
-    place = ".".join(map(str, fault["loc"]))
-    text = _UNKNOWN.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-    if fault["type"] not in _WITHOUT_VALUE:
-        text = f"{text} (got {reprlib.repr(fault['input'])})"
-    return f"{place}: {text}" if place else text

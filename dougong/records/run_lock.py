@@ -1,9 +1,9 @@
 """Who writes into a run directory: one process at a time, by a lock that ends with the process.
 
-The file `controller.lock` is locked by the controller for its life, and the kernel takes the lock
-from a process that dies. Nothing is asked of a process that is stopped or hung, so that its silence
-is not taken for its death. File systems for clusters carry such a lock between machines as a rule;
-where one knows none, `is_exclusive` says so.
+The file `RUN/controller.lock` is locked by the controller for its life, and the kernel takes the
+lock from a process that dies. Nothing is asked of a process that is stopped or hung, so that its
+silence is not taken for its death. File systems for clusters carry such a lock between machines as
+a rule; where one knows none, `is_exclusive` says so.
 """
 
 from __future__ import annotations

@@ -67,18 +67,19 @@ def where(found: NotFinite) -> str:
         parts.append(f"the loss of {_some(places)}")
     if found.gradients:
         parts.append(f"the gradient of {_some(sorted(found.gradients, key=_natural))}")
-    return f"not finite: {'; '.join(parts)}" if parts else "a sum is larger than float64 holds"
+    return f"not finite: {'; '.join(parts)}"
 
 
 def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row: int) -> str:
     """Everything about a step that ends the run, in words: the same on every worker. Computes the
     step once more. Collective. `in_a_row`: steps without an update, this one counted."""
     assert result.not_finite is not None
-    lines = [f"step {result.step}: {numbers(result)}, so no weight was moved"]
+    known = where(result.not_finite)
     advice = _ADVICE.format("`-o fault.non_finite=skip`")
+    begin = f"step {result.step}: {numbers(result)}, so no weight was moved"
     if in_a_row > 1:
         advice = _ADVICE.format("a larger `-o fault.max_skips=`")
-        lines.append(f"{in_a_row - 1} in a row before it were skipped (fault.max_skips)")
+        begin += f"; {in_a_row - 1} in a row before it were skipped (fault.max_skips)"
     try:
         looks = _look_together(stepper, result.step, forwards)
     except PeerError:
@@ -86,13 +87,11 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
     except Exception as error:
         # What was seen is worth more than why it could not be looked at more closely.
         reason = f"the place was not found: {type(error).__name__}: {error}"
-        return "; ".join([*lines, where(result.not_finite), reason, advice])
-    lines.append(_first_place(looks, stepper.parts.share.replica.cut.names))
-    lines.append(where(result.not_finite))
-    lines.append(_weights(looks))
-    was_seen = any(look.place is not None or look.sums for look in looks)
-    lines.append(advice if was_seen else _ADVICE_TO_REPEAT)
-    return "; ".join(lines)
+        return "; ".join([begin, known, reason, advice])
+    place = _first_place(looks, stepper.parts.share.replica.cut.names)
+    if not any(look.place is not None or look.sums for look in looks):
+        advice = _ADVICE_TO_REPEAT
+    return "; ".join([begin, place, known, _weights(looks), advice])
 
 
 def skip_message(result: StepResult, in_a_row: int) -> UpdateSkipped:

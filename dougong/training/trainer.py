@@ -11,7 +11,6 @@ from typing import NoReturn
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
-from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
 from dougong.data.windows import TokenWindows, open_data, vocabulary
@@ -193,10 +192,7 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     # What can be wrong with the data is found before weights are read, which may take minutes.
     device, fused = world.member.device, _fused_experts(context)
     blueprint = build_model(job, vocabulary(job), device, fused)
-    data = open_data(job, int(blueprint.config.vocab_size))
-    agree_on_data(world, plan, data)
-    if context.sources is not None:
-        _check_sources(context, context.sources, data)
+    data = _open_data(context, world, int(blueprint.config.vocab_size))
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     with open_start(job, blueprint.names, context.resume) as start:
@@ -212,12 +208,16 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     return Trainer(context, stepper, forwards, start.step + 1)
 
 
-def _check_sources(context: WorkerContext, known: RunSources, data: TokenWindows) -> None:
-    """A generation that begins after somebody has rewritten a file goes on with the run's own data
-    and weights, or not at all."""
-    check_data(known, data.name, data.digest())
-    if context.resume is None:
-        check_weights(known)
+def _open_data(context: WorkerContext, world: World, vocab_size: int) -> TokenWindows:
+    """The data, the same on every worker. A generation that begins after somebody has rewritten a
+    file goes on with the run's own data and weights, or not at all."""
+    data, known = open_data(context.job, vocab_size), context.sources
+    agree_on_data(world, context.plan, data)
+    if known is not None:
+        check_data(known, data.name, data.digest())
+        if context.resume is None:
+            check_weights(known)
+    return data
 
 
 def _trained_names(replica: Replica) -> tuple[str, ...]:

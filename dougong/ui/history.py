@@ -30,6 +30,7 @@ from dougong.records.events import (
     RunEvent,
     StartedAgent,
     StateChanged,
+    StepSkipped,
     StepsRecomputed,
     WorkerDied,
 )
@@ -109,6 +110,11 @@ class History:
     def last_step(self) -> int:
         """The last step of the present history; 0 before the first."""
         return int(self.rows[-1]["step"]) if self.rows else 0
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps that were left out, since their numbers were not finite; each counts once."""
+        return len({event.step for event in self.events if isinstance(event, StepSkipped)})
 
     @property
     def tokens(self) -> int:
@@ -209,6 +215,8 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
         parts.append(f"loss {loss(history.rows[-1]['loss'])}")
     if history.recoveries:
         parts.append(plural(len(history.recoveries), "failure"))
+    if history.num_skipped:
+        parts.append(f"{plural(history.num_skipped, 'step')} skipped")
     if history.recomputed:
         parts.append(recomputed_words(history.recomputed))
     if not says_next:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import list_committed, list_pending
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.repository import newest_valid, prune, valid_one_of, verify
+from dougong.checkpoint.repository import newest_valid, prune, set_aside, valid_one_of, verify
 from dougong.errors import CheckpointError
 from tests.checkpoint.crash import run_dying
 from tests.checkpoint.saving import make_not_finite, save, tiny_model
@@ -190,3 +190,30 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over_and_never_counts_as_kept
     pruned = prune(tmp_path, 1)
     assert [path.name for path in pruned.kept] == ["step-000020"] and not pruned.removed
     assert [path.name for path in pruned.invalid] == ["step-000060", "step-000040"]
+
+
+def made(root: Path, *steps: int) -> list[Path]:
+    paths = [root / f"step-{step:06d}" for step in steps]
+    for path in paths:
+        path.mkdir(parents=True)
+        (path / "manifest.json").write_text(path.name)
+    return paths
+
+
+def test_each_time_has_a_folder_and_nothing_is_lost(tmp_path: Path) -> None:
+    first = made(tmp_path, 20, 40, 60)
+    folder = set_aside(tmp_path, first[1:])
+    assert folder == tmp_path / "set-aside" / "1"
+    assert [place.path for place in list_committed(tmp_path)] == first[:1]
+    again = made(tmp_path, 40)
+    assert set_aside(tmp_path, again) == tmp_path / "set-aside" / "2"
+    kept = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("set-aside/*/*"))
+    assert kept == ["set-aside/1/step-000040", "set-aside/1/step-000060", "set-aside/2/step-000040"]
+    assert (folder / "step-000060" / "manifest.json").read_text() == "step-000060"
+
+
+def test_what_cannot_be_moved_is_named(tmp_path: Path) -> None:
+    made(tmp_path, 20)
+    (tmp_path / "set-aside").write_text("a file")
+    with pytest.raises(CheckpointError, match="set-aside"):
+        set_aside(tmp_path, [tmp_path / "step-000020"])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from dougong.checkpoint.parameters import TORCH_DTYPES
-from dougong.checkpoint.tensorfile import TensorShape, as_array, plan_layout
+from dougong.checkpoint.tensorfile import (
+    FiniteCount,
+    TensorShape,
+    as_array,
+    not_finite_words,
+    num_not_finite,
+    plan_layout,
+)
 from dougong.errors import CheckpointError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,3 +70,39 @@ def test_bfloat16_bytes_become_their_float32_values() -> None:
     values = torch.tensor([1.5, -0.0, float("inf"), 3e-39]).bfloat16()
     array = as_array(values.view(torch.uint8).numpy().tobytes(), "BF16")
     assert array.tobytes() == values.float().numpy().tobytes()
+
+
+def data_of(values: torch.Tensor) -> bytes:
+    return values.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_it_counts_what_torch_counts(dtype: str) -> None:
+    """Over all bit patterns of 16 bits; of wider formats, random ones and the borders."""
+    if dtype in ("F16", "BF16"):
+        values = torch.from_numpy(np.arange(1 << 16, dtype=np.uint16).view(np.int16)).view(TORCH_DTYPES[dtype])
+    else:
+        limits = torch.finfo(TORCH_DTYPES[dtype])
+        inf = float("inf")
+        borders = [limits.max, -limits.max, limits.tiny, 0.0, -0.0, inf, -inf, float("nan"), -float("nan")]
+        values = torch.tensor(borders, dtype=TORCH_DTYPES[dtype])
+    expected = int((~torch.isfinite(values)).sum())
+    assert expected and num_not_finite(data_of(values), dtype) == expected
+
+
+def test_whole_numbers_have_no_such_values() -> None:
+    assert num_not_finite(b"\xff" * 16, "I64") == 0 and num_not_finite(b"\xff" * 16, "F8_E4M3") == 0
+
+
+def test_pieces_add_up() -> None:
+    values = torch.zeros(1 << 19)
+    values[::1000] = float("nan")
+    data, count = data_of(values), FiniteCount("F32")
+    for first in range(0, len(data), 1 << 16):
+        count.see(data[first : first + (1 << 16)])
+    assert count.num_not_finite == num_not_finite(data, "F32") == 525
+
+
+def test_the_words_agree_with_the_number() -> None:
+    assert not_finite_words(1) == "1 value that is not finite (NaN or infinite)"
+    assert not_finite_words(2) == "2 values that are not finite (NaN or infinite)"

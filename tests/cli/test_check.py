@@ -38,7 +38,7 @@ def test_print_gives_a_job_file_with_origins(tmp_path: Path) -> None:
     done = dougong("check", QUICKSTART, "--print", "--override", "batch.lanes=8")
     assert done.returncode == 0
     assert re.search(r"^  lanes: 8 +# -o batch\.lanes=8$", done.stdout, re.MULTILINE)
-    assert re.search(r"^seed: 1234 +# .*quickstart\.yaml:17$", done.stdout, re.MULTILINE)
+    assert re.search(r"^seed: 1234 +# .*quickstart\.yaml:19$", done.stdout, re.MULTILINE)
     assert re.search(r"^  eps: 1\.0e-08 +# default$", done.stdout, re.MULTILINE)
     again = tmp_path / "again.yaml"
     again.write_text(done.stdout)

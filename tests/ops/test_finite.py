@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dougong.ops.finite import first_not_finite, is_finite, num_not_finite
+from dougong.ops.finite import first_not_finite, num_not_finite
 
 NAN, INF = float("nan"), float("inf")
 
@@ -14,7 +14,6 @@ def test_each_tensor_is_counted_by_itself(dtype: torch.dtype) -> None:
     tensors = [torch.tensor(v, dtype=dtype) for v in ([1.0, NAN, INF, -INF], [0.0, -2.0], [[NAN]])]
     tensors.append(torch.empty(0, 3, dtype=dtype))
     assert num_not_finite(tensors) == [3, 0, 1, 0]
-    assert [is_finite(tensor) for tensor in tensors] == [False, True, False, True]
 
 
 def test_whole_numbers_are_finite() -> None:

@@ -13,11 +13,12 @@ from tests.tools.recording import QUICK, small_job
 
 
 def test_what_its_bits_do_not_depend_on_is_left_out(tmp_path: Path) -> None:
-    job = small_job(tmp_path, checkpoint={"every": 2, "keep": 3})
+    job = small_job(tmp_path, checkpoint={"every": 2, "keep": 3}, fault={"non_finite": "skip"})
     island = job.islands[0].model_copy(update={"node": "10.0.0.1", "workers": 3})
     here = on_this_machine(job, (island,))
     assert [(i.node, i.workers) for i in here.islands] == [(None, 3)]
     assert here.drill == () and here.fault.max_restarts == 0
+    assert here.fault.non_finite == "skip", "a step that was skipped is skipped again"
     assert here.checkpoint.every == 0 and here.checkpoint.keep > job.steps
     assert here.data.validation is not None and here.data.validation.every > job.steps
     # The held-out part is as large as before: the training data stay the same.

@@ -54,6 +54,9 @@ class Recording(StepHook):
         self._keep("after_update", result)
         self._look()
 
+    def update_skipped(self, result: StepResult) -> None:
+        self._keep("update_skipped", result)
+
     def metrics(self, whole: bool) -> dict[str, Any]:
         return {"last": self._name, self._name: whole}
 
@@ -108,6 +111,19 @@ def test_balance_is_the_first_and_the_ledger_the_last(tmp_path: Path) -> None:
     first, middle, last = parts.hooks.hooks
     assert isinstance(first, LoadBalance) and middle is hook and isinstance(last, LedgerHook)
     assert (first, last) == (parts.balance, parts.ledger)
+
+
+def test_a_step_that_is_not_finite_has_another_last_moment() -> None:
+    class Spoiling(StepHook):
+        def gradients_ready(self, gradients: Mapping[str, Tensor]) -> None:
+            gradients["model.norm.weight"][0] = float("nan")
+
+    hook = Recording()
+    rig = hook.rig = make_rig(make_job(), options=StepOptions(hooks=(Spoiling(), hook)))
+    result = rig.stepper.run(1, rig.forwards(1))
+    assert result.not_finite is not None and result.not_finite.gradients == ("model.norm.weight",)
+    assert [moment for moment, _ in hook.moments][-2:] == ["gradients_ready", "update_skipped"]
+    assert hook.moments[-1][1] is result
 
 
 class Moving(StepHook):

@@ -95,8 +95,13 @@ def test_weights_are_needed_until_there_is_a_checkpoint(files: Path) -> None:
 def test_other_data_is_refused_with_the_file_that_changed(files: Path) -> None:
     job, known = begun(files)
     check_data(known, "t.bin", known.data)
-    (files / "t.bin.json").write_text('{"dtype": "uint16"}')
-    with pytest.raises(DataError, match=f"t.bin: this run began with data of digest {known.data}, .*t.bin.json"):
+    ids = np.fromfile(files / "t.bin", dtype="<u4")
+    ids[7] += 1
+    ids.tofile(files / "t.bin")
+    with pytest.raises(DataError, match=f"t.bin: this run began with data of digest {known.data}, .* now, so"):
+        inspect(job, known)
+    (files / "t.bin.json").write_text('{"dtype": "int32"}')
+    with pytest.raises(DataError, match="changed since: .*t.bin.json"):
         inspect(job, known)
 
 

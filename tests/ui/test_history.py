@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
     RunEnded,
+    StepSkipped,
     StepsRecomputed,
 )
 from dougong.records.status import ControllerProcess, RunStatus
@@ -155,6 +157,16 @@ def test_closing_words(tmp_path: Path) -> None:
     words = closing_words(finished_run(tmp_path / "run")).splitlines()
     assert words[0] == "quickstart: finished at step 60/60, 245,760 tokens, 40 s, loss 2.0852, 1 failure"
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
+
+
+def test_closing_words_count_skipped_steps(tmp_path: Path) -> None:
+    """Step 21 was computed, and skipped, by two generations."""
+    run = finished_run(tmp_path / "run")
+    for generation, step in ((1, 20), (1, 21), (2, 21)):
+        run.append_event(
+            StepSkipped(generation=generation, step=step, loss=math.nan, grad_norm=math.nan, where="the loss")
+        )
+    assert closing_words(run).splitlines()[0].endswith(", 1 failure, 2 steps skipped")
 
 
 def again(first: int, last: int, **parted: Any) -> StepsRecomputed:

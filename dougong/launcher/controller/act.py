@@ -114,7 +114,8 @@ class Actor:
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
-        self._storage_thread.settle(self._config.deadlines.kill_s)
+        if self._facts.checkpoints.num_open:
+            self._storage_thread.settle(self._config.deadlines.kill_s)
         # At the worst torch is still being imported: then there is nothing better than to go on.
         self._torch_thread.settle(self._config.deadlines.kill_s)
 

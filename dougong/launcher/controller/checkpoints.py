@@ -14,7 +14,6 @@ from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
-from dougong.checkpoint.set_aside import set_aside
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
 from dougong.fingerprint import judge
@@ -109,7 +108,7 @@ class CheckpointManager:
         warnings = self._accept(found, origin)
         places = [place.path for place in list_committed(self.root)]
         later = places if found is None else places[: places.index(found)]
-        aside = set_aside(self.root, later) if later else None
+        aside = repository.set_aside(self.root, later) if later else None
         # A wish is met once: what is committed from now on is this run's.
         self.resume_point = replace(self.resume_point, chosen=None, has_committed=chosen > 0)
         moved = tuple(path.name for path in later)

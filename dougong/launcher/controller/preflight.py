@@ -29,6 +29,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.planner.plan_job import computes
 from dougong.planner.recipe import Recipe, make_recipe
+from dougong.records.events import ModelInspected
 
 INSPECT = "inspect"
 FINGERPRINT = "fingerprint"
@@ -50,6 +51,20 @@ class InspectedModel:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: RunSources | None = None
+
+    def event(self, generation: int) -> ModelInspected:
+        """What the record says of it."""
+        inventory = self.inventory
+        return ModelInspected(
+            generation=generation,
+            family=inventory.family,
+            parameters=inventory.num_parameters,
+            tensors=len(inventory.tensors),
+            sites=len(inventory.sites),
+            experts=inventory.num_experts,
+            data=dict(self.data),
+            recipe=self.recipe.to_dict(),
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ what each asks for, when it is over, and how long it may take. Pure."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -36,15 +36,16 @@ from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
     INSPECT,
+    InspectedModel,
     judge_fingerprints,
     probed_by,
     read_fingerprint,
     read_model,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
-from dougong.planner.memory import check_fit, known_memory
-from dougong.planner.placement import check_agents, lay_out, make_seats
-from dougong.planner.plan_job import plan_job
+from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.memory import plan_that_fits
+from dougong.planner.placement import check_agents, lay_out
 from dougong.records import events
 from dougong.records.directory import RunDir
 
@@ -295,28 +296,33 @@ class Preparation:
         job, worker = self.policy.job, self._inspector[1]
         log = self.policy.run_dir.log_file(0, worker)
         model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
-        inventory = model.inventory
         generation = self.facts.number
-        inspected = events.ModelInspected(
-            generation=generation,
-            family=inventory.family,
-            parameters=inventory.num_parameters,
-            tensors=len(inventory.tensors),
-            sites=len(inventory.sites),
-            experts=inventory.num_experts,
-            data=dict(model.data),
-            recipe=model.recipe.to_dict(),
-        )
-        told: list[events.Event] = [inspected]
-        told += [events.NoteTaken(generation=generation, text=text) for text in model.notes]
-        told += [events.WarningRaised(generation=generation, text=text) for text in model.warnings]
+        inspected = Record(model.event(generation))
+        refused = self._refuse_plan(model.inventory)
+        return UseModel(model), inspected, *self._remarks(model), *refused
+
+    def _remarks(self, model: InspectedModel) -> Iterator[Record]:
+        """What a person is told once of the model and the data."""
+        generation = self.facts.number
+        for text in model.notes:
+            yield Record(events.NoteTaken(generation=generation, text=text))
+        for text in model.warnings:
+            yield warning(self.facts, text)
         if generation > 0 and not self.policy.has_sources:
-            text = (
+            yield warning(
+                self.facts,
                 "the run's record does not say what it had read when it began, as an earlier "
-                "release did not write it: the files of today are taken for the same, and kept"
+                "release did not write it: the files of today are taken for the same, and kept",
             )
-            told.append(events.WarningRaised(generation=generation, text=text))
-        return UseModel(model), *map(Record, told)
+
+    def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
+        """What cannot be laid out here, or does not fit, before devices are probed: that may take
+        long."""
+        try:
+            self._plan_on_agents(inventory)
+        except DougongError as error:
+            return (GiveUp(error),)
+        return ()
 
     def _read_fingerprints(self) -> dict[str, Fingerprint]:
         """By worker, of those that were asked for. Raises what a child raised."""
@@ -348,14 +354,10 @@ class Preparation:
         if isinstance(self.state, Recovering) and not self.state.restarted:
             return ()
         assert facts.model is not None
-        specs = [handle.spec for handle in facts.agents.all]
-        seats = make_seats(specs, facts.agents.facts)
-        plan = plan_job(self.policy.job, facts.model.inventory, seats)
+        plan = self._plan_on_agents(facts.model.inventory)
         # An agent may have come back on another node: then devices, and with them the plan, differ.
         if plan == facts.plan:
             return ()
-        memory = known_memory(self.policy.job, specs, facts.agents.facts)
-        check_fit(self.policy.job, facts.model.inventory, plan, memory)
         known = facts.agents.facts.values()
         event = events.PlanLaid(
             generation=facts.number,
@@ -365,6 +367,11 @@ class Preparation:
             environment={agent.island: agent.environment for agent in known},
         )
         return UsePlan(plan), Record(event)
+
+    def _plan_on_agents(self, inventory: Inventory) -> Plan:
+        agents = self.facts.agents
+        specs = [handle.spec for handle in agents.all]
+        return plan_that_fits(self.policy.job, inventory, specs, agents.facts)
 
     def _begin_generation(self) -> tuple[Action, ...]:
         """Everything is there: the next generation begins."""

@@ -26,7 +26,7 @@ SLEEP = InspectTask("time:sleep", JOB)  # a job is no number of seconds: it rais
 HANG = InspectTask("tests.launcher.agent.test_fork_client:hang", JOB)
 
 
-def hang(job: Job) -> None:
+def hang(job: Job, known: object = None) -> None:
     """A worker that neither ends nor answers."""
     signal.pause()
 

@@ -124,7 +124,7 @@ def test_what_a_worker_has_started_is_ended_with_it(raw: Raw, tmp_path: Path) ->
     child.close()
 
 
-def leave_a_child(job: Job) -> None:
+def leave_a_child(job: Job, known: object = None) -> None:
     """Start something that goes on, and end."""
     print(subprocess.Popen(["sleep", "1000"]).pid, flush=True)
     os._exit(0)

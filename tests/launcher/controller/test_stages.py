@@ -110,8 +110,8 @@ def test_a_job_that_does_not_fit_is_the_users_mistake() -> None:
 def test_a_state_that_no_memory_can_hold_is_refused_before_workers_start() -> None:
     large = TensorSpec("embed", (100_000_000,), True)  # 1.6 GB of state, all but the moments on each worker
     found_it = worker("east/0", ModelFound(replace(INVENTORY, tensors=(large,)), {}), 0, "inspect")
-    made = machine(memory_bytes=10**9).play(UP_TO_MODEL, found_it)
-    assert "ForkGeneration 1" not in made.names()
+    made = machine(takes_fingerprints=True, memory_bytes=10**9).play(UP_TO_MODEL, found_it)
+    assert "AskForFingerprints" not in made.names()  # devices are not probed for it
     assert made.outcome.status == 2
     said = str(made.outcome.error)
     assert said.startswith(

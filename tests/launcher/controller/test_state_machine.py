@@ -11,6 +11,8 @@ from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import DrillAnnounced, ModelFound, UpdateSkipped, WorkerWarning
 from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
+from dougong.launcher.controller.config import ResumePoint
+from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.items import (
     AgentsPlaced,
     CommitFailed,
@@ -324,6 +326,19 @@ def test_a_resume_that_changed_what_may_change_bits_is_told_and_goes_on() -> Non
     made.play(*AGAIN, step(6, 2, "xx"))
     assert made.event("steps_recomputed").differs_from == 1
     assert made.state == Running(2)
+
+
+def test_a_resume_by_hand_begins_the_count_of_recoveries_anew() -> None:
+    """As the schema says of `fault.max_restarts`: a person has looked."""
+    spent = running(**ONCE)
+    spent.play(
+        exits("east/1", -9), *recovered("east/0", "west/0"), exits("east/1", -9, 2), *killed("east/0", generation=2)
+    )
+    assert [event.action for event in spent.events if event.kind == "decision"] == ["restart", "fail"]
+    resumed = machine(**ONCE)
+    resumed.facts = RunFacts.at(ResumePoint(3, 5, has_committed=True))
+    resumed.play(START[:-1], found(5)).clear().play(exits("east/1", -9, 3))
+    assert resumed.event("decision").action == "restart"
 
 
 def test_a_state_carries_its_data() -> None:
