@@ -2,8 +2,7 @@
 
     RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
         controller.lock  set-aside/<number>/  sources.json  tokenizer/
-        logs/<generation>/<island>/<index>.log   logs/ray.log
-        checkpoints/   ledger/   tensorboard/
+        logs/<generation>/<island>/<index>.log  logs/ray.log  checkpoints/  ledger/  tensorboard/
 
 The controller is its only writer (logs, checkpoint data and the ledger apart).
 """
