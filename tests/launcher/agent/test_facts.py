@@ -12,7 +12,7 @@ import pytest
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.processes import memory_bytes
 from dougong.job.schema import Island
-from dougong.launcher.agent.facts import absent_devices, count_devices, describe_agent, installed_versions
+from dougong.launcher.agent.facts import absent_devices, count_devices, describe_agent, installed_versions, memory_of
 from dougong.records.machine import PACKAGES
 from tests.launcher.agent.test_settings import SETTINGS
 
@@ -52,3 +52,8 @@ def test_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count_devices(accelerator) == 0
     assert count_devices(get_accelerator("cpu")) is None
+
+
+def test_memory_is_the_machine_s_where_workers_share_it_and_else_the_device_s() -> None:
+    assert memory_of(get_accelerator("cpu")) == memory_bytes()
+    assert memory_of(get_accelerator("npu")) is None  # nobody knows it without opening one
