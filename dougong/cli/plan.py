@@ -17,7 +17,7 @@ from dougong.cli.tables import plain_table, print_table
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import absent_devices, memory_of
-from dougong.parallel.plan import Plan, Worker
+from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
 from dougong.remarks import Remarks
@@ -43,8 +43,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         model = inspect_only(job)
         data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
-    num_parameters = f"{model.num_parameters:,} parameters"
-    typer.echo(f"{model.family}: {num_parameters}, {len(model.sites)} expert layers")
+    typer.echo(model_line(model))
     states = state_bytes(job, model, made)
     print_table(plan_table(made, states))
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
@@ -58,6 +57,12 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         typer.echo(line)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
+
+
+def model_line(model: Inventory) -> str:
+    """Which family, how many parameters, how many layers with experts."""
+    num_parameters = f"{model.num_parameters:,} parameters"
+    return f"{model.family}: {num_parameters}, {len(model.sites)} expert layers"
 
 
 def plan_table(made: Plan, state_bytes: Sequence[int]) -> Table:

@@ -50,23 +50,26 @@ class _ModelRules:
     families: Families
 
     def family(self, job: Job) -> Iterator[Breach]:
-        name, known = _family_name(job), self.families
-        path = ("model", "family" if job.model.path is None else "path")
-        if name is None or name in known.with_experts:
+        name = _family_name(job)
+        if name is None or name in self.families.with_experts:
             return
+        path = ("model", "family" if job.model.path is None else "path")
+        yield Breach(path, self._why_not(name, "auto_map" in model_config(job)))
+
+    def _why_not(self, name: str, has_code: bool) -> str:
+        """Why a family that is none with experts cannot be trained, and what can."""
+        known, instead = self.families, self._with_experts(name)
         if name in known.refused:
-            yield Breach(path, known.refused[name])
-        elif name in known.dense:
-            yield Breach(path, f"{name} has no experts; {self._with_experts(name)}")
-        elif name in known.others:
-            text = f"transformers has no causal language model of {name}"
-            yield Breach(path, f"{text}; {self._with_experts(name)}")
-        elif "auto_map" in model_config(job):
+            return known.refused[name]
+        if name in known.dense:
+            return f"{name} has no experts; {instead}"
+        if name in known.others:
+            return f"transformers has no causal language model of {name}; {instead}"
+        if has_code:
             text = f"{name!r} needs its own code (auto_map in its config.json); dougong runs none"
-            yield Breach(path, f"{text}; {self._with_experts(name)}")
-        else:
-            hint = _nearest(name, known.names, 3) or self._with_experts(name)
-            yield Breach(path, f"transformers {known.version} knows no {name!r}; {hint}")
+            return f"{text}; {instead}"
+        hint = _nearest(name, known.names, 3) or instead
+        return f"transformers {known.version} knows no {name!r}; {hint}"
 
     def keys(self, job: Job) -> Iterator[Breach]:
         """Keys that nothing would read, and values of a kind that a key does not take."""

@@ -95,7 +95,7 @@ class ResumeRequest:
 
 
 @dataclass(frozen=True)
-class Sitting:
+class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
     says so already; `notes` and `warning`: what is told at its start."""
 
@@ -115,9 +115,9 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     with claim(path) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
-        sitting = Sitting(resolved.job, run_dir, notes=_notes_on(claimed))
+        launch = Launch(resolved.job, run_dir, notes=_notes_on(claimed))
         with placed(resolved):
-            return _run(sitting, options)
+            return _run(launch, options)
 
 
 def _notes_on(claimed: Claim) -> tuple[str, ...]:
@@ -161,9 +161,9 @@ def resume_run(
         notes = _notes_on_lock(run_dir, lock)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
-        sitting = Sitting(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
+        launch = Launch(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
         with placed(after):
-            return _run(sitting, options)
+            return _run(launch, options)
 
 
 def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
@@ -267,30 +267,16 @@ def refuse_if_alive(
             return
 
 
-def _run(sitting: Sitting, options: Options) -> int:
-    job, run_dir = sitting.job, sitting.run_dir
-    deadlines = job.fault.limits()
-    config = ControllerConfig(
-        job=job,
-        token=secrets.token_hex(32),
-        cwd=os.getcwd(),
-        entries=options.entries,
-        resume_point=sitting.resume_point,
-        deadlines=deadlines,
-        job_text=sitting.job_text,
-        sources=known_sources(run_dir),
-    )
+def _run(launch: Launch, options: Options) -> int:
+    job, run_dir = launch.job, launch.run_dir
+    config = _config(launch, options)
+    deadlines = config.deadlines
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
     view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
-        created = _created(job, sitting.resume_point)
-        recorder.record(created)
-        for text in sitting.notes:
-            recorder.record(NoteTaken(generation=created.generation, text=text))
-        if sitting.warning is not None:
-            recorder.record(WarningRaised(generation=created.generation, text=sitting.warning))
+        _tell_start(launch, recorder)
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))
@@ -299,14 +285,33 @@ def _run(sitting: Sitting, options: Options) -> int:
     return outcome.status
 
 
-def _created(job: Job, resume_point: ResumePoint) -> RunCreated:
-    return RunCreated(
-        generation=resume_point.generation,
-        job=job.job,
+def _config(launch: Launch, options: Options) -> ControllerConfig:
+    return ControllerConfig(
+        job=launch.job,
+        token=secrets.token_hex(32),
+        cwd=os.getcwd(),
+        entries=options.entries,
+        resume_point=launch.resume_point,
+        deadlines=launch.job.fault.limits(),
+        job_text=launch.job_text,
+        sources=known_sources(launch.run_dir),
+    )
+
+
+def _tell_start(launch: Launch, recorder: Recorder) -> None:
+    generation = launch.resume_point.generation
+    created = RunCreated(
+        generation=generation,
+        job=launch.job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
-        changed=resume_point.changed,
+        changed=launch.resume_point.changed,
     )
+    recorder.record(created)
+    for text in launch.notes:
+        recorder.record(NoteTaken(generation=generation, text=text))
+    if launch.warning is not None:
+        recorder.record(WarningRaised(generation=generation, text=launch.warning))
 
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:

@@ -15,7 +15,7 @@ from dougong.control.run_sources import RunSources
 from dougong.errors import StorageError
 from dougong.records.damage import damaged, first_fault, read_text
 from dougong.records.directory import RunDir
-from dougong.records.files import replace_file
+from dougong.records.files import ROOM, replace_file
 
 _SOURCES: TypeAdapter[RunSources] = TypeAdapter(RunSources)
 _ADVICE = "delete the file: the newest checkpoint holds the same"
@@ -31,8 +31,7 @@ def keep_sources(run_dir: RunDir, sources: RunSources) -> None:
         replace_file(file, _SOURCES.dump_json(sources).decode() + "\n", durable=True)
     except OSError as error:
         raise StorageError(
-            f"{file}: what the run begins with cannot be kept: {error.strerror}; make room or mend "
-            "it, then resume"
+            f"{file}: what the run begins with cannot be kept: {error.strerror}; {ROOM}"
         ) from error
 
 
