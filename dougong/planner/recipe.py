@@ -20,8 +20,8 @@ ARITHMETIC = 2
 """Raised whenever a release of dougong computes other bits from the same job.
 
 2: a gradient of exactly zero is a gradient; the sequence-wise balance loss counts the choice of the
-scores alone; the global balance loss normalises softmax scores too; a weight that is used in several
-places of a model gets one sum a micro-batch.
+scores alone; the global balance loss normalises softmax scores too; a weight that is used in
+several places of a model gets one sum a micro-batch.
 """
 
 ENOUGH_ROWS = 128

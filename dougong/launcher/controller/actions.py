@@ -16,7 +16,7 @@ from dougong.launcher.controller.preflight import InspectedModel, JudgedFingerpr
 from dougong.launcher.controller.states import State
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import AgentSpec
-from dougong.records.events import Event
+from dougong.records.events import Event, GenerationStarted
 
 # News: to write down, to show, to answer. They follow from an item alone.
 
@@ -170,6 +170,15 @@ class ForkGeneration:
     step: int
     resume: Path | None
     drills: tuple[Drill, ...]
+
+    def event(self) -> GenerationStarted:
+        """That it begins, for the record."""
+        return GenerationStarted(
+            generation=self.number,
+            workers=tuple(worker.name for worker in self.plan.workers),
+            resume=None if self.resume is None else self.resume.name,
+            step=self.step,
+        )
 
 
 @dataclass(frozen=True)

@@ -383,12 +383,8 @@ class Preparation:
             return *news, GiveUp(found.refusal)
         news += set_aside(facts, found)
         number, directory, step = facts.number + 1, found.directory, 0
-        started = events.GenerationStarted(
-            generation=number, workers=tuple(worker.name for worker in plan.workers)
-        )
         if directory is not None:
             step = step_of(directory) or 0
-            started = started.model_copy(update={"resume": directory.name, "step": step})
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
-        return *news, Record(started), fork, Enter(Running(number))
+        return *news, Record(fork.event()), fork, Enter(Running(number))
