@@ -70,13 +70,13 @@ def test_a_checkpoint_goes_on_in_its_own_class_or_says_so(tmp_path: Path) -> Non
     assert header["roles"] == {"attention": [name], "experts": [name]}
     assert header["prints"][name]["probes"] == {"adding": "same", "multiplying": "same"}
 
-    west = "islands=[{name: west, accelerator: cpu}]"
-    assert run.start("resume", "-o", "steps=15", "-o", west).finish() == 1, run.text()
+    west = ("-o", "steps=15", "-o", "islands=[{name: west, accelerator: cpu}]")
+    assert run.start("resume", *west).finish() == 1, run.text()
     assert "step-000010: role attention: the checkpoint was computed in class " + name in run.text()
     assert "threads: same threads | other threads" in run.text()
     assert "-o numerics=bounded" in run.text()
 
-    assert run.start("resume", "-o", "numerics=bounded").finish() == 0, run.text()
+    assert run.start("resume", *west, "-o", "numerics=bounded").finish() == 0, run.text()
     assert "these workers are" in warnings(run)
     assert run.run_dir.read_status().step == 15  # type: ignore[union-attr]
     assert name not in Manifest.load(run.run_dir.checkpoints / "step-000015").metadata["kernels"]["prints"]
@@ -94,10 +94,11 @@ def test_a_real_run_goes_on_with_another_thread_count_only_when_told_so(tmp_path
     quiet = {"OMP_WAIT_POLICY": "PASSIVE"}
     run = ToyRun(tmp_path / "run", job, ("--train",), quiet).start()
     assert run.finish(240) == 0, run.text()
-    assert run.start("resume", "-o", "steps=3", "-o", "islands.east.threads=2").finish(240) == 1, run.text()
+    wider = ("-o", "steps=3", "-o", "islands.east.threads=2")
+    assert run.start("resume", *wider).finish(240) == 1, run.text()
     assert "layer_norm float32" in run.text()
     assert "threads: 1 | 2" in run.text()
     assert "$OMP_NUM_THREADS: 1 | 2" in run.text()
-    assert run.start("resume", "-o", "numerics=bounded").finish(240) == 0, run.text()
+    assert run.start("resume", *wider, "-o", "numerics=bounded").finish(240) == 0, run.text()
     assert [row["step"] for row in run.run_dir.read_metrics()] == [1, 2, 3]
     assert "threads: 1 | 2" in warnings(run)
