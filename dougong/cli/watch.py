@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from dougong.checkpoint.directories import list_committed
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
 from dougong.deadlines import DEADLINES
@@ -46,8 +47,9 @@ def standing_of(run: RunDir) -> Standing:
     # The record is read after the status, so that it has come at least as far.
     status = read_status(run)
     events, rows = run.read_events(), run.read_last_metrics()
+    present = {place.path.name for place in list_committed(run.checkpoints)}
     command = str(next_step(run.path, status.state.lower(), events))
-    return find_standing(status, rows, events, command, datetime.now(timezone.utc))
+    return find_standing(status, rows, events, present, command, datetime.now(timezone.utc))
 
 
 def logs(
