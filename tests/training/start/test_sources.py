@@ -98,7 +98,9 @@ def test_other_data_is_refused_with_the_file_that_changed(files: Path) -> None:
     ids = np.fromfile(files / "t.bin", dtype="<u4")
     ids[7] += 1
     ids.tofile(files / "t.bin")
-    with pytest.raises(DataError, match=f"began with data of digest {known.data}, .* now .changed since: .*/t.bin., so"):
+    with pytest.raises(
+        DataError, match=f"began with data of digest {known.data}, .* now .changed since: .*/t.bin., so"
+    ):
         inspect(job, known)
     (files / "t.bin.json").write_text('{"dtype": "int32"}')
     with pytest.raises(DataError, match="changed since: .*/t.bin, .*/t.bin.json"):
