@@ -19,6 +19,7 @@ from dougong.launcher.client import LogReader, follow, read_status
 from dougong.launcher.client import stop as stop_run
 from dougong.records.directory import RunDir
 from dougong.records.jsonl import encode
+from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import ranges, site_experts, worker_list
 from dougong.ui.next_step import next_step
@@ -32,7 +33,11 @@ def status(
 
     Example: dougong status --json runs/quickstart-20260101-120000
     """
-    found = standing_of(RunDir.open(run_dir))
+    run = RunDir.open(run_dir)
+    found = standing_of(run)
+    _, note = known_status(run)
+    if note:
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         typer.echo(json.dumps(encode(found.to_json()), indent=1))
         return

@@ -10,7 +10,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from dougong.deadlines import DEADLINES, Deadlines
+from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
@@ -118,7 +118,6 @@ def find_standing(
     present: Collection[str],
     next_command: str,
     now: datetime,
-    deadlines: Deadlines = DEADLINES,
 ) -> Standing:
     """`rows`: the last ones written, in order; `events`: all of the run's; `present`: the names
     of the checkpoints that are there; `now`: with its zone."""
@@ -131,7 +130,7 @@ def find_standing(
     there = [event for event in committed if event.directory in present]
     trains = status.state in ("RUNNING", "STOPPING") and not status.phase
     if trains and usual is not None and since is not None:
-        quiet = since > max(_USUAL_TIMES * max(pauses), deadlines.quiet_s)
+        quiet = since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s)
         left = max((status.steps - status.step) * usual - since, 0.0)
         eta = None if quiet else left
     return Standing(
