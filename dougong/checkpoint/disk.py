@@ -101,11 +101,12 @@ def write_new(path: Path, data: bytes) -> None:
         os.fsync(fd)
 
 
-def storage_error(path: Path, error: OSError) -> CheckpointError:
-    """What a user reads when storage refuses: the place, the numbers, the remedy."""
+def storage_error(path: Path, error: OSError, what: str = "a checkpoint") -> CheckpointError:
+    """What a user reads when storage refuses: the place, the numbers, the remedy. `what` was to be
+    written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(
-            f"{path}: no space left to write a checkpoint ({_free_bytes(path)} bytes free); "
+            f"{path}: no space left to write {what} ({_free_bytes(path)} bytes free); "
             "free some, or lower checkpoint.keep"
         )
     if error.errno == errno.EEXIST:

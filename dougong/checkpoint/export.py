@@ -71,7 +71,7 @@ def export(
         unfinished.rename(out)
         sync_directory(out.parent)
     except OSError as error:
-        raise storage_error(out, error) from error
+        raise storage_error(out, error, "the export") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(out.iterdir())

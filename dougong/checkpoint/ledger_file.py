@@ -65,7 +65,7 @@ class LedgerWriter:
             with self._file.open("ab") as file:
                 file.write(self._record.tobytes())
         except OSError as error:
-            raise storage_error(self._folder, error) from error
+            raise storage_error(self._folder, error, "the ledger") from error
 
     def _file_for(self, step: int) -> Path:
         """The file that takes one more record: the last one, or a new one of `step`."""

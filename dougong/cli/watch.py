@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from dougong.checkpoint.directories import list_committed
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
 from dougong.deadlines import DEADLINES
@@ -18,6 +19,7 @@ from dougong.launcher.client import LogReader, follow, read_status
 from dougong.launcher.client import stop as stop_run
 from dougong.records.directory import RunDir
 from dougong.records.jsonl import encode
+from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import ranges, site_experts, worker_list
 from dougong.ui.next_step import next_step
@@ -31,7 +33,11 @@ def status(
 
     Example: dougong status --json runs/quickstart-20260101-120000
     """
-    found = standing_of(RunDir.open(run_dir))
+    run = RunDir.open(run_dir)
+    found = standing_of(run)
+    _, note = known_status(run)
+    if note:
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         typer.echo(json.dumps(encode(found.to_json()), indent=1))
         return
@@ -46,8 +52,9 @@ def standing_of(run: RunDir) -> Standing:
     # The record is read after the status, so that it has come at least as far.
     status = read_status(run)
     events, rows = run.read_events(), run.read_last_metrics()
+    present = {place.path.name for place in list_committed(run.checkpoints)}
     command = str(next_step(run.path, status.state.lower(), events))
-    return find_standing(status, rows, events, command, datetime.now(timezone.utc))
+    return find_standing(status, rows, events, present, command, datetime.now(timezone.utc))
 
 
 def logs(

@@ -22,7 +22,8 @@ class RunSources:
     digest of the tokens and of how they are cut.
 
     Files by path, each with the digest of `file_digest`: `weights` of `model.path`; `tokenizer`;
-    `side_files`, which say how the data's files are read.
+    `side_files`, which say how the data's files are read; `data_files` themselves, where they are
+    files of this machine and not too many to be named.
     """
 
     config: dict[str, Any]
@@ -31,6 +32,7 @@ class RunSources:
     weights: dict[str, str] = field(default_factory=dict)
     tokenizer: dict[str, str] = field(default_factory=dict)
     side_files: dict[str, str] = field(default_factory=dict)
+    data_files: dict[str, str] = field(default_factory=dict)
 
 
 def digests_of(files: list[Path]) -> dict[str, str]:

@@ -14,46 +14,68 @@ from dougong.data.text import Corpus
 from dougong.data.token_cache import encode_document, no_text
 from dougong.data.token_files import Tokenized
 from dougong.data.tokenizer import Tokenizer
-from dougong.data.windows import find_shortage, job_tokenizer, open_data, open_text
+from dougong.data.windows import (
+    find_shortage,
+    job_tokenizer,
+    num_train_windows,
+    open_data,
+    open_text,
+    reread_remarks,
+    windows_of_step,
+)
 from dougong.errors import DataError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
 
+_ENOUGH_TOKENS = 1 << 20
+"""Of a step that reads more, a look does not find out whether there are as many."""
+
 
 def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     """What the data is, in a line, and what is told of it once; text is tokenised until it is
-    enough for the first windows, and nothing is kept of it.
+    enough for the first step, and nothing is kept of it.
 
     Raises DataError as `open_data` does, for what is met up to there.
     """
     tokenizer = job_tokenizer(job)
     if tokenizer is None:
-        return _figures(job, vocab_size), Remarks()
+        return _whole_files(job, vocab_size)
     corpus = open_text(job.data)
-    return _first_windows(job, corpus, tokenizer, vocab_size), corpus.remarks
+    line, told = _first_step(job, corpus, tokenizer, vocab_size)
+    return line, corpus.remarks + told
 
 
-def _first_windows(job: Job, corpus: Corpus, tokenizer: Tokenizer, vocab_size: int | None) -> str:
-    name = f"{corpus.name} ({tokenizer.name})"
-    count, shortage = 0, None
+def _first_step(
+    job: Job, corpus: Corpus, tokenizer: Tokenizer, vocab_size: int | None
+) -> tuple[str, Remarks]:
+    name, count = f"{corpus.name} ({tokenizer.name})", 0
     for ids in _ids(corpus, tokenizer, vocab_size):
         count += ids.size
-        shortage = find_shortage(job, name, count)
-        if shortage is None:
-            return f"{name}: {count:,} tokens and more, enough for the first windows"
-    if shortage is None:
+        fills_step = num_train_windows(job, count) >= windows_of_step(job)
+        if (fills_step or count >= _ENOUGH_TOKENS) and find_shortage(job, name, count) is None:
+            return f"{name}: {count:,} tokens and more, enough for the first step", Remarks()
+    if count == 0:
         raise no_text(corpus)
-    raise DataError(shortage)
+    shortage = find_shortage(job, name, count)
+    if shortage is not None:
+        raise DataError(shortage)
+    return _figures(job, name, count), reread_remarks(job, name, count)
 
 
-def _figures(job: Job, vocab_size: int | None) -> str:
+def _whole_files(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     """Of token files, which are opened whole."""
     # Nothing is tokenised, so nothing is kept.
     data = open_data(job, vocab_size, Path())
-    epochs = data.describe()["epochs"]
+    return _figures(job, data.name, data.tokens.num_tokens), data.remarks
+
+
+def _figures(job: Job, name: str, num_tokens: int) -> str:
+    num_windows = num_tokens // job.data.sequence_length
+    num_train = num_train_windows(job, num_tokens)
+    epochs = round(job.steps * windows_of_step(job) / num_train, 4)
     return (
-        f"{data.name}: {data.tokens.num_tokens:,} tokens, {data.num_windows:,} windows, "
-        f"{data.num_held_out:,} of them held out; each other is read {epochs} times"
+        f"{name}: {num_tokens:,} tokens, {num_windows:,} windows, "
+        f"{num_windows - num_train:,} of them held out; each other is read {epochs} times"
     )
 
 

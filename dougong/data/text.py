@@ -60,7 +60,7 @@ def text_files(text: str) -> Corpus:
             f"data.text: {text}: is a folder; name its files with a glob, such as "
             f"{text.rstrip('/')}/**/*.txt"
         )
-    files = [path] if path.is_file() else _matching_files(path)
+    files = matching_files(path)
     if not files:
         raise DataError(
             f"data.text: {text}: no such file, and no file matches it as a glob; check the path, "
@@ -69,7 +69,10 @@ def text_files(text: str) -> Corpus:
     return _corpus(text, Path(), files)
 
 
-def _matching_files(pattern: Path) -> list[Path]:
+def matching_files(pattern: Path) -> list[Path]:
+    """The file of this name, else those that match it as a glob, sorted."""
+    if pattern.is_file():
+        return [pattern]
     paths = [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True))]
     return [path for path in paths if path.is_file()]
 

@@ -150,6 +150,11 @@ def open_tokenizer(name: str, bos: Bos = "auto") -> Tokenizer:
     folder = path if path.is_dir() else path.parent
     file = folder / "tokenizer.json" if path.is_dir() else path
     model = _load(file) if file.exists() else _convert(folder)
+    if model.get_vocab_size(with_added_tokens=True) == 0:
+        raise DataError(
+            f"data.tokenizer: {name}: the tokenizer knows no token: its files are missing or "
+            "empty; name a folder that has its tokenizer.json"
+        )
     # Some are saved with a limit of their own, beyond which text would be lost.
     model.no_truncation()
     model.no_padding()

@@ -193,7 +193,7 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
         steps=job.steps,
         seed=job.seed,
         validation=job.data.validation,
-        remarks=opened.remarks,
+        remarks=opened.remarks + reread_remarks(job, opened.name, tokens.num_tokens),
     )
     shortage = find_shortage(job, opened.name, tokens.num_tokens)
     if shortage is not None:
@@ -224,6 +224,30 @@ def open_text(section: spec.Data) -> Corpus:
         return text_files(section.text)
     assert section.dataset is not None, "the schema asks for one source of data"
     return dataset_rows(section.dataset, section.column)
+
+
+def windows_of_step(job: spec.Job) -> int:
+    """How many windows one step reads, on all lanes."""
+    return job.batch.lanes * job.batch.microbatches * job.batch.microbatch_size
+
+
+def num_train_windows(job: spec.Job, num_tokens: int) -> int:
+    """How many windows of so many tokens are trained on."""
+    num_windows = num_tokens // job.data.sequence_length
+    return num_windows - num_held_out(num_windows, job.data.validation)
+
+
+def reread_remarks(job: spec.Job, name: str, num_tokens: int) -> Remarks:
+    """A warning where one step meets the same window more than once."""
+    num_train, asked = num_train_windows(job, num_tokens), windows_of_step(job)
+    if num_train < 1 or asked <= num_train:
+        return NOTHING
+    text = (
+        f"{name}: {num_train} windows to train on, but one step reads {asked} (lanes x "
+        f"microbatches x microbatch_size), each {asked / num_train:.3g} times: give more text, or "
+        "lower batch or data.sequence_length"
+    )
+    return Remarks(warnings=(text,))
 
 
 def find_shortage(job: spec.Job, name: str, num_tokens: int) -> str | None:

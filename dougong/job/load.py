@@ -199,7 +199,7 @@ def _name_tokenizer(values: dict[str, Any]) -> None:
     if not isinstance(data, dict) or data.get("tokenizer") is not None:
         return
     path = model.get("path") if isinstance(model, dict) else None
-    if "text" in data or "dataset" in data:
+    if data.get("text") is not None or data.get("dataset") is not None:
         data["tokenizer"] = default_tokenizer(path if isinstance(path, str) else None)
 
 

@@ -29,6 +29,9 @@ def _tokenizer(job: Job) -> Iterator[Breach]:
     elif not os.path.exists(name):
         advice = "give `bytes`, a tokenizer.json, or a Hugging Face folder"
         yield Breach(path, f"there is no {name}; {advice}")
+    elif os.path.isdir(name) and not holds_tokenizer(name):
+        advice = "name a folder that has its tokenizer.json, or `bytes`"
+        yield Breach(path, f"{name} holds no tokenizer; {advice}")
 
 
 def _bytes_for_a_folder(job: Job) -> Iterator[Breach]:

@@ -14,6 +14,7 @@ from dougong.errors import LaunchError
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
+from dougong.records.rebuilt_status import known_status
 from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
 from dougong.ui.next_step import next_step
@@ -22,11 +23,12 @@ LOST = "LOST"
 
 
 def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> RunStatus:
-    """status.json, with state LOST when the controller is gone and left no final state."""
-    status = run_dir.read_status() or RunStatus()
+    """Where the run stands, by status.json or else by its other files; with state LOST when the
+    controller is gone and left no final state."""
+    status, _ = known_status(run_dir)
     if status.has_ended or is_alive(run_dir, deadlines):
         return status
-    settled = run_dir.read_status() or status  # it may have ended between the two looks
+    settled, _ = known_status(run_dir)  # it may have ended between the two looks
     if settled.has_ended:
         return settled
     dead = tuple(worker.model_copy(update={"alive": False}) for worker in settled.workers)
@@ -91,8 +93,8 @@ def stop(
             raise
         return ended
     while time.monotonic() < deadline:
-        status = run_dir.read_status()
-        if (status is not None and status.has_ended) or run_dir.read_controller() is None:
+        status, _ = known_status(run_dir)
+        if status.has_ended or run_dir.read_controller() is None:
             return read_status(run_dir, deadlines)
         time.sleep(deadlines.poll_every_s)
     raise LaunchError(
@@ -116,7 +118,7 @@ def _await_address(run_dir: RunDir, deadline: float, deadlines: Deadlines) -> Pr
 def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
     """Why nobody can be asked, how far the run has come, and what to type next."""
     path, known = run_dir.path, run_dir.read_controller()
-    status = run_dir.read_status() or RunStatus()
+    status, _ = known_status(run_dir)
     who = "its controller"
     if known is not None:
         who += f" (process {known.pid} on {known.machine})"

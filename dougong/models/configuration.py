@@ -87,16 +87,19 @@ def _foreign_kernel(values: Mapping[str, Any]) -> str | None:
 def declare_no_extra_layers(model: Model, config: Any) -> None:
     """No family's layers for the prediction of further tokens are built or trained, so no
     configuration may say that a checkpoint holds them."""
-    for key in extra_layers(config):
+    for key in _EXTRA_LAYERS:
         if model.config.get(key):
             raise ModelError(
                 f"model.config: {key}: {config.model_type} is trained without layers that predict "
                 f"further tokens; leave it out, or set it to 0"
             )
+    for key in extra_layers(config):
         setattr(config, key, type(getattr(config, key))(0))
 
 
 def extra_layers(config: Any) -> list[str]:
     """The keys by which a configuration says that there are layers for the prediction of further
-    tokens (multi-token prediction, DeepSeek-V3 section 2.2)."""
-    return [key for key in _EXTRA_LAYERS if getattr(config, key, None)]
+    tokens (multi-token prediction, DeepSeek-V3 section 2.2). One number goes by one name: a class
+    may know a second one for it (`attribute_map`), which no file holds."""
+    aliases = getattr(type(config), "attribute_map", {})
+    return [key for key in _EXTRA_LAYERS if key not in aliases and getattr(config, key, None)]

@@ -115,25 +115,36 @@ def _set_aside(run: RunDir) -> Path | None:
 
 
 def _refuse_run_with_checkpoints(run: RunDir) -> None:
-    found = _committed(run)
-    if found:
-        steps = "step" if len(found) == 1 else "steps"
+    there = _steps_there(run)
+    if there:
         raise LaunchError(
-            f"{run.path}: holds a run already, with checkpoints of {steps} "
-            f"{', '.join(map(str, found))}; go on with it by `dougong resume {run.path}`, or pass "
-            "another --run-dir"
+            f"{run.path}: holds a run already, with checkpoints of {_steps(there)}; go on with it "
+            f"by `dougong resume {run.path}`, or pass another --run-dir"
+        )
+    gone = _steps_recorded(run)
+    if gone:
+        raise LaunchError(
+            f"{run.path}: holds a run already, which has committed checkpoints of {_steps(gone)}; "
+            "none of them is there: bring them back, or begin it again by "
+            f"`dougong resume {run.path} --from-scratch`, or pass another --run-dir"
         )
 
 
-def _committed(run: RunDir) -> Sequence[int]:
-    """Steps of checkpoints that are there, or of which the record says that they have been: their
-    storage may be away for the moment."""
+def _steps(numbers: Sequence[int]) -> str:
+    return f"{'step' if len(numbers) == 1 else 'steps'} {', '.join(map(str, numbers))}"
+
+
+def _steps_there(run: RunDir) -> Sequence[int]:
+    """Steps of the checkpoints that are there."""
     folders = [run.checkpoints, *(run.checkpoints / SET_ASIDE).glob("*")]
     there: set[int] = set()
     for folder in folders:
         there.update(place.step for place in list_committed(folder))
-    if there:
-        return sorted(there)
+    return sorted(there)
+
+
+def _steps_recorded(run: RunDir) -> Sequence[int]:
+    """Steps of the checkpoints that there have been: their storage may be away for the moment."""
     try:
         events = run.read_events()
     except RecordError as error:

@@ -36,6 +36,7 @@ from dougong.records.events import (
 )
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
+from dougong.records.rebuilt_status import rebuild_status
 from dougong.records.status import RunStatus, WorkerState
 from dougong.ui.formatting import count, duration, loss, plural, step_range
 from dougong.ui.next_step import next_step, typed
@@ -143,7 +144,7 @@ class History:
 def read_history(run_dir: RunDir) -> History:
     """Read all of a run. RecordError when a file of it is broken."""
     events, rows = run_dir.read_events(), run_dir.read_metrics(REPORTED)
-    status = run_dir.read_status() or RunStatus()
+    status = run_dir.read_status() or rebuild_status(run_dir)
     # What no event has said yet is empty.
     created = _last(events, RunCreated) or RunCreated(generation=0, job=status.job)
     started = _last(events, AgentsStarted) or AgentsStarted(generation=0, agents=())

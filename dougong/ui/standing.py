@@ -4,13 +4,13 @@ loss, speed, checkpoint and the time since. Pure: the time of day is passed in."
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from statistics import median
 from typing import Any
 
-from dougong.deadlines import DEADLINES, Deadlines
+from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
@@ -31,7 +31,8 @@ _USUAL_TIMES = 3
 
 @dataclass(frozen=True)
 class LastCheckpoint:
-    """The newest one committed that no later look has refused. `age_s`: since then."""
+    """The newest one that is there and that no later look has refused. `age_s`: since it was
+    committed."""
 
     step: int
     name: str
@@ -43,7 +44,8 @@ class Standing:
     """Where a run stands. What is not known is None; seconds.
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
-    `quiet`: the pause is longer than usual. `next_command`: what to type next.
+    `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
+    them counts any more. `next_command`: what to type next.
     """
 
     status: RunStatus
@@ -54,6 +56,7 @@ class Standing:
     usual_step_s: float | None
     quiet: bool
     checkpoint: LastCheckpoint | None
+    has_lost_all: bool
     next_command: str
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +103,8 @@ class Standing:
         return words
 
     def _checkpoint_words(self) -> list[str]:
+        if self.has_lost_all:
+            return ["no checkpoint is left"]
         if self.checkpoint is None:
             return ["no checkpoint yet"] if self.loss is not None else []
         newest = self.checkpoint
@@ -110,19 +115,22 @@ def find_standing(
     status: RunStatus,
     rows: Sequence[MetricsRow],
     events: Sequence[Event],
+    present: Collection[str],
     next_command: str,
     now: datetime,
-    deadlines: Deadlines = DEADLINES,
 ) -> Standing:
-    """`rows`: the last ones written, in order; `events`: all of the run's; `now`: with its zone."""
+    """`rows`: the last ones written, in order; `events`: all of the run's; `present`: the names
+    of the checkpoints that are there; `now`: with its zone."""
     rows = _of_now(status, rows)
     newest = rows[-1] if rows else {}
     pauses = _pauses_s(rows)
     since = _age_s(newest.get("wall", ""), now)
     usual, eta, quiet = median(pauses) if pauses else None, None, False
+    committed = _committed(events)
+    there = [event for event in committed if event.directory in present]
     trains = status.state in ("RUNNING", "STOPPING") and not status.phase
     if trains and usual is not None and since is not None:
-        quiet = since > max(_USUAL_TIMES * max(pauses), deadlines.quiet_s)
+        quiet = since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s)
         left = max((status.steps - status.step) * usual - since, 0.0)
         eta = None if quiet else left
     return Standing(
@@ -133,7 +141,8 @@ def find_standing(
         since_step_s=since,
         usual_step_s=usual,
         quiet=quiet,
-        checkpoint=_checkpoint(events, now),
+        checkpoint=_newest(there, now),
+        has_lost_all=bool(committed) and not there,
         next_command=next_command,
     )
 
@@ -155,8 +164,16 @@ def _pauses_s(rows: Sequence[MetricsRow]) -> list[float]:
     return [max((later - earlier).total_seconds(), 0.0) for earlier, later in pairs]
 
 
-def _checkpoint(events: Sequence[Event], now: datetime) -> LastCheckpoint | None:
-    """A generation that starts from the beginning leaves none that counts."""
+def _newest(there: Sequence[CheckpointCommitted], now: datetime) -> LastCheckpoint | None:
+    if not there:
+        return None
+    newest = there[-1]
+    return LastCheckpoint(newest.step, newest.directory, _age_s(newest.wall, now) or 0.0)
+
+
+def _committed(events: Sequence[Event]) -> list[CheckpointCommitted]:
+    """Those that count by the record, also where they have been deleted since. A generation that
+    starts from the beginning leaves none."""
     found: dict[str, CheckpointCommitted] = {}
     for event in events:
         match event:
@@ -169,10 +186,7 @@ def _checkpoint(events: Sequence[Event], now: datetime) -> LastCheckpoint | None
                     found.pop(name, None)
             case GenerationStarted(resume=None):
                 found.clear()
-    if not found:
-        return None
-    newest = list(found.values())[-1]
-    return LastCheckpoint(newest.step, newest.directory, _age_s(newest.wall, now) or 0.0)
+    return list(found.values())
 
 
 def _age_s(wall: str, now: datetime) -> float | None:

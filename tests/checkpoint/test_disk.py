@@ -80,3 +80,8 @@ def test_what_storage_refuses_is_said_with_place_and_remedy(number: int, message
     assert isinstance(error, CheckpointError)
     with pytest.raises(CheckpointError, match=message):
         raise error
+
+
+def test_no_space_names_what_was_to_be_written(tmp_path: Path) -> None:
+    error = storage_error(tmp_path, OSError(errno.ENOSPC, "full"), "the ledger")
+    assert f"{tmp_path}: no space left to write the ledger (" in str(error)

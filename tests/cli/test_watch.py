@@ -12,7 +12,7 @@ import typer
 from dougong.cli.watch import logs, status, stop
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
-from tests.ui.recorded import Recorder
+from tests.ui.recorded import Recorder, finished_run
 from typer.testing import CliRunner, Result
 
 WORKERS = [
@@ -71,6 +71,17 @@ def test_a_lost_run_is_resumed_next(tmp_path: Path) -> None:
     assert (found["step"], found["checkpoint"]["step"], found["eta_s"], found["next"]) == (
         29, 20, None, f"dougong resume {recorder.path}"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_status_that_is_gone_or_damaged_is_told_from_the_other_files(tmp_path: Path, text: str | None) -> None:
+    run = finished_run(tmp_path / "run")
+    run.status_file.unlink()
+    if text is not None:
+        run.status_file.write_text(text)
+    result = call(status, run.path)
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "quickstart: finished, step 60 of 60, generation 2")
+    assert result.stderr.startswith(f"note: {run.status_file}") and "the run's other files say" in result.stderr
 
 
 def test_logs_of_all_and_of_one(run: RunDir) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dougong.data.preview import preview_data
+from dougong.data.windows import open_data
 from dougong.errors import DataError
 from dougong.job.schema import Job
+from dougong.remarks import Remarks
 from tests.jobs import make_job
 
 
@@ -18,10 +20,23 @@ def job(text: Path | str, **data: Any) -> Job:
 
 
 def test_a_text_is_read_only_until_it_is_enough(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("x" * 20)
+    (tmp_path / "a.txt").write_text("x" * 140)
     (tmp_path / "b.txt").write_bytes(b"x" * 20)
-    line, _ = preview_data(job(f"{tmp_path}/*.txt"), 256)
-    assert line == f"{tmp_path}/*.txt (bytes): 20 tokens and more, enough for the first windows"
+    line, told = preview_data(job(f"{tmp_path}/*.txt"), 256)
+    assert line == f"{tmp_path}/*.txt (bytes): 140 tokens and more, enough for the first step"
+    assert told == Remarks()
+
+
+def test_text_that_ends_within_a_step_is_counted_and_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 40)
+    asked = job(tmp_path / "a.txt")
+    line, told = preview_data(asked, 256)
+    name = f"{tmp_path}/a.txt (bytes)"
+    assert line == f"{name}: 41 tokens, 2 windows, 0 of them held out; each other is read 12.0 times"
+    (warning,) = told.warnings
+    assert warning.startswith(f"{name}: 2 windows to train on, but one step reads 8 (lanes x ")
+    assert warning.endswith("each 4 times: give more text, or lower batch or data.sequence_length")
+    assert open_data(asked, 256, tmp_path / "cache").remarks == told
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from dougong.data.tokenizer import Tokenizer, open_tokenizer
 from dougong.errors import DataError
 from tokenizers import models, pre_tokenizers, trainers
 
+EMPTY = json.dumps(
+    {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {}, "unk_token": "a"}}
+)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
 
 
@@ -106,6 +109,7 @@ def test_a_folder_without_tokenizer_json_is_converted(tmp_path: Path) -> None:
         (lambda folder: write(folder / "bad.json", "{}"), r"bad\.json: not a tokenizer\.json"),
         (lambda folder: write(folder / "t.json", POINTER), r"t\.json: is a git-lfs pointer, not JSON; .* git lfs pull"),
         (lambda folder: folder, "transformers finds no tokenizer here"),
+        (lambda folder: write(folder / "t.json", EMPTY), r"t\.json: the tokenizer knows no token"),
         (lambda folder: write(train_tokenizer(folder) / "tokenizer_config.json", "[").parent, "not a JSON object"),
     ],
 )

@@ -172,6 +172,13 @@ def test_the_cache_counts_from_the_file_too(tmp_path: Path) -> None:
     assert load_job(path, ["cache=null"]).job.cache is None
 
 
+def test_a_text_that_is_taken_away_names_no_tokenizer(tmp_path: Path) -> None:
+    path = write(tmp_path, data="{text: stdlib}", model="{family: qwen3_moe, config: {vocab_size: 99}}")
+    (tmp_path / "t.bin").write_bytes(bytes(999))
+    data = load_job(path, ["data.text=null", f"data.tokens={tmp_path}/t.bin"]).job.data
+    assert (data.text, data.tokenizer, data.tokens) == (None, None, f"{tmp_path}/t.bin")
+
+
 def test_names_are_not_taken_for_paths(tmp_path: Path) -> None:
     job = load_job(write(tmp_path, data="{dataset: some/name, tokenizer: bytes}")).job
     assert (job.data.dataset, job.data.tokenizer) == ("some/name", "bytes")

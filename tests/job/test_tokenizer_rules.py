@@ -82,3 +82,14 @@ def test_positions_that_the_job_itself_names(tmp_path: Path) -> None:
     config = json.dumps({"max_position_embeddings": 128})
     path = write(tmp_path, model=f"{{family: qwen3_moe, config: {config}}}")
     assert "256 tokens in a sequence, but the model has positions for 128" in refusals(path)[0]
+
+
+def test_a_folder_without_a_tokenizer_is_no_tokenizer(tmp_path: Path) -> None:
+    """transformers would make an empty one of its configuration."""
+    folder = model_folder(tmp_path / "model")
+    path = write(tmp_path, data="{text: stdlib, tokenizer: model}")
+    (line,) = refusals(path)
+    advice = "name a folder that has its tokenizer.json, or `bytes`"
+    assert line == f"data.tokenizer: {folder} holds no tokenizer; {advice}"
+    (folder / "tokenizer.json").write_text("{}")
+    assert load_job(path).job.data.tokenizer == str(folder)

@@ -137,6 +137,15 @@ def test_a_folders_extra_layers_are_no_longer_declared(tmp_path: Path) -> None:
     assert config.num_nextn_predict_layers == 0 and config.use_mtp is False
 
 
+def test_one_number_of_extra_layers_is_told_by_one_name() -> None:
+    """transformers knows a second name for it in deepseek_v3."""
+    from transformers import DeepseekV3Config
+
+    assert extra_layers(DeepseekV3Config(num_nextn_predict_layers=1)) == ["num_nextn_predict_layers"]
+    with pytest.raises(ModelError, match="num_mtp_layers: deepseek_v3 is trained without"):
+        load_config(Model(family="deepseek_v3", config={"num_mtp_layers": 1}), None)
+
+
 def test_a_job_that_asks_for_extra_layers_is_refused() -> None:
     message = "num_nextn_predict_layers: deepseek_v3 is trained without layers that predict further tokens"
     with pytest.raises(ModelError, match=re.escape(message)):

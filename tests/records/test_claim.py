@@ -63,7 +63,9 @@ def test_checkpoints_that_are_away_are_checkpoints(tmp_path: Path) -> None:
         run.append_event(
             CheckpointCommitted(generation=1, step=step, directory=f"step-{step:06d}", num_bytes=1, seconds=0.1)
         )
-    with pytest.raises(LaunchError, match="with checkpoints of steps 5, 10"):
+    with pytest.raises(
+        LaunchError, match="has committed checkpoints of steps 5, 10; none of them is there: .*--from-scr"
+    ):
         claim(tmp_path)
     run.events_file.write_text("spoilt\n")
     with pytest.raises(LaunchError, match=r"whose record cannot be read.*events\.jsonl:1"):

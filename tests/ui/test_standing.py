@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -34,8 +35,14 @@ def rows(*times: float, generation: int = 1) -> list[dict[str, Any]]:
     ]
 
 
-def at(seconds: float, *given: dict[str, Any], status: RunStatus = RUNNING, events: tuple[Event, ...] = ()) -> Standing:
-    return find_standing(status, given, events, "dougong status run", NOON + timedelta(seconds=seconds))
+def at(
+    seconds: float,
+    *given: dict[str, Any],
+    status: RunStatus = RUNNING,
+    events: tuple[Event, ...] = (),
+    present: Collection[str] = ("step-000004", "step-000008"),
+) -> Standing:
+    return find_standing(status, given, events, present, "dougong status run", NOON + timedelta(seconds=seconds))
 
 
 def test_a_run_in_its_stride() -> None:
@@ -88,5 +95,8 @@ def test_the_newest_checkpoint_that_counts() -> None:
     aside = CheckpointsSetAside(generation=2, step=4, names=("step-000008",), folder="aside")
     found = at(9.0, events=(committed(4), committed(8), aside))
     assert found.checkpoint is not None and found.checkpoint.step == 4
+    found = at(9.0, events=(committed(4), committed(8)), present=["step-000004"])
+    assert found.checkpoint is not None and found.checkpoint.step == 4
+    assert at(9.0, events=(committed(4), committed(8)), present=[]).lines()[-1] == "no checkpoint is left"
     anew = GenerationStarted(generation=2, workers=("east/0",), resume=None)
     assert at(9.0, events=(committed(4), anew)).checkpoint is None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.run_sources import RunSources, changed_files, digests_of
+from dougong.data import dataset_files
+from dougong.data.text import matching_files
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Model
 from dougong.models.build import load_config
@@ -28,6 +30,9 @@ _TOKENIZER_FILES = (
 )
 """Of a folder: what a tokenizer is made of, and where its special tokens are named."""
 
+_MOST_DATA_FILES = 256
+"""Every checkpoint names the data's files, so of more of them none is named."""
+
 
 def find_sources(job: Job, config: Any, data: str) -> RunSources:
     """What the run begins with. `config`: the model's; `data`: digest of the data. Small files are
@@ -43,6 +48,7 @@ def find_sources(job: Job, config: Any, data: str) -> RunSources:
         weights=digests_of(weights),
         tokenizer=digests_of(_tokenizer_files(job)),
         side_files=digests_of(_side_files(job)),
+        data_files=digests_of(_data_files(job)),
     )
 
 
@@ -50,7 +56,8 @@ def check_data(known: RunSources, name: str, digest: str) -> None:
     """DataError when the data is no longer what the run began with."""
     if digest == known.data:
         return
-    changed = changed_files({**known.tokenizer, **known.side_files})
+    # The tokenizer is as it was: where its files have changed, the run reads its own copy.
+    changed = changed_files({**known.data_files, **known.side_files})
     which = f" (changed since: {', '.join(changed)})" if changed else ""
     raise DataError(
         f"{name}: this run began with data of digest {known.data}, it has {digest} now{which}, so "
@@ -109,7 +116,10 @@ def _weights(job: Job, known: RunSources) -> Remarks:
 
 def _tokenizer(job: Job, known: RunSources) -> Remarks:
     if known.tokenizer and not any(Path(name).exists() for name in known.tokenizer):
-        return Remarks(notes=("data.tokenizer: is gone; the run goes on with its own copy",))
+        first = Path(next(iter(known.tokenizer)))
+        where = first if len(known.tokenizer) == 1 else first.parent
+        note = f"data.tokenizer: {where} is gone; the run goes on with its own copy"
+        return Remarks(notes=(note,))
     return _on_changed("data.tokenizer", changed_files(known.tokenizer))
 
 
@@ -143,3 +153,18 @@ def _side_files(job: Job) -> list[Path]:
     if data.megatron is not None:
         return [Path(f"{data.megatron}.idx").expanduser()]
     return []
+
+
+def _data_files(job: Job) -> list[Path]:
+    """Those that hold the data; none where they are not this machine's, or too many."""
+    data = job.data
+    found: list[Path] = []
+    if data.tokens is not None:
+        found = [Path(data.tokens).expanduser()]
+    elif data.megatron is not None:
+        found = [Path(f"{data.megatron}.bin").expanduser()]
+    elif data.dataset is not None:
+        found = dataset_files.find(data.dataset)
+    elif data.text is not None:
+        found = matching_files(Path(data.text).expanduser())
+    return found if len(found) <= _MOST_DATA_FILES else []

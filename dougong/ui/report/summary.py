@@ -38,7 +38,7 @@ class LogTail:
 def summary_cards(history: History) -> list[SummaryCard]:
     """Steps, loss, tokens, time, speed, failures; without a step, what there is of them."""
     time = SummaryCard("Time", duration(history.duration_s), _step_time(history))
-    failures = SummaryCard("Failures", str(len(history.recoveries)), _recovery_words(history))
+    failures = SummaryCard("Failures", str(_num_failures(history)), _recovery_words(history))
     if not history.rows:
         return [_steps_card(history), time, failures]
     return [
@@ -96,9 +96,14 @@ def _speed_card(history: History) -> SummaryCard:
     return SummaryCard("Tokens/s", count(typical), f"{count(overall)} over the whole run")
 
 
+def _num_failures(history: History) -> int:
+    """Those of workers; of a run that failed without one of them, its own."""
+    return len(history.recoveries) or int(history.failure is not None)
+
+
 def _recovery_words(history: History) -> str:
     if not history.recoveries:
-        return "none"
+        return "none" if history.failure is None else "the run's own"
     if all(recovery.total_s is None for recovery in history.recoveries):
         return "no step came after"
     rewound = sum(len(stretch) for stretch in history.rewound)

@@ -106,7 +106,7 @@ def test_a_plan_finds_what_is_too_short_and_tells_what_a_run_tells(text: Path, t
     asked = job(data, vocab_size=299)
     inventory = inspect_only(asked)
     line, told = preview(asked, inventory)
-    assert "tokens and more, enough for the first windows" in line
+    assert "tokens and more, enough for the first step" in line
     assert told == remarks_on(asked, inventory)
     separator, larger = told.warnings
     assert "nothing separates a document from the next" in separator

@@ -98,10 +98,12 @@ def test_other_data_is_refused_with_the_file_that_changed(files: Path) -> None:
     ids = np.fromfile(files / "t.bin", dtype="<u4")
     ids[7] += 1
     ids.tofile(files / "t.bin")
-    with pytest.raises(DataError, match=f"t.bin: this run began with data of digest {known.data}, .* now, so"):
+    with pytest.raises(
+        DataError, match=f"began with data of digest {known.data}, .* now .changed since: .*/t.bin., so"
+    ):
         inspect(job, known)
     (files / "t.bin.json").write_text('{"dtype": "int32"}')
-    with pytest.raises(DataError, match="changed since: .*t.bin.json"):
+    with pytest.raises(DataError, match="changed since: .*/t.bin, .*/t.bin.json"):
         inspect(job, known)
 
 
@@ -119,4 +121,10 @@ def test_a_tokenizer_is_known_by_its_files(files: Path) -> None:
     (tokenizer / "tokenizer.json").write_text("{}")
     assert "data.tokenizer: " in compare_sources(job, known).warnings[0]
     (tokenizer / "tokenizer.json").unlink()
-    assert "is gone; the run goes on with its own copy" in compare_sources(job, known).notes[-1]
+    note = compare_sources(job, known).notes[-1]
+    assert note == f"data.tokenizer: {tokenizer}/tokenizer.json is gone; the run goes on with its own copy"
+    # The run reads its own copy, so other data is the data's own doing.
+    with (files / "a.txt").open("a") as file:
+        file.write("b\n")
+    with pytest.raises(DataError, match=rf"\(changed since: {files}/a\.txt\), so"):
+        check_data(known, "a.txt", "another")

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated, RunEnded
 from dougong.ui.history import read_history
 from dougong.ui.report.summary import read_log_tail, summary_cards
 from tests.ui.recorded import Recorder, failed_run, finished_run
@@ -44,3 +45,11 @@ def test_the_log_of_the_worker_that_failed(tmp_path: Path) -> None:
 def test_a_run_that_did_not_fail_has_none(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
     assert read_log_tail(read_history(run), run) is None
+
+
+def test_a_run_that_failed_before_it_had_workers_has_failed_once(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    run.append_event(RunCreated(generation=0, job="toy"))
+    run.append_event(RunEnded(kind="failed", generation=0, step=0, cause="no such data", failure="data"))
+    cards = {card.label: card for card in summary_cards(read_history(run))}
+    assert (cards["Failures"].value, cards["Failures"].more) == ("1", "the run's own")

@@ -1,0 +1,93 @@
+"""Where a run stands when status.json is gone or damaged: by its events, its rows and its job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dougong.errors import RecordError
+from dougong.job.yaml import locations
+from dougong.records.directory import RunDir
+from dougong.records.events import (
+    Event,
+    GenerationStarted,
+    RunCreated,
+    RunEnded,
+    StateChanged,
+    WorkerDied,
+)
+from dougong.records.status import STATES, RunStatus
+
+
+def known_status(run_dir: RunDir) -> tuple[RunStatus, str]:
+    """status.json, or what else the run's record tells, with a sentence that says so; that is empty
+    for a status as it was written, and for a run that has recorded nothing yet. RecordError where
+    the events are damaged too."""
+    try:
+        status, why = run_dir.read_status(), f"{run_dir.status_file} is gone"
+    except RecordError as error:
+        status, why = None, str(error)
+    if status is not None:
+        return status, ""
+    rebuilt = rebuild_status(run_dir)
+    if rebuilt == RunStatus():
+        return rebuilt, ""
+    return rebuilt, f"{why}; what is told here is what the run's other files say"
+
+
+def rebuild_status(run_dir: RunDir) -> RunStatus:
+    """As status.json would say it, but for the workers; empty where nothing has been recorded."""
+    events = run_dir.read_events()
+    if not events:
+        return RunStatus()
+    job = _job(run_dir)
+    steps = job.get("steps")
+    return RunStatus(
+        job=_name(events) or str(job.get("job", "")),
+        state=_state(events),
+        generation=max(event.generation for event in events),
+        step=_step(run_dir, events),
+        steps=steps if type(steps) is int else 0,
+        recoveries=sum(isinstance(event, WorkerDied) for event in events),
+    )
+
+
+def _name(events: Sequence[Event]) -> str:
+    return next((event.job for event in events if isinstance(event, RunCreated)), "")
+
+
+def _job(run_dir: RunDir) -> dict[str, Any]:
+    """job.yaml as it is written; empty where it is gone or damaged too."""
+    try:
+        found = locations.read(run_dir.read_job()).data
+    except RecordError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(events: Sequence[Event]) -> str:
+    """As the newest event that changes it says."""
+    for event in reversed(events):
+        match event:
+            case RunEnded():
+                return event.kind.upper()
+            case StateChanged(state=state) if state.upper() in STATES:
+                return state.upper()
+            case GenerationStarted():
+                return "RUNNING"
+            case RunCreated():
+                break
+    return "STARTING"
+
+
+def _step(run_dir: RunDir, events: Sequence[Event]) -> int:
+    """The last step done: of an end its own, else that of the last row, where no generation has
+    begun since at an earlier one."""
+    for event in reversed(events):
+        if isinstance(event, RunEnded):
+            return event.step
+        if isinstance(event, GenerationStarted):
+            rows = run_dir.read_last_metrics()
+            own = [row["step"] for row in rows if row.get("generation") == event.generation]
+            return own[-1] if own else event.step
+    return 0

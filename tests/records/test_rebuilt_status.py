@@ -1,0 +1,47 @@
+"""Where a run stands without its status.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dougong.records.directory import RunDir
+from dougong.records.rebuilt_status import known_status, rebuild_status
+from dougong.records.status import RunStatus
+from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
+
+
+def words_of(status: RunStatus) -> tuple[str, str, int, int, int]:
+    return status.job, status.state, status.generation, status.step, status.steps
+
+
+@pytest.mark.parametrize("make", [finished_run, failed_run, running_run])
+def test_a_status_is_rebuilt_from_the_other_files(make, tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    written, note = known_status(run)
+    assert note == "" and run.read_status() == written
+    run.status_file.unlink()
+    rebuilt, note = known_status(run)
+    assert words_of(rebuilt) == ("quickstart", written.state, written.generation, written.step, 60)
+    assert note == f"{run.status_file} is gone; what is told here is what the run's other files say"
+
+
+def test_a_damaged_status_is_named(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    run.status_file.write_text("{")
+    rebuilt, note = known_status(run)
+    assert rebuilt.state == "FINISHED" and note.startswith(f"{run.status_file}: Invalid JSON")
+
+
+def test_rows_of_an_earlier_generation_do_not_count(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 29)
+    recorder.generation(2, resume="step-000020", step=20)
+    recorder.run.job_file.unlink()
+    assert words_of(rebuild_status(recorder.run)) == ("quickstart", "RUNNING", 2, 20, 0)
+
+
+def test_of_a_run_that_has_recorded_nothing_nothing_is_told(tmp_path: Path) -> None:
+    assert known_status(RunDir.create(tmp_path / "run")) == (RunStatus(), "")
