@@ -342,8 +342,8 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
 
 
 def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
-    if not run_dir.path.is_dir():
-        # Its record would read as that of a run that has not begun.
+    if not run_dir.job_file.is_file():
+        # What is left of its record would read as that of a run that has not begun.
         return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
     try:
         report = write_report(run_dir)

@@ -54,7 +54,7 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     began it begins it again in the same directory.
     """
     dougong, directory = program(events), shlex.quote(str(path))
-    if not path.is_dir():
+    if _is_gone(path, events):
         return NextStep(f"{dougong} status {directory}", _PUT_BACK)
     if state == "finished":
         return NextStep(f"{dougong} export {directory} OUT")
@@ -64,19 +64,30 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:
         return NextStep(f"{dougong} verify {directory}")
-    ended = _failed_end_of(events)
-    remedy = "" if ended is None else _REMEDIES.get(ended.failure or "", _MEND)
     # What was committed once is not taken for nothing, even where it is gone.
     if not names and not any(isinstance(event, CheckpointCommitted) for event in events):
-        return NextStep(_begin_again(path, events), remedy)
+        return NextStep(_begin_again(path, events), _remedy_of(_failed_end_of(events)))
     words = [f"{dougong} resume {directory}", *_launch_options(events)]
-    if not names:
-        words.append("--from-scratch")
+    return _resume([*words, *([] if names else ["--from-scratch"])], events)
+
+
+def _resume(words: Sequence[str], events: Sequence[Event]) -> NextStep:
+    ended = _failed_end_of(events)
     if ended is not None and ended.failure == "numerics":
         # A resume may not change the optimizer: the steps that are not finite are left out.
-        words.append(_change_for(events))
-        remedy = ""
-    return NextStep(" ".join(words), remedy)
+        return NextStep(" ".join([*words, _change_for(events)]))
+    return NextStep(" ".join(words), _remedy_of(ended))
+
+
+def _remedy_of(ended: RunEnded | None) -> str:
+    return "" if ended is None else _REMEDIES.get(ended.failure or "", _MEND)
+
+
+def _is_gone(path: Path, events: Sequence[Event]) -> bool:
+    """Whether the run's record is not there any more. What is still writing (a worker, a log) may
+    have made the directory anew, but not what was written once, at the run's beginning."""
+    has_begun = any(isinstance(event, RunCreated) for event in events)
+    return not has_begun and not RunDir(path).job_file.is_file()
 
 
 def program(events: Sequence[Event]) -> str:

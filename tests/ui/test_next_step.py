@@ -55,9 +55,7 @@ def test_without_a_checkpoint_nothing_is_resumed(path: Path, state: str) -> None
     again = "dougong run job.yaml --no-ray --run-dir R"
     assert said(path, state, [created(*RUN), CRASH]) == again
     # It was committed once, and its directory is gone.
-    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == (
-        "dougong resume R --no-ray --from-scratch"
-    )
+    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == ("dougong resume R --no-ray --from-scratch")
     # A directory that the command named is named once.
     assert said(path, state, [created(*RUN, "--run-dir", str(path)), CRASH]) == again
     assert said(path, state, [created("dougong", "resume", "R"), CRASH]) == "dougong run FILE --run-dir R"
@@ -131,6 +129,7 @@ def test_what_came_from_outside_needs_no_remedy(path: Path, failure: str) -> Non
 
 def test_a_directory_that_is_gone_is_put_back_first(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
+    (path / "tensorboard").mkdir(parents=True)  # whoever still writes may make it anew
     assert said(path, "failed", []) == (
         "put the run directory back (where it is lost for good, begin anew), then: dougong status R"
     )
