@@ -60,14 +60,20 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
         return NextStep(f"{dougong} export {directory} OUT")
     if state in _GOES_ON:
         return NextStep(f"{dougong} status {directory}")
+    return _again(path, events, f"{dougong} verify {directory}", f"{dougong} resume {directory}")
+
+
+def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> NextStep:
+    """What a run that has ended before its last step needs: one of two commands, or the one that
+    began it."""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:
-        return NextStep(f"{dougong} verify {directory}")
+        return NextStep(verify)
     # What was committed once is not taken for nothing, even where it is gone.
     if not names and not any(isinstance(event, CheckpointCommitted) for event in events):
         return NextStep(_begin_again(path, events), _remedy_of(_failed_end_of(events)))
-    words = [f"{dougong} resume {directory}", *_launch_options(events)]
+    words = [resume, *_launch_options(events)]
     return _resume([*words, *([] if names else ["--from-scratch"])], events)
 
 
