@@ -44,7 +44,8 @@ class RouterWatch:
         news = []
         if collapsed:
             least = min(shares[layer] for layer in collapsed)
-            share = "all of the tokens" if least >= 1 else f"{least:.0%} of the tokens or more"
+            some = f"{min(least, 0.99):.0%} of the tokens or more"  # never rounded up to all
+            share = "all of the tokens" if least >= 1 else some
             few = f"{num_busiest} of {inventory.num_experts} experts took {share}"
             news.append(RouterNews(_collapse_words(collapsed, few), is_bad=True))
         if spread:

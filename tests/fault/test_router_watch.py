@@ -31,6 +31,11 @@ def test_a_collapsed_layer_is_told_once_and_again_when_it_has_spread() -> None:
     assert again.text.startswith("MoE layers 0, 1: 4 of 16 experts took all of the tokens for 10 steps; ")
 
 
+def test_nearly_all_is_not_all() -> None:
+    (told,) = news(RouterWatch(), STEPS, 0.999)
+    assert "4 of 16 experts took 99% of the tokens or more for" in told.text
+
+
 def test_what_is_no_collapse() -> None:
     assert news(RouterWatch(), 50, 0.89, 0.5, 0.25) == []
     narrow = Inventory("toy", (), ("a",), 4, (), experts_per_token=3)
