@@ -30,7 +30,7 @@ def run(
     """Train a job, through failures, to its end.
 
     Ctrl-C once: finish the step, write a checkpoint, exit 130. Twice: stop at once. Exit status: 0
-    finished, 1 failed, 2 a wrong job, 130 or 143 stopped.
+    finished, 1 failed, 2 a wrong job, 130 stopped (by SIGTERM 143, by SIGHUP 129).
 
     Example: dougong run examples/quickstart.yaml
     """

@@ -44,7 +44,9 @@ class RouterWatch:
         news = []
         if collapsed:
             least = min(shares[layer] for layer in collapsed)
-            few = f"{num_busiest} of {inventory.num_experts} experts took {least:.0%}"
+            some = f"{min(least, 0.99):.0%} of the tokens or more"  # never rounded up to all
+            share = "all of the tokens" if least >= 1 else some
+            few = f"{num_busiest} of {inventory.num_experts} experts took {share}"
             news.append(RouterNews(_collapse_words(collapsed, few), is_bad=True))
         if spread:
             text = f"{_layers(spread)}: the tokens go to more than a few experts again"
@@ -68,7 +70,7 @@ class RouterWatch:
 
 def _collapse_words(layers: Sequence[int], few: str) -> str:
     return (
-        f"{_layers(layers)}: {few} of the tokens or more for {STEPS} steps; the others learn "
+        f"{_layers(layers)}: {few} for {STEPS} steps; the others learn "
         "nothing: set or raise router.global_loss (or router.sequence_loss, router.bias_rate), or "
         "lower optimizer.lr"
     )

@@ -58,6 +58,7 @@ from dougong.records.events import (
     RunCreated,
     WarningRaised,
 )
+from dougong.records.files import make_run_folder
 from dougong.records.machine import describe_machine
 from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
@@ -111,6 +112,7 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. Raises what ended it, when that is an error."""
     path, resolved = path.absolute(), with_decay_end(resolved)
+    make_run_folder(path)  # what stands in its way is no damage of a run
     refuse_if_alive(RunDir(path))
     with claim(path) as claimed:
         run_dir = claimed.run_dir
@@ -187,9 +189,10 @@ def _job_of(run_dir: RunDir) -> ResolvedJob:
 
 def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> None:
     if resume_point.step >= steps:
+        further = 2 * max(steps, resume_point.step)
         raise JobError(
             f"{run_dir.path}: step {resume_point.step} of {steps} is done already; to go on "
-            f"further, add `-o steps={2 * steps}`; to go on from an earlier checkpoint, `--step N` "
+            f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
             f"(there are: {steps_in(run_dir.checkpoints)})"
         )
 
@@ -339,6 +342,9 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
 
 
 def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
+    if not run_dir.job_file.is_file():
+        # What is left of its record would read as that of a run that has not begun.
+        return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
     try:
         report = write_report(run_dir)
     except Exception as error:

@@ -143,9 +143,13 @@ def _too_few_devices(island: Island, nodes: Sequence[Node], found: int) -> Launc
         missing = get_accelerator(kind).missing()
         advice = f"add nodes that have some, or use another islands.{island.name}.accelerator"
         advice += f" (on this machine {missing})" if missing else ""
+    workers = "worker" if island.workers == 1 else "workers"
+    free = {0: "none is free", 1: "only 1 device is free"}.get(
+        found, f"only {found} devices are free"
+    )
     return LaunchError(
-        f"island {island.name} asks for {island.workers} {kind} workers, one device each, but only "
-        f"{found} devices are free ({counts}); {advice}"
+        f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
+        f"{free} ({counts}); {advice}"
     )
 
 

@@ -66,7 +66,7 @@ def _in_the_way(path: Path) -> str:
             f"{path}: {place} is a link to {os.readlink(place)}, which is not there; mount it, or "
             "pass another --run-dir"
         )
-    return f"{path}: a file is in the way; pass another --run-dir"
+    return f"{place}: a file lies there; pass another --run-dir"
 
 
 def cannot_begin(path: Path, error: OSError) -> StorageError:

@@ -12,7 +12,7 @@ from dougong.tools.checkpoint_diff import diff_checkpoints
 from dougong.tools.difference import Comparison, Difference
 from dougong.tools.ledger_diff import common_steps, differences_of_step, first_split
 from dougong.tools.step_record import StepRecord, StepRecords, read_records, same_number
-from dougong.ui.formatting import ranges
+from dougong.ui.formatting import plural, ranges
 
 
 def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
@@ -44,7 +44,8 @@ def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:
     split = first_split(a_records, b_records)
     if split is not None:
         differences = _up_to_split((a, b), a_records, b_records, split)
-        return Comparison(f"the ledger of {num_ledger_steps} steps", tuple(differences), "", beyond)
+        compared = f"the ledger of {plural(num_ledger_steps, 'step')}"
+        return Comparison(compared, tuple(differences), "", beyond)
     checkpoints, different = _compare_checkpoints(a, b, trust_digests)
     common = a_records.keys() & b_records.keys()
     if not common and not checkpoints:
@@ -89,7 +90,7 @@ def _compared(num_steps: int, num_ledger_steps: int, checkpoints: list[int]) -> 
     """What was looked at, in words."""
     ledger = f" and the ledger of {num_ledger_steps}" if num_ledger_steps else ""
     steps = ", ".join(map(str, checkpoints)) or "none in common"
-    return f"metrics of {num_steps} steps{ledger}, checkpoints of steps: {steps}"
+    return f"metrics of {plural(num_steps, 'step')}{ledger}, checkpoints of steps: {steps}"
 
 
 def _up_to_split(

@@ -4,6 +4,7 @@ status and its report. Only what works is offered."""
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,16 @@ from dougong.records.events import (
 _GOES_ON = ("starting", "running", "recovering", "stopping")
 MISTAKES = ("data", "model")
 """Classes of failure that come again until somebody has mended the job or its files."""
+_MEND = "mend what it names"
 _REMEDIES = {
-    **dict.fromkeys(MISTAKES, "mend what it names"),
+    **dict.fromkeys(("crash", "node_lost", "preemption", "storage"), ""),
+    "numerics": "lower optimizer.lr or set optimizer.clip_norm",
     "irreproducible": "mend what has changed (or accept other bits: -o numerics=bounded)",
 }
-"""What has to be done first, by the class of failure."""
+"""What has to be done first, by the class of failure; nothing where it came from outside. Any
+other comes again until what it names is mended."""
+_MODULE = "python -m dougong"
+_PUT_BACK = "put the run directory back (where it is lost for good, begin anew)"
 
 
 @dataclass(frozen=True)
@@ -47,29 +53,63 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     A run goes on from a checkpoint; without one there is nothing to resume, and the command that
     began it begins it again in the same directory.
     """
+    dougong, directory = program(events), shlex.quote(str(path))
+    if _is_gone(path, events):
+        return NextStep(f"{dougong} status {directory}", _PUT_BACK)
     if state == "finished":
-        return NextStep(f"dougong export {_quoted(path)} OUT")
+        return NextStep(f"{dougong} export {directory} OUT")
     if state in _GOES_ON:
-        return NextStep(f"dougong status {_quoted(path)}")
-    failure = _failure_of(events)
-    change = _change_for(events) if failure == "numerics" else ""
-    remedy = _REMEDIES.get(failure or "", "")
+        return NextStep(f"{dougong} status {directory}")
+    return _again(path, events, f"{dougong} verify {directory}", f"{dougong} resume {directory}")
+
+
+def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> NextStep:
+    """What a run that has ended before its last step needs: one of two commands, or the one that
+    began it."""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
     rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
     if names and names <= rejected:
-        return NextStep(f"dougong verify {_quoted(path)}")
-    if names:
-        return NextStep(f"dougong resume {_quoted(path)}{change}", remedy)
+        return NextStep(verify)
     # What was committed once is not taken for nothing, even where it is gone.
-    if any(isinstance(event, CheckpointCommitted) for event in events):
-        return NextStep(f"dougong resume {_quoted(path)} --from-scratch", remedy)
-    return NextStep(_begin_again(path, events), remedy)
+    if not names and not any(isinstance(event, CheckpointCommitted) for event in events):
+        return NextStep(_begin_again(path, events), _remedy_of(_failed_end_of(events)))
+    words = [resume, *_launch_options(events)]
+    return _resume([*words, *([] if names else ["--from-scratch"])], events)
+
+
+def _resume(words: Sequence[str], events: Sequence[Event]) -> NextStep:
+    ended = _failed_end_of(events)
+    if ended is not None and ended.failure == "numerics":
+        # A resume may not change the optimizer: the steps that are not finite are left out.
+        return NextStep(" ".join([*words, _change_for(events)]))
+    return NextStep(" ".join(words), _remedy_of(ended))
+
+
+def _remedy_of(ended: RunEnded | None) -> str:
+    return "" if ended is None else _REMEDIES.get(ended.failure or "", _MEND)
+
+
+def _is_gone(path: Path, events: Sequence[Event]) -> bool:
+    """Whether the run's record is not there any more. What is still writing (a worker, a log) may
+    have made the directory anew, but not what was written once, at the run's beginning."""
+    has_begun = any(isinstance(event, RunCreated) for event in events)
+    return not has_begun and not RunDir(path).job_file.is_file()
+
+
+def program(events: Sequence[Event]) -> str:
+    """What to type for the program: as it was called for this run's newest controller, or, where
+    no record says that, as it is called now."""
+    created = [event.command for event in events if isinstance(event, RunCreated) and event.command]
+    if created:
+        return _MODULE if created[-1][0] == "__main__.py" else "dougong"
+    is_module = Path(sys.argv[0]).parts[-2:] == ("dougong", "__main__.py")
+    return _MODULE if is_module else "dougong"
 
 
 def typed(words: Sequence[str]) -> str:
     """A command's words as a shell takes them."""
     if words[0] == "__main__.py":
-        words = ["python", "-m", "dougong", *words[1:]]
+        words = [*_MODULE.split(), *words[1:]]
     return shlex.join(words)
 
 
@@ -78,20 +118,33 @@ def _change_for(events: Sequence[Event]) -> str:
     same end: it can only be left out, or more of them where some were."""
     for event in reversed(events):
         if isinstance(event, StepSkipped):
-            return " -o fault.max_skips=N"
+            # The run ended with the step after as many as it may leave out in a row.
+            return f"-o fault.max_skips={2 * event.in_a_row}"
         if isinstance(event, RunCreated):
             break
-    return " -o fault.non_finite=skip"
+    return "-o fault.non_finite=skip"
 
 
-def _failure_of(events: Sequence[Event]) -> str | None:
-    """The class of failure with which the newest controller ended the run; None for none."""
+def _failed_end_of(events: Sequence[Event]) -> RunEnded | None:
+    """With what the newest controller ended the run, where that is a failure."""
     for event in reversed(events):
         if isinstance(event, RunEnded):
-            return event.failure
+            return event if event.kind == "failed" else None
         if isinstance(event, RunCreated):
             return None
     return None
+
+
+def _launch_options(events: Sequence[Event]) -> list[str]:
+    """How the newest controller was told to reach its machines, as a shell takes it."""
+    commands = [event.command for event in events if isinstance(event, RunCreated)]
+    words = commands[-1] if commands else ()
+    for number, word in enumerate(words):
+        if word == "--no-ray" or word.startswith("--address="):
+            return [shlex.quote(word)]
+        if word == "--address":
+            return [shlex.join(words[number : number + 2])]
+    return []
 
 
 def _begin_again(path: Path, events: Sequence[Event]) -> str:
@@ -99,12 +152,9 @@ def _begin_again(path: Path, events: Sequence[Event]) -> str:
     commands = [event.command for event in events if isinstance(event, RunCreated)]
     begun = [words for words in commands if words[1:2] == ("run",)]
     if not begun:
-        return f"dougong run FILE --run-dir {_quoted(path)}"
+        options = ["--run-dir", shlex.quote(str(path)), *_launch_options(events)]
+        return f"{program(events)} run FILE {' '.join(options)}"
     words = begun[-1]
     # A default directory has the time in its name: said again, it would be another one.
     named = any(word == "--run-dir" or word.startswith("--run-dir=") for word in words)
     return typed(words if named else (*words, "--run-dir", str(path)))
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))

@@ -28,7 +28,12 @@ def test_a_collapsed_layer_is_told_once_and_again_when_it_has_spread() -> None:
     (told,) = news(watch, 5, 0.4, 0.7, 0.4)
     assert told == RouterNews("MoE layer 1: the tokens go to more than a few experts again", is_bad=False)
     (again,) = news(watch, STEPS, 1.0, 1.0, 0.4)
-    assert again.text.startswith("MoE layers 0, 1: ")
+    assert again.text.startswith("MoE layers 0, 1: 4 of 16 experts took all of the tokens for 10 steps; ")
+
+
+def test_nearly_all_is_not_all() -> None:
+    (told,) = news(RouterWatch(), STEPS, 0.999)
+    assert "4 of 16 experts took 99% of the tokens or more for" in told.text
 
 
 def test_what_is_no_collapse() -> None:

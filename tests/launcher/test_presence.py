@@ -97,6 +97,7 @@ def refusal(run_dir: RunDir, now: bool = False) -> str:
 
 @pytest.mark.parametrize("now", [False, True])
 def test_a_lost_run_cannot_be_stopped_and_says_where_it_is_and_what_next(run_dir: RunDir, now: bool) -> None:
+    run_dir.write_job("job: toy\n")
     (run_dir.checkpoints / "step-000015").mkdir()
     run_dir.append_event(CheckpointCommitted(generation=1, step=15, directory="step-000015", num_bytes=1, seconds=0.1))
     write(run_dir, nobody(), pid=77)

@@ -298,6 +298,18 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert run.events("generation_started")[-1]["resume"] == "step-000015"
 
 
+def test_a_run_directory_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(steps=400, step_s=0.02)).start()
+    wait_for(lambda: run.events("generation_started"), "the first generation")
+    run.path.rename(tmp_path / "elsewhere")
+    assert run.finish() == 1, run.text()
+    assert f"failed: {run.path}: the run directory is gone" in run.text()
+    assert (
+        f"next: put the run directory back (where it is lost for good, begin anew), then: dougong status {run.path}"
+        in run.text()
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; the controller's own tests do without")
 def test_a_full_disk_is_told_as_such_and_costs_nothing_that_was_committed(tmp_path: Path) -> None:
     path = tmp_path / "run"

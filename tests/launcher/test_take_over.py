@@ -155,6 +155,7 @@ def resumable(run_dir: RunDir, **changes: Any) -> str:
     ("overrides", "request_", "error", "words"),
     [
         (["seed=7"], ResumeRequest(), JobError, "seed: 0 then, 7 now"),
+        (["steps=4"], ResumeRequest(), JobError, r"step 10 of 4 is done already.*`-o steps=20`"),
         (["steps=10"], ResumeRequest(), JobError, r"step 10 of 10 is done already.*`--step N` \(there are: 10\)"),
         ([], ResumeRequest(step=5), CheckpointError, "no checkpoint of step 5; there are: 10"),
         (["islands.0.node=nowhere"], ResumeRequest(), LaunchError, "pinned to node 'nowhere'"),
@@ -183,6 +184,14 @@ def test_a_job_that_another_release_has_written_is_told_as_such(run_dir: RunDir)
     resumable(run_dir, gravity=9.81)
     with pytest.raises(JobError, match=r"gravity: unknown key(.|\n)*go on with the release of dougong that wrote it"):
         resume_run(run_dir.path, [], Options(ray=False))
+
+
+def test_a_file_where_the_run_was_to_be_is_named(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(toy_job()))
+    for path in (job, job / "sub"):
+        with pytest.raises(LaunchError, match=r"/job\.yaml: a file lies there; pass another --run-dir$"):
+            start_run(load_job(job), path, Options(ray=False))
 
 
 def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_more_workers_than_devices_are_refused_with_the_numbers(node: str | None
         lay_out([island("gpu", workers=workers, node=node)], [A, B])
 
 
+def test_no_device_and_one_device_are_told_in_their_number() -> None:
+    with pytest.raises(LaunchError, match="asks for 1 cuda worker, one device each, but none is free"):
+        lay_out([island("all", workers=2), island("one", workers=1)], [B])
+    with pytest.raises(LaunchError, match="asks for 2 cuda workers, one device each, but only 1 device is free"):
+        lay_out([island("most", workers=1), island("rest", workers=2)], [B])
+
+
 def test_seats_come_in_the_order_of_islands_and_indices() -> None:
     specs = lay_out([island("west", "cpu", 2), island("gpu", workers=5)], [A, B])
     hellos = {s.name: hello(f"host-of-{s.name}") for s in specs}

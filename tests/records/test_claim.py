@@ -98,7 +98,7 @@ def test_a_run_that_is_alive_keeps_its_directory(tmp_path: Path) -> None:
 
 def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LaunchError, match="file: a file is in the way"):
+    with pytest.raises(LaunchError, match="file: a file lies there"):
         claim(tmp_path / "file")
     (tmp_path / "link").symlink_to(tmp_path / "mount")
     with pytest.raises(LaunchError, match=r"link is a link to .*/mount, which is not there; mount it"):

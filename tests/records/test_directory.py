@@ -51,9 +51,9 @@ def test_create_accepts_a_directory_with_other_files(tmp_path: Path) -> None:
 
 def test_create_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(LaunchError, match="a file is in the way"):
+    with pytest.raises(LaunchError, match="a file lies there"):
         RunDir.create(tmp_path / "x")
-    with pytest.raises(LaunchError, match="a file is in the way"):
+    with pytest.raises(LaunchError, match="a file lies there"):
         RunDir.create(tmp_path / "x" / "y")
 
 

@@ -38,6 +38,12 @@ def test_equal_runs(model: Any, tmp_path: Path) -> None:
     assert str(comparison) == "equal, bit by bit: metrics of 3 steps, checkpoints of steps: 20, 40"
 
 
+def test_one_step_is_one(model: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / name, model, [3.0], steps=())
+    assert "metrics of 1 step, checkpoints" in str(diff(tmp_path / "a", tmp_path / "b"))
+
+
 def test_a_rewound_step_counts_by_its_last_generation(model: Any, tmp_path: Path) -> None:
     make_run(tmp_path / "a", model, [3.0, 2.0, 1.0])
     other = make_run(tmp_path / "b", model, [3.0, 9.0])

@@ -39,9 +39,9 @@ def said(path: Path, state: str, events: Sequence[Event], *on_storage: str) -> s
         ("finished", "dougong export R OUT"),
         ("running", "dougong status R"),
         ("recovering", "dougong status R"),
-        ("stopped", "dougong resume R"),
-        ("lost", "dougong resume R"),
-        ("failed", "dougong resume R"),
+        ("stopped", "dougong resume R --no-ray"),
+        ("lost", "dougong resume R --no-ray"),
+        ("failed", "dougong resume R --no-ray"),
     ],
 )
 def test_with_a_checkpoint_a_run_goes_on(path: Path, state: str, command: str) -> None:
@@ -55,7 +55,7 @@ def test_without_a_checkpoint_nothing_is_resumed(path: Path, state: str) -> None
     again = "dougong run job.yaml --no-ray --run-dir R"
     assert said(path, state, [created(*RUN), CRASH]) == again
     # It was committed once, and its directory is gone.
-    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == "dougong resume R --from-scratch"
+    assert said(path, state, [created(*RUN), COMMITTED, CRASH]) == ("dougong resume R --no-ray --from-scratch")
     # A directory that the command named is named once.
     assert said(path, state, [created(*RUN, "--run-dir", str(path)), CRASH]) == again
     assert said(path, state, [created("dougong", "resume", "R"), CRASH]) == "dougong run FILE --run-dir R"
@@ -75,12 +75,14 @@ def test_a_mistake_is_mended_first(path: Path) -> None:
 def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
     """Without that, a resume would come to the same end."""
     bad = RunEnded(kind="failed", generation=1, step=7, cause="step 7: loss nan", worker="east/0", failure="numerics")
-    assert said(path, "failed", [created(*RUN), bad]) == "dougong run job.yaml --no-ray --run-dir R"
+    assert said(path, "failed", [created(*RUN), bad]) == (
+        "lower optimizer.lr or set optimizer.clip_norm, then: dougong run job.yaml --no-ray --run-dir R"
+    )
     events = [created(*RUN), COMMITTED, bad]
-    assert said(path, "failed", events, "step-000005") == "dougong resume R -o fault.non_finite=skip"
-    skipped = StepSkipped(generation=2, step=6, loss=math.nan, grad_norm=math.nan, where="the loss")
+    assert said(path, "failed", events, "step-000005") == "dougong resume R --no-ray -o fault.non_finite=skip"
+    skipped = StepSkipped(generation=2, step=6, loss=math.nan, grad_norm=math.nan, where="the loss", in_a_row=3)
     again = [*events, created("dougong", "resume", "R"), skipped, bad]
-    assert said(path, "failed", again) == "dougong resume R -o fault.max_skips=N"
+    assert said(path, "failed", again) == "dougong resume R -o fault.max_skips=6"
 
 
 def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:
@@ -90,3 +92,44 @@ def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:
 def test_words_are_given_back_as_a_shell_takes_them() -> None:
     assert typed(("dougong", "run", "my job.yaml")) == "dougong run 'my job.yaml'"
     assert typed(("__main__.py", "run", "x")) == "python -m dougong run x"
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        ("__main__.py run j.yaml --no-ray", "python -m dougong resume R --no-ray"),
+        ("dougong run j.yaml --address a:1 -o steps=9", "dougong resume R --address a:1"),
+        ("dougong resume R --address=auto", "dougong resume R --address=auto"),
+        ("dougong resume R", "dougong resume R"),
+    ],
+)
+def test_the_next_command_calls_the_program_and_reaches_its_machines_as_the_last_did(
+    path: Path, command: str, again: str
+) -> None:
+    events = [created(*RUN), COMMITTED, created(*command.split())]
+    assert said(path, "stopped", events, "step-000005") == again
+    for state in ("finished", "running"):
+        assert said(path, state, events).startswith(again.partition(" resume")[0])
+
+
+@pytest.mark.parametrize("failure", ["exception", "out_of_memory", "model", None])
+def test_what_would_come_again_is_mended_first(path: Path, failure: str | None) -> None:
+    """Without a class: nobody answers at an address, or there are too few devices."""
+    ended = CRASH.model_copy(update={"failure": failure})
+    assert said(path, "failed", [created(*RUN), ended]).startswith("mend what it names, then: dougong run job.yaml")
+
+
+@pytest.mark.parametrize("failure", ["crash", "node_lost", "preemption", "storage"])
+def test_what_came_from_outside_needs_no_remedy(path: Path, failure: str) -> None:
+    ended = CRASH.model_copy(update={"failure": failure})
+    assert said(path, "failed", [created(*RUN), ended]).startswith("dougong run job.yaml")
+    stopped = CRASH.model_copy(update={"kind": "stopped", "failure": None})
+    assert said(path, "stopped", [created(*RUN), stopped]).startswith("dougong run job.yaml")
+
+
+def test_a_directory_that_is_gone_is_put_back_first(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    (path / "tensorboard").mkdir(parents=True)  # whoever still writes may make it anew
+    assert said(path, "failed", []) == (
+        "put the run directory back (where it is lost for good, begin anew), then: dougong status R"
+    )

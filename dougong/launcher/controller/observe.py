@@ -68,7 +68,7 @@ from dougong.records.files import ROOM
 REFUSALS_TOLD = 5
 """So many are told one by one."""
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+_SIGNALLED = 128
 
 
 def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
@@ -191,8 +191,7 @@ def set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
 
 def _observe_signal(facts: RunFacts, number: int) -> tuple[News, ...]:
     name = signal_name(number)
-    status = EXIT_INTERRUPTED if name == "SIGINT" else EXIT_TERMINATED
-    return _observe_stop(facts, Stop(name, status))
+    return _observe_stop(facts, Stop(name, _SIGNALLED + number))
 
 
 def _observe_stop(facts: RunFacts, stop: Stop) -> tuple[News, ...]:

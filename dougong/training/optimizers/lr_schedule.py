@@ -42,14 +42,17 @@ def rate_remarks(job: Job) -> Remarks:
             f"step, {steps}, which has {rate:.6g}"
         )
         return Remarks(notes=(text,))
+    is_one = end + 1 == steps
+    trailing = f"step {steps} has" if is_one else f"steps {end + 1} to {steps} have"
+    train = "trains" if is_one else "train"
     if rate > 0:
         text = (
-            f"steps {end + 1} to {steps} have the learning rate at which the decay ends at step "
+            f"{trailing} the learning rate at which the decay ends at step "
             f"{end} (schedule.decay_steps): {rate:.6g}"
         )
         return Remarks(notes=(text,))
     text = (
-        f"steps {end + 1} to {steps} have a learning rate of 0 and train nothing: the decay ends "
+        f"{trailing} a learning rate of 0 and {train} nothing: the decay ends "
         f"at step {end}; raise schedule.decay_steps, or schedule.final_fraction in a new run"
     )
     return Remarks(warnings=(text,))

@@ -65,6 +65,11 @@ def test_the_second_request_to_stop_does_not_wait_and_is_an_event_once(facts: Ru
     assert observe(facts, SignalReceived(2), 0.0) == ()
 
 
+def test_a_terminal_that_is_closed_has_its_own_exit_status(facts: RunFacts) -> None:
+    observe(facts, SignalReceived(1), 0.0)
+    assert facts.stop == Stop("SIGHUP", 129)
+
+
 def test_dougong_stop_said_again_is_the_same_wish_and_now_is_another(facts: RunFacts, channel: Channel) -> None:
     """Whoever asks again after a deadline must not lose the checkpoint that is being written."""
     for _ in range(2):

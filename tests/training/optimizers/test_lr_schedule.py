@@ -73,6 +73,11 @@ def test_the_decay_ends_where_it_is_told_to_whatever_the_steps(name: str, end: i
         (70, {"decay_steps": 60}, Remarks(notes=(
             "steps 61 to 70 have the learning rate at which the decay ends at step 60 (schedule.decay_steps): "
             "0.001",))),
+        (61, {"decay_steps": 60}, Remarks(notes=(
+            "step 61 has the learning rate at which the decay ends at step 60 (schedule.decay_steps): 0.001",))),
+        (61, {"decay_steps": 60, "final_fraction": 0.0}, Remarks(warnings=(
+            "step 61 has a learning rate of 0 and trains nothing: the decay ends at step 60; raise "
+            "schedule.decay_steps, or schedule.final_fraction in a new run",))),
         (60, {"name": "linear", "decay_steps": 120}, Remarks(notes=(
             "the learning rate's decay ends at step 120 (schedule.decay_steps), behind the last step, 60, which has "
             "0.0055",))),
