@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated
@@ -12,10 +13,11 @@ from rich.table import Table
 
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
-from dougong.deadlines import DEADLINES
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.client import LogReader, follow, read_status
+from dougong.launcher.client import LogReader, follow, how_to_end, look_at, silence_words
 from dougong.launcher.client import stop as stop_run
+from dougong.launcher.presence import Presence
 from dougong.records.directory import RunDir
 from dougong.records.jsonl import encode
 from dougong.records.status import RunStatus
@@ -41,13 +43,18 @@ def status(
     typer.echo(f"next: {found.next_command}")
 
 
-def standing_of(run: RunDir) -> Standing:
+def standing_of(run: RunDir, deadlines: Deadlines = DEADLINES) -> Standing:
     """Where a run stands now."""
     # The record is read after the status, so that it has come at least as far.
-    status = read_status(run)
+    status, presence = look_at(run, deadlines)
     events, rows = run.read_events(), run.read_last_metrics()
+    now, silence = datetime.now(timezone.utc), ""
     command = str(next_step(run.path, status.state.lower(), events))
-    return find_standing(status, rows, events, command, datetime.now(timezone.utc))
+    if presence is Presence.SILENT:
+        known = run.read_controller()
+        silence = silence_words(known)
+        command = f"{how_to_end(known)}, then: dougong resume {shlex.quote(str(run.path))}"
+    return find_standing(status, rows, events, command, now, silence)
 
 
 def logs(
@@ -80,7 +87,7 @@ def logs(
     else:
         for name, line in reader.next_lines(last=True):
             write(name, line)
-    silence = silence_words(reader)
+    silence = no_lines_words(reader)
     if silence:
         typer.echo(silence, err=True)  # it is no line of a log
 
@@ -107,7 +114,7 @@ def _generations(numbers: Sequence[int]) -> str:
     return f"{'generation' if len(numbers) == 1 else 'generations'} {ranges(numbers)}"
 
 
-def silence_words(reader: LogReader) -> str:
+def no_lines_words(reader: LogReader) -> str:
     """Who of those whose logs are read has printed nothing; empty where everybody has printed."""
     generation, files = reader.selection()
     if not files:

@@ -18,6 +18,7 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
+from dougong.records.finished import finish_before
 
 _GOES_ON = ("starting", "running", "recovering", "stopping")
 MISTAKES = ("data", "model")
@@ -47,10 +48,10 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     A run goes on from a checkpoint; without one there is nothing to resume, and the command that
     began it begins it again in the same directory.
     """
-    if state == "finished":
-        return NextStep(f"dougong export {_quoted(path)} OUT")
     if state in _GOES_ON:
         return NextStep(f"dougong status {_quoted(path)}")
+    if state == "finished" or finish_before(events) is not None:
+        return NextStep(f"dougong export {_quoted(path)} OUT")
     failure = _failure_of(events)
     change = _change_for(events) if failure == "numerics" else ""
     remedy = _REMEDIES.get(failure or "", "")

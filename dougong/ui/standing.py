@@ -10,7 +10,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from dougong.deadlines import DEADLINES, Deadlines
+from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
@@ -19,6 +19,7 @@ from dougong.records.events import (
     GenerationStarted,
     read_wall,
 )
+from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss
@@ -43,7 +44,8 @@ class Standing:
     """Where a run stands. What is not known is None; seconds.
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
-    `quiet`: the pause is longer than usual. `next_command`: what to type next.
+    `quiet`: the pause is longer than usual. `remark`: what else has to be known, empty for nothing.
+    `next_command`: what to type next.
     """
 
     status: RunStatus
@@ -55,6 +57,7 @@ class Standing:
     quiet: bool
     checkpoint: LastCheckpoint | None
     next_command: str
+    remark: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
@@ -68,6 +71,7 @@ class Standing:
             "usual_step_s": self.usual_step_s,
             "quiet": self.quiet,
             "checkpoint": None if newest is None else asdict(newest),
+            "remark": self.remark,
             "next": self.next_command,
         }
 
@@ -85,6 +89,8 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
+        if self.remark:
+            lines.append(self.remark)
         return lines
 
     def _step_words(self) -> list[str]:
@@ -112,9 +118,10 @@ def find_standing(
     events: Sequence[Event],
     next_command: str,
     now: datetime,
-    deadlines: Deadlines = DEADLINES,
+    silence: str = "",
 ) -> Standing:
-    """`rows`: the last ones written, in order; `events`: all of the run's; `now`: with its zone."""
+    """`rows`: the last ones written, in order; `events`: all of the run's; `now`: with its zone;
+    `silence`: what is said of a controller that does not answer, empty for any other."""
     rows = _of_now(status, rows)
     newest = rows[-1] if rows else {}
     pauses = _pauses_s(rows)
@@ -122,9 +129,8 @@ def find_standing(
     usual, eta, quiet = median(pauses) if pauses else None, None, False
     trains = status.state in ("RUNNING", "STOPPING") and not status.phase
     if trains and usual is not None and since is not None:
-        quiet = since > max(_USUAL_TIMES * max(pauses), deadlines.quiet_s)
-        left = max((status.steps - status.step) * usual - since, 0.0)
-        eta = None if quiet else left
+        quiet = since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s)
+        eta = None if quiet or silence else _left_s(status, usual, since)
     return Standing(
         status=status,
         loss=newest.get("loss"),
@@ -135,7 +141,14 @@ def find_standing(
         quiet=quiet,
         checkpoint=_checkpoint(events, now),
         next_command=next_command,
+        remark=silence or (vain_resume(events) if status.state == "FINISHED" else ""),
     )
+
+
+def _left_s(status: RunStatus, usual: float, since: float) -> float:
+    """The rest of the present step and those after it: to wait does not compute the latter."""
+    left = status.steps - status.step
+    return max(left - 1, 0) * usual + (max(usual - since, 0.0) if left else 0.0)
 
 
 def _of_now(status: RunStatus, rows: Sequence[MetricsRow]) -> list[MetricsRow]:

@@ -159,6 +159,19 @@ def test_closing_words(tmp_path: Path) -> None:
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
 
 
+def test_a_finished_run_whose_resume_was_refused_is_finished(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    run.append_event(RunCreated(generation=3, job="quickstart"))
+    run.write_status(RunStatus(job="quickstart", state="FAILED", generation=3, step=40, steps=90))
+    run.append_event(RunEnded(kind="failed", generation=3, step=40, cause="its kernels differ"))
+    history = read_history(run)
+    assert (history.state, history.steps, history.failure) == ("finished", 60, None)
+    words = closing_words(run, "failed").splitlines()
+    assert words[0].startswith("quickstart: finished at step 60/60")
+    assert words[0].endswith(", as before: the resume trained no step")
+    assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
+
+
 def test_closing_words_count_skipped_steps(tmp_path: Path) -> None:
     """Step 21 was computed, and skipped, by two generations."""
     run = finished_run(tmp_path / "run")
