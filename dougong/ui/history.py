@@ -24,6 +24,7 @@ from dougong.records.events import (
     CheckpointsSetAside,
     Event,
     FingerprintsTaken,
+    FirstStep,
     GenerationStarted,
     RunCreated,
     RunEnded,
@@ -289,15 +290,21 @@ def _failure(events: Sequence[Event]) -> RunFailure | None:
 
 
 def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:
-    """In which generation the worker that ended the run had died first, since the last controller's
-    start."""
-    generation = ended.generation
+    """In which generation the worker had died that ended the run: of equal deaths, the first since
+    the last generation that trained, or since the last controller's start."""
+    generation: int | None = None
     for event in reversed(events):
         if isinstance(event, RunCreated):
             break
-        if isinstance(event, WorkerDied) and event.worker == ended.worker:
+        if isinstance(event, FirstStep) and generation is not None:
+            break
+        if isinstance(event, WorkerDied) and _is_end_of(event, ended):
             generation = event.generation
-    return generation
+    return ended.generation if generation is None else generation
+
+
+def _is_end_of(death: WorkerDied, ended: RunEnded) -> bool:
+    return (death.worker, death.cause) == (ended.worker, ended.cause)
 
 
 def _duration_s(events: Sequence[Event]) -> float:

@@ -65,6 +65,9 @@ def test_checkpoints_know_whether_they_are_still_there(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+KILLED = "killed by signal 9 (SIGKILL), as rehearsed"
+
+
 def failed_generation(run: RunDir) -> int | None:
     failure = read_history(run).failure
     return failure.generation if failure else None
@@ -75,12 +78,26 @@ def test_the_failed_workers_log_is_that_of_its_own_generation(tmp_path: Path) ->
     recorder.start()
     for generation, worker in ((1, "east/1"), (2, "east/1"), (3, "east/0")):
         recorder.kill(generation, worker, 3)
-    recorder.event("failed", 3, step=2, worker="east/1", cause="the first cause is history at the end")
+    recorder.event("failed", 3, step=2, worker="east/1", cause=KILLED)
     assert failed_generation(recorder.run) == 1
     recorder.event("created", 4, job="quickstart")
     recorder.kill(4, "east/1", 3)
-    recorder.event("failed", 4, step=2, worker="east/1", cause="again")
+    recorder.event("failed", 4, step=2, worker="east/1", cause=KILLED)
     assert failed_generation(recorder.run) == 4
+
+
+def test_the_log_of_a_death_that_the_run_had_got_over_is_not_shown(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    for generation in (1, 2):
+        recorder.event("first_step", generation, step=1)
+        recorder.kill(generation, "east/0", 3)
+    mistake = {"worker": "east/0", "class": "data", "cause": "DataError: line 3 is empty"}
+    recorder.event("worker_died", 3, **mistake)
+    recorder.event("failed", 3, step=2, **mistake)
+    assert failed_generation(recorder.run) == 3
+    recorder.event("failed", 3, step=2, worker="east/0", cause=KILLED)
+    assert failed_generation(recorder.run) == 2
 
 
 def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
