@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated
@@ -13,16 +15,17 @@ from rich.table import Table
 from dougong.checkpoint.directories import list_committed
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
-from dougong.deadlines import DEADLINES
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.client import LogReader, follow, read_status
+from dougong.launcher.client import LogReader, follow, how_to_end, look_at, silence_words
 from dougong.launcher.client import stop as stop_run
+from dougong.launcher.presence import Presence
 from dougong.records.directory import RunDir
 from dougong.records.jsonl import encode
 from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import ranges, site_experts, worker_list
-from dougong.ui.next_step import next_step
+from dougong.ui.next_step import next_step, program
 from dougong.ui.standing import Standing, find_standing
 
 
@@ -47,14 +50,25 @@ def status(
     typer.echo(f"next: {found.next_command}")
 
 
-def standing_of(run: RunDir) -> Standing:
+def standing_of(run: RunDir, deadlines: Deadlines = DEADLINES) -> Standing:
     """Where a run stands now."""
     # The record is read after the status, so that it has come at least as far.
-    status = read_status(run)
+    status, presence = look_at(run, deadlines)
     events, rows = run.read_events(), run.read_last_metrics()
     present = {place.path.name for place in list_committed(run.checkpoints)}
     command = str(next_step(run.path, status.state.lower(), events))
-    return find_standing(status, rows, events, present, command, datetime.now(timezone.utc))
+    now = datetime.now(timezone.utc)
+    found = find_standing(status, rows, events, present, command, now)
+    if presence is not Presence.SILENT:
+        return found
+    known = run.read_controller()
+    resume = f"{program(events)} resume {shlex.quote(str(run.path))}"
+    return dataclasses.replace(
+        found,
+        eta_s=None,
+        remark=silence_words(known),
+        next_command=f"{how_to_end(known)}, then: {resume}",
+    )
 
 
 def logs(
@@ -87,7 +101,7 @@ def logs(
     else:
         for name, line in reader.next_lines(last=True):
             write(name, line)
-    silence = silence_words(reader)
+    silence = no_lines_words(reader)
     if silence:
         typer.echo(silence, err=True)  # it is no line of a log
 
@@ -114,7 +128,7 @@ def _generations(numbers: Sequence[int]) -> str:
     return f"{'generation' if len(numbers) == 1 else 'generations'} {ranges(numbers)}"
 
 
-def silence_words(reader: LogReader) -> str:
+def no_lines_words(reader: LogReader) -> str:
     """Who of those whose logs are read has printed nothing; empty where everybody has printed."""
     generation, files = reader.selection()
     if not files:

@@ -10,7 +10,7 @@ from typing import Literal
 from dougong.fault.diagnosis import Diagnosis, Origin
 from dougong.job.schema import Fault
 
-_DETERMINISTIC = ("data", "model", "numerics")
+DETERMINISTIC = ("data", "model", "numerics")
 """A generation that begins anew computes the same from the same."""
 
 
@@ -27,7 +27,7 @@ def decide(
 ) -> Decision:
     """`history`: the failures of this run before this one, oldest first; `has_stepped`: whether
     the generation that failed now had completed a step."""
-    if diagnosis.kind in _DETERMINISTIC:
+    if diagnosis.kind in DETERMINISTIC:
         return Decision("fail", f"a {diagnosis.kind} error would come again")
     last = history[-1].origin if history else None
     # A step in between says that the run got past it: what failed then was something else, or

@@ -274,7 +274,7 @@ class Fault(Section):
 
     max_restarts: Count = physical(
         3,
-        "recoveries by itself before it gives up with the first cause; a `dougong resume` begins "
+        "recoveries by itself before it gives up; a `dougong resume` begins "
         "the count anew: a person has looked",
     )
     non_finite: Literal["stop", "skip"] = logical(

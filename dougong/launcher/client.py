@@ -14,6 +14,7 @@ from dougong.errors import LaunchError
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
+from dougong.records.finished import as_finished
 from dougong.records.rebuilt_status import known_status
 from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
@@ -25,15 +26,24 @@ LOST = "LOST"
 def read_status(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> RunStatus:
     """Where the run stands, by status.json or else by its other files; with state LOST when the
     controller is gone and left no final state."""
+    return look_at(run_dir, deadlines)[0]
+
+
+def look_at(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> tuple[RunStatus, Presence | None]:
+    """As `read_status`, and what is known of the controller: None of a run that has ended."""
     status, _ = known_status(run_dir)
-    if status.has_ended or is_alive(run_dir, deadlines):
-        return status
-    settled, _ = known_status(run_dir)  # it may have ended between the two looks
-    if settled.has_ended:
-        return settled
-    dead = tuple(worker.model_copy(update={"alive": False}) for worker in settled.workers)
-    state = _recorded_end(run_dir) or LOST
-    return settled.model_copy(update={"state": state, "workers": dead})
+    if not status.has_ended:
+        found = look(run_dir, deadlines)
+        if found.is_there:
+            return status, found
+        status, _ = known_status(run_dir)  # it may have ended between the two looks
+    if not status.has_ended:
+        dead = tuple(worker.model_copy(update={"alive": False}) for worker in status.workers)
+        state = _recorded_end(run_dir) or LOST
+        status = status.model_copy(update={"state": state, "workers": dead})
+    if status.state == "FINISHED":
+        return status, None
+    return as_finished(status, run_dir.read_events()), None
 
 
 def _recorded_end(run_dir: RunDir) -> str | None:
@@ -46,12 +56,6 @@ def _recorded_end(run_dir: RunDir) -> str | None:
             case RunCreated():
                 return None
     return None
-
-
-def is_alive(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> bool:
-    """Whether the run has a controller, as far as can be known from here; one that is stopped, or
-    hangs, is one."""
-    return look(run_dir, deadlines) in (Presence.STARTING, Presence.ALIVE, Presence.SILENT)
 
 
 def ask_controller(
@@ -119,14 +123,12 @@ def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
     """Why nobody can be asked, how far the run has come, and what to type next."""
     path, known = run_dir.path, run_dir.read_controller()
     status, _ = known_status(run_dir)
-    who = "its controller"
-    if known is not None:
-        who += f" (process {known.pid} on {known.machine})"
+    who = _controller_words(known)
     match found:
         case Presence.SILENT:
             return (
-                f"{path}: {who} is there and does not answer: it is stopped or hangs; "
-                f"{how_to_end(known)}, then go on with: dougong resume {path}"
+                f"{path}: {silence_words(known)}; {how_to_end(known)}, then go on with: dougong "
+                f"resume {path}"
             )
         case Presence.UNKNOWN:
             return (
@@ -140,6 +142,16 @@ def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
                 f"{path}: lost {place}: {who} is gone, so that there is nothing to stop\n"
                 f"next: {following}"
             )
+
+
+def silence_words(known: ControllerAddress | None) -> str:
+    """That a controller does not answer, as a part of a sentence."""
+    return f"{_controller_words(known)} is there and does not answer: it is stopped or hangs"
+
+
+def _controller_words(known: ControllerAddress | None) -> str:
+    who = "its controller"
+    return who if known is None else f"{who} (process {known.pid} on {known.machine})"
 
 
 def how_to_end(known: ControllerAddress | None) -> str:

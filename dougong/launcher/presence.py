@@ -31,6 +31,12 @@ class Presence(Enum):
     GONE = "gone"  # it is dead
     UNKNOWN = "unknown"  # on another machine, which cannot be reached
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the run has a controller, as far as can be known from here; one that is stopped,
+        or hangs, is one."""
+        return self in (Presence.STARTING, Presence.ALIVE, Presence.SILENT)
+
 
 def look(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> Presence:
     """Look for a run's controller. Takes a few seconds where nobody answers."""

@@ -24,6 +24,7 @@ from dougong.records.events import (
     CheckpointsSetAside,
     Event,
     FingerprintsTaken,
+    FirstStep,
     GenerationStarted,
     RunCreated,
     RunEnded,
@@ -34,6 +35,7 @@ from dougong.records.events import (
     StepsRecomputed,
     WorkerDied,
 )
+from dougong.records.finished import as_finished, vain_resume
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
@@ -144,12 +146,12 @@ class History:
 def read_history(run_dir: RunDir) -> History:
     """Read all of a run. RecordError when a file of it is broken."""
     events, rows = run_dir.read_events(), run_dir.read_metrics(REPORTED)
-    status = run_dir.read_status() or rebuild_status(run_dir)
+    status = _read_status(run_dir, events)
     # What no event has said yet is empty.
     created = _last(events, RunCreated) or RunCreated(generation=0, job=status.job)
     started = _last(events, AgentsStarted) or AgentsStarted(generation=0, agents=())
     taken = _last(events, FingerprintsTaken) or FingerprintsTaken(generation=0, classes={})
-    state = _state(events, status)
+    state = status.state.lower()
     live, rewound = split_rows(rows)
     return History(
         path=run_dir.path,
@@ -204,8 +206,19 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
     """For the end of a run on the screen: what came of it, and in a second line what to type next.
     `state`: as the controller knows it, whose record may lack the end; None: as the record says."""
     history = read_history(run_dir)
-    if state is not None:
+    refused = vain_resume(history.events) if history.state == "finished" else ""
+    if state is not None and not refused:
         history = replace(history, state=state)
+    told = ["as before: the resume trained no step"] if refused else []
+    words = ", ".join([*_numbers(history), *told])
+    if not says_next:
+        return words
+    following = next_step(history.path, history.state, history.events)
+    return f"{words}\nnext: {following}"
+
+
+def _numbers(history: History) -> list[str]:
+    """What came of the run, piece by piece."""
     where = f"{history.state} at step {history.last_step}/{history.steps}"
     parts = [
         f"{history.job_name}: {where}",
@@ -220,10 +233,7 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
         parts.append(f"{plural(history.num_skipped, 'step')} skipped")
     if history.recomputed:
         parts.append(recomputed_words(history.recomputed))
-    if not says_next:
-        return ", ".join(parts)
-    following = next_step(history.path, history.state, history.events)
-    return f"{', '.join(parts)}\nnext: {following}"
+    return parts
 
 
 def recomputed_words(events: Sequence[StepsRecomputed]) -> str:
@@ -233,6 +243,13 @@ def recomputed_words(events: Sequence[StepsRecomputed]) -> str:
         return f"step {parted[0].last} computed again: other bits"
     stretches = ", ".join(step_range(event.first, event.last) for event in events)
     return f"{stretches} computed again: the same bits"
+
+
+def _read_status(run_dir: RunDir, events: Sequence[Event]) -> RunStatus:
+    """The status, with the state that the events say."""
+    status = run_dir.read_status() or rebuild_status(run_dir)
+    state = _state(events, status).upper()
+    return as_finished(status.model_copy(update={"state": state}), events)
 
 
 def _state(events: Sequence[Event], status: RunStatus) -> str:
@@ -274,15 +291,21 @@ def _failure(events: Sequence[Event]) -> RunFailure | None:
 
 
 def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:
-    """In which generation the worker that ended the run had died first, since the last controller's
-    start."""
-    generation = ended.generation
+    """In which generation the worker had died that ended the run: of equal deaths, the first since
+    the last generation that trained, or since the last controller's start."""
+    generation: int | None = None
     for event in reversed(events):
         if isinstance(event, RunCreated):
             break
-        if isinstance(event, WorkerDied) and event.worker == ended.worker:
+        if isinstance(event, FirstStep) and generation is not None:
+            break
+        if isinstance(event, WorkerDied) and _is_end_of(event, ended):
             generation = event.generation
-    return generation
+    return ended.generation if generation is None else generation
+
+
+def _is_end_of(death: WorkerDied, ended: RunEnded) -> bool:
+    return (death.worker, death.cause) == (ended.worker, ended.cause)
 
 
 def _duration_s(events: Sequence[Event]) -> float:

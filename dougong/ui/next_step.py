@@ -19,6 +19,7 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
+from dougong.records.finished import finish_before
 
 _GOES_ON = ("starting", "running", "recovering", "stopping")
 MISTAKES = ("data", "model")
@@ -56,10 +57,10 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     dougong, directory = program(events), shlex.quote(str(path))
     if _is_gone(path, events):
         return NextStep(f"{dougong} status {directory}", _PUT_BACK)
-    if state == "finished":
-        return NextStep(f"{dougong} export {directory} OUT")
     if state in _GOES_ON:
         return NextStep(f"{dougong} status {directory}")
+    if state == "finished" or finish_before(events) is not None:
+        return NextStep(f"{dougong} export {directory} OUT")
     return _again(path, events, f"{dougong} verify {directory}", f"{dougong} resume {directory}")
 
 

@@ -19,6 +19,7 @@ from dougong.records.events import (
     GenerationStarted,
     read_wall,
 )
+from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss
@@ -45,7 +46,8 @@ class Standing:
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
-    them counts any more. `next_command`: what to type next.
+    them counts any more. `remark`: what else has to be known, empty for nothing. `next_command`:
+    what to type next.
     """
 
     status: RunStatus
@@ -58,6 +60,7 @@ class Standing:
     checkpoint: LastCheckpoint | None
     has_lost_all: bool
     next_command: str
+    remark: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
@@ -71,6 +74,7 @@ class Standing:
             "usual_step_s": self.usual_step_s,
             "quiet": self.quiet,
             "checkpoint": None if newest is None else asdict(newest),
+            "remark": self.remark,
             "next": self.next_command,
         }
 
@@ -88,6 +92,8 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
+        if self.remark:
+            lines.append(self.remark)
         return lines
 
     def _step_words(self) -> list[str]:
@@ -119,8 +125,8 @@ def find_standing(
     next_command: str,
     now: datetime,
 ) -> Standing:
-    """`rows`: the last ones written, in order; `events`: all of the run's; `present`: the names
-    of the checkpoints that are there; `now`: with its zone."""
+    """`rows`: the last ones written, in order; `events`: all of the run's; `present`: the names of
+    the checkpoints that are there; `now`: with its zone."""
     rows = _of_now(status, rows)
     newest = rows[-1] if rows else {}
     pauses = _pauses_s(rows)
@@ -131,8 +137,7 @@ def find_standing(
     trains = status.state in ("RUNNING", "STOPPING") and not status.phase
     if trains and usual is not None and since is not None:
         quiet = since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s)
-        left = max((status.steps - status.step) * usual - since, 0.0)
-        eta = None if quiet else left
+        eta = None if quiet else _left_s(status, usual, since)
     return Standing(
         status=status,
         loss=newest.get("loss"),
@@ -144,7 +149,14 @@ def find_standing(
         checkpoint=_newest(there, now),
         has_lost_all=bool(committed) and not there,
         next_command=next_command,
+        remark=vain_resume(events) if status.state == "FINISHED" else "",
     )
+
+
+def _left_s(status: RunStatus, usual: float, since: float) -> float:
+    """The rest of the present step and those after it: to wait does not compute the latter."""
+    left = status.steps - status.step
+    return max(left - 1, 0) * usual + (max(usual - since, 0.0) if left else 0.0)
 
 
 def _of_now(status: RunStatus, rows: Sequence[MetricsRow]) -> list[MetricsRow]:

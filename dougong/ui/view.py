@@ -57,7 +57,7 @@ class View:
         self._closed = False
         self._told_phase: tuple[str, float] | None = None
         self._console_is_gone = False
-        self._last_failure: tuple[str, str] | None = None
+        self._told_death: tuple[int, str, str] | None = None
         self._consequences: dict[str, str] = {}  # worker -> last line of its traceback
         self._told_elsewhere: set[str] = set()  # errors that an event or the last words tell
         self._speaks_unicode = console.encoding.lower().startswith("utf")
@@ -170,10 +170,12 @@ class View:
         """A diagnosis that only repeats the death it explains is not said twice."""
         if not isinstance(event, (WorkerDied, FailureDiagnosed)):
             return False
-        failure = (event.worker, failure_words(event.failure, event.cause))
-        known = failure == self._last_failure
-        self._last_failure = failure
-        return known
+        words = failure_words(event.failure, event.cause)
+        failure = (event.generation, event.worker, words)
+        if isinstance(event, WorkerDied):
+            self._told_death = failure
+            return False
+        return failure == self._told_death
 
     def _show(self, message: LogMessage) -> None:
         if message.text in self._told_elsewhere:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from dougong.cli.watch import logs, status, stop
+from dougong.cli.watch import logs, standing_of, status, stop
+from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
+from dougong.records.run_lock import take_lock
+from dougong.records.status import ControllerAddress
 from tests.ui.recorded import Recorder, finished_run
 from typer.testing import CliRunner, Result
 
@@ -82,6 +87,26 @@ def test_a_status_that_is_gone_or_damaged_is_told_from_the_other_files(tmp_path:
     result = call(status, run.path)
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "quickstart: finished, step 60 of 60, generation 2")
     assert result.stderr.startswith(f"note: {run.status_file}") and "the run's other files say" in result.stderr
+
+
+def test_a_controller_that_does_not_answer_is_told_with_what_ends_it(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 29)
+    here = socket.gethostname()
+    with socket.create_server(("127.0.0.1", 0)) as silent, take_lock(recorder.path):
+        host, port = silent.getsockname()
+        address = ControllerAddress(host=host, port=port, pid=4711, token="secret", machine=here)
+        recorder.run.write_controller(address)
+        found = standing_of(recorder.run, dataclasses.replace(DEADLINES, client_answer_s=0.2))
+    assert (found.status.state, found.eta_s) == ("RUNNING", None)
+    assert found.lines()[-1] == (
+        f"its controller (process 4711 on {here}) is there and does not answer: it is stopped or hangs"
+    )
+    assert found.next_command == (
+        f"`kill -CONT 4711` on {here} wakes it, `kill -9 4711` ends it, then: dougong resume {recorder.path}"
+    )
 
 
 def test_logs_of_all_and_of_one(run: RunDir) -> None:

@@ -16,7 +16,8 @@ from dougong.control.handshake import Hello
 from dougong.control.messages import Acknowledged, Message, Ping, RequestRefused, StopRun
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
-from dougong.launcher.client import LOST, LogReader, ask_controller, follow, is_alive, read_status, stop
+from dougong.launcher.client import LOST, LogReader, ask_controller, follow, look_at, read_status, stop
+from dougong.launcher.presence import Presence
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
 from dougong.records.status import ControllerAddress, RunStatus, WorkerState
@@ -64,9 +65,8 @@ def controlled(run_dir: RunDir) -> Iterator[Controller]:
 
 
 def test_a_controller_that_answers_is_alive(run_dir: RunDir, controlled: Controller) -> None:
-    assert is_alive(run_dir)
-    assert read_status(run_dir) == RUNNING
-    assert controlled.requests == [Ping(), Ping()]
+    assert look_at(run_dir) == (RUNNING, Presence.ALIVE)
+    assert controlled.requests == [Ping()]
 
 
 def test_a_run_whose_controller_is_gone_is_lost_with_its_workers(run_dir: RunDir, controlled: Controller) -> None:
@@ -87,10 +87,20 @@ def test_an_end_that_status_has_no_room_for_is_that_of_the_events(run_dir: RunDi
     assert read_status(run_dir).state == LOST
 
 
+def test_a_finished_run_whose_resume_came_to_nothing_is_finished(run_dir: RunDir, controlled: Controller) -> None:
+    controlled.server.close()
+    run_dir.append_event(RunEnded(kind="finished", generation=1, step=10))
+    run_dir.append_event(RunCreated(generation=2, job="toy"))
+    run_dir.write_status(RunStatus(job="toy", state="FAILED", generation=2, step=8, steps=20))
+    status = read_status(run_dir)
+    assert (status.state, status.generation, status.step, status.steps) == ("FINISHED", 1, 10, 10)
+    run_dir.write_status(RunStatus(job="toy", step=8, steps=20))  # its controller was killed
+    assert read_status(run_dir) == status
+
+
 def test_a_run_that_has_ended_needs_no_controller(run_dir: RunDir) -> None:
     run_dir.write_status(STOPPED)
-    assert read_status(run_dir) == STOPPED
-    assert not is_alive(run_dir)
+    assert look_at(run_dir) == (STOPPED, None)
     assert stop(run_dir, now=False, timeout_s=1) == STOPPED
 
 
@@ -123,7 +133,7 @@ def test_a_controller_on_anothers_loopback_is_judged_by_its_file(run_dir: RunDir
     controlled.write(run_dir, "another-machine")
     with pytest.raises(LaunchError, match="listens on another-machine alone; type this command there"):
         ask_controller(run_dir, Ping())
-    assert not is_alive(run_dir, QUICK)
+    assert read_status(run_dir, QUICK).state == LOST
     ended = threading.Event()
 
     def keep_writing() -> None:
@@ -133,7 +143,7 @@ def test_a_controller_on_anothers_loopback_is_judged_by_its_file(run_dir: RunDir
 
     writer = threading.Thread(target=keep_writing)
     writer.start()
-    assert is_alive(run_dir)
+    assert look_at(run_dir)[1] is Presence.ALIVE
     ended.set()
     writer.join()
     assert controlled.requests == []

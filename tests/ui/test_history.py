@@ -65,6 +65,9 @@ def test_checkpoints_know_whether_they_are_still_there(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+KILLED = "killed by signal 9 (SIGKILL), as rehearsed"
+
+
 def failed_generation(run: RunDir) -> int | None:
     failure = read_history(run).failure
     return failure.generation if failure else None
@@ -75,12 +78,26 @@ def test_the_failed_workers_log_is_that_of_its_own_generation(tmp_path: Path) ->
     recorder.start()
     for generation, worker in ((1, "east/1"), (2, "east/1"), (3, "east/0")):
         recorder.kill(generation, worker, 3)
-    recorder.event("failed", 3, step=2, worker="east/1", cause="the first cause is history at the end")
+    recorder.event("failed", 3, step=2, worker="east/1", cause=KILLED)
     assert failed_generation(recorder.run) == 1
     recorder.event("created", 4, job="quickstart")
     recorder.kill(4, "east/1", 3)
-    recorder.event("failed", 4, step=2, worker="east/1", cause="again")
+    recorder.event("failed", 4, step=2, worker="east/1", cause=KILLED)
     assert failed_generation(recorder.run) == 4
+
+
+def test_the_log_of_a_death_that_the_run_had_got_over_is_not_shown(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    for generation in (1, 2):
+        recorder.event("first_step", generation, step=1)
+        recorder.kill(generation, "east/0", 3)
+    mistake = {"worker": "east/0", "class": "data", "cause": "DataError: line 3 is empty"}
+    recorder.event("worker_died", 3, **mistake)
+    recorder.event("failed", 3, step=2, **mistake)
+    assert failed_generation(recorder.run) == 3
+    recorder.event("failed", 3, step=2, worker="east/0", cause=KILLED)
+    assert failed_generation(recorder.run) == 2
 
 
 def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
@@ -156,6 +173,19 @@ def test_the_controller_knows_the_end_that_its_record_lacks(tmp_path: Path) -> N
 def test_closing_words(tmp_path: Path) -> None:
     words = closing_words(finished_run(tmp_path / "run")).splitlines()
     assert words[0] == "quickstart: finished at step 60/60, 245,760 tokens, 40 s, loss 2.0852, 1 failure"
+    assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
+
+
+def test_a_finished_run_whose_resume_was_refused_is_finished(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    run.append_event(RunCreated(generation=3, job="quickstart"))
+    run.write_status(RunStatus(job="quickstart", state="FAILED", generation=3, step=40, steps=90))
+    run.append_event(RunEnded(kind="failed", generation=3, step=40, cause="its kernels differ"))
+    history = read_history(run)
+    assert (history.state, history.steps, history.failure) == ("finished", 60, None)
+    words = closing_words(run, "failed").splitlines()
+    assert words[0].startswith("quickstart: finished at step 60/60")
+    assert words[0].endswith(", as before: the resume trained no step")
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, CheckpointRejected, Event, RunCreated, RunEnded, StepSkipped
+from dougong.records.events import (
+    CheckpointCommitted,
+    CheckpointRejected,
+    Event,
+    FirstStep,
+    RunCreated,
+    RunEnded,
+    StepSkipped,
+)
 from dougong.ui.next_step import next_step, typed
 
 RUN = ("dougong", "run", "job.yaml", "--no-ray")
@@ -59,6 +67,14 @@ def test_without_a_checkpoint_nothing_is_resumed(path: Path, state: str) -> None
     # A directory that the command named is named once.
     assert said(path, state, [created(*RUN, "--run-dir", str(path)), CRASH]) == again
     assert said(path, state, [created("dougong", "resume", "R"), CRASH]) == "dougong run FILE --run-dir R"
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped", "lost"])
+def test_a_finished_run_whose_resume_came_to_nothing_is_exported(path: Path, state: str) -> None:
+    began, again = created(*RUN), created("dougong", "resume", "R", "--step", "5")
+    events = [began, COMMITTED, RunEnded(kind="finished", generation=1, step=10), again, MISTAKE]
+    assert said(path, state, events, "step-000005") == "dougong export R OUT"
+    assert said(path, state, [*events, again, FirstStep(generation=3, step=6), CRASH]) == "dougong resume R"
 
 
 def test_a_mistake_is_mended_first(path: Path) -> None:

@@ -13,6 +13,8 @@ from dougong.records.events import (
     CheckpointsSetAside,
     Event,
     GenerationStarted,
+    RunCreated,
+    RunEnded,
 )
 from dougong.records.status import RunStatus
 from dougong.ui.standing import Standing, find_standing
@@ -63,6 +65,29 @@ def test_a_long_pause_is_told(pause: float, quiet: bool) -> None:
     found = at(3.6 + pause, *rows(1.2, 2.4, 3.6))
     assert found.quiet is quiet
     assert ("no step for 45 s, usual 1.2 s" in found.lines()) is quiet
+
+
+def test_the_time_left_is_not_waited_away() -> None:
+    """Only the rest of the present step passes while it lasts."""
+    near_end = RUNNING.model_copy(update={"steps": 13})
+    etas = [at(3.6 + pause, *rows(1.2, 2.4, 3.6), status=near_end).eta_s for pause in (0.0, 1.0, 9.0)]
+    assert etas == pytest.approx([3.6, 2.6, 2.4])
+    assert at(9.0, *rows(1.2, 2.4, 3.6), status=RUNNING.model_copy(update={"steps": 10})).eta_s == 0.0
+
+
+def test_a_controller_that_does_not_answer_leaves_no_time_to_tell() -> None:
+    found = find_standing(RUNNING, rows(1.0, 2.0, 3.0), (), "kill -CONT 7", NOON, silence="its controller is silent")
+    assert (found.eta_s, found.lines()[-1], found.to_json()["remark"]) == (None, *["its controller is silent"] * 2)
+
+
+def test_a_resume_that_came_to_nothing_is_told_beside_the_finish() -> None:
+    finished = RunEnded(kind="finished", generation=1, step=10)
+    refused = RunEnded(kind="failed", generation=2, step=8, cause="its kernels differ")
+    events = (finished, RunCreated(generation=2, job="tiny"), refused)
+    done = RUNNING.model_copy(update={"state": "FINISHED"})
+    told = "the last resume trained no step, and the run is as it was: its kernels differ"
+    assert at(1.0, status=done, events=events).lines()[-1] == told
+    assert at(1.0, status=done, events=events[:1]).remark == ""
 
 
 def test_a_checkpoint_among_the_steps_makes_a_longer_pause_usual() -> None:

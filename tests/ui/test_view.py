@@ -107,6 +107,15 @@ def test_a_diagnosis_that_differs_is_told() -> None:
     ]  # fmt: skip
 
 
+def test_the_same_death_in_a_later_generation_is_told_again() -> None:
+    out = io.StringIO()
+    view = make_view(Console(file=out), "tiny", 3)
+    for number in (1, 2):
+        view.event(WorkerDied(generation=number, worker="east/1", failure="crash", cause="SIGKILL"))
+        view.event(FailureDiagnosed(generation=number, worker="east/1", failure="crash", cause="SIGKILL"))
+    assert [line[2:] for line in out.getvalue().splitlines()] == ["worker east/1 died: crash: SIGKILL"] * 2
+
+
 def test_failures_are_red_and_markup_in_causes_is_text() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard", width=200)

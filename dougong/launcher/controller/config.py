@@ -73,6 +73,12 @@ class ControllerConfig:
     sources: RunSources | None = None
 
     @property
+    def knows_beginning(self) -> bool:
+        """Whether what the run had read when it began is known, or nothing hangs on it: without a
+        checkpoint it begins now."""
+        return self.sources is not None or not self.resume_point.has_committed
+
+    @property
     def takes_fingerprints(self) -> bool:
         """Whether every device's arithmetic is looked at before it may take part."""
         return self.entries.fingerprint is not None and self.job.is_deterministic

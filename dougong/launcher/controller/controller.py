@@ -69,7 +69,7 @@ class Controller:
             config.takes_fingerprints,
             backend.shared_devices,
             installed_versions(),
-            config.sources is not None,
+            config.knows_beginning,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
-from dougong.fault.policy import decide
+from dougong.fault.policy import DETERMINISTIC, decide
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
@@ -19,7 +20,7 @@ from dougong.launcher.controller.actions import (
     KillGeneration,
     Record,
 )
-from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.facts import PastFailure, RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.observe import as_ours, warning
 from dougong.launcher.controller.stages import Preparation, RunPolicy
@@ -311,18 +312,35 @@ def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
 
 
 def _defeat(facts: RunFacts, reason: str) -> Outcome:
-    """The end of a run that could not recover; its error names the first failure."""
-    first = facts.history[0]
-    error = WorkerError(f"{first.diagnosis}{_other_failures(facts)}; {reason}")
-    return Outcome("FAILED", 1, error, first.diagnosis, first.generation)
+    """The end of a run that could not recover; its error names the failure that it did not get
+    over."""
+    cause = _cause(facts.history)
+    error = WorkerError(f"{cause.diagnosis}{_other_failures(facts.history, cause)}; {reason}")
+    return Outcome("FAILED", 1, error, cause.diagnosis, cause.generation)
 
 
-def _other_failures(facts: RunFacts) -> str:
-    """That there were more failures than the first, and the last of them unless it is the same."""
-    first, last = facts.history[0].diagnosis, facts.history[-1].diagnosis
-    count = len(facts.history)
+def _cause(history: Sequence[PastFailure]) -> PastFailure:
+    """The first failure since the last step that was completed; the last one where that is a
+    mistake, which ends a run whatever went before."""
+    cause = history[-1]
+    if cause.diagnosis.kind in DETERMINISTIC:
+        return cause
+    for earlier in reversed(history[:-1]):
+        if cause.has_stepped:
+            break  # the run had got over all the earlier ones
+        cause = earlier
+    return cause
+
+
+def _other_failures(history: Sequence[PastFailure], cause: PastFailure) -> str:
+    """That there were more failures than the cause, and the last of them unless it is the same."""
+    count, last = len(history), history[-1]
     if count == 1:
         return ""
-    if (last.worker, last.cause) == (first.worker, first.cause):
+    if cause is last:
+        return f" (the last of {count} failures)"
+    same = (last.diagnosis.worker, last.diagnosis.cause)
+    if same == (cause.diagnosis.worker, cause.diagnosis.cause):
         return f" ({count} failures; the last was the same)"
-    return f" (first of {count} failures; the last: {last})"
+    place = "first" if cause is history[0] else f"number {history.index(cause) + 1}"
+    return f" ({place} of {count} failures; the last: {last.diagnosis})"

@@ -45,10 +45,12 @@ from dougong.records.recomputation import Recomputation
 
 @dataclass(frozen=True)
 class PastFailure:
-    """A failure that the run has had, and in which generation."""
+    """A failure that the run has had. `has_stepped`: whether its generation had completed a step
+    before."""
 
     generation: int
     diagnosis: Diagnosis
+    has_stepped: bool = False
 
 
 @dataclass
@@ -172,7 +174,9 @@ class RunFacts:
             case UsePlan(plan):
                 self.plan = plan
             case KillGeneration(generation, diagnosis):
-                self.history.append(PastFailure(generation, diagnosis))
+                ended = self.generation_of(generation)
+                has_stepped = ended is not None and ended.has_stepped
+                self.history.append(PastFailure(generation, diagnosis, has_stepped))
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)

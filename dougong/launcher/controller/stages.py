@@ -57,7 +57,7 @@ class RunPolicy:
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
     node see each other's devices. `versions`: package -> version on the controller's own machine,
     which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
-    on knows what it had read when it began.
+    on knows what it had read when it began, or begins only now.
     """
 
     job: Job

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
-from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
+from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints, ResumePoint
 from tests.launcher.toyrun import toy_job
 
 
@@ -25,3 +25,11 @@ def test_devices_are_probed_where_their_bits_matter(determinism: str, entries: E
     config = ControllerConfig(job, "secret", "/", entries)
     assert config.takes_fingerprints is expected
     assert config.deadlines == DEADLINES
+
+
+@pytest.mark.parametrize(("has_committed", "expected"), [(False, True), (True, False)])
+def test_what_a_run_read_is_missed_only_where_it_has_trained(has_committed: bool, expected: bool) -> None:
+    """A run that was stopped before its first generation begins with the resume."""
+    job: Any = Job.model_validate(toy_job())
+    point = ResumePoint(generation=3, has_committed=has_committed)
+    assert ControllerConfig(job, "secret", "/", resume_point=point).knows_beginning is expected
