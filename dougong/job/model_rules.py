@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dougong.job.families import Families, Family
+from dougong.job.families import Families, Family, given_twice
 from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_rules import longer_than
@@ -31,6 +31,8 @@ _KINDS: dict[type, str] = {
     type(None): "null",
 }  # fmt: skip
 _EXAMPLES = ("qwen3_moe", "deepseek_v3", "mixtral")
+_NEARLY = 0.8
+"""How alike two names are of which one is taken for the other, misspelt."""
 
 
 def model_rules(families: Families) -> tuple[Rule, ...]:
@@ -41,6 +43,7 @@ def model_rules(families: Families) -> tuple[Rule, ...]:
     return (
         Rule(("model",), rules.family),
         Rule(("model",), rules.keys),
+        Rule(("model",), rules.names),
         Rule(("model", "data"), rules.positions),
     )
 
@@ -85,6 +88,18 @@ class _ModelRules:
             elif not _takes(family, key, value):
                 yield Breach(path, _wrong_kind(family.keys[key], value))
 
+    def names(self, job: Job) -> Iterator[Breach]:
+        """One key under two of its names."""
+        name = _family_name(job) or ""
+        family = self.families.with_experts.get(name)
+        if family is None:
+            return
+        config = job.model.config
+        for first, other in given_twice(config, family.names):
+            values = f"{write_flow(config[first])} and {write_flow(config[other])}"
+            text = f"{first} and {other} are one key of {name}, given as {values}; leave one out"
+            yield Breach(("model", "config", other), text, is_key=True)
+
     def positions(self, job: Job) -> Iterator[Breach]:
         """Where the job leaves the number of positions to the family."""
         family = self.families.with_experts.get(_family_name(job) or "")
@@ -96,7 +111,7 @@ class _ModelRules:
                 yield breach
 
     def _with_experts(self, name: str) -> str:
-        near = difflib.get_close_matches(name, list(self.families.with_experts), 3)
+        near = difflib.get_close_matches(name, list(self.families.with_experts), 3, _NEARLY)
         names = ", ".join(near or _EXAMPLES)
         return f"give a mixture-of-experts family, such as {names}"
 
