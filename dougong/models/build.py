@@ -149,11 +149,24 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
-                f"{config.model_type}: transformers cannot build this model: {error}"
+                f"{config.model_type}: transformers cannot build this model: "
+                f"{_unknown_value(config, error) or error}"
             ) from error
     _keep_strict_float32(model)
     trained: nn.Module = model.train()
     return trained
+
+
+def _unknown_value(config: Any, error: Exception) -> str:
+    """Which key's value transformers has looked up in vain; empty where it was something else."""
+    if not isinstance(error, KeyError) or not error.args:
+        return ""
+    value = error.args[0]
+    for key, given in config.to_dict().items():
+        if isinstance(given, str) and given == value:
+            kind = "activation" if "act" in key else "value"
+            return f"model.config.{key}: {value!r} is no {kind} that transformers knows"
+    return ""
 
 
 def _keep_strict_float32(model: Any) -> None:

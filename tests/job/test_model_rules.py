@@ -101,6 +101,26 @@ def test_one_key_under_two_names_is_refused() -> None:
     assert breach.text == "num_experts and num_local_experts are one key of owl_moe, given as 4 and 8; leave one out"
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "text"),
+    [
+        ({"hidden_size": 0}, "hidden_size", "hidden_size must be at least 1 (got 0)"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers", "num_hidden_layers must be at least 1 (got -1)"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads",
+            "num_attention_heads (4) must be a multiple of num_key_value_heads (3)",
+        ),
+    ],
+)
+def test_sizes_of_which_nothing_can_be_built(config: dict[str, Any], key: str, text: str) -> None:
+    other = dataclasses.replace(FAMILIES, version="1.2.3")
+    assert [(one.path, one.text) for one in breaches(other, family="owl_moe", config=config)] == [
+        (("model", "config", key), text)
+    ]
+    assert not breaches(other, family="owl_moe", config={"num_attention_heads": 4, "num_key_value_heads": 2})
+
+
 def test_positions_are_the_familys_where_the_job_says_nothing() -> None:
     (breach,) = breaches(family="owl_moe", length=65)
     assert breach.path == ("data", "sequence_length") and "positions for 64" in breach.text

@@ -59,6 +59,10 @@ def transformers_own(family: str) -> Any:
         ),
         (Model(family="qwen3_moe", config={"num_experts": "many"}), "model.family: qwen3_moe: .*num_experts"),
         (Model(family="qwen3_moe", config={"num_attention_heads": 0}), "qwen3_moe: transformers cannot build"),
+        (
+            Model(family="qwen3_moe", config={"hidden_act": "swish2"}),
+            "model.config.hidden_act: 'swish2' is no activation that transformers knows",
+        ),
         (Model(family="t5"), "t5: transformers cannot build this model"),
         (Model(path="/nowhere"), "model.path: /nowhere has no config.json"),
     ],
