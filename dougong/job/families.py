@@ -79,9 +79,7 @@ def read_families(file: Path = FAMILIES_FILE) -> Families:
     )
 
 
-def given_twice(
-    config: Mapping[str, Any], names: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def given_twice(config: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Pairs of keys that mean one and have other values; `names`: other name -> the key that it
     means. Whichever is set last would win."""
     seen: dict[str, str] = {}

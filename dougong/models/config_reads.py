@@ -48,11 +48,13 @@ def _keys_of(node: ast.AST, of_config: bool) -> Iterator[str]:
 def _key_of_call(node: ast.Call, key: str, of_config: bool) -> Iterator[str]:
     called, first = node.func, node.args[0]
     if isinstance(called, ast.Name) and called.id in _READERS:
-        if _is_config(first) or (of_config and _is_named(first, "self")):
-            yield key
-    elif of_config and isinstance(called, ast.Attribute) and called.attr in _TAKERS:
-        if _is_named(called.value, "kwargs"):
-            yield key
+        is_read = _is_config(first) or (of_config and _is_named(first, "self"))
+    elif isinstance(called, ast.Attribute) and called.attr in _TAKERS:
+        is_read = of_config and _is_named(called.value, "kwargs")
+    else:
+        is_read = False
+    if is_read:
+        yield key
 
 
 def _text_argument(node: ast.Call) -> str | None:

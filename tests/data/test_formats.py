@@ -65,7 +65,7 @@ def test_rows_under_another_name_are_refused_with_the_right_one(name: str, head:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.py", "a.md", "a.json"])
 def test_text_that_only_begins_like_rows_is_left_alone(name: str) -> None:
-    for head in (b"{\n  \"name\": \"x\"\n}\n", b"{}\n", b'{"a": 1}\nand words\n', b"[1, 2]\n", b"[{name}]\n"):
+    for head in (b'{\n  "name": "x"\n}\n', b"{}\n", b'{"a": 1}\nand words\n', b"[1, 2]\n", b"[{name}]\n"):
         refuse_no_text(Path(name), head)
     refuse_no_text(Path("one.json"), b'{"name": "x"}\n')
 

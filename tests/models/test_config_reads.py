@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dougong.models.config_reads import keys_read_by
 
-SOURCE = '''
+SOURCE = """
 plan = {"layers.*": "colwise", "default": 1}
 class A:
     def __init__(self, config, **kwargs):
@@ -12,7 +12,7 @@ class A:
         self.head = getattr(config, "head_dim", None) or getattr(self, "own", 0)
         self.gone = kwargs.pop("older", 1)
         config.get("dropped"); config._private
-'''
+"""
 
 
 def test_only_what_is_read_from_a_configuration_is_a_key() -> None:
