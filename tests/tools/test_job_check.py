@@ -131,6 +131,4 @@ def test_the_folders_own_tokenizer_is_looked_at(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, GOOD, EMPTY)
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     (line,) = mistakes(job_file(tmp_path, f"  path: {folder}"))
-    assert (
-        line.startswith("job.yaml:4:7: data.tokenizer: ") and "is a git-lfs pointer, not JSON" in line
-    )
+    assert line.startswith("job.yaml:4:7: data.tokenizer: ") and "is a git-lfs pointer, not JSON" in line
