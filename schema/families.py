@@ -3,9 +3,9 @@ schema/families.py."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
-import re
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -17,14 +17,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from dougong.errors import ModelError
 from dougong.job.families import FAMILIES_FILE, Families, Family, to_json
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, declared_keys, load_config, read_keys
+from dougong.models.build import build_on_meta, declared_keys, load_config
+from dougong.models.config_reads import read_keys
 from dougong.models.sites import find_sites
 
 _KINDS: dict[Any, str] = {
     int: "int", float: "float", bool: "bool", str: "str", NoneType: "null",
     list: "list", tuple: "list", set: "list", dict: "dict",
 }  # fmt: skip
-_KEY = re.compile(r"[a-z]\w+")
 _NO_EXPERTS = "has no module named `experts`"
 
 
@@ -75,10 +75,26 @@ def problem_of(config: Any) -> str | None:
     try:
         find_sites(model)
     except ModelError as error:
-        if _NO_EXPERTS in str(error):
-            return None if may_have_experts else ""
-        return str(error)
+        if _NO_EXPERTS not in str(error):
+            return str(error)
+        return None if gets_experts(config) else ""
     return None
+
+
+def gets_experts(config: Any) -> bool:
+    """Whether a family that has no experts by default has them when its keys ask for them."""
+    asked = copy.deepcopy(config)
+    about = [key for key in sorted(declared_keys(config)) if "moe" in key or "expert" in key]
+    for key in about:
+        value = getattr(config, key, None)
+        if value is False:
+            setattr(asked, key, True)
+        elif not value:
+            setattr(asked, key, 2)
+    try:
+        return bool(find_sites(build_on_meta(asked)))
+    except Exception:
+        return False
 
 
 def sources_of(config: Any) -> str:
@@ -93,16 +109,16 @@ def family_of(config: Any) -> Family:
     for kind in reversed(type(config).__mro__):
         annotations |= vars(kind).get("__annotations__", {})
     # Two names of one key: the class annotates one of them.
-    names = getattr(type(config), "attribute_map", {})
+    names = dict(getattr(type(config), "attribute_map", None) or {})
     others = {**names, **{real: other for other, real in names.items()}}
     keys = {}
     for key in declared_keys(config):
         annotation = annotations.get(key, annotations.get(others.get(key, key), Any))
         keys[key] = kinds_of(annotation)
-    words = {word for word in read_keys(config) - keys.keys() if _KEY.fullmatch(word)}
     return Family(
         keys=keys,
-        words=frozenset(words),
+        words=frozenset(read_keys(config) - keys.keys()),
+        names=names,
         vocab_size=number(config, "vocab_size"),
         max_positions=number(config, "max_position_embeddings"),
     )

@@ -30,7 +30,7 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "deepseek_v3": {**_LATENT, **_GROUPED},
     "deepseek_v32": {**_LATENT, **_GROUPED, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 8},
     "deepseek_v4": {
-        "n_routed_experts": 8, "moe_intermediate_size": 32, "q_lora_rank": 32, "index_topk": 2,
+        "n_routed_experts": 8, "moe_intermediate_size": 96, "q_lora_rank": 32, "index_topk": 2,
         "mlp_layer_types": ["hash_moe", "moe", "moe"],
         "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention", "sliding_attention"],
     },

@@ -12,7 +12,13 @@ from typing import Any
 
 from dougong.data.text import content_digest
 from dougong.errors import DataError
-from dougong.job.data_files import BUILDERS, builder_of, is_pattern
+from dougong.job.data_files import (
+    BUILDERS,
+    builder_of,
+    ending_by_content,
+    is_pattern,
+    wrong_ending,
+)
 
 _PARQUET = b"PAR1"
 _LINES = (".jsonl", ".ndjson")
@@ -64,6 +70,8 @@ def _check_kinds(name: str, files: Sequence[Path]) -> None:
         raise DataError(f"data.dataset: {name}: no file matches it as a glob; check the path")
     kinds = {builder_of(file.name) for file in files}
     if kinds == {None}:
+        if (ending := ending_by_content(files[0])) is not None:
+            raise DataError(f"data.dataset: {files[0]}: {wrong_ending(ending)}")
         raise DataError(
             f"data.dataset: {name}: {files[0].name} is no file of rows ({', '.join(BUILDERS)}); "
             "plain text goes into data.text, token ids into data.tokens"

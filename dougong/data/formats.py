@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dougong.errors import DataError
+from dougong.job.data_files import ending_of_json
 
 HEAD_BYTES = 4096
 """As much of a file's beginning as is looked at."""
@@ -18,6 +19,7 @@ NPY_MAGIC = b"\x93NUMPY"
 
 _UNPACK = "unpack it first"
 _ROWS = "name it, or its folder, in data.dataset"
+_OBJECTS = "a file of JSON objects"
 _PLAIN = "save its text as plain UTF-8"
 _WRONG_FILE = "it holds no text: name the right file"
 # The longer beginning first where one begins as another does.
@@ -71,7 +73,8 @@ def kind_of(head: bytes, least: int = 2) -> Format | None:
 
 def refuse_no_text(path: Path, head: bytes) -> None:
     """DataError for a file whose first bytes, `head`, are not the beginning of UTF-8 text."""
-    kind = kind_of(head) or _two_bytes_a_character(head) or _rows(path, head)
+    kind = kind_of(head) or _two_bytes_a_character(head) or _nul(head)
+    kind = kind or rows(path, head)
     if kind is not None:
         raise DataError(f"data.text: {path}: is {kind.name}, not plain text; {kind.remedy}")
 
@@ -108,14 +111,39 @@ def _two_bytes_a_character(head: bytes) -> Format | None:
     return None
 
 
-def _rows(path: Path, head: bytes) -> Format | None:
-    """A file of JSON objects, one a line, by its name and first line."""
-    if path.suffix not in _LINES_OF_JSON:
+def _nul(head: bytes) -> Format | None:
+    """No text holds a NUL byte; Western text in UTF-32 has three in every four bytes."""
+    if b"\0" not in head:
         return None
+    for place, name in ((0, "UTF-32LE"), (3, "UTF-32BE")):
+        zeros = [head[at::4] for at in range(4) if at != place]
+        if len(head) >= _LEAST_BYTES and not any(map(any, zeros)):
+            return Format(f"{name} text", f"convert it: iconv -f {name} -t UTF-8")
+    place = head.index(b"\0")
+    return Format(f"a file with a NUL byte at {place}", "convert it to UTF-8, or leave it out")
+
+
+def rows(path: Path, head: bytes) -> Format | None:
+    """A file of JSON objects, one a line or in an array, by its first bytes; by its name too where
+    the first line is longer than they are."""
+    ending = ending_of_json(head)
+    if path.suffix in _LINES_OF_JSON:
+        return Format(_OBJECTS, _ROWS) if ending or _begins_a_row(head) else None
+    if ending is None or (path.suffix == ".json" and ending == ".jsonl" and _is_one_line(head)):
+        return None
+    remedy = _ROWS if path.suffix == ending else f"rename it to {ending} and {_ROWS}"
+    return Format(_OBJECTS, remedy)
+
+
+def _is_one_line(head: bytes) -> bool:
+    """One object in a .json file may be any document."""
+    return b"\n" not in head.strip()
+
+
+def _begins_a_row(head: bytes) -> bool:
     line, newline, _ = head.removeprefix(BYTE_ORDER_MARK).lstrip().partition(b"\n")
     try:
-        is_row = isinstance(json.loads(line), dict)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         # The first line may be longer than what was read of it.
-        is_row = not newline and line.startswith(b"{")
-    return Format("a file of JSON objects", _ROWS) if is_row else None
+        return not newline and line.startswith(b"{")

@@ -117,6 +117,11 @@ def _file_blocks(path: Path) -> Iterator[Block]:
         start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
         file.seek(start)
         while block := file.read(BLOCK_BYTES):
+            if b"\0" in block:
+                raise DataError(
+                    f"{path}: byte {start + block.index(0)}: a NUL byte, which no text holds; "
+                    "convert the file (iconv -f ENCODING -t UTF-8), or leave it out"
+                )
             yield start, block
             start += len(block)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.formats import HEAD_BYTES, NPY_MAGIC, is_text, kind_of
+from dougong.data.formats import HEAD_BYTES, NPY_MAGIC, is_text, kind_of, rows
 from dougong.data.token_widths import refuse_other_width
 from dougong.errors import DataError
 
@@ -199,7 +199,7 @@ def _beginning(path: Path) -> bytes:
 
 
 def _refuse_other_kinds(path: Path, head: bytes) -> None:
-    kind = kind_of(head, _LEAST_MAGIC)
+    kind = kind_of(head, _LEAST_MAGIC) or rows(path, head)
     if kind is not None:
         raise DataError(f"data.tokens: {path}: is {kind.name}, not token ids; {kind.remedy}")
     if is_text(head):

@@ -1,8 +1,10 @@
-"""What a name in the data section says about files, by itself. Imports no torch."""
+"""What a file of rows is, by its name and by its first bytes. Imports no torch."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import json
+import re
+from pathlib import Path, PurePath
 
 BUILDERS = {
     ".jsonl": "json",
@@ -16,6 +18,9 @@ BUILDERS = {
 """Suffix of a file of rows -> the builder of the package `datasets` that reads it."""
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _WILD = "*?["
+_HEAD_BYTES = 4096
+_ARRAY = re.compile(rb'\[\s*\{\s*"[^"]*"\s*:')
+_CUT_ROW = re.compile(rb'\{\s*"[^"]*"\s*:\s*"')
 
 
 def builder_of(name: str) -> str | None:
@@ -34,3 +39,37 @@ def is_pattern(name: str) -> bool:
 def names_files(name: str) -> bool:
     """Whether `data.dataset` means files of this machine, not a folder or a name on the hub."""
     return is_pattern(name) or builder_of(name) is not None
+
+
+def ending_by_content(file: Path) -> str | None:
+    """The ending that a file should have by its first bytes; None where they are no rows. OSError
+    where it cannot be read."""
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
+    for magic, ending in ((b"PAR1", ".parquet"), (b"ARROW1", ".arrow")):
+        if head.startswith(magic):
+            return ending
+    return ending_of_json(head)
+
+
+def ending_of_json(head: bytes) -> str | None:
+    """`.jsonl` for lines of JSON objects with a text in the first of them, `.json` for an array of
+    objects, by the first bytes of a file; None for one object over several lines, and for all
+    else."""
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _ARRAY.match(head):
+        return ".json"
+    line, newline, rest = head.partition(b"\n")
+    if not newline and len(head) > _HEAD_BYTES // 2 and _CUT_ROW.match(line):
+        return ".jsonl"  # the first row is longer than what was read of it
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    is_row = isinstance(row, dict) and any(isinstance(value, str) for value in row.values())
+    return ".jsonl" if is_row and rest.lstrip()[:1] in (b"", b"{") else None
+
+
+def wrong_ending(ending: str) -> str:
+    """The words for a file of rows that is not called as one."""
+    return f"holds rows, but its ending is another: rename it to {ending}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ class Family:
 
     `keys`: what its configuration declares, each with the kinds of value that it takes (`int`,
     `float`, `bool`, `str`, `list`, `dict`, `null`; none where any will do). `words`: what its
-    sources read beside them. `vocab_size`, `max_positions`: its own defaults.
+    sources read from it beside them. `names`: other name -> the key that it means. `vocab_size`,
+    `max_positions`: its own defaults.
     """
 
     keys: Mapping[str, tuple[str, ...]]
     words: frozenset[str]
     vocab_size: int | None = None
     max_positions: int | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def knows(self, key: str) -> bool:
         return key in self.keys or key in self.words
@@ -77,6 +79,16 @@ def read_families(file: Path = FAMILIES_FILE) -> Families:
     )
 
 
+def given_twice(config: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs of keys that mean one and have other values; `names`: other name -> the key that it
+    means. Whichever is set last would win."""
+    seen: dict[str, str] = {}
+    for key, value in config.items():
+        first = seen.setdefault(names.get(key, key), key)
+        if config[first] != value:
+            yield first, key
+
+
 def to_json(families: Families) -> dict[str, Any]:
     """The list as its file holds it: what all families share is said once."""
     known = families.with_experts
@@ -104,6 +116,7 @@ def _family(
         words=words | set(entry["words"].split()),
         vocab_size=entry["vocab_size"],
         max_positions=entry["max_positions"],
+        names=entry["names"],
     )
 
 
@@ -114,6 +127,7 @@ def _entry(
     return {
         "vocab_size": family.vocab_size,
         "max_positions": family.max_positions,
+        "names": dict(sorted(family.names.items())),
         "keys": {key: "|".join(kinds) for key, kinds in own},
         "words": " ".join(sorted(family.words - words)),
     }

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dougong.job.data_files import names_files
+from dougong.job.data_files import ending_by_content, names_files, wrong_ending
 from dougong.job.rule import Breach, Rule
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import ready_tokens
@@ -71,7 +71,17 @@ def _dataset_files(name: str) -> Iterator[Breach]:
         if not os.path.exists(name) and not any(glob.iglob(name, recursive=True)):
             yield Breach(path, f"no file is called {name} or matches it as a glob; check the path")
     elif name.startswith(("/", ".", "~")) and not os.path.isdir(name):
-        yield Breach(path, f"{name} is no folder on this machine; {_dataset_advice(name)}")
+        if (ending := _ending(name)) is not None:
+            yield Breach(path, f"{name} {wrong_ending(ending)}")
+        else:
+            yield Breach(path, f"{name} is no folder on this machine; {_dataset_advice(name)}")
+
+
+def _ending(name: str) -> str | None:
+    try:
+        return ending_by_content(Path(name))
+    except OSError:
+        return None
 
 
 def _dataset_advice(name: str) -> str:

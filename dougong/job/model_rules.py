@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dougong.job.families import Families, Family
-from dougong.job.rule import Breach, Rule, model_config
+from dougong.job.families import Families, Family, given_twice
+from dougong.job.rule import Breach, Rule, counts, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_rules import longer_than
+from dougong.job.yaml.locations import KeyPath
 from dougong.job.yaml.scalars import write_flow
 
 _WORDS = {
@@ -31,18 +32,54 @@ _KINDS: dict[type, str] = {
     type(None): "null",
 }  # fmt: skip
 _EXAMPLES = ("qwen3_moe", "deepseek_v3", "mixtral")
+_HEADS = ("num_attention_heads", "num_key_value_heads")
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers",
+    "head_dim", "max_position_embeddings", "num_experts_per_tok", *_HEADS,
+)  # fmt: skip
+_NEARLY = 0.8
+"""How alike two names are of which one is taken for the other, misspelt."""
 
 
 def model_rules(families: Families) -> tuple[Rule, ...]:
-    """The rules of this list; none where another transformers is installed."""
+    """The rules of this list, which says nothing where another transformers is installed, and
+    those of sizes, which no transformers could build."""
+    sizes = (Rule(("model",), _sizes), Rule(("model",), _heads))
     if not families.is_of_installed:
-        return ()
+        return sizes
     rules = _ModelRules(families)
     return (
         Rule(("model",), rules.family),
         Rule(("model",), rules.keys),
+        Rule(("model",), rules.names),
         Rule(("model", "data"), rules.positions),
+        *sizes,
     )
+
+
+def _sizes(job: Job) -> Iterator[Breach]:
+    """Sizes of which nothing can be built."""
+    for key, size in counts(model_config(job), _SIZES):
+        if size < 1:
+            text = f"{key} must be at least 1 (got {size})"
+            yield Breach(_place(job, key), text)
+
+
+def _heads(job: Job) -> Iterator[Breach]:
+    """Each head of keys and values serves as many heads of queries."""
+    found = dict(counts(model_config(job), _HEADS))
+    if len(found) < len(_HEADS) or min(found.values()) < 1:
+        return
+    queries, keys = (found[key] for key in _HEADS)
+    if queries % keys:
+        text = f"{_HEADS[0]} ({queries}) must be a multiple of {_HEADS[1]} ({keys})"
+        given = [key for key in _HEADS if key in job.model.config]
+        yield Breach(_place(job, given[-1] if given else _HEADS[1]), text)
+
+
+def _place(job: Job, key: str) -> KeyPath:
+    """The key in the job, or the folder that it comes from."""
+    return ("model", "config", key) if key in job.model.config else ("model", "path")
 
 
 @dataclass(frozen=True)
@@ -85,6 +122,18 @@ class _ModelRules:
             elif not _takes(family, key, value):
                 yield Breach(path, _wrong_kind(family.keys[key], value))
 
+    def names(self, job: Job) -> Iterator[Breach]:
+        """One key under two of its names."""
+        name = _family_name(job) or ""
+        family = self.families.with_experts.get(name)
+        if family is None:
+            return
+        config = job.model.config
+        for first, other in given_twice(config, family.names):
+            values = f"{write_flow(config[first])} and {write_flow(config[other])}"
+            text = f"{first} and {other} are one key of {name}, given as {values}; leave one out"
+            yield Breach(("model", "config", other), text, is_key=True)
+
     def positions(self, job: Job) -> Iterator[Breach]:
         """Where the job leaves the number of positions to the family."""
         family = self.families.with_experts.get(_family_name(job) or "")
@@ -96,7 +145,7 @@ class _ModelRules:
                 yield breach
 
     def _with_experts(self, name: str) -> str:
-        near = difflib.get_close_matches(name, list(self.families.with_experts), 3)
+        near = difflib.get_close_matches(name, list(self.families.with_experts), 3, _NEARLY)
         names = ", ".join(near or _EXAMPLES)
         return f"give a mixture-of-experts family, such as {names}"
 

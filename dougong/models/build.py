@@ -8,19 +8,18 @@ would fail instead of training wrongly.
 from __future__ import annotations
 
 import difflib
-import inspect
-import re
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
+from dougong.job.families import given_twice
 from dougong.job.schema import Model
 from dougong.job.settled import SettledModel
+from dougong.models.config_reads import read_keys
 from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
 from dougong.models.initial import NamedInit
 from dougong.models.settled_config import config_from
@@ -31,9 +30,6 @@ from dougong.models.transformers_internals import (
     want_initial_values,
 )
 
-_READ = re.compile(r"config\.(\w+)")
-_READ_OR_QUOTED = re.compile(r"""config\.(\w+)|["'](\w+)["']""")
-_SHARED_SOURCES = ("cache_utils.py", "masking_utils.py", "modeling_rope_utils.py")
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -52,6 +48,11 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
         return config_from(model.settled, model.settled_class)
     config = _read_config(model, vocab_size)
     _refuse_unknown_keys(model, config)
+    for first, other in given_twice(model.config, getattr(config, "attribute_map", None) or {}):
+        raise ModelError(
+            f"model.config: {first} and {other} are one key of {config.model_type} and have "
+            "different values; leave one out"
+        )
     declare_no_extra_layers(model, config)
     return config
 
@@ -136,23 +137,6 @@ def declared_keys(config: Any) -> set[str]:
     return {*kind().to_dict(), *getattr(kind, "attribute_map", {}), *SPECIAL_TOKENS}
 
 
-def read_keys(config: Any) -> set[str]:
-    """Words that sources read from a configuration.
-
-    The family's own sources read them as attributes or in quotes (`getattr`), transformers' code
-    for all families as attributes.
-    """
-    folder = Path(inspect.getfile(type(config))).parent
-    found: set[str] = set()
-    for path in folder.glob("*.py"):
-        for match in _READ_OR_QUOTED.finditer(path.read_text(encoding="utf-8")):
-            found.update(word for word in match.groups() if word)
-    for name in _SHARED_SOURCES:
-        text = (folder.parent.parent / name).read_text(encoding="utf-8")
-        found.update(_READ.findall(text))
-    return found
-
-
 def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The unmodified causal language model with every tensor on the meta device, in training
     mode."""
@@ -164,11 +148,24 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
-                f"{config.model_type}: transformers cannot build this model: {error}"
+                f"{config.model_type}: transformers cannot build this model: "
+                f"{_unknown_value(config, error) or error}"
             ) from error
     _keep_strict_float32(model)
     trained: nn.Module = model.train()
     return trained
+
+
+def _unknown_value(config: Any, error: Exception) -> str:
+    """Which key's value transformers has looked up in vain; empty where it was something else."""
+    if not isinstance(error, KeyError) or not error.args:
+        return ""
+    value = error.args[0]
+    for key, given in config.to_dict().items():
+        if isinstance(given, str) and given == value:
+            kind = "activation" if "act" in key else "value"
+            return f"model.config.{key}: {value!r} is no {kind} that transformers knows"
+    return ""
 
 
 def _keep_strict_float32(model: Any) -> None:

@@ -33,6 +33,8 @@ _INTEGERS = {
 }  # fmt: skip
 _SCALE = re.compile(r"(^|[._])(scales?|scale_inv|zeros|zero_points?|qzeros|absmax|quant_state\S*)$")
 """How the tensors end by which quantised values are multiplied or moved."""
+_WEIGHT = re.compile(r"(^|[._])(weight|proj|bias)$")
+"""How trained tensors end; a table of a router may be of integers."""
 _SCALED = ("{}.qweight", "{}_packed", "{}_blocks")
 """Where a scale's values lie under names of their own; {}: what stands before the scale's word."""
 
@@ -243,6 +245,12 @@ def _refuse_quantised(tensors: Mapping[str, StoredTensor]) -> None:
                 tensor.file,
                 f"{tensor.name} is stored as {tensor.dtype}, {DEQUANTISE}; "
                 f"read are {', '.join(_FLOATS)}",
+            )
+        if tensor.dtype in _INTEGERS and _WEIGHT.search(tensor.name):
+            raise _refused(
+                tensor.file,
+                f"{tensor.name} is stored as {tensor.dtype}, as quantised weights are, "
+                f"{DEQUANTISE}",
             )
         if is_scale(tensor.name) and _scaled(tensor.name, tensors):
             raise scale_refused(tensor)

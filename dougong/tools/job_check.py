@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
-from dougong.errors import DeviceError, ModelError
+from dougong.data.formats import refuse_other_than_json
+from dougong.errors import DataError, DeviceError, ModelError
 from dougong.job.families import read_families
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.model_rules import model_rules
@@ -16,7 +17,7 @@ from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES, tokenizer_of
 from dougong.job.tokenizer_rules import number_in
-from dougong.models.folder import check_folder
+from dougong.models.folder import CONFIG, check_folder
 
 
 def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
@@ -43,6 +44,10 @@ def _folder(job: Job) -> Iterator[Breach]:
         check_folder(Path(job.model.path))
     except ModelError as error:
         yield Breach(("model", "path"), str(error).removeprefix("model.path: "))
+        return
+    if not isinstance(model_config(job).get("model_type"), str):
+        text = f"{job.model.path}/{CONFIG} has no model_type, which names the family; add it"
+        yield Breach(("model", "path"), text)
 
 
 def _vocabulary(job: Job) -> Iterator[Breach]:
@@ -79,13 +84,19 @@ def _num_ids(path: Path) -> int | None:
 def _tokenizer_file(job: Job) -> Iterator[Breach]:
     """A file that is named as a tokenizer and is none."""
     name = tokenizer_of(job)
-    if name is None or name == BYTES or not Path(name).is_file():
+    file = _file_of(name)
+    if file is None:
         return
     path = ("data", "tokenizer")
+    name = str(file)
     try:
-        found = json.loads(Path(name).read_bytes())
+        refuse_other_than_json(file)
+        found = json.loads(file.read_bytes())
     except OSError as error:
         yield Breach(path, f"{name}: {error.strerror}; check its permissions")
+        return
+    except DataError as error:
+        yield Breach(path, str(error))
         return
     except ValueError as error:
         yield Breach(path, f"{name} is not a tokenizer.json ({error}); give one, or a folder")
@@ -93,6 +104,15 @@ def _tokenizer_file(job: Job) -> Iterator[Breach]:
     if not (isinstance(found, dict) and isinstance(found.get("model"), dict)):
         text = f"{name} is not a tokenizer.json: it has no key `model`"
         yield Breach(path, f"{text}; give one, or a Hugging Face folder")
+
+
+def _file_of(tokenizer: str | None) -> Path | None:
+    """A tokenizer's file, or that of its folder; None where there is none to look at."""
+    if tokenizer is None or tokenizer == BYTES:
+        return None
+    path = Path(tokenizer)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    return file if file.is_file() else None
 
 
 def _accelerators(job: Job) -> Iterator[Breach]:

@@ -32,6 +32,7 @@ def test_a_file_a_glob_and_a_folder(tmp_path: Path) -> None:
         ("*.parquet", "no file matches it as a glob"),
         ("mixed/*", "files of several kinds match"),
         ("texts/a.txt", "a.txt is no file of rows .* plain text goes into data.text"),
+        ("wrong/pq.txt", "pq.txt: holds rows, but its ending is another: rename it to .parquet"),
         ("texts", r"the folder holds plain text; name its files in data.text, such as .*/texts/\*\*/\*\.txt"),
         ("empty", "the folder holds no file"),
     ],
@@ -40,6 +41,7 @@ def test_names_that_mean_no_rows(tmp_path: Path, name: str, message: str) -> Non
     write(tmp_path / "mixed", a_jsonl="{}", b_csv="x")
     write(tmp_path / "texts", a_txt="words")
     write(tmp_path / "empty")
+    write(tmp_path / "wrong", pq_txt="PAR1")
     with pytest.raises(DataError, match=f"data.dataset: .*{message}"):
         find(str(tmp_path / name))
 

@@ -31,6 +31,9 @@ WORDS = "the brackets join unlike timbers without nails and let a hall ride out 
             b"version https://git-lfs.github.com/spec/v1\n",
             "is a git-lfs pointer, .* git lfs pull",
         ),
+        (WORDS.encode("utf-32-le"), "is UTF-32LE text, not plain text; convert it: iconv -f UTF-32LE"),
+        (WORDS.encode("utf-32-be"), "is UTF-32BE text"),
+        (WORDS.encode() + b"\0", "is a file with a NUL byte at 84, not plain text"),
         (b"%PDF-1.7", "is a PDF document"),
     ],
 )
@@ -43,7 +46,28 @@ def test_what_is_no_plain_text(head: bytes, message: str) -> None:
 def test_rows_of_json_are_known_by_name_and_first_line(head: bytes) -> None:
     with pytest.raises(DataError, match="is a file of JSON objects, .* in data.dataset"):
         refuse_no_text(Path("a.jsonl"), head)
-    refuse_no_text(Path("a.txt"), head)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "remedy"),
+    [
+        ("a.txt", b'{"text": "a"}\n{"text": "b"}\n', "rename it to .jsonl and name it, or its folder, in data.dataset"),
+        ("a.txt", b'{"text": "' + b"a" * 4096, "rename it to .jsonl"),
+        ("a.json", b'{"text": "a"}\n{"text": "b"}\n', "rename it to .jsonl"),
+        ("a.json", b'[\n {"text": "a"},', "name it, or its folder, in data.dataset"),
+        ("a", b'[{"text": 1},', "rename it to .json and"),
+    ],
+)
+def test_rows_under_another_name_are_refused_with_the_right_one(name: str, head: bytes, remedy: str) -> None:
+    with pytest.raises(DataError, match=f"is a file of JSON objects, not plain text; {remedy}"):
+        refuse_no_text(Path(name), head)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.py", "a.md", "a.json"])
+def test_text_that_only_begins_like_rows_is_left_alone(name: str) -> None:
+    for head in (b'{\n  "name": "x"\n}\n', b"{}\n", b'{"a": 1}\nand words\n', b"[1, 2]\n", b"[{name}]\n"):
+        refuse_no_text(Path(name), head)
+    refuse_no_text(Path("one.json"), b'{"name": "x"}\n')
 
 
 @pytest.mark.parametrize("head", [b"", b"a", WORDS.encode(), b"[1, 2]\n", "斗拱".encode(), b"\xef\xbb\xbfone"])

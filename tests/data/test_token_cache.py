@@ -72,6 +72,12 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
         open_corpus(text_files(f"{folder}/*.txt"), tokenizer, tmp_path / "cache")
 
 
+def test_a_nul_byte_after_the_first_piece_is_named(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", a="good\n" * 1000 + "\0")
+    with pytest.raises(DataError, match=r"a\.txt: byte 5000: a NUL byte, which no text holds; .*iconv"):
+        open_corpus(text_files(f"{folder}/*.txt"), open_tokenizer("bytes"), tmp_path / "cache")
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", a="one")
     (tmp_path / "cache").write_text("a file where the folder should be")

@@ -153,6 +153,7 @@ def test_an_array_that_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [(b"PAR1", "is a parquet table, not token ids; name it, or its folder, in data.dataset"),
+     (b'{"text": "a"}\n{"a": 1}\n', "is a file of JSON objects, not token ids; rename it to .jsonl"),
      (b"\x1f\x8b\x08\0", "is gzip data"), (b"MMIDIDX\0", "is a Megatron-LM index.*data.megatron")],
 )  # fmt: skip
 def test_a_file_of_something_else(tmp_path: Path, head: bytes, message: str) -> None:

@@ -1,7 +1,9 @@
 """What a name says about files by itself."""
 
+from pathlib import Path
+
 import pytest
-from dougong.job.data_files import builder_of, is_pattern, names_files
+from dougong.job.data_files import builder_of, ending_by_content, ending_of_json, is_pattern, names_files
 
 
 @pytest.mark.parametrize(
@@ -16,3 +18,10 @@ def test_files_of_rows(name: str, builder: str | None) -> None:
 
 def test_a_pattern_names_files() -> None:
     assert is_pattern("data/part-*.parquet") and names_files("data/*") and not is_pattern("some/name")
+
+
+def test_rows_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"PAR1 and more")
+    assert ending_by_content(tmp_path / "a.txt") == ".parquet"
+    assert ending_of_json(b'\xef\xbb\xbf{"text": "a"}\n{') == ".jsonl" and ending_of_json(b'[{"a": 1}]') == ".json"
+    assert ending_of_json(b"{}\n") is None and ending_of_json(b'{"a": "b"}\nwords') is None

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from dougong.job.families import Families, Family, read_families, to_json
+from dougong.job.families import Families, Family, given_twice, read_families, to_json
 from dougong.models.build import declared_keys
 from schema.families import config_of, family_of, find_families
 
@@ -35,7 +35,27 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_families_that_the_readme_names_have_experts() -> None:
     assert set(TRAINED) <= set(FAMILIES.with_experts)
-    assert {"llama", "qwen3", "gpt2"} <= FAMILIES.dense
+    assert {"llama", "qwen3", "gpt2", "bamba", "qwen3_5_text"} <= FAMILIES.dense
+    assert "gemma4_text" in FAMILIES.with_experts, "its own defaults have none, its keys ask for them"
+
+
+def test_words_of_the_sources_are_no_keys() -> None:
+    for name in TRAINED:
+        family = FAMILIES.with_experts[name]
+        unknown = ("layers", "attention_mask", "default", "experts", "norm", "model", "hidden_states")
+        assert not any(map(family.knows, unknown)), name
+        assert family.knows("tie_word_embeddings") and family.knows("initializer_range")
+    qwen = FAMILIES.with_experts["qwen3_moe"]
+    assert all(
+        map(qwen.knows, ("head_dim", "rope_theta", "output_router_logits", "router_aux_loss_coef", "num_local_experts"))
+    )
+    assert qwen.names == {"num_experts": "num_local_experts"}
+
+
+def test_a_key_that_is_given_twice_is_found_by_its_meaning() -> None:
+    names = {"a": "b"}
+    assert list(given_twice({"a": 1, "c": 2, "b": 3}, names)) == [("a", "b")]
+    assert not list(given_twice({"a": 1, "b": 1}, names))
 
 
 def test_the_list_is_that_of_the_installed_transformers() -> None:

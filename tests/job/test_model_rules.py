@@ -15,14 +15,16 @@ from dougong.job.schema import Job
 
 OWL = Family(
     keys={"hidden_size": ("int",), "eps": ("float",), "scale": ("float", "int"), "window": ("int", "null"),
-          "act": ("str",), "tie": ("bool",), "layers": ("list", "null"), "rope": (), "num_experts": ("int",)},
+          "act": ("str",), "tie": ("bool",), "layers": ("list", "null"), "rope": (), "num_experts": ("int",),
+          "num_local_experts": ("int",)},
     words=frozenset({"head_dim"}), vocab_size=500, max_positions=64,
+    names={"num_local_experts": "num_experts"},
 )  # fmt: skip
 FAMILIES = Families(
     version=importlib.metadata.version("transformers"),
     with_experts={"owl_moe": OWL},
     refused={"crow_moe": "crow_moe keeps its experts as separate modules"},
-    dense=frozenset({"wren"}),
+    dense=frozenset({"wren", "owl_5_text"}),
     others=frozenset({"fish"}),
 )
 
@@ -44,7 +46,9 @@ def breaches(families: Families = FAMILIES, length: int = 64, **model: Any) -> l
         ("owl_moe", None),
         ("owlmoe", "knows no 'owlmoe'; did you mean 'owl_moe'"),
         ("zzz", "knows no 'zzz'; give a mixture-of-experts family, such as "),
+        ("owl_mo", "knows no 'owl_mo'; did you mean 'owl_moe'"),
         ("wren", "wren has no experts; give a mixture-of-experts family, such as "),
+        ("owl_5_text", "such as qwen3_moe, deepseek_v3, mixtral"),
         ("fish", "transformers has no causal language model of fish"),
         ("crow_moe", "crow_moe keeps its experts as separate modules"),
     ],
@@ -88,6 +92,33 @@ def test_a_key_is_known_and_takes_its_value(key: str, value: Any, expected: str 
     assert [breach.text for breach in found] == ([] if expected is None else [expected])
     assert [breach.path for breach in found] == [("model", "config", key)] * len(found)
     assert [breach.is_key for breach in found] == ["does not know" in breach.text for breach in found]
+
+
+def test_one_key_under_two_names_is_refused() -> None:
+    (breach,) = [one for one in breaches(family="owl_moe", config={"num_experts": 4, "num_local_experts": 8})
+                 if "one key" in one.text]  # fmt: skip
+    assert breach.path == ("model", "config", "num_local_experts")
+    assert breach.text == "num_experts and num_local_experts are one key of owl_moe, given as 4 and 8; leave one out"
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "text"),
+    [
+        ({"hidden_size": 0}, "hidden_size", "hidden_size must be at least 1 (got 0)"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers", "num_hidden_layers must be at least 1 (got -1)"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads",
+            "num_attention_heads (4) must be a multiple of num_key_value_heads (3)",
+        ),
+    ],
+)
+def test_sizes_of_which_nothing_can_be_built(config: dict[str, Any], key: str, text: str) -> None:
+    other = dataclasses.replace(FAMILIES, version="1.2.3")
+    assert [(one.path, one.text) for one in breaches(other, family="owl_moe", config=config)] == [
+        (("model", "config", key), text)
+    ]
+    assert not breaches(other, family="owl_moe", config={"num_attention_heads": 4, "num_key_value_heads": 2})
 
 
 def test_positions_are_the_familys_where_the_job_says_nothing() -> None:

@@ -51,8 +51,18 @@ def transformers_own(family: str) -> Any:
         (Model(family="qwen3_moe", config={"num_expert": 4}), "does not know num_expert; did you mean num_experts?"),
         # Words of the family's sources that no code reads from the configuration.
         (Model(family="qwen3_moe", config={"experts": 4}), "qwen3_moe does not know experts"),
+        (Model(family="qwen3_moe", config={"layers": 12}), "qwen3_moe does not know layers"),
+        (Model(family="qwen3_moe", config={"default": 5}), "qwen3_moe does not know default"),
+        (
+            Model(family="qwen3_moe", config={"num_experts": 4, "num_local_experts": 8}),
+            "num_experts and num_local_experts are one key of qwen3_moe",
+        ),
         (Model(family="qwen3_moe", config={"num_experts": "many"}), "model.family: qwen3_moe: .*num_experts"),
         (Model(family="qwen3_moe", config={"num_attention_heads": 0}), "qwen3_moe: transformers cannot build"),
+        (
+            Model(family="qwen3_moe", config={"hidden_act": "swish2"}),
+            "model.config.hidden_act: 'swish2' is no activation that transformers knows",
+        ),
         (Model(family="t5"), "t5: transformers cannot build this model"),
         (Model(path="/nowhere"), "model.path: /nowhere has no config.json"),
     ],

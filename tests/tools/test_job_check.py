@@ -81,6 +81,8 @@ def folder_with(tmp_path: Path, config: dict[str, object], weights: bytes | None
 
 
 GOOD = {"model_type": "qwen3_moe", "vocab_size": 300, "max_position_embeddings": 512}
+_HEADER = b'{"a.weight":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]}}'
+INTEGERS = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
 EMPTY = (2).to_bytes(8, "little") + b"{}"
 
 
@@ -91,6 +93,8 @@ EMPTY = (2).to_bytes(8, "little") + b"{}"
         (GOOD, b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (GOOD, EMPTY[:9], "model.safetensors"),
         ({**GOOD, "quantization_config": {"quant_method": "fp8"}}, EMPTY, "holds quantised weights"),
+        ({"vocab_size": 300}, EMPTY, "config.json has no model_type, which names the family"),
+        (GOOD, INTEGERS, "a.weight is stored as I8, as quantised weights are, which cannot be trained"),
         ({**GOOD, "model_type": "llama"}, EMPTY, "llama has no experts"),
     ],
 )
@@ -121,3 +125,10 @@ def test_a_tokenizer_is_held_against_the_model(tmp_path: Path, content: str, exp
     else:
         (line,) = found
         assert line.startswith("job.yaml:4:33: data.tokenizer: ") and expected in line
+
+
+def test_the_folders_own_tokenizer_is_looked_at(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, GOOD, EMPTY)
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (line,) = mistakes(job_file(tmp_path, f"  path: {folder}"))
+    assert line.startswith("job.yaml:4:7: data.tokenizer: ") and "is a git-lfs pointer, not JSON" in line
