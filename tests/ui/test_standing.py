@@ -75,11 +75,6 @@ def test_the_time_left_is_not_waited_away() -> None:
     assert at(9.0, *rows(1.2, 2.4, 3.6), status=RUNNING.model_copy(update={"steps": 10})).eta_s == 0.0
 
 
-def test_a_controller_that_does_not_answer_leaves_no_time_to_tell() -> None:
-    found = find_standing(RUNNING, rows(1.0, 2.0, 3.0), (), "kill -CONT 7", NOON, silence="its controller is silent")
-    assert (found.eta_s, found.lines()[-1], found.to_json()["remark"]) == (None, *["its controller is silent"] * 2)
-
-
 def test_a_resume_that_came_to_nothing_is_told_beside_the_finish() -> None:
     finished = RunEnded(kind="finished", generation=1, step=10)
     refused = RunEnded(kind="failed", generation=2, step=8, cause="its kernels differ")
