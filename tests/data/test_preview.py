@@ -59,7 +59,7 @@ def test_no_text_at_all(tmp_path: Path) -> None:
 
 
 def test_an_id_that_the_model_does_not_have(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("\0\1~")
+    (tmp_path / "a.txt").write_text("\2\1~")
     with pytest.raises(DataError, match=r"a\.txt: token 2: id 126 of the tokenizer bytes"):
         preview_data(job(tmp_path / "a.txt"), 100)
 
