@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from dougong.ui.report.charts import two_digits
 from dougong.ui.report.line_chart import Chart, Mark, Series, draw, legend, thin, ticks
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 PLACES = re.compile(r"[ML](-?[\d.]+) (-?[\d.]+)")
@@ -97,6 +97,7 @@ numbers = st.floats(-1e12, 1e12) | st.sampled_from([math.nan, math.inf, 0.0, 1e-
 
 
 @given(st.lists(numbers, max_size=40), st.booleans(), st.none() | st.just(0.0))
+@example([0.0, 6.189797381747963e-13], False, None)
 def test_every_chart_is_well_formed_and_inside_its_frame(values: list[float], dots: bool, floor: float | None) -> None:
     points = [(float(i + 1), v) for i, v in enumerate(values)]
     shown = Chart("x", [Series("a", points, "train", dots)], say, [Mark(2.5, "m", "t")], floor=floor)
