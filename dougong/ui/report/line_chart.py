@@ -145,8 +145,9 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     # The span is 1 to 10 times `most` powers, so a step of 20 powers is always wide enough.
     step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most - 1 + 1e-9)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    # Twelve digits of the step's own size: rounding to decimals would move the ticks of tiny values.
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+    # Decimals by the step's size: a fixed number of them would move the ticks of tiny values.
+    decimals = 3 - math.floor(math.log10(step))
+    return [round(i * step, decimals) for i in range(first, last + 1)]
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
