@@ -98,7 +98,14 @@ def every_case_on(roles: str) -> dict[tuple[str, str], list[Step]]:
     return dict(zip(CASES, on_layout(roles, [job_of(*case) for case in CASES]), strict=True))
 
 
-@pytest.mark.parametrize("roles", LAYOUTS[1:])
+AT_LENGTH = ("BBB", "ABEE")
+"""The proof repeated; `test-all` runs them. tests/parallel/test_layouts.py has every family on three workers."""
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [pytest.param(roles, marks=pytest.mark.slow if roles in AT_LENGTH else ()) for roles in LAYOUTS[1:]],
+)
 def test_twenty_steps_give_one_workers_bits(roles: str) -> None:
     alone, here = every_case_on("B"), every_case_on(roles)
     for case in CASES:

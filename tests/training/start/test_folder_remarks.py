@@ -81,7 +81,7 @@ def test_code_of_a_known_family_is_told_not_to_run(tmp_path: Path) -> None:
         (lambda tensors: tensors.update({DOWN: torch.ones(1)}), f"{DOWN} has shape (1,), but the model has (16, 8)"),
         (
             lambda tensors: tensors.update({DOWN: torch.ones(16, 8, dtype=torch.int8)}),
-            f"{DOWN} is stored as I8, which cannot be trained; dequantise the weights first",
+            f"{DOWN} is stored as I8, as quantised weights are, which cannot be trained; dequantise",
         ),
         (add("model.layers.0.self_attn.k_scale"), "model.layers.0.self_attn.k_scale (F32), a scale of quantised"),
     ],
