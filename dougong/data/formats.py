@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dougong.errors import DataError
 from dougong.job.data_files import ending_of_json
+from dougong.models.folder import LFS_POINTER
 
 HEAD_BYTES = 4096
 """As much of a file's beginning as is looked at."""
@@ -45,7 +46,7 @@ _KINDS = (
     (b"\x89PNG", "a picture", _WRONG_FILE),
     (b"\xff\xd8\xff", "a picture", _WRONG_FILE),
     (b"\x7fELF", "a program", _WRONG_FILE),
-    (b"version https://git-lfs.github.com/spec", "a git-lfs pointer", "fetch it: git lfs pull"),
+    (LFS_POINTER, "a git-lfs pointer", "fetch it: git lfs pull"),
 )
 _TAR_AT, _TAR = 257, b"ustar"
 _LINES_OF_JSON = (".jsonl", ".ndjson")

@@ -24,7 +24,8 @@ DEQUANTISE = (
 )
 
 _AGAIN = "download it again"
-_LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
+"""How the few lines begin that git-lfs puts in a file's place until it is fetched."""
 _MOST_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -102,7 +103,7 @@ def read_small_file(path: Path) -> bytes:
     data = _read(path)
     if path.suffix == ".json":
         _parse_json(path, data)
-    elif data.startswith(_LFS_POINTER):
+    elif data.startswith(LFS_POINTER):
         raise _refused(path, str(_what_it_is(data)))
     return data
 
@@ -314,7 +315,7 @@ def _what_it_is(begin: bytes) -> str | None:
     """What a file is that should be another, by how it begins; None: unknown."""
     if not begin.strip(b"\0"):
         return f"is empty: the download was not complete; {_AGAIN}"
-    if begin.startswith(_LFS_POINTER):
+    if begin.startswith(LFS_POINTER):
         return "is a git-lfs pointer, not the file itself: run `git lfs pull` in the folder"
     if begin.lstrip()[:1] == b"<":
         return f"is a web page, not the file itself; {_AGAIN}"
