@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,7 +77,7 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self.shared = self.folder / "shared"
         self.hosts: list[Host] = []
-        self.env = {**_usual_environment(self.folder / "home"), **(env or {})}
+        self.env = {**_usual_environment(self.folder), **(env or {})}
         self._waiting: list[subprocess.Popen[str]] = []
         self._keeper = _start_keeper(self.folder, alone)
         try:
@@ -110,8 +111,9 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _build(self, num_hosts: int) -> None:
-        for name in ("shared", "home"):
+        for name in ("shared", "home", "bin"):
             (self.folder / name).mkdir()
+        _write_program(self.folder / "bin" / "dougong")
         self._switch.ip(
             [
                 "link set lo up",
@@ -268,15 +270,21 @@ class Lab:
         return sum((counters[one] for one in sender.addresses), Traffic())
 
 
-def _usual_environment(home: Path) -> dict[str, str]:
+def _write_program(path: Path) -> None:
+    """`dougong`, whichever the installed script of that name would call."""
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dougong "$@"\n')
+    path.chmod(0o755)
+
+
+def _usual_environment(folder: Path) -> dict[str, str]:
     """What commands find: this Python's programs and this dougong first, one compute thread, and a
     token of the lab's own for Ray."""
     system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {
-        "PATH": f"{Path(sys.executable).parent}:{system}",
+        "PATH": f"{folder}/bin:{Path(sys.executable).parent}:{system}",
         "PYTHONPATH": str(_program()),
         "PYTHONUNBUFFERED": "1",
-        "HOME": str(home),
+        "HOME": str(folder / "home"),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "OMP_NUM_THREADS": "1",
