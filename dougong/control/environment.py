@@ -71,6 +71,11 @@ def interface_variables(interface: str | None) -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": interface}
 
 
+def chosen_interface() -> str | None:
+    """The network interface that the user has chosen for workers; None: none."""
+    return os.environ.get("GLOO_SOCKET_IFNAME") or None
+
+
 def ray_has_token() -> bool:
     """Whether a Ray token can be found in the places where Ray looks for it."""
     if os.environ.get("RAY_AUTH_TOKEN"):
