@@ -102,6 +102,15 @@ class RestartAgents:
 
 
 @dataclass(frozen=True)
+class AskForPaths:
+    """Have the paths between machines tried: by name, which ends each is to try. `number`: of this
+    round of tries."""
+
+    number: int
+    wanted: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class DropAgent:
     """Close a lost agent's connection, so that it ends its workers if it still lives."""
 
@@ -223,6 +232,7 @@ Action = (
     | ListNodes
     | StartAgents
     | RestartAgents
+    | AskForPaths
     | DropAgent
     | GiveUp
     | AskForModel

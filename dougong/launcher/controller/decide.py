@@ -37,7 +37,7 @@ from dougong.launcher.controller.states import (
 from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 
-_OF_AGENTS = (Stage.PLACES, Stage.JOIN, Stage.READY, Stage.FINGERPRINTS)
+_OF_AGENTS = (Stage.PLACES, Stage.JOIN, Stage.PATHS, Stage.READY, Stage.FINGERPRINTS)
 """Stages in which an agent that is lost, or does not come, ends the start or the recovery."""
 
 

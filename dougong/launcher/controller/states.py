@@ -30,6 +30,7 @@ class Stage(Enum):
     NODES = "nodes"  # listed
     PLACES = "places"  # agents started on their nodes
     JOIN = "join"  # agents' first messages
+    PATHS = "paths"  # between their machines, tried
     READY = "ready"  # agents have imported what workers need
     MODEL = "model"  # model and data looked at
     FINGERPRINTS = "fingerprints"  # of every device
@@ -115,14 +116,14 @@ State = Starting | Running | Stopping | Recovering | Ended
 
 
 _PHASES: dict[Stage, Phase] = {
-    Stage.JOIN: "imports",
+    Stage.PATHS: "paths",
     Stage.READY: "imports",
     Stage.MODEL: "data",
     Stage.FINGERPRINTS: "probes",
     Stage.CHECKPOINT: "checkpoint",
 }
 """The phase of each stage beyond those of the backend, which has its own name."""
-_OF_BACKEND = (Stage.BACKEND, Stage.NODES, Stage.PLACES)
+_OF_BACKEND = (Stage.BACKEND, Stage.NODES, Stage.PLACES, Stage.JOIN)
 
 
 class StartPhases:
