@@ -183,7 +183,9 @@ class Actor:
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
         config = self._config
-        self._connections = Connections(self._inbox, host, config.token, config.deadlines)
+        self._connections = Connections(
+            self._inbox, host, config.token, config.deadlines, config.job.listening_ports
+        )
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -196,7 +198,8 @@ class Actor:
         self._torch_thread.call(lambda: self._open_store(host))
 
     def _open_store(self, host: str) -> StoreOpened:
-        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+        config = self._config
+        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
         return StoreOpened(store.address, store)
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
@@ -241,6 +244,7 @@ class Actor:
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,
+            ports=config.job.listening_ports,
         )
 
     def _explain(self, action: GiveUp) -> GiveUp:

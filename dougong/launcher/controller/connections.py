@@ -13,6 +13,7 @@ from dougong.control.path_messages import CONTROLLER, PathEnd
 from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
 from dougong.launcher.agent.paths import describe_end
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import (
@@ -28,13 +29,20 @@ class Connections:
     """Listens on `host`. An agent that has proved itself becomes an `AgentJoined`; it is sent
     messages once it is adopted."""
 
-    def __init__(self, inbox: Inbox, host: str, token: str, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        host: str,
+        token: str,
+        deadlines: Deadlines,
+        ports: Ports | None = None,
+    ) -> None:
         self._inbox = inbox
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
-        self._paths = PathListener(host, token, None, deadlines)
-        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines)
+        self._paths = PathListener(host, token, ports, deadlines)
+        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
 
     @property

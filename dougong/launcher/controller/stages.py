@@ -47,8 +47,9 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.placement import check_agents, lay_out
+from dougong.planner.placement import lay_out
 from dougong.records import events
 from dougong.records.directory import RunDir
 
