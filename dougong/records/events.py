@@ -295,6 +295,27 @@ class StopRequested(RunEvent):
     now: bool = False
 
 
+class StillWorker(BaseModel):
+    """What a worker was at that has not moved since."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = ""
+    step: int = 0
+    phase: str = ""
+
+
+class StepGivenUp(RunEvent):
+    """A run that was to stop has been ended within its step, since its workers had stood still for
+    `limit`, in words. `checkpoint`: the name of the newest, None where there is none."""
+
+    kind: Literal["step_given_up"] = "step_given_up"
+    limit: str
+    workers: tuple[StillWorker, ...] = ()
+    checkpoint: str | None = None
+
+
 class RunEnded(RunEvent):
     """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
     run, the last two where a worker was the cause."""
@@ -330,6 +351,7 @@ Event = Annotated[
     | NoteTaken
     | WarningRaised
     | StopRequested
+    | StepGivenUp
     | RunEnded,
     Field(discriminator="kind"),
 ]
