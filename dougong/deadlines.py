@@ -59,6 +59,11 @@ class Deadlines:
     stop_wait_s: float = 600.0  # a stopped run ends its step and writes its checkpoint
     local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
 
+    # Hosts of a lab, on one machine.
+    lab_host_s: float = 10.0  # a host's namespaces are made, a tool for them has ended
+    lab_ray_s: float = 90.0  # `ray start` and `ray stop` on a machine with few cores
+    lab_command_s: float = 60.0  # a command in a host, where no other limit is given
+
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
