@@ -38,6 +38,7 @@ class Deadlines:
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
+    shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
     stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
@@ -75,6 +76,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
+    shared_file_every_s: float = 0.05  # a file that another machine has just written
     placement_poll_s: int = 1  # Ray counts whole seconds
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
@@ -98,6 +100,7 @@ SETTABLE = {
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
     "stage_checkpoint_s": "longest wait of a save for the one before it",
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",

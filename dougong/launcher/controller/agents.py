@@ -14,8 +14,9 @@ from dougong.planner.placement import AgentSpec
 
 @dataclass
 class AgentHandle:
-    """One agent in its present life. `facts`: what it said when it joined; `lost`: why it is gone;
-    `is_dropped`: whether its connection has been closed since."""
+    """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
+    its clock said then; `lost`: why it is gone; `is_dropped`: whether its connection has been
+    closed since."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -23,6 +24,7 @@ class AgentHandle:
     is_ready: bool = False
     lost: str | None = None
     is_dropped: bool = False
+    clock_ahead_s: float = 0.0
 
     @property
     def address(self) -> str:
@@ -66,12 +68,12 @@ class AgentTable:
         for spec in specs:
             self.handles[spec.name] = AgentHandle(spec)
 
-    def join(self, facts: AgentFacts, channel: Channel) -> bool:
+    def join(self, facts: AgentFacts, channel: Channel, clock_ahead_s: float = 0.0) -> bool:
         """Take an agent in; False for one that is not expected, or has joined already."""
         handle = self.handles.get(facts.agent)
         if handle is None or handle.channel is not None or handle.lost is not None:
             return False
-        handle.facts, handle.channel = facts, channel
+        handle.facts, handle.channel, handle.clock_ahead_s = facts, channel, clock_ahead_s
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:

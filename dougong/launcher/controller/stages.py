@@ -4,7 +4,7 @@ what each asks for, when it is over, and how long it may take. Pure."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -44,7 +44,7 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.agreement import check_agents
+from dougong.planner.agreement import Software, check_agents
 from dougong.planner.memory import plan_that_fits
 from dougong.planner.placement import lay_out
 from dougong.records import events
@@ -56,8 +56,8 @@ class RunPolicy:
     """What decisions depend on beside the facts: fixed for the controller's life.
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices. `versions`: package -> version on the controller's own machine,
-    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
+    node see each other's devices. `software`: of the controller's own machine, which the nodes must
+    have too; None: it is not compared. `has_sources`: whether a run that goes
     on knows what it had read when it began, or begins only now.
     """
 
@@ -66,7 +66,7 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
-    versions: Mapping[str, str] | None = None
+    software: Software | None = None
     has_sources: bool = True
 
 
@@ -284,7 +284,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
+        check_agents(known, self.policy.software)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address

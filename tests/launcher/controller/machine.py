@@ -224,7 +224,7 @@ class Machine:
                 self._take(observe_time(self.facts, self.now, self.deadlines))
             case Joins(agent):
                 self.channels[agent] = self._channel()
-                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {}, True)
+                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {})
                 facts = replace(facts, memory_bytes=self.memory_bytes)
                 self._observe(AgentJoined(facts, self.channels[agent]))
             case Says(agent, message):
