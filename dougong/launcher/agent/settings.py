@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.job.port_range import Ports
 from dougong.records.shared_folder import FolderProof
 
 
@@ -18,7 +19,7 @@ class AgentSettings:
     `model_types`: whose source it looks at.
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
     exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
-    own rules).
+    own rules). `ports`: what it and its workers listen on; None: the system chooses.
     """
 
     name: str
@@ -35,6 +36,7 @@ class AgentSettings:
     proof: FolderProof | None = None
     model_types: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
+    ports: Ports | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -12,8 +12,12 @@ from collections.abc import Callable
 from dougong.control.channel import Channel, Server
 from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
+from dougong.control.path_messages import CONTROLLER, PathEnd
+from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
+from dougong.launcher.agent.paths import describe_end
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import (
     AgentJoined,
@@ -35,6 +39,7 @@ class Connections:
         host: str,
         token: str,
         deadlines: Deadlines,
+        ports: Ports | None = None,
         trouble_of: Callable[[AgentFacts], FolderTrouble | None] = lambda facts: facts.trouble,
     ) -> None:
         self._inbox = inbox
@@ -42,13 +47,19 @@ class Connections:
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
-        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines)
+        self._paths = PathListener(host, token, ports, deadlines)
+        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port."""
         return self._server.address
+
+    @property
+    def path_end(self) -> PathEnd:
+        """Where the paths to this machine are tried."""
+        return describe_end(CONTROLLER, self._paths.address, None)
 
     def adopt(self, agent: str, channel: Channel) -> None:
         """From now on the agent is sent messages over this channel."""
@@ -85,6 +96,7 @@ class Connections:
         self._closed.set()
         self.send_all(EndAgent())
         self._server.close()
+        self._paths.close()
 
     def _ping(self) -> None:
         while not self._closed.wait(self._deadlines.ping_every_s):
