@@ -15,8 +15,8 @@ class Challenge:
 
 
 FolderFault = Literal["absent", "other", "unreadable", "unwritable", "unanswered"]
-"""What may be wrong with a folder on a machine: it is not there; another one has its name; it cannot
-be read; it cannot be written; what is written into it there is not seen here."""
+"""What may be wrong with a folder on a machine: it is not there; another one has its name; it
+cannot be read; it cannot be written; what is written into it there is not seen here."""
 
 
 @dataclass(frozen=True)

@@ -134,22 +134,20 @@ def _check_code(package: str, machines: Mapping[str, Software]) -> None:
     """LaunchError where machines have other source of a package than most of them. A machine that
     had no cause to look at it, such as for another machine's accelerator, takes no part."""
     found = {name: s.code[package] for name, s in machines.items() if package in s.code}
-    groups = _alike(found)
-    if len(groups) < 2:
+    usual, *rest = _alike(found)
+    if not rest:
         return
-    usual = groups[0]
-    others = list(itertools.chain(*groups[1:]))
+    others = list(itertools.chain(*rest))
     differing = _differing(list(found.values()))
-    rows = {name: _short(code.digests) for name, code in found.items()}
-    table = version_table(rows, differing[:_MOST_COLUMNS], ())
-    more = len(differing) - _MOST_COLUMNS
-    names = ", ".join(differing[:_MOST_COLUMNS]) + (f" and {more} more" if more > 0 else "")
-    advice = list(dict.fromkeys(_copies(found, machines, usual[0], others)))
+    shown, num_more = differing[:_MOST_COLUMNS], len(differing[_MOST_COLUMNS:])
+    folders = ", ".join(shown) + (f" and {num_more} more" if num_more else "")
+    table = version_table({name: _short(c.digests) for name, c in found.items()}, shown, ())
+    advice = "\n".join(dict.fromkeys(_copies(found, machines, usual[0], others)))
     raise LaunchError(
-        f"other source under the same version on {', '.join(others)}: {names}; it may compute other "
-        f"bits, so a run needs the same everywhere:\n{table}\nbring all machines to one state (of a "
-        "checkout: `git status` tells what has been changed), such as this one, then run again:\n"
-        + "\n".join(advice)
+        f"other source under the same version on {', '.join(others)}: {folders}; it may compute "
+        f"other bits, so a run needs the same everywhere:\n{table}\n"
+        "bring all machines to one state (of a checkout `git status` tells what has been changed), "
+        f"such as by\n{advice}\nthen run again"
     )
 
 

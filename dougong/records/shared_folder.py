@@ -95,8 +95,8 @@ class FolderProver:
 
 
 def answer_proof(proof: FolderProof, agent: str, deadlines: Deadlines) -> FolderTrouble | None:
-    """The agent's side: read the controller's word in every folder and answer by a file. What hinders
-    that, None for nothing. A file system that does not answer holds nobody up for ever."""
+    """The agent's side: read the controller's word in every folder and answer by a file. What
+    hinders that, None for nothing. A file system that does not answer holds nobody up for ever."""
     found: list[FolderTrouble | None] = []
     deadline = time.monotonic() + deadlines.shared_file_s
 

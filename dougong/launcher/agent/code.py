@@ -1,9 +1,9 @@
 """Digests of the source code that a run computes with: dougong's own, the model family's in
 transformers, and an accelerator's package.
 
-Versions tell releases apart, not what has been changed since: a checkout that was not brought up to
-date trains to other bits under the same version. A digest for each folder of a package, of the names
-and bytes of its files alone, is the same wherever the package lies. Imports neither torch nor
+Versions tell releases apart, not what has been changed since: a checkout that was not brought up
+to date trains to other bits under the same version. A digest for each folder of a package, of the
+names and bytes of its files alone, is the same wherever the package lies. Imports neither torch nor
 transformers.
 """
 

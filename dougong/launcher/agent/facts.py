@@ -56,8 +56,8 @@ def _trouble_with(settings: AgentSettings) -> FolderTrouble | None:
 
 
 def software_here(job: Job, sources: RunSources | None) -> Software:
-    """This machine's, as `describe_agent` tells an agent's. `sources`: what the run had read when it
-    began."""
+    """This machine's, as `describe_agent` tells an agent's. `sources`: what the run had read when
+    it began."""
     kinds = sorted({island.accelerator for island in job.islands})
     code = code_of(model_types_of(job.model, sources), kinds)
     return Software(socket.gethostname(), installed_versions(), code)
