@@ -42,6 +42,7 @@ class Deadlines:
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
+    shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
     stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
@@ -86,6 +87,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
+    shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
     placement_poll_s: int = 1  # Ray counts whole seconds
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
@@ -112,6 +114,7 @@ SETTABLE = {
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
