@@ -29,6 +29,11 @@ from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.events import Phase
 
+_QUIET: Mapping[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "configure_logging": False,
+}
 CPU_SHARE = 0.01
 """What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
 share the machine."""
