@@ -42,12 +42,8 @@ def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
             f"{choice.origin}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
             f"{choice.or_own}"
         )
-    end = time.monotonic() + deadlines.address_probe_s
     try:
-        place = _resolved(*parts, deadlines)
-        limit_s = max(_LEAST_S, end - time.monotonic())
-        with socket.create_connection(place, timeout=limit_s) as line:
-            is_head = _speaks_grpc(line, end)
+        is_head = _answers(*parts, deadlines)
     except OSError as error:
         raise LaunchError(
             f"{choice.origin}: nobody answers ({error}); on that machine type "
@@ -61,6 +57,14 @@ def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
             f"(waited {waited}); give the address that `ray start --head` printed (default port "
             f"6379){choice.or_own}"
         )
+
+
+def _answers(host: str, port: int, deadlines: Deadlines) -> bool:
+    """Whether somebody there speaks gRPC. OSError where nobody listens."""
+    place = _resolved(host, port, deadlines)
+    end = time.monotonic() + deadlines.address_probe_s
+    with socket.create_connection(place, timeout=deadlines.address_probe_s) as line:
+        return _speaks_grpc(line, end)
 
 
 def _resolved(host: str, port: int, deadlines: Deadlines) -> tuple[str, int]:
@@ -112,7 +116,7 @@ def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None)
     try:
         client = raylet.GcsClient(address=choice.address)
         refuse_skew(choice, usage.get_cluster_metadata(client) or {})
-        refuse_outsider(choice, _Head(client, deadlines), run, deadlines)
+        refuse_outsider(choice, _Gcs(client, deadlines), run, deadlines)
     except AuthenticationError as error:
         raise LaunchError(f"{choice.origin}: {_about_token()}{choice.or_own}") from error
     except RpcError as error:
@@ -122,7 +126,7 @@ def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None)
         ) from error
 
 
-class _Head:
+class _Gcs:
     """What a head says of its cluster, by a client of Ray's own."""
 
     def __init__(self, client: Any, deadlines: Deadlines) -> None:
@@ -131,12 +135,12 @@ class _Head:
 
     def members(self) -> list[Member]:
         """The nodes that are alive for the head."""
-        from ray.core.generated.gcs_pb2 import GcsNodeInfo
-
+        states: Any = importlib.import_module("ray.core.generated.gcs_pb2")
+        alive = states.GcsNodeInfo.GcsNodeState.ALIVE
         found = []
         infos = self._client.get_all_node_info(timeout=self._limit_s)
         for node, info in infos.items():
-            if info.state == GcsNodeInfo.GcsNodeState.ALIVE:
+            if info.state == alive:
                 name = info.node_manager_hostname or info.node_manager_address
                 found.append(Member(node.hex(), name))
         return found

@@ -28,7 +28,7 @@ class Member:
     name: str
 
 
-class Head(Protocol):
+class ClusterHead(Protocol):
     """What is asked of a cluster's head."""
 
     def members(self) -> Sequence[Member]:
@@ -40,7 +40,7 @@ class Head(Protocol):
 
 def refuse_outsider(
     choice: RayChoice,
-    head: Head,
+    head: ClusterHead,
     run: Path | None,
     deadlines: Deadlines,
     nodes_here: Callable[[], Sequence[LocalNode]] = local_nodes,
@@ -56,31 +56,44 @@ def refuse_outsider(
         if not joins or time.monotonic() > deadline:
             break
         time.sleep(deadlines.poll_every_s)
+    advice = _to_join(choice) if joins else _from_outside(choice, head, members, run)
     raise LaunchError(
         f"{choice.origin}: this machine ({socket.gethostname()}) is no node of the cluster at "
-        f"{choice.address}; {_what_to_do(choice, head, members, run, joins)}{choice.or_own}"
+        f"{choice.address}; {advice}{choice.or_own}"
     )
 
 
-def _what_to_do(
-    choice: RayChoice, head: Head, members: Sequence[Member], run: Path | None, joins: bool
+def _to_join(choice: RayChoice) -> str:
+    return (
+        "the Ray node here has not joined it, or was given up by it: `ray stop`, then "
+        f"`ray start --address={choice.address}`"
+    )
+
+
+def _from_outside(
+    choice: RayChoice, head: ClusterHead, members: Sequence[Member], run: Path | None
 ) -> str:
-    join = f"`ray start --address={choice.address}`"
-    if joins:
-        return f"the Ray node here was given up by it, or has not joined: `ray stop`, then {join}"
-    names = [member.name for member in members]
-    more = f", {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    nodes = f" ({', '.join(names[:_NAMED])}{more})" if names else ""
-    known = f"type this on one of its nodes{nodes}, or make this machine one ({join})"
-    dashboard = head.dashboard()
-    parts = split_address(dashboard)
-    if parts is None:
-        return f"{known}; where its head has `dougong[jobs]`, `ray job submit` is another way"
-    if is_loopback(parts[0]):
-        host = (split_address(choice.address or "") or ("",))[0]
-        asked = submission(f"http://{host}:{parts[1]}", run)
-        return f"{known}; or, if its head is started with --dashboard-host={host}, `{asked}`"
-    return f"{known}, or submit it: `{submission(f'http://{dashboard}', run)}`"
+    names = [member.name for member in members[:_NAMED]]
+    if len(members) > _NAMED:
+        names.append(f"{len(members) - _NAMED} more")
+    return (
+        f"type this on one of its nodes ({', '.join(names)}), or make this machine one "
+        f"(`ray start --address={choice.address}`), {_by_submission(choice, head.dashboard(), run)}"
+    )
+
+
+def _by_submission(choice: RayChoice, dashboard: str, run: Path | None) -> str:
+    """How a run is submitted from here. A dashboard listens on its own machine alone unless it is
+    told otherwise."""
+    place, cluster = split_address(dashboard), split_address(choice.address or "")
+    if place is None or cluster is None:
+        return "or, where its head has `dougong[jobs]`, use `ray job submit`"
+    if not is_loopback(place[0]):
+        return f"or submit it: `{submission(f'http://{dashboard}', run)}`"
+    command = submission(f"http://{cluster[0]}:{place[1]}", run)
+    return (
+        f"or, where its head was started with --dashboard-host={cluster[0]}, submit it: `{command}`"
+    )
 
 
 def _same_port(head: str, address: str) -> bool:
