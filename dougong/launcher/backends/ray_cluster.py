@@ -31,11 +31,6 @@ from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.placement import AgentSpec, Node
 from dougong.records.events import Phase
 
-_QUIET: Mapping[str, Any] = {
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-    "configure_logging": False,
-}
 CPU_SHARE = 0.01
 """What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
 share the machine."""
@@ -109,7 +104,8 @@ class RayBackend:
 
     def _init(self, options: Mapping[str, Any]) -> None:
         try:
-            self._ray.init(**options, **_QUIET)
+            level = logging.getLogger("ray").level  # as it is: Ray would set its own
+            self._ray.init(**options, log_to_driver=False, logging_level=level)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             place = self._choice.address or "this machine"
             more = f"; Ray's own lines: {self._log}" if self._log is not None else ""

@@ -23,6 +23,7 @@ def logging_into(log: Path | None) -> Iterator[None]:
     if handler is None:
         logger.setLevel(logging.ERROR)
     else:
+        logger.setLevel(logging.INFO)
         logger.handlers[:] = [handler]
     try:
         yield
