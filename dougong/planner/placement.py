@@ -30,6 +30,11 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     given_name: str = ""
 
+    @property
+    def title(self) -> str:
+        """For people: `node1 (10.0.0.2)`."""
+        return f"{self.name} ({self.address})"
+
     def matches(self, wish: str) -> bool:
         """Whether `island.node` means this node: its address, name, id (or how that begins), or a
         label `key=value`."""
@@ -94,7 +99,7 @@ def _agents_of(
     if not get_accelerator(island.accelerator).shares_machine:
         return _spread(island, nodes, free)
     # Any number of workers fits on one node; which one may be left to the backend.
-    node = nodes[0].id if island.node else None
+    node = nodes[0].id if island.node or len(nodes) == 1 else None
     return [_spec(island, 0, island.workers, node)]
 
 

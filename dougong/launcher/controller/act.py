@@ -9,7 +9,6 @@ from pathlib import Path
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
-from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -18,18 +17,17 @@ from dougong.launcher.controller.actions import (
     AskForFingerprints,
     AskForModel,
     AskToStop,
+    AskWhoEnded,
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
     ForkGeneration,
-    GiveUp,
     KillGeneration,
     ListNodes,
     OpenBackend,
     Record,
     RecordStep,
-    RestartAgents,
     ShowException,
     ShowLine,
     StartAgents,
@@ -42,7 +40,9 @@ from dougong.launcher.controller.connections import Connections
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import (
+    AgentsEnded,
     AgentsPlaced,
+    Awaited,
     BackendOpened,
     NodesListed,
     PeerRefused,
@@ -85,14 +85,14 @@ class Actor:
         )
         self._connections: Connections | None = None
 
-    def act(self, action: Action) -> Action:
-        """Do it. What was done: the action itself, or with what was learnt on the way."""
+    def act(self, action: Action) -> None:
+        """Do it."""
         match action:
             case Record() | RecordStep() | ShowLine() | ShowException():
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | StartAgents() | RestartAgents():
+            case OpenBackend() | ListNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
@@ -105,9 +105,6 @@ class Actor:
                 self._store(action)
             case ForkGeneration() | AskToStop() | KillGeneration():
                 self._command(action)
-            case GiveUp():
-                return self._explain(action)
-        return action
 
     def close(self) -> None:
         """End the agents, their nodes, and what runs in the background. A commit that was begun
@@ -160,7 +157,7 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | StartAgents | RestartAgents) -> None:
+    def _start(self, action: OpenBackend | ListNodes | StartAgents | AskWhoEnded) -> None:
         match action:
             case OpenBackend():
                 self._torch_thread.call(load_torch)
@@ -170,8 +167,8 @@ class Actor:
                 self._backend_thread.call(lambda: NodesListed(tuple(self._backend.nodes(kinds))))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
-            case RestartAgents(specs):
-                self._backend_thread.call(lambda: self._replace(specs))
+            case AskWhoEnded():
+                self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
@@ -196,13 +193,11 @@ class Actor:
     # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
-        self._backend.start(specs, self._settings_of)
+        self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
 
-    def _replace(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
-        for spec in specs:
-            self._backend.restart(spec, self._settings_of)
-        return AgentsPlaced()
+    def _tell_awaited(self, text: str) -> None:
+        self._inbox.put(Awaited(text))
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         config = self._config
@@ -219,17 +214,6 @@ class Actor:
             cwd=config.cwd,
             deadlines=config.deadlines,
         )
-
-    def _explain(self, action: GiveUp) -> GiveUp:
-        """Add what the backend knows of agents that did not come."""
-        lines = [str(action.error)]
-        for agent in action.late_agents:
-            reason = self._backend.why_ended(agent)
-            if reason:
-                lines.append(f"agent {agent}: {reason}")
-        if len(lines) == 1:
-            return action
-        return GiveUp(LaunchError("\n".join(lines)), action.late_agents)
 
     # Workers
 

@@ -89,16 +89,14 @@ class ListNodes:
 
 @dataclass(frozen=True)
 class StartAgents:
-    """Start these agents, all or none."""
+    """Start these agents, all or none; those that have lived before begin a new life."""
 
     specs: tuple[AgentSpec, ...]
 
 
 @dataclass(frozen=True)
-class RestartAgents:
-    """Start these agents again, whose first life has ended."""
-
-    specs: tuple[AgentSpec, ...]
+class AskWhoEnded:
+    """Ask the backend which agents have ended."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,9 @@ class DropAgent:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """What is under way ends with this error. `late_agents`: the backend may know why they have not
-    come, which then belongs to the error."""
+    """What is under way ends with this error."""
 
     error: DougongError
-    late_agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,7 +218,7 @@ Action = (
     | OpenBackend
     | ListNodes
     | StartAgents
-    | RestartAgents
+    | AskWhoEnded
     | DropAgent
     | GiveUp
     | AskForModel

@@ -128,9 +128,9 @@ def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tup
 
 
 def _refuse_lost_agents(facts: RunFacts, agents: tuple[str, ...]) -> None:
-    for handle in facts.agents.named(agents):
-        if handle.lost is not None:
-            raise LaunchError(handle.lost)
+    lost = [handle.lost for handle in facts.agents.named(agents) if handle.lost is not None]
+    if lost:
+        raise LaunchError("\n".join(lost))
 
 
 # Training

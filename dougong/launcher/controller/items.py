@@ -95,6 +95,20 @@ class AgentsPlaced:
 
 
 @dataclass(frozen=True)
+class AgentsEnded:
+    """The agents that have ended by now, as their backend knows it, and why."""
+
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What somebody in the background waits for, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
@@ -149,6 +163,8 @@ Item = (
     | NodesListed
     | StoreOpened
     | AgentsPlaced
+    | AgentsEnded
+    | Awaited
     | FoundCheckpoint
     | Committed
     | CommitFailed

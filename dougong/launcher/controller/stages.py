@@ -18,13 +18,13 @@ from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskWhoEnded,
     Enter,
     FindCheckpoint,
     ForkGeneration,
     GiveUp,
     ListNodes,
     Record,
-    RestartAgents,
     StartAgents,
     UseFingerprints,
     UseModel,
@@ -123,7 +123,7 @@ class Preparation:
         if not self._is_over():
             limit_s = getattr(self.policy.deadlines, _LIMITS[self.state.stage])
             is_late = self.now - self.state.since > limit_s
-            return (self._give_up(),) if is_late else ()
+            return (self._give_up(),) if is_late else self._ask_who_ended()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
         # What a stage has brought may forbid the next one; that is recorded before the run ends.
@@ -131,6 +131,14 @@ class Preparation:
         if any(isinstance(action, GiveUp) for action in done):
             return done
         return done + self.enter(self._following())
+
+    def _ask_who_ended(self) -> tuple[Action, ...]:
+        """An agent that cannot start says so to nobody but its backend."""
+        agents = self.facts.agents
+        is_awaited = self.state.stage in (Stage.JOIN, Stage.READY)
+        if is_awaited and agents.is_due(self.now, self.policy.deadlines):
+            return (AskWhoEnded(),)
+        return ()
 
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
@@ -209,12 +217,8 @@ class Preparation:
     def _give_up(self) -> GiveUp:
         """The error of a stage that took too long: who has not done what, and the key that says how
         long that may take."""
-        late_agents: tuple[str, ...] = ()
-        if self.state.stage in (Stage.JOIN, Stage.READY):
-            late_agents = self._late_agents()
         waited = self.policy.deadlines.words(_LIMITS[self.state.stage])
-        text = f"{self._missing()}: the controller waited {waited}"
-        return GiveUp(LaunchError(text), late_agents)
+        return GiveUp(LaunchError(f"{self._missing()}: the controller waited {waited}"))
 
     def _missing(self) -> str:
         agents = ", ".join(self._late_agents())
@@ -263,7 +267,7 @@ class Preparation:
 
     def _begin_places(self) -> tuple[Action, ...]:
         if isinstance(self.state, Recovering):
-            return (RestartAgents(tuple(handle.spec for handle in self._agents)),)
+            return (StartAgents(tuple(handle.spec for handle in self._agents)),)
         assert self.facts.nodes is not None
         islands = self.policy.job.islands
         return (StartAgents(lay_out(islands, self.facts.nodes, self.policy.shared_devices)),)

@@ -13,7 +13,7 @@ from dougong.errors import PlanError, StorageError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.job.schema import Job
-from dougong.launcher.backends.base import SettingsOf
+from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.controller.config import ControllerConfig, ResumePoint
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
@@ -49,14 +49,11 @@ class NoNodes:
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         return []
 
-    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         raise AssertionError("there is no place to start anything")
 
-    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
-        raise AssertionError("nothing has been started")
-
-    def why_ended(self, name: str) -> str | None:
-        return None
+    def ended(self) -> dict[str, str]:
+        return {}
 
     def close(self) -> None:
         self.is_closed = True
