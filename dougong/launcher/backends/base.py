@@ -42,6 +42,10 @@ class Backend(Protocol):
         LaunchError when they find no room in time; `tell` says meanwhile what is awaited.
         """
 
+    def end(self, names: Sequence[str]) -> None:
+        """These agents are lost or wanted no more: end what is left of them, and give back what
+        they hold. A name that is not known is no error."""
+
     def ended(self) -> dict[str, str]:
         """The agents that have ended by now, in their present life, and why: the last line that
         each has said. Never waits."""

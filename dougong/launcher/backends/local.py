@@ -41,10 +41,15 @@ class Local:
         return [Node("local-machine", socket.gethostname(), "127.0.0.1", counts)]
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
+        self.end([spec.name for spec in specs])
         for spec in specs:
-            if spec.name in self._processes:
-                self._kill(self._processes[spec.name])  # lost may mean stopped, not dead
             self._start(spec, settings_of)
+
+    def end(self, names: Sequence[str]) -> None:
+        for name in names:
+            process = self._processes.pop(name, None)
+            if process is not None:
+                self._kill(process)  # lost may mean stopped, not dead
 
     def _start(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
         settings = dataclasses.replace(settings_of(spec), parent=os.getpid())

@@ -60,8 +60,7 @@ class RayAgents:
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
-        for spec in specs:
-            self._end(spec.name)
+        self.end([spec.name for spec in specs])
         groups = {spec.name: _placement_group(spec) for spec in specs}
         try:
             self._await_room(specs, groups, tell)
@@ -71,6 +70,17 @@ class RayAgents:
         for spec in specs:
             settings = settings_of(spec)
             self._lives[spec.name] = _begin(spec, groups[spec.name], settings)
+
+    def end(self, names: Sequence[str]) -> None:
+        """As `Backend.end`."""
+        import ray
+
+        for name in names:
+            life = self._lives.pop(name, None)
+            if life is not None:
+                # Lost may mean cut off, not dead: it must not keep its place.
+                ray.kill(life.actor, no_restart=True)
+                _remove({name: life.group})
 
     def ended(self) -> dict[str, str]:
         """As `Backend.ended`."""
@@ -92,16 +102,6 @@ class RayAgents:
         if serving:
             ray.wait(serving, num_returns=len(serving), timeout=self.deadlines.agent_end_s)
         _remove({name: life.group for name, life in self._lives.items()})
-
-    def _end(self, name: str) -> None:
-        """End an agent's life, if it had one, and give its place back."""
-        import ray
-
-        life = self._lives.pop(name, None)
-        if life is not None:
-            # Lost may mean cut off, not dead: it must not keep its place.
-            ray.kill(life.actor, no_restart=True)
-            _remove({name: life.group})
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell

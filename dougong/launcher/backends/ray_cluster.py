@@ -77,6 +77,9 @@ class RayBackend:
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         self._agents.start(specs, settings_of, tell)
 
+    def end(self, names: Sequence[str]) -> None:
+        self._agents.end(names)
+
     def ended(self) -> dict[str, str]:
         return self._agents.ended()
 

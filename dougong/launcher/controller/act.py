@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
+from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.launcher.agent.settings import AgentSettings
@@ -16,6 +18,7 @@ from dougong.launcher.controller.actions import (
     AdoptChannel,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     AskToStop,
     AskWhoEnded,
     CloseChannel,
@@ -28,6 +31,7 @@ from dougong.launcher.controller.actions import (
     OpenBackend,
     Record,
     RecordStep,
+    SeekNodes,
     ShowException,
     ShowLine,
     StartAgents,
@@ -45,6 +49,7 @@ from dougong.launcher.controller.items import (
     Awaited,
     BackendOpened,
     NodesListed,
+    OwnPathsTried,
     PeerRefused,
     StoreOpened,
 )
@@ -75,6 +80,7 @@ class Actor:
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
         self._torch_thread = Background("dougong-store", inbox)
+        self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
             self._run_dir.checkpoints,
@@ -92,8 +98,10 @@ class Actor:
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | StartAgents() | AskWhoEnded():
+            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
+            case AskForPaths(number, wanted):
+                self._ask_for_paths(number, wanted)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -157,7 +165,9 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | StartAgents | AskWhoEnded) -> None:
+    def _start(
+        self, action: OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded
+    ) -> None:
         match action:
             case OpenBackend():
                 self._torch_thread.call(load_torch)
@@ -165,6 +175,8 @@ class Actor:
             case ListNodes(host, kinds):
                 self._listen(host)
                 self._backend_thread.call(lambda: NodesListed(tuple(self._backend.nodes(kinds))))
+            case SeekNodes(agents, kinds):
+                self._backend_thread.call(lambda: self._seek(agents, kinds))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
             case AskWhoEnded():
@@ -173,7 +185,9 @@ class Actor:
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
         config = self._config
-        self._connections = Connections(self._inbox, host, config.token, config.deadlines)
+        self._connections = Connections(
+            self._inbox, host, config.token, config.deadlines, config.job.listening_ports
+        )
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -186,8 +200,25 @@ class Actor:
         self._torch_thread.call(lambda: self._open_store(host))
 
     def _open_store(self, host: str) -> StoreOpened:
-        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+        config = self._config
+        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
         return StoreOpened(store.address, store)
+
+    def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
+        """Have agents try, and try from here; all at the same time."""
+        own = self._reach.path_end
+        ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        for name, others in wanted.items():
+            known = tuple(ends[other] for other in others if other in ends)
+            if name == CONTROLLER:
+                asked = TryPaths(number, known)
+                self._path_thread.call(lambda asked=asked: self._try_paths(own, asked))
+            else:
+                self._reach.send(name, TryPaths(number, known, self._store_address))
+
+    def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
+        results = try_paths(asked, self._config.token, self._config.deadlines)
+        return OwnPathsTried(asked.number, own, results)
 
     # What follows runs in the backend's thread. It reads only what is fixed by then: the server
     # listens before the nodes are listed.
@@ -198,6 +229,11 @@ class Actor:
 
     def _tell_awaited(self, text: str) -> None:
         self._inbox.put(Awaited(text))
+
+    def _seek(self, lost: tuple[str, ...], kinds: tuple[str, ...]) -> NodesListed:
+        # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
+        self._backend.end(lost)
+        return NodesListed(tuple(self._backend.nodes(kinds)))
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         config = self._config
@@ -213,6 +249,7 @@ class Actor:
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,
+            ports=config.job.listening_ports,
         )
 
     # Workers

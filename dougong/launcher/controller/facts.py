@@ -9,19 +9,24 @@ from dataclasses import dataclass, field, replace
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     AskWhoEnded,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     KillGeneration,
+    LoseAgent,
+    SeekNodes,
     StartAgents,
     UseFingerprints,
     UseModel,
@@ -121,6 +126,7 @@ class RunFacts:
     fired: set[tuple[int, str]]
     same_since: int = 1
     agents: AgentTable = field(default_factory=AgentTable)
+    paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
     history: list[PastFailure] = field(default_factory=list)
@@ -187,6 +193,8 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
@@ -200,6 +208,12 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
+            case ForgetError():
+                self.error = None
+            case LoseAgent(agent, reason):
+                self.lose(self.agents[agent], reason, now)
+            case SeekNodes():
+                self.nodes = None
             case StartAgents() | AskWhoEnded() | DropAgent() | AskForModel() | AskForFingerprints():
                 self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
@@ -211,8 +225,8 @@ class RunFacts:
         now: float,
     ) -> None:
         match action:
-            case StartAgents(specs):
-                self.agents.expect(specs)
+            case StartAgents(specs, layout):
+                self.agents.expect(specs, layout)
                 self.agents.asked_at = now
                 self.are_placed = False
             case AskWhoEnded():

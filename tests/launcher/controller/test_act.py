@@ -102,7 +102,7 @@ def test_news_are_recorded_and_shown(rig: Rig) -> None:
 
 
 def test_what_a_start_waits_for_and_who_has_ended_comes_back(rig: Rig) -> None:
-    rig.actor.act(StartAgents(()))
+    rig.actor.act(StartAgents((), ()))
     assert [rig.inbox.get(10), rig.inbox.get(10)] == [Awaited("2 NPU on beta"), AgentsPlaced()]
     rig.actor.act(AskWhoEnded())
     assert rig.inbox.get(10) == AgentsEnded({"west": "its process ended with status 9"})

@@ -52,6 +52,9 @@ class NoNodes:
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         raise AssertionError("there is no place to start anything")
 
+    def end(self, names: Sequence[str]) -> None:
+        pass
+
     def ended(self) -> dict[str, str]:
         return {}
 
