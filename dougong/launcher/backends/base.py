@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.events import Phase
 
 SettingsOf = Callable[[AgentSpec], AgentSettings]

@@ -17,7 +17,8 @@ from dougong.deadlines import Deadlines
 from dougong.launcher.agent.facts import count_devices
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase
 
@@ -38,7 +39,8 @@ class Local:
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in kinds}
-        return [Node("local-machine", socket.gethostname(), "127.0.0.1", counts)]
+        here = Node("local-machine", socket.gethostname(), "127.0.0.1", counts)
+        return [dataclasses.replace(here, cpus=float(os.cpu_count() or 1))]
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         self.end([spec.name for spec in specs])

@@ -20,7 +20,8 @@ from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.backends.ray_agents import RayAgents
 from dougong.launcher.backends.ray_head import check_head, find_head, raw_lines_into
 from dougong.launcher.backends.reaper import ended_with_us
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.events import Phase
 
 OBJECT_STORE_BYTES = 80_000_000

@@ -45,7 +45,7 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.recomputation import Recomputation
 
 

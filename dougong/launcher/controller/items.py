@@ -11,7 +11,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.

@@ -19,7 +19,8 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import ClientRequest, Committed, SignalReceived
 from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase, RunEnded, StateChanged
 from dougong.ui.recorder import Recorder
