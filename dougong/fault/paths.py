@@ -41,6 +41,14 @@ class PathFacts:
         waited_for = [name for name in self.waited_for if name in ends or name == CONTROLLER]
         return tuple(sorted(name for name in waited_for if name not in self.results))
 
+    def problem(self, agents: Mapping[str, PathEnd], deadlines: Deadlines) -> str | None:
+        """What is wrong with the paths between these agents and the controller, in one error; None
+        where all of them pass."""
+        ends = dict(agents)
+        if self.own_end is not None:
+            ends[CONTROLLER] = self.own_end
+        return judge_paths(ends, self.results, self.missing(agents), deadlines)
+
 
 def paths_to_try(agents: Sequence[str], new: Collection[str]) -> dict[str, tuple[str, ...]]:
     """By name, the ends that each is to try: all ordered pairs with a new agent in them, the
@@ -163,9 +171,7 @@ def _told(sentences: Sequence[str]) -> list[str]:
 # Closed: no connection
 
 
-def _closed_words(
-    trial: _Trial, failures: Sequence[_Failure], deadlines: Deadlines
-) -> list[str]:
+def _closed_words(trial: _Trial, failures: Sequence[_Failure], deadlines: Deadlines) -> list[str]:
     """Whole machines first, then pairs."""
     why = {failure.pair: _why_closed(failure, deadlines) for failure in failures}
     left = dict(why)
@@ -182,9 +188,7 @@ def _closed_words(
     return sentences
 
 
-def _cut_off(
-    trial: _Trial, closed: Collection[_Pair]
-) -> list[tuple[str, list[_Pair], str]]:
+def _cut_off(trial: _Trial, closed: Collection[_Pair]) -> list[tuple[str, list[_Pair], str]]:
     """Machines that nobody reaches, or that reach nobody, with those pairs; of two machines alone a
     pair says as much."""
     found = []
@@ -283,10 +287,12 @@ def _how_to_widen(failures: Sequence[_Failure]) -> str:
     fits = _ETHERNET_MTU if largest > _ETHERNET_MTU else _LEAST_MTU
     commands = []
     for end in list(ends.values())[:MOST_TOLD]:
-        commands.append(f"`ip link set dev {end.interface or 'INTERFACE'} mtu {fits}` on {end.machine}")
+        commands.append(
+            f"`ip link set dev {end.interface or 'INTERFACE'} mtu {fits}` on {end.machine}"
+        )
     return (
-        f"the network between them drops packets as large as their MTU allows: {', '.join(commands)}"
-        "; or set on the switch what the machines have; on a slow network raise "
+        "the network between them drops packets as large as their MTU allows: "
+        f"{', '.join(commands)}; or set on the switch what the machines have; on a slow network raise "
         "fault.deadlines.path_s instead"
     )
 

@@ -30,7 +30,8 @@ class StopWatch:
         if awaited is None or not is_due:
             return None
         self._told_at = now
-        return f"waits for {awaited}, {duration(now - self._since)}"
+        is_new = now == self._since
+        return f"waits for {awaited}" + ("" if is_new else f", {duration(now - self._since)}")
 
 
 def awaited_words(status: RunStatus) -> str | None:

@@ -8,6 +8,7 @@ from dougong.fault.liveness import (
     is_last_worker_late,
     is_silent,
     late_reason,
+    limit_of_stop,
     silence_reason,
     stall_reason,
     stalled,
@@ -32,6 +33,11 @@ def test_those_stall_whose_progress_stands_still() -> None:
 )
 def test_the_first_end_sets_a_time_for_the_others(first_done_at: float | None, now: float, expected: bool) -> None:
     assert is_last_worker_late(first_done_at, now, LIMITS) is expected
+
+
+def test_a_stop_waits_longer_for_storage_than_for_a_step() -> None:
+    assert limit_of_stop({"forward", "exchange"}, False) == "stop_step_s"
+    assert limit_of_stop({"idle", "checkpoint"}, False) == limit_of_stop(set(), True) == "commit_checkpoint_s"
 
 
 def test_reasons_name_the_time_and_the_key() -> None:

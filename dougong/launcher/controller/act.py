@@ -9,6 +9,7 @@ from pathlib import Path
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
+from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.errors import LaunchError
@@ -89,6 +90,7 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
+        self._store_address: tuple[str, int] | None = None
 
     def act(self, action: Action) -> Action:
         """Do it. What was done: the action itself, or with what was learnt on the way."""
@@ -195,11 +197,12 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        self._torch_thread.call(lambda: self._open_store(host))
+        listener = listen(host, config.job.listening_ports)
+        self._store_address = listener.getsockname()[:2]
+        self._torch_thread.call(lambda: self._open_store(listener))
 
-    def _open_store(self, host: str) -> StoreOpened:
-        config = self._config
-        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
+    def _open_store(self, listener: socket.socket) -> StoreOpened:
+        store = RendezvousStore(listener, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
