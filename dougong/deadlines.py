@@ -39,6 +39,8 @@ class Deadlines:
     agent_silence_s: float = 10.0  # an agent without heartbeat is lost: node down or cut off
     controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
+    node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
+    node_retry_s: float = 10.0  # a node whose agent could not start is tried again, then after twice
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
@@ -81,6 +83,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
+    node_poll_s: float = 1.0  # which nodes there are, while one is awaited
     placement_poll_s: int = 1  # Ray counts whole seconds
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
@@ -107,6 +110,7 @@ SETTABLE = {
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
+    "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
     "stage_checkpoint_s": "longest wait of a save for the one before it",
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dougong.addresses import show_address
 from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult
-from dougong.control.ports import show_address
 from dougong.deadlines import Deadlines
 
 MOST_TOLD = 6

@@ -133,14 +133,26 @@ class FingerprintsTaken(RunEvent):
     seconds: float = 0.0
 
 
+class MovedWorker(BaseModel):
+    """A worker that a recovery has laid on another node: the nodes' names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    before: str
+    now: str
+
+
 class PlanLaid(RunEvent):
-    """Numbers of workers, lanes and experts; the variables that each island's workers are given."""
+    """Numbers of workers, lanes and experts; the variables that each island's workers are given;
+    which workers are on other nodes than in the generation before."""
 
     kind: Literal["planned"] = "planned"
     workers: int
     lanes: int
     experts: int
     environment: dict[str, dict[str, str]] = {}
+    moved: tuple[MovedWorker, ...] = ()
 
 
 class GenerationStarted(RunEvent):

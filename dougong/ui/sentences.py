@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Literal
@@ -20,6 +20,7 @@ from dougong.records.events import (
     FirstStep,
     GenerationStarted,
     ModelInspected,
+    MovedWorker,
     NoteTaken,
     Phase,
     PhaseEnded,
@@ -132,7 +133,17 @@ def _(event: FingerprintsTaken) -> Sentence:
 @describe.register
 def _(event: PlanLaid) -> Sentence:
     workers, lanes = plural(event.workers, "worker"), plural(event.lanes, "lane")
-    return Sentence("info", f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}")
+    text = f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}"
+    return Sentence("info", "; ".join([text, *moves(event.moved)]))
+
+
+def moves(moved: Sequence[MovedWorker]) -> list[str]:
+    """Which workers went from which node to which, such as `west/0-3: node1 -> node2`."""
+    workers_by_way: dict[tuple[str, str], list[str]] = {}
+    for one in moved:
+        workers_by_way.setdefault((one.before, one.now), []).append(one.worker)
+    ways = workers_by_way.items()
+    return [f"{worker_list(workers)}: {before} -> {now}" for (before, now), workers in ways]
 
 
 @describe.register

@@ -45,8 +45,9 @@ def awaited_words(status: RunStatus) -> str | None:
         return "the last checkpoint to be committed"
     if status.state == "RECOVERING":
         return "the workers of a failed generation to end"
-    step = max(worker.step for worker in living)
-    return f"step {step} to end: {_places(living)}"
+    step = max(worker.step for worker in living) or status.step + 1
+    places = _places(living)
+    return f"step {step} to end" + (f": {places}" if places else "")
 
 
 def _places(workers: Sequence[WorkerState]) -> str:

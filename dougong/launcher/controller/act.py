@@ -33,7 +33,7 @@ from dougong.launcher.controller.actions import (
     OpenBackend,
     Record,
     RecordStep,
-    RestartAgents,
+    SeekNodes,
     ShowException,
     ShowLine,
     StartAgents,
@@ -99,7 +99,7 @@ class Actor:
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | StartAgents() | RestartAgents():
+            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents():
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
@@ -169,7 +169,7 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | StartAgents | RestartAgents) -> None:
+    def _start(self, action: OpenBackend | ListNodes | SeekNodes | StartAgents) -> None:
         match action:
             case OpenBackend():
                 self._torch_thread.call(load_torch)
@@ -177,10 +177,10 @@ class Actor:
             case ListNodes(host, kinds):
                 self._listen(host)
                 self._backend_thread.call(lambda: NodesListed(tuple(self._backend.nodes(kinds))))
+            case SeekNodes(agents, kinds):
+                self._backend_thread.call(lambda: self._seek(agents, kinds))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
-            case RestartAgents(specs):
-                self._backend_thread.call(lambda: self._replace(specs))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
@@ -228,10 +228,10 @@ class Actor:
         self._backend.start(specs, self._settings_of)
         return AgentsPlaced()
 
-    def _replace(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
-        for spec in specs:
-            self._backend.restart(spec, self._settings_of)
-        return AgentsPlaced()
+    def _seek(self, lost: tuple[str, ...], kinds: tuple[str, ...]) -> NodesListed:
+        # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
+        self._backend.end(lost)
+        return NodesListed(tuple(self._backend.nodes(kinds)))
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         config = self._config

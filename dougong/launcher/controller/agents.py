@@ -78,16 +78,26 @@ class AgentTable:
         """The handles of these agents; of all where none is named."""
         return tuple(self.handles[name] for name in agents) if agents else self.all
 
-    def expect(self, specs: Sequence[AgentSpec]) -> None:
-        """From now on these agents may join; one that is named again begins a new life."""
-        for spec in specs:
-            self.handles[spec.name] = AgentHandle(spec)
+    @property
+    def living(self) -> tuple[AgentHandle, ...]:
+        """Those that have joined and are not lost."""
+        joined = (handle for handle in self.handles.values() if handle.facts is not None)
+        return tuple(handle for handle in joined if handle.lost is None)
+
+    def expect(self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec]) -> None:
+        """From now on the agents of `layout`, in rank order, are the run's; others are forgotten.
+        `specs`: those of them that begin a new life, and may join."""
+        begun = {spec.name: AgentHandle(spec) for spec in specs}
+        handles = {**self.handles, **begun}
+        self.handles = {spec.name: handles[spec.name] for spec in layout}
 
     def join(self, facts: AgentFacts, channel: Channel) -> bool:
         """Take an agent in; False for one that is not expected, or has joined already."""
         handle = self.handles.get(facts.agent)
         if handle is None or handle.channel is not None or handle.lost is not None:
             return False
+        if _is_elsewhere(handle.spec, facts):
+            return False  # an earlier life of that name, on a node that was cut off and is back
         handle.facts, handle.channel = facts, channel
         return True
 
@@ -111,3 +121,8 @@ class AgentTable:
             if is_silent(handle.channel.heard_at, now, deadlines):
                 found.append(handle)
         return tuple(found)
+
+
+def _is_elsewhere(spec: AgentSpec, facts: AgentFacts) -> bool:
+    known = spec.node is not None and facts.ray_node is not None
+    return known and facts.ray_node != spec.node

@@ -24,13 +24,12 @@ from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
-from dougong.launcher.controller.config import ControllerConfig
+from dougong.launcher.controller.config import ControllerConfig, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import Committed
 from dougong.launcher.controller.observe import observe, observe_time
-from dougong.launcher.controller.stages import RunPolicy
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,

@@ -21,10 +21,12 @@ from dougong.launcher.controller.actions import (
     KillGeneration,
     Record,
 )
+from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import PastFailure, RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.observe import as_ours, warning
-from dougong.launcher.controller.stages import Preparation, RunPolicy
+from dougong.launcher.controller.relocation import Relocation
+from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
     Ended,
     Outcome,
@@ -38,8 +40,16 @@ from dougong.launcher.controller.states import (
 from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 
-_OF_AGENTS = (Stage.PLACES, Stage.JOIN, Stage.PATHS, Stage.READY, Stage.FINGERPRINTS)
-"""Stages in which an agent that is lost, or does not come, ends the start or the recovery."""
+_OF_AGENTS = (
+    Stage.NODES,
+    Stage.ROOM,
+    Stage.PLACES,
+    Stage.JOIN,
+    Stage.PATHS,
+    Stage.READY,
+    Stage.FINGERPRINTS,
+)
+"""Stages in which lost agents are laid out and started anew."""
 
 
 def next_actions(
@@ -119,13 +129,14 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
 
 def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
     """The state's own course. Raises what ends the run."""
-    if facts.error is not None:
+    relocates = isinstance(state, Recovering) and state.stage in _OF_AGENTS
+    if facts.error is not None and not relocates:
         raise facts.error
     match state:
         case Starting():
             # An agent lost later is the first generation's failure: the policy decides.
             if state.stage is not Stage.CHECKPOINT:
-                _refuse_lost_agents(facts, ())
+                _refuse_lost_agents(facts)
             return Preparation(facts, state, policy, now).next_actions()
         case Recovering():
             return _recover(facts, state, policy, now)
@@ -133,10 +144,9 @@ def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tup
             return _train(facts, state, policy, now)
 
 
-def _refuse_lost_agents(facts: RunFacts, agents: tuple[str, ...]) -> None:
-    for handle in facts.agents.named(agents):
-        if handle.lost is not None:
-            raise LaunchError(handle.lost)
+def _refuse_lost_agents(facts: RunFacts) -> None:
+    for handle in facts.agents.lost:
+        raise LaunchError(str(handle.lost))
 
 
 # Training
@@ -270,8 +280,9 @@ def _recover(
     """End the old generation's workers, then the run or the next generation, as was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
-    if state.stage in _OF_AGENTS:
-        _refuse_lost_agents(facts, state.restarted)
+    due = Relocation(facts, state, policy, now).next_actions()
+    if due or state.stage in (Stage.NODES, Stage.ROOM):
+        return due
     return Preparation(facts, state, policy, now).next_actions()
 
 
@@ -318,10 +329,10 @@ def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) 
 def _begin_restart(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
-    """On to the next generation, with the agents that were lost started again."""
-    lost = tuple(handle.spec.name for handle in facts.agents.lost)
-    stage = Stage.PLACES if lost else Stage.CHECKPOINT
-    following = replace(state, stage=stage, since=now, restarted=lost)
+    """On to the next generation, with the agents that were lost laid out and started anew."""
+    if facts.agents.lost:
+        return Relocation(facts, state, policy, now).seek()
+    following = replace(state, stage=Stage.CHECKPOINT, since=now)
     return Preparation(facts, state, policy, now).enter(following)
 
 

@@ -18,11 +18,13 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     KillGeneration,
-    RestartAgents,
+    LoseAgent,
+    SeekNodes,
     StartAgents,
     UseFingerprints,
     UseModel,
@@ -185,19 +187,23 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case (
-                StartAgents() | RestartAgents() | DropAgent() | AskForModel() | AskForFingerprints()
-            ):
+            case ForgetError():
+                self.error = None
+            case LoseAgent(agent, reason):
+                self.lose(self.agents[agent], reason, now)
+            case SeekNodes():
+                self.nodes = None
+            case StartAgents() | DropAgent() | AskForModel() | AskForFingerprints():
                 self._note_agents(action)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
     def _note_agents(
-        self, action: StartAgents | RestartAgents | DropAgent | AskForModel | AskForFingerprints
+        self, action: StartAgents | DropAgent | AskForModel | AskForFingerprints
     ) -> None:
         match action:
-            case StartAgents(specs) | RestartAgents(specs):
-                self.agents.expect(specs)
+            case StartAgents(specs, layout):
+                self.agents.expect(specs, layout)
                 self.are_placed = False
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True

@@ -7,14 +7,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
-from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
-from dougong.job.schema import Job
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -25,14 +22,15 @@ from dougong.launcher.controller.actions import (
     ForkGeneration,
     GiveUp,
     ListNodes,
+    LoseAgent,
     Record,
-    RestartAgents,
     StartAgents,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
 from dougong.launcher.controller.agents import AgentHandle
+from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
@@ -41,8 +39,9 @@ from dougong.launcher.controller.preflight import (
     InspectedModel,
     judge_fingerprints,
     probed_by,
-    read_fingerprint,
+    read_fingerprints,
     read_model,
+    strangers,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
@@ -50,33 +49,6 @@ from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
 from dougong.planner.placement import lay_out
 from dougong.records import events
-from dougong.records.directory import RunDir
-
-
-@dataclass(frozen=True)
-class RunPolicy:
-    """What decisions depend on beside the facts: fixed for the controller's life.
-
-    `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices. `versions`: package -> version on the controller's own machine,
-    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
-    on knows what it had read when it began, or begins only now.
-    """
-
-    job: Job
-    run_dir: RunDir
-    deadlines: Deadlines
-    takes_fingerprints: bool = True
-    shared_devices: bool = True
-    versions: Mapping[str, str] | None = None
-    has_sources: bool = True
-
-
-def counted_kinds(job: Job) -> tuple[str, ...]:
-    """The accelerators of a job's islands of which a node has so many devices."""
-    kinds = {island.accelerator for island in job.islands}
-    return tuple(sorted(kind for kind in kinds if not get_accelerator(kind).shares_machine))
-
 
 _LIMITS = {
     Stage.BACKEND: "backend_open_s",
@@ -129,12 +101,12 @@ class Preparation:
         if not self._is_over():
             limit_s = getattr(self.policy.deadlines, _LIMITS[self.state.stage])
             is_late = self.now - self.state.since > limit_s
-            return (self._give_up(),) if is_late else ()
+            return self._give_up() if is_late else ()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
         # What a stage has brought may forbid the next one; that is recorded before the run ends.
         done = self._finish()
-        if any(isinstance(action, GiveUp) for action in done):
+        if any(isinstance(action, GiveUp | LoseAgent) for action in done):
             return done
         return done + self.enter(self._following())
 
@@ -214,9 +186,9 @@ class Preparation:
             case _:
                 return facts.checkpoints.found is not None
 
-    def _give_up(self) -> GiveUp:
+    def _give_up(self) -> tuple[Action, ...]:
         """The error of a stage that took too long: who has not done what, and the key that says how
-        long that may take."""
+        long that may take. A recovery goes on without agents that are late."""
         late_agents: tuple[str, ...] = ()
         if self.state.stage in (Stage.JOIN, Stage.READY):
             late_agents = self._late_agents()
@@ -224,7 +196,9 @@ class Preparation:
             self._finish_paths()  # what is known by now says more than who is late
         waited = self.policy.deadlines.words(_LIMITS[self.state.stage])
         text = f"{self._missing()}: the controller waited {waited}"
-        return GiveUp(LaunchError(text), late_agents)
+        if isinstance(self.state, Recovering) and late_agents:
+            return tuple(LoseAgent(agent, text) for agent in late_agents)
+        return (GiveUp(LaunchError(text), late_agents),)
 
     def _missing(self) -> str:
         agents = ", ".join(self._late_agents())
@@ -258,7 +232,7 @@ class Preparation:
         match self.state.stage:
             case Stage.NODES:
                 assert facts.host is not None
-                return (ListNodes(facts.host, counted_kinds(self.policy.job)),)
+                return (ListNodes(facts.host, self.policy.kinds),)
             case Stage.PLACES:
                 return self._begin_places()
             case Stage.PATHS:
@@ -278,11 +252,9 @@ class Preparation:
                 return ()
 
     def _begin_places(self) -> tuple[Action, ...]:
-        if isinstance(self.state, Recovering):
-            return (RestartAgents(tuple(handle.spec for handle in self._agents)),)
         assert self.facts.nodes is not None
-        islands = self.policy.job.islands
-        return (StartAgents(lay_out(islands, self.facts.nodes, self.policy.shared_devices)),)
+        specs = lay_out(self.policy.job.islands, self.facts.nodes, self.policy.shared_devices)
+        return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
         """What this stage has brought."""
@@ -291,6 +263,9 @@ class Preparation:
                 return self._finish_join()
             case Stage.PATHS:
                 return self._finish_paths()
+            case Stage.READY if isinstance(self.state, Recovering):
+                assert self.facts.model is not None
+                return self._refuse_plan(self.facts.model.inventory)
             case Stage.MODEL:
                 return self._finish_model()
             case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
@@ -350,18 +325,9 @@ class Preparation:
             return (GiveUp(error),)
         return ()
 
-    def _read_fingerprints(self) -> dict[str, Fingerprint]:
-        """By worker, of those that were asked for. Raises what a child raised."""
-        prints = {}
-        for workers in self._asked.values():
-            for worker, probed in workers.items():
-                log = self.policy.run_dir.log_file(0, probed)
-                answer = self.facts.answers[(FINGERPRINT, probed)]
-                prints[worker] = read_fingerprint(worker, answer, log)
-        return prints
-
     def _finish_fingerprints(self) -> tuple[Action, ...]:
-        prints = {**self.facts.judged.prints, **self._read_fingerprints()}
+        read = read_fingerprints(self._asked, self.facts.answers, self.policy.run_dir)
+        prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)
         taken = events.FingerprintsTaken(
@@ -370,9 +336,19 @@ class Preparation:
             seconds=round(self.now - self.state.since, 3),
         )
         warnings = [warning(self.facts, text) for text in judged.warnings]
+        strangers = self._strangers(prints)
+        if strangers:
+            return Record(taken), *strangers
         if judged.refusal is not None:
             return Record(taken), *warnings, GiveUp(LaunchError(judged.refusal))
         return Record(taken), *warnings, UseFingerprints(judged)
+
+    def _strangers(self, prints: Mapping[str, Fingerprint]) -> tuple[LoseAgent, ...]:
+        """Agents of a recovery whose devices would change the bits of a job that promises them."""
+        if isinstance(self.state, Starting) or not self.policy.job.needs_exact_kernels:
+            return ()
+        found = strangers(self._asked, prints, self.facts.judged.prints)
+        return tuple(LoseAgent(agent, text) for agent, text in found.items())
 
     def _lay_plan(self) -> tuple[Action, ...]:
         """The plan on the agents that there are now; nothing when it is the one in use."""
@@ -391,6 +367,7 @@ class Preparation:
             lanes=plan.num_lanes,
             experts=plan.num_experts,
             environment={agent.island: agent.environment for agent in known},
+            moved=_moved(facts.plan, plan),
         )
         return UsePlan(plan), Record(event)
 
@@ -414,3 +391,15 @@ class Preparation:
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
+
+
+def _moved(before: Plan | None, now: Plan) -> tuple[events.MovedWorker, ...]:
+    """The workers that are on another node now."""
+    if before is None:
+        return ()
+    moved = []
+    for worker in now.workers:
+        node = before.worker(worker.name).node
+        if node != worker.node:
+            moved.append(events.MovedWorker(worker=worker.name, before=node, now=worker.node))
+    return tuple(moved)

@@ -26,7 +26,7 @@ from dougong.control.worker_messages import (
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
 from dougong.launcher.controller.actions import Action, AskForPaths, CommitCheckpoint, Enter, Record
-from dougong.launcher.controller.config import FROM_START
+from dougong.launcher.controller.config import FROM_START, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.items import (
@@ -43,7 +43,6 @@ from dougong.launcher.controller.items import (
     StoreOpened,
 )
 from dougong.launcher.controller.observe import observe, observe_time
-from dougong.launcher.controller.stages import RunPolicy
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
 from dougong.parallel.plan import Inventory
 from dougong.planner.placement import Node
