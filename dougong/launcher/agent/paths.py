@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psutil
 
+from dougong.addresses import show_address
 from dougong.control.channel import Channel, UnreachableError, connect
 from dougong.control.environment import chosen_interface
 from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.path_probe import PathListener, try_paths
-from dougong.control.ports import show_address
 from dougong.control.processes import interface_of
 from dougong.errors import LaunchError
 from dougong.job.port_range import Ports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
@@ -212,8 +213,7 @@ class Actor:
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:
-                asked = TryPaths(number, known)
-                self._path_thread.call(lambda asked=asked: self._try_paths(own, asked))
+                self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
                 self._reach.send(name, TryPaths(number, known, self._store_address))
 
