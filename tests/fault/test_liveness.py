@@ -9,10 +9,12 @@ from dougong.fault.liveness import (
     is_silent,
     late_reason,
     limit_of_stop,
+    meeting_words,
     silence_reason,
     stall_reason,
     stalled,
 )
+from dougong.parallel.comm.meeting import Meeting
 
 LIMITS = Deadlines(agent_silence_s=10, stall_warning_s=100, last_worker_s=600)
 
@@ -44,3 +46,19 @@ def test_reasons_name_the_time_and_the_key() -> None:
     assert silence_reason(LIMITS) == "no heartbeat for 10 s (fault.deadlines.agent_silence_s): node down, or cut off"
     assert late_reason(LIMITS) == "still at work 600 s (fault.deadlines.last_worker_s) after the first worker was done"
     assert stall_reason("forward", 7, LIMITS) == "no progress for 100 s, in forward of step 7"
+    assert stall_reason("start", 0, LIMITS, "it waits") == "no progress for 100 s, in start of step 0: it waits"
+
+
+@pytest.mark.parametrize(
+    ("meeting", "behind", "words"),
+    [
+        (Meeting.BEGINS, [], "it has not come to the controller's store"),
+        (Meeting.AT_STORE, ["west/0 on node2"], "it waits at the controller's store for west/0 on node2"),
+        (Meeting.CONNECTS, [], "it connects to the other workers"),
+        (Meeting.BUILDS, [], "it builds its part of the model"),
+    ],
+)
+def test_a_worker_that_has_not_begun_a_step_waits_for_those_that_have_come_less_far(
+    meeting: Meeting, behind: list[str], words: str
+) -> None:
+    assert meeting_words(meeting, behind) == words

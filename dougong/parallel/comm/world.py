@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
+from dougong.parallel.comm.meeting import Meeting
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
 from dougong.parallel.comm.wait import PeerWait
@@ -91,16 +92,21 @@ class World:
         return World(Membership(0, 1, 1, "", (), device, (0,)), Groups(), Groups(), {})
 
     @staticmethod
-    def join(member: Membership, store_address: tuple[str, int]) -> World:
+    def join(
+        member: Membership,
+        store_address: tuple[str, int],
+        note: Callable[[Meeting], None] = lambda meeting: None,
+    ) -> World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it.
+        calls it. `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
         maker = _GroupMaker(member, store_address)
         try:
-            store = _meet(member, store_address)
+            store = _meet(member, store_address, note)
+            note(Meeting.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
             raise _not_joined(member, store_address, str(error)) from error
@@ -285,12 +291,15 @@ class _GroupMaker:
         return PeerWait(self._member, range(self._member.size), self._what)
 
 
-def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
+def _meet(
+    member: Membership, address: tuple[str, int], note: Callable[[Meeting], None]
+) -> PrefixStore:
     """The generation's part of the controller's store, when all workers have come there."""
     patience = timedelta(seconds=member.deadlines.rendezvous_s)
     store = TCPStore(*address, is_master=False, timeout=patience)
     generation = PrefixStore(f"generation-{member.generation}", store)
     generation.set(_arrival(member.rank), "")
+    note(Meeting.AT_STORE)
     try:
         generation.wait([_arrival(rank) for rank in range(member.size)], patience)
     except dist.DistStoreError as error:
