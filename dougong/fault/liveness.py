@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from dougong.deadlines import Deadlines
-from dougong.parallel.comm.meeting import Meeting
+from dougong.parallel.comm.arrival import Arrival
 
 
 def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
@@ -33,16 +33,16 @@ def stall_reason(phase: str, step: int, deadlines: Deadlines, waits: str = "") -
     return f"{text}: {waits}" if waits else text
 
 
-def meeting_words(meeting: int, behind: Sequence[str]) -> str:
+def arrival_words(arrival: int, behind: Sequence[str]) -> str:
     """What a worker waits for that has not begun a step. `behind`: those who have come less far,
     such as `west/0 on node2`."""
     others = ", ".join(behind) or "the other workers"
-    match meeting:
-        case Meeting.BEGINS:
+    match arrival:
+        case Arrival.BEGINS:
             return "it has not come to the controller's store"
-        case Meeting.AT_STORE:
+        case Arrival.AT_STORE:
             return f"it waits at the controller's store for {others}"
-        case Meeting.CONNECTS:
+        case Arrival.CONNECTS:
             return f"it connects to {others}"
         case _:
             return "it builds its part of the model"

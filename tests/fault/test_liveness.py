@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import (
+    arrival_words,
     is_last_worker_late,
     is_silent,
     late_reason,
     limit_of_stop,
-    meeting_words,
     silence_reason,
     stall_reason,
     stalled,
 )
-from dougong.parallel.comm.meeting import Meeting
+from dougong.parallel.comm.arrival import Arrival
 
 LIMITS = Deadlines(agent_silence_s=10, stall_warning_s=100, last_worker_s=600)
 
@@ -50,15 +50,15 @@ def test_reasons_name_the_time_and_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("meeting", "behind", "words"),
+    ("arrival", "behind", "words"),
     [
-        (Meeting.BEGINS, [], "it has not come to the controller's store"),
-        (Meeting.AT_STORE, ["west/0 on node2"], "it waits at the controller's store for west/0 on node2"),
-        (Meeting.CONNECTS, [], "it connects to the other workers"),
-        (Meeting.BUILDS, [], "it builds its part of the model"),
+        (Arrival.BEGINS, [], "it has not come to the controller's store"),
+        (Arrival.AT_STORE, ["west/0 on node2"], "it waits at the controller's store for west/0 on node2"),
+        (Arrival.CONNECTS, [], "it connects to the other workers"),
+        (Arrival.BUILDS, [], "it builds its part of the model"),
     ],
 )
 def test_a_worker_that_has_not_begun_a_step_waits_for_those_that_have_come_less_far(
-    meeting: Meeting, behind: list[str], words: str
+    arrival: Arrival, behind: list[str], words: str
 ) -> None:
-    assert meeting_words(meeting, behind) == words
+    assert arrival_words(arrival, behind) == words

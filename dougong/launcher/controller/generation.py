@@ -10,9 +10,9 @@ from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.diagnosis import settled
 from dougong.fault.liveness import (
+    arrival_words,
     is_last_worker_late,
     late_reason,
-    meeting_words,
     stall_reason,
     stalled,
 )
@@ -186,7 +186,7 @@ class Generation:
             starting = [other for other in self.workers.values() if other.phase == "start"]
             behind = [other for other in starting if other.operation < status.operation]
             words = [f"{other.worker.name} on {other.worker.node}" for other in behind]
-            waits = meeting_words(status.operation, words)
+            waits = arrival_words(status.operation, words)
         return stall_reason(status.phase, status.step, deadlines, waits)
 
     def note_all_ended(self) -> None:
