@@ -172,8 +172,6 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
-            case AskForPaths(number, wanted):
-                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
@@ -193,13 +191,13 @@ class RunFacts:
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():
                 self.nodes = None
-            case StartAgents() | DropAgent() | AskForModel() | AskForFingerprints():
+            case StartAgents() | DropAgent() | AskForPaths() | AskForModel() | AskForFingerprints():
                 self._note_agents(action)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
     def _note_agents(
-        self, action: StartAgents | DropAgent | AskForModel | AskForFingerprints
+        self, action: StartAgents | DropAgent | AskForPaths | AskForModel | AskForFingerprints
     ) -> None:
         match action:
             case StartAgents(specs, layout):
@@ -207,6 +205,8 @@ class RunFacts:
                 self.are_placed = False
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case AskForModel(_, worker):
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):
