@@ -20,7 +20,9 @@ class Deadlines:
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
     placement_s: float = 60.0  # Ray finds room for all agents
     agents_join_s: float = 120.0  # an agent's first message
-    path_s: float = 2.0  # a connection and 64 KiB from one machine to another, before the first step
+    path_s: float = (
+        2.0  # a connection and 64 KiB from one machine to another, before the first step
+    )
     paths_s: float = 10.0  # everybody has tried all paths, many of which may be closed
     agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
     inspection_s: float = 3600.0  # text is tokenised once, which may take long

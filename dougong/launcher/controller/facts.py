@@ -193,8 +193,6 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
-            case AskForPaths(number, wanted):
-                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
@@ -214,14 +212,26 @@ class RunFacts:
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():
                 self.nodes = None
-            case StartAgents() | AskWhoEnded() | DropAgent() | AskForModel() | AskForFingerprints():
+            case (
+                StartAgents()
+                | AskWhoEnded()
+                | DropAgent()
+                | AskForPaths()
+                | AskForModel()
+                | AskForFingerprints()
+            ):
                 self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
     def _note_agents(
         self,
-        action: StartAgents | AskWhoEnded | DropAgent | AskForModel | AskForFingerprints,
+        action: StartAgents
+        | AskWhoEnded
+        | DropAgent
+        | AskForPaths
+        | AskForModel
+        | AskForFingerprints,
         now: float,
     ) -> None:
         match action:
@@ -233,6 +243,8 @@ class RunFacts:
                 self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case AskForModel(_, worker):
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):

@@ -32,7 +32,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason, stall_reason
+from dougong.fault.liveness import silence_reason
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -110,7 +110,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
         return ()
     news = []
     for status in facts.generation.note_time(now, deadlines):
-        text = stall_reason(status.phase, status.step, deadlines)
+        text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
     return tuple(news)
 

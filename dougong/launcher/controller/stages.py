@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.checkpoint.directories import step_of
-from dougong.control.path_messages import CONTROLLER
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
-from dougong.fault.paths import judge_paths, paths_to_try
+from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.actions import (
     Action,
@@ -297,13 +296,10 @@ class Preparation:
 
     def _finish_paths(self) -> tuple[Action, ...]:
         """Workers that cannot reach each other must not begin: they would hang without a word."""
-        ends, paths = self.facts.agents.path_ends, self.facts.paths
-        missing = paths.missing(ends)
-        if paths.own_end is not None:
-            ends[CONTROLLER] = paths.own_end
-        wrong = judge_paths(ends, paths.results, missing, self.policy.deadlines)
-        if wrong is not None:
-            raise LaunchError(wrong)
+        facts = self.facts
+        problem = facts.paths.problem(facts.agents.path_ends, self.policy.deadlines)
+        if problem is not None:
+            raise LaunchError(problem)
         return ()
 
     def _finish_model(self) -> tuple[Action, ...]:
