@@ -48,14 +48,16 @@ def read_wall(wall: str) -> datetime:
 
 
 class RunCreated(RunEvent):
-    """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
+    """A command has begun the run or gone on with it. `command`: its words; `machine`: where the
+    controller runs; `changed`: keys that a resume gave other values and that may change bits;
+    `address`: HOST:PORT of the Ray cluster that it joins, empty where it joins none."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
     changed: tuple[str, ...] = ()
+    address: str = ""
 
 
 class StateChanged(RunEvent):
@@ -65,9 +67,9 @@ class StateChanged(RunEvent):
     state: str
 
 
-Phase = Literal["Ray", "agents", "imports", "data", "probes", "checkpoint", "model"]
-"""What a start or a recovery is at: nodes and agents (by Ray or without), what workers import, the
-look at model and data, the probes of the devices, the search for a valid checkpoint, and the
+Phase = Literal["Ray", "agents", "paths", "imports", "data", "probes", "checkpoint", "model"]
+"""What a start or a recovery is at: nodes and agents (by Ray or without), the paths between their
+machines, what workers import, the look at model and data, the probes of the devices, the search for a valid checkpoint, and the
 building of every worker's part of the model."""
 
 
@@ -133,14 +135,26 @@ class FingerprintsTaken(RunEvent):
     seconds: float = 0.0
 
 
+class MovedWorker(BaseModel):
+    """A worker that a recovery has laid on another node: the nodes' names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    before: str
+    now: str
+
+
 class PlanLaid(RunEvent):
-    """Numbers of workers, lanes and experts; the variables that each island's workers are given."""
+    """Numbers of workers, lanes and experts; the variables that each island's workers are given;
+    which workers are on other nodes than in the generation before."""
 
     kind: Literal["planned"] = "planned"
     workers: int
     lanes: int
     experts: int
     environment: dict[str, dict[str, str]] = {}
+    moved: tuple[MovedWorker, ...] = ()
 
 
 class GenerationStarted(RunEvent):
@@ -283,6 +297,27 @@ class StopRequested(RunEvent):
     now: bool = False
 
 
+class StillWorker(BaseModel):
+    """What a worker was at that has not moved since."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = ""
+    step: int = 0
+    phase: str = ""
+
+
+class StepGivenUp(RunEvent):
+    """A run that was to stop has been ended within its step, since its workers had stood still for
+    `limit`, in words. `checkpoint`: the name of the newest, None where there is none."""
+
+    kind: Literal["step_given_up"] = "step_given_up"
+    limit: str
+    workers: tuple[StillWorker, ...] = ()
+    checkpoint: str | None = None
+
+
 class RunEnded(RunEvent):
     """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
     run, the last two where a worker was the cause."""
@@ -318,6 +353,7 @@ Event = Annotated[
     | NoteTaken
     | WarningRaised
     | StopRequested
+    | StepGivenUp
     | RunEnded,
     Field(discriminator="kind"),
 ]

@@ -15,6 +15,8 @@ from dougong.records.events import (
     FailureDiagnosed,
     FirstStep,
     GenerationStarted,
+    MovedWorker,
+    PlanLaid,
     RunCreated,
     RunEnded,
     WorkerDied,
@@ -45,6 +47,7 @@ class Recovery:
     reload_s: float | None = None
     lost_steps: int | None = None
     detail: str = ""
+    moved: tuple[MovedWorker, ...] = ()
 
     @property
     def total_s(self) -> float | None:
@@ -80,6 +83,8 @@ class _Reader:
                 self._drill = event
             case WorkerDied() | FailureDiagnosed():
                 self._take_failure(event)
+            case PlanLaid() if self._failure is not None:
+                self._improve(moved=event.moved)
             case GenerationStarted():
                 self._take_restart(event)
             case FirstStep():

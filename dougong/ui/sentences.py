@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Literal
@@ -20,6 +20,7 @@ from dougong.records.events import (
     FirstStep,
     GenerationStarted,
     ModelInspected,
+    MovedWorker,
     NoteTaken,
     Phase,
     PhaseEnded,
@@ -30,6 +31,7 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
+    StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
@@ -63,6 +65,7 @@ def failure_words(failure: str | None, cause: str | None) -> str:
 PHASES: Mapping[Phase, str] = {
     "Ray": "Ray, its nodes and the agents",
     "agents": "agents",
+    "paths": "paths between the machines",
     "imports": "imports of torch and transformers",
     "data": "look at the model and the data",
     "probes": "probes of the devices' arithmetic",
@@ -130,7 +133,17 @@ def _(event: FingerprintsTaken) -> Sentence:
 @describe.register
 def _(event: PlanLaid) -> Sentence:
     workers, lanes = plural(event.workers, "worker"), plural(event.lanes, "lane")
-    return Sentence("info", f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}")
+    text = f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}"
+    return Sentence("info", "; ".join([text, *moves(event.moved)]))
+
+
+def moves(moved: Sequence[MovedWorker]) -> list[str]:
+    """Which workers went from which node to which, such as `west/0-3: node1 -> node2`."""
+    workers_by_way: dict[tuple[str, str], list[str]] = {}
+    for one in moved:
+        workers_by_way.setdefault((one.before, one.now), []).append(one.worker)
+    ways = workers_by_way.items()
+    return [f"{worker_list(workers)}: {before} -> {now}" for (before, now), workers in ways]
 
 
 @describe.register
@@ -241,6 +254,18 @@ def _(event: StopRequested) -> Sentence:
         return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
     more = "`dougong stop --now`" if event.by == "dougong stop" else "a second request"
     return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
+
+
+@describe.register
+def _(event: StepGivenUp) -> Sentence:
+    text = f"the step did not end: no worker has moved for {event.limit}"
+    places: dict[str, list[str]] = {}
+    for worker in event.workers:
+        places.setdefault(f"{worker.phase} of step {worker.step}", []).append(worker.name)
+    for place, names in places.items():
+        text += f"; {worker_list(names)} in {place}"
+    kept = f"kept is {event.checkpoint}" if event.checkpoint else "there is no checkpoint"
+    return Sentence("warning", f"{text}; the run ends without it, {kept}")
 
 
 @describe.register

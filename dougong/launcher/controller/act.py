@@ -6,10 +6,14 @@ import os
 import socket
 from pathlib import Path
 
+from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
+from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.errors import LaunchError
+from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -17,6 +21,7 @@ from dougong.launcher.controller.actions import (
     AdoptChannel,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     AskToStop,
     CloseChannel,
     CommitCheckpoint,
@@ -29,7 +34,7 @@ from dougong.launcher.controller.actions import (
     OpenBackend,
     Record,
     RecordStep,
-    RestartAgents,
+    SeekNodes,
     ShowException,
     ShowLine,
     StartAgents,
@@ -45,6 +50,7 @@ from dougong.launcher.controller.items import (
     AgentsPlaced,
     BackendOpened,
     NodesListed,
+    OwnPathsTried,
     PeerRefused,
     StoreOpened,
 )
@@ -52,6 +58,7 @@ from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
+from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
@@ -75,6 +82,7 @@ class Actor:
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
         self._torch_thread = Background("dougong-store", inbox)
+        self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
             self._run_dir.checkpoints,
@@ -84,6 +92,7 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
+        self._prover: FolderProver | None = None
 
     def act(self, action: Action) -> Action:
         """Do it. What was done: the action itself, or with what was learnt on the way."""
@@ -92,8 +101,10 @@ class Actor:
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | StartAgents() | RestartAgents():
+            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents():
                 self._start(action)
+            case AskForPaths(number, wanted):
+                self._ask_for_paths(number, wanted)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -115,6 +126,8 @@ class Actor:
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
+        if self._prover is not None:
+            self._prover.close()
         if self._facts.checkpoints.num_open:
             self._storage_thread.settle(self._config.deadlines.kill_s)
         # At the worst torch is still being imported: then there is nothing better than to go on.
@@ -160,7 +173,7 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | StartAgents | RestartAgents) -> None:
+    def _start(self, action: OpenBackend | ListNodes | SeekNodes | StartAgents) -> None:
         match action:
             case OpenBackend():
                 self._torch_thread.call(load_torch)
@@ -168,15 +181,22 @@ class Actor:
             case ListNodes(host, kinds):
                 self._listen(host)
                 self._backend_thread.call(lambda: NodesListed(tuple(self._backend.nodes(kinds))))
+            case SeekNodes(agents, kinds):
+                self._backend_thread.call(lambda: self._seek(agents, kinds))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
-            case RestartAgents(specs):
-                self._backend_thread.call(lambda: self._replace(specs))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
         config = self._config
-        self._connections = Connections(self._inbox, host, config.token, config.deadlines)
+        self._connections = Connections(
+            self._inbox,
+            host,
+            config.token,
+            config.deadlines,
+            config.job.listening_ports,
+            self._trouble_of,
+        )
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -189,20 +209,47 @@ class Actor:
         self._torch_thread.call(lambda: self._open_store(host))
 
     def _open_store(self, host: str) -> StoreOpened:
-        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+        config = self._config
+        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
         return StoreOpened(store.address, store)
+
+    def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
+        """Have agents try, and try from here; all at the same time."""
+        own = self._reach.path_end
+        ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        for name, others in wanted.items():
+            known = tuple(ends[other] for other in others if other in ends)
+            if name == CONTROLLER:
+                asked = TryPaths(number, known)
+                self._path_thread.call(lambda asked=asked: self._try_paths(own, asked))
+            else:
+                self._reach.send(name, TryPaths(number, known, self._store_address))
+
+    def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
+        results = try_paths(asked, self._config.token, self._config.deadlines)
+        return OwnPathsTried(asked.number, own, results)
 
     # What follows runs in the backend's thread. It reads only what is fixed by then: the server
     # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
+        self._ask_for_proof(specs)
         self._backend.start(specs, self._settings_of)
         return AgentsPlaced()
 
-    def _replace(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
-        for spec in specs:
-            self._backend.restart(spec, self._settings_of)
-        return AgentsPlaced()
+    def _seek(self, lost: tuple[str, ...], kinds: tuple[str, ...]) -> NodesListed:
+        # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
+        self._backend.end(lost)
+        return NodesListed(tuple(self._backend.nodes(kinds)))
+
+    def _ask_for_proof(self, specs: tuple[AgentSpec, ...]) -> None:
+        names = [spec.name for spec in specs]
+        self._prover = FolderProver(self._run_dir, names, self._config.deadlines)
+
+    def _trouble_of(self, facts: AgentFacts) -> FolderTrouble | None:
+        """In the thread of an agent's connection: what is wrong with the run directory there."""
+        prover = self._prover
+        return facts.trouble if prover is None else prover.look(facts.agent, facts.trouble)
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         config = self._config
@@ -215,9 +262,12 @@ class Actor:
             controller=self._reach.address,
             token=config.token,
             run_dir=str(self._run_dir.path),
+            proof=None if self._prover is None else self._prover.proof,
+            model_types=model_types_of(config.job.model, config.sources),
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,
+            ports=config.job.listening_ports,
         )
 
     def _explain(self, action: GiveUp) -> GiveUp:

@@ -88,17 +88,43 @@ class ListNodes:
 
 
 @dataclass(frozen=True)
-class StartAgents:
-    """Start these agents, all or none."""
+class SeekNodes:
+    """End what is left of these agents, which are lost, and list the nodes that there are then,
+    with the devices of these kinds."""
 
-    specs: tuple[AgentSpec, ...]
+    agents: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class RestartAgents:
-    """Start these agents again, whose first life has ended."""
+class StartAgents:
+    """Start these agents, all or none. `layout`: all agents of the run from now on, in rank order;
+    those that are not among `specs` live already."""
 
     specs: tuple[AgentSpec, ...]
+    layout: tuple[AgentSpec, ...]
+
+
+@dataclass(frozen=True)
+class LoseAgent:
+    """From now on this agent counts as lost."""
+
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ForgetError:
+    """What went wrong last has been answered."""
+
+
+@dataclass(frozen=True)
+class AskForPaths:
+    """Have the paths between machines tried: by name, which ends each is to try. `number`: of this
+    round of tries."""
+
+    number: int
+    wanted: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -221,8 +247,11 @@ Action = (
     News
     | OpenBackend
     | ListNodes
+    | SeekNodes
     | StartAgents
-    | RestartAgents
+    | AskForPaths
+    | LoseAgent
+    | ForgetError
     | DropAgent
     | GiveUp
     | AskForModel

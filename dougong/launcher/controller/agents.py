@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
+from dougong.control.path_messages import PathEnd
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import is_silent
 from dougong.planner.placement import AgentSpec
@@ -14,15 +15,23 @@ from dougong.planner.placement import AgentSpec
 
 @dataclass
 class AgentHandle:
-    """One agent in its present life. `facts`: what it said when it joined; `lost`: why it is gone;
+    """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
+    its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone;
     `is_dropped`: whether its connection has been closed since."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
     channel: Channel | None = None
+    path_end: PathEnd | None = None
     is_ready: bool = False
     lost: str | None = None
     is_dropped: bool = False
+    clock_ahead_s: float = 0.0
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has said all that it says of itself."""
+        return self.facts is not None and self.path_end is not None
 
     @property
     def address(self) -> str:
@@ -53,6 +62,15 @@ class AgentTable:
         joined = self.handles.items()
         return {name: handle.facts for name, handle in joined if handle.facts is not None}
 
+    @property
+    def path_ends(self) -> dict[str, PathEnd]:
+        """Where the paths to living agents are tried, by agent."""
+        ends = {}
+        for name, handle in self.handles.items():
+            if handle.path_end is not None and handle.lost is None:
+                ends[name] = handle.path_end
+        return ends
+
     def of_worker(self, worker: str) -> AgentHandle | None:
         """The agent whose worker this is."""
         return next((h for h in self.handles.values() if worker in h.spec.workers), None)
@@ -61,17 +79,27 @@ class AgentTable:
         """The handles of these agents; of all where none is named."""
         return tuple(self.handles[name] for name in agents) if agents else self.all
 
-    def expect(self, specs: Sequence[AgentSpec]) -> None:
-        """From now on these agents may join; one that is named again begins a new life."""
-        for spec in specs:
-            self.handles[spec.name] = AgentHandle(spec)
+    @property
+    def living(self) -> tuple[AgentHandle, ...]:
+        """Those that have joined and are not lost."""
+        joined = (handle for handle in self.handles.values() if handle.facts is not None)
+        return tuple(handle for handle in joined if handle.lost is None)
 
-    def join(self, facts: AgentFacts, channel: Channel) -> bool:
+    def expect(self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec]) -> None:
+        """From now on the agents of `layout`, in rank order, are the run's; others are forgotten.
+        `specs`: those of them that begin a new life, and may join."""
+        begun = {spec.name: AgentHandle(spec) for spec in specs}
+        handles = {**self.handles, **begun}
+        self.handles = {spec.name: handles[spec.name] for spec in layout}
+
+    def join(self, facts: AgentFacts, channel: Channel, clock_ahead_s: float = 0.0) -> bool:
         """Take an agent in; False for one that is not expected, or has joined already."""
         handle = self.handles.get(facts.agent)
         if handle is None or handle.channel is not None or handle.lost is not None:
             return False
-        handle.facts, handle.channel = facts, channel
+        if _is_elsewhere(handle.spec, facts):
+            return False  # an earlier life of that name, on a node that was cut off and is back
+        handle.facts, handle.channel, handle.clock_ahead_s = facts, channel, clock_ahead_s
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:
@@ -94,3 +122,8 @@ class AgentTable:
             if is_silent(handle.channel.heard_at, now, deadlines):
                 found.append(handle)
         return tuple(found)
+
+
+def _is_elsewhere(spec: AgentSpec, facts: AgentFacts) -> bool:
+    known = spec.node is not None and facts.ray_node is not None
+    return known and facts.ray_node != spec.node

@@ -20,17 +20,16 @@ from dougong.errors import (
     StorageError,
 )
 from dougong.fault.diagnosis import FailureKind, mistake_in
-from dougong.launcher.agent.facts import installed_versions
+from dougong.launcher.agent.facts import software_here
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
-from dougong.launcher.controller.config import ControllerConfig
+from dougong.launcher.controller.config import ControllerConfig, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import Committed
 from dougong.launcher.controller.observe import observe, observe_time
-from dougong.launcher.controller.stages import RunPolicy
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -68,7 +67,7 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
-            installed_versions(),
+            software_here(config.job, config.sources),
             config.knows_beginning,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)

@@ -8,19 +8,23 @@ from dataclasses import dataclass, field, replace
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     KillGeneration,
-    RestartAgents,
+    LoseAgent,
+    SeekNodes,
     StartAgents,
     UseFingerprints,
     UseModel,
@@ -120,6 +124,7 @@ class RunFacts:
     fired: set[tuple[int, str]]
     same_since: int = 1
     agents: AgentTable = field(default_factory=AgentTable)
+    paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
     history: list[PastFailure] = field(default_factory=list)
@@ -167,6 +172,8 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
@@ -180,19 +187,23 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case (
-                StartAgents() | RestartAgents() | DropAgent() | AskForModel() | AskForFingerprints()
-            ):
+            case ForgetError():
+                self.error = None
+            case LoseAgent(agent, reason):
+                self.lose(self.agents[agent], reason, now)
+            case SeekNodes():
+                self.nodes = None
+            case StartAgents() | DropAgent() | AskForModel() | AskForFingerprints():
                 self._note_agents(action)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
     def _note_agents(
-        self, action: StartAgents | RestartAgents | DropAgent | AskForModel | AskForFingerprints
+        self, action: StartAgents | DropAgent | AskForModel | AskForFingerprints
     ) -> None:
         match action:
-            case StartAgents(specs) | RestartAgents(specs):
-                self.agents.expect(specs)
+            case StartAgents(specs, layout):
+                self.agents.expect(specs, layout)
                 self.are_placed = False
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True

@@ -9,6 +9,7 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
 from dougong.planner.placement import Node
 from dougong.records.recomputation import RecordedStep
@@ -18,10 +19,12 @@ from dougong.records.recomputation import RecordedStep
 
 @dataclass(frozen=True)
 class AgentJoined:
-    """An agent has proved itself."""
+    """An agent has proved itself. `clock_ahead_s`: by so much its machine's clock was ahead of the
+    controller's; negative: behind."""
 
     facts: AgentFacts
     channel: Channel
+    clock_ahead_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,15 @@ class StoreOpened:
 
 
 @dataclass(frozen=True)
+class OwnPathsTried:
+    """This process has tried the paths from its machine, whose own end is `end`."""
+
+    number: int
+    end: PathEnd
+    results: tuple[PathResult, ...]
+
+
+@dataclass(frozen=True)
 class AgentsPlaced:
     """All agents that were asked for have been started; they have yet to join."""
 
@@ -148,6 +160,7 @@ Item = (
     | BackendOpened
     | NodesListed
     | StoreOpened
+    | OwnPathsTried
     | AgentsPlaced
     | FoundCheckpoint
     | Committed

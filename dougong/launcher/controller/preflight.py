@@ -6,7 +6,7 @@ judged. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.planner.plan_job import computes
 from dougong.planner.recipe import Recipe, make_recipe
+from dougong.records.directory import RunDir
 from dougong.records.events import ModelInspected
 
 INSPECT = "inspect"
@@ -98,6 +99,38 @@ def read_model(job: Job, answer: Answer, log: Path) -> InspectedModel:
         warnings=answer.warnings,
         sources=answer.sources,
     )
+
+
+def read_fingerprints(
+    asked: Mapping[str, Mapping[str, str]],
+    answers: Mapping[tuple[str, str], Answer],
+    run_dir: RunDir,
+) -> dict[str, Fingerprint]:
+    """By worker, of those that were asked for: `asked` holds, by agent, worker -> the worker in
+    whose name its device was probed. Raises what a child raised."""
+    prints = {}
+    for workers in asked.values():
+        for worker, probed in workers.items():
+            answer = answers[(FINGERPRINT, probed)]
+            prints[worker] = read_fingerprint(worker, answer, run_dir.log_file(0, probed))
+    return prints
+
+
+def strangers(
+    asked: Mapping[str, Collection[str]],
+    now: Mapping[str, Fingerprint],
+    before: Mapping[str, Fingerprint],
+) -> dict[str, str]:
+    """Agent -> why it may not stand in for a lost one: its devices are of another class than those
+    on which its workers ran before. `asked`: by agent, its workers."""
+    found = {}
+    for agent, workers in asked.items():
+        wanted = {before[worker].kernel_class for worker in workers if worker in before}
+        classes = {now[worker].kernel_class for worker in workers}
+        if classes != wanted:
+            ours, theirs = ", ".join(sorted(classes)), ", ".join(sorted(wanted))
+            found[agent] = f"its kernels are of class {ours}, those of the run of class {theirs}"
+    return found
 
 
 def read_fingerprint(worker: str, answer: Answer, log: Path) -> Fingerprint:

@@ -25,7 +25,7 @@ from dougong.records.status import WorkerState
 from dougong.ui.formatting import duration, plural, ranges, site_experts, size, spans
 from dougong.ui.history import History
 from dougong.ui.recoveries import Recovery
-from dougong.ui.sentences import Level, describe
+from dougong.ui.sentences import Level, describe, moves
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ def _outcome(recovery: Recovery) -> str:
     start = "started again from the beginning"
     if recovery.resumed_from is not None:
         start = f"resumed from {recovery.resumed_from}"
-    return f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"
+    rewound = f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"
+    return "; ".join([rewound, *moves(recovery.moved)])
 
 
 def _worker_row(worker: Worker, plan: Plan, state: WorkerState | None) -> WorkerRow:
