@@ -40,6 +40,7 @@ from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
 from dougong.records.status import RunStatus, WorkerState
+from dougong.records.unsaved import unsaved_words
 from dougong.ui.formatting import count, duration, loss, plural, step_range
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
@@ -233,6 +234,9 @@ def _numbers(history: History) -> list[str]:
         parts.append(f"{plural(history.num_skipped, 'step')} skipped")
     if history.recomputed:
         parts.append(recomputed_words(history.recomputed))
+    unsaved = unsaved_words(history.events)
+    if unsaved:
+        parts.append(unsaved)
     return parts
 
 

@@ -11,6 +11,7 @@ from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
+    CheckpointFailed,
     CheckpointRejected,
     CheckpointsSetAside,
     CheckpointStarted,
@@ -219,7 +220,16 @@ def _(event: CheckpointStarted) -> Sentence:
 @describe.register
 def _(event: CheckpointCommitted) -> Sentence:
     facts = f"{size(event.num_bytes)}, {duration(event.seconds)}"
-    return Sentence("good", f"checkpoint of step {event.step} committed ({facts})")
+    text = f"checkpoint of step {event.step} committed ({facts})"
+    if event.after_failures:
+        text += f", after {event.after_failures} that failed: the run is saved again"
+    return Sentence("good", text)
+
+
+@describe.register
+def _(event: CheckpointFailed) -> Sentence:
+    text = f"checkpoint of step {event.step} not committed, so training on is not saved"
+    return Sentence("error", f"{text}: {event.standing}")
 
 
 @describe.register

@@ -92,6 +92,8 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
+        if status.unsaved:
+            lines.append(status.unsaved)
         if self.remark:
             lines.append(self.remark)
         return lines

@@ -22,7 +22,7 @@ from dougong.launcher.controller.actions import (
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.facts import PastFailure, RunFacts
+from dougong.launcher.controller.facts import CheckpointFacts, PastFailure, RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.observe import as_ours, warning
 from dougong.launcher.controller.relocation import Relocation
@@ -50,6 +50,10 @@ _OF_AGENTS = (
     Stage.FINGERPRINTS,
 )
 """Stages in which lost agents are laid out and started anew."""
+
+
+_FAILED_COMMITS = 2
+"""So many in a row end a run that has no checkpoint at all."""
 
 
 def next_actions(
@@ -159,6 +163,7 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
     # that is heard of afterwards can have cost anything.
     if generation.all_done:
         return _conclude(facts, generation, policy, now)
+    _refuse_vain_training(facts.checkpoints)
     if generation.is_settled(now, policy.deadlines):
         return _begin_recovery(facts, generation, policy, now)
     if isinstance(state, Running) and facts.stop is not None:
@@ -204,11 +209,26 @@ def _conclude(
             "logs"
         )
     if checkpoints.error is not None:
-        raise as_ours(checkpoints.error)
+        raise _unsaved(checkpoints, checkpoints.error)
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
     return _end(Outcome("FINISHED", 0))
+
+
+def _refuse_vain_training(checkpoints: CheckpointFacts) -> None:
+    """A run that has no checkpoint, and whose storage has refused two in a row, trains for nothing.
+    One that has some goes on: its storage may heal, and a fault costs no more than it would."""
+    if checkpoints.error is None or checkpoints.newest_step:
+        return
+    if checkpoints.num_failed >= _FAILED_COMMITS:
+        raise _unsaved(checkpoints, checkpoints.error)
+
+
+def _unsaved(checkpoints: CheckpointFacts, error: BaseException) -> DougongError:
+    """The end of a run whose newest checkpoint was not committed."""
+    assert checkpoints.failed is not None, "an error is told when it is noted"
+    return type(as_ours(error))(checkpoints.failed.standing)
 
 
 def _refuse_late_commit(generation: Generation, deadlines: Deadlines, now: float) -> None:
