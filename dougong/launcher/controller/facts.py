@@ -65,9 +65,9 @@ class CheckpointFacts:
     """What is known of a run's checkpoints.
 
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
-    generation. `num_open`: commits under way. `error`: why the last commit failed, and `failed`: as it
-    was told; None where it did not. `parent`: name of the checkpoint that the next one follows.
-    `found`: the answer to the last search.
+    generation. `num_open`: commits under way. `error`: why the last commit failed, and `failed`:
+    as it was told; None where it did not. `parent`: name of the checkpoint that the next one
+    follows. `found`: the answer to the last search.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
