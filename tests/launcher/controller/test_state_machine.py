@@ -275,7 +275,7 @@ CASES = [
          ["FINISHED"], ["CommitCheckpoint 5", "CommitCheckpoint 20"],
          ["checkpoint_started", "checkpoint_failed", "checkpoint_started", "checkpoint_committed"], status=0),
     Case("without any checkpoint the second commit that fails ends the run",
-         [*not_committed(5), step(6), *not_committed(10), step(11)], ["FAILED"],
+         [*not_committed(5), step(6), *not_committed(10)], ["FAILED"],
          ["CommitCheckpoint 5", "RecordStep", "CommitCheckpoint 10"],
          ["checkpoint_started", "checkpoint_failed", "first_step", "checkpoint_started", "checkpoint_failed"], status=1,
          reason="no checkpoint yet (2 in a row failed): full"),
