@@ -4,7 +4,7 @@ memory. Nothing is refused for them, and nothing decided by them. Pure."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -40,13 +40,14 @@ class JoinedAgent:
         return not get_accelerator(self.spec.accelerator).shares_machine
 
 
-def remarks_on_machines(agents: Sequence[JoinedAgent]) -> Remarks:
-    """On clocks, limits, and CPUs against workers. `agents`: all of the run's."""
+def remarks_on_machines(agents: Sequence[JoinedAgent], nodes: Collection[str]) -> Remarks:
+    """On clocks, limits, and CPUs against workers, of these nodes. `agents`: all of the run's."""
     num_workers = sum(agent.spec.num_workers for agent in agents)
     of_node = _by_node(agents)
     notes: list[str] = []
     warnings: list[str] = []
-    for node, there in of_node.items():
+    for node in nodes:
+        there = of_node[node]
         limits = there[0].facts.limits
         notes += _on_clock(node, there)
         notes += _on_cpus(node, there)

@@ -10,6 +10,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import PathEnd
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import is_silent
+from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
 
 
@@ -55,6 +56,15 @@ class AgentTable:
     @property
     def lost(self) -> tuple[AgentHandle, ...]:
         return tuple(handle for handle in self.handles.values() if handle.lost is not None)
+
+    @property
+    def joined(self) -> list[JoinedAgent]:
+        """Those who have joined, with what they said."""
+        found = []
+        for handle in self.handles.values():
+            if handle.facts is not None:
+                found.append(JoinedAgent(handle.spec, handle.facts, handle.clock_ahead_s))
+        return found
 
     @property
     def facts(self) -> dict[str, AgentFacts]:
