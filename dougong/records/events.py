@@ -212,10 +212,12 @@ class DrillFired(RunEvent):
 
 
 class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, such as out_of_memory."""
+    """The first failure of a generation. `failure`: its class, such as out_of_memory; `node`: the
+    worker's, empty where all of the run is on one machine; so below."""
 
     kind: Literal["worker_died"] = "worker_died"
     worker: str
+    node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
 
@@ -225,6 +227,7 @@ class FailureDiagnosed(RunEvent):
 
     kind: Literal["diagnosis"] = "diagnosis"
     worker: str
+    node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
     detail: str = ""
@@ -346,6 +349,7 @@ class RunEnded(RunEvent):
     step: int
     cause: str | None = None
     worker: str | None = None
+    node: str = ""
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
 
 

@@ -39,7 +39,15 @@ from dougong.records.events import (
     WarningRaised,
     WorkerDied,
 )
-from dougong.ui.formatting import count, duration, plural, size, step_range, worker_list
+from dougong.ui.formatting import (
+    count,
+    duration,
+    plural,
+    size,
+    step_range,
+    worker_list,
+    worker_place,
+)
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -195,14 +203,18 @@ def _(event: DrillFired) -> Sentence:
 @describe.register
 def _(event: WorkerDied) -> Sentence:
     return Sentence(
-        "error", f"worker {event.worker} died: {failure_words(event.failure, event.cause)}"
+        "error",
+        f"worker {worker_place(event.worker, event.node)} died: "
+        f"{failure_words(event.failure, event.cause)}",
     )
 
 
 @describe.register
 def _(event: FailureDiagnosed) -> Sentence:
     return Sentence(
-        "error", f"diagnosis: {event.worker}: {failure_words(event.failure, event.cause)}"
+        "error",
+        f"diagnosis: {worker_place(event.worker, event.node)}: "
+        f"{failure_words(event.failure, event.cause)}",
     )
 
 
@@ -282,6 +294,6 @@ def _(event: StepGivenUp) -> Sentence:
 def _(event: RunEnded) -> Sentence:
     text = f"{event.kind} at step {event.step}"
     if event.kind == "failed":
-        who = f"{event.worker}: " if event.worker else ""
+        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)

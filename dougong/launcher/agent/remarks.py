@@ -1,5 +1,5 @@
-"""What a person is told once of the machines that a run has got: their clocks, limits, CPUs and free
-memory. Nothing is refused for them, and nothing decided by them. Pure."""
+"""What a person is told once of the machines that a run has got: their clocks, limits, CPUs and
+free memory. Nothing is refused for them, and nothing decided by them. Pure."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def _on_open_files(node: str, num_workers: int, limits: MachineLimits) -> Iterat
         )
 
 
-def _on_processes(
-    node: str, there: Sequence[JoinedAgent], limits: MachineLimits
-) -> Iterator[str]:
+def _on_processes(node: str, there: Sequence[JoinedAgent], limits: MachineLimits) -> Iterator[str]:
     num_workers = sum(agent.spec.num_workers for agent in there)
     threads = sum(agent.spec.num_workers * agent.spec.threads for agent in there)
     needed = threads + _THREADS_OF_ANY * (num_workers + 1)

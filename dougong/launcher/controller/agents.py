@@ -85,6 +85,15 @@ class AgentTable:
         """The agent whose worker this is."""
         return next((h for h in self.handles.values() if worker in h.spec.workers), None)
 
+    def node_of(self, worker: str, here: str) -> str:
+        """The node of a worker; empty where the whole run is on one machine, and that is `here`
+        (empty: whichever), so that nobody asks which."""
+        nodes = {facts.node for facts in self.facts.values()}
+        handle = self.of_worker(worker)
+        if handle is None or handle.facts is None or (len(nodes) == 1 and here in ("", *nodes)):
+            return ""
+        return handle.facts.node
+
     def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
         """The handles of these agents; of all where none is named."""
         return tuple(self.handles[name] for name in agents) if agents else self.all

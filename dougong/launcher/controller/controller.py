@@ -233,6 +233,7 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
         step=step,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.worker,
+        node="" if diagnosis is None else diagnosis.node,
         failure=_failure_kind(outcome),
     )
 

@@ -22,9 +22,9 @@ from dougong.launcher.controller.actions import (
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.facts import CheckpointFacts, PastFailure, RunFacts
+from dougong.launcher.controller.facts import PastFailure, RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import as_ours, warning
+from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.relocation import Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -50,10 +50,6 @@ _OF_AGENTS = (
     Stage.FINGERPRINTS,
 )
 """Stages in which lost agents are laid out and started anew."""
-
-
-_FAILED_COMMITS = 2
-"""So many in a row end a run that has no checkpoint at all."""
 
 
 def next_actions(
@@ -163,7 +159,8 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
     # that is heard of afterwards can have cost anything.
     if generation.all_done:
         return _conclude(facts, generation, policy, now)
-    _refuse_vain_training(facts.checkpoints)
+    if facts.checkpoints.error is not None and facts.checkpoints.is_in_vain:
+        raise facts.checkpoints.error
     if generation.is_settled(now, policy.deadlines):
         return _begin_recovery(facts, generation, policy, now)
     if isinstance(state, Running) and facts.stop is not None:
@@ -209,26 +206,11 @@ def _conclude(
             "logs"
         )
     if checkpoints.error is not None:
-        raise _unsaved(checkpoints, checkpoints.error)
+        raise checkpoints.error
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
     return _end(Outcome("FINISHED", 0))
-
-
-def _refuse_vain_training(checkpoints: CheckpointFacts) -> None:
-    """A run that has no checkpoint, and whose storage has refused two in a row, trains for nothing.
-    One that has some goes on: its storage may heal, and a fault costs no more than it would."""
-    if checkpoints.error is None or checkpoints.newest_step:
-        return
-    if checkpoints.num_failed >= _FAILED_COMMITS:
-        raise _unsaved(checkpoints, checkpoints.error)
-
-
-def _unsaved(checkpoints: CheckpointFacts, error: BaseException) -> DougongError:
-    """The end of a run whose newest checkpoint was not committed."""
-    assert checkpoints.failed is not None, "an error is told when it is noted"
-    return type(as_ours(error))(checkpoints.failed.standing)
 
 
 def _refuse_late_commit(generation: Generation, deadlines: Deadlines, now: float) -> None:
@@ -249,20 +231,11 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = _with_advice(diagnose(first), facts, policy)
+    node = facts.agents.node_of(first.worker, policy.host)
+    diagnosis = replace(_with_advice(diagnose(first), facts, policy), node=node)
     past = [failure.diagnosis for failure in facts.history]
     decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
-    died = events.WorkerDied(
-        generation=number, worker=diagnosis.worker, failure=diagnosis.kind, cause=diagnosis.cause
-    )
-    diagnosed = events.FailureDiagnosed(
-        generation=number,
-        worker=diagnosis.worker,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-        detail=diagnosis.detail,
-        followed_by=tuple(failure.worker for failure in others),
-    )
+    died, diagnosed = _failure_events(number, diagnosis, [failure.worker for failure in others])
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
@@ -279,6 +252,28 @@ def _begin_recovery(
         Record(diagnosed),
         Record(decided),
     )
+
+
+def _failure_events(
+    number: int, diagnosis: Diagnosis, followed_by: Sequence[str]
+) -> tuple[events.WorkerDied, events.FailureDiagnosed]:
+    died = events.WorkerDied(
+        generation=number,
+        worker=diagnosis.worker,
+        node=diagnosis.node,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+    )
+    diagnosed = events.FailureDiagnosed(
+        generation=number,
+        worker=diagnosis.worker,
+        node=diagnosis.node,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+        detail=diagnosis.detail,
+        followed_by=tuple(followed_by),
+    )
+    return died, diagnosed
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:

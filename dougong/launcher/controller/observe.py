@@ -160,14 +160,15 @@ def as_ours(error: BaseException) -> DougongError:
 
 def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
     """Each one is told anew: whoever looks must not take what is trained for saved."""
+    error = as_ours(failed.error)
     event = events.CheckpointFailed(
         generation=facts.number,
         step=failed.step,
-        reason=str(as_ours(failed.error)),
+        reason=str(error),
         newest=facts.checkpoints.newest_step,
         in_a_row=facts.checkpoints.num_failed + 1,
     )
-    facts.checkpoints.note_failed(failed.error, event)
+    facts.checkpoints.note_failed(error, event)
     return (Record(event),)
 
 

@@ -304,7 +304,7 @@ class Preparation:
     def _finish_model(self) -> tuple[Action, ...]:
         job, worker = self.policy.job, self._inspector[1]
         log = self.policy.run_dir.log_file(0, worker)
-        model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
+        model = read_model(job, self.facts.answers[(INSPECT, worker)], log, self._node_of(worker))
         generation = self.facts.number
         inspected = Record(model.event(generation))
         refused = self._refuse_plan(model.inventory)
@@ -319,6 +319,9 @@ class Preparation:
                 "the run's record does not say what it had read when it began, as an earlier "
                 "release did not write it: the files of today are taken for the same, and kept",
             )
+
+    def _node_of(self, worker: str) -> str:
+        return self.facts.agents.node_of(worker, self.policy.host)
 
     def _tell(self, remarks: Remarks) -> Iterator[Record]:
         for text in remarks.notes:
@@ -336,7 +339,8 @@ class Preparation:
         return ()
 
     def _finish_fingerprints(self) -> tuple[Action, ...]:
-        read = read_fingerprints(self._asked, self.facts.answers, self.policy.run_dir)
+        answers, run_dir = self.facts.answers, self.policy.run_dir
+        read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)

@@ -73,7 +73,7 @@ def test_notes(agents: list[JoinedAgent], text: str) -> None:
         ),
         (
             [agent("alpha", 8, processes=100)],
-            "this user may have 100 processes and threads on alpha, and 8 workers there need about 296: `ulimit -u 592`",
+            "this user may have 100 processes and threads on alpha, and 8 workers there need about 296: `ulimit",
         ),
         (
             [agent("alpha", 2, accelerator="cuda", shared_memory_bytes=64 << 20)],
