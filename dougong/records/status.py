@@ -64,8 +64,9 @@ class ControllerAddress(BaseModel):
 
 class RunStatus(BaseModel):
     """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
-    start or a recovery is at, since `phase_s` seconds, empty while it trains; `unsaved`: since when
-    there is no checkpoint and why, empty where the newest one was committed."""
+    start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
+    waits for there, where that is not of its own making; `unsaved`: since when there is no
+    checkpoint and why, empty where the newest one was committed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,6 +79,7 @@ class RunStatus(BaseModel):
     phase: str = ""
     phase_s: float = 0.0
     unsaved: str = ""
+    waiting: str = ""
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

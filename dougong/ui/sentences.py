@@ -36,6 +36,7 @@ from dougong.records.events import (
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    Waiting,
     WarningRaised,
     WorkerDied,
 )
@@ -126,6 +127,11 @@ def _(event: PhaseStarted) -> Sentence:
 def _(event: PhaseEnded) -> Sentence:
     level: Level = "info" if event.seconds >= DEADLINES.phase_quiet_s else "quiet"
     return Sentence(level, f"{PHASES[event.phase]}: {duration(event.seconds)}")
+
+
+@describe.register
+def _(event: Waiting) -> Sentence:
+    return Sentence("warning", f"waiting: {event.text}")
 
 
 @describe.register

@@ -101,6 +101,7 @@ class Controller:
             unsaved="" if checkpoints.failed is None else checkpoints.failed.standing,
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
+            waiting=facts.awaited,
             workers=tuple(status.describe() for status in statuses),
         )
 
@@ -155,8 +156,9 @@ class Controller:
         if isinstance(action, Enter):
             self.set_state(action.state)
             return
+        done = action
         try:
-            done = self._actor.act(action)
+            self._actor.act(action)
         except DougongError as error:
             done = GiveUp(error)
         self._facts.note(done, time.monotonic())
