@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,8 @@ def _exact_arithmetic() -> None:
 
 def _found() -> str:
     gpus = _gpus()
-    return f"this machine has {len(gpus)} GPU(s) ({', '.join(gpus) or 'none'}), driver {_driver()}"
+    names = ", ".join(gpus) or "none"
+    return f"{platform.node()} has {len(gpus)} GPU(s) ({names}), driver {_driver()}"
 
 
 def _gpus() -> list[str]:
