@@ -27,6 +27,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "arithmetic: class aa on east/0-1, class bb on west/0",
     ),
     ({"kind": "fingerprints", "classes": {}, "seconds": 0}, "info", "arithmetic: no fingerprint requested"),
+    ({"kind": "waiting", "text": "2 NPU on beta"}, "warning", "waiting: 2 NPU on beta"),
     ({"kind": "planned", "workers": 2, "lanes": 4, "experts": 1}, "info", "plan: 2 workers, 4 lanes, 1 expert"),
     (
         {"kind": "generation_started", "workers": ["east/0", "east/1"], "resume": "step-000020"},

@@ -65,8 +65,10 @@ class GroupMaker:
         """The native library's group of one's island, of the ranks that are `among` these."""
         own = None
         for name, backend, ranks in self._member.islands:
-            if backend != "gloo":
-                group = self._make_native([rank for rank in ranks if rank in among], backend)
+            members = [rank for rank in ranks if rank in among]
+            # A worker alone sends nothing, and to torch an empty list means everybody.
+            if backend != "gloo" and len(members) > 1:
+                group = self._make_native(members, backend)
                 own = group if name == self._member.island else own
         return own
 

@@ -47,7 +47,7 @@ from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
 from dougong.parallel.plan import Inventory
 from dougong.planner.agreement import Software
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEvent
 from dougong.records.recomputation import RecordedStep

@@ -10,12 +10,13 @@ from dougong.control.messages import AgentReady
 from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.controller.items import AgentsPlaced
+from dougong.launcher.controller.items import AgentsEnded, AgentsPlaced, Awaited, BackendOpened, NodesListed
 from dougong.launcher.controller.states import Recovering, Stage, Starting
 from dougong.parallel.plan import TensorSpec
 from tests.launcher.controller.machine import (
     INVENTORY,
     MODEL,
+    NODE,
     UP_TO_JOIN,
     UP_TO_MODEL,
     UP_TO_READY,
@@ -86,6 +87,22 @@ def test_a_stage_that_takes_too_long_says_who_has_not_done_what(given: list[Any]
     assert isinstance(made.state, Starting) and made.state.stage is stage
     made.play(Passes(4000.0))
     assert (made.outcome.state, str(made.outcome.error)) == ("FAILED", text)
+
+
+def test_an_agent_that_has_ended_before_it_joined_is_named_alone_with_its_machine() -> None:
+    made = machine().play(BackendOpened("127.0.0.1"), NodesListed((NODE,)), AgentsEnded({"west": "an old life"}))
+    made.play(AgentsPlaced(), Passes(1.0)).clear().play(Joins("east"), Passes(0.5))
+    assert made.names() == ["AdoptChannel east"]  # one question at a time
+    made.play(AgentsEnded({}), Passes(0.3), Passes(0.3))
+    assert made.names()[1:] == ["AskWhoEnded"]
+    made.play(AgentsEnded({"west": "No module named 'dougong'"}))
+    assert str(made.outcome.error) == "agent west on here (127.0.0.1): No module named 'dougong'"
+
+
+def test_what_is_awaited_is_told_at_once_and_until_it_has_come() -> None:
+    made = machine().play(BackendOpened("127.0.0.1"), NodesListed((NODE,)), Awaited("2 NPU"))
+    assert made.event("waiting").text == made.facts.awaited == "2 NPU"
+    assert made.play(AgentsPlaced()).facts.awaited == ""
 
 
 def test_every_device_is_asked_and_judged() -> None:
@@ -159,7 +176,7 @@ def test_only_an_agent_that_was_lost_is_started_and_probed_again() -> None:
     assert made.state.stage is Stage.FINGERPRINTS
     made.play(printed("west/0", "a"), found(5))
     assert made.names()[3:] == [
-        "RestartAgents west", "AdoptChannel west", "AskForFingerprints", "UseFingerprints", "FindCheckpoint",
+        "StartAgents west", "AdoptChannel west", "AskForFingerprints", "UseFingerprints", "FindCheckpoint",
         "ForkGeneration 2",
     ]  # fmt: skip
     assert made.states == ["RECOVERING", "RUNNING"]
