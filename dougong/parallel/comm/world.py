@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
@@ -90,16 +91,21 @@ class World:
         return World(Membership(0, 1, 1, "", (), device, (0,)), Groups(), Groups(), {})
 
     @staticmethod
-    def join(member: Membership, store_address: tuple[str, int]) -> World:
+    def join(
+        member: Membership,
+        store_address: tuple[str, int],
+        note: Callable[[Arrival], None] = lambda arrival: None,
+    ) -> World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it.
+        calls it. `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
         maker = GroupMaker(member, store_address)
         try:
-            store = meet(member, store_address)
+            store = meet(member, store_address, note)
+            note(Arrival.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
             raise not_joined(member, store_address, str(error)) from error
