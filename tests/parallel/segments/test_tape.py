@@ -432,7 +432,7 @@ class Strictness(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_attention_s_backward_alone_is_strict() -> None:
+def test_attention_s_backward_is_strict() -> None:
     """While torch merely warns, the backward of fused attention on a GPU has no fixed order."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     switch_on_determinism()
@@ -441,7 +441,8 @@ def test_attention_s_backward_alone_is_strict() -> None:
             walk_attention(16, torch.device("cpu"), torch.float32)
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-    assert watched.seen == {(True, True), (False, False)}
+    assert (True, True) in watched.seen and (True, False) not in watched.seen
+    assert (False, False) in watched.seen, "all else runs, and merely warns, without a deterministic form"
 
 
 @pytest.mark.gpu
