@@ -20,6 +20,10 @@ class Deadlines:
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
     placement_s: float = 60.0  # Ray finds room for all agents
     agents_join_s: float = 120.0  # an agent's first message
+    path_s: float = (
+        2.0  # a connection and 64 KiB from one machine to another, before the first step
+    )
+    paths_s: float = 10.0  # everybody has tried all paths, many of which may be closed
     agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
     inspection_s: float = 3600.0  # text is tokenised once, which may take long
     fingerprint_s: float = 600.0  # every device's probes, where no cache has them
@@ -35,14 +39,18 @@ class Deadlines:
     agent_silence_s: float = 10.0  # an agent without heartbeat is lost: node down or cut off
     controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
+    node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
+    node_retry_s: float = 10.0  # a node whose agent could not start is tried again, then after twice
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
+    shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
     stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
 
     # Connections between controller, agents and clients.
+    agent_connect_s: float = 2.0  # an agent's machine reaches the controller's
     handshake_s: float = 10.0  # a stranger proves that it knows the token
     send_s: float = 20.0  # a peer that does not read what it is sent
     client_request_s: float = 10.0  # a client's question after the handshake
@@ -50,6 +58,7 @@ class Deadlines:
     address_probe_s: float = 5.0  # somebody listens where --address points
 
     # Commands that wait for a run; `--timeout` sets another limit.
+    stop_step_s: float = 60.0  # a stopped run's workers stand still: their step does not end
     stop_wait_s: float = 600.0  # a stopped run ends its step and writes its checkpoint
     local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
 
@@ -78,10 +87,12 @@ class Deadlines:
     tick_every_s: float = 0.1
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
+    ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
-    placement_poll_s: int = 1  # Ray counts whole seconds
+    shared_file_every_s: float = 0.05  # a file that another machine has just written
+    node_poll_s: float = 1.0  # which nodes there are, while one is awaited
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
     def words(self, name: str) -> str:
@@ -96,6 +107,8 @@ DEADLINES = Deadlines()
 
 SETTABLE = {
     "agents_join_s": "longest wait for an agent's first message after its start",
+    "path_s": "longest try of a path between two machines, 64 KiB included, before the first step",
+    "paths_s": "longest wait for all machines to have tried their paths",
     "agents_ready_s": "longest wait for an agent to import what its workers need",
     "inspection_s": "longest look at the model and the data, tokenising included",
     "fingerprint_s": "longest wait for the probes of every device",
@@ -104,6 +117,9 @@ SETTABLE = {
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
+    "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
+    "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
     "stage_checkpoint_s": "longest wait of a save for the one before it",
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",

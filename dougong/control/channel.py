@@ -19,15 +19,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
+from dougong.addresses import show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
+from dougong.control.ports import listen
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
 
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 MAX_STRANGERS = 32
 """Unproven connections that are kept at a time."""
+_SEGMENT_BYTES = 1200
+"""They fit into every network's packets."""
 _MAX_READS = 64
 _READ_BYTES = 1 << 18
 
@@ -229,13 +234,13 @@ def connect(
     address: tuple[str, int], token: str, agent: AgentFacts | None, deadlines: Deadlines
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
-    client. UnreachableError when nobody is there, LaunchError when it is not the run's."""
-    place = f"controller at {address[0]}:{address[1]}"
+    client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it is not the run's."""
+    place = f"controller at {show_address(*address)}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"
     timeout_s: float = getattr(deadlines, limit)
     try:
-        sock = socket.create_connection(address, timeout=timeout_s)
+        sock = _dial(address, timeout_s if agent is None else deadlines.agent_connect_s)
     except OSError as error:
         raise UnreachableError(
             f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
@@ -245,7 +250,8 @@ def connect(
     nonce = secrets.token_hex(16)
     try:
         challenge = _await(Challenge, channel, timeout_s, limit)
-        channel.send(Hello(proof(token, challenge.nonce, "client"), nonce, agent))
+        answer = proof(token, challenge.nonce, "client")
+        channel.send(Hello(answer, nonce, agent, time.time()))
         welcome = _await(Welcome, channel, timeout_s, limit)
         _check(welcome.proof, proof(token, nonce, "server"))
     except (OSError, EOFError, ProtocolError) as error:
@@ -255,6 +261,25 @@ def connect(
         ) from error
     channel.name_peer(place)
     return channel
+
+
+def _dial(address: tuple[str, int], timeout_s: float) -> socket.socket:
+    """A connection, within so many seconds for each of the host's addresses."""
+    problem = OSError("no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout_s)
+            # Both ends keep to what the first one says it takes: where the network drops larger
+            # packets, it is told over this connection.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
+            sock.connect(place)
+        except OSError as error:
+            sock.close()
+            problem = error
+        else:
+            return sock
+    raise problem
 
 
 def _await(kind: type[_Kind], channel: Channel, timeout_s: float, limit: str) -> _Kind:
@@ -280,10 +305,12 @@ class Server:
         on_peer: Callable[[Hello, Channel], None],
         on_refused: Callable[[str], None],
         deadlines: Deadlines,
+        ports: Ports | None = None,
     ) -> None:
+        """`ports`: to listen on one of these, None: on one that the system chooses."""
         self._token, self._on_peer, self._on_refused = token, on_peer, on_refused
         self._deadlines = deadlines
-        self._listener = socket.create_server((host, 0), backlog=128)
+        self._listener = listen(host, ports)
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = threading.Event()

@@ -48,14 +48,16 @@ def read_wall(wall: str) -> datetime:
 
 
 class RunCreated(RunEvent):
-    """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
+    """A command has begun the run or gone on with it. `command`: its words; `machine`: where the
+    controller runs; `changed`: keys that a resume gave other values and that may change bits;
+    `address`: HOST:PORT of the Ray cluster that it joins, empty where it joins none."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
     changed: tuple[str, ...] = ()
+    address: str = ""
 
 
 class StateChanged(RunEvent):
@@ -65,9 +67,9 @@ class StateChanged(RunEvent):
     state: str
 
 
-Phase = Literal["Ray", "agents", "imports", "data", "probes", "checkpoint", "model"]
-"""What a start or a recovery is at: nodes and agents (by Ray or without), what workers import, the
-look at model and data, the probes of the devices, the search for a valid checkpoint, and the
+Phase = Literal["Ray", "agents", "paths", "imports", "data", "probes", "checkpoint", "model"]
+"""What a start or a recovery is at: nodes and agents (by Ray or without), the paths between their
+machines, what workers import, the look at model and data, the probes of the devices, the search for a valid checkpoint, and the
 building of every worker's part of the model."""
 
 
@@ -84,6 +86,14 @@ class PhaseEnded(RunEvent):
     kind: Literal["phase_ended"] = "phase_ended"
     phase: Phase
     seconds: float
+
+
+class Waiting(RunEvent):
+    """What a start or a recovery waits for and cannot bring about itself, such as devices that
+    another job holds."""
+
+    kind: Literal["waiting"] = "waiting"
+    text: str
 
 
 class StartedAgent(BaseModel):
@@ -133,14 +143,26 @@ class FingerprintsTaken(RunEvent):
     seconds: float = 0.0
 
 
+class MovedWorker(BaseModel):
+    """A worker that a recovery has laid on another node: the nodes' names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    before: str
+    now: str
+
+
 class PlanLaid(RunEvent):
-    """Numbers of workers, lanes and experts; the variables that each island's workers are given."""
+    """Numbers of workers, lanes and experts; the variables that each island's workers are given;
+    which workers are on other nodes than in the generation before."""
 
     kind: Literal["planned"] = "planned"
     workers: int
     lanes: int
     experts: int
     environment: dict[str, dict[str, str]] = {}
+    moved: tuple[MovedWorker, ...] = ()
 
 
 class GenerationStarted(RunEvent):
@@ -198,10 +220,12 @@ class DrillFired(RunEvent):
 
 
 class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, such as out_of_memory."""
+    """The first failure of a generation. `failure`: its class, such as out_of_memory; `node`: the
+    worker's, empty where all of the run is on one machine; so below."""
 
     kind: Literal["worker_died"] = "worker_died"
     worker: str
+    node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
 
@@ -211,6 +235,7 @@ class FailureDiagnosed(RunEvent):
 
     kind: Literal["diagnosis"] = "diagnosis"
     worker: str
+    node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
     detail: str = ""
@@ -233,13 +258,33 @@ class CheckpointStarted(RunEvent):
 
 
 class CheckpointCommitted(RunEvent):
-    """A checkpoint exists. `directory`: its name."""
+    """A checkpoint exists. `directory`: its name; `after_failures`: so many in a row before it were
+    not committed."""
 
     kind: Literal["checkpoint_committed"] = "checkpoint_committed"
     step: int
     directory: str
     num_bytes: int = Field(validation_alias="bytes", serialization_alias="bytes")
     seconds: float
+    after_failures: int = 0
+
+
+class CheckpointFailed(RunEvent):
+    """A checkpoint could not be committed, and training goes on for the moment. `newest`: the step
+    of the newest one that there is, 0 for none; `in_a_row`: so many have failed since."""
+
+    kind: Literal["checkpoint_failed"] = "checkpoint_failed"
+    step: int
+    reason: str
+    newest: int = 0
+    in_a_row: int = 1
+
+    @property
+    def standing(self) -> str:
+        """What is so until the next one is committed."""
+        since = f"since step {self.newest}" if self.newest else "yet"
+        times = f" ({self.in_a_row} in a row failed)" if self.in_a_row > 1 else ""
+        return f"no checkpoint {since}{times}: {self.reason}"
 
 
 class CheckpointRejected(RunEvent):
@@ -283,6 +328,27 @@ class StopRequested(RunEvent):
     now: bool = False
 
 
+class StillWorker(BaseModel):
+    """What a worker was at that has not moved since."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = ""
+    step: int = 0
+    phase: str = ""
+
+
+class StepGivenUp(RunEvent):
+    """A run that was to stop has been ended within its step, since its workers had stood still for
+    `limit`, in words. `checkpoint`: the name of the newest, None where there is none."""
+
+    kind: Literal["step_given_up"] = "step_given_up"
+    limit: str
+    workers: tuple[StillWorker, ...] = ()
+    checkpoint: str | None = None
+
+
 class RunEnded(RunEvent):
     """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
     run, the last two where a worker was the cause."""
@@ -291,6 +357,7 @@ class RunEnded(RunEvent):
     step: int
     cause: str | None = None
     worker: str | None = None
+    node: str = ""
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
 
 
@@ -299,6 +366,7 @@ Event = Annotated[
     | StateChanged
     | PhaseStarted
     | PhaseEnded
+    | Waiting
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
@@ -313,11 +381,13 @@ Event = Annotated[
     | RecoveryDecided
     | CheckpointStarted
     | CheckpointCommitted
+    | CheckpointFailed
     | CheckpointRejected
     | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
     | StopRequested
+    | StepGivenUp
     | RunEnded,
     Field(discriminator="kind"),
 ]

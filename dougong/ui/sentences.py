@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Literal
@@ -11,6 +11,7 @@ from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
+    CheckpointFailed,
     CheckpointRejected,
     CheckpointsSetAside,
     CheckpointStarted,
@@ -20,6 +21,7 @@ from dougong.records.events import (
     FirstStep,
     GenerationStarted,
     ModelInspected,
+    MovedWorker,
     NoteTaken,
     Phase,
     PhaseEnded,
@@ -30,13 +32,23 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
+    StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    Waiting,
     WarningRaised,
     WorkerDied,
 )
-from dougong.ui.formatting import count, duration, plural, size, step_range, worker_list
+from dougong.ui.formatting import (
+    count,
+    duration,
+    plural,
+    size,
+    step_range,
+    worker_list,
+    worker_place,
+)
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -63,6 +75,7 @@ def failure_words(failure: str | None, cause: str | None) -> str:
 PHASES: Mapping[Phase, str] = {
     "Ray": "Ray, its nodes and the agents",
     "agents": "agents",
+    "paths": "paths between the machines",
     "imports": "imports of torch and transformers",
     "data": "look at the model and the data",
     "probes": "probes of the devices' arithmetic",
@@ -117,6 +130,11 @@ def _(event: PhaseEnded) -> Sentence:
 
 
 @describe.register
+def _(event: Waiting) -> Sentence:
+    return Sentence("warning", f"waiting: {event.text}")
+
+
+@describe.register
 def _(event: FingerprintsTaken) -> Sentence:
     workers_by_class: dict[str, list[str]] = {}
     for worker, name in event.classes.items():
@@ -130,7 +148,17 @@ def _(event: FingerprintsTaken) -> Sentence:
 @describe.register
 def _(event: PlanLaid) -> Sentence:
     workers, lanes = plural(event.workers, "worker"), plural(event.lanes, "lane")
-    return Sentence("info", f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}")
+    text = f"plan: {workers}, {lanes}, {plural(event.experts, 'expert')}"
+    return Sentence("info", "; ".join([text, *moves(event.moved)]))
+
+
+def moves(moved: Sequence[MovedWorker]) -> list[str]:
+    """Which workers went from which node to which, such as `west/0-3: node1 -> node2`."""
+    workers_by_way: dict[tuple[str, str], list[str]] = {}
+    for one in moved:
+        workers_by_way.setdefault((one.before, one.now), []).append(one.worker)
+    ways = workers_by_way.items()
+    return [f"{worker_list(workers)}: {before} -> {now}" for (before, now), workers in ways]
 
 
 @describe.register
@@ -181,14 +209,18 @@ def _(event: DrillFired) -> Sentence:
 @describe.register
 def _(event: WorkerDied) -> Sentence:
     return Sentence(
-        "error", f"worker {event.worker} died: {failure_words(event.failure, event.cause)}"
+        "error",
+        f"worker {worker_place(event.worker, event.node)} died: "
+        f"{failure_words(event.failure, event.cause)}",
     )
 
 
 @describe.register
 def _(event: FailureDiagnosed) -> Sentence:
     return Sentence(
-        "error", f"diagnosis: {event.worker}: {failure_words(event.failure, event.cause)}"
+        "error",
+        f"diagnosis: {worker_place(event.worker, event.node)}: "
+        f"{failure_words(event.failure, event.cause)}",
     )
 
 
@@ -206,7 +238,16 @@ def _(event: CheckpointStarted) -> Sentence:
 @describe.register
 def _(event: CheckpointCommitted) -> Sentence:
     facts = f"{size(event.num_bytes)}, {duration(event.seconds)}"
-    return Sentence("good", f"checkpoint of step {event.step} committed ({facts})")
+    text = f"checkpoint of step {event.step} committed ({facts})"
+    if event.after_failures:
+        text += f", after {event.after_failures} that failed: the run is saved again"
+    return Sentence("good", text)
+
+
+@describe.register
+def _(event: CheckpointFailed) -> Sentence:
+    text = f"checkpoint of step {event.step} not committed, so training on is not saved"
+    return Sentence("error", f"{text}: {event.standing}")
 
 
 @describe.register
@@ -244,9 +285,21 @@ def _(event: StopRequested) -> Sentence:
 
 
 @describe.register
+def _(event: StepGivenUp) -> Sentence:
+    text = f"the step did not end: no worker has moved for {event.limit}"
+    places: dict[str, list[str]] = {}
+    for worker in event.workers:
+        places.setdefault(f"{worker.phase} of step {worker.step}", []).append(worker.name)
+    for place, names in places.items():
+        text += f"; {worker_list(names)} in {place}"
+    kept = f"kept is {event.checkpoint}" if event.checkpoint else "there is no checkpoint"
+    return Sentence("warning", f"{text}; the run ends without it, {kept}")
+
+
+@describe.register
 def _(event: RunEnded) -> Sentence:
     text = f"{event.kind} at step {event.step}"
     if event.kind == "failed":
-        who = f"{event.worker}: " if event.worker else ""
+        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
+from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
+from dougong.control.path_probe import try_paths
+from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
-from dougong.errors import LaunchError
+from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -17,19 +22,20 @@ from dougong.launcher.controller.actions import (
     AdoptChannel,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     AskToStop,
+    AskWhoEnded,
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
     ForkGeneration,
-    GiveUp,
     KillGeneration,
     ListNodes,
     OpenBackend,
     Record,
     RecordStep,
-    RestartAgents,
+    SeekNodes,
     ShowException,
     ShowLine,
     StartAgents,
@@ -42,9 +48,12 @@ from dougong.launcher.controller.connections import Connections
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import (
+    AgentsEnded,
     AgentsPlaced,
+    Awaited,
     BackendOpened,
     NodesListed,
+    OwnPathsTried,
     PeerRefused,
     StoreOpened,
 )
@@ -52,6 +61,7 @@ from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
+from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
@@ -75,6 +85,7 @@ class Actor:
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
         self._torch_thread = Background("dougong-store", inbox)
+        self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
             self._run_dir.checkpoints,
@@ -84,16 +95,20 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
+        self._store_address: tuple[str, int] | None = None
+        self._prover: FolderProver | None = None
 
-    def act(self, action: Action) -> Action:
-        """Do it. What was done: the action itself, or with what was learnt on the way."""
+    def act(self, action: Action) -> None:
+        """Do it."""
         match action:
             case Record() | RecordStep() | ShowLine() | ShowException():
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | StartAgents() | RestartAgents():
+            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
+            case AskForPaths(number, wanted):
+                self._ask_for_paths(number, wanted)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -105,9 +120,6 @@ class Actor:
                 self._store(action)
             case ForkGeneration() | AskToStop() | KillGeneration():
                 self._command(action)
-            case GiveUp():
-                return self._explain(action)
-        return action
 
     def close(self) -> None:
         """End the agents, their nodes, and what runs in the background. A commit that was begun
@@ -115,6 +127,8 @@ class Actor:
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
+        if self._prover is not None:
+            self._prover.close()
         if self._facts.checkpoints.num_open:
             self._storage_thread.settle(self._config.deadlines.kill_s)
         # At the worst torch is still being imported: then there is nothing better than to go on.
@@ -160,7 +174,9 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | StartAgents | RestartAgents) -> None:
+    def _start(
+        self, action: OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded
+    ) -> None:
         match action:
             case OpenBackend():
                 self._torch_thread.call(load_torch)
@@ -168,15 +184,24 @@ class Actor:
             case ListNodes(host, kinds):
                 self._listen(host)
                 self._backend_thread.call(lambda: NodesListed(tuple(self._backend.nodes(kinds))))
+            case SeekNodes(agents, kinds):
+                self._backend_thread.call(lambda: self._seek(agents, kinds))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
-            case RestartAgents(specs):
-                self._backend_thread.call(lambda: self._replace(specs))
+            case AskWhoEnded():
+                self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
         config = self._config
-        self._connections = Connections(self._inbox, host, config.token, config.deadlines)
+        self._connections = Connections(
+            self._inbox,
+            host,
+            config.token,
+            config.deadlines,
+            config.job.listening_ports,
+            self._trouble_of,
+        )
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -186,23 +211,53 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        self._torch_thread.call(lambda: self._open_store(host))
+        listener = listen(host, config.job.listening_ports)
+        self._store_address = listener.getsockname()[:2]
+        self._torch_thread.call(lambda: self._open_store(listener))
 
-    def _open_store(self, host: str) -> StoreOpened:
-        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+    def _open_store(self, listener: socket.socket) -> StoreOpened:
+        store = RendezvousStore(listener, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
+
+    def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
+        """Have agents try, and try from here; all at the same time."""
+        own = self._reach.path_end
+        ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        for name, others in wanted.items():
+            known = tuple(ends[other] for other in others if other in ends)
+            if name == CONTROLLER:
+                self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
+            else:
+                self._reach.send(name, TryPaths(number, known, self._store_address))
+
+    def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
+        results = try_paths(asked, self._config.token, self._config.deadlines)
+        return OwnPathsTried(asked.number, own, results)
 
     # What follows runs in the backend's thread. It reads only what is fixed by then: the server
     # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
-        self._backend.start(specs, self._settings_of)
+        self._ask_for_proof(specs)
+        self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
 
-    def _replace(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
-        for spec in specs:
-            self._backend.restart(spec, self._settings_of)
-        return AgentsPlaced()
+    def _tell_awaited(self, text: str) -> None:
+        self._inbox.put(Awaited(text))
+
+    def _seek(self, lost: tuple[str, ...], kinds: tuple[str, ...]) -> NodesListed:
+        # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
+        self._backend.end(lost)
+        return NodesListed(tuple(self._backend.nodes(kinds)))
+
+    def _ask_for_proof(self, specs: tuple[AgentSpec, ...]) -> None:
+        names = [spec.name for spec in specs]
+        self._prover = FolderProver(self._run_dir, names, self._config.deadlines)
+
+    def _trouble_of(self, facts: AgentFacts) -> FolderTrouble | None:
+        """In the thread of an agent's connection: what is wrong with the run directory there."""
+        prover = self._prover
+        return facts.trouble if prover is None else prover.look(facts.agent, facts.trouble)
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         config = self._config
@@ -215,21 +270,13 @@ class Actor:
             controller=self._reach.address,
             token=config.token,
             run_dir=str(self._run_dir.path),
+            proof=None if self._prover is None else self._prover.proof,
+            model_types=model_types_of(config.job.model, config.sources),
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,
+            ports=config.job.listening_ports,
         )
-
-    def _explain(self, action: GiveUp) -> GiveUp:
-        """Add what the backend knows of agents that did not come."""
-        lines = [str(action.error)]
-        for agent in action.late_agents:
-            reason = self._backend.why_ended(agent)
-            if reason:
-                lines.append(f"agent {agent}: {reason}")
-        if len(lines) == 1:
-            return action
-        return GiveUp(LaunchError("\n".join(lines)), action.late_agents)
 
     # Workers
 

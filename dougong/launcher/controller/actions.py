@@ -88,17 +88,48 @@ class ListNodes:
 
 
 @dataclass(frozen=True)
-class StartAgents:
-    """Start these agents, all or none."""
+class SeekNodes:
+    """End what is left of these agents, which are lost, and list the nodes that there are then,
+    with the devices of these kinds."""
 
-    specs: tuple[AgentSpec, ...]
+    agents: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class RestartAgents:
-    """Start these agents again, whose first life has ended."""
+class StartAgents:
+    """Start these agents, all or none. `layout`: all agents of the run from now on, in rank order;
+    those that are not among `specs` live already."""
 
     specs: tuple[AgentSpec, ...]
+    layout: tuple[AgentSpec, ...]
+
+
+@dataclass(frozen=True)
+class AskWhoEnded:
+    """Ask the backend which agents have ended."""
+
+
+@dataclass(frozen=True)
+class LoseAgent:
+    """From now on this agent counts as lost."""
+
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ForgetError:
+    """What went wrong last has been answered."""
+
+
+@dataclass(frozen=True)
+class AskForPaths:
+    """Have the paths between machines tried: by name, which ends each is to try. `number`: of this
+    round of tries."""
+
+    number: int
+    wanted: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -110,11 +141,9 @@ class DropAgent:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """What is under way ends with this error. `late_agents`: the backend may know why they have not
-    come, which then belongs to the error."""
+    """What is under way ends with this error."""
 
     error: DougongError
-    late_agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,8 +250,12 @@ Action = (
     News
     | OpenBackend
     | ListNodes
+    | SeekNodes
     | StartAgents
-    | RestartAgents
+    | AskWhoEnded
+    | AskForPaths
+    | LoseAgent
+    | ForgetError
     | DropAgent
     | GiveUp
     | AskForModel

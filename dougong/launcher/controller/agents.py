@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
+from dougong.control.path_messages import PathEnd
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import is_silent
+from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
 
 
 @dataclass
 class AgentHandle:
-    """One agent in its present life. `facts`: what it said when it joined; `lost`: why it is gone;
+    """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
+    its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone;
     `is_dropped`: whether its connection has been closed since."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
     channel: Channel | None = None
+    path_end: PathEnd | None = None
     is_ready: bool = False
     lost: str | None = None
     is_dropped: bool = False
+    clock_ahead_s: float = 0.0
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has said all that it says of itself."""
+        return self.facts is not None and self.path_end is not None
 
     @property
     def address(self) -> str:
@@ -32,9 +43,12 @@ class AgentHandle:
 
 @dataclass
 class AgentTable:
-    """All agents of a run, by name."""
+    """All agents of a run, by name. `is_asked`: whether the backend has yet to say which of them
+    have ended; `asked_at`: when it was asked last."""
 
     handles: dict[str, AgentHandle] = field(default_factory=dict)
+    is_asked: bool = False
+    asked_at: float = -math.inf
 
     def __getitem__(self, agent: str) -> AgentHandle:
         return self.handles[agent]
@@ -48,30 +62,67 @@ class AgentTable:
         return tuple(handle for handle in self.handles.values() if handle.lost is not None)
 
     @property
+    def joined(self) -> list[JoinedAgent]:
+        """Those who have joined, with what they said."""
+        found = []
+        for handle in self.handles.values():
+            if handle.facts is not None:
+                found.append(JoinedAgent(handle.spec, handle.facts, handle.clock_ahead_s))
+        return found
+
+    @property
     def facts(self) -> dict[str, AgentFacts]:
         """What those said who have joined, by agent."""
         joined = self.handles.items()
         return {name: handle.facts for name, handle in joined if handle.facts is not None}
 
+    @property
+    def path_ends(self) -> dict[str, PathEnd]:
+        """Where the paths to living agents are tried, by agent."""
+        ends = {}
+        for name, handle in self.handles.items():
+            if handle.path_end is not None and handle.lost is None:
+                ends[name] = handle.path_end
+        return ends
+
     def of_worker(self, worker: str) -> AgentHandle | None:
         """The agent whose worker this is."""
         return next((h for h in self.handles.values() if worker in h.spec.workers), None)
+
+    def node_of(self, worker: str, here: str) -> str:
+        """The node of a worker; empty where the whole run is on one machine, and that is `here`
+        (empty: whichever), so that nobody asks which."""
+        nodes = {facts.node for facts in self.facts.values()}
+        handle = self.of_worker(worker)
+        if handle is None or handle.facts is None or (len(nodes) == 1 and here in ("", *nodes)):
+            return ""
+        return handle.facts.node
 
     def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
         """The handles of these agents; of all where none is named."""
         return tuple(self.handles[name] for name in agents) if agents else self.all
 
-    def expect(self, specs: Sequence[AgentSpec]) -> None:
-        """From now on these agents may join; one that is named again begins a new life."""
-        for spec in specs:
-            self.handles[spec.name] = AgentHandle(spec)
+    @property
+    def living(self) -> tuple[AgentHandle, ...]:
+        """Those that have joined and are not lost."""
+        joined = (handle for handle in self.handles.values() if handle.facts is not None)
+        return tuple(handle for handle in joined if handle.lost is None)
 
-    def join(self, facts: AgentFacts, channel: Channel) -> bool:
+    def expect(self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec]) -> None:
+        """From now on the agents of `layout`, in rank order, are the run's; others are forgotten.
+        `specs`: those of them that begin a new life, and may join."""
+        begun = {spec.name: AgentHandle(spec) for spec in specs}
+        handles = {**self.handles, **begun}
+        self.handles = {spec.name: handles[spec.name] for spec in layout}
+
+    def join(self, facts: AgentFacts, channel: Channel, clock_ahead_s: float = 0.0) -> bool:
         """Take an agent in; False for one that is not expected, or has joined already."""
         handle = self.handles.get(facts.agent)
         if handle is None or handle.channel is not None or handle.lost is not None:
             return False
-        handle.facts, handle.channel = facts, channel
+        if _is_elsewhere(handle.spec, facts):
+            return False  # an earlier life of that name, on a node that was cut off and is back
+        handle.facts, handle.channel, handle.clock_ahead_s = facts, channel, clock_ahead_s
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:
@@ -79,11 +130,20 @@ class AgentTable:
         handle = self.handles.get(agent)
         return handle is not None and handle.channel is channel and handle.lost is None
 
-    def lose(self, handle: AgentHandle, reason: str) -> str:
-        """Count an agent as gone; why, with its name and node."""
-        node = handle.facts.node if handle.facts is not None else "its node"
-        handle.lost = f"agent {handle.spec.name} on {node}: {reason}"
+    def lose(self, handle: AgentHandle, reason: str, machine: str) -> str:
+        """Count an agent as gone; why, with its name and machine."""
+        handle.lost = f"agent {handle.spec.name} on {machine}: {reason}"
         return handle.lost
+
+    # Ends that no connection tells, since there is none yet
+
+    def note_asked(self, now: float) -> None:
+        """The backend is asked which agents have ended."""
+        self.is_asked, self.asked_at = True, now
+
+    def is_due(self, now: float, deadlines: Deadlines) -> bool:
+        """Whether the backend should be asked again."""
+        return not self.is_asked and now - self.asked_at >= deadlines.ended_every_s
 
     def silent(self, now: float, deadlines: Deadlines) -> tuple[AgentHandle, ...]:
         """Agents that have not been heard for too long, and are not counted as lost yet."""
@@ -94,3 +154,8 @@ class AgentTable:
             if is_silent(handle.channel.heard_at, now, deadlines):
                 found.append(handle)
         return tuple(found)
+
+
+def _is_elsewhere(spec: AgentSpec, facts: AgentFacts) -> bool:
+    known = spec.node is not None and facts.ray_node is not None
+    return known and facts.ray_node != spec.node

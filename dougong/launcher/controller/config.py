@@ -1,12 +1,15 @@
-"""What a controller is given."""
+"""What a controller is given, and what its decisions depend on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
+from dougong.planner.agreement import Software
+from dougong.records.directory import RunDir
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,33 @@ class ControllerConfig:
     def takes_fingerprints(self) -> bool:
         """Whether every device's arithmetic is looked at before it may take part."""
         return self.entries.fingerprint is not None and self.job.is_deterministic
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """What decisions depend on beside the facts: fixed for the controller's life.
+
+    `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
+    node see each other's devices. `software`: of the controller's own machine, which the nodes must
+    have too; None: it is not compared. `has_sources`: whether a run that goes on knows what it had
+    read when it began, or begins only now.
+    """
+
+    job: Job
+    run_dir: RunDir
+    deadlines: Deadlines
+    takes_fingerprints: bool = True
+    shared_devices: bool = True
+    software: Software | None = None
+    has_sources: bool = True
+
+    @property
+    def host(self) -> str:
+        """The controller's own machine; empty where it takes no part."""
+        return "" if self.software is None else self.software.host
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The accelerators of the job's islands of which a node has so many devices."""
+        kinds = {island.accelerator for island in self.job.islands}
+        return tuple(sorted(kind for kind in kinds if not get_accelerator(kind).shares_machine))

@@ -4,13 +4,20 @@ controller's."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
+from collections.abc import Callable
 
 from dougong.control.channel import Channel, Server
-from dougong.control.handshake import AgentFacts, Hello
+from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
+from dougong.control.path_messages import CONTROLLER, PathEnd
+from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
+from dougong.launcher.agent.paths import describe_end
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import (
     AgentJoined,
@@ -23,20 +30,37 @@ from dougong.launcher.controller.items import (
 
 class Connections:
     """Listens on `host`. An agent that has proved itself becomes an `AgentJoined`; it is sent
-    messages once it is adopted."""
+    messages once it is adopted. `trouble_of`: what is wrong with the run directory on an agent's
+    machine; it is asked in the thread of the agent's connection, and may take its time."""
 
-    def __init__(self, inbox: Inbox, host: str, token: str, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        host: str,
+        token: str,
+        deadlines: Deadlines,
+        ports: Ports | None = None,
+        trouble_of: Callable[[AgentFacts], FolderTrouble | None] = lambda facts: facts.trouble,
+    ) -> None:
         self._inbox = inbox
+        self._trouble_of = trouble_of
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
-        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines)
+        self._ports = ports
+        self._paths = PathListener(host, token, ports, deadlines)
+        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port."""
         return self._server.address
+
+    @property
+    def path_end(self) -> PathEnd:
+        """Where the paths to this machine are tried."""
+        return describe_end(CONTROLLER, self._paths.address, self._ports)
 
     def adopt(self, agent: str, channel: Channel) -> None:
         """From now on the agent is sent messages over this channel."""
@@ -73,6 +97,7 @@ class Connections:
         self._closed.set()
         self.send_all(EndAgent())
         self._server.close()
+        self._paths.close()
 
     def _ping(self) -> None:
         while not self._closed.wait(self._deadlines.ping_every_s):
@@ -83,7 +108,10 @@ class Connections:
 
     def _on_peer(self, hello: Hello, channel: Channel) -> None:
         if hello.agent is not None:
-            self._listen(hello.agent, channel)
+            clock_ahead_s = hello.wall_s - time.time()
+            trouble = self._trouble_of(hello.agent)
+            facts = dataclasses.replace(hello.agent, trouble=trouble)
+            self._listen(AgentJoined(facts, channel, clock_ahead_s))
             return
         limit = "client_request_s"
         try:
@@ -94,9 +122,9 @@ class Connections:
         else:
             self._inbox.put(ClientRequest(channel, request))
 
-    def _listen(self, facts: AgentFacts, channel: Channel) -> None:
-        agent = facts.agent
-        self._inbox.put(AgentJoined(facts, channel))
+    def _listen(self, joined: AgentJoined) -> None:
+        agent, channel = joined.facts.agent, joined.channel
+        self._inbox.put(joined)
         try:
             while True:
                 self._receive(agent, channel)

@@ -9,6 +9,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
+from dougong.fault.liveness import limit_of_stop
 from dougong.fault.policy import DETERMINISTIC, decide
 from dougong.launcher.controller.actions import (
     Action,
@@ -20,10 +21,12 @@ from dougong.launcher.controller.actions import (
     KillGeneration,
     Record,
 )
+from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import PastFailure, RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import as_ours, warning
-from dougong.launcher.controller.stages import Preparation, RunPolicy
+from dougong.launcher.controller.observe import warning
+from dougong.launcher.controller.relocation import Relocation
+from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
     Ended,
     Outcome,
@@ -37,8 +40,16 @@ from dougong.launcher.controller.states import (
 from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 
-_OF_AGENTS = (Stage.PLACES, Stage.JOIN, Stage.READY, Stage.FINGERPRINTS)
-"""Stages in which an agent that is lost, or does not come, ends the start or the recovery."""
+_OF_AGENTS = (
+    Stage.NODES,
+    Stage.ROOM,
+    Stage.PLACES,
+    Stage.JOIN,
+    Stage.PATHS,
+    Stage.READY,
+    Stage.FINGERPRINTS,
+)
+"""Stages in which lost agents are laid out and started anew."""
 
 
 def next_actions(
@@ -104,22 +115,28 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
         return True
     match state:
         case Running():
-            return False  # a step ends, or the last checkpoint is being committed
+            # A step ends, or the last checkpoint is being committed; workers that still meet and
+            # build their model have no step to end.
+            return facts.generation is not None and not facts.generation.is_built
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
+        case Recovering(stage=Stage.WORKERS_END):
+            # A checkpoint that was whole before the failure must not be lost by a stop either.
+            return facts.checkpoints.num_open == 0
         case _:
             return True
 
 
 def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
     """The state's own course. Raises what ends the run."""
-    if facts.error is not None:
+    relocates = isinstance(state, Recovering) and state.stage in _OF_AGENTS
+    if facts.error is not None and not relocates:
         raise facts.error
     match state:
         case Starting():
             # An agent lost later is the first generation's failure: the policy decides.
             if state.stage is not Stage.CHECKPOINT:
-                _refuse_lost_agents(facts, ())
+                _refuse_lost_agents(facts)
             return Preparation(facts, state, policy, now).next_actions()
         case Recovering():
             return _recover(facts, state, policy, now)
@@ -127,10 +144,10 @@ def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tup
             return _train(facts, state, policy, now)
 
 
-def _refuse_lost_agents(facts: RunFacts, agents: tuple[str, ...]) -> None:
-    for handle in facts.agents.named(agents):
-        if handle.lost is not None:
-            raise LaunchError(handle.lost)
+def _refuse_lost_agents(facts: RunFacts) -> None:
+    lost = [str(handle.lost) for handle in facts.agents.lost]
+    if lost:
+        raise LaunchError("\n".join(lost))
 
 
 # Training
@@ -143,12 +160,35 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
     # that is heard of afterwards can have cost anything.
     if generation.all_done:
         return _conclude(facts, generation, policy, now)
+    if facts.checkpoints.error is not None and facts.checkpoints.is_in_vain:
+        raise facts.checkpoints.error
     if generation.is_settled(now, policy.deadlines):
         return _begin_recovery(facts, generation, policy, now)
     if isinstance(state, Running) and facts.stop is not None:
         number = generation.number
-        return AskToStop(number), Enter(Stopping(number, facts.stop))
+        return AskToStop(number), Enter(Stopping(number, facts.stop, now))
+    if isinstance(state, Stopping):
+        return _give_up_step(facts, generation, state, policy.deadlines, now)
     return ()
+
+
+def _give_up_step(
+    facts: RunFacts, generation: Generation, state: Stopping, deadlines: Deadlines, now: float
+) -> tuple[Action, ...]:
+    """The end of a stop that the workers do not meet: as long as one of them moves, the step may
+    end; when all stand still, they wait for somebody who does not come."""
+    living = generation.living
+    limit = limit_of_stop({status.phase for status in living}, facts.checkpoints.num_open > 0)
+    moved_at = max((status.moved_at for status in living), default=state.since)
+    if now - max(moved_at, state.since) <= getattr(deadlines, limit):
+        return ()
+    given_up = events.StepGivenUp(
+        generation=generation.number,
+        limit=deadlines.words(limit),
+        workers=tuple(status.still() for status in living),
+        checkpoint=facts.checkpoints.parent,
+    )
+    return Record(given_up), *_end(Outcome("STOPPED", state.stop.status))
 
 
 def _conclude(
@@ -167,7 +207,7 @@ def _conclude(
             "logs"
         )
     if checkpoints.error is not None:
-        raise as_ours(checkpoints.error)
+        raise checkpoints.error
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
@@ -192,20 +232,11 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = _with_advice(diagnose(first), facts, policy)
+    node = facts.agents.node_of(first.worker, policy.host)
+    diagnosis = replace(_with_advice(diagnose(first), facts, policy), node=node)
     past = [failure.diagnosis for failure in facts.history]
     decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
-    died = events.WorkerDied(
-        generation=number, worker=diagnosis.worker, failure=diagnosis.kind, cause=diagnosis.cause
-    )
-    diagnosed = events.FailureDiagnosed(
-        generation=number,
-        worker=diagnosis.worker,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-        detail=diagnosis.detail,
-        followed_by=tuple(failure.worker for failure in others),
-    )
+    died, diagnosed = _failure_events(number, diagnosis, [failure.worker for failure in others])
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
@@ -222,6 +253,28 @@ def _begin_recovery(
         Record(diagnosed),
         Record(decided),
     )
+
+
+def _failure_events(
+    number: int, diagnosis: Diagnosis, followed_by: Sequence[str]
+) -> tuple[events.WorkerDied, events.FailureDiagnosed]:
+    died = events.WorkerDied(
+        generation=number,
+        worker=diagnosis.worker,
+        node=diagnosis.node,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+    )
+    diagnosed = events.FailureDiagnosed(
+        generation=number,
+        worker=diagnosis.worker,
+        node=diagnosis.node,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+        detail=diagnosis.detail,
+        followed_by=tuple(followed_by),
+    )
+    return died, diagnosed
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
@@ -243,8 +296,9 @@ def _recover(
     """End the old generation's workers, then the run or the next generation, as was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
-    if state.stage in _OF_AGENTS:
-        _refuse_lost_agents(facts, state.restarted)
+    due = Relocation(facts, state, policy, now).next_actions()
+    if due or state.stage in (Stage.NODES, Stage.ROOM):
+        return due
     return Preparation(facts, state, policy, now).next_actions()
 
 
@@ -257,7 +311,7 @@ def _await_workers_end(
         if now - state.since <= policy.deadlines.kill_s:
             return ()
         done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
-    ends = state.was_stopping or state.decision.action == "fail"
+    ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()
     if state.was_stopping:
@@ -265,6 +319,8 @@ def _await_workers_end(
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
+    if facts.stop is not None:
+        return done + _end(Outcome("STOPPED", facts.stop.status))
     return done + _begin_restart(facts, state, policy, now)
 
 
@@ -289,10 +345,10 @@ def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) 
 def _begin_restart(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
-    """On to the next generation, with the agents that were lost started again."""
-    lost = tuple(handle.spec.name for handle in facts.agents.lost)
-    stage = Stage.PLACES if lost else Stage.CHECKPOINT
-    following = replace(state, stage=stage, since=now, restarted=lost)
+    """On to the next generation, with the agents that were lost laid out and started anew."""
+    if facts.agents.lost:
+        return Relocation(facts, state, policy, now).seek()
+    following = replace(state, stage=Stage.CHECKPOINT, since=now)
     return Preparation(facts, state, policy, now).enter(following)
 
 

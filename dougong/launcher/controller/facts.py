@@ -3,24 +3,32 @@ what the controller itself did; nothing here decides or acts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
+    AskWhoEnded,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     KillGeneration,
-    RestartAgents,
+    LoseAgent,
+    SeekNodes,
     StartAgents,
     UseFingerprints,
     UseModel,
@@ -39,7 +47,8 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
+from dougong.records.events import CheckpointFailed
 from dougong.records.recomputation import Recomputation
 
 
@@ -53,18 +62,24 @@ class PastFailure:
     has_stepped: bool = False
 
 
+_FAILED_COMMITS = 2
+"""So many in a row end a run that has no checkpoint at all."""
+
+
 @dataclass
 class CheckpointFacts:
     """What is known of a run's checkpoints.
 
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
-    generation. `num_open`: commits under way. `error`: why the last commit failed. `parent`: name
-    of the checkpoint that the next one follows. `found`: the answer to the last search.
+    generation. `num_open`: commits under way. `error`: how a run ends whose last commit failed,
+    and `failed`: as it was told; None where it did not. `parent`: name of the checkpoint that the
+    next one follows. `found`: the answer to the last search.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
     num_open: int = 0
-    error: BaseException | None = None
+    error: DougongError | None = None
+    failed: CheckpointFailed | None = None
     parent: str | None = None
     found: FoundCheckpoint | None = None
 
@@ -89,14 +104,31 @@ class CheckpointFacts:
             case FindCheckpoint():
                 self.found = None
 
+    @property
+    def newest_step(self) -> int:
+        """Of the checkpoint that a recovery would go on from; 0 for none."""
+        return 0 if self.parent is None else step_of(Path(self.parent)) or 0
+
+    @property
+    def num_failed(self) -> int:
+        """So many commits in a row have failed."""
+        return 0 if self.failed is None else self.failed.in_a_row
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether to train on would be for nothing: there is no checkpoint, and storage has refused
+        several in a row. A run that has one goes on: storage may heal, and a fault costs no more
+        than it would."""
+        return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
+
     def note_committed(self, committed: Committed) -> None:
         self.num_open -= 1
-        self.error = None
+        self.error = self.failed = None
         self.parent = committed.directory.name
 
-    def note_failed(self, error: BaseException) -> None:
+    def note_failed(self, error: DougongError, told: CheckpointFailed) -> None:
         self.num_open -= 1
-        self.error = error
+        self.error, self.failed = type(error)(told.standing), told
 
     def note_found(self, found: FoundCheckpoint) -> None:
         self.found = found
@@ -110,9 +142,9 @@ class RunFacts:
     `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
     worker). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
-    task and worker. `num_refused`: strangers, and messages that were not understood. `error`: what
-    went wrong with something that the controller itself did or waited for. What is not known yet
-    is None.
+    task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
+    what is waited for in the background, in words, empty where nothing is. `error`: what went wrong
+    with something that the controller itself did or waited for. What is not known yet is None.
     """
 
     number: int
@@ -120,6 +152,7 @@ class RunFacts:
     fired: set[tuple[int, str]]
     same_since: int = 1
     agents: AgentTable = field(default_factory=AgentTable)
+    paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
     history: list[PastFailure] = field(default_factory=list)
@@ -127,6 +160,7 @@ class RunFacts:
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
     are_placed: bool = False
+    awaited: str = ""
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     store: StoreOpened | None = None
@@ -150,9 +184,27 @@ class RunFacts:
 
     def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent is gone, and its workers with it."""
-        text = self.agents.lose(handle, reason)
+        text = self.agents.lose(handle, reason, self.machine_of(handle))
         if self.generation is not None:
             self.generation.note_lost(handle.spec.workers, text, now)
+
+    def note_ends(self, reasons: Mapping[str, str], now: float) -> None:
+        """What the backend knows of agents that have ended. Of one that has joined, its connection
+        tells the end; of the others only this does."""
+        self.agents.is_asked = False
+        if not self.are_placed:
+            return  # it was asked before a new life began: these are ends of the old one
+        for name, reason in reasons.items():
+            handle = self.agents.handles.get(name)
+            if handle is not None and handle.channel is None and handle.lost is None:
+                self.lose(handle, reason, now)
+
+    def machine_of(self, handle: AgentHandle) -> str:
+        """The machine of an agent, as it has named it itself or as the backend listed it."""
+        if handle.facts is not None:
+            return handle.facts.node
+        listed = [node for node in self.nodes or () if node.id == handle.spec.node]
+        return listed[0].title if listed else "its node"
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
@@ -180,22 +232,45 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
+            case ForgetError():
+                self.error = None
+            case LoseAgent(agent, reason):
+                self.lose(self.agents[agent], reason, now)
+            case SeekNodes():
+                self.nodes = None
             case (
-                StartAgents() | RestartAgents() | DropAgent() | AskForModel() | AskForFingerprints()
+                StartAgents()
+                | AskWhoEnded()
+                | DropAgent()
+                | AskForPaths()
+                | AskForModel()
+                | AskForFingerprints()
             ):
-                self._note_agents(action)
+                self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
     def _note_agents(
-        self, action: StartAgents | RestartAgents | DropAgent | AskForModel | AskForFingerprints
+        self,
+        action: StartAgents
+        | AskWhoEnded
+        | DropAgent
+        | AskForPaths
+        | AskForModel
+        | AskForFingerprints,
+        now: float,
     ) -> None:
         match action:
-            case StartAgents(specs) | RestartAgents(specs):
-                self.agents.expect(specs)
+            case StartAgents(specs, layout):
+                self.agents.expect(specs, layout)
+                self.agents.asked_at = now
                 self.are_placed = False
+            case AskWhoEnded():
+                self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case AskForModel(_, worker):
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):

@@ -9,8 +9,9 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
@@ -18,10 +19,12 @@ from dougong.records.recomputation import RecordedStep
 
 @dataclass(frozen=True)
 class AgentJoined:
-    """An agent has proved itself."""
+    """An agent has proved itself. `clock_ahead_s`: by so much its machine's clock was ahead of the
+    controller's; negative: behind."""
 
     facts: AgentFacts
     channel: Channel
+    clock_ahead_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,31 @@ class StoreOpened:
 
 
 @dataclass(frozen=True)
+class OwnPathsTried:
+    """This process has tried the paths from its machine, whose own end is `end`."""
+
+    number: int
+    end: PathEnd
+    results: tuple[PathResult, ...]
+
+
+@dataclass(frozen=True)
 class AgentsPlaced:
     """All agents that were asked for have been started; they have yet to join."""
+
+
+@dataclass(frozen=True)
+class AgentsEnded:
+    """The agents that have ended by now, as their backend knows it, and why."""
+
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What somebody in the background waits for, in words."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -148,7 +174,10 @@ Item = (
     | BackendOpened
     | NodesListed
     | StoreOpened
+    | OwnPathsTried
     | AgentsPlaced
+    | AgentsEnded
+    | Awaited
     | FoundCheckpoint
     | Committed
     | CommitFailed

@@ -18,6 +18,7 @@ from dougong.control.messages import (
     WorkerExited,
     WorkerForked,
 )
+from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
 from dougong.control.worker_messages import (
     DrillAnnounced,
@@ -31,7 +32,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason, stall_reason
+from dougong.fault.liveness import silence_reason
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -48,7 +49,9 @@ from dougong.launcher.controller.items import (
     AgentJoined,
     AgentLeft,
     AgentMessage,
+    AgentsEnded,
     AgentsPlaced,
+    Awaited,
     BackendOpened,
     ClientRequest,
     CommitFailed,
@@ -56,6 +59,7 @@ from dougong.launcher.controller.items import (
     FoundCheckpoint,
     Item,
     NodesListed,
+    OwnPathsTried,
     PeerRefused,
     SignalReceived,
     StoreOpened,
@@ -86,11 +90,13 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
-        case CommitFailed(_, error):
-            facts.checkpoints.note_failed(error)
-            return (warning(facts, f"checkpoint not committed: {error}"),)
+        case CommitFailed():
+            return _observe_failed_commit(facts, item)
+        case Awaited(text):
+            facts.awaited = text
+            return (Record(events.Waiting(generation=facts.number, text=text)),)
         case _:
-            _observe_answer(facts, item)
+            _observe_answer(facts, item, now)
             return ()
 
 
@@ -103,7 +109,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
         return ()
     news = []
     for status in facts.generation.note_time(now, deadlines):
-        text = stall_reason(status.phase, status.step, deadlines)
+        text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
     return tuple(news)
 
@@ -128,7 +134,7 @@ def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
 # Background threads
 
 
-def _observe_answer(facts: RunFacts, item: Item) -> None:
+def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
     match item:
         case TaskFailed(error):
             facts.error = as_ours(error)
@@ -138,8 +144,13 @@ def _observe_answer(facts: RunFacts, item: Item) -> None:
             facts.nodes = nodes
         case StoreOpened():
             facts.store = item
+        case OwnPathsTried(number, end, results):
+            facts.paths.own_end = end
+            facts.paths.note(number, CONTROLLER, results)
         case AgentsPlaced():
-            facts.are_placed = True
+            facts.are_placed, facts.awaited = True, ""
+        case AgentsEnded(reasons):
+            facts.note_ends(reasons, now)
         case FoundCheckpoint():
             facts.checkpoints.note_found(item)
 
@@ -154,7 +165,22 @@ def as_ours(error: BaseException) -> DougongError:
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
+def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
+    """Each one is told anew: whoever looks must not take what is trained for saved."""
+    error = as_ours(failed.error)
+    event = events.CheckpointFailed(
+        generation=facts.number,
+        step=failed.step,
+        reason=str(error),
+        newest=facts.checkpoints.newest_step,
+        in_a_row=facts.checkpoints.num_failed + 1,
+    )
+    facts.checkpoints.note_failed(error, event)
+    return (Record(event),)
+
+
 def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
+    num_failed = facts.checkpoints.num_failed
     facts.checkpoints.note_committed(committed)
     event = events.CheckpointCommitted(
         generation=facts.number,
@@ -162,6 +188,7 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         directory=committed.directory.name,
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
+        after_failures=num_failed,
     )
     news = [Record(event)]
     for name in committed.invalid:
@@ -227,7 +254,7 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
 
 def _observe_join(facts: RunFacts, item: AgentJoined) -> tuple[News, ...]:
     agent = item.facts.agent
-    if facts.agents.join(item.facts, item.channel):
+    if facts.agents.join(item.facts, item.channel, item.clock_ahead_s):
         return (AdoptChannel(agent, item.channel),)
     return (CloseChannel(item.channel), warning(facts, f"agent {agent!r} is not expected"))
 
@@ -248,6 +275,10 @@ def _observe_message(
     facts: RunFacts, handle: AgentHandle, message: Message, now: float
 ) -> tuple[News, ...]:
     match message:
+        case PathsOpen(end):
+            handle.path_end = end
+        case PathsTried(number, results):
+            facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
         case AgentFailed(text):

@@ -14,13 +14,14 @@ from typing import Any
 
 class RendezvousStore:
     """A torch.distributed TCPStore that listens on one interface only. It lives as long as this
-    object. `timeout_s`: longest wait of one of its own calls."""
+    object. `listener`: its socket, which may have listened before torch was there, so that the
+    path to it could be tried; it is taken over. `timeout_s`: longest wait of one of its own
+    calls."""
 
-    def __init__(self, host: str, timeout_s: float) -> None:
+    def __init__(self, listener: socket.socket, timeout_s: float) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        listener = socket.create_server((host, 0), backlog=1024)
-        port = listener.getsockname()[1]
+        host, port = listener.getsockname()[:2]
         self.address: tuple[str, int] = (host, port)
         self._store: Any = TCPStore(
             host,

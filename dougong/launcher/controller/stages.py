@@ -7,30 +7,32 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
-from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
+from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
-from dougong.job.schema import Job
+from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
+    AskWhoEnded,
     Enter,
     FindCheckpoint,
     ForkGeneration,
     GiveUp,
     ListNodes,
+    LoseAgent,
     Record,
-    RestartAgents,
     StartAgents,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
 from dougong.launcher.controller.agents import AgentHandle
+from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
@@ -39,47 +41,24 @@ from dougong.launcher.controller.preflight import (
     InspectedModel,
     judge_fingerprints,
     probed_by,
-    read_fingerprint,
+    read_fingerprints,
     read_model,
+    strangers,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.placement import check_agents, lay_out
+from dougong.planner.placement import lay_out
 from dougong.records import events
-from dougong.records.directory import RunDir
-
-
-@dataclass(frozen=True)
-class RunPolicy:
-    """What decisions depend on beside the facts: fixed for the controller's life.
-
-    `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices. `versions`: package -> version on the controller's own machine,
-    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
-    on knows what it had read when it began, or begins only now.
-    """
-
-    job: Job
-    run_dir: RunDir
-    deadlines: Deadlines
-    takes_fingerprints: bool = True
-    shared_devices: bool = True
-    versions: Mapping[str, str] | None = None
-    has_sources: bool = True
-
-
-def counted_kinds(job: Job) -> tuple[str, ...]:
-    """The accelerators of a job's islands of which a node has so many devices."""
-    kinds = {island.accelerator for island in job.islands}
-    return tuple(sorted(kind for kind in kinds if not get_accelerator(kind).shares_machine))
-
+from dougong.remarks import Remarks
 
 _LIMITS = {
     Stage.BACKEND: "backend_open_s",
     Stage.NODES: "backend_open_s",
     Stage.PLACES: "backend_open_s",
     Stage.JOIN: "agents_join_s",
+    Stage.PATHS: "paths_s",
     Stage.READY: "agents_ready_s",
     Stage.MODEL: "inspection_s",
     Stage.FINGERPRINTS: "fingerprint_s",
@@ -92,6 +71,7 @@ _OF_START = (
     Stage.NODES,
     Stage.PLACES,
     Stage.JOIN,
+    Stage.PATHS,
     Stage.READY,
     Stage.MODEL,
     Stage.FINGERPRINTS,
@@ -100,6 +80,7 @@ _OF_START = (
 _OF_RECOVERY = (
     Stage.PLACES,
     Stage.JOIN,
+    Stage.PATHS,
     Stage.READY,
     Stage.FINGERPRINTS,
     Stage.CHECKPOINT,
@@ -123,14 +104,22 @@ class Preparation:
         if not self._is_over():
             limit_s = getattr(self.policy.deadlines, _LIMITS[self.state.stage])
             is_late = self.now - self.state.since > limit_s
-            return (self._give_up(),) if is_late else ()
+            return self._give_up() if is_late else self._ask_who_ended()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
         # What a stage has brought may forbid the next one; that is recorded before the run ends.
         done = self._finish()
-        if any(isinstance(action, GiveUp) for action in done):
+        if any(isinstance(action, GiveUp | LoseAgent) for action in done):
             return done
         return done + self.enter(self._following())
+
+    def _ask_who_ended(self) -> tuple[Action, ...]:
+        """An agent that cannot start says so to nobody but its backend."""
+        agents = self.facts.agents
+        is_awaited = self.state.stage in (Stage.JOIN, Stage.READY)
+        if is_awaited and agents.is_due(self.now, self.policy.deadlines):
+            return (AskWhoEnded(),)
+        return ()
 
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
@@ -165,7 +154,7 @@ class Preparation:
         is_join = self.state.stage is Stage.JOIN
         late = []
         for handle in self._agents:
-            has_come = handle.facts is not None if is_join else handle.is_ready
+            has_come = handle.has_joined if is_join else handle.is_ready
             if not has_come:
                 late.append(handle.spec.name)
         return tuple(late)
@@ -197,6 +186,8 @@ class Preparation:
                 return facts.are_placed
             case Stage.JOIN:
                 return not self._late_agents()
+            case Stage.PATHS:
+                return not facts.paths.missing(facts.agents.path_ends)
             case Stage.READY:
                 return not self._late_agents() and facts.store is not None
             case Stage.MODEL:
@@ -206,15 +197,19 @@ class Preparation:
             case _:
                 return facts.checkpoints.found is not None
 
-    def _give_up(self) -> GiveUp:
+    def _give_up(self) -> tuple[Action, ...]:
         """The error of a stage that took too long: who has not done what, and the key that says how
-        long that may take."""
+        long that may take. A recovery goes on without agents that are late."""
         late_agents: tuple[str, ...] = ()
         if self.state.stage in (Stage.JOIN, Stage.READY):
             late_agents = self._late_agents()
+        if self.state.stage is Stage.PATHS:
+            self._finish_paths()  # what is known by now says more than who is late
         waited = self.policy.deadlines.words(_LIMITS[self.state.stage])
         text = f"{self._missing()}: the controller waited {waited}"
-        return GiveUp(LaunchError(text), late_agents)
+        if isinstance(self.state, Recovering) and late_agents:
+            return tuple(LoseAgent(agent, text) for agent in late_agents)
+        return (GiveUp(LaunchError(text)),)
 
     def _missing(self) -> str:
         agents = ", ".join(self._late_agents())
@@ -227,6 +222,8 @@ class Preparation:
                 return "the backend has not started the agents"
             case Stage.JOIN:
                 return f"no first message of agents {agents}"
+            case Stage.PATHS:
+                return "not all paths between the machines have been tried"
             case Stage.READY if agents:
                 return f"agents {agents} have not imported what workers need"
             case Stage.READY:
@@ -246,9 +243,13 @@ class Preparation:
         match self.state.stage:
             case Stage.NODES:
                 assert facts.host is not None
-                return (ListNodes(facts.host, counted_kinds(self.policy.job)),)
+                return (ListNodes(facts.host, self.policy.kinds),)
             case Stage.PLACES:
                 return self._begin_places()
+            case Stage.PATHS:
+                names = [handle.spec.name for handle in facts.agents.all]
+                wanted = paths_to_try(names, {handle.spec.name for handle in self._agents})
+                return (AskForPaths(facts.paths.number + 1, wanted),)
             case Stage.MODEL:
                 return (AskForModel(*self._inspector),)
             case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
@@ -262,17 +263,20 @@ class Preparation:
                 return ()
 
     def _begin_places(self) -> tuple[Action, ...]:
-        if isinstance(self.state, Recovering):
-            return (RestartAgents(tuple(handle.spec for handle in self._agents)),)
         assert self.facts.nodes is not None
-        islands = self.policy.job.islands
-        return (StartAgents(lay_out(islands, self.facts.nodes, self.policy.shared_devices)),)
+        specs = lay_out(self.policy.job.islands, self.facts.nodes, self.policy.shared_devices)
+        return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
         """What this stage has brought."""
         match self.state.stage:
             case Stage.JOIN:
                 return self._finish_join()
+            case Stage.PATHS:
+                return self._finish_paths()
+            case Stage.READY if isinstance(self.state, Recovering):
+                assert self.facts.model is not None
+                return self._refuse_plan(self.facts.model.inventory)
             case Stage.MODEL:
                 return self._finish_model()
             case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
@@ -283,19 +287,29 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
+        check_agents(known, self.policy.software)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address
             fields = dataclasses.asdict(facts)
             described.append(events.StartedAgent(**fields, address=address))
         event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
-        return (Record(event),)
+        nodes = dict.fromkeys(known[handle.spec.name].node for handle in self._agents)
+        remarks = remarks_on_machines(self.facts.agents.joined, nodes)
+        return (Record(event), *self._tell(remarks))
+
+    def _finish_paths(self) -> tuple[Action, ...]:
+        """Workers that cannot reach each other must not begin: they would hang without a word."""
+        facts = self.facts
+        problem = facts.paths.problem(facts.agents.path_ends, self.policy.deadlines)
+        if problem is not None:
+            raise LaunchError(problem)
+        return ()
 
     def _finish_model(self) -> tuple[Action, ...]:
         job, worker = self.policy.job, self._inspector[1]
         log = self.policy.run_dir.log_file(0, worker)
-        model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
+        model = read_model(job, self.facts.answers[(INSPECT, worker)], log, self._node_of(worker))
         generation = self.facts.number
         inspected = Record(model.event(generation))
         refused = self._refuse_plan(model.inventory)
@@ -303,17 +317,22 @@ class Preparation:
 
     def _remarks(self, model: InspectedModel) -> Iterator[Record]:
         """What a person is told once of the model and the data."""
-        generation = self.facts.number
-        for text in model.notes:
-            yield Record(events.NoteTaken(generation=generation, text=text))
-        for text in model.warnings:
-            yield warning(self.facts, text)
-        if generation > 0 and not self.policy.has_sources:
+        yield from self._tell(Remarks(model.notes, model.warnings))
+        if self.facts.number > 0 and not self.policy.has_sources:
             yield warning(
                 self.facts,
                 "the run's record does not say what it had read when it began, as an earlier "
                 "release did not write it: the files of today are taken for the same, and kept",
             )
+
+    def _node_of(self, worker: str) -> str:
+        return self.facts.agents.node_of(worker, self.policy.host)
+
+    def _tell(self, remarks: Remarks) -> Iterator[Record]:
+        for text in remarks.notes:
+            yield Record(events.NoteTaken(generation=self.facts.number, text=text))
+        for text in remarks.warnings:
+            yield warning(self.facts, text)
 
     def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
         """What cannot be laid out here, or does not fit, before devices are probed: that may take
@@ -324,18 +343,10 @@ class Preparation:
             return (GiveUp(error),)
         return ()
 
-    def _read_fingerprints(self) -> dict[str, Fingerprint]:
-        """By worker, of those that were asked for. Raises what a child raised."""
-        prints = {}
-        for workers in self._asked.values():
-            for worker, probed in workers.items():
-                log = self.policy.run_dir.log_file(0, probed)
-                answer = self.facts.answers[(FINGERPRINT, probed)]
-                prints[worker] = read_fingerprint(worker, answer, log)
-        return prints
-
     def _finish_fingerprints(self) -> tuple[Action, ...]:
-        prints = {**self.facts.judged.prints, **self._read_fingerprints()}
+        answers, run_dir = self.facts.answers, self.policy.run_dir
+        read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
+        prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)
         taken = events.FingerprintsTaken(
@@ -344,9 +355,19 @@ class Preparation:
             seconds=round(self.now - self.state.since, 3),
         )
         warnings = [warning(self.facts, text) for text in judged.warnings]
+        strangers = self._strangers(prints)
+        if strangers:
+            return Record(taken), *strangers
         if judged.refusal is not None:
             return Record(taken), *warnings, GiveUp(LaunchError(judged.refusal))
         return Record(taken), *warnings, UseFingerprints(judged)
+
+    def _strangers(self, prints: Mapping[str, Fingerprint]) -> tuple[LoseAgent, ...]:
+        """Agents of a recovery whose devices would change the bits of a job that promises them."""
+        if isinstance(self.state, Starting) or not self.policy.job.needs_exact_kernels:
+            return ()
+        found = strangers(self._asked, prints, self.facts.judged.prints)
+        return tuple(LoseAgent(agent, text) for agent, text in found.items())
 
     def _lay_plan(self) -> tuple[Action, ...]:
         """The plan on the agents that there are now; nothing when it is the one in use."""
@@ -365,8 +386,11 @@ class Preparation:
             lanes=plan.num_lanes,
             experts=plan.num_experts,
             environment={agent.island: agent.environment for agent in known},
+            moved=_moved(facts.plan, plan),
         )
-        return UsePlan(plan), Record(event)
+        job, inventory = self.policy.job, facts.model.inventory
+        remarks = remarks_on_memory(job, inventory, plan, facts.agents.joined)
+        return UsePlan(plan), Record(event), *self._tell(remarks)
 
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
         agents = self.facts.agents
@@ -388,3 +412,15 @@ class Preparation:
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
+
+
+def _moved(before: Plan | None, now: Plan) -> tuple[events.MovedWorker, ...]:
+    """The workers that are on another node now."""
+    if before is None:
+        return ()
+    moved = []
+    for worker in now.workers:
+        node = before.worker(worker.name).node
+        if node != worker.node:
+            moved.append(events.MovedWorker(worker=worker.name, before=node, now=worker.node))
+    return tuple(moved)

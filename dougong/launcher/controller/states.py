@@ -10,7 +10,8 @@ recovered from no more: RECOVERING ends its workers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, Literal
 
@@ -28,8 +29,10 @@ class Stage(Enum):
     WORKERS_END = "workers_end"  # of the failed generation
     BACKEND = "backend"  # opened
     NODES = "nodes"  # listed
+    ROOM = "room"  # nothing fits the lost agents now: a node that is back, or another
     PLACES = "places"  # agents started on their nodes
     JOIN = "join"  # agents' first messages
+    PATHS = "paths"  # between their machines, tried
     READY = "ready"  # agents have imported what workers need
     MODEL = "model"  # model and data looked at
     FINGERPRINTS = "fingerprints"  # of every device
@@ -76,19 +79,44 @@ class Running:
 
 @dataclass(frozen=True)
 class Stopping:
-    """A generation ends its step, because of `stop`."""
+    """A generation ends its step, because of `stop`, `since` that was asked for (monotonic
+    seconds)."""
 
     generation: int
     stop: Stop
+    since: float
     name: ClassVar[str] = "STOPPING"
 
 
 @dataclass(frozen=True)
-class Recovering:
-    """A generation has failed: its workers are ended, lost agents are started again.
+class Unfit:
+    """A node on which an agent could not be started. `until`: when it may be tried again (monotonic
+    seconds), `pause_s` after it failed."""
 
-    `was_stopping`: it failed while the run was being stopped. `restarted`: agents that had been
-    lost, by name.
+    why: str
+    until: float
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for nodes for lost agents, which lasts until a generation begins.
+
+    `since`: when the first of them was missed (monotonic seconds). `awaited`: what was told last to
+    be missing, empty while nothing is. `unfit`: by the node's id.
+    """
+
+    since: float
+    awaited: str = ""
+    unfit: Mapping[str, Unfit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recovering:
+    """A generation has failed: its workers are ended, lost agents are laid out and started anew.
+
+    `was_stopping`: it failed while the run was being stopped. `restarted`: names of the agents that
+    were started anew. `search`: None where no agent was lost.
     """
 
     diagnosis: Diagnosis
@@ -97,6 +125,7 @@ class Recovering:
     since: float
     was_stopping: bool = False
     restarted: tuple[str, ...] = ()
+    search: Search | None = None
     name: ClassVar[str] = "RECOVERING"
 
 
@@ -115,14 +144,14 @@ State = Starting | Running | Stopping | Recovering | Ended
 
 
 _PHASES: dict[Stage, Phase] = {
-    Stage.JOIN: "imports",
+    Stage.PATHS: "paths",
     Stage.READY: "imports",
     Stage.MODEL: "data",
     Stage.FINGERPRINTS: "probes",
     Stage.CHECKPOINT: "checkpoint",
 }
 """The phase of each stage beyond those of the backend, which has its own name."""
-_OF_BACKEND = (Stage.BACKEND, Stage.NODES, Stage.PLACES)
+_OF_BACKEND = (Stage.BACKEND, Stage.NODES, Stage.ROOM, Stage.PLACES, Stage.JOIN)
 
 
 class StartPhases:

@@ -8,19 +8,19 @@ gloo, NCCL and HCCL.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dougong.errors import PeerError
+from dougong.parallel.comm.arrival import Arrival
+from dougong.parallel.comm.meeting import GroupMaker, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
+from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import MessageKind
 
@@ -76,7 +76,7 @@ class World:
         self.rank = member.rank
         self.size = member.size
         self.step = 0
-        self.bytes_sent = 0
+        self.sent = SentTraffic(member.size)
         self._everybody = Route(everybody)
         self._attention = Route(attention, member.native_peers)
         self._kinds = kinds
@@ -91,21 +91,26 @@ class World:
         return World(Membership(0, 1, 1, "", (), device, (0,)), Groups(), Groups(), {})
 
     @staticmethod
-    def join(member: Membership, store_address: tuple[str, int]) -> World:
+    def join(
+        member: Membership,
+        store_address: tuple[str, int],
+        note: Callable[[Arrival], None] = lambda arrival: None,
+    ) -> World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it.
+        calls it. `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
-        maker = _GroupMaker(member, store_address)
+        maker = GroupMaker(member, store_address)
         try:
-            store = _meet(member, store_address)
+            store = meet(member, store_address, note)
+            note(Arrival.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
-            raise _not_joined(member, store_address, str(error)) from error
+            raise not_joined(member, store_address, str(error)) from error
         everybody = Groups(dist.group.WORLD)
-        gloo = maker.make(list(member.attention), "gloo")
+        gloo = maker.make(list(member.attention))
         attention = Groups(gloo, maker.make_native(member.attention))
         return World(member, everybody, attention, maker.make_groups_of_kinds())
 
@@ -133,7 +138,11 @@ class World:
         return Route(self._kinds.get(kind, Groups()), self.member.native_peers)
 
     def transfer(
-        self, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+        self,
+        kind: TrafficKind,
+        sends: Sequence[Transfer],
+        receives: Sequence[Transfer],
+        what: str,
     ) -> Pending:
         """Begin to send and receive between attention workers, which all call this equally often,
         and return at once. Raises PeerError when a peer is known to have ended.
@@ -145,7 +154,7 @@ class World:
         # those with the same peer, are the same at both ends: a tag that nobody has to agree on.
         first_tag = self._num_transfers % TAGS * TRANSFERS_PER_PEER
         self._num_transfers += 1
-        self.bytes_sent += sum(transfer.num_bytes for transfer in sends)
+        self._count(kind, sends)
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
         what = f"{what}, step {self.step}"
 
@@ -159,12 +168,20 @@ class World:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
         return Pending(under_way, host, new_wait)
 
+    def _count(self, kind: TrafficKind, sends: Sequence[Transfer]) -> None:
+        for transfer in sends:
+            self.sent.add(kind, transfer.rank, transfer.num_bytes)
+
     def group_of_attention(self) -> tuple[dist.ProcessGroup | None, bool]:
         """The group of all attention workers that a collective of the library may use, and whether
         it speaks from host memory while the tensors lie on a device."""
         if self.member.native_peers >= set(self.member.attention):
             return self._attention.groups.native, False
         return self._attention.groups.gloo, self.member.device.type != "cpu"
+
+    def count_ring_of_attention(self, kind: TrafficKind, num_bytes: int) -> None:
+        """Take down that the library adds up so many bytes of every attention worker."""
+        self.sent.add_ring(kind, self.member.attention, self.rank, num_bytes)
 
     def wait_for_attention(self, what: str) -> PeerWait:
         """A wait for the other attention workers, from now on."""
@@ -193,6 +210,7 @@ class World:
         others = [rank for rank in range(self.size) if rank != self.rank]
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
+        self._count(TrafficKind.REPORTS, sends)
         wait = PeerWait(self.member, others, f"{what}, step {self.step}")
         under_way = self._everybody.begin(sends, receives, wait)
         with wait:
@@ -214,6 +232,7 @@ class World:
             return total
         route = self._attention if attention_only else self._everybody
         peers = self.member.attention if attention_only else range(self.size)
+        self.sent.add_ring(TrafficKind.COUNTS, peers, self.rank, total.nbytes)
         with PeerWait(self.member, peers, f"a sum of counts, step {self.step}"):
             dist.all_reduce(total, group=route.groups.gloo)
         return total
@@ -221,100 +240,6 @@ class World:
     def barrier(self) -> None:
         """Wait for everybody. Collective."""
         self.gather_bytes(b".", [1] * self.size, "all workers at one point")
-
-
-class _GroupMaker:
-    """Makes the process groups of a generation. Every method is collective over all workers, which
-    make all groups in the same order, those of other workers too.
-
-    To make a group is a wait for all others, with the same limit as the messages of the group.
-    Every method raises PeerError when one of them is lost or does not come.
-    """
-
-    def __init__(self, member: Membership, address: tuple[str, int]) -> None:
-        """`address` of the store at which the workers meet."""
-        self._member = member
-        host, port = address
-        self._what = f"process groups of generation {member.generation} at {host}:{port}"
-        self._patience = timedelta(seconds=member.deadlines.message_s)
-
-    def make_first(self, store: PrefixStore) -> None:
-        """The group of everybody, by gloo: the library's default one, which others need."""
-        member = self._member
-        with self._wait():
-            dist.init_process_group(
-                "gloo",
-                store=store,
-                rank=member.rank,
-                world_size=member.size,
-                timeout=self._patience,
-            )
-
-    def make(self, ranks: list[int], backend: str) -> dist.ProcessGroup:
-        """A group of these ranks; it is of no use to the others."""
-        with self._wait():
-            group: dist.ProcessGroup = dist.new_group(
-                ranks, backend=backend, timeout=self._patience
-            )
-        return group
-
-    def make_native(self, among: Collection[int]) -> dist.ProcessGroup | None:
-        """The native library's group of one's island, of the ranks that are `among` these."""
-        own = None
-        for name, backend, ranks in self._member.islands:
-            if backend != "gloo":
-                group = self.make([rank for rank in ranks if rank in among], backend)
-                own = group if name == self._member.island else own
-        return own
-
-    def make_groups_of_kinds(self) -> dict[MessageKind, Groups]:
-        """Those of the messages between attention and experts."""
-        everybody = list(range(self._member.size))
-        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
-        # The native library knows no tags, so each kind has a group of its own there.
-        gloo = {
-            "dispatch": self.make(everybody, "gloo"),
-            "combine": self.make(everybody, "gloo"),
-        }
-        kinds = {}
-        for kind in MessageKind:
-            kinds[kind] = Groups(gloo[kind.direction], self.make_native(everybody))
-        return kinds
-
-    def _wait(self) -> PeerWait:
-        return PeerWait(self._member, range(self._member.size), self._what)
-
-
-def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
-    """The generation's part of the controller's store, when all workers have come there."""
-    patience = timedelta(seconds=member.deadlines.rendezvous_s)
-    store = TCPStore(*address, is_master=False, timeout=patience)
-    generation = PrefixStore(f"generation-{member.generation}", store)
-    generation.set(_arrival(member.rank), "")
-    try:
-        generation.wait([_arrival(rank) for rank in range(member.size)], patience)
-    except dist.DistStoreError as error:
-        raise _not_joined(member, address, _in_vain(member, generation)) from error
-    return generation
-
-
-def _in_vain(member: Membership, generation: PrefixStore) -> str:
-    """For whom this worker waited, in words, when not all workers have come."""
-    missing = [rank for rank in range(member.size) if not generation.check([_arrival(rank)])]
-    return f"it waited {member.deadlines.words('rendezvous_s')} for {member.in_words(missing)}"
-
-
-def _arrival(rank: int) -> str:
-    return f"arrived-{rank}"
-
-
-def _not_joined(member: Membership, address: tuple[str, int], why: str) -> PeerError:
-    """A PeerError: as a rule somebody else has ended, and this is the consequence."""
-    host, port = address
-    return PeerError(
-        f"{member.in_words([member.rank])} of {member.size} could not join generation "
-        f"{member.generation} at {host}:{port}: {why}; check that every node reaches that address"
-    )
 
 
 def _tagged(transfers: Sequence[Transfer], first_tag: int) -> list[Transfer]:

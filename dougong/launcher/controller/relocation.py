@@ -1,0 +1,169 @@
+"""Decide, in a recovery: where lost agents are laid out anew, what is awaited while they fit
+nowhere, and what follows when one cannot be started there. Pure.
+
+Bits do not depend on the layout, so that any node that fits will do. Whatever goes wrong with an
+agent before the next generation begins leads to another node, or to a further wait, until
+`node_return_s` is over; only a generation's failure counts against `fault.max_restarts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
+from dougong.launcher.controller.actions import (
+    Action,
+    Enter,
+    ForgetError,
+    LoseAgent,
+    Record,
+    SeekNodes,
+    StartAgents,
+)
+from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.states import Recovering, Search, Stage, Unfit
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec, lay_out
+from dougong.records import events
+from dougong.ui.formatting import worker_list
+
+_ON_NODES = (Stage.JOIN, Stage.READY, Stage.FINGERPRINTS, Stage.CHECKPOINT)
+"""Stages in which the agents that are started anew have been on their nodes."""
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """One look at a recovery whose old workers have ended, `now`."""
+
+    facts: RunFacts
+    state: Recovering
+    policy: RunPolicy
+    now: float
+
+    def next_actions(self) -> tuple[Action, ...]:
+        """What the loss of agents makes necessary; nothing where the recovery takes its course.
+
+        Raises the error that ends the run, also when nodes were sought for too long.
+        """
+        stage, error = self.state.stage, self.facts.error
+        if error is not None:
+            return self._answer(error)
+        if stage is Stage.NODES:
+            return self._look()
+        if stage is Stage.ROOM:
+            waited_s = self.now - self.state.since
+            return self.seek() if waited_s >= self.policy.deadlines.node_poll_s else ()
+        return self.seek() if self.facts.agents.lost else ()
+
+    def seek(self) -> tuple[Action, ...]:
+        """End what is left of the lost agents, and look which nodes there are."""
+        lost = tuple(handle.spec.name for handle in self.facts.agents.lost)
+        search = replace(self._search, unfit=self._unfit_nodes())
+        return (
+            Enter(self._at(Stage.NODES, search)),
+            SeekNodes(lost, self.policy.kinds),
+        )
+
+    @property
+    def _search(self) -> Search:
+        return self.state.search or Search(self.now)
+
+    def _at(self, stage: Stage, search: Search, restarted: tuple[str, ...] = ()) -> Recovering:
+        return replace(self.state, stage=stage, since=self.now, search=search, restarted=restarted)
+
+    # What goes wrong on the way
+
+    def _answer(self, error: DougongError) -> tuple[Action, ...]:
+        """An error that another node, or time, may mend; any other is raised."""
+        stage, new = self.state.stage, self.state.restarted
+        # A record that cannot be written, and a checkpoint that is not valid, are no node's fault.
+        if isinstance(error, StorageError | CheckpointError):
+            raise error
+        if stage is Stage.NODES or stage is Stage.PLACES:
+            lose = tuple(LoseAgent(name, "it found no place") for name in new)
+            return ForgetError(), *lose, *self._wait(str(error))
+        if stage not in _ON_NODES or not new:
+            raise error
+        return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
+
+    def _unfit_nodes(self) -> dict[str, Unfit]:
+        """The nodes on which an agent could not be started, with those that are so by now.
+
+        Such a node may be tried again after a while, each time a longer one: what is wrong with it
+        (storage that is not mounted yet after its start) may be mended meanwhile.
+        """
+        unfit = dict(self._search.unfit)
+        if self.state.stage not in _ON_NODES:
+            return unfit
+        for handle in self.facts.agents.lost:
+            node = handle.spec.node
+            if handle.spec.name not in self.state.restarted or node is None:
+                continue
+            pause_s = self.policy.deadlines.node_retry_s
+            if node in unfit:
+                pause_s = 2 * unfit[node].pause_s
+            why = str(handle.lost).splitlines()[0]
+            unfit[node] = Unfit(why, self.now + pause_s, pause_s)
+        return unfit
+
+    # Nodes
+
+    def _look(self) -> tuple[Action, ...]:
+        """Lay the agents out on the nodes that there are, when these are known."""
+        deadlines, nodes = self.policy.deadlines, self.facts.nodes
+        if nodes is None:
+            is_late = self.now - self.state.since > deadlines.backend_open_s
+            waited = deadlines.words("backend_open_s")
+            return self._wait(f"the nodes are not known after {waited}") if is_late else ()
+        kept = tuple(handle.spec for handle in self.facts.agents.living)
+        fit = [node for node in nodes if not self._is_left_alone(node)]
+        job = self.policy.job
+        try:
+            layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
+        except LaunchError as error:
+            return self._wait(str(error))
+        return self._start(layout, kept)
+
+    def _is_left_alone(self, node: Node) -> bool:
+        unfit = self._search.unfit.get(node.id)
+        return unfit is not None and self.now < unfit.until
+
+    def _start(
+        self, layout: tuple[AgentSpec, ...], kept: Sequence[AgentSpec]
+    ) -> tuple[Action, ...]:
+        new = tuple(spec for spec in layout if spec not in kept)
+        search = replace(self._search, awaited="")
+        names = tuple(spec.name for spec in new)
+        return Enter(self._at(Stage.PLACES, search, names)), StartAgents(new, layout)
+
+    def _wait(self, reason: str) -> tuple[Action, ...]:
+        """Say what is missing, where that is news, and look again in a moment.
+
+        Raises LaunchError when that has gone on for `node_return_s`.
+        """
+        search, deadlines = self._search, self.policy.deadlines
+        text = f"a node for {worker_list(self._missing)}: {reason}{self._words_on_unfit()}"
+        if self.now - search.since > deadlines.node_return_s:
+            limit = deadlines.words("node_return_s")
+            raise LaunchError(f"the controller waited {limit} for {text}")
+        enter = Enter(self._at(Stage.ROOM, replace(search, awaited=text)))
+        if text == search.awaited:
+            return (enter,)
+        return Record(events.Waiting(generation=self.facts.number, text=text)), enter
+
+    @property
+    def _missing(self) -> list[str]:
+        """Workers without a living agent."""
+        missing: list[str] = []
+        living = self.facts.agents.living
+        for handle in self.facts.agents.all:
+            if handle not in living:
+                missing += handle.spec.workers
+        return missing
+
+    def _words_on_unfit(self) -> str:
+        unfit = self._search.unfit.values()
+        tried = [entry.why for entry in unfit if self.now < entry.until]
+        return f"; tried in vain, and again later: {'; '.join(tried)}" if tried else ""
