@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import select
 import shlex
@@ -197,11 +198,11 @@ class Lab:
 
     def _count(self) -> None:
         """Count what arrives from each address of each other host, from now on."""
+        every = list(itertools.chain.from_iterable(host.addresses for host in self.hosts))
         for host in self.hosts:
-            others = [one for other in self.hosts if other is not host for one in other.addresses]
             for version in (4, 6):
-                known = network.read_counters(host.place, version)
-                new = [one for one in others if version_of(one) == version and one not in known]
+                known = {*network.read_counters(host.place, version), *host.addresses}
+                new = [one for one in every if version_of(one) == version and one not in known]
                 host.place.rules([network.counted(one) for one in new], version)
 
     # Ray.

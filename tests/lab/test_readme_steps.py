@@ -70,25 +70,12 @@ def test_a_refused_start_says_which_nodes_there_are_and_its_advice_works(cluster
     refused = cluster.run(cluster.hosts[1], "nowhere", islands=islands)
     assert refused.status != 0 and refused.seconds < 30
     assert "node9" in refused.output and "node1" in refused.output and "10.0.0.2" in refused.output
-    resumed = cluster.hosts[1].run(
-        [
-            "dougong",
-            "run",
-            str(cluster.job("nowhere")),
-            "--address",
-            "auto",
-            "--run-dir",
-            str(cluster.run_dir("nowhere")),
-        ],
-        timeout_s=120,
-    )
-    finished(resumed, cluster, "nowhere")
+    finished(cluster.run(cluster.hosts[1], "nowhere", address="auto"), cluster, "nowhere")
 
     npu = [PINNED[0], {"name": "west", "accelerator": "npu", "workers": 1, "node": "node2"}]
     refused = cluster.run(cluster.hosts[1], "no-npu", islands=npu)
-    assert refused.status != 0 and re.search(r"only 0 devices are free \(node2 has 0 npu", refused.output), (
-        refused.output
-    )
+    assert refused.status != 0
+    assert re.search(r"only 0 devices are free \(node2 has 0 npu", refused.output), refused.output
 
 
 @pytest.mark.slow
