@@ -108,6 +108,8 @@ def _exact_arithmetic() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    # cuDNN's attention has no backward of fixed bits; flash attention, which comes next, has.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _found() -> str:
