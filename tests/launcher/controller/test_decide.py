@@ -56,6 +56,21 @@ def test_a_mistake_ends_a_run_whatever_went_before() -> None:
     assert "(the last of 2 failures); a data error would come again" in str(made.outcome.error)
 
 
+def test_a_failure_on_another_machine_names_it() -> None:
+    made = machine(**ONCE)
+    made.nodes["west"] = "node1"
+    made.play(START, step(1)).clear()
+    made.play(exits("west/0", 3), *killed("east/0", "east/1"), found(5), exits("west/0", 3, 2))
+    made.play(*killed("east/0", "east/1", generation=2))
+    for event in made.events:
+        assert getattr(event, "node", "node1") == "node1"
+    assert str(made.outcome.error).startswith("west/0 on node1: crash: ended with exit status 3")
+    # Where all is on one machine nobody asks which.
+    made = running(**ONCE).play(exits("west/0", 3), *killed("east/0", "east/1"), found(5), exits("west/0", 3, 2))
+    made.play(*killed("east/0", "east/1", generation=2))
+    assert str(made.outcome.error).startswith("west/0: crash: ended with exit status 3")
+
+
 # A stop always ends
 
 SIGINT = SignalReceived(2)
