@@ -87,6 +87,8 @@ def test_a_node_is_named_unless_all_is_on_the_machine_of_whoever_reads(
     agents.join(facts("west"), channels[1])
     assert agents.node_of("east/0", "node-of-east") == "node-of-east"
     assert agents.node_of("west/0", "") == "node-of-west"
+    assert agents.on_nodes(["east/0", "east/1", "west/0"]) == " (on node-of-east, node-of-west)"
+    assert agents.on_nodes(["north/0"]) == agents.on_nodes([]) == ""
 
 
 def test_what_those_said_who_have_joined_is_kept_with_their_clocks(agents: AgentTable, channels: list[Channel]) -> None:
