@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from dougong.control.handshake import FolderTrouble, MachineLimits
 from dougong.control.messages import AgentReady
 from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.worker_messages import FingerprintFound, ModelFound
@@ -155,23 +154,6 @@ def test_agents_of_other_software_than_the_launching_machine_are_refused() -> No
     made = machine()
     made.versions = {"torch": "3"}
     assert "differ in torch" in str(made.play(UP_TO_READY).outcome.error)
-
-
-def test_an_agent_that_does_not_share_the_run_directory_is_refused() -> None:
-    made = machine()
-    made.troubles["west"] = FolderTrouble("/run", "other")
-    assert "here has another directory at /run" in str(made.play(UP_TO_READY).outcome.error)
-
-
-def test_what_is_remarkable_about_the_machines_is_told_once_they_have_joined() -> None:
-    made = machine().play(UP_TO_JOIN, Joins("east"))
-    handle = made.facts.agents["east"]
-    assert handle.facts is not None
-    handle.facts, handle.clock_ahead_s = replace(handle.facts, limits=MachineLimits(cpus=1)), -7200.0
-    made.play(Joins("west"))
-    told = [event.text for event in made.events if event.kind == "note"]
-    assert told[0].startswith("the clock of here is 2:00:00 behind")
-    assert told[1] == "3 workers with 1 thread each on 1 CPU of here: they share them"
 
 
 def test_a_run_that_goes_on_without_a_record_of_its_beginning_is_told() -> None:
