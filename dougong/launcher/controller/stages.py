@@ -48,6 +48,7 @@ from dougong.launcher.controller.states import Recovering, Running, Stage, Start
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
+from dougong.planner.listeners import check_ports
 from dougong.planner.placement import lay_out
 from dougong.records import events
 
@@ -254,7 +255,9 @@ class Preparation:
 
     def _begin_places(self) -> tuple[Action, ...]:
         assert self.facts.nodes is not None
-        specs = lay_out(self.policy.job.islands, self.facts.nodes, self.policy.shared_devices)
+        job, nodes = self.policy.job, self.facts.nodes
+        specs = lay_out(job.islands, nodes, self.policy.shared_devices)
+        check_ports(job.listening_ports, specs, nodes, self.facts.host or "")
         return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
