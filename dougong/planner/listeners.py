@@ -13,7 +13,8 @@ from dougong.job.port_range import (
     Ports,
     num_needed,
 )
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 
 
 def check_ports(

@@ -14,6 +14,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.listen_ports import PortKeeper
 from dougong.control.worker_api import WorkerContext
 from dougong.fault.drill import rehearse
+from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -39,11 +40,16 @@ def train(context: WorkerContext) -> None:
 @contextmanager
 def joined(context: WorkerContext) -> Iterator[World]:
     """The generation's world, for as long as all of its workers are in it. Collective."""
-    context.control.progress(0, "start", 0)
+
+    def note(arrival: Arrival) -> None:
+        context.control.progress(0, "start", arrival)
+
+    note(Arrival.BEGINS)
     member = _membership(context)
     # For as long as the world lasts: an island's native library listens when it first speaks.
     with PortKeeper(context.job.listening_ports) as keeper:
-        world = World.join(member, context.store)
+        world = World.join(member, context.store, note)
+        note(Arrival.BUILDS)
         try:
             keeper.check()
             yield world

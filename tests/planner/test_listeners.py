@@ -8,7 +8,8 @@ import pytest
 from dougong.errors import LaunchError
 from dougong.job.port_range import Ports
 from dougong.planner.listeners import check_ports
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 
 NODES = (Node("id-0", "node0", "10.0.0.1"), Node("id-1", "node1", "10.0.0.2"))
 EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 2, node="id-0")

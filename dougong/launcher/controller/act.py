@@ -14,7 +14,6 @@ from dougong.control.path_probe import try_paths
 from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
-from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
@@ -25,12 +24,12 @@ from dougong.launcher.controller.actions import (
     AskForModel,
     AskForPaths,
     AskToStop,
+    AskWhoEnded,
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
     ForkGeneration,
-    GiveUp,
     KillGeneration,
     ListNodes,
     OpenBackend,
@@ -49,7 +48,9 @@ from dougong.launcher.controller.connections import Connections
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import (
+    AgentsEnded,
     AgentsPlaced,
+    Awaited,
     BackendOpened,
     NodesListed,
     OwnPathsTried,
@@ -97,14 +98,14 @@ class Actor:
         self._rendezvous: RendezvousStore | None = None
         self._prover: FolderProver | None = None
 
-    def act(self, action: Action) -> Action:
-        """Do it. What was done: the action itself, or with what was learnt on the way."""
+    def act(self, action: Action) -> None:
+        """Do it."""
         match action:
             case Record() | RecordStep() | ShowLine() | ShowException():
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents():
+            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
@@ -119,9 +120,6 @@ class Actor:
                 self._store(action)
             case ForkGeneration() | AskToStop() | KillGeneration():
                 self._command(action)
-            case GiveUp():
-                return self._explain(action)
-        return action
 
     def close(self) -> None:
         """End the agents, their nodes, and what runs in the background. A commit that was begun
@@ -176,7 +174,9 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | SeekNodes | StartAgents) -> None:
+    def _start(
+        self, action: OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded
+    ) -> None:
         match action:
             case OpenBackend():
                 self._backend_thread.call(lambda: BackendOpened(self._backend.open()))
@@ -187,6 +187,8 @@ class Actor:
                 self._backend_thread.call(lambda: self._seek(agents, kinds))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
+            case AskWhoEnded():
+                self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
@@ -225,8 +227,7 @@ class Actor:
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:
-                asked = TryPaths(number, known)
-                self._path_thread.call(partial(self._try_paths, own, asked))
+                self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
                 self._reach.send(name, TryPaths(number, known, self._store_place.address))
 
@@ -239,8 +240,11 @@ class Actor:
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
         self._ask_for_proof(specs)
-        self._backend.start(specs, self._settings_of)
+        self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
+
+    def _tell_awaited(self, text: str) -> None:
+        self._inbox.put(Awaited(text))
 
     def _seek(self, lost: tuple[str, ...], kinds: tuple[str, ...]) -> NodesListed:
         # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
@@ -274,17 +278,6 @@ class Actor:
             deadlines=config.deadlines,
             ports=config.job.listening_ports,
         )
-
-    def _explain(self, action: GiveUp) -> GiveUp:
-        """Add what the backend knows of agents that did not come."""
-        lines = [str(action.error)]
-        for agent in action.late_agents:
-            reason = self._backend.why_ended(agent)
-            if reason:
-                lines.append(f"agent {agent}: {reason}")
-        if len(lines) == 1:
-            return action
-        return GiveUp(LaunchError("\n".join(lines)), action.late_agents)
 
     # Workers
 
