@@ -48,6 +48,7 @@ from dougong.launcher.controller.preflight import (
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import plan_that_fits
+from dougong.planner.listeners import check_ports
 from dougong.planner.placement import lay_out
 from dougong.records import events
 from dougong.remarks import Remarks
@@ -263,7 +264,9 @@ class Preparation:
 
     def _begin_places(self) -> tuple[Action, ...]:
         assert self.facts.nodes is not None
-        specs = lay_out(self.policy.job.islands, self.facts.nodes, self.policy.shared_devices)
+        job, nodes = self.policy.job, self.facts.nodes
+        specs = lay_out(job.islands, nodes, self.policy.shared_devices)
+        check_ports(job.listening_ports, specs, nodes, self.facts.host or "")
         return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:

@@ -175,7 +175,7 @@ UP_TO_JOIN: list[Step] = [BackendOpened("127.0.0.1"), NodesListed((NODE,)), Agen
 UP_TO_READY: list[Step] = [*UP_TO_JOIN, Joins("east"), Joins("west")]
 UP_TO_MODEL: list[Step] = [
     *UP_TO_READY,
-    StoreOpened(("127.0.0.1", 1), None),
+    StoreOpened(("127.0.0.1", 1)),
     Says("east", AgentReady(1)),
     Says("west", AgentReady(2)),
 ]
