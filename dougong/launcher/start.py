@@ -9,11 +9,11 @@ from pathlib import Path
 from dougong.errors import JobError
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
+from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.run import (
     Options,
     ResumeRequest,
     job_of,
-    refuse_if_alive,
     resume_run,
     take_over,
 )

@@ -8,6 +8,7 @@ when a whole agent is lost. Ray is imported when the backend opens.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
