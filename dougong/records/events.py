@@ -88,6 +88,14 @@ class PhaseEnded(RunEvent):
     seconds: float
 
 
+class Waiting(RunEvent):
+    """What a start or a recovery waits for and cannot bring about itself, such as devices that
+    another job holds."""
+
+    kind: Literal["waiting"] = "waiting"
+    text: str
+
+
 class StartedAgent(BaseModel):
     """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
     None where any number of workers fits. `environment`: what it gives to its workers."""
@@ -334,6 +342,7 @@ Event = Annotated[
     | StateChanged
     | PhaseStarted
     | PhaseEnded
+    | Waiting
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken

@@ -35,6 +35,7 @@ from dougong.records.events import (
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    Waiting,
     WarningRaised,
     WorkerDied,
 )
@@ -117,6 +118,11 @@ def _(event: PhaseStarted) -> Sentence:
 def _(event: PhaseEnded) -> Sentence:
     level: Level = "info" if event.seconds >= DEADLINES.phase_quiet_s else "quiet"
     return Sentence(level, f"{PHASES[event.phase]}: {duration(event.seconds)}")
+
+
+@describe.register
+def _(event: Waiting) -> Sentence:
+    return Sentence("warning", f"waiting: {event.text}")
 
 
 @describe.register

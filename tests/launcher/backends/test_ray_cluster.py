@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dougong.launcher.backends.ray_cluster import bundle_of
-from dougong.planner.placement import AgentSpec
 from tests.families import SMALLEST
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
@@ -51,13 +49,6 @@ def test_a_cluster_that_is_not_there_is_told_in_seconds(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(), ["--address", f"127.0.0.1:{port}"]).start()
     assert run.finish() == 1
     assert f"ray start --head --port={port}" in run.text()
-
-
-def test_bundles_ask_for_devices_and_hardly_any_processor() -> None:
-    cpu = AgentSpec("east", "east", "both", "cpu", 1, 0, 8)
-    npu = AgentSpec("west", "west", "both", "npu", 1, 0, 2)
-    assert bundle_of(cpu) == {"CPU": 0.01}
-    assert bundle_of(npu) == {"CPU": 0.01, "NPU": 2.0}
 
 
 @dataclass

@@ -17,7 +17,6 @@ from dougong.launcher.controller.actions import (
     ForkGeneration,
     GiveUp,
     KillGeneration,
-    RestartAgents,
     StartAgents,
     UsePlan,
 )
@@ -39,7 +38,7 @@ def facts() -> RunFacts:
 
 
 def test_agents_that_were_asked_for_have_yet_to_be_placed(facts: RunFacts) -> None:
-    for action in (StartAgents((EAST,)), RestartAgents((EAST,))):
+    for action in (StartAgents((EAST,)), StartAgents((EAST,))):
         facts.are_placed = True
         facts.note(action, 0.0)
         assert not facts.are_placed and not facts.agents["east"].is_dropped
