@@ -187,7 +187,7 @@ class Host:
 
     def crash(self) -> None:
         """As if the power had failed and come back: the cable is dead first, so that nobody hears
-        a connection end; then everything that ran here is gone, and its Ray session's files."""
+        a connection end; then everything that ran here is gone."""
         self.unplug()
         self._kill(set(self.processes()))
         self.plug()
