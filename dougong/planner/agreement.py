@@ -163,7 +163,11 @@ def _alike(found: Mapping[str, PackageCode]) -> list[list[str]]:
 def _differing(codes: Sequence[PackageCode]) -> list[str]:
     """The folders that are not the same in all."""
     folders = sorted(set(itertools.chain(*(code.digests for code in codes))))
-    return [name for name in folders if len({code.digests.get(name) for code in codes}) > 1]
+    return [name for name in folders if _differs(name, codes)]
+
+
+def _differs(folder: str, codes: Sequence[PackageCode]) -> bool:
+    return len({code.digests.get(folder) for code in codes}) > 1
 
 
 def _short(digests: Mapping[str, str]) -> dict[str, str]:
