@@ -17,6 +17,7 @@ class Deadlines:
     system."""
 
     # Starting: nodes, agents, what they import.
+    clocks_differ_s: float = 5.0  # clocks that are set over the network agree much better
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
     placement_s: float = 60.0  # Ray finds room for all agents
     agents_join_s: float = 120.0  # an agent's first message

@@ -176,6 +176,21 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),
     ({"kind": "failed", "step": 31, "worker": "east/1", "cause": "boom"}, "error", "failed at step 31: east/1: boom"),
+    (
+        {"kind": "failed", "step": 31, "worker": "east/1", "node": "node1", "cause": "boom"},
+        "error",
+        "failed at step 31: east/1 on node1: boom",
+    ),
+    (
+        {"kind": "worker_died", "worker": "east/1", "node": "node1", "class": "crash", "cause": "SIGKILL"},
+        "error",
+        "worker east/1 on node1 died: crash: SIGKILL",
+    ),
+    (
+        {"kind": "diagnosis", "worker": "east/1", "node": "node1", "class": "hang", "cause": "no progress"},
+        "error",
+        "diagnosis: east/1 on node1: hang: no progress",
+    ),
     ({"kind": "failed", "step": 0, "cause": "no GPU"}, "error", "failed at step 0: no GPU"),
 ]
 
