@@ -40,12 +40,30 @@ def test_variables_are_put_back_even_after_an_error(monkeypatch: pytest.MonkeyPa
     assert "DOUGONG_TEST_NEW" not in os.environ
 
 
-def test_gloo_is_told_an_interface_unless_the_user_chose_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert environment.interface_variables("eth7") == {"GLOO_SOCKET_IFNAME": "eth7"}
-    assert environment.interface_variables(None) == {}
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
-    assert environment.interface_variables("eth7") == {}
+def test_workers_are_told_an_interface_and_short_waits_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NCCL_SOCKET_IFNAME", "RES_OPTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    short = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    assert environment.network_variables("NCCL_SOCKET_IFNAME", "eth7") == {"NCCL_SOCKET_IFNAME": "=eth7", **short}
+    assert environment.network_variables("NCCL_SOCKET_IFNAME", None) == short
+    assert environment.network_variables(None, "eth7") == short
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    monkeypatch.setenv("RES_OPTIONS", "rotate")
+    assert environment.network_variables("NCCL_SOCKET_IFNAME", "eth7") == {}
+
+
+@pytest.mark.parametrize(("value", "chosen"), [("", None), ("ib0", "ib0"), ("ib0,ib1", "ib0")])
+def test_of_several_chosen_interfaces_the_first_counts(
+    monkeypatch: pytest.MonkeyPatch, value: str, chosen: str | None
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", value)
+    assert environment.chosen_interface() == chosen
+
+
+@pytest.mark.parametrize(("value", "given"), [("", None), ("20000-20100", "20000-20100")])
+def test_ports_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, value: str, given: str | None) -> None:
+    monkeypatch.setenv("DOUGONG_PORTS", value)
+    assert environment.default_ports() == given
 
 
 @pytest.fixture
