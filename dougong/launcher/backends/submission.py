@@ -3,6 +3,7 @@ and finds its cluster there by itself."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,8 @@ def submission(dashboard: str, run: Path | None, command: Sequence[str] | None =
     named = any(word.partition("=")[0] == "--run-dir" for word in words)
     if run is not None and not named and words[1:2] and words[1] in _BEGINS_RUNS:
         words += ["--run-dir", str(run.absolute())]
-    pairs = zip(words, words[1:], strict=False)
-    absolute = [words[0], *(_absolute(word, before) for before, word in pairs)]
-    return f"ray job submit --address {shlex.quote(dashboard)} -- {typed(absolute)}"
+    absolute = [_absolute(word, before) for before, word in itertools.pairwise(words)]
+    return f"ray job submit --address {shlex.quote(dashboard)} -- {typed([words[0], *absolute])}"
 
 
 def _without_address(command: Sequence[str]) -> Iterator[str]:
