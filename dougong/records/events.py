@@ -287,6 +287,13 @@ class WarningRaised(RunEvent):
     workers: tuple[str, ...] = ()
 
 
+class Waiting(RunEvent):
+    """A start or a recovery cannot go on before something else happens: what it awaits."""
+
+    kind: Literal["waiting"] = "waiting"
+    text: str
+
+
 class StopRequested(RunEvent):
     """Somebody asked the run to end after its step; `now`: without waiting for it."""
 
@@ -329,6 +336,7 @@ Event = Annotated[
     | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
+    | Waiting
     | StopRequested
     | RunEnded,
     Field(discriminator="kind"),

@@ -34,6 +34,7 @@ from dougong.records.events import (
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    Waiting,
     WarningRaised,
     WorkerDied,
 )
@@ -244,6 +245,11 @@ def _(event: NoteTaken) -> Sentence:
 def _(event: WarningRaised) -> Sentence:
     who = f"[{worker_list(event.workers)}] " if event.workers else ""
     return Sentence("warning", who + event.text)
+
+
+@describe.register
+def _(event: Waiting) -> Sentence:
+    return Sentence("warning", f"waiting for {event.text}")
 
 
 @describe.register

@@ -61,13 +61,15 @@ class CheckpointFacts:
 
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
     generation. `num_open`: commits under way. `error`: why the last commit failed. `parent`: name
-    of the checkpoint that the next one follows. `found`: the answer to the last search.
+    of the checkpoint that the next one follows. `num_sought`: searches under way. `found`: the answer
+    to the last one of them.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
     num_open: int = 0
     error: BaseException | None = None
     parent: str | None = None
+    num_sought: int = 0
     found: FoundCheckpoint | None = None
 
     def note_part(self, worker: str, message: PartDurable) -> bool:
@@ -90,6 +92,7 @@ class CheckpointFacts:
                 self.parts.clear()
             case FindCheckpoint():
                 self.found = None
+                self.num_sought += 1
 
     def note_committed(self, committed: Committed) -> None:
         self.num_open -= 1
@@ -101,6 +104,9 @@ class CheckpointFacts:
         self.error = error
 
     def note_found(self, found: FoundCheckpoint) -> None:
+        self.num_sought -= 1
+        if self.num_sought > 0:
+            return  # agents were lost meanwhile, and it has been asked again since
         self.found = found
         self.parent = found.directory.name if found.directory is not None else None
 

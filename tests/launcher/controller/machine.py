@@ -63,9 +63,11 @@ WORKERS = {"east": ("east/0", "east/1"), "west": ("west/0",)}
 
 @dataclass(frozen=True)
 class Joins:
-    """An agent proves itself; a new life for one that was there before."""
+    """An agent proves itself; a new life for one that was there before. `ray_node`: where Ray has placed it."""
 
     agent: str
+    node: str = "here"
+    ray_node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -221,11 +223,12 @@ class Machine:
                     if agent not in silent:
                         channel.heard_at = self.now
                 self._take(observe_time(self.facts, self.now, self.deadlines))
-            case Joins(agent):
-                self.channels[agent] = self._channel()
-                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {}, True)
-                facts = replace(facts, memory_bytes=self.memory_bytes)
-                self._observe(AgentJoined(facts, self.channels[agent]))
+            case Joins(agent, node, ray_node):
+                channel = self._channel()
+                facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, True, ray_node)
+                self._observe(AgentJoined(replace(facts, memory_bytes=self.memory_bytes), channel))
+                if agent in self.facts.agents.handles and self.facts.agents.is_current(agent, channel):
+                    self.channels[agent] = channel
             case Says(agent, message):
                 self._observe(AgentMessage(agent, self.channels[agent], message))
             case Leaves(agent):

@@ -31,7 +31,7 @@ def channels() -> Iterator[list[Channel]]:
 @pytest.fixture
 def agents() -> AgentTable:
     table = AgentTable()
-    table.expect([EAST, WEST])
+    table.expect([EAST, WEST], [EAST, WEST])
     return table
 
 
@@ -51,7 +51,7 @@ def test_a_lost_agent_is_named_with_its_node_and_begins_another_life(
     assert agents.lose(agents["west"], "gone") == "agent west on its node: gone"
     assert [handle.spec.name for handle in agents.lost] == ["east", "west"]
     assert not agents.is_current("east", channels[0])
-    agents.expect([EAST])
+    agents.expect([EAST], [EAST, WEST])
     assert agents.join(facts("east"), channels[1])
     assert [handle.spec.name for handle in agents.lost] == ["west"]
 
