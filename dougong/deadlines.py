@@ -20,6 +20,8 @@ class Deadlines:
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
     placement_s: float = 60.0  # Ray finds room for all agents
     agents_join_s: float = 120.0  # an agent's first message
+    path_s: float = 2.0  # a connection and 64 KiB from one machine to another, before the first step
+    paths_s: float = 10.0  # everybody has tried all paths, many of which may be closed
     agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
     inspection_s: float = 3600.0  # text is tokenised once, which may take long
     fingerprint_s: float = 600.0  # every device's probes, where no cache has them
@@ -45,6 +47,7 @@ class Deadlines:
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
 
     # Connections between controller, agents and clients.
+    agent_connect_s: float = 2.0  # an agent's machine reaches the controller's
     handshake_s: float = 10.0  # a stranger proves that it knows the token
     send_s: float = 20.0  # a peer that does not read what it is sent
     client_request_s: float = 10.0  # a client's question after the handshake
@@ -52,6 +55,7 @@ class Deadlines:
     address_probe_s: float = 5.0  # somebody listens where --address points
 
     # Commands that wait for a run; `--timeout` sets another limit.
+    stop_step_s: float = 60.0  # a stopped run's workers stand still: their step does not end
     stop_wait_s: float = 600.0  # a stopped run ends its step and writes its checkpoint
     local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
 
@@ -93,6 +97,8 @@ DEADLINES = Deadlines()
 
 SETTABLE = {
     "agents_join_s": "longest wait for an agent's first message after its start",
+    "path_s": "longest try of a path between two machines, 64 KiB included, before the first step",
+    "paths_s": "longest wait for all machines to have tried their paths",
     "agents_ready_s": "longest wait for an agent to import what its workers need",
     "inspection_s": "longest look at the model and the data, tokenising included",
     "fingerprint_s": "longest wait for the probes of every device",
@@ -102,6 +108,7 @@ SETTABLE = {
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
+    "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
     "stage_checkpoint_s": "longest wait of a save for the one before it",
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",

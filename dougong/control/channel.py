@@ -21,8 +21,10 @@ from typing import TypeVar
 
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
+from dougong.control.ports import listen, show_address
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
 
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
@@ -230,7 +232,7 @@ def connect(
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
     client. UnreachableError when nobody is there, LaunchError when it is not the run's."""
-    place = f"controller at {address[0]}:{address[1]}"
+    place = f"controller at {show_address(*address)}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"
     timeout_s: float = getattr(deadlines, limit)
@@ -280,10 +282,12 @@ class Server:
         on_peer: Callable[[Hello, Channel], None],
         on_refused: Callable[[str], None],
         deadlines: Deadlines,
+        ports: Ports | None = None,
     ) -> None:
+        """`ports`: to listen on one of these, None: on one that the system chooses."""
         self._token, self._on_peer, self._on_refused = token, on_peer, on_refused
         self._deadlines = deadlines
-        self._listener = socket.create_server((host, 0), backlog=128)
+        self._listener = listen(host, ports)
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = threading.Event()

@@ -71,6 +71,16 @@ def interface_variables(interface: str | None) -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": interface}
 
 
+def default_ports() -> str | None:
+    """What DOUGONG_PORTS says: the ports of a job that names none."""
+    return os.environ.get("DOUGONG_PORTS") or None
+
+
+def chosen_interface() -> str | None:
+    """The network interface that the user has chosen for workers; None: none."""
+    return os.environ.get("GLOO_SOCKET_IFNAME") or None
+
+
 def ray_has_token() -> bool:
     """Whether a Ray token can be found in the places where Ray looks for it."""
     if os.environ.get("RAY_AUTH_TOKEN"):

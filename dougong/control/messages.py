@@ -7,9 +7,9 @@ that is not as it should be, is one `ProtocolError`.
 Who says what, in the order of a generation's life:
 
     client or agent -> controller   Hello, after the controller's Challenge; Welcome comes back
-    controller -> agent             Ping, ForkWorkers, StopAfterStep, KillWorkers, EndAgent
-    agent -> controller             AgentReady, AgentFailed, Heartbeat, WorkerForked, WorkerExited,
-                                    OutputLine, FromWorker
+    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, KillWorkers, EndAgent
+    agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
+                                    WorkerForked, WorkerExited, OutputLine, FromWorker
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back
     agent <-> fork server           `fork_messages`
@@ -35,6 +35,7 @@ from dougong.control.fork_messages import (
     StartServer,
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
+from dougong.control.path_messages import PathsOpen, PathsTried, TryPaths
 from dougong.control.progress import WorkerProgress
 from dougong.control.tasks import Task
 from dougong.control.worker_messages import WorkerMessage
@@ -204,6 +205,9 @@ Message = (
     | KillWorkers
     | EndAgent
     | Ping
+    | TryPaths
+    | PathsOpen
+    | PathsTried
     | AgentReady
     | AgentFailed
     | Heartbeat

@@ -16,12 +16,14 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
+from dougong.job.port_range import Ports
 from dougong.job.section import (
     WHOLE,
     AboveZero,
     AcceleratorName,
     Count,
     Name,
+    PortRange,
     Positive,
     Section,
     Text,
@@ -370,9 +372,19 @@ class Job(Section):
         "a folder for what is made once and serves later runs too: tokens of text, fingerprints of "
         "devices; on each node. null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
     )
+    ports: PortRange | None = physical(
+        None,
+        "the ports that dougong and its workers listen on, such as 20000-20100, on every node; "
+        "null: $DOUGONG_PORTS where the run is launched, else the system chooses",
+    )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
     drill: tuple[Drill, ...] = physical((), "faults to rehearse")
+
+    @property
+    def listening_ports(self) -> Ports | None:
+        """What `ports` says; None: the system chooses."""
+        return None if self.ports is None else Ports.read(self.ports)
 
     @property
     def is_layout_free(self) -> bool:

@@ -30,6 +30,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from dougong.accelerators.registry import accelerator_names, is_accelerator
 from dougong.deadlines import LEAST_SILENCE_S, MOST_S
+from dougong.job.port_range import Ports
 
 TEXT = r"^[^\x00]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
@@ -53,6 +54,15 @@ def _known_accelerator(name: str) -> str:
     )
 
 
+def _port_range(text: str) -> str:
+    """The text, if it is a range of ports."""
+    try:
+        Ports.read(text)
+    except ValueError as error:
+        raise PydanticCustomError("port_range", "{rule}", {"rule": str(error)}) from None
+    return text
+
+
 def _whole(value: Any) -> Any:
     """YAML reads 6.0 and 1e3 as numbers with a decimal point; they are whole all the same."""
     return int(value) if type(value) is float and value.is_integer() else value
@@ -61,6 +71,7 @@ def _whole(value: Any) -> Any:
 Text = Annotated[StrictStr, Field(pattern=TEXT)]
 Name = Annotated[StrictStr, Field(pattern=NAME)]
 WorkerName = Annotated[StrictStr, Field(pattern=WORKER)]
+PortRange = Annotated[StrictStr, AfterValidator(_port_range)]
 AcceleratorName = Annotated[StrictStr, AfterValidator(_known_accelerator)]
 WHOLE = BeforeValidator(_whole)
 """Last of what annotates a whole number: the bounds before it are then the JSON Schema's too."""

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
+from dougong.control.environment import default_ports
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import (
     CheckpointError,
@@ -26,6 +27,7 @@ from dougong.errors import (
     StorageError,
 )
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
+from dougong.job.port_range import Ports
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
@@ -290,7 +292,7 @@ def _run(launch: Launch, options: Options) -> int:
 
 def _config(launch: Launch, options: Options) -> ControllerConfig:
     return ControllerConfig(
-        job=launch.job,
+        job=with_ports(launch.job),
         token=secrets.token_hex(32),
         cwd=os.getcwd(),
         entries=options.entries,
@@ -299,6 +301,18 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
     )
+
+
+def with_ports(job: Job) -> Job:
+    """The job, with this machine's DOUGONG_PORTS where it names no ports itself."""
+    text = default_ports()
+    if job.ports is not None or text is None:
+        return job
+    try:
+        ports = Ports.read(text)
+    except ValueError as error:
+        raise JobError(f"DOUGONG_PORTS={text}: {error}") from None
+    return job.model_copy(update={"ports": str(ports)})
 
 
 def _tell_start(launch: Launch, recorder: Recorder) -> None:

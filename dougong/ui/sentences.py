@@ -65,6 +65,7 @@ def failure_words(failure: str | None, cause: str | None) -> str:
 PHASES: Mapping[Phase, str] = {
     "Ray": "Ray, its nodes and the agents",
     "agents": "agents",
+    "paths": "paths between the machines",
     "imports": "imports of torch and transformers",
     "data": "look at the model and the data",
     "probes": "probes of the devices' arithmetic",

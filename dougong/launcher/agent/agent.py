@@ -44,6 +44,7 @@ from dougong.control.messages import (
     WorkerExited,
     WorkerForked,
 )
+from dougong.control.path_messages import TryPaths
 from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
 from dougong.control.tasks import Task
 from dougong.control.worker_messages import WorkerMessage
@@ -51,6 +52,7 @@ from dougong.errors import DougongError, LaunchError
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.paths import AgentPaths
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 
@@ -69,6 +71,7 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     facts = describe_agent(settings, accelerator, variables, ray_node)
     controller = connect(settings.controller, settings.token, facts, settings.deadlines)
     try:
+        paths = AgentPaths(settings, controller)
         variables |= interface_variables(interface_of(controller.local_address))
         cwd = Path(settings.cwd)
         fork_server = ForkServer(
@@ -77,7 +80,7 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     except DougongError as error:
         controller.send(AgentFailed(str(error)))
         raise
-    agent = Agent(settings, controller, fork_server)
+    agent = Agent(settings, controller, fork_server, paths)
     try:
         agent.serve()
     finally:
@@ -92,7 +95,11 @@ class Agent:
     """
 
     def __init__(
-        self, settings: AgentSettings, controller: Channel, fork_server: ForkServer
+        self,
+        settings: AgentSettings,
+        controller: Channel,
+        fork_server: ForkServer,
+        paths: AgentPaths,
     ) -> None:
         self.ended_by_controller = False
         self._settings = settings
@@ -101,6 +108,7 @@ class Agent:
         self._controller = controller
         self._address = controller.local_address
         self._fork_server = fork_server
+        self._paths = paths
         self._children: dict[int, Child] = {}  # by the number of their fork request
         self._numbers = itertools.count(1)
         self._generation = 0
@@ -123,6 +131,7 @@ class Agent:
 
     def close(self) -> None:
         """End the fork server and its workers; what they printed last still reaches their logs."""
+        self._paths.close()
         self._fork_server.close()
         for child in self._children.values():
             child.read_output(1024)
@@ -174,6 +183,8 @@ class Agent:
                 self._generation = generation
                 for worker in workers:
                     self._fork(worker, generation, task)
+            case TryPaths():
+                self._paths.answer(message)
             case KillWorkers(generation):
                 self._kill(generation)
             case StopAfterStep(generation):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.job.port_range import Ports
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class AgentSettings:
 
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
     exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
-    own rules).
+    own rules). `ports`: what it and its workers listen on; None: the system chooses.
     """
 
     name: str
@@ -30,6 +31,7 @@ class AgentSettings:
     cwd: str
     parent: int | None = None
     deadlines: Deadlines = DEADLINES
+    ports: Ports | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
+from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.errors import LaunchError
@@ -17,6 +19,7 @@ from dougong.launcher.controller.actions import (
     AdoptChannel,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     AskToStop,
     CloseChannel,
     CommitCheckpoint,
@@ -45,6 +48,7 @@ from dougong.launcher.controller.items import (
     AgentsPlaced,
     BackendOpened,
     NodesListed,
+    OwnPathsTried,
     PeerRefused,
     StoreOpened,
 )
@@ -75,6 +79,7 @@ class Actor:
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
         self._torch_thread = Background("dougong-store", inbox)
+        self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
             self._run_dir.checkpoints,
@@ -94,6 +99,8 @@ class Actor:
                 self._connect(action)
             case OpenBackend() | ListNodes() | SeekNodes() | StartAgents():
                 self._start(action)
+            case AskForPaths(number, wanted):
+                self._ask_for_paths(number, wanted)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -176,7 +183,9 @@ class Actor:
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
         config = self._config
-        self._connections = Connections(self._inbox, host, config.token, config.deadlines)
+        self._connections = Connections(
+            self._inbox, host, config.token, config.deadlines, config.job.listening_ports
+        )
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -189,8 +198,25 @@ class Actor:
         self._torch_thread.call(lambda: self._open_store(host))
 
     def _open_store(self, host: str) -> StoreOpened:
-        store = RendezvousStore(host, self._config.deadlines.rendezvous_s)
+        config = self._config
+        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
         return StoreOpened(store.address, store)
+
+    def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
+        """Have agents try, and try from here; all at the same time."""
+        own = self._reach.path_end
+        ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        for name, others in wanted.items():
+            known = tuple(ends[other] for other in others if other in ends)
+            if name == CONTROLLER:
+                asked = TryPaths(number, known)
+                self._path_thread.call(lambda asked=asked: self._try_paths(own, asked))
+            else:
+                self._reach.send(name, TryPaths(number, known, self._store_address))
+
+    def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
+        results = try_paths(asked, self._config.token, self._config.deadlines)
+        return OwnPathsTried(asked.number, own, results)
 
     # What follows runs in the backend's thread. It reads only what is fixed by then: the server
     # listens before the nodes are listed.
@@ -218,6 +244,7 @@ class Actor:
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,
+            ports=config.job.listening_ports,
         )
 
     def _explain(self, action: GiveUp) -> GiveUp:

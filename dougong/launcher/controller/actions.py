@@ -119,6 +119,15 @@ class ForgetError:
 
 
 @dataclass(frozen=True)
+class AskForPaths:
+    """Have the paths between machines tried: by name, which ends each is to try. `number`: of this
+    round of tries."""
+
+    number: int
+    wanted: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class DropAgent:
     """Close a lost agent's connection, so that it ends its workers if it still lives."""
 
@@ -242,6 +251,7 @@ Action = (
     | StartAgents
     | LoseAgent
     | ForgetError
+    | AskForPaths
     | DropAgent
     | GiveUp
     | AskForModel

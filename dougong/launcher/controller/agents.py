@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
+from dougong.control.path_messages import PathEnd
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import is_silent
 from dougong.planner.placement import AgentSpec
@@ -14,15 +15,22 @@ from dougong.planner.placement import AgentSpec
 
 @dataclass
 class AgentHandle:
-    """One agent in its present life. `facts`: what it said when it joined; `lost`: why it is gone;
+    """One agent in its present life. `facts`: what it said when it joined; `path_end`: where the
+    paths to it are tried; `lost`: why it is gone;
     `is_dropped`: whether its connection has been closed since."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
     channel: Channel | None = None
+    path_end: PathEnd | None = None
     is_ready: bool = False
     lost: str | None = None
     is_dropped: bool = False
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has said all that it says of itself."""
+        return self.facts is not None and self.path_end is not None
 
     @property
     def address(self) -> str:
@@ -52,6 +60,15 @@ class AgentTable:
         """What those said who have joined, by agent."""
         joined = self.handles.items()
         return {name: handle.facts for name, handle in joined if handle.facts is not None}
+
+    @property
+    def path_ends(self) -> dict[str, PathEnd]:
+        """Where the paths to living agents are tried, by agent."""
+        ends = {}
+        for name, handle in self.handles.items():
+            if handle.path_end is not None and handle.lost is None:
+                ends[name] = handle.path_end
+        return ends
 
     def of_worker(self, worker: str) -> AgentHandle | None:
         """The agent whose worker this is."""

@@ -9,8 +9,12 @@ import threading
 from dougong.control.channel import Channel, Server
 from dougong.control.handshake import AgentFacts, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
+from dougong.control.path_messages import CONTROLLER, PathEnd
+from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
+from dougong.launcher.agent.paths import describe_end
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import (
     AgentJoined,
@@ -25,18 +29,31 @@ class Connections:
     """Listens on `host`. An agent that has proved itself becomes an `AgentJoined`; it is sent
     messages once it is adopted."""
 
-    def __init__(self, inbox: Inbox, host: str, token: str, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        host: str,
+        token: str,
+        deadlines: Deadlines,
+        ports: Ports | None = None,
+    ) -> None:
         self._inbox = inbox
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
-        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines)
+        self._paths = PathListener(host, token, ports, deadlines)
+        self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port."""
         return self._server.address
+
+    @property
+    def path_end(self) -> PathEnd:
+        """Where the paths to this machine are tried."""
+        return describe_end(CONTROLLER, self._paths.address, None)
 
     def adopt(self, agent: str, channel: Channel) -> None:
         """From now on the agent is sent messages over this channel."""
@@ -73,6 +90,7 @@ class Connections:
         self._closed.set()
         self.send_all(EndAgent())
         self._server.close()
+        self._paths.close()
 
     def _ping(self) -> None:
         while not self._closed.wait(self._deadlines.ping_every_s):

@@ -44,6 +44,7 @@ _OF_AGENTS = (
     Stage.ROOM,
     Stage.PLACES,
     Stage.JOIN,
+    Stage.PATHS,
     Stage.READY,
     Stage.FINGERPRINTS,
 )
@@ -252,10 +253,14 @@ def _recover(
     """End the old generation's workers, then the run or the next generation, as was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
-    due = Relocation(facts, state, policy, now).next_actions()
+    relocation = Relocation(facts, state, policy, now)
+    due = relocation.next_actions()
     if due or state.stage in (Stage.NODES, Stage.ROOM):
         return due
-    return Preparation(facts, state, policy, now).next_actions()
+    try:
+        return Preparation(facts, state, policy, now).next_actions()
+    except DougongError as error:
+        return relocation.answer(error)
 
 
 def _await_workers_end(

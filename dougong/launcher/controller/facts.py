@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
@@ -128,6 +130,7 @@ class RunFacts:
     fired: set[tuple[int, str]]
     same_since: int = 1
     agents: AgentTable = field(default_factory=AgentTable)
+    paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
     history: list[PastFailure] = field(default_factory=list)
@@ -175,6 +178,8 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):

@@ -9,6 +9,7 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
 from dougong.planner.placement import Node
 from dougong.records.recomputation import RecordedStep
@@ -90,6 +91,15 @@ class StoreOpened:
 
 
 @dataclass(frozen=True)
+class OwnPathsTried:
+    """This process has tried the paths from its machine, whose own end is `end`."""
+
+    number: int
+    end: PathEnd
+    results: tuple[PathResult, ...]
+
+
+@dataclass(frozen=True)
 class AgentsPlaced:
     """All agents that were asked for have been started; they have yet to join."""
 
@@ -148,6 +158,7 @@ Item = (
     | BackendOpened
     | NodesListed
     | StoreOpened
+    | OwnPathsTried
     | AgentsPlaced
     | FoundCheckpoint
     | Committed

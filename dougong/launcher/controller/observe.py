@@ -18,6 +18,7 @@ from dougong.control.messages import (
     WorkerExited,
     WorkerForked,
 )
+from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
 from dougong.control.worker_messages import (
     DrillAnnounced,
@@ -56,6 +57,7 @@ from dougong.launcher.controller.items import (
     FoundCheckpoint,
     Item,
     NodesListed,
+    OwnPathsTried,
     PeerRefused,
     SignalReceived,
     StoreOpened,
@@ -138,6 +140,9 @@ def _observe_answer(facts: RunFacts, item: Item) -> None:
             facts.nodes = nodes
         case StoreOpened():
             facts.store = item
+        case OwnPathsTried(number, end, results):
+            facts.paths.own_end = end
+            facts.paths.note(number, CONTROLLER, results)
         case AgentsPlaced():
             facts.are_placed = True
         case FoundCheckpoint():
@@ -248,6 +253,10 @@ def _observe_message(
     facts: RunFacts, handle: AgentHandle, message: Message, now: float
 ) -> tuple[News, ...]:
     match message:
+        case PathsOpen(end):
+            handle.path_end = end
+        case PathsTried(number, results):
+            facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
         case AgentFailed(text):

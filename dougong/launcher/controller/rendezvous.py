@@ -7,19 +7,22 @@ This module imports torch when called, in a background thread, while the agents 
 
 from __future__ import annotations
 
-import socket
 from datetime import timedelta
 from typing import Any
+
+from dougong.control.ports import listen
+from dougong.job.port_range import Ports
 
 
 class RendezvousStore:
     """A torch.distributed TCPStore that listens on one interface only. It lives as long as this
-    object. `timeout_s`: longest wait of one of its own calls."""
+    object. `timeout_s`: longest wait of one of its own calls. `ports`: to listen on one of these,
+    None: on one that the system chooses."""
 
-    def __init__(self, host: str, timeout_s: float) -> None:
+    def __init__(self, host: str, timeout_s: float, ports: Ports | None = None) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        listener = socket.create_server((host, 0), backlog=1024)
+        listener = listen(host, ports)
         port = listener.getsockname()[1]
         self.address: tuple[str, int] = (host, port)
         self._store: Any = TCPStore(

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.checkpoint.directories import step_of
+from dougong.control.path_messages import CONTROLLER
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
+from dougong.fault.paths import judge_paths, paths_to_try
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
+    AskForPaths,
     Enter,
     FindCheckpoint,
     ForkGeneration,
@@ -43,8 +46,9 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.placement import check_agents, lay_out
+from dougong.planner.placement import lay_out
 from dougong.records import events
 
 _LIMITS = {
@@ -52,6 +56,7 @@ _LIMITS = {
     Stage.NODES: "backend_open_s",
     Stage.PLACES: "backend_open_s",
     Stage.JOIN: "agents_join_s",
+    Stage.PATHS: "paths_s",
     Stage.READY: "agents_ready_s",
     Stage.MODEL: "inspection_s",
     Stage.FINGERPRINTS: "fingerprint_s",
@@ -64,6 +69,7 @@ _OF_START = (
     Stage.NODES,
     Stage.PLACES,
     Stage.JOIN,
+    Stage.PATHS,
     Stage.READY,
     Stage.MODEL,
     Stage.FINGERPRINTS,
@@ -72,6 +78,7 @@ _OF_START = (
 _OF_RECOVERY = (
     Stage.PLACES,
     Stage.JOIN,
+    Stage.PATHS,
     Stage.READY,
     Stage.FINGERPRINTS,
     Stage.CHECKPOINT,
@@ -137,7 +144,7 @@ class Preparation:
         is_join = self.state.stage is Stage.JOIN
         late = []
         for handle in self._agents:
-            has_come = handle.facts is not None if is_join else handle.is_ready
+            has_come = handle.has_joined if is_join else handle.is_ready
             if not has_come:
                 late.append(handle.spec.name)
         return tuple(late)
@@ -169,6 +176,8 @@ class Preparation:
                 return facts.are_placed
             case Stage.JOIN:
                 return not self._late_agents()
+            case Stage.PATHS:
+                return not facts.paths.missing(facts.agents.path_ends)
             case Stage.READY:
                 return not self._late_agents() and facts.store is not None
             case Stage.MODEL:
@@ -184,6 +193,8 @@ class Preparation:
         late_agents: tuple[str, ...] = ()
         if self.state.stage in (Stage.JOIN, Stage.READY):
             late_agents = self._late_agents()
+        if self.state.stage is Stage.PATHS:
+            self._finish_paths()  # what is known by now says more than who is late
         waited = self.policy.deadlines.words(_LIMITS[self.state.stage])
         text = f"{self._missing()}: the controller waited {waited}"
         if isinstance(self.state, Recovering) and late_agents:
@@ -201,6 +212,8 @@ class Preparation:
                 return "the backend has not started the agents"
             case Stage.JOIN:
                 return f"no first message of agents {agents}"
+            case Stage.PATHS:
+                return "not all paths between the machines have been tried"
             case Stage.READY if agents:
                 return f"agents {agents} have not imported what workers need"
             case Stage.READY:
@@ -223,6 +236,10 @@ class Preparation:
                 return (ListNodes(facts.host, self.policy.kinds),)
             case Stage.PLACES:
                 return self._begin_places()
+            case Stage.PATHS:
+                names = [handle.spec.name for handle in facts.agents.all]
+                wanted = paths_to_try(names, {handle.spec.name for handle in self._agents})
+                return (AskForPaths(facts.paths.number + 1, wanted),)
             case Stage.MODEL:
                 return (AskForModel(*self._inspector),)
             case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
@@ -245,6 +262,8 @@ class Preparation:
         match self.state.stage:
             case Stage.JOIN:
                 return self._finish_join()
+            case Stage.PATHS:
+                return self._finish_paths()
             case Stage.READY if isinstance(self.state, Recovering):
                 assert self.facts.model is not None
                 return self._refuse_plan(self.facts.model.inventory)
@@ -266,6 +285,17 @@ class Preparation:
             described.append(events.StartedAgent(**fields, address=address))
         event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
         return (Record(event),)
+
+    def _finish_paths(self) -> tuple[Action, ...]:
+        """Workers that cannot reach each other must not begin: they would hang without a word."""
+        ends, paths = self.facts.agents.path_ends, self.facts.paths
+        missing = paths.missing(ends)
+        if paths.own_end is not None:
+            ends[CONTROLLER] = paths.own_end
+        wrong = judge_paths(ends, paths.results, missing, self.policy.deadlines)
+        if wrong is not None:
+            raise LaunchError(wrong)
+        return ()
 
     def _finish_model(self) -> tuple[Action, ...]:
         job, worker = self.policy.job, self._inspector[1]

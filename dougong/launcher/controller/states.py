@@ -32,6 +32,7 @@ class Stage(Enum):
     ROOM = "room"  # nothing fits the lost agents now: a node that is back, or another
     PLACES = "places"  # agents started on their nodes
     JOIN = "join"  # agents' first messages
+    PATHS = "paths"  # between their machines, tried
     READY = "ready"  # agents have imported what workers need
     MODEL = "model"  # model and data looked at
     FINGERPRINTS = "fingerprints"  # of every device
@@ -141,14 +142,14 @@ State = Starting | Running | Stopping | Recovering | Ended
 
 
 _PHASES: dict[Stage, Phase] = {
-    Stage.JOIN: "imports",
+    Stage.PATHS: "paths",
     Stage.READY: "imports",
     Stage.MODEL: "data",
     Stage.FINGERPRINTS: "probes",
     Stage.CHECKPOINT: "checkpoint",
 }
 """The phase of each stage beyond those of the backend, which has its own name."""
-_OF_BACKEND = (Stage.BACKEND, Stage.NODES, Stage.ROOM, Stage.PLACES)
+_OF_BACKEND = (Stage.BACKEND, Stage.NODES, Stage.ROOM, Stage.PLACES, Stage.JOIN)
 
 
 class StartPhases:

@@ -14,6 +14,7 @@ from typing import Any
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import AgentReady, FromWorker, Message, WorkerExited
+from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
 from dougong.control.worker_messages import (
     ModelFound,
     PartDurable,
@@ -24,7 +25,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
-from dougong.launcher.controller.actions import Action, CommitCheckpoint, Enter, Record
+from dougong.launcher.controller.actions import Action, AskForPaths, CommitCheckpoint, Enter, Record
 from dougong.launcher.controller.config import FROM_START, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
@@ -38,6 +39,7 @@ from dougong.launcher.controller.items import (
     FoundCheckpoint,
     Item,
     NodesListed,
+    OwnPathsTried,
     StoreOpened,
 )
 from dougong.launcher.controller.observe import observe, observe_time
@@ -126,6 +128,19 @@ def done(*names: str, generation: int = 1) -> list[Step]:
     return steps
 
 
+def path_end(name: str) -> PathEnd:
+    """Where the paths to an agent are tried, or to the controller: every one has a machine of its own."""
+    machine = name.removeprefix("the ")
+    return PathEnd(name, machine, f"address of {machine}", 1, "eth0", 1500, (32768, 60999))
+
+
+def tried(number: int, name: str, *results: PathResult) -> Step:
+    """An agent's answer, or the controller's own."""
+    if name == CONTROLLER:
+        return OwnPathsTried(number, path_end(name), results)
+    return Says(name, PathsTried(number, results))
+
+
 def step(number: int, generation: int = 1, ledger: str | None = None) -> Says:
     row: dict[str, Any] = {"step": number, "loss": 1.0, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
     if ledger is not None:
@@ -164,7 +179,11 @@ START: list[Step] = [*UP_TO_MODEL, MODEL, found()]
 
 @dataclass
 class Machine:
-    """Facts and state of one run. `states`, `actions`, `events`: what came out since the last `clear`."""
+    """Facts and state of one run. `states`, `actions`, `events`: what came out since the last `clear`.
+
+    `paths_pass`: whoever is asked to try paths between machines answers at once that all of them pass; what was asked
+    last is `asked_paths`.
+    """
 
     job: Job
     deadlines: Deadlines = DEADLINES
@@ -180,6 +199,8 @@ class Machine:
     events: list[RunEvent] = field(default_factory=list)
     channels: dict[str, Channel] = field(default_factory=dict)
     peers: list[socket.socket] = field(default_factory=list)
+    paths_pass: bool = True
+    asked_paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def policy(self) -> RunPolicy:
@@ -227,8 +248,10 @@ class Machine:
                 channel = self._channel()
                 facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, True, ray_node)
                 self._observe(AgentJoined(replace(facts, memory_bytes=self.memory_bytes), channel))
-                if agent in self.facts.agents.handles and self.facts.agents.is_current(agent, channel):
+                handles = self.facts.agents.handles
+                if agent not in handles or handles[agent].channel is channel:
                     self.channels[agent] = channel
+                    self._observe(AgentMessage(agent, channel, PathsOpen(path_end(agent))))
             case Says(agent, message):
                 self._observe(AgentMessage(agent, self.channels[agent], message))
             case Leaves(agent):
@@ -256,9 +279,18 @@ class Machine:
                     if state.name != self.state.name:
                         self.states.append(state.name)
                     self.state = state
+                case AskForPaths(_, wanted):
+                    self.asked_paths = wanted
                 case _:
                     self.actions.append(action)
             self.facts.note(action, self.now)
+            if isinstance(action, AskForPaths) and self.paths_pass:
+                self._answer_paths(action)
+
+    def _answer_paths(self, asked: AskForPaths) -> None:
+        for name, others in asked.wanted.items():
+            results = tuple(PathResult(other, 1, "passes") for other in others)
+            self._put(tried(asked.number, name, *results))
 
     def _channel(self) -> Channel:
         with socket.create_server(("127.0.0.1", 0)) as listener:

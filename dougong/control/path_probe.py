@@ -1,0 +1,198 @@
+"""Trying the path to another machine, and being there to be tried.
+
+A try is one connection on which messages of fixed lengths take turns, so that no stranger can make
+a listener hold more than a few bytes, or for longer than `path_s`:
+
+    listener -> prober   a nonce
+    prober -> listener   a nonce of its own, and the proof that it knows the run's token
+    listener -> prober   its own proof: with it a small message has passed both ways
+    prober -> listener   64 KiB
+    listener -> prober   one byte
+
+64 KiB fill packets of any size. Where a switch drops those that the machines take for possible, the
+small messages pass and these do not, and nothing else tells of it: TCP sends them again and again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hmac
+import secrets
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from dougong.control.channel import proof
+from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult, TryPaths
+from dougong.control.ports import listen
+from dougong.deadlines import Deadlines
+from dougong.job.port_range import Ports
+
+LARGE_BYTES = 64 * 1024
+MAX_TRIES = 64
+"""Tries that one process makes, and serves, at a time."""
+_NONCE_BYTES, _PROOF_BYTES = 32, 64
+_LARGE, _DONE = bytes(LARGE_BYTES), b"+"
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
+
+
+class StrangerError(Exception):
+    """The other end does not know the run's token."""
+
+
+class _Line:
+    """A connection on which everything happens before `deadline` (monotonic seconds)."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, data: bytes) -> None:
+        """OSError when the other end is gone; TimeoutError at the deadline; so below."""
+        self._sock.settimeout(self._left_s())
+        self._sock.sendall(data)
+
+    def receive(self, num_bytes: int) -> bytes:
+        """So many bytes. EOFError when the other end closes before."""
+        data = bytearray()
+        while len(data) < num_bytes:
+            self._sock.settimeout(self._left_s())
+            more = self._sock.recv(num_bytes - len(data))
+            if not more:
+                raise EOFError("the other end closed the connection")
+            data += more
+        return bytes(data)
+
+    def _left_s(self) -> float:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0.0:
+            raise TimeoutError("timed out")
+        return left_s
+
+
+class PathListener:
+    """Is there to be tried, at `address`, until it is closed. Serves MAX_TRIES at a time, each for
+    `path_s` at most; more of them wait in the system's queue."""
+
+    def __init__(self, host: str, token: str, ports: Ports | None, deadlines: Deadlines) -> None:
+        self._token, self._deadlines = token, deadlines
+        self._listener = listen(host, ports)
+        self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
+        self._places = threading.BoundedSemaphore(MAX_TRIES)
+        self._closed = threading.Event()
+        threading.Thread(target=self._accept, name="dougong-paths", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._closed.set()
+        with contextlib.suppress(OSError):  # closed before
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            self._places.acquire()
+            try:
+                sock, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+            except (OSError, RuntimeError):  # no descriptor or no thread left: whoever tries says so
+                self._places.release()
+                self._closed.wait(self._deadlines.poll_every_s)
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            # Whoever fails here is a stranger, or says himself what he has met.
+            with sock, contextlib.suppress(OSError, EOFError, StrangerError):
+                self._answer(_Line(sock, time.monotonic() + self._deadlines.path_s))
+        finally:
+            self._places.release()
+
+    def _answer(self, line: _Line) -> None:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        line.send(nonce)
+        theirs = line.receive(_NONCE_BYTES)
+        _check(line.receive(_PROOF_BYTES), self._token, nonce, "prober")
+        line.send(_proof(self._token, theirs, "listener"))
+        line.receive(LARGE_BYTES)
+        line.send(_DONE)
+
+
+def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Finding, str]:
+    """What comes of one try, within `path_s`, and the system's words of a failure."""
+    deadline = time.monotonic() + deadlines.path_s
+    try:
+        sock = socket.create_connection((host, port), deadlines.path_s)
+    except OSError as error:
+        return _why_no_connection(error), _words(error)
+    with sock:
+        line = _Line(sock, deadline)
+        try:
+            _greet(line, token)
+        except StrangerError as error:
+            return "stranger", str(error)
+        except (OSError, EOFError) as error:
+            return ("unanswered" if isinstance(error, TimeoutError) else "broken"), _words(error)
+        try:
+            line.send(_LARGE)
+            line.receive(len(_DONE))
+        except (OSError, EOFError) as error:
+            return ("too_large" if isinstance(error, TimeoutError) else "broken"), _words(error)
+    return "passes", ""
+
+
+def try_paths(asked: TryPaths, token: str, deadlines: Deadlines) -> tuple[PathResult, ...]:
+    """A result for each end, and for the port where workers will meet; MAX_TRIES at a time."""
+
+    def result_of(end: PathEnd) -> PathResult:
+        return PathResult(end.name, end.port, *try_path(end.host, end.port, token, deadlines))
+
+    with ThreadPoolExecutor(MAX_TRIES, "dougong-paths") as threads:
+        store = threads.submit(_try_store, asked.store, deadlines)
+        results = list(threads.map(result_of, asked.ends))
+    return (*results, *store.result())
+
+
+def _try_store(
+    address: tuple[str, int] | None, deadlines: Deadlines
+) -> tuple[PathResult, ...]:
+    """Only whether it takes a connection: what is spoken there is the library's own affair."""
+    if address is None:
+        return ()
+    try:
+        socket.create_connection(address, deadlines.path_s).close()
+    except OSError as error:
+        finding = _why_no_connection(error)
+        return (PathResult(CONTROLLER, address[1], finding, _words(error)),)
+    return (PathResult(CONTROLLER, address[1], "passes"),)
+
+
+def _greet(line: _Line, token: str) -> None:
+    """Prove the token, and have it proved."""
+    theirs = line.receive(_NONCE_BYTES)
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    line.send(nonce + _proof(token, theirs, "prober"))
+    _check(line.receive(_PROOF_BYTES), token, nonce, "listener")
+
+
+def _proof(token: str, nonce: bytes, side: str) -> bytes:
+    # Sides of their own: what is proved here is of no use at the controller's port.
+    return proof(token, nonce.hex(), f"path-{side}").encode()
+
+
+def _check(given: bytes, token: str, nonce: bytes, side: str) -> None:
+    if not hmac.compare_digest(given, _proof(token, nonce, side)):
+        raise StrangerError("it does not know this run's token")
+
+
+def _why_no_connection(error: OSError) -> Finding:
+    if isinstance(error, TimeoutError):
+        return "silent"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    return "unreachable" if error.errno in _UNREACHABLE else "broken"
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,111 @@
+"""Listening sockets, on a port that the system chooses or on one of a range.
+
+A range is shared: by controller, agents and workers of one run, by other runs on the machine, by
+strangers. So a port that is taken is passed over.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+from typing import Any
+
+import psutil
+
+from dougong.errors import LaunchError
+from dougong.job.port_range import Ports
+
+BACKLOG = 1024
+_MOST_HOLDERS = 5
+
+
+class NoPortError(LaunchError):
+    """This machine cannot be listened on: at that address, or on none of the ports."""
+
+
+def listen(host: str, ports: Ports | None) -> socket.socket:
+    """A socket that listens on `host`, an address or name of this machine (IPv4 or IPv6); `ports`:
+    on one of these, None: on one that the system chooses.
+
+    NoPortError names the machine, and who holds the ports where that can be seen.
+    """
+    family, address = _resolve(host)
+    if ports is None:
+        return _listen_at(family, address, 0)
+    # Who begins at a place of its own hardly ever meets others on the way.
+    for port in ports.beginning_at(secrets.randbelow(len(ports))):
+        try:
+            return _listen_at(family, address, port)
+        except NoPortError as error:
+            if not _is_taken(error):
+                raise
+    raise NoPortError(no_port_text(ports))
+
+
+def show_address(host: str, port: int) -> str:
+    """`10.0.0.1:6379`, or `[fd00::1]:6379`: an IPv6 address has colons of its own."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def no_port_text(ports: Ports) -> str:
+    """That none of these is free here, who holds them, and what to do."""
+    return (
+        f"all {len(ports)} ports of {ports} are taken on {socket.gethostname()}"
+        f"{_holders(ports)}; widen `ports` in the job file (or DOUGONG_PORTS), or free some"
+    )
+
+
+def _resolve(host: str) -> tuple[int, tuple[Any, ...]]:
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise NoPortError(f"cannot listen on {host} of {socket.gethostname()}: {error}") from error
+    family, _, _, _, address = found[0]
+    return family, address
+
+
+def _listen_at(family: int, address: tuple[Any, ...], port: int) -> socket.socket:
+    # Behind host and port an IPv6 address says its interface.
+    host, _, *scope = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A connection of an earlier run that is still fading away does not hold its port.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port, *scope))
+        sock.listen(BACKLOG)  # that somebody else listens there may show only now
+    except OSError as error:
+        sock.close()
+        raise NoPortError(
+            f"cannot listen on {show_address(str(host), port)} of {socket.gethostname()}: {error}"
+        ) from error
+    return sock
+
+
+def _is_taken(error: NoPortError) -> bool:
+    cause = error.__cause__
+    # EACCES: the system keeps this one port for somebody (ip_local_reserved_ports, a policy).
+    return isinstance(cause, OSError) and cause.errno in (errno.EADDRINUSE, errno.EACCES)
+
+
+def _holders(ports: Ports) -> str:
+    """Who listens on them, as a part of a sentence; only root sees everybody's."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return ""
+    found: dict[int, int] = {}
+    for connection in connections:
+        is_listener = connection.status == psutil.CONN_LISTEN and connection.pid is not None
+        if is_listener and connection.laddr.port in ports:
+            found[connection.pid] = found.get(connection.pid, 0) + 1
+    most = sorted(found, key=lambda pid: -found[pid])[:_MOST_HOLDERS]
+    words = [f"{found[pid]} by process {pid}{_name_of(pid)}" for pid in most]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return f" ({psutil.Process(pid).name()})"
+    except psutil.Error:
+        return ""

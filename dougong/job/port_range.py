@@ -1,0 +1,47 @@
+"""A range of ports, as the key `ports` and the variable DOUGONG_PORTS name it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LOWEST_PORT = 1024
+"""The system keeps those below for its own services."""
+HIGHEST_PORT = 65535
+_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports from `first` to `last`, both among them."""
+
+    first: int
+    last: int
+
+    @staticmethod
+    def read(text: str) -> Ports:
+        """What `20000-20100` means. ValueError, with the rule, for anything else."""
+        found = _RANGE.fullmatch(text.strip())
+        if found is None:
+            raise ValueError("must be FIRST-LAST, such as 20000-20100")
+        first, last = int(found[1]), int(found[2])
+        if first > last:
+            raise ValueError(f"must begin with the lower port: {last}-{first}")
+        if first < LOWEST_PORT or last > HIGHEST_PORT:
+            raise ValueError(f"must lie between {LOWEST_PORT} and {HIGHEST_PORT}")
+        return Ports(first, last)
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def beginning_at(self, place: int) -> Iterator[int]:
+        """All of them once, in a ring; `place`: any whole number, which says where it begins."""
+        for index in range(len(self)):
+            yield self.first + (place + index) % len(self)
