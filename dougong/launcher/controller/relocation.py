@@ -143,7 +143,7 @@ class Relocation:
     ) -> tuple[Action, ...]:
         new = tuple(spec for spec in layout if spec not in kept)
         search = replace(self._search, awaited="")
-        names = (*self.state.restarted, *[spec.name for spec in new])
+        names = (*self._going_on, *[spec.name for spec in new])
         return Enter(self._at(Stage.PLACES, search, names)), StartAgents(new, layout)
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
