@@ -32,7 +32,7 @@ LONG_FILES: dict[str, str] = {}
 # The rooms, lowest first: a module imports from its own room and from rooms further up in this list. Imports inside
 # functions, those under TYPE_CHECKING and entry points named as text count like any other.
 ORDER = (
-    "errors", "deadlines", "remarks",
+    "errors", "deadlines", "addresses", "remarks",
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
     "job.yaml", "job.section", "job.optimizers", "job",  # what a user asks for; optimizers declare a section of it

@@ -27,6 +27,7 @@ from dougong.records.status import RunStatus
 from dougong.ui.formatting import ranges, site_experts, worker_list
 from dougong.ui.next_step import next_step, program
 from dougong.ui.standing import Standing, find_standing
+from dougong.ui.stop_words import how_it_stopped
 
 
 def status(
@@ -152,10 +153,14 @@ def stop(
 ) -> None:
     """Stop a run: it finishes the step and writes a checkpoint, then ends.
 
+    A step that does not end, because workers stand still, is given up after a while
+    (fault.deadlines.stop_step_s).
+
     Example: dougong stop runs/quickstart-20260101-120000
     """
-    final = stop_run(RunDir.open(run_dir), now, timeout)
-    typer.echo(f"{final.state.lower()} at step {final.step} of {final.steps}")
+    run = RunDir.open(run_dir)
+    final = stop_run(run, now, timeout, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(how_it_stopped(final, run.read_events()))
 
 
 def workers_table(status: RunStatus) -> Table:

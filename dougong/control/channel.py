@@ -19,9 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
+from dougong.addresses import show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
-from dougong.control.ports import listen, show_address
+from dougong.control.ports import listen
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.job.port_range import Ports

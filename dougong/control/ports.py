@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import secrets
 import socket
+from collections import Counter
 from typing import Any
 
 import psutil
 
+from dougong.addresses import show_address
 from dougong.errors import LaunchError
 from dougong.job.port_range import Ports
 
@@ -41,11 +43,6 @@ def listen(host: str, ports: Ports | None) -> socket.socket:
             if not _is_taken(error):
                 raise
     raise NoPortError(no_port_text(ports))
-
-
-def show_address(host: str, port: int) -> str:
-    """`10.0.0.1:6379`, or `[fd00::1]:6379`: an IPv6 address has colons of its own."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def no_port_text(ports: Ports) -> str:
@@ -94,13 +91,15 @@ def _holders(ports: Ports) -> str:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
         return ""
-    found: dict[int, int] = {}
-    for connection in connections:
-        is_listener = connection.status == psutil.CONN_LISTEN and connection.pid is not None
-        if is_listener and connection.laddr.port in ports:
-            found[connection.pid] = found.get(connection.pid, 0) + 1
-    most = sorted(found, key=lambda pid: -found[pid])[:_MOST_HOLDERS]
-    words = [f"{found[pid]} by process {pid}{_name_of(pid)}" for pid in most]
+    found = Counter[int]()
+    for entry in connections:
+        # A listener is bound, so that its end here has an address.
+        if entry.status == psutil.CONN_LISTEN and entry.pid is not None and entry.laddr:
+            found[entry.pid] += entry.laddr.port in ports
+    words = []
+    for pid, count in found.most_common(_MOST_HOLDERS):
+        if count:
+            words.append(f"{count} by process {pid}{_name_of(pid)}")
     return f" ({', '.join(words)})" if words else ""
 
 

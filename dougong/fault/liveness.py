@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dougong.deadlines import Deadlines
 
@@ -29,6 +29,16 @@ def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> 
 def stall_reason(phase: str, step: int, deadlines: Deadlines) -> str:
     """What the warning about a stalled worker says."""
     return f"no progress for {deadlines.stall_warning_s:g} s, in {phase} of step {step}"
+
+
+def limit_of_stop(phases: Collection[str], is_committing: bool) -> str:
+    """The field of `Deadlines` that says how long the workers of a run that is to stop may stand
+    still. `phases`: of those that live.
+
+    A step moves all the time; a checkpoint on slow storage may take long without a movement.
+    """
+    writes = is_committing or "checkpoint" in phases
+    return "commit_checkpoint_s" if writes else "stop_step_s"
 
 
 def is_last_worker_late(first_done_at: float | None, now: float, deadlines: Deadlines) -> bool:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dougong.addresses import show_address
 from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult
-from dougong.control.ports import show_address
 from dougong.deadlines import Deadlines
 
 MOST_TOLD = 6
@@ -163,9 +163,7 @@ def _told(sentences: Sequence[str]) -> list[str]:
 # Closed: no connection
 
 
-def _closed_words(
-    trial: _Trial, failures: Sequence[_Failure], deadlines: Deadlines
-) -> list[str]:
+def _closed_words(trial: _Trial, failures: Sequence[_Failure], deadlines: Deadlines) -> list[str]:
     """Whole machines first, then pairs."""
     why = {failure.pair: _why_closed(failure, deadlines) for failure in failures}
     left = dict(why)
@@ -182,9 +180,7 @@ def _closed_words(
     return sentences
 
 
-def _cut_off(
-    trial: _Trial, closed: Collection[_Pair]
-) -> list[tuple[str, list[_Pair], str]]:
+def _cut_off(trial: _Trial, closed: Collection[_Pair]) -> list[tuple[str, list[_Pair], str]]:
     """Machines that nobody reaches, or that reach nobody, with those pairs; of two machines alone a
     pair says as much."""
     found = []
@@ -283,7 +279,9 @@ def _how_to_widen(failures: Sequence[_Failure]) -> str:
     fits = _ETHERNET_MTU if largest > _ETHERNET_MTU else _LEAST_MTU
     commands = []
     for end in list(ends.values())[:MOST_TOLD]:
-        commands.append(f"`ip link set dev {end.interface or 'INTERFACE'} mtu {fits}` on {end.machine}")
+        commands.append(
+            f"`ip link set dev {end.interface or 'INTERFACE'} mtu {fits}` on {end.machine}"
+        )
     return (
         f"the network between them drops packets as large as their MTU allows: {', '.join(commands)}"
         "; or set on the switch what the machines have; on a slow network raise "

@@ -19,6 +19,7 @@ from dougong.records.rebuilt_status import known_status
 from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
 from dougong.ui.next_step import next_step
+from dougong.ui.stop_words import StopWatch, awaited_words
 
 LOST = "LOST"
 
@@ -76,10 +77,14 @@ def ask_controller(
 
 
 def stop(
-    run_dir: RunDir, now: bool, timeout_s: float, deadlines: Deadlines = DEADLINES
+    run_dir: RunDir,
+    now: bool,
+    timeout_s: float,
+    deadlines: Deadlines = DEADLINES,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> RunStatus:
     """Ask a run to stop, wait until it has, return its final status; at once when it has ended
-    already.
+    already. `tell` is called with what is awaited meanwhile.
 
     LaunchError when there is nobody to ask, with what is known of the run and what to type, and at
     the deadline: the end may come yet.
@@ -96,14 +101,19 @@ def stop(
         if not ended.has_ended:
             raise
         return ended
+    watch = StopWatch(deadlines)
     while time.monotonic() < deadline:
         status, _ = known_status(run_dir)
         if status.has_ended or run_dir.read_controller() is None:
             return read_status(run_dir, deadlines)
+        text = watch.note(status, time.monotonic())
+        if text is not None:
+            tell(text)
         time.sleep(deadlines.poll_every_s)
+    awaited = awaited_words(known_status(run_dir)[0]) or "its end"
     raise LaunchError(
-        f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still ends its step: wait "
-        "for it by the same command, or use `dougong stop --now`"
+        f"{run_dir.path}: has not stopped within {timeout_s:.0f} s; it still waits for {awaited}: "
+        "wait for it by the same command, or use `dougong stop --now`"
     )
 
 

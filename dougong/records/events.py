@@ -86,6 +86,14 @@ class PhaseEnded(RunEvent):
     seconds: float
 
 
+class Waiting(RunEvent):
+    """What a start or a recovery waits for and cannot bring about itself, such as devices that
+    another job holds."""
+
+    kind: Literal["waiting"] = "waiting"
+    text: str
+
+
 class StartedAgent(BaseModel):
     """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
     None where any number of workers fits. `environment`: what it gives to its workers."""
@@ -287,19 +295,33 @@ class WarningRaised(RunEvent):
     workers: tuple[str, ...] = ()
 
 
-class Waiting(RunEvent):
-    """A start or a recovery cannot go on before something else happens: what it awaits."""
-
-    kind: Literal["waiting"] = "waiting"
-    text: str
-
-
 class StopRequested(RunEvent):
     """Somebody asked the run to end after its step; `now`: without waiting for it."""
 
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
     now: bool = False
+
+
+class StillWorker(BaseModel):
+    """What a worker was at that has not moved since."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = ""
+    step: int = 0
+    phase: str = ""
+
+
+class StepGivenUp(RunEvent):
+    """A run that was to stop has been ended within its step, since its workers had stood still for
+    `limit`, in words. `checkpoint`: the name of the newest, None where there is none."""
+
+    kind: Literal["step_given_up"] = "step_given_up"
+    limit: str
+    workers: tuple[StillWorker, ...] = ()
+    checkpoint: str | None = None
 
 
 class RunEnded(RunEvent):
@@ -318,6 +340,7 @@ Event = Annotated[
     | StateChanged
     | PhaseStarted
     | PhaseEnded
+    | Waiting
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
@@ -336,8 +359,8 @@ Event = Annotated[
     | CheckpointsSetAside
     | NoteTaken
     | WarningRaised
-    | Waiting
     | StopRequested
+    | StepGivenUp
     | RunEnded,
     Field(discriminator="kind"),
 ]

@@ -31,6 +31,7 @@ from dougong.records.events import (
     RunEnded,
     RunEvent,
     StateChanged,
+    StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
@@ -117,6 +118,11 @@ def _(event: PhaseStarted) -> Sentence:
 def _(event: PhaseEnded) -> Sentence:
     level: Level = "info" if event.seconds >= DEADLINES.phase_quiet_s else "quiet"
     return Sentence(level, f"{PHASES[event.phase]}: {duration(event.seconds)}")
+
+
+@describe.register
+def _(event: Waiting) -> Sentence:
+    return Sentence("warning", f"waiting: {event.text}")
 
 
 @describe.register
@@ -249,16 +255,23 @@ def _(event: WarningRaised) -> Sentence:
 
 
 @describe.register
-def _(event: Waiting) -> Sentence:
-    return Sentence("warning", f"waiting for {event.text}")
-
-
-@describe.register
 def _(event: StopRequested) -> Sentence:
     if event.now:
         return Sentence("warning", f"{event.by}: the run ends at once, no checkpoint is written")
     more = "`dougong stop --now`" if event.by == "dougong stop" else "a second request"
     return Sentence("warning", f"stop requested by {event.by}; {more} ends the run at once")
+
+
+@describe.register
+def _(event: StepGivenUp) -> Sentence:
+    text = f"the step did not end: no worker has moved for {event.limit}"
+    places: dict[str, list[str]] = {}
+    for worker in event.workers:
+        places.setdefault(f"{worker.phase} of step {worker.step}", []).append(worker.name)
+    for place, names in places.items():
+        text += f"; {worker_list(names)} in {place}"
+    kept = f"kept is {event.checkpoint}" if event.checkpoint else "there is no checkpoint"
+    return Sentence("warning", f"{text}; the run ends without it, {kept}")
 
 
 @describe.register

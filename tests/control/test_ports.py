@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from dougong.control.ports import NoPortError, listen, show_address
+from dougong.control.ports import NoPortError, listen
 from dougong.job.port_range import Ports
 
 
@@ -74,10 +74,3 @@ def test_an_address_of_another_machine_is_refused_with_its_name() -> None:
         listen("192.0.2.1", None)
     with pytest.raises(NoPortError, match=rf"cannot listen on \[2001:db8::1\]:\d+ of {socket.gethostname()}: "):
         listen("2001:db8::1", free_range(3))
-
-
-@pytest.mark.parametrize(
-    ("host", "shown"), [("10.0.0.1", "10.0.0.1:6379"), ("node0", "node0:6379"), ("fd00::1", "[fd00::1]:6379")]
-)
-def test_an_address_is_shown_as_it_is_typed(host: str, shown: str) -> None:
-    assert show_address(host, 6379) == shown

@@ -249,9 +249,9 @@ Action = (
     | ListNodes
     | SeekNodes
     | StartAgents
+    | AskForPaths
     | LoseAgent
     | ForgetError
-    | AskForPaths
     | DropAgent
     | GiveUp
     | AskForModel

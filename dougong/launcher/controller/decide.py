@@ -9,6 +9,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
+from dougong.fault.liveness import limit_of_stop
 from dougong.fault.policy import DETERMINISTIC, decide
 from dougong.launcher.controller.actions import (
     Action,
@@ -114,9 +115,14 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
         return True
     match state:
         case Running():
-            return False  # a step ends, or the last checkpoint is being committed
+            # A step ends, or the last checkpoint is being committed; workers that still meet and
+            # build their model have no step to end.
+            return facts.generation is not None and not facts.generation.is_built
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
+        case Recovering(stage=Stage.WORKERS_END):
+            # A checkpoint that was whole before the failure must not be lost by a stop either.
+            return facts.checkpoints.num_open == 0
         case _:
             return True
 
@@ -157,8 +163,29 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
         return _begin_recovery(facts, generation, policy, now)
     if isinstance(state, Running) and facts.stop is not None:
         number = generation.number
-        return AskToStop(number), Enter(Stopping(number, facts.stop))
+        return AskToStop(number), Enter(Stopping(number, facts.stop, now))
+    if isinstance(state, Stopping):
+        return _give_up_step(facts, generation, state, policy.deadlines, now)
     return ()
+
+
+def _give_up_step(
+    facts: RunFacts, generation: Generation, state: Stopping, deadlines: Deadlines, now: float
+) -> tuple[Action, ...]:
+    """The end of a stop that the workers do not meet: as long as one of them moves, the step may
+    end; when all stand still, they wait for somebody who does not come."""
+    living = generation.living
+    limit = limit_of_stop({status.phase for status in living}, facts.checkpoints.num_open > 0)
+    moved_at = max((status.moved_at for status in living), default=state.since)
+    if now - max(moved_at, state.since) <= getattr(deadlines, limit):
+        return ()
+    given_up = events.StepGivenUp(
+        generation=generation.number,
+        limit=deadlines.words(limit),
+        workers=tuple(status.still() for status in living),
+        checkpoint=facts.checkpoints.parent,
+    )
+    return Record(given_up), *_end(Outcome("STOPPED", state.stop.status))
 
 
 def _conclude(
@@ -272,7 +299,7 @@ def _await_workers_end(
         if now - state.since <= policy.deadlines.kill_s:
             return ()
         done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
-    ends = state.was_stopping or state.decision.action == "fail"
+    ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()
     if state.was_stopping:
@@ -280,6 +307,8 @@ def _await_workers_end(
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
+    if facts.stop is not None:
+        return done + _end(Outcome("STOPPED", facts.stop.status))
     return done + _begin_restart(facts, state, policy, now)
 
 

@@ -12,6 +12,7 @@ from dougong.fault.diagnosis import settled
 from dougong.fault.liveness import is_last_worker_late, late_reason, stalled
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
 from dougong.parallel.plan import Plan, Worker
+from dougong.records.events import StillWorker
 from dougong.records.status import WorkerState
 
 
@@ -31,6 +32,11 @@ class WorkerStatus:
     sequence: int = 0
     step: int = 0
     phase: str = "start"
+
+    def still(self) -> StillWorker:
+        """What it was at last, for the record."""
+        worker = self.worker
+        return StillWorker(name=worker.name, host=worker.node, step=self.step, phase=self.phase)
 
     def describe(self) -> WorkerState:
         """As in status.json."""
@@ -71,6 +77,11 @@ class Generation:
     def is_built(self) -> bool:
         """Whether every worker has built its part of the model: its first step has begun."""
         return self.has_stepped or all(s.phase != "start" for s in self.workers.values())
+
+    @property
+    def living(self) -> tuple[WorkerStatus, ...]:
+        """Workers whose processes have not ended."""
+        return tuple(status for status in self.workers.values() if not status.has_exited)
 
     @property
     def all_exited(self) -> bool:

@@ -79,10 +79,12 @@ class Running:
 
 @dataclass(frozen=True)
 class Stopping:
-    """A generation ends its step, because of `stop`."""
+    """A generation ends its step, because of `stop`, `since` that was asked for (monotonic
+    seconds)."""
 
     generation: int
     stop: Stop
+    since: float
     name: ClassVar[str] = "STOPPING"
 
 
