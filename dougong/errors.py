@@ -55,6 +55,13 @@ class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
 
 
+class AliveError(LaunchError):
+    """A controller of the run lives, or may: a second one would spoil it. It is for the other to
+    end, so the same command may succeed later."""
+
+    exit_status = 3
+
+
 class StorageError(LaunchError):
     """A file of the run's record cannot be written: the disk is full, read-only, or gone."""
 

@@ -232,7 +232,7 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
 
 def _observe_join(facts: RunFacts, item: AgentJoined) -> tuple[News, ...]:
     agent = item.facts.agent
-    if facts.agents.join(item.facts, item.channel):
+    if facts.agents.join(item.facts, item.channel, item.clock_ahead_s):
         return (AdoptChannel(agent, item.channel),)
     return (CloseChannel(item.channel), warning(facts, f"agent {agent!r} is not expected"))
 

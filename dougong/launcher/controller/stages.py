@@ -277,7 +277,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
+        check_agents(known, self.policy.software)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address

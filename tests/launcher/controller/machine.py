@@ -45,6 +45,7 @@ from dougong.launcher.controller.items import (
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
 from dougong.parallel.plan import Inventory
+from dougong.planner.agreement import Software
 from dougong.planner.placement import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEvent
@@ -205,7 +206,8 @@ class Machine:
     @property
     def policy(self) -> RunPolicy:
         policy = RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
-        return replace(policy, versions=self.versions, has_sources=self.has_sources)
+        software = None if self.versions is None else Software("here", self.versions, {})
+        return replace(policy, software=software, has_sources=self.has_sources)
 
     @property
     def outcome(self) -> Outcome:
@@ -246,7 +248,7 @@ class Machine:
                 self._take(observe_time(self.facts, self.now, self.deadlines))
             case Joins(agent, node, ray_node):
                 channel = self._channel()
-                facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, True, ray_node)
+                facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, ray_node=ray_node)
                 self._observe(AgentJoined(replace(facts, memory_bytes=self.memory_bytes), channel))
                 handles = self.facts.agents.handles
                 if agent not in handles or handles[agent].channel is channel:
