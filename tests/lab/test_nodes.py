@@ -34,7 +34,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster) -> str:
     """The run directory of the same job on one machine, without Ray: bits do not depend on the layout."""
-    cluster.job("plain", **job())
+    anywhere = [{**island, "node": None} for island in (EAST, WEST)]
+    cluster.job("plain", **job(islands=anywhere))
     words = ["dougong", "run", str(cluster.lab.shared / "plain.yaml"), "--no-ray"]
     cluster.hosts[0].check([*words, "--run-dir", str(cluster.run_dir("plain"))], timeout_s=120)
     return str(cluster.run_dir("plain"))
