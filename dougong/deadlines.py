@@ -20,7 +20,9 @@ class Deadlines:
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
     placement_s: float = 60.0  # Ray finds room for all agents
     agents_join_s: float = 120.0  # an agent's first message
-    path_s: float = 2.0  # a connection and 64 KiB from one machine to another, before the first step
+    path_s: float = (
+        2.0  # a connection and 64 KiB from one machine to another, before the first step
+    )
     paths_s: float = 10.0  # everybody has tried all paths, many of which may be closed
     agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
     inspection_s: float = 3600.0  # text is tokenised once, which may take long
@@ -84,12 +86,12 @@ class Deadlines:
     tick_every_s: float = 0.1
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
+    ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
-    placement_poll_s: int = 1  # Ray counts whole seconds
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
     def words(self, name: str) -> str:

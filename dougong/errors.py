@@ -62,6 +62,15 @@ class AliveError(LaunchError):
     exit_status = 3
 
 
+class NoRoomError(LaunchError):
+    """An island finds no room on the nodes that there are now. `is_held`: what it asks for is
+    there, in the hands of others."""
+
+    def __init__(self, text: str, is_held: bool = False) -> None:
+        super().__init__(text)
+        self.is_held = is_held
+
+
 class StorageError(LaunchError):
     """A file of the run's record cannot be written: the disk is full, read-only, or gone."""
 

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
-from dougong.errors import LaunchError
+from dougong.errors import NoRoomError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
-
-_LEAST_ID_LENGTH = 8
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine that may run agents. `devices`: how many of each accelerator it has; those whose
-    workers share the machine are not counted."""
-
-    id: str
-    name: str
-    address: str
-    devices: Mapping[str, int] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    given_name: str = ""
-
-    def matches(self, wish: str) -> bool:
-        """Whether `island.node` means this node: its address, name, id (or how that begins), or a
-        label `key=value`."""
-        key, equals, value = wish.partition("=")
-        if equals:
-            return self.labels.get(key) == value
-        if wish in (self.address, self.name, self.given_name):
-            return True
-        return len(wish) >= _LEAST_ID_LENGTH and self.id.startswith(wish)
-
-    def count(self, kind: str) -> int:
-        """How many devices of a kind it has."""
-        return self.devices.get(kind, 0)
+from dougong.planner.nodes import Node, allowed_nodes, listed
 
 
 @dataclass(frozen=True)
@@ -67,87 +38,252 @@ class AgentSpec:
 
 
 def lay_out(
-    islands: Sequence[Island], nodes: Sequence[Node], shared: bool = True
+    islands: Sequence[Island],
+    nodes: Sequence[Node],
+    shared: bool = True,
+    kept: Sequence[AgentSpec] = (),
 ) -> tuple[AgentSpec, ...]:
-    """One agent per island and node. An island of devices takes the nodes with most free devices
-    first.
+    """Agents for all workers of a job, in rank order, each on a node that answers. The order of
+    `nodes` is of no account.
+
+    An island goes to the node with most room where it fits, else over the fewest nodes. Room of an
+    island of devices are devices that nobody holds; room of one that shares its machines are
+    processors, of which each thread of a worker takes one. When these do not suffice, all nodes
+    are loaded evenly. What is hard to place comes first: devices, then pins, then large islands.
 
     `shared`: agents of one node see all its devices, so that each must begin after the last one's;
-    otherwise an agent sees only its own. Raises LaunchError with the numbers of every node when
-    there are fewer devices than workers.
+    otherwise an agent sees only its own, and `free` of a node does not hold those of `kept`.
+    `kept`: agents that stay as they are; the other workers of their islands are laid out anew.
+
+    Raises NoRoomError with the numbers of every node.
     """
-    free = {node.id: dict(node.devices) for node in nodes}
-    specs: list[AgentSpec] = []
-    for island in islands:
-        specs += _agents_of(island, _allowed(island, nodes), free)
-    if not shared:
-        return tuple(dataclasses.replace(spec, first_device=0) for spec in specs)
-    return tuple(specs)
+    nodes = sorted(nodes, key=lambda node: node.order)
+    room = _Room.of(nodes, shared, kept)
+    waiting = [_Wish.of(island, nodes, kept) for island in islands]
+    waiting = [wish for wish in waiting if wish.indices]
+    specs = list(kept)
+    for wish in sorted(waiting, key=lambda wish: wish.ease):
+        waiting.remove(wish)
+        specs += room.place(wish, waiting)
+    ranks = {island.name: rank for rank, island in enumerate(islands)}
+    return tuple(sorted(specs, key=lambda spec: (ranks[spec.island], spec.first_index)))
 
 
-def _agents_of(
-    island: Island, nodes: Sequence[Node], free: dict[str, dict[str, int]]
-) -> list[AgentSpec]:
-    if not get_accelerator(island.accelerator).shares_machine:
-        return _spread(island, nodes, free)
-    # Any number of workers fits on one node; which one may be left to the backend.
-    node = nodes[0].id if island.node else None
-    return [_spec(island, 0, island.workers, node)]
+@dataclass(frozen=True)
+class _Wish:
+    """The workers of an island that have no place yet, by index, and the nodes where they may
+    run."""
+
+    island: Island
+    indices: tuple[int, ...]
+    nodes: tuple[Node, ...]
+
+    @staticmethod
+    def of(island: Island, nodes: Sequence[Node], kept: Sequence[AgentSpec]) -> _Wish:
+        placed: set[int] = set()
+        for spec in kept:
+            if spec.island == island.name:
+                placed.update(range(spec.first_index, spec.first_index + spec.num_workers))
+        indices = tuple(index for index in range(island.workers) if index not in placed)
+        allowed = allowed_nodes(island, nodes) if indices else ()
+        return _Wish(island, indices, tuple(allowed))
+
+    @property
+    def kind(self) -> str:
+        return self.island.accelerator
+
+    @property
+    def shares_machine(self) -> bool:
+        return get_accelerator(self.kind).shares_machine
+
+    @property
+    def ease(self) -> tuple[bool, int, int]:
+        """How easy it is to place: what comes first is hardest."""
+        size = len(self.indices) * self.island.threads
+        return self.shares_machine, len(self.nodes), -size
 
 
-def _allowed(island: Island, nodes: Sequence[Node]) -> list[Node]:
-    """The nodes where an island may run."""
-    if island.node is None:
-        allowed, problem = list(nodes), "needs a node"
-    else:
-        allowed = [node for node in nodes if node.matches(island.node)]
-        problem = f"is pinned to node {island.node!r}"
-    if allowed:
-        return allowed
-    have = ", ".join(f"{node.name} ({node.address})" for node in nodes) or "none"
-    raise LaunchError(
-        f"island {island.name} {problem}; the nodes are: {have}; mend islands.{island.name}.node"
-    )
+@dataclass
+class _Room:
+    """What is left of the nodes while islands are placed, one after the other.
+
+    `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
+    been placed, by the node's id.
+    """
+
+    shared: bool
+    devices: dict[tuple[str, str], list[int]]
+    threads: dict[str, int]
+
+    @staticmethod
+    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> _Room:
+        devices = {}
+        for node in nodes:
+            for kind in node.devices:
+                devices[node.id, kind] = list(range(node.count_free(kind)))
+        room = _Room(shared, devices, {node.id: 0 for node in nodes})
+        for spec in kept:
+            room._keep(spec)
+        return room
+
+    def place(self, wish: _Wish, later: Sequence[_Wish]) -> list[AgentSpec]:
+        """Agents for it; what they take is left no more. `later`: those that come after it."""
+        if wish.shares_machine:
+            counts = self._share_processors(wish)
+        else:
+            counts = self._share_devices(wish, later)
+        specs: list[AgentSpec] = []
+        indices = list(wish.indices)
+        for node, count in counts:
+            specs += self._take(wish.island, node, indices[:count])
+            del indices[:count]
+        return specs
+
+    def _keep(self, spec: AgentSpec) -> None:
+        assert spec.node is not None, "an agent that lives is somewhere"
+        if spec.node not in self.threads:
+            return  # its node is not one of those on which others may be placed
+        self.threads[spec.node] += spec.num_workers * spec.threads
+        left = self.devices.get((spec.node, spec.accelerator))
+        if self.shared and left is not None:
+            taken = range(spec.first_device, spec.first_device + spec.num_workers)
+            left[:] = [number for number in left if number not in taken]
+
+    # Devices
+
+    def _share_devices(self, wish: _Wish, later: Sequence[_Wish]) -> list[tuple[Node, int]]:
+        """How many workers on which node: all on one where they fit, else on few."""
+        missing = len(wish.indices)
+
+        def preference(node: Node) -> tuple[bool, int, int]:
+            left = self._left(node, wish.kind)
+            return left < missing, _num_claims(node, wish.kind, later), -left
+
+        counts = []
+        for node in sorted(wish.nodes, key=preference):
+            count = min(missing, self._left(node, wish.kind))
+            if count:
+                counts.append((node, count))
+                missing -= count
+        if missing:
+            left = [(node, self._left(node, wish.kind)) for node in wish.nodes]
+            raise _too_few_devices(wish, left)
+        return counts
+
+    def _left(self, node: Node, kind: str) -> int:
+        return len(self.devices.get((node.id, kind), ()))
+
+    # Processors
+
+    def _share_processors(self, wish: _Wish) -> list[tuple[Node, int]]:
+        """How many workers on which node: all on one where they fit, else in proportion over as few
+        as hold them, else evenly over all."""
+        nodes = sorted(wish.nodes, key=lambda node: -self._free_cpus(node))
+        nodes = [node for node in nodes if node.cpus > 0] or nodes
+        chosen = self._fewest(nodes, wish)
+        threads = wish.island.threads
+        counts = {node.id: 0 for node in chosen}
+
+        def load(node: Node) -> float:
+            """The part of its processors in use when it takes one more worker."""
+            more = (counts[node.id] + 1) * threads
+            cpus = max(node.cpus, 1.0)
+            return (cpus - self._free_cpus(node) + more) / cpus
+
+        for _ in wish.indices:
+            counts[min(chosen, key=load).id] += 1
+        return [(node, counts[node.id]) for node in chosen if counts[node.id]]
+
+    def _fewest(self, nodes: Sequence[Node], wish: _Wish) -> list[Node]:
+        """The first ones, as many as have processors for all workers; all where they have not."""
+        chosen: list[Node] = []
+        slots = 0
+        for node in nodes:
+            if slots >= len(wish.indices):
+                break
+            chosen.append(node)
+            # The hundredth of a processor that somebody's agent holds is nobody's work.
+            slots += max(0, round(self._free_cpus(node)) // wish.island.threads)
+        return chosen
+
+    def _free_cpus(self, node: Node) -> float:
+        free = node.cpus if node.free_cpus is None else node.free_cpus
+        return free - self.threads[node.id]
+
+    # What both take
+
+    def _take(self, island: Island, node: Node, indices: Sequence[int]) -> list[AgentSpec]:
+        """Agents for these workers on one node: one, unless its indices or devices have gaps."""
+        self.threads[node.id] += len(indices) * island.threads
+        left = self.devices.get((node.id, island.accelerator))
+        numbers = list(range(len(indices)))
+        if left is not None:
+            taken, left[:] = left[: len(indices)], left[len(indices) :]
+            numbers = taken if self.shared else numbers
+        specs = []
+        for first, number, count in _runs(indices, numbers):
+            first_device = number if self.shared and left is not None else 0
+            specs.append(_spec(island, first, count, node.id, first_device))
+        return specs
 
 
-def _spread(
-    island: Island, nodes: Sequence[Node], free: dict[str, dict[str, int]]
-) -> list[AgentSpec]:
-    """Agents for all workers of an island of devices. `free`: devices left, by node and kind; what
-    is taken is taken off."""
-    kind, first = island.accelerator, 0
-    specs = []
-    for node in sorted(nodes, key=lambda node: -free[node.id].get(kind, 0)):
-        left = free[node.id].get(kind, 0)
-        count = min(island.workers - first, left)
-        if count == 0:
-            continue
-        # Devices are given out in order, so that those in use are the first ones.
-        first_device = node.count(kind) - left
-        specs.append(_spec(island, first, count, node.id, first_device))
-        free[node.id][kind] = left - count
-        first += count
-    if first < island.workers:
-        raise _too_few_devices(island, nodes, first)
-    return specs
+def _runs(indices: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(first index, first number, length) of the stretches in which both go up by one."""
+    runs: list[tuple[int, int, int]] = []
+    for index, number in zip(indices, numbers, strict=True):
+        if runs:
+            first, first_number, count = runs[-1]
+            if (index, number) == (first + count, first_number + count):
+                runs[-1] = (first, first_number, count + 1)
+                continue
+        runs.append((index, number, 1))
+    return runs
 
 
-def _too_few_devices(island: Island, nodes: Sequence[Node], found: int) -> LaunchError:
-    kind = island.accelerator
-    counts = ", ".join(f"{node.name} has {node.count(kind)} {kind}" for node in nodes)
-    advice = f"lower islands.{island.name}.workers or add nodes"
-    if not any(node.count(kind) for node in nodes):
-        missing = get_accelerator(kind).missing()
-        advice = f"add nodes that have some, or use another islands.{island.name}.accelerator"
-        advice += f" (on this machine {missing})" if missing else ""
+def _num_claims(node: Node, kind: str, later: Sequence[_Wish]) -> int:
+    """How many islands that are pinned have yet to find devices of this kind there."""
+    claims = [wish for wish in later if wish.kind == kind and wish.island.node is not None]
+    return sum(node in wish.nodes for wish in claims)
+
+
+def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomError:
+    """`left`: how many devices of each node this island can have."""
+    island, kind = wish.island, wish.kind
+    found = sum(count for _, count in left)
+    held = sum(node.count(kind) - node.count_free(kind) for node, _ in left)
     workers = "worker" if island.workers == 1 else "workers"
     free = {0: "none is free", 1: "only 1 device is free"}.get(
         found, f"only {found} devices are free"
     )
-    return LaunchError(
+    nodes = listed([_words_on(node, kind, count) for node, count in left])
+    is_held = len(wish.indices) <= found + held
+    text = (
         f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
-        f"{free} ({counts}); {advice}"
+        f"{free} ({nodes}); {_advice(wish, is_held)}"
     )
+    return NoRoomError(text, is_held)
+
+
+def _words_on(node: Node, kind: str, left: int) -> str:
+    """`alpha (10.0.0.1) has 4 cuda, 1 free; held by job other`."""
+    total, free = node.count(kind), node.count_free(kind)
+    words = f"{node.title} has {total} {kind}"
+    if left == total:
+        return words
+    if free < total and node.holders:
+        return f"{words}, {left} free, held by {' and '.join(node.holders)}"
+    return f"{words}, {left} free"
+
+
+def _advice(wish: _Wish, is_held: bool) -> str:
+    name, kind = wish.island.name, wish.kind
+    if is_held:
+        return f"free what others hold (`ray status`), or lower islands.{name}.workers"
+    if any(node.count(kind) for node in wish.nodes):
+        return f"lower islands.{name}.workers or add nodes"
+    missing = get_accelerator(kind).missing()
+    advice = f"add nodes that have some, or use another islands.{name}.accelerator"
+    return advice + (f" (on this machine {missing})" if missing else "")
 
 
 def _spec(

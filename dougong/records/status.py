@@ -64,7 +64,8 @@ class ControllerAddress(BaseModel):
 
 class RunStatus(BaseModel):
     """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
-    start or a recovery is at, since `phase_s` seconds, empty while it trains."""
+    start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
+    waits for there, where that is not of its own making."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,6 +77,7 @@ class RunStatus(BaseModel):
     recoveries: int = 0
     phase: str = ""
     phase_s: float = 0.0
+    waiting: str = ""
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

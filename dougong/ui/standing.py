@@ -92,9 +92,14 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
-        if self.remark:
-            lines.append(self.remark)
-        return lines
+        return lines + self._remarks()
+
+    def _remarks(self) -> list[str]:
+        """What it waits for, and what is unusual."""
+        status = self.status
+        waits = status.waiting and not status.has_ended
+        awaited = f"waiting: {status.waiting}" if waits else ""
+        return [text for text in (awaited, self.remark) if text]
 
     def _step_words(self) -> list[str]:
         words = []

@@ -27,11 +27,16 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "arithmetic: class aa on east/0-1, class bb on west/0",
     ),
     ({"kind": "fingerprints", "classes": {}, "seconds": 0}, "info", "arithmetic: no fingerprint requested"),
+    ({"kind": "waiting", "text": "2 NPU on beta"}, "warning", "waiting: 2 NPU on beta"),
     ({"kind": "planned", "workers": 2, "lanes": 4, "experts": 1}, "info", "plan: 2 workers, 4 lanes, 1 expert"),
     (
-        {"kind": "planned", "workers": 4, "lanes": 4, "experts": 8, "moved": [
-            {"worker": f"west/{i}", "before": "node1", "now": f"node{2 + i // 2}"} for i in range(3)
-        ]},
+        {
+            "kind": "planned",
+            "workers": 4,
+            "lanes": 4,
+            "experts": 8,
+            "moved": [{"worker": f"west/{i}", "before": "node1", "now": f"node{2 + i // 2}"} for i in range(3)],
+        },
         "info",
         "plan: 4 workers, 4 lanes, 8 experts; west/0-1: node1 -> node2; west/2: node1 -> node3",
     ),
@@ -155,6 +160,23 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         {"kind": "stop_requested", "by": "SIGINT"},
         "warning",
         "stop requested by SIGINT; a second request ends the run at once",
+    ),
+    (
+        {
+            "kind": "step_given_up",
+            "limit": "60 s (fault.deadlines.stop_step_s)",
+            "checkpoint": "step-000010.g1",
+            "workers": [{"name": f"east/{n}", "step": 12, "phase": "exchange"} for n in (0, 1)]
+            + [{"name": "west/0", "step": 12, "phase": "forward"}],
+        },
+        "warning",
+        "the step did not end: no worker has moved for 60 s (fault.deadlines.stop_step_s); east/0-1 in exchange of "
+        "step 12; west/0 in forward of step 12; the run ends without it, kept is step-000010.g1",
+    ),
+    (
+        {"kind": "step_given_up", "limit": "60 s"},
+        "warning",
+        "the step did not end: no worker has moved for 60 s; the run ends without it, there is no checkpoint",
     ),
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),

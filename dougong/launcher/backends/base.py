@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.events import Phase
 
 SettingsOf = Callable[[AgentSpec], AgentSettings]
 """What an agent is given at its start."""
 
+Tell = Callable[[str], None]
+"""Says at once what is awaited. May be called from any thread."""
+
 
 class Backend(Protocol):
-    """Starts agents and knows why one is gone. All its methods are called from one long-lived
+    """Starts agents and knows which have ended. All its methods are called from one long-lived
     thread, but `close`.
 
     `phase`: what its part of a start is called. `shared_devices`: whether agents on one node see
@@ -29,16 +33,23 @@ class Backend(Protocol):
         """Make nodes available; the address of this process as the agents' nodes reach it."""
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        """The nodes there are, with their devices of these accelerators."""
+        """The nodes that answer now, with their devices of these accelerators; the newest one where
+        several stand for one machine."""
 
-    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
-        """Start agents, all of them or none. LaunchError when they find no place."""
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
+        """Start agents, all of them or none, each on the node that its spec names. A name that was
+        started before begins a new life: its old one is ended first.
 
-    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
-        """Start one agent again whose first life has ended."""
+        LaunchError when they find no room in time; `tell` says meanwhile what is awaited.
+        """
 
-    def why_ended(self, name: str) -> str | None:
-        """Why an agent ended, in words; None when it has not, or nothing is known."""
+    def end(self, names: Sequence[str]) -> None:
+        """These agents are lost or wanted no more: end what is left of them, and give back what
+        they hold. A name that is not known is no error."""
+
+    def ended(self) -> dict[str, str]:
+        """The agents that have ended by now, in their present life, and why: the last line that
+        each has said. Never waits."""
 
     def close(self) -> None:
-        """End every agent that is left."""
+        """End every agent that is left, and a `start` that still waits for room."""

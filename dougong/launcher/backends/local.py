@@ -16,8 +16,9 @@ from dougong.control.environment import child_environment
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.facts import count_devices
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.backends.base import SettingsOf
-from dougong.planner.placement import AgentSpec, Node
+from dougong.launcher.backends.base import SettingsOf, Tell
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase
 
@@ -38,15 +39,21 @@ class Local:
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in kinds}
-        return [Node("local-machine", socket.gethostname(), "127.0.0.1", counts)]
+        here = Node("local-machine", socket.gethostname(), "127.0.0.1", counts)
+        return [dataclasses.replace(here, cpus=float(os.cpu_count() or 1))]
 
-    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
+        self.end([spec.name for spec in specs])
         for spec in specs:
-            self.restart(spec, settings_of)
+            self._start(spec, settings_of)
 
-    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
-        if spec.name in self._processes:
-            self._kill(self._processes[spec.name])  # lost may mean stopped, not dead
+    def end(self, names: Sequence[str]) -> None:
+        for name in names:
+            process = self._processes.pop(name, None)
+            if process is not None:
+                self._kill(process)  # lost may mean stopped, not dead
+
+    def _start(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
         settings = dataclasses.replace(settings_of(spec), parent=os.getpid())
         log_file = self.log_file(spec.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,16 +64,18 @@ class Local:
         """Where an agent itself prints: next to the logs of its workers."""
         return self._run_dir.log_file(0, f"agent-{name}/0")
 
-    def why_ended(self, name: str) -> str | None:
-        if name not in self._processes:
-            return None
-        try:
-            status = self._processes[name].wait(self._deadlines.exit_status_s)
-        except subprocess.TimeoutExpired:
-            return None
+    def ended(self) -> dict[str, str]:
+        ended = {}
+        for name, process in self._processes.items():
+            status = process.poll()
+            if status is not None:
+                last_words = self._last_words(name) if status else ""
+                ended[name] = f"its process ended with status {status}{last_words}"
+        return ended
+
+    def _last_words(self, name: str) -> str:
         lines = self.log_file(name).read_text(errors="replace").strip().splitlines()
-        last_words = f": {lines[-1]}" if lines else ""
-        return f"its process ended with status {status}{last_words}"
+        return f": {lines[-1]} (all of it: {self.log_file(name)})" if lines else ""
 
     def close(self) -> None:
         for process in self._processes.values():

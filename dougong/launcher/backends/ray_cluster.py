@@ -1,55 +1,33 @@
-"""Agents as Ray actors in one placement group: a bundle for each island and node. Ray places them
-and no more.
-
-After the start nothing here is on the way of a message or of a recovery; it is asked again only
-when a whole agent is lost. Ray is imported when the backend opens.
-"""
+"""A Ray cluster, or a Ray of this run alone: reached or started, its nodes listed, agents started
+there (`ray_agents.py`). Ray is imported when the backend opens."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from dougong.accelerators.registry import accelerator_names, get_accelerator
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import ray_variables, temporary_variables
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.agent.agent import serve_run
-from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.backends.base import SettingsOf
+from dougong.launcher.backends.base import SettingsOf, Tell
+from dougong.launcher.backends.ray_agents import RayAgents
 from dougong.launcher.backends.ray_choice import LOCAL, OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_folder import make_folder, remove_folder
 from dougong.launcher.backends.ray_head import check_head, find_head
 from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
 from dougong.launcher.backends.reaper import ended_with_us
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.events import Phase
 
-CPU_SHARE = 0.01
-"""What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
-share the machine."""
 OBJECT_STORE_BYTES = 80_000_000
-
-
-class AgentActor:
-    """The Ray actor: an `Agent` served in its own thread of control until the run ends."""
-
-    def serve(self, settings_json: str) -> None:
-        """Returns when the agent has ended and none of its processes is left."""
-        import ray
-
-        node = ray.get_runtime_context().get_node_id()
-        ended_by_controller = serve_run(AgentSettings.from_json(settings_json), node)
-        if not ended_by_controller:
-            # The controller is gone, perhaps its Ray too: an actor's own way out would wait for
-            # that.
-            os._exit(1)
 
 
 class RayBackend:
@@ -66,10 +44,7 @@ class RayBackend:
         self._log = log
         self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
-        self._actors: dict[str, Any] = {}
-        self._serving: dict[str, Any] = {}
-        self._bundles: dict[str, int] = {}
-        self._group: Any = None
+        self._agents = RayAgents(deadlines)
         self._ray: Any = None
 
     def open(self) -> str:
@@ -117,63 +92,20 @@ class RayBackend:
         """The cluster's living nodes, and how many devices of each kind they have in all."""
         return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
 
-    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
-        """One placement group for all agents: all of them find room, or none starts."""
-        bundles = [bundle_of(spec) for spec in specs]
-        selectors = [{"ray.io/node-id": spec.node} if spec.node else {} for spec in specs]
-        pins = {"bundle_label_selector": selectors} if any(selectors) else {}
-        self._group = self._ray.util.placement_group(bundles, strategy="PACK", **pins)
-        self._await_group(specs, bundles)
-        for index, spec in enumerate(specs):
-            self._bundles[spec.name] = index
-            self.restart(spec, settings_of)
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
+        self._agents.start(specs, settings_of, tell)
 
-    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
-        """Start an actor in the agent's bundle; Ray moves the bundle first if its node has died."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+    def end(self, names: Sequence[str]) -> None:
+        self._agents.end(names)
 
-        if spec.name in self._actors:
-            # Lost may mean cut off, not dead: it must not keep the bundle.
-            self._ray.kill(self._actors[spec.name], no_restart=True)
-        place = PlacementGroupSchedulingStrategy(
-            self._group, placement_group_bundle_index=self._bundles[spec.name]
-        )
-        needs = bundle_of(spec)
-        actor_class = self._ray.remote(AgentActor).options(
-            num_cpus=needs.pop("CPU"),
-            num_gpus=needs.pop("GPU", 0),
-            resources=needs,
-            max_restarts=0,
-            scheduling_strategy=place,
-        )
-        actor = actor_class.remote()
-        self._actors[spec.name] = actor
-        self._serving[spec.name] = actor.serve.remote(settings_of(spec).to_json())
-
-    def why_ended(self, name: str) -> str | None:
-        """What Ray knows of an agent's end; None when it serves, or has not been started."""
-        reference = self._serving.get(name)
-        if reference is None:
-            return None
-        done, _ = self._ray.wait([reference], timeout=self._deadlines.exit_status_s)
-        if not done:
-            return None
-        try:
-            self._ray.get(reference)
-        except Exception as error:  # whatever the actor raised is the answer
-            return _first_line(error)
-        return "it ended by itself"
+    def ended(self) -> dict[str, str]:
+        return self._agents.ended()
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
         if self._ray is not None and self._ray.is_initialized():
-            serving = list(self._serving.values())
-            if serving:
-                limit_s = self._deadlines.agent_end_s
-                self._ray.wait(serving, num_returns=len(serving), timeout=limit_s)
-            if self._group is not None:
-                self._ray.util.remove_placement_group(self._group)
+            self._agents.close()
             self._ray.shutdown()
         self._stack.close()
 
@@ -192,35 +124,6 @@ class RayBackend:
             labels={str(key): str(value) for key, value in (raw.get("Labels") or {}).items()},
             given_name=str(raw.get("NodeName") or ""),
         )
-
-    def _await_group(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> None:
-        deadline = time.monotonic() + self._deadlines.placement_s
-        while not self._group.wait(timeout_seconds=self._deadlines.placement_poll_s):
-            if time.monotonic() > deadline:
-                raise LaunchError(self._no_room(specs, bundles))
-
-    def _no_room(self, specs: Sequence[AgentSpec], bundles: Sequence[dict[str, float]]) -> str:
-        asked = []
-        for spec, bundle in zip(specs, bundles, strict=True):
-            asked.append(f"{spec.name}: {_words(bundle)}")
-        have = []
-        for node in self._ray.nodes():
-            if node["Alive"]:
-                have.append(f"{node['NodeManagerAddress']}: {_words(node['Resources'])}")
-        limit = self._deadlines.words("placement_s")
-        return (
-            f"the cluster found no room within {limit}; asked: {', '.join(asked)}; the nodes have "
-            f"in all: {'; '.join(have)}; free what other jobs hold (`ray status`), or lower "
-            "islands.*.workers"
-        )
-
-
-def bundle_of(spec: AgentSpec) -> dict[str, float]:
-    """What Ray is asked for on behalf of one agent: a device for each worker, and hardly any
-    processor."""
-    resource = get_accelerator(spec.accelerator).resource
-    bundle = {"CPU": CPU_SHARE}
-    return bundle | {resource: float(spec.num_workers)} if resource else bundle
 
 
 def _import_ray() -> Any:
@@ -252,13 +155,6 @@ def _raylet_helpers() -> list[int]:
         if child.name() == "raylet":
             helpers += [helper.pid for helper in child.children()]
     return helpers
-
-
-def _words(resources: Mapping[str, float]) -> str:
-    """A bundle or a node's resources for an error, without Ray's own marks of nodes."""
-    known = {"CPU", *(get_accelerator(name).resource for name in accelerator_names())}
-    words = [f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known]
-    return ", ".join(words) or "nothing"
 
 
 def _first_line(error: BaseException) -> str:

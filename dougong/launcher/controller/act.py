@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
+from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
-from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
@@ -23,12 +24,12 @@ from dougong.launcher.controller.actions import (
     AskForModel,
     AskForPaths,
     AskToStop,
+    AskWhoEnded,
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
     ForkGeneration,
-    GiveUp,
     KillGeneration,
     ListNodes,
     OpenBackend,
@@ -47,7 +48,9 @@ from dougong.launcher.controller.connections import Connections
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import (
+    AgentsEnded,
     AgentsPlaced,
+    Awaited,
     BackendOpened,
     NodesListed,
     OwnPathsTried,
@@ -92,16 +95,17 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
+        self._store_address: tuple[str, int] | None = None
         self._prover: FolderProver | None = None
 
-    def act(self, action: Action) -> Action:
-        """Do it. What was done: the action itself, or with what was learnt on the way."""
+    def act(self, action: Action) -> None:
+        """Do it."""
         match action:
             case Record() | RecordStep() | ShowLine() | ShowException():
                 self._show(action)
             case AdoptChannel() | CloseChannel() | DropAgent():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents():
+            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
@@ -116,9 +120,6 @@ class Actor:
                 self._store(action)
             case ForkGeneration() | AskToStop() | KillGeneration():
                 self._command(action)
-            case GiveUp():
-                return self._explain(action)
-        return action
 
     def close(self) -> None:
         """End the agents, their nodes, and what runs in the background. A commit that was begun
@@ -173,7 +174,9 @@ class Actor:
 
     # Agents
 
-    def _start(self, action: OpenBackend | ListNodes | SeekNodes | StartAgents) -> None:
+    def _start(
+        self, action: OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded
+    ) -> None:
         match action:
             case OpenBackend():
                 self._torch_thread.call(load_torch)
@@ -185,6 +188,8 @@ class Actor:
                 self._backend_thread.call(lambda: self._seek(agents, kinds))
             case StartAgents(specs):
                 self._backend_thread.call(lambda: self._place(specs))
+            case AskWhoEnded():
+                self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients, and the store where workers meet."""
@@ -206,11 +211,12 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        self._torch_thread.call(lambda: self._open_store(host))
+        listener = listen(host, config.job.listening_ports)
+        self._store_address = listener.getsockname()[:2]
+        self._torch_thread.call(lambda: self._open_store(listener))
 
-    def _open_store(self, host: str) -> StoreOpened:
-        config = self._config
-        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
+    def _open_store(self, listener: socket.socket) -> StoreOpened:
+        store = RendezvousStore(listener, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
@@ -220,8 +226,7 @@ class Actor:
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:
-                asked = TryPaths(number, known)
-                self._path_thread.call(lambda asked=asked: self._try_paths(own, asked))
+                self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
                 self._reach.send(name, TryPaths(number, known, self._store_address))
 
@@ -234,8 +239,11 @@ class Actor:
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
         self._ask_for_proof(specs)
-        self._backend.start(specs, self._settings_of)
+        self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
+
+    def _tell_awaited(self, text: str) -> None:
+        self._inbox.put(Awaited(text))
 
     def _seek(self, lost: tuple[str, ...], kinds: tuple[str, ...]) -> NodesListed:
         # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
@@ -269,17 +277,6 @@ class Actor:
             deadlines=config.deadlines,
             ports=config.job.listening_ports,
         )
-
-    def _explain(self, action: GiveUp) -> GiveUp:
-        """Add what the backend knows of agents that did not come."""
-        lines = [str(action.error)]
-        for agent in action.late_agents:
-            reason = self._backend.why_ended(agent)
-            if reason:
-                lines.append(f"agent {agent}: {reason}")
-        if len(lines) == 1:
-            return action
-        return GiveUp(LaunchError("\n".join(lines)), action.late_agents)
 
     # Workers
 

@@ -106,6 +106,11 @@ class StartAgents:
 
 
 @dataclass(frozen=True)
+class AskWhoEnded:
+    """Ask the backend which agents have ended."""
+
+
+@dataclass(frozen=True)
 class LoseAgent:
     """From now on this agent counts as lost."""
 
@@ -136,11 +141,9 @@ class DropAgent:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """What is under way ends with this error. `late_agents`: the backend may know why they have not
-    come, which then belongs to the error."""
+    """What is under way ends with this error."""
 
     error: DougongError
-    late_agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,7 @@ Action = (
     | ListNodes
     | SeekNodes
     | StartAgents
+    | AskWhoEnded
     | AskForPaths
     | LoseAgent
     | ForgetError

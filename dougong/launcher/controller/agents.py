@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,9 +42,12 @@ class AgentHandle:
 
 @dataclass
 class AgentTable:
-    """All agents of a run, by name."""
+    """All agents of a run, by name. `is_asked`: whether the backend has yet to say which of them
+    have ended; `asked_at`: when it was asked last."""
 
     handles: dict[str, AgentHandle] = field(default_factory=dict)
+    is_asked: bool = False
+    asked_at: float = -math.inf
 
     def __getitem__(self, agent: str) -> AgentHandle:
         return self.handles[agent]
@@ -107,11 +111,20 @@ class AgentTable:
         handle = self.handles.get(agent)
         return handle is not None and handle.channel is channel and handle.lost is None
 
-    def lose(self, handle: AgentHandle, reason: str) -> str:
-        """Count an agent as gone; why, with its name and node."""
-        node = handle.facts.node if handle.facts is not None else "its node"
-        handle.lost = f"agent {handle.spec.name} on {node}: {reason}"
+    def lose(self, handle: AgentHandle, reason: str, machine: str) -> str:
+        """Count an agent as gone; why, with its name and machine."""
+        handle.lost = f"agent {handle.spec.name} on {machine}: {reason}"
         return handle.lost
+
+    # Ends that no connection tells, since there is none yet
+
+    def note_asked(self, now: float) -> None:
+        """The backend is asked which agents have ended."""
+        self.is_asked, self.asked_at = True, now
+
+    def is_due(self, now: float, deadlines: Deadlines) -> bool:
+        """Whether the backend should be asked again."""
+        return not self.is_asked and now - self.asked_at >= deadlines.ended_every_s
 
     def silent(self, now: float, deadlines: Deadlines) -> tuple[AgentHandle, ...]:
         """Agents that have not been heard for too long, and are not counted as lost yet."""

@@ -38,6 +38,7 @@ from dougong.launcher.controller.states import (
     Starting,
     StartPhases,
     State,
+    awaited_in,
 )
 from dougong.records import events
 from dougong.records.status import RunStatus
@@ -100,6 +101,7 @@ class Controller:
             recoveries=len(facts.history),
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
+            waiting=facts.awaited or awaited_in(self._state),
             workers=tuple(status.describe() for status in statuses),
         )
 
@@ -154,8 +156,9 @@ class Controller:
         if isinstance(action, Enter):
             self.set_state(action.state)
             return
+        done = action
         try:
-            done = self._actor.act(action)
+            self._actor.act(action)
         except DougongError as error:
             done = GiveUp(error)
         self._facts.note(done, time.monotonic())

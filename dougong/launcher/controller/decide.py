@@ -145,8 +145,9 @@ def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tup
 
 
 def _refuse_lost_agents(facts: RunFacts) -> None:
-    for handle in facts.agents.lost:
-        raise LaunchError(str(handle.lost))
+    lost = [str(handle.lost) for handle in facts.agents.lost]
+    if lost:
+        raise LaunchError("\n".join(lost))
 
 
 # Training

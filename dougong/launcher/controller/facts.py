@@ -3,6 +3,7 @@ what the controller itself did; nothing here decides or acts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dougong.control.worker_messages import PartDurable
@@ -15,6 +16,7 @@ from dougong.launcher.controller.actions import (
     AskForFingerprints,
     AskForModel,
     AskForPaths,
+    AskWhoEnded,
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
@@ -43,7 +45,7 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.recomputation import Recomputation
 
 
@@ -63,8 +65,8 @@ class CheckpointFacts:
 
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
     generation. `num_open`: commits under way. `error`: why the last commit failed. `parent`: name
-    of the checkpoint that the next one follows. `num_sought`: searches under way. `found`: the answer
-    to the last one of them.
+    of the checkpoint that the next one follows. `num_sought`: searches under way; `found`: the
+    answer to the last one.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
@@ -120,9 +122,9 @@ class RunFacts:
     `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
     worker). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
-    task and worker. `num_refused`: strangers, and messages that were not understood. `error`: what
-    went wrong with something that the controller itself did or waited for. What is not known yet
-    is None.
+    task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
+    what is waited for in the background, in words, empty where nothing is. `error`: what went wrong
+    with something that the controller itself did or waited for. What is not known yet is None.
     """
 
     number: int
@@ -138,6 +140,7 @@ class RunFacts:
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
     are_placed: bool = False
+    awaited: str = ""
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     store: StoreOpened | None = None
@@ -161,9 +164,27 @@ class RunFacts:
 
     def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent is gone, and its workers with it."""
-        text = self.agents.lose(handle, reason)
+        text = self.agents.lose(handle, reason, self.machine_of(handle))
         if self.generation is not None:
             self.generation.note_lost(handle.spec.workers, text, now)
+
+    def note_ends(self, reasons: Mapping[str, str], now: float) -> None:
+        """What the backend knows of agents that have ended. Of one that has joined, its connection
+        tells the end; of the others only this does."""
+        self.agents.is_asked = False
+        if not self.are_placed:
+            return  # it was asked before a new life began: these are ends of the old one
+        for name, reason in reasons.items():
+            handle = self.agents.handles.get(name)
+            if handle is not None and handle.channel is None and handle.lost is None:
+                self.lose(handle, reason, now)
+
+    def machine_of(self, handle: AgentHandle) -> str:
+        """The machine of an agent, as it has named it itself or as the backend listed it."""
+        if handle.facts is not None:
+            return handle.facts.node
+        listed = [node for node in self.nodes or () if node.id == handle.spec.node]
+        return listed[0].title if listed else "its node"
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
@@ -178,8 +199,6 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
-            case AskForPaths(number, wanted):
-                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
@@ -194,25 +213,44 @@ class RunFacts:
             case ForkGeneration():
                 self._begin_generation(action, now)
             case ForgetError():
-                self.error = None
+                self.error, self.awaited = None, ""
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():
                 self.nodes = None
-            case StartAgents() | DropAgent() | AskForModel() | AskForFingerprints():
-                self._note_agents(action)
+            case (
+                StartAgents()
+                | AskWhoEnded()
+                | DropAgent()
+                | AskForPaths()
+                | AskForModel()
+                | AskForFingerprints()
+            ):
+                self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
     def _note_agents(
-        self, action: StartAgents | DropAgent | AskForModel | AskForFingerprints
+        self,
+        action: StartAgents
+        | AskWhoEnded
+        | DropAgent
+        | AskForPaths
+        | AskForModel
+        | AskForFingerprints,
+        now: float,
     ) -> None:
         match action:
             case StartAgents(specs, layout):
                 self.agents.expect(specs, layout)
+                self.agents.asked_at = now
                 self.are_placed = False
+            case AskWhoEnded():
+                self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case AskForModel(_, worker):
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):

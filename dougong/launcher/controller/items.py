@@ -11,7 +11,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
@@ -107,6 +107,20 @@ class AgentsPlaced:
 
 
 @dataclass(frozen=True)
+class AgentsEnded:
+    """The agents that have ended by now, as their backend knows it, and why."""
+
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What somebody in the background waits for, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
@@ -162,6 +176,8 @@ Item = (
     | StoreOpened
     | OwnPathsTried
     | AgentsPlaced
+    | AgentsEnded
+    | Awaited
     | FoundCheckpoint
     | Committed
     | CommitFailed

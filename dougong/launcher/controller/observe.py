@@ -32,7 +32,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason, stall_reason
+from dougong.fault.liveness import silence_reason
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -49,7 +49,9 @@ from dougong.launcher.controller.items import (
     AgentJoined,
     AgentLeft,
     AgentMessage,
+    AgentsEnded,
     AgentsPlaced,
+    Awaited,
     BackendOpened,
     ClientRequest,
     CommitFailed,
@@ -91,8 +93,11 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case CommitFailed(_, error):
             facts.checkpoints.note_failed(error)
             return (warning(facts, f"checkpoint not committed: {error}"),)
+        case Awaited(text):
+            facts.awaited = text
+            return (Record(events.Waiting(generation=facts.number, text=text)),)
         case _:
-            _observe_answer(facts, item)
+            _observe_answer(facts, item, now)
             return ()
 
 
@@ -105,7 +110,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
         return ()
     news = []
     for status in facts.generation.note_time(now, deadlines):
-        text = stall_reason(status.phase, status.step, deadlines)
+        text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
     return tuple(news)
 
@@ -130,7 +135,7 @@ def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
 # Background threads
 
 
-def _observe_answer(facts: RunFacts, item: Item) -> None:
+def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
     match item:
         case TaskFailed(error):
             facts.error = as_ours(error)
@@ -144,7 +149,9 @@ def _observe_answer(facts: RunFacts, item: Item) -> None:
             facts.paths.own_end = end
             facts.paths.note(number, CONTROLLER, results)
         case AgentsPlaced():
-            facts.are_placed = True
+            facts.are_placed, facts.awaited = True, ""
+        case AgentsEnded(reasons):
+            facts.note_ends(reasons, now)
         case FoundCheckpoint():
             facts.checkpoints.note_found(item)
 

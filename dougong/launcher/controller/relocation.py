@@ -24,7 +24,8 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.states import Recovering, Search, Stage, Unfit
-from dougong.planner.placement import AgentSpec, Node, lay_out
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec, lay_out
 from dougong.records import events
 from dougong.ui.formatting import worker_list
 

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.checkpoint.directories import step_of
-from dougong.control.path_messages import CONTROLLER
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
-from dougong.fault.paths import judge_paths, paths_to_try
+from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
     AskForModel,
     AskForPaths,
+    AskWhoEnded,
     Enter,
     FindCheckpoint,
     ForkGeneration,
@@ -102,7 +102,7 @@ class Preparation:
         if not self._is_over():
             limit_s = getattr(self.policy.deadlines, _LIMITS[self.state.stage])
             is_late = self.now - self.state.since > limit_s
-            return self._give_up() if is_late else ()
+            return self._give_up() if is_late else self._ask_who_ended()
         if self.state.stage is Stage.CHECKPOINT:
             return self._begin_generation()
         # What a stage has brought may forbid the next one; that is recorded before the run ends.
@@ -110,6 +110,14 @@ class Preparation:
         if any(isinstance(action, GiveUp | LoseAgent) for action in done):
             return done
         return done + self.enter(self._following())
+
+    def _ask_who_ended(self) -> tuple[Action, ...]:
+        """An agent that cannot start says so to nobody but its backend."""
+        agents = self.facts.agents
+        is_awaited = self.state.stage in (Stage.JOIN, Stage.READY)
+        if is_awaited and agents.is_due(self.now, self.policy.deadlines):
+            return (AskWhoEnded(),)
+        return ()
 
     def enter(self, state: Starting | Recovering) -> tuple[Action, ...]:
         """Begin a stage. What makes that impossible is this stage's failure."""
@@ -199,7 +207,7 @@ class Preparation:
         text = f"{self._missing()}: the controller waited {waited}"
         if isinstance(self.state, Recovering) and late_agents:
             return tuple(LoseAgent(agent, text) for agent in late_agents)
-        return (GiveUp(LaunchError(text), late_agents),)
+        return (GiveUp(LaunchError(text)),)
 
     def _missing(self) -> str:
         agents = ", ".join(self._late_agents())
@@ -288,13 +296,10 @@ class Preparation:
 
     def _finish_paths(self) -> tuple[Action, ...]:
         """Workers that cannot reach each other must not begin: they would hang without a word."""
-        ends, paths = self.facts.agents.path_ends, self.facts.paths
-        missing = paths.missing(ends)
-        if paths.own_end is not None:
-            ends[CONTROLLER] = paths.own_end
-        wrong = judge_paths(ends, paths.results, missing, self.policy.deadlines)
-        if wrong is not None:
-            raise LaunchError(wrong)
+        facts = self.facts
+        problem = facts.paths.problem(facts.agents.path_ends, self.policy.deadlines)
+        if problem is not None:
+            raise LaunchError(problem)
         return ()
 
     def _finish_model(self) -> tuple[Action, ...]:

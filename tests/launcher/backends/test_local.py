@@ -24,6 +24,10 @@ EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 2)
 SHORT = dataclasses.replace(DEADLINES, agent_end_s=0.2)
 
 
+def silence(text: str) -> None:
+    raise AssertionError(f"nothing is awaited here: {text}")
+
+
 class Launch:
     """A local backend, and the agents that have reached the controller."""
 
@@ -72,20 +76,19 @@ def test_this_machine_is_the_only_node(launch: Launch) -> None:
 
 
 def test_an_agent_that_is_told_to_end_has_ended_with_status_0(launch: Launch) -> None:
-    launch.backend.start([EAST], launch.settings_of)
+    launch.backend.start([EAST], launch.settings_of, silence)
     pid, channel = launch.joined()
-    assert launch.backend.why_ended("east") is None
-    assert launch.backend.why_ended("west") is None
+    assert launch.backend.ended() == {}
     channel.send(EndAgent())
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert launch.backend.why_ended("east") == "its process ended with status 0"
+    assert launch.backend.ended()["east"] == "its process ended with status 0"
 
 
 def test_an_agents_last_words_say_why_it_ended(launch: Launch) -> None:
     launch.server.close()
-    launch.backend.start([EAST], launch.settings_of)
+    launch.backend.start([EAST], launch.settings_of, silence)
     assert launch.backend.close() is None
-    reason = str(launch.backend.why_ended("east"))
+    reason = launch.backend.ended()["east"]
     assert reason.startswith("its process ended with status ")
     log = launch.run_dir.log_file(0, "agent-east/0")
     assert launch.backend.log_file("east") == log
@@ -93,19 +96,19 @@ def test_an_agents_last_words_say_why_it_ended(launch: Launch) -> None:
 
 
 def test_an_agent_that_is_started_again_leaves_no_older_self(launch: Launch) -> None:
-    launch.backend.start([EAST], launch.settings_of)
+    launch.backend.start([EAST], launch.settings_of, silence)
     first, _ = launch.joined()
     os.kill(first, signal.SIGSTOP)  # lost, but not dead
-    launch.backend.restart(EAST, launch.settings_of)
+    launch.backend.start([EAST], launch.settings_of, silence)
     second, _ = launch.joined()
     assert not process_exists(first)
     assert process_exists(second)
 
 
 def test_closing_ends_also_an_agent_that_does_not_end_by_itself(launch: Launch) -> None:
-    launch.backend.start([EAST], launch.settings_of)
+    launch.backend.start([EAST], launch.settings_of, silence)
     pid, _ = launch.joined()
     os.kill(pid, signal.SIGSTOP)
     launch.backend.close()
     assert not process_exists(pid)
-    assert launch.backend.why_ended("east") == "its process ended with status -9"
+    assert launch.backend.ended()["east"] == "its process ended with status -9"

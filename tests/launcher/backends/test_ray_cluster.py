@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
-from dougong.launcher.backends.ray_cluster import RayBackend, bundle_of
-from dougong.planner.placement import AgentSpec
+from dougong.launcher.backends.ray_cluster import RayBackend
 from tests.families import SMALLEST
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
@@ -59,13 +58,6 @@ def test_a_cluster_that_is_not_there_is_told_in_seconds(tmp_path: Path) -> None:
 def test_an_address_must_have_a_port(address: str) -> None:
     with pytest.raises(LaunchError, match="not HOST:PORT"):
         RayBackend(address, DEADLINES).open()
-
-
-def test_bundles_ask_for_devices_and_hardly_any_processor() -> None:
-    cpu = AgentSpec("east", "east", "both", "cpu", 1, 0, 8)
-    npu = AgentSpec("west", "west", "both", "npu", 1, 0, 2)
-    assert bundle_of(cpu) == {"CPU": 0.01}
-    assert bundle_of(npu) == {"CPU": 0.01, "NPU": 2.0}
 
 
 @dataclass

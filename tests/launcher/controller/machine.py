@@ -13,8 +13,9 @@ from typing import Any
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.messages import AgentReady, FromWorker, Message, WorkerExited
+from dougong.control.messages import AgentReady, FromWorker, Heartbeat, Message, WorkerExited
 from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
+from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import (
     ModelFound,
     PartDurable,
@@ -46,7 +47,7 @@ from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
 from dougong.parallel.plan import Inventory
 from dougong.planner.agreement import Software
-from dougong.planner.placement import Node
+from dougong.planner.nodes import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEvent
 from dougong.records.recomputation import RecordedStep
@@ -147,6 +148,12 @@ def step(number: int, generation: int = 1, ledger: str | None = None) -> Says:
     if ledger is not None:
         row["ledger"] = ledger
     return worker("east/0", StepDone(number, row), generation)
+
+
+def moves(name: str, sequence: int, number: int, phase: str, generation: int = 1) -> Says:
+    """A worker's progress, as its agent's heartbeat carries it."""
+    progress = {name: WorkerProgress(sequence, number, phase, 0)}
+    return Says(agent_of(name), Heartbeat(generation, sequence, progress))
 
 
 def part(name: str, number: int, generation: int = 1) -> Says:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,27 +12,37 @@ from dougong.control.channel import Channel
 from dougong.control.messages import Acknowledged
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import DEADLINES
-from dougong.errors import LaunchError
 from dougong.job.schema import Job
+from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import (
     AskToStop,
+    AskWhoEnded,
     CloseChannel,
     DropAgent,
-    GiveUp,
     ListNodes,
     OpenBackend,
     Record,
     RecordStep,
     ShowException,
     ShowLine,
+    StartAgents,
     UsePlan,
 )
 from dougong.launcher.controller.config import FROM_START, ControllerConfig
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import BackendOpened, NodesListed, PeerRefused, StoreOpened
+from dougong.launcher.controller.items import (
+    AgentsEnded,
+    AgentsPlaced,
+    Awaited,
+    BackendOpened,
+    NodesListed,
+    PeerRefused,
+    StoreOpened,
+)
 from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import WarningRaised
 from dougong.ui.recorder import Recorder
@@ -44,10 +55,13 @@ PLAN = make_plan(2, Inventory("toy", (), (), 4, ()), [Seat("east/0", "east", "bo
 
 
 class Knowing(NoNodes):
-    """A backend that knows why one of its agents is gone."""
+    """A backend that finds room after a while, and knows why one of its agents is gone."""
 
-    def why_ended(self, name: str) -> str | None:
-        return "its process ended with status 9" if name == "west" else None
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
+        tell("2 NPU on beta")
+
+    def ended(self) -> dict[str, str]:
+        return {"west": "its process ended with status 9"}
 
 
 class Rig:
@@ -87,13 +101,11 @@ def test_news_are_recorded_and_shown(rig: Rig) -> None:
     assert "slow disk" in rig.screen.getvalue() and "hello" in rig.screen.getvalue()
 
 
-def test_what_the_backend_knows_of_late_agents_belongs_to_the_error(rig: Rig) -> None:
-    late = GiveUp(LaunchError("no first message"), ("east", "west"))
-    done = rig.actor.act(late)
-    assert isinstance(done, GiveUp)
-    assert str(done.error) == "no first message\nagent west: its process ended with status 9"
-    alone = GiveUp(LaunchError("no first message"), ("east",))
-    assert rig.actor.act(alone) is alone
+def test_what_a_start_waits_for_and_who_has_ended_comes_back(rig: Rig) -> None:
+    rig.actor.act(StartAgents((), ()))
+    assert [rig.inbox.get(10), rig.inbox.get(10)] == [Awaited("2 NPU on beta"), AgentsPlaced()]
+    rig.actor.act(AskWhoEnded())
+    assert rig.inbox.get(10) == AgentsEnded({"west": "its process ended with status 9"})
 
 
 def test_a_client_is_answered_and_its_connection_closed(rig: Rig) -> None:

@@ -48,8 +48,8 @@ def test_a_lost_agent_is_named_with_its_node_and_begins_another_life(
     agents: AgentTable, channels: list[Channel]
 ) -> None:
     agents.join(facts("east"), channels[0])
-    assert agents.lose(agents["east"], "no heartbeat") == "agent east on node-of-east: no heartbeat"
-    assert agents.lose(agents["west"], "gone") == "agent west on its node: gone"
+    assert agents.lose(agents["east"], "no heartbeat", "node-of-east") == "agent east on node-of-east: no heartbeat"
+    assert agents.lose(agents["west"], "gone", "its node") == "agent west on its node: gone"
     assert [handle.spec.name for handle in agents.lost] == ["east", "west"]
     assert not agents.is_current("east", channels[0])
     agents.expect([EAST], [EAST, WEST])
@@ -63,7 +63,7 @@ def test_only_those_who_have_joined_fall_silent(agents: AgentTable, channels: li
     channels[0].heard_at = 100.0
     assert agents.silent(110.0, limits) == ()
     assert [handle.spec.name for handle in agents.silent(111.0, limits)] == ["east"]
-    agents.lose(agents["east"], "no heartbeat")
+    agents.lose(agents["east"], "no heartbeat", "node-of-east")
     assert agents.silent(200.0, limits) == ()
 
 

@@ -13,13 +13,14 @@ from dougong.errors import PlanError, StorageError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.job.schema import Job
-from dougong.launcher.backends.base import SettingsOf
+from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.controller.config import ControllerConfig, ResumePoint
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import ClientRequest, Committed, SignalReceived
 from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
-from dougong.planner.placement import AgentSpec, Node
+from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase, RunEnded, StateChanged
 from dougong.ui.recorder import Recorder
@@ -49,14 +50,14 @@ class NoNodes:
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         return []
 
-    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
+    def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         raise AssertionError("there is no place to start anything")
 
-    def restart(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
-        raise AssertionError("nothing has been started")
+    def end(self, names: Sequence[str]) -> None:
+        pass
 
-    def why_ended(self, name: str) -> str | None:
-        return None
+    def ended(self) -> dict[str, str]:
+        return {}
 
     def close(self) -> None:
         self.is_closed = True
@@ -83,7 +84,7 @@ def states_in_events(run_dir: RunDir) -> list[str]:
 DIAGNOSIS = Diagnosis("east/1", "crash", "SIGKILL")
 STATES: list[State] = [
     Running(1),
-    Stopping(1, Stop("SIGINT", 130)),
+    Stopping(1, Stop("SIGINT", 130), 0.0),
     Recovering(DIAGNOSIS, Decision("restart", "1 of 3"), Stage.WORKERS_END, 0.0, was_stopping=True),
     Running(2),
     Ended(Outcome("STOPPED", 130)),

@@ -19,8 +19,8 @@ from dougong.launcher.controller.items import (
     StoreOpened,
     TaskFailed,
 )
-from dougong.launcher.controller.states import Recovering, Running, Stage
-from dougong.planner.placement import Node
+from dougong.launcher.controller.states import Recovering, Running, Stage, awaited_in
+from dougong.planner.nodes import Node
 from tests.launcher.controller.machine import (
     MODEL,
     Joins,
@@ -122,12 +122,14 @@ def test_what_is_awaited_is_said_at_once_and_once() -> None:
     made = trained().play(WEST_IS_LOST, NodesListed((N0,)))
     (text,) = waits(made)
     assert text.startswith("a node for west/0: ") and "pool=b" in text and "node0" in text
+    assert awaited_in(made.state) == text
     for _ in range(10):
         made.play(Passes(1.0), NodesListed((N0,)))
     assert waits(made) == [text]
     assert [action.agents for action in made.actions if isinstance(action, SeekNodes)] == [("west",)] * 11
     made.play(Passes(1.0), NodesListed((N0, N2)), joins("west"), found(5))
     assert made.states == ["RECOVERING", "RUNNING"]
+    assert awaited_in(made.state) == ""
 
 
 def test_other_nodes_than_before_are_said_anew() -> None:

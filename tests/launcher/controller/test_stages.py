@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from dougong.control.messages import AgentReady
+from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.controller.items import AgentsPlaced, NodesListed
+from dougong.launcher.controller.items import AgentsEnded, AgentsPlaced, Awaited, BackendOpened, NodesListed
 from dougong.launcher.controller.states import Recovering, Stage, Starting
 from dougong.parallel.plan import TensorSpec
 from tests.launcher.controller.machine import (
@@ -29,6 +30,7 @@ from tests.launcher.controller.machine import (
     killed,
     machine,
     running,
+    tried,
     worker,
 )
 
@@ -85,6 +87,22 @@ def test_a_stage_that_takes_too_long_says_who_has_not_done_what(given: list[Any]
     assert isinstance(made.state, Starting) and made.state.stage is stage
     made.play(Passes(4000.0))
     assert (made.outcome.state, str(made.outcome.error)) == ("FAILED", text)
+
+
+def test_an_agent_that_has_ended_before_it_joined_is_named_alone_with_its_machine() -> None:
+    made = machine().play(BackendOpened("127.0.0.1"), NodesListed((NODE,)), AgentsEnded({"west": "an old life"}))
+    made.play(AgentsPlaced(), Passes(1.0)).clear().play(Joins("east"), Passes(0.5))
+    assert made.names() == ["AdoptChannel east"]  # one question at a time
+    made.play(AgentsEnded({}), Passes(0.3), Passes(0.3))
+    assert made.names()[1:] == ["AskWhoEnded"]
+    made.play(AgentsEnded({"west": "No module named 'dougong'"}))
+    assert str(made.outcome.error) == "agent west on here (127.0.0.1): No module named 'dougong'"
+
+
+def test_what_is_awaited_is_told_at_once_and_until_it_has_come() -> None:
+    made = machine().play(BackendOpened("127.0.0.1"), NodesListed((NODE,)), Awaited("2 NPU"))
+    assert made.event("waiting").text == made.facts.awaited == "2 NPU"
+    assert made.play(AgentsPlaced()).facts.awaited == ""
 
 
 def test_every_device_is_asked_and_judged() -> None:
@@ -167,3 +185,36 @@ def test_only_an_agent_that_was_lost_is_started_and_probed_again() -> None:
 def test_a_plan_is_laid_once() -> None:
     made = running().play(exits("east/1", -9), killed("east/0", "west/0"), found(5))
     assert "UsePlan" not in made.names()
+
+
+def test_paths_are_tried_between_all_before_anybody_imports_and_judged_together() -> None:
+    made = machine()
+    made.paths_pass = False
+    made.play(UP_TO_READY, READY)
+    assert isinstance(made.state, Starting) and made.state.stage is Stage.PATHS
+    assert made.asked_paths == {
+        "east": ("west", CONTROLLER), "west": (CONTROLLER, "east"), CONTROLLER: ("east", "west"),
+    }  # fmt: skip
+    made.play(tried(1, "east", PathResult("west", 1, "silent")), tried(1, "west"), Passes(1.0))
+    assert made.state.stage is Stage.PATHS  # what the others find belongs to the same error
+    made.play(tried(1, CONTROLLER, PathResult("west", 1, "silent")))
+    said = str(made.outcome.error)
+    assert said.splitlines()[1].startswith("  west (address of west) is reached by nobody: port 1 did not answer")
+
+
+def test_a_try_that_does_not_end_is_judged_by_what_is_known() -> None:
+    made = machine()
+    made.paths_pass = False
+    made.play(UP_TO_READY, tried(1, "east", PathResult("west", 1, "too_large")), Passes(10.1))
+    said = str(made.outcome.error).splitlines()
+    assert said[1].startswith("  east (address of east, eth0, MTU 1500) to west (address of west, eth0, MTU 1500): a")
+    assert said[-2:] == [
+        "the controller has not said what it found", "west on west (address of west) has not said what it found",
+    ]  # fmt: skip
+
+
+def test_in_a_recovery_only_the_paths_of_those_that_are_new_are_tried() -> None:
+    made = running().play(Leaves("west"), *killed("east/0", "east/1"))
+    made.play(NodesListed((NODE,)), AgentsPlaced(), Joins("west"))
+    assert made.asked_paths == {"east": ("west",), "west": (CONTROLLER, "east"), CONTROLLER: ("west",)}
+    assert made.facts.paths.number == 2

@@ -205,10 +205,14 @@ CASES = [
 
     Case("a stop lets the step end", [step(1), SIGINT, step(2), *done(*ALL)], ["STOPPING", "STOPPED"],
          ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
-    Case("a stop in the last step is the end of the job", [SIGTERM, step(20), *done(*ALL)], ["STOPPING", "FINISHED"],
-         ["AskToStop 1", "RecordStep"], ["stop_requested", "first_step"], status=0),
-    Case("a second stop does not wait, and says so", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"],
-         ["stop_requested", "stop_requested"], status=130),
+    Case("a stop in the last step is the end of the job", [step(19), SIGTERM, step(20), *done(*ALL)],
+         ["STOPPING", "FINISHED"], ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"],
+         status=0),
+    Case("a second stop does not wait, and says so", [step(1), SIGINT, SIGTERM], ["STOPPING", "STOPPED"],
+         ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "stop_requested"], status=130),
+    Case("a stop before there is a step ends the run", [SIGINT], ["STOPPED"], events=["stop_requested"], status=130),
+    Case("a stop whose step does not end is met all the same", [step(1), SIGINT, Passes(61)], ["STOPPING", "STOPPED"],
+         ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "step_given_up"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
          ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
     Case("a stop while the last checkpoint is committed loses nothing",
@@ -222,12 +226,19 @@ CASES = [
          [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
          worker="east/1", status=1, reason="no checkpoint is valid"),
-    Case("a death while stopping ends the run", [SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
-         ["STOPPING", "RECOVERING", "FAILED"], ["AskToStop 1", "KillGeneration 1", "ForgetParts"],
-         ["stop_requested", *DIES], worker="east/1", status=1, reason="failed while the run was being stopped"),
+    Case("a stop while recovering does not cost the checkpoint that is being committed",
+         [step(5), *[part(name, 5) for name in ALL], exits("east/1", -9), SIGINT, *killed("east/0", "west/0"),
+          committed(5)],
+         ["RECOVERING", "STOPPED"], ["RecordStep", "CommitCheckpoint 5", "KillGeneration 1"],
+         ["first_step", "checkpoint_started", *DIES, "stop_requested", "checkpoint_committed"], status=130),
+    Case("a death while stopping ends the run", [step(1), SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
+         ["STOPPING", "RECOVERING", "FAILED"], ["RecordStep", "AskToStop 1", "KillGeneration 1", "ForgetParts"],
+         ["first_step", "stop_requested", *DIES], worker="east/1", status=1,
+         reason="failed while the run was being stopped"),
     Case("a second stop ends a recovery that a stop had met",
-         [SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
-         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES, "stop_requested"], status=130),
+         [step(1), SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
+         ["RecordStep", "AskToStop 1", "KillGeneration 1"],
+         ["first_step", "stop_requested", *DIES, "stop_requested"], status=130),
 
     Case("a lost agent is started again",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
@@ -346,7 +357,7 @@ def test_a_resume_by_hand_begins_the_count_of_recoveries_anew() -> None:
 def test_a_state_carries_its_data() -> None:
     made = running()
     assert made.state == Running(1)
-    made.play(SIGINT)
+    made.play(step(1), SIGINT)
     assert isinstance(made.state, Stopping) and (made.state.generation, made.state.stop.by) == (1, "SIGINT")
     made.play(exits("east/1", -9))
     assert isinstance(made.state, Recovering) and made.state.was_stopping
