@@ -6,7 +6,7 @@ import io
 import re
 
 import pytest
-from dougong.records.events import AgentsStarted, CheckpointCommitted, Waiting
+from dougong.records.events import AgentsStarted, CheckpointCommitted, CheckpointFailed, Waiting
 from dougong.ui.panel import draw_panel, plain_step, sparkline
 from dougong.ui.run_progress import RunProgress
 from rich.console import Console
@@ -47,6 +47,17 @@ def test_what_is_awaited_has_a_line_with_how_long_until_agents_are_there() -> No
     assert " waiting 5.0 s: a node for west/0, or another" in out.getvalue()
     progress.note(AgentsStarted(generation=1, agents=()), 16.0)
     assert progress.awaited_words(16.0) == ""
+
+
+def test_a_checkpoint_that_was_not_committed_stands_in_the_panel_until_one_is() -> None:
+    progress = progress_at(45)
+    failed = CheckpointFailed(generation=1, step=40, reason="/run: no room", newest=20)
+    saved = CheckpointCommitted(generation=1, step=60, directory="step-000060", num_bytes=1, seconds=1.0)
+    for event, shown in ((failed, True), (saved, False)):
+        progress.note(event, 80.0)
+        out = io.StringIO()
+        Console(file=out, width=100).print(draw_panel(progress, 95.0, 100))
+        assert ("not saved: no checkpoint since step 20: /run: no room" in out.getvalue()) is shown
 
 
 def test_a_broken_loss_is_shown_as_such() -> None:

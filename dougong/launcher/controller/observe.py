@@ -90,9 +90,8 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
-        case CommitFailed(_, error):
-            facts.checkpoints.note_failed(error)
-            return (warning(facts, f"checkpoint not committed: {error}"),)
+        case CommitFailed():
+            return _observe_failed_commit(facts, item)
         case Awaited(text):
             facts.awaited = text
             return (Record(events.Waiting(generation=facts.number, text=text)),)
@@ -166,7 +165,22 @@ def as_ours(error: BaseException) -> DougongError:
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
+def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
+    """Each one is told anew: whoever looks must not take what is trained for saved."""
+    error = as_ours(failed.error)
+    event = events.CheckpointFailed(
+        generation=facts.number,
+        step=failed.step,
+        reason=str(error),
+        newest=facts.checkpoints.newest_step,
+        in_a_row=facts.checkpoints.num_failed + 1,
+    )
+    facts.checkpoints.note_failed(error, event)
+    return (Record(event),)
+
+
 def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
+    num_failed = facts.checkpoints.num_failed
     facts.checkpoints.note_committed(committed)
     event = events.CheckpointCommitted(
         generation=facts.number,
@@ -174,6 +188,7 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         directory=committed.directory.name,
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
+        after_failures=num_failed,
     )
     news = [Record(event)]
     for name in committed.invalid:

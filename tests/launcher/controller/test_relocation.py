@@ -148,7 +148,7 @@ def test_a_node_that_never_comes_ends_the_run_with_its_first_cause() -> None:
     made.play(Passes(1.0), NodesListed((N0,)))
     assert (made.outcome.state, made.outcome.status) == ("FAILED", 1)
     said = str(made.outcome.error)
-    assert said.startswith("west/0: node lost: agent west on node1: its connection ended; ")
+    assert said.startswith("west/0 on node1: node lost: agent west on node1: its connection ended; ")
     assert "the controller waited 5 s (fault.deadlines.node_return_s) for a node for west/0: " in said
     assert "pool=b" in said and "node0" in said
 
