@@ -94,7 +94,8 @@ class Relocation:
             raise error
         if stage in _ON_NODES:
             return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
-        lost = [LoseAgent(name, "there was no place for it") for name in new]
+        placeless = [name for name in new if name not in self._going_on]
+        lost = [LoseAgent(name, "it found no place") for name in placeless]
         return ForgetError(), *lost, *self._wait(str(error))
 
     def _unfit_nodes(self) -> dict[str, Unfit]:

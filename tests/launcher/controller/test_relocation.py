@@ -257,6 +257,14 @@ def test_a_place_that_is_gone_when_it_is_asked_for_is_awaited() -> None:
     assert made.state == Running(2)
 
 
+def test_a_place_that_is_gone_for_one_agent_costs_the_other_nothing() -> None:
+    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), AgentsPlaced(), Joins("west", "node2"), Leaves("east"))
+    made.play(NodesListed((N0, N2)), TaskFailed(LaunchError("node0 has no room")))
+    assert [handle.spec.name for handle in made.facts.agents.living] == ["west"]
+    made.play(Passes(1.0), NodesListed((N0, N2)))
+    assert where(made) == {"east": "id-of-node0"}
+
+
 def test_a_cluster_that_does_not_answer_is_awaited() -> None:
     made = trained().play(WEST_IS_LOST, TaskFailed(ConnectionError("the head is away")))
     assert waits(made) == ["a node for west/0: ConnectionError: the head is away"]
