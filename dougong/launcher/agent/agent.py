@@ -123,8 +123,8 @@ class Agent:
         self._selector.register(fork_server.channel, selectors.EVENT_READ, self._on_fork_server)
 
     def serve(self) -> None:
-        """Until the controller ends the run or is gone, which it is, too, when nothing has come from
-        it for `controller_silence_s`."""
+        """Until the controller ends the run or is gone; it is gone, too, when nothing has come
+        from it for `controller_silence_s`."""
         try:
             self._loop()
         except (OSError, EOFError) as error:

@@ -10,9 +10,16 @@ from pathlib import Path
 from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
-from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
+from dougong.launcher.agent.answers import (
+    FINGERPRINT,
+    INSPECT,
+    Answer,
+    InspectedModel,
+    JudgedFingerprints,
+)
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -38,29 +45,11 @@ from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreOpened
-from dougong.launcher.controller.preflight import (
-    FINGERPRINT,
-    INSPECT,
-    Answer,
-    InspectedModel,
-    JudgedFingerprints,
-)
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.records.events import CheckpointFailed
 from dougong.records.recomputation import Recomputation
-
-
-@dataclass(frozen=True)
-class PastFailure:
-    """A failure that the run has had. `has_stepped`: whether its generation had completed a step
-    before."""
-
-    generation: int
-    diagnosis: Diagnosis
-    has_stepped: bool = False
-
 
 _FAILED_COMMITS = 2
 """So many in a row end a run that has no checkpoint at all."""

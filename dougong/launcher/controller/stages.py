@@ -12,6 +12,16 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.launcher.agent.answers import (
+    FINGERPRINT,
+    INSPECT,
+    InspectedModel,
+    judge_fingerprints,
+    probed_by,
+    read_fingerprints,
+    read_model,
+    strangers,
+)
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -35,20 +45,10 @@ from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
 from dougong.launcher.controller.observe import rejected, set_aside, warning
-from dougong.launcher.controller.preflight import (
-    FINGERPRINT,
-    INSPECT,
-    InspectedModel,
-    judge_fingerprints,
-    probed_by,
-    read_fingerprints,
-    read_model,
-    strangers,
-)
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.memory import plan_that_fits
 from dougong.planner.listeners import check_ports
+from dougong.planner.memory import plan_that_fits
 from dougong.planner.placement import lay_out
 from dougong.records import events
 from dougong.remarks import Remarks

@@ -9,6 +9,7 @@ from dougong.control.worker_messages import PartDurable
 from dougong.errors import LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.observation import AgentLost
+from dougong.fault.past import PastFailure
 from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
@@ -24,7 +25,7 @@ from dougong.launcher.controller.actions import (
     UsePlan,
 )
 from dougong.launcher.controller.config import FROM_START
-from dougong.launcher.controller.facts import CheckpointFacts, PastFailure, RunFacts
+from dougong.launcher.controller.facts import CheckpointFacts, RunFacts
 from dougong.launcher.controller.items import Committed, FoundCheckpoint
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Inventory, Seat, make_plan
