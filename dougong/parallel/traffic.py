@@ -123,9 +123,7 @@ class _CallBytes:
     is_exact: bool
 
 
-def _call_bytes(
-    shape: StepShape, inventory: Inventory, plan: Plan, worker: Worker
-) -> _CallBytes:
+def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Worker) -> _CallBytes:
     numbers = [len(experts) for experts in worker.experts]
     if not worker.num_experts:
         return _CallBytes(0, 0, 0, 0, 0, is_exact=True)
@@ -138,14 +136,19 @@ def _call_bytes(
     vectors, by_row = num_tokens * vector_bytes, num_rows * vector_bytes
     slots, weights = num_rows * SLOT_BYTES, num_rows * shape.value_bytes
     if shape.combine == "at_attention":
-        amounts = (vectors + slots, by_row, vectors + weights, by_row)
+        rows, outputs, douts, drows = vectors + slots, by_row, vectors + weights, by_row
     else:
-        sums = num_rows * SUM_BYTES
-        amounts = (vectors + slots + weights, vectors, vectors, vectors + sums)
+        rows, outputs, douts = vectors + slots + weights, vectors, vectors
+        drows = vectors + num_rows * SUM_BYTES
     times = shape.num_microbatches
-    headers, *values = (times * amount for amount in (header_bytes, *amounts))
-    is_exact = all(crossing.is_exact for crossing in per_microbatch)
-    return _CallBytes(headers, *values, is_exact=is_exact)
+    return _CallBytes(
+        headers=times * header_bytes,
+        rows=times * rows,
+        outputs=times * outputs,
+        douts=times * douts,
+        drows=times * drows,
+        is_exact=all(crossing.is_exact for crossing in per_microbatch),
+    )
 
 
 @dataclass(frozen=True)

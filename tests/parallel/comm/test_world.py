@@ -168,7 +168,9 @@ def do_everything_with_a_dead_peer(world: World) -> list[str]:
     """Each operation with a peer that is known to be dead fails at its start already."""
     world.begin_step(4)
     operations = {
-        "updated parameters": lambda: world.transfer(TrafficKind.SUMS, [Transfer(1, torch.zeros(3))], [], "updated parameters"),
+        "updated parameters": lambda: world.transfer(
+            TrafficKind.SUMS, [Transfer(1, torch.zeros(3))], [], "updated parameters"
+        ),
         "gradients": lambda: world.transfer(TrafficKind.SUMS, [], [Transfer(1, torch.zeros(3))], "gradients"),
         "losses": lambda: world.gather_bytes(b"a", [1, 1], "losses"),
         "a sum of counts": lambda: world.add_counts(torch.tensor([1])),
