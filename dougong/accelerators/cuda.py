@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class Cuda(Accelerator):
     resource = "GPU"
     backend = "nccl"
     visible_devices_variable = "CUDA_VISIBLE_DEVICES"
+    interface_variable = "NCCL_SOCKET_IFNAME"
     arithmetic_variables = (
         *HOST_VARIABLES,
         "CUBLAS_",
@@ -113,7 +115,8 @@ def _exact_arithmetic() -> None:
 
 def _found() -> str:
     gpus = _gpus()
-    return f"this machine has {len(gpus)} GPU(s) ({', '.join(gpus) or 'none'}), driver {_driver()}"
+    names = ", ".join(gpus) or "none"
+    return f"{platform.node()} has {len(gpus)} GPU(s) ({names}), driver {_driver()}"
 
 
 def _gpus() -> list[str]:

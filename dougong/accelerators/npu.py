@@ -7,6 +7,7 @@ operators take, and the fingerprint.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Npu(Accelerator):
     resource = "NPU"
     backend = "hccl"
     visible_devices_variable = "ASCEND_RT_VISIBLE_DEVICES"
+    interface_variable = "HCCL_SOCKET_IFNAME"
     arithmetic_variables = (*HOST_VARIABLES, *DETERMINISTIC)
 
     def device_count(self, visible: str | None = None) -> int | None:
@@ -112,8 +114,8 @@ def _plugin() -> Any:
 
 
 def _found() -> str:
-    count = len(_device_files())
-    return f"this machine has {count} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
+    host, count = platform.node(), len(_device_files())
+    return f"{host} has {count} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
 
 
 def _device_files() -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import select
 import shlex
@@ -13,14 +12,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import dougong
 from dougong.control.environment import child_environment
 from dougong.deadlines import DEADLINES
 from dougong.testing import network
 from dougong.testing.host import Host, RayCluster, RayOptions
-from dougong.testing.network import Cable, Place, Traffic, version_of
+from dougong.testing.namespaces import SLEEP_AS_FIRST, Place
+from dougong.testing.network import Cable, Traffic, version_of
 from dougong.testing.process import LabError
 from dougong.testing.requirements import what_is_missing
 
@@ -31,7 +30,7 @@ _TMP = Path("/tmp")
 # What a host does before it is one: a name, files of its own where programs keep theirs. It then
 # keeps the namespaces until it is killed, and prints its number as this machine counts.
 # $1 its folder, $2 its name, $3 where its home is seen; then folders below /tmp that stay visible.
-_HOST = """
+_HOST = f"""
 set -e
 read -r pid _ < /proc/self/stat
 own=$1 name=$2 home=$3; shift 3
@@ -47,9 +46,8 @@ for path; do
   mount --rbind "$path" "$own$path"
 done
 mount --rbind "$own/tmp" /tmp
-trap "" CHLD
 echo "$pid"
-exec sleep infinity
+{SLEEP_AS_FIRST}
 """
 
 
@@ -58,8 +56,8 @@ class Lab:
     network, processes, name, home, /tmp and /dev/shm, and the rest of this machine's files.
 
     `hosts`: in that order. `shared`: a folder at the same path on all of them and outside.
-    `folder`: everything of the lab. Commands in a host find the program that runs the lab: its
-    Python, and its own dougong before any other.
+    `folder`: everything of the lab. `switch`: where the cables meet. Commands in a host find the
+    program that runs the lab: its Python, and its own dougong before any other.
 
     A context: its end, or the end of this process, even by SIGKILL, ends all that runs in the lab
     and removes its folder. Labs do not see each other, nor does this machine's own network see
@@ -81,7 +79,7 @@ class Lab:
         self._waiting: list[subprocess.Popen[str]] = []
         self._keeper = _start_keeper(self.folder, alone)
         try:
-            self._switch = Place(_read_pid(self._keeper, "the lab's keeper"))
+            self.switch = Place(_read_pid(self._keeper, "the lab's keeper"))
             self._build(num_hosts)
         except BaseException:
             self.close()
@@ -97,6 +95,11 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def keeper_pid(self) -> int:
+        """The process whose end is the lab's end."""
+        return self._keeper.pid
 
     def close(self) -> None:
         """End everything that runs in the lab and remove its folder. Once this returns nothing of
@@ -114,7 +117,7 @@ class Lab:
         for name in ("shared", "home", "bin"):
             (self.folder / name).mkdir()
         _write_program(self.folder / "bin" / "dougong")
-        self._switch.ip(
+        self.switch.ip(
             [
                 "link set lo up",
                 *network.switch_lines(_BRIDGE),
@@ -147,7 +150,7 @@ class Lab:
             (own / "etc" / file).touch()
         visible = [self.folder, _program(), Path(sys.prefix), Path(sys.base_prefix)]
         below_tmp = [str(path) for path in visible if path.is_relative_to(_TMP)]
-        inside = ["nsenter", "--target", str(self._switch.pid), "--net", "--pid", "--"]
+        inside = ["nsenter", "--target", str(self.switch.pid), "--net", "--pid", "--"]
         namespaces = ["--net", "--uts", "--pid", "--mount", "--fork", "--kill-child"]
         script = ["sh", "-c", _HOST, "host", str(own), name, str(self.folder / "home"), *below_tmp]
         return subprocess.Popen(
@@ -161,14 +164,27 @@ class Lab:
 
     def _join(self, index: int, pid: int) -> Host:
         """Lay the host's cable."""
-        cable = Cable(self._switch, f"port{index}", Place(pid))
+        cable = Cable(self.switch, f"port{index}", Place(pid))
         addresses = [f"10.0.0.{index + 1}", f"fd00::{index + 1:x}"]
-        self._switch.ip(network.cable_lines(_BRIDGE, cable.port, "eth0", pid))
+        self.switch.ip(network.cable_lines(_BRIDGE, cable.port, "eth0", pid))
         lengths = [f"{addresses[0]}/24", f"{addresses[1]}/64"]
         cable.host.ip(["link set lo up", *network.interface_lines("eth0", lengths)])
         for version in (4, 6):
             cable.host.rules(network.empty_chains(), version)
         return Host(cable, self.folder / f"node{index}", addresses, self.env)
+
+    def add_network(self, interface: str, prefix: str) -> None:
+        """A second network: each host that is there gets this interface, with an address of its
+        own number that begins with `prefix`, such as `192.168.7`."""
+        bridge = f"to-{interface}"
+        self.switch.ip(network.switch_lines(bridge))
+        for index, host in enumerate(self.hosts):
+            port = f"{interface}-{index}"
+            address = f"{prefix}.{index + 1}"
+            self.switch.ip(network.cable_lines(bridge, port, interface, host.place.pid))
+            host.place.ip(network.interface_lines(interface, [f"{address}/24"]))
+            host.addresses.append(address)
+        self._count()
 
     def hosts_file(self, of: Host, own_name_is_local: bool = False) -> str:
         """The text of `/etc/hosts`: every host by name; with `own_name_is_local` a host's own name
@@ -230,7 +246,7 @@ class Lab:
             host.place.ip(
                 [f"link set eth0 mtu {hosts} gso_max_segs {1 if hosts > switch else 65535}"]
             )
-            self._switch.ip([f"link set {host.cable.port} mtu {switch}"])
+            self.switch.ip([f"link set {host.cable.port} mtu {switch}"])
 
     def limit(self, mb_s: float | None) -> None:
         """Hold every host to so many megabytes (10^6) a second, each way; None: no limit."""
@@ -241,7 +257,7 @@ class Lab:
         """Every host asks a name server that never answers."""
         for version, protocol in ((4, "udp"), (4, "tcp")):
             rule = f"-A INPUT -p {protocol} --dport 53 -j DROP"
-            self._switch.rules([rule], version)
+            self.switch.rules([rule], version)
         for host in self.hosts:
             host.set_dns(network.SWITCH_ADDRESS)
 
@@ -314,16 +330,13 @@ def _start_keeper(folder: Path, alone: bool) -> subprocess.Popen[str]:
 def _read_pid(process: subprocess.Popen[str], what: str) -> int:
     """The number that it prints when all is well. LabError with what it printed instead."""
     assert process.stdout is not None
-    with contextlib.closing(process.stdout) as out:
-        line = _read_line(out)
-        if line is None:
-            raise LabError(f"{what}: not there within {DEADLINES.lab_host_s:g} s")
-        if not line.strip().isdecimal():
-            raise LabError(f"{what}: {' '.join((line + out.read()).split()) or 'ended at once'}")
-    return int(line)
-
-
-def _read_line(out: IO[str]) -> str | None:
-    """None when nothing comes within the limit."""
-    ready, _, _ = select.select([out], [], [], DEADLINES.lab_host_s)
-    return out.readline() if ready else None
+    ready, _, _ = select.select([process.stdout], [], [], DEADLINES.lab_host_s)
+    if not ready:
+        raise LabError(f"{what}: not there within {DEADLINES.lab_host_s:g} s")
+    line = process.stdout.readline()
+    if line.strip().isdecimal():
+        process.stdout.close()
+        return int(line)
+    process.terminate()  # it may print for ever
+    rest, _ = process.communicate(timeout=DEADLINES.kill_s)
+    raise LabError(f"{what}: {' '.join((line + rest).split()) or 'ended at once'}")

@@ -133,6 +133,12 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "error",
         "checkpoint step-000040 rejected: digest of a differs",
     ),
+    (
+        {"kind": "checkpoint_failed", "step": 60, "reason": "disk full", "newest": 40, "in_a_row": 2},
+        "error",
+        "checkpoint of step 60 not committed, so training on is not saved: "
+        "no checkpoint since step 40 (2 in a row failed): disk full",
+    ),
     ({"kind": "warning", "text": "slow", "workers": ["east/1", "east/0"]}, "warning", "[east/0-1] slow"),
     ({"kind": "warning", "text": "slow", "workers": []}, "warning", "slow"),
     ({"kind": "phase_started", "phase": "data"}, "quiet", "look at the model and the data ..."),

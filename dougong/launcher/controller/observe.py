@@ -90,9 +90,8 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
-        case CommitFailed(_, error):
-            facts.checkpoints.note_failed(error)
-            return (warning(facts, f"checkpoint not committed: {error}"),)
+        case CommitFailed():
+            return _observe_failed_commit(facts, item)
         case Awaited(text):
             facts.awaited = text
             return (Record(events.Waiting(generation=facts.number, text=text)),)
@@ -116,7 +115,9 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
 
 
 def warning(facts: RunFacts, text: str, *workers: str) -> Record:
-    """A warning as an event of the newest generation."""
+    """A warning as an event of the newest generation, with the nodes of its workers where there are
+    several."""
+    text += facts.agents.on_nodes(workers)
     return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
 
 
@@ -166,7 +167,22 @@ def as_ours(error: BaseException) -> DougongError:
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
+def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
+    """Each one is told anew: whoever looks must not take what is trained for saved."""
+    error = as_ours(failed.error)
+    event = events.CheckpointFailed(
+        generation=facts.number,
+        step=failed.step,
+        reason=str(error),
+        newest=facts.checkpoints.newest_step,
+        in_a_row=facts.checkpoints.num_failed + 1,
+    )
+    facts.checkpoints.note_failed(error, event)
+    return (Record(event),)
+
+
 def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
+    num_failed = facts.checkpoints.num_failed
     facts.checkpoints.note_committed(committed)
     event = events.CheckpointCommitted(
         generation=facts.number,
@@ -174,6 +190,7 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         directory=committed.directory.name,
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
+        after_failures=num_failed,
     )
     news = [Record(event)]
     for name in committed.invalid:

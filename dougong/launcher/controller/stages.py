@@ -33,6 +33,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
 from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
@@ -46,10 +47,11 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
+from dougong.planner.listeners import check_ports
 from dougong.planner.placement import lay_out
 from dougong.records import events
+from dougong.remarks import Remarks
 
 _LIMITS = {
     Stage.BACKEND: "backend_open_s",
@@ -262,14 +264,16 @@ class Preparation:
 
     def _begin_places(self) -> tuple[Action, ...]:
         assert self.facts.nodes is not None
-        specs = lay_out(self.policy.job.islands, self.facts.nodes, self.policy.shared_devices)
+        job, nodes = self.policy.job, self.facts.nodes
+        specs = lay_out(job.islands, nodes, self.policy.shared_devices)
+        check_ports(job.listening_ports, specs, nodes, self.facts.host or "")
         return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
         """What this stage has brought."""
         match self.state.stage:
             case Stage.JOIN:
-                return self._finish_join()
+                return look_at_agents(self.facts, self.policy, self._agents)
             case Stage.PATHS:
                 return self._finish_paths()
             case Stage.READY if isinstance(self.state, Recovering):
@@ -282,18 +286,6 @@ class Preparation:
             case _:
                 return ()
 
-    def _finish_join(self) -> tuple[Action, ...]:
-        """Agents must agree in their software before anything is asked of them."""
-        known = self.facts.agents.facts
-        check_agents(known, self.policy.software)
-        described = []
-        for name, facts in known.items():
-            address = self.facts.agents[name].address
-            fields = dataclasses.asdict(facts)
-            described.append(events.StartedAgent(**fields, address=address))
-        event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
-        return (Record(event),)
-
     def _finish_paths(self) -> tuple[Action, ...]:
         """Workers that cannot reach each other must not begin: they would hang without a word."""
         facts = self.facts
@@ -305,7 +297,7 @@ class Preparation:
     def _finish_model(self) -> tuple[Action, ...]:
         job, worker = self.policy.job, self._inspector[1]
         log = self.policy.run_dir.log_file(0, worker)
-        model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
+        model = read_model(job, self.facts.answers[(INSPECT, worker)], log, self._node_of(worker))
         generation = self.facts.number
         inspected = Record(model.event(generation))
         refused = self._refuse_plan(model.inventory)
@@ -313,17 +305,16 @@ class Preparation:
 
     def _remarks(self, model: InspectedModel) -> Iterator[Record]:
         """What a person is told once of the model and the data."""
-        generation = self.facts.number
-        for text in model.notes:
-            yield Record(events.NoteTaken(generation=generation, text=text))
-        for text in model.warnings:
-            yield warning(self.facts, text)
-        if generation > 0 and not self.policy.has_sources:
+        yield from tell(self.facts, Remarks(model.notes, model.warnings))
+        if self.facts.number > 0 and not self.policy.has_sources:
             yield warning(
                 self.facts,
                 "the run's record does not say what it had read when it began, as an earlier "
                 "release did not write it: the files of today are taken for the same, and kept",
             )
+
+    def _node_of(self, worker: str) -> str:
+        return self.facts.agents.node_of(worker, self.policy.host)
 
     def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
         """What cannot be laid out here, or does not fit, before devices are probed: that may take
@@ -335,7 +326,8 @@ class Preparation:
         return ()
 
     def _finish_fingerprints(self) -> tuple[Action, ...]:
-        read = read_fingerprints(self._asked, self.facts.answers, self.policy.run_dir)
+        answers, run_dir = self.facts.answers, self.policy.run_dir
+        read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)
@@ -378,7 +370,8 @@ class Preparation:
             environment={agent.island: agent.environment for agent in known},
             moved=_moved(facts.plan, plan),
         )
-        return UsePlan(plan), Record(event)
+        warnings = look_at_memory(facts, self.policy, facts.model.inventory, plan)
+        return UsePlan(plan), Record(event), *warnings
 
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
         agents = self.facts.agents
