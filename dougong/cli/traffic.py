@@ -25,9 +25,7 @@ COLUMNS: Mapping[str, Sequence[TrafficKind]] = {
     "weights": [TrafficKind.WEIGHTS],
     "reports": [TrafficKind.REPORTS, TrafficKind.COUNTS],
 }
-HEAD = (
-    "bytes of a step between islands (~: if routing is even and a library's sum a ring; else exact)"
-)
+HEAD = "bytes of a step between islands; ~ if routing is even and a library adds in a ring"
 
 
 def print_traffic(job: Job, inventory: Inventory, plan: Plan) -> None:

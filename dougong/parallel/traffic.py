@@ -8,6 +8,7 @@ between two groups of workers follow from two sums, for any number of workers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -219,16 +220,22 @@ def bytes_by_link(
     links without a byte are left out. `places`: ranks by name."""
     flows = list(flows)
     links: dict[Link, ByKind] = {}
-    for source, sources in places.items():
-        for target, targets in places.items():
-            found: dict[TrafficKind, Bytes] = {}
-            for flow in flows:
-                amount = flow.between(sources, targets)
-                if amount > 0:
-                    found[flow.kind] = found.get(flow.kind, Bytes(0)) + Bytes(amount, flow.is_exact)
-            if found:
-                links[source, target] = found
+    for source, target in itertools.product(places, repeat=2):
+        found = _bytes_by_kind(flows, places[source], places[target])
+        if found:
+            links[source, target] = found
     return links
+
+
+def _bytes_by_kind(
+    flows: Iterable[Flow], sources: Collection[int], targets: Collection[int]
+) -> dict[TrafficKind, Bytes]:
+    found: dict[TrafficKind, Bytes] = {}
+    for flow in flows:
+        amount = flow.between(sources, targets)
+        if amount > 0:
+            found[flow.kind] = found.get(flow.kind, Bytes(0)) + Bytes(amount, flow.is_exact)
+    return found
 
 
 def islands_of(plan: Plan) -> dict[str, list[int]]:
