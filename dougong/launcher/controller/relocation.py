@@ -24,6 +24,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.states import Recovering, Search, Stage, Unfit
+from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, lay_out
 from dougong.records import events
@@ -122,6 +123,7 @@ class Relocation:
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
+            check_ports(job.listening_ports, layout, fit, self.facts.host or "")
         except LaunchError as error:
             return self._wait(str(error))
         return self._start(layout, kept)
