@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dougong.job.port_range import Ports
+from dougong.addresses import Ports
 from dougong.testing import Host, Lab, RayCluster
 from tests.lab.conftest import Cluster
 
