@@ -18,7 +18,9 @@ class Deadlines:
 
     # Starting: nodes, agents, what they import.
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
-    placement_s: float = 60.0  # Ray finds room for all agents
+    room_s: float = 60.0  # others give back what they hold; `--wait` sets another limit
+    nodes_join_s: float = 6.0  # nodes that have just been started join the cluster
+    placement_s: float = 3.0  # Ray gives what it has just told to be free
     agents_join_s: float = 120.0  # an agent's first message
     path_s: float = 2.0  # a connection and 64 KiB from one machine to another, before the first step
     paths_s: float = 10.0  # everybody has tried all paths, many of which may be closed
@@ -42,6 +44,7 @@ class Deadlines:
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
+    shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
     stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
@@ -52,12 +55,18 @@ class Deadlines:
     send_s: float = 20.0  # a peer that does not read what it is sent
     client_request_s: float = 10.0  # a client's question after the handshake
     client_answer_s: float = 5.0  # the controller's answer to a client
+    node_probe_s: float = 1.0  # a node of the cluster takes a connection
     address_probe_s: float = 5.0  # somebody listens where --address points
 
     # Commands that wait for a run; `--timeout` sets another limit.
     stop_step_s: float = 60.0  # a stopped run's workers stand still: their step does not end
     stop_wait_s: float = 600.0  # a stopped run ends its step and writes its checkpoint
     local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
+
+    # Hosts of a lab, on one machine.
+    lab_host_s: float = 10.0  # a host's namespaces are made, a tool for them has ended
+    lab_ray_s: float = 90.0  # `ray start` and `ray stop` on a machine with few cores
+    lab_command_s: float = 60.0  # a command in a host, where no other limit is given
 
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
@@ -82,6 +91,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
+    shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
@@ -107,6 +117,7 @@ SETTABLE = {
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",

@@ -64,6 +64,13 @@ class NoRoomError(LaunchError):
         self.is_held = is_held
 
 
+class AliveError(LaunchError):
+    """A controller of the run lives, or may: a second one would spoil it. It is for the other to
+    end, so the same command may succeed later."""
+
+    exit_status = 3
+
+
 class StorageError(LaunchError):
     """A file of the run's record cannot be written: the disk is full, read-only, or gone."""
 

@@ -5,6 +5,7 @@ import os
 import pytest
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda
+from dougong.testing.requirements import what_is_missing
 
 # Before any test imports torch: one compute thread and the math library's modes are part of the arithmetic, so that
 # what is computed in a test's own process can be compared bit by bit with what a worker computes.
@@ -13,10 +14,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that need a GPU where none is found; they are counted as such in the last line."""
-    if Cuda().device_count(os.environ.get("CUDA_VISIBLE_DEVICES")):
-        return
-    away = [item for item in items if item.get_closest_marker("gpu")]
+    """Deselect the tests that need a GPU where none is found, and those that need a lab of hosts where none can be
+    made; they are counted as such in the last line."""
+    if not Cuda().device_count(os.environ.get("CUDA_VISIBLE_DEVICES")):
+        deselect(config, items, "gpu")
+    if any(item.get_closest_marker("lab") for item in items) and what_is_missing() is not None:
+        deselect(config, items, "lab")
+
+
+def deselect(config: pytest.Config, items: list[pytest.Item], mark: str) -> None:
+    away = [item for item in items if item.get_closest_marker(mark)]
     if away:
         config.hook.pytest_deselected(items=away)
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if not item.get_closest_marker(mark)]

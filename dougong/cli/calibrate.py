@@ -40,8 +40,8 @@ def calibrate(
     Example: dougong calibrate examples/afd.yaml --no-ray
     """
     resolved = load_whole_job(file, override or [])
-    options = launch_options(address, no_ray)
     path = run_dir or new_run_path(f"{resolved.job.job}-calibrate")
+    options = launch_options(address, no_ray, path)
     typer.echo("\n".join(speed_lines(measure(resolved, path, options, steps))))
 
 

@@ -43,6 +43,11 @@ COMMANDS = (
         "Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.",
     ),
     Command(
+        "start",
+        "dougong.cli.start:start",
+        "Begin a run, or go on with it: for schedulers, which type the same line again.",
+    ),
+    Command(
         "status",
         "dougong.cli.watch:status",
         "Say where a run stands, alive or ended.",
@@ -119,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
     Exit status: 0 done, 1 failed, 2 a wrong command line or job file or a damaged
-    record, 130 interrupted.
+    record, 3 a run that is alive, 130 interrupted.
     """
     try:
         build_command().main(args=arguments, prog_name="dougong")

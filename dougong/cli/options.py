@@ -16,12 +16,22 @@ Overrides = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Join this Ray cluster (HOST:PORT, or `auto`) instead of starting Ray here."),
+    typer.Option(
+        help="Join this Ray cluster (HOST:PORT, or `auto`: that of this machine); `local`: start "
+        "Ray here. Default: what RAY_ADDRESS names, else `local`."
+    ),
 ]
 NoRay = Annotated[
     bool,
     typer.Option(
         "--no-ray", help="Run on this machine without Ray, by the same agents and workers."
+    ),
+]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="The controller on another machine, which cannot be reached, is dead.",
     ),
 ]
 

@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.options import Address, JobFile, NoRay, Overrides, RunPath, new_run_path
+from dougong.cli.options import (
+    Address,
+    JobFile,
+    NoRay,
+    Overrides,
+    RunPath,
+    TakeOver,
+    new_run_path,
+)
 from dougong.errors import LaunchError
+from dougong.launcher.backends.ray_choice import choose_ray, surroundings
 from dougong.launcher.run import Options, ResumeRequest, resume_run, start_run
 from dougong.tools.job_check import load_whole_job
 
@@ -29,14 +38,16 @@ def run(
 ) -> None:
     """Train a job, through failures, to its end.
 
-    Ctrl-C once: finish the step, write a checkpoint, exit 130. Twice: stop at once. Exit status: 0
-    finished, 1 failed, 2 a wrong job, 130 stopped (by SIGTERM 143, by SIGHUP 129).
+    Ctrl-C once: finish the step, write a checkpoint, exit 130. Twice: stop at once.
+
+    Exit status: 0 finished, 1 failed, 2 a wrong job or command, 3 the run is alive, 130 stopped by
+    Ctrl-C or `dougong stop`, 143 by SIGTERM, 129 by SIGHUP.
 
     Example: dougong run examples/quickstart.yaml
     """
     resolved = load_whole_job(file, override or [])
-    options = launch_options(address, no_ray)
     path = run_dir or new_run_path(resolved.job.job)
+    options = launch_options(address, no_ray, path)
     typer.echo(f"run directory: {path}")
     raise typer.Exit(start_run(resolved, path, options))
 
@@ -54,13 +65,7 @@ def resume(
         bool,
         typer.Option("--from-scratch", help="Begin anew; checkpoints are set aside, not deleted."),
     ] = False,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over",
-            help="The controller on another machine, which cannot be reached, is dead.",
-        ),
-    ] = False,
+    take_over: TakeOver = False,
     address: Address = None,
     no_ray: NoRay = False,
 ) -> None:
@@ -69,19 +74,23 @@ def resume(
     -o may change where it runs (islands, offload, pipeline, checkpoint, fault, drill), how far
     (steps) and whether other kernels may go on (numerics), nothing else that it computes with.
 
+    Exit status: 0 finished, 1 failed, 2 a wrong command or record, 3 the run is alive, 130 stopped
+    by Ctrl-C or `dougong stop`, 143 by SIGTERM, 129 by SIGHUP.
+
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
     if step is not None and from_scratch:
         raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
-    options = launch_options(address, no_ray)
+    options = launch_options(address, no_ray, run_dir)
     raise typer.Exit(resume_run(run_dir, override or [], options, request))
 
 
-def launch_options(address: str | None, no_ray: bool) -> Options:
-    """How to run, from the command line's two options. Raises LaunchError when both are given."""
+def launch_options(address: str | None, no_ray: bool, run_dir: Path) -> Options:
+    """How to run, from the command line's two options. LaunchError when both are given, and when
+    no Ray can be where they say; `run_dir` is for its advice."""
     if address is not None and no_ray:
         raise LaunchError(
             "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
         )
-    return Options(address, not no_ray)
+    return Options(ray=False) if no_ray else Options(choose_ray(address, surroundings(run_dir)))

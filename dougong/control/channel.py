@@ -248,7 +248,8 @@ def connect(
     nonce = secrets.token_hex(16)
     try:
         challenge = _await(Challenge, channel, timeout_s, limit)
-        channel.send(Hello(proof(token, challenge.nonce, "client"), nonce, agent))
+        answer = proof(token, challenge.nonce, "client")
+        channel.send(Hello(answer, nonce, agent, time.time()))
         welcome = _await(Welcome, channel, timeout_s, limit)
         _check(welcome.proof, proof(token, nonce, "server"))
     except (OSError, EOFError, ProtocolError) as error:

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for what `ray job submit` starts."""
+
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """This process's environment for a child, with `changes`.
@@ -91,12 +94,25 @@ def ray_has_token() -> bool:
     return home is not None and (home / ".ray" / "auth_token").is_file()
 
 
-def ray_variables(embedded: bool) -> dict[str, str]:
-    """What Ray's processes that we start, and our own Ray client, find in their environment.
+def named_ray_address() -> str:
+    """What RAY_ADDRESS says: a cluster that a user's shell, or Ray itself within a submitted job,
+    has named; empty where nothing is said."""
+    return os.environ.get("RAY_ADDRESS", "").strip()
 
-    Nothing that the user has set is overridden. Without RAY_AUTH_MODE a client of a cluster with a
-    token retries for 20 s and dies, so it is set when a token is there; an embedded Ray gets a
-    token of its own that no file keeps.
+
+def is_submitted_to_ray() -> bool:
+    """Whether this process is what `ray job submit` has started on a cluster."""
+    return _RAY_JOB in os.environ
+
+
+def ray_variables(embedded: bool) -> dict[str, str | None]:
+    """What Ray's processes that we start, and our own Ray client, find in their environment; None:
+    it is not set there.
+
+    Nothing that the user has set is overridden, but that an embedded Ray is to know no other: what
+    a submitted job hands on to its drivers (such as files in another cluster's store) is not for
+    it. It gets a token of its own that no file keeps. Without RAY_AUTH_MODE a client of a cluster
+    with a token retries for 20 s and dies, so it is set when a token is there.
     """
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -113,17 +129,23 @@ def ray_variables(embedded: bool) -> dict[str, str]:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     elif ray_has_token():
         variables |= {"RAY_AUTH_MODE": "token"}
-    return {key: value for key, value in variables.items() if key not in os.environ}
+    new = {key: value for key, value in variables.items() if key not in os.environ}
+    not_ours = dict.fromkeys(("RAY_ADDRESS", _RAY_JOB)) if embedded else {}
+    return {**new, **not_ours}
 
 
 @contextlib.contextmanager
-def temporary_variables(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process and the children it starts inside.
+def temporary_variables(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables for this process and the children it starts inside; None takes one away.
 
     What was there before is put back.
     """
     before = {key: os.environ[key] for key in changes if key in os.environ}
-    os.environ.update(changes)
+    for key, value in changes.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -14,11 +14,56 @@ class Challenge:
     kind: Literal["challenge"] = "challenge"
 
 
+FolderFault = Literal["absent", "other", "unreadable", "unwritable", "unanswered"]
+"""What may be wrong with a folder on a machine: it is not there; another one has its name; it
+cannot be read; it cannot be written; what is written into it there is not seen here."""
+
+
+@dataclass(frozen=True)
+class FolderTrouble:
+    """Why a folder of the run directory cannot serve on an agent's machine. `reason`: the system's
+    words, and `number` its errno, where it said any; `user`: the number of the user who tried;
+    `mount`: what is mounted there, such as `nfs4 nas:/export`, and `mount_here`, on the
+    controller's machine."""
+
+    folder: str
+    fault: FolderFault
+    reason: str = ""
+    number: int | None = None
+    user: int | None = None
+    mount: str = ""
+    mount_here: str = ""
+
+
+@dataclass(frozen=True)
+class PackageCode:
+    """The source of a package on a machine: where it lies (empty: nowhere), and a digest for each
+    of its folders, such as `dougong/training/optimizers`."""
+
+    place: str
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class MachineLimits:
+    """What an agent's processes may take of their machine. None where there is no limit, or it is
+    not known. `cpus`: how many may be used at once; `free_memory_bytes`: at the moment;
+    `shared_memory_bytes`: the size of /dev/shm; `locked_memory_bytes`: may be pinned."""
+
+    cpus: int | None = None
+    free_memory_bytes: int | None = None
+    open_files: int | None = None
+    processes: int | None = None
+    shared_memory_bytes: int | None = None
+    locked_memory_bytes: int | None = None
+
+
 @dataclass(frozen=True)
 class AgentFacts:
     """What an agent says of itself. `devices`: None where any number of workers fits;
     `memory_bytes`: of one device, of all that the machine may give where workers share it, None
-    where it is not known."""
+    where it is not known; `code`: the source that computes, by package; `trouble`: why the run
+    directory cannot serve there."""
 
     agent: str
     island: str
@@ -28,18 +73,22 @@ class AgentFacts:
     devices: int | None
     versions: dict[str, str]
     environment: dict[str, str]
-    sees_run_dir: bool
     ray_node: str | None = None
     memory_bytes: int | None = None
+    code: dict[str, PackageCode] = field(default_factory=dict)
+    trouble: FolderTrouble | None = None
+    limits: MachineLimits = MachineLimits()
 
 
 @dataclass(frozen=True)
 class Hello:
-    """The answer to the challenge, and a nonce for the controller. `agent`: None for a client."""
+    """The answer to the challenge, and a nonce for the controller. `agent`: None for a client;
+    `wall_s`: the sender's clock, seconds since 1970."""
 
     proof: str
     nonce: str
     agent: AgentFacts | None = None
+    wall_s: float = 0.0
     kind: Literal["hello"] = "hello"
 
 

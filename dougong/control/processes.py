@@ -129,8 +129,50 @@ def memory_bytes(
     return min(limits)
 
 
+def free_memory_bytes(
+    root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
+) -> int:
+    """What the processes of this control group may still take: what the machine has left, or less
+    where a limit of the group is nearer."""
+    free = [psutil.virtual_memory().available]
+    limit = memory_bytes(root, cgroup)
+    for file in _memory_files(root, cgroup, ("memory.current", "memory.usage_in_bytes")):
+        try:
+            used = int(file.read_text())
+            statistics = file.with_name("memory.stat").read_text().split()
+        except (OSError, ValueError):
+            continue
+        # Files that nobody uses are given up before anything fails.
+        words = dict(zip(statistics[::2], statistics[1::2], strict=False))
+        free.append(limit - used + int(words.get("inactive_file", 0)))
+    return max(0, min(free))
+
+
+def usable_cpus(
+    root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
+) -> int:
+    """How many CPUs this process may use at once: those that it may run on, or less where its
+    control group has a quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = [count or 1]
+    for file in _files_of(root, cgroup, "cpu", ("cpu.max", "cpu.cfs_quota_us")):
+        try:
+            words = file.read_text().split()
+            if len(words) == 1:  # version 1 has the period in a file of its own
+                words.append(file.with_name("cpu.cfs_period_us").read_text())
+            found.append(max(1, round(int(words[0]) / int(words[1]))))
+        except (OSError, ValueError, IndexError):
+            continue  # not there, or `max`
+    return min(count for count in found if count > 0)
+
+
 def _memory_files(root: Path, cgroup: Path, names: tuple[str, str]) -> list[Path]:
-    """Where a file about memory may lie, the likeliest first. `names`: of versions 2 and 1.
+    """Where a file about memory may lie. `names`: as for `_files_of`."""
+    return _files_of(root, cgroup, "memory", names)
+
+
+def _files_of(root: Path, cgroup: Path, controller: str, names: tuple[str, str]) -> list[Path]:
+    """Where a file of a controller may lie, the likeliest first. `names`: of versions 2 and 1.
 
     A line of the cgroup file is `number:controllers:path`. Version 2 has no controllers there and
     one tree; version 1 has a tree for each controller. Inside a container the tree may begin at our
@@ -146,8 +188,8 @@ def _memory_files(root: Path, cgroup: Path, names: tuple[str, str]) -> list[Path
         controllers, _, path = rest.partition(":")
         if controllers == "":
             tree, name = root, names[0]
-        elif "memory" in controllers.split(","):
-            tree, name = root / "memory", names[1]
+        elif controller in controllers.split(","):
+            tree, name = root / controller, names[1]
         else:
             continue
         files += [tree / path.lstrip("/") / name, tree / name]

@@ -25,6 +25,7 @@ class DeadlineKeys(Section):
     stall_warning_s: Seconds | None = _deadline("stall_warning_s")
     last_worker_s: Seconds | None = _deadline("last_worker_s")
     agent_silence_s: Silence | None = _deadline("agent_silence_s")
+    shared_file_s: Seconds | None = _deadline("shared_file_s")
     find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
     stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")
     commit_checkpoint_s: Seconds | None = _deadline("commit_checkpoint_s")

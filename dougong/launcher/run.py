@@ -20,10 +20,10 @@ from dougong.checkpoint.repository import steps_in
 from dougong.control.environment import default_ports
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import (
+    AliveError,
     CheckpointError,
     DougongError,
     JobError,
-    LaunchError,
     StorageError,
 )
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
@@ -31,6 +31,7 @@ from dougong.job.port_range import Ports
 from dougong.job.schema import Job
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
+from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_cluster import RayBackend
 from dougong.launcher.client import how_to_end
 from dougong.launcher.controller.config import (
@@ -64,7 +65,7 @@ from dougong.records.files import make_run_folder
 from dougong.records.machine import describe_machine
 from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
-from dougong.ui.next_step import MISTAKES, next_step
+from dougong.ui.next_step import MISTAKES, next_step, typed
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -73,10 +74,9 @@ from dougong.ui.view import make_view
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `address`: a Ray cluster's, None for a Ray of our own; `ray` False: subprocesses
-    of this machine."""
+    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine."""
 
-    address: str | None = None
+    choice: RayChoice = OWN_RAY
     ray: bool = True
     entries: EntryPoints = TRAINING
 
@@ -85,11 +85,13 @@ class Options:
 class ResumeRequest:
     """From where a run is to go on. `step`: from this one's checkpoint, None from the newest valid
     one; `from_scratch`: from the beginning. `takes_over`: a controller on another machine, that
-    cannot be reached, is dead by the user's word."""
+    cannot be reached, is dead by the user's word. `job`: the job as it is given anew; None: as the
+    run has it."""
 
     step: int | None = None
     from_scratch: bool = False
     takes_over: bool = False
+    job: ResolvedJob | None = None
 
     @property
     def chosen(self) -> int | None:
@@ -110,12 +112,12 @@ class Launch:
     warning: str | None = None
 
 
-def start_run(resolved: ResolvedJob, path: Path, options: Options) -> int:
+def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False) -> int:
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
-    status. Raises what ended it, when that is an error."""
+    status. `takes_over`: as in `ResumeRequest`. Raises what ended it, when that is an error."""
     path, resolved = path.absolute(), with_decay_end(resolved)
     make_run_folder(path)  # what stands in its way is no damage of a run
-    refuse_if_alive(RunDir(path))
+    refuse_if_alive(RunDir(path), takes_over)
     with claim(path) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
@@ -156,8 +158,8 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
-        before = _job_of(run_dir)
-        after = load_job(run_dir.job_file, list(overrides), kept=KEPT)
+        before = job_of(run_dir)
+        after = request.job or load_job(run_dir.job_file, list(overrides), kept=KEPT)
         after = with_decay_end(after, before.job.schedule.decay_steps)
         check_resume(before.job, after.job)
         resume_point = take_over(run_dir, request.chosen)
@@ -178,7 +180,7 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
     return dataclasses.replace(point, changed=changed, same_since=point.generation)
 
 
-def _job_of(run_dir: RunDir) -> ResolvedJob:
+def job_of(run_dir: RunDir) -> ResolvedJob:
     """The run's job as it was. JobError says that another release may have written it."""
     try:
         return with_decay_end(load_job(run_dir.job_file, kept=KEPT))
@@ -248,7 +250,7 @@ def _same_since(events: Sequence[Event]) -> int:
 def refuse_if_alive(
     run_dir: RunDir, takes_over: bool = False, deadlines: Deadlines = DEADLINES
 ) -> None:
-    """LaunchError when a controller of this run lives, or may: two at once would spoil it.
+    """AliveError when a controller of this run lives, or may: two at once would spoil it.
     `takes_over`: the user says that one which cannot be reached is dead."""
     known = run_dir.read_controller()
     if known is None:
@@ -256,20 +258,27 @@ def refuse_if_alive(
     path, who = run_dir.path, f"controller process {known.pid} on {known.machine}"
     match look(run_dir, deadlines):
         case Presence.ALIVE:
-            raise LaunchError(f"{path}: this run is alive ({who}); `dougong stop {path}` ends it")
+            raise AliveError(f"{path}: this run is alive ({who}); `dougong stop {path}` ends it")
         case Presence.SILENT:
-            raise LaunchError(
+            raise AliveError(
                 f"{path}: this run is alive ({who}), and does not answer: it is stopped or hangs; "
                 f"{how_to_end(known)}"
             )
         case Presence.UNKNOWN if not takes_over:
-            raise LaunchError(
+            raise AliveError(
                 f"{path}: this run may be alive: {who} cannot be reached from here, and two at "
-                f"once would spoil it; look there, and when that process is dead: dougong resume "
-                f"{path} --take-over"
+                f"once would spoil it; look there, and when that process is dead: "
+                f"{_taking_over(path)}"
             )
         case _:
             return
+
+
+def _taking_over(path: Path) -> str:
+    """The command that replaces a controller which is dead."""
+    if sys.argv[1:2] == ["start"]:
+        return typed((Path(sys.argv[0]).name, *sys.argv[1:], "--take-over"))
+    return f"dougong resume {path} --take-over"
 
 
 def _run(launch: Launch, options: Options) -> int:
@@ -281,7 +290,7 @@ def _run(launch: Launch, options: Options) -> int:
     view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
-        _tell_start(launch, recorder)
+        _tell_start(launch, options, recorder)
         backend = _backend(run_dir, options, deadlines)
         outcome = Controller(config, inbox, backend, recorder).run()
         recorder.close(_summary(outcome, run_dir, recorder))
@@ -315,17 +324,19 @@ def with_ports(job: Job) -> Job:
     return job.model_copy(update={"ports": str(ports)})
 
 
-def _tell_start(launch: Launch, recorder: Recorder) -> None:
-    generation = launch.resume_point.generation
+def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
+    generation, choice = launch.resume_point.generation, options.choice
     created = RunCreated(
         generation=generation,
         job=launch.job.job,
         command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         machine=describe_machine(),
         changed=launch.resume_point.changed,
+        address=choice.address or "",
     )
     recorder.record(created)
-    for text in launch.notes:
+    notes = (choice.note, *launch.notes) if choice.note else launch.notes
+    for text in notes:
         recorder.record(NoteTaken(generation=generation, text=text))
     if launch.warning is not None:
         recorder.record(WarningRaised(generation=generation, text=launch.warning))
@@ -333,7 +344,7 @@ def _tell_start(launch: Launch, recorder: Recorder) -> None:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
     if options.ray:
-        return RayBackend(options.address, deadlines, run_dir.logs / "ray.log")
+        return RayBackend(options.choice, deadlines, run_dir.logs / "ray.log")
     return Local(run_dir, deadlines)
 
 

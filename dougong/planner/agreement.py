@@ -1,57 +1,189 @@
-"""Whether the nodes of a run agree: on their software, and on the run directory. Pure."""
+"""Whether the machines of a run agree: on their software, on its source, and on the run directory.
+Pure."""
 
 from __future__ import annotations
 
+import errno
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from dougong.control.handshake import AgentFacts
+from dougong.control.handshake import AgentFacts, FolderTrouble, PackageCode
 from dougong.errors import LaunchError
 
 _HERE = "this machine (dougong run)"
+_MOST_COLUMNS = 5
+_SHOWN_DIGITS = 8
+_SHARED = "pass --run-dir on storage that all of them share"
 
 
-def check_agents(
-    agents: Mapping[str, AgentFacts], run_dir: str, here: Mapping[str, str] | None = None
-) -> None:
+@dataclass(frozen=True)
+class Software:
+    """What a machine runs: `versions` of packages, and `code`, the source that computes."""
+
+    host: str
+    versions: Mapping[str, str]
+    code: Mapping[str, PackageCode]
+
+
+def check_agents(agents: Mapping[str, AgentFacts], here: Software | None = None) -> None:
     """LaunchError when agents do not run the same software as each other and as the machine of
-    `dougong run`, or do not see the run directory. `here`: package -> version on that machine
-    (None: it takes no part)."""
-    blind = sorted({facts.node for facts in agents.values() if not facts.sees_run_dir})
-    if blind:
-        raise LaunchError(
-            f"the run directory {run_dir} is not to be seen on {', '.join(blind)}; every node must "
-            "reach it under the same path: pass --run-dir on storage that they share"
-        )
-    nodes = {f"{facts.node} ({agent})": facts.versions for agent, facts in agents.items()}
+    `dougong run`, or do not share its run directory. `here`: the software of that machine (None: it
+    takes no part)."""
+    troubles = [facts for facts in agents.values() if facts.trouble is not None]
+    if troubles:
+        raise LaunchError("; ".join(dict.fromkeys(map(_trouble_words, troubles))))
+    machines = {}
+    for agent, facts in agents.items():
+        machines[f"{facts.node} ({agent})"] = Software(facts.node, facts.versions, facts.code)
+    _check_versions(machines, here)
+    if here is not None:
+        machines = {_HERE: here, **machines}
+    for package in _packages(machines):
+        _check_code(package, machines)
+
+
+def _trouble_words(facts: AgentFacts) -> str:
+    trouble, node = facts.trouble, facts.node
+    assert trouble is not None
+    folder = trouble.folder
+    match trouble.fault:
+        case "absent":
+            return (
+                f"the run directory {folder} is not to be seen on {node}; every node must reach it "
+                f"under the same path: mount it there, or {_SHARED}"
+            )
+        case "other":
+            what = f"{node} has another directory at {folder}{_mounts(trouble)}"
+            found = "what this machine has just written is not in it"
+        case "unanswered":
+            what = f"what {node} writes into {folder} is not seen on the machine of `dougong run`"
+            found = "it goes elsewhere" + _mounts(trouble)
+        case "unreadable":
+            return f"{folder} cannot be read on {node}{_user(trouble)}: {_remedy(trouble)}"
+        case "unwritable":
+            return f"{folder} cannot be written on {node}{_user(trouble)}: {_remedy(trouble)}"
+    return (
+        f"{what}: {found}; mount there what this machine has at that path (a copy will not do), or "
+        f"{_SHARED}"
+    )
+
+
+def _mounts(trouble: FolderTrouble) -> str:
+    """Which file systems the two are, where that tells them apart."""
+    if not trouble.mount or trouble.mount == trouble.mount_here:
+        return ""
+    return f" ({trouble.mount} there, {trouble.mount_here} here)"
+
+
+def _user(trouble: FolderTrouble) -> str:
+    is_denied = trouble.number in (errno.EACCES, errno.EPERM)
+    return f" by user {trouble.user}" if is_denied and trouble.user is not None else ""
+
+
+def _remedy(trouble: FolderTrouble) -> str:
+    """The system's words, and what helps."""
+    match trouble.number:
+        case errno.EACCES | errno.EPERM:
+            helps = "let that user read and write there (an NFS export may make root another user)"
+        case errno.EROFS:
+            helps = "mount it there for writing"
+        case errno.ENOSPC | errno.EDQUOT:
+            helps = "make room"
+        case _:
+            helps = "mount it there anew, or mend it"
+    return f"{trouble.reason}; {helps}, or {_SHARED}"
+
+
+def _check_versions(nodes: Mapping[str, Software], here: Software | None) -> None:
     machines = nodes if here is None else {_HERE: here, **nodes}
-    packages = list(dict.fromkeys(itertools.chain(*machines.values())))
+    versions = {machine: software.versions for machine, software in machines.items()}
+    packages = list(dict.fromkeys(itertools.chain(*versions.values())))
     skewed = [name for name in packages if _is_skewed(name, nodes, here)]
     if skewed:
-        table = version_table(machines, packages, skewed)
+        table = version_table(versions, packages, skewed)
         raise LaunchError(
             f"the nodes differ in {', '.join(skewed)}; a run needs the same everywhere:\n{table}\n"
             "install the same versions on all nodes, then run again"
         )
 
 
-def _is_skewed(
-    package: str, nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str] | None
-) -> bool:
+def _is_skewed(package: str, nodes: Mapping[str, Software], here: Software | None) -> bool:
     """Whether the nodes have several versions of it, or another one than the machine `here`.
 
     Of that machine the release alone counts: it computes nothing, so its torch may be another build
     (`+cpu`). But it reads and judges what the nodes send, lays the plan and commits checkpoints.
     """
-    found = {versions.get(package) for versions in nodes.values()}
+    found = {software.versions.get(package) for software in nodes.values()}
     if len(found) > 1 or here is None:
         return len(found) > 1
-    return bool({_release(here.get(package))} - {_release(version) for version in found})
+    return bool({_release(here.versions.get(package))} - {_release(version) for version in found})
 
 
 def _release(version: str | None) -> str | None:
     """`2.13.0` of `2.13.0+cpu`."""
     return None if version is None else version.partition("+")[0]
+
+
+def _packages(machines: Mapping[str, Software]) -> list[str]:
+    """Those whose source some machine has looked at."""
+    return list(dict.fromkeys(itertools.chain(*(software.code for software in machines.values()))))
+
+
+def _check_code(package: str, machines: Mapping[str, Software]) -> None:
+    """LaunchError where machines have other source of a package than most of them. A machine that
+    had no cause to look at it, such as for another machine's accelerator, takes no part."""
+    found = {name: s.code[package] for name, s in machines.items() if package in s.code}
+    usual, *rest = _alike(found)
+    if not rest:
+        return
+    others = list(itertools.chain(*rest))
+    differing = _differing(list(found.values()))
+    shown, num_more = differing[:_MOST_COLUMNS], len(differing[_MOST_COLUMNS:])
+    folders = ", ".join(shown) + (f" and {num_more} more" if num_more else "")
+    table = version_table({name: _short(c.digests) for name, c in found.items()}, shown, ())
+    advice = "\n".join(dict.fromkeys(_copies(found, machines, usual[0], others)))
+    raise LaunchError(
+        f"other source under the same version on {', '.join(others)}: {folders}; it may compute "
+        f"other bits, so a run needs the same everywhere:\n{table}\n"
+        "bring all machines to one state (of a checkout `git status` tells what has been changed), "
+        f"such as by\n{advice}\nthen run again"
+    )
+
+
+def _alike(found: Mapping[str, PackageCode]) -> list[list[str]]:
+    """Machines with the same source, the largest group first; of equal ones the one that comes
+    first, in which the machine of `dougong run` is."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, code in found.items():
+        groups.setdefault(tuple(sorted(code.digests.items())), []).append(name)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def _differing(codes: Sequence[PackageCode]) -> list[str]:
+    """The folders that are not the same in all."""
+    folders = sorted(set(itertools.chain(*(code.digests for code in codes))))
+    return [name for name in folders if len({code.digests.get(name) for code in codes}) > 1]
+
+
+def _short(digests: Mapping[str, str]) -> dict[str, str]:
+    return {folder: digest[:_SHOWN_DIGITS] for folder, digest in digests.items()}
+
+
+def _copies(
+    found: Mapping[str, PackageCode],
+    machines: Mapping[str, Software],
+    usual: str,
+    others: Sequence[str],
+) -> Iterator[str]:
+    """A command for each of the other machines."""
+    source = found[usual].place
+    for name in others:
+        host, place = machines[name].host, found[name].place or source
+        is_here = host == machines[usual].host
+        origin = source if is_here else f"{machines[usual].host}:{source}"
+        end = "" if source.endswith(".py") else "/"  # a package's folder, or a single module
+        yield f"  on {host}: rsync -a --delete --exclude=__pycache__ {origin}{end} {place}{end}"
 
 
 def version_table(

@@ -47,8 +47,8 @@ def claim(path: Path) -> Claim:
     """Claim `path` for a new run: a directory that is not there yet, or is empty, or holds a run
     that has committed no checkpoint, whose record is set aside.
 
-    LaunchError when it holds anything else, or a run that has something to go on from, or one that
-    is alive; StorageError when it cannot be written.
+    LaunchError when it holds anything else, or a run that has something to go on from; AliveError
+    when its controller lives, StorageError when it cannot be written.
     """
     run = RunDir(path)
     make_run_folder(path)
@@ -64,6 +64,12 @@ def claim(path: Path) -> Claim:
     except BaseException:
         lock.release()
         raise
+
+
+def has_committed(run: RunDir) -> bool:
+    """Whether a run lies there that has something to go on from, or had: its checkpoints may be
+    away for the moment. LaunchError when its record cannot be read."""
+    return bool(_steps_there(run) or _steps_recorded(run))
 
 
 def _refuse_strangers(run: RunDir) -> None:

@@ -40,6 +40,8 @@ from dougong.records.jsonl import JsonLines, decode_numbers, dumps
 from dougong.records.metrics import MetricsRow, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
 
+PROOF = "proof"
+"""Begins the names of files by which machines show that they see one directory."""
 _NAMES = (
     "job.yaml",
     "plan.json",
@@ -56,6 +58,7 @@ _NAMES = (
     "trace",
     "sources.json",
     "tokenizer",
+    PROOF,
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
 

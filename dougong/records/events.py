@@ -48,14 +48,16 @@ def read_wall(wall: str) -> datetime:
 
 
 class RunCreated(RunEvent):
-    """`dougong run` or `dougong resume` has begun. `command`: its words; `machine`: where the
-    controller runs; `changed`: keys that a resume gave other values and that may change bits."""
+    """A command has begun the run or gone on with it. `command`: its words; `machine`: where the
+    controller runs; `changed`: keys that a resume gave other values and that may change bits;
+    `address`: HOST:PORT of the Ray cluster that it joins, empty where it joins none."""
 
     kind: Literal["created"] = "created"
     job: str
     command: tuple[str, ...] = ()
     machine: Machine = Machine()
     changed: tuple[str, ...] = ()
+    address: str = ""
 
 
 class StateChanged(RunEvent):

@@ -20,7 +20,7 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError, StorageError
+from dougong.errors import AliveError, StorageError
 from dougong.records.files import ROOM, write_all
 
 LOCK_FILE = "controller.lock"
@@ -66,7 +66,7 @@ class RunLock:
 
 
 def take_lock(run: Path, deadlines: Deadlines = DEADLINES) -> RunLock:
-    """Claim the directory for this process. LaunchError names the process that has it; StorageError
+    """Claim the directory for this process. AliveError names the process that has it; StorageError
     where nothing can be written."""
     fd = _open(run / LOCK_FILE)
     try:
@@ -74,7 +74,7 @@ def take_lock(run: Path, deadlines: Deadlines = DEADLINES) -> RunLock:
     except BlockingIOError as error:
         os.close(fd)
         who = f"controller {read_holder(run)}"
-        raise LaunchError(
+        raise AliveError(
             f"{run}: this run is alive ({who}); `dougong stop {run}` ends it"
         ) from error
     _sign(fd)

@@ -63,6 +63,7 @@ def _membership(context: WorkerContext) -> Membership:
         attention=tuple(w.rank for w in plan.workers if w.lanes),
         names=tuple(w.name for w in plan.workers),
         deadlines=job.fault.limits(),
+        address=context.address,
     )
 
 

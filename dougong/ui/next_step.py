@@ -137,9 +137,13 @@ def _failed_end_of(events: Sequence[Event]) -> RunEnded | None:
 
 
 def _launch_options(events: Sequence[Event]) -> list[str]:
-    """How the newest controller was told to reach its machines, as a shell takes it."""
-    commands = [event.command for event in events if isinstance(event, RunCreated)]
-    words = commands[-1] if commands else ()
+    """How the newest controller reached its machines, as a shell takes it."""
+    created = [event for event in events if isinstance(event, RunCreated)]
+    if not created:
+        return []
+    if created[-1].address:
+        return [f"--address {shlex.quote(created[-1].address)}"]
+    words = created[-1].command
     for number, word in enumerate(words):
         if word == "--no-ray" or word.startswith("--address="):
             return [shlex.quote(word)]
@@ -149,13 +153,21 @@ def _launch_options(events: Sequence[Event]) -> list[str]:
 
 
 def _begin_again(path: Path, events: Sequence[Event]) -> str:
-    """The command that began the run, for the same directory."""
-    commands = [event.command for event in events if isinstance(event, RunCreated)]
-    begun = [words for words in commands if words[1:2] == ("run",)]
+    """The command that began the run, for the same directory and the same machines."""
+    created = [event for event in events if isinstance(event, RunCreated)]
+    begun = [event for event in created if event.command[1:2] in (("run",), ("start",))]
     if not begun:
         options = ["--run-dir", shlex.quote(str(path)), *_launch_options(events)]
         return f"{program(events)} run FILE {' '.join(options)}"
-    words = begun[-1]
+    words, address = begun[-1].command, begun[-1].address
     # A default directory has the time in its name: said again, it would be another one.
-    named = any(word == "--run-dir" or word.startswith("--run-dir=") for word in words)
-    return typed(words if named else (*words, "--run-dir", str(path)))
+    if not _names(words, "--run-dir"):
+        words = (*words, "--run-dir", str(path))
+    # RAY_ADDRESS is another in another shell.
+    if address and not _names(words, "--address"):
+        words = (*words, "--address", address)
+    return typed(words)
+
+
+def _names(words: Sequence[str], option: str) -> bool:
+    return any(word == option or word.startswith(f"{option}=") for word in words)

@@ -30,7 +30,7 @@ from dougong.errors import LaunchError
 from hypothesis import given
 from hypothesis import strategies as st
 
-EAST = AgentFacts("east", "east", "node-1", 7, "cpu", None, {"torch": "2.13.0"}, {}, sees_run_dir=True)
+EAST = AgentFacts("east", "east", "node-1", 7, "cpu", None, {"torch": "2.13.0"}, {})
 SHORT = dataclasses.replace(DEADLINES, send_s=0.2)
 
 lines = st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line), max_size=6)

@@ -40,7 +40,7 @@ TRAIN = tasks.TrainTask(
     drills=(Drill(at_step=6, kill="east/1"),),
 )
 FINGERPRINT = tasks.FingerprintTask("a.module:probe", JOB, {"east/0": "cuda:1"}, {"rows": [1, 2]})
-AGENT = handshake.AgentFacts("east", "east", "node-1", 7, "cuda", 8, {"torch": "2.13.0"}, {"A": "1"}, True, "abc")
+AGENT = handshake.AgentFacts("east", "east", "node-1", 7, "cuda", 8, {"torch": "2.13.0"}, {"A": "1"}, "abc")
 RAISED = worker.WorkerRaised("OSError", ("OSError", "Exception"), "no space left", "Traceback ...\n", 28)
 
 EXAMPLES: tuple[Message, ...] = (

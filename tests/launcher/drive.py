@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dougong.errors import DougongError
 from dougong.job.load import load_job
+from dougong.launcher.backends.ray_choice import OWN_RAY, choose_ray, surroundings
 from dougong.launcher.controller.config import TRAINING, EntryPoints
 from dougong.launcher.run import Options, resume_run, start_run
 
@@ -32,8 +33,9 @@ def main() -> int:
     parser.add_argument("--preload", default=TOY.preload[0])
     given = parser.parse_args()
     entries = TRAINING if given.train else EntryPoints(given.entry, TOY.inspect, (given.preload,), TOY.fingerprint)
-    options = Options(given.address, given.ray or given.address is not None, entries)
     try:
+        choice = choose_ray(given.address, surroundings()) if given.address is not None else OWN_RAY
+        options = Options(choice, given.ray or given.address is not None, entries)
         if given.command == "resume":
             return resume_run(given.run_dir, given.o, options)
         return start_run(load_job(given.job, given.o), given.run_dir, options)

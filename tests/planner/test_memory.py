@@ -19,7 +19,7 @@ SPECS = (
 
 
 def agent(name: str, accelerator: str, node: str, memory_bytes: int | None) -> AgentFacts:
-    return AgentFacts(name, name, node, 1, accelerator, None, {}, {}, True, memory_bytes=memory_bytes)
+    return AgentFacts(name, name, node, 1, accelerator, None, {}, {}, memory_bytes=memory_bytes)
 
 
 def test_a_machine_is_shared_and_a_device_is_not() -> None:

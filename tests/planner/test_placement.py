@@ -267,4 +267,4 @@ def test_a_dry_run_seats_whatever_the_job_asks_for() -> None:
 
 
 def hello(node: str) -> AgentFacts:
-    return AgentFacts("east", "east", node, 1, "cpu", None, {"python": "3.11.7"}, {}, True)
+    return AgentFacts("east", "east", node, 1, "cpu", None, {"python": "3.11.7"}, {})

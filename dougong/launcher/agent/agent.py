@@ -55,6 +55,7 @@ from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.paths import AgentPaths
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
+from dougong.records.shared_folder import withdraw_answers
 
 MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
@@ -85,6 +86,8 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
         agent.serve()
     finally:
         agent.close()
+        if settings.proof is not None:
+            withdraw_answers(settings.proof, settings.name)
     return agent.ended_by_controller
 
 

@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import read_visible_devices
-from dougong.control.handshake import AgentFacts
+from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.processes import memory_bytes
-from dougong.job.schema import Island
+from dougong.control.run_sources import RunSources
+from dougong.job.schema import Island, Job
+from dougong.launcher.agent.code import code_of, model_types_of
+from dougong.launcher.agent.limits import find_limits
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.records.directory import RunDir
+from dougong.planner.agreement import Software
 from dougong.records.machine import PACKAGES, package_versions
+from dougong.records.shared_folder import answer_proof
 from dougong.remarks import Remarks
 from dougong.ui.formatting import plural
 
@@ -37,10 +41,26 @@ def describe_agent(
         devices=count_devices(accelerator),
         versions=installed_versions(),
         environment=dict(environment),
-        sees_run_dir=RunDir(settings.run_dir).job_file.exists(),
         ray_node=ray_node,
         memory_bytes=memory_of(accelerator),
+        code=code_of(settings.model_types, (settings.accelerator,)),
+        trouble=_trouble_with(settings),
+        limits=find_limits(),
     )
+
+
+def _trouble_with(settings: AgentSettings) -> FolderTrouble | None:
+    if settings.proof is None:
+        return None
+    return answer_proof(settings.proof, settings.name, settings.deadlines)
+
+
+def software_here(job: Job, sources: RunSources | None) -> Software:
+    """This machine's, as `describe_agent` tells an agent's. `sources`: what the run had read when
+    it began."""
+    kinds = sorted({island.accelerator for island in job.islands})
+    code = code_of(model_types_of(job.model, sources), kinds)
+    return Software(socket.gethostname(), installed_versions(), code)
 
 
 def memory_of(accelerator: Accelerator) -> int | None:

@@ -8,12 +8,15 @@ from pydantic import TypeAdapter
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.port_range import Ports
+from dougong.records.shared_folder import FolderProof
 
 
 @dataclass(frozen=True)
 class AgentSettings:
     """What an agent must know to find its controller and to start its workers.
 
+    `proof`: by which it shows that it shares the run directory, None where nobody asks;
+    `model_types`: whose source it looks at.
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
     exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
     own rules). `ports`: what it and its workers listen on; None: the system chooses.
@@ -30,6 +33,8 @@ class AgentSettings:
     preload: tuple[str, ...]
     cwd: str
     parent: int | None = None
+    proof: FolderProof | None = None
+    model_types: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     ports: Ports | None = None
 

@@ -6,19 +6,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import ray_variables, temporary_variables
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.backends.ray_agents import RayAgents
-from dougong.launcher.backends.ray_head import check_head, find_head, raw_lines_into
+from dougong.launcher.backends.ray_choice import LOCAL, OWN_RAY, RayChoice
+from dougong.launcher.backends.ray_folder import make_folder, remove_folder
+from dougong.launcher.backends.ray_head import check_head, find_head
+from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
+from dougong.launcher.backends.ray_nodes import cluster_nodes
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
@@ -28,85 +32,94 @@ OBJECT_STORE_BYTES = 80_000_000
 
 
 class RayBackend:
-    """`address`: a cluster's, `auto`, or None for a Ray of this run alone on this machine. `log`:
-    where Ray's own lines go; None: they are left alone."""
+    """`choice`: a cluster, or a Ray of this run alone on this machine. `log`: the file within the
+    run's logs where Ray's own lines go; None: they are left alone."""
 
     phase: Phase = "Ray"
     shared_devices = False
 
-    def __init__(self, address: str | None, deadlines: Deadlines, log: Path | None = None) -> None:
-        self._address = address
+    @property
+    def may_grow(self) -> bool:
+        return self._choice.address is not None
+
+    def __init__(
+        self, choice: RayChoice = OWN_RAY, deadlines: Deadlines = DEADLINES, log: Path | None = None
+    ) -> None:
+        self._choice = choice
         self._log = log
         self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
-        self._agents = RayAgents(deadlines)
+        self._agents = RayAgents(deadlines, None if log is None else log.parent)
+        self._turn = threading.Lock()
         self._ray: Any = None
 
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
-        embedded = self._address is None
-        named = self._address if self._address not in (None, "auto") else None
-        if named is not None:
-            find_head(named, self._deadlines)
-        self._stack.enter_context(temporary_variables(ray_variables(embedded)))
+        if self._choice.address is not None:
+            return self._join()
+        return self._begin()
+
+    def _join(self) -> str:
+        find_head(self._choice, self._deadlines)
+        self._prepare(ray_variables(embedded=False))
+        run = self._log.parent.parent if self._log is not None else None
+        check_head(self._choice, self._deadlines, run)
+        self._init({"address": self._choice.address})
+        return str(self._ray.util.get_node_ip_address())
+
+    def _begin(self) -> str:
+        self._prepare(ray_variables(embedded=True))
+        folder = make_folder()
+        self._init({**_own_ray(), "_temp_dir": str(folder)})
+        # What a Ray that does not come up has written is kept.
+        self._stack.callback(remove_folder, folder)
+        self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines, folder))
+        return "127.0.0.1"
+
+    def _prepare(self, variables: Mapping[str, str | None]) -> None:
+        self._stack.enter_context(temporary_variables(variables))
         # The screen is the run's; Ray's own logs lie in its session.
         self._stack.enter_context(raw_lines_into(self._log))
         self._ray = _import_ray()
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        if named is not None:
-            check_head(named)
-        self._init()
-        if not embedded:
-            return str(self._ray.util.get_node_ip_address())
-        self._stack.enter_context(ended_with_us(_raylet_helpers(), self._deadlines))
-        return "127.0.0.1"
+        self._stack.enter_context(logging_into(self._log))
 
-    def _init(self) -> None:
+    def _init(self, options: Mapping[str, Any]) -> None:
         try:
-            self._ray.init(**_ray_options(self._address))
+            level = logging.getLogger("ray").level  # as it is: Ray would set its own
+            self._ray.init(**options, log_to_driver=False, logging_level=level)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-            place = self._address or "this machine"
+            place = self._choice.address or "this machine"
             more = f"; Ray's own lines: {self._log}" if self._log is not None else ""
             raise LaunchError(
                 f"Ray on {place}: {_first_line(error)}; see `ray status`, or use --no-ray{more}"
             ) from error
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        """The cluster's living nodes, and how many devices of each kind they have in all."""
-        return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
+        with self._turn:
+            return cluster_nodes(kinds, self._deadlines, self._agents.groups)
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
-        self._agents.start(specs, settings_of, tell)
+        with self._turn:
+            self._agents.start(specs, settings_of, tell)
 
     def end(self, names: Sequence[str]) -> None:
-        self._agents.end(names)
+        with self._turn:
+            self._agents.end(names)
 
     def ended(self) -> dict[str, str]:
-        return self._agents.ended()
+        with self._turn:
+            return self._agents.ended()
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
+        self._agents.stop_waiting()
+        # What the backend's thread is at ends first: Ray must not go away under it.
+        self._turn.acquire(timeout=self._deadlines.agent_end_s)
         if self._ray is not None and self._ray.is_initialized():
             self._agents.close()
             self._ray.shutdown()
         self._stack.close()
-
-    def _node(self, raw: Mapping[str, Any], kinds: Sequence[str]) -> Node:
-        resources, address = raw["Resources"], raw["NodeManagerAddress"]
-        devices = {}
-        for kind in kinds:
-            resource = get_accelerator(kind).resource
-            if resource:
-                devices[kind] = int(resources.get(resource, 0))
-        return Node(
-            id=raw["NodeID"],
-            name=str(raw.get("NodeManagerHostname") or address),
-            address=address,
-            devices=devices,
-            labels={str(key): str(value) for key, value in (raw.get("Labels") or {}).items()},
-            given_name=str(raw.get("NodeName") or ""),
-        )
 
 
 def _import_ray() -> Any:
@@ -119,13 +132,10 @@ def _import_ray() -> Any:
     return ray
 
 
-def _ray_options(address: str | None) -> dict[str, Any]:
-    """What `ray.init` is given: a cluster's address, or how small our own Ray may be."""
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if address is not None:
-        return {**quiet, "address": address}
+def _own_ray() -> dict[str, Any]:
+    """What `ray.init` is given for a Ray of our own. `local` never joins another that runs here."""
     return {
-        **quiet,
+        "address": LOCAL,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": os.cpu_count(),

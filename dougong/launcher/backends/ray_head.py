@@ -1,5 +1,6 @@
 """A look at a Ray cluster's head before it is joined: whether one answers, whether it takes our
-token, whether it is of our versions. Each is one sentence with its remedy.
+token, whether it is of our versions, whether this machine is a node of its cluster. Each is one
+sentence with its remedy.
 
 Ray itself tries for half a minute, says what is wrong in its own log's lines, and then that it has
 failed.
@@ -9,55 +10,91 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import platform
+import queue
 import socket
-import sys
-from collections.abc import Iterator
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from dougong.control.environment import ray_has_token
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.launcher.backends.head_address import split_address
+from dougong.launcher.backends.ray_choice import RayChoice
+from dougong.launcher.backends.ray_members import Member, refuse_outsider
 
 # How a client of HTTP/2, and so of gRPC, begins: the preface and an empty frame of settings
 # (RFC 9113, sections 3.4, 4.1 and 6.5). A server's first frame is its settings too.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _FRAME_HEAD_BYTES = 9
 _TYPE_AT, _SETTINGS = 3, 4
+_LEAST_S = 0.001
+"""A socket that is given no time at all does not wait, and says so in another way."""
 
 
-def find_head(address: str, deadlines: Deadlines) -> None:
-    """LaunchError, in seconds, when no head of a Ray cluster answers at HOST:PORT."""
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal()):
+def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
+    """LaunchError, in seconds, when no head of a Ray cluster answers at the chosen HOST:PORT."""
+    parts = split_address(choice.address or "")
+    if parts is None:
         raise LaunchError(
-            f"--address {address}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
+            f"{choice.origin}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
+            f"{choice.or_own}"
         )
-    limit_s = deadlines.address_probe_s
     try:
-        with socket.create_connection((host, int(port)), timeout=limit_s) as line:
-            is_head = _speaks_grpc(line)
+        is_head = _answers(*parts, deadlines)
     except OSError as error:
         raise LaunchError(
-            f"--address {address}: nobody answers ({error}); on that machine type "
-            f"`ray start --head --port={port}`, and see that a firewall lets it through"
+            f"{choice.origin}: nobody answers ({error}); on that machine type "
+            f"`ray start --head --port={parts[1]}`, and see that a firewall lets it through"
+            f"{choice.or_own}"
         ) from error
     if not is_head:
         waited = deadlines.words("address_probe_s")
         raise LaunchError(
-            f"--address {address}: something listens there that is no head of Ray, or that hangs "
+            f"{choice.origin}: something listens there that is no head of Ray, or that hangs "
             f"(waited {waited}); give the address that `ray start --head` printed (default port "
-            "6379)"
+            f"6379){choice.or_own}"
         )
 
 
-def _speaks_grpc(line: socket.socket) -> bool:
+def _answers(host: str, port: int, deadlines: Deadlines) -> bool:
+    """Whether somebody there speaks gRPC. OSError where nobody listens."""
+    place = _resolved(host, port, deadlines)
+    end = time.monotonic() + deadlines.address_probe_s
+    with socket.create_connection(place, timeout=deadlines.address_probe_s) as line:
+        return _speaks_grpc(line, end)
+
+
+def _resolved(host: str, port: int, deadlines: Deadlines) -> tuple[str, int]:
+    """The host's first address, by a thread: the system's own look for a name knows no limit."""
+    found: queue.SimpleQueue[str | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.put(str(answers[0][4][0]))
+        except OSError as error:
+            found.put(error)
+
+    threading.Thread(target=ask, name="dougong-resolve", daemon=True).start()
+    try:
+        answer = found.get(timeout=deadlines.address_probe_s)
+    except queue.Empty:
+        waited = deadlines.words("address_probe_s")
+        raise TimeoutError(f"no name server knows {host} within {waited}") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return answer, port
+
+
+def _speaks_grpc(line: socket.socket, end: float) -> bool:
     line.sendall(_GREETING)
     head = b""
     with contextlib.suppress(OSError):  # closed, or silent until the limit
         while len(head) < _FRAME_HEAD_BYTES:
+            line.settimeout(max(_LEAST_S, end - time.monotonic()))
             more = line.recv(_FRAME_HEAD_BYTES - len(head))
             if not more:
                 break
@@ -65,9 +102,10 @@ def _speaks_grpc(line: socket.socket) -> bool:
     return len(head) == _FRAME_HEAD_BYTES and head[_TYPE_AT] == _SETTINGS
 
 
-def check_head(address: str) -> None:
-    """LaunchError when the head at this address does not take our token, or runs another Ray or
-    Python. Ray must be importable."""
+def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None) -> None:
+    """LaunchError when the chosen head does not take our token, runs another Ray or Python, or
+    when this machine is no node of its cluster. `run`: the run's directory. Ray must be
+    importable."""
     from ray.exceptions import AuthenticationError, RpcError
 
     try:
@@ -76,15 +114,41 @@ def check_head(address: str) -> None:
     except ImportError:  # names of Ray's own, in another Ray: its own words must do
         return
     try:
-        found = usage.get_cluster_metadata(raylet.GcsClient(address=address))
+        client = raylet.GcsClient(address=choice.address)
+        refuse_skew(choice, usage.get_cluster_metadata(client) or {})
+        refuse_outsider(choice, _Gcs(client, deadlines), run, deadlines)
     except AuthenticationError as error:
-        raise LaunchError(f"--address {address}: {_about_token()}") from error
+        raise LaunchError(f"{choice.origin}: {_about_token()}{choice.or_own}") from error
     except RpcError as error:
         raise LaunchError(
-            f"--address {address}: the head does not answer ({error}); see `ray status` there, or "
-            "start it again"
+            f"{choice.origin}: the head does not answer ({error}); see `ray status` there, or "
+            f"start it again{choice.or_own}"
         ) from error
-    refuse_skew(address, found or {})
+
+
+class _Gcs:
+    """What a head says of its cluster, by a client of Ray's own."""
+
+    def __init__(self, client: Any, deadlines: Deadlines) -> None:
+        self._client = client
+        self._limit_s = deadlines.address_probe_s
+
+    def members(self) -> list[Member]:
+        """The nodes that are alive for the head."""
+        states: Any = importlib.import_module("ray.core.generated.gcs_pb2")
+        alive = states.GcsNodeInfo.GcsNodeState.ALIVE
+        found = []
+        infos = self._client.get_all_node_info(timeout=self._limit_s)
+        for node, info in infos.items():
+            if info.state == alive:
+                name = info.node_manager_hostname or info.node_manager_address
+                found.append(Member(node.hex(), name))
+        return found
+
+    def dashboard(self) -> str:
+        """HOST:PORT where jobs can be submitted; empty where they cannot."""
+        found = self._client.internal_kv_get(b"webui:url", b"dashboard", timeout=self._limit_s)
+        return found.decode() if found else ""
 
 
 def _about_token() -> str:
@@ -100,7 +164,7 @@ def _about_token() -> str:
     )
 
 
-def refuse_skew(address: str, cluster: dict[str, Any]) -> None:
+def refuse_skew(choice: RayChoice, cluster: dict[str, Any]) -> None:
     """LaunchError when the cluster's `ray_version` and `python_version` are known and not ours."""
     import ray
 
@@ -108,47 +172,11 @@ def refuse_skew(address: str, cluster: dict[str, Any]) -> None:
     theirs = {key: cluster.get(key, value) for key, value in ours.items()}
     if theirs != ours:
         raise LaunchError(
-            f"--address {address}: the cluster runs {_versions(theirs)}, this command "
+            f"{choice.origin}: the cluster runs {_versions(theirs)}, this command "
             f"{_versions(ours)}; Ray joins its own versions only: start one of the two from the "
-            "other's environment"
+            f"other's environment{choice.or_own}"
         )
 
 
 def _versions(found: dict[str, Any]) -> str:
     return f"Ray {found['ray_version']} on Python {found['python_version']}"
-
-
-@contextlib.contextmanager
-def raw_lines_into(log: Path | None) -> Iterator[None]:
-    """What C++ code prints on standard error goes to the end of `log`; what Python code prints
-    there still reaches the console. None: everything stays as it is.
-
-    Ray's libraries write to descriptor 2 behind Python's back, from threads of their own, also long
-    after they were started.
-    """
-    target = _opened(log)
-    if target is None:
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    os.dup2(target, 2)
-    os.close(target)
-    console = os.fdopen(os.dup(kept), "w", buffering=1, errors="backslashreplace")
-    try:
-        with contextlib.redirect_stderr(console):
-            yield
-    finally:
-        console.close()
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _opened(log: Path | None) -> int | None:
-    if log is None:
-        return None
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError:  # a log that cannot be written must not stop a run
-        return None

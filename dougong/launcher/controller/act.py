@@ -6,11 +6,13 @@ import os
 import socket
 from pathlib import Path
 
+from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
+from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -57,6 +59,7 @@ from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
+from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
 
@@ -90,6 +93,7 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
+        self._prover: FolderProver | None = None
 
     def act(self, action: Action) -> None:
         """Do it."""
@@ -120,6 +124,8 @@ class Actor:
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
+        if self._prover is not None:
+            self._prover.close()
         if self._facts.checkpoints.num_open:
             self._storage_thread.settle(self._config.deadlines.kill_s)
         # At the worst torch is still being imported: then there is nothing better than to go on.
@@ -186,7 +192,12 @@ class Actor:
         """Open the server for agents and clients, and the store where workers meet."""
         config = self._config
         self._connections = Connections(
-            self._inbox, host, config.token, config.deadlines, config.job.listening_ports
+            self._inbox,
+            host,
+            config.token,
+            config.deadlines,
+            config.job.listening_ports,
+            self._trouble_of,
         )
         reached_at, port = self._connections.address
         address = ControllerAddress(
@@ -224,6 +235,7 @@ class Actor:
     # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
+        self._ask_for_proof(specs)
         self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
 
@@ -234,6 +246,15 @@ class Actor:
         # First: what a lost agent holds, of which lost may mean cut off, is free for the next one.
         self._backend.end(lost)
         return NodesListed(tuple(self._backend.nodes(kinds)))
+
+    def _ask_for_proof(self, specs: tuple[AgentSpec, ...]) -> None:
+        names = [spec.name for spec in specs]
+        self._prover = FolderProver(self._run_dir, names, self._config.deadlines)
+
+    def _trouble_of(self, facts: AgentFacts) -> FolderTrouble | None:
+        """In the thread of an agent's connection: what is wrong with the run directory there."""
+        prover = self._prover
+        return facts.trouble if prover is None else prover.look(facts.agent, facts.trouble)
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         config = self._config
@@ -246,6 +267,8 @@ class Actor:
             controller=self._reach.address,
             token=config.token,
             run_dir=str(self._run_dir.path),
+            proof=None if self._prover is None else self._prover.proof,
+            model_types=model_types_of(config.job.model, config.sources),
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,

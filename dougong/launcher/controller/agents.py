@@ -16,8 +16,8 @@ from dougong.planner.placement import AgentSpec
 
 @dataclass
 class AgentHandle:
-    """One agent in its present life. `facts`: what it said when it joined; `path_end`: where the
-    paths to it are tried; `lost`: why it is gone;
+    """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
+    its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone;
     `is_dropped`: whether its connection has been closed since."""
 
     spec: AgentSpec
@@ -27,6 +27,7 @@ class AgentHandle:
     is_ready: bool = False
     lost: str | None = None
     is_dropped: bool = False
+    clock_ahead_s: float = 0.0
 
     @property
     def has_joined(self) -> bool:
@@ -95,14 +96,14 @@ class AgentTable:
         handles = {**self.handles, **begun}
         self.handles = {spec.name: handles[spec.name] for spec in layout}
 
-    def join(self, facts: AgentFacts, channel: Channel) -> bool:
+    def join(self, facts: AgentFacts, channel: Channel, clock_ahead_s: float = 0.0) -> bool:
         """Take an agent in; False for one that is not expected, or has joined already."""
         handle = self.handles.get(facts.agent)
         if handle is None or handle.channel is not None or handle.lost is not None:
             return False
         if _is_elsewhere(handle.spec, facts):
             return False  # an earlier life of that name, on a node that was cut off and is back
-        handle.facts, handle.channel = facts, channel
+        handle.facts, handle.channel, handle.clock_ahead_s = facts, channel, clock_ahead_s
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
+from dougong.planner.agreement import Software
 from dougong.records.directory import RunDir
 
 
@@ -92,9 +92,10 @@ class RunPolicy:
     """What decisions depend on beside the facts: fixed for the controller's life.
 
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
-    node see each other's devices. `versions`: package -> version on the controller's own machine,
-    which the nodes must have too; None: it is not compared. `has_sources`: whether a run that goes
-    on knows what it had read when it began, or begins only now.
+    node see each other's devices. `software`: of the controller's own machine, which the nodes must
+    have too; None: it is not compared. `has_sources`: whether a run that goes on knows what it had
+    read when it began, or begins only now. `may_grow`: whether nodes may yet join, or others give
+    back what they hold.
     """
 
     job: Job
@@ -102,8 +103,9 @@ class RunPolicy:
     deadlines: Deadlines
     takes_fingerprints: bool = True
     shared_devices: bool = True
-    versions: Mapping[str, str] | None = None
+    software: Software | None = None
     has_sources: bool = True
+    may_grow: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -4,10 +4,13 @@ controller's."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
+from collections.abc import Callable
 
 from dougong.control.channel import Channel, Server
-from dougong.control.handshake import AgentFacts, Hello
+from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
 from dougong.control.path_messages import CONTROLLER, PathEnd
 from dougong.control.path_probe import PathListener
@@ -27,7 +30,8 @@ from dougong.launcher.controller.items import (
 
 class Connections:
     """Listens on `host`. An agent that has proved itself becomes an `AgentJoined`; it is sent
-    messages once it is adopted."""
+    messages once it is adopted. `trouble_of`: what is wrong with the run directory on an agent's
+    machine; it is asked in the thread of the agent's connection, and may take its time."""
 
     def __init__(
         self,
@@ -36,8 +40,10 @@ class Connections:
         token: str,
         deadlines: Deadlines,
         ports: Ports | None = None,
+        trouble_of: Callable[[AgentFacts], FolderTrouble | None] = lambda facts: facts.trouble,
     ) -> None:
         self._inbox = inbox
+        self._trouble_of = trouble_of
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
@@ -101,7 +107,10 @@ class Connections:
 
     def _on_peer(self, hello: Hello, channel: Channel) -> None:
         if hello.agent is not None:
-            self._listen(hello.agent, channel)
+            clock_ahead_s = hello.wall_s - time.time()
+            trouble = self._trouble_of(hello.agent)
+            facts = dataclasses.replace(hello.agent, trouble=trouble)
+            self._listen(AgentJoined(facts, channel, clock_ahead_s))
             return
         limit = "client_request_s"
         try:
@@ -112,9 +121,9 @@ class Connections:
         else:
             self._inbox.put(ClientRequest(channel, request))
 
-    def _listen(self, facts: AgentFacts, channel: Channel) -> None:
-        agent = facts.agent
-        self._inbox.put(AgentJoined(facts, channel))
+    def _listen(self, joined: AgentJoined) -> None:
+        agent, channel = joined.facts.agent, joined.channel
+        self._inbox.put(joined)
         try:
             while True:
                 self._receive(agent, channel)

@@ -20,7 +20,7 @@ from dougong.errors import (
     StorageError,
 )
 from dougong.fault.diagnosis import FailureKind, mistake_in
-from dougong.launcher.agent.facts import installed_versions
+from dougong.launcher.agent.facts import software_here
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
@@ -67,8 +67,9 @@ class Controller:
             config.deadlines,
             config.takes_fingerprints,
             backend.shared_devices,
-            installed_versions(),
+            software_here(config.job, config.sources),
             config.knows_beginning,
+            backend.may_grow,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())

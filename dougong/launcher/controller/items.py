@@ -19,10 +19,12 @@ from dougong.records.recomputation import RecordedStep
 
 @dataclass(frozen=True)
 class AgentJoined:
-    """An agent has proved itself."""
+    """An agent has proved itself. `clock_ahead_s`: by so much its machine's clock was ahead of the
+    controller's; negative: behind."""
 
     facts: AgentFacts
     channel: Channel
+    clock_ahead_s: float = 0.0
 
 
 @dataclass(frozen=True)

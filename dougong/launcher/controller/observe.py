@@ -94,7 +94,6 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             facts.checkpoints.note_failed(error)
             return (warning(facts, f"checkpoint not committed: {error}"),)
         case Awaited(text):
-            facts.awaited = text
             return (Record(events.Waiting(generation=facts.number, text=text)),)
         case _:
             _observe_answer(facts, item, now)
@@ -142,7 +141,7 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
         case BackendOpened(host):
             facts.host = host
         case NodesListed(nodes):
-            facts.nodes = nodes
+            facts.nodes, facts.nodes_at = nodes, now
         case StoreOpened():
             facts.store = item
         case OwnPathsTried(number, end, results):
@@ -239,7 +238,7 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
 
 def _observe_join(facts: RunFacts, item: AgentJoined) -> tuple[News, ...]:
     agent = item.facts.agent
-    if facts.agents.join(item.facts, item.channel):
+    if facts.agents.join(item.facts, item.channel, item.clock_ahead_s):
         return (AdoptChannel(agent, item.channel),)
     return (CloseChannel(item.channel), warning(facts, f"agent {agent!r} is not expected"))
 

@@ -26,7 +26,6 @@ from dougong.launcher.controller.actions import (
     ListNodes,
     LoseAgent,
     Record,
-    StartAgents,
     UseFingerprints,
     UseModel,
     UsePlan,
@@ -49,7 +48,6 @@ from dougong.launcher.controller.states import Recovering, Running, Stage, Start
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.placement import lay_out
 from dougong.records import events
 
 _LIMITS = {
@@ -180,7 +178,7 @@ class Preparation:
             case Stage.BACKEND:
                 return facts.host is not None
             case Stage.NODES:
-                return facts.nodes is not None
+                return False  # it ends with the agents' start: `FirstLayout`
             case Stage.PLACES:
                 return facts.are_placed
             case Stage.JOIN:
@@ -243,8 +241,6 @@ class Preparation:
             case Stage.NODES:
                 assert facts.host is not None
                 return (ListNodes(facts.host, self.policy.kinds),)
-            case Stage.PLACES:
-                return self._begin_places()
             case Stage.PATHS:
                 names = [handle.spec.name for handle in facts.agents.all]
                 wanted = paths_to_try(names, {handle.spec.name for handle in self._agents})
@@ -260,11 +256,6 @@ class Preparation:
                 return (*self._lay_plan(), FindCheckpoint())
             case _:
                 return ()
-
-    def _begin_places(self) -> tuple[Action, ...]:
-        assert self.facts.nodes is not None
-        specs = lay_out(self.policy.job.islands, self.facts.nodes, self.policy.shared_devices)
-        return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
         """What this stage has brought."""
@@ -286,7 +277,7 @@ class Preparation:
     def _finish_join(self) -> tuple[Action, ...]:
         """Agents must agree in their software before anything is asked of them."""
         known = self.facts.agents.facts
-        check_agents(known, str(self.policy.run_dir.path), self.policy.versions)
+        check_agents(known, self.policy.software)
         described = []
         for name, facts in known.items():
             address = self.facts.agents[name].address

@@ -16,7 +16,8 @@ class Membership:
 
     `islands`: (name, native backend or "gloo", ranks) of every island. `attention`: the ranks that
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
-    errors. `deadlines`: how long to wait for each other.
+    errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
+    address, over which its peers reach it; the default suits workers of one machine.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class Membership:
     attention: tuple[int, ...]
     names: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
+    address: str = "127.0.0.1"
 
     @property
     def native_peers(self) -> frozenset[int]:

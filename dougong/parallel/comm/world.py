@@ -8,17 +8,15 @@ gloo, NCCL and HCCL.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dougong.errors import PeerError
+from dougong.parallel.comm.meeting import GroupMaker, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
 from dougong.parallel.comm.wait import PeerWait
@@ -98,14 +96,14 @@ class World:
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
-        maker = _GroupMaker(member, store_address)
+        maker = GroupMaker(member, store_address)
         try:
-            store = _meet(member, store_address)
+            store = meet(member, store_address)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
-            raise _not_joined(member, store_address, str(error)) from error
+            raise not_joined(member, store_address, str(error)) from error
         everybody = Groups(dist.group.WORLD)
-        gloo = maker.make(list(member.attention), "gloo")
+        gloo = maker.make(list(member.attention))
         attention = Groups(gloo, maker.make_native(member.attention))
         return World(member, everybody, attention, maker.make_groups_of_kinds())
 
@@ -221,100 +219,6 @@ class World:
     def barrier(self) -> None:
         """Wait for everybody. Collective."""
         self.gather_bytes(b".", [1] * self.size, "all workers at one point")
-
-
-class _GroupMaker:
-    """Makes the process groups of a generation. Every method is collective over all workers, which
-    make all groups in the same order, those of other workers too.
-
-    To make a group is a wait for all others, with the same limit as the messages of the group.
-    Every method raises PeerError when one of them is lost or does not come.
-    """
-
-    def __init__(self, member: Membership, address: tuple[str, int]) -> None:
-        """`address` of the store at which the workers meet."""
-        self._member = member
-        host, port = address
-        self._what = f"process groups of generation {member.generation} at {host}:{port}"
-        self._patience = timedelta(seconds=member.deadlines.message_s)
-
-    def make_first(self, store: PrefixStore) -> None:
-        """The group of everybody, by gloo: the library's default one, which others need."""
-        member = self._member
-        with self._wait():
-            dist.init_process_group(
-                "gloo",
-                store=store,
-                rank=member.rank,
-                world_size=member.size,
-                timeout=self._patience,
-            )
-
-    def make(self, ranks: list[int], backend: str) -> dist.ProcessGroup:
-        """A group of these ranks; it is of no use to the others."""
-        with self._wait():
-            group: dist.ProcessGroup = dist.new_group(
-                ranks, backend=backend, timeout=self._patience
-            )
-        return group
-
-    def make_native(self, among: Collection[int]) -> dist.ProcessGroup | None:
-        """The native library's group of one's island, of the ranks that are `among` these."""
-        own = None
-        for name, backend, ranks in self._member.islands:
-            if backend != "gloo":
-                group = self.make([rank for rank in ranks if rank in among], backend)
-                own = group if name == self._member.island else own
-        return own
-
-    def make_groups_of_kinds(self) -> dict[MessageKind, Groups]:
-        """Those of the messages between attention and experts."""
-        everybody = list(range(self._member.size))
-        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
-        # The native library knows no tags, so each kind has a group of its own there.
-        gloo = {
-            "dispatch": self.make(everybody, "gloo"),
-            "combine": self.make(everybody, "gloo"),
-        }
-        kinds = {}
-        for kind in MessageKind:
-            kinds[kind] = Groups(gloo[kind.direction], self.make_native(everybody))
-        return kinds
-
-    def _wait(self) -> PeerWait:
-        return PeerWait(self._member, range(self._member.size), self._what)
-
-
-def _meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
-    """The generation's part of the controller's store, when all workers have come there."""
-    patience = timedelta(seconds=member.deadlines.rendezvous_s)
-    store = TCPStore(*address, is_master=False, timeout=patience)
-    generation = PrefixStore(f"generation-{member.generation}", store)
-    generation.set(_arrival(member.rank), "")
-    try:
-        generation.wait([_arrival(rank) for rank in range(member.size)], patience)
-    except dist.DistStoreError as error:
-        raise _not_joined(member, address, _in_vain(member, generation)) from error
-    return generation
-
-
-def _in_vain(member: Membership, generation: PrefixStore) -> str:
-    """For whom this worker waited, in words, when not all workers have come."""
-    missing = [rank for rank in range(member.size) if not generation.check([_arrival(rank)])]
-    return f"it waited {member.deadlines.words('rendezvous_s')} for {member.in_words(missing)}"
-
-
-def _arrival(rank: int) -> str:
-    return f"arrived-{rank}"
-
-
-def _not_joined(member: Membership, address: tuple[str, int], why: str) -> PeerError:
-    """A PeerError: as a rule somebody else has ended, and this is the consequence."""
-    host, port = address
-    return PeerError(
-        f"{member.in_words([member.rank])} of {member.size} could not join generation "
-        f"{member.generation} at {host}:{port}: {why}; check that every node reaches that address"
-    )
 
 
 def _tagged(transfers: Sequence[Transfer], first_tag: int) -> list[Transfer]:

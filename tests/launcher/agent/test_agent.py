@@ -144,7 +144,7 @@ def played(tmp_path: Path) -> Iterator[Played]:
 def test_an_agent_says_where_it_is_and_with_what(played: Played) -> None:
     facts = played.facts
     assert (facts.agent, facts.island, facts.accelerator, facts.pid) == ("east", "east", "cpu", played.process.pid)
-    assert facts.sees_run_dir is False
+    assert facts.trouble is None  # nobody has asked
     assert facts.ray_node is None
 
 

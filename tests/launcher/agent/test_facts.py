@@ -11,10 +11,21 @@ from pathlib import Path
 import pytest
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.processes import memory_bytes
-from dougong.job.schema import Island
-from dougong.launcher.agent.facts import absent_devices, count_devices, describe_agent, installed_versions, memory_of
+from dougong.deadlines import DEADLINES
+from dougong.job.schema import Island, Job
+from dougong.launcher.agent.facts import (
+    absent_devices,
+    count_devices,
+    describe_agent,
+    installed_versions,
+    memory_of,
+    software_here,
+)
+from dougong.records.directory import RunDir
 from dougong.records.machine import PACKAGES
+from dougong.records.shared_folder import FolderProof, FolderProver
 from tests.launcher.agent.test_settings import SETTINGS
+from tests.launcher.toyrun import toy_job
 
 
 def test_every_package_that_may_change_bits_must_agree_over_the_nodes() -> None:
@@ -24,16 +35,20 @@ def test_every_package_that_may_change_bits_must_agree_over_the_nodes() -> None:
     assert versions["torch"][0].isdecimal()
 
 
-@pytest.mark.parametrize("seen", [False, True])
-def test_facts_hold_what_this_process_finds(tmp_path: Path, seen: bool) -> None:
-    if seen:
-        (tmp_path / "job.yaml").write_text("job: toy\n")
-    settings = dataclasses.replace(SETTINGS, accelerator="cpu", run_dir=str(tmp_path))
+@pytest.mark.parametrize("shared", [False, True])
+def test_facts_hold_what_this_process_finds(tmp_path: Path, shared: bool) -> None:
+    prover = FolderProver(RunDir.create(tmp_path / "run"), ["east"], DEADLINES)
+    proof = prover.proof if shared else FolderProof("another", (str(tmp_path),))
+    limits = dataclasses.replace(DEADLINES, shared_file_s=0.1)
+    settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=proof, deadlines=limits, model_types=("olmoe",))
     facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"}, "node-of-ray")
     assert (facts.agent, facts.island, facts.accelerator) == ("east", "east", "cpu")
     assert (facts.node, facts.pid, facts.ray_node) == (socket.gethostname(), os.getpid(), "node-of-ray")
     assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
-    assert facts.sees_run_dir is seen
+    assert (facts.trouble is None) is shared
+    assert prover.look("east", facts.trouble) == facts.trouble or not shared
+    assert "transformers/models/olmoe" in facts.code["transformers"].digests
+    assert facts.limits.cpus is not None
     assert facts.memory_bytes == memory_bytes()
 
 
@@ -57,3 +72,12 @@ def test_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_the_machine_s_where_workers_share_it_and_else_the_device_s() -> None:
     assert memory_of(get_accelerator("cpu")) == memory_bytes()
     assert memory_of(get_accelerator("npu")) is None  # nobody knows it without opening one
+
+
+def test_this_machine_s_software_is_looked_at_as_an_agent_s() -> None:
+    """Or a run on one machine would be refused."""
+    here = software_here(Job.model_validate(toy_job()), None)
+    settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=None, model_types=("qwen3_moe",))
+    there = describe_agent(settings, get_accelerator("cpu"), {}, None)
+    assert (here.host, here.versions) == (there.node, there.versions)
+    assert here.code["dougong"] == there.code["dougong"]

@@ -45,6 +45,7 @@ from dougong.launcher.controller.items import (
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
 from dougong.parallel.plan import Inventory
+from dougong.planner.agreement import Software
 from dougong.planner.nodes import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEvent
@@ -203,7 +204,8 @@ class Machine:
     @property
     def policy(self) -> RunPolicy:
         policy = RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
-        return replace(policy, versions=self.versions, has_sources=self.has_sources)
+        software = None if self.versions is None else Software("here", self.versions, {})
+        return replace(policy, software=software, has_sources=self.has_sources)
 
     @property
     def outcome(self) -> Outcome:
@@ -244,7 +246,7 @@ class Machine:
                 self._take(observe_time(self.facts, self.now, self.deadlines))
             case Joins(agent):
                 self.channels[agent] = self._channel()
-                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {}, True)
+                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {})
                 facts = replace(facts, memory_bytes=self.memory_bytes)
                 self._observe(AgentJoined(facts, self.channels[agent]))
                 self._observe(AgentMessage(agent, self.channels[agent], PathsOpen(path_end(agent))))

@@ -17,7 +17,7 @@ WEST = AgentSpec("west", "west", "both", "cpu", 1, 0, 1)
 
 
 def facts(agent: str) -> AgentFacts:
-    return AgentFacts(agent, agent, f"node-of-{agent}", 1, "cpu", None, {}, {}, True)
+    return AgentFacts(agent, agent, f"node-of-{agent}", 1, "cpu", None, {}, {})
 
 
 @pytest.fixture

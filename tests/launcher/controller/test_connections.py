@@ -22,7 +22,7 @@ from dougong.launcher.controller.items import (
 )
 from tests.launcher.toyrun import wait_for
 
-EAST = AgentFacts("east", "east", "here", 1, "cpu", None, {}, {}, True)
+EAST = AgentFacts("east", "east", "here", 1, "cpu", None, {}, {})
 LIMITS = Deadlines(client_request_s=0.2, ping_every_s=0.05)
 
 

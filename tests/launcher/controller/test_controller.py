@@ -34,6 +34,7 @@ class NoNodes:
 
     phase: Phase = "agents"
     shared_devices = True
+    may_grow = False
 
     def __init__(
         self, error: Exception | None = None, opens_in_s: float = 0.0, closes: Callable[[], None] = lambda: None
@@ -84,7 +85,7 @@ def states_in_events(run_dir: RunDir) -> list[str]:
 DIAGNOSIS = Diagnosis("east/1", "crash", "SIGKILL")
 STATES: list[State] = [
     Running(1),
-    Stopping(1, Stop("SIGINT", 130)),
+    Stopping(1, Stop("SIGINT", 130), 0.0),
     Recovering(DIAGNOSIS, Decision("restart", "1 of 3"), Stage.WORKERS_END, 0.0, was_stopping=True),
     Running(2),
     Ended(Outcome("STOPPED", 130)),

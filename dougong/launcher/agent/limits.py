@@ -1,0 +1,39 @@
+"""What the processes of an agent may take of their machine, found without starting any."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from dougong.control.handshake import MachineLimits
+from dougong.control.processes import free_memory_bytes, usable_cpus
+
+_SHARED_MEMORY = "/dev/shm"
+
+
+def find_limits() -> MachineLimits:
+    """As this process has them; its workers inherit them."""
+    return MachineLimits(
+        cpus=usable_cpus(),
+        free_memory_bytes=free_memory_bytes(),
+        open_files=_limit(resource.RLIMIT_NOFILE),
+        processes=_limit(getattr(resource, "RLIMIT_NPROC", None)),
+        shared_memory_bytes=_shared_memory_bytes(),
+        locked_memory_bytes=_limit(getattr(resource, "RLIMIT_MEMLOCK", None)),
+    )
+
+
+def _limit(kind: int | None) -> int | None:
+    """The limit that holds; None where there is none."""
+    if kind is None:  # a system without it
+        return None
+    soft, _ = resource.getrlimit(kind)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _shared_memory_bytes() -> int | None:
+    try:
+        found = os.statvfs(_SHARED_MEMORY)
+    except OSError:  # a system that keeps it elsewhere
+        return None
+    return found.f_frsize * found.f_blocks

@@ -1,0 +1,145 @@
+"""Where a generation's workers meet: at the controller's store, and in the process groups that they
+then make together."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from dougong.addresses import show_address
+from dougong.errors import PeerError
+from dougong.parallel.comm import gloo
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.route import Groups
+from dougong.parallel.comm.wait import PeerWait
+from dougong.parallel.schedules.operation import MessageKind
+
+
+class GroupMaker:
+    """Makes the process groups of a generation. Every method is collective over all workers, which
+    make all groups in the same order, those of other workers too.
+
+    To make a group is a wait for all others, with the same limit as the messages of the group.
+    Every method raises PeerError when one of them is lost or does not come.
+    """
+
+    def __init__(self, member: Membership, address: tuple[str, int]) -> None:
+        """`address` of the store at which the workers meet."""
+        self._member = member
+        place = show_address(*address)
+        self._what = f"process groups of generation {member.generation} at {place}"
+        self._patience = timedelta(seconds=member.deadlines.message_s)
+        gloo.register()
+
+    def make_first(self, store: PrefixStore) -> None:
+        """The group of everybody, by gloo: the library's default one, which others need."""
+        member = self._member
+        with self._wait():
+            dist.init_process_group(
+                gloo.NAME,
+                store=store,
+                rank=member.rank,
+                world_size=member.size,
+                timeout=self._patience,
+                pg_options=gloo.options(member.address, self._patience),
+            )
+
+    def make(self, ranks: list[int]) -> dist.ProcessGroup:
+        """A group of these ranks by gloo; it is of no use to the others."""
+        with self._wait():
+            mine = None
+            if self._member.rank in ranks:
+                mine = gloo.options(self._member.address, self._patience)
+            group: dist.ProcessGroup = dist.new_group(
+                ranks, backend=gloo.NAME, timeout=self._patience, pg_options=mine
+            )
+        return group
+
+    def make_native(self, among: Collection[int]) -> dist.ProcessGroup | None:
+        """The native library's group of one's island, of the ranks that are `among` these."""
+        own = None
+        for name, backend, ranks in self._member.islands:
+            if backend != "gloo":
+                group = self._make_native([rank for rank in ranks if rank in among], backend)
+                own = group if name == self._member.island else own
+        return own
+
+    def make_groups_of_kinds(self) -> dict[MessageKind, Groups]:
+        """Those of the messages between attention and experts."""
+        everybody = list(range(self._member.size))
+        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
+        # The native library knows no tags, so each kind has a group of its own there.
+        by_gloo = {"dispatch": self.make(everybody), "combine": self.make(everybody)}
+        kinds = {}
+        for kind in MessageKind:
+            kinds[kind] = Groups(by_gloo[kind.direction], self.make_native(everybody))
+        return kinds
+
+    def _make_native(self, ranks: list[int], backend: str) -> dist.ProcessGroup:
+        with self._wait():
+            group: dist.ProcessGroup = dist.new_group(
+                ranks, backend=backend, timeout=self._patience
+            )
+        return group
+
+    def _wait(self) -> PeerWait:
+        return PeerWait(self._member, range(self._member.size), self._what)
+
+
+def meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
+    """The generation's part of the controller's store, when all workers have come there."""
+    patience = timedelta(seconds=member.deadlines.rendezvous_s)
+    generation = PrefixStore(f"generation-{member.generation}", _reach_store(address, patience))
+    generation.set(_arrival(member.rank), "")
+    try:
+        generation.wait([_arrival(rank) for rank in range(member.size)], patience)
+    except dist.DistStoreError as error:
+        raise not_joined(member, address, _in_vain(member, generation)) from error
+    return generation
+
+
+def not_joined(member: Membership, address: tuple[str, int], why: str) -> PeerError:
+    """A PeerError: as a rule somebody else has ended, and this is the consequence."""
+    return PeerError(
+        f"{member.in_words([member.rank])} of {member.size} could not join generation "
+        f"{member.generation} at {show_address(*address)}: {why}; check that every node reaches "
+        "that address"
+    )
+
+
+def _reach_store(address: tuple[str, int], patience: timedelta) -> TCPStore:
+    # For its own messages torch asks for the name of each machine that it connects to. A name
+    # server that is dead would hold it up for seconds, and nobody needs the name.
+    with ThreadPoolExecutor(1, "dougong-store", initializer=ask_no_name_server) as thread:
+        made = thread.submit(TCPStore, *address, is_master=False, timeout=patience)
+        return made.result()
+
+
+def ask_no_name_server() -> None:
+    """From now on the calling thread finds names in the machine's own files alone. Nothing changes
+    on a system whose resolver cannot be told so."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.__res_init()
+        state = libc.__res_state
+    except (AttributeError, OSError):
+        return
+    # resolver(3): the thread's state begins with two ints, the seconds of one try and the number of
+    # tries.
+    state.restype = ctypes.POINTER(ctypes.c_int * 2)
+    state().contents[1] = 0
+
+
+def _in_vain(member: Membership, generation: PrefixStore) -> str:
+    """For whom this worker waited, in words, when not all workers have come."""
+    missing = [rank for rank in range(member.size) if not generation.check([_arrival(rank)])]
+    return f"it waited {member.deadlines.words('rendezvous_s')} for {member.in_words(missing)}"
+
+
+def _arrival(rank: int) -> str:
+    return f"arrived-{rank}"

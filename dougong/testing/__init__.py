@@ -1,0 +1,16 @@
+"""A cluster on one machine, for tests and by hand: hosts as namespaces of Linux, Ray on each, and
+what goes wrong in networks.
+
+    from dougong.testing import Lab
+
+    with Lab(num_hosts=3) as lab:
+        cluster = lab.start_ray()
+        done = lab.hosts[1].run(["dougong", "run", "job.yaml", "--address", cluster.address])
+"""
+
+from dougong.testing.host import Host, RayCluster
+from dougong.testing.lab import Lab
+from dougong.testing.network import Traffic
+from dougong.testing.process import Done, HostProcess, LabError
+
+__all__ = ["Lab", "Host", "HostProcess", "Done", "RayCluster", "Traffic", "LabError"]

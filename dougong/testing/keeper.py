@@ -1,0 +1,64 @@
+"""Holds a lab's namespaces: a process of its own, which ends them when the lab's process ends,
+however that ends.
+
+Everything that runs in a lab lives in one process namespace or below it. When the first process of
+a process namespace is killed the kernel kills all others in it, and the namespaces of networks and
+mounts, which have no names here, end with their last process. So one SIGKILL ends a lab whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from dougong.control.processes import die_with_parent
+
+WATCHED, ALONE = "watched", "alone"
+
+# The first process of a namespace must collect those whose parents are gone; ignoring SIGCHLD
+# leaves that to the kernel. It says its number as this machine counts: its own namespace's first
+# process is 1.
+SWITCH = 'read -r pid _ < /proc/self/stat; trap "" CHLD; echo "$pid"; exec sleep infinity'
+_NAMESPACES = ["--net", "--pid", "--mount", "--fork", "--kill-child"]
+
+
+def main(folder: Path, how: str) -> None:
+    """Make the namespaces, print the number of their first process, and wait: `watched` until
+    standard input ends, `alone` until a signal. Then kill all that lives in them and remove the
+    lab's folder."""
+    signal.signal(signal.SIGTERM, _leave)
+    ours = os.getpid()
+    maker = subprocess.Popen(
+        ["unshare", *_NAMESPACES, "sh", "-c", SWITCH],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: die_with_parent(ours),  # this process has one thread
+    )
+    assert maker.stdout is not None
+    said = maker.stdout.readline()
+    if not said:  # `unshare` has printed why
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.exit(1)
+    try:
+        print(int(said), flush=True)
+        if how == WATCHED:
+            sys.stdin.buffer.read()
+        else:
+            signal.pause()
+    finally:
+        # Nobody waits for this number but `maker`, so that it cannot belong to another by now.
+        os.kill(int(said), signal.SIGKILL)
+        maker.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave(number: int, frame: object) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
