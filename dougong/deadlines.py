@@ -22,7 +22,9 @@ class Deadlines:
     nodes_join_s: float = 6.0  # nodes that have just been started join the cluster
     placement_s: float = 3.0  # Ray gives what it has just told to be free
     agents_join_s: float = 120.0  # an agent's first message
-    path_s: float = 2.0  # a connection and 64 KiB from one machine to another, before the first step
+    path_s: float = (
+        2.0  # a connection and 64 KiB from one machine to another, before the first step
+    )
     paths_s: float = 10.0  # everybody has tried all paths, many of which may be closed
     agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
     inspection_s: float = 3600.0  # text is tokenised once, which may take long

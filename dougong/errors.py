@@ -55,6 +55,13 @@ class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
 
 
+class AliveError(LaunchError):
+    """A controller of the run lives, or may: a second one would spoil it. It is for the other to
+    end, so the same command may succeed later."""
+
+    exit_status = 3
+
+
 class NoRoomError(LaunchError):
     """An island finds no room on the nodes that there are now. `is_held`: what it asks for is
     there, in the hands of others."""
@@ -62,13 +69,6 @@ class NoRoomError(LaunchError):
     def __init__(self, text: str, is_held: bool = False) -> None:
         super().__init__(text)
         self.is_held = is_held
-
-
-class AliveError(LaunchError):
-    """A controller of the run lives, or may: a second one would spoil it. It is for the other to
-    end, so the same command may succeed later."""
-
-    exit_status = 3
 
 
 class StorageError(LaunchError):

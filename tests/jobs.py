@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.comm.world import World
@@ -96,7 +97,8 @@ def make_rig(job: Job, plan: Plan | None = None, world: World | None = None, opt
     torch.set_num_threads(1)
     plan = plan or plan_for(job)
     world = world or World.alone()
-    blueprint = build_model(job, VOCAB, world.member.device)
+    device = world.member.device
+    blueprint = build_model(job, VOCAB, device, get_accelerator(device.type).expert_operators())
     with open_start(job, blueprint.names, None) as start:
         stepper = rebuild(blueprint, plan, world, start, options or StepOptions())
     return Rig(job, plan, stepper.parts.share.replica, stepper, world.rank)

@@ -70,7 +70,7 @@ def accumulate_plainly(job: Job, model: Any, step: int) -> float:
     total = 0.0
     for lane in range(job.batch.lanes):
         for microbatch in range(job.batch.microbatches):
-            ids = tokens(job, step, lane, microbatch)
+            ids = tokens(job, step, lane, microbatch).to(model.device)
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
             (loss / count).backward()
             total += float(loss.detach())

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from dougong.job.schema import Job
+from dougong.parallel.comm.message import HEAD_BYTES
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Header
 from dougong.parallel.plan import Plan
@@ -24,6 +26,9 @@ from tests.processes import run_workers
 FAMILIES = ("qwen3_moe", "deepseek_v3", "gpt_oss", "longcat_flash")
 PIPELINES = ("serial", "zebra", "af_pipe")
 GRID = [(m, n) for m in range(1, 5) for n in range(1, 5) if m + n <= 6]
+
+CALL_KINDS = (*(TrafficKind(kind.value) for kind in MessageKind), TrafficKind.SIZES)
+"""What experts' calls send."""
 
 Case = tuple[str, int, str]
 """(family, micro-batches, pipeline)."""
@@ -161,7 +166,7 @@ def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict
     rig.stepper.forward_backward(1, rig.forwards(1))
     hidden = int(parts.share.blueprint.config.hidden_size)
     widths = Widths(hidden, DTYPES[job.precision], DTYPES[job.precision])
-    sent = {message.name: count for message, count in parts.exchange.bytes_sent.items()}
+    sent = {kind.name: parts.world.sent.total(kind) for kind in CALL_KINDS}
     return sent, [bytes_of(header, widths, combine) for header in headers]  # type: ignore[arg-type]
 
 
@@ -170,10 +175,13 @@ def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
     """For the routing that happened; what a worker asks of itself crosses nothing."""
     job = job_of(("longcat_flash", 2, "zebra"))
     results = run_workers(traffic_of, plan_for(job, "ABE"), "ABE", combine)
-    sent = {m.name: sum(of[m.name] for of, _ in results) for m in MessageKind}
+    sent = {kind.name: sum(of[kind.name] for of, _ in results) for kind in CALL_KINDS}
     total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
+    num_pairs, num_calls = 3, 2 * len(plan_for(job, "ABE").workers[0].experts)  # A-B, A-E and B-E; two micro-batches
+    num_messages = len(MessageKind) * num_pairs * num_calls
     assert sent == {
-        "ROWS": total.header + total.forward,
+        "ROWS": total.forward,
+        "SIZES": total.header + num_messages * HEAD_BYTES,
         "OUTPUTS": total.outputs,
         "OUTPUT_GRADIENTS": total.backward,
         "ROW_GRADIENTS": total.gradients,

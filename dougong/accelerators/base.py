@@ -8,6 +8,7 @@ never imports torch: it uses the facts, `device_count`, `worker_environment`, `d
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -148,3 +149,23 @@ def switch_on_determinism() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory finds bugs but costs a pass over every buffer.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def strictly_deterministic() -> Iterator[None]:
+    """Inside, what has no deterministic form raises, where determinism is switched on at all.
+
+    For the backward of attention: flash and memory-efficient attention have a deterministic one,
+    and take it only in this mode. While torch merely warns they take the faster one, whose sums
+    have no fixed order (seen on an H200: other bits in most runs from 1024 tokens on).
+    """
+    import torch
+
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        yield  # off, or strict already
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,11 +108,14 @@ def _exact_arithmetic() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    # cuDNN's attention has no backward of fixed bits; flash attention, which comes next, has.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _found() -> str:
     gpus = _gpus()
-    return f"this machine has {len(gpus)} GPU(s) ({', '.join(gpus) or 'none'}), driver {_driver()}"
+    names = ", ".join(gpus) or "none"
+    return f"{platform.node()} has {len(gpus)} GPU(s) ({names}), driver {_driver()}"
 
 
 def _gpus() -> list[str]:

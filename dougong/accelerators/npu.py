@@ -7,6 +7,7 @@ operators take, and the fingerprint.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,8 +113,8 @@ def _plugin() -> Any:
 
 
 def _found() -> str:
-    count = len(_device_files())
-    return f"this machine has {count} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
+    host, count = platform.node(), len(_device_files())
+    return f"{host} has {count} NPU(s) in /dev, driver {_driver()}, torch-npu {_version()}"
 
 
 def _device_files() -> list[Path]:

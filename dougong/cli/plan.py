@@ -35,6 +35,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
+    from dougong.cli.traffic import HEAD, traffic_table
     from dougong.training.start.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
@@ -55,6 +56,10 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *remark_lines(told + absent_devices(job.islands)),
     ):
         typer.echo(line)
+    traffic = traffic_table(job, model, made)
+    if traffic is not None:
+        typer.echo(HEAD)
+        print_table(traffic)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
 

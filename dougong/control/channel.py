@@ -31,6 +31,8 @@ MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 MAX_STRANGERS = 32
 """Unproven connections that are kept at a time."""
+_SEGMENT_BYTES = 1200
+"""They fit into every network's packets."""
 _MAX_READS = 64
 _READ_BYTES = 1 << 18
 
@@ -232,13 +234,13 @@ def connect(
     address: tuple[str, int], token: str, agent: AgentFacts | None, deadlines: Deadlines
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
-    client. UnreachableError when nobody is there, LaunchError when it is not the run's."""
+    client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it is not the run's."""
     place = f"controller at {show_address(*address)}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"
     timeout_s: float = getattr(deadlines, limit)
     try:
-        sock = socket.create_connection(address, timeout=timeout_s)
+        sock = _dial(address, timeout_s if agent is None else deadlines.agent_connect_s)
     except OSError as error:
         raise UnreachableError(
             f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
@@ -259,6 +261,25 @@ def connect(
         ) from error
     channel.name_peer(place)
     return channel
+
+
+def _dial(address: tuple[str, int], timeout_s: float) -> socket.socket:
+    """A connection, within so many seconds for each of the host's addresses."""
+    problem = OSError("no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout_s)
+            # Both ends keep to what the first one says it takes: where the network drops larger
+            # packets, it is told over this connection.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
+            sock.connect(place)
+        except OSError as error:
+            sock.close()
+            problem = error
+        else:
+            return sock
+    raise problem
 
 
 def _await(kind: type[_Kind], channel: Channel, timeout_s: float, limit: str) -> _Kind:

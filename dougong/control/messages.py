@@ -7,7 +7,8 @@ that is not as it should be, is one `ProtocolError`.
 Who says what, in the order of a generation's life:
 
     client or agent -> controller   Hello, after the controller's Challenge; Welcome comes back
-    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, KillWorkers, EndAgent
+    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, KillWorkers,
+                                    EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
                                     WorkerForked, WorkerExited, OutputLine, FromWorker
     worker -> controller            (inside FromWorker) `worker_messages`

@@ -97,7 +97,10 @@ class PathListener:
             try:
                 sock, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-            except (OSError, RuntimeError):  # no descriptor or no thread left: whoever tries says so
+            except (
+                OSError,
+                RuntimeError,
+            ):  # no descriptor or no thread left: whoever tries says so
                 self._places.release()
                 self._closed.wait(self._deadlines.poll_every_s)
 
@@ -154,9 +157,7 @@ def try_paths(asked: TryPaths, token: str, deadlines: Deadlines) -> tuple[PathRe
     return (*results, *store.result())
 
 
-def _try_store(
-    address: tuple[str, int] | None, deadlines: Deadlines
-) -> tuple[PathResult, ...]:
+def _try_store(address: tuple[str, int] | None, deadlines: Deadlines) -> tuple[PathResult, ...]:
     """Only whether it takes a connection: what is spoken there is the library's own affair."""
     if address is None:
         return ()

@@ -148,6 +148,19 @@ def free_memory_bytes(
     return max(0, min(free))
 
 
+def free_processes(
+    root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """How many processes and threads this control group may still begin; None where nothing limits
+    them."""
+    for file in _files_of(root, cgroup, "pids", ("pids.max", "pids.max")):
+        try:
+            return int(file.read_text()) - int(file.with_name("pids.current").read_text())
+        except (OSError, ValueError):
+            continue  # not there, or `max`
+    return None
+
+
 def usable_cpus(
     root: Path = Path("/sys/fs/cgroup"), cgroup: Path = Path("/proc/self/cgroup")
 ) -> int:

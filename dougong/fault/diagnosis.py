@@ -65,7 +65,8 @@ class Diagnosis:
     are any.
 
     `origin`: by which it is known when it comes again; None for what comes from outside a worker
-    (signals, nodes, links, storage, preemption), which may come twice by chance.
+    (signals, nodes, links, storage, preemption), which may come twice by chance. `node`: of the
+    worker; empty where all of the run is on one machine.
     """
 
     worker: str
@@ -73,9 +74,11 @@ class Diagnosis:
     cause: str
     detail: str = ""
     origin: Origin | None = None
+    node: str = ""
 
     def __str__(self) -> str:
-        return f"{self.worker}: {self.kind.replace('_', ' ')}: {self.cause}"
+        who = f"{self.worker} on {self.node}" if self.node else self.worker
+        return f"{who}: {self.kind.replace('_', ' ')}: {self.cause}"
 
 
 def settled(

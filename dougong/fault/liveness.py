@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from dougong.deadlines import Deadlines
+from dougong.parallel.comm.arrival import Arrival
 
 
 def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
@@ -26,9 +27,25 @@ def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> 
     return tuple(worker for worker, at in moved_at.items() if now - at > deadlines.stall_warning_s)
 
 
-def stall_reason(phase: str, step: int, deadlines: Deadlines) -> str:
-    """What the warning about a stalled worker says."""
-    return f"no progress for {deadlines.stall_warning_s:g} s, in {phase} of step {step}"
+def stall_reason(phase: str, step: int, deadlines: Deadlines, waits: str = "") -> str:
+    """What the warning about a stalled worker says. `waits`: for whom, where that is known."""
+    text = f"no progress for {deadlines.stall_warning_s:g} s, in {phase} of step {step}"
+    return f"{text}: {waits}" if waits else text
+
+
+def arrival_words(arrival: int, behind: Sequence[str]) -> str:
+    """What a worker waits for that has not begun a step. `behind`: those who have come less far,
+    such as `west/0 on node2`."""
+    others = ", ".join(behind) or "the other workers"
+    match arrival:
+        case Arrival.BEGINS:
+            return "it has not come to the controller's store"
+        case Arrival.AT_STORE:
+            return f"it waits at the controller's store for {others}"
+        case Arrival.CONNECTS:
+            return f"it connects to {others}"
+        case _:
+            return "it builds its part of the model"
 
 
 def limit_of_stop(phases: Collection[str], is_committing: bool) -> str:

@@ -13,6 +13,10 @@ from dougong.deadlines import Deadlines
 MOST_TOLD = 6
 """So many findings are told one by one."""
 _CLOSED: tuple[Finding, ...] = ("silent", "refused", "unreachable", "unanswered", "broken")
+_ABOUT_PORTS = (
+    "(workers listen on ports that the system chooses, net.ipv4.ip_local_port_range); or open "
+    "fewer, the same on every machine, and name them in the job file: `ports: 20000-20100`"
+)
 _ETHERNET_MTU, _LEAST_MTU = 1500, 1280
 
 
@@ -40,6 +44,14 @@ class PathFacts:
         before."""
         waited_for = [name for name in self.waited_for if name in ends or name == CONTROLLER]
         return tuple(sorted(name for name in waited_for if name not in self.results))
+
+    def problem(self, agents: Mapping[str, PathEnd], deadlines: Deadlines) -> str | None:
+        """What is wrong with the paths between these agents and the controller, in one error; None
+        where all of them pass."""
+        ends = dict(agents)
+        if self.own_end is not None:
+            ends[CONTROLLER] = self.own_end
+        return judge_paths(ends, self.results, self.missing(agents), deadlines)
 
 
 def paths_to_try(agents: Sequence[str], new: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -226,23 +238,19 @@ def _why_closed(failure: _Failure, deadlines: Deadlines) -> str:
 def _how_to_open(failures: Sequence[_Failure]) -> str:
     """What to open, literally."""
     sources: dict[str, set[str]] = {}
-    ranges: dict[str, tuple[tuple[int, int], bool]] = {}
+    targets: dict[str, PathEnd] = {}
     for failure in failures:
-        sources.setdefault(failure.pair.target, set()).add(failure.ends[0].host)
-        target = failure.ends[1]
-        ranges[failure.pair.target] = (target.ports, target.are_chosen)
+        source, target = failure.ends
+        sources.setdefault(failure.pair.target, set()).add(source.host)
+        targets[failure.pair.target] = target
     opened = []
-    for target, hosts in list(sources.items())[:MOST_TOLD]:
-        (first, last), _ = ranges[target]
-        opened.append(f"TCP ports {first}-{last} of {target} to {', '.join(sorted(hosts))}")
+    for words, target in list(targets.items())[:MOST_TOLD]:
+        first, last = target.ports
+        opened.append(f"TCP ports {first}-{last} of {words} to {', '.join(sorted(sources[words]))}")
     text = f"open {'; '.join(opened)}"
-    if any(are_chosen for _, are_chosen in ranges.values()):
+    if any(target.are_chosen for target in targets.values()):
         return f"{text} (`ports` in the job file): a firewall is in between"
-    return (
-        f"{text}: a firewall is in between (workers listen on ports that the system chooses, "
-        "net.ipv4.ip_local_port_range); or open fewer, the same on every machine, and name them in "
-        "the job file: `ports: 20000-20100`"
-    )
+    return f"{text}: a firewall is in between {_ABOUT_PORTS}"
 
 
 # Narrow: small messages pass, large ones do not
@@ -283,9 +291,9 @@ def _how_to_widen(failures: Sequence[_Failure]) -> str:
             f"`ip link set dev {end.interface or 'INTERFACE'} mtu {fits}` on {end.machine}"
         )
     return (
-        f"the network between them drops packets as large as their MTU allows: {', '.join(commands)}"
-        "; or set on the switch what the machines have; on a slow network raise "
-        "fault.deadlines.path_s instead"
+        "the network between them drops packets as large as their MTU allows: "
+        f"{', '.join(commands)}; or set on the switch what the machines have; on a slow network "
+        "raise fault.deadlines.path_s instead"
     )
 
 

@@ -17,6 +17,8 @@ class DeadlineKeys(Section):
     """How long may be waited for what, where a site's storage or network needs other limits."""
 
     agents_join_s: Seconds | None = _deadline("agents_join_s")
+    path_s: Seconds | None = _deadline("path_s")
+    paths_s: Seconds | None = _deadline("paths_s")
     agents_ready_s: Seconds | None = _deadline("agents_ready_s")
     inspection_s: Seconds | None = _deadline("inspection_s")
     fingerprint_s: Seconds | None = _deadline("fingerprint_s")
@@ -26,6 +28,7 @@ class DeadlineKeys(Section):
     last_worker_s: Seconds | None = _deadline("last_worker_s")
     agent_silence_s: Silence | None = _deadline("agent_silence_s")
     shared_file_s: Seconds | None = _deadline("shared_file_s")
+    stop_step_s: Seconds | None = _deadline("stop_step_s")
     find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
     stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")
     commit_checkpoint_s: Seconds | None = _deadline("commit_checkpoint_s")

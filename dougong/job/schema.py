@@ -187,6 +187,11 @@ class Router(Section):
         "micro-batches so far (Qwen, arXiv 2501.11873); 1 where even",
     )
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether a loss for the balance is added."""
+        return self.sequence_loss is not None or self.global_loss is not None
+
 
 class Rates(Section):
     """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The

@@ -11,6 +11,7 @@ from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model, Router
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.routers import find_choosers
 from dougong.models.sites import Site, expert_parameters, find_sites
+from dougong.models.transformers_internals import strict_float32_names
 from dougong.parallel.plan import Inventory, TensorSpec
 
 
@@ -24,6 +25,11 @@ def inspect_model(model: Model, vocab_size: int | None, router: Router | None = 
     network = build_on_meta(config)
     sites = find_sites(network)
     find_choosers(network, sites, router or Router())
+    return inventory_of(config, network, sites)
+
+
+def inventory_of(config: Any, network: nn.Module, sites: Sequence[Site]) -> Inventory:
+    """That of a model which has been built already. `sites`: all of its experts modules."""
     return Inventory(
         family=str(config.model_type),
         tensors=tuple(_dense_tensors(network, sites)),
@@ -31,15 +37,19 @@ def inspect_model(model: Model, vocab_size: int | None, router: Router | None = 
         num_experts=sites[0].num_experts,
         expert_shapes=tuple(sorted(sites[0].shapes.items())),
         experts_per_token=experts_per_token(config),
+        hidden_size=int(config.hidden_size),
+        num_idle_experts=max(sites[0].num_rows.values()) - sites[0].num_experts,
     )
 
 
 def _dense_tensors(network: nn.Module, sites: Sequence[Site]) -> Iterator[TensorSpec]:
     """Parameters outside the sites, then the buffers that the model's state holds."""
     experts = expert_parameters(sites)
+    strict = strict_float32_names(network)
     for name, parameter in network.named_parameters():
         if id(parameter) not in experts:
-            yield TensorSpec(name, tuple(parameter.shape), parameter.requires_grad)
+            stays = strict is not None and strict.search(name) is not None
+            yield TensorSpec(name, tuple(parameter.shape), parameter.requires_grad, stays)
     kept = set(network.state_dict())
     for name, buffer in network.named_buffers():
         if name in kept:

@@ -44,11 +44,13 @@ def role_in_step(has_attention: bool, has_experts: bool) -> Role:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named tensor of the model outside its experts."""
+    """One named tensor of the model outside its experts. `stays_float32`: in a half-precision job
+    too."""
 
     name: str
     shape: tuple[int, ...]
     trainable: bool
+    stays_float32: bool = False
 
     @property
     def num_parameters(self) -> int:
@@ -58,7 +60,8 @@ class TensorSpec:
 @dataclass(frozen=True)
 class Inventory:
     """What a model consists of, as the planner sees it. `sites` are its `experts` modules in call
-    order."""
+    order; `hidden_size`: values of a token's vector there; `num_idle_experts`: those beside
+    `num_experts` that compute nothing."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -66,6 +69,8 @@ class Inventory:
     num_experts: int
     expert_shapes: tuple[tuple[str, tuple[int, ...]], ...]
     experts_per_token: int = 1
+    hidden_size: int = 0
+    num_idle_experts: int = 0
 
     @property
     def num_parameters(self) -> int:

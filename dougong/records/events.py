@@ -220,10 +220,12 @@ class DrillFired(RunEvent):
 
 
 class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, such as out_of_memory."""
+    """The first failure of a generation. `failure`: its class, such as out_of_memory; `node`: the
+    worker's, empty where all of the run is on one machine; so below."""
 
     kind: Literal["worker_died"] = "worker_died"
     worker: str
+    node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
 
@@ -233,6 +235,7 @@ class FailureDiagnosed(RunEvent):
 
     kind: Literal["diagnosis"] = "diagnosis"
     worker: str
+    node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
     detail: str = ""
@@ -255,13 +258,33 @@ class CheckpointStarted(RunEvent):
 
 
 class CheckpointCommitted(RunEvent):
-    """A checkpoint exists. `directory`: its name."""
+    """A checkpoint exists. `directory`: its name; `after_failures`: so many in a row before it were
+    not committed."""
 
     kind: Literal["checkpoint_committed"] = "checkpoint_committed"
     step: int
     directory: str
     num_bytes: int = Field(validation_alias="bytes", serialization_alias="bytes")
     seconds: float
+    after_failures: int = 0
+
+
+class CheckpointFailed(RunEvent):
+    """A checkpoint could not be committed, and training goes on for the moment. `newest`: the step
+    of the newest one that there is, 0 for none; `in_a_row`: so many have failed since."""
+
+    kind: Literal["checkpoint_failed"] = "checkpoint_failed"
+    step: int
+    reason: str
+    newest: int = 0
+    in_a_row: int = 1
+
+    @property
+    def standing(self) -> str:
+        """What is so until the next one is committed."""
+        since = f"since step {self.newest}" if self.newest else "yet"
+        times = f" ({self.in_a_row} in a row failed)" if self.in_a_row > 1 else ""
+        return f"no checkpoint {since}{times}: {self.reason}"
 
 
 class CheckpointRejected(RunEvent):
@@ -334,6 +357,7 @@ class RunEnded(RunEvent):
     step: int
     cause: str | None = None
     worker: str | None = None
+    node: str = ""
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
 
 
@@ -357,6 +381,7 @@ Event = Annotated[
     | RecoveryDecided
     | CheckpointStarted
     | CheckpointCommitted
+    | CheckpointFailed
     | CheckpointRejected
     | CheckpointsSetAside
     | NoteTaken

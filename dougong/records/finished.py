@@ -66,5 +66,5 @@ def as_finished(status: RunStatus, events: Sequence[Event]) -> RunStatus:
     ended = finish_before(events)
     if ended is None or status.state not in (*FINAL_STATES, "LOST"):
         return status
-    news = {"state": "FINISHED", "generation": ended.generation, "phase": ""}
+    news = {"state": "FINISHED", "generation": ended.generation, "phase": "", "unsaved": ""}
     return status.model_copy(update={**news, "step": ended.step, "steps": ended.step})

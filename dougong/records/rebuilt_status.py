@@ -17,6 +17,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.status import STATES, RunStatus
+from dougong.records.unsaved import unsaved_words
 
 
 def known_status(run_dir: RunDir) -> tuple[RunStatus, str]:
@@ -49,6 +50,7 @@ def rebuild_status(run_dir: RunDir) -> RunStatus:
         step=_step(run_dir, events),
         steps=steps if type(steps) is int else 0,
         recoveries=sum(isinstance(event, WorkerDied) for event in events),
+        unsaved=unsaved_words(events),
     )
 
 

@@ -65,7 +65,8 @@ class ControllerAddress(BaseModel):
 class RunStatus(BaseModel):
     """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
     start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
-    waits for there, where that is not of its own making."""
+    waits for there, where that is not of its own making; `unsaved`: since when there is no
+    checkpoint and why, empty where the newest one was committed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,6 +78,7 @@ class RunStatus(BaseModel):
     recoveries: int = 0
     phase: str = ""
     phase_s: float = 0.0
+    unsaved: str = ""
     waiting: str = ""
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None

@@ -16,13 +16,12 @@ import sys
 from pathlib import Path
 
 from dougong.control.processes import die_with_parent
+from dougong.testing.namespaces import SLEEP_AS_FIRST
 
 WATCHED, ALONE = "watched", "alone"
 
-# The first process of a namespace must collect those whose parents are gone; ignoring SIGCHLD
-# leaves that to the kernel. It says its number as this machine counts: its own namespace's first
-# process is 1.
-SWITCH = 'read -r pid _ < /proc/self/stat; trap "" CHLD; echo "$pid"; exec sleep infinity'
+# The first process says its number as this machine counts: in its own namespace it is 1.
+SWITCH = f'read -r pid _ < /proc/self/stat; echo "$pid"; {SLEEP_AS_FIRST}'
 _NAMESPACES = ["--net", "--pid", "--mount", "--fork", "--kill-child"]
 
 

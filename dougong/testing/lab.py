@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import select
 import shlex
@@ -13,14 +12,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import dougong
 from dougong.control.environment import child_environment
 from dougong.deadlines import DEADLINES
 from dougong.testing import network
 from dougong.testing.host import Host, RayCluster, RayOptions
-from dougong.testing.network import Cable, Place, Traffic, version_of
+from dougong.testing.namespaces import SLEEP_AS_FIRST, Place
+from dougong.testing.network import Cable, Traffic, version_of
 from dougong.testing.process import LabError
 from dougong.testing.requirements import what_is_missing
 
@@ -31,7 +30,7 @@ _TMP = Path("/tmp")
 # What a host does before it is one: a name, files of its own where programs keep theirs. It then
 # keeps the namespaces until it is killed, and prints its number as this machine counts.
 # $1 its folder, $2 its name, $3 where its home is seen; then folders below /tmp that stay visible.
-_HOST = """
+_HOST = f"""
 set -e
 read -r pid _ < /proc/self/stat
 own=$1 name=$2 home=$3; shift 3
@@ -47,9 +46,8 @@ for path; do
   mount --rbind "$path" "$own$path"
 done
 mount --rbind "$own/tmp" /tmp
-trap "" CHLD
 echo "$pid"
-exec sleep infinity
+{SLEEP_AS_FIRST}
 """
 
 
@@ -314,16 +312,13 @@ def _start_keeper(folder: Path, alone: bool) -> subprocess.Popen[str]:
 def _read_pid(process: subprocess.Popen[str], what: str) -> int:
     """The number that it prints when all is well. LabError with what it printed instead."""
     assert process.stdout is not None
-    with contextlib.closing(process.stdout) as out:
-        line = _read_line(out)
-        if line is None:
-            raise LabError(f"{what}: not there within {DEADLINES.lab_host_s:g} s")
-        if not line.strip().isdecimal():
-            raise LabError(f"{what}: {' '.join((line + out.read()).split()) or 'ended at once'}")
-    return int(line)
-
-
-def _read_line(out: IO[str]) -> str | None:
-    """None when nothing comes within the limit."""
-    ready, _, _ = select.select([out], [], [], DEADLINES.lab_host_s)
-    return out.readline() if ready else None
+    ready, _, _ = select.select([process.stdout], [], [], DEADLINES.lab_host_s)
+    if not ready:
+        raise LabError(f"{what}: not there within {DEADLINES.lab_host_s:g} s")
+    line = process.stdout.readline()
+    if line.strip().isdecimal():
+        process.stdout.close()
+        return int(line)
+    process.terminate()  # it may print for ever
+    rest, _ = process.communicate(timeout=DEADLINES.kill_s)
+    raise LabError(f"{what}: {' '.join((line + rest).split()) or 'ended at once'}")

@@ -9,12 +9,10 @@ rule where they leave would be an error to the sender, and a lost packet is none
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dougong.deadlines import DEADLINES
-from dougong.testing.process import LabError
+from dougong.testing.namespaces import Place
 
 SWITCH_ADDRESS = "10.0.0.254"
 NORMAL_MTU = 1500
@@ -57,59 +55,12 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A network namespace (and, of a host, what else it has), by a process that lives in it as
-    this machine counts."""
-
-    pid: int
-
-    def net(self, words: Sequence[str], lines: Iterable[str] = ()) -> str:
-        """Run a tool in this network with the machine's own files; what it prints. LabError with
-        its own words when it fails."""
-        return _tool(["nsenter", "--target", str(self.pid), "--net", *words], lines)
-
-    def mounts(self, words: Sequence[str]) -> str:
-        """Run a tool where this place's mounts are seen."""
-        return _tool(["nsenter", "--target", str(self.pid), "--mount", *words], ())
-
-    def ip(self, lines: Iterable[str]) -> None:
-        """`ip -batch`."""
-        self.net(["ip", "-batch", "-"], lines)
-
-    def rules(self, lines: Iterable[str], version: int) -> None:
-        """Lines of `iptables-restore` for IP of this version, beside those that are there."""
-        words = [_restore(version), "--noflush", "--wait"]
-        self.net(words, ["*filter", *lines, "COMMIT"])
-
-
-@dataclass(frozen=True)
 class Cable:
     """From the switch's port to a host's `eth0`."""
 
     switch: Place
     port: str
     host: Place
-
-
-def _restore(version: int) -> str:
-    return "iptables-restore" if version == 4 else "ip6tables-restore"
-
-
-def _tool(words: Sequence[str], lines: Iterable[str]) -> str:
-    text = "".join(f"{line}\n" for line in lines)
-    limit_s = DEADLINES.lab_host_s
-    try:
-        done = subprocess.run(
-            words, input=text, capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except FileNotFoundError as error:
-        raise LabError(f"`{words[0]}` is not installed: {error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"`{' '.join(words)}`: not ended within {limit_s:g} s") from error
-    if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise LabError(f"`{' '.join(words)}`: {said}" + (f"; given:\n{text}" if text else ""))
-    return done.stdout
 
 
 def version_of(address: str) -> int:

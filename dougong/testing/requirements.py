@@ -18,6 +18,7 @@ TOOLS: Mapping[str, str] = {
     "nsenter": "util-linux",
     "unshare": "util-linux",
     "mount": "mount",
+    "env": "coreutils",
     "setsid": "util-linux",
     "ps": "procps",
 }
@@ -27,6 +28,7 @@ TOOLS: Mapping[str, str] = {
 _TRIAL = (
     "ip link add br0 type bridge && ip link add left type veth peer name right"
     " && iptables -A INPUT -j DROP && ip6tables -A INPUT -j DROP"
+    " && env --ignore-signal=CHLD true"
     " && tc qdisc add dev left root tbf rate 8mbit burst 32k latency 200ms"
 )
 

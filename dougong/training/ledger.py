@@ -32,6 +32,7 @@ BEGINNING = "00" * DIGEST_BYTES
 _WRAP = 1 << 64
 _TOTALS = struct.Struct(f"<{len(KINDS)}Q")
 """What a worker sends of a step: the total of each kind."""
+TOTALS_BYTES = _TOTALS.size
 
 
 class Ledger:
@@ -75,7 +76,7 @@ class Ledger:
     def _gather_totals(self) -> list[int]:
         """All workers' checksums added up, modulo 2**64, one total for each of `KINDS`."""
         mine = [combine(self._keys[kind], self._values[kind]) for kind in KINDS]
-        payloads = self._world.gather_bytes(_TOTALS.pack(*mine), [_TOTALS.size] * self._world.size)
+        payloads = self._world.gather_bytes(_TOTALS.pack(*mine), [TOTALS_BYTES] * self._world.size)
         # Sums modulo 2**64 have no order, so it does not show who owns what.
         of_workers = [_TOTALS.unpack(payload) for payload in payloads]
         return [sum(column) % _WRAP for column in zip(*of_workers, strict=True)]

@@ -154,7 +154,7 @@ class LoadBalance(StepHook):
         self._replica = replica
         self._clock = clock
         self._choosers = find_choosers(replica.model, replica.sites, job.router)
-        self._has_loss = job.router.sequence_loss is not None or job.router.global_loss is not None
+        self._has_loss = job.router.has_loss
         if self._has_loss and plan.workers[world.rank].lanes:
             watch(replica.model, self._choosers)
         self._biases = self._gather_biases() if job.router.bias_rate is not None else {}

@@ -65,6 +65,17 @@ class StepResult:
 
 _ENTRY = struct.Struct("<?d")
 """Whether there is a loss, and the loss."""
+ENTRY_BYTES = _ENTRY.size
+
+
+def report_format(num_losses: int, num_squares: int, num_dense: int) -> str:
+    """stop, exchange_s, losses, squares, bits; little-endian, without gaps."""
+    return f"<?d{num_losses}d{num_squares}d{(num_dense + 7) // 8}s"
+
+
+def report_bytes(num_losses: int, num_squares: int, num_dense: int) -> int:
+    """The size of every report that says so much."""
+    return struct.calcsize(report_format(num_losses, num_squares, num_dense))
 
 
 @dataclass(frozen=True)
@@ -98,9 +109,7 @@ class ReportForm:
 
     @property
     def _format(self) -> str:
-        """stop, exchange_s, losses, squares, bits; little-endian, without gaps."""
-        num_bytes = (len(self.dense) + 7) // 8
-        return f"<?d{len(self.losses)}d{len(self.squares)}d{num_bytes}s"
+        return report_format(len(self.losses), len(self.squares), len(self.dense))
 
     @property
     def num_bytes(self) -> int:
@@ -157,7 +166,7 @@ def gather_losses(
     number is not.
     """
     mine = [_ENTRY.pack(key in losses, losses.get(key, 0.0)) for key in keys[world.rank]]
-    payloads = world.gather_bytes(b"".join(mine), [_ENTRY.size * len(of_rank) for of_rank in keys])
+    payloads = world.gather_bytes(b"".join(mine), [ENTRY_BYTES * len(of_rank) for of_rank in keys])
     found: dict[LossKey, float] = {}
     for of_rank, payload in zip(keys, payloads, strict=True):
         for key, (present, loss) in zip(of_rank, _ENTRY.iter_unpack(payload), strict=True):

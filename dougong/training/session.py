@@ -13,6 +13,7 @@ from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.worker_api import WorkerContext
 from dougong.fault.drill import rehearse
+from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -38,8 +39,13 @@ def train(context: WorkerContext) -> None:
 @contextmanager
 def joined(context: WorkerContext) -> Iterator[World]:
     """The generation's world, for as long as all of its workers are in it. Collective."""
-    context.control.progress(0, "start", 0)
-    world = World.join(_membership(context), context.store)
+
+    def note(arrival: Arrival) -> None:
+        context.control.progress(0, "start", arrival)
+
+    note(Arrival.BEGINS)
+    world = World.join(_membership(context), context.store, note)
+    note(Arrival.BUILDS)
     try:
         yield world
         # Not in `finally`: a worker that fails must not wait for its peers.

@@ -15,6 +15,7 @@ from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
+from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
@@ -34,7 +35,8 @@ from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import open_start, state_of
-from dougong.training.step import ForwardsOf, Stepper
+from dougong.training.step import ForwardsOf, Stepper, WorkerShare
+from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
 
 
@@ -61,6 +63,7 @@ class Trainer:
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
         self._saver = Saver(root, writer, self._durable, names, deadlines)
+        self._traffic = _traffic_meter(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
     @property
@@ -74,7 +77,8 @@ class Trainer:
         self._step = step
         control = self._context.control
         forwards = self._forwards.of_step(step)
-        result = self.stepper.run(step, forwards, lambda: control.stop_requested)
+        with self._traffic.step():
+            result = self.stepper.run(step, forwards, lambda: control.stop_requested)
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -121,13 +125,15 @@ class Trainer:
         validation: Mapping[LossKey, float] | None,
         whole: bool,
     ) -> None:
-        """Tell the controller of the step, once for all workers. `whole`: also what is large."""
+        """Tell the controller of the step, once for all workers. `whole`: also what is large, and
+        what was sent since the last such step. Collective."""
+        traffic = self._traffic.row() if whole else {}
         if self._context.worker.rank != 0:
             return
         row = step_row(self._job, self._context.plan, result, step_s)
         if validation is not None:
             row["val_loss"] = evaluation_mean(validation)
-        row |= self.stepper.parts.hooks.metrics(whole)
+        row |= self.stepper.parts.hooks.metrics(whole) | traffic
         self._context.control.send(StepDone(self._step, row))
 
     def _report_bad_step(self, result: StepResult, step_s: float) -> None:
@@ -206,6 +212,12 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)
+
+
+def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:
+    blueprint = share.blueprint
+    inventory = inventory_of(blueprint.config, blueprint.model, blueprint.sites)
+    return TrafficMeter(blueprint.job, inventory, share.plan, world)
 
 
 def _open_data(context: WorkerContext, world: World, vocab_size: int) -> TokenWindows:

@@ -40,7 +40,8 @@ from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
 from dougong.records.status import RunStatus, WorkerState
-from dougong.ui.formatting import count, duration, loss, plural, step_range
+from dougong.records.unsaved import unsaved_words
+from dougong.ui.formatting import count, duration, loss, plural, step_range, worker_place
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
@@ -69,11 +70,17 @@ class CheckpointRecord:
 @dataclass(frozen=True)
 class RunFailure:
     """What ended a failed run. `worker`, empty where none was the cause, had failed first in
-    `generation`."""
+    `generation`; `node`: its node, empty where all of the run is on one machine."""
 
     cause: str = ""
     worker: str = ""
     generation: int = 0
+    node: str = ""
+
+    @property
+    def place(self) -> str:
+        """The worker, and its node where that is named."""
+        return worker_place(self.worker, self.node)
 
 
 @dataclass(frozen=True)
@@ -233,6 +240,9 @@ def _numbers(history: History) -> list[str]:
         parts.append(f"{plural(history.num_skipped, 'step')} skipped")
     if history.recomputed:
         parts.append(recomputed_words(history.recomputed))
+    unsaved = unsaved_words(history.events)
+    if unsaved:
+        parts.append(unsaved)
     return parts
 
 
@@ -287,7 +297,8 @@ def _failure(events: Sequence[Event]) -> RunFailure | None:
     if ended is None:
         return None
     cause = failure_words(ended.failure, ended.cause)
-    return RunFailure(cause, ended.worker or "", _generation_of(ended, events))
+    generation = _generation_of(ended, events)
+    return RunFailure(cause, ended.worker or "", generation, ended.node)
 
 
 def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:

@@ -22,12 +22,13 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
+from dougong.ui.formatting import worker_place
 
 
 @dataclass(frozen=True)
 class Recovery:
     """One failure and what followed. Seconds are None as long as (or because) that part did not
-    happen.
+    happen. `node`: the worker's, empty where all of the run is on one machine.
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
@@ -47,7 +48,13 @@ class Recovery:
     reload_s: float | None = None
     lost_steps: int | None = None
     detail: str = ""
+    node: str = ""
     moved: tuple[MovedWorker, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The worker, and its node where that is named."""
+        return worker_place(self.worker, self.node)
 
     @property
     def total_s(self) -> float | None:
@@ -103,6 +110,7 @@ class _Reader:
         elif isinstance(event, FailureDiagnosed) and self._newest.generation == event.generation:
             self._improve(
                 worker=event.worker,
+                node=event.node,
                 failure=event.failure,
                 cause=event.cause or self._newest.cause,
                 detail=event.detail.rstrip(),
@@ -138,6 +146,7 @@ class _Reader:
         return Recovery(
             generation=event.generation,
             worker=event.worker,
+            node=event.node,
             failure=event.failure,
             cause=event.cause,
             wall=event.wall,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dougong.parallel.plan import Plan
 from dougong.records.events import (
     CheckpointCommitted,
+    CheckpointFailed,
     CheckpointRejected,
     Event,
     FirstStep,
@@ -40,7 +41,8 @@ class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
     `phase`: what a start or a recovery is at, and since when. `shares`: the part of all lanes that
-    each island runs. `arrivals`: when the last steps came.
+    each island runs. `arrivals`: when the last steps came. `unsaved`: since when there is no
+    checkpoint and why, empty where the newest one was committed.
     """
 
     job_name: str
@@ -51,6 +53,7 @@ class RunProgress:
     row: MetricsRow | None = None
     validation: tuple[int, float] | None = None
     checkpoint: NewestCheckpoint | None = None
+    unsaved: str = ""
     failures: int = 0
     phase: tuple[Phase, float] | None = None
     shares: dict[str, float] = field(default_factory=dict)
@@ -93,6 +96,9 @@ class RunProgress:
                     self.checkpoint = NewestCheckpoint(event.resume, None)
             case CheckpointCommitted():
                 self.checkpoint = NewestCheckpoint(f"step {event.step}", now)
+                self.unsaved = ""
+            case CheckpointFailed():
+                self.unsaved = event.standing
             # One that is found beside training is an old one: the newest has just been written.
             case CheckpointRejected() if self.state != "running":
                 self.checkpoint = None

@@ -11,6 +11,7 @@ from dougong.deadlines import DEADLINES
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
+    CheckpointFailed,
     CheckpointRejected,
     CheckpointsSetAside,
     CheckpointStarted,
@@ -39,7 +40,15 @@ from dougong.records.events import (
     WarningRaised,
     WorkerDied,
 )
-from dougong.ui.formatting import count, duration, plural, size, step_range, worker_list
+from dougong.ui.formatting import (
+    count,
+    duration,
+    plural,
+    size,
+    step_range,
+    worker_list,
+    worker_place,
+)
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -200,14 +209,18 @@ def _(event: DrillFired) -> Sentence:
 @describe.register
 def _(event: WorkerDied) -> Sentence:
     return Sentence(
-        "error", f"worker {event.worker} died: {failure_words(event.failure, event.cause)}"
+        "error",
+        f"worker {worker_place(event.worker, event.node)} died: "
+        f"{failure_words(event.failure, event.cause)}",
     )
 
 
 @describe.register
 def _(event: FailureDiagnosed) -> Sentence:
     return Sentence(
-        "error", f"diagnosis: {event.worker}: {failure_words(event.failure, event.cause)}"
+        "error",
+        f"diagnosis: {worker_place(event.worker, event.node)}: "
+        f"{failure_words(event.failure, event.cause)}",
     )
 
 
@@ -225,7 +238,16 @@ def _(event: CheckpointStarted) -> Sentence:
 @describe.register
 def _(event: CheckpointCommitted) -> Sentence:
     facts = f"{size(event.num_bytes)}, {duration(event.seconds)}"
-    return Sentence("good", f"checkpoint of step {event.step} committed ({facts})")
+    text = f"checkpoint of step {event.step} committed ({facts})"
+    if event.after_failures:
+        text += f", after {event.after_failures} that failed: the run is saved again"
+    return Sentence("good", text)
+
+
+@describe.register
+def _(event: CheckpointFailed) -> Sentence:
+    text = f"checkpoint of step {event.step} not committed, so training on is not saved"
+    return Sentence("error", f"{text}: {event.standing}")
 
 
 @describe.register
@@ -278,6 +300,6 @@ def _(event: StepGivenUp) -> Sentence:
 def _(event: RunEnded) -> Sentence:
     text = f"{event.kind} at step {event.step}"
     if event.kind == "failed":
-        who = f"{event.worker}: " if event.worker else ""
+        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)

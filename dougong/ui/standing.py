@@ -95,11 +95,11 @@ class Standing:
         return lines + self._remarks()
 
     def _remarks(self) -> list[str]:
-        """What it waits for, and what is unusual."""
+        """What it waits for, that it is not saved, and what is unusual."""
         status = self.status
         waits = status.waiting and not status.has_ended
         awaited = f"waiting: {status.waiting}" if waits else ""
-        return [text for text in (awaited, self.remark) if text]
+        return [text for text in (awaited, status.unsaved, self.remark) if text]
 
     def _step_words(self) -> list[str]:
         words = []

@@ -30,7 +30,8 @@ class StopWatch:
         if awaited is None or not is_due:
             return None
         self._told_at = now
-        return f"waits for {awaited}, {duration(now - self._since)}"
+        is_new = now == self._since
+        return f"waits for {awaited}" + ("" if is_new else f", {duration(now - self._since)}")
 
 
 def awaited_words(status: RunStatus) -> str | None:
@@ -44,8 +45,9 @@ def awaited_words(status: RunStatus) -> str | None:
         return "the last checkpoint to be committed"
     if status.state == "RECOVERING":
         return "the workers of a failed generation to end"
-    step = max(worker.step for worker in living)
-    return f"step {step} to end: {_places(living)}"
+    step = max(worker.step for worker in living) or status.step + 1
+    places = _places(living)
+    return f"step {step} to end" + (f": {places}" if places else "")
 
 
 def _places(workers: Sequence[WorkerState]) -> str:

@@ -1,7 +1,14 @@
 """What every kind of device shares."""
 
 import pytest
-from dougong.accelerators.base import HOST_VARIABLES, thread_environment, visible_count
+import torch
+from dougong.accelerators.base import (
+    HOST_VARIABLES,
+    strictly_deterministic,
+    switch_on_determinism,
+    thread_environment,
+    visible_count,
+)
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda
 from dougong.accelerators.npu import Npu
@@ -51,3 +58,22 @@ def test_what_a_worker_s_environment_sets_for_arithmetic_is_among_the_variables_
 
 def test_an_accelerator_offers_no_fused_experts_by_default() -> None:
     assert list(Cpu().expert_operators()) == []
+
+
+def modes() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_strictness_lasts_for_its_block_and_never_begins_by_itself() -> None:
+    before = modes()
+    try:
+        torch.use_deterministic_algorithms(False)
+        with strictly_deterministic():
+            assert modes() == (False, False)
+        switch_on_determinism()
+        with pytest.raises(ValueError, match="inside"), strictly_deterministic():
+            assert modes() == (True, False)
+            raise ValueError("inside")
+        assert modes() == (True, True)
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

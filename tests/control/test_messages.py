@@ -13,6 +13,7 @@ from dougong.control import handshake, tasks
 from dougong.control import messages as wire
 from dougong.control import worker_messages as worker
 from dougong.control.messages import Message, ProtocolError, decode, encode
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.control.progress import WorkerProgress
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Drill, Job
@@ -43,6 +44,7 @@ FINGERPRINT = tasks.FingerprintTask("a.module:probe", JOB, {"east/0": "cuda:1"},
 AGENT = handshake.AgentFacts("east", "east", "node-1", 7, "cuda", 8, {"torch": "2.13.0"}, {"A": "1"}, "abc")
 RAISED = worker.WorkerRaised("OSError", ("OSError", "Exception"), "no space left", "Traceback ...\n", 28)
 
+END = PathEnd("west", "node1", "fd00::2", 20001, "eth0", 9000, (20000, 20100), True)
 EXAMPLES: tuple[Message, ...] = (
     handshake.Challenge("00ff"),
     handshake.Hello("aa", "bb"),
@@ -57,6 +59,9 @@ EXAMPLES: tuple[Message, ...] = (
     wire.KillWorkers(3),
     wire.EndAgent(),
     wire.Ping(),
+    wire.PathsOpen(END),
+    wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None)), ("10.0.0.1", 20002)),
+    wire.PathsTried(2, (PathResult("west", 20001, "too_large", "timed out"),)),
     wire.AgentReady(4711),
     wire.AgentFailed("no module named 'x'\nline two"),
     wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),

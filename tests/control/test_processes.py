@@ -104,6 +104,39 @@ def test_memory_is_the_groups_or_the_machines(tmp_path: Path, groups: str, file:
     assert processes.memory_bytes(tmp_path / "fs", tmp_path / "cgroup") == expected
 
 
+def write_group(tmp_path: Path, **files: str) -> tuple[Path, Path]:
+    """A control group of version 2 with these files (`memory_max`: memory.max): its tree, and this process's line."""
+    tmp_path.mkdir(exist_ok=True)
+    (tmp_path / "cgroup").write_text("0::/job\n")
+    folder = tmp_path / "fs" / "job"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(text)
+    return tmp_path / "fs", tmp_path / "cgroup"
+
+
+def test_free_memory_is_what_the_group_may_still_take(tmp_path: Path) -> None:
+    stat = "anon 500\ninactive_file 300\n"
+    group = write_group(tmp_path, memory_max="1000", memory_current="900", memory_stat=stat)
+    assert processes.free_memory_bytes(*group) == 400  # files that nobody uses are given up
+    assert processes.free_memory_bytes(tmp_path, tmp_path / "none") > 0
+
+
+def test_cpus_are_those_of_the_group_s_quota(tmp_path: Path) -> None:
+    assert processes.usable_cpus(*write_group(tmp_path / "a", cpu_max="100000 100000")) == 1
+    assert processes.usable_cpus(*write_group(tmp_path / "b", cpu_max="max 100000")) == len(os.sched_getaffinity(0))
+    (tmp_path / "old" / "cpu" / "job").mkdir(parents=True)
+    (tmp_path / "old" / "cpu" / "job" / "cpu.cfs_quota_us").write_text("50000\n")
+    (tmp_path / "old" / "cpu" / "job" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cgroup").write_text("4:cpu,cpuacct:/job\n")
+    assert processes.usable_cpus(tmp_path / "old", tmp_path / "cgroup") == 1
+
+
+def test_processes_are_those_that_the_group_may_still_begin(tmp_path: Path) -> None:
+    assert processes.free_processes(*write_group(tmp_path / "a", pids_max="100", pids_current="30")) == 70
+    assert processes.free_processes(*write_group(tmp_path / "b", pids_max="max", pids_current="30")) is None
+
+
 def test_a_machine_without_control_groups_has_no_count(tmp_path: Path) -> None:
     assert processes.count_oom_kills(tmp_path, tmp_path / "cgroup") is None
 

@@ -162,8 +162,10 @@ def test_stop_waits_for_the_end(run_dir: RunDir) -> None:
 
 
 def test_a_stop_that_takes_long_says_what_else_there_is(run_dir: RunDir, controlled: Controller) -> None:
-    with pytest.raises(LaunchError, match="has not stopped within 0 s; it still ends its step"):
-        stop(run_dir, now=False, timeout_s=0.1, deadlines=QUICK)
+    told: list[str] = []
+    with pytest.raises(LaunchError, match="has not stopped within 0 s; it still waits for step 4 to end: wait"):
+        stop(run_dir, now=False, timeout_s=0.1, deadlines=QUICK, tell=told.append)
+    assert told == ["waits for step 4 to end"]
 
 
 def write_log(run_dir: RunDir, generation: int, worker: str, text: str) -> None:

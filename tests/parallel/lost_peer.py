@@ -12,6 +12,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.parallel.workers import plan_of
@@ -50,7 +51,7 @@ def _live_on(alone: World, plan: Plan, task: Callable[[World], Any], port: int) 
     world = World.join(member_of_two(0), ("127.0.0.1", port))
     world.barrier()
     with pytest.raises(PeerError):
-        world.transfer([], [Transfer(1, torch.zeros(3))], "what never comes").wait()
+        world.transfer(TrafficKind.SUMS, [], [Transfer(1, torch.zeros(3))], "what never comes").wait()
     result = task(world)
     world.leave()
     return result

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointFailed
 from dougong.records.rebuilt_status import known_status, rebuild_status
 from dougong.records.status import RunStatus
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
@@ -24,6 +25,12 @@ def test_a_status_is_rebuilt_from_the_other_files(make, tmp_path: Path) -> None:
     rebuilt, note = known_status(run)
     assert words_of(rebuilt) == ("quickstart", written.state, written.generation, written.step, 60)
     assert note == f"{run.status_file} is gone; what is told here is what the run's other files say"
+
+
+def test_a_rebuilt_status_says_that_the_run_is_not_saved(tmp_path: Path) -> None:
+    run = running_run(tmp_path / "run")
+    run.append_event(CheckpointFailed(generation=2, step=30, reason="disk full", newest=20))
+    assert rebuild_status(run).unsaved == "no checkpoint since step 20: disk full"
 
 
 def test_a_damaged_status_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
+    CheckpointFailed,
     CheckpointRejected,
     CheckpointsSetAside,
     FirstStep,
@@ -197,6 +198,12 @@ def test_closing_words_count_skipped_steps(tmp_path: Path) -> None:
             StepSkipped(generation=generation, step=step, loss=math.nan, grad_norm=math.nan, where="the loss")
         )
     assert closing_words(run).splitlines()[0].endswith(", 1 failure, 2 steps skipped")
+
+
+def test_closing_words_say_since_when_nothing_is_saved(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    run.append_event(CheckpointFailed(generation=2, step=50, reason="disk full", newest=40))
+    assert closing_words(run).splitlines()[0].endswith(", no checkpoint since step 40: disk full")
 
 
 def again(first: int, last: int, **parted: Any) -> StepsRecomputed:

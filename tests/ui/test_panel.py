@@ -6,7 +6,7 @@ import io
 import re
 
 import pytest
-from dougong.records.events import CheckpointCommitted
+from dougong.records.events import CheckpointCommitted, CheckpointFailed
 from dougong.ui.panel import draw_panel, plain_step, sparkline
 from dougong.ui.run_progress import RunProgress
 from rich.console import Console
@@ -36,6 +36,17 @@ def test_the_panel_fits_any_width(width: int) -> None:
     assert all(len(line) <= width for line in lines)
     if width == 100:
         assert "checkpoint step 40, 15 s ago" in out.getvalue()
+
+
+def test_a_checkpoint_that_was_not_committed_stands_in_the_panel_until_one_is() -> None:
+    progress = progress_at(45)
+    failed = CheckpointFailed(generation=1, step=40, reason="/run: no room", newest=20)
+    saved = CheckpointCommitted(generation=1, step=60, directory="step-000060", num_bytes=1, seconds=1.0)
+    for event, shown in ((failed, True), (saved, False)):
+        progress.note(event, 80.0)
+        out = io.StringIO()
+        Console(file=out, width=100).print(draw_panel(progress, 95.0, 100))
+        assert ("not saved: no checkpoint since step 20: /run: no room" in out.getvalue()) is shown
 
 
 def test_a_broken_loss_is_shown_as_such() -> None:

@@ -133,6 +133,12 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "error",
         "checkpoint step-000040 rejected: digest of a differs",
     ),
+    (
+        {"kind": "checkpoint_failed", "step": 60, "reason": "disk full", "newest": 40, "in_a_row": 2},
+        "error",
+        "checkpoint of step 60 not committed, so training on is not saved: "
+        "no checkpoint since step 40 (2 in a row failed): disk full",
+    ),
     ({"kind": "warning", "text": "slow", "workers": ["east/1", "east/0"]}, "warning", "[east/0-1] slow"),
     ({"kind": "warning", "text": "slow", "workers": []}, "warning", "slow"),
     ({"kind": "phase_started", "phase": "data"}, "quiet", "look at the model and the data ..."),
@@ -149,6 +155,23 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         {"kind": "stop_requested", "by": "SIGINT"},
         "warning",
         "stop requested by SIGINT; a second request ends the run at once",
+    ),
+    (
+        {
+            "kind": "step_given_up",
+            "limit": "60 s (fault.deadlines.stop_step_s)",
+            "checkpoint": "step-000010.g1",
+            "workers": [{"name": f"east/{n}", "step": 12, "phase": "exchange"} for n in (0, 1)]
+            + [{"name": "west/0", "step": 12, "phase": "forward"}],
+        },
+        "warning",
+        "the step did not end: no worker has moved for 60 s (fault.deadlines.stop_step_s); east/0-1 in exchange of "
+        "step 12; west/0 in forward of step 12; the run ends without it, kept is step-000010.g1",
+    ),
+    (
+        {"kind": "step_given_up", "limit": "60 s"},
+        "warning",
+        "the step did not end: no worker has moved for 60 s; the run ends without it, there is no checkpoint",
     ),
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),

@@ -85,6 +85,12 @@ def test_a_resume_that_came_to_nothing_is_told_beside_the_finish() -> None:
     assert at(1.0, status=done, events=events[:1]).remark == ""
 
 
+def test_a_run_that_is_not_saved_says_so() -> None:
+    unsaved = RUNNING.model_copy(update={"unsaved": "no checkpoint since step 4: disk full"})
+    assert at(1.0, status=unsaved).lines()[-1] == "no checkpoint since step 4: disk full"
+    assert at(1.0, status=unsaved).to_json()["unsaved"] == "no checkpoint since step 4: disk full"
+
+
 def test_a_checkpoint_among_the_steps_makes_a_longer_pause_usual() -> None:
     assert not at(40.0, *rows(0.0, 1.0, 20.0)).quiet
     assert at(90.0, *rows(0.0, 1.0, 20.0)).quiet

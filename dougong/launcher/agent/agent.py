@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
-from dougong.control.channel import Channel, connect
+from dougong.control.channel import Channel
 from dougong.control.environment import interface_variables
 from dougong.control.fork_messages import (
     ChildExited,
@@ -52,7 +52,7 @@ from dougong.errors import DougongError, LaunchError
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
-from dougong.launcher.agent.paths import AgentPaths
+from dougong.launcher.agent.paths import AgentPaths, reach_controller
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
@@ -70,7 +70,7 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     accelerator = get_accelerator(settings.accelerator)
     variables = accelerator.worker_environment(settings.threads, settings.deterministic)
     facts = describe_agent(settings, accelerator, variables, ray_node)
-    controller = connect(settings.controller, settings.token, facts, settings.deadlines)
+    controller = reach_controller(settings, facts)
     try:
         paths = AgentPaths(settings, controller)
         variables |= interface_variables(interface_of(controller.local_address))

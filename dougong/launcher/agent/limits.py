@@ -6,7 +6,7 @@ import os
 import resource
 
 from dougong.control.handshake import MachineLimits
-from dougong.control.processes import free_memory_bytes, usable_cpus
+from dougong.control.processes import free_memory_bytes, free_processes, usable_cpus
 
 _SHARED_MEMORY = "/dev/shm"
 
@@ -17,7 +17,7 @@ def find_limits() -> MachineLimits:
         cpus=usable_cpus(),
         free_memory_bytes=free_memory_bytes(),
         open_files=_limit(resource.RLIMIT_NOFILE),
-        processes=_limit(getattr(resource, "RLIMIT_NPROC", None)),
+        processes=_processes(),
         shared_memory_bytes=_shared_memory_bytes(),
         locked_memory_bytes=_limit(getattr(resource, "RLIMIT_MEMLOCK", None)),
     )
@@ -29,6 +29,14 @@ def _limit(kind: int | None) -> int | None:
         return None
     soft, _ = resource.getrlimit(kind)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _processes() -> int | None:
+    """What this user may have, or the control group may still begin, whichever is less."""
+    # The system does not hold root to its own limit.
+    of_user = None if os.geteuid() == 0 else _limit(getattr(resource, "RLIMIT_NPROC", None))
+    found = [number for number in (of_user, free_processes()) if number is not None]
+    return min(found, default=None)
 
 
 def _shared_memory_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""An agent's part in the trial of the paths between machines: it is there to be tried, and tries."""
+"""An agent's part in the trial of the paths between machines: it can be tried, and it tries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 
-from dougong.control.channel import Channel
+from dougong.addresses import show_address
+from dougong.control.channel import Channel, UnreachableError, connect
 from dougong.control.environment import chosen_interface
+from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.path_probe import PathListener, try_paths
 from dougong.control.processes import interface_of
@@ -20,6 +22,37 @@ from dougong.launcher.agent.settings import AgentSettings
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _USUAL_RANGE = (32768, 60999)
+_CHOOSE = "or fewer: name them in the job file, `ports: 20000-20100`"
+
+
+def reach_controller(settings: AgentSettings, facts: AgentFacts) -> Channel:
+    """The agent's connection to its controller. UnreachableError says in one line who does not
+    reach whom, and what to open."""
+    try:
+        return connect(settings.controller, settings.token, facts, settings.deadlines)
+    except UnreachableError as error:
+        host, port = settings.controller
+        first, last = _ports_of(settings.ports)
+        chosen = "`ports` of the job" if settings.ports is not None else _CHOOSE
+        waited = settings.deadlines.words("agent_connect_s")
+        why = error.__cause__
+        reason = f"no answer within {waited}" if isinstance(why, TimeoutError) else str(why)
+        raise UnreachableError(
+            f"{socket.gethostname()} ({source_address(host)}) does not reach the controller at "
+            f"{show_address(host, port)}: {reason}; open the TCP ports {first}-{last} of {host} "
+            f"to {source_address(host)} ({chosen})"
+        ) from error
+
+
+def source_address(host: str) -> str:
+    """This machine's address on its way to `host`; its name where no way leads there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((host, 9))  # nothing is sent
+            return str(sock.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
 
 
 class AgentPaths:
@@ -84,9 +117,13 @@ def describe_end(name: str, address: tuple[str, int], ports: Ports | None) -> Pa
         port=port,
         interface=interface,
         mtu=stats.mtu if stats is not None else None,
-        ports=system_range() if ports is None else (ports.first, ports.last),
+        ports=_ports_of(ports),
         are_chosen=ports is not None,
     )
+
+
+def _ports_of(ports: Ports | None) -> tuple[int, int]:
+    return system_range() if ports is None else (ports.first, ports.last)
 
 
 def system_range(file: Path = _PORT_RANGE) -> tuple[int, int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
+from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.launcher.agent.code import model_types_of
@@ -93,6 +95,7 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
+        self._store_address: tuple[str, int] | None = None
         self._prover: FolderProver | None = None
 
     def act(self, action: Action) -> None:
@@ -208,11 +211,12 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        self._torch_thread.call(lambda: self._open_store(host))
+        listener = listen(host, config.job.listening_ports)
+        self._store_address = listener.getsockname()[:2]
+        self._torch_thread.call(lambda: self._open_store(listener))
 
-    def _open_store(self, host: str) -> StoreOpened:
-        config = self._config
-        store = RendezvousStore(host, config.deadlines.rendezvous_s, config.job.listening_ports)
+    def _open_store(self, listener: socket.socket) -> StoreOpened:
+        store = RendezvousStore(listener, self._config.deadlines.rendezvous_s)
         return StoreOpened(store.address, store)
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
@@ -222,8 +226,7 @@ class Actor:
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:
-                asked = TryPaths(number, known)
-                self._path_thread.call(lambda asked=asked: self._try_paths(own, asked))
+                self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
                 self._reach.send(name, TryPaths(number, known, self._store_address))
 

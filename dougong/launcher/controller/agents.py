@@ -11,6 +11,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import PathEnd
 from dougong.deadlines import Deadlines
 from dougong.fault.liveness import is_silent
+from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
 
 
@@ -61,6 +62,15 @@ class AgentTable:
         return tuple(handle for handle in self.handles.values() if handle.lost is not None)
 
     @property
+    def joined(self) -> list[JoinedAgent]:
+        """Those who have joined, with what they said."""
+        found = []
+        for handle in self.handles.values():
+            if handle.facts is not None:
+                found.append(JoinedAgent(handle.spec, handle.facts, handle.clock_ahead_s))
+        return found
+
+    @property
     def facts(self) -> dict[str, AgentFacts]:
         """What those said who have joined, by agent."""
         joined = self.handles.items()
@@ -78,6 +88,15 @@ class AgentTable:
     def of_worker(self, worker: str) -> AgentHandle | None:
         """The agent whose worker this is."""
         return next((h for h in self.handles.values() if worker in h.spec.workers), None)
+
+    def node_of(self, worker: str, here: str) -> str:
+        """The node of a worker; empty where the whole run is on one machine, and that is `here`
+        (empty: whichever), so that nobody asks which."""
+        nodes = {facts.node for facts in self.facts.values()}
+        handle = self.of_worker(worker)
+        if handle is None or handle.facts is None or (len(nodes) == 1 and here in ("", *nodes)):
+            return ""
+        return handle.facts.node
 
     def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
         """The handles of these agents; of all where none is named."""

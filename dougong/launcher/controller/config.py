@@ -108,6 +108,11 @@ class RunPolicy:
     may_grow: bool = False
 
     @property
+    def host(self) -> str:
+        """The controller's own machine; empty where it takes no part."""
+        return "" if self.software is None else self.software.host
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The accelerators of the job's islands of which a node has so many devices."""
         kinds = {island.accelerator for island in self.job.islands}

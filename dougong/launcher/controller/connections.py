@@ -47,6 +47,7 @@ class Connections:
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
+        self._ports = ports
         self._paths = PathListener(host, token, ports, deadlines)
         self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
@@ -59,7 +60,7 @@ class Connections:
     @property
     def path_end(self) -> PathEnd:
         """Where the paths to this machine are tried."""
-        return describe_end(CONTROLLER, self._paths.address, None)
+        return describe_end(CONTROLLER, self._paths.address, self._ports)
 
     def adopt(self, agent: str, channel: Channel) -> None:
         """From now on the agent is sent messages over this channel."""

@@ -28,7 +28,7 @@ from dougong.launcher.controller.config import ControllerConfig, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import Committed
+from dougong.launcher.controller.items import CommitFailed, Committed
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import (
     Ended,
@@ -90,7 +90,7 @@ class Controller:
 
     def status(self) -> RunStatus:
         """As in status.json."""
-        facts = self._facts
+        facts, checkpoints = self._facts, self._facts.checkpoints
         statuses = facts.generation.workers.values() if facts.generation is not None else ()
         return RunStatus(
             job=self._config.job.job,
@@ -99,6 +99,7 @@ class Controller:
             step=facts.step,
             steps=self._config.job.steps,
             recoveries=len(facts.history),
+            unsaved="" if checkpoints.failed is None else checkpoints.failed.standing,
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,
@@ -218,9 +219,10 @@ class Controller:
         return outcome
 
     def _take_late_commits(self) -> None:
-        """Take down what was committed while everything was being ended: it is on storage."""
+        """Take down what was committed while everything was being ended: it is on storage. Or that
+        it was not."""
         while (item := self._inbox.get(0.0)) is not None:
-            if isinstance(item, Committed):
+            if isinstance(item, Committed | CommitFailed):
                 self._act_on(observe(self._facts, item, time.monotonic()))
 
 
@@ -234,6 +236,7 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
         step=step,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.worker,
+        node="" if diagnosis is None else diagnosis.node,
         failure=_failure_kind(outcome),
     )
 

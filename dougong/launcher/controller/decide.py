@@ -24,7 +24,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import PastFailure, RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import as_ours, warning
+from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -164,6 +164,8 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
     # that is heard of afterwards can have cost anything.
     if generation.all_done:
         return _conclude(facts, generation, policy, now)
+    if facts.checkpoints.error is not None and facts.checkpoints.is_in_vain:
+        raise facts.checkpoints.error
     if generation.is_settled(now, policy.deadlines):
         return _begin_recovery(facts, generation, policy, now)
     if isinstance(state, Running) and facts.stop is not None:
@@ -209,7 +211,7 @@ def _conclude(
             "logs"
         )
     if checkpoints.error is not None:
-        raise as_ours(checkpoints.error)
+        raise checkpoints.error
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
@@ -234,20 +236,11 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = _with_advice(diagnose(first), facts, policy)
+    node = facts.agents.node_of(first.worker, policy.host)
+    diagnosis = replace(_with_advice(diagnose(first), facts, policy), node=node)
     past = [failure.diagnosis for failure in facts.history]
     decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
-    died = events.WorkerDied(
-        generation=number, worker=diagnosis.worker, failure=diagnosis.kind, cause=diagnosis.cause
-    )
-    diagnosed = events.FailureDiagnosed(
-        generation=number,
-        worker=diagnosis.worker,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-        detail=diagnosis.detail,
-        followed_by=tuple(failure.worker for failure in others),
-    )
+    died, diagnosed = _failure_events(number, diagnosis, [failure.worker for failure in others])
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
@@ -264,6 +257,28 @@ def _begin_recovery(
         Record(diagnosed),
         Record(decided),
     )
+
+
+def _failure_events(
+    number: int, diagnosis: Diagnosis, followed_by: Sequence[str]
+) -> tuple[events.WorkerDied, events.FailureDiagnosed]:
+    died = events.WorkerDied(
+        generation=number,
+        worker=diagnosis.worker,
+        node=diagnosis.node,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+    )
+    diagnosed = events.FailureDiagnosed(
+        generation=number,
+        worker=diagnosis.worker,
+        node=diagnosis.node,
+        failure=diagnosis.kind,
+        cause=diagnosis.cause,
+        detail=diagnosis.detail,
+        followed_by=tuple(followed_by),
+    )
+    return died, diagnosed
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:

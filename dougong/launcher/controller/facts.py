@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
@@ -47,7 +49,7 @@ from dougong.launcher.controller.preflight import (
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import Waiting
+from dougong.records.events import CheckpointFailed, Waiting
 from dougong.records.recomputation import Recomputation
 
 
@@ -61,18 +63,24 @@ class PastFailure:
     has_stepped: bool = False
 
 
+_FAILED_COMMITS = 2
+"""So many in a row end a run that has no checkpoint at all."""
+
+
 @dataclass
 class CheckpointFacts:
     """What is known of a run's checkpoints.
 
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
-    generation. `num_open`: commits under way. `error`: why the last commit failed. `parent`: name
-    of the checkpoint that the next one follows. `found`: the answer to the last search.
+    generation. `num_open`: commits under way. `error`: how a run ends whose last commit failed,
+    and `failed`: as it was told; None where it did not. `parent`: name of the checkpoint that the
+    next one follows. `found`: the answer to the last search.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
     num_open: int = 0
-    error: BaseException | None = None
+    error: DougongError | None = None
+    failed: CheckpointFailed | None = None
     parent: str | None = None
     found: FoundCheckpoint | None = None
 
@@ -97,14 +105,31 @@ class CheckpointFacts:
             case FindCheckpoint():
                 self.found = None
 
+    @property
+    def newest_step(self) -> int:
+        """Of the checkpoint that a recovery would go on from; 0 for none."""
+        return 0 if self.parent is None else step_of(Path(self.parent)) or 0
+
+    @property
+    def num_failed(self) -> int:
+        """So many commits in a row have failed."""
+        return 0 if self.failed is None else self.failed.in_a_row
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether to train on would be for nothing: there is no checkpoint, and storage has refused
+        several in a row. A run that has one goes on: storage may heal, and a fault costs no more
+        than it would."""
+        return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
+
     def note_committed(self, committed: Committed) -> None:
         self.num_open -= 1
-        self.error = None
+        self.error = self.failed = None
         self.parent = committed.directory.name
 
-    def note_failed(self, error: BaseException) -> None:
+    def note_failed(self, error: DougongError, told: CheckpointFailed) -> None:
         self.num_open -= 1
-        self.error = error
+        self.error, self.failed = type(error)(told.standing), told
 
     def note_found(self, found: FoundCheckpoint) -> None:
         self.found = found
@@ -197,8 +222,6 @@ class RunFacts:
         match action:
             case GiveUp(error):
                 self.error = error
-            case AskForPaths(number, wanted):
-                self.paths.begin(number, wanted)
             case UseModel(model):
                 self.model = model
             case UseFingerprints(judged):
@@ -214,7 +237,14 @@ class RunFacts:
                 self._begin_generation(action, now)
             case Record() | ForgetError() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
-            case StartAgents() | AskWhoEnded() | DropAgent() | AskForModel() | AskForFingerprints():
+            case (
+                StartAgents()
+                | AskWhoEnded()
+                | DropAgent()
+                | AskForPaths()
+                | AskForModel()
+                | AskForFingerprints()
+            ):
                 self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
@@ -234,7 +264,12 @@ class RunFacts:
 
     def _note_agents(
         self,
-        action: StartAgents | AskWhoEnded | DropAgent | AskForModel | AskForFingerprints,
+        action: StartAgents
+        | AskWhoEnded
+        | DropAgent
+        | AskForPaths
+        | AskForModel
+        | AskForFingerprints,
         now: float,
     ) -> None:
         match action:
@@ -246,6 +281,8 @@ class RunFacts:
                 self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case AskForPaths(number, wanted):
+                self.paths.begin(number, wanted)
             case AskForModel(_, worker):
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):

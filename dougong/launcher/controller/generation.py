@@ -9,7 +9,13 @@ from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.diagnosis import settled
-from dougong.fault.liveness import is_last_worker_late, late_reason, stalled
+from dougong.fault.liveness import (
+    arrival_words,
+    is_last_worker_late,
+    late_reason,
+    stall_reason,
+    stalled,
+)
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import StillWorker
@@ -18,8 +24,8 @@ from dougong.records.status import WorkerState
 
 @dataclass
 class WorkerStatus:
-    """One worker of the generation. `step`, `phase`: what its progress vector said last, `moved_at`
-    when that changed."""
+    """One worker of the generation. `step`, `phase`, `operation`: what its progress vector said
+    last, `moved_at` when that changed."""
 
     worker: Worker
     moved_at: float
@@ -32,6 +38,7 @@ class WorkerStatus:
     sequence: int = 0
     step: int = 0
     phase: str = "start"
+    operation: int = 0
 
     def still(self) -> StillWorker:
         """What it was at last, for the record."""
@@ -114,6 +121,7 @@ class Generation:
             if status is not None and progress.sequence != status.sequence:
                 status.sequence = progress.sequence
                 status.step, status.phase = progress.step, progress.phase
+                status.operation = progress.operation
                 status.moved_at, status.is_stalled = now, False
 
     def note_done(self, worker: str, now: float) -> None:
@@ -170,6 +178,16 @@ class Generation:
         for status in news:
             status.is_stalled = True
         return news
+
+    def stall_text(self, status: WorkerStatus, deadlines: Deadlines) -> str:
+        """What the warning about a stalled worker says."""
+        waits = ""
+        if status.phase == "start":
+            starting = [other for other in self.workers.values() if other.phase == "start"]
+            behind = [other for other in starting if other.operation < status.operation]
+            words = [f"{other.worker.name} on {other.worker.node}" for other in behind]
+            waits = arrival_words(status.operation, words)
+        return stall_reason(status.phase, status.step, deadlines, waits)
 
     def note_all_ended(self) -> None:
         """The agents have ended, and they leave no worker behind."""

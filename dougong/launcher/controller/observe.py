@@ -32,7 +32,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason, stall_reason
+from dougong.fault.liveness import silence_reason
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -90,9 +90,8 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_refusal(facts, text)
         case Committed():
             return _observe_commit(facts, item)
-        case CommitFailed(_, error):
-            facts.checkpoints.note_failed(error)
-            return (warning(facts, f"checkpoint not committed: {error}"),)
+        case CommitFailed():
+            return _observe_failed_commit(facts, item)
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
         case _:
@@ -109,7 +108,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
         return ()
     news = []
     for status in facts.generation.note_time(now, deadlines):
-        text = stall_reason(status.phase, status.step, deadlines)
+        text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
     return tuple(news)
 
@@ -165,7 +164,22 @@ def as_ours(error: BaseException) -> DougongError:
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
+def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
+    """Each one is told anew: whoever looks must not take what is trained for saved."""
+    error = as_ours(failed.error)
+    event = events.CheckpointFailed(
+        generation=facts.number,
+        step=failed.step,
+        reason=str(error),
+        newest=facts.checkpoints.newest_step,
+        in_a_row=facts.checkpoints.num_failed + 1,
+    )
+    facts.checkpoints.note_failed(error, event)
+    return (Record(event),)
+
+
 def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
+    num_failed = facts.checkpoints.num_failed
     facts.checkpoints.note_committed(committed)
     event = events.CheckpointCommitted(
         generation=facts.number,
@@ -173,6 +187,7 @@ def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
         directory=committed.directory.name,
         num_bytes=committed.num_bytes,
         seconds=round(committed.seconds, 3),
+        after_failures=num_failed,
     )
     news = [Record(event)]
     for name in committed.invalid:

@@ -6,7 +6,7 @@ judged. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ class JudgedFingerprints:
         return {worker: found.kernel_class for worker, found in self.prints.items()}
 
 
-def read_model(job: Job, answer: Answer, log: Path) -> InspectedModel:
-    """The model and the data, from the answer of the child that looked. Raises what it raised."""
+def read_model(job: Job, answer: Answer, log: Path, node: str = "") -> InspectedModel:
+    """The model and the data, from the answer of the child that looked. Raises what it raised.
+    `node`: where that was, for an error; empty where nobody has to ask."""
     if not isinstance(answer, ModelFound):
-        raise _failure(answer, "looking at the model and the data", log)
+        raise _failure(answer, "looking at the model and the data", log, node)
     recipe = make_recipe(job, answer.inventory)
     return InspectedModel(
         inventory=answer.inventory,
@@ -105,14 +106,17 @@ def read_fingerprints(
     asked: Mapping[str, Mapping[str, str]],
     answers: Mapping[tuple[str, str], Answer],
     run_dir: RunDir,
+    node_of: Callable[[str], str],
 ) -> dict[str, Fingerprint]:
     """By worker, of those that were asked for: `asked` holds, by agent, worker -> the worker in
-    whose name its device was probed. Raises what a child raised."""
+    whose name its device was probed; `node_of`: a worker's, as in `read_model`. Raises what a child
+    raised."""
     prints = {}
     for workers in asked.values():
         for worker, probed in workers.items():
             answer = answers[(FINGERPRINT, probed)]
-            prints[worker] = read_fingerprint(worker, answer, run_dir.log_file(0, probed))
+            log = run_dir.log_file(0, probed)
+            prints[worker] = read_fingerprint(worker, answer, log, node_of(worker))
     return prints
 
 
@@ -133,11 +137,11 @@ def strangers(
     return found
 
 
-def read_fingerprint(worker: str, answer: Answer, log: Path) -> Fingerprint:
+def read_fingerprint(worker: str, answer: Answer, log: Path, node: str = "") -> Fingerprint:
     """One device's fingerprint, from the answer of the child that probed it. Raises what it
     raised."""
     if not isinstance(answer, FingerprintFound):
-        raise _failure(answer, f"the fingerprint of {worker}'s device", log)
+        raise _failure(answer, f"the fingerprint of {worker}'s device", log, node)
     return Fingerprint.from_json(answer.fingerprint)
 
 
@@ -163,13 +167,17 @@ def judge_fingerprints(
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 
 
-def _failure(answer: Answer, what: str, log: Path) -> DougongError:
+def _failure(answer: Answer, what: str, log: Path, node: str) -> DougongError:
     """The error that an unwanted answer amounts to: one of ours keeps its class."""
+    place = f"{node}: " if node else ""
+    what = f"{place}{what}"
     if isinstance(answer, WorkerExited):
+        if answer.text is not None:  # it was never begun, and has no log
+            return WorkerError(f"{what}: {answer.text}")
         return WorkerError(f"{what} ended with status {answer.code} and no answer; see {log}")
     if not isinstance(answer, WorkerRaised):
         return WorkerError(f"{what}: answered with a message of kind {answer.kind!r}; see {log}")
     kind = getattr(errors, answer.type, None)
     if isinstance(kind, type) and issubclass(kind, DougongError):
-        return kind(answer.message)
+        return kind(f"{place}{answer.message}")
     return WorkerError(f"{what}: {answer.type}: {answer.message}; see {log}")

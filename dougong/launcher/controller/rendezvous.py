@@ -7,23 +7,21 @@ This module imports torch when called, in a background thread, while the agents 
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import Any
-
-from dougong.control.ports import listen
-from dougong.job.port_range import Ports
 
 
 class RendezvousStore:
     """A torch.distributed TCPStore that listens on one interface only. It lives as long as this
-    object. `timeout_s`: longest wait of one of its own calls. `ports`: to listen on one of these,
-    None: on one that the system chooses."""
+    object. `listener`: its socket, which may have listened before torch was there, so that the
+    path to it could be tried; it is taken over. `timeout_s`: longest wait of one of its own
+    calls."""
 
-    def __init__(self, host: str, timeout_s: float, ports: Ports | None = None) -> None:
+    def __init__(self, listener: socket.socket, timeout_s: float) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        listener = listen(host, ports)
-        port = listener.getsockname()[1]
+        host, port = listener.getsockname()[:2]
         self.address: tuple[str, int] = (host, port)
         self._store: Any = TCPStore(
             host,

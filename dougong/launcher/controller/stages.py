@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.checkpoint.directories import step_of
-from dougong.control.path_messages import CONTROLLER
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
-from dougong.fault.paths import judge_paths, paths_to_try
+from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -49,6 +49,7 @@ from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
 from dougong.records import events
+from dougong.remarks import Remarks
 
 _LIMITS = {
     Stage.BACKEND: "backend_open_s",
@@ -284,23 +285,22 @@ class Preparation:
             fields = dataclasses.asdict(facts)
             described.append(events.StartedAgent(**fields, address=address))
         event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
-        return (Record(event),)
+        nodes = dict.fromkeys(known[handle.spec.name].node for handle in self._agents)
+        remarks = remarks_on_machines(self.facts.agents.joined, nodes)
+        return (Record(event), *self._tell(remarks))
 
     def _finish_paths(self) -> tuple[Action, ...]:
         """Workers that cannot reach each other must not begin: they would hang without a word."""
-        ends, paths = self.facts.agents.path_ends, self.facts.paths
-        missing = paths.missing(ends)
-        if paths.own_end is not None:
-            ends[CONTROLLER] = paths.own_end
-        wrong = judge_paths(ends, paths.results, missing, self.policy.deadlines)
-        if wrong is not None:
-            raise LaunchError(wrong)
+        facts = self.facts
+        problem = facts.paths.problem(facts.agents.path_ends, self.policy.deadlines)
+        if problem is not None:
+            raise LaunchError(problem)
         return ()
 
     def _finish_model(self) -> tuple[Action, ...]:
         job, worker = self.policy.job, self._inspector[1]
         log = self.policy.run_dir.log_file(0, worker)
-        model = read_model(job, self.facts.answers[(INSPECT, worker)], log)
+        model = read_model(job, self.facts.answers[(INSPECT, worker)], log, self._node_of(worker))
         generation = self.facts.number
         inspected = Record(model.event(generation))
         refused = self._refuse_plan(model.inventory)
@@ -308,17 +308,22 @@ class Preparation:
 
     def _remarks(self, model: InspectedModel) -> Iterator[Record]:
         """What a person is told once of the model and the data."""
-        generation = self.facts.number
-        for text in model.notes:
-            yield Record(events.NoteTaken(generation=generation, text=text))
-        for text in model.warnings:
-            yield warning(self.facts, text)
-        if generation > 0 and not self.policy.has_sources:
+        yield from self._tell(Remarks(model.notes, model.warnings))
+        if self.facts.number > 0 and not self.policy.has_sources:
             yield warning(
                 self.facts,
                 "the run's record does not say what it had read when it began, as an earlier "
                 "release did not write it: the files of today are taken for the same, and kept",
             )
+
+    def _node_of(self, worker: str) -> str:
+        return self.facts.agents.node_of(worker, self.policy.host)
+
+    def _tell(self, remarks: Remarks) -> Iterator[Record]:
+        for text in remarks.notes:
+            yield Record(events.NoteTaken(generation=self.facts.number, text=text))
+        for text in remarks.warnings:
+            yield warning(self.facts, text)
 
     def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
         """What cannot be laid out here, or does not fit, before devices are probed: that may take
@@ -330,7 +335,8 @@ class Preparation:
         return ()
 
     def _finish_fingerprints(self) -> tuple[Action, ...]:
-        read = read_fingerprints(self._asked, self.facts.answers, self.policy.run_dir)
+        answers, run_dir = self.facts.answers, self.policy.run_dir
+        read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
         judged = judge_fingerprints(self.policy.job, prints, specs)
@@ -373,7 +379,9 @@ class Preparation:
             environment={agent.island: agent.environment for agent in known},
             moved=_moved(facts.plan, plan),
         )
-        return UsePlan(plan), Record(event)
+        job, inventory = self.policy.job, facts.model.inventory
+        remarks = remarks_on_memory(job, inventory, plan, facts.agents.joined)
+        return UsePlan(plan), Record(event), *self._tell(remarks)
 
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
         agents = self.facts.agents

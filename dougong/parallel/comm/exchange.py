@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dougong.errors import LaunchError
 from dougong.parallel.comm.message import (
+    HEAD_BYTES,
     HEAD_NUMBERS,
     LABEL,
     MOST_PARTS,
@@ -25,6 +26,7 @@ from dougong.parallel.comm.message import (
     make_room,
 )
 from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.schedules.operation import CallKey, MessageKind
@@ -72,7 +74,6 @@ class Exchange:
         self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
     ) -> None:
         """`names`: what the model calls its sites, for errors."""
-        self.bytes_sent = dict.fromkeys(MessageKind, 0)
         self._world = world
         self._channels = {kind: _MessageChannel(world, kind, link, names) for kind in MessageKind}
         world.at_leaving(self.close)
@@ -94,7 +95,7 @@ class Exchange:
     def send(self, kind: MessageKind, key: CallKey, messages: Messages) -> None:
         """Hand over messages by rank; returns at once. One to oneself is there at once. Their parts
         must stay as they are until `finish` has returned."""
-        self.bytes_sent[kind] += self._channels[kind].send(key, messages)
+        self._channels[kind].send(key, messages)
 
     def receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
         """All messages of one kind, site and micro-batch, by rank, when the last has come.
@@ -161,7 +162,7 @@ class _MessageChannel:
             self._to_receive[expected.key] = turn
             turn.arrived = self._thread.submit(self._exchange, turn)
 
-    def send(self, key: CallKey, messages: Messages) -> int:
+    def send(self, key: CallKey, messages: Messages) -> None:
         to_others = dict(messages)
         to_oneself = to_others.pop(self._world.rank, None)
         if to_oneself is not None:
@@ -169,7 +170,8 @@ class _MessageChannel:
         turn = self._to_send.pop(key, None)
         if turn is not None:
             turn.ready.set_result(to_others)
-        return _num_bytes(to_others)
+        for rank, message in to_others.items():
+            self._count(rank, message)
 
     def receive(self, key: CallKey) -> dict[int, TensorMessage]:
         messages: dict[int, TensorMessage] = {}
@@ -259,6 +261,14 @@ class _MessageChannel:
             f"{place}): {differences}; the two do not run the same schedule, which is a "
             "fault of dougong: please report it with both logs"
         )
+
+    def _count(self, rank: int, message: TensorMessage) -> None:
+        """Take down what goes to a peer: the head, and each part. Whole numbers tell sizes."""
+        sent, kind = self._world.sent, TrafficKind(self._kind.value)
+        sent.add(TrafficKind.SIZES, rank, HEAD_BYTES)
+        for part in message.parts:
+            of = TrafficKind.SIZES if part.dtype == torch.int64 else kind
+            sent.add(of, rank, part.nbytes)
 
     def _label(self, key: CallKey) -> list[int]:
         return [self._world.member.generation, self._world.step, *key, self._number]

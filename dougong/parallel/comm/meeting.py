@@ -4,7 +4,7 @@ then make together."""
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -14,6 +14,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from dougong.addresses import show_address
 from dougong.errors import PeerError
 from dougong.parallel.comm import gloo
+from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups
 from dougong.parallel.comm.wait import PeerWait
@@ -64,8 +65,10 @@ class GroupMaker:
         """The native library's group of one's island, of the ranks that are `among` these."""
         own = None
         for name, backend, ranks in self._member.islands:
-            if backend != "gloo":
-                group = self._make_native([rank for rank in ranks if rank in among], backend)
+            members = [rank for rank in ranks if rank in among]
+            # A worker alone sends nothing, and to torch an empty list means everybody.
+            if backend != "gloo" and len(members) > 1:
+                group = self._make_native(members, backend)
                 own = group if name == self._member.island else own
         return own
 
@@ -91,11 +94,14 @@ class GroupMaker:
         return PeerWait(self._member, range(self._member.size), self._what)
 
 
-def meet(member: Membership, address: tuple[str, int]) -> PrefixStore:
+def meet(
+    member: Membership, address: tuple[str, int], note: Callable[[Arrival], None]
+) -> PrefixStore:
     """The generation's part of the controller's store, when all workers have come there."""
     patience = timedelta(seconds=member.deadlines.rendezvous_s)
     generation = PrefixStore(f"generation-{member.generation}", _reach_store(address, patience))
     generation.set(_arrival(member.rank), "")
+    note(Arrival.AT_STORE)
     try:
         generation.wait([_arrival(rank) for rank in range(member.size)], patience)
     except dist.DistStoreError as error:

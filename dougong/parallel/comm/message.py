@@ -26,6 +26,7 @@ DTYPES = (
 )
 _PART_NUMBERS = 2 + MOST_DIMENSIONS  # dtype, number of dimensions, sizes
 HEAD_NUMBERS = len(LABEL) + 1 + MOST_PARTS * _PART_NUMBERS
+HEAD_BYTES = 8 * HEAD_NUMBERS
 
 
 @dataclass

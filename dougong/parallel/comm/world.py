@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
+from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import MessageKind
 
@@ -74,7 +76,7 @@ class World:
         self.rank = member.rank
         self.size = member.size
         self.step = 0
-        self.bytes_sent = 0
+        self.sent = SentTraffic(member.size)
         self._everybody = Route(everybody)
         self._attention = Route(attention, member.native_peers)
         self._kinds = kinds
@@ -89,16 +91,21 @@ class World:
         return World(Membership(0, 1, 1, "", (), device, (0,)), Groups(), Groups(), {})
 
     @staticmethod
-    def join(member: Membership, store_address: tuple[str, int]) -> World:
+    def join(
+        member: Membership,
+        store_address: tuple[str, int],
+        note: Callable[[Arrival], None] = lambda arrival: None,
+    ) -> World:
         """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it.
+        calls it. `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
         maker = GroupMaker(member, store_address)
         try:
-            store = meet(member, store_address)
+            store = meet(member, store_address, note)
+            note(Arrival.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
             raise not_joined(member, store_address, str(error)) from error
@@ -131,7 +138,11 @@ class World:
         return Route(self._kinds.get(kind, Groups()), self.member.native_peers)
 
     def transfer(
-        self, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+        self,
+        kind: TrafficKind,
+        sends: Sequence[Transfer],
+        receives: Sequence[Transfer],
+        what: str,
     ) -> Pending:
         """Begin to send and receive between attention workers, which all call this equally often,
         and return at once. Raises PeerError when a peer is known to have ended.
@@ -143,7 +154,7 @@ class World:
         # those with the same peer, are the same at both ends: a tag that nobody has to agree on.
         first_tag = self._num_transfers % TAGS * TRANSFERS_PER_PEER
         self._num_transfers += 1
-        self.bytes_sent += sum(transfer.num_bytes for transfer in sends)
+        self._count(kind, sends)
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
         what = f"{what}, step {self.step}"
 
@@ -157,12 +168,20 @@ class World:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
         return Pending(under_way, host, new_wait)
 
+    def _count(self, kind: TrafficKind, sends: Sequence[Transfer]) -> None:
+        for transfer in sends:
+            self.sent.add(kind, transfer.rank, transfer.num_bytes)
+
     def group_of_attention(self) -> tuple[dist.ProcessGroup | None, bool]:
         """The group of all attention workers that a collective of the library may use, and whether
         it speaks from host memory while the tensors lie on a device."""
         if self.member.native_peers >= set(self.member.attention):
             return self._attention.groups.native, False
         return self._attention.groups.gloo, self.member.device.type != "cpu"
+
+    def count_ring_of_attention(self, kind: TrafficKind, num_bytes: int) -> None:
+        """Take down that the library adds up so many bytes of every attention worker."""
+        self.sent.add_ring(kind, self.member.attention, self.rank, num_bytes)
 
     def wait_for_attention(self, what: str) -> PeerWait:
         """A wait for the other attention workers, from now on."""
@@ -191,6 +210,7 @@ class World:
         others = [rank for rank in range(self.size) if rank != self.rank]
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
+        self._count(TrafficKind.REPORTS, sends)
         wait = PeerWait(self.member, others, f"{what}, step {self.step}")
         under_way = self._everybody.begin(sends, receives, wait)
         with wait:
@@ -212,6 +232,7 @@ class World:
             return total
         route = self._attention if attention_only else self._everybody
         peers = self.member.attention if attention_only else range(self.size)
+        self.sent.add_ring(TrafficKind.COUNTS, peers, self.rank, total.nbytes)
         with PeerWait(self.member, peers, f"a sum of counts, step {self.step}"):
             dist.all_reduce(total, group=route.groups.gloo)
         return total

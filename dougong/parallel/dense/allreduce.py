@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import FlatTensors, views_of
@@ -53,6 +54,7 @@ class NativeReducer:
         with self._wait(number):
             work = dist.all_reduce(landing, group=group, async_op=True)
         assert work is not None
+        self._world.count_ring_of_attention(TrafficKind.SUMS, landing.nbytes)
         self._begun.append((work, landing))
 
     def finish(self) -> dict[str, Tensor]:

@@ -95,13 +95,13 @@ def _bucket(
         for name in names:
             if owners[name] == owner:
                 starts[name] = end
-                end += _aligned(tensors[name].numel())
+                end += aligned(tensors[name].numel())
         parts[owner] = slice(first, end)
     shapes = {name: tensors[name].shape for name in starts}
     return Bucket(tensors[names[0]].dtype, shapes, starts, parts, end)
 
 
-def _aligned(numel: int) -> int:
+def aligned(numel: int) -> int:
     """The next multiple of `ALIGNMENT`."""
     return -(-numel // ALIGNMENT) * ALIGNMENT
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import Pending, World
 from dougong.parallel.dense.buckets import Bucket, FlatTensors, views_of
 from dougong.parallel.plan import Plan
@@ -135,7 +136,8 @@ class OrderedReducer:
             receives = self._receive_shares(number, shares)
         sends = self._send_shares(number, held)
         what = f"gradients of bucket {number}"
-        return _Sum(number, self._world.transfer(sends, receives, what), shares)
+        pending = self._world.transfer(TrafficKind.SUMS, sends, receives, what)
+        return _Sum(number, pending, shares)
 
     def _sum_held(self, number: int) -> dict[TreeNode, Tensor]:
         """The values of the nodes that this worker holds, of one bucket."""
@@ -232,7 +234,8 @@ def _begin_all_gather(
     the other owners' parts in their places."""
     sends = [Transfer(peer, parts[world.rank]) for peer in peers if world.rank in parts]
     receives = [Transfer(owner, part) for owner, part in parts.items() if owner != world.rank]
-    return world.transfer(sends, receives, f"updated parameters of bucket {number}")
+    what = f"updated parameters of bucket {number}"
+    return world.transfer(TrafficKind.WEIGHTS, sends, receives, what)
 
 
 def _size(part: slice | None) -> int:

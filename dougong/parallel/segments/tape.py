@@ -16,8 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from dougong.accelerators.base import strictly_deterministic
+
 GraphNode = Any  # torch.autograd.graph.Node, whose private protocol the walk speaks
 _Edges = tuple[tuple[GraphNode | None, int], ...]
+
+_ATTENTION = "ScaledDotProduct"
+"""How the names of fused attention's nodes begin."""
 
 EVERYTHING = -2
 """Bound below every sequence number: walk to the end."""
@@ -167,7 +172,11 @@ def _is_leaf(node: GraphNode) -> bool:
 
 
 def _call(node: GraphNode, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    results = node(*gradients)
+    if type(node).__name__.startswith(_ATTENTION):
+        with strictly_deterministic():
+            results = node(*gradients)
+    else:
+        results = node(*gradients)
     return results if isinstance(results, tuple) else (results,)
 
 

@@ -22,6 +22,7 @@ from dougong.records.events import (
 )
 from dougong.records.machine import Machine
 from dougong.records.status import WorkerState
+from dougong.records.unsaved import unsaved_words
 from dougong.ui.formatting import duration, plural, ranges, site_experts, size, spans
 from dougong.ui.history import History
 from dougong.ui.recoveries import Recovery
@@ -145,8 +146,12 @@ def start_rows(events: Sequence[Event]) -> list[StartRow]:
 
 
 def warning_words(events: Sequence[Event]) -> list[str]:
-    """Every warning once, in the order of the first; how often, where it came again."""
+    """That the run is not saved, then every warning once, in the order of the first; how often,
+    where it came again."""
     times: dict[str, int] = {}
+    unsaved = unsaved_words(events)
+    if unsaved:
+        times[unsaved] = 1  # first: it is what the reader must know
     for event in events:
         if isinstance(event, WarningRaised):
             text = describe(event).text

@@ -13,8 +13,9 @@ from typing import Any
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.messages import AgentReady, FromWorker, Message, WorkerExited
+from dougong.control.messages import AgentReady, FromWorker, Heartbeat, Message, WorkerExited
 from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
+from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import (
     ModelFound,
     PartDurable,
@@ -145,6 +146,12 @@ def step(number: int, generation: int = 1, ledger: str | None = None) -> Says:
     if ledger is not None:
         row["ledger"] = ledger
     return worker("east/0", StepDone(number, row), generation)
+
+
+def moves(name: str, sequence: int, number: int, phase: str, generation: int = 1) -> Says:
+    """A worker's progress, as its agent's heartbeat carries it."""
+    progress = {name: WorkerProgress(sequence, number, phase, 0)}
+    return Says(agent_of(name), Heartbeat(generation, sequence, progress))
 
 
 def part(name: str, number: int, generation: int = 1) -> Says:

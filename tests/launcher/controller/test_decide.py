@@ -1,8 +1,35 @@
-"""Which failure is named as the cause of a run's end; tests/launcher/controller/test_state_machine.py has the rest."""
+"""Which failure is named as the cause of a run's end, and that a stop always ends one;
+tests/launcher/controller/test_state_machine.py has the rest."""
 
 from __future__ import annotations
 
-from tests.launcher.controller.machine import ALL, exits, found, killed, raises, running, step
+from typing import Any
+
+import pytest
+from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.controller.states import Ended
+from tests.launcher.controller.machine import (
+    ALL,
+    MODEL,
+    START,
+    UP_TO_JOIN,
+    UP_TO_MODEL,
+    UP_TO_READY,
+    Joins,
+    Leaves,
+    Passes,
+    committed,
+    done,
+    exits,
+    found,
+    killed,
+    machine,
+    moves,
+    part,
+    raises,
+    running,
+    step,
+)
 
 ONCE = {"fault": {"max_restarts": 1}}
 TWICE = {"fault": {"max_restarts": 2}}
@@ -27,3 +54,78 @@ def test_a_mistake_ends_a_run_whatever_went_before() -> None:
     made.play(raises("east/0", "DataError", generation=2), *killed(*ALL, generation=2))
     assert (made.outcome.generation, made.outcome.diagnosis and made.outcome.diagnosis.kind) == (2, "data")
     assert "(the last of 2 failures); a data error would come again" in str(made.outcome.error)
+
+
+# A stop always ends
+
+SIGINT = SignalReceived(2)
+IN_STEP_12 = [step(11), *[moves(name, 1, 12, "forward") for name in ALL]]
+LAST_STEP = [step(20), *[part(name, 20) for name in ALL], *done(*ALL)]
+DIES = [step(5), exits("east/1", -9)]
+BEFORE_A_STEP: dict[str, list[Any]] = {
+    "BACKEND": [],
+    "NODES": UP_TO_JOIN[:1],
+    "PLACES": UP_TO_JOIN[:2],
+    "JOIN": UP_TO_JOIN,
+    "JOIN, one has come": [*UP_TO_JOIN, Joins("east")],
+    "READY": UP_TO_READY,
+    "MODEL": UP_TO_MODEL,
+    "FINGERPRINTS": [*UP_TO_MODEL, MODEL],
+    "the model is built": START,
+    "the model is built on some": [*START, moves("east/0", 1, 1, "forward")],
+    "WORKERS_END": [*START, *DIES],
+    "CHECKPOINT": [*START, *DIES, *killed("east/0", "west/0")],
+    "PLACES again": [*START, Leaves("west"), *killed("east/0", "east/1")],
+}
+IN_A_STEP: dict[str, tuple[list[Any], float, str]] = {
+    # what is so, after how long without a movement a stop ends it, and how
+    "nobody moves": (IN_STEP_12, 60, "STOPPED"),
+    "some are done": ([*IN_STEP_12, *done("east/0", "east/1")], 60, "STOPPED"),
+    "a worker writes": ([*IN_STEP_12, moves("west/0", 2, 12, "checkpoint")], 1800, "STOPPED"),
+    "a checkpoint is committed": ([*IN_STEP_12, *[part(name, 10) for name in ALL]], 1800, "STOPPED"),
+    "the last commit hangs": (LAST_STEP, 1800, "FAILED"),
+}
+
+
+@pytest.mark.parametrize("given", BEFORE_A_STEP.values(), ids=BEFORE_A_STEP)
+def test_a_stop_before_there_is_a_step_ends_the_run_at_once(given: list[Any]) -> None:
+    made = machine(takes_fingerprints=given[-1:] == [MODEL]).play(given, SIGINT)
+    assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
+
+
+def test_a_stop_while_paths_are_tried_ends_the_run_at_once() -> None:
+    made = machine()
+    made.paths_pass = False
+    made.play(UP_TO_READY, SIGINT)
+    assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
+
+
+@pytest.mark.parametrize(("given", "limit_s", "state"), IN_A_STEP.values(), ids=IN_A_STEP)
+def test_a_stop_that_is_not_met_ends_within_a_limit(given: list[Any], limit_s: float, state: str) -> None:
+    made = running().play(given, SIGINT, Passes(limit_s - 1))
+    assert not isinstance(made.state, Ended)
+    made.play(Passes(2))
+    assert (made.outcome.state, made.outcome.status) == (state, 130 if state == "STOPPED" else 1)
+
+
+@pytest.mark.parametrize("given", [*[given for given, _, _ in IN_A_STEP.values()], [*IN_STEP_12, SIGINT, *DIES[1:]]])
+def test_a_second_stop_ends_everything_at_once(given: list[Any]) -> None:
+    made = running().play(given, SIGINT, *([] if SIGINT in given else [SIGINT]))
+    assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
+
+
+def test_whoever_moves_gives_a_stop_more_time_and_what_is_given_up_is_told() -> None:
+    made = running().play(IN_STEP_12, part("east/0", 10), part("east/1", 10), part("west/0", 10), committed(10))
+    made.play(SIGINT, Passes(50), moves("east/1", 2, 12, "exchange"), Passes(50))
+    assert not isinstance(made.state, Ended)
+    made.play(Passes(11))
+    told = made.event("step_given_up")
+    assert (told.limit, told.checkpoint) == ("60 s (fault.deadlines.stop_step_s)", "step-000010")
+    assert [(still.name, still.phase, still.step) for still in told.workers] == [
+        ("east/0", "forward", 12), ("east/1", "exchange", 12), ("west/0", "forward", 12),
+    ]  # fmt: skip
+
+
+def test_an_agent_that_falls_silent_while_its_run_stops_ends_it() -> None:
+    made = running().play(IN_STEP_12, SIGINT, Passes(10.1, silent=("west",)), *killed("east/0", "east/1"))
+    assert (made.outcome.state, made.outcome.diagnosis and made.outcome.diagnosis.worker) == ("FAILED", "west/0")

@@ -11,6 +11,7 @@ from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.observation import AgentLost, Exited, Hung, NotStarted
 from dougong.launcher.controller.generation import Generation
+from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.plan import Inventory, Seat, make_plan
 
 LIMITS = Deadlines(consequence_s=1, stall_warning_s=50, last_worker_s=600)
@@ -120,3 +121,14 @@ def test_a_worker_is_described_by_lists(generation: Generation) -> None:
     assert (as_json["lanes"], as_json["experts"]) == ([1], [[2, 3]])
     generation.note_all_ended()
     assert not generation.workers["east/1"].describe().alive
+
+
+def test_a_stall_before_the_first_step_names_who_is_waited_for(generation: Generation) -> None:
+    generation.note_beat(Heartbeat(3, 1, {"east/0": WorkerProgress(2, 0, "start", Arrival.AT_STORE)}), 1.0)
+    texts = [generation.stall_text(status, LIMITS) for status in generation.note_time(52.0, LIMITS)]
+    assert texts == [
+        "no progress for 50 s, in start of step 0: it waits at the controller's store for east/1 on n",
+        "no progress for 50 s, in start of step 0: it has not come to the controller's store",
+    ]
+    generation.note_beat(Heartbeat(3, 2, {"east/0": WorkerProgress(3, 1, "forward", 0)}), 53.0)
+    assert generation.stall_text(generation.workers["east/0"], LIMITS) == "no progress for 50 s, in forward of step 1"

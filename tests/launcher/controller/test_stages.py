@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from dougong.control.messages import AgentReady
+from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.items import AgentsEnded, AgentsPlaced, Awaited, BackendOpened, NodesListed
@@ -29,6 +30,7 @@ from tests.launcher.controller.machine import (
     killed,
     machine,
     running,
+    tried,
     worker,
 )
 
@@ -192,3 +194,35 @@ def test_an_agent_that_comes_back_with_other_kernels_ends_the_run() -> None:
 def test_a_plan_is_laid_once() -> None:
     made = running().play(exits("east/1", -9), killed("east/0", "west/0"), found(5))
     assert "UsePlan" not in made.names()
+
+
+def test_paths_are_tried_between_all_before_anybody_imports_and_judged_together() -> None:
+    made = machine()
+    made.paths_pass = False
+    made.play(UP_TO_READY, READY)
+    assert isinstance(made.state, Starting) and made.state.stage is Stage.PATHS
+    assert made.asked_paths == {
+        "east": ("west", CONTROLLER), "west": (CONTROLLER, "east"), CONTROLLER: ("east", "west"),
+    }  # fmt: skip
+    made.play(tried(1, "east", PathResult("west", 1, "silent")), tried(1, "west"), Passes(1.0))
+    assert made.state.stage is Stage.PATHS  # what the others find belongs to the same error
+    made.play(tried(1, CONTROLLER, PathResult("west", 1, "silent")))
+    said = str(made.outcome.error)
+    assert said.splitlines()[1].startswith("  west (address of west) is reached by nobody: port 1 did not answer")
+
+
+def test_a_try_that_does_not_end_is_judged_by_what_is_known() -> None:
+    made = machine()
+    made.paths_pass = False
+    made.play(UP_TO_READY, tried(1, "east", PathResult("west", 1, "too_large")), Passes(10.1))
+    said = str(made.outcome.error).splitlines()
+    assert said[1].startswith("  east (address of east, eth0, MTU 1500) to west (address of west, eth0, MTU 1500): a")
+    assert said[-2:] == [
+        "the controller has not said what it found", "west on west (address of west) has not said what it found",
+    ]  # fmt: skip
+
+
+def test_in_a_recovery_only_the_paths_of_those_that_are_new_are_tried() -> None:
+    made = running().play(Leaves("west"), *killed("east/0", "east/1"), AgentsPlaced(), Joins("west"))
+    assert made.asked_paths == {"east": ("west",), "west": (CONTROLLER, "east"), CONTROLLER: ("west",)}
+    assert made.facts.paths.number == 2

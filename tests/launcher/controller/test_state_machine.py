@@ -9,7 +9,7 @@ import pytest
 from dougong.control.messages import AgentReady, Challenge, Heartbeat, OutputLine, WorkerForked
 from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import DrillAnnounced, ModelFound, UpdateSkipped, WorkerWarning
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, StorageError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
@@ -81,6 +81,13 @@ RESTARTED = [AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
 NONE_IS_VALID = FoundCheckpoint(
     None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
 )
+
+
+def not_committed(number: int) -> list[Step]:
+    """A checkpoint of that step is whole, and the storage is full."""
+    return [*[part(name, number) for name in ALL], CommitFailed(number, StorageError("full"))]
+
+
 LAST_PARTS = [part(name, 20) for name in ALL]
 AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
 """Generation 2 begins after step 5; generation 1 has recorded two steps more."""
@@ -203,10 +210,14 @@ CASES = [
 
     Case("a stop lets the step end", [step(1), SIGINT, step(2), *done(*ALL)], ["STOPPING", "STOPPED"],
          ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
-    Case("a stop in the last step is the end of the job", [SIGTERM, step(20), *done(*ALL)], ["STOPPING", "FINISHED"],
-         ["AskToStop 1", "RecordStep"], ["stop_requested", "first_step"], status=0),
-    Case("a second stop does not wait, and says so", [SIGINT, SIGTERM], ["STOPPING", "STOPPED"], ["AskToStop 1"],
-         ["stop_requested", "stop_requested"], status=130),
+    Case("a stop in the last step is the end of the job", [step(19), SIGTERM, step(20), *done(*ALL)],
+         ["STOPPING", "FINISHED"], ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"],
+         status=0),
+    Case("a second stop does not wait, and says so", [step(1), SIGINT, SIGTERM], ["STOPPING", "STOPPED"],
+         ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "stop_requested"], status=130),
+    Case("a stop before there is a step ends the run", [SIGINT], ["STOPPED"], events=["stop_requested"], status=130),
+    Case("a stop whose step does not end is met all the same", [step(1), SIGINT, Passes(61)], ["STOPPING", "STOPPED"],
+         ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "step_given_up"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
          ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
     Case("a stop while the last checkpoint is committed loses nothing",
@@ -220,12 +231,19 @@ CASES = [
          [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
          worker="east/1", status=1, reason="no checkpoint is valid"),
-    Case("a death while stopping ends the run", [SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
-         ["STOPPING", "RECOVERING", "FAILED"], ["AskToStop 1", "KillGeneration 1", "ForgetParts"],
-         ["stop_requested", *DIES], worker="east/1", status=1, reason="failed while the run was being stopped"),
+    Case("a stop while recovering does not cost the checkpoint that is being committed",
+         [step(5), *[part(name, 5) for name in ALL], exits("east/1", -9), SIGINT, *killed("east/0", "west/0"),
+          committed(5)],
+         ["RECOVERING", "STOPPED"], ["RecordStep", "CommitCheckpoint 5", "KillGeneration 1"],
+         ["first_step", "checkpoint_started", *DIES, "stop_requested", "checkpoint_committed"], status=130),
+    Case("a death while stopping ends the run", [step(1), SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
+         ["STOPPING", "RECOVERING", "FAILED"], ["RecordStep", "AskToStop 1", "KillGeneration 1", "ForgetParts"],
+         ["first_step", "stop_requested", *DIES], worker="east/1", status=1,
+         reason="failed while the run was being stopped"),
     Case("a second stop ends a recovery that a stop had met",
-         [SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
-         ["AskToStop 1", "KillGeneration 1"], ["stop_requested", *DIES, "stop_requested"], status=130),
+         [step(1), SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
+         ["RecordStep", "AskToStop 1", "KillGeneration 1"],
+         ["first_step", "stop_requested", *DIES, "stop_requested"], status=130),
 
     Case("a lost agent is started again",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
@@ -261,12 +279,22 @@ CASES = [
          ["first_step", "checkpoint_started", "checkpoint_committed"], status=0),
     Case("a last commit that fails is a failure of the run",
          [step(20), *LAST_PARTS, *done(*ALL), CommitFailed(20, CheckpointError("torn"))], ["FAILED"],
-         ["RecordStep", "CommitCheckpoint 20"], ["first_step", "checkpoint_started", "warning"], status=1,
-         reason="torn"),
-    Case("an earlier commit that fails is a warning",
+         ["RecordStep", "CommitCheckpoint 20"], ["first_step", "checkpoint_started", "checkpoint_failed"], status=1,
+         reason="no checkpoint yet: torn"),
+    Case("a commit that fails before the last one is told, and heals",
          [*[part(name, 5) for name in ALL], CommitFailed(5, OSError("full")), *LAST_PARTS, committed(20), *done(*ALL)],
          ["FINISHED"], ["CommitCheckpoint 5", "CommitCheckpoint 20"],
-         ["checkpoint_started", "warning", "checkpoint_started", "checkpoint_committed"], status=0),
+         ["checkpoint_started", "checkpoint_failed", "checkpoint_started", "checkpoint_committed"], status=0),
+    Case("without any checkpoint the second commit that fails ends the run",
+         [*not_committed(5), step(6), *not_committed(10)], ["FAILED"],
+         ["CommitCheckpoint 5", "RecordStep", "CommitCheckpoint 10"],
+         ["checkpoint_started", "checkpoint_failed", "first_step", "checkpoint_started", "checkpoint_failed"], status=1,
+         reason="no checkpoint yet (2 in a row failed): full"),
+    Case("with a checkpoint a run trains on, says so each time, and does not end well",
+         [*[part(name, 5) for name in ALL], committed(5), *not_committed(10), *not_committed(15), *not_committed(20),
+          *done(*ALL)], ["FAILED"], [f"CommitCheckpoint {number}" for number in (5, 10, 15, 20)],
+         ["checkpoint_started", "checkpoint_committed", *["checkpoint_started", "checkpoint_failed"] * 3], status=1,
+         reason="no checkpoint since step 5 (3 in a row failed): full"),
     Case("a last commit that takes too long is given up", [*LAST_PARTS, *done(*ALL), Passes(1801)], ["FAILED"],
          ["CommitCheckpoint 20"], ["checkpoint_started"], status=1, reason="fault.deadlines.commit_checkpoint_s"),
     Case("a last part that is missing is a failure of the run", [*LAST_PARTS[:2], *done(*ALL)], ["FAILED"],
@@ -344,7 +372,7 @@ def test_a_resume_by_hand_begins_the_count_of_recoveries_anew() -> None:
 def test_a_state_carries_its_data() -> None:
     made = running()
     assert made.state == Running(1)
-    made.play(SIGINT)
+    made.play(step(1), SIGINT)
     assert isinstance(made.state, Stopping) and (made.state.generation, made.state.stop.by) == (1, "SIGINT")
     made.play(exits("east/1", -9))
     assert isinstance(made.state, Recovering) and made.state.was_stopping

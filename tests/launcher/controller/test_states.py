@@ -23,12 +23,13 @@ def told(phases: StartPhases, *given: tuple[Stage, float], number: int = 0) -> l
 
 
 def test_a_start_tells_each_phase_once_with_its_seconds() -> None:
-    stages = [(Stage.BACKEND, 0.0), (Stage.PLACES, 1.0), (Stage.JOIN, 3.0), (Stage.READY, 4.0), (Stage.MODEL, 9.0),
-              (Stage.FINGERPRINTS, 11.0), (Stage.CHECKPOINT, 12.5)]  # fmt: skip
+    stages = [(Stage.BACKEND, 0.0), (Stage.PLACES, 1.0), (Stage.JOIN, 2.0), (Stage.PATHS, 3.0), (Stage.READY, 4.0),
+              (Stage.MODEL, 9.0), (Stage.FINGERPRINTS, 11.0), (Stage.CHECKPOINT, 12.5)]  # fmt: skip
     began_and_ended = told(StartPhases("Ray", probes=True), *stages)
     assert began_and_ended == [
         ("phase_started", "Ray", None), ("phase_ended", "Ray", 3.0),
-        ("phase_started", "imports", None), ("phase_ended", "imports", 6.0),
+        ("phase_started", "paths", None), ("phase_ended", "paths", 1.0),
+        ("phase_started", "imports", None), ("phase_ended", "imports", 5.0),
         ("phase_started", "data", None), ("phase_ended", "data", 2.0),
         ("phase_started", "probes", None), ("phase_ended", "probes", 1.5),
     ]  # fmt: skip

@@ -11,7 +11,8 @@ import torch
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.exchange import EmulatedLink, Exchange, Expected
-from dougong.parallel.comm.message import TensorMessage
+from dougong.parallel.comm.message import HEAD_BYTES, TensorMessage
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
@@ -49,8 +50,12 @@ def correspond(world: World, plan: Plan, link: EmulatedLink | None) -> list[bool
             assert list(messages) == list(peers)
             for message in messages.values():
                 right += [torch.equal(a, b) for a, b in zip(message.parts, parts_of(key), strict=True)]
-        expected = sum(t.numel() * t.element_size() for key in KEYS for t in parts_of(key)) * len(peers)
-        right.append(exchange.bytes_sent[MessageKind.ROWS] == expected)
+        sizes = [HEAD_BYTES + parts_of(key)[0].nbytes for key in KEYS]
+        values = [part.nbytes for key in KEYS for part in parts_of(key)[1:]]
+        right.append(world.sent.total(TrafficKind.SIZES) == sum(sizes) * len(peers))
+        right.append(world.sent.total(TrafficKind.ROWS) == sum(values) * len(peers))
+        messages = 2 * len(sizes) + sum(map(bool, values))  # a head, whole numbers, and what is not empty
+        right.append(int(world.sent.num_messages.sum()) == messages * len(peers))
     else:
         for key in KEYS:
             exchange.send(MessageKind.OUTPUTS, key, {0: exchange.receive(MessageKind.ROWS, key)[0]})
@@ -62,7 +67,7 @@ def correspond(world: World, plan: Plan, link: EmulatedLink | None) -> list[bool
 @pytest.mark.parametrize("link", [None, EmulatedLink(1e9, 0.001)], ids=["as it is", "emulated"])
 def test_messages_arrive_as_they_were_sent(link: EmulatedLink | None) -> None:
     results = run_workers(correspond, plan_of("AEE"), link)
-    assert len(results[0]) == 2 * 4 * len(KEYS) + 1 and all(results[0])
+    assert len(results[0]) == 2 * 4 * len(KEYS) + 3 and all(results[0])
 
 
 def wait_in_vain(world: World, plan: Plan, done: Any) -> str | None:
@@ -112,12 +117,13 @@ def test_a_peer_that_has_ended_is_named_at_once() -> None:
 
 
 def test_a_message_to_oneself_is_there_at_once() -> None:
-    exchange = Exchange(World.alone())
+    world = World.alone()
+    exchange = Exchange(world)
     exchange.expect(MessageKind.ROWS, [Expected((0, 0), (), ())])
     exchange.send(MessageKind.ROWS, (0, 0), {0: TensorMessage(parts_of((0, 0)))})
     (message,) = exchange.receive(MessageKind.ROWS, (0, 0)).values()
     assert all(torch.equal(a, b) for a, b in zip(message.parts, parts_of((0, 0)), strict=True))
-    assert exchange.bytes_sent[MessageKind.ROWS] == 0
+    assert world.sent.total() == 0
     exchange.finish()
     exchange.close()
 

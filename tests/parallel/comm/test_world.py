@@ -13,6 +13,7 @@ from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.parallel.lost_peer import member_of_two, survive
@@ -37,7 +38,7 @@ def transfer_in_turns(world: World) -> list[bool]:
     for turn in range(len(DTYPES)):
         sends = [Transfer(r, piece(world.rank, r, turn) + copy) for r in others for copy in (0, 1)]
         receives = [Transfer(r, torch.full_like(piece(r, world.rank, turn), 9)) for r in others for _ in (0, 1)]
-        under_way.append(world.transfer(sends, receives, "a test"))
+        under_way.append(world.transfer(TrafficKind.SUMS, sends, receives, "a test"))
         arriving.append(receives)
     right = []
     for turn, (pending, receives) in enumerate(zip(under_way, arriving, strict=True)):
@@ -52,7 +53,7 @@ def send_one_way(world: World) -> bool:
     """Only rank 0 sends and only rank 2 receives."""
     sends = [Transfer(2, torch.full((3, 2), 7.0))] if world.rank == 0 else []
     receives = [Transfer(0, torch.zeros(3, 2))] if world.rank == 2 else []
-    world.transfer(sends, receives, "one way").wait()
+    world.transfer(TrafficKind.SUMS, sends, receives, "one way").wait()
     return all(bool((transfer.tensor == 7).all()) for transfer in receives)
 
 
@@ -79,9 +80,9 @@ def test_floats_are_not_added_by_a_library() -> None:
 
 def everything(world: World, plan: Plan) -> tuple[Any, ...]:
     one_way = send_one_way(world)
-    before = world.bytes_sent
+    before = world.sent.total(TrafficKind.SUMS)
     right = transfer_in_turns(world)
-    sent = world.bytes_sent - before
+    sent = world.sent.total(TrafficKind.SUMS) - before
     mine = bytes([world.rank]) * world.rank  # rank 0 has nothing to say
     known, unknown = world.gather_bytes(mine, [0, 1, 2]), world.gather_bytes(mine)
     world.barrier()
@@ -99,8 +100,8 @@ def test_three_processes_transfer_and_gather() -> None:
 
 def test_a_world_of_one_keeps_its_values() -> None:
     world = World.alone()
-    world.transfer([], [], "nothing").wait()
-    assert world.bytes_sent == 0 and world.gather_bytes(b"all") == [b"all"]
+    world.transfer(TrafficKind.SUMS, [], [], "nothing").wait()
+    assert world.sent.total() == 0 and world.gather_bytes(b"all") == [b"all"]
     world.barrier()
     world.leave()
 
@@ -124,7 +125,7 @@ def wait_in_vain(world: World, plan: Plan, done: Any) -> list[str]:
     said = []
     if world.rank == 0:
         with pytest.raises(PeerError) as caught:
-            world.transfer([], [Transfer(1, torch.zeros(3))], "gradients of bucket 2").wait()
+            world.transfer(TrafficKind.SUMS, [], [Transfer(1, torch.zeros(3))], "gradients of bucket 2").wait()
         said.append(str(caught.value))
         with pytest.raises(PeerError) as caught:
             world.gather_bytes(b"a", [1, 1], "losses")
@@ -167,8 +168,8 @@ def do_everything_with_a_dead_peer(world: World) -> list[str]:
     """Each operation with a peer that is known to be dead fails at its start already."""
     world.begin_step(4)
     operations = {
-        "updated parameters": lambda: world.transfer([Transfer(1, torch.zeros(3))], [], "updated parameters"),
-        "gradients": lambda: world.transfer([], [Transfer(1, torch.zeros(3))], "gradients"),
+        "updated parameters": lambda: world.transfer(TrafficKind.SUMS, [Transfer(1, torch.zeros(3))], [], "updated parameters"),
+        "gradients": lambda: world.transfer(TrafficKind.SUMS, [], [Transfer(1, torch.zeros(3))], "gradients"),
         "losses": lambda: world.gather_bytes(b"a", [1, 1], "losses"),
         "a sum of counts": lambda: world.add_counts(torch.tensor([1])),
         "all workers at one point": world.barrier,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense import buckets
 from dougong.parallel.dense.allreduce import NativeReducer
@@ -94,9 +95,9 @@ def on_every_map(world: World, plan: Plan, message_bytes: int) -> dict[str, tupl
     buckets.MESSAGE_BYTES = message_bytes  # this process ends with the task
     results = {}
     for kind in MAPS:
-        before = world.bytes_sent
+        before = world.sent.total(TrafficKind.SUMS)
         sums = {n: t.numpy() for n, t in reduced(world, mapped(kind), steps=3).items()}
-        sent = world.bytes_sent - before
+        sent = world.sent.total(TrafficKind.SUMS) - before
         after = {n: t.float().numpy() for n, t in spread_out(world, mapped(kind)).items()}
         results[kind] = (sums, after, sent)
     return results

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dougong.records.events import Event, FirstStep, RecoveryDecided, RunCreated, WarningRaised, from_json
+from dougong.records.events import (
+    CheckpointFailed,
+    Event,
+    FirstStep,
+    RecoveryDecided,
+    RunCreated,
+    WarningRaised,
+    from_json,
+)
 from dougong.records.machine import Machine
 from dougong.ui.history import read_history
 from dougong.ui.report import rows
@@ -56,6 +64,12 @@ def test_each_start_tells_its_phases() -> None:
 def test_a_warning_is_told_once() -> None:
     slow, other = (WarningRaised(generation=1, text=text) for text in ("slow", "MoE layer 2: uneven"))
     assert rows.warning_words([slow, other, slow]) == ["slow (2 times)", "MoE layer 2: uneven"]
+
+
+def test_a_run_that_is_not_saved_says_so_before_anything_else() -> None:
+    slow = WarningRaised(generation=1, text="slow")
+    failed = CheckpointFailed(generation=1, step=20, reason="disk full")
+    assert rows.warning_words([slow, failed]) == ["no checkpoint yet: disk full", "slow"]
 
 
 def test_workers_and_what_they_own(tmp_path: Path) -> None:

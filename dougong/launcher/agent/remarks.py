@@ -1,0 +1,167 @@
+"""What a person is told once of the machines that a run has got: their clocks, limits, CPUs and
+free memory. Nothing is refused for them, and nothing decided by them. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dougong.accelerators.registry import get_accelerator
+from dougong.control.handshake import AgentFacts, MachineLimits
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.placement import AgentSpec
+from dougong.planner.plan_job import state_bytes
+from dougong.remarks import Remarks
+from dougong.ui.formatting import duration, plural, size
+
+_CLOCK_S = 5.0
+"""Clocks that are set over the network agree much better than this."""
+_FILES_OF_ANY = 100
+_FILES_OF_A_PEER = 6
+"""A worker has a few connections to each other one, an agent a few descriptors of each worker."""
+_THREADS_OF_ANY = 32
+"""Of a worker beside those that compute: connections, progress, what libraries begin."""
+_SHARED_MEMORY_BYTES = 1 << 30
+_LOCKED_MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class JoinedAgent:
+    """An agent with what it has said. `clock_ahead_s`: of the controller's machine."""
+
+    spec: AgentSpec
+    facts: AgentFacts
+    clock_ahead_s: float = 0.0
+
+    @property
+    def has_devices(self) -> bool:
+        return not get_accelerator(self.spec.accelerator).shares_machine
+
+
+def remarks_on_machines(agents: Sequence[JoinedAgent], nodes: Collection[str]) -> Remarks:
+    """On clocks, limits, and CPUs against workers, of these nodes. `agents`: all of the run's."""
+    num_workers = sum(agent.spec.num_workers for agent in agents)
+    of_node = _by_node(agents)
+    notes: list[str] = []
+    warnings: list[str] = []
+    for node in nodes:
+        there = of_node[node]
+        limits = there[0].facts.limits
+        notes += _on_clock(node, there)
+        notes += _on_cpus(node, there)
+        notes += _on_locked_memory(node, there, len(of_node), limits)
+        warnings += _on_open_files(node, num_workers, limits)
+        warnings += _on_processes(node, there, limits)
+        warnings += _on_shared_memory(node, there, limits)
+    return Remarks(tuple(notes), tuple(warnings))
+
+
+def _by_node(agents: Sequence[JoinedAgent]) -> dict[str, list[JoinedAgent]]:
+    found: dict[str, list[JoinedAgent]] = {}
+    for agent in agents:
+        found.setdefault(agent.facts.node, []).append(agent)
+    return found
+
+
+def _on_clock(node: str, there: Sequence[JoinedAgent]) -> Iterator[str]:
+    ahead_s = there[0].clock_ahead_s
+    if abs(ahead_s) > _CLOCK_S:
+        side = "ahead of" if ahead_s > 0 else "behind"
+        yield (
+            f"the clock of {node} is {duration(abs(ahead_s))} {side} that of this machine (dougong "
+            "run); no decision depends on it, but times in that node's logs are other ones"
+        )
+
+
+def _on_cpus(node: str, there: Sequence[JoinedAgent]) -> Iterator[str]:
+    known = [agent.facts.limits.cpus for agent in there if agent.facts.limits.cpus is not None]
+    num_workers = sum(agent.spec.num_workers for agent in there)
+    num_threads = sum(agent.spec.num_workers * agent.spec.threads for agent in there)
+    if not known or num_threads <= min(known):
+        return
+    each = {agent.spec.threads for agent in there}
+    threads = f"{plural(num_threads, 'thread')} in all"
+    if len(each) == 1:
+        threads = f"{plural(each.pop(), 'thread')} each"
+    cpus = plural(min(known), "CPU")
+    yield f"{plural(num_workers, 'worker')} with {threads} on {cpus} of {node}: they share them"
+
+
+def _on_open_files(node: str, num_workers: int, limits: MachineLimits) -> Iterator[str]:
+    needed = _FILES_OF_ANY + _FILES_OF_A_PEER * num_workers
+    if limits.open_files is not None and limits.open_files < needed:
+        yield (
+            f"a process on {node} may have {limits.open_files} files and connections open, and one "
+            f"of a run with {plural(num_workers, 'worker')} needs about {needed}: `ulimit -n "
+            f"{2 * needed}` where Ray is started there"
+        )
+
+
+def _on_processes(node: str, there: Sequence[JoinedAgent], limits: MachineLimits) -> Iterator[str]:
+    num_workers = sum(agent.spec.num_workers for agent in there)
+    threads = sum(agent.spec.num_workers * agent.spec.threads for agent in there)
+    needed = threads + _THREADS_OF_ANY * (num_workers + 1)
+    if limits.processes is not None and limits.processes < needed:
+        yield (
+            f"this user may have {limits.processes} processes and threads on {node}, and "
+            f"{plural(num_workers, 'worker')} there need about {needed}: `ulimit -u {2 * needed}` "
+            "where Ray is started there"
+        )
+
+
+def _on_shared_memory(
+    node: str, there: Sequence[JoinedAgent], limits: MachineLimits
+) -> Iterator[str]:
+    """Collective libraries of devices exchange within a machine through it (NCCL's guide, on
+    containers)."""
+    num_devices = sum(agent.spec.num_workers for agent in there if agent.has_devices)
+    found = limits.shared_memory_bytes
+    if num_devices > 1 and found is not None and found < _SHARED_MEMORY_BYTES:
+        yield (
+            f"/dev/shm of {node} has {size(found)}, and {num_devices} devices exchange through it: "
+            f"give it {size(_SHARED_MEMORY_BYTES)} (of a container: --shm-size=1g)"
+        )
+
+
+def _on_locked_memory(
+    node: str, there: Sequence[JoinedAgent], num_nodes: int, limits: MachineLimits
+) -> Iterator[str]:
+    """RDMA between machines pins what it sends (NCCL's guide, on containers)."""
+    found = limits.locked_memory_bytes
+    uses_devices = any(agent.has_devices for agent in there)
+    if uses_devices and num_nodes > 1 and found is not None and found < _LOCKED_MEMORY_BYTES:
+        yield (
+            f"a process on {node} may pin {size(found)} of memory; InfiniBand and its like need "
+            "more: `ulimit -l unlimited` where Ray is started there (of a container: --ulimit "
+            "memlock=-1)"
+        )
+
+
+def remarks_on_memory(
+    job: Job, inventory: Inventory, plan: Plan, agents: Sequence[JoinedAgent]
+) -> Remarks:
+    """Warnings of nodes whose workers share the machine and have less of its memory free now than
+    the plan's state needs."""
+    states = state_bytes(job, inventory, plan)
+    needed = {worker.name: states[worker.rank] for worker in plan.workers}
+    warnings: list[str] = []
+    for node, there in _by_node([agent for agent in agents if not agent.has_devices]).items():
+        warnings += _on_free_memory(node, there, needed)
+    return Remarks(warnings=tuple(warnings))
+
+
+def _on_free_memory(
+    node: str, there: Sequence[JoinedAgent], needed: Mapping[str, int]
+) -> Iterator[str]:
+    free = [agent.facts.limits.free_memory_bytes for agent in there]
+    known = [num_bytes for num_bytes in free if num_bytes is not None]
+    workers = itertools.chain(*(agent.spec.workers for agent in there))
+    total = sum(needed[worker] for worker in workers)
+    if known and total > min(known):
+        yield (
+            f"{node} has {size(min(known))} of memory free now, and its workers need {size(total)} "
+            "for weights, gradients and optimizer state, activations not counted: end what else "
+            "runs there, or put islands on other nodes"
+        )

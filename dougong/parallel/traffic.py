@@ -1,0 +1,250 @@
+"""How many bytes a step sends from each worker to each other one: formulas of the plan and the
+model, before anything runs (docs/design/what-crosses.md).
+
+Every kind of message is a product: what a worker s sends a worker t is a number of s times a number
+of t, such as its lanes times the bytes of a lane that the other's experts need. So the bytes
+between two groups of workers follow from two sums, for any number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dougong.parallel.comm.message import HEAD_BYTES
+from dougong.parallel.comm.traffic import TrafficKind, ring_share
+from dougong.parallel.dense.buckets import GRADIENT_BYTES, aligned
+from dougong.parallel.dispatch.crossing import Combine, Header
+from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.parallel.tree import LaneTree
+
+SLOT_BYTES = 4
+"""A row's place at its worker, int32."""
+SUM_BYTES = 4
+"""A gradient of a router weight that the experts have summed, float32."""
+FLOAT32_BYTES = 4
+
+
+class Flow(Protocol):
+    """What the workers of a plan send each other of one kind in a step. `is_exact`: no routing and
+    no library decides about it."""
+
+    @property
+    def kind(self) -> TrafficKind: ...
+    @property
+    def is_exact(self) -> bool: ...
+
+    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
+        """Bytes from the workers of ranks `sources` to those of `targets`, to themselves none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Product:
+    """Worker s sends worker t `of_source[s] * of_target[t]` bytes; both by rank."""
+
+    kind: TrafficKind
+    of_source: Sequence[float]
+    of_target: Sequence[float]
+    is_exact: bool = True
+
+    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
+        sent = sum(self.of_source[rank] for rank in sources)
+        wanted = sum(self.of_target[rank] for rank in targets)
+        both = set(sources) & set(targets)
+        to_oneself = sum(self.of_source[rank] * self.of_target[rank] for rank in both)
+        return sent * wanted - to_oneself
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The library adds up `num_bytes` of each of `ranks`: everyone sends to the next one. The
+    algorithm is the library's choice."""
+
+    kind: TrafficKind
+    ranks: Sequence[int]
+    num_bytes: float
+    is_exact: bool = False
+
+    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
+        share = ring_share(len(self.ranks), self.num_bytes)
+        following = [*self.ranks[1:], *self.ranks[:1]]
+        pairs = zip(self.ranks, following, strict=True)
+        return share * sum(one in sources and next_ in targets for one, next_ in pairs)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What of a job decides about the bytes of its experts' calls and dense sums.
+
+    `num_tokens`: of one lane's micro-batch; `value_bytes`: of a value in compute precision;
+    `is_layout_free`: dense gradients are added in the tree's order, else by the library.
+    """
+
+    num_microbatches: int
+    num_tokens: int
+    value_bytes: int
+    combine: Combine
+    is_layout_free: bool
+
+
+def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[Flow]:
+    """Dispatch and combine of all sites and micro-batches, forward and backward."""
+    parts = [_call_bytes(shape, inventory, plan, worker) for worker in plan.workers]
+    has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
+    has_experts = [float(bool(worker.num_experts)) for worker in plan.workers]
+    num_lanes = [float(len(worker.lanes)) for worker in plan.workers]
+    # Two kinds of messages lead each way, and each has a head.
+    num_calls = len(inventory.sites) * shape.num_microbatches
+    heads = [2 * HEAD_BYTES * num_calls * has for has in has_experts]
+    is_exact = not inventory.num_idle_experts and all(part.is_exact for part in parts)
+    return [
+        Product(TrafficKind.SIZES, has_lanes, heads),
+        Product(TrafficKind.SIZES, heads, has_lanes),
+        Product(TrafficKind.SIZES, num_lanes, [part.headers for part in parts]),
+        Product(TrafficKind.ROWS, num_lanes, [part.rows for part in parts], is_exact),
+        Product(TrafficKind.OUTPUTS, [part.outputs for part in parts], num_lanes, is_exact),
+        Product(TrafficKind.OUTPUT_GRADIENTS, num_lanes, [p.douts for p in parts], is_exact),
+        Product(TrafficKind.ROW_GRADIENTS, [p.drows for p in parts], num_lanes, is_exact),
+    ]
+
+
+@dataclass(frozen=True)
+class _CallBytes:
+    """What one lane and one worker with experts send each other in a step, by kind."""
+
+    headers: float
+    rows: float
+    outputs: float
+    douts: float
+    drows: float
+    is_exact: bool
+
+
+def _call_bytes(
+    shape: StepShape, inventory: Inventory, plan: Plan, worker: Worker
+) -> _CallBytes:
+    numbers = [len(experts) for experts in worker.experts]
+    if not worker.num_experts:
+        return _CallBytes(0, 0, 0, 0, 0, is_exact=True)
+    header_bytes = 8 * sum(Header.num_numbers(number) for number in numbers)
+    per_microbatch = [crossing_of(shape.num_tokens, inventory, number) for number in numbers]
+    num_tokens = sum(crossing.num_tokens for crossing in per_microbatch)
+    num_rows = sum(crossing.num_rows for crossing in per_microbatch)
+
+    vector_bytes = inventory.hidden_size * shape.value_bytes
+    vectors, by_row = num_tokens * vector_bytes, num_rows * vector_bytes
+    slots, weights = num_rows * SLOT_BYTES, num_rows * shape.value_bytes
+    if shape.combine == "at_attention":
+        amounts = (vectors + slots, by_row, vectors + weights, by_row)
+    else:
+        sums = num_rows * SUM_BYTES
+        amounts = (vectors + slots + weights, vectors, vectors, vectors + sums)
+    times = shape.num_microbatches
+    headers, *values = (times * amount for amount in (header_bytes, *amounts))
+    is_exact = all(crossing.is_exact for crossing in per_microbatch)
+    return _CallBytes(headers, *values, is_exact=is_exact)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Tokens of one lane's micro-batch that cross to a worker, and their rows there."""
+
+    num_tokens: float
+    num_rows: float
+    is_exact: bool
+
+
+def crossing_of(num_tokens: int, inventory: Inventory, num_experts: int) -> Crossing:
+    """What crosses to a worker with `num_experts` of a site's experts when every choice of experts
+    is equally likely; exact where any choice comes to the same.
+
+    A token stays away when all of its K choices are among the other experts: of the E over K
+    choices, those are (E - e) over K.
+    """
+    choices = inventory.experts_per_token
+    among = inventory.num_experts + inventory.num_idle_experts
+    away = math.comb(among - num_experts, choices) / math.comb(among, choices)
+    is_exact = num_experts == 0 or among in (num_experts, choices)
+    rows = num_tokens * choices * num_experts / among
+    return Crossing(num_tokens * (1 - away), rows, is_exact)
+
+
+def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[Flow]:
+    """Gradients of the trained tensors outside the experts to their owners, and the new values
+    back."""
+    values = [0.0] * len(plan.workers)
+    gradients = [0.0] * len(plan.workers)
+    for tensor in inventory.tensors:
+        if tensor.trainable:
+            owner, size = plan.owners[tensor.name], aligned(tensor.num_parameters)
+            width = FLOAT32_BYTES if tensor.stays_float32 else shape.value_bytes
+            gradients[owner] += GRADIENT_BYTES * size
+            values[owner] += width * size
+    has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
+    weights = Product(TrafficKind.WEIGHTS, values, has_lanes)
+    if not shape.is_layout_free:
+        ranks = [worker.rank for worker in plan.workers if worker.lanes]
+        return [Ring(TrafficKind.SUMS, ranks, sum(gradients)), weights]
+    tree = LaneTree(plan.num_lanes)
+    num_nodes = [float(len(tree.held(w.lanes))) if w.lanes else 0.0 for w in plan.workers]
+    return [Product(TrafficKind.SUMS, num_nodes, gradients), weights]
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of one kind on one link."""
+
+    num_bytes: float
+    is_exact: bool = True
+
+    def __add__(self, other: Bytes) -> Bytes:
+        return Bytes(self.num_bytes + other.num_bytes, self.is_exact and other.is_exact)
+
+
+Link = tuple[str, str]
+"""(from, to): names of places."""
+ByKind = Mapping[TrafficKind, Bytes]
+
+
+def bytes_by_link(
+    flows: Iterable[Flow], places: Mapping[str, Collection[int]]
+) -> dict[Link, ByKind]:
+    """What crosses from each place to each other one, and between the workers of one; kinds and
+    links without a byte are left out. `places`: ranks by name."""
+    flows = list(flows)
+    links: dict[Link, ByKind] = {}
+    for source, sources in places.items():
+        for target, targets in places.items():
+            found: dict[TrafficKind, Bytes] = {}
+            for flow in flows:
+                amount = flow.between(sources, targets)
+                if amount > 0:
+                    found[flow.kind] = found.get(flow.kind, Bytes(0)) + Bytes(amount, flow.is_exact)
+            if found:
+                links[source, target] = found
+    return links
+
+
+def islands_of(plan: Plan) -> dict[str, list[int]]:
+    """Ranks by island, where an island is on one node; else by island and node."""
+    nodes: dict[str, set[str]] = {}
+    for worker in plan.workers:
+        nodes.setdefault(worker.island, set()).add(worker.node)
+    places: dict[str, list[int]] = {}
+    for worker in plan.workers:
+        name = worker.island
+        if len(nodes[name]) > 1:
+            name = f"{worker.island} on {worker.node}"
+        places.setdefault(name, []).append(worker.rank)
+    return places
+
+
+def nodes_of(plan: Plan) -> dict[str, list[int]]:
+    """Ranks by node."""
+    places: dict[str, list[int]] = {}
+    for worker in plan.workers:
+        places.setdefault(worker.node, []).append(worker.rank)
+    return places
