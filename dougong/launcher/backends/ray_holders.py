@@ -34,15 +34,18 @@ class Holders:
         import ray
 
         state = ray._private.state.state
-        tables = ray.util.placement_group_table()
-        groups = [{**one, "is_own": id in own_groups} for id, one in tables.items()]
+        groups = []
+        for number, group in ray.util.placement_group_table().items():
+            job = _OURS if number in own_groups else number[-_JOB_LETTERS:]
+            groups.append((job, group))
         own_job = ray.get_runtime_context().get_job_id()
         actors = (one for one in state.actor_table(None).values() if one["JobID"] != own_job)
         return Holders(_by_node(groups), _jobs_by_node(actors), _commands(state.job_table()))
 
     def of(self, node: str, held: Mapping[str, float]) -> tuple[str, ...]:
         """Who holds these amounts of a node's resources, one entry each, in words."""
-        words, rest = [], Counter({name: amount for name, amount in held.items() if amount > 0})
+        words = []
+        rest = Counter({name: amount for name, amount in held.items() if amount > 0})
         for job, resources in self.groups.get(node, {}).items():
             part = {name: amount for name, amount in resources.items() if rest[name] > 0}
             rest.subtract(part)
@@ -50,19 +53,24 @@ class Holders:
                 words.append(f"{self._command(job)} ({_amounts(part)})")
         left = {name: amount for name, amount in rest.items() if amount > 0}
         if left:
-            jobs = sorted(self.actors.get(node, frozenset()) - self.groups.get(node, {}).keys())
-            names = " or ".join(self._command(job) for job in jobs) or "other jobs"
-            words.append(f"{names} ({_amounts(left)})")
+            words.append(f"{self._without_group(node)} ({_amounts(left)})")
         return tuple(words)
+
+    def _without_group(self, node: str) -> str:
+        """Whose actors may hold what no placement group does."""
+        jobs = sorted(self.actors.get(node, frozenset()) - self.groups.get(node, {}).keys())
+        return " or ".join(self._command(job) for job in jobs) or "other jobs"
 
     def _command(self, job: str) -> str:
         return self.jobs.get(job, f"Ray's job {job}")
 
 
-def _by_node(groups: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Counter[str]]]:
+def _by_node(
+    groups: Iterable[tuple[str, Mapping[str, Any]]],
+) -> dict[str, dict[str, Counter[str]]]:
+    """What placement groups hold, each with its job, by node and job."""
     found: dict[str, dict[str, Counter[str]]] = {}
-    for group in groups:
-        job = _OURS if group["is_own"] else group["placement_group_id"][-_JOB_LETTERS:]
+    for job, group in groups:
         for index, node in group["bundles_to_node_id"].items():
             if node:
                 held = found.setdefault(node, {}).setdefault(job, Counter())

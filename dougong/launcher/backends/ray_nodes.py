@@ -88,7 +88,7 @@ def _times() -> dict[str, tuple[int, int]]:
     worker: Any = ray._private.worker.global_worker
     try:
         infos = worker.gcs_client.get_all_node_info()
-        return {id.hex(): (one.start_time_ms, one.end_time_ms) for id, one in infos.items()}
+        return {node.hex(): (one.start_time_ms, one.end_time_ms) for node, one in infos.items()}
     except (AttributeError, TypeError):  # names of Ray's own, in another Ray
         return {}
 
