@@ -17,6 +17,9 @@ STAMP := $(VENV)/.installed
 PINS := $(shell $(PYTHON) -c "import sys; print('constraints-3.10.txt' if sys.version_info < (3, 11) else 'constraints.txt')")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) $(PIP_ARGS)
 
+# What the tests with several hosts need of the system, tried once: root with apt-get installs what is missing.
+SYSTEM := $(VENV)/.system
+
 .PHONY: help setup quickstart test test-all test-gpu check lint types format families lock clean
 .DELETE_ON_ERROR:
 
@@ -46,15 +49,20 @@ $(STAMP): pyproject.toml setup.py $(PINS)
 	@$(PIP) --no-build-isolation -e ".[dev]"
 	@touch $(STAMP)
 
+$(SYSTEM): $(STAMP)
+	@echo "== packages of the system for tests with several hosts"
+	@$(BIN)/python -m dougong.testing.packages
+	@touch $(SYSTEM)
+
 quickstart: setup
 	@echo "== dougong run examples/quickstart.yaml"
 	@$(BIN)/dougong run examples/quickstart.yaml
 
-test: check
+test: check $(SYSTEM)
 	@echo "== tests"
 	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-test-all: check
+test-all: check $(SYSTEM)
 	@echo "== all tests"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 

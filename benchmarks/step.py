@@ -44,8 +44,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "intermediate_size": 1024,
         "head_dim": 64,
     },
-    # For a GPU: the width of Qwen3-30B-A3B, half of its experts.
+    # For a GPU: two layers of the width of Qwen3-30B-A3B, with half of its experts.
     "wide": {
+        "num_hidden_layers": 2,
         "hidden_size": 2048,
         "moe_intermediate_size": 768,
         "intermediate_size": 6144,

@@ -3,6 +3,8 @@ brackets tell where its port begins."""
 
 from __future__ import annotations
 
+import ipaddress
+
 
 def show_address(host: str, port: int) -> str:
     """`10.0.0.1:6379`, `node0:6379` or `[fd00::1]:6379`."""
@@ -19,3 +21,13 @@ def read_address(text: str) -> tuple[str, int]:
     if not (host and colon and is_port) or "[" in host or "]" in host or "/" in host:
         raise ValueError(f"{text} is no HOST:PORT")
     return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every machine takes this host for itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

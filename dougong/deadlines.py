@@ -69,6 +69,7 @@ class Deadlines:
     lab_host_s: float = 10.0  # a host's namespaces are made, a tool for them has ended
     lab_ray_s: float = 90.0  # `ray start` and `ray stop` on a machine with few cores
     lab_command_s: float = 60.0  # a command in a host, where no other limit is given
+    packages_s: float = 300.0  # apt-get fetches and installs a few small packages
 
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller

@@ -39,6 +39,9 @@ class Accelerator(ABC):
     visible_devices_variable: ClassVar[str | None]
     """The environment variable that narrows which devices a process sees; None where there is
     none."""
+    interface_variable: ClassVar[str | None] = None
+    """The environment variable in which the native backend reads which network interface it speaks
+    over; None where it reads none."""
     shares_machine: ClassVar[bool] = False
     """Whether all workers of a machine share one device, so that any number of them may start; else
     each has a device of its own."""

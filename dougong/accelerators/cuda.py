@@ -31,6 +31,7 @@ class Cuda(Accelerator):
     resource = "GPU"
     backend = "nccl"
     visible_devices_variable = "CUDA_VISIBLE_DEVICES"
+    interface_variable = "NCCL_SOCKET_IFNAME"
     arithmetic_variables = (
         *HOST_VARIABLES,
         "CUBLAS_",

@@ -46,6 +46,7 @@ class Npu(Accelerator):
     resource = "NPU"
     backend = "hccl"
     visible_devices_variable = "ASCEND_RT_VISIBLE_DEVICES"
+    interface_variable = "HCCL_SOCKET_IFNAME"
     arithmetic_variables = (*HOST_VARIABLES, *DETERMINISTIC)
 
     def device_count(self, visible: str | None = None) -> int | None:

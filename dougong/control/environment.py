@@ -63,25 +63,30 @@ def arithmetic_variables(prefixes: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def interface_variables(interface: str | None) -> dict[str, str]:
-    """What makes gloo speak over this network interface, unless the user has chosen one.
+def network_variables(native: str | None, interface: str | None) -> dict[str, str]:
+    """What workers find in their environment for the network, as far as the user has said nothing.
 
-    Left alone, gloo takes the address that the machine's own name stands for: on many systems
-    127.0.1.1, which no other node can reach.
+    `native`: the variable in which an island's own library reads its interface, None where it has
+    none; `interface`: the one that leads to the controller. Left alone, such a library takes the
+    first interface that it finds. Names are asked for here and there in libraries, though hardly
+    any is needed: a name server that is dead must not hold a worker up each time.
     """
-    if interface is None or "GLOO_SOCKET_IFNAME" in os.environ:
-        return {}
-    return {"GLOO_SOCKET_IFNAME": interface}
+    variables = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    if native is not None and interface is not None:
+        variables[native] = f"={interface}"  # NCCL and HCCL: this name, and none that begins so
+
+    return {key: value for key, value in variables.items() if key not in os.environ}
+
+
+def chosen_interface() -> str | None:
+    """The network interface that the user has chosen for workers, the first of several; None:
+    none."""
+    return os.environ.get("GLOO_SOCKET_IFNAME", "").partition(",")[0] or None
 
 
 def default_ports() -> str | None:
     """What DOUGONG_PORTS says: the ports of a job that names none."""
     return os.environ.get("DOUGONG_PORTS") or None
-
-
-def chosen_interface() -> str | None:
-    """The network interface that the user has chosen for workers; None: none."""
-    return os.environ.get("GLOO_SOCKET_IFNAME") or None
 
 
 def ray_has_token() -> bool:

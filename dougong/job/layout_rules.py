@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.errors import DeviceError
+from dougong.job.port_range import PER_AGENT, PER_WORKER, num_needed
 from dougong.job.rule import (
     EXPERT_COUNT_KEYS,
     Breach,
@@ -161,6 +162,27 @@ def _drills_once(job: Job) -> Iterator[Breach]:
         seen.add((drill.at_step, drill.kill))
 
 
+def _ports(job: Job) -> Iterator[Breach]:
+    """Only what is certain before nodes are known: a worker somewhere, and all of those that are
+    pinned to one node."""
+    ports = job.listening_ports
+    if ports is None:
+        return
+    needs = {"a node": num_needed(workers=1, agents=1)}
+    for pin in sorted({island.node for island in job.islands if island.node is not None}):
+        if "=" not in pin:  # a label may be that of several nodes
+            here = [island for island in job.islands if island.node == pin]
+            workers = sum(island.workers for island in here)
+            needs[f"node '{pin}'"] = num_needed(workers, len(here))
+    where = max(needs, key=needs.__getitem__)
+    if needs[where] > len(ports):
+        text = (
+            f"{len(ports)} ports, and {where} needs {needs[where]}: {PER_WORKER} for each worker "
+            f"there, {PER_AGENT} for each island; widen the range"
+        )
+        yield Breach(("ports",), text)
+
+
 LAYOUT_RULES = (
     Rule(("model", "islands"), _experts),
     Rule(("islands", "offload"), _offload),
@@ -173,4 +195,5 @@ LAYOUT_RULES = (
     Rule(("drill", "steps"), _drill_steps),
     Rule(("drill", "islands"), _drill_workers),
     Rule(("drill",), _drills_once),
+    Rule(("ports", "islands"), _ports),
 )

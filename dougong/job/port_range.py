@@ -45,3 +45,16 @@ class Ports:
         """All of them once, in a ring; `place`: any whole number, which says where it begins."""
         for index in range(len(self)):
             yield self.first + (place + index) % len(self)
+
+
+PER_WORKER = 4
+"""What a worker listens on: a socket for each group of workers that it exchanges messages in."""
+PER_AGENT = 1
+OF_CONTROLLER = 3
+"""Agents and clients, the store where workers meet, and the trial of the paths."""
+
+
+def num_needed(workers: int, agents: int, with_controller: bool = False) -> int:
+    """How many ports one run listens on, at most, on a machine with so many of them."""
+    controller = OF_CONTROLLER if with_controller else 0
+    return PER_WORKER * workers + PER_AGENT * agents + controller

@@ -18,9 +18,8 @@ from rich.console import Console
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.control.environment import default_ports
-from dougong.deadlines import DEADLINES, Deadlines
+from dougong.deadlines import Deadlines
 from dougong.errors import (
-    AliveError,
     CheckpointError,
     DougongError,
     JobError,
@@ -29,11 +28,11 @@ from dougong.errors import (
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.port_range import Ports
 from dougong.job.schema import Job
+from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
 from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_cluster import RayBackend
-from dougong.launcher.client import how_to_end
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
@@ -46,7 +45,6 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
-from dougong.launcher.presence import Presence, look
 from dougong.launcher.sources import known_sources
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
@@ -65,7 +63,7 @@ from dougong.records.files import make_run_folder
 from dougong.records.machine import describe_machine
 from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
-from dougong.ui.next_step import MISTAKES, next_step, typed
+from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -253,40 +251,6 @@ def _same_since(events: Sequence[Event]) -> int:
             # A resume that came to no step has computed nothing with what it changed.
             first, changed = event.generation, False
     return first
-
-
-def refuse_if_alive(
-    run_dir: RunDir, takes_over: bool = False, deadlines: Deadlines = DEADLINES
-) -> None:
-    """AliveError when a controller of this run lives, or may: two at once would spoil it.
-    `takes_over`: the user says that one which cannot be reached is dead."""
-    known = run_dir.read_controller()
-    if known is None:
-        return
-    path, who = run_dir.path, f"controller process {known.pid} on {known.machine}"
-    match look(run_dir, deadlines):
-        case Presence.ALIVE:
-            raise AliveError(f"{path}: this run is alive ({who}); `dougong stop {path}` ends it")
-        case Presence.SILENT:
-            raise AliveError(
-                f"{path}: this run is alive ({who}), and does not answer: it is stopped or hangs; "
-                f"{how_to_end(known)}"
-            )
-        case Presence.UNKNOWN if not takes_over:
-            raise AliveError(
-                f"{path}: this run may be alive: {who} cannot be reached from here, and two at "
-                f"once would spoil it; look there, and when that process is dead: "
-                f"{_taking_over(path)}"
-            )
-        case _:
-            return
-
-
-def _taking_over(path: Path) -> str:
-    """The command that replaces a controller which is dead."""
-    if sys.argv[1:2] == ["start"]:
-        return typed((Path(sys.argv[0]).name, *sys.argv[1:], "--take-over"))
-    return f"dougong resume {path} --take-over"
 
 
 def _run(launch: Launch, options: Options) -> int:

@@ -9,11 +9,11 @@ from pathlib import Path
 from dougong.errors import JobError
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Job
+from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.run import (
     Options,
     ResumeRequest,
     job_of,
-    refuse_if_alive,
     resume_run,
     take_over,
 )
@@ -47,6 +47,6 @@ def _refuse_other(run_dir: RunDir, job: Job) -> None:
     except JobError as error:
         resume = f"dougong resume {shlex.quote(str(run_dir.path))}"
         raise JobError(
-            f"{error}; `{resume}` goes on with the one that lies in {run_dir.path}, another "
-            "--run-dir is for the other"
+            f"{error}; `{resume}` goes on with the run in {run_dir.path}, another "
+            "--run-dir is for another run"
         ) from error

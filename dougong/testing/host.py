@@ -18,7 +18,7 @@ import psutil
 
 from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
-from dougong.testing.network import Cable, limit_words, open_to, version_of
+from dougong.testing.network import Cable, interface_lines, limit_words, open_to, version_of
 from dougong.testing.process import Done, HostProcess, LabError
 
 RAY_PORT = 6379
@@ -213,6 +213,13 @@ class Host:
         for place, interface in ((self.place, "eth0"), (self.cable.switch, self.cable.port)):
             with contextlib.suppress(LabError) if mb_s is None else contextlib.nullcontext():
                 place.net(limit_words(interface, mb_s))
+
+    def add_bridge(self, interface: str, address: str) -> None:
+        """An interface that leads to nobody, such as `docker0` with 172.17.0.1/16, which may be the
+        same on every host."""
+        self.place.ip(
+            [f"link add {interface} type bridge", *interface_lines(interface, [address])]
+        )
 
     def set_dns(self, server: str | None) -> None:
         """Which name server `/etc/resolv.conf` names; None: none, so that names which `/etc/hosts`

@@ -56,8 +56,8 @@ class Lab:
     network, processes, name, home, /tmp and /dev/shm, and the rest of this machine's files.
 
     `hosts`: in that order. `shared`: a folder at the same path on all of them and outside.
-    `folder`: everything of the lab. Commands in a host find the program that runs the lab: its
-    Python, and its own dougong before any other.
+    `folder`: everything of the lab. `switch`: where the cables meet. Commands in a host find the
+    program that runs the lab: its Python, and its own dougong before any other.
 
     A context: its end, or the end of this process, even by SIGKILL, ends all that runs in the lab
     and removes its folder. Labs do not see each other, nor does this machine's own network see
@@ -79,7 +79,7 @@ class Lab:
         self._waiting: list[subprocess.Popen[str]] = []
         self._keeper = _start_keeper(self.folder, alone)
         try:
-            self._switch = Place(_read_pid(self._keeper, "the lab's keeper"))
+            self.switch = Place(_read_pid(self._keeper, "the lab's keeper"))
             self._build(num_hosts)
         except BaseException:
             self.close()
@@ -95,6 +95,11 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def keeper_pid(self) -> int:
+        """The process whose end is the lab's end."""
+        return self._keeper.pid
 
     def close(self) -> None:
         """End everything that runs in the lab and remove its folder. Once this returns nothing of
@@ -112,7 +117,7 @@ class Lab:
         for name in ("shared", "home", "bin"):
             (self.folder / name).mkdir()
         _write_program(self.folder / "bin" / "dougong")
-        self._switch.ip(
+        self.switch.ip(
             [
                 "link set lo up",
                 *network.switch_lines(_BRIDGE),
@@ -145,7 +150,7 @@ class Lab:
             (own / "etc" / file).touch()
         visible = [self.folder, _program(), Path(sys.prefix), Path(sys.base_prefix)]
         below_tmp = [str(path) for path in visible if path.is_relative_to(_TMP)]
-        inside = ["nsenter", "--target", str(self._switch.pid), "--net", "--pid", "--"]
+        inside = ["nsenter", "--target", str(self.switch.pid), "--net", "--pid", "--"]
         namespaces = ["--net", "--uts", "--pid", "--mount", "--fork", "--kill-child"]
         script = ["sh", "-c", _HOST, "host", str(own), name, str(self.folder / "home"), *below_tmp]
         return subprocess.Popen(
@@ -159,14 +164,27 @@ class Lab:
 
     def _join(self, index: int, pid: int) -> Host:
         """Lay the host's cable."""
-        cable = Cable(self._switch, f"port{index}", Place(pid))
+        cable = Cable(self.switch, f"port{index}", Place(pid))
         addresses = [f"10.0.0.{index + 1}", f"fd00::{index + 1:x}"]
-        self._switch.ip(network.cable_lines(_BRIDGE, cable.port, "eth0", pid))
+        self.switch.ip(network.cable_lines(_BRIDGE, cable.port, "eth0", pid))
         lengths = [f"{addresses[0]}/24", f"{addresses[1]}/64"]
         cable.host.ip(["link set lo up", *network.interface_lines("eth0", lengths)])
         for version in (4, 6):
             cable.host.rules(network.empty_chains(), version)
         return Host(cable, self.folder / f"node{index}", addresses, self.env)
+
+    def add_network(self, interface: str, prefix: str) -> None:
+        """A second network: each host that is there gets this interface, with an address of its
+        own number that begins with `prefix`, such as `192.168.7`."""
+        bridge = f"to-{interface}"
+        self.switch.ip(network.switch_lines(bridge))
+        for index, host in enumerate(self.hosts):
+            port = f"{interface}-{index}"
+            address = f"{prefix}.{index + 1}"
+            self.switch.ip(network.cable_lines(bridge, port, interface, host.place.pid))
+            host.place.ip(network.interface_lines(interface, [f"{address}/24"]))
+            host.addresses.append(address)
+        self._count()
 
     def hosts_file(self, of: Host, own_name_is_local: bool = False) -> str:
         """The text of `/etc/hosts`: every host by name; with `own_name_is_local` a host's own name
@@ -228,7 +246,7 @@ class Lab:
             host.place.ip(
                 [f"link set eth0 mtu {hosts} gso_max_segs {1 if hosts > switch else 65535}"]
             )
-            self._switch.ip([f"link set {host.cable.port} mtu {switch}"])
+            self.switch.ip([f"link set {host.cable.port} mtu {switch}"])
 
     def limit(self, mb_s: float | None) -> None:
         """Hold every host to so many megabytes (10^6) a second, each way; None: no limit."""
@@ -239,7 +257,7 @@ class Lab:
         """Every host asks a name server that never answers."""
         for version, protocol in ((4, "udp"), (4, "tcp")):
             rule = f"-A INPUT -p {protocol} --dport 53 -j DROP"
-            self._switch.rules([rule], version)
+            self.switch.rules([rule], version)
         for host in self.hosts:
             host.set_dns(network.SWITCH_ADDRESS)
 

@@ -28,8 +28,9 @@ class Place:
         return _tool(["nsenter", "--target", str(self.pid), "--net", *words], lines)
 
     def mounts(self, words: Sequence[str]) -> str:
-        """Run a tool where this place's mounts are seen."""
-        return _tool(["nsenter", "--target", str(self.pid), "--mount", *words], ())
+        """Run a tool where this place's mounts are seen; its /proc knows only its own processes."""
+        inside = ["nsenter", "--target", str(self.pid), "--mount", "--pid"]
+        return _tool([*inside, *words], ())
 
     def ip(self, lines: Iterable[str]) -> None:
         """`ip -batch`."""

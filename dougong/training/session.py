@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
+from dougong.control.listen_ports import PortKeeper
 from dougong.control.worker_api import WorkerContext
 from dougong.fault.drill import rehearse
 from dougong.parallel.comm.arrival import Arrival
@@ -44,14 +45,18 @@ def joined(context: WorkerContext) -> Iterator[World]:
         context.control.progress(0, "start", arrival)
 
     note(Arrival.BEGINS)
-    world = World.join(_membership(context), context.store, note)
-    note(Arrival.BUILDS)
-    try:
-        yield world
-        # Not in `finally`: a worker that fails must not wait for its peers.
-        world.barrier()  # nobody leaves while a peer still waits for a message
-    finally:
-        world.leave()
+    member = _membership(context)
+    # For as long as the world lasts: an island's native library listens when it first speaks.
+    with PortKeeper(context.job.listening_ports) as keeper:
+        world = World.join(member, context.store, note)
+        note(Arrival.BUILDS)
+        try:
+            keeper.check()
+            yield world
+            # Not in `finally`: a worker that fails must not wait for its peers.
+            world.barrier()  # nobody leaves while a peer still waits for a message
+        finally:
+            world.leave()
 
 
 def _membership(context: WorkerContext) -> Membership:

@@ -31,6 +31,12 @@ _ERROR = re.compile(
     r"|^\[?[EF]\d{4,8} \d\d:|Fatal Python error|terminate called|Segmentation fault|Out of memory"
 )
 _WARNING = re.compile(r"\bWARN(?:ING)?\b|^warning: |\b\w*Warning: |^\[?W\d{4,8} \d\d:")
+# Our workers ask no name server for the names of those that they connect to (`parallel.comm`), and
+# torch says so of each.
+_NO_NAME = re.compile(
+    r"^\[W[\d:. ]+ socket\.cpp:\d+\] \[c10d\] The hostname of the client socket cannot be retrieved"
+    r"\. err=-\d+$"
+)
 # In this order: an identifier or a path holds numbers.
 _MASKS = (
     (re.compile(r"0x[0-9a-fA-F]+"), "<address>"),
@@ -47,6 +53,11 @@ def mask(text: str) -> str:
     for pattern, sign in _MASKS:
         text = pattern.sub(sign, text)
     return text
+
+
+def says_nothing(line: str) -> bool:
+    """Whether a line of a worker is of no use to anybody: it is in the log, and nowhere else."""
+    return _NO_NAME.match(_bare(line)) is not None
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dougong.errors import DougongError, JobError
 from tests.launcher.jobs import ROOT
 
 COMMANDS = {
-    "check", "schema", "run", "resume", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
+    "check", "schema", "run", "resume", "start", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
     "fingerprint", "prove", "calibrate",
 }  # fmt: skip
 
@@ -142,4 +142,4 @@ def test_python_m_dougong_is_the_same_command() -> None:
 
 def test_a_paragraph_of_a_command_s_help_is_one_line() -> None:
     paragraphs = main.load_command("run").help.split("\n\n")
-    assert len(paragraphs) == 3 and not any("\n" in paragraph for paragraph in paragraphs)
+    assert len(paragraphs) == 4 and not any("\n" in paragraph for paragraph in paragraphs)

@@ -24,25 +24,46 @@ def test_a_child_can_import_what_we_can(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_variables_are_put_back_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOUGONG_TEST_OLD", "before")
     monkeypatch.delenv("DOUGONG_TEST_NEW", raising=False)
-    changes = {"DOUGONG_TEST_OLD": "during", "DOUGONG_TEST_NEW": "during"}
+    monkeypatch.setenv("DOUGONG_TEST_AWAY", "before")
+    changes = {"DOUGONG_TEST_OLD": "during", "DOUGONG_TEST_NEW": "during", "DOUGONG_TEST_AWAY": None}
 
     def fail_inside() -> None:
         with environment.temporary_variables(changes):
             assert os.environ["DOUGONG_TEST_OLD"] == os.environ["DOUGONG_TEST_NEW"] == "during"
+            assert "DOUGONG_TEST_AWAY" not in os.environ
             raise KeyError
 
     with pytest.raises(KeyError):
         fail_inside()
     assert os.environ["DOUGONG_TEST_OLD"] == "before"
+    assert os.environ["DOUGONG_TEST_AWAY"] == "before"
     assert "DOUGONG_TEST_NEW" not in os.environ
 
 
-def test_gloo_is_told_an_interface_unless_the_user_chose_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert environment.interface_variables("eth7") == {"GLOO_SOCKET_IFNAME": "eth7"}
-    assert environment.interface_variables(None) == {}
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
-    assert environment.interface_variables("eth7") == {}
+def test_workers_are_told_an_interface_and_short_waits_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NCCL_SOCKET_IFNAME", "RES_OPTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    short = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    assert environment.network_variables("NCCL_SOCKET_IFNAME", "eth7") == {"NCCL_SOCKET_IFNAME": "=eth7", **short}
+    assert environment.network_variables("NCCL_SOCKET_IFNAME", None) == short
+    assert environment.network_variables(None, "eth7") == short
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    monkeypatch.setenv("RES_OPTIONS", "rotate")
+    assert environment.network_variables("NCCL_SOCKET_IFNAME", "eth7") == {}
+
+
+@pytest.mark.parametrize(("value", "chosen"), [("", None), ("ib0", "ib0"), ("ib0,ib1", "ib0")])
+def test_of_several_chosen_interfaces_the_first_counts(
+    monkeypatch: pytest.MonkeyPatch, value: str, chosen: str | None
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", value)
+    assert environment.chosen_interface() == chosen
+
+
+@pytest.mark.parametrize(("value", "given"), [("", None), ("20000-20100", "20000-20100")])
+def test_ports_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, value: str, given: str | None) -> None:
+    monkeypatch.setenv("DOUGONG_PORTS", value)
+    assert environment.default_ports() == given
 
 
 @pytest.fixture
@@ -56,7 +77,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_an_embedded_ray_gets_a_token_of_its_own(no_token: Path) -> None:
     first, second = environment.ray_variables(embedded=True), environment.ray_variables(embedded=True)
     assert first["RAY_AUTH_MODE"] == "token"
-    assert len(first["RAY_AUTH_TOKEN"]) >= 32
+    assert len(str(first["RAY_AUTH_TOKEN"])) >= 32
     assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
 
 
@@ -88,3 +109,12 @@ def test_variables_of_libraries_are_found_by_how_they_begin(monkeypatch: pytest.
     assert environment.arithmetic_variables(["DGTEST_"]) == {"DGTEST_ONE": "1"}
     assert environment.arithmetic_variables(["DGTESTING_TWO", "DGTEST_"]) == {"DGTEST_ONE": "1", "DGTESTING_TWO": "2"}
     assert environment.arithmetic_variables([]) == {}
+
+
+def test_an_embedded_ray_knows_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with environment.temporary_variables(environment.ray_variables(embedded=True)):
+        assert not environment.named_ray_address() and not environment.is_submitted_to_ray()
+    with environment.temporary_variables(environment.ray_variables(embedded=False)):
+        assert environment.named_ray_address() == "10.0.0.1:6379" and environment.is_submitted_to_ray()

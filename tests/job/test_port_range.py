@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from dougong.job.port_range import Ports
+from dougong.job.load import load_job
+from dougong.job.port_range import Ports, num_needed
+from tests.job.refusing import refusals
+from tests.launcher.jobs import write
 
 
 @pytest.mark.parametrize(("text", "first", "last"), [("20000-20100", 20000, 20100), (" 1024-65535\n", 1024, 65535)])
@@ -37,3 +42,18 @@ def test_a_ring_holds_every_port_once_wherever_it_begins(place: int) -> None:
     ring = list(Ports(3000, 3004).beginning_at(place))
     assert ring[0] == 3000 + place % 5
     assert sorted(ring) == [3000, 3001, 3002, 3003, 3004]
+
+
+def test_a_job_file_says_ports_as_text(tmp_path: Path) -> None:
+    """`20000-20100` is no difference of two numbers to YAML."""
+    assert load_job(write(tmp_path, ports="20000-20100"), []).job.listening_ports == Ports(20000, 20100)
+    assert load_job(write(tmp_path), []).job.listening_ports is None
+    (line,) = refusals(write(tmp_path, ports="20100-20000"))
+    assert line.startswith("ports: must begin with the lower port: 20000-20100 (got '20100-20000'): the ports that")
+    (line,) = refusals(write(tmp_path, ports="20000"))
+    assert line.startswith("ports: must be text (got 20000): the ports that dougong and its workers listen on, such as")
+
+
+def test_every_port_of_a_node_is_counted() -> None:
+    assert num_needed(workers=2, agents=1) == 9
+    assert num_needed(workers=0, agents=0, with_controller=True) == 3

@@ -1,4 +1,4 @@
-"""`python -m tests.launcher.drive run|resume ...`: the command line, with the toy entries in the place of training."""
+"""`python -m tests.launcher.drive run|resume|start ...`: the command line, with toy entries in the place of training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dougong.job.load import load_job
 from dougong.launcher.backends.ray_choice import OWN_RAY, choose_ray, surroundings
 from dougong.launcher.controller.config import TRAINING, EntryPoints
 from dougong.launcher.run import Options, resume_run, start_run
+from dougong.launcher.start import go_on, goes_on
 
 TOY = EntryPoints(
     "tests.launcher.entries:train",
@@ -22,7 +23,7 @@ TOY = EntryPoints(
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=("run", "resume"))
+    parser.add_argument("command", choices=("run", "resume", "start"))
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--job", type=Path)
     parser.add_argument("--ray", action="store_true")
@@ -38,7 +39,10 @@ def main() -> int:
         options = Options(choice, given.ray or given.address is not None, entries)
         if given.command == "resume":
             return resume_run(given.run_dir, given.o, options)
-        return start_run(load_job(given.job, given.o), given.run_dir, options)
+        job = load_job(given.job, given.o)
+        if given.command == "start" and goes_on(given.run_dir):
+            return go_on(job, given.run_dir, options, takes_over=False) or 0
+        return start_run(job, given.run_dir, options)
     except DougongError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -16,13 +16,13 @@ from dougong.control.messages import Acknowledged
 from dougong.deadlines import DEADLINES
 from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, StorageError
 from dougong.job.load import load_job
+from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.run import (
     Options,
     ResumeRequest,
-    refuse_if_alive,
     resume_run,
     signals_into,
     start_run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.ui.log_grouping import Classifier, Grouper, LogMessage, mask
+from dougong.ui.log_grouping import Classifier, Grouper, LogMessage, mask, says_nothing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -178,3 +178,27 @@ def test_no_warning_is_ever_lost(said: list[tuple[str, str, float]]) -> None:
     alone = [line for _, line, _ in said if line.startswith("ERROR")]
     if not any(line.startswith("Traceback") for _, line, _ in said):
         assert sum(m.count for m in told if m.level == "error" and m.text.startswith("ERROR")) == len(alone)
+
+
+NO_NAME = (
+    "[W1126 02:14:44.561204932 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved. err=-3"
+)
+
+
+@pytest.mark.parametrize("line", [NO_NAME, f"[rank3]: {NO_NAME}", f"\x1b[33m{NO_NAME}\x1b[0m"])
+def test_a_name_that_nobody_asked_for_is_no_news(line: str) -> None:
+    assert says_nothing(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[W1126 02:14:44.5 socket.cpp:460] [c10d] waitForInput: poll for socket 7 returned 0, likely a timeout",
+        "[E1126 02:14:44.5 socket.cpp:1019] [c10d] The client socket has timed out after 60000ms",
+        f"{NO_NAME}; giving up",
+        "The hostname of the client socket cannot be retrieved",
+        "",
+    ],
+)
+def test_everything_else_of_torchs_sockets_is(line: str) -> None:
+    assert not says_nothing(line)

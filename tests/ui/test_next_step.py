@@ -128,6 +128,16 @@ def test_the_next_command_calls_the_program_and_reaches_its_machines_as_the_last
         assert said(path, state, events).startswith(again.partition(" resume")[0])
 
 
+@pytest.mark.parametrize("options", ["", " --address auto", " --address localhost:6379"])
+def test_the_cluster_that_was_joined_is_named_so_that_it_is_found_from_another_shell(path: Path, options: str) -> None:
+    began = created(*f"dougong start j.yaml --run-dir R{options}".split()).model_copy(
+        update={"address": "10.0.0.1:6379"}
+    )
+    assert said(path, "stopped", [began, COMMITTED], "step-000005") == "dougong resume R --address 10.0.0.1:6379"
+    again = options or " --address 10.0.0.1:6379"
+    assert said(path, "stopped", [began]) == f"dougong start j.yaml --run-dir R{again}"
+
+
 @pytest.mark.parametrize("failure", ["exception", "out_of_memory", "model", None])
 def test_what_would_come_again_is_mended_first(path: Path, failure: str | None) -> None:
     """Without a class: nobody answers at an address, or there are too few devices."""

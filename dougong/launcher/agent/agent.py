@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.channel import Channel
-from dougong.control.environment import interface_variables
+from dougong.control.environment import network_variables
 from dougong.control.fork_messages import (
     ChildExited,
     Forked,
@@ -73,7 +73,7 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     controller = reach_controller(settings, facts)
     try:
         paths = AgentPaths(settings, controller)
-        variables |= interface_variables(interface_of(controller.local_address))
+        variables |= network_variables(accelerator.interface_variable, interface_of(paths.address))
         cwd = Path(settings.cwd)
         fork_server = ForkServer(
             variables, settings.preload, cwd if cwd.is_dir() else None, settings.deadlines
@@ -109,7 +109,7 @@ class Agent:
         self._deadlines = settings.deadlines
         self._run_dir = RunDir(settings.run_dir)
         self._controller = controller
-        self._address = controller.local_address
+        self._address = paths.address
         self._fork_server = fork_server
         self._paths = paths
         self._children: dict[int, Child] = {}  # by the number of their fork request

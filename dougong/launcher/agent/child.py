@@ -14,7 +14,7 @@ from dougong.control.channel import Channel
 from dougong.control.progress import ProgressVector
 from dougong.control.tasks import Task, TrainTask
 from dougong.deadlines import Deadlines
-from dougong.ui.log_grouping import Classifier
+from dougong.ui.log_grouping import Classifier, says_nothing
 
 LAST_LINES = 12
 _READ_BYTES = 1 << 16
@@ -136,6 +136,8 @@ class Child:
         for line in whole:
             # A progress bar rewrites its line; only its last state is text to show.
             text = line.rpartition(b"\r")[2].decode("utf-8", "replace").rstrip()
+            if says_nothing(text):
+                continue
             self.last_lines.append(text)
             level, _ = self._classifier.feed(text)
             if self.forward_all or level != "info":

@@ -21,7 +21,7 @@ from typing import Any
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import PackageCode
 from dougong.control.run_sources import RunSources
-from dougong.errors import ModelError
+from dougong.errors import DeviceError, ModelError
 from dougong.job.schema import Model
 from dougong.models.folder import CONFIG, read_json
 
@@ -29,6 +29,8 @@ _OURS = "dougong"
 _SUFFIXES = (".py", ".json", ".j2")
 _CACHES = "__pycache__"
 _DIGEST_BYTES = 8
+_MOST_FOLDERS = 200
+"""A vendor's package of more is one digest: an agent's first message must stay small."""
 _SHARED = ("integrations", "utils", "loss", "generation", "distributed")
 """Folders of transformers that every family's code is built of, beside the files at its top."""
 _SIBLING = re.compile(r"^\s*from \.\.(\w+)[ .]", re.MULTILINE)
@@ -42,10 +44,17 @@ def code_of(model_types: Sequence[str], accelerators: Sequence[str]) -> dict[str
     `model_types_of` finds them; `accelerators`: by name."""
     found = {_OURS: _whole(_OURS), "transformers": _of_models(model_types)}
     for accelerator in accelerators:
-        package = type(get_accelerator(accelerator)).__module__.partition(".")[0]
+        package = _package_of(accelerator)
         if package not in found:
             found[package] = _whole(package)
     return found
+
+
+def _package_of(accelerator: str) -> str:
+    try:
+        return type(get_accelerator(accelerator)).__module__.partition(".")[0]
+    except DeviceError:
+        return _OURS  # one that does not load: whoever opens it says why
 
 
 def model_types_of(model: Model, sources: RunSources | None) -> tuple[str, ...]:
@@ -95,6 +104,9 @@ def _package(place: Path, folders: Iterable[Path]) -> PackageCode:
     for folder in folders:
         # Named from the package on, so that the same file has one name wherever that lies.
         digests[folder.relative_to(place.parent).as_posix()] = _digest_of(_files(folder))
+    if len(digests) > _MOST_FOLDERS:
+        total = hashlib.blake2b(json.dumps(digests).encode(), digest_size=_DIGEST_BYTES)
+        digests = {place.name: total.hexdigest()}
     return PackageCode(str(place), digests)
 
 
@@ -142,7 +154,7 @@ def _folder_of(models: Path, model_type: str) -> Path:
         return named
     entry = re.compile(rf"""["']{re.escape(model_type)}["'],?:? *["'](\w+)["']""")
     for table in sorted((models / "auto").glob("*.py")):
-        for match in entry.finditer(table.read_text(encoding="utf-8", errors="replace")):
+        for match in entry.finditer(_text(table)):
             if (models / match.group(1)).is_dir():
                 return models / match.group(1)
     while "_" in named.name and not named.is_dir():
@@ -157,14 +169,23 @@ def _siblings(folder: Path) -> set[str]:
     found: set[str] = set()
     for file in _files(folder):
         if file.suffix == ".py" and not file.name.startswith(_SOURCE_OF_OTHERS):
-            found.update(_SIBLING.findall(file.read_text(encoding="utf-8", errors="replace")))
+            found.update(_SIBLING.findall(_text(file)))
     return found
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # its digest will tell
+
+
 def _files(folder: Path) -> list[Path]:
-    """The source files that lie in a folder itself."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.endswith(_SUFFIXES)]
+    """The source files that lie in a folder itself; none in one that cannot be read."""
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(_SUFFIXES)]
+    except OSError:
+        return []
     return [folder / name for name in sorted(names)]
 
 

@@ -57,13 +57,14 @@ def source_address(host: str) -> str:
 
 class AgentPaths:
     """Open for tries from the first moment to `close`: in a recovery a new agent tries those that
-    have long been at work."""
+    have long been at work. `address`: from which this machine's workers speak."""
 
     def __init__(self, settings: AgentSettings, controller: Channel) -> None:
         """Says to the controller where it can be tried. LaunchError where it cannot be."""
         self._controller, self._settings = controller, settings
-        host, ports = workers_address(controller.local_address), settings.ports
-        self._listener = PathListener(host, settings.token, ports, settings.deadlines)
+        self.address = workers_address(controller.local_address)
+        ports = settings.ports
+        self._listener = PathListener(self.address, settings.token, ports, settings.deadlines)
         controller.send(PathsOpen(describe_end(settings.name, self._listener.address, ports)))
 
     def answer(self, asked: TryPaths) -> None:

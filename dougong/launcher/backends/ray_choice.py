@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dougong.addresses import is_loopback, read_address
 from dougong.control.environment import is_submitted_to_ray, named_ray_address
 from dougong.errors import LaunchError
-from dougong.launcher.backends.head_address import is_loopback, split_address
 from dougong.launcher.backends.ray_processes import LocalNode, local_nodes
 from dougong.launcher.backends.submission import submission
 
@@ -90,7 +90,7 @@ def _choose_named(around: Surroundings) -> RayChoice:
 
 def _choose_auto(around: Surroundings) -> RayChoice:
     """As Ray does: what RAY_ADDRESS names goes before what runs here."""
-    if split_address(around.named) is None:
+    if not _is_head(around.named):
         address = _head_here("--address auto", around)
         return RayChoice(address, f"--address auto ({address})", f"joins the Ray cluster {address}")
     origin = f"--address auto (RAY_ADDRESS={around.named})"
@@ -117,19 +117,30 @@ def _head_at(address: str, origin: str, around: Surroundings) -> str:
     scheme, has_scheme, rest = address.partition("://")
     if has_scheme:
         raise LaunchError(f"{origin}: {_about_scheme(scheme, rest, around.run)}")
-    parts = split_address(address)
-    if parts is None:
+    try:
+        host, port = read_address(address)
+    except ValueError:
         raise LaunchError(
-            f"{origin}: not HOST:PORT; `ray start --head` prints it (of IPv6: [HOST]:PORT), or use "
-            f"`--address {AUTO}` on a node of the cluster"
-        )
-    host, port = parts
-    if is_loopback(host):
-        for node in around.nodes():
-            head = split_address(node.head)
-            if head is not None and head[1] == port and not node.is_a_runs_own:
-                return node.head
-    return address
+            f"{origin}: not HOST:PORT; `ray start --head` prints it, or use `--address {AUTO}` on "
+            "a node of the cluster"
+        ) from None
+    if not is_loopback(host):
+        return address
+    named = (node.head for node in _clusters_nodes(around) if read_address(node.head)[1] == port)
+    return next(named, address)
+
+
+def _is_head(address: str) -> bool:
+    try:
+        read_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _clusters_nodes(around: Surroundings) -> list[LocalNode]:
+    """The nodes of this machine that are not another run's own."""
+    return [node for node in around.nodes() if not node.is_a_runs_own]
 
 
 def _about_scheme(scheme: str, rest: str, run: Path | None) -> str:
@@ -149,7 +160,7 @@ def _about_scheme(scheme: str, rest: str, run: Path | None) -> str:
 
 def _head_here(origin: str, around: Surroundings) -> str:
     """The head of the cluster of which this machine is a node."""
-    heads = sorted({node.head for node in around.nodes() if not node.is_a_runs_own})
+    heads = sorted({node.head for node in _clusters_nodes(around)})
     if len(heads) == 1:
         return heads[0]
     machine = socket.gethostname()

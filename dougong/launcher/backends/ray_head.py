@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dougong.addresses import read_address
 from dougong.control.environment import ray_has_token
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.backends.head_address import split_address
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_members import Member, refuse_outsider
 
@@ -36,18 +36,13 @@ _LEAST_S = 0.001
 
 def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
     """LaunchError, in seconds, when no head of a Ray cluster answers at the chosen HOST:PORT."""
-    parts = split_address(choice.address or "")
-    if parts is None:
-        raise LaunchError(
-            f"{choice.origin}: not HOST:PORT; `ray start --head` prints it, or use `auto`"
-            f"{choice.or_own}"
-        )
+    host, port = read_address(choice.address or "")
     try:
-        is_head = _answers(*parts, deadlines)
+        is_head = _answers(host, port, deadlines)
     except OSError as error:
         raise LaunchError(
             f"{choice.origin}: nobody answers ({error}); on that machine type "
-            f"`ray start --head --port={parts[1]}`, and see that a firewall lets it through"
+            f"`ray start --head --port={port}`, and see that a firewall lets it through"
             f"{choice.or_own}"
         ) from error
     if not is_head:

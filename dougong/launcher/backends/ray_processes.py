@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from dougong.addresses import read_address
+
 OWN_FOLDER = "dougong-ray-"
 """How the folder of a run's own Ray begins."""
 
@@ -33,12 +35,23 @@ def local_nodes() -> list[LocalNode]:
 
 
 def node_in(command: Sequence[str]) -> LocalNode | None:
-    """The node whose raylet was started by these words; None where they are another program's."""
+    """The node whose raylet was started by these words; None where they are another program's, or
+    an older Ray's."""
     if not command or Path(command[0]).name != "raylet":
         return None
     said = dict(word.lstrip("-").partition("=")[::2] for word in command[1:])
     node, head = said.get("node_id", ""), said.get("gcs-address", "")
-    return LocalNode(node, head, said.get("temp_dir", "")) if node and head else None
+    if not node or not _is_address(head):
+        return None
+    return LocalNode(node, head, said.get("temp_dir", ""))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        read_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_nodes(commands: Iterator[Sequence[str]]) -> Iterator[LocalNode]:

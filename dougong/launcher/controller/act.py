@@ -57,7 +57,7 @@ from dougong.launcher.controller.items import (
     PeerRefused,
     StoreOpened,
 )
-from dougong.launcher.controller.rendezvous import RendezvousStore, load_torch
+from dougong.launcher.controller.rendezvous import RendezvousStore
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
@@ -84,7 +84,7 @@ class Actor:
         self._recorder = recorder
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
-        self._torch_thread = Background("dougong-store", inbox)
+        self._store_thread = Background("dougong-store", inbox)
         self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
@@ -95,7 +95,7 @@ class Actor:
             self._run_dir.stream_metrics,
         )
         self._connections: Connections | None = None
-        self._store_address: tuple[str, int] | None = None
+        self._rendezvous: RendezvousStore | None = None
         self._prover: FolderProver | None = None
 
     def act(self, action: Action) -> None:
@@ -131,8 +131,8 @@ class Actor:
             self._prover.close()
         if self._facts.checkpoints.num_open:
             self._storage_thread.settle(self._config.deadlines.kill_s)
-        # At the worst torch is still being imported: then there is nothing better than to go on.
-        self._torch_thread.settle(self._config.deadlines.kill_s)
+        if self._rendezvous is not None:
+            self._rendezvous.close()
 
     @property
     def _reach(self) -> Connections:
@@ -179,7 +179,6 @@ class Actor:
     ) -> None:
         match action:
             case OpenBackend():
-                self._torch_thread.call(load_torch)
                 self._backend_thread.call(lambda: BackendOpened(self._backend.open()))
             case ListNodes(host, kinds):
                 self._listen(host)
@@ -212,12 +211,14 @@ class Actor:
         )
         self._run_dir.write_controller(address)
         listener = listen(host, config.job.listening_ports)
-        self._store_address = listener.getsockname()[:2]
-        self._torch_thread.call(lambda: self._open_store(listener))
+        log = self._run_dir.logs / "store.log"
+        self._rendezvous = RendezvousStore(listener, log, config.deadlines)
+        self._store_thread.call(partial(_await_store, self._rendezvous))
 
-    def _open_store(self, listener: socket.socket) -> StoreOpened:
-        store = RendezvousStore(listener, self._config.deadlines.rendezvous_s)
-        return StoreOpened(store.address, store)
+    @property
+    def _store_place(self) -> RendezvousStore:
+        assert self._rendezvous is not None, "no agent can have joined before it listens"
+        return self._rendezvous
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
         """Have agents try, and try from here; all at the same time."""
@@ -228,7 +229,7 @@ class Actor:
             if name == CONTROLLER:
                 self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
-                self._reach.send(name, TryPaths(number, known, self._store_address))
+                self._reach.send(name, TryPaths(number, known, self._store_place.address))
 
     def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
         results = try_paths(asked, self._config.token, self._config.deadlines)
@@ -313,8 +314,9 @@ class Actor:
         return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
-        store, model = self._facts.store, self._facts.model
-        assert store is not None and model is not None
+        store, model = self._store_place, self._facts.model
+        assert model is not None
+        store.check()
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
@@ -354,3 +356,8 @@ class Actor:
         self._checkpoints.commit(
             action.step, action.generation, messages, plan, self._origin(), parent
         )
+
+
+def _await_store(store: RendezvousStore) -> StoreOpened:
+    store.await_ready()
+    return StoreOpened(store.address)

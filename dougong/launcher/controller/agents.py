@@ -98,6 +98,12 @@ class AgentTable:
             return ""
         return handle.facts.node
 
+    def on_nodes(self, workers: Sequence[str]) -> str:
+        """` (on node1)`: where these run; empty where the whole run is on one machine."""
+        found = dict.fromkeys(self.node_of(worker, "") for worker in workers)
+        nodes = ", ".join(node for node in found if node)
+        return f" (on {nodes})" if nodes else ""
+
     def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
         """The handles of these agents; of all where none is named."""
         return tuple(self.handles[name] for name in agents) if agents else self.all

@@ -86,10 +86,9 @@ class NodesListed:
 
 @dataclass(frozen=True)
 class StoreOpened:
-    """Workers can meet at `address` (host, port), for as long as `owner` lives."""
+    """Workers can meet at `address` (host, port)."""
 
     address: tuple[str, int]
-    owner: object
 
 
 @dataclass(frozen=True)

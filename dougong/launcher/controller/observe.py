@@ -114,7 +114,9 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
 
 
 def warning(facts: RunFacts, text: str, *workers: str) -> Record:
-    """A warning as an event of the newest generation."""
+    """A warning as an event of the newest generation, with the nodes of its workers where there are
+    several."""
+    text += facts.agents.on_nodes(workers)
     return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
 
 

@@ -30,6 +30,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
+from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, lay_out
 from dougong.records import events
@@ -59,10 +60,12 @@ class FirstLayout:
             return ForgetError(), *self._look_again()  # somebody else was quicker
         if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
             return ()
+        job = self.policy.job
         try:
-            layout = lay_out(self.policy.job.islands, facts.nodes, self.policy.shared_devices)
+            layout = lay_out(job.islands, facts.nodes, self.policy.shared_devices)
         except NoRoomError as error:
             return self._wait(error)
+        check_ports(job.listening_ports, layout, facts.nodes, facts.host or "")
         return Enter(self._at(Stage.PLACES)), StartAgents(layout, layout)
 
     def _at(self, stage: Stage) -> Starting:
@@ -185,6 +188,7 @@ class Relocation:
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
+            check_ports(job.listening_ports, layout, fit, self.facts.host or "")
         except LaunchError as error:
             return self._wait(str(error))
         return self._start(layout, kept)

@@ -12,7 +12,6 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -33,6 +32,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
 from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.preflight import (
     FINGERPRINT,
@@ -46,7 +46,6 @@ from dougong.launcher.controller.preflight import (
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.agreement import check_agents
 from dougong.planner.memory import plan_that_fits
 from dougong.records import events
 from dougong.remarks import Remarks
@@ -262,7 +261,7 @@ class Preparation:
         """What this stage has brought."""
         match self.state.stage:
             case Stage.JOIN:
-                return self._finish_join()
+                return look_at_agents(self.facts, self.policy, self._agents)
             case Stage.PATHS:
                 return self._finish_paths()
             case Stage.READY if isinstance(self.state, Recovering):
@@ -274,20 +273,6 @@ class Preparation:
                 return self._finish_fingerprints()
             case _:
                 return ()
-
-    def _finish_join(self) -> tuple[Action, ...]:
-        """Agents must agree in their software before anything is asked of them."""
-        known = self.facts.agents.facts
-        check_agents(known, self.policy.software)
-        described = []
-        for name, facts in known.items():
-            address = self.facts.agents[name].address
-            fields = dataclasses.asdict(facts)
-            described.append(events.StartedAgent(**fields, address=address))
-        event = events.AgentsStarted(generation=self.facts.number, agents=tuple(described))
-        nodes = dict.fromkeys(known[handle.spec.name].node for handle in self._agents)
-        remarks = remarks_on_machines(self.facts.agents.joined, nodes)
-        return (Record(event), *self._tell(remarks))
 
     def _finish_paths(self) -> tuple[Action, ...]:
         """Workers that cannot reach each other must not begin: they would hang without a word."""
@@ -308,7 +293,7 @@ class Preparation:
 
     def _remarks(self, model: InspectedModel) -> Iterator[Record]:
         """What a person is told once of the model and the data."""
-        yield from self._tell(Remarks(model.notes, model.warnings))
+        yield from tell(self.facts, Remarks(model.notes, model.warnings))
         if self.facts.number > 0 and not self.policy.has_sources:
             yield warning(
                 self.facts,
@@ -318,12 +303,6 @@ class Preparation:
 
     def _node_of(self, worker: str) -> str:
         return self.facts.agents.node_of(worker, self.policy.host)
-
-    def _tell(self, remarks: Remarks) -> Iterator[Record]:
-        for text in remarks.notes:
-            yield Record(events.NoteTaken(generation=self.facts.number, text=text))
-        for text in remarks.warnings:
-            yield warning(self.facts, text)
 
     def _refuse_plan(self, inventory: Inventory) -> tuple[GiveUp, ...]:
         """What cannot be laid out here, or does not fit, before devices are probed: that may take
@@ -379,9 +358,8 @@ class Preparation:
             environment={agent.island: agent.environment for agent in known},
             moved=_moved(facts.plan, plan),
         )
-        job, inventory = self.policy.job, facts.model.inventory
-        remarks = remarks_on_memory(job, inventory, plan, facts.agents.joined)
-        return UsePlan(plan), Record(event), *self._tell(remarks)
+        warnings = look_at_memory(facts, self.policy, facts.model.inventory, plan)
+        return UsePlan(plan), Record(event), *warnings
 
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
         agents = self.facts.agents

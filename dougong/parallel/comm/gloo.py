@@ -28,8 +28,9 @@ def options(address: str, timeout: timedelta) -> Any:
     """What one group of this backend is made with. `address`: this worker's own, as its peers reach
     it. The group's messages have a socket and a thread to themselves, so that large ones of another
     group do not hold them up. Raises RuntimeError where the address cannot be listened on."""
-    made = dist.ProcessGroupGloo._Options()
-    made._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+    library: Any = dist.ProcessGroupGloo
+    made = library._Options()
+    made._devices = [library.create_device(hostname=address)]
     made._threads = _THREADS
     made._timeout = timeout
     return made

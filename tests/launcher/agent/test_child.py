@@ -144,3 +144,14 @@ def test_a_closed_child_has_no_descriptor_left(tmp_path: Path) -> None:
     made.close()
     assert made.closed
     wait_for(lambda: set(os.listdir("/proc/self/fd")) == before, "all are closed", 5)
+
+
+@pytest.mark.parametrize("worker", ["east/0", "east/1"])
+def test_that_a_peer_has_no_name_is_in_the_log_alone(tmp_path: Path, worker: str) -> None:
+    child = open_child(tmp_path, worker)
+    line = b"[W1126 02:14:44.561204932 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved."
+    assert printed(child, line + b" err=-3\nwarning: hot\n") == ["warning: hot"]
+    assert list(child.last_lines) == ["warning: hot"]
+    assert (tmp_path / "logs" / "0.log").read_bytes() == line + b" err=-3\nwarning: hot\n"
+    child.close_worker_ends()
+    child.close()

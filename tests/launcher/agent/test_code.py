@@ -105,6 +105,27 @@ def test_an_accelerator_of_another_package_brings_its_source(tmp_path: Path) -> 
     assert "my_accelerators" not in code_of((), ("cpu",))
 
 
+def test_a_package_of_many_folders_is_one_digest_and_an_accelerator_that_does_not_load_is_another_s_to_tell(
+    tmp_path: Path,
+) -> None:
+    for number in range(300):
+        folder = tmp_path / "vast" / f"part{number}"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    text = "from dougong.accelerators.cpu import Cpu\nclass Vast(Cpu):\n    name = 'vast'\n"
+    (tmp_path / "vast" / "__init__.py").write_text(text)
+    metadata = tmp_path / "vast-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vast\nVersion: 1\n")
+    points = "[dougong.accelerators]\nvast = vast:Vast\nbroken = no_such_module:Broken\n"
+    (metadata / "entry_points.txt").write_text(points)
+    text = "from dougong.launcher.agent.code import code_of\n"
+    text += "found = code_of((), ('vast', 'broken'))\nprint(*sorted(found), *found['vast'].digests)"
+    command, paths = [sys.executable, "-c", text], f"{tmp_path}:{ROOT}"
+    done = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["dougong", "transformers", "vast", "vast"]
+
+
 def test_neither_torch_nor_transformers_is_loaded() -> None:
     text = "import sys\nfrom dougong.launcher.agent.code import code_of\ncode_of(('qwen3_moe',), ('cpu',))\n"
     text += "print('torch' in sys.modules, 'transformers' in sys.modules)"

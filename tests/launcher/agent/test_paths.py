@@ -27,7 +27,7 @@ from dougong.launcher.agent.paths import (
 )
 from dougong.launcher.agent.settings import AgentSettings
 
-FACTS = AgentFacts("east", "east", "here", 1, "cpu", None, {}, {}, True)
+FACTS = AgentFacts("east", "east", "here", 1, "cpu", None, {}, {})
 
 
 def settings_for(controller: tuple[str, int], **more: object) -> AgentSettings:

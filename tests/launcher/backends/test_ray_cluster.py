@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dougong.deadlines import DEADLINES
-from dougong.errors import LaunchError
-from dougong.launcher.backends.ray_cluster import RayBackend
 from tests.families import SMALLEST
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
@@ -52,12 +49,6 @@ def test_a_cluster_that_is_not_there_is_told_in_seconds(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(), ["--address", f"127.0.0.1:{port}"]).start()
     assert run.finish() == 1
     assert f"ray start --head --port={port}" in run.text()
-
-
-@pytest.mark.parametrize("address", ["nowhere", "host:port"])
-def test_an_address_must_have_a_port(address: str) -> None:
-    with pytest.raises(LaunchError, match="not HOST:PORT"):
-        RayBackend(address, DEADLINES).open()
 
 
 @dataclass

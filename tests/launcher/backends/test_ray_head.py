@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import socket
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 import ray
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
+from dougong.launcher.backends.ray_choice import RayChoice, joining
 from dougong.launcher.backends.ray_head import find_head, refuse_skew
 
 SOON = dataclasses.replace(DEADLINES, address_probe_s=0.5)
@@ -44,27 +42,27 @@ def listener(answer: bytes | None) -> Iterator[str]:
 
 def test_one_that_speaks_grpc_is_taken_for_a_head() -> None:
     with listener(SETTINGS) as address:
-        find_head(address, SOON)
+        find_head(joining(address), SOON)
 
 
 @pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH"])
 def test_another_server_or_a_silent_one_is_told_in_seconds(answer: bytes | None) -> None:
     with listener(answer) as address, pytest.raises(LaunchError, match="listens there that is no head of Ray"):
-        find_head(address, SOON)
+        find_head(joining(address), SOON)
 
 
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(LaunchError, match=rf"nobody answers \(.*refused\).*ray start --head --port={port}"):
-        find_head(f"127.0.0.1:{port}", SOON)
+        find_head(joining(f"127.0.0.1:{port}"), SOON)
 
 
 def test_versions_must_be_ours() -> None:
-    refuse_skew("a:1", {"ray_version": ray.__version__, "python_version": platform.python_version()})
-    refuse_skew("a:1", {})
+    refuse_skew(joining("a:1"), {"ray_version": ray.__version__, "python_version": platform.python_version()})
+    refuse_skew(joining("a:1"), {})
     with pytest.raises(LaunchError) as caught:
-        refuse_skew("a:1", {"ray_version": "2.1.0", "python_version": platform.python_version()})
+        refuse_skew(joining("a:1"), {"ray_version": "2.1.0", "python_version": platform.python_version()})
     python = platform.python_version()
     assert str(caught.value) == (
         f"--address a:1: the cluster runs Ray 2.1.0 on Python {python}, this command Ray {ray.__version__} on Python "
@@ -72,32 +70,27 @@ def test_versions_must_be_ours() -> None:
     )
 
 
-CODE = """
-import os, sys
-from pathlib import Path
-from dougong.launcher.backends.ray_head import raw_lines_into
-with raw_lines_into(Path(sys.argv[1])):
-    os.write(2, b"a raw line\\n")
-    print("python's", file=sys.stderr)
-    os.system("echo of a child >&2")
-os.write(2, b"afterwards\\n")
-print("python's again", file=sys.stderr)
-"""
+def test_who_was_sent_there_by_ray_address_is_told_how_to_do_without() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    choice = RayChoice(address, f"RAY_ADDRESS={address}", by_environment=True)
+    with pytest.raises(LaunchError, match=r"^RAY_ADDRESS=127.*nobody answers.*, or `--address local` for a Ray of"):
+        find_head(choice, SOON)
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_raw_lines_go_to_the_log_and_pythons_to_the_console(tmp_path: Path, exists: bool) -> None:
-    log = tmp_path / "logs" / "ray.log"
-    if not exists:
-        (tmp_path / "logs").write_text("no folder: the log cannot be written")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(log)], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    kept = ["python's", "afterwards", "python's again"]
-    if exists:
-        assert log.read_text().splitlines() == ["a raw line", "of a child"]
-        assert done.stderr.splitlines() == kept
-    else:
-        assert done.stderr.splitlines() == ["a raw line", "python's", "of a child", "afterwards", "python's again"]
+def test_a_server_that_says_a_little_at_a_time_is_not_waited_for() -> None:
+    """Each byte comes in time, the answer never."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            line, _ = server.accept()
+            with line, suppress(OSError):
+                while True:
+                    line.sendall(b"\0")
+                    time.sleep(0.3)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(LaunchError, match="or that hangs"):
+            find_head(joining("{}:{}".format(*server.getsockname())), SOON)
+        thread.join()

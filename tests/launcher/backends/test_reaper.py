@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from dougong.deadlines import DEADLINES
@@ -22,12 +23,15 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait(10)
 
 
-def test_the_end_of_the_context_ends_them(stranger: subprocess.Popen[bytes]) -> None:
+def test_the_end_of_the_context_ends_them(stranger: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "of-their-ray"
+    (folder / "session").mkdir(parents=True)
     gone = subprocess.Popen(["true"])
     gone.wait(10)
-    with ended_with_us([gone.pid, stranger.pid], DEADLINES):
+    with ended_with_us([gone.pid, stranger.pid], DEADLINES, folder):
         assert stranger.poll() is None
     assert stranger.wait(10) == -signal.SIGKILL
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

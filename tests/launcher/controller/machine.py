@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.channel import Channel
-from dougong.control.handshake import AgentFacts
+from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import AgentReady, FromWorker, Heartbeat, Message, WorkerExited
 from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
 from dougong.control.progress import WorkerProgress
@@ -175,7 +175,7 @@ UP_TO_JOIN: list[Step] = [BackendOpened("127.0.0.1"), NodesListed((NODE,)), Agen
 UP_TO_READY: list[Step] = [*UP_TO_JOIN, Joins("east"), Joins("west")]
 UP_TO_MODEL: list[Step] = [
     *UP_TO_READY,
-    StoreOpened(("127.0.0.1", 1), None),
+    StoreOpened(("127.0.0.1", 1)),
     Says("east", AgentReady(1)),
     Says("west", AgentReady(2)),
 ]
@@ -188,7 +188,8 @@ class Machine:
     """Facts and state of one run. `states`, `actions`, `events`: what came out since the last `clear`.
 
     `paths_pass`: whoever is asked to try paths between machines answers at once that all of them pass; what was asked
-    last is `asked_paths`.
+    last is `asked_paths`. `nodes`: where an agent is, if not on "here"; `troubles`: what it finds wrong with the run
+    directory there.
     """
 
     job: Job
@@ -197,6 +198,8 @@ class Machine:
     versions: dict[str, str] | None = None
     has_sources: bool = True
     memory_bytes: int | None = None
+    nodes: dict[str, str] = field(default_factory=dict)
+    troubles: dict[str, FolderTrouble] = field(default_factory=dict)
     state: State = field(default_factory=lambda: Starting(Stage.BACKEND, 0.0))
     facts: RunFacts = field(default_factory=lambda: RunFacts.at(FROM_START))
     now: float = 0.0
@@ -253,8 +256,9 @@ class Machine:
                 self._take(observe_time(self.facts, self.now, self.deadlines))
             case Joins(agent):
                 self.channels[agent] = self._channel()
-                facts = AgentFacts(agent, agent, "here", 1, "cpu", None, {"torch": "2"}, {})
-                facts = replace(facts, memory_bytes=self.memory_bytes)
+                node = self.nodes.get(agent, "here")
+                facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {})
+                facts = replace(facts, memory_bytes=self.memory_bytes, trouble=self.troubles.get(agent))
                 self._observe(AgentJoined(facts, self.channels[agent]))
                 self._observe(AgentMessage(agent, self.channels[agent], PathsOpen(path_end(agent))))
             case Says(agent, message):

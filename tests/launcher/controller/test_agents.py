@@ -31,7 +31,7 @@ def channels() -> Iterator[list[Channel]]:
 @pytest.fixture
 def agents() -> AgentTable:
     table = AgentTable()
-    table.expect([EAST, WEST])
+    table.expect([EAST, WEST], [EAST, WEST])
     return table
 
 
@@ -75,3 +75,24 @@ def test_a_worker_belongs_to_one_agent(agents: AgentTable) -> None:
     handle = agents.of_worker("west/0")
     assert handle is not None and handle.spec.name == "west"
     assert agents.of_worker("north/0") is None
+
+
+def test_a_node_is_named_unless_all_is_on_the_machine_of_whoever_reads(
+    agents: AgentTable, channels: list[Channel]
+) -> None:
+    assert agents.node_of("east/0", "head") == ""  # nobody knows it yet
+    agents.join(facts("east"), channels[0])
+    assert agents.node_of("east/0", "node-of-east") == agents.node_of("east/0", "") == ""
+    assert agents.node_of("east/0", "head") == "node-of-east"
+    agents.join(facts("west"), channels[1])
+    assert agents.node_of("east/0", "node-of-east") == "node-of-east"
+    assert agents.node_of("west/0", "") == "node-of-west"
+    assert agents.on_nodes(["east/0", "east/1", "west/0"]) == " (on node-of-east, node-of-west)"
+    assert agents.on_nodes(["north/0"]) == agents.on_nodes([]) == ""
+
+
+def test_what_those_said_who_have_joined_is_kept_with_their_clocks(agents: AgentTable, channels: list[Channel]) -> None:
+    assert agents.joined == []
+    agents.join(facts("west"), channels[0], -7200.0)
+    ((spec, said, ahead_s),) = [(one.spec, one.facts, one.clock_ahead_s) for one in agents.joined]
+    assert (spec.name, said, ahead_s) == ("west", facts("west"), -7200.0)

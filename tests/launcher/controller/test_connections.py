@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from dougong.control.channel import Channel, connect
-from dougong.control.handshake import AgentFacts
+from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import AgentReady, EndAgent, KillWorkers, Message, Ping, StopRun
 from dougong.deadlines import Deadlines
 from dougong.launcher.controller.connections import Connections
@@ -58,6 +59,17 @@ def next_but_pings(channel: Channel) -> Message:
         message = channel.receive(20)
         if message != Ping():
             return message
+
+
+def test_an_agent_s_run_directory_is_looked_at_before_it_joins(inbox: Inbox) -> None:
+    """And how its clock goes."""
+    trouble = FolderTrouble("/run", "unanswered")
+    made = Connections(inbox, "127.0.0.1", "secret", LIMITS, trouble_of=lambda facts: trouble)
+    connect(made.address, "secret", EAST, LIMITS)
+    joined = take(inbox)
+    assert isinstance(joined, AgentJoined) and joined.facts == replace(EAST, trouble=trouble)
+    assert abs(joined.clock_ahead_s) < 60
+    made.close()
 
 
 def test_an_agent_speaks_and_is_spoken_to(connections: Connections, inbox: Inbox) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dougong.control.worker_messages import WorkerWarning
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Ended
 from tests.launcher.controller.machine import (
@@ -29,6 +30,7 @@ from tests.launcher.controller.machine import (
     raises,
     running,
     step,
+    worker,
 )
 
 ONCE = {"fault": {"max_restarts": 1}}
@@ -54,6 +56,25 @@ def test_a_mistake_ends_a_run_whatever_went_before() -> None:
     made.play(raises("east/0", "DataError", generation=2), *killed(*ALL, generation=2))
     assert (made.outcome.generation, made.outcome.diagnosis and made.outcome.diagnosis.kind) == (2, "data")
     assert "(the last of 2 failures); a data error would come again" in str(made.outcome.error)
+
+
+def test_a_failure_on_another_machine_names_it() -> None:
+    made = machine(**ONCE)
+    made.nodes["west"] = "node1"
+    made.play(START, step(1)).clear()
+    made.play(exits("west/0", 3), *killed("east/0", "east/1"), found(5), exits("west/0", 3, 2))
+    made.play(*killed("east/0", "east/1", generation=2))
+    for event in made.events:
+        assert getattr(event, "node", "node1") == "node1"
+    assert str(made.outcome.error).startswith("west/0 on node1: crash: ended with exit status 3")
+    made = machine()
+    made.nodes["west"] = "node1"
+    made.play(START).clear().play(worker("west/0", WorkerWarning("slow disk")))
+    assert made.event("warning").text == "slow disk (on node1)"
+    # Where all is on one machine nobody asks which.
+    made = running(**ONCE).play(exits("west/0", 3), *killed("east/0", "east/1"), found(5), exits("west/0", 3, 2))
+    made.play(*killed("east/0", "east/1", generation=2))
+    assert str(made.outcome.error).startswith("west/0: crash: ended with exit status 3")
 
 
 # A stop always ends

@@ -64,6 +64,19 @@ def test_any_other_answer_is_an_error_of_its_own_class(answer: Answer, kind: typ
         read_model(job(), answer, LOG)
 
 
+def test_an_error_on_another_machine_names_it() -> None:
+    with pytest.raises(DataError, match="^node1: byte 17: not UTF-8$"):
+        read_model(job(), raised("DataError"), LOG, "node1")
+    with pytest.raises(WorkerError, match="^node1: the fingerprint of east/0's device: KeyError: byte 17"):
+        read_fingerprint("east/0", raised("KeyError"), LOG, "node1")
+
+
+def test_a_child_that_was_never_begun_has_no_log_to_see() -> None:
+    never = WorkerExited(0, "east/0", "inspect", code=1, text="cannot prepare a worker: no room")
+    with pytest.raises(WorkerError, match="data: cannot prepare a worker: no room$"):
+        read_model(job(), never, LOG)
+
+
 def test_a_fingerprint_is_read_back() -> None:
     sent = fingerprint("a")
     assert read_fingerprint("east/0", FingerprintFound(sent.to_json()), LOG) == sent

@@ -223,6 +223,7 @@ def test_a_try_that_does_not_end_is_judged_by_what_is_known() -> None:
 
 
 def test_in_a_recovery_only_the_paths_of_those_that_are_new_are_tried() -> None:
-    made = running().play(Leaves("west"), *killed("east/0", "east/1"), AgentsPlaced(), Joins("west"))
+    lost = [Leaves("west"), *killed("east/0", "east/1"), NodesListed((NODE,)), AgentsPlaced()]
+    made = running().play(lost, Joins("west"))
     assert made.asked_paths == {"east": ("west",), "west": (CONTROLLER, "east"), CONTROLLER: ("west",)}
     assert made.facts.paths.number == 2
