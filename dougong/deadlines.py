@@ -82,6 +82,7 @@ class Deadlines:
     log_quiet_s: float = 60.0  # a message that comes again within is only counted
     phase_quiet_s: float = 0.1  # a phase of a start that is shorter is for the report alone
     phase_told_s: float = 5.0  # a phase of the start that lasts longer says so before its end
+    wait_told_s: float = 10.0  # what is awaited is said again, then after twice as long
     log_settle_s: float = 0.2  # a message of several lines has no more of them
 
     # Intervals.

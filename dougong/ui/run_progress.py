@@ -18,6 +18,7 @@ from dougong.records.events import (
     PhaseStarted,
     RunEnded,
     StateChanged,
+    Waiting,
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
@@ -40,7 +41,8 @@ class NewestCheckpoint:
 class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
-    `phase`: what a start or a recovery is at, and since when. `shares`: the part of all lanes that
+    `phase`: what a start or a recovery is at, and `waiting`: what it waits for there, both since
+    when. `shares`: the part of all lanes that
     each island runs. `arrivals`: when the last steps came. `unsaved`: since when there is no
     checkpoint and why, empty where the newest one was committed.
     """
@@ -56,6 +58,7 @@ class RunProgress:
     unsaved: str = ""
     failures: int = 0
     phase: tuple[Phase, float] | None = None
+    waiting: tuple[str, float] | None = None
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
@@ -85,11 +88,9 @@ class RunProgress:
             case StateChanged():
                 self.state = event.state.lower()
             case RunEnded():
-                self.state, self.phase = event.kind, None
-            case PhaseStarted():
-                self.phase = (event.phase, now)
-            case PhaseEnded() | FirstStep() | WorkerDied():
-                self.phase = None
+                self.state, self.phase, self.waiting = event.kind, None, None
+            case PhaseStarted() | PhaseEnded() | Waiting() | FirstStep() | WorkerDied():
+                self._note_start(event, now)
             case GenerationStarted():
                 self.arrivals.clear()
                 if event.resume is not None and self.checkpoint is None:
@@ -105,12 +106,32 @@ class RunProgress:
             case _:
                 pass
 
+    def _note_start(
+        self, event: PhaseStarted | PhaseEnded | Waiting | FirstStep | WorkerDied, now: float
+    ) -> None:
+        match event:
+            case PhaseStarted():
+                self.phase = (event.phase, now)
+            case Waiting():
+                # A wait goes on when something else is missing.
+                since = now if self.waiting is None else self.waiting[1]
+                self.waiting = (event.text, since)
+            case _:
+                self.phase = self.waiting = None
+
     def phase_words(self, now: float) -> str:
         """What a start or a recovery is at, and how long; empty while none is under way."""
         if self.phase is None:
             return ""
         phase, since = self.phase
         return f"{PHASES[phase]}, {duration(now - since)}"
+
+    def waiting_words(self, now: float) -> str:
+        """What is awaited, in short, and how long; empty where nothing is."""
+        if self.waiting is None:
+            return ""
+        text, since = self.waiting
+        return f"still waiting, {duration(now - since)}: {text.partition(';')[0]}"
 
     def eta_s(self, now: float) -> float | None:
         """Seconds left at the pace of the last steps, checkpoints and validation counted; None
