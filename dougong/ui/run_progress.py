@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dougong.parallel.plan import Plan
 from dougong.records.events import (
+    AgentsStarted,
     CheckpointCommitted,
     CheckpointFailed,
     CheckpointRejected,
@@ -41,10 +42,10 @@ class NewestCheckpoint:
 class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
-    `phase`: what a start or a recovery is at, and `waiting`: what it waits for there, both since
-    when. `shares`: the part of all lanes that
-    each island runs. `arrivals`: when the last steps came. `unsaved`: since when there is no
-    checkpoint and why, empty where the newest one was committed.
+    `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
+    and since when. `shares`: the part of all lanes that each island runs. `arrivals`: when the last
+    steps came. `unsaved`: since when there is no checkpoint and why, empty where the newest one was
+    committed.
     """
 
     job_name: str
@@ -58,7 +59,7 @@ class RunProgress:
     unsaved: str = ""
     failures: int = 0
     phase: tuple[Phase, float] | None = None
-    waiting: tuple[str, float] | None = None
+    awaited: tuple[str, float] | None = None
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
@@ -88,9 +89,16 @@ class RunProgress:
             case StateChanged():
                 self.state = event.state.lower()
             case RunEnded():
-                self.state, self.phase, self.waiting = event.kind, None, None
-            case PhaseStarted() | PhaseEnded() | Waiting() | FirstStep() | WorkerDied():
-                self._note_start(event, now)
+                self.state, self.phase, self.awaited = event.kind, None, None
+            case PhaseStarted():
+                self.phase = (event.phase, now)
+            case PhaseEnded() | FirstStep() | WorkerDied():
+                self.phase = self.awaited = None
+            case Waiting():
+                since = now if self.awaited is None else self.awaited[1]
+                self.awaited = (event.text, since)
+            case AgentsStarted():
+                self.awaited = None
             case GenerationStarted():
                 self.arrivals.clear()
                 if event.resume is not None and self.checkpoint is None:
@@ -106,19 +114,6 @@ class RunProgress:
             case _:
                 pass
 
-    def _note_start(
-        self, event: PhaseStarted | PhaseEnded | Waiting | FirstStep | WorkerDied, now: float
-    ) -> None:
-        match event:
-            case PhaseStarted():
-                self.phase = (event.phase, now)
-            case Waiting():
-                # A wait goes on when something else is missing.
-                since = now if self.waiting is None else self.waiting[1]
-                self.waiting = (event.text, since)
-            case _:
-                self.phase = self.waiting = None
-
     def phase_words(self, now: float) -> str:
         """What a start or a recovery is at, and how long; empty while none is under way."""
         if self.phase is None:
@@ -126,12 +121,12 @@ class RunProgress:
         phase, since = self.phase
         return f"{PHASES[phase]}, {duration(now - since)}"
 
-    def waiting_words(self, now: float) -> str:
-        """What is awaited, in short, and how long; empty where nothing is."""
-        if self.waiting is None:
+    def awaited_words(self, now: float) -> str:
+        """What is waited for, and how long by now; empty while nothing is."""
+        if self.awaited is None:
             return ""
-        text, since = self.waiting
-        return f"still waiting, {duration(now - since)}: {text.partition(';')[0]}"
+        text, since = self.awaited
+        return f"waiting {duration(now - since)}: {text}"
 
     def eta_s(self, now: float) -> float | None:
         """Seconds left at the pace of the last steps, checkpoints and validation counted; None

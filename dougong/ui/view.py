@@ -132,11 +132,12 @@ class View:
 
     def _tell_long_wait(self, now: float) -> None:
         """What is awaited was said when it began to be; that it still is, is said now and then."""
-        if self._progress.waiting is None:
+        awaited = self._progress.awaited
+        if awaited is None:
             self._waited_next_s = self._deadlines.wait_told_s
-        elif now - self._progress.waiting[1] >= self._waited_next_s:
+        elif now - awaited[1] >= self._waited_next_s:
             self._waited_next_s *= 2
-            self._say("info", self._progress.waiting_words(now))
+            self._say("info", f"still {self._progress.awaited_words(now)}")
 
     def close(self, summary: str = "") -> None:
         """Show what is still waiting, draw the last panel, give the terminal back, print the

@@ -64,7 +64,7 @@ def test_what_ray_address_names_is_joined_recorded_and_found_again_from_another_
     first = cluster.hosts[1].start(
         ["dougong", "run", str(job), "--run-dir", str(cluster.run_dir("named"))], {"RAY_ADDRESS": cluster.address}
     )
-    first.wait_for("step 4/", 60)
+    first.wait_for("4/400 ", 60)
     first.signal(signal.SIGTERM)
     assert first.wait(60) == 128 + signal.SIGTERM, first.output
     assert f"joins the Ray cluster {cluster.address}, which RAY_ADDRESS names" in first.output

@@ -105,9 +105,9 @@ def test_what_is_awaited_long_is_said_now_and_then_with_how_long() -> None:
     told = [line for line in out.getvalue().splitlines() if "waiting" in line]
     assert told == [
         f"! waiting: {text}",
-        "· still waiting, 11 s: island east asks for 2 npu workers",
-        "· still waiting, 21 s: island east asks for 2 npu workers",
-        "· still waiting, 41 s: island east asks for 2 npu workers",
+        f"· still waiting 11 s: {text}",
+        f"· still waiting 21 s: {text}",
+        f"· still waiting 41 s: {text}",
     ]
 
 

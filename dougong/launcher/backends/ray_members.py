@@ -75,9 +75,9 @@ def _to_join(address: str) -> str:
 def _from_outside(
     address: str, head: ClusterHead, members: Sequence[Member], run: Path | None
 ) -> str:
-    names = [member.name for member in members[:_NAMED]]
-    if len(members) > _NAMED:
-        names.append(f"{len(members) - _NAMED} more")
+    names = sorted(member.name for member in members)
+    if len(names) > _NAMED:
+        names = [*names[:_NAMED], f"{len(names) - _NAMED} more"]
     return (
         f"type this on one of its nodes ({', '.join(names)}), or make this machine one "
         f"(`ray start --address={address}`), {_by_submission(address, head.dashboard(), run)}"

@@ -3,6 +3,7 @@ and finds its cluster there by itself."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,8 @@ def submission(dashboard: str, run: Path | None, command: Sequence[str] | None =
     named = any(word.partition("=")[0] == "--run-dir" for word in words)
     if run is not None and not named and words[1:2] and words[1] in _BEGINS_RUNS:
         words += ["--run-dir", str(run.absolute())]
-    absolute = [words[0], *map(_absolute, words[1:])]
-    return f"ray job submit --address {shlex.quote(dashboard)} -- {typed(absolute)}"
+    absolute = [_absolute(word, before) for before, word in itertools.pairwise(words)]
+    return f"ray job submit --address {shlex.quote(dashboard)} -- {typed([words[0], *absolute])}"
 
 
 def _without_address(command: Sequence[str]) -> Iterator[str]:
@@ -32,10 +33,11 @@ def _without_address(command: Sequence[str]) -> Iterator[str]:
         is_value = word == "--address"
 
 
-def _absolute(word: str) -> str:
-    """A file or folder that is there is named so that it is found from anywhere."""
+def _absolute(word: str, before: str) -> str:
+    """A folder for a run, and any file that is there, is named so that it is found from anywhere.
+    `before`: the word before it."""
     option, equals, value = word.partition("=")
     if option == "--run-dir" and equals:
         return f"{option}={Path(value).absolute()}"
-    is_path = not word.startswith("-") and Path(word).exists()
+    is_path = before == "--run-dir" or (not word.startswith("-") and Path(word).exists())
     return str(Path(word).absolute()) if is_path else word

@@ -12,6 +12,16 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.launcher.agent.answers import (
+    FINGERPRINT,
+    INSPECT,
+    InspectedModel,
+    judge_fingerprints,
+    probed_by,
+    read_fingerprints,
+    read_model,
+    strangers,
+)
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -32,18 +42,9 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.generation import moved_workers
 from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
 from dougong.launcher.controller.observe import rejected, set_aside, warning
-from dougong.launcher.controller.preflight import (
-    FINGERPRINT,
-    INSPECT,
-    InspectedModel,
-    judge_fingerprints,
-    probed_by,
-    read_fingerprints,
-    read_model,
-    strangers,
-)
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import plan_that_fits
@@ -356,7 +357,7 @@ class Preparation:
             lanes=plan.num_lanes,
             experts=plan.num_experts,
             environment={agent.island: agent.environment for agent in known},
-            moved=_moved(facts.plan, plan),
+            moved=moved_workers(facts.plan, plan),
         )
         warnings = look_at_memory(facts, self.policy, facts.model.inventory, plan)
         return UsePlan(plan), Record(event), *warnings
@@ -381,15 +382,3 @@ class Preparation:
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
-
-
-def _moved(before: Plan | None, now: Plan) -> tuple[events.MovedWorker, ...]:
-    """The workers that are on another node now."""
-    if before is None:
-        return ()
-    moved = []
-    for worker in now.workers:
-        node = before.worker(worker.name).node
-        if node != worker.node:
-            moved.append(events.MovedWorker(worker=worker.name, before=node, now=worker.node))
-    return tuple(moved)

@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("command", "words"),
     [
         ("dougong run job.yaml --address a:1", "dougong run {here}/job.yaml --run-dir {here}/runs/new"),
-        ("dougong run --address=a:1 job.yaml --run-dir b", "dougong run {here}/job.yaml --run-dir b"),
+        ("dougong run --address=a:1 job.yaml --run-dir b", "dougong run {here}/job.yaml --run-dir {here}/b"),
         ("dougong start job.yaml --run-dir=b", "dougong start {here}/job.yaml --run-dir={here}/b"),
         ("dougong resume runs/a --address a:1", "dougong resume {here}/runs/a"),
         ("__main__.py run job.yaml --run-dir runs/a", "python -m dougong run {here}/job.yaml --run-dir {here}/runs/a"),
