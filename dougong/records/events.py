@@ -69,8 +69,8 @@ class StateChanged(RunEvent):
 
 Phase = Literal["Ray", "agents", "paths", "imports", "data", "probes", "checkpoint", "model"]
 """What a start or a recovery is at: nodes and agents (by Ray or without), the paths between their
-machines, what workers import, the look at model and data, the probes of the devices, the search for a valid checkpoint, and the
-building of every worker's part of the model."""
+machines, what workers import, the look at model and data, the probes of the devices, the search for
+a valid checkpoint, and the building of every worker's part of the model."""
 
 
 class PhaseStarted(RunEvent):
@@ -278,13 +278,6 @@ class CheckpointFailed(RunEvent):
     reason: str
     newest: int = 0
     in_a_row: int = 1
-
-    @property
-    def standing(self) -> str:
-        """What is so until the next one is committed."""
-        since = f"since step {self.newest}" if self.newest else "yet"
-        times = f" ({self.in_a_row} in a row failed)" if self.in_a_row > 1 else ""
-        return f"no checkpoint {since}{times}: {self.reason}"
 
 
 class CheckpointRejected(RunEvent):
