@@ -53,7 +53,7 @@ def test_two_runs_at_once_both_finish(cluster: Cluster) -> None:
 
 
 def test_after_a_failed_run_the_next_one_has_all_room(cluster: Cluster) -> None:
-    drill = {"drill": [{"at_step": 3, "kill": "west/1"}], "fault": {"max_restarts": 0}}
+    drill = {"drill": [{"at_step": 6, "kill": "west/1"}], "fault": {"max_restarts": 0}}
     failed = cluster.run(cluster.hosts[1], "failed", **drill)
     assert failed.status == 1 and "next: dougong resume" in failed.output, failed.output
     assert "node1" in failed.output, "the machine of the worker that died"
