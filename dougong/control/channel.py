@@ -234,7 +234,8 @@ def connect(
     address: tuple[str, int], token: str, agent: AgentFacts | None, deadlines: Deadlines
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
-    client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it is not the run's."""
+    client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it
+    is not the run's."""
     place = f"controller at {show_address(*address)}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"

@@ -70,8 +70,8 @@ class StateChanged(RunEvent):
 
 Phase = Literal["Ray", "agents", "paths", "imports", "data", "probes", "checkpoint", "model"]
 """What a start or a recovery is at: nodes and agents (by Ray or without), the paths between their
-machines, what workers import, the look at model and data, the probes of the devices, the search for a valid checkpoint, and the
-building of every worker's part of the model."""
+machines, what workers import, the look at model and data, the probes of the devices, the search for
+a valid checkpoint, and the building of every worker's part of the model."""
 
 
 class PhaseStarted(RunEvent):
