@@ -19,13 +19,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from dougong.addresses import show_address
+from dougong.addresses import Ports, show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.ports import listen
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.job.port_range import Ports
 
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dougong.addresses import read_ports
 from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
 from dougong.launcher.controller.actions import (
     Action,
@@ -133,7 +134,7 @@ class Relocation:
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
-            check_ports(job.listening_ports, layout, fit, self.facts.host or "")
+            check_ports(read_ports(job.ports), layout, fit, self.facts.host or "")
         except LaunchError as error:
             return self._wait(str(error))
         return self._start(layout, kept)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from dougong.addresses import read_ports
 from dougong.checkpoint.directories import step_of
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
@@ -267,7 +268,7 @@ class Preparation:
         assert self.facts.nodes is not None
         job, nodes = self.policy.job, self.facts.nodes
         specs = lay_out(job.islands, nodes, self.policy.shared_devices)
-        check_ports(job.listening_ports, specs, nodes, self.facts.host or "")
+        check_ports(read_ports(job.ports), specs, nodes, self.facts.host or "")
         return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
