@@ -144,9 +144,12 @@ def _send_large(
     places: Sequence[tuple[str, int]], deadlines: Deadlines
 ) -> dict[tuple[str, int], bool]:
     """Whether large messages arrive at each of these, at which somebody answers."""
+
+    def arrives(place: tuple[str, int]) -> bool:
+        return takes_large(*place, deadlines)
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        results = pool.map(lambda place: takes_large(*place, deadlines), places)
-        return dict(zip(places, results, strict=True))
+        return dict(zip(places, pool.map(arrives, places), strict=True))
 
 
 def _since(ended_ms: int) -> str:

@@ -37,7 +37,9 @@ def narrow_words(host: str, port: int, deadlines: Deadlines) -> str:
 
 
 def takes_large(host: str, port: int, deadlines: Deadlines) -> bool:
-    """Whether 64 KiB arrive, at the second try at the latest: a machine may be busy. False where whoever speaks gRPC there answers, and no more after 64 KiB: the network between
+    """Whether 64 KiB arrive, at the second try at the latest: a machine may be busy.
+
+    False where whoever speaks gRPC there answers, and no more after 64 KiB: the network between
     drops packets as large as the machines send. True as well where nobody answers at all: that is
     another trouble.
 
