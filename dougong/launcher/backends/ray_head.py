@@ -147,6 +147,15 @@ class _Gcs:
         return found.decode() if found else ""
 
 
+def forget_token() -> None:
+    """Ray's libraries keep the first token that a process has read; each Ray of a run's own has
+    another, and `calibrate` has two of them."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    loader = getattr(raylet, "AuthenticationTokenLoader", None)
+    if loader is not None:  # a name of Ray's own, in another Ray
+        loader.instance().reset_cache()
+
+
 def _about_token() -> str:
     one = "the one with which its head was started"
     if ray_has_token():
