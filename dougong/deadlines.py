@@ -17,6 +17,7 @@ class Deadlines:
     system."""
 
     # Starting: nodes, agents, what they import.
+    clocks_differ_s: float = 5.0  # clocks that are set over the network agree much better
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
     placement_s: float = 60.0  # Ray finds room for all agents
     agents_join_s: float = 120.0  # an agent's first message
@@ -40,7 +41,9 @@ class Deadlines:
     controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
     node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
-    node_retry_s: float = 10.0  # a node whose agent could not start is tried again, then after twice
+    node_retry_s: float = (
+        10.0  # a node whose agent could not start is tried again, then after twice
+    )
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
@@ -63,7 +66,7 @@ class Deadlines:
     local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
 
     # Hosts of a lab, on one machine.
-    lab_host_s: float = 10.0  # a host's namespaces are made, a tool for them has ended
+    lab_host_s: float = 30.0  # a host's namespaces are made, a tool for them has ended
     lab_ray_s: float = 90.0  # `ray start` and `ray stop` on a machine with few cores
     lab_command_s: float = 60.0  # a command in a host, where no other limit is given
     packages_s: float = 300.0  # apt-get fetches and installs a few small packages

@@ -35,7 +35,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
 
     Example: dougong plan examples/quickstart.yaml -o islands.east.workers=4
     """
-    from dougong.cli.traffic import HEAD, traffic_table
+    from dougong.cli.traffic import print_traffic
     from dougong.training.start.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
@@ -56,10 +56,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *remark_lines(told + absent_devices(job.islands)),
     ):
         typer.echo(line)
-    traffic = traffic_table(job, model, made)
-    if traffic is not None:
-        typer.echo(HEAD)
-        print_table(traffic)
+    print_traffic(job, model, made)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
 

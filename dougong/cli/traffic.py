@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import typer
 from rich.table import Table
 
-from dougong.cli.tables import plain_table
+from dougong.cli.tables import plain_table, print_table
 from dougong.job.schema import Job
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.plan import Inventory, Plan
@@ -24,10 +25,15 @@ COLUMNS: Mapping[str, Sequence[TrafficKind]] = {
     "weights": [TrafficKind.WEIGHTS],
     "reports": [TrafficKind.REPORTS, TrafficKind.COUNTS],
 }
-HEAD = (
-    "bytes of a step from island to island, and among the workers of one (~: if routing is even "
-    "and the library adds in a ring; else exact)"
-)
+HEAD = "bytes of a step between islands; ~ if routing is even and a library adds in a ring"
+
+
+def print_traffic(job: Job, inventory: Inventory, plan: Plan) -> None:
+    """Nothing where nothing leaves a worker."""
+    table = traffic_table(job, inventory, plan)
+    if table is not None:
+        typer.echo(HEAD)
+        print_table(table)
 
 
 def traffic_table(job: Job, inventory: Inventory, plan: Plan) -> Table | None:

@@ -27,6 +27,7 @@ class DeadlineKeys(Section):
     stall_warning_s: Seconds | None = _deadline("stall_warning_s")
     last_worker_s: Seconds | None = _deadline("last_worker_s")
     agent_silence_s: Silence | None = _deadline("agent_silence_s")
+    node_return_s: Seconds | None = _deadline("node_return_s")
     shared_file_s: Seconds | None = _deadline("shared_file_s")
     stop_step_s: Seconds | None = _deadline("stop_step_s")
     find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")

@@ -8,6 +8,7 @@ between two groups of workers follow from two sums, for any number of workers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,9 +124,7 @@ class _CallBytes:
     is_exact: bool
 
 
-def _call_bytes(
-    shape: StepShape, inventory: Inventory, plan: Plan, worker: Worker
-) -> _CallBytes:
+def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Worker) -> _CallBytes:
     numbers = [len(experts) for experts in worker.experts]
     if not worker.num_experts:
         return _CallBytes(0, 0, 0, 0, 0, is_exact=True)
@@ -138,14 +137,19 @@ def _call_bytes(
     vectors, by_row = num_tokens * vector_bytes, num_rows * vector_bytes
     slots, weights = num_rows * SLOT_BYTES, num_rows * shape.value_bytes
     if shape.combine == "at_attention":
-        amounts = (vectors + slots, by_row, vectors + weights, by_row)
+        rows, outputs, douts, drows = vectors + slots, by_row, vectors + weights, by_row
     else:
-        sums = num_rows * SUM_BYTES
-        amounts = (vectors + slots + weights, vectors, vectors, vectors + sums)
+        rows, outputs, douts = vectors + slots + weights, vectors, vectors
+        drows = vectors + num_rows * SUM_BYTES
     times = shape.num_microbatches
-    headers, *values = (times * amount for amount in (header_bytes, *amounts))
-    is_exact = all(crossing.is_exact for crossing in per_microbatch)
-    return _CallBytes(headers, *values, is_exact=is_exact)
+    return _CallBytes(
+        headers=times * header_bytes,
+        rows=times * rows,
+        outputs=times * outputs,
+        douts=times * douts,
+        drows=times * drows,
+        is_exact=all(crossing.is_exact for crossing in per_microbatch),
+    )
 
 
 @dataclass(frozen=True)
@@ -216,16 +220,22 @@ def bytes_by_link(
     links without a byte are left out. `places`: ranks by name."""
     flows = list(flows)
     links: dict[Link, ByKind] = {}
-    for source, sources in places.items():
-        for target, targets in places.items():
-            found: dict[TrafficKind, Bytes] = {}
-            for flow in flows:
-                amount = flow.between(sources, targets)
-                if amount > 0:
-                    found[flow.kind] = found.get(flow.kind, Bytes(0)) + Bytes(amount, flow.is_exact)
-            if found:
-                links[source, target] = found
+    for source, target in itertools.product(places, repeat=2):
+        found = _bytes_by_kind(flows, places[source], places[target])
+        if found:
+            links[source, target] = found
     return links
+
+
+def _bytes_by_kind(
+    flows: Iterable[Flow], sources: Collection[int], targets: Collection[int]
+) -> dict[TrafficKind, Bytes]:
+    found: dict[TrafficKind, Bytes] = {}
+    for flow in flows:
+        amount = flow.between(sources, targets)
+        if amount > 0:
+            found[flow.kind] = found.get(flow.kind, Bytes(0)) + Bytes(amount, flow.is_exact)
+    return found
 
 
 def islands_of(plan: Plan) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ from dougong.errors import LaunchError
 _HERE = "this machine (dougong run)"
 _MOST_COLUMNS = 5
 _SHOWN_DIGITS = 8
-_SHARED = "pass --run-dir on storage that all of them share"
+_SHARED = "give a new run a --run-dir on storage that all of them share"
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,7 @@ def _check_code(package: str, machines: Mapping[str, Software]) -> None:
     if not rest:
         return
     others = list(itertools.chain(*rest))
-    differing = _differing(list(found.values()))
-    shown, num_more = differing[:_MOST_COLUMNS], len(differing[_MOST_COLUMNS:])
-    folders = ", ".join(shown) + (f" and {num_more} more" if num_more else "")
-    table = version_table({name: _short(c.digests) for name, c in found.items()}, shown, ())
+    folders, table = _differences(found)
     advice = "\n".join(dict.fromkeys(_copies(found, machines, usual[0], others)))
     raise LaunchError(
         f"other source under the same version on {', '.join(others)}: {folders}; it may compute "
@@ -151,6 +148,20 @@ def _check_code(package: str, machines: Mapping[str, Software]) -> None:
     )
 
 
+def _differences(found: Mapping[str, PackageCode]) -> tuple[str, str]:
+    """The folders that are not the same in all, in words, and a table of their digests."""
+    codes = list(found.values())
+    folders = sorted(set(itertools.chain(*(code.digests for code in codes))))
+    differing = [name for name in folders if _differs(name, codes)]
+    shown, num_more = differing[:_MOST_COLUMNS], len(differing[_MOST_COLUMNS:])
+    words = ", ".join(shown) + (f" and {num_more} more" if num_more else "")
+    return words, version_table({name: _short(c.digests) for name, c in found.items()}, shown, ())
+
+
+def _differs(folder: str, codes: Sequence[PackageCode]) -> bool:
+    return len({code.digests.get(folder) for code in codes}) > 1
+
+
 def _alike(found: Mapping[str, PackageCode]) -> list[list[str]]:
     """Machines with the same source, the largest group first; of equal ones the one that comes
     first, in which the machine of `dougong run` is."""
@@ -158,12 +169,6 @@ def _alike(found: Mapping[str, PackageCode]) -> list[list[str]]:
     for name, code in found.items():
         groups.setdefault(tuple(sorted(code.digests.items())), []).append(name)
     return sorted(groups.values(), key=len, reverse=True)
-
-
-def _differing(codes: Sequence[PackageCode]) -> list[str]:
-    """The folders that are not the same in all."""
-    folders = sorted(set(itertools.chain(*(code.digests for code in codes))))
-    return [name for name in folders if len({code.digests.get(name) for code in codes}) > 1]
 
 
 def _short(digests: Mapping[str, str]) -> dict[str, str]:

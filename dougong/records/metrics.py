@@ -16,7 +16,7 @@ from dougong.records.events import read_wall
 MetricsRow = dict[str, Any]
 """One step: `generation`, `wall` (ISO 8601, UTC, when it was written), `step`, `loss`, `tokens`,
 `tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss`, `balance_loss`,
-`load` and, by island, `islands`."""
+`load` and `traffic`, and by island `islands`."""
 
 REPORTED = ("generation", "loss", "tokens", "tokens_per_s", "step_s")
 """What a report needs of every row, besides its step."""
@@ -33,6 +33,25 @@ class LoadShape(BaseModel):
     worst: float = 0.0
     busiest_share: list[float] = []
     counts: list[list[int]] | None = None
+
+
+class LinkShape(BaseModel):
+    """Of one link and a mean step: bytes by kind, as planned and as sent, and messages."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    planned: dict[str, float]
+    sent: dict[str, float]
+    messages: float
+
+
+class TrafficShape(BaseModel):
+    """How a row says what was sent in the `steps` steps up to it: links by name, `east > west`."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    steps: int
+    links: dict[str, LinkShape]
 
 
 class RowShape(BaseModel):
@@ -52,6 +71,7 @@ class RowShape(BaseModel):
     val_loss: float | None = None
     balance_loss: float | None = None
     load: LoadShape | None = None
+    traffic: TrafficShape | None = None
     islands: dict[str, dict[str, float]] = {}
     ledger: str | None = None
     checksums: dict[str, str] = {}

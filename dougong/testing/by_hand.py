@@ -18,7 +18,7 @@ from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError
 from dougong.testing.host import Host
-from dougong.testing.lab import PREFIX, Lab
+from dougong.testing.lab import MOST_HOSTS, PREFIX, Lab
 from dougong.testing.namespaces import Place
 from dougong.testing.network import Cable
 from dougong.testing.process import LabError
@@ -58,7 +58,7 @@ LabName = Annotated[str | None, typer.Option("--lab", help="which lab, where the
 
 @app.command()
 def up(
-    num_hosts: Annotated[int, typer.Argument(min=1, max=200, help="how many hosts")] = 3,
+    num_hosts: Annotated[int, typer.Argument(min=1, max=MOST_HOSTS, help="how many hosts")] = 3,
     ray: Annotated[bool, typer.Option(help="start Ray on all of them, node0 the head")] = False,
 ) -> None:
     """Make a lab; print how to enter its hosts and how to end it."""

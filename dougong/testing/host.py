@@ -187,7 +187,7 @@ class Host:
 
     def crash(self) -> None:
         """As if the power had failed and come back: the cable is dead first, so that nobody hears
-        a connection end; then everything that ran here is gone, and its Ray session's files."""
+        a connection end; then everything that ran here is gone."""
         self.unplug()
         self._kill(set(self.processes()))
         self.plug()
@@ -217,9 +217,7 @@ class Host:
     def add_bridge(self, interface: str, address: str) -> None:
         """An interface that leads to nobody, such as `docker0` with 172.17.0.1/16, which may be the
         same on every host."""
-        self.place.ip(
-            [f"link add {interface} type bridge", *interface_lines(interface, [address])]
-        )
+        self.place.ip([f"link add {interface} type bridge", *interface_lines(interface, [address])])
 
     def set_dns(self, server: str | None) -> None:
         """Which name server `/etc/resolv.conf` names; None: none, so that names which `/etc/hosts`

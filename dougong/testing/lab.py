@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import select
 import shlex
@@ -24,6 +25,7 @@ from dougong.testing.process import LabError
 from dougong.testing.requirements import what_is_missing
 
 PREFIX = "dougong-lab-"
+MOST_HOSTS = 200  # the last number of their addresses, below the switch's
 _BRIDGE = "switch"
 _TMP = Path("/tmp")
 
@@ -129,6 +131,8 @@ class Lab:
     def add_hosts(self, number: int) -> list[Host]:
         """More hosts, with the next names and addresses; those that are there know them by name."""
         first = len(self.hosts)
+        if first + number > MOST_HOSTS:
+            raise LabError(f"a lab has at most {MOST_HOSTS} hosts, asked: {first + number}")
         new = range(first, first + number)
         starting = [self._start_host(index) for index in new]
         self._waiting += starting
@@ -140,21 +144,16 @@ class Lab:
         return self.hosts[first:]
 
     def _start_host(self, index: int) -> subprocess.Popen[str]:
-        name = f"node{index}"
-        own = self.folder / name
-        for folder in ("home", "tmp", "etc", "output"):
-            (own / folder).mkdir(parents=True)
-        (own / "tmp").chmod(0o1777)
-        (own / "etc" / "hostname").write_text(f"{name}\n")
-        for file in ("hosts", "resolv.conf"):
-            (own / "etc" / file).touch()
+        """Start the host's first process, which prints its number when it has its namespaces and
+        files."""
+        own = _make_files(self.folder / f"node{index}")
         visible = [self.folder, _program(), Path(sys.prefix), Path(sys.base_prefix)]
         below_tmp = [str(path) for path in visible if path.is_relative_to(_TMP)]
         inside = ["nsenter", "--target", str(self.switch.pid), "--net", "--pid", "--"]
         namespaces = ["--net", "--uts", "--pid", "--mount", "--fork", "--kill-child"]
-        script = ["sh", "-c", _HOST, "host", str(own), name, str(self.folder / "home"), *below_tmp]
+        given = [str(own), own.name, str(self.folder / "home"), *below_tmp]
         return subprocess.Popen(
-            [*inside, "unshare", *namespaces, *script],
+            [*inside, "unshare", *namespaces, "sh", "-c", _HOST, "host", *given],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -197,11 +196,11 @@ class Lab:
 
     def _count(self) -> None:
         """Count what arrives from each address of each other host, from now on."""
+        every = list(itertools.chain.from_iterable(host.addresses for host in self.hosts))
         for host in self.hosts:
-            others = [one for other in self.hosts if other is not host for one in other.addresses]
             for version in (4, 6):
-                known = network.read_counters(host.place, version)
-                new = [one for one in others if version_of(one) == version and one not in known]
+                known = {*network.read_counters(host.place, version), *host.addresses}
+                new = [one for one in every if version_of(one) == version and one not in known]
                 host.place.rules([network.counted(one) for one in new], version)
 
     # Ray.
@@ -284,6 +283,17 @@ class Lab:
         for version in (4, 6):
             counters |= network.read_counters(receiver.place, version)
         return sum((counters[one] for one in sender.addresses), Traffic())
+
+
+def _make_files(own: Path) -> Path:
+    """The folders and files that a host has to itself."""
+    for name in ("home", "tmp", "etc", "output"):
+        (own / name).mkdir(parents=True)
+    (own / "tmp").chmod(0o1777)
+    (own / "etc" / "hostname").write_text(f"{own.name}\n")
+    for name in ("hosts", "resolv.conf"):
+        (own / "etc" / name).touch()
+    return own
 
 
 def _write_program(path: Path) -> None:

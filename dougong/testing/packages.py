@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,4 +69,4 @@ def _first_failure(commands: Sequence[Sequence[str]]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

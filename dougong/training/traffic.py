@@ -57,13 +57,14 @@ def _flow_of_reports(job: Job, inventory: Inventory, plan: Plan) -> Flow:
         if tensor.trainable:
             num_trained[plan.owners[tensor.name]] += 1
     num_dense = sum(num_trained)
+    ledger = TOTALS_BYTES if job.is_deterministic else 0
+    entry = ENTRY_BYTES if job.router.has_loss else 0
     told = []
     for worker in plan.workers:
         num_losses = len(worker.lanes) * job.batch.microbatches
         num_squares = num_trained[worker.rank] + _num_expert_tensors(inventory, worker)
-        size = report_bytes(num_losses, num_squares, num_dense if worker.lanes else 0)
-        size += ENTRY_BYTES * num_losses if job.router.has_loss else 0
-        told.append(float(size + (TOTALS_BYTES if job.is_deterministic else 0)))
+        report = report_bytes(num_losses, num_squares, num_dense if worker.lanes else 0)
+        told.append(float(report + entry * num_losses + ledger))
     return Product(TrafficKind.REPORTS, told, [1.0] * len(told))
 
 
@@ -111,32 +112,31 @@ class TrafficMeter:
         as planned and as sent, and the number of messages. Collective."""
         if self._world.size == 1:
             return {}
-        by_place = [self._sent[:, :, ranks].sum(-1) for ranks in self._places.values()]
-        mine = np.stack(by_place)
-        sizes = [mine.nbytes] * self._world.size
-        payloads = self._world.gather_bytes(mine.tobytes(), sizes, "bytes sent")
-        sent = np.stack([np.frombuffer(p, np.int64).reshape(mine.shape) for p in payloads])
-        links = {" > ".join(link): row for link, row in self._link_rows(sent / self._num_steps)}
+        sent = self._gather() / self._num_steps
+        links: dict[str, Any] = {}
+        for source, ranks in self._places.items():
+            of_source = sent[ranks].sum(0)
+            for target, (num_bytes, num_messages) in zip(self._places, of_source, strict=True):
+                if num_bytes.any():
+                    link = self._link_row((source, target), num_bytes)
+                    links[f"{source} > {target}"] = link | {"messages": float(num_messages.sum())}
         row = {"traffic": {"steps": self._num_steps, "links": links}}
         self._sent, self._num_steps = self._none(), 0
         return row
 
-    def _link_rows(self, sent: NDArray[np.float64]) -> Iterator[tuple[Link, dict[str, Any]]]:
-        """`sent`: of a step, [workers, places, 2, kinds]."""
-        for source, ranks in self._places.items():
-            of_source = sent[ranks].sum(0)
-            for place, target in enumerate(self._places):
-                num_bytes, num_messages = of_source[place]
-                planned = self._planned.get((source, target), {})
-                if planned or num_bytes.any():
-                    yield (
-                        (source, target),
-                        {
-                            "planned": _by_name({k: b.num_bytes for k, b in planned.items()}),
-                            "sent": _by_name(dict(zip(TrafficKind, num_bytes, strict=True))),
-                            "messages": float(num_messages.sum()),
-                        },
-                    )
+    def _gather(self) -> NDArray[np.int64]:
+        """What everybody has sent to each place, [workers, places, 2, kinds]."""
+        mine = np.stack([self._sent[:, :, ranks].sum(-1) for ranks in self._places.values()])
+        sizes = [mine.nbytes] * self._world.size
+        payloads = self._world.gather_bytes(mine.tobytes(), sizes, "bytes sent")
+        return np.stack([np.frombuffer(p, np.int64).reshape(mine.shape) for p in payloads])
+
+    def _link_row(self, link: Link, num_bytes: NDArray[np.float64]) -> dict[str, Any]:
+        planned = self._planned.get(link, {})
+        return {
+            "planned": _by_name({kind: of.num_bytes for kind, of in planned.items()}),
+            "sent": _by_name(dict(zip(TrafficKind, num_bytes, strict=True))),
+        }
 
 
 def _by_name(amounts: Mapping[TrafficKind, float]) -> dict[str, float]:

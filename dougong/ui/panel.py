@@ -57,6 +57,9 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def draw_panel(progress: RunProgress, now: float, width: int) -> RenderableType:
     """The panel: state, bar, loss, speed, checkpoint. Lines are cut at `width`, never wrapped."""
     lines: list[RenderableType] = [_head(progress, now, width), _bar(progress, now, width)]
+    awaited = progress.awaited_words(now)
+    if awaited:
+        lines.append(Text(f" {awaited}", "yellow", no_wrap=True, overflow="ellipsis"))
     if progress.row is not None:
         lines += [_loss_line(progress, progress.row, width), *_speed_lines(progress, progress.row)]
     lines.append(_checkpoint_line(progress, now))

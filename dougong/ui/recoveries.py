@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dougong.records.events import (
+    AgentsStarted,
     DrillFired,
     Event,
     FailureDiagnosed,
@@ -19,6 +20,7 @@ from dougong.records.events import (
     PlanLaid,
     RunCreated,
     RunEnded,
+    Waiting,
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
@@ -32,8 +34,9 @@ class Recovery:
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
-    start of the next generation. reload_s: from there to the end of its first step. lost_steps: how
-    many steps were trained again. `detail`: a traceback, or the worker's last lines.
+    start of the next generation; of that, waited_s: for nodes. reload_s: from there to the end of
+    its first step. lost_steps: how many steps were trained again. moved: workers that are on other
+    nodes since. `detail`: a traceback, or the worker's last lines.
     """
 
     generation: int
@@ -50,6 +53,7 @@ class Recovery:
     detail: str = ""
     node: str = ""
     moved: tuple[MovedWorker, ...] = ()
+    waited_s: float | None = None
 
     @property
     def place(self) -> str:
@@ -83,6 +87,7 @@ class _Reader:
         self._drill: DrillFired | None = None
         self._failure: WorkerDied | FailureDiagnosed | None = None
         self._restart: GenerationStarted | None = None
+        self._waiting: Waiting | None = None
 
     def take(self, event: Event) -> None:
         match event:
@@ -90,6 +95,10 @@ class _Reader:
                 self._drill = event
             case WorkerDied() | FailureDiagnosed():
                 self._take_failure(event)
+            case Waiting():
+                self._waiting = self._waiting or event
+            case AgentsStarted():
+                self._take_agents(event)
             case PlanLaid() if self._failure is not None:
                 self._improve(moved=event.moved)
             case GenerationStarted():
@@ -115,6 +124,12 @@ class _Reader:
                 cause=event.cause or self._newest.cause,
                 detail=event.detail.rstrip(),
             )
+
+    def _take_agents(self, event: AgentsStarted) -> None:
+        if self._failure is not None and self._waiting is not None:
+            waited_s = _seconds(self._waiting, event) + (self._newest.waited_s or 0.0)
+            self._improve(waited_s=waited_s)
+        self._waiting = None
 
     def _take_restart(self, event: GenerationStarted) -> None:
         failure = self._failure

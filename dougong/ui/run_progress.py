@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dougong.parallel.plan import Plan
 from dougong.records.events import (
+    AgentsStarted,
     CheckpointCommitted,
     CheckpointFailed,
     CheckpointRejected,
@@ -18,6 +19,7 @@ from dougong.records.events import (
     PhaseStarted,
     RunEnded,
     StateChanged,
+    Waiting,
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
@@ -40,9 +42,10 @@ class NewestCheckpoint:
 class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
-    `phase`: what a start or a recovery is at, and since when. `shares`: the part of all lanes that
-    each island runs. `arrivals`: when the last steps came. `unsaved`: since when there is no
-    checkpoint and why, empty where the newest one was committed.
+    `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
+    and since when. `shares`: the part of all lanes that each island runs. `arrivals`: when the last
+    steps came. `unsaved`: since when there is no checkpoint and why, empty where the newest one was
+    committed.
     """
 
     job_name: str
@@ -56,6 +59,7 @@ class RunProgress:
     unsaved: str = ""
     failures: int = 0
     phase: tuple[Phase, float] | None = None
+    awaited: tuple[str, float] | None = None
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
@@ -85,11 +89,16 @@ class RunProgress:
             case StateChanged():
                 self.state = event.state.lower()
             case RunEnded():
-                self.state, self.phase = event.kind, None
+                self.state, self.phase, self.awaited = event.kind, None, None
             case PhaseStarted():
                 self.phase = (event.phase, now)
             case PhaseEnded() | FirstStep() | WorkerDied():
-                self.phase = None
+                self.phase = self.awaited = None
+            case Waiting():
+                since = now if self.awaited is None else self.awaited[1]
+                self.awaited = (event.text, since)
+            case AgentsStarted():
+                self.awaited = None
             case GenerationStarted():
                 self.arrivals.clear()
                 if event.resume is not None and self.checkpoint is None:
@@ -111,6 +120,13 @@ class RunProgress:
             return ""
         phase, since = self.phase
         return f"{PHASES[phase]}, {duration(now - since)}"
+
+    def awaited_words(self, now: float) -> str:
+        """What is waited for, and how long by now; empty while nothing is."""
+        if self.awaited is None:
+            return ""
+        text, since = self.awaited
+        return f"waiting {duration(now - since)}: {text}"
 
     def eta_s(self, now: float) -> float | None:
         """Seconds left at the pace of the last steps, checkpoints and validation counted; None

@@ -14,6 +14,7 @@ from dougong.records.directory import RunDir
 from dougong.records.events import to_json
 from dougong.testing import Done, Host, HostProcess, Lab, RayCluster
 from tests.families import config_values
+from tests.launcher.toyrun import wait_for
 
 PINNED = [
     {"name": "east", "accelerator": "cpu", "workers": 2, "node": "10.0.0.1"},
@@ -67,6 +68,16 @@ class Cluster:
     def read(self, name: str) -> RunDir:
         return RunDir(self.run_dir(name))
 
+    def await_step(self, name: str, step: int, process: HostProcess) -> None:
+        """Until the run has done that step; fails when its process ends before."""
+
+        def done() -> bool:
+            assert process.status is None, process.output
+            directory = self.run_dir(name)
+            return directory.is_dir() and any(row["step"] >= step for row in self.read(name).read_metrics())
+
+        wait_for(done, f"step {step} of {name}", 120)
+
     def losses(self, name: str) -> list[float]:
         """By step; of a step that was computed again the last."""
         rows = {row["step"]: row["loss"] for row in self.read(name).read_metrics()}
@@ -103,7 +114,6 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def fresh_runs(cluster: Cluster) -> Iterator[None]:
+def fresh_runs(cluster: Cluster) -> None:
     """No run directories but this test's."""
     shutil.rmtree(cluster.lab.shared / "runs", ignore_errors=True)
-    yield

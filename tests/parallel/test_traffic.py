@@ -54,7 +54,9 @@ def drawn_crossing(num_experts: int, choices: int, here: int, idle: int = 0) -> 
     return sum(any(expert < here for expert in one) for one in chosen) / len(chosen)
 
 
-@pytest.mark.parametrize(("choices", "here", "idle"), [(1, 3, 0), (2, 4, 0), (3, 1, 0), (2, 8, 0), (8, 2, 0), (2, 4, 4)])
+@pytest.mark.parametrize(
+    ("choices", "here", "idle"), [(1, 3, 0), (2, 4, 0), (3, 1, 0), (2, 8, 0), (8, 2, 0), (2, 4, 4)]
+)
 def test_tokens_cross_as_often_as_choices_fall_there(choices: int, here: int, idle: int) -> None:
     model = Inventory("toy", (), (), 8, (), experts_per_token=choices, num_idle_experts=idle)
     crossing = crossing_of(100, model, here)
@@ -82,7 +84,10 @@ def test_dense_tensors_by_hand() -> None:
 def test_links_between_places_add_up() -> None:
     plan = plan_of("n", "n", "m", "m")
     flows = flows_of_calls(SHAPE, MODEL, plan)
-    assert islands_of(plan) == {"east on n": [0, 1], "east on m": [2, 3]} and nodes_of(plan) == {"n": [0, 1], "m": [2, 3]}
+    assert islands_of(plan) == {"east on n": [0, 1], "east on m": [2, 3]} and nodes_of(plan) == {
+        "n": [0, 1],
+        "m": [2, 3],
+    }
     links = bytes_by_link(flows, islands_of(plan))
     each = bytes_by_link(flows, {str(rank): [rank] for rank in range(4)})
     between = [each[str(s), str(t)][TrafficKind.ROWS].num_bytes for s in (0, 1) for t in (2, 3)]

@@ -76,11 +76,19 @@ def living(folder: Path) -> list[str]:
     return found
 
 
+DAEMON = """
+import os
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "200"])
+"""
+
+
 def test_a_lab_that_is_closed_leaves_nothing() -> None:
     with Lab(num_hosts=2) as lab:
         lab.hosts[0].start(["sleep", "100"])
-        daemon = "import os\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  os.execvp('sleep', ['sleep', '200'])"
-        lab.hosts[1].check(["python", "-c", daemon])
+        lab.hosts[1].check(["python", "-c", DAEMON])
         assert "sleep 200" in lab.hosts[1].processes().values()
         inside = [pid for host in lab.hosts for pid in host.processes()]
         assert len(living(lab.folder)) >= 5

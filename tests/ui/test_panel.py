@@ -6,7 +6,7 @@ import io
 import re
 
 import pytest
-from dougong.records.events import CheckpointCommitted, CheckpointFailed
+from dougong.records.events import AgentsStarted, CheckpointCommitted, CheckpointFailed, Waiting
 from dougong.ui.panel import draw_panel, plain_step, sparkline
 from dougong.ui.run_progress import RunProgress
 from rich.console import Console
@@ -36,6 +36,17 @@ def test_the_panel_fits_any_width(width: int) -> None:
     assert all(len(line) <= width for line in lines)
     if width == 100:
         assert "checkpoint step 40, 15 s ago" in out.getvalue()
+
+
+def test_what_is_awaited_has_a_line_with_how_long_until_agents_are_there() -> None:
+    progress = progress_at(3)
+    progress.note(Waiting(generation=1, text="a node for west/0"), 10.0)
+    progress.note(Waiting(generation=1, text="a node for west/0, or another"), 12.0)
+    out = io.StringIO()
+    Console(file=out, width=100).print(draw_panel(progress, 15.0, 100))
+    assert " waiting 5.0 s: a node for west/0, or another" in out.getvalue()
+    progress.note(AgentsStarted(generation=1, agents=()), 16.0)
+    assert progress.awaited_words(16.0) == ""
 
 
 def test_a_checkpoint_that_was_not_committed_stands_in_the_panel_until_one_is() -> None:

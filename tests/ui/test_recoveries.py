@@ -9,6 +9,7 @@ import pytest
 from dougong.records.events import Event, from_json
 from dougong.ui.history import read_history
 from dougong.ui.recoveries import find_recoveries
+from dougong.ui.report.rows import recovery_rows
 from tests.ui.recorded import finished_run
 
 
@@ -39,3 +40,24 @@ def test_the_first_failure_of_a_generation_is_its_cause() -> None:
     assert (first.worker, first.failure, first.cause) == ("west/1", "out_of_memory", "exit status 1")
     assert (first.restart_s, first.reload_s, first.total_s) == (0.5, None, None)
     assert (second.worker, second.step, second.noticed_s) == ("east/1", 4, None)
+
+
+def test_a_recovery_tells_what_was_waited_for_and_which_workers_moved() -> None:
+    def event(kind: str, generation: int, **fields: Any) -> Event:
+        return from_json({"kind": kind, "generation": generation, **fields})
+
+    moved = [{"worker": "west/0", "before": "node1", "now": "node2"}]
+    died = {"worker": "west/0", "cause": "its connection ended", "class": "node_lost"}
+    plans = [event("planned", 0, workers=2, lanes=4, experts=8), event("generation_started", 1, workers=[])]
+    moves = [
+        event("waiting", 1, text="a node for west/0", monotonic_s=1.0),
+        event("waiting", 1, text="another", monotonic_s=5.0),
+        event("agents_started", 1, agents=[], monotonic_s=13.0),
+        event("planned", 1, workers=2, lanes=4, experts=8, moved=moved),
+    ]
+    after = [event("generation_started", 2, workers=[], resume="step-000003"), event("first_step", 2, step=4)]
+    (recovery,) = find_recoveries([*plans, event("worker_died", 1, **died), *moves, *after], [])
+    (one,) = recovery.moved
+    assert (one.worker, one.before, one.now) == ("west/0", "node1", "node2")
+    (row,) = recovery_rows([recovery])
+    assert row.outcome == "resumed from step-000003, 0 steps rewound; waited 12 s for a node; west/0: node1 -> node2"

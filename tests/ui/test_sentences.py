@@ -30,6 +30,17 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "waiting", "text": "2 NPU on beta"}, "warning", "waiting: 2 NPU on beta"),
     ({"kind": "planned", "workers": 2, "lanes": 4, "experts": 1}, "info", "plan: 2 workers, 4 lanes, 1 expert"),
     (
+        {
+            "kind": "planned",
+            "workers": 4,
+            "lanes": 4,
+            "experts": 8,
+            "moved": [{"worker": f"west/{i}", "before": "node1", "now": f"node{2 + i // 2}"} for i in range(3)],
+        },
+        "info",
+        "plan: 4 workers, 4 lanes, 8 experts; west/0-1: node1 -> node2; west/2: node1 -> node3",
+    ),
+    (
         {"kind": "generation_started", "workers": ["east/0", "east/1"], "resume": "step-000020"},
         "info",
         "generation 2 starts from step-000020 with 2 workers [east/0-1]",
@@ -176,6 +187,21 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),
     ({"kind": "failed", "step": 31, "worker": "east/1", "cause": "boom"}, "error", "failed at step 31: east/1: boom"),
+    (
+        {"kind": "failed", "step": 31, "worker": "east/1", "node": "node1", "cause": "boom"},
+        "error",
+        "failed at step 31: east/1 on node1: boom",
+    ),
+    (
+        {"kind": "worker_died", "worker": "east/1", "node": "node1", "class": "crash", "cause": "SIGKILL"},
+        "error",
+        "worker east/1 on node1 died: crash: SIGKILL",
+    ),
+    (
+        {"kind": "diagnosis", "worker": "east/1", "node": "node1", "class": "hang", "cause": "no progress"},
+        "error",
+        "diagnosis: east/1 on node1: hang: no progress",
+    ),
     ({"kind": "failed", "step": 0, "cause": "no GPU"}, "error", "failed at step 0: no GPU"),
 ]
 

@@ -48,7 +48,7 @@ from dougong.control.path_messages import TryPaths
 from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
 from dougong.control.tasks import Task
 from dougong.control.worker_messages import WorkerMessage
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import DougongError
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
@@ -123,10 +123,8 @@ class Agent:
         self._selector.register(fork_server.channel, selectors.EVENT_READ, self._on_fork_server)
 
     def serve(self) -> None:
-        """Until the controller ends the run or is gone.
-
-        LaunchError when nothing has come from it for `controller_silence_s`.
-        """
+        """Until the controller ends the run or is gone; it is gone, too, when nothing has come
+        from it for `controller_silence_s`."""
         try:
             self._loop()
         except (OSError, EOFError) as error:
@@ -159,7 +157,7 @@ class Agent:
     def _check_silence(self, now: float) -> None:
         if now - self._controller.heard_at > self._deadlines.controller_silence_s:
             limit = self._deadlines.words("controller_silence_s")
-            raise LaunchError(f"nothing has come from {self._controller.peer} for {limit}")
+            raise TimeoutError(f"nothing has come from {self._controller.peer} for {limit}")
 
     def _send_heartbeat(self) -> None:
         self._num_heartbeats += 1
@@ -360,9 +358,10 @@ def main() -> None:
     if settings.parent is not None:
         die_with_parent(settings.parent)
     try:
-        serve_run(settings)
+        ended_by_controller = serve_run(settings)
     except DougongError as error:
         sys.exit(f"agent {settings.name}: {error}")
+    sys.exit(0 if ended_by_controller else 1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts, MachineLimits
+from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.placement import AgentSpec
@@ -16,8 +17,6 @@ from dougong.planner.plan_job import state_bytes
 from dougong.remarks import Remarks
 from dougong.ui.formatting import duration, plural, size
 
-_CLOCK_S = 5.0
-"""Clocks that are set over the network agree much better than this."""
 _FILES_OF_ANY = 100
 _FILES_OF_A_PEER = 6
 """A worker has a few connections to each other one, an agent a few descriptors of each worker."""
@@ -67,7 +66,7 @@ def _by_node(agents: Sequence[JoinedAgent]) -> dict[str, list[JoinedAgent]]:
 
 def _on_clock(node: str, there: Sequence[JoinedAgent]) -> Iterator[str]:
     ahead_s = there[0].clock_ahead_s
-    if abs(ahead_s) > _CLOCK_S:
+    if abs(ahead_s) > DEADLINES.clocks_differ_s:
         side = "ahead of" if ahead_s > 0 else "behind"
         yield (
             f"the clock of {node} is {duration(abs(ahead_s))} {side} that of this machine (dougong "

@@ -12,7 +12,7 @@ from dougong.control.worker_messages import PartDurable, WorkerRaised
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.schema import Drill
-from dougong.launcher.controller.preflight import InspectedModel, JudgedFingerprints
+from dougong.launcher.agent.answers import InspectedModel, JudgedFingerprints
 from dougong.launcher.controller.states import State
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import AgentSpec

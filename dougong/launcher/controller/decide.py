@@ -10,7 +10,8 @@ from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
-from dougong.fault.policy import DETERMINISTIC, decide
+from dougong.fault.past import cause_of_end, words_of_end
+from dougong.fault.policy import decide
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
@@ -22,7 +23,7 @@ from dougong.launcher.controller.actions import (
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.facts import PastFailure, RunFacts
+from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.relocation import Relocation
@@ -296,10 +297,14 @@ def _recover(
     """End the old generation's workers, then the run or the next generation, as was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
-    due = Relocation(facts, state, policy, now).next_actions()
+    relocation = Relocation(facts, state, policy, now)
+    due = relocation.next_actions()
     if due or state.stage in (Stage.NODES, Stage.ROOM):
         return due
-    return Preparation(facts, state, policy, now).next_actions()
+    try:
+        return Preparation(facts, state, policy, now).next_actions()
+    except DougongError as error:
+        return relocation.answer(error)
 
 
 def _await_workers_end(
@@ -370,33 +375,6 @@ def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
 def _defeat(facts: RunFacts, reason: str) -> Outcome:
     """The end of a run that could not recover; its error names the failure that it did not get
     over."""
-    cause = _cause(facts.history)
-    error = WorkerError(f"{cause.diagnosis}{_other_failures(facts.history, cause)}; {reason}")
+    cause = cause_of_end(facts.history)
+    error = WorkerError(f"{words_of_end(facts.history)}; {reason}")
     return Outcome("FAILED", 1, error, cause.diagnosis, cause.generation)
-
-
-def _cause(history: Sequence[PastFailure]) -> PastFailure:
-    """The first failure since the last step that was completed; the last one where that is a
-    mistake, which ends a run whatever went before."""
-    cause = history[-1]
-    if cause.diagnosis.kind in DETERMINISTIC:
-        return cause
-    for earlier in reversed(history[:-1]):
-        if cause.has_stepped:
-            break  # the run had got over all the earlier ones
-        cause = earlier
-    return cause
-
-
-def _other_failures(history: Sequence[PastFailure], cause: PastFailure) -> str:
-    """That there were more failures than the cause, and the last of them unless it is the same."""
-    count, last = len(history), history[-1]
-    if count == 1:
-        return ""
-    if cause is last:
-        return f" (the last of {count} failures)"
-    same = (last.diagnosis.worker, last.diagnosis.cause)
-    if same == (cause.diagnosis.worker, cause.diagnosis.cause):
-        return f" ({count} failures; the last was the same)"
-    place = "first" if cause is history[0] else f"number {history.index(cause) + 1}"
-    return f" ({place} of {count} failures; the last: {last.diagnosis})"

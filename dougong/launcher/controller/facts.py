@@ -10,9 +10,16 @@ from pathlib import Path
 from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import DougongError
-from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
+from dougong.launcher.agent.answers import (
+    FINGERPRINT,
+    INSPECT,
+    Answer,
+    InspectedModel,
+    JudgedFingerprints,
+)
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -38,29 +45,11 @@ from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreOpened
-from dougong.launcher.controller.preflight import (
-    FINGERPRINT,
-    INSPECT,
-    Answer,
-    InspectedModel,
-    JudgedFingerprints,
-)
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.records.events import CheckpointFailed
 from dougong.records.recomputation import Recomputation
-
-
-@dataclass(frozen=True)
-class PastFailure:
-    """A failure that the run has had. `has_stepped`: whether its generation had completed a step
-    before."""
-
-    generation: int
-    diagnosis: Diagnosis
-    has_stepped: bool = False
-
 
 _FAILED_COMMITS = 2
 """So many in a row end a run that has no checkpoint at all."""
@@ -73,7 +62,7 @@ class CheckpointFacts:
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
     generation. `num_open`: commits under way. `error`: how a run ends whose last commit failed,
     and `failed`: as it was told; None where it did not. `parent`: name of the checkpoint that the
-    next one follows. `found`: the answer to the last search.
+    next one follows. `num_sought`: searches under way; `found`: the answer to the last one.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
@@ -81,6 +70,7 @@ class CheckpointFacts:
     error: DougongError | None = None
     failed: CheckpointFailed | None = None
     parent: str | None = None
+    num_sought: int = 0
     found: FoundCheckpoint | None = None
 
     def note_part(self, worker: str, message: PartDurable) -> bool:
@@ -103,6 +93,7 @@ class CheckpointFacts:
                 self.parts.clear()
             case FindCheckpoint():
                 self.found = None
+                self.num_sought += 1
 
     @property
     def newest_step(self) -> int:
@@ -131,6 +122,9 @@ class CheckpointFacts:
         self.error, self.failed = type(error)(told.standing), told
 
     def note_found(self, found: FoundCheckpoint) -> None:
+        self.num_sought -= 1
+        if self.num_sought > 0:
+            return  # agents were lost meanwhile, and it has been asked again since
         self.found = found
         self.parent = found.directory.name if found.directory is not None else None
 
@@ -233,7 +227,7 @@ class RunFacts:
             case ForkGeneration():
                 self._begin_generation(action, now)
             case ForgetError():
-                self.error = None
+                self.error, self.awaited = None, ""
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():

@@ -18,7 +18,7 @@ from dougong.fault.liveness import (
 )
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import StillWorker
+from dougong.records.events import MovedWorker, StillWorker
 from dougong.records.status import WorkerState
 
 
@@ -204,3 +204,15 @@ class Generation:
         if self.first_failure_at is None:
             self.first_failure_at = now
         self.failures.append(failure)
+
+
+def moved_workers(before: Plan | None, now: Plan) -> tuple[MovedWorker, ...]:
+    """The workers that are on another node than under the plan `before`, if there was one."""
+    if before is None:
+        return ()
+    moved = []
+    for worker in now.workers:
+        node = before.worker(worker.name).node
+        if node != worker.node:
+            moved.append(MovedWorker(worker=worker.name, before=node, now=worker.node))
+    return tuple(moved)

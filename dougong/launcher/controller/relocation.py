@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dougong.addresses import read_ports
 from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
 from dougong.launcher.controller.actions import (
     Action,
@@ -30,7 +31,13 @@ from dougong.planner.placement import AgentSpec, lay_out
 from dougong.records import events
 from dougong.ui.formatting import worker_list
 
-_ON_NODES = (Stage.JOIN, Stage.READY, Stage.FINGERPRINTS, Stage.CHECKPOINT)
+_ON_NODES = (
+    Stage.JOIN,
+    Stage.PATHS,
+    Stage.READY,
+    Stage.FINGERPRINTS,
+    Stage.CHECKPOINT,
+)
 """Stages in which the agents that are started anew have been on their nodes."""
 
 
@@ -50,7 +57,7 @@ class Relocation:
         """
         stage, error = self.state.stage, self.facts.error
         if error is not None:
-            return self._answer(error)
+            return self.answer(error)
         if stage is Stage.NODES:
             return self._look()
         if stage is Stage.ROOM:
@@ -62,32 +69,36 @@ class Relocation:
         """End what is left of the lost agents, and look which nodes there are."""
         lost = tuple(handle.spec.name for handle in self.facts.agents.lost)
         search = replace(self._search, unfit=self._unfit_nodes())
-        return (
-            Enter(self._at(Stage.NODES, search)),
-            SeekNodes(lost, self.policy.kinds),
-        )
+        following = self._at(Stage.NODES, search, self._going_on)
+        return Enter(following), SeekNodes(lost, self.policy.kinds)
 
     @property
     def _search(self) -> Search:
         return self.state.search or Search(self.now)
 
-    def _at(self, stage: Stage, search: Search, restarted: tuple[str, ...] = ()) -> Recovering:
+    @property
+    def _going_on(self) -> tuple[str, ...]:
+        """Those that were started anew and live: they have yet to be looked at like the next
+        ones."""
+        living = {handle.spec.name for handle in self.facts.agents.living}
+        return tuple(name for name in self.state.restarted if name in living)
+
+    def _at(self, stage: Stage, search: Search, restarted: tuple[str, ...]) -> Recovering:
         return replace(self.state, stage=stage, since=self.now, search=search, restarted=restarted)
 
     # What goes wrong on the way
 
-    def _answer(self, error: DougongError) -> tuple[Action, ...]:
-        """An error that another node, or time, may mend; any other is raised."""
+    def answer(self, error: DougongError) -> tuple[Action, ...]:
+        """What follows from an error that another node, or time, may mend; raises any other."""
         stage, new = self.state.stage, self.state.restarted
         # A record that cannot be written, and a checkpoint that is not valid, are no node's fault.
-        if isinstance(error, StorageError | CheckpointError):
+        if stage is Stage.CHECKPOINT or isinstance(error, StorageError | CheckpointError):
             raise error
-        if stage is Stage.NODES or stage is Stage.PLACES:
-            lose = tuple(LoseAgent(name, "it found no place") for name in new)
-            return ForgetError(), *lose, *self._wait(str(error))
-        if stage not in _ON_NODES or not new:
-            raise error
-        return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
+        if stage in _ON_NODES:
+            return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
+        placeless = [name for name in new if name not in self._going_on]
+        lost = [LoseAgent(name, "it found no place") for name in placeless]
+        return ForgetError(), *lost, *self._wait(str(error))
 
     def _unfit_nodes(self) -> dict[str, Unfit]:
         """The nodes on which an agent could not be started, with those that are so by now.
@@ -123,7 +134,7 @@ class Relocation:
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
-            check_ports(job.listening_ports, layout, fit, self.facts.host or "")
+            check_ports(read_ports(job.ports), layout, fit, self.facts.host or "")
         except LaunchError as error:
             return self._wait(str(error))
         return self._start(layout, kept)
@@ -137,7 +148,7 @@ class Relocation:
     ) -> tuple[Action, ...]:
         new = tuple(spec for spec in layout if spec not in kept)
         search = replace(self._search, awaited="")
-        names = tuple(spec.name for spec in new)
+        names = (*self._going_on, *[spec.name for spec in new])
         return Enter(self._at(Stage.PLACES, search, names)), StartAgents(new, layout)
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
@@ -150,7 +161,8 @@ class Relocation:
         if self.now - search.since > deadlines.node_return_s:
             limit = deadlines.words("node_return_s")
             raise LaunchError(f"the controller waited {limit} for {text}")
-        enter = Enter(self._at(Stage.ROOM, replace(search, awaited=text)))
+        following = replace(search, awaited=text)
+        enter = Enter(self._at(Stage.ROOM, following, self._going_on))
         if text == search.awaited:
             return (enter,)
         return Record(events.Waiting(generation=self.facts.number, text=text)), enter

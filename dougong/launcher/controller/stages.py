@@ -7,11 +7,22 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from dougong.addresses import read_ports
 from dougong.checkpoint.directories import step_of
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.launcher.agent.answers import (
+    FINGERPRINT,
+    INSPECT,
+    InspectedModel,
+    judge_fingerprints,
+    probed_by,
+    read_fingerprints,
+    read_model,
+    strangers,
+)
 from dougong.launcher.controller.actions import (
     Action,
     AskForFingerprints,
@@ -33,22 +44,13 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.generation import moved_workers
 from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
 from dougong.launcher.controller.observe import rejected, set_aside, warning
-from dougong.launcher.controller.preflight import (
-    FINGERPRINT,
-    INSPECT,
-    InspectedModel,
-    judge_fingerprints,
-    probed_by,
-    read_fingerprints,
-    read_model,
-    strangers,
-)
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.memory import plan_that_fits
 from dougong.planner.listeners import check_ports
+from dougong.planner.memory import plan_that_fits
 from dougong.planner.placement import lay_out
 from dougong.records import events
 from dougong.remarks import Remarks
@@ -266,7 +268,7 @@ class Preparation:
         assert self.facts.nodes is not None
         job, nodes = self.policy.job, self.facts.nodes
         specs = lay_out(job.islands, nodes, self.policy.shared_devices)
-        check_ports(job.listening_ports, specs, nodes, self.facts.host or "")
+        check_ports(read_ports(job.ports), specs, nodes, self.facts.host or "")
         return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
@@ -368,7 +370,7 @@ class Preparation:
             lanes=plan.num_lanes,
             experts=plan.num_experts,
             environment={agent.island: agent.environment for agent in known},
-            moved=_moved(facts.plan, plan),
+            moved=moved_workers(facts.plan, plan),
         )
         warnings = look_at_memory(facts, self.policy, facts.model.inventory, plan)
         return UsePlan(plan), Record(event), *warnings
@@ -393,15 +395,3 @@ class Preparation:
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
-
-
-def _moved(before: Plan | None, now: Plan) -> tuple[events.MovedWorker, ...]:
-    """The workers that are on another node now."""
-    if before is None:
-        return ()
-    moved = []
-    for worker in now.workers:
-        node = before.worker(worker.name).node
-        if node != worker.node:
-            moved.append(events.MovedWorker(worker=worker.name, before=node, now=worker.node))
-    return tuple(moved)

@@ -143,6 +143,13 @@ class Ended:
 State = Starting | Running | Stopping | Recovering | Ended
 
 
+def awaited_in(state: State) -> str:
+    """What a recovery waits for, in words; empty where nothing is awaited."""
+    if isinstance(state, Recovering) and state.search is not None:
+        return state.search.awaited
+    return ""
+
+
 _PHASES: dict[Stage, Phase] = {
     Stage.PATHS: "paths",
     Stage.READY: "imports",

@@ -72,7 +72,7 @@ def ring_target(ranks: Sequence[int], rank: int) -> int:
     return ranks[(ranks.index(rank) + 1) % len(ranks)]
 
 
-def ring_share(num_workers: int, num_bytes: int) -> float:
+def ring_share(num_workers: int, num_bytes: float) -> float:
     """What every worker sends when `num_bytes` are added up in a ring: each part goes round twice,
     once to be added and once to be given back (Patarasu and Yuan 2009, section 3)."""
     return 2 * num_bytes * (num_workers - 1) / num_workers

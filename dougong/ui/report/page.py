@@ -22,6 +22,7 @@ from dougong.ui.next_step import next_step
 from dougong.ui.report import rows
 from dougong.ui.report.charts import training_charts
 from dougong.ui.report.summary import read_log_tail, summary_cards
+from dougong.ui.report.traffic import traffic_table
 
 _SHOWN_EVENTS = 200
 _SHOWN_WORKERS = 64
@@ -50,6 +51,7 @@ def render(history: History, run_dir: RunDir) -> str:
         recoveries=rows.recovery_rows(history.recoveries),
         starts=rows.start_rows(history.events),
         warnings=rows.warning_words(history.events),
+        traffic=traffic_table(history),
         workers=rows.worker_rows(history, history.plan) if history.plan else [],
         shown_workers=_SHOWN_WORKERS,
         classes=rows.class_words(history.classes),

@@ -231,8 +231,10 @@ def _outcome(recovery: Recovery) -> str:
     start = "started again from the beginning"
     if recovery.resumed_from is not None:
         start = f"resumed from {recovery.resumed_from}"
-    rewound = f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"
-    return "; ".join([rewound, *moves(recovery.moved)])
+    words = [f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"]
+    if recovery.waited_s is not None:
+        words.append(f"waited {duration(recovery.waited_s)} for a node")
+    return "; ".join([*words, *moves(recovery.moved)])
 
 
 def _worker_row(worker: Worker, plan: Plan, state: WorkerState | None) -> WorkerRow:

@@ -67,9 +67,11 @@ WORKERS = {"east": ("east/0", "east/1"), "west": ("west/0",)}
 
 @dataclass(frozen=True)
 class Joins:
-    """An agent proves itself; a new life for one that was there before."""
+    """An agent proves itself; a new life for one that was there before. `ray_node`: where Ray has placed it."""
 
     agent: str
+    node: str = "here"
+    ray_node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,13 +256,15 @@ class Machine:
                     if agent not in silent:
                         channel.heard_at = self.now
                 self._take(observe_time(self.facts, self.now, self.deadlines))
-            case Joins(agent):
-                self.channels[agent] = self._channel()
-                node = self.nodes.get(agent, "here")
-                facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {})
+            case Joins(agent, node, ray_node):
+                channel, node = self._channel(), self.nodes.get(agent, node)
+                facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, ray_node=ray_node)
                 facts = replace(facts, memory_bytes=self.memory_bytes, trouble=self.troubles.get(agent))
-                self._observe(AgentJoined(facts, self.channels[agent]))
-                self._observe(AgentMessage(agent, self.channels[agent], PathsOpen(path_end(agent))))
+                self._observe(AgentJoined(facts, channel))
+                handles = self.facts.agents.handles
+                if agent not in handles or handles[agent].channel is channel:
+                    self.channels[agent] = channel
+                    self._observe(AgentMessage(agent, channel, PathsOpen(path_end(agent))))
             case Says(agent, message):
                 self._observe(AgentMessage(agent, self.channels[agent], message))
             case Leaves(agent):

@@ -104,8 +104,12 @@ def test_news_are_recorded_and_shown(rig: Rig) -> None:
 def test_what_a_start_waits_for_and_who_has_ended_comes_back(rig: Rig) -> None:
     rig.actor.act(StartAgents((), ()))
     assert [rig.inbox.get(10), rig.inbox.get(10)] == [Awaited("2 NPU on beta"), AgentsPlaced()]
+    # Agents that are being started are asked to show that they share the run directory.
+    assert [path.parent.name for path in rig.run_dir.path.rglob(".proof.*")].count("checkpoints") == 1
     rig.actor.act(AskWhoEnded())
     assert rig.inbox.get(10) == AgentsEnded({"west": "its process ended with status 9"})
+    rig.actor.close()
+    assert not list(rig.run_dir.path.rglob(".proof.*"))
 
 
 def test_a_client_is_answered_and_its_connection_closed(rig: Rig) -> None:

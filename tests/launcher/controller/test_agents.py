@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from dougong.control.channel import Channel
@@ -51,7 +52,7 @@ def test_a_lost_agent_is_named_with_its_node_and_begins_another_life(
     assert agents.lose(agents["west"], "gone", "its node") == "agent west on its node: gone"
     assert [handle.spec.name for handle in agents.lost] == ["east", "west"]
     assert not agents.is_current("east", channels[0])
-    agents.expect([EAST])
+    agents.expect([EAST], [EAST, WEST])
     assert agents.join(facts("east"), channels[1])
     assert [handle.spec.name for handle in agents.lost] == ["west"]
 
@@ -75,6 +76,23 @@ def test_a_worker_belongs_to_one_agent(agents: AgentTable) -> None:
     handle = agents.of_worker("west/0")
     assert handle is not None and handle.spec.name == "west"
     assert agents.of_worker("north/0") is None
+
+
+def test_agents_of_another_layout_are_forgotten(agents: AgentTable, channels: list[Channel]) -> None:
+    agents.join(facts("east"), channels[0])
+    new = replace(WEST, name="west-0", node="id-of-node2")
+    agents.expect([new], [EAST, new])
+    assert [handle.spec.name for handle in agents.all] == ["east", "west-0"]
+    assert [handle.spec.name for handle in agents.living] == ["east"]
+    assert not agents.join(facts("west"), channels[1])
+
+
+def test_an_agent_that_comes_from_another_node_than_its_own_is_not_let_in(
+    agents: AgentTable, channels: list[Channel]
+) -> None:
+    agents.expect([replace(EAST, node="id-of-node2")], [replace(EAST, node="id-of-node2"), WEST])
+    assert not agents.join(replace(facts("east"), ray_node="id-of-node1"), channels[0])
+    assert agents.join(replace(facts("east"), ray_node="id-of-node2"), channels[0])
 
 
 def test_a_node_is_named_unless_all_is_on_the_machine_of_whoever_reads(

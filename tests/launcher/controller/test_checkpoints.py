@@ -19,6 +19,7 @@ from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
 from dougong.job.schema import Job, Model
+from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.checkpoints import (
     CheckpointManager,
     RunOrigin,
@@ -28,7 +29,6 @@ from dougong.launcher.controller.checkpoints import (
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbox import Background, Inbox
 from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
-from dougong.launcher.controller.preflight import InspectedModel
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity

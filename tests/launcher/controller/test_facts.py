@@ -9,19 +9,23 @@ from dougong.control.worker_messages import PartDurable
 from dougong.errors import LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.observation import AgentLost
+from dougong.fault.past import PastFailure
 from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     KillGeneration,
+    LoseAgent,
+    SeekNodes,
     StartAgents,
     UsePlan,
 )
 from dougong.launcher.controller.config import FROM_START
-from dougong.launcher.controller.facts import CheckpointFacts, PastFailure, RunFacts
+from dougong.launcher.controller.facts import CheckpointFacts, RunFacts
 from dougong.launcher.controller.items import Committed, FoundCheckpoint
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Inventory, Seat, make_plan
@@ -41,12 +45,21 @@ def facts() -> RunFacts:
 
 
 def test_agents_that_were_asked_for_have_yet_to_be_placed(facts: RunFacts) -> None:
-    for action in (StartAgents((EAST,)), StartAgents((EAST,))):
-        facts.are_placed = True
-        facts.note(action, 0.0)
-        assert not facts.are_placed and not facts.agents["east"].is_dropped
-        facts.note(DropAgent("east"), 0.0)
-        assert facts.agents["east"].is_dropped
+    facts.are_placed = True
+    facts.note(StartAgents((EAST,), (EAST,)), 0.0)
+    assert not facts.are_placed and not facts.agents["east"].is_dropped
+    facts.note(DropAgent("east"), 0.0)
+    assert facts.agents["east"].is_dropped
+
+
+def test_an_agent_may_be_given_up_and_nodes_be_listed_anew(facts: RunFacts) -> None:
+    facts.note(StartAgents((EAST,), (EAST,)), 0.0)
+    facts.note(LoseAgent("east", "it did not come"), 1.0)
+    assert [handle.lost for handle in facts.agents.lost] == ["agent east on its node: it did not come"]
+    facts.nodes, facts.error = (), LaunchError("x")
+    facts.note(SeekNodes(("east",), ()), 2.0)
+    facts.note(ForgetError(), 2.0)
+    assert facts.nodes is None and facts.error is None
 
 
 def test_a_generation_begins_where_its_checkpoint_stands(facts: RunFacts) -> None:
@@ -57,7 +70,7 @@ def test_a_generation_begins_where_its_checkpoint_stands(facts: RunFacts) -> Non
 
 
 def test_an_agent_that_was_lost_before_has_lost_its_workers(facts: RunFacts) -> None:
-    facts.note(StartAgents((EAST,)), 0.0)
+    facts.note(StartAgents((EAST,), (EAST,)), 0.0)
     facts.lose(facts.agents["east"], "node down", 1.0)
     facts.note(FORK, 2.0)
     assert facts.generation is not None

@@ -17,6 +17,7 @@ from dougong.launcher.controller.items import (
     AgentsPlaced,
     CommitFailed,
     FoundCheckpoint,
+    NodesListed,
     PeerRefused,
     SignalReceived,
     TaskFailed,
@@ -26,6 +27,7 @@ from tests.launcher.controller.machine import (
     ALL,
     INVENTORY,
     MODEL,
+    NODE,
     START,
     UP_TO_JOIN,
     UP_TO_MODEL,
@@ -77,7 +79,7 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
     return [*killed(*alive, generation=generation), found(checkpoint)]
 
 
-RESTARTED = [AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
+RESTARTED = [NodesListed((NODE,)), AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
 NONE_IS_VALID = FoundCheckpoint(
     None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
 )
@@ -154,8 +156,8 @@ CASES = [
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], worker="east/1", status=1,
-         cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers of this "
-               "machine take 0 GB; where a device has less, give the job more workers",
+         cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers on "
+               "here take 0 GB; where a device has less, give the job more workers",
          reason="SIGKILL came twice with no step in between, so it is taken for one that would come again"),
     Case("several dead at once are one failure",
          [[exits("west/0", -9)], [exits("east/0", -9), exits("east/1", -9)], found(5)],
@@ -247,27 +249,27 @@ CASES = [
 
     Case("a lost agent is started again",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "StartAgents west", "AdoptChannel west",
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
           "FindCheckpoint", "ForkGeneration 2"],
          [*DIES, "agents_started", "generation_started"], worker="west/0",
          cause="agent west on here: its connection ended"),
     Case("an agent that falls silent is lost", [Passes(10.1, silent=("west",))], ["RECOVERING"],
          ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0",
          cause="no heartbeat for 10 s (fault.deadlines.agent_silence_s)"),
-    Case("an agent lost again while it starts ends the run",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:2], Leaves("west")], ["RECOVERING", "FAILED"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "StartAgents west", "AdoptChannel west",
-          "DropAgent west"],
-         [*DIES, "agents_started"], worker="west/0", status=1, reason="its agent cannot be started again: agent west"),
-    Case("an agent that does not come back ends the run",
-         [Leaves("west"), *killed("east/0", "east/1"), AgentsPlaced(), Passes(121)], ["RECOVERING", "FAILED"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "StartAgents west", "GiveUp"], DIES, worker="west/0",
-         status=1, reason="its agent cannot be started again: no first message of agents west"),
+    Case("an agent lost again while it starts is laid out anew",
+         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:3], Leaves("west")], ["RECOVERING"],
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
+          "DropAgent west", "SeekNodes"],
+         [*DIES, "agents_started"], worker="west/0"),
+    Case("an agent that does not come back is laid out anew",
+         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:2], Passes(121)], ["RECOVERING"],
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "LoseAgent west",
+          "DropAgent west", "SeekNodes"], DIES, worker="west/0"),
     Case("an agent lost twice in the run's life uses the budget up",
          [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5), Leaves("west"),
           *killed("east/0", "east/1", generation=2)],
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "StartAgents west", "AdoptChannel west",
+         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
           "FindCheckpoint", "ForkGeneration 2", "DropAgent west", "KillGeneration 2", "ForgetParts"],
          [*DIES, "agents_started", "generation_started", *DIES], worker="west/0", status=1, job=ONCE,
          reason="fault.max_restarts is 1 and they are used up"),

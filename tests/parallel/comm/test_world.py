@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.operation import MessageKind
 from tests.parallel.lost_peer import member_of_two, survive
 from tests.parallel.workers import plan_of
 from tests.processes import CONTEXT, run_workers
@@ -168,7 +170,9 @@ def do_everything_with_a_dead_peer(world: World) -> list[str]:
     """Each operation with a peer that is known to be dead fails at its start already."""
     world.begin_step(4)
     operations = {
-        "updated parameters": lambda: world.transfer(TrafficKind.SUMS, [Transfer(1, torch.zeros(3))], [], "updated parameters"),
+        "updated parameters": lambda: world.transfer(
+            TrafficKind.SUMS, [Transfer(1, torch.zeros(3))], [], "updated parameters"
+        ),
         "gradients": lambda: world.transfer(TrafficKind.SUMS, [], [Transfer(1, torch.zeros(3))], "gradients"),
         "losses": lambda: world.gather_bytes(b"a", [1, 1], "losses"),
         "a sum of counts": lambda: world.add_counts(torch.tensor([1])),
@@ -217,3 +221,26 @@ def test_a_peer_that_makes_no_groups_is_named_with_the_place_and_the_key(makes_f
         "worker 0 (east/0) waited 3 s (fault.deadlines.message_s) for worker 1 (east/1): process groups of "
         f"generation 1 at 127.0.0.1:{store.port}"
     )
+
+
+def join_apart(alone: World, plan: Plan, rank: int, port: int) -> list[bool]:
+    """A worker of attention and one of experts, each an island of devices of its own: whether a native group is there,
+    by kind of message."""
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401  it brings the backend `fake`
+
+    islands = (("east", "fake", (0,)), ("west", "fake", (1,)))
+    names, island = ("east/0", "west/0"), ("east", "west")[rank]
+    member = Membership(rank, 2, 1, island, islands, torch.device("cpu"), (0,), names)
+    world = World.join(member, ("127.0.0.1", port))
+    found = [world.route_of(kind).groups.native is not None for kind in MessageKind]
+    world.barrier()
+    world.leave()
+    return found
+
+
+def test_islands_of_devices_with_one_worker_join_without_a_native_group() -> None:
+    """To torch an empty list of ranks means everybody, and a group of one sends nothing."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run_workers, join_apart, plan_of("B"), rank, store.port) for rank in (0, 1)]
+        assert [one.result(60) for one in both] == [[[False] * 4]] * 2

@@ -403,10 +403,10 @@ def test_sums_never_write_into_a_tensor_of_the_graph() -> None:
 # Attention
 
 
-def walk_attention(tokens: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def walk_attention(length: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Gradients of queries, keys and values."""
     draw = torch.Generator().manual_seed(1)
-    shape = (2, 4, tokens, 64)
+    shape = (2, 4, length, 64)
     *inputs, gradient = (torch.randn(shape, generator=draw).to(device, dtype) for _ in range(4))
     for tensor in inputs:
         tensor.requires_grad_()
@@ -449,7 +449,7 @@ def test_attention_s_backward_is_strict() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_on_a_gpu_gives_the_same_bits_every_time(dtype: torch.dtype) -> None:
     device = Cuda().open(0)
-    for tokens in (1024, 4096):
-        first = walk_attention(tokens, device, dtype)
+    for length in (1024, 4096):
+        first = walk_attention(length, device, dtype)
         for _ in range(10):
-            assert all(torch.equal(a, b) for a, b in zip(first, walk_attention(tokens, device, dtype), strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(first, walk_attention(length, device, dtype), strict=True))

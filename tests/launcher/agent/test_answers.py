@@ -11,7 +11,7 @@ from dougong.control.worker_messages import FingerprintFound, ModelFound, Worker
 from dougong.errors import DataError, WorkerError
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
-from dougong.launcher.controller.preflight import (
+from dougong.launcher.agent.answers import (
     Answer,
     judge_fingerprints,
     probed_by,

@@ -1,4 +1,4 @@
-"""What is looked at before a plan is laid: the model and the data once, every device's arithmetic.
+"""What was looked at before a plan is laid: the model and the data once, every device's arithmetic.
 
 Children of the agents' fork servers look; generation 0 is theirs. Here their answers are read and
 judged. Pure.
