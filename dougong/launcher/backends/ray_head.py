@@ -141,6 +141,10 @@ class _Gcs:
                 found.append(Member(node.hex(), name))
         return found
 
+    def cluster(self) -> str:
+        """By which it knows its cluster."""
+        return str(self._client.cluster_id.hex())
+
     def dashboard(self) -> str:
         """HOST:PORT where jobs can be submitted; empty where they cannot."""
         found = self._client.internal_kv_get(b"webui:url", b"dashboard", timeout=self._limit_s)
