@@ -29,10 +29,10 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
-    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
+    GoOn,
     KillGeneration,
     LoseAgent,
     SeekNodes,
@@ -226,7 +226,7 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case ForgetError():
+            case GoOn():
                 self.error, self.awaited = None, ""
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)

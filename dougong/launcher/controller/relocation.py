@@ -16,7 +16,7 @@ from dougong.errors import CheckpointError, DougongError, LaunchError, StorageEr
 from dougong.launcher.controller.actions import (
     Action,
     Enter,
-    ForgetError,
+    GoOn,
     LoseAgent,
     Record,
     SeekNodes,
@@ -95,10 +95,10 @@ class Relocation:
         if stage is Stage.CHECKPOINT or isinstance(error, StorageError | CheckpointError):
             raise error
         if stage in _ON_NODES:
-            return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
+            return GoOn(), *[LoseAgent(name, str(error)) for name in new]
         placeless = [name for name in new if name not in self._going_on]
         lost = [LoseAgent(name, "it found no place") for name in placeless]
-        return ForgetError(), *lost, *self._wait(str(error))
+        return GoOn(), *lost, *self._wait(str(error))
 
     def _unfit_nodes(self) -> dict[str, Unfit]:
         """The nodes on which an agent could not be started, with those that are so by now.

@@ -111,6 +111,14 @@ def test_what_a_lost_agent_holds_is_freed_before_the_nodes_are_listed() -> None:
     assert sought.agents == ("west",)
 
 
+def test_an_agent_lost_twice_in_the_runs_life_uses_the_budget_up() -> None:
+    made = trained(fault={"max_restarts": 1}).play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west"), found(5))
+    assert made.state == Running(2)
+    made.play(Leaves("west"), *killed("east/0", "east/1", generation=2))
+    assert made.states == ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"]
+    assert "fault.max_restarts is 1 and they are used up" in str(made.outcome.error)
+
+
 def test_a_node_that_is_back_has_another_id() -> None:
     back = replace(N1, id="another-id")
     made = trained().play(WEST_IS_LOST, NodesListed((N0, back)), joins("west", "node1"), found(5))
