@@ -14,10 +14,8 @@ from dougong.launcher.controller.actions import ForkGeneration, RecordStep
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.items import (
-    AgentsPlaced,
     CommitFailed,
     FoundCheckpoint,
-    NodesListed,
     PeerRefused,
     SignalReceived,
     TaskFailed,
@@ -27,7 +25,6 @@ from tests.launcher.controller.machine import (
     ALL,
     INVENTORY,
     MODEL,
-    NODE,
     START,
     UP_TO_JOIN,
     UP_TO_MODEL,
@@ -79,7 +76,6 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
     return [*killed(*alive, generation=generation), found(checkpoint)]
 
 
-RESTARTED = [NodesListed((NODE,)), AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
 NONE_IS_VALID = FoundCheckpoint(
     None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
 )
@@ -239,32 +235,9 @@ CASES = [
          ["RecordStep", "AskToStop 1", "KillGeneration 1"],
          ["first_step", "stop_requested", *DIES, "stop_requested"], status=130),
 
-    Case("a lost agent is started again",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
-          "FindCheckpoint", "ForkGeneration 2"],
-         [*DIES, "agents_started", "generation_started"], worker="west/0",
-         cause="agent west on here: its connection ended"),
     Case("an agent that falls silent is lost", [Passes(10.1, silent=("west",))], ["RECOVERING"],
          ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0",
          cause="no heartbeat for 10 s (fault.deadlines.agent_silence_s)"),
-    Case("an agent lost again while it starts is laid out anew",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:3], Leaves("west")], ["RECOVERING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
-          "DropAgent west", "SeekNodes"],
-         [*DIES, "agents_started"], worker="west/0"),
-    Case("an agent that does not come back is laid out anew",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:2], Passes(121)], ["RECOVERING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "LoseAgent west",
-          "DropAgent west", "SeekNodes"], DIES, worker="west/0"),
-    Case("an agent lost twice in the run's life uses the budget up",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5), Leaves("west"),
-          *killed("east/0", "east/1", generation=2)],
-         ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
-          "FindCheckpoint", "ForkGeneration 2", "DropAgent west", "KillGeneration 2", "ForgetParts"],
-         [*DIES, "agents_started", "generation_started", *DIES], worker="west/0", status=1, job=ONCE,
-         reason="fault.max_restarts is 1 and they are used up"),
     Case("words of an agent's former life are not heard", [Leaves("west"), Says("west", AgentReady(9))],
          ["RECOVERING"], ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0"),
 
