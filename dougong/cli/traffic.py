@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import typer
@@ -45,7 +46,8 @@ def traffic_table(job: Job, inventory: Inventory, plan: Plan) -> Table | None:
         return None
     if _nodes_tell_more(plan):
         links |= bytes_by_link(flows, _named(nodes_of(plan)))
-    shown = [name for name in COLUMNS if any(_of(by_kind, name) for by_kind in links.values())]
+    crossing = set(itertools.chain.from_iterable(links.values()))
+    shown = [name for name, kinds in COLUMNS.items() if crossing & set(kinds)]
     table = plain_table("from", "to", *shown, "in all")
     for link, by_kind in links.items():
         table.add_row(*_row(link, by_kind, shown))
