@@ -12,7 +12,7 @@ from dougong.cli.tables import plain_table, print_table
 from dougong.job.schema import Job
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.plan import Inventory, Plan
-from dougong.parallel.traffic import ByKind, Bytes, Link, bytes_by_link, islands_of, nodes_of
+from dougong.parallel.traffic import ByKind, Link, LinkBytes, bytes_by_link, islands_of, nodes_of
 from dougong.training.traffic import flows_of_step
 from dougong.ui.formatting import size
 
@@ -67,15 +67,15 @@ def _named(nodes: Mapping[str, Collection[int]]) -> dict[str, Collection[int]]:
 
 def _row(link: Link, by_kind: ByKind, shown: Sequence[str]) -> tuple[str, ...]:
     cells = [_words(_of(by_kind, name)) for name in shown]
-    return *link, *cells, _words(sum(by_kind.values(), Bytes(0)))
+    return *link, *cells, _words(sum(by_kind.values(), LinkBytes(0)))
 
 
-def _of(by_kind: ByKind, column: str) -> Bytes | None:
+def _of(by_kind: ByKind, column: str) -> LinkBytes | None:
     found = [by_kind[kind] for kind in COLUMNS[column] if kind in by_kind]
-    return sum(found, Bytes(0)) if found else None
+    return sum(found, LinkBytes(0)) if found else None
 
 
-def _words(amount: Bytes | None) -> str:
+def _words(amount: LinkBytes | None) -> str:
     if amount is None:
         return "-"
     return ("" if amount.is_exact else "~") + size(round(amount.num_bytes))
