@@ -15,6 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from dougong.addresses import Ports
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.control.environment import default_ports
@@ -26,7 +27,6 @@ from dougong.errors import (
     StorageError,
 )
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
-from dougong.job.port_range import Ports
 from dougong.job.schema import Job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.backends.base import Backend
@@ -72,11 +72,19 @@ from dougong.ui.view import make_view
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine."""
+    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine. `wait_s`: how
+    long to wait for room and for nodes; None: as long as `Deadlines` says."""
 
     choice: RayChoice = OWN_RAY
     ray: bool = True
     entries: EntryPoints = TRAINING
+    wait_s: float | None = None
+
+    def limits(self, deadlines: Deadlines) -> Deadlines:
+        """The job's limits, with what the command line has said."""
+        if self.wait_s is None:
+            return deadlines
+        return dataclasses.replace(deadlines, room_s=self.wait_s, nodes_join_s=self.wait_s)
 
 
 @dataclass(frozen=True)
@@ -270,7 +278,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         cwd=os.getcwd(),
         entries=options.entries,
         resume_point=launch.resume_point,
-        deadlines=launch.job.fault.limits(),
+        deadlines=options.limits(launch.job.fault.limits()),
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
     )

@@ -70,6 +70,7 @@ class Controller:
             backend.shared_devices,
             software_here(config.job, config.sources),
             config.knows_beginning,
+            backend.may_grow,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())

@@ -35,6 +35,7 @@ from dougong.launcher.controller.actions import (
     GiveUp,
     KillGeneration,
     LoseAgent,
+    Record,
     SeekNodes,
     StartAgents,
     UseFingerprints,
@@ -48,7 +49,7 @@ from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreO
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointFailed
+from dougong.records.events import CheckpointFailed, Waiting
 from dougong.records.recomputation import Recomputation
 
 _FAILED_COMMITS = 2
@@ -137,8 +138,9 @@ class RunFacts:
     worker). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
-    what is waited for in the background, in words, empty where nothing is. `error`: what went wrong
-    with something that the controller itself did or waited for. What is not known yet is None.
+    what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
+    listed (monotonic seconds). `error`: what went wrong with something that the controller itself
+    did or waited for. What is not known yet is None.
     """
 
     number: int
@@ -157,6 +159,7 @@ class RunFacts:
     awaited: str = ""
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
+    nodes_at: float = 0.0
     store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
@@ -226,12 +229,8 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case ForgetError():
-                self.error, self.awaited = None, ""
-            case LoseAgent(agent, reason):
-                self.lose(self.agents[agent], reason, now)
-            case SeekNodes():
-                self.nodes = None
+            case Record() | ForgetError() | LoseAgent() | SeekNodes():
+                self._note_search(action, now)
             case (
                 StartAgents()
                 | AskWhoEnded()
@@ -243,6 +242,19 @@ class RunFacts:
                 self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
+
+    def _note_search(
+        self, action: Record | ForgetError | LoseAgent | SeekNodes, now: float
+    ) -> None:
+        match action:
+            case Record(Waiting(text=text)):
+                self.awaited = text
+            case ForgetError():
+                self.error, self.awaited = None, ""
+            case LoseAgent(agent, reason):
+                self.lose(self.agents[agent], reason, now)
+            case SeekNodes():
+                self.nodes = None
 
     def _note_agents(
         self,

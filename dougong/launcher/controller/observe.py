@@ -93,7 +93,6 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case CommitFailed():
             return _observe_failed_commit(facts, item)
         case Awaited(text):
-            facts.awaited = text
             return (Record(events.Waiting(generation=facts.number, text=text)),)
         case _:
             _observe_answer(facts, item, now)
@@ -143,7 +142,7 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
         case BackendOpened(host):
             facts.host = host
         case NodesListed(nodes):
-            facts.nodes = nodes
+            facts.nodes, facts.nodes_at = nodes, now
         case StoreOpened():
             facts.store = item
         case OwnPathsTried(number, end, results):

@@ -1,5 +1,5 @@
-"""Decide, in a recovery: where lost agents are laid out anew, what is awaited while they fit
-nowhere, and what follows when one cannot be started there. Pure.
+"""Decide where agents are laid out: all of them at a start, lost ones anew in a recovery; what is
+awaited while they fit nowhere; and what follows when one cannot be started there. Pure.
 
 Bits do not depend on the layout, so that any node that fits will do. Whatever goes wrong with an
 agent before the next generation begins leads to another node, or to a further wait, until
@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
+from dougong.addresses import read_ports
+from dougong.errors import (
+    CheckpointError,
+    DougongError,
+    LaunchError,
+    NoRoomError,
+    StorageError,
+)
 from dougong.launcher.controller.actions import (
     Action,
     Enter,
@@ -23,7 +30,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.states import Recovering, Search, Stage, Unfit
+from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, lay_out
@@ -38,6 +45,65 @@ _ON_NODES = (
     Stage.CHECKPOINT,
 )
 """Stages in which the agents that are started anew have been on their nodes."""
+
+
+@dataclass(frozen=True)
+class FirstLayout:
+    """One look at a start whose nodes are listed, `now`."""
+
+    facts: RunFacts
+    state: Starting
+    policy: RunPolicy
+    now: float
+
+    def next_actions(self) -> tuple[Action, ...]:
+        """The agents' start where all find room, else what is said of it and another look; nothing
+        where the start takes its course.
+
+        Raises the NoRoomError that ends the run.
+        """
+        facts, stage = self.facts, self.state.stage
+        if stage is Stage.PLACES and isinstance(facts.error, NoRoomError):
+            return ForgetError(), *self._look_again()  # somebody else was quicker
+        if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
+            return ()
+        job = self.policy.job
+        try:
+            layout = lay_out(job.islands, facts.nodes, self.policy.shared_devices)
+        except NoRoomError as error:
+            return self._wait(error)
+        check_ports(read_ports(job.ports), layout, facts.nodes, facts.host or "")
+        return Enter(self._at(Stage.PLACES)), StartAgents(layout, layout)
+
+    def _at(self, stage: Stage) -> Starting:
+        return replace(self.state, stage=stage, since=self.now, sought_since=self._sought_since)
+
+    @property
+    def _sought_since(self) -> float:
+        since = self.state.sought_since
+        return self.now if since is None else since
+
+    def _look_again(self) -> tuple[Action, ...]:
+        return Enter(self._at(Stage.NODES)), SeekNodes((), self.policy.kinds)
+
+    def _wait(self, error: NoRoomError) -> tuple[Action, ...]:
+        """Say what is missing, where that is news, and look again in a moment. What others hold may
+        be given back; what is not there at all, only a node that is joining can bring."""
+        deadlines = self.policy.deadlines
+        limit = "room_s" if error.is_held else "nodes_join_s"
+        limit_s = getattr(deadlines, limit) if self.policy.may_grow else 0.0
+        if self.now - self._sought_since >= limit_s:
+            waited = f"; waited {deadlines.words(limit)} (--wait SECONDS)"
+            raise NoRoomError(f"{error}{waited if self.policy.may_grow else ''}", error.is_held)
+        actions: list[Action] = []
+        text = f"{error}; waits {deadlines.words(limit)} at most (--wait SECONDS)"
+        if text != self.facts.awaited:
+            actions.append(Record(events.Waiting(generation=self.facts.number, text=text)))
+        if self.state.sought_since is None:
+            actions.append(Enter(replace(self.state, sought_since=self.now)))
+        elif self.now - self.facts.nodes_at >= deadlines.node_poll_s:
+            actions += self._look_again()
+        return tuple(actions)
 
 
 @dataclass(frozen=True)
@@ -133,7 +199,7 @@ class Relocation:
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
-            check_ports(job.listening_ports, layout, fit, self.facts.host or "")
+            check_ports(read_ports(job.ports), layout, fit, self.facts.host or "")
         except LaunchError as error:
             return self._wait(str(error))
         return self._start(layout, kept)

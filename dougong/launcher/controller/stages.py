@@ -35,7 +35,6 @@ from dougong.launcher.controller.actions import (
     ListNodes,
     LoseAgent,
     Record,
-    StartAgents,
     UseFingerprints,
     UseModel,
     UsePlan,
@@ -48,9 +47,7 @@ from dougong.launcher.controller.looks import look_at_agents, look_at_memory, te
 from dougong.launcher.controller.observe import rejected, set_aside, warning
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.listeners import check_ports
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.placement import lay_out
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -182,7 +179,7 @@ class Preparation:
             case Stage.BACKEND:
                 return facts.host is not None
             case Stage.NODES:
-                return facts.nodes is not None
+                return False  # it ends with the agents' start: `FirstLayout`
             case Stage.PLACES:
                 return facts.are_placed
             case Stage.JOIN:
@@ -245,8 +242,6 @@ class Preparation:
             case Stage.NODES:
                 assert facts.host is not None
                 return (ListNodes(facts.host, self.policy.kinds),)
-            case Stage.PLACES:
-                return self._begin_places()
             case Stage.PATHS:
                 names = [handle.spec.name for handle in facts.agents.all]
                 wanted = paths_to_try(names, {handle.spec.name for handle in self._agents})
@@ -262,13 +257,6 @@ class Preparation:
                 return (*self._lay_plan(), FindCheckpoint())
             case _:
                 return ()
-
-    def _begin_places(self) -> tuple[Action, ...]:
-        assert self.facts.nodes is not None
-        job, nodes = self.policy.job, self.facts.nodes
-        specs = lay_out(job.islands, nodes, self.policy.shared_devices)
-        check_ports(job.listening_ports, specs, nodes, self.facts.host or "")
-        return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
         """What this stage has brought."""

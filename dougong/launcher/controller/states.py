@@ -62,10 +62,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Starting:
-    """Before the first generation. `since`: when the stage began (monotonic seconds)."""
+    """Before the first generation. `since`: when the stage began; `sought_since`: when room for the
+    agents was first looked for, None before (both monotonic seconds)."""
 
     stage: Stage
     since: float
+    sought_since: float | None = None
     name: ClassVar[str] = "STARTING"
 
 
