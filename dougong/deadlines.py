@@ -19,7 +19,9 @@ class Deadlines:
     # Starting: nodes, agents, what they import.
     clocks_differ_s: float = 5.0  # clocks that are set over the network agree much better
     backend_open_s: float = 120.0  # Ray reached or started, its nodes listed, agents placed
-    placement_s: float = 60.0  # Ray finds room for all agents
+    room_s: float = 60.0  # others give back what they hold; `--wait` sets another limit
+    nodes_join_s: float = 6.0  # nodes that have just been started join the cluster
+    placement_s: float = 3.0  # Ray gives what it has just told to be free
     agents_join_s: float = 120.0  # an agent's first message
     path_s: float = (
         2.0  # a connection and 64 KiB from one machine to another, before the first step
@@ -58,6 +60,7 @@ class Deadlines:
     send_s: float = 20.0  # a peer that does not read what it is sent
     client_request_s: float = 10.0  # a client's question after the handshake
     client_answer_s: float = 5.0  # the controller's answer to a client
+    node_probe_s: float = 1.0  # a node of the cluster takes a connection
     address_probe_s: float = 5.0  # somebody listens where --address points
 
     # Commands that wait for a run; `--timeout` sets another limit.
@@ -82,6 +85,7 @@ class Deadlines:
     log_quiet_s: float = 60.0  # a message that comes again within is only counted
     phase_quiet_s: float = 0.1  # a phase of a start that is shorter is for the report alone
     phase_told_s: float = 5.0  # a phase of the start that lasts longer says so before its end
+    wait_told_s: float = 10.0  # what is awaited is said again, then after twice as long
     log_settle_s: float = 0.2  # a message of several lines has no more of them
 
     # Intervals.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.options import Address, JobFile, NoRay, Overrides, new_run_path
+from dougong.cli.options import Address, JobFile, NoRay, Overrides, Wait, new_run_path
 from dougong.cli.run import launch_options
 from dougong.job.schema import Rates
 from dougong.tools.calibrate import calibrate as measure
@@ -30,6 +30,7 @@ def calibrate(
     ] = 6,
     address: Address = None,
     no_ray: NoRay = False,
+    wait: Wait = None,
 ) -> None:
     """Measure islands' speeds in two short runs, and print them for the job file.
 
@@ -41,7 +42,7 @@ def calibrate(
     """
     resolved = load_whole_job(file, override or [])
     path = run_dir or new_run_path(f"{resolved.job.job}-calibrate")
-    options = launch_options(address, no_ray, path)
+    options = launch_options(address, no_ray, path, wait)
     typer.echo("\n".join(speed_lines(measure(resolved, path, options, steps))))
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dougong.deadlines import DEADLINES, MOST_S
+
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run's directory.")]
 Overrides = Annotated[
@@ -25,6 +27,19 @@ NoRay = Annotated[
     bool,
     typer.Option(
         "--no-ray", help="Run on this machine without Ray, by the same agents and workers."
+    ),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        min=0,
+        max=MOST_S,
+        metavar="SECONDS",
+        help="How long to wait for devices that other jobs hold, and for nodes that have yet to "
+        f"join; 0: not at all. Default: {DEADLINES.room_s:g} for the former, "
+        f"{DEADLINES.nodes_join_s:g} for the latter.",
+        show_default=False,
     ),
 ]
 TakeOver = Annotated[

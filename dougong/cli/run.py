@@ -14,6 +14,7 @@ from dougong.cli.options import (
     Overrides,
     RunPath,
     TakeOver,
+    Wait,
     new_run_path,
 )
 from dougong.errors import LaunchError
@@ -35,6 +36,7 @@ def run(
     ] = None,
     address: Address = None,
     no_ray: NoRay = False,
+    wait: Wait = None,
 ) -> None:
     """Train a job, through failures, to its end.
 
@@ -47,7 +49,7 @@ def run(
     """
     resolved = load_whole_job(file, override or [])
     path = run_dir or new_run_path(resolved.job.job)
-    options = launch_options(address, no_ray, path)
+    options = launch_options(address, no_ray, path, wait)
     typer.echo(f"run directory: {path}")
     raise typer.Exit(start_run(resolved, path, options))
 
@@ -68,6 +70,7 @@ def resume(
     take_over: TakeOver = False,
     address: Address = None,
     no_ray: NoRay = False,
+    wait: Wait = None,
 ) -> None:
     """Go on with a run that has stopped, failed or was lost, from its newest valid checkpoint.
 
@@ -82,15 +85,23 @@ def resume(
     if step is not None and from_scratch:
         raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
-    options = launch_options(address, no_ray, run_dir)
+    options = launch_options(address, no_ray, run_dir, wait)
     raise typer.Exit(resume_run(run_dir, override or [], options, request))
 
 
-def launch_options(address: str | None, no_ray: bool, run_dir: Path) -> Options:
-    """How to run, from the command line's two options. LaunchError when both are given, and when
-    no Ray can be where they say; `run_dir` is for its advice."""
+def launch_options(
+    address: str | None, no_ray: bool, run_dir: Path, wait_s: float | None = None
+) -> Options:
+    """How to run, from the command line's options. LaunchError when they contradict each other, and
+    when no Ray can be where they say; `run_dir` is for its advice."""
     if address is not None and no_ray:
         raise LaunchError(
             "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
         )
-    return Options(ray=False) if no_ray else Options(choose_ray(address, surroundings(run_dir)))
+    if wait_s is not None and no_ray:
+        raise LaunchError(
+            "--wait and --no-ray: on one machine nobody else is waited for; leave one of them out"
+        )
+    if no_ray:
+        return Options(ray=False)
+    return Options(choose_ray(address, surroundings(run_dir)), wait_s=wait_s)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.options import Address, JobFile, NoRay, Overrides, TakeOver
+from dougong.cli.options import Address, JobFile, NoRay, Overrides, TakeOver, Wait
 from dougong.cli.run import launch_options
 from dougong.job.load import KEPT, load_job
 from dougong.launcher.run import start_run
@@ -27,6 +27,7 @@ def start(
     take_over: TakeOver = False,
     address: Address = None,
     no_ray: NoRay = False,
+    wait: Wait = None,
 ) -> None:
     """Begin a run, or go on with it: for schedulers, which type the same line again.
 
@@ -42,11 +43,11 @@ def start(
     overrides = override or []
     if not goes_on(run_dir):
         resolved = load_whole_job(file, overrides)
-        options = launch_options(address, no_ray, run_dir)
+        options = launch_options(address, no_ray, run_dir, wait)
         typer.echo(f"run directory: {run_dir}")
         raise typer.Exit(start_run(resolved, run_dir, options, take_over))
     resolved = load_job(file, overrides, kept=KEPT)
-    options = launch_options(address, no_ray, run_dir)
+    options = launch_options(address, no_ray, run_dir, wait)
     status = go_on(resolved, run_dir, options, take_over)
     if status is None:
         typer.echo(closing_words(RunDir.open(run_dir)))

@@ -72,11 +72,19 @@ from dougong.ui.view import make_view
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine."""
+    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine. `wait_s`: how
+    long to wait for room and for nodes; None: as long as `Deadlines` says."""
 
     choice: RayChoice = OWN_RAY
     ray: bool = True
     entries: EntryPoints = TRAINING
+    wait_s: float | None = None
+
+    def limits(self, deadlines: Deadlines) -> Deadlines:
+        """The job's limits, with what the command line has said."""
+        if self.wait_s is None:
+            return deadlines
+        return dataclasses.replace(deadlines, room_s=self.wait_s, nodes_join_s=self.wait_s)
 
 
 @dataclass(frozen=True)
@@ -270,7 +278,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         cwd=os.getcwd(),
         entries=options.entries,
         resume_point=launch.resume_point,
-        deadlines=launch.job.fault.limits(),
+        deadlines=options.limits(launch.job.fault.limits()),
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
     )

@@ -56,6 +56,7 @@ class View:
         self._drawn_at = -deadlines.refresh_every_s
         self._closed = False
         self._told_phase: tuple[str, float] | None = None
+        self._waited_next_s = deadlines.wait_told_s
         self._console_is_gone = False
         self._told_death: tuple[int, str, str] | None = None
         self._consequences: dict[str, str] = {}  # worker -> last line of its traceback
@@ -113,6 +114,7 @@ class View:
             self._show(message)
         if not self._draws:
             self._tell_long_phase(now)
+            self._tell_long_wait(now)
         if self._closed or self._console_is_gone or not self._draws:
             return
         if now - self._drawn_at >= self._deadlines.refresh_every_s:
@@ -127,6 +129,15 @@ class View:
         if now - phase[1] >= self._deadlines.phase_told_s:
             self._told_phase = phase
             self._say("info", f"{self._progress.phase_words(now)} so far")
+
+    def _tell_long_wait(self, now: float) -> None:
+        """What is awaited was said when it began to be; that it still is, is said now and then."""
+        awaited = self._progress.awaited
+        if awaited is None:
+            self._waited_next_s = self._deadlines.wait_told_s
+        elif now - awaited[1] >= self._waited_next_s:
+            self._waited_next_s *= 2
+            self._say("info", f"still {self._progress.awaited_words(now)}")
 
     def close(self, summary: str = "") -> None:
         """Show what is still waiting, draw the last panel, give the terminal back, print the

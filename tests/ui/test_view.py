@@ -23,6 +23,7 @@ from dougong.records.events import (
     PhaseStarted,
     RunEnded,
     StateChanged,
+    Waiting,
     WorkerDied,
 )
 from dougong.ui.view import View, make_view
@@ -87,6 +88,26 @@ def test_a_long_phase_of_the_start_is_told_before_its_end() -> None:
     assert out.getvalue().splitlines() == [
         "· imports of torch and transformers, 6.0 s so far",
         "· imports of torch and transformers: 7.5 s",
+    ]
+
+
+def test_what_is_awaited_long_is_said_now_and_then_with_how_long() -> None:
+    out, clock = io.StringIO(), Clock()
+    text = "island east asks for 2 npu workers; free some"
+    with make_view(Console(file=out, width=100), "tiny", 60, clock) as view:
+        view.event(PhaseStarted(generation=0, phase="Ray"))
+        view.event(Waiting(generation=0, text=text))
+        for clock.now in (9.0, 11.0, 12.0, 19.0, 21.0, 39.0, 41.0):
+            view.tick()
+        view.event(PhaseEnded(generation=0, phase="Ray", seconds=45.0))
+        clock.now = 100.0
+        view.tick()
+    told = [line for line in out.getvalue().splitlines() if "waiting" in line]
+    assert told == [
+        f"! waiting: {text}",
+        f"· still waiting 11 s: {text}",
+        f"· still waiting 21 s: {text}",
+        f"· still waiting 41 s: {text}",
     ]
 
 

@@ -23,24 +23,27 @@ class Backend(Protocol):
     thread, but `close`.
 
     `phase`: what its part of a start is called. `shared_devices`: whether agents on one node see
-    each other's devices.
+    each other's devices. `may_grow`: whether nodes may join, and others give back what they hold.
     """
 
     phase: Phase
     shared_devices: bool
 
+    @property
+    def may_grow(self) -> bool: ...
+
     def open(self) -> str:
         """Make nodes available; the address of this process as the agents' nodes reach it."""
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        """The nodes that answer now, with their devices of these accelerators; the newest one where
-        several stand for one machine."""
+        """The nodes there are, with their devices of these accelerators, and what of each is free.
+        One that does not answer is marked as gone, so that a pin to it can be explained."""
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """Start agents, all of them or none, each on the node that its spec names. A name that was
         started before begins a new life: its old one is ended first.
 
-        LaunchError when they find no room in time; `tell` says meanwhile what is awaited.
+        NoRoomError when what was free has been taken meanwhile; `tell` says what is awaited.
         """
 
     def end(self, names: Sequence[str]) -> None:

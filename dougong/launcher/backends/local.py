@@ -28,6 +28,7 @@ class Local:
 
     phase: Phase = "agents"
     shared_devices = True
+    may_grow = False
 
     def __init__(self, run_dir: RunDir, deadlines: Deadlines) -> None:
         self._run_dir = run_dir

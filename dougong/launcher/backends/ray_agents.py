@@ -1,5 +1,5 @@
-"""Agents as Ray actors, each in a placement group of its own. Ray places them and no more: after
-the start nothing here is on the way of a message.
+"""Agents as Ray actors, each on the node that its spec names, its devices held by a placement group
+of its own. Ray places them and no more: after the start nothing here is on the way of a message.
 
 Ray must have been joined before anything here is called.
 """
@@ -7,23 +7,25 @@ Ray must have been joined before anything here is called.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dougong.accelerators.registry import accelerator_names, get_accelerator
+from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import LaunchError
+from dougong.errors import DougongError, LaunchError, NoRoomError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.planner.placement import AgentSpec
 
 CPU_SHARE = 0.01
-"""What an agent asks of Ray's count of processors: next to nothing, since workers of a cpu island
-share the machine."""
+"""What an agent without devices asks of Ray's count of processors: next to nothing, since its
+workers share the machine."""
 
 
 class AgentActor:
@@ -43,160 +45,218 @@ class AgentActor:
 
 @dataclass(frozen=True)
 class _Life:
-    """An agent from one start to its end. `serving`: Ray's reference to what it returns."""
+    """An agent from one start to its end. `serving`: Ray's reference to what it returns; `group`:
+    the placement group that holds its devices, None where it has none."""
 
-    group: Any
     actor: Any
     serving: Any
+    group: Any
 
 
-@dataclass
 class RayAgents:
-    """The agents of one run on the cluster that this process has joined."""
+    """The agents of one run on the cluster that this process has joined. `logs`: the folder of the
+    run's logs; None: whatever Ray says of an agent's end is shown, and kept nowhere."""
 
-    deadlines: Deadlines
-    _lives: dict[str, _Life] = field(default_factory=dict)
-    _is_closing: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, deadlines: Deadlines, logs: Path | None = None) -> None:
+        self._deadlines = deadlines
+        self._logs = logs
+        self._lives: dict[str, _Life] = {}
+        self._ends: dict[str, str] = {}
+        self._is_closing = threading.Event()
+
+    @property
+    def groups(self) -> set[str]:
+        """Ids of the placement groups that are this run's."""
+        return {life.group.id.hex() for life in self._lives.values() if life.group is not None}
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
         self.end([spec.name for spec in specs])
-        groups = {spec.name: _placement_group(spec) for spec in specs}
+        groups = {spec.name: _placement_group(spec) for spec in specs if devices_asked(spec)}
         try:
             self._await_room(specs, groups, tell)
         except LaunchError:
-            _remove(groups)
+            _remove(groups.values())
             raise
         for spec in specs:
-            settings = settings_of(spec)
-            self._lives[spec.name] = _begin(spec, groups[spec.name], settings)
+            self._lives[spec.name] = _begin(spec, groups.get(spec.name), settings_of(spec))
 
     def end(self, names: Sequence[str]) -> None:
         """As `Backend.end`."""
         import ray
 
         for name in names:
+            self._ends.pop(name, None)
             life = self._lives.pop(name, None)
             if life is not None:
                 # Lost may mean cut off, not dead: it must not keep its place.
                 ray.kill(life.actor, no_restart=True)
-                _remove({name: life.group})
+                _remove([life.group])
 
     def ended(self) -> dict[str, str]:
         """As `Backend.ended`."""
         import ray
 
-        ended = {}
-        for name, life in self._lives.items():
-            done, _ = ray.wait([life.serving], timeout=0)
-            if done:
-                ended[name] = _why(life.serving)
-        return ended
+        names = {life.serving: name for name, life in self._lives.items()}
+        if names:
+            done, _ = ray.wait(list(names), num_returns=len(names), timeout=0, fetch_local=False)
+            for serving in done:
+                name = names[serving]
+                if name not in self._ends:
+                    self._ends[name] = self._why(name, serving)
+        return dict(self._ends)
+
+    def stop_waiting(self) -> None:
+        """From now on nothing waits for room. May be called from any thread."""
+        self._is_closing.set()
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then give their places back."""
         import ray
 
-        self._is_closing.set()
         serving = [life.serving for life in self._lives.values()]
         if serving:
-            ray.wait(serving, num_returns=len(serving), timeout=self.deadlines.agent_end_s)
-        _remove({name: life.group for name, life in self._lives.items()})
+            ray.wait(serving, num_returns=len(serving), timeout=self._deadlines.agent_end_s)
+        _remove(life.group for life in self._lives.values())
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell
     ) -> None:
+        """They were free a moment ago, so that little is waited for: Ray may yet hear of it that
+        an actor has ended, or somebody else was quicker."""
         begun_at = time.monotonic()
+        is_told = False
         while True:
-            missing = [spec for spec in specs if not _has_room(groups[spec.name])]
+            missing = [spec for spec in specs if not _has_room(groups.get(spec.name))]
             if not missing:
                 return
-            if self._is_closing.is_set():
-                raise LaunchError("the run ends; nothing is waited for any more")
-            if time.monotonic() - begun_at > self.deadlines.placement_s:
-                raise LaunchError(self._no_room(missing))
-            self._is_closing.wait(self.deadlines.poll_every_s)
+            waited_s = time.monotonic() - begun_at
+            if self._is_closing.is_set() or waited_s > self._deadlines.placement_s:
+                asked = ", ".join(f"{spec.name}: {_words(spec)}" for spec in missing)
+                waited = self._deadlines.words("placement_s")
+                raise NoRoomError(
+                    f"what was free on their nodes is not given by Ray within {waited}: {asked}; "
+                    "another job may have been quicker (`ray status`)",
+                    is_held=True,
+                )
+            if not is_told and waited_s > self._deadlines.poll_every_s:
+                is_told = True
+                tell(f"room that was free a moment ago: {', '.join(map(_words, missing))}")
+            self._is_closing.wait(self._deadlines.lock_retry_s)
 
-    def _no_room(self, specs: Sequence[AgentSpec]) -> str:
+    def _why(self, name: str, serving: Any) -> str:
         import ray
 
-        asked = []
-        for spec in specs:
-            asked.append(f"{spec.name}: {_words(bundle_of(spec))}")
-        have = []
-        for node in ray.nodes():
-            if node["Alive"]:
-                have.append(f"{node['NodeManagerAddress']}: {_words(node['Resources'])}")
-        limit = self.deadlines.words("placement_s")
-        return (
-            f"the cluster found no room within {limit}; asked: {', '.join(asked)}; the nodes have "
-            f"in all: {'; '.join(have)}; free what other jobs hold (`ray status`), or lower "
-            "islands.*.workers"
+        try:
+            ray.get(serving)
+        except Exception as error:  # whatever the actor raised is the answer
+            whole, last = plain_text(error), last_words(error)
+            file = self._keep(name, whole) if whole != last else None
+            return last if file is None else f"{last} (all of it: {file})"
+        return "it ended by itself"
+
+    def _keep(self, name: str, text: str) -> Path | None:
+        """Where all of it stands: the file in which an agent without Ray prints."""
+        if self._logs is None:
+            return None
+        file = self._logs / "0" / f"agent-{name}" / "0.log"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{text}\n")
+        except OSError:  # the words matter more than where they stand
+            return None
+        return file
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_MISSING = "No module named 'dougong"
+
+
+def plain_text(error: BaseException) -> str:
+    """All that an actor's error says, without colours."""
+    return _COLOURS.sub("", str(error)).strip()
+
+
+def last_words(error: BaseException) -> str:
+    """What an actor died of, in one line: an error of ours as it is, of any other the line that its
+    traceback ends with."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, DougongError):
+        return "; ".join(str(cause).splitlines())
+    lines = [line.strip() for line in plain_text(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    if _MISSING in last:
+        last += (
+            "; install dougong on that machine for the Python with which its `ray start` was typed"
         )
+    return last
 
 
-def bundle_of(spec: AgentSpec) -> dict[str, float]:
-    """What Ray is asked for on behalf of one agent: a device for each worker, and hardly any
-    processor."""
+def devices_asked(spec: AgentSpec) -> dict[str, float]:
+    """What Ray is asked for on behalf of one agent: a device for each worker; nothing for workers
+    that share their machine."""
     resource = get_accelerator(spec.accelerator).resource
-    bundle = {"CPU": CPU_SHARE}
-    return bundle | {resource: float(spec.num_workers)} if resource else bundle
+    return {resource: float(spec.num_workers)} if resource else {}
+
+
+def _words(spec: AgentSpec) -> str:
+    asked = ", ".join(f"{count:g} {name}" for name, count in devices_asked(spec).items())
+    return asked or "a process"
 
 
 def _placement_group(spec: AgentSpec) -> Any:
     import ray
 
-    pin = {"bundle_label_selector": [{"ray.io/node-id": spec.node}]} if spec.node else {}
-    return ray.util.placement_group([bundle_of(spec)], strategy="PACK", **pin)
+    pin = {"ray.io/node-id": spec.node}
+    asked = [devices_asked(spec)]
+    return ray.util.placement_group(asked, strategy="PACK", bundle_label_selector=[pin])
 
 
 def _has_room(group: Any) -> bool:
-    return bool(group.wait(timeout_seconds=0))
+    return group is None or bool(group.wait(timeout_seconds=0))
 
 
-def _remove(groups: Mapping[str, Any]) -> None:
+def _remove(groups: Iterable[Any]) -> None:
     import ray
 
-    for group in groups.values():
-        ray.util.remove_placement_group(group)
+    for group in groups:
+        if group is not None:
+            ray.util.remove_placement_group(group)
 
 
 def _begin(spec: AgentSpec, group: Any, settings: AgentSettings) -> _Life:
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    needs = bundle_of(spec)
-    actor_class: Any = ray.remote(AgentActor).options(
-        num_cpus=needs.pop("CPU"),
-        num_gpus=needs.pop("GPU", 0),
-        resources=needs,
-        max_restarts=0,
-        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
+    actor_class: Any = ray.remote(AgentActor)
+    actor = actor_class.options(max_restarts=0, **_placed(spec, group)).remote()
+    return _Life(actor, actor.serve.remote(settings.to_json()), group)
+
+
+def _placed(spec: AgentSpec, group: Any) -> dict[str, Any]:
+    """The actor's options: on its node, with its devices."""
+    from ray.util.scheduling_strategies import (
+        NodeAffinitySchedulingStrategy,
+        PlacementGroupSchedulingStrategy,
     )
-    actor = actor_class.remote()
-    return _Life(group, actor, actor.serve.remote(settings.to_json()))
+
+    if group is None:
+        on_node = NodeAffinitySchedulingStrategy(str(spec.node), soft=False)
+        return {"num_cpus": _cpu_share(str(spec.node)), "scheduling_strategy": on_node}
+    devices = devices_asked(spec)
+    return {
+        "num_cpus": 0,
+        "num_gpus": devices.pop("GPU", 0),
+        "resources": devices,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            group, placement_group_bundle_index=0
+        ),
+    }
 
 
-def _why(serving: Any) -> str:
+def _cpu_share(node: str) -> float:
+    """Next to nothing, by which others see that there is an agent; nothing where Ray has no
+    processor to give, since then the agent would never begin."""
     import ray
 
-    try:
-        ray.get(serving)
-    except Exception as error:  # whatever the actor raised is the answer
-        return _first_line(error)
-    return "it ended by itself"
-
-
-def _words(resources: Mapping[str, float]) -> str:
-    """A bundle or a node's resources for an error, without Ray's own marks of nodes."""
-    known = {"CPU", *(get_accelerator(name).resource for name in accelerator_names())}
-    words = [f"{value:g} {key}" for key, value in sorted(resources.items()) if key in known]
-    return ", ".join(words) or "nothing"
-
-
-def _first_line(error: BaseException) -> str:
-    """The line that says what happened: Ray colours a remote traceback and puts it last there."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if lines[0].startswith("\x1b") else lines[0]
+    free = ray._private.state.state.available_resources_per_node().get(node, {})
+    return CPU_SHARE if free.get("CPU", 0.0) >= CPU_SHARE else 0.0

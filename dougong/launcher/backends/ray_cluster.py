@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import ray_variables, temporary_variables
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
@@ -20,8 +20,9 @@ from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.backends.ray_agents import RayAgents
 from dougong.launcher.backends.ray_choice import LOCAL, OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_folder import make_folder, remove_folder
-from dougong.launcher.backends.ray_head import check_head, find_head
+from dougong.launcher.backends.ray_head import check_head, find_head, forget_token
 from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
+from dougong.launcher.backends.ray_nodes import cluster_nodes
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
@@ -37,6 +38,10 @@ class RayBackend:
     phase: Phase = "Ray"
     shared_devices = False
 
+    @property
+    def may_grow(self) -> bool:
+        return self._choice.address is not None
+
     def __init__(
         self, choice: RayChoice = OWN_RAY, deadlines: Deadlines = DEADLINES, log: Path | None = None
     ) -> None:
@@ -44,7 +49,8 @@ class RayBackend:
         self._log = log
         self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
-        self._agents = RayAgents(deadlines)
+        self._agents = RayAgents(deadlines, None if log is None else log.parent)
+        self._turn = threading.Lock()
         self._ray: Any = None
 
     def open(self) -> str:
@@ -75,6 +81,7 @@ class RayBackend:
         # The screen is the run's; Ray's own logs lie in its session.
         self._stack.enter_context(raw_lines_into(self._log))
         self._ray = _import_ray()
+        forget_token()
         self._stack.enter_context(logging_into(self._log))
 
     def _init(self, options: Mapping[str, Any]) -> None:
@@ -89,41 +96,31 @@ class RayBackend:
             ) from error
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        """The cluster's living nodes, and how many devices of each kind they have in all."""
-        return [self._node(raw, kinds) for raw in self._ray.nodes() if raw["Alive"]]
+        with self._turn:
+            return cluster_nodes(kinds, self._deadlines, self._agents.groups)
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
-        self._agents.start(specs, settings_of, tell)
+        with self._turn:
+            self._agents.start(specs, settings_of, tell)
 
     def end(self, names: Sequence[str]) -> None:
-        self._agents.end(names)
+        with self._turn:
+            self._agents.end(names)
 
     def ended(self) -> dict[str, str]:
-        return self._agents.ended()
+        with self._turn:
+            return self._agents.ended()
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
+        self._agents.stop_waiting()
+        # What the backend's thread is at ends first: Ray must not go away under it.
+        self._turn.acquire(timeout=self._deadlines.agent_end_s)
         if self._ray is not None and self._ray.is_initialized():
             self._agents.close()
             self._ray.shutdown()
         self._stack.close()
-
-    def _node(self, raw: Mapping[str, Any], kinds: Sequence[str]) -> Node:
-        resources, address = raw["Resources"], raw["NodeManagerAddress"]
-        devices = {}
-        for kind in kinds:
-            resource = get_accelerator(kind).resource
-            if resource:
-                devices[kind] = int(resources.get(resource, 0))
-        return Node(
-            id=raw["NodeID"],
-            name=str(raw.get("NodeManagerHostname") or address),
-            address=address,
-            devices=devices,
-            labels={str(key): str(value) for key, value in (raw.get("Labels") or {}).items()},
-            given_name=str(raw.get("NodeName") or ""),
-        )
 
 
 def _import_ray() -> Any:

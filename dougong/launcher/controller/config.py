@@ -94,7 +94,8 @@ class RunPolicy:
     `takes_fingerprints`: whether every device is probed. `shared_devices`: whether agents on one
     node see each other's devices. `software`: of the controller's own machine, which the nodes must
     have too; None: it is not compared. `has_sources`: whether a run that goes on knows what it had
-    read when it began, or begins only now.
+    read when it began, or begins only now. `may_grow`: whether nodes may yet join, or others give
+    back what they hold.
     """
 
     job: Job
@@ -104,6 +105,7 @@ class RunPolicy:
     shared_devices: bool = True
     software: Software | None = None
     has_sources: bool = True
+    may_grow: bool = False
 
     @property
     def host(self) -> str:

@@ -26,7 +26,7 @@ from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.observe import warning
-from dougong.launcher.controller.relocation import Relocation
+from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
     Ended,
@@ -131,6 +131,10 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
 def _follow(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
     """The state's own course. Raises what ends the run."""
     relocates = isinstance(state, Recovering) and state.stage in _OF_AGENTS
+    if isinstance(state, Starting):
+        laid_out = FirstLayout(facts, state, policy, now).next_actions()
+        if laid_out:
+            return laid_out
     if facts.error is not None and not relocates:
         raise facts.error
     match state:

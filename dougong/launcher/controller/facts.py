@@ -29,12 +29,13 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
-    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
+    GoOn,
     KillGeneration,
     LoseAgent,
+    Record,
     SeekNodes,
     StartAgents,
     UseFingerprints,
@@ -48,7 +49,7 @@ from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreO
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointFailed
+from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
 from dougong.records.recomputation import Recomputation
 
 _FAILED_COMMITS = 2
@@ -112,14 +113,33 @@ class CheckpointFacts:
         than it would."""
         return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
 
-    def note_committed(self, committed: Committed) -> None:
+    def note_committed(self, committed: Committed, generation: int) -> CheckpointCommitted:
+        """A checkpoint exists; the event that tells it."""
+        event = CheckpointCommitted(
+            generation=generation,
+            step=committed.step,
+            directory=committed.directory.name,
+            num_bytes=committed.num_bytes,
+            seconds=round(committed.seconds, 3),
+            after_failures=self.num_failed,
+        )
         self.num_open -= 1
         self.error = self.failed = None
         self.parent = committed.directory.name
+        return event
 
-    def note_failed(self, error: DougongError, told: CheckpointFailed) -> None:
+    def note_failed(self, step: int, error: DougongError, generation: int) -> CheckpointFailed:
+        """A checkpoint could not be committed; the event that tells it."""
+        self.failed = CheckpointFailed(
+            generation=generation,
+            step=step,
+            reason=str(error),
+            newest=self.newest_step,
+            in_a_row=self.num_failed + 1,
+        )
         self.num_open -= 1
-        self.error, self.failed = type(error)(told.standing), told
+        self.error = type(error)(self.failed.standing)
+        return self.failed
 
     def note_found(self, found: FoundCheckpoint) -> None:
         self.num_sought -= 1
@@ -137,8 +157,9 @@ class RunFacts:
     worker). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
-    what is waited for in the background, in words, empty where nothing is. `error`: what went wrong
-    with something that the controller itself did or waited for. What is not known yet is None.
+    what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
+    listed (monotonic seconds). `error`: what went wrong with something that the controller itself
+    did or waited for. What is not known yet is None.
     """
 
     number: int
@@ -157,6 +178,7 @@ class RunFacts:
     awaited: str = ""
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
+    nodes_at: float = 0.0
     store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
@@ -226,12 +248,8 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case ForgetError():
-                self.error, self.awaited = None, ""
-            case LoseAgent(agent, reason):
-                self.lose(self.agents[agent], reason, now)
-            case SeekNodes():
-                self.nodes = None
+            case Record() | GoOn() | LoseAgent() | SeekNodes():
+                self._note_search(action, now)
             case (
                 StartAgents()
                 | AskWhoEnded()
@@ -243,6 +261,17 @@ class RunFacts:
                 self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
+
+    def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
+        match action:
+            case Record(Waiting(text=text)):
+                self.awaited = text
+            case GoOn():
+                self.error = None
+            case LoseAgent(agent, reason):
+                self.lose(self.agents[agent], reason, now)
+            case SeekNodes():
+                self.nodes = None
 
     def _note_agents(
         self,

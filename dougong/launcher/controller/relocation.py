@@ -1,5 +1,5 @@
-"""Decide, in a recovery: where lost agents are laid out anew, what is awaited while they fit
-nowhere, and what follows when one cannot be started there. Pure.
+"""Decide where agents are laid out: all of them at a start, lost ones anew in a recovery; what is
+awaited while they fit nowhere; and what follows when one cannot be started there. Pure.
 
 Bits do not depend on the layout, so that any node that fits will do. Whatever goes wrong with an
 agent before the next generation begins leads to another node, or to a further wait, until
@@ -12,11 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dougong.addresses import read_ports
-from dougong.errors import CheckpointError, DougongError, LaunchError, StorageError
+from dougong.errors import (
+    CheckpointError,
+    DougongError,
+    LaunchError,
+    NoRoomError,
+    StorageError,
+)
 from dougong.launcher.controller.actions import (
     Action,
     Enter,
-    ForgetError,
+    GoOn,
     LoseAgent,
     Record,
     SeekNodes,
@@ -24,7 +30,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.states import Recovering, Search, Stage, Unfit
+from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, lay_out
@@ -39,6 +45,65 @@ _ON_NODES = (
     Stage.CHECKPOINT,
 )
 """Stages in which the agents that are started anew have been on their nodes."""
+
+
+@dataclass(frozen=True)
+class FirstLayout:
+    """One look at a start whose nodes are listed, `now`."""
+
+    facts: RunFacts
+    state: Starting
+    policy: RunPolicy
+    now: float
+
+    def next_actions(self) -> tuple[Action, ...]:
+        """The agents' start where all find room, else what is said of it and another look; nothing
+        where the start takes its course.
+
+        Raises the NoRoomError that ends the run.
+        """
+        facts, stage = self.facts, self.state.stage
+        if stage is Stage.PLACES and isinstance(facts.error, NoRoomError):
+            return GoOn(), *self._look_again()  # somebody else was quicker
+        if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
+            return ()
+        job = self.policy.job
+        try:
+            layout = lay_out(job.islands, facts.nodes, self.policy.shared_devices)
+        except NoRoomError as error:
+            return self._wait(error)
+        check_ports(read_ports(job.ports), layout, facts.nodes, facts.host or "")
+        return Enter(self._at(Stage.PLACES)), StartAgents(layout, layout)
+
+    def _at(self, stage: Stage) -> Starting:
+        return replace(self.state, stage=stage, since=self.now, sought_since=self._sought_since)
+
+    @property
+    def _sought_since(self) -> float:
+        since = self.state.sought_since
+        return self.now if since is None else since
+
+    def _look_again(self) -> tuple[Action, ...]:
+        return Enter(self._at(Stage.NODES)), SeekNodes((), self.policy.kinds)
+
+    def _wait(self, error: NoRoomError) -> tuple[Action, ...]:
+        """Say what is missing, where that is news, and look again in a moment. What others hold may
+        be given back; what is not there at all, only a node that is joining can bring."""
+        deadlines = self.policy.deadlines
+        limit = "room_s" if error.is_held else "nodes_join_s"
+        limit_s = getattr(deadlines, limit) if self.policy.may_grow else 0.0
+        if self.now - self._sought_since >= limit_s:
+            waited = f"; waited {deadlines.words(limit)} (--wait SECONDS)"
+            raise NoRoomError(f"{error}{waited if self.policy.may_grow else ''}", error.is_held)
+        actions: list[Action] = []
+        text = f"{error}; waits {deadlines.words(limit)} at most (--wait SECONDS)"
+        if text != self.facts.awaited:
+            actions.append(Record(events.Waiting(generation=self.facts.number, text=text)))
+        if self.state.sought_since is None:
+            actions.append(Enter(replace(self.state, sought_since=self.now)))
+        elif self.now - self.facts.nodes_at >= deadlines.node_poll_s:
+            actions += self._look_again()
+        return tuple(actions)
 
 
 @dataclass(frozen=True)
@@ -95,10 +160,10 @@ class Relocation:
         if stage is Stage.CHECKPOINT or isinstance(error, StorageError | CheckpointError):
             raise error
         if stage in _ON_NODES:
-            return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
+            return GoOn(), *[LoseAgent(name, str(error)) for name in new]
         placeless = [name for name in new if name not in self._going_on]
         lost = [LoseAgent(name, "it found no place") for name in placeless]
-        return ForgetError(), *lost, *self._wait(str(error))
+        return GoOn(), *lost, *self._wait(str(error))
 
     def _unfit_nodes(self) -> dict[str, Unfit]:
         """The nodes on which an agent could not be started, with those that are so by now.
@@ -147,9 +212,8 @@ class Relocation:
         self, layout: tuple[AgentSpec, ...], kept: Sequence[AgentSpec]
     ) -> tuple[Action, ...]:
         new = tuple(spec for spec in layout if spec not in kept)
-        search = replace(self._search, awaited="")
         names = (*self._going_on, *[spec.name for spec in new])
-        return Enter(self._at(Stage.PLACES, search, names)), StartAgents(new, layout)
+        return Enter(self._at(Stage.PLACES, self._search, names)), StartAgents(new, layout)
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
         """Say what is missing, where that is news, and look again in a moment.
@@ -158,14 +222,23 @@ class Relocation:
         """
         search, deadlines = self._search, self.policy.deadlines
         text = f"a node for {worker_list(self._missing)}: {reason}{self._words_on_unfit()}"
+        if self._is_in_vain:
+            raise LaunchError(text)
         if self.now - search.since > deadlines.node_return_s:
             limit = deadlines.words("node_return_s")
             raise LaunchError(f"the controller waited {limit} for {text}")
-        following = replace(search, awaited=text)
-        enter = Enter(self._at(Stage.ROOM, following, self._going_on))
-        if text == search.awaited:
+        enter = Enter(self._at(Stage.ROOM, search, self._going_on))
+        if text == self.facts.awaited:
             return (enter,)
         return Record(events.Waiting(generation=self.facts.number, text=text)), enter
+
+    @property
+    def _is_in_vain(self) -> bool:
+        """Whether there is one machine, which nobody can join, and an agent has failed there again
+        after a while."""
+        retry_s = self.policy.deadlines.node_retry_s
+        again = any(entry.pause_s > retry_s for entry in self._search.unfit.values())
+        return again and not self.policy.may_grow
 
     @property
     def _missing(self) -> list[str]:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dougong.addresses import read_ports
 from dougong.checkpoint.directories import step_of
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
@@ -36,7 +35,6 @@ from dougong.launcher.controller.actions import (
     ListNodes,
     LoseAgent,
     Record,
-    StartAgents,
     UseFingerprints,
     UseModel,
     UsePlan,
@@ -45,13 +43,12 @@ from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import moved_workers
+from dougong.launcher.controller.items import FoundCheckpoint
 from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
-from dougong.launcher.controller.observe import rejected, set_aside, warning
+from dougong.launcher.controller.observe import rejected, warning
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.listeners import check_ports
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.placement import lay_out
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -183,7 +180,7 @@ class Preparation:
             case Stage.BACKEND:
                 return facts.host is not None
             case Stage.NODES:
-                return facts.nodes is not None
+                return False  # it ends with the agents' start: `FirstLayout`
             case Stage.PLACES:
                 return facts.are_placed
             case Stage.JOIN:
@@ -246,8 +243,6 @@ class Preparation:
             case Stage.NODES:
                 assert facts.host is not None
                 return (ListNodes(facts.host, self.policy.kinds),)
-            case Stage.PLACES:
-                return self._begin_places()
             case Stage.PATHS:
                 names = [handle.spec.name for handle in facts.agents.all]
                 wanted = paths_to_try(names, {handle.spec.name for handle in self._agents})
@@ -263,13 +258,6 @@ class Preparation:
                 return (*self._lay_plan(), FindCheckpoint())
             case _:
                 return ()
-
-    def _begin_places(self) -> tuple[Action, ...]:
-        assert self.facts.nodes is not None
-        job, nodes = self.policy.job, self.facts.nodes
-        specs = lay_out(job.islands, nodes, self.policy.shared_devices)
-        check_ports(read_ports(job.ports), specs, nodes, self.facts.host or "")
-        return (StartAgents(specs, specs),)
 
     def _finish(self) -> tuple[Action, ...]:
         """What this stage has brought."""
@@ -388,10 +376,21 @@ class Preparation:
         news += [warning(facts, text) for text in found.warnings]
         if found.refusal is not None:
             return *news, GiveUp(found.refusal)
-        news += set_aside(facts, found)
+        news += _set_aside(facts, found)
         number, directory, step = facts.number + 1, found.directory, 0
         if directory is not None:
             step = step_of(directory) or 0
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
+
+
+def _set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
+    """Checkpoints that the run goes on without as an event, if there are any."""
+    if found.aside is None:
+        return []
+    step = 0 if found.directory is None else step_of(found.directory)
+    event = events.CheckpointsSetAside(
+        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
+    )
+    return [Record(event)]

@@ -34,6 +34,7 @@ class NoNodes:
 
     phase: Phase = "agents"
     shared_devices = True
+    may_grow = False
 
     def __init__(
         self, error: Exception | None = None, opens_in_s: float = 0.0, closes: Callable[[], None] = lambda: None

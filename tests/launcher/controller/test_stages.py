@@ -9,10 +9,20 @@ import pytest
 from dougong.control.messages import AgentReady
 from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.worker_messages import FingerprintFound, ModelFound
+from dougong.errors import NoRoomError
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.controller.items import AgentsEnded, AgentsPlaced, Awaited, BackendOpened, NodesListed
+from dougong.launcher.controller.items import (
+    AgentsEnded,
+    AgentsPlaced,
+    Awaited,
+    BackendOpened,
+    NodesListed,
+    SignalReceived,
+    TaskFailed,
+)
 from dougong.launcher.controller.states import Recovering, Stage, Starting
 from dougong.parallel.plan import TensorSpec
+from dougong.planner.nodes import Node
 from tests.launcher.controller.machine import (
     INVENTORY,
     MODEL,
@@ -22,6 +32,7 @@ from tests.launcher.controller.machine import (
     UP_TO_READY,
     Joins,
     Leaves,
+    Machine,
     Passes,
     Says,
     Step,
@@ -31,6 +42,7 @@ from tests.launcher.controller.machine import (
     machine,
     running,
     tried,
+    with_deadlines,
     worker,
 )
 
@@ -105,6 +117,77 @@ def test_what_is_awaited_is_told_at_once_and_until_it_has_come() -> None:
     assert made.play(AgentsPlaced()).facts.awaited == ""
 
 
+# Room
+
+NPUS = [{"name": "east", "accelerator": "npu", "workers": 2}, {"name": "west", "accelerator": "cpu", "workers": 1}]
+FULL = replace(NODE, devices={"npu": 2}, free={"npu": 0}, holders=("`train.py` on 10.0.0.2 (2 NPU)",))
+FREE = replace(FULL, free={"npu": 2}, holders=())
+TOLD = (
+    "island east asks for 2 npu workers, one device each, but none is free (here (127.0.0.1) has 2 npu, 0 free, held "
+    "by `train.py` on 10.0.0.2 (2 NPU))"
+)
+
+
+def short(*nodes: Node, may_grow: bool = True, **limits: float) -> Machine:
+    """A start whose nodes do not do for its two NPUs."""
+    made = with_deadlines(machine(islands=NPUS), **limits)
+    made.may_grow = may_grow
+    return made.play(BackendOpened("127.0.0.1"), NodesListed(nodes))
+
+
+def test_what_others_hold_is_told_at_once_and_taken_when_it_is_free() -> None:
+    made = short(FULL)
+    assert made.event("waiting").text == made.facts.awaited
+    assert made.facts.awaited.startswith(TOLD) and made.facts.awaited.endswith("waits 60 s at most (--wait SECONDS)")
+    made.clear().play(Passes(0.5), Passes(0.6))
+    assert made.names() == ["SeekNodes"] and made.kinds() == []
+    made.play(NodesListed((FULL,)), Passes(1.1), NodesListed((FREE,)))
+    assert made.names() == ["SeekNodes", "SeekNodes", "StartAgents east west"] and made.kinds() == []
+    assert made.play(AgentsPlaced()).facts.awaited == ""
+
+
+def test_other_news_of_what_is_missing_are_told_and_the_wait_goes_on() -> None:
+    made = short(FULL, room_s=10.0)
+    half = replace(FULL, free={"npu": 1})
+    for _ in range(4):
+        made.play(Passes(2.0), NodesListed((half,)))
+    assert [event.kind for event in made.events if event.kind == "waiting"] == ["waiting"] * 2
+    made.play(Passes(2.0), NodesListed((half,)))
+    assert made.outcome.status == 1
+    assert str(made.outcome.error).endswith("; waited 10 s (--wait SECONDS)")
+
+
+@pytest.mark.parametrize(("nodes", "may_grow"), [((FULL,), False), ((), True), ((NODE,), True)])
+def test_what_cannot_come_is_refused_at_once_and_what_a_node_may_bring_soon(
+    nodes: tuple[Node, ...], may_grow: bool
+) -> None:
+    made = short(*nodes, may_grow=may_grow)
+    if may_grow:  # a node may be joining at this moment
+        assert made.kinds() == ["state", "waiting"] or made.kinds() == ["waiting"]
+        made.play(Passes(2.0), NodesListed(nodes), Passes(4.5), NodesListed(nodes))
+        assert str(made.outcome.error).endswith("; waited 6 s (--wait SECONDS)")
+    assert made.outcome.state == "FAILED" and "StartAgents east west" not in made.names()
+
+
+def test_nothing_is_waited_for_where_the_user_said_so() -> None:
+    made = short(FULL, room_s=0.0)
+    assert made.kinds() == [] and str(made.outcome.error).endswith("; waited 0 s (--wait SECONDS)")
+
+
+def test_a_stop_ends_the_wait() -> None:
+    assert short(FULL).play(SignalReceived(2)).outcome.status == 130
+
+
+def test_somebody_else_was_quicker_and_the_agents_are_laid_out_again() -> None:
+    made = short(FREE).play(TaskFailed(NoRoomError("east: 2 NPU", is_held=True)))
+    assert made.names() == ["ListNodes", "StartAgents east west", "GoOn", "SeekNodes"]
+    made.play(NodesListed((FREE,)), AgentsPlaced())
+    assert isinstance(made.state, Starting) and made.state.stage is Stage.JOIN
+    # The limit counts from the first look.
+    made = short(FREE, room_s=10.0).play(Passes(11.0), TaskFailed(NoRoomError("east: 2 NPU", is_held=True)))
+    assert "waited 10 s" in str(made.play(NodesListed((FULL,))).outcome.error)
+
+
 def test_every_device_is_asked_and_judged() -> None:
     made = machine(takes_fingerprints=True).play(UP_TO_MODEL, MODEL)
     assert made.names()[-2:] == ["UseModel", "AskForFingerprints"]
@@ -150,7 +233,7 @@ def test_agents_of_different_software_are_refused() -> None:
 def test_agents_of_other_software_than_the_launching_machine_are_refused() -> None:
     made = machine()
     made.versions = {"torch": "2+cpu"}  # the agents say 2
-    assert made.play(UP_TO_READY).state == Starting(Stage.READY, 0.0)
+    assert made.play(UP_TO_READY).state == Starting(Stage.READY, 0.0, 0.0)
     made = machine()
     made.versions = {"torch": "3"}
     assert "differ in torch" in str(made.play(UP_TO_READY).outcome.error)
