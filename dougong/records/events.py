@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from dougong.records.machine import Machine
+from dougong.records.status import StillWorker
 
 
 class RunEvent(BaseModel):
@@ -319,17 +320,6 @@ class StopRequested(RunEvent):
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
     now: bool = False
-
-
-class StillWorker(BaseModel):
-    """What a worker was at that has not moved since."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    host: str = ""
-    step: int = 0
-    phase: str = ""
 
 
 class StepGivenUp(RunEvent):

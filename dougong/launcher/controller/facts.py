@@ -29,10 +29,10 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
-    ForgetError,
     ForgetParts,
     ForkGeneration,
     GiveUp,
+    GoOn,
     KillGeneration,
     LoseAgent,
     Record,
@@ -249,7 +249,7 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case Record() | ForgetError() | LoseAgent() | SeekNodes():
+            case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
                 StartAgents()
@@ -263,14 +263,12 @@ class RunFacts:
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
-    def _note_search(
-        self, action: Record | ForgetError | LoseAgent | SeekNodes, now: float
-    ) -> None:
+    def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
-            case ForgetError():
-                self.error, self.awaited = None, ""
+            case GoOn():
+                self.error = None
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():
