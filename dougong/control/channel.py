@@ -19,13 +19,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from dougong.addresses import show_address
+from dougong.addresses import Ports, show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.ports import listen
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.job.port_range import Ports
 
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
@@ -234,7 +233,8 @@ def connect(
     address: tuple[str, int], token: str, agent: AgentFacts | None, deadlines: Deadlines
 ) -> Channel:
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
-    client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it is not the run's."""
+    client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it
+    is not the run's."""
     place = f"controller at {show_address(*address)}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"

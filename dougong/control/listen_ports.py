@@ -27,8 +27,8 @@ from types import TracebackType
 
 import psutil
 
+from dougong.addresses import Ports
 from dougong.control.ports import NoPortError, no_port_text
-from dougong.job.port_range import Ports
 
 LIBRARIES = ("libtorch", "libnccl", "libhccl")
 """How the files of libraries begin that listen on behalf of workers."""

@@ -24,11 +24,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from dougong.addresses import Ports
 from dougong.control.channel import proof
 from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import listen
 from dougong.deadlines import Deadlines
-from dougong.job.port_range import Ports
 
 LARGE_BYTES = 64 * 1024
 MAX_TRIES = 64

@@ -14,9 +14,8 @@ from typing import Any
 
 import psutil
 
-from dougong.addresses import show_address
+from dougong.addresses import Ports, show_address
 from dougong.errors import LaunchError
-from dougong.job.port_range import Ports
 
 BACKLOG = 1024
 _MOST_HOLDERS = 5

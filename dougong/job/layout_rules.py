@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.addresses import PER_AGENT, PER_WORKER, num_needed, read_ports
 from dougong.errors import DeviceError
-from dougong.job.port_range import PER_AGENT, PER_WORKER, num_needed
 from dougong.job.rule import (
     EXPERT_COUNT_KEYS,
     Breach,
@@ -165,7 +165,7 @@ def _drills_once(job: Job) -> Iterator[Breach]:
 def _ports(job: Job) -> Iterator[Breach]:
     """Only what is certain before nodes are known: a worker somewhere, and all of those that are
     pinned to one node."""
-    ports = job.listening_ports
+    ports = read_ports(job.ports)
     if ports is None:
         return
     needs = {"a node": num_needed(workers=1, agents=1)}

@@ -16,7 +16,6 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
-from dougong.job.port_range import Ports
 from dougong.job.section import (
     WHOLE,
     AboveZero,
@@ -326,9 +325,7 @@ class Job(Section):
     schedule: Schedule = logical(Schedule(), "the learning rate over steps")
     router: Router = logical(Router(), "how the load of the experts is kept even")
     steps: Positive = logical(
-        ...,
-        "steps to train",
-        resume="no step's bits depend on how many follow",
+        ..., "steps to train", resume="no step's bits depend on how many follow"
     )
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
@@ -389,11 +386,6 @@ class Job(Section):
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
     drill: tuple[Drill, ...] = physical((), "faults to rehearse")
-
-    @property
-    def listening_ports(self) -> Ports | None:
-        """What `ports` says; None: the system chooses."""
-        return None if self.ports is None else Ports.read(self.ports)
 
     @property
     def is_layout_free(self) -> bool:

@@ -29,8 +29,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from dougong.accelerators.registry import accelerator_names, is_accelerator
+from dougong.addresses import Ports
 from dougong.deadlines import LEAST_SILENCE_S, MOST_S
-from dougong.job.port_range import Ports
 
 TEXT = r"^[^\x00]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"

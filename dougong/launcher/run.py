@@ -15,6 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from dougong.addresses import Ports
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.control.environment import default_ports
@@ -26,7 +27,6 @@ from dougong.errors import (
     StorageError,
 )
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
-from dougong.job.port_range import Ports
 from dougong.job.schema import Job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.backends.base import Backend

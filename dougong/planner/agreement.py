@@ -14,7 +14,7 @@ from dougong.errors import LaunchError
 _HERE = "this machine (dougong run)"
 _MOST_COLUMNS = 5
 _SHOWN_DIGITS = 8
-_SHARED = "pass --run-dir on storage that all of them share"
+_SHARED = "give a new run a --run-dir on storage that all of them share"
 
 
 @dataclass(frozen=True)

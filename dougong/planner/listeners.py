@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dougong.errors import LaunchError
-from dougong.job.port_range import (
+from dougong.addresses import (
     HIGHEST_PORT,
     OF_CONTROLLER,
     PER_AGENT,
@@ -13,6 +12,7 @@ from dougong.job.port_range import (
     Ports,
     num_needed,
 )
+from dougong.errors import LaunchError
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 

@@ -48,7 +48,7 @@ def _used_bytes(
     node = plan.worker(worker).node
     there = [w.name for w in plan.workers if w.node == node]
     total = sum(sizes[name] for name in there)
-    return total, worker if len(there) == 1 else f"the {len(there)} workers of this machine"
+    return total, worker if len(there) == 1 else f"the {len(there)} workers on {node}"
 
 
 def _fewer_activations(job: Job) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
+from dougong.addresses import read_ports
 from dougong.control.listen_ports import PortKeeper
 from dougong.control.worker_api import WorkerContext
 from dougong.fault.drill import rehearse
@@ -47,7 +48,7 @@ def joined(context: WorkerContext) -> Iterator[World]:
     note(Arrival.BEGINS)
     member = _membership(context)
     # For as long as the world lasts: an island's native library listens when it first speaks.
-    with PortKeeper(context.job.listening_ports) as keeper:
+    with PortKeeper(read_ports(context.job.ports)) as keeper:
         world = World.join(member, context.store, note)
         note(Arrival.BUILDS)
         try:

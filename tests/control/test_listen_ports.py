@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from typing import Any
 
 import pytest
 import torch.distributed as dist
+from dougong.addresses import Ports
 from dougong.control.listen_ports import LIBRARIES, PortKeeper, entries_of, own_ports
 from dougong.control.ports import NoPortError, listen
-from dougong.job.port_range import Ports
 from tests.control.test_ports import free_range
 
 
@@ -35,15 +34,15 @@ def test_gloo_listens_within_the_range_and_afterwards_where_it_likes(host: str) 
 
 def test_ports_that_others_hold_are_passed_over_and_a_full_range_is_told() -> None:
     ports = free_range(3)
-    with pytest.raises(NoPortError, match=f"all 3 ports of {ports} are taken on "), contextlib.ExitStack() as stack:
-        stack.enter_context(listen("127.0.0.1", ports))
-        bound = stack.enter_context(socket.socket())  # as another worker between its two calls
+    with listen("127.0.0.1", ports), socket.socket() as bound:  # as another worker between its two calls
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", next(port for port in ports.beginning_at(0) if port not in own_ports())))
-        keeper = stack.enter_context(PortKeeper(ports))
-        devices = [make_device("127.0.0.1")]
-        keeper.check()
-        devices.append(make_device("127.0.0.1"))
+        with PortKeeper(ports) as keeper:
+            device = make_device("127.0.0.1")
+            keeper.check()
+        assert device is not None
+        with pytest.raises(NoPortError, match=f"all 3 ports of {ports} are taken on "), PortKeeper(ports):
+            make_device("127.0.0.1")
 
 
 def test_another_error_stays_what_it_is() -> None:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from dougong.addresses import Ports
 from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, TryPaths
 from dougong.control.path_probe import MAX_TRIES, PathListener, try_path, try_paths
 from dougong.deadlines import DEADLINES
-from dougong.job.port_range import Ports
 
 QUICK = dataclasses.replace(DEADLINES, path_s=0.3)
 EAST, WEST = "127.0.0.2", "127.0.0.3"

@@ -8,21 +8,22 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from dougong.addresses import Ports
 from dougong.control.ports import NoPortError, listen
-from dougong.job.port_range import Ports
 
 
 def free_range(count: int) -> Ports:
     """As many ports in a row of which nobody has one just now."""
-    for first in range(21000, 32000, count):
-        with contextlib.ExitStack() as taken:
-            try:
-                for port in range(first, first + count):
-                    taken.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return Ports(first, first + count - 1)
-    raise AssertionError("no free ports")
+    ranges = (Ports(first, first + count - 1) for first in range(21000, 32000, count))
+    return next(ports for ports in ranges if all(map(is_free, ports.beginning_at(0))))
+
+
+def is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture

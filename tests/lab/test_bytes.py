@@ -1,4 +1,4 @@
-"""What a step sends from host to host: the plan's formulas, the workers' own counts and the network's counters agree."""
+"""What a step sends from host to host: the plan, the workers' own counts and the network's counters agree."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Amount:
 
 
 def measure(cluster: Cluster, name: str, steps: int, link: tuple[Host, str, Host, str], **changes: Any) -> list[float]:
-    """A run's own bytes, messages and planned bytes on a link, then what the network counted, start and end included."""
+    """A run's own bytes, messages and planned bytes on a link, then what the network counted, its start included."""
     source, source_island, target, target_island = link
     before = cluster.lab.bytes_between(source, target)
     done = cluster.run(source, name, steps=steps, **changes)

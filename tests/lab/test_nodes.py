@@ -25,9 +25,9 @@ STEPS = 60
 def cluster() -> Iterator[Cluster]:
     """Ray's head on node0; node1 and node2 are alike (`pool=b`), node3 is in the network and runs none."""
     with Lab(num_hosts=4) as lab:
-        made = Cluster(lab, lab.hosts[0].start_ray())
+        made = Cluster(lab, lab.hosts[0].start_ray(num_cpus=2))
         for host in lab.hosts[1:3]:
-            host.start_ray(made.ray, labels=POOL)
+            rejoin(made, host)
         yield made
 
 
@@ -39,6 +39,10 @@ def undisturbed(cluster: Cluster) -> str:
     words = ["dougong", "run", str(cluster.lab.shared / "plain.yaml"), "--no-ray"]
     cluster.hosts[0].check([*words, "--run-dir", str(cluster.run_dir("plain"))], timeout_s=120)
     return str(cluster.run_dir("plain"))
+
+
+def rejoin(cluster: Cluster, host: Host) -> None:
+    host.start_ray(cluster.ray, num_cpus=2, labels=POOL)
 
 
 def job(**changes: Any) -> dict[str, Any]:
@@ -53,11 +57,11 @@ def pinned(**changes: Any) -> dict[str, Any]:
 def begin(cluster: Cluster, name: str, host: int = 0, **changes: Any) -> tuple[HostProcess, Host, Host]:
     """A run that trains: its process, the host of west, and the other one that is like it."""
     process = cluster.start(cluster.hosts[host], name, **(changes or job()))
-    process.wait_for("step 6 ", timeout_s=90)
+    process.wait_for(f"step  6/{STEPS}", timeout_s=90)
     started = cluster.events(name, "agents_started")[0]["agents"]
-    (where,) = [agent["node"] for agent in started if agent["island"] == "west"]
+    where = [agent["node"] for agent in started if agent["island"] == "west"]
     _, node1, node2 = cluster.hosts
-    return (process, node1, node2) if where == node1.name else (process, node2, node1)
+    return (process, node1, node2) if where[0] == node1.name else (process, node2, node1)
 
 
 def ends_alike(cluster: Cluster, process: HostProcess, name: str, undisturbed: str) -> None:
@@ -105,7 +109,7 @@ def test_a_node_that_is_stopped_is_replaced_by_the_idle_one(cluster: Cluster, un
     assert left_behind(lost) == []
     report = (cluster.run_dir("stopped") / "report.html").read_text()
     assert f"{lost.name} -&gt; {idle.name}" in report
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
 
 
 @slow
@@ -113,7 +117,7 @@ def test_a_node_that_died_hard_is_taken_by_its_new_id(cluster: Cluster, undistur
     """Ray lists the dead one for half a minute beside the living."""
     process, lost, idle = begin(cluster, "killed", **pinned())
     lost.kill_ray()
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
     ends_alike(cluster, process, "killed", undisturbed)
     assert moves(cluster, "killed") == set()
     assert left_behind(lost) == []
@@ -128,7 +132,7 @@ def test_a_pinned_node_that_is_gone_for_a_while_is_awaited(cluster: Cluster, und
     status = cluster.hosts[2].check(["dougong", "status", str(cluster.run_dir("awaited"))])
     assert "recovering" in status and "waiting: a node for west/0-1" in status, status
     time.sleep(10)
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
     ends_alike(cluster, process, "awaited", undisturbed)
 
 
@@ -143,7 +147,7 @@ def test_a_pinned_node_that_never_comes_ends_the_run_and_a_resume_goes_on(cluste
     assert "node lost" in said and "10.0.0.2" in said
     run = str(cluster.run_dir("given-up"))
     assert f"next: dougong resume {run}" in said
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
     words = ["dougong", "resume", run, "--address", cluster.address]
     cluster.hosts[2].check(words, timeout_s=120)
     assert "equal, bit by bit" in cluster.hosts[0].check(["dougong", "diff", undisturbed, run], timeout_s=60)
@@ -155,10 +159,10 @@ def test_a_node_that_is_added_during_the_wait_is_taken(cluster: Cluster, undistu
     process, lost, new = begin(cluster, "added")
     lost.stop_ray()
     process.wait_for("waiting: a node for west/0-1", timeout_s=15)
-    new.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, new)
     ends_alike(cluster, process, "added", undisturbed)
     assert moves(cluster, "added") == {(lost.name, new.name)}
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
 
 
 @slow
@@ -178,7 +182,7 @@ def test_a_stop_ends_the_wait(cluster: Cluster, by: str) -> None:
     assert cluster.events(name, "stopped"), process.output
     for host in cluster.hosts:
         until(lambda host=host: not left_behind(host), f"nothing left on {host.name}", 15)
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
 
 
 @slow
@@ -194,7 +198,7 @@ def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster
     until(lambda: not left_behind(lost), "no agent and no worker is left", 40)
     assert not [pid for pid in old if process_exists(pid) and "AgentActor" in lost.processes().get(pid, "")]
     lost.stop_ray()
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)
 
 
 @slow
@@ -209,4 +213,4 @@ def test_a_run_whose_controllers_node_is_lost_goes_on_from_any_other(cluster: Cl
     words = ["dougong", "resume", run, "--take-over", "--address", cluster.address]
     cluster.hosts[2].check(words, timeout_s=120)
     assert "equal, bit by bit" in cluster.hosts[0].check(["dougong", "diff", undisturbed, run], timeout_s=60)
-    lost.start_ray(cluster.ray, labels=POOL)
+    rejoin(cluster, lost)

@@ -111,14 +111,14 @@ def troubled(node: str, fault: FolderFault, **more: Any) -> AgentFacts:
         (
             troubled("beta", "other", mount="ext4 /dev/sda1", mount_here="nfs4 nas:/export"),
             "beta has another directory at /run (ext4 /dev/sda1 there, nfs4 nas:/export here): what this machine has "
-            "just written is not in it; mount there what this machine has at that path (a copy will not do), or pass "
-            "--run-dir on storage that all of them share",
+            "just written is not in it; mount there what this machine has at that path (a copy will not do), or give "
+            "a new run a --run-dir on storage that all of them share",
         ),
         (troubled("beta", "other", mount="ext4 a", mount_here="ext4 a"), "beta has another directory at /run: what"),
         (troubled("beta", "unanswered"), "what beta writes into /run is not seen on the machine of `dougong run`"),
         (
             troubled("beta", "unwritable", reason="Read-only file system", number=errno.EROFS, user=0),
-            "/run cannot be written on beta: Read-only file system; mount it there for writing, or pass --run-dir",
+            "/run cannot be written on beta: Read-only file system; mount it there for writing, or give a new",
         ),
         (
             troubled("beta", "unwritable", reason="Permission denied", number=errno.EACCES, user=65534),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from dougong.addresses import Ports
 from dougong.errors import LaunchError
-from dougong.job.port_range import Ports
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec

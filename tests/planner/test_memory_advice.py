@@ -19,7 +19,7 @@ FIRST, SECOND = state_bytes(JOB, TINY, PLAN)
         # Each of two workers holds 8 experts of 16 MB and the dense tensor.
         (FIRST // 2, False, "state of b/0 take 0.144 GB of 0.072 GB: no batch is small enough for that; "
          "give island b more workers"),
-        (FIRST // 2, True, "state of the 2 workers of this machine take 0.28 GB of 0.072 GB: no batch is small "
+        (FIRST // 2, True, "state of the 2 workers on - take 0.28 GB of 0.072 GB: no batch is small "
          "enough for that; give island b workers on more machines"),
         (2 * FIRST, False, "of 0.288 GB, so the rest is activations: lower data.sequence_length (now 1000)"),
         (None, False, "take 0.144 GB; where a device has less, give the job more workers"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from dougong.addresses import show_address
+from dougong.addresses import Ports, show_address
 from dougong.control.channel import Channel, UnreachableError, connect
 from dougong.control.environment import chosen_interface
 from dougong.control.handshake import AgentFacts
@@ -17,7 +17,6 @@ from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPat
 from dougong.control.path_probe import PathListener, try_paths
 from dougong.control.processes import interface_of
 from dougong.errors import LaunchError
-from dougong.job.port_range import Ports
 from dougong.launcher.agent.settings import AgentSettings
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
+from dougong.addresses import Ports
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.job.port_range import Ports
 from dougong.records.shared_folder import FolderProof
 
 

@@ -30,8 +30,6 @@ from dougong.launcher.backends.ray_members import Member, refuse_outsider
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _FRAME_HEAD_BYTES = 9
 _TYPE_AT, _SETTINGS = 3, 4
-_LEAST_S = 0.001
-"""A socket that is given no time at all does not wait, and says so in another way."""
 
 
 def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
@@ -89,7 +87,10 @@ def _speaks_grpc(line: socket.socket, end: float) -> bool:
     head = b""
     with contextlib.suppress(OSError):  # closed, or silent until the limit
         while len(head) < _FRAME_HEAD_BYTES:
-            line.settimeout(max(_LEAST_S, end - time.monotonic()))
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                break
+            line.settimeout(left_s)
             more = line.recv(_FRAME_HEAD_BYTES - len(head))
             if not more:
                 break

@@ -7,6 +7,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
+from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
@@ -198,7 +199,7 @@ class Actor:
             host,
             config.token,
             config.deadlines,
-            config.job.listening_ports,
+            read_ports(config.job.ports),
             self._trouble_of,
         )
         reached_at, port = self._connections.address
@@ -210,7 +211,7 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        listener = listen(host, config.job.listening_ports)
+        listener = listen(host, read_ports(config.job.ports))
         log = self._run_dir.logs / "store.log"
         self._rendezvous = RendezvousStore(listener, log, config.deadlines)
         self._store_thread.call(partial(_await_store, self._rendezvous))
@@ -276,7 +277,7 @@ class Actor:
             preload=config.entries.preload,
             cwd=config.cwd,
             deadlines=config.deadlines,
-            ports=config.job.listening_ports,
+            ports=read_ports(config.job.ports),
         )
 
     # Workers

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from dougong.addresses import Ports
 from dougong.control.channel import Channel, Server
 from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
@@ -16,7 +17,6 @@ from dougong.control.path_messages import CONTROLLER, PathEnd
 from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.job.port_range import Ports
 from dougong.launcher.agent.paths import describe_end
 from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import (

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dougong.addresses import read_ports
 from dougong.errors import (
     CheckpointError,
     DougongError,
@@ -71,7 +72,7 @@ class FirstLayout:
             layout = lay_out(job.islands, facts.nodes, self.policy.shared_devices)
         except NoRoomError as error:
             return self._wait(error)
-        check_ports(job.listening_ports, layout, facts.nodes, facts.host or "")
+        check_ports(read_ports(job.ports), layout, facts.nodes, facts.host or "")
         return Enter(self._at(Stage.PLACES)), StartAgents(layout, layout)
 
     def _at(self, stage: Stage) -> Starting:
@@ -198,7 +199,7 @@ class Relocation:
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
-            check_ports(job.listening_ports, layout, fit, self.facts.host or "")
+            check_ports(read_ports(job.ports), layout, fit, self.facts.host or "")
         except LaunchError as error:
             return self._wait(str(error))
         return self._start(layout, kept)

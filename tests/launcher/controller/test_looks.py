@@ -6,18 +6,23 @@ from dataclasses import replace
 
 from dougong.control.handshake import FolderTrouble, MachineLimits
 from dougong.control.worker_messages import ModelFound
+from dougong.launcher.controller.items import AgentsPlaced, NodesListed
 from dougong.launcher.controller.looks import tell
 from dougong.parallel.plan import TensorSpec
 from dougong.remarks import Remarks
 from tests.launcher.controller.machine import (
     INVENTORY,
     MODEL,
+    NODE,
     UP_TO_JOIN,
     UP_TO_MODEL,
     UP_TO_READY,
     Joins,
+    Leaves,
     found,
+    killed,
     machine,
+    running,
     worker,
 )
 
@@ -49,6 +54,15 @@ def test_a_node_with_less_memory_free_than_the_plan_needs_is_warned_of_when_the_
     made.play(found_it, found())
     assert made.event("warning").text.startswith("here has 1.0 MiB of memory free now, and its workers need ")
     assert machine().play(UP_TO_MODEL, MODEL, found()).kinds().count("warning") == 0
+
+
+def test_an_agent_that_a_recovery_starts_is_looked_at_alike() -> None:
+    """It takes part nowhere before it shares the run directory; what is wrong with its node is told."""
+    made = running().play(Leaves("west"), *killed("east/0", "east/1"))
+    made.troubles["west"] = FolderTrouble("/run", "absent")
+    made.play(NodesListed((NODE,)), AgentsPlaced(), Joins("west"), NodesListed((NODE,)))
+    assert made.names().count("ForkGeneration 2") == 0
+    assert "the run directory /run is not to be seen on here" in made.event("waiting").text
 
 
 def test_remarks_are_events_of_the_newest_generation() -> None:

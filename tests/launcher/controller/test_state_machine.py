@@ -156,8 +156,8 @@ CASES = [
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], worker="east/1", status=1,
-         cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers of this "
-               "machine take 0 GB; where a device has less, give the job more workers",
+         cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers on "
+               "here take 0 GB; where a device has less, give the job more workers",
          reason="SIGKILL came twice with no step in between, so it is taken for one that would come again"),
     Case("several dead at once are one failure",
          [[exits("west/0", -9)], [exits("east/0", -9), exits("east/1", -9)], found(5)],
