@@ -119,7 +119,7 @@ class LoseAgent:
 
 
 @dataclass(frozen=True)
-class ForgetError:
+class GoOn:
     """What went wrong last has been answered."""
 
 
@@ -255,7 +255,7 @@ Action = (
     | AskWhoEnded
     | AskForPaths
     | LoseAgent
-    | ForgetError
+    | GoOn
     | DropAgent
     | GiveUp
     | AskForModel

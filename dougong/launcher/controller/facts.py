@@ -29,7 +29,7 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
-    ForgetError,
+    GoOn,
     ForgetParts,
     ForkGeneration,
     GiveUp,
@@ -229,7 +229,7 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
-            case Record() | ForgetError() | LoseAgent() | SeekNodes():
+            case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
                 StartAgents()
@@ -244,12 +244,12 @@ class RunFacts:
                 self.checkpoints.note(action)
 
     def _note_search(
-        self, action: Record | ForgetError | LoseAgent | SeekNodes, now: float
+        self, action: Record | GoOn | LoseAgent | SeekNodes, now: float
     ) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
-            case ForgetError():
+            case GoOn():
                 self.error, self.awaited = None, ""
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)

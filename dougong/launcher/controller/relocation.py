@@ -22,7 +22,7 @@ from dougong.errors import (
 from dougong.launcher.controller.actions import (
     Action,
     Enter,
-    ForgetError,
+    GoOn,
     LoseAgent,
     Record,
     SeekNodes,
@@ -64,7 +64,7 @@ class FirstLayout:
         """
         facts, stage = self.facts, self.state.stage
         if stage is Stage.PLACES and isinstance(facts.error, NoRoomError):
-            return ForgetError(), *self._look_again()  # somebody else was quicker
+            return GoOn(), *self._look_again()  # somebody else was quicker
         if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
             return ()
         job = self.policy.job
@@ -160,10 +160,10 @@ class Relocation:
         if stage is Stage.CHECKPOINT or isinstance(error, StorageError | CheckpointError):
             raise error
         if stage in _ON_NODES:
-            return ForgetError(), *[LoseAgent(name, str(error)) for name in new]
+            return GoOn(), *[LoseAgent(name, str(error)) for name in new]
         placeless = [name for name in new if name not in self._going_on]
         lost = [LoseAgent(name, "it found no place") for name in placeless]
-        return ForgetError(), *lost, *self._wait(str(error))
+        return GoOn(), *lost, *self._wait(str(error))
 
     def _unfit_nodes(self) -> dict[str, Unfit]:
         """The nodes on which an agent could not be started, with those that are so by now.

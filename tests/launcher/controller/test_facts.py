@@ -14,7 +14,7 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
-    ForgetError,
+    GoOn,
     ForgetParts,
     ForkGeneration,
     GiveUp,
@@ -58,7 +58,7 @@ def test_an_agent_may_be_given_up_and_nodes_be_listed_anew(facts: RunFacts) -> N
     assert [handle.lost for handle in facts.agents.lost] == ["agent east on its node: it did not come"]
     facts.nodes, facts.error = (), LaunchError("x")
     facts.note(SeekNodes(("east",), ()), 2.0)
-    facts.note(ForgetError(), 2.0)
+    facts.note(GoOn(), 2.0)
     assert facts.nodes is None and facts.error is None
 
 

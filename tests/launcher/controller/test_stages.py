@@ -180,7 +180,7 @@ def test_a_stop_ends_the_wait() -> None:
 
 def test_somebody_else_was_quicker_and_the_agents_are_laid_out_again() -> None:
     made = short(FREE).play(TaskFailed(NoRoomError("east: 2 NPU", is_held=True)))
-    assert made.names() == ["ListNodes", "StartAgents east west", "ForgetError", "SeekNodes"]
+    assert made.names() == ["ListNodes", "StartAgents east west", "GoOn", "SeekNodes"]
     made.play(NodesListed((FREE,)), AgentsPlaced())
     assert isinstance(made.state, Starting) and made.state.stage is Stage.JOIN
     # The limit counts from the first look.
