@@ -268,7 +268,8 @@ def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomErr
     free = {0: "none is free", 1: "only 1 device is free"}.get(
         found, f"only {found} devices are free"
     )
-    nodes = listed([_words_on(node, kind, count) for node, count in left])
+    with_some = [(node, count) for node, count in left if node.count(kind)] or left
+    nodes = listed([_words_on(node, kind, count) for node, count in with_some])
     is_held = len(wish.indices) <= found + held
     text = (
         f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
