@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from dougong.records.machine import Machine
+from dougong.records.status import StillWorker
 
 
 class RunEvent(BaseModel):
@@ -69,8 +70,8 @@ class StateChanged(RunEvent):
 
 Phase = Literal["Ray", "agents", "paths", "imports", "data", "probes", "checkpoint", "model"]
 """What a start or a recovery is at: nodes and agents (by Ray or without), the paths between their
-machines, what workers import, the look at model and data, the probes of the devices, the search for a valid checkpoint, and the
-building of every worker's part of the model."""
+machines, what workers import, the look at model and data, the probes of the devices, the search for
+a valid checkpoint, and the building of every worker's part of the model."""
 
 
 class PhaseStarted(RunEvent):
@@ -326,17 +327,6 @@ class StopRequested(RunEvent):
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
     now: bool = False
-
-
-class StillWorker(BaseModel):
-    """What a worker was at that has not moved since."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    host: str = ""
-    step: int = 0
-    phase: str = ""
 
 
 class StepGivenUp(RunEvent):

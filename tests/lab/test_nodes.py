@@ -115,7 +115,7 @@ def test_a_node_that_is_stopped_is_replaced_by_the_idle_one(cluster: Cluster, un
 @slow
 def test_a_node_that_died_hard_is_taken_by_its_new_id(cluster: Cluster, undisturbed: str) -> None:
     """Ray lists the dead one for half a minute beside the living."""
-    process, lost, idle = begin(cluster, "killed", **pinned())
+    process, lost, _ = begin(cluster, "killed", **pinned())
     lost.kill_ray()
     rejoin(cluster, lost)
     ends_alike(cluster, process, "killed", undisturbed)

@@ -38,7 +38,6 @@ from dougong.launcher.controller.states import (
     Starting,
     StartPhases,
     State,
-    awaited_in,
 )
 from dougong.records import events
 from dougong.records.status import RunStatus
@@ -103,7 +102,7 @@ class Controller:
             unsaved="" if checkpoints.failed is None else checkpoints.failed.standing,
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
-            waiting=facts.awaited or awaited_in(self._state),
+            waiting=facts.awaited,
             workers=tuple(status.describe() for status in statuses),
         )
 

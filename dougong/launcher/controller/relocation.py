@@ -212,9 +212,8 @@ class Relocation:
         self, layout: tuple[AgentSpec, ...], kept: Sequence[AgentSpec]
     ) -> tuple[Action, ...]:
         new = tuple(spec for spec in layout if spec not in kept)
-        search = replace(self._search, awaited="")
         names = (*self._going_on, *[spec.name for spec in new])
-        return Enter(self._at(Stage.PLACES, search, names)), StartAgents(new, layout)
+        return Enter(self._at(Stage.PLACES, self._search, names)), StartAgents(new, layout)
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
         """Say what is missing, where that is news, and look again in a moment.
@@ -223,14 +222,23 @@ class Relocation:
         """
         search, deadlines = self._search, self.policy.deadlines
         text = f"a node for {worker_list(self._missing)}: {reason}{self._words_on_unfit()}"
+        if self._is_in_vain:
+            raise LaunchError(text)
         if self.now - search.since > deadlines.node_return_s:
             limit = deadlines.words("node_return_s")
             raise LaunchError(f"the controller waited {limit} for {text}")
-        following = replace(search, awaited=text)
-        enter = Enter(self._at(Stage.ROOM, following, self._going_on))
-        if text == search.awaited:
+        enter = Enter(self._at(Stage.ROOM, search, self._going_on))
+        if text == self.facts.awaited:
             return (enter,)
         return Record(events.Waiting(generation=self.facts.number, text=text)), enter
+
+    @property
+    def _is_in_vain(self) -> bool:
+        """Whether there is one machine, which nobody can join, and an agent has failed there again
+        after a while."""
+        retry_s = self.policy.deadlines.node_retry_s
+        again = any(entry.pause_s > retry_s for entry in self._search.unfit.values())
+        return again and not self.policy.may_grow
 
     @property
     def _missing(self) -> list[str]:

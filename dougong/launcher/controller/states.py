@@ -104,12 +104,10 @@ class Unfit:
 class Search:
     """The search for nodes for lost agents, which lasts until a generation begins.
 
-    `since`: when the first of them was missed (monotonic seconds). `awaited`: what was told last to
-    be missing, empty while nothing is. `unfit`: by the node's id.
+    `since`: when the first of them was missed (monotonic seconds). `unfit`: by the node's id.
     """
 
     since: float
-    awaited: str = ""
     unfit: Mapping[str, Unfit] = field(default_factory=dict)
 
 
@@ -144,12 +142,6 @@ class Ended:
 
 State = Starting | Running | Stopping | Recovering | Ended
 
-
-def awaited_in(state: State) -> str:
-    """What a recovery waits for, in words; empty where nothing is awaited."""
-    if isinstance(state, Recovering) and state.search is not None:
-        return state.search.awaited
-    return ""
 
 
 _PHASES: dict[Stage, Phase] = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dougong.control.worker_messages import WorkerWarning
 from dougong.launcher.controller.items import SignalReceived
-from dougong.launcher.controller.states import Ended
+from dougong.launcher.controller.states import Ended, Recovering
 from tests.launcher.controller.machine import (
     ALL,
     MODEL,
@@ -150,3 +150,12 @@ def test_whoever_moves_gives_a_stop_more_time_and_what_is_given_up_is_told() -> 
 def test_an_agent_that_falls_silent_while_its_run_stops_ends_it() -> None:
     made = running().play(IN_STEP_12, SIGINT, Passes(10.1, silent=("west",)), *killed("east/0", "east/1"))
     assert (made.outcome.state, made.outcome.diagnosis and made.outcome.diagnosis.worker) == ("FAILED", "west/0")
+
+
+def test_a_stop_while_recovering_does_not_cost_the_checkpoint_that_is_being_committed() -> None:
+    parts = [part(name, 5) for name in ALL]
+    made = running().play(step(5), parts, exits("east/1", -9), SIGINT, killed("east/0", "west/0"))
+    assert isinstance(made.state, Recovering)
+    made.play(committed(5))
+    assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
+    assert made.kinds()[-2:] == ["stop_requested", "checkpoint_committed"]

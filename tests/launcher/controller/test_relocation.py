@@ -19,7 +19,7 @@ from dougong.launcher.controller.items import (
     StoreOpened,
     TaskFailed,
 )
-from dougong.launcher.controller.states import Recovering, Running, Stage, awaited_in
+from dougong.launcher.controller.states import Recovering, Running, Stage
 from dougong.planner.nodes import Node
 from tests.launcher.controller.machine import (
     MODEL,
@@ -67,6 +67,7 @@ def printed(name: str, bits: str) -> Says:
 def trained(takes_fingerprints: bool = False, **job: Any) -> Machine:
     """Generation 1 of east on node0 and west on node1."""
     made = machine(takes_fingerprints, **{"islands": ISLANDS, **job})
+    made.may_grow = True
     made.play(BackendOpened("10.0.0.1"), NodesListed((N0, N1)), AgentsPlaced())
     made.play(Joins("east", "node0"), Joins("west", "node1"), StoreOpened(("10.0.0.1", 1)))
     made.play(Says("east", AgentReady(1)), Says("west", AgentReady(2)), MODEL)
@@ -111,6 +112,14 @@ def test_what_a_lost_agent_holds_is_freed_before_the_nodes_are_listed() -> None:
     assert sought.agents == ("west",)
 
 
+def test_an_agent_lost_twice_in_the_runs_life_uses_the_budget_up() -> None:
+    made = trained(fault={"max_restarts": 1}).play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west"), found(5))
+    assert made.state == Running(2)
+    made.play(Leaves("west"), *killed("east/0", "east/1", generation=2))
+    assert made.states == ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"]
+    assert "fault.max_restarts is 1 and they are used up" in str(made.outcome.error)
+
+
 def test_a_node_that_is_back_has_another_id() -> None:
     back = replace(N1, id="another-id")
     made = trained().play(WEST_IS_LOST, NodesListed((N0, back)), joins("west", "node1"), found(5))
@@ -122,14 +131,14 @@ def test_what_is_awaited_is_said_at_once_and_once() -> None:
     made = trained().play(WEST_IS_LOST, NodesListed((N0,)))
     (text,) = waits(made)
     assert text.startswith("a node for west/0: ") and "pool=b" in text and "node0" in text
-    assert awaited_in(made.state) == text
+    assert made.facts.awaited == text
     for _ in range(10):
         made.play(Passes(1.0), NodesListed((N0,)))
     assert waits(made) == [text]
     assert [action.agents for action in made.actions if isinstance(action, SeekNodes)] == [("west",)] * 11
     made.play(Passes(1.0), NodesListed((N0, N2)), joins("west"), found(5))
     assert made.states == ["RECOVERING", "RUNNING"]
-    assert awaited_in(made.state) == ""
+    assert made.facts.awaited == ""
 
 
 def test_other_nodes_than_before_are_said_anew() -> None:
@@ -183,6 +192,18 @@ def test_a_node_on_which_an_agent_could_not_start_is_tried_again_later_and_later
         made.play(Passes(1.0), NodesListed((N0, N2)))
         assert made.names()[-1] == "StartAgents west"
         made.play(joins("west")[:2], Leaves("west"))
+
+
+def test_on_the_only_machine_there_is_an_agent_is_tried_twice() -> None:
+    made = trained()
+    made.may_grow = False
+    fails = [NodesListed((N0, N1)), AgentsPlaced(), Joins("west", "node1"), Leaves("west"), NodesListed((N0, N1))]
+    made.play(WEST_IS_LOST, fails)
+    assert stage(made) is Stage.ROOM
+    made.play(Passes(11.0), fails)
+    assert made.states == ["RECOVERING", "FAILED"]
+    said = str(made.outcome.error)
+    assert "its agent cannot be started again: a node for west/0: " in said and "agent west on node1" in said
 
 
 def test_an_agent_that_does_not_come_is_tried_elsewhere() -> None:

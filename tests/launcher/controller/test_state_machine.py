@@ -14,10 +14,8 @@ from dougong.launcher.controller.actions import ForkGeneration, RecordStep
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.items import (
-    AgentsPlaced,
     CommitFailed,
     FoundCheckpoint,
-    NodesListed,
     PeerRefused,
     SignalReceived,
     TaskFailed,
@@ -27,7 +25,6 @@ from tests.launcher.controller.machine import (
     ALL,
     INVENTORY,
     MODEL,
-    NODE,
     START,
     UP_TO_JOIN,
     UP_TO_MODEL,
@@ -79,7 +76,6 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
     return [*killed(*alive, generation=generation), found(checkpoint)]
 
 
-RESTARTED = [NodesListed((NODE,)), AgentsPlaced(), Joins("west"), Says("west", AgentReady(3))]
 NONE_IS_VALID = FoundCheckpoint(
     None, (("step-000005", "torn"),), refusal=CheckpointError("/run/checkpoints: no checkpoint is valid")
 )
@@ -217,9 +213,6 @@ CASES = [
          status=0),
     Case("a second stop does not wait, and says so", [step(1), SIGINT, SIGTERM], ["STOPPING", "STOPPED"],
          ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "stop_requested"], status=130),
-    Case("a stop before there is a step ends the run", [SIGINT], ["STOPPED"], events=["stop_requested"], status=130),
-    Case("a stop whose step does not end is met all the same", [step(1), SIGINT, Passes(61)], ["STOPPING", "STOPPED"],
-         ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "step_given_up"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
          ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
     Case("a stop while the last checkpoint is committed loses nothing",
@@ -233,11 +226,6 @@ CASES = [
          [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
          ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
          worker="east/1", status=1, reason="no checkpoint is valid"),
-    Case("a stop while recovering does not cost the checkpoint that is being committed",
-         [step(5), *[part(name, 5) for name in ALL], exits("east/1", -9), SIGINT, *killed("east/0", "west/0"),
-          committed(5)],
-         ["RECOVERING", "STOPPED"], ["RecordStep", "CommitCheckpoint 5", "KillGeneration 1"],
-         ["first_step", "checkpoint_started", *DIES, "stop_requested", "checkpoint_committed"], status=130),
     Case("a death while stopping ends the run", [step(1), SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
          ["STOPPING", "RECOVERING", "FAILED"], ["RecordStep", "AskToStop 1", "KillGeneration 1", "ForgetParts"],
          ["first_step", "stop_requested", *DIES], worker="east/1", status=1,
@@ -247,32 +235,9 @@ CASES = [
          ["RecordStep", "AskToStop 1", "KillGeneration 1"],
          ["first_step", "stop_requested", *DIES, "stop_requested"], status=130),
 
-    Case("a lost agent is started again",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5)], ["RECOVERING", "RUNNING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
-          "FindCheckpoint", "ForkGeneration 2"],
-         [*DIES, "agents_started", "generation_started"], worker="west/0",
-         cause="agent west on here: its connection ended"),
     Case("an agent that falls silent is lost", [Passes(10.1, silent=("west",))], ["RECOVERING"],
          ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0",
          cause="no heartbeat for 10 s (fault.deadlines.agent_silence_s)"),
-    Case("an agent lost again while it starts is laid out anew",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:3], Leaves("west")], ["RECOVERING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
-          "DropAgent west", "SeekNodes"],
-         [*DIES, "agents_started"], worker="west/0"),
-    Case("an agent that does not come back is laid out anew",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED[:2], Passes(121)], ["RECOVERING"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "LoseAgent west",
-          "DropAgent west", "SeekNodes"], DIES, worker="west/0"),
-    Case("an agent lost twice in the run's life uses the budget up",
-         [Leaves("west"), *killed("east/0", "east/1"), *RESTARTED, found(5), Leaves("west"),
-          *killed("east/0", "east/1", generation=2)],
-         ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
-         ["DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
-          "FindCheckpoint", "ForkGeneration 2", "DropAgent west", "KillGeneration 2", "ForgetParts"],
-         [*DIES, "agents_started", "generation_started", *DIES], worker="west/0", status=1, job=ONCE,
-         reason="fault.max_restarts is 1 and they are used up"),
     Case("words of an agent's former life are not heard", [Leaves("west"), Says("west", AgentReady(9))],
          ["RECOVERING"], ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0"),
 
