@@ -268,7 +268,7 @@ class RunFacts:
             case Record(Waiting(text=text)):
                 self.awaited = text
             case GoOn():
-                self.error, self.awaited = None, ""
+                self.error = None
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():
