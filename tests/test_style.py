@@ -23,7 +23,7 @@ NOT_MIRRORED = {
     "errors": "classes without code; their exit statuses are tested by tests/cli, pickling by tests/control",
     "launcher.backends.base": "a protocol and a dataclass without code",
     "launcher.controller.actions": "dataclasses without code, all of them expected in test_state_machine.py",
-    "launcher.controller.items": "dataclasses without code, all of them fed in test_state_machine.py",
+    "launcher.controller.inbound.items": "dataclasses without code, all of them fed in test_state_machine.py",
     "ops.experts.base": "the interface; tests/ops/experts/test_reference.py tests what implements it",
     "ops.experts.triton_swiglu": "tests/ops/experts/test_triton_kernels.py runs it with its kernels",
     "parallel.dispatch.handle": "what a call keeps; tests/parallel/dispatch/test_dispatcher.py fills and reads it",

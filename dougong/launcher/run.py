@@ -39,8 +39,8 @@ from dougong.launcher.controller.config import (
     ResumePoint,
 )
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports

@@ -24,8 +24,8 @@ from dougong.job.schema import Data, Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.run import signals_into, take_over
 from dougong.launcher.sources import known_sources

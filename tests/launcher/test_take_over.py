@@ -18,8 +18,8 @@ from dougong.errors import CheckpointError, DougongError, JobError, LaunchError,
 from dougong.job.load import load_job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import SignalReceived
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.launcher.run import (
     Options,
     ResumeRequest,

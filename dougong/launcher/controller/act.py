@@ -45,10 +45,10 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
 from dougong.launcher.controller.config import ControllerConfig
-from dougong.launcher.controller.connections import Connections
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbox import Background, Inbox
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.connections import Connections
+from dougong.launcher.controller.inbound.inbox import Background, Inbox
+from dougong.launcher.controller.inbound.items import (
     AgentsEnded,
     AgentsPlaced,
     Awaited,
@@ -58,7 +58,7 @@ from dougong.launcher.controller.items import (
     PeerRefused,
     StoreOpened,
 )
-from dougong.launcher.controller.rendezvous import RendezvousStore
+from dougong.launcher.controller.inbound.rendezvous import RendezvousStore
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources

@@ -21,8 +21,8 @@ from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.config import FROM_START, ResumePoint
-from dougong.launcher.controller.inbox import Background
-from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint
+from dougong.launcher.controller.inbound.inbox import Background
+from dougong.launcher.controller.inbound.items import CommitFailed, Committed, FoundCheckpoint
 from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity

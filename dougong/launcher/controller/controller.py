@@ -27,8 +27,8 @@ from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, Ope
 from dougong.launcher.controller.config import ControllerConfig, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import CommitFailed, Committed
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import CommitFailed, Committed
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import (
     Ended,

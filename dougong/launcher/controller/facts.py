@@ -45,7 +45,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreOpened
+from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint, StoreOpened
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node

@@ -44,7 +44,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
     AgentMessage,

@@ -43,7 +43,7 @@ from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import moved_workers
-from dougong.launcher.controller.items import FoundCheckpoint
+from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
 from dougong.launcher.controller.observe import rejected, warning
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting

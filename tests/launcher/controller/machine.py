@@ -30,7 +30,7 @@ from dougong.launcher.controller.actions import Action, AskForPaths, CommitCheck
 from dougong.launcher.controller.config import FROM_START, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
     AgentMessage,

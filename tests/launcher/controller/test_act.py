@@ -31,8 +31,8 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import FROM_START, ControllerConfig
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import (
     AgentsEnded,
     AgentsPlaced,
     Awaited,

@@ -27,8 +27,8 @@ from dougong.launcher.controller.checkpoints import (
     compare_versions,
 )
 from dougong.launcher.controller.config import ResumePoint
-from dougong.launcher.controller.inbox import Background, Inbox
-from dougong.launcher.controller.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
+from dougong.launcher.controller.inbound.inbox import Background, Inbox
+from dougong.launcher.controller.inbound.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity

@@ -16,8 +16,8 @@ from dougong.job.schema import Job
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.controller.config import ControllerConfig, ResumePoint
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import ClientRequest, Committed, SignalReceived
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import ClientRequest, Committed, SignalReceived
 from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dougong.control.worker_messages import WorkerWarning
 from dougong.errors import StorageError
-from dougong.launcher.controller.items import CommitFailed, SignalReceived
+from dougong.launcher.controller.inbound.items import CommitFailed, SignalReceived
 from dougong.launcher.controller.states import Ended, Recovering
 from tests.launcher.controller.machine import (
     ALL,

@@ -26,7 +26,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import FROM_START
 from dougong.launcher.controller.facts import CheckpointFacts, RunFacts
-from dougong.launcher.controller.items import Committed, FoundCheckpoint
+from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.placement import AgentSpec

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dougong.control.handshake import FolderTrouble, MachineLimits
 from dougong.control.worker_messages import ModelFound
-from dougong.launcher.controller.items import AgentsPlaced, NodesListed
+from dougong.launcher.controller.inbound.items import AgentsPlaced, NodesListed
 from dougong.launcher.controller.looks import tell
 from dougong.parallel.plan import TensorSpec
 from dougong.remarks import Remarks

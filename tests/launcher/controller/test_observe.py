@@ -13,7 +13,7 @@ from dougong.errors import JobError, LaunchError, StorageError
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.items import ClientRequest, PeerRefused, SignalReceived, TaskFailed
+from dougong.launcher.controller.inbound.items import ClientRequest, PeerRefused, SignalReceived, TaskFailed
 from dougong.launcher.controller.observe import REFUSALS_TOLD, as_ours, observe
 from dougong.launcher.controller.states import Stop
 from dougong.records.events import StopRequested, WarningRaised

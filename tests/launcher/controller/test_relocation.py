@@ -11,7 +11,7 @@ from dougong.control.worker_messages import FingerprintFound
 from dougong.errors import LaunchError, StorageError
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.controller.actions import SeekNodes, StartAgents
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     BackendOpened,
     NodesListed,

@@ -11,7 +11,7 @@ from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.errors import NoRoomError
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.items import (
     AgentsEnded,
     AgentsPlaced,
     Awaited,

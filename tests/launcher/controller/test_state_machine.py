@@ -13,7 +13,7 @@ from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import ForkGeneration, RecordStep
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.items import (
     CommitFailed,
     FoundCheckpoint,
     PeerRefused,

@@ -15,7 +15,7 @@ import pytest
 from dougong.control.ports import listen
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
-from dougong.launcher.controller.rendezvous import RendezvousStore
+from dougong.launcher.controller.inbound.rendezvous import RendezvousStore
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from dougong.launcher.controller.inbox import Background, Inbox
-from dougong.launcher.controller.items import BackendOpened, PeerRefused, TaskFailed
+from dougong.launcher.controller.inbound.inbox import Background, Inbox
+from dougong.launcher.controller.inbound.items import BackendOpened, PeerRefused, TaskFailed
 
 
 @pytest.fixture

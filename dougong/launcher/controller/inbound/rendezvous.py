@@ -7,7 +7,7 @@ dead name server would hold a generation up for seconds a worker. Only a process
 can be told to ask none (RES_OPTIONS is read once), and the controller has asked for the cluster's
 head. What torch prints there is in a log.
 
-    python -m dougong.launcher.controller.rendezvous LISTENER_FD PARENT_PID
+    python -m dougong.launcher.controller.inbound.rendezvous LISTENER_FD PARENT_PID
 
 is that process: it says `ready`, then serves until it is killed, or its controller ends.
 """
@@ -80,7 +80,7 @@ class RendezvousStore:
 
 def _spawn(listener: int, log: Path) -> subprocess.Popen[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
-    module = "dougong.launcher.controller.rendezvous"
+    module = "dougong.launcher.controller.inbound.rendezvous"
     with log.open("ab") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", module, str(listener), str(os.getpid())],

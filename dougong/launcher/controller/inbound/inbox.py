@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from dougong.launcher.controller.items import Item, TaskFailed
+from dougong.launcher.controller.inbound.items import Item, TaskFailed
 
 
 class Inbox:

@@ -11,9 +11,9 @@ from dougong.control.channel import Channel, connect
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import AgentReady, EndAgent, KillWorkers, Message, Ping, StopRun
 from dougong.deadlines import Deadlines
-from dougong.launcher.controller.connections import Connections
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.connections import Connections
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
     AgentMessage,

@@ -18,8 +18,8 @@ from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.paths import describe_end
-from dougong.launcher.controller.inbox import Inbox
-from dougong.launcher.controller.items import (
+from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
     AgentMessage,
