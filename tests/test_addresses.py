@@ -72,9 +72,11 @@ def test_a_job_file_says_ports_as_text(tmp_path: Path) -> None:
     assert read_ports(load_job(write(tmp_path, ports="20000-20100"), []).job.ports) == Ports(20000, 20100)
     assert read_ports(load_job(write(tmp_path), []).job.ports) is None
     (line,) = refusals(write(tmp_path, ports="20100-20000"))
-    assert line.startswith("ports: must begin with the lower port: 20000-20100 (got '20100-20000'): the ports that")
+    assert line.startswith(
+        "ports: must begin with the lower port: 20000-20100 (got '20100-20000'): a range to listen on"
+    )
     (line,) = refusals(write(tmp_path, ports="20000"))
-    assert line.startswith("ports: must be text (got 20000): the ports that dougong and its workers listen on, such as")
+    assert line.startswith("ports: must be text (got 20000): a range to listen on, such as 20000-20100")
 
 
 def test_every_port_of_a_node_is_counted() -> None:

@@ -163,22 +163,12 @@ def _drills_once(job: Job) -> Iterator[Breach]:
 
 
 def _ports(job: Job) -> Iterator[Breach]:
-    """Only what is certain before nodes are known: a worker somewhere, and all of those that are
-    pinned to one node."""
-    ports = read_ports(job.ports)
-    if ports is None:
-        return
-    needs = {"a node": num_needed(workers=1, agents=1)}
-    for pin in sorted({island.node for island in job.islands if island.node is not None}):
-        if "=" not in pin:  # a label may be that of several nodes
-            here = [island for island in job.islands if island.node == pin]
-            workers = sum(island.workers for island in here)
-            needs[f"node '{pin}'"] = num_needed(workers, len(here))
-    where = max(needs, key=needs.__getitem__)
-    if needs[where] > len(ports):
+    """Only what is certain before nodes are known: there is a worker somewhere."""
+    ports, needed = read_ports(job.ports), num_needed(workers=1, agents=1)
+    if ports is not None and len(ports) < needed:
         text = (
-            f"{len(ports)} ports, and {where} needs {needs[where]}: {PER_WORKER} for each worker "
-            f"there, {PER_AGENT} for each island; widen the range"
+            f"{len(ports)} ports, and a node with one worker needs {needed}: {PER_WORKER} for each "
+            f"worker there, {PER_AGENT} for each island; widen the range"
         )
         yield Breach(("ports",), text)
 
@@ -195,5 +185,5 @@ LAYOUT_RULES = (
     Rule(("drill", "steps"), _drill_steps),
     Rule(("drill", "islands"), _drill_workers),
     Rule(("drill",), _drills_once),
-    Rule(("ports", "islands"), _ports),
+    Rule(("ports",), _ports),
 )

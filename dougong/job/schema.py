@@ -324,9 +324,7 @@ class Job(Section):
     )
     schedule: Schedule = logical(Schedule(), "the learning rate over steps")
     router: Router = logical(Router(), "how the load of the experts is kept even")
-    steps: Positive = logical(
-        ..., "steps to train", resume="no step's bits depend on how many follow"
-    )
+    steps: Positive = logical(..., "steps to train", resume="no bits depend on how many follow")
     precision: Literal["float32", "bfloat16"] = logical(
         "float32", "of the computation; master weights and optimizer state stay float32"
     )
@@ -379,9 +377,7 @@ class Job(Section):
         "devices; on each node. null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
     )
     ports: PortRange | None = physical(
-        None,
-        "the ports that dougong and its workers listen on, such as 20000-20100, on every node; "
-        "null: $DOUGONG_PORTS where the run is launched, else the system chooses",
+        None, "a range to listen on, such as 20000-20100; null: $DOUGONG_PORTS, else the system's"
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
