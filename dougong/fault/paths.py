@@ -99,6 +99,7 @@ class _Trial:
     ) -> None:
         self.pairs: set[_Pair] = set()
         self.failures: list[_Failure] = []
+        self._failed: set[_Pair] = set()
         for name, results in tried.items():
             for result in results:
                 # An agent that is lost by now has no end any more, and its loss is told as such.
@@ -110,6 +111,7 @@ class _Trial:
         self.pairs.add(pair)
         if result.finding != "passes":
             self.failures.append(_Failure(pair, (source, target), result))
+            self._failed.add(pair)
 
     def of(self, *findings: Finding) -> list[_Failure]:
         """The failures of these kinds, one for each pair."""
@@ -121,7 +123,7 @@ class _Trial:
 
     def passes(self, pair: _Pair) -> bool:
         """Whether this path was tried, and nothing failed on it."""
-        return pair in self.pairs and all(failure.pair != pair for failure in self.failures)
+        return pair in self.pairs and pair not in self._failed
 
     def sources_of(self, target: str) -> set[str]:
         """Who else has tried to reach this machine."""

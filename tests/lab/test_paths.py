@@ -118,7 +118,7 @@ def test_a_firewall_that_allows_rays_ports_alone_is_told_by_the_agent_that_meets
 def test_large_packets_that_the_switch_drops_are_told_with_what_to_set(cluster: Cluster) -> None:
     cluster.lab.set_mtu(9000)
     done = cluster.run(cluster.hosts[0], "jumbo", islands=FAR)
-    assert done.status == 1 and done.seconds < 15, done.output
+    assert done.status == 1 and done.seconds < 25, done.output  # it is told at once, and looked at again for a while
     assert re.search(r"node1 \(10\.0\.0\.2\).* takes small messages at 10\.0\.0\.2:\d+, and no 64 KiB within 2 s",
                      done.output), done.output  # fmt: skip
     assert "(eth0, MTU 9000 here); `ip link set dev eth0 mtu 1500` here and there" in done.output
