@@ -1,6 +1,6 @@
 """A step over two hosts against one, at full speed and over slow links.
 
-    python benchmarks/hosts.py [--steps N] [--rounds N] [--rates MB_PER_S ...]
+    python benchmarks/hosts.py [--layouts EP|AFD ...] [--steps N] [--rounds N] [--rates MB_PER_S ...]
 
 Hosts are namespaces of this machine (`dougong.testing`), so both share its cores: what two hosts cost is the network
 between them, of which full speed is this kernel's own. Two layouts of four workers: expert parallelism (both roles
@@ -69,11 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layouts", nargs="+", choices=["EP", "AFD"], default=["EP", "AFD"])
     parser.add_argument("--rates", type=float, nargs="*", default=[10.0, 1.0], help="of slow links, MB/s")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("--rounds: at least 2, since a spread is printed")
-    for layout in ("EP", "AFD"):
+    for layout in options.layouts:
         with Lab(num_hosts=2) as lab:
             cases = list(cases_of(layout, options.rates))
             report(layout, take_turns(lab, cases, options.steps, options.rounds))

@@ -10,6 +10,7 @@ from tests.test_house import HEAVY, MODULES, SOURCES, begins, imported, name, tr
 
 # Modules of ours that load a heavy library at their top: imported inside functions by those who must start quickly.
 LOADS_HEAVY = (
+    "dougong.cli.traffic",  # torch
     "dougong.fingerprint.take",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton

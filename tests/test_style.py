@@ -18,6 +18,7 @@ NOT_MIRRORED = {
     "control.handshake": "as fork_messages",
     "control.tasks": "as fork_messages",
     "control.worker_messages": "as fork_messages",
+    "control.path_messages": "as fork_messages",
     "control.worker_api": "a protocol and a dataclass without code",
     "errors": "classes without code; their exit statuses are tested by tests/cli, pickling by tests/control",
     "launcher.backends.base": "a protocol and a dataclass without code",

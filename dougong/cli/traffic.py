@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import typer
@@ -11,7 +12,7 @@ from dougong.cli.tables import plain_table, print_table
 from dougong.job.schema import Job
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.plan import Inventory, Plan
-from dougong.parallel.traffic import ByKind, Bytes, Link, bytes_by_link, islands_of, nodes_of
+from dougong.parallel.traffic import ByKind, Link, LinkBytes, bytes_by_link, islands_of, nodes_of
 from dougong.training.traffic import flows_of_step
 from dougong.ui.formatting import size
 
@@ -45,7 +46,8 @@ def traffic_table(job: Job, inventory: Inventory, plan: Plan) -> Table | None:
         return None
     if _nodes_tell_more(plan):
         links |= bytes_by_link(flows, _named(nodes_of(plan)))
-    shown = [name for name in COLUMNS if any(_of(by_kind, name) for by_kind in links.values())]
+    crossing = set(itertools.chain.from_iterable(links.values()))
+    shown = [name for name, kinds in COLUMNS.items() if crossing & set(kinds)]
     table = plain_table("from", "to", *shown, "in all")
     for link, by_kind in links.items():
         table.add_row(*_row(link, by_kind, shown))
@@ -65,15 +67,15 @@ def _named(nodes: Mapping[str, Collection[int]]) -> dict[str, Collection[int]]:
 
 def _row(link: Link, by_kind: ByKind, shown: Sequence[str]) -> tuple[str, ...]:
     cells = [_words(_of(by_kind, name)) for name in shown]
-    return *link, *cells, _words(sum(by_kind.values(), Bytes(0)))
+    return *link, *cells, _words(sum(by_kind.values(), LinkBytes(0)))
 
 
-def _of(by_kind: ByKind, column: str) -> Bytes | None:
+def _of(by_kind: ByKind, column: str) -> LinkBytes | None:
     found = [by_kind[kind] for kind in COLUMNS[column] if kind in by_kind]
-    return sum(found, Bytes(0)) if found else None
+    return sum(found, LinkBytes(0)) if found else None
 
 
-def _words(amount: Bytes | None) -> str:
+def _words(amount: LinkBytes | None) -> str:
     if amount is None:
         return "-"
     return ("" if amount.is_exact else "~") + size(round(amount.num_bytes))

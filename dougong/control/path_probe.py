@@ -29,6 +29,7 @@ from dougong.control.channel import proof
 from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import listen
 from dougong.deadlines import Deadlines
+from dougong.errors import LaunchError
 
 LARGE_BYTES = 64 * 1024
 MAX_TRIES = 64
@@ -38,11 +39,11 @@ _LARGE, _DONE = bytes(LARGE_BYTES), b"+"
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 
 
-class StrangerError(Exception):
+class StrangerError(LaunchError):
     """The other end does not know the run's token."""
 
 
-class _Line:
+class _TimedLine:
     """A connection on which everything happens before `deadline` (monotonic seconds)."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
@@ -108,11 +109,11 @@ class PathListener:
         try:
             # Whoever fails here is a stranger, or says himself what he has met.
             with sock, contextlib.suppress(OSError, EOFError, StrangerError):
-                self._answer(_Line(sock, time.monotonic() + self._deadlines.path_s))
+                self._answer(_TimedLine(sock, time.monotonic() + self._deadlines.path_s))
         finally:
             self._places.release()
 
-    def _answer(self, line: _Line) -> None:
+    def _answer(self, line: _TimedLine) -> None:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         line.send(nonce)
         theirs = line.receive(_NONCE_BYTES)
@@ -130,7 +131,7 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
     except OSError as error:
         return _why_no_connection(error), _words(error)
     with sock:
-        line = _Line(sock, deadline)
+        line = _TimedLine(sock, deadline)
         try:
             _greet(line, token)
         except StrangerError as error:
@@ -169,7 +170,7 @@ def _try_store(address: tuple[str, int] | None, deadlines: Deadlines) -> tuple[P
     return (PathResult(CONTROLLER, address[1], "passes"),)
 
 
-def _greet(line: _Line, token: str) -> None:
+def _greet(line: _TimedLine, token: str) -> None:
     """Prove the token, and have it proved."""
     theirs = line.receive(_NONCE_BYTES)
     nonce = secrets.token_bytes(_NONCE_BYTES)

@@ -173,10 +173,12 @@ def usable_cpus(
             words = file.read_text().split()
             if len(words) == 1:  # version 1 has the period in a file of its own
                 words.append(file.with_name("cpu.cfs_period_us").read_text())
-            found.append(max(1, round(int(words[0]) / int(words[1]))))
+            quota, period = int(words[0]), int(words[1])
         except (OSError, ValueError, IndexError):
             continue  # not there, or `max`
-    return min(count for count in found if count > 0)
+        if quota > 0:  # version 1 has -1 where there is none
+            found.append(max(1, round(quota / period)))
+    return min(found)
 
 
 def _memory_files(root: Path, cgroup: Path, names: tuple[str, str]) -> list[Path]:

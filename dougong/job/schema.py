@@ -248,7 +248,11 @@ class Island(Section):
         resume=KERNELS_ARE_COMPARED,
     )
     node: Text | None = physical(
-        None, "pin to the Ray node with this address or name; null: anywhere"
+        None,
+        "pin to nodes by address, host name, id, Ray label (key=value) or name of a Ray resource; "
+        "null: any. It goes whole to the node with most devices free (cpu: CPUs), else to the "
+        "fewest of them that hold it",
+        examples=["10.0.0.2", "node1", "group=west"],
     )
     speed: Rates | None = physical(
         None,

@@ -198,19 +198,19 @@ def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
 
 
 @dataclass(frozen=True)
-class Bytes:
+class LinkBytes:
     """Of one kind on one link."""
 
     num_bytes: float
     is_exact: bool = True
 
-    def __add__(self, other: Bytes) -> Bytes:
-        return Bytes(self.num_bytes + other.num_bytes, self.is_exact and other.is_exact)
+    def __add__(self, other: LinkBytes) -> LinkBytes:
+        return LinkBytes(self.num_bytes + other.num_bytes, self.is_exact and other.is_exact)
 
 
 Link = tuple[str, str]
 """(from, to): names of places."""
-ByKind = Mapping[TrafficKind, Bytes]
+ByKind = Mapping[TrafficKind, LinkBytes]
 
 
 def bytes_by_link(
@@ -229,12 +229,12 @@ def bytes_by_link(
 
 def _bytes_by_kind(
     flows: Iterable[Flow], sources: Collection[int], targets: Collection[int]
-) -> dict[TrafficKind, Bytes]:
-    found: dict[TrafficKind, Bytes] = {}
+) -> dict[TrafficKind, LinkBytes]:
+    found: dict[TrafficKind, LinkBytes] = {}
     for flow in flows:
         amount = flow.between(sources, targets)
         if amount > 0:
-            found[flow.kind] = found.get(flow.kind, Bytes(0)) + Bytes(amount, flow.is_exact)
+            found[flow.kind] = found.get(flow.kind, LinkBytes(0)) + LinkBytes(amount, flow.is_exact)
     return found
 
 

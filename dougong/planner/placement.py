@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
-from dougong.errors import NoRoomError
+from dougong.errors import NoRoomError, PlanError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
 from dougong.planner.nodes import Node, allowed_nodes, listed
@@ -65,8 +65,21 @@ def lay_out(
     for wish in sorted(waiting, key=lambda wish: wish.ease):
         waiting.remove(wish)
         specs += room.place(wish, waiting)
+    _refuse_equal_names(specs)
     ranks = {island.name: rank for rank, island in enumerate(islands)}
     return tuple(sorted(specs, key=lambda spec: (ranks[spec.island], spec.first_index)))
+
+
+def _refuse_equal_names(specs: Sequence[AgentSpec]) -> None:
+    """An island called as a part of another one is rare, and its agents would be mistaken."""
+    islands: dict[str, str] = {}
+    for spec in specs:
+        other = islands.setdefault(spec.name, spec.island)
+        if other != spec.island:
+            raise PlanError(
+                f"islands {other} and {spec.island}: both would have an agent {spec.name}; give "
+                "one of them another name"
+            )
 
 
 @dataclass(frozen=True)
@@ -255,7 +268,8 @@ def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomErr
     free = {0: "none is free", 1: "only 1 device is free"}.get(
         found, f"only {found} devices are free"
     )
-    nodes = listed([_words_on(node, kind, count) for node, count in left])
+    with_some = [(node, count) for node, count in left if node.count(kind)] or left
+    nodes = listed([_words_on(node, kind, count) for node, count in with_some])
     is_held = len(wish.indices) <= found + held
     text = (
         f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from dougong.records.machine import Machine
+from dougong.records.status import StillWorker
 
 
 class RunEvent(BaseModel):
@@ -69,8 +70,8 @@ class StateChanged(RunEvent):
 
 Phase = Literal["Ray", "agents", "paths", "imports", "data", "probes", "checkpoint", "model"]
 """What a start or a recovery is at: nodes and agents (by Ray or without), the paths between their
-machines, what workers import, the look at model and data, the probes of the devices, the search for a valid checkpoint, and the
-building of every worker's part of the model."""
+machines, what workers import, the look at model and data, the probes of the devices, the search for
+a valid checkpoint, and the building of every worker's part of the model."""
 
 
 class PhaseStarted(RunEvent):
@@ -279,13 +280,6 @@ class CheckpointFailed(RunEvent):
     newest: int = 0
     in_a_row: int = 1
 
-    @property
-    def standing(self) -> str:
-        """What is so until the next one is committed."""
-        since = f"since step {self.newest}" if self.newest else "yet"
-        times = f" ({self.in_a_row} in a row failed)" if self.in_a_row > 1 else ""
-        return f"no checkpoint {since}{times}: {self.reason}"
-
 
 class CheckpointRejected(RunEvent):
     """A checkpoint that does not hold what was written."""
@@ -326,17 +320,6 @@ class StopRequested(RunEvent):
     kind: Literal["stop_requested"] = "stop_requested"
     by: str
     now: bool = False
-
-
-class StillWorker(BaseModel):
-    """What a worker was at that has not moved since."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    host: str = ""
-    step: int = 0
-    phase: str = ""
 
 
 class StepGivenUp(RunEvent):

@@ -40,6 +40,17 @@ class WorkerState(BaseModel):
         return read_experts(value) if isinstance(value, str) else value
 
 
+class StillWorker(BaseModel):
+    """What a worker was at that has not moved since."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = ""
+    step: int = 0
+    phase: str = ""
+
+
 class ControllerProcess(BaseModel):
     """The process that wrote the status."""
 

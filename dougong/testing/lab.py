@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import secrets
 import select
-import shlex
 import shutil
 import subprocess
 import sys
@@ -298,7 +297,7 @@ def _make_files(own: Path) -> Path:
 
 def _write_program(path: Path) -> None:
     """`dougong`, whichever the installed script of that name would call."""
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dougong "$@"\n')
+    path.write_text(f"#!{sys.executable}\nfrom dougong.cli.main import main\n\nmain()\n")
     path.chmod(0o755)
 
 

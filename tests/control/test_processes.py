@@ -130,6 +130,8 @@ def test_cpus_are_those_of_the_group_s_quota(tmp_path: Path) -> None:
     (tmp_path / "old" / "cpu" / "job" / "cpu.cfs_period_us").write_text("100000\n")
     (tmp_path / "cgroup").write_text("4:cpu,cpuacct:/job\n")
     assert processes.usable_cpus(tmp_path / "old", tmp_path / "cgroup") == 1
+    (tmp_path / "old" / "cpu" / "job" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert processes.usable_cpus(tmp_path / "old", tmp_path / "cgroup") == len(os.sched_getaffinity(0))
 
 
 def test_processes_are_those_that_the_group_may_still_begin(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from ray.util import placement_group_table
 ray.init(address="auto", log_to_driver=False, logging_level="error")
 groups = [group["state"] for group in placement_group_table().values()]
 print("groups", sum(state != "REMOVED" for state in groups), "of", len(groups))
-ray._private.state.state._check_connected()
 actors = ray._private.state.actors()
 print("actors", sum(actor["State"] != "DEAD" for actor in actors.values()), "of", len(actors))
 free = ray.available_resources()
@@ -53,7 +52,7 @@ def test_two_runs_at_once_both_finish(cluster: Cluster) -> None:
 
 
 def test_after_a_failed_run_the_next_one_has_all_room(cluster: Cluster) -> None:
-    drill = {"drill": [{"at_step": 3, "kill": "west/1"}], "fault": {"max_restarts": 0}}
+    drill = {"drill": [{"at_step": 6, "kill": "west/1"}], "fault": {"max_restarts": 0}}
     failed = cluster.run(cluster.hosts[1], "failed", **drill)
     assert failed.status == 1 and "next: dougong resume" in failed.output, failed.output
     assert "node1" in failed.output, "the machine of the worker that died"
@@ -72,7 +71,8 @@ def test_after_a_killed_run_nothing_is_left_and_it_goes_on(cluster: Cluster) -> 
     run.signal(signal.SIGKILL)
     assert run.wait(30) == -signal.SIGKILL
     nothing_is_left(cluster)
-    words = ["dougong", "resume", str(cluster.run_dir("killed")), "--address", "auto", "-o", "steps=12"]
+    steps = len(cluster.losses("killed")) + 2
+    words = ["dougong", "resume", str(cluster.run_dir("killed")), "--address", "auto", "-o", f"steps={steps}"]
     resumed = cluster.hosts[2].run(words, timeout_s=120)
     assert resumed.status == 0, resumed.output
     nothing_is_left(cluster)
@@ -86,7 +86,7 @@ def test_a_run_is_seen_and_stopped_from_everywhere(cluster: Cluster) -> None:
     for host in (cluster.hosts[2], cluster.outside):
         assert "step" in host.check(["dougong", "status", directory])
         status = json.loads(host.check(["dougong", "status", directory, "--json"]))
-        assert status["state"] == "running"
+        assert status["state"] == "RUNNING"
         assert host.run(["dougong", "logs", directory, "west/1"]).status == 0
     refused = cluster.hosts[1].run(["dougong", "resume", directory, "--address", "auto"])
     assert refused.status == 3 and "node0" in refused.output, refused.output

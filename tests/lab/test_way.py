@@ -24,7 +24,6 @@ def ended(process: HostProcess) -> Done:
 def test_who_finds_no_way_is_told_which_one_there_is(cluster: Cluster) -> None:
     cluster.job("lost")
     client = cluster.address.replace("6379", "10001")
-    typed = f"ray job submit --address http://10.0.0.1:8265 -- python -m dougong run {cluster.lab.shared}/lost.yaml"
     refusals = {
         "token": (
             cluster.address, {},
@@ -35,7 +34,7 @@ def test_who_finds_no_way_is_told_which_one_there_is(cluster: Cluster) -> None:
         "none": (cluster.address, NOBODY, "the cluster wants a token, and there is none here; export RAY_AUTH_MODE=to"),
         "wrong": (cluster.address, {"RAY_AUTH_TOKEN": "f" * 64}, "the cluster refuses the token of this shell; export"),
         "client": (f"ray://{client}", {}, f"use `--address {cluster.address}` (the address that `ray start --head` pr"),
-        "submit": (f"ray://{client}", {}, f"elsewhere `{typed}"),
+        "submit": (f"ray://{client}", {}, "elsewhere `ray job submit --address http://10.0.0.1:8265 -- "),
         "auto": ("auto", {}, "--address auto: no Ray runs on this machine (node3); type this on a node of the cluster"),
         "nobody": ("10.0.0.2:6379", {}, "nobody answers ([Errno 111] Connection refused); on that machine type"),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from dougong.control.handshake import AgentFacts
-from dougong.errors import NoRoomError
+from dougong.errors import NoRoomError, PlanError
 from dougong.job.schema import Island
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, devices_of, lay_out, make_seats, seats_of_job
@@ -71,6 +71,11 @@ def test_more_workers_than_processors_load_all_nodes_evenly() -> None:
     assert counts(lay_out([island("east", "cpu", 3)], [head, C])) == [("east gamma", 3)]
     assert counts(lay_out([island("east", "cpu", 3, node="alpha")], [head, C])) == [("east alpha", 3)]
     assert counts(lay_out([island("east", "cpu", 3)], [head])) == [("east alpha", 3)]
+
+
+def test_an_island_that_is_called_as_a_part_of_another_is_refused() -> None:
+    with pytest.raises(PlanError, match="islands east and east-4: both would have an agent east-4; give one of them"):
+        lay_out([island("east", "cpu", 8), island("east-4", "cpu", 1)], [A, B])
 
 
 # Devices

@@ -61,7 +61,8 @@ def choose_ray(asked: str | None, around: Surroundings) -> RayChoice:
     if asked is None:
         return _choose_named(around)
     if asked == LOCAL:
-        return RayChoice(note=_instead("a Ray of the run's own", around.named))
+        differs = around.named not in ("", LOCAL)
+        return RayChoice(note=_instead("a Ray of the run's own", around.named) if differs else "")
     if asked == AUTO:
         return _choose_auto(around)
     origin = f"--address {asked}"
@@ -109,7 +110,7 @@ def _joined(address: str, around: Surroundings) -> str:
 
 def _instead(chosen: str, named: str) -> str:
     """What is told where somebody asks for other than his environment names."""
-    return f"takes {chosen}, as --address says, not RAY_ADDRESS={named}" if named else ""
+    return f"takes {chosen}, as --address says, not RAY_ADDRESS={named}"
 
 
 def _head_at(address: str, origin: str, around: Surroundings) -> str:

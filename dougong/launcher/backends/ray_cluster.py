@@ -20,7 +20,7 @@ from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.backends.ray_agents import RayAgents
 from dougong.launcher.backends.ray_choice import LOCAL, OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_folder import make_folder, remove_folder
-from dougong.launcher.backends.ray_head import check_head, find_head
+from dougong.launcher.backends.ray_head import check_head, find_head, forget_token
 from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
 from dougong.launcher.backends.ray_nodes import cluster_nodes
 from dougong.launcher.backends.reaper import ended_with_us
@@ -81,6 +81,7 @@ class RayBackend:
         # The screen is the run's; Ray's own logs lie in its session.
         self._stack.enter_context(raw_lines_into(self._log))
         self._ray = _import_ray()
+        forget_token()
         self._stack.enter_context(logging_into(self._log))
 
     def _init(self, options: Mapping[str, Any]) -> None:

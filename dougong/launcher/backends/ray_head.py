@@ -141,10 +141,23 @@ class _Gcs:
                 found.append(Member(node.hex(), name))
         return found
 
+    def cluster(self) -> str:
+        """By which it knows its cluster."""
+        return str(self._client.cluster_id.hex())
+
     def dashboard(self) -> str:
         """HOST:PORT where jobs can be submitted; empty where they cannot."""
         found = self._client.internal_kv_get(b"webui:url", b"dashboard", timeout=self._limit_s)
         return found.decode() if found else ""
+
+
+def forget_token() -> None:
+    """Ray's libraries keep the first token that a process has read; each Ray of a run's own has
+    another, and `calibrate` has two of them."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    loader = getattr(raylet, "AuthenticationTokenLoader", None)
+    if loader is not None:  # a name of Ray's own, in another Ray
+        loader.instance().reset_cache()
 
 
 def _about_token() -> str:

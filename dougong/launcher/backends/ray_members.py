@@ -34,6 +34,9 @@ class ClusterHead(Protocol):
     def members(self) -> Sequence[Member]:
         """The nodes that are alive."""
 
+    def cluster(self) -> str:
+        """By which it knows its cluster, apart from any other."""
+
     def dashboard(self) -> str:
         """HOST:PORT where jobs can be submitted; empty where they cannot."""
 
@@ -47,14 +50,13 @@ def refuse_outsider(
 ) -> None:
     """LaunchError when this machine is no node of the cluster: it says which are, and how the run
     is submitted to them. A node that has just been started has `address_probe_s` to join."""
-    address = choice.address or ""
-    port, deadline = read_address(address)[1], time.monotonic() + deadlines.address_probe_s
+    address, cluster = choice.address or "", head.cluster()
+    deadline = time.monotonic() + deadlines.address_probe_s
     while True:
         here, members = nodes_here(), head.members()
         if {node.id for node in here} & {member.id for member in members}:
             return
-        # A head can have several names, its port only one.
-        joins = any(read_address(node.head)[1] == port for node in here)
+        joins = any(node.cluster == cluster for node in here)
         if not joins or time.monotonic() > deadline:
             break
         time.sleep(deadlines.poll_every_s)

@@ -18,6 +18,7 @@ from dougong.accelerators.registry import accelerator_names, get_accelerator
 from dougong.addresses import show_address
 from dougong.deadlines import Deadlines
 from dougong.launcher.backends.ray_holders import Holders
+from dougong.launcher.backends.ray_path import narrow_words, takes_large
 from dougong.planner.nodes import Node
 
 _AT_ONCE = 64
@@ -106,6 +107,7 @@ def find_silent(listings: Sequence[Listing], deadlines: Deadlines) -> dict[str, 
             if listing.started_ms > rival.started_ms:
                 newest[place] = listing
     answers = _knock(list(newest), deadlines)
+    large = _send_large([place for place in newest if answers[place]], deadlines)
     silent = {}
     for listing in listings:
         place = (listing.address, listing.port)
@@ -119,6 +121,8 @@ def find_silent(listings: Sequence[Listing], deadlines: Deadlines) -> dict[str, 
                 f"does not answer at {at}, though the head lists it still: its Ray was killed, or "
                 "its machine is down"
             )
+        elif not large[place]:
+            silent[listing.id] = narrow_words(*place, deadlines)
     return silent
 
 
@@ -134,6 +138,18 @@ def _knock(places: Sequence[tuple[str, int]], deadlines: Deadlines) -> dict[tupl
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return dict(zip(places, pool.map(answers, places), strict=True))
+
+
+def _send_large(
+    places: Sequence[tuple[str, int]], deadlines: Deadlines
+) -> dict[tuple[str, int], bool]:
+    """Whether large messages arrive at each of these, at which somebody answers."""
+
+    def arrives(place: tuple[str, int]) -> bool:
+        return takes_large(*place, deadlines)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return dict(zip(places, pool.map(arrives, places), strict=True))
 
 
 def _since(ended_ms: int) -> str:

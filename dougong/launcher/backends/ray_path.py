@@ -7,8 +7,14 @@ import contextlib
 import socket
 import time
 
-from dougong.deadlines import Deadlines
+import psutil
 
+from dougong.addresses import show_address
+from dougong.control.processes import interface_of
+from dougong.deadlines import Deadlines
+from dougong.launcher.agent.paths import source_address
+
+_TRIES = 2
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS, _PING, _UNKNOWN = 4, 6, 0xFA
 _ACK = 1
@@ -17,13 +23,32 @@ _PING_BYTES = bytes(8)
 _LARGE_BYTES, _FRAME_BYTES = 64 * 1024, 16 * 1024  # a frame of 16 KiB is what everybody must take
 
 
+def narrow_words(host: str, port: int, deadlines: Deadlines) -> str:
+    """What is wrong with a node at which only small messages arrive, and what to set."""
+    interface = interface_of(source_address(host)) or "INTERFACE"
+    stats = psutil.net_if_stats().get(interface)
+    mtu = f", MTU {stats.mtu} here" if stats is not None else ""
+    return (
+        f"takes small messages at {show_address(host, port)}, and no 64 KiB within "
+        f"{deadlines.words('path_s')}: the network between drops packets as large as the machines "
+        f"send ({interface}{mtu}); `ip link set dev {interface} mtu 1500` here and there, or set "
+        "on the switch what the machines have"
+    )
+
+
 def takes_large(host: str, port: int, deadlines: Deadlines) -> bool:
-    """False where whoever speaks gRPC there answers, and no more after 64 KiB: the network between
+    """Whether 64 KiB arrive, at the second try at the latest: a machine may be busy.
+
+    False where whoever speaks gRPC there answers, and no more after 64 KiB: the network between
     drops packets as large as the machines send. True as well where nobody answers at all: that is
     another trouble.
 
     HTTP/2 (RFC 9113): frames of an unknown type are passed over, a ping is answered in its turn.
     """
+    return any(_try(host, port, deadlines) for _ in range(_TRIES))
+
+
+def _try(host: str, port: int, deadlines: Deadlines) -> bool:
     end = time.monotonic() + deadlines.path_s
     try:
         with socket.create_connection((host, port), deadlines.path_s) as line:

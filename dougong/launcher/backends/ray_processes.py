@@ -17,11 +17,12 @@ OWN_FOLDER = "dougong-ray-"
 @dataclass(frozen=True)
 class LocalNode:
     """A Ray node of this machine. `head`: HOST:PORT of its cluster's head; `folder`: where it keeps
-    its sessions."""
+    its sessions; `cluster`: by which its head knows the cluster."""
 
     id: str
     head: str
     folder: str = ""
+    cluster: str = ""
 
     @property
     def is_a_runs_own(self) -> bool:
@@ -43,7 +44,7 @@ def node_in(command: Sequence[str]) -> LocalNode | None:
     node, head = said.get("node_id", ""), said.get("gcs-address", "")
     if not node or not _is_address(head):
         return None
-    return LocalNode(node, head, said.get("temp_dir", ""))
+    return LocalNode(node, head, said.get("temp_dir", ""), said.get("cluster-id", ""))
 
 
 def _is_address(text: str) -> bool:

@@ -49,8 +49,9 @@ from dougong.launcher.controller.items import Committed, FoundCheckpoint, StoreO
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointFailed, Waiting
+from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
 from dougong.records.recomputation import Recomputation
+from dougong.records.unsaved import commit_words
 
 _FAILED_COMMITS = 2
 """So many in a row end a run that has no checkpoint at all."""
@@ -113,14 +114,33 @@ class CheckpointFacts:
         than it would."""
         return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
 
-    def note_committed(self, committed: Committed) -> None:
+    def note_committed(self, committed: Committed, generation: int) -> CheckpointCommitted:
+        """A checkpoint exists; the event that tells it."""
+        event = CheckpointCommitted(
+            generation=generation,
+            step=committed.step,
+            directory=committed.directory.name,
+            num_bytes=committed.num_bytes,
+            seconds=round(committed.seconds, 3),
+            after_failures=self.num_failed,
+        )
         self.num_open -= 1
         self.error = self.failed = None
         self.parent = committed.directory.name
+        return event
 
-    def note_failed(self, error: DougongError, told: CheckpointFailed) -> None:
+    def note_failed(self, step: int, error: DougongError, generation: int) -> CheckpointFailed:
+        """A checkpoint could not be committed; the event that tells it."""
+        self.failed = CheckpointFailed(
+            generation=generation,
+            step=step,
+            reason=str(error),
+            newest=self.newest_step,
+            in_a_row=self.num_failed + 1,
+        )
         self.num_open -= 1
-        self.error, self.failed = type(error)(told.standing), told
+        self.error = type(error)(commit_words(self.failed))
+        return self.failed
 
     def note_found(self, found: FoundCheckpoint) -> None:
         self.num_sought -= 1

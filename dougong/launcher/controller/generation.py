@@ -18,8 +18,8 @@ from dougong.fault.liveness import (
 )
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import MovedWorker, StillWorker
-from dougong.records.status import WorkerState
+from dougong.records.events import MovedWorker
+from dougong.records.status import StillWorker, WorkerState
 
 
 @dataclass

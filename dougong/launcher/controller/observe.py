@@ -3,7 +3,6 @@ it is news: for the record, for the screen, for a peer that waits for an answer.
 
 from __future__ import annotations
 
-from dougong.checkpoint.directories import step_of
 from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
@@ -169,29 +168,11 @@ def as_ours(error: BaseException) -> DougongError:
 def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
     """Each one is told anew: whoever looks must not take what is trained for saved."""
     error = as_ours(failed.error)
-    event = events.CheckpointFailed(
-        generation=facts.number,
-        step=failed.step,
-        reason=str(error),
-        newest=facts.checkpoints.newest_step,
-        in_a_row=facts.checkpoints.num_failed + 1,
-    )
-    facts.checkpoints.note_failed(error, event)
-    return (Record(event),)
+    return (Record(facts.checkpoints.note_failed(failed.step, error, facts.number)),)
 
 
 def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
-    num_failed = facts.checkpoints.num_failed
-    facts.checkpoints.note_committed(committed)
-    event = events.CheckpointCommitted(
-        generation=facts.number,
-        step=committed.step,
-        directory=committed.directory.name,
-        num_bytes=committed.num_bytes,
-        seconds=round(committed.seconds, 3),
-        after_failures=num_failed,
-    )
-    news = [Record(event)]
+    news = [Record(facts.checkpoints.note_committed(committed, facts.number))]
     for name in committed.invalid:
         news.append(rejected(facts, name, "not as it was written"))
     return tuple(news)
@@ -201,17 +182,6 @@ def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
     """A damaged checkpoint as an event."""
     event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
     return Record(event)
-
-
-def set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
-    """Checkpoints that the run goes on without as an event, if there are any."""
-    if found.aside is None:
-        return []
-    step = 0 if found.directory is None else step_of(found.directory)
-    event = events.CheckpointsSetAside(
-        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
-    )
-    return [Record(event)]
 
 
 # Requests

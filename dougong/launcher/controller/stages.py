@@ -43,8 +43,9 @@ from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import moved_workers
+from dougong.launcher.controller.items import FoundCheckpoint
 from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
-from dougong.launcher.controller.observe import rejected, set_aside, warning
+from dougong.launcher.controller.observe import rejected, warning
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import plan_that_fits
@@ -375,10 +376,21 @@ class Preparation:
         news += [warning(facts, text) for text in found.warnings]
         if found.refusal is not None:
             return *news, GiveUp(found.refusal)
-        news += set_aside(facts, found)
+        news += _set_aside(facts, found)
         number, directory, step = facts.number + 1, found.directory, 0
         if directory is not None:
             step = step_of(directory) or 0
         drills = pending(self.policy.job.drill, facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
+
+
+def _set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
+    """Checkpoints that the run goes on without as an event, if there are any."""
+    if found.aside is None:
+        return []
+    step = 0 if found.directory is None else step_of(found.directory)
+    event = events.CheckpointsSetAside(
+        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
+    )
+    return [Record(event)]

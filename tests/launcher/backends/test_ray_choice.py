@@ -25,7 +25,7 @@ def around(named: str = "", *nodes: LocalNode, is_job: bool = False, run: Path |
 def test_without_an_address_a_run_has_a_ray_of_its_own_whatever_runs_here() -> None:
     assert choose_ray(None, around("", ONE, OTHER)) == OWN_RAY == RayChoice()
     assert choose_ray(None, around("local", ONE)) == OWN_RAY
-    assert choose_ray("local", around("", ONE)) == OWN_RAY
+    assert choose_ray("local", around("", ONE)) == OWN_RAY == choose_ray("local", around("local", ONE))
 
 
 def test_what_is_typed_is_joined_and_needs_no_word() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from dougong.control.environment import child_environment
 from tests.families import SMALLEST
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
 
@@ -33,6 +34,25 @@ def test_a_run_with_a_ray_of_its_own_recovers_and_leaves_nothing(tmp_path: Path)
     assert second in (list(range(6, 21)), list(range(11, 21)))  # the checkpoint of step 10 may not have been whole
     for noise in ("FutureWarning", "raylet", "INFO", "SIGTERM handler"):
         assert noise not in run.text()
+
+
+TWICE = """
+from dougong.control.environment import child_environment
+from dougong.launcher.backends.ray_cluster import RayBackend
+for _ in range(2):
+    backend = RayBackend()
+    print(backend.open(), len(backend.nodes(["cpu"])), flush=True)
+    backend.close()
+"""
+
+
+@pytest.mark.slow
+def test_one_process_can_have_a_ray_of_its_own_again() -> None:
+    """`dougong calibrate` does. Each has another token."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], cwd=ROOT, env=child_environment({}), capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "127.0.0.1 1\n" * 2, done.stderr
 
 
 def test_nothing_of_an_embedded_ray_survives_the_driver(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class Head:
     def members(self) -> list[Member]:
         return [Member(node, f"node{number}") for number, node in enumerate(self.ids)]
 
+    def cluster(self) -> str:
+        return "ours"
+
     def dashboard(self) -> str:
         return self.url
 
@@ -49,7 +52,7 @@ def test_a_node_that_has_just_been_started_is_waited_for() -> None:
 
     def here() -> list[LocalNode]:
         head.ids = "ab" if len(head.ids) > 1 else "a "
-        return [LocalNode("b", "10.0.0.1:6379")]
+        return [LocalNode("b", "10.0.0.1:6379", cluster="ours")]
 
     refuse_outsider(joining("head:6379"), head, None, SOON, here)
 
@@ -62,7 +65,7 @@ def test_an_outsider_is_told_the_nodes_and_the_submission(monkeypatch: pytest.Mo
         "of its nodes (node0, node1), or make this machine one (`ray start --address=10.0.0.1:6379`), or"
     )
     submit = f"`ray job submit --address http://10.0.0.1:8265 -- dougong run job.yaml --run-dir {tmp_path}/runs/a`"
-    other = LocalNode("x", "10.0.0.9:7777")
+    other = LocalNode("x", "10.0.0.9:6379", cluster="another")  # `ray stop` would end that one
     assert told(Head("ab", TO_ALL), other) == f"{begin} submit it: {submit}"
     loopback = ", where its head has --dashboard-host=10.0.0.1, submit it: "
     assert told(Head("ab", "127.0.0.1:8265")) == f"{begin}{loopback}{submit}"
@@ -75,7 +78,7 @@ def test_of_many_nodes_some_are_named() -> None:
 
 def test_a_node_that_was_given_up_is_started_anew() -> None:
     advice = "the Ray node here has not joined it, or was given up by it: `ray stop`, then `ray start --address="
-    assert advice in told(Head("a"), LocalNode("b", "node0:6379"))
+    assert advice in told(Head("a"), LocalNode("b", "10.0.0.1:6379", cluster="ours"))
 
 
 def test_who_did_not_ask_for_a_cluster_is_told_how_to_do_without() -> None:

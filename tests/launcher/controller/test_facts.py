@@ -30,9 +30,6 @@ from dougong.launcher.controller.items import Committed, FoundCheckpoint
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.placement import AgentSpec
-from dougong.records.events import CheckpointFailed
-
-FAILED = CheckpointFailed(generation=1, step=5, reason="full")
 
 EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 1)
 PLAN = make_plan(2, Inventory("toy", (), (), 4, ()), [Seat("east/0", "east", "both", "n", "cpu:0")])
@@ -97,7 +94,7 @@ def test_a_checkpoint_is_whole_with_every_workers_part() -> None:
     assert known.whole(2) == {5: {"east/0": message, "east/1": message}}
     known.note(CommitCheckpoint(5, 1, known.parts[5]))
     assert (known.parts, known.num_open) == ({}, 1)
-    known.note_failed(LaunchError("full"), FAILED)
+    known.note_failed(5, LaunchError("full"), 1)
     assert known.num_open == 0 and str(known.error) == "no checkpoint yet: full"
     known.note_part("east/0", message)
     known.note(ForgetParts())
@@ -106,8 +103,9 @@ def test_a_checkpoint_is_whole_with_every_workers_part() -> None:
 
 def test_the_last_commit_decides() -> None:
     known = CheckpointFacts(num_open=2)
-    known.note_failed(LaunchError("full"), FAILED)
-    known.note_committed(Committed(10, Path("/run/checkpoints/step-000010"), 1, 0.1))
+    known.note_failed(5, LaunchError("full"), 1)
+    told = known.note_committed(Committed(10, Path("/run/checkpoints/step-000010"), 1, 0.1), 1)
+    assert (told.step, told.after_failures) == (10, 1)
     assert (known.error, known.failed, known.num_failed, known.num_open) == (None, None, 0, 0)
     assert (known.parent, known.newest_step) == ("step-000010", 10)
     known.note_found(FoundCheckpoint(Path("/run/checkpoints/step-000005")))
