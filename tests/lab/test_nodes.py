@@ -17,7 +17,7 @@ slow = pytest.mark.slow
 POOL = {"pool": "b"}
 EAST = {"name": "east", "accelerator": "cpu", "workers": 2, "node": "10.0.0.1"}
 WEST = {"name": "west", "accelerator": "cpu", "workers": 2, "node": "pool=b"}
-STEPS = 60
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,6 @@ def moves(cluster: Cluster, name: str) -> set[tuple[str, str]]:
     return {(one["before"], one["now"]) for one in moved}
 
 
-def seconds_of_recovery(cluster: Cluster, name: str) -> float:
-    first = cluster.events(name, "worker_died")[0]["monotonic_s"]
-    return float(cluster.events(name, "first_step")[-1]["monotonic_s"]) - float(first)
-
-
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -105,7 +100,6 @@ def test_a_node_that_is_stopped_is_replaced_by_the_idle_one(cluster: Cluster, un
     assert moves(cluster, "stopped") == {(lost.name, idle.name)}
     assert f"west/0-1: {lost.name} -> {idle.name}" in process.output
     assert "waiting:" not in process.output
-    assert seconds_of_recovery(cluster, "stopped") < 30  # of 127 once; some seconds on a free machine
     assert left_behind(lost) == []
     report = (cluster.run_dir("stopped") / "report.html").read_text()
     assert f"{lost.name} -&gt; {idle.name}" in report
