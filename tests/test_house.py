@@ -38,7 +38,7 @@ ORDER = (
     "job.yaml", "job.section", "job.optimizers", "job",  # what a user asks for; optimizers declare a section of it
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
-    "parallel.dense", "parallel.execute",
+    "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
     "testing",  # a cluster on one machine, for tests and by hand
     "fault",  # from observation to decision

@@ -58,7 +58,7 @@ def lay_out(
     Raises NoRoomError with the numbers of every node.
     """
     nodes = sorted(nodes, key=lambda node: node.order)
-    room = _Room.of(nodes, shared, kept)
+    room = _FreeRoom.of(nodes, shared, kept)
     waiting = [_Wish.of(island, nodes, kept) for island in islands]
     waiting = [wish for wish in waiting if wish.indices]
     specs = list(kept)
@@ -117,7 +117,7 @@ class _Wish:
 
 
 @dataclass
-class _Room:
+class _FreeRoom:
     """What is left of the nodes while islands are placed, one after the other.
 
     `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
@@ -129,12 +129,12 @@ class _Room:
     threads: dict[str, int]
 
     @staticmethod
-    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> _Room:
+    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> _FreeRoom:
         devices = {}
         for node in nodes:
             for kind in node.devices:
                 devices[node.id, kind] = list(range(node.count_free(kind)))
-        room = _Room(shared, devices, {node.id: 0 for node in nodes})
+        room = _FreeRoom(shared, devices, {node.id: 0 for node in nodes})
         for spec in kept:
             room._keep(spec)
         return room

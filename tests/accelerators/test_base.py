@@ -64,6 +64,12 @@ def modes() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
+def fail_inside() -> None:
+    with strictly_deterministic():
+        assert modes() == (True, False)
+        raise ValueError("inside")
+
+
 def test_strictness_lasts_for_its_block_and_never_begins_by_itself() -> None:
     before = modes()
     try:
@@ -71,9 +77,8 @@ def test_strictness_lasts_for_its_block_and_never_begins_by_itself() -> None:
         with strictly_deterministic():
             assert modes() == (False, False)
         switch_on_determinism()
-        with pytest.raises(ValueError, match="inside"), strictly_deterministic():
-            assert modes() == (True, False)
-            raise ValueError("inside")
+        with pytest.raises(ValueError, match="inside"):
+            fail_inside()
         assert modes() == (True, True)
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
