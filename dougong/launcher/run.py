@@ -72,8 +72,8 @@ from dougong.ui.view import make_view
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine. `wait_s`: how
-    long to wait for room and for nodes; None: as long as `Deadlines` says."""
+    """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine. `wait_s`:
+    how long to wait for room and for nodes; None: as long as `Deadlines` says."""
 
     choice: RayChoice = OWN_RAY
     ray: bool = True
