@@ -15,10 +15,8 @@ from types import FrameType
 
 from rich.console import Console
 
-from dougong.addresses import Ports
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
-from dougong.control.environment import default_ports
 from dougong.deadlines import Deadlines
 from dougong.errors import (
     CheckpointError,
@@ -45,6 +43,7 @@ from dougong.launcher.controller.inbox import Inbox
 from dougong.launcher.controller.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
+from dougong.launcher.ports import with_ports
 from dougong.launcher.sources import known_sources
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
@@ -122,12 +121,13 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: b
     """A new run in a new run directory, or in one whose run has come to nothing; returns the exit
     status. `takes_over`: as in `ResumeRequest`. Raises what ended it, when that is an error."""
     path, resolved = path.absolute(), with_decay_end(resolved)
+    job = with_ports(resolved.job)
     make_run_folder(path)  # what stands in its way is no damage of a run
     refuse_if_alive(RunDir(path), takes_over)
     with claim(path) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
-        launch = Launch(resolved.job, run_dir, notes=_notes_on(claimed))
+        launch = Launch(job, run_dir, notes=_notes_on(claimed))
         with placed(resolved):
             return _run(launch, options)
 
@@ -173,7 +173,8 @@ def resume_run(
         notes = _notes_on_lock(run_dir, lock)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
-        launch = Launch(after.job, run_dir, resume_point, after.to_yaml(), notes, bent)
+        job = with_ports(after.job)
+        launch = Launch(job, run_dir, resume_point, after.to_yaml(), notes, bent)
         with placed(after):
             return _run(launch, options)
 
@@ -273,7 +274,7 @@ def _run(launch: Launch, options: Options) -> int:
 
 def _config(launch: Launch, options: Options) -> ControllerConfig:
     return ControllerConfig(
-        job=with_ports(launch.job),
+        job=launch.job,
         token=secrets.token_hex(32),
         cwd=os.getcwd(),
         entries=options.entries,
@@ -282,18 +283,6 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
     )
-
-
-def with_ports(job: Job) -> Job:
-    """The job, with this machine's DOUGONG_PORTS where it names no ports itself."""
-    text = default_ports()
-    if job.ports is not None or text is None:
-        return job
-    try:
-        ports = Ports.read(text)
-    except ValueError as error:
-        raise JobError(f"DOUGONG_PORTS={text}: {error}") from None
-    return job.model_copy(update={"ports": str(ports)})
 
 
 def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:

@@ -280,13 +280,6 @@ class CheckpointFailed(RunEvent):
     newest: int = 0
     in_a_row: int = 1
 
-    @property
-    def standing(self) -> str:
-        """What is so until the next one is committed."""
-        since = f"since step {self.newest}" if self.newest else "yet"
-        times = f" ({self.in_a_row} in a row failed)" if self.in_a_row > 1 else ""
-        return f"no checkpoint {since}{times}: {self.reason}"
-
 
 class CheckpointRejected(RunEvent):
     """A checkpoint that does not hold what was written."""

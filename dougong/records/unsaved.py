@@ -13,7 +13,14 @@ def unsaved_words(events: Sequence[Event]) -> str:
     for event in reversed(events):
         match event:
             case CheckpointFailed():
-                return event.standing
+                return commit_words(event)
             case CheckpointCommitted() | RunCreated():
                 break
     return ""
+
+
+def commit_words(failed: CheckpointFailed) -> str:
+    """What is so from a commit that failed until one that does not."""
+    since = f"since step {failed.newest}" if failed.newest else "yet"
+    times = f" ({failed.in_a_row} in a row failed)" if failed.in_a_row > 1 else ""
+    return f"no checkpoint {since}{times}: {failed.reason}"

@@ -23,6 +23,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
+from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES
 
@@ -107,7 +108,7 @@ class RunProgress:
                 self.checkpoint = NewestCheckpoint(f"step {event.step}", now)
                 self.unsaved = ""
             case CheckpointFailed():
-                self.unsaved = event.standing
+                self.unsaved = commit_words(event)
             # One that is found beside training is an old one: the newest has just been written.
             case CheckpointRejected() if self.state != "running":
                 self.checkpoint = None

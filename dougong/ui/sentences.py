@@ -40,6 +40,7 @@ from dougong.records.events import (
     WarningRaised,
     WorkerDied,
 )
+from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import (
     count,
     duration,
@@ -247,7 +248,7 @@ def _(event: CheckpointCommitted) -> Sentence:
 @describe.register
 def _(event: CheckpointFailed) -> Sentence:
     text = f"checkpoint of step {event.step} not committed, so training on is not saved"
-    return Sentence("error", f"{text}: {event.standing}")
+    return Sentence("error", f"{text}: {commit_words(event)}")
 
 
 @describe.register

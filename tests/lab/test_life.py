@@ -20,7 +20,6 @@ from ray.util import placement_group_table
 ray.init(address="auto", log_to_driver=False, logging_level="error")
 groups = [group["state"] for group in placement_group_table().values()]
 print("groups", sum(state != "REMOVED" for state in groups), "of", len(groups))
-ray._private.state.state._check_connected()
 actors = ray._private.state.actors()
 print("actors", sum(actor["State"] != "DEAD" for actor in actors.values()), "of", len(actors))
 free = ray.available_resources()

@@ -252,7 +252,8 @@ def test_data_that_is_missing_or_other_on_a_node_names_it(odd: Odd) -> None:
         words = odd.refused(odd.run(odd.head, "data", data=data), "west/0 on node1", str(text))
         assert "this machine" not in words.rpartition("west/0 on node1")[2]
         (own / "corpus.txt").write_text("the brackets join unlike timbers with nails\n" * 2000)
-        odd.refused(odd.run(odd.head, "data", data=data), "west/0 on node1 read other tokens than east/0 on node0")
+        words = odd.refused(odd.run(odd.head, "data", data=data), "west/0 on node1", "than east/0 on node0")
+        assert "west/1 on node1 read other tokens" in words
     finally:
         odd.other.give_back(folder)
     odd.finished(odd.run(odd.head, "data", data=data))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from dougong.control.processes import process_exists
 from dougong.testing import Host, HostProcess, Lab
 from tests.lab.conftest import Cluster
 
@@ -95,7 +94,8 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any
 
 def left_behind(host: Host) -> list[str]:
     """Command lines of this host's agents, fork servers and workers."""
-    return [words for words in host.processes().values() if "AgentActor" in words or "dougong" in words]
+    mine = ("AgentActor", "dougong.launcher", "dougong run")
+    return [words for words in host.processes().values() if any(mark in words for mark in mine)]
 
 
 def test_a_node_that_is_stopped_is_replaced_by_the_idle_one(cluster: Cluster, undisturbed: str) -> None:
@@ -146,7 +146,7 @@ def test_a_pinned_node_that_never_comes_ends_the_run_and_a_resume_goes_on(cluste
     assert "the controller waited 5 s (fault.deadlines.node_return_s) for a node for west/0-1" in said
     assert "node lost" in said and "10.0.0.2" in said
     run = str(cluster.run_dir("given-up"))
-    assert f"next: dougong resume {run}" in said
+    assert "next: " in said and f"dougong resume {run}" in said
     rejoin(cluster, lost)
     words = ["dougong", "resume", run, "--address", cluster.address]
     cluster.hosts[2].check(words, timeout_s=120)
@@ -188,7 +188,6 @@ def test_a_stop_ends_the_wait(cluster: Cluster, by: str) -> None:
 @slow
 def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster: Cluster, undisturbed: str) -> None:
     process, lost, idle = begin(cluster, "cut-off")
-    old = set(lost.processes())
     lost.unplug()
     process.wait_for(f"west/0-1: {lost.name} -> {idle.name}", timeout_s=60)
     time.sleep(15)  # its agent hears nothing for 20 s by then
@@ -196,21 +195,22 @@ def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster
     ends_alike(cluster, process, "cut-off", undisturbed)
     assert "no heartbeat for 10 s" in process.output
     until(lambda: not left_behind(lost), "no agent and no worker is left", 40)
-    assert not [pid for pid in old if process_exists(pid) and "AgentActor" in lost.processes().get(pid, "")]
     lost.stop_ray()
     rejoin(cluster, lost)
 
 
 @slow
 def test_a_run_whose_controllers_node_is_lost_goes_on_from_any_other(cluster: Cluster, undisturbed: str) -> None:
-    process, _, other = begin(cluster, "headless", host=1)
-    lost = cluster.hosts[1]
+    process, _, _ = begin(cluster, "headless", host=1)
+    _, lost, other = cluster.hosts
     lost.crash()
+    lost.unplug()
     process.wait(20)
     run = str(cluster.run_dir("headless"))
     refused = other.run(["dougong", "resume", run, "--address", cluster.address], timeout_s=60)
-    assert refused.status == 1 and "--take-over" in refused.output, refused.output
+    assert refused.status == 3 and "--take-over" in refused.output, refused.output
     words = ["dougong", "resume", run, "--take-over", "--address", cluster.address]
-    cluster.hosts[2].check(words, timeout_s=120)
+    other.check(words, timeout_s=120)
     assert "equal, bit by bit" in cluster.hosts[0].check(["dougong", "diff", undisturbed, run], timeout_s=60)
+    lost.plug()
     rejoin(cluster, lost)

@@ -1,4 +1,4 @@
-"""`python -m tests.launcher.drive run|resume|start ...`: the command line, with toy entries in the place of training."""
+"""`python -m tests.launcher.drive run|resume|start ...`: the command line, with toy entries for training."""
 
 from __future__ import annotations
 

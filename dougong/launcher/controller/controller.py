@@ -41,6 +41,7 @@ from dougong.launcher.controller.states import (
 )
 from dougong.records import events
 from dougong.records.status import RunStatus
+from dougong.records.unsaved import commit_words
 from dougong.ui.recorder import Recorder
 
 _KINDS: dict[FinalState, Literal["finished", "stopped", "failed"]] = {
@@ -99,7 +100,7 @@ class Controller:
             step=facts.step,
             steps=self._config.job.steps,
             recoveries=len(facts.history),
-            unsaved="" if checkpoints.failed is None else checkpoints.failed.standing,
+            unsaved="" if checkpoints.failed is None else commit_words(checkpoints.failed),
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,

@@ -51,6 +51,7 @@ from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
 from dougong.records.recomputation import Recomputation
+from dougong.records.unsaved import commit_words
 
 _FAILED_COMMITS = 2
 """So many in a row end a run that has no checkpoint at all."""
@@ -138,7 +139,7 @@ class CheckpointFacts:
             in_a_row=self.num_failed + 1,
         )
         self.num_open -= 1
-        self.error = type(error)(self.failed.standing)
+        self.error = type(error)(commit_words(self.failed))
         return self.failed
 
     def note_found(self, found: FoundCheckpoint) -> None:
@@ -267,7 +268,7 @@ class RunFacts:
             case Record(Waiting(text=text)):
                 self.awaited = text
             case GoOn():
-                self.error = None
+                self.error, self.awaited = None, ""
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
             case SeekNodes():

@@ -143,7 +143,6 @@ class Ended:
 State = Starting | Running | Stopping | Recovering | Ended
 
 
-
 _PHASES: dict[Stage, Phase] = {
     Stage.PATHS: "paths",
     Stage.READY: "imports",

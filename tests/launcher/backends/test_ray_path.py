@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import threading
@@ -29,13 +30,17 @@ def play() -> Iterator[Play]:
         listeners.append(listener)
 
         def serve() -> None:
-            while True:
-                line, _ = listener.accept()
-                with line:
-                    do(line)
-                    line.settimeout(5)
-                    while line.recv(1 << 16):
-                        pass
+            with contextlib.suppress(OSError):  # at the end of the test the listener is closed
+                while True:
+                    line, _ = listener.accept()
+                    answer(line)
+
+        def answer(line: socket.socket) -> None:
+            with line:
+                do(line)
+                line.settimeout(5)
+                while line.recv(1 << 16):
+                    pass
 
         threading.Thread(target=serve, daemon=True).start()
         return int(listener.getsockname()[1])

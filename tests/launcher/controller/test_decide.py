@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from dougong.control.worker_messages import WorkerWarning
-from dougong.launcher.controller.items import SignalReceived
+from dougong.errors import StorageError
+from dougong.launcher.controller.items import CommitFailed, SignalReceived
 from dougong.launcher.controller.states import Ended, Recovering
 from tests.launcher.controller.machine import (
     ALL,
@@ -19,6 +20,7 @@ from tests.launcher.controller.machine import (
     Joins,
     Leaves,
     Passes,
+    Step,
     committed,
     done,
     exits,
@@ -75,6 +77,34 @@ def test_a_failure_on_another_machine_names_it() -> None:
     made = running(**ONCE).play(exits("west/0", 3), *killed("east/0", "east/1"), found(5), exits("west/0", 3, 2))
     made.play(*killed("east/0", "east/1", generation=2))
     assert str(made.outcome.error).startswith("west/0: crash: ended with exit status 3")
+
+
+def not_committed(number: int) -> list[Step]:
+    """A checkpoint of that step is whole, and the storage is full."""
+    return [*[part(name, number) for name in ALL], CommitFailed(number, StorageError("full"))]
+
+
+def test_without_any_checkpoint_the_second_commit_that_fails_ends_the_run() -> None:
+    made = running().play(not_committed(5))
+    assert made.states == [] and made.event("checkpoint_failed").in_a_row == 1
+    made.play(step(6), not_committed(10))
+    assert made.states == ["FAILED"] and made.outcome.status == 1
+    assert str(made.outcome.error) == "no checkpoint yet (2 in a row failed): full"
+
+
+def test_with_a_checkpoint_a_run_trains_on_says_so_each_time_and_does_not_end_well() -> None:
+    made = running().play([part(name, 5) for name in ALL], committed(5))
+    made.play(not_committed(10), not_committed(15), not_committed(20))
+    assert made.kinds().count("checkpoint_failed") == 3 and made.states == []
+    made.play(done(*ALL))
+    assert made.states == ["FAILED"] and made.outcome.status == 1
+    assert str(made.outcome.error) == "no checkpoint since step 5 (3 in a row failed): full"
+
+
+def test_a_checkpoint_from_before_a_resume_is_one() -> None:
+    made = machine().play(UP_TO_MODEL, MODEL, found(5)).clear()
+    made.play(not_committed(10), not_committed(15))
+    assert made.states == []
 
 
 # A stop always ends
