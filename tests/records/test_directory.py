@@ -99,7 +99,7 @@ def test_events_carry_both_clocks_and_the_generation(tmp_path: Path) -> None:
     event = run.append_event(died)
     assert json.loads(run.events_file.read_text()) == {
         "kind": "worker_died", "generation": 3, "monotonic_s": 12.5, "wall": "2025-01-01T19:04:05.678Z",
-        "worker": "east/1", "class": "crash", "cause": "signal 9 (SIGKILL)",
+        "worker": "east/1", "node": "", "class": "crash", "cause": "signal 9 (SIGKILL)",
     }  # fmt: skip
     assert run.read_events() == [event]
 
