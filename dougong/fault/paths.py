@@ -4,6 +4,7 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from dougong.addresses import show_address
@@ -100,6 +101,8 @@ class _Trial:
         self.pairs: set[_Pair] = set()
         self.failures: list[_Failure] = []
         self._failed: set[_Pair] = set()
+        self._sources: dict[str, set[str]] = {}
+        self._targets: dict[str, set[str]] = {}
         for name, results in tried.items():
             for result in results:
                 # An agent that is lost by now has no end any more, and its loss is told as such.
@@ -109,6 +112,9 @@ class _Trial:
     def _note(self, source: PathEnd, target: PathEnd, result: PathResult) -> None:
         pair = _Pair(_words(source), _words(target))
         self.pairs.add(pair)
+        if pair.source != pair.target:
+            self._sources.setdefault(pair.target, set()).add(pair.source)
+            self._targets.setdefault(pair.source, set()).add(pair.target)
         if result.finding != "passes":
             self.failures.append(_Failure(pair, (source, target), result))
             self._failed.add(pair)
@@ -127,10 +133,10 @@ class _Trial:
 
     def sources_of(self, target: str) -> set[str]:
         """Who else has tried to reach this machine."""
-        return {pair.source for pair in self.pairs if pair.target == target != pair.source}
+        return self._sources.get(target, set())
 
     def targets_of(self, source: str) -> set[str]:
-        return {pair.target for pair in self.pairs if pair.source == source != pair.target}
+        return self._targets.get(source, set())
 
 
 def judge_paths(
@@ -153,10 +159,8 @@ def judge_paths(
         lines += [*_told(_narrow_words(narrow, deadlines)), _how_to_widen(narrow)]
     if strangers:
         lines += [*_told([_stranger_words(failure) for failure in strangers]), _ABOUT_STRANGERS]
-    for name in missing:
-        end = ends.get(name)
-        where = f" on {_words(end)}" if end is not None else ""
-        lines.append(f"{name}{where} has not said what it found")
+    late = [f"{_with_machine(name, ends)} has not said what it found" for name in missing]
+    lines += [line.lstrip() for line in _told(late)]
     if not lines:
         return None
     return "\n".join(["the machines do not reach each other as their workers must:", *lines])
@@ -164,6 +168,17 @@ def judge_paths(
 
 def _words(end: PathEnd) -> str:
     return f"{end.machine} ({end.host})"
+
+
+def _with_machine(name: str, ends: Mapping[str, PathEnd]) -> str:
+    return f"{name} on {_words(ends[name])}" if name in ends else name
+
+
+def _some(hosts: Collection[str]) -> str:
+    """The first ones, and how many more there are."""
+    told = ", ".join(sorted(hosts)[:MOST_TOLD])
+    more = len(hosts) - MOST_TOLD
+    return f"{told} and {more} more" if more > 0 else told
 
 
 def _told(sentences: Sequence[str]) -> list[str]:
@@ -194,19 +209,19 @@ def _closed_words(trial: _Trial, failures: Sequence[_Failure], deadlines: Deadli
     return sentences
 
 
-def _cut_off(trial: _Trial, closed: Collection[_Pair]) -> list[tuple[str, list[_Pair], str]]:
+def _cut_off(trial: _Trial, closed: AbstractSet[_Pair]) -> list[tuple[str, list[_Pair], str]]:
     """Machines that nobody reaches, or that reach nobody, with those pairs; of two machines alone a
     pair says as much."""
     found = []
     for machine in dict.fromkeys(pair.target for pair in closed):
         into = [_Pair(source, machine) for source in sorted(trial.sources_of(machine))]
-        if len(into) > 1 and set(into) <= set(closed):
+        if len(into) > 1 and closed.issuperset(into):
             found.append((machine, into, "is reached by nobody"))
     for machine in dict.fromkeys(pair.source for pair in closed):
         out = [_Pair(machine, target) for target in sorted(trial.targets_of(machine))]
-        if len(out) > 1 and set(out) <= set(closed):
+        if len(out) > 1 and closed.issuperset(out):
             found.append((machine, out, "reaches nobody"))
-    return sorted(found)
+    return sorted(found, key=lambda entry: entry[0])  # of one machine twice, as they stand
 
 
 def _pair_words(trial: _Trial, pair: _Pair, why: str, left: dict[_Pair, str]) -> str:
@@ -248,7 +263,7 @@ def _how_to_open(failures: Sequence[_Failure]) -> str:
     opened = []
     for words, target in list(targets.items())[:MOST_TOLD]:
         first, last = target.ports
-        opened.append(f"TCP ports {first}-{last} of {words} to {', '.join(sorted(sources[words]))}")
+        opened.append(f"TCP ports {first}-{last} of {words} to {_some(sources[words])}")
     text = f"open {'; '.join(opened)}"
     if any(target.are_chosen for target in targets.values()):
         return f"{text} (`ports` in the job file): a firewall is in between"

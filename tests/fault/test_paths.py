@@ -92,6 +92,13 @@ def test_a_machine_that_reaches_nobody_is_one_sentence() -> None:
     assert said.splitlines()[0] == "  node2 (10.0.0.3) reaches nobody: port 40000: no route to host"
 
 
+def test_a_machine_that_is_closed_both_ways_is_told_so() -> None:
+    said = judged(ends(0, 1, 2), (2, 0), (2, 1), (0, 2), (1, 2)).splitlines()
+    assert said[0] == f"  node2 (10.0.0.3) is reached by nobody: {SILENT}"
+    assert said[1] == f"  node2 (10.0.0.3) reaches nobody: {SILENT}"
+    assert said[2].startswith("open TCP ports") and len(said) == 3
+
+
 def test_a_flood_is_summed_up() -> None:
     numbers = range(8)
     known = ends(*numbers)
@@ -129,6 +136,14 @@ def test_who_has_not_answered_is_named_beside_what_is_known() -> None:
         f"{HEAD}\nagent1 on node1 (10.0.0.2) has not said what it found\n"
         "the controller on node0 (10.0.0.1) has not said what it found"
     )
+
+
+def test_of_many_machines_the_first_are_named() -> None:
+    known = {f"agent{i}": PathEnd(f"agent{i}", f"node{i}", f"10.0.0.{i}", 1, "eth0", 1500, (1, 2)) for i in range(300)}
+    found = {name: [PathResult("agent7", 1, "silent")] for name in known if name != "agent7"}
+    said = str(judge_paths(known, found, sorted(known), DEADLINES)).splitlines()
+    assert said[1].startswith("  node7 (10.0.0.7) is reached by nobody") and "and 293 more: a firewall" in said[2]
+    assert said[-1] == "and 294 more of the kind" and len(said) == MOST_TOLD + 4
 
 
 @pytest.mark.parametrize("gone", ["agent1", CONTROLLER])
