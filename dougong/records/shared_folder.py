@@ -58,7 +58,7 @@ class FolderProver:
             run_dir.logs.mkdir(exist_ok=True)
             written = [run_dir.path, run_dir.logs, run_dir.checkpoints, run_dir.ledger]
             folders = [folder for folder in written if folder.is_dir()]
-            _clear(folders)
+            _clear(folders, f".{PROOF}.*")  # of every start: there is one controller at a time
             self.proof = FolderProof(secrets.token_hex(8), tuple(map(str, folders)))
             for folder in self.proof.folders:
                 self.proof.question(folder).write_text(self._word, encoding="utf-8")
@@ -84,8 +84,8 @@ class FolderProver:
         return found and replace(found, mount_here=mount_of(found.folder))
 
     def close(self) -> None:
-        """Delete what is left."""
-        _clear([Path(folder) for folder in self.proof.folders])
+        """Delete what is left of this proof; another start may have begun its own by now."""
+        _clear([Path(folder) for folder in self.proof.folders], f".{PROOF}.{self.proof.name}*")
 
     def _look_at(self, folder: str, answer: Path, deadline: float) -> FolderTrouble | None:
         text = _await_text(answer, deadline, self._word)
@@ -183,10 +183,10 @@ def mount_of(folder: str, mounts: Path = _MOUNTS) -> str:
     return found
 
 
-def _clear(folders: Sequence[Path]) -> None:
-    """Delete the questions and answers of every start: there is one controller at a time."""
+def _clear(folders: Sequence[Path], pattern: str) -> None:
+    """Delete questions and answers."""
     for folder in folders:
-        for file in folder.glob(f".{PROOF}.*"):
+        for file in folder.glob(pattern):
             _delete(file)
 
 

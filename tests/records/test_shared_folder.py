@@ -66,6 +66,14 @@ def test_every_start_has_a_name_of_its_own_and_clears_what_an_earlier_one_left(r
     assert proofs_in(run_dir) == []
 
 
+def test_the_late_end_of_an_earlier_start_leaves_the_next_one_its_proof(run_dir: RunDir) -> None:
+    first = FolderProver(run_dir, ["east"], QUICK)
+    second = FolderProver(run_dir, ["east"], QUICK)
+    first.close()
+    assert answer_proof(second.proof, "east", QUICK) is None
+    assert second.look("east", None) is None
+
+
 def test_a_directory_that_is_not_there_is_absent(run_dir: RunDir, tmp_path: Path) -> None:
     prover = FolderProver(run_dir, ["west"], QUICK)
     there = as_seen_in(prover.proof, tmp_path / "nowhere", run_dir)

@@ -288,6 +288,7 @@ class RunFacts:
             case StartAgents(specs, layout):
                 self.agents.expect(specs, layout)
                 self.agents.asked_at = now
+                self.agents.is_asked = False  # what was asked of an earlier life may have failed
                 self.are_placed = False
             case AskWhoEnded():
                 self.agents.note_asked(now)

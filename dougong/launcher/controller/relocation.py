@@ -30,6 +30,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
@@ -64,7 +65,10 @@ class FirstLayout:
         """
         facts, stage = self.facts, self.state.stage
         if stage is Stage.PLACES and isinstance(facts.error, NoRoomError):
-            return GoOn(), *self._look_again()  # somebody else was quicker
+            # Somebody else was quicker; or what is listed as free can never be had, such as halves
+            # of two devices.
+            self._refuse_late(facts.error)
+            return GoOn(), *self._look_again()
         if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
             return ()
         job = self.policy.job
@@ -89,13 +93,10 @@ class FirstLayout:
     def _wait(self, error: NoRoomError) -> tuple[Action, ...]:
         """Say what is missing, where that is news, and look again in a moment. What others hold may
         be given back; what is not there at all, only a node that is joining can bring."""
+        self._refuse_late(error)
         deadlines = self.policy.deadlines
-        limit = "room_s" if error.is_held else "nodes_join_s"
-        limit_s = getattr(deadlines, limit) if self.policy.may_grow else 0.0
-        if self.now - self._sought_since >= limit_s:
-            waited = f"; waited {deadlines.words(limit)} (--wait SECONDS)"
-            raise NoRoomError(f"{error}{waited if self.policy.may_grow else ''}", error.is_held)
         actions: list[Action] = []
+        limit = _limit_of_wait(error)
         text = f"{error}; waits {deadlines.words(limit)} at most (--wait SECONDS)"
         if text != self.facts.awaited:
             actions.append(Record(events.Waiting(generation=self.facts.number, text=text)))
@@ -104,6 +105,19 @@ class FirstLayout:
         elif self.now - self.facts.nodes_at >= deadlines.node_poll_s:
             actions += self._look_again()
         return tuple(actions)
+
+    def _refuse_late(self, error: NoRoomError) -> None:
+        """Raises the error where room has been waited for as long as may be."""
+        limit = _limit_of_wait(error)
+        limit_s = getattr(self.policy.deadlines, limit) if self.policy.may_grow else 0.0
+        if self.now - self._sought_since >= limit_s:
+            waited = f"; waited {self.policy.deadlines.words(limit)} (--wait SECONDS)"
+            raise NoRoomError(f"{error}{waited if self.policy.may_grow else ''}", error.is_held)
+
+
+def _limit_of_wait(error: NoRoomError) -> str:
+    """The field of `Deadlines` that says how long a start waits for what is missing."""
+    return "room_s" if error.is_held else "nodes_join_s"
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,34 @@ class Relocation:
         return self.seek() if self.facts.agents.lost else ()
 
     def seek(self) -> tuple[Action, ...]:
-        """End what is left of the lost agents, and look which nodes there are."""
-        lost = tuple(handle.spec.name for handle in self.facts.agents.lost)
-        search = replace(self._search, unfit=self._unfit_nodes())
+        """End what is left of the lost agents, and of those that have yet to join: what these hold
+        would be missed. Then look which nodes there are."""
+        agents = self.facts.agents
+        starting = [h.spec.name for h in agents.all if h.facts is None and h.lost is None]
+        ended = (*[handle.spec.name for handle in agents.lost], *starting)
+        since = self.now if self._is_new_search else self._search.since
+        search = replace(self._search, since=since, unfit=self._unfit_nodes())
         following = self._at(Stage.NODES, search, self._going_on)
-        return Enter(following), SeekNodes(lost, self.policy.kinds)
+        again = [LoseAgent(name, "it is laid out anew with the others") for name in starting]
+        return *self._tries(), *again, Enter(following), SeekNodes(ended, self.policy.kinds)
+
+    def _tries(self) -> tuple[Record, ...]:
+        """What is told of nodes on which an agent could not be started."""
+        if self.state.stage not in _ON_NODES:
+            return ()
+        lost = [h for h in self.facts.agents.lost if h.spec.name in self.state.restarted]
+        texts = [f"{str(handle.lost).splitlines()[0]}; looks for a node anew" for handle in lost]
+        return tuple(warning(self.facts, text) for text in texts)
+
+    @property
+    def _is_new_search(self) -> bool:
+        """Whether those who were sought had been found, or others are missed now: however long a
+        checkpoint is looked at, a node that is lost then may take its time to come back."""
+        stage, restarted = self.state.stage, self.state.restarted
+        if stage in (Stage.NODES, Stage.ROOM):
+            return False
+        lost = [handle.spec.name for handle in self.facts.agents.lost]
+        return stage is Stage.CHECKPOINT or any(name not in restarted for name in lost)
 
     @property
     def _search(self) -> Search:

@@ -252,6 +252,28 @@ def test_a_second_agent_that_is_lost_meanwhile_is_laid_out_with_the_first() -> N
     assert made.state == Running(2)
 
 
+def test_an_agent_that_has_yet_to_join_is_ended_before_the_nodes_are_listed_anew() -> None:
+    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), AgentsPlaced(), Leaves("east"))
+    sought = [action for action in made.actions if isinstance(action, SeekNodes)]
+    assert set(sought[-1].agents) == {"east", "west"}  # what the new west holds is free again
+    made.play(NodesListed((N0, N2)))
+    assert where(made) == {"east": "id-of-node0", "west": "id-of-node2"}
+
+
+def test_a_node_that_is_lost_while_a_checkpoint_is_looked_at_is_awaited_as_long_as_any() -> None:
+    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west"), Passes(1000.0))
+    assert stage(made) is Stage.CHECKPOINT
+    made.play(Leaves("west"), NodesListed((N0,)))
+    assert stage(made) is Stage.ROOM and "a node for west/0" in waits(made)[-1]
+    made.play(Passes(500.0), NodesListed((N0, N1)), joins("west", "node1"), found(5), found(5))
+    assert made.state == Running(2)
+
+
+def test_a_try_that_comes_to_nothing_is_told_at_once() -> None:
+    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west")[:2], Leaves("west"))
+    assert made.event("warning").text == "agent west on node2: its connection ended; looks for a node anew"
+
+
 @pytest.mark.parametrize("agent", ["east", "west"])
 def test_an_agent_that_is_lost_while_a_checkpoint_is_sought_is_laid_out_anew(agent: str) -> None:
     made = trained().play(exits("west/0", -9), *killed("east/0", "east/1"))

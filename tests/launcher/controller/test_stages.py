@@ -188,6 +188,17 @@ def test_somebody_else_was_quicker_and_the_agents_are_laid_out_again() -> None:
     assert "waited 10 s" in str(made.play(NodesListed((FULL,))).outcome.error)
 
 
+@pytest.mark.parametrize("may_grow", [True, False])
+def test_what_is_listed_as_free_and_never_given_is_awaited_no_longer_than_what_others_hold(may_grow: bool) -> None:
+    taken = TaskFailed(NoRoomError("east: 2 NPU", is_held=True))
+    made = short(FREE, may_grow=may_grow, room_s=10.0)
+    if may_grow:
+        for _ in range(3):
+            made.play(Passes(3.0), taken, NodesListed((FREE,)))
+    made.play(Passes(3.0), taken)
+    assert str(made.outcome.error) == "east: 2 NPU" + ("; waited 10 s (--wait SECONDS)" if may_grow else "")
+
+
 def test_every_device_is_asked_and_judged() -> None:
     made = machine(takes_fingerprints=True).play(UP_TO_MODEL, MODEL)
     assert made.names()[-2:] == ["UseModel", "AskForFingerprints"]
