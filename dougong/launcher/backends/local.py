@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,7 @@ from typing import IO
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import child_environment
 from dougong.deadlines import Deadlines
+from dougong.errors import LaunchError
 from dougong.launcher.agent.facts import count_devices
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
@@ -34,6 +37,8 @@ class Local:
         self._run_dir = run_dir
         self._deadlines = deadlines
         self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._turn = threading.Lock()  # for whoever changes them
+        self._is_closed = False
 
     def open(self) -> str:
         return "127.0.0.1"
@@ -46,7 +51,10 @@ class Local:
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         self.end([spec.name for spec in specs])
         for spec in specs:
-            self._start(spec, settings_of)
+            with self._turn:
+                if self._is_closed:
+                    raise LaunchError(f"the run ended before agent {spec.name} was started")
+                self._start(spec, settings_of)
 
     def end(self, names: Sequence[str]) -> None:
         for name in names:
@@ -79,10 +87,14 @@ class Local:
         return f": {lines[-1]} (all of it: {self.log_file(name)})" if lines else ""
 
     def close(self) -> None:
-        for process in self._processes.values():
+        with self._turn:
+            self._is_closed = True
+            processes = list(self._processes.values())
+        deadline = time.monotonic() + self._deadlines.agent_end_s
+        for process in processes:
             try:
                 # Its controller is gone: it ends by itself, its workers first.
-                process.wait(self._deadlines.agent_end_s)
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self._kill(process)
 

@@ -10,14 +10,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, NoRoomError
+from dougong.errors import DougongError, NoRoomError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
@@ -72,14 +72,21 @@ class RayAgents:
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
         self.end([spec.name for spec in specs])
-        groups = {spec.name: _placement_group(spec) for spec in specs if devices_asked(spec)}
+        groups: dict[str, Any] = {}
         try:
+            for spec in specs:
+                if devices_asked(spec):
+                    groups[spec.name] = _placement_group(spec)
             self._await_room(specs, groups, tell)
-        except LaunchError:
-            _remove(groups.values())
+            share_of = _cpu_shares()
+            for spec in specs:
+                group, share = groups.get(spec.name), share_of(str(spec.node))
+                self._lives[spec.name] = _begin(spec, group, share, settings_of(spec))
+        except BaseException:  # whatever it is, what was reserved must not stay so
+            begun = set(self._lives)
+            _remove(group for name, group in groups.items() if name not in begun)
+            self.end([spec.name for spec in specs])
             raise
-        for spec in specs:
-            self._lives[spec.name] = _begin(spec, groups.get(spec.name), settings_of(spec))
 
     def end(self, names: Sequence[str]) -> None:
         """As `Backend.end`."""
@@ -89,9 +96,11 @@ class RayAgents:
             self._ends.pop(name, None)
             life = self._lives.pop(name, None)
             if life is not None:
-                # Lost may mean cut off, not dead: it must not keep its place.
-                ray.kill(life.actor, no_restart=True)
-                _remove([life.group])
+                try:
+                    # Lost may mean cut off, not dead: it must not keep its place.
+                    ray.kill(life.actor, no_restart=True)
+                finally:
+                    _remove([life.group])
 
     def ended(self) -> dict[str, str]:
         """As `Backend.ended`."""
@@ -115,9 +124,11 @@ class RayAgents:
         import ray
 
         serving = [life.serving for life in self._lives.values()]
-        if serving:
-            ray.wait(serving, num_returns=len(serving), timeout=self._deadlines.agent_end_s)
-        _remove(life.group for life in self._lives.values())
+        try:
+            if serving:
+                ray.wait(serving, num_returns=len(serving), timeout=self._deadlines.agent_end_s)
+        finally:
+            _remove(life.group for life in self._lives.values())
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell
@@ -126,8 +137,9 @@ class RayAgents:
         an actor has ended, or somebody else was quicker."""
         begun_at = time.monotonic()
         is_told = False
+        missing = list(specs)
         while True:
-            missing = [spec for spec in specs if not _has_room(groups.get(spec.name))]
+            missing = [spec for spec in missing if not _has_room(groups.get(spec.name))]
             if not missing:
                 return
             waited_s = time.monotonic() - begun_at
@@ -224,16 +236,17 @@ def _remove(groups: Iterable[Any]) -> None:
             ray.util.remove_placement_group(group)
 
 
-def _begin(spec: AgentSpec, group: Any, settings: AgentSettings) -> _Life:
+def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -> _Life:
     import ray
 
     actor_class: Any = ray.remote(AgentActor)
-    actor = actor_class.options(max_restarts=0, **_placed(spec, group)).remote()
+    actor = actor_class.options(max_restarts=0, **_placed(spec, group, share)).remote()
     return _Life(actor, actor.serve.remote(settings.to_json()), group)
 
 
-def _placed(spec: AgentSpec, group: Any) -> dict[str, Any]:
-    """The actor's options: on its node, with its devices."""
+def _placed(spec: AgentSpec, group: Any, share: float) -> dict[str, Any]:
+    """The actor's options: on its node, with its devices; `share`: of a processor, where it has
+    none."""
     from ray.util.scheduling_strategies import (
         NodeAffinitySchedulingStrategy,
         PlacementGroupSchedulingStrategy,
@@ -241,7 +254,7 @@ def _placed(spec: AgentSpec, group: Any) -> dict[str, Any]:
 
     if group is None:
         on_node = NodeAffinitySchedulingStrategy(str(spec.node), soft=False)
-        return {"num_cpus": _cpu_share(str(spec.node)), "scheduling_strategy": on_node}
+        return {"num_cpus": share, "scheduling_strategy": on_node}
     devices = devices_asked(spec)
     return {
         "num_cpus": 0,
@@ -253,10 +266,14 @@ def _placed(spec: AgentSpec, group: Any) -> dict[str, Any]:
     }
 
 
-def _cpu_share(node: str) -> float:
-    """Next to nothing, by which others see that there is an agent; nothing where Ray has no
-    processor to give, since then the agent would never begin."""
+def _cpu_shares() -> Callable[[str], float]:
+    """By node, next to nothing, by which others see that there is an agent; nothing where Ray has
+    no processor to give, since then the agent would never begin. Asked once for all nodes."""
     import ray
 
-    free = ray._private.state.state.available_resources_per_node().get(node, {})
-    return CPU_SHARE if free.get("CPU", 0.0) >= CPU_SHARE else 0.0
+    free = ray._private.state.state.available_resources_per_node()
+
+    def share_of(node: str) -> float:
+        return CPU_SHARE if free.get(node, {}).get("CPU", 0.0) >= CPU_SHARE else 0.0
+
+    return share_of

@@ -51,13 +51,17 @@ class RayBackend:
         self._stack = contextlib.ExitStack()
         self._agents = RayAgents(deadlines, None if log is None else log.parent)
         self._turn = threading.Lock()
+        self._is_closing = threading.Event()
         self._ray: Any = None
 
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
         if self._choice.address is not None:
             return self._join()
-        return self._begin()
+        with self._turn:  # a Ray that is half begun would outlive a stop
+            if self._is_closing.is_set():
+                raise LaunchError("the run was stopped before its Ray began")
+            return self._begin()
 
     def _join(self) -> str:
         find_head(self._choice, self._deadlines)
@@ -114,13 +118,17 @@ class RayBackend:
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
+        self._is_closing.set()
         self._agents.stop_waiting()
         # What the backend's thread is at ends first: Ray must not go away under it.
         self._turn.acquire(timeout=self._deadlines.agent_end_s)
-        if self._ray is not None and self._ray.is_initialized():
-            self._agents.close()
-            self._ray.shutdown()
-        self._stack.close()
+        with self._stack:
+            if self._ray is not None and self._ray.is_initialized():
+                # A cluster that is gone holds nothing of ours, and says so in many ways; how the
+                # run has ended is known already.
+                with contextlib.suppress(Exception):
+                    self._agents.close()
+                self._ray.shutdown()
 
 
 def _import_ray() -> Any:

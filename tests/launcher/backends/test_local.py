@@ -15,6 +15,7 @@ from dougong.control.handshake import Hello
 from dougong.control.messages import EndAgent
 from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
+from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.local import Local
 from dougong.planner.placement import AgentSpec
@@ -112,3 +113,10 @@ def test_closing_ends_also_an_agent_that_does_not_end_by_itself(launch: Launch) 
     launch.backend.close()
     assert not process_exists(pid)
     assert launch.backend.ended()["east"] == "its process ended with status -9"
+
+
+def test_nothing_is_started_once_the_run_has_ended(launch: Launch) -> None:
+    launch.backend.close()
+    with pytest.raises(LaunchError, match="the run ended before agent east was started"):
+        launch.backend.start((EAST,), launch.settings_of, silence)
+    assert launch.backend.ended() == {}
