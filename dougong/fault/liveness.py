@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dougong.deadlines import Deadlines
 from dougong.parallel.comm.arrival import Arrival
 
+_NAMED = 6
+"""So many workers are named in one warning; of the others, how many there are."""
+
 
 def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
     """Whether an agent that was last heard at `heard_at` counts as lost."""
@@ -36,7 +39,9 @@ def stall_reason(phase: str, step: int, deadlines: Deadlines, waits: str = "") -
 def arrival_words(arrival: int, behind: Sequence[str]) -> str:
     """What a worker waits for that has not begun a step. `behind`: those who have come less far,
     such as `west/0 on node2`."""
-    others = ", ".join(behind) or "the other workers"
+    others = ", ".join(behind[:_NAMED]) or "the other workers"
+    if len(behind) > _NAMED:
+        others = f"{others} and {len(behind) - _NAMED} more"
     match arrival:
         case Arrival.BEGINS:
             return "it has not come to the controller's store"

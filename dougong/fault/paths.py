@@ -4,7 +4,6 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from dougong.addresses import show_address
@@ -209,7 +208,7 @@ def _closed_words(trial: _Trial, failures: Sequence[_Failure], deadlines: Deadli
     return sentences
 
 
-def _cut_off(trial: _Trial, closed: AbstractSet[_Pair]) -> list[tuple[str, list[_Pair], str]]:
+def _cut_off(trial: _Trial, closed: set[_Pair]) -> list[tuple[str, list[_Pair], str]]:
     """Machines that nobody reaches, or that reach nobody, with those pairs; of two machines alone a
     pair says as much."""
     found = []

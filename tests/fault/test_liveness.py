@@ -55,6 +55,7 @@ def test_reasons_name_the_time_and_the_key() -> None:
         (Arrival.BEGINS, [], "it has not come to the controller's store"),
         (Arrival.AT_STORE, ["west/0 on node2"], "it waits at the controller's store for west/0 on node2"),
         (Arrival.CONNECTS, [], "it connects to the other workers"),
+        (Arrival.CONNECTS, list("abcdefgh"), "it connects to a, b, c, d, e, f and 2 more"),
         (Arrival.BUILDS, [], "it builds its part of the model"),
     ],
 )

@@ -51,17 +51,13 @@ class RayBackend:
         self._stack = contextlib.ExitStack()
         self._agents = RayAgents(deadlines, None if log is None else log.parent)
         self._turn = threading.Lock()
-        self._is_closing = threading.Event()
         self._ray: Any = None
 
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
         if self._choice.address is not None:
             return self._join()
-        with self._turn:  # a Ray that is half begun would outlive a stop
-            if self._is_closing.is_set():
-                raise LaunchError("the run was stopped before its Ray began")
-            return self._begin()
+        return self._begin()
 
     def _join(self) -> str:
         find_head(self._choice, self._deadlines)
@@ -118,7 +114,6 @@ class RayBackend:
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
-        self._is_closing.set()
         self._agents.stop_waiting()
         # What the backend's thread is at ends first: Ray must not go away under it.
         self._turn.acquire(timeout=self._deadlines.agent_end_s)
