@@ -320,7 +320,7 @@ class Preparation:
         read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
-        judged = judge_fingerprints(self.policy.job, prints, specs)
+        judged = judge_fingerprints(self.policy.job, prints, specs, self._node_of)
         taken = events.FingerprintsTaken(
             generation=self.facts.number,
             classes=judged.classes,
