@@ -115,7 +115,7 @@ class Preparation:
     def _ask_who_ended(self) -> tuple[Action, ...]:
         """An agent that cannot start says so to nobody but its backend."""
         agents = self.facts.agents
-        is_awaited = self.state.stage in (Stage.JOIN, Stage.READY)
+        is_awaited = self.state.stage in (Stage.JOIN, Stage.PATHS, Stage.READY)
         if is_awaited and agents.is_due(self.now, self.policy.deadlines):
             return (AskWhoEnded(),)
         return ()
