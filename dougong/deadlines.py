@@ -61,7 +61,8 @@ class Deadlines:
     client_request_s: float = 10.0  # a client's question after the handshake
     client_answer_s: float = 5.0  # the controller's answer to a client
     node_probe_s: float = 1.0  # a node of the cluster takes a connection
-    address_probe_s: float = 5.0  # somebody listens where --address points
+    address_probe_s: float = 3.0  # a head of Ray answers where --address points
+    node_known_s: float = 5.0  # a node of Ray that has just been started is known to its head
 
     # Commands that wait for a run; `--timeout` sets another limit.
     stop_step_s: float = 60.0  # a stopped run's workers stand still: their step does not end

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from dougong.fingerprint.record import Fingerprint, differing_environment, differing_probes
@@ -23,6 +24,8 @@ _MOST_PROBES = 6
 _ACCEPT = "accept results that are equal up to rounding with `-o numerics=bounded`"
 
 Prints = Mapping[str, Fingerprint]
+_ONE: Mapping[str, str] = MappingProxyType({})
+"""The machines of workers that share one."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,18 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def judge_workers(prints: Prints, roles: Mapping[str, str], strict: bool) -> Verdict:
-    """Whether the workers of each role compute alike. `prints` and `roles`: by worker's name."""
+def judge_workers(
+    prints: Prints, roles: Mapping[str, str], strict: bool, machines: Mapping[str, str] = _ONE
+) -> Verdict:
+    """Whether the workers of each role compute alike. `prints`, `roles` and `machines`: by worker's
+    name; a machine that is empty or not there is not named."""
     differences = []
     for role in ROLES:
-        text = _unequal(role, _of_role(prints, roles, role))
+        text = _unequal(role, _of_role(prints, roles, role), machines)
         if text is not None:
             differences.append(text)
-    unknown = [*_unanswered(prints), *_asked_apart(prints)]
-    unstable = tuple(_unstable(prints))
+    unknown = [*_unanswered(prints, machines), *_asked_apart(prints, machines)]
+    unstable = tuple(_unstable(prints, machines))
     if strict and (differences or unknown):
         advice = []
         if differences:
@@ -110,7 +116,16 @@ def _of_role(prints: Prints, roles: Mapping[str, str], role: str) -> dict[str, F
     return {worker: found for worker, found in prints.items() if roles[worker] in (role, "both")}
 
 
-def _unequal(role: str, prints: Prints) -> str | None:
+def _placed(workers: Iterable[str], machines: Mapping[str, str]) -> str:
+    """`east/0-1 on node0, west/0 on node1`."""
+    on: dict[str, list[str]] = {}
+    for worker in workers:
+        on.setdefault(machines.get(worker, ""), []).append(worker)
+    named = [(worker_list(found), machine) for machine, found in on.items()]
+    return ", ".join(f"{found} on {machine}" if machine else found for found, machine in named)
+
+
+def _unequal(role: str, prints: Prints, machines: Mapping[str, str]) -> str | None:
     """What differs among the workers of a role; None where all are of one class."""
     groups = classes(prints)
     if len(groups) < 2:
@@ -119,7 +134,7 @@ def _unequal(role: str, prints: Prints) -> str | None:
         f"the kernels of the workers of role {role} give different bits, so the plan would decide "
         "the result:"
     ]
-    lines += [f"  class {name}: {worker_list(workers)}" for name, workers in groups.items()]
+    lines += [f"  class {name}: {_placed(workers, machines)}" for name, workers in groups.items()]
     first, *others = [prints[workers[0]] for workers in groups.values()]
     for other in others:
         lines.append(f"{first.kernel_class} | {other.kernel_class}:")
@@ -127,7 +142,7 @@ def _unequal(role: str, prints: Prints) -> str | None:
     return "\n".join(lines)
 
 
-def _unstable(prints: Prints) -> Iterable[str]:
+def _unstable(prints: Prints, machines: Mapping[str, str]) -> Iterable[str]:
     """A warning for each set of workers that have the same unstable probes."""
     workers_of: dict[tuple[str, ...], list[str]] = {}
     for worker, found in prints.items():
@@ -135,12 +150,12 @@ def _unstable(prints: Prints) -> Iterable[str]:
             workers_of.setdefault(found.unstable, []).append(worker)
     for probes, workers in workers_of.items():
         yield (
-            f"{worker_list(workers)}: the same call gives different bits from one time to the "
-            f"next: {'; '.join(probes)}"
+            f"{_placed(workers, machines)}: the same call gives different bits from one time to "
+            f"the next: {'; '.join(probes)}"
         )
 
 
-def _unanswered(prints: Prints) -> Iterable[str]:
+def _unanswered(prints: Prints, machines: Mapping[str, str]) -> Iterable[str]:
     """A line for each set of workers on which the same probes gave no bits."""
     workers_of: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for worker, found in prints.items():
@@ -151,18 +166,18 @@ def _unanswered(prints: Prints) -> Iterable[str]:
         if len(probes) > _MOST_PROBES:
             named.append(f"and {len(probes) - _MOST_PROBES} more")
         yield (
-            f"{worker_list(workers)}: {plural(len(probes), 'probe')} cannot run, so nothing says "
-            f"which bits these kernels give: {'; '.join(named)}"
+            f"{_placed(workers, machines)}: {plural(len(probes), 'probe')} cannot run, so nothing "
+            f"says which bits these kernels give: {'; '.join(named)}"
         )
 
 
-def _asked_apart(prints: Prints) -> Iterable[str]:
+def _asked_apart(prints: Prints, machines: Mapping[str, str]) -> Iterable[str]:
     """A line when workers were not asked the same."""
     workers_of: dict[str, list[str]] = {}
     for worker, found in prints.items():
         workers_of.setdefault(found.question, []).append(worker)
     if len(workers_of) > 1:
-        groups = " | ".join(worker_list(workers) for workers in workers_of.values())
+        groups = " | ".join(_placed(workers, machines) for workers in workers_of.values())
         yield f"the workers were not given the same probes, so nothing compares them: {groups}"
 
 

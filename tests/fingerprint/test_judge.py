@@ -56,6 +56,17 @@ def test_a_refusal_lists_the_workers_the_probes_and_the_environment() -> None:
     assert "torch" not in text
 
 
+def test_a_refusal_names_the_machines_of_the_workers_where_there_are_several() -> None:
+    prints = {"east/0": A, "east/1": A, "east/2": A, "west/0": B}
+    machines = {"east/0": "node0", "east/1": "node0", "east/2": "node1", "west/0": "node1"}
+    text = judge_workers(prints, dict.fromkeys(prints, "both"), True, machines).refusal or ""
+    assert f"class {A.kernel_class}: east/0-1 on node0, east/2 on node1\n" in text
+    assert f"class {B.kernel_class}: west/0 on node1\n" in text
+    restless = {"e/0": RESTLESS, "e/1": RESTLESS}
+    (warning,) = judge_workers(restless, dict.fromkeys(restless, "both"), True, {"e/0": "n0", "e/1": "n1"}).warnings
+    assert warning.startswith("e/0 on n0, e/1 on n1: ")
+
+
 def test_an_unstable_probe_is_named_and_does_not_stop() -> None:
     verdict = judge_workers({"e/0": RESTLESS, "e/1": RESTLESS}, {"e/0": "both", "e/1": "both"}, True)
     assert verdict.refusal is None

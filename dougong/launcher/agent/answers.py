@@ -155,14 +155,18 @@ def probed_by(spec: AgentSpec) -> dict[str, str]:
 
 
 def judge_fingerprints(
-    job: Job, prints: Mapping[str, Fingerprint], specs: Sequence[AgentSpec]
+    job: Job,
+    prints: Mapping[str, Fingerprint],
+    specs: Sequence[AgentSpec],
+    node_of: Callable[[str], str] = lambda worker: "",
 ) -> JudgedFingerprints:
     """Whether these workers may take part together: those of a role must be of one class, unless
-    the job allows other bits."""
+    the job allows other bits. `node_of`: a worker's node, as in `AgentTable.node_of`."""
     roles = {}
     for spec in specs:
         roles.update(dict.fromkeys(spec.workers, computes(job, spec.role)))
-    verdict = judge.judge_workers(prints, roles, job.needs_exact_kernels)
+    machines = {worker: node_of(worker) for worker in roles}
+    verdict = judge.judge_workers(prints, roles, job.needs_exact_kernels, machines)
     kernels = judge.record(prints, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import platform
-import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dougong.addresses import read_address
 from dougong.control.environment import ray_has_token
@@ -30,6 +31,10 @@ from dougong.launcher.backends.ray_members import Member, refuse_outsider
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _FRAME_HEAD_BYTES = 9
 _TYPE_AT, _SETTINGS = 3, 4
+_LEAST_S = 0.05
+"""A socket's time limit must be above zero."""
+
+_Answer = TypeVar("_Answer")
 
 
 def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
@@ -53,33 +58,41 @@ def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
 
 
 def _answers(host: str, port: int, deadlines: Deadlines) -> bool:
-    """Whether somebody there speaks gRPC. OSError where nobody listens."""
-    place = _resolved(host, port, deadlines)
+    """Whether somebody there speaks gRPC, within `address_probe_s` in all. OSError where nobody
+    listens."""
     end = time.monotonic() + deadlines.address_probe_s
-    with socket.create_connection(place, timeout=deadlines.address_probe_s) as line:
+    place = _resolved(host, port, deadlines)
+    with socket.create_connection(place, timeout=max(_LEAST_S, end - time.monotonic())) as line:
         return _speaks_grpc(line, end)
 
 
 def _resolved(host: str, port: int, deadlines: Deadlines) -> tuple[str, int]:
-    """The host's first address, by a thread: the system's own look for a name knows no limit."""
-    found: queue.SimpleQueue[str | OSError] = queue.SimpleQueue()
+    """The host's first address."""
 
-    def ask() -> None:
-        try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.put(str(answers[0][4][0]))
-        except OSError as error:
-            found.put(error)
+    def ask() -> str:
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return str(answers[0][4][0])
 
-    threading.Thread(target=ask, name="dougong-resolve", daemon=True).start()
     try:
-        answer = found.get(timeout=deadlines.address_probe_s)
-    except queue.Empty:
+        return _answer_within(deadlines.address_probe_s, ask), port
+    except futures.TimeoutError:
         waited = deadlines.words("address_probe_s")
         raise TimeoutError(f"no name server knows {host} within {waited}") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer, port
+
+
+def _answer_within(limit_s: float, ask: Callable[[], _Answer]) -> _Answer:
+    """What it returns or raises, by a thread: neither the system's look for a name nor Ray's client
+    keeps to a limit. futures.TimeoutError after it; the thread is left to itself then."""
+    found: futures.Future[_Answer] = futures.Future()
+
+    def run() -> None:
+        try:
+            found.set_result(ask())
+        except Exception as error:  # whatever it is, the asker is told
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="dougong-ask", daemon=True).start()
+    return found.result(limit_s)
 
 
 def _speaks_grpc(line: socket.socket, end: float) -> bool:
@@ -109,17 +122,22 @@ def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None)
         raylet: Any = importlib.import_module("ray._raylet")
     except ImportError:  # names of Ray's own, in another Ray: its own words must do
         return
-    try:
+
+    def ask() -> tuple[Any, dict[str, Any]]:
         client = raylet.GcsClient(address=choice.address)
-        refuse_skew(choice, usage.get_cluster_metadata(client) or {})
+        return client, usage.get_cluster_metadata(client) or {}
+
+    try:
+        client, cluster = _answer_within(deadlines.address_probe_s, ask)
+        refuse_skew(choice, cluster)
         refuse_outsider(choice, _Gcs(client, deadlines), run, deadlines)
     except AuthenticationError as error:
         raise LaunchError(f"{choice.origin}: {_about_token()}{choice.or_own}") from error
+    except futures.TimeoutError:
+        waited = f"waited {deadlines.words('address_probe_s')}"
+        raise LaunchError(f"{choice.origin}: {_about_silence(waited)}{choice.or_own}") from None
     except RpcError as error:
-        raise LaunchError(
-            f"{choice.origin}: the head does not answer ({error}); see `ray status` there, or "
-            f"start it again{choice.or_own}"
-        ) from error
+        raise LaunchError(f"{choice.origin}: {_about_silence(error)}{choice.or_own}") from error
 
 
 class _Gcs:
@@ -158,6 +176,10 @@ def forget_token() -> None:
     loader = getattr(raylet, "AuthenticationTokenLoader", None)
     if loader is not None:  # a name of Ray's own, in another Ray
         loader.instance().reset_cache()
+
+
+def _about_silence(why: object) -> str:
+    return f"the head does not answer ({why}); see `ray status` there, or start it again"
 
 
 def _about_token() -> str:

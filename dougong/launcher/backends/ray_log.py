@@ -4,34 +4,61 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 _FORMAT = "%(asctime)s %(levelname)s %(filename)s:%(lineno)s -- %(message)s"
+_PRINTS = "print_to_stdstream"
 
 
 @contextlib.contextmanager
 def logging_into(log: Path | None) -> Iterator[None]:
-    """What Ray tells Python's logging goes to the end of `log`. Ray must have been imported: it
-    makes handlers of its own then. None: errors alone, where Ray would print them."""
+    """What Ray tells Python's logging goes to the end of `log`, and with it what it tells of the
+    cluster's troubles. None: errors alone, where Ray would print them."""
     logger = logging.getLogger("ray")
-    handlers, level = list(logger.handlers), logger.level
-    handler = _handler(log)
-    if handler is None:
-        logger.setLevel(logging.ERROR)
-    else:
-        logger.setLevel(logging.INFO)
-        logger.handlers[:] = [handler]
+    with _troubles_into(logger):
+        handlers, level = list(logger.handlers), logger.level
+        handler = _handler(log)
+        if handler is None:
+            logger.setLevel(logging.ERROR)
+        else:
+            logger.setLevel(logging.INFO)
+            logger.handlers[:] = [handler]
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+            if handler is not None:
+                handler.close()
+
+
+@contextlib.contextmanager
+def _troubles_into(logger: logging.Logger) -> Iterator[None]:
+    """What the cluster tells its drivers, such as that a node has died, is an error's line of
+    Ray's logging. Ray has a thread that prints it on standard output, whatever `log_to_driver`
+    says."""
+
+    def note(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        for line in data["lines"]:
+            logger.error("(%s) %s", data["pid"], str(line).rstrip())
+
+    # Ray makes logging handlers of its own when it is imported: before ours are set.
+    worker: Any = importlib.import_module("ray._private.worker")
+    before = getattr(worker, _PRINTS, None)
+    if before is None:  # a name of Ray's own, in another Ray
+        yield
+        return
+    setattr(worker, _PRINTS, note)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-        if handler is not None:
-            handler.close()
+        setattr(worker, _PRINTS, before)
 
 
 def _handler(log: Path | None) -> logging.Handler | None:

@@ -49,9 +49,9 @@ def refuse_outsider(
     nodes_here: Callable[[], Sequence[LocalNode]] = local_nodes,
 ) -> None:
     """LaunchError when this machine is no node of the cluster: it says which are, and how the run
-    is submitted to them. A node that has just been started has `address_probe_s` to join."""
+    is submitted to them. A node that has just been started has `node_known_s` to join."""
     address, cluster = choice.address or "", head.cluster()
-    deadline = time.monotonic() + deadlines.address_probe_s
+    deadline = time.monotonic() + deadlines.node_known_s
     while True:
         here, members = nodes_here(), head.members()
         if {node.id for node in here} & {member.id for member in members}:

@@ -19,7 +19,8 @@ from dougong.planner.placement import AgentSpec
 class AgentHandle:
     """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
     its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone;
-    `is_dropped`: whether its connection has been closed since."""
+    `is_dropped`: whether its connection has been closed since. `left`: how its connection ended
+    before it was ready, and when (monotonic seconds), while its backend may yet know why."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -29,6 +30,12 @@ class AgentHandle:
     lost: str | None = None
     is_dropped: bool = False
     clock_ahead_s: float = 0.0
+    left: tuple[str, float] | None = None
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether it has gone without a word, so that its backend is asked why."""
+        return self.left is not None and self.lost is None
 
     @property
     def has_joined(self) -> bool:
@@ -149,7 +156,13 @@ class AgentTable:
 
     def is_due(self, now: float, deadlines: Deadlines) -> bool:
         """Whether the backend should be asked again."""
-        return not self.is_asked and now - self.asked_at >= deadlines.ended_every_s
+        every_s = deadlines.poll_every_s if self.unexplained else deadlines.ended_every_s
+        return not self.is_asked and now - self.asked_at >= every_s
+
+    @property
+    def unexplained(self) -> tuple[AgentHandle, ...]:
+        """Those that have gone without a word before they were ready."""
+        return tuple(handle for handle in self.handles.values() if handle.is_unexplained)
 
     def silent(self, now: float, deadlines: Deadlines) -> tuple[AgentHandle, ...]:
         """Agents that have not been heard for too long, and are not counted as lost yet."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
+from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
@@ -205,15 +206,33 @@ class RunFacts:
         if self.generation is not None:
             self.generation.note_lost(handle.spec.workers, text, now)
 
+    def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
+        """An agent's connection has ended. Of one that is not ready yet, its backend may know why
+        in a moment."""
+        if handle.is_ready:
+            self.lose(handle, reason, now)
+        elif handle.left is None:
+            handle.left = reason, now
+
+    def note_unexplained(self, now: float, deadlines: Deadlines) -> None:
+        """Agents whose end nobody has explained are lost by what their connection tells."""
+        for handle in self.agents.unexplained:
+            assert handle.left is not None
+            reason, left_at = handle.left
+            if now - left_at > deadlines.exit_status_s:
+                self.lose(handle, reason, now)
+
     def note_ends(self, reasons: Mapping[str, str], now: float) -> None:
         """What the backend knows of agents that have ended. Of one that has joined, its connection
-        tells the end; of the others only this does."""
+        tells the end, and this why; of the others only this does."""
         self.agents.is_asked = False
         if not self.are_placed:
             return  # it was asked before a new life began: these are ends of the old one
         for name, reason in reasons.items():
             handle = self.agents.handles.get(name)
-            if handle is not None and handle.channel is None and handle.lost is None:
+            if handle is None or handle.lost is not None:
+                continue
+            if handle.channel is None or handle.is_unexplained:
                 self.lose(handle, reason, now)
 
     def machine_of(self, handle: AgentHandle) -> str:

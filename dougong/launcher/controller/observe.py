@@ -103,6 +103,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
     stands still."""
     for handle in facts.agents.silent(now, deadlines):
         facts.lose(handle, silence_reason(deadlines), now)
+    facts.note_unexplained(now, deadlines)
     if facts.generation is None:
         return ()
     news = []
@@ -237,7 +238,7 @@ def _observe_agent(facts: RunFacts, item: AgentMessage | AgentLeft, now: float) 
         return ()
     handle = facts.agents[item.agent]
     if isinstance(item, AgentLeft):
-        facts.lose(handle, item.reason, now)
+        facts.note_left(handle, item.reason, now)
         return ()
     return _observe_message(facts, handle, item.message, now)
 

@@ -115,7 +115,7 @@ class Preparation:
     def _ask_who_ended(self) -> tuple[Action, ...]:
         """An agent that cannot start says so to nobody but its backend."""
         agents = self.facts.agents
-        is_awaited = self.state.stage in (Stage.JOIN, Stage.READY)
+        is_awaited = self.state.stage in (Stage.JOIN, Stage.PATHS, Stage.READY)
         if is_awaited and agents.is_due(self.now, self.policy.deadlines):
             return (AskWhoEnded(),)
         return ()
@@ -320,7 +320,7 @@ class Preparation:
         read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.all]
-        judged = judge_fingerprints(self.policy.job, prints, specs)
+        judged = judge_fingerprints(self.policy.job, prints, specs, self._node_of)
         taken = events.FingerprintsTaken(
             generation=self.facts.number,
             classes=judged.classes,

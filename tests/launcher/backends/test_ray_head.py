@@ -15,7 +15,7 @@ import ray
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_choice import RayChoice, joining
-from dougong.launcher.backends.ray_head import find_head, refuse_skew
+from dougong.launcher.backends.ray_head import check_head, find_head, refuse_skew
 
 SOON = dataclasses.replace(DEADLINES, address_probe_s=0.5)
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -49,6 +49,30 @@ def test_one_that_speaks_grpc_is_taken_for_a_head() -> None:
 def test_another_server_or_a_silent_one_is_told_in_seconds(answer: bytes | None) -> None:
     with listener(answer) as address, pytest.raises(LaunchError, match="listens there that is no head of Ray"):
         find_head(joining(address), SOON)
+
+
+def test_a_head_that_hangs_later_is_told_in_seconds() -> None:
+    """It takes connections and speaks gRPC, and answers no question: Ray's own client asks for half a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lines = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    line, _ = server.accept()
+                    lines.append(line)
+                    line.sendall(SETTINGS)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = "{}:{}".format(*server.getsockname())
+        find_head(joining(address), SOON)
+        with pytest.raises(LaunchError, match=r"the head does not answer \(waited 0.5 s\); see `ray status` there"):
+            check_head(joining(address), SOON)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for line in lines:
+            line.close()
 
 
 def test_nobody_there() -> None:

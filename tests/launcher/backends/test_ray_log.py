@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dougong.control.environment import child_environment
 from dougong.launcher.backends.ray_log import logging_into
 
+ROOT = Path(__file__).parents[3]
+WORKER: Any = importlib.import_module("ray._private.worker")
 CODE = """
 import os, sys
 from pathlib import Path
@@ -52,3 +57,38 @@ def test_what_ray_tells_pythons_logging_goes_to_the_log(tmp_path: Path, capsys: 
     assert log.read_text().endswith("-- a word of its own\n")
     assert capsys.readouterr().err == ""
     assert (logger.handlers, logger.level) == (handlers, level)
+
+
+def test_what_a_cluster_tells_its_drivers_goes_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, told = tmp_path / "logs" / "ray.log", {"pid": "raylet", "is_err": False}
+    with logging_into(log):
+        WORKER.print_to_stdstream({**told, "lines": ["The node has been marked dead"]}, ignore_prefix=False)
+    assert log.read_text().endswith("-- (raylet) The node has been marked dead\n")
+    assert capsys.readouterr() == ("", "")
+    WORKER.print_to_stdstream({**told, "lines": ["another"]}, ignore_prefix=False)
+    assert "another" in capsys.readouterr().out
+
+
+TOLD = """
+import sys, time
+from pathlib import Path
+from dougong.launcher.backends.ray_cluster import RayBackend
+log = Path(sys.argv[1])
+backend = RayBackend(log=log)
+backend.open()
+import ray
+from ray._private.utils import publish_error_to_driver
+publish_error_to_driver("node_died", "a node has been marked dead", ray._private.worker.global_worker.gcs_client)
+while "marked dead" not in log.read_text():
+    time.sleep(0.1)
+backend.close()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_living_ray_tells_its_drivers_goes_to_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "ray.log"
+    command = [sys.executable, "-c", TOLD, str(log)]
+    done = subprocess.run(command, cwd=ROOT, env=child_environment({}), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "-- (raylet) a node has been marked dead" in log.read_text()

@@ -15,7 +15,7 @@ from dougong.launcher.backends.ray_choice import RayChoice, joining
 from dougong.launcher.backends.ray_members import Member, refuse_outsider
 from dougong.launcher.backends.ray_processes import LocalNode
 
-SOON = dataclasses.replace(DEADLINES, address_probe_s=0.2, poll_every_s=0.02)
+SOON = dataclasses.replace(DEADLINES, node_known_s=0.2, poll_every_s=0.02)
 HERE = socket.gethostname()
 TO_ALL = "10.0.0.1:8265"
 

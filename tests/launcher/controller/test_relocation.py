@@ -53,6 +53,7 @@ ISLANDS = [
     {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b"},
 ]
 DIES = ["worker_died", "diagnosis", "decision"]
+GOES_UNREADY: list[Step] = [Leaves("west"), Passes(1.1)]
 WEST_IS_LOST: list[Step] = [Leaves("west"), *killed("east/0", "east/1")]
 
 
@@ -171,7 +172,7 @@ def test_a_stop_ends_the_wait_at_once(number: int) -> None:
 def test_an_agent_that_cannot_start_on_a_node_is_tried_on_another() -> None:
     made = trained().play(WEST_IS_LOST, NodesListed((N0, N1, N2)), AgentsPlaced())
     first = where(made)["west"]
-    made.play(Joins("west", "node1"), Leaves("west"))
+    made.play(Joins("west", "node1"), GOES_UNREADY)
     assert stage(made) is Stage.NODES
     made.play(NodesListed((N0, N1, N2)))
     assert {first, where(made)["west"]} == {"id-of-node1", "id-of-node2"}
@@ -181,7 +182,7 @@ def test_an_agent_that_cannot_start_on_a_node_is_tried_on_another() -> None:
 
 
 def test_a_node_on_which_an_agent_could_not_start_is_tried_again_later_and_later() -> None:
-    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west")[:2], Leaves("west"))
+    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west")[:2], GOES_UNREADY)
     for pause_s in (10, 20):
         made.clear().play(NodesListed((N0, N2)))
         (text,) = waits(made)
@@ -191,13 +192,13 @@ def test_a_node_on_which_an_agent_could_not_start_is_tried_again_later_and_later
         assert "StartAgents west" not in made.names()
         made.play(Passes(1.0), NodesListed((N0, N2)))
         assert made.names()[-1] == "StartAgents west"
-        made.play(joins("west")[:2], Leaves("west"))
+        made.play(joins("west")[:2], GOES_UNREADY)
 
 
 def test_on_the_only_machine_there_is_an_agent_is_tried_twice() -> None:
     made = trained()
     made.may_grow = False
-    fails = [NodesListed((N0, N1)), AgentsPlaced(), Joins("west", "node1"), Leaves("west"), NodesListed((N0, N1))]
+    fails = [NodesListed((N0, N1)), AgentsPlaced(), Joins("west", "node1"), *GOES_UNREADY, NodesListed((N0, N1))]
     made.play(WEST_IS_LOST, fails)
     assert stage(made) is Stage.ROOM
     made.play(Passes(11.0), fails)

@@ -101,6 +101,21 @@ def test_a_stage_that_takes_too_long_says_who_has_not_done_what(given: list[Any]
     assert (made.outcome.state, str(made.outcome.error)) == ("FAILED", text)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_agent_that_goes_before_it_is_ready_is_told_by_its_backends_words_where_they_come(is_known: bool) -> None:
+    made = machine().play(BackendOpened("127.0.0.1"), NodesListed((NODE,)), AgentsPlaced(), Joins("east"))
+    made.play(Joins("west")).clear().play(Passes(0.3), Leaves("west"))
+    assert made.names() == ["AskWhoEnded"]  # at once
+    made.play(AgentsEnded({}), Passes(0.3))
+    assert made.names() == ["AskWhoEnded"] * 2 and isinstance(made.state, Starting)
+    made.play(AgentsEnded({"west": "its process ended with status -9"} if is_known else {}))
+    if not is_known:
+        assert isinstance(made.state, Starting)
+        made.play(Passes(0.8))
+    why = "its process ended with status -9" if is_known else "its connection ended"
+    assert str(made.outcome.error) == f"agent west on here: {why}"
+
+
 def test_an_agent_that_has_ended_before_it_joined_is_named_alone_with_its_machine() -> None:
     made = machine().play(BackendOpened("127.0.0.1"), NodesListed((NODE,)), AgentsEnded({"west": "an old life"}))
     made.play(AgentsPlaced(), Passes(1.0)).clear().play(Joins("east"), Passes(0.5))
