@@ -62,17 +62,30 @@ class PortKeeper:
         self._found_none = False
         self._libc = ctypes.CDLL(None, use_errno=True)
         # The table holds its bare address, so that it must live as long as the entries lead here.
-        self._callback = _BIND(self._bind)
+        # Not made in vain: some systems refuse memory for code that is made at run time.
+        self._callback = None if ports is None else _BIND(self._bind)
         self._replaced: dict[int, int] = {}  # address of an entry -> what it held
 
     def __enter__(self) -> PortKeeper:
-        if self._ports is not None:
-            mine = ctypes.cast(self._callback, ctypes.c_void_p).value
-            assert mine is not None
-            for entry in entries_of(b"bind", self._libraries):
-                self._replaced[entry] = _read_pointer(entry)
-                self._write_pointer(entry, mine)
+        if self._callback is not None:
+            try:
+                self._replace(ctypes.cast(self._callback, ctypes.c_void_p).value or 0)
+            except BaseException:
+                self._put_back()
+                raise
         return self
+
+    def _replace(self, mine: int) -> None:
+        # Some linkers let the two tables overlap, so that an entry is found twice.
+        for entry in dict.fromkeys(entries_of(b"bind", self._libraries)):
+            before = _read_pointer(entry)
+            self._write_pointer(entry, mine)
+            self._replaced[entry] = before
+
+    def _put_back(self) -> None:
+        for entry, before in self._replaced.items():
+            self._write_pointer(entry, before)
+        self._replaced.clear()
 
     def __exit__(
         self,
@@ -80,9 +93,7 @@ class PortKeeper:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for entry, before in self._replaced.items():
-            self._write_pointer(entry, before)
-        self._replaced.clear()
+        self._put_back()
         if error is not None and self._found_none and self._ports is not None:
             raise NoPortError(no_port_text(self._ports)) from error
 
@@ -155,8 +166,9 @@ class PortKeeper:
 def own_ports() -> set[int]:
     """The TCP ports on which this process listens."""
     found = set()
-    for entry in psutil.net_connections("tcp"):
-        if entry.pid == os.getpid() and entry.status == psutil.CONN_LISTEN and entry.laddr:
+    # Only its own: to ask for everybody's is slow on a busy machine, and root's right on some.
+    for entry in psutil.Process().net_connections("tcp"):
+        if entry.status == psutil.CONN_LISTEN and entry.laddr:
             found.add(entry.laddr.port)
     return found
 

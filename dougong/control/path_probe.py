@@ -97,13 +97,17 @@ class PathListener:
             self._places.acquire()
             try:
                 sock, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-            except (
-                OSError,
-                RuntimeError,
-            ):  # no descriptor or no thread left: whoever tries says so
+                self._begin(sock)
+            except (OSError, RuntimeError):  # no descriptor or no thread left
                 self._places.release()
                 self._closed.wait(self._deadlines.poll_every_s)
+
+    def _begin(self, sock: socket.socket) -> None:
+        try:
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+        except RuntimeError:
+            sock.close()  # whoever tries hears of it at once
+            raise
 
     def _serve(self, sock: socket.socket) -> None:
         try:
@@ -131,8 +135,8 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
     except OSError as error:
         return _why_no_connection(error), _words(error)
     with sock:
-        line = _TimedLine(sock, deadline)
         try:
+            line = _TimedLine(sock, deadline)
             _greet(line, token)
         except StrangerError as error:
             return "stranger", str(error)

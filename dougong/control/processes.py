@@ -135,13 +135,15 @@ def free_memory_bytes(
     """What the processes of this control group may still take: what the machine has left, or less
     where a limit of the group is nearer."""
     free = [psutil.virtual_memory().available]
-    limit = memory_bytes(root, cgroup)
-    for file in _memory_files(root, cgroup, ("memory.current", "memory.usage_in_bytes")):
+    # A group's use counts against its own limit: that of the tree's top is the whole machine's.
+    for file in _memory_files(root, cgroup, ("memory.max", "memory.limit_in_bytes")):
+        name = "memory.current" if file.name == "memory.max" else "memory.usage_in_bytes"
         try:
-            used = int(file.read_text())
+            limit = int(file.read_text())
+            used = int(file.with_name(name).read_text())
             statistics = file.with_name("memory.stat").read_text().split()
         except (OSError, ValueError):
-            continue
+            continue  # not there, or `max`
         # Files that nobody uses are given up before anything fails.
         words = dict(zip(statistics[::2], statistics[1::2], strict=False))
         free.append(limit - used + int(words.get("inactive_file", 0)))

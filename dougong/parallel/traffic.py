@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,10 @@ SLOT_BYTES = 4
 SUM_BYTES = 4
 """A gradient of a router weight that the experts have summed, float32."""
 FLOAT32_BYTES = 4
+
+MOST_PLACES = 16
+"""Links between places are their number squared: more are told by nobody, and every worker would
+hear of each from every other one."""
 
 
 class Flow(Protocol):
@@ -73,7 +77,8 @@ class Ring:
         share = ring_share(len(self.ranks), self.num_bytes)
         following = [*self.ranks[1:], *self.ranks[:1]]
         pairs = zip(self.ranks, following, strict=True)
-        return share * sum(one in sources and next_ in targets for one, next_ in pairs)
+        senders, receivers = set(sources), set(targets)
+        return share * sum(one in senders and next_ in receivers for one, next_ in pairs)
 
 
 @dataclass(frozen=True)
@@ -239,22 +244,33 @@ def _bytes_by_kind(
 
 
 def islands_of(plan: Plan) -> dict[str, list[int]]:
-    """Ranks by island, where an island is on one node; else by island and node."""
+    """Ranks by island, where an island is on one node; else by island and node. Where those are
+    more than `MOST_PLACES`, by island alone, and where these are, by what a worker does."""
     nodes: dict[str, set[str]] = {}
     for worker in plan.workers:
         nodes.setdefault(worker.island, set()).add(worker.node)
-    places: dict[str, list[int]] = {}
-    for worker in plan.workers:
-        name = worker.island
-        if len(nodes[name]) > 1:
-            name = f"{worker.island} on {worker.node}"
-        places.setdefault(name, []).append(worker.rank)
-    return places
+
+    def part_of_island(worker: Worker) -> str:
+        if len(nodes[worker.island]) > 1:
+            return f"{worker.island} on {worker.node}"
+        return worker.island
+
+    names: list[Callable[[Worker], str]] = [part_of_island, lambda worker: worker.island]
+    for name_of in names:
+        places = _by_name(plan, name_of)
+        if len(places) <= MOST_PLACES:
+            return places
+    return _by_name(plan, lambda worker: f"all {worker.role_in_step}")
 
 
 def nodes_of(plan: Plan) -> dict[str, list[int]]:
-    """Ranks by node."""
+    """Ranks by node; of more than `MOST_PLACES` nodes nothing is said."""
+    places = _by_name(plan, lambda worker: worker.node)
+    return places if len(places) <= MOST_PLACES else {}
+
+
+def _by_name(plan: Plan, name_of: Callable[[Worker], str]) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
     for worker in plan.workers:
-        places.setdefault(worker.node, []).append(worker.rank)
+        places.setdefault(name_of(worker), []).append(worker.rank)
     return places

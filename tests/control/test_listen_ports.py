@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 from typing import Any
 
@@ -57,6 +58,18 @@ def test_without_a_range_nothing_is_done() -> None:
         device = make_device("127.0.0.1")
         keeper.check()
     assert device is not None
+
+
+def test_the_table_holds_afterwards_what_it_held_before() -> None:
+    def table() -> list[int | None]:
+        return [ctypes.c_void_p.from_address(entry).value for entry in entries_of(b"bind", LIBRARIES)]
+
+    before = table()
+    with PortKeeper(free_range(1)):
+        with PortKeeper(free_range(1)):
+            assert all(new != old for new, old in zip(table(), before, strict=True))
+        assert all(new != old for new, old in zip(table(), before, strict=True))
+    assert table() == before
 
 
 def test_torch_calls_bind_through_its_table_and_other_names_are_not_found() -> None:

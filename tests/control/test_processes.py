@@ -122,6 +122,17 @@ def test_free_memory_is_what_the_group_may_still_take(tmp_path: Path) -> None:
     assert processes.free_memory_bytes(tmp_path, tmp_path / "none") > 0
 
 
+def test_what_the_whole_machine_uses_does_not_count_against_a_group(tmp_path: Path) -> None:
+    """Version 1 says both, as under Slurm: the group's and, at the top of the tree, everybody's."""
+    (tmp_path / "cgroup").write_text("4:memory:/job\n")
+    for folder, limit, used in ((tmp_path / "fs/memory", 2**63 - 4096, 2**40), (tmp_path / "fs/memory/job", 1000, 900)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("cache 400\ninactive_file 300\n")
+    assert processes.free_memory_bytes(tmp_path / "fs", tmp_path / "cgroup") == 400
+
+
 def test_cpus_are_those_of_the_group_s_quota(tmp_path: Path) -> None:
     assert processes.usable_cpus(*write_group(tmp_path / "a", cpu_max="100000 100000")) == 1
     assert processes.usable_cpus(*write_group(tmp_path / "b", cpu_max="max 100000")) == len(os.sched_getaffinity(0))

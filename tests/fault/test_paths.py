@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult
 from dougong.deadlines import DEADLINES
@@ -118,7 +120,7 @@ def test_a_network_that_drops_large_packets_is_told_with_what_to_set() -> None:
     tunnel = judged(ends(0, 1), (0, 1), finding="too_large")
     assert "node0 (10.0.0.1, eth0, MTU 1500) to node1" in tunnel and "mtu 1280` on node0" in tunnel
     assert "interface not known, MTU not known" in judge_paths(
-        {n: PathEnd(n, f"node{i}", "10.0.0.9", 1, None, None, (1, 2)) for i, n in enumerate(("a", "b"))},
+        {n: PathEnd(n, f"node{i}", f"10.0.0.{i}", 1, None, None, (1, 2)) for i, n in enumerate(("a", "b"))},
         {"a": [PathResult("b", 1, "too_large")]}, (), DEADLINES,
     )  # type: ignore[operator]  # fmt: skip
 
@@ -127,6 +129,17 @@ def test_somebody_elses_listener_is_told_as_such() -> None:
     said = judged(ends(0, 1), (0, 1), finding="stranger", text="it does not know this run's token")
     assert said.startswith("  node0 (10.0.0.1) finds somebody else at 10.0.0.2:40000, where node1 should be: it does")
     assert "GLOO_SOCKET_IFNAME" in said
+
+
+def test_two_machines_with_one_address_reach_only_themselves() -> None:
+    """docker's bridge: no port is to be opened there."""
+    known = {}
+    for name in ("agent0", "agent1"):
+        known[name] = dataclasses.replace(ends(0, 1)[name], host="172.17.0.1")
+    said = judged(known, (0, 1), (1, 0), finding="refused", text="")
+    own = "finds somebody else at 172.17.0.1:40000, where node1 should be: it has that address itself"
+    assert f"node0 (172.17.0.1) {own}" in said and "GLOO_SOCKET_IFNAME" in said
+    assert "firewall" not in said
 
 
 def test_who_has_not_answered_is_named_beside_what_is_known() -> None:

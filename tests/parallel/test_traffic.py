@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Sequence
 
 import pytest
 from dougong.parallel.comm.traffic import TrafficKind
-from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
+from dougong.parallel.plan import Inventory, Plan, Role, Seat, TensorSpec, make_plan
 from dougong.parallel.traffic import (
+    MOST_PLACES,
     Product,
     Ring,
     StepShape,
@@ -31,7 +33,7 @@ SHAPE = StepShape(2, 32, 4, "at_attention", is_layout_free=True)
 def plan_of(*nodes: str, model: Inventory = MODEL) -> Plan:
     """A worker of island `east` on each of these nodes."""
     seats = [Seat(f"east/{i}", "east", "both", node, f"cpu:{i}") for i, node in enumerate(nodes)]
-    return make_plan(4, model, seats)
+    return make_plan(max(4, len(seats)), model, seats)
 
 
 def test_a_product_is_the_sum_over_pairs() -> None:
@@ -95,6 +97,21 @@ def test_links_between_places_add_up() -> None:
     assert not links["east on n", "east on m"][TrafficKind.ROWS].is_exact
     assert links["east on n", "east on m"][TrafficKind.SIZES].is_exact
     assert ("0", "0") not in each
+
+
+def test_where_links_would_be_too_many_places_are_larger() -> None:
+    """As many places as workers would be a million links, each of which every worker is told."""
+    many = dataclasses.replace(MODEL, num_experts=32)
+    lone = plan_of("n", *["m"] * 2)
+    wide = plan_of(*(f"n{i}" for i in range(MOST_PLACES + 1)), model=many)
+    assert list(islands_of(lone)) == ["east on n", "east on m"] and len(nodes_of(lone)) == 2
+    assert islands_of(wide) == {"east": list(range(MOST_PLACES + 1))} and not nodes_of(wide)
+    roles: list[Role] = ["attention", *["experts"] * MOST_PLACES]
+    seats = [Seat(f"i{i}/0", f"i{i}", role, "n", "cpu:0") for i, role in enumerate(roles)]
+    assert islands_of(make_plan(1, many, seats)) == {
+        "all attention": [0],
+        "all experts": list(range(1, MOST_PLACES + 1)),
+    }
 
 
 def test_a_thousand_workers_take_no_pairs() -> None:
