@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dougong.addresses import is_loopback, read_address
+from dougong.addresses import is_loopback, read_address, show_address
 from dougong.control.environment import is_submitted_to_ray, named_ray_address
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_processes import LocalNode, local_nodes
@@ -125,6 +125,7 @@ def _head_at(address: str, origin: str, around: Surroundings) -> str:
             f"{origin}: not HOST:PORT; `ray start --head` prints it, or use `--address {AUTO}` on "
             "a node of the cluster"
         ) from None
+    address = show_address(host, port)  # Ray takes an IPv6 host in brackets alone
     if not is_loopback(host):
         return address
     named = (node.head for node in _clusters_nodes(around) if read_address(node.head)[1] == port)
