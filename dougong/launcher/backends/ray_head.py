@@ -31,8 +31,6 @@ from dougong.launcher.backends.ray_members import Member, refuse_outsider
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _FRAME_HEAD_BYTES = 9
 _TYPE_AT, _SETTINGS = 3, 4
-_LEAST_S = 0.05
-"""A socket's time limit must be above zero."""
 
 _Answer = TypeVar("_Answer")
 
@@ -62,7 +60,10 @@ def _answers(host: str, port: int, deadlines: Deadlines) -> bool:
     listens."""
     end = time.monotonic() + deadlines.address_probe_s
     place = _resolved(host, port, deadlines)
-    with socket.create_connection(place, timeout=max(_LEAST_S, end - time.monotonic())) as line:
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError(f"to find {host} took all of {deadlines.words('address_probe_s')}")
+    with socket.create_connection(place, timeout=left_s) as line:
         return _speaks_grpc(line, end)
 
 
