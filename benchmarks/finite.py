@@ -24,6 +24,7 @@ from dougong.checkpoint.tensorfile import num_not_finite
 from dougong.training.reports import StepReport, find_not_finite
 from tests.jobs import Rig, make_rig
 
+CPU = torch.device("cpu")
 DECISIONS = 1000
 """Made in one timing: one alone is too short for the clock."""
 
@@ -40,8 +41,8 @@ def main() -> None:
     decide = decision_of(rig)
     step_times, decision_times = [], []
     for step in range(1, options.rounds + 3):
-        seconds = timed(lambda: rig.stepper.run(step, rig.forwards(step)))  # noqa: B023
-        decision = timed(decide) / DECISIONS
+        seconds = timed(lambda: rig.stepper.run(step, rig.forwards(step)), CPU)  # noqa: B023
+        decision = timed(decide, CPU) / DECISIONS
         if step > 2:  # the first two warm up
             step_times.append(seconds), decision_times.append(decision)
     tell("the decision, of a step", decision_times, step_times)
@@ -73,7 +74,7 @@ def times_of_a_save(rig: Rig, rounds: int) -> tuple[list[float], list[float]]:
         for data in tensors:
             digest(data)
 
-    pairs = [(timed(look), timed(take_digests)) for _ in range(rounds + 1)][1:]
+    pairs = [(timed(look, CPU), timed(take_digests, CPU)) for _ in range(rounds + 1)][1:]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
