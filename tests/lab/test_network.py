@@ -81,7 +81,7 @@ def test_a_firewall_that_is_open_as_readme_says_lets_a_run_through(cluster: Clus
     first, last = opened[-1]
     of_ray = {host.name: reachable_ports(host) for host in hosts}
     process = cluster.start(hosts[1], "closed", steps=60, checkpoint={"every": 0}, ports=f"{first}-{last}")
-    process.wait_for("step 2/60", timeout_s=90)
+    process.wait_for(" 2/60 ", timeout_s=90)
     listening = {host.name: reachable_ports(host) for host in hosts}
     assert process.wait(90) == 0, process.output
     within = {port for low, high in opened for port in range(low, high + 1)}
