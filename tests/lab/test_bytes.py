@@ -66,6 +66,7 @@ def a_step(cluster: Cluster, name: str, link: tuple[Host, str, Host, str], **cha
     return Amount(planned, sent, payload, messages)
 
 
+@pytest.mark.slow
 def test_plan_counts_and_network_agree_where_routing_decides_nothing(cluster: Cluster) -> None:
     """Every token goes to every expert: the plan is exact."""
     east, west, _ = cluster.hosts

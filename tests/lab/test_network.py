@@ -74,6 +74,7 @@ def usual_losses(cluster: Cluster) -> list[float]:
     return cluster.losses("usual")
 
 
+@pytest.mark.slow
 def test_a_firewall_that_is_open_as_readme_says_lets_a_run_through(cluster: Cluster) -> None:
     hosts, (_, opened) = cluster.hosts[:2], documented()
     hosts[0].allow_only(opened, from_=hosts[1])

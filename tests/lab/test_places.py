@@ -43,6 +43,7 @@ def places(cluster: Cluster, name: str) -> dict[str, str]:
 SPREAD = [island("east", 2), island("west", 2)]
 
 
+@pytest.mark.slow
 def test_islands_without_a_pin_go_to_nodes_of_their_own(cluster: Cluster) -> None:
     done = cluster.run(cluster.hosts[1], "spread", steps=2, islands=SPREAD)
     assert done.status == 0, done.output
