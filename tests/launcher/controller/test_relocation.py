@@ -271,7 +271,7 @@ def test_a_node_that_is_lost_while_a_checkpoint_is_looked_at_is_awaited_as_long_
 
 
 def test_a_try_that_comes_to_nothing_is_told_at_once() -> None:
-    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west")[:2], Leaves("west"))
+    made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west")[:2], GOES_UNREADY)
     assert made.event("warning").text == "agent west on node2: its connection ended; looks for a node anew"
 
 
