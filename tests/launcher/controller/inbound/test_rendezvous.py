@@ -19,8 +19,10 @@ from dougong.launcher.controller.inbound.rendezvous import RendezvousStore
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "rendezvous" in " ".join(child.cmdline())]
+def children(log: Path) -> list[psutil.Process]:
+    """The processes of the store whose log this is: its standard error."""
+    own = psutil.Process().children()
+    return [child for child in own if os.path.realpath(f"/proc/{child.pid}/fd/2") == str(log)]
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -33,16 +35,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rendezvous
     made.await_ready()
     yield made
     made.close()
-    assert not children()
+    assert not children(tmp_path / "logs" / "store.log")
 
 
-def test_workers_meet_there_until_it_has_ended(store: RendezvousStore, capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_meet_there_until_it_has_ended(
+    store: RendezvousStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     store.check()
     workers = [TCPStore(*store.address, is_master=False, timeout=timedelta(seconds=20)) for _ in range(2)]
     workers[0].set("generation-1/east", "here")
     assert workers[1].get("generation-1/east") == b"here"
     assert capfd.readouterr().out == ""
-    (child,) = children()
+    (child,) = children(tmp_path / "logs" / "store.log")
     os.kill(child.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     place = "127.0.0.1:" if store.address[0] == "127.0.0.1" else "[::1]:"
@@ -67,4 +71,4 @@ def test_it_is_ended_before_it_is_there(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"is not there after 0\.01 s \(fault\.deadlines\.agents_ready_s\)"):
         slow.await_ready()
     slow.close()
-    assert not children()
+    assert not children(tmp_path / "store.log")
