@@ -200,7 +200,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05, fault={"max_restarts": 0})).start()
     run.await_step(2)
-    assert len(run.processes()) == 5  # driver, agent, fork server, two workers
+    assert len(run.processes()) == 6  # driver, store, agent, fork server, two workers
     if victim == "driver":
         run.process.kill()
     else:
@@ -238,7 +238,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     assert sorted(w["name"] for w in live["workers"]) == ["east/0", "east/1"]
     assert all(w["alive"] and w["pid"] in run.processes() for w in live["workers"])
     second = dougong("resume", str(run.path))
-    assert second.returncode == 1
+    assert second.returncode == 3
     assert "is alive" in second.stderr
     again = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
     assert again.returncode == 1
