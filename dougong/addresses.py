@@ -37,6 +37,15 @@ def read_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def is_address(text: str) -> bool:
+    """Whether `read_address` reads it."""
+    try:
+        read_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether every machine takes this host for itself."""
     if host == "localhost":

@@ -22,7 +22,7 @@ from typing import TypeVar
 from dougong.addresses import Ports, show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
-from dougong.control.ports import listen
+from dougong.control.ports import Listener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 
@@ -310,25 +310,21 @@ class Server:
         """`ports`: to listen on one of these, None: on one that the system chooses."""
         self._token, self._on_peer, self._on_refused = token, on_peer, on_refused
         self._deadlines = deadlines
-        self._listener = listen(host, ports)
-        self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
+        self._listener = Listener(host, ports)
+        self.address = self._listener.address
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
-        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="dougong-accept", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening. Channels that were handed out stay open; they belong to who got them."""
-        self._closed.set()
-        with contextlib.suppress(OSError):  # closed before
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
         self._listener.close()
 
     def _accept(self) -> None:
-        while not self._closed.is_set():
+        while not self._listener.is_closed:
             try:
                 sock, peer = self._listener.accept()
             except OSError as error:
-                if not self._closed.is_set():
+                if not self._listener.is_closed:
                     self._on_refused(f"cannot accept a connection: {error}")
                     time.sleep(self._deadlines.poll_every_s)  # no file descriptor left: do not spin
                 continue

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dougong.addresses import Ports
 from dougong.control.channel import proof
 from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult, TryPaths
-from dougong.control.ports import listen
+from dougong.control.ports import Listener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 
@@ -79,28 +79,24 @@ class PathListener:
 
     def __init__(self, host: str, token: str, ports: Ports | None, deadlines: Deadlines) -> None:
         self._token, self._deadlines = token, deadlines
-        self._listener = listen(host, ports)
-        self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
+        self._listener = Listener(host, ports)
+        self.address = self._listener.address
         self._places = threading.BoundedSemaphore(MAX_TRIES)
-        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="dougong-paths", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening."""
-        self._closed.set()
-        with contextlib.suppress(OSError):  # closed before
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
         self._listener.close()
 
     def _accept(self) -> None:
-        while not self._closed.is_set():
+        while not self._listener.is_closed:
             self._places.acquire()
             try:
                 sock, _ = self._listener.accept()
                 self._begin(sock)
             except (OSError, RuntimeError):  # no descriptor or no thread left
                 self._places.release()
-                self._closed.wait(self._deadlines.poll_every_s)
+                self._listener.pause(self._deadlines.poll_every_s)
 
     def _begin(self, sock: socket.socket) -> None:
         try:

@@ -6,9 +6,11 @@ strangers. So a port that is taken is passed over.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
+import threading
 from collections import Counter
 from typing import Any
 
@@ -42,6 +44,36 @@ def listen(host: str, ports: Ports | None) -> socket.socket:
             if not _is_taken(error):
                 raise
     raise NoPortError(no_port_text(ports))
+
+
+class Listener:
+    """A socket that listens at `address` (host, port) until `close`."""
+
+    def __init__(self, host: str, ports: Ports | None) -> None:
+        """As `listen`, and NoPortError as there."""
+        self._socket = listen(host, ports)
+        self.address: tuple[str, int] = (host, self._socket.getsockname()[1])
+        self._closed = threading.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection and its peer's address. OSError where there can be none, such as
+        after `close`."""
+        return self._socket.accept()
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, but not beyond `close`."""
+        self._closed.wait(seconds)
+
+    def close(self) -> None:
+        """Stop listening, and wake who accepts in another thread."""
+        self._closed.set()
+        with contextlib.suppress(OSError):  # closed before
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
 
 
 def no_port_text(ports: Ports) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dougong.addresses import is_loopback, read_address, show_address
+from dougong.addresses import is_address, is_loopback, read_address, show_address
 from dougong.control.environment import is_submitted_to_ray, named_ray_address
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_processes import LocalNode, local_nodes
@@ -91,7 +91,7 @@ def _choose_named(around: Surroundings) -> RayChoice:
 
 def _choose_auto(around: Surroundings) -> RayChoice:
     """As Ray does: what RAY_ADDRESS names goes before what runs here."""
-    if not _is_head(around.named):
+    if not is_address(around.named):
         address = _head_here("--address auto", around)
         return RayChoice(address, f"--address auto ({address})", f"joins the Ray cluster {address}")
     origin = f"--address auto (RAY_ADDRESS={around.named})"
@@ -130,14 +130,6 @@ def _head_at(address: str, origin: str, around: Surroundings) -> str:
         return address
     named = (node.head for node in _clusters_nodes(around) if read_address(node.head)[1] == port)
     return next(named, address)
-
-
-def _is_head(address: str) -> bool:
-    try:
-        read_address(address)
-    except ValueError:
-        return False
-    return True
 
 
 def _clusters_nodes(around: Surroundings) -> list[LocalNode]:

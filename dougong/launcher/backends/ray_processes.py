@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from dougong.addresses import read_address
+from dougong.addresses import is_address
 
 OWN_FOLDER = "dougong-ray-"
 """How the folder of a run's own Ray begins."""
@@ -42,17 +42,9 @@ def node_in(command: Sequence[str]) -> LocalNode | None:
         return None
     said = dict(word.lstrip("-").partition("=")[::2] for word in command[1:])
     node, head = said.get("node_id", ""), said.get("gcs-address", "")
-    if not node or not _is_address(head):
+    if not node or not is_address(head):
         return None
     return LocalNode(node, head, said.get("temp_dir", ""), said.get("cluster-id", ""))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        read_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_nodes(commands: Iterator[Sequence[str]]) -> Iterator[LocalNode]:
