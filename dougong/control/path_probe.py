@@ -43,7 +43,7 @@ class StrangerError(LaunchError):
     """The other end does not know the run's token."""
 
 
-class _TimedLine:
+class TimedLine:
     """A connection on which everything happens before `deadline` (monotonic seconds)."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
@@ -109,11 +109,11 @@ class PathListener:
         try:
             # Whoever fails here is a stranger, or says himself what he has met.
             with sock, contextlib.suppress(OSError, EOFError, StrangerError):
-                self._answer(_TimedLine(sock, time.monotonic() + self._deadlines.path_s))
+                self._answer(TimedLine(sock, time.monotonic() + self._deadlines.path_s))
         finally:
             self._places.release()
 
-    def _answer(self, line: _TimedLine) -> None:
+    def _answer(self, line: TimedLine) -> None:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         line.send(nonce)
         theirs = line.receive(_NONCE_BYTES)
@@ -132,7 +132,7 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
         return _why_no_connection(error), _words(error)
     with sock:
         try:
-            line = _TimedLine(sock, deadline)
+            line = TimedLine(sock, deadline)
             _greet(line, token)
         except StrangerError as error:
             return "stranger", str(error)
@@ -170,7 +170,7 @@ def _try_store(address: tuple[str, int] | None, deadlines: Deadlines) -> tuple[P
     return (PathResult(CONTROLLER, address[1], "passes"),)
 
 
-def _greet(line: _TimedLine, token: str) -> None:
+def _greet(line: TimedLine, token: str) -> None:
     """Prove the token, and have it proved."""
     theirs = line.receive(_NONCE_BYTES)
     nonce = secrets.token_bytes(_NONCE_BYTES)

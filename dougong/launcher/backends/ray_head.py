@@ -8,7 +8,6 @@ failed.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import platform
 import socket
@@ -21,16 +20,12 @@ from typing import Any, TypeVar
 
 from dougong.addresses import read_address
 from dougong.control.environment import ray_has_token
+from dougong.control.path_probe import TimedLine
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.launcher.backends.http2 import PREFACE, SETTINGS, frame, read_head
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_members import Member, refuse_outsider
-
-# How a client of HTTP/2, and so of gRPC, begins: the preface and an empty frame of settings
-# (RFC 9113, sections 3.4, 4.1 and 6.5). A server's first frame is its settings too.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-_FRAME_HEAD_BYTES = 9
-_TYPE_AT, _SETTINGS = 3, 4
 
 _Answer = TypeVar("_Answer")
 
@@ -96,20 +91,12 @@ def _answer_within(limit_s: float, ask: Callable[[], _Answer]) -> _Answer:
     return found.result(limit_s)
 
 
-def _speaks_grpc(line: socket.socket, end: float) -> bool:
-    line.sendall(_GREETING)
-    head = b""
-    with contextlib.suppress(OSError):  # closed, or silent until the limit
-        while len(head) < _FRAME_HEAD_BYTES:
-            left_s = end - time.monotonic()
-            if left_s <= 0:
-                break
-            line.settimeout(left_s)
-            more = line.recv(_FRAME_HEAD_BYTES - len(head))
-            if not more:
-                break
-            head += more
-    return len(head) == _FRAME_HEAD_BYTES and head[_TYPE_AT] == _SETTINGS
+def _speaks_grpc(sock: socket.socket, end: float) -> bool:
+    sock.sendall(PREFACE + frame(SETTINGS, b""))
+    try:
+        return read_head(TimedLine(sock, end)).kind == SETTINGS
+    except (OSError, EOFError):  # closed, or silent until the limit
+        return False
 
 
 def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None) -> None:

@@ -10,17 +10,23 @@ import time
 import psutil
 
 from dougong.addresses import show_address
+from dougong.control.path_probe import LARGE_BYTES, TimedLine
 from dougong.control.processes import interface_of
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.paths import source_address
+from dougong.launcher.backends.http2 import (
+    ACK,
+    PING,
+    PREFACE,
+    SETTINGS,
+    UNKNOWN,
+    frame,
+    read_head,
+)
 
 _TRIES = 2
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_SETTINGS, _PING, _UNKNOWN = 4, 6, 0xFA
-_ACK = 1
-_HEAD_BYTES = 9
 _PING_BYTES = bytes(8)
-_LARGE_BYTES, _FRAME_BYTES = 64 * 1024, 16 * 1024  # a frame of 16 KiB is what everybody must take
+_FRAME_BYTES = 16 * 1024  # a frame of 16 KiB is what everybody must take
 
 
 def narrow_words(host: str, port: int, deadlines: Deadlines) -> str:
@@ -52,11 +58,11 @@ def _try(host: str, port: int, deadlines: Deadlines) -> bool:
     end = time.monotonic() + deadlines.path_s
     try:
         with socket.create_connection((host, port), deadlines.path_s) as line:
-            line.sendall(_PREFACE + _frame(_SETTINGS, b"") + _frame(_PING, _PING_BYTES))
+            line.sendall(PREFACE + frame(SETTINGS, b"") + frame(PING, _PING_BYTES))
             if not _hears_ping(line, end):
                 return True
-            filler = _frame(_UNKNOWN, bytes(_FRAME_BYTES)) * (_LARGE_BYTES // _FRAME_BYTES)
-            line.sendall(filler + _frame(_PING, _PING_BYTES))
+            filler = frame(UNKNOWN, bytes(_FRAME_BYTES)) * (LARGE_BYTES // _FRAME_BYTES)
+            line.sendall(filler + frame(PING, _PING_BYTES))
             return _hears_ping(line, time.monotonic() + deadlines.path_s)
     except TimeoutError:
         return False
@@ -64,30 +70,13 @@ def _try(host: str, port: int, deadlines: Deadlines) -> bool:
         return True
 
 
-def _frame(kind: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, 0, 0, 0, 0, 0]) + payload
-
-
-def _hears_ping(line: socket.socket, end: float) -> bool:
+def _hears_ping(sock: socket.socket, end: float) -> bool:
     """Whether the answer to a ping comes, among other frames."""
+    line = TimedLine(sock, end)
     with contextlib.suppress(TimeoutError, EOFError):
         while True:
-            head = _read(line, _HEAD_BYTES, end)
-            _read(line, int.from_bytes(head[:3], "big"), end)
-            if head[3] == _PING and head[4] & _ACK:
+            head = read_head(line)
+            line.receive(head.length)
+            if head.kind == PING and head.flags & ACK:
                 return True
     return False
-
-
-def _read(line: socket.socket, num_bytes: int, end: float) -> bytes:
-    data = bytearray()
-    while len(data) < num_bytes:
-        left_s = end - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        line.settimeout(left_s)
-        more = line.recv(num_bytes - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return bytes(data)
