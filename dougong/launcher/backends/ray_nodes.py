@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from dougong.launcher.backends.ray_holders import Holders
 from dougong.launcher.backends.ray_path import narrow_words, takes_large
 from dougong.planner.nodes import Node
 
+_Place = tuple[str, int]
 _AT_ONCE = 64
 """So many nodes are knocked at at the same time."""
 _COMMON = ("CPU", "memory", "object_store_memory")
@@ -43,6 +44,11 @@ class Listing:
     labels: Mapping[str, str]
     started_ms: int = 0
     ended_ms: int = 0
+
+    @property
+    def place(self) -> _Place:
+        """Where its raylet listens."""
+        return self.address, self.port
 
 
 def cluster_nodes(kinds: Sequence[str], deadlines: Deadlines, own_groups: set[str]) -> list[Node]:
@@ -95,27 +101,28 @@ def _times() -> dict[str, tuple[int, int]]:
 
 
 def find_silent(listings: Sequence[Listing], deadlines: Deadlines) -> dict[str, str]:
-    """The nodes that do not answer, by id, and how that shows. All are tried at the same time.
+    """The nodes that do not answer, by id, and how that shows. All are tried at the same time."""
+    newest = _newest(listings)
 
-    Two that stand for one raylet's address cannot both be alive: the one that was started last is.
-    """
-    newest: dict[tuple[str, int], Listing] = {}
-    for listing in listings:
-        if listing.is_alive:
-            place = (listing.address, listing.port)
-            rival = newest.setdefault(place, listing)
-            if listing.started_ms > rival.started_ms:
-                newest[place] = listing
-    answers = _knock(list(newest), deadlines)
-    large = _send_large([place for place in newest if answers[place]], deadlines)
+    def answers(place: _Place) -> bool:
+        try:
+            with socket.create_connection(place, timeout=deadlines.node_probe_s):
+                return True
+        except OSError:
+            return False
+
+    there = _of_each(newest, answers)
+    large = _of_each(
+        [place for place in newest if there[place]], lambda place: takes_large(*place, deadlines)
+    )
     silent = {}
     for listing in listings:
-        place = (listing.address, listing.port)
+        place = listing.place
         if not listing.is_alive:
             silent[listing.id] = f"has left the cluster{_since(listing.ended_ms)}"
         elif newest[place] is not listing:
             silent[listing.id] = "was started anew since"
-        elif not answers[place]:
+        elif not there[place]:
             at = show_address(*place)
             silent[listing.id] = (
                 f"does not answer at {at}, though the head lists it still: its Ray was killed, or "
@@ -126,30 +133,24 @@ def find_silent(listings: Sequence[Listing], deadlines: Deadlines) -> dict[str, 
     return silent
 
 
-def _knock(places: Sequence[tuple[str, int]], deadlines: Deadlines) -> dict[tuple[str, int], bool]:
-    """Whether somebody takes a connection at each of these."""
+def _newest(listings: Sequence[Listing]) -> dict[_Place, Listing]:
+    """The living node at each raylet's address: of two that are listed there the one that was
+    started last, since both cannot be alive."""
+    newest: dict[_Place, Listing] = {}
+    for listing in listings:
+        if not listing.is_alive:
+            continue
+        rival = newest.setdefault(listing.place, listing)
+        if listing.started_ms > rival.started_ms:
+            newest[listing.place] = listing
+    return newest
 
-    def answers(place: tuple[str, int]) -> bool:
-        try:
-            with socket.create_connection(place, timeout=deadlines.node_probe_s):
-                return True
-        except OSError:
-            return False
 
+def _of_each(places: Iterable[_Place], ask: Callable[[_Place], bool]) -> dict[_Place, bool]:
+    """What is found at each of these, all of them asked at the same time."""
+    asked = list(places)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(places, pool.map(answers, places), strict=True))
-
-
-def _send_large(
-    places: Sequence[tuple[str, int]], deadlines: Deadlines
-) -> dict[tuple[str, int], bool]:
-    """Whether large messages arrive at each of these, at which somebody answers."""
-
-    def arrives(place: tuple[str, int]) -> bool:
-        return takes_large(*place, deadlines)
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(places, pool.map(arrives, places), strict=True))
+        return dict(zip(asked, pool.map(ask, asked), strict=True))
 
 
 def _since(ended_ms: int) -> str:
