@@ -305,7 +305,7 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
     if options.ray:
-        return RayBackend(options.choice, deadlines, run_dir.logs / "ray.log")
+        return RayBackend(options.choice, deadlines, run_dir)
     return Local(run_dir, deadlines)
 
 

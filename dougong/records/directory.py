@@ -200,6 +200,11 @@ class RunDir:
             raise LaunchError(f"{worker!r} is no worker's name; names look like east/1")
         return self.logs / str(generation) / island / f"{index}.log"
 
+    def agent_log(self, agent: str) -> Path:
+        """Where an agent itself prints, or what its backend says of its end: next to the logs of
+        generation 0. Its folder may not exist yet."""
+        return self.log_file(0, f"agent-{agent}/0")
+
     def log_files(self) -> dict[tuple[int, str], Path]:
         """Every log there is, by (generation, worker), in that order."""
         found = {}

@@ -31,6 +31,16 @@ def replace_file(path: Path, text: str, mode: int = 0o666, durable: bool = False
         raise
 
 
+def last_line(path: Path) -> str | None:
+    """The last line of a log that is not blank, empty where there is none; None where it cannot be
+    read."""
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return None
+    return lines[-1] if lines else ""
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write every byte: one `write` may take only a part of them."""
     while data:

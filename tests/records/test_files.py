@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from dougong.records.files import replace_file
+from dougong.records.files import last_line, replace_file
 
 
 def test_the_old_text_or_the_new_one_never_half(tmp_path: Path) -> None:
@@ -49,3 +49,12 @@ def test_what_cannot_be_replaced_stays_and_nothing_is_left_beside_it(tmp_path: P
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "absent" / "file", "text")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_logs_last_line_is_the_last_that_says_something(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_line(log) is None
+    log.write_text("\n \n")
+    assert last_line(log) == ""
+    log.write_bytes(b"one\ntwo \xff\n\n")
+    assert last_line(log) == "two \ufffd"

@@ -24,6 +24,7 @@ from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase
+from dougong.records.files import last_line
 
 
 class Local:
@@ -71,7 +72,7 @@ class Local:
 
     def log_file(self, name: str) -> Path:
         """Where an agent itself prints: next to the logs of its workers."""
-        return self._run_dir.log_file(0, f"agent-{name}/0")
+        return self._run_dir.agent_log(name)
 
     def ended(self) -> dict[str, str]:
         ended = {}
@@ -83,8 +84,8 @@ class Local:
         return ended
 
     def _last_words(self, name: str) -> str:
-        lines = self.log_file(name).read_text(errors="replace").strip().splitlines()
-        return f": {lines[-1]} (all of it: {self.log_file(name)})" if lines else ""
+        last = last_line(self.log_file(name))
+        return f": {last} (all of it: {self.log_file(name)})" if last else ""
 
     def close(self) -> None:
         with self._turn:

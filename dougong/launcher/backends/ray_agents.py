@@ -22,6 +22,7 @@ from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.planner.placement import AgentSpec
+from dougong.records.directory import RunDir
 
 CPU_SHARE = 0.01
 """What an agent without devices asks of Ray's count of processors: next to nothing, since its
@@ -54,12 +55,12 @@ class _Life:
 
 
 class RayAgents:
-    """The agents of one run on the cluster that this process has joined. `logs`: the folder of the
-    run's logs; None: whatever Ray says of an agent's end is shown, and kept nowhere."""
+    """The agents of one run on the cluster that this process has joined. `run_dir`: where its
+    logs lie; None: whatever Ray says of an agent's end is shown, and kept nowhere."""
 
-    def __init__(self, deadlines: Deadlines, logs: Path | None = None) -> None:
+    def __init__(self, deadlines: Deadlines, run_dir: RunDir | None = None) -> None:
         self._deadlines = deadlines
-        self._logs = logs
+        self._run_dir = run_dir
         self._lives: dict[str, _Life] = {}
         self._ends: dict[str, str] = {}
         self._is_closing = threading.Event()
@@ -169,9 +170,9 @@ class RayAgents:
 
     def _keep(self, name: str, text: str) -> Path | None:
         """Where all of it stands: the file in which an agent without Ray prints."""
-        if self._logs is None:
+        if self._run_dir is None:
             return None
-        file = self._logs / "0" / f"agent-{name}" / "0.log"
+        file = self._run_dir.agent_log(name)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{text}\n")

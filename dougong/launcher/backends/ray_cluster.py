@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,14 +25,15 @@ from dougong.launcher.backends.ray_nodes import cluster_nodes
 from dougong.launcher.backends.reaper import ended_with_us
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
+from dougong.records.directory import RunDir
 from dougong.records.events import Phase
 
 OBJECT_STORE_BYTES = 80_000_000
 
 
 class RayBackend:
-    """`choice`: a cluster, or a Ray of this run alone on this machine. `log`: the file within the
-    run's logs where Ray's own lines go; None: they are left alone."""
+    """`choice`: a cluster, or a Ray of this run alone on this machine. `run_dir`: in whose logs
+    Ray's own lines go; None: they are left alone."""
 
     phase: Phase = "Ray"
     shared_devices = False
@@ -43,13 +43,17 @@ class RayBackend:
         return self._choice.address is not None
 
     def __init__(
-        self, choice: RayChoice = OWN_RAY, deadlines: Deadlines = DEADLINES, log: Path | None = None
+        self,
+        choice: RayChoice = OWN_RAY,
+        deadlines: Deadlines = DEADLINES,
+        run_dir: RunDir | None = None,
     ) -> None:
         self._choice = choice
-        self._log = log
+        self._run_dir = run_dir
+        self._log = None if run_dir is None else run_dir.logs / "ray.log"
         self._deadlines = deadlines
         self._stack = contextlib.ExitStack()
-        self._agents = RayAgents(deadlines, None if log is None else log.parent)
+        self._agents = RayAgents(deadlines, run_dir)
         self._turn = threading.Lock()
         self._ray: Any = None
 
@@ -62,7 +66,7 @@ class RayBackend:
     def _join(self) -> str:
         find_head(self._choice, self._deadlines)
         self._prepare(ray_variables(embedded=False))
-        run = self._log.parent.parent if self._log is not None else None
+        run = None if self._run_dir is None else self._run_dir.path
         check_head(self._choice, self._deadlines, run)
         self._init({"address": self._choice.address})
         return str(self._ray.util.get_node_ip_address())

@@ -73,8 +73,10 @@ TOLD = """
 import sys, time
 from pathlib import Path
 from dougong.launcher.backends.ray_cluster import RayBackend
-log = Path(sys.argv[1])
-backend = RayBackend(log=log)
+from dougong.records.directory import RunDir
+run_dir = RunDir(Path(sys.argv[1]))
+log = run_dir.logs / "ray.log"
+backend = RayBackend(run_dir=run_dir)
 backend.open()
 import ray
 from ray._private.utils import publish_error_to_driver
@@ -87,8 +89,7 @@ backend.close()
 
 @pytest.mark.slow
 def test_what_a_living_ray_tells_its_drivers_goes_to_the_log(tmp_path: Path) -> None:
-    log = tmp_path / "ray.log"
-    command = [sys.executable, "-c", TOLD, str(log)]
+    command = [sys.executable, "-c", TOLD, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=child_environment({}), capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "-- (raylet) a node has been marked dead" in log.read_text()
+    assert "-- (raylet) a node has been marked dead" in (tmp_path / "logs" / "ray.log").read_text()

@@ -14,7 +14,6 @@ is that process: it says `ready`, then serves until it is killed, or its control
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -28,6 +27,7 @@ from dougong.control.environment import child_environment
 from dougong.control.processes import die_with_parent
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
+from dougong.records.files import last_line
 
 _READY = "ready\n"
 _NO_NAME_SERVER = {"RES_OPTIONS": "attempts:0"}  # resolver(3)
@@ -60,7 +60,7 @@ class RendezvousStore:
             raise self._failed(f"is not there after {self._deadlines.words('agents_ready_s')}")
         if out.readline() != _READY:
             status = self._process.wait(self._deadlines.kill_s)
-            raise self._failed(f"ended with status {status}: {_last_line(self._log)}")
+            raise self._failed(f"ended with status {status}: {_last_words(self._log)}")
 
     def check(self) -> None:
         """LaunchError when it has ended: nobody could meet there any more."""
@@ -94,11 +94,11 @@ def _spawn(listener: int, log: Path) -> subprocess.Popen[str]:
         )
 
 
-def _last_line(log: Path) -> str:
-    with contextlib.suppress(OSError):
-        lines = log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it printed nothing"
-    return "its log cannot be read"
+def _last_words(log: Path) -> str:
+    last = last_line(log)
+    if last is None:
+        return "its log cannot be read"
+    return last or "it printed nothing"
 
 
 def main(listener: int, parent: int) -> None:
