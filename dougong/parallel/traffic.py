@@ -101,7 +101,7 @@ def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
     parts = [_call_bytes(shape, inventory, plan, worker) for worker in plan.workers]
     has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
     has_experts = [float(bool(worker.num_experts)) for worker in plan.workers]
-    num_lanes = [float(len(worker.lanes)) for worker in plan.workers]
+    num_passes = [float(len(w.lanes) * shape.num_microbatches) for w in plan.workers]
     # Two kinds of messages lead each way, and each has a head.
     num_calls = len(inventory.sites) * shape.num_microbatches
     heads = [2 * HEAD_BYTES * num_calls * has for has in has_experts]
@@ -109,17 +109,17 @@ def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
     return [
         Product(TrafficKind.SIZES, has_lanes, heads),
         Product(TrafficKind.SIZES, heads, has_lanes),
-        Product(TrafficKind.SIZES, num_lanes, [part.headers for part in parts]),
-        Product(TrafficKind.ROWS, num_lanes, [part.rows for part in parts], is_exact),
-        Product(TrafficKind.OUTPUTS, [part.outputs for part in parts], num_lanes, is_exact),
-        Product(TrafficKind.OUTPUT_GRADIENTS, num_lanes, [p.douts for p in parts], is_exact),
-        Product(TrafficKind.ROW_GRADIENTS, [p.drows for p in parts], num_lanes, is_exact),
+        Product(TrafficKind.SIZES, num_passes, [part.headers for part in parts]),
+        Product(TrafficKind.ROWS, num_passes, [part.rows for part in parts], is_exact),
+        Product(TrafficKind.OUTPUTS, [part.outputs for part in parts], num_passes, is_exact),
+        Product(TrafficKind.OUTPUT_GRADIENTS, num_passes, [p.douts for p in parts], is_exact),
+        Product(TrafficKind.ROW_GRADIENTS, [p.drows for p in parts], num_passes, is_exact),
     ]
 
 
 @dataclass(frozen=True)
 class _CallBytes:
-    """What one lane and one worker with experts send each other in a step, by kind."""
+    """What one micro-batch of a lane and one worker with experts send each other, by kind."""
 
     headers: float
     rows: float
@@ -133,7 +133,6 @@ def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Work
     numbers = [len(experts) for experts in worker.experts]
     if not worker.num_experts:
         return _CallBytes(0, 0, 0, 0, 0, is_exact=True)
-    header_bytes = 8 * sum(Header.num_numbers(number) for number in numbers)
     per_microbatch = [crossing_of(shape.num_tokens, inventory, number) for number in numbers]
     num_tokens = sum(crossing.num_tokens for crossing in per_microbatch)
     num_rows = sum(crossing.num_rows for crossing in per_microbatch)
@@ -146,13 +145,12 @@ def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Work
     else:
         rows, outputs, douts = vectors + slots + weights, vectors, vectors
         drows = vectors + num_rows * SUM_BYTES
-    times = shape.num_microbatches
     return _CallBytes(
-        headers=times * header_bytes,
-        rows=times * rows,
-        outputs=times * outputs,
-        douts=times * douts,
-        drows=times * drows,
+        headers=8 * sum(Header.num_numbers(number) for number in numbers),
+        rows=rows,
+        outputs=outputs,
+        douts=douts,
+        drows=drows,
         is_exact=all(crossing.is_exact for crossing in per_microbatch),
     )
 

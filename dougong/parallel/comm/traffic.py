@@ -33,7 +33,10 @@ class TrafficKind(Enum):
     @property
     def number(self) -> int:
         """Its place among all kinds."""
-        return list(TrafficKind).index(self)
+        return _NUMBERS[self]
+
+
+_NUMBERS = {kind: number for number, kind in enumerate(TrafficKind)}
 
 
 class SentTraffic:
