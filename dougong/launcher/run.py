@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -159,15 +160,17 @@ def resume_run(
     request: ResumeRequest | None = None,
 ) -> int:
     """Go on with a run from its newest valid checkpoint, or as `request` says. `overrides` may
-    change where it runs, not what it computes. Until it trains again, job.yaml stays as it was."""
+    change where it runs, not what it computes. Until it trains again, job.yaml stays as it was.
+
+    StepsDoneError when there is no step to go on with."""
     request = request or ResumeRequest()
     run_dir = RunDir.open(path.absolute())
     refuse_if_alive(run_dir, request.takes_over)
     with take_lock(run_dir.path) as lock:
-        before = job_of(run_dir)
+        before = _job_of(run_dir)
         after = request.job or load_job(run_dir.job_file, list(overrides), kept=KEPT)
         after = with_decay_end(after, before.job.schedule.decay_steps)
-        check_resume(before.job, after.job)
+        _refuse_other(before.job, after.job, run_dir, request)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         notes = _notes_on_lock(run_dir, lock)
@@ -187,7 +190,7 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
     return dataclasses.replace(point, changed=changed, same_since=point.generation)
 
 
-def job_of(run_dir: RunDir) -> ResolvedJob:
+def _job_of(run_dir: RunDir) -> ResolvedJob:
     """The run's job as it was. JobError says that another release may have written it."""
     try:
         return with_decay_end(load_job(run_dir.job_file, kept=KEPT))
@@ -198,10 +201,28 @@ def job_of(run_dir: RunDir) -> ResolvedJob:
         ) from error
 
 
+def _refuse_other(before: Job, after: Job, run_dir: RunDir, request: ResumeRequest) -> None:
+    """JobError when the job is another than the run's in what fixes its bits."""
+    try:
+        check_resume(before, after)
+    except JobError as error:
+        if request.job is None:
+            raise
+        resume = f"dougong resume {shlex.quote(str(run_dir.path))}"
+        raise JobError(
+            f"{error}; `{resume}` goes on with the run in {run_dir.path}, another "
+            "--run-dir is for another run"
+        ) from error
+
+
+class StepsDoneError(JobError):
+    """All the steps that a run is to have are done already."""
+
+
 def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> None:
     if resume_point.step >= steps:
         further = 2 * max(steps, resume_point.step)
-        raise JobError(
+        raise StepsDoneError(
             f"{run_dir.path}: step {resume_point.step} of {steps} is done already; to go on "
             f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
             f"(there are: {steps_in(run_dir.checkpoints)})"
