@@ -99,22 +99,25 @@ class StepShape:
 def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[Flow]:
     """Dispatch and combine of all sites and micro-batches, forward and backward."""
     parts = [_call_bytes(shape, inventory, plan, worker) for worker in plan.workers]
-    has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
-    has_experts = [float(bool(worker.num_experts)) for worker in plan.workers]
     num_passes = [float(len(w.lanes) * shape.num_microbatches) for w in plan.workers]
-    # Two kinds of messages lead each way, and each has a head.
-    num_calls = len(inventory.sites) * shape.num_microbatches
-    heads = [2 * HEAD_BYTES * num_calls * has for has in has_experts]
     is_exact = not inventory.num_idle_experts and all(part.is_exact for part in parts)
     return [
-        Product(TrafficKind.SIZES, has_lanes, heads),
-        Product(TrafficKind.SIZES, heads, has_lanes),
+        *_flows_of_heads(shape, inventory, plan),
         Product(TrafficKind.SIZES, num_passes, [part.headers for part in parts]),
         Product(TrafficKind.ROWS, num_passes, [part.rows for part in parts], is_exact),
         Product(TrafficKind.OUTPUTS, [part.outputs for part in parts], num_passes, is_exact),
         Product(TrafficKind.OUTPUT_GRADIENTS, num_passes, [p.douts for p in parts], is_exact),
         Product(TrafficKind.ROW_GRADIENTS, [p.drows for p in parts], num_passes, is_exact),
     ]
+
+
+def _flows_of_heads(shape: StepShape, inventory: Inventory, plan: Plan) -> tuple[Flow, Flow]:
+    """Two kinds of messages lead each way in a call, and each has a head."""
+    num_bytes = 2 * HEAD_BYTES * len(inventory.sites) * shape.num_microbatches
+    has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
+    heads = [float(num_bytes if worker.num_experts else 0) for worker in plan.workers]
+    there = Product(TrafficKind.SIZES, has_lanes, heads)
+    return there, Product(TrafficKind.SIZES, heads, has_lanes)
 
 
 @dataclass(frozen=True)
@@ -130,29 +133,21 @@ class _CallBytes:
 
 
 def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Worker) -> _CallBytes:
-    numbers = [len(experts) for experts in worker.experts]
     if not worker.num_experts:
         return _CallBytes(0, 0, 0, 0, 0, is_exact=True)
-    per_microbatch = [crossing_of(shape.num_tokens, inventory, number) for number in numbers]
-    num_tokens = sum(crossing.num_tokens for crossing in per_microbatch)
-    num_rows = sum(crossing.num_rows for crossing in per_microbatch)
-
+    numbers = [len(experts) for experts in worker.experts]
+    sites = [crossing_of(shape.num_tokens, inventory, number) for number in numbers]
+    num_rows = sum(site.num_rows for site in sites)
     vector_bytes = inventory.hidden_size * shape.value_bytes
-    vectors, by_row = num_tokens * vector_bytes, num_rows * vector_bytes
+    vectors, by_row = sum(site.num_tokens for site in sites) * vector_bytes, num_rows * vector_bytes
     slots, weights = num_rows * SLOT_BYTES, num_rows * shape.value_bytes
     if shape.combine == "at_attention":
-        rows, outputs, douts, drows = vectors + slots, by_row, vectors + weights, by_row
+        payloads = (vectors + slots, by_row, vectors + weights, by_row)
     else:
-        rows, outputs, douts = vectors + slots + weights, vectors, vectors
-        drows = vectors + num_rows * SUM_BYTES
-    return _CallBytes(
-        headers=8 * sum(Header.num_numbers(number) for number in numbers),
-        rows=rows,
-        outputs=outputs,
-        douts=douts,
-        drows=drows,
-        is_exact=all(crossing.is_exact for crossing in per_microbatch),
-    )
+        sums = num_rows * SUM_BYTES
+        payloads = (vectors + slots + weights, vectors, vectors, vectors + sums)
+    headers = 8 * sum(map(Header.num_numbers, numbers))
+    return _CallBytes(headers, *payloads, is_exact=all(site.is_exact for site in sites))
 
 
 @dataclass(frozen=True)

@@ -115,22 +115,22 @@ def find_silent(listings: Sequence[Listing], deadlines: Deadlines) -> dict[str, 
     large = _of_each(
         [place for place in newest if there[place]], lambda place: takes_large(*place, deadlines)
     )
-    silent = {}
-    for listing in listings:
+
+    def why(listing: Listing) -> str:
         place = listing.place
         if not listing.is_alive:
-            silent[listing.id] = f"has left the cluster{_since(listing.ended_ms)}"
-        elif newest[place] is not listing:
-            silent[listing.id] = "was started anew since"
-        elif not there[place]:
-            at = show_address(*place)
-            silent[listing.id] = (
-                f"does not answer at {at}, though the head lists it still: its Ray was killed, or "
-                "its machine is down"
+            return f"has left the cluster{_since(listing.ended_ms)}"
+        if newest[place] is not listing:
+            return "was started anew since"
+        if not there[place]:
+            return (
+                f"does not answer at {show_address(*place)}, though the head lists it still: its "
+                "Ray was killed, or its machine is down"
             )
-        elif not large[place]:
-            silent[listing.id] = narrow_words(*place, deadlines)
-    return silent
+        return "" if large[place] else narrow_words(*place, deadlines)
+
+    reasons = {listing.id: why(listing) for listing in listings}
+    return {node: reason for node, reason in reasons.items() if reason}
 
 
 def _newest(listings: Sequence[Listing]) -> dict[_Place, Listing]:
