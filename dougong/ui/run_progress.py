@@ -86,6 +86,10 @@ class RunProgress:
         state."""
         self.generation = max(self.generation, event.generation)
         self.failures += isinstance(event, WorkerDied)
+        self._note_course(event, now)
+        self._note_checkpoint(event, now)
+
+    def _note_course(self, event: Event, now: float) -> None:
         match event:
             case StateChanged():
                 self.state = event.state.lower()
@@ -102,8 +106,13 @@ class RunProgress:
                 self.awaited = None
             case GenerationStarted():
                 self.arrivals.clear()
-                if event.resume is not None and self.checkpoint is None:
-                    self.checkpoint = NewestCheckpoint(event.resume, None)
+            case _:
+                pass
+
+    def _note_checkpoint(self, event: Event, now: float) -> None:
+        match event:
+            case GenerationStarted(resume=str() as name) if self.checkpoint is None:
+                self.checkpoint = NewestCheckpoint(name, None)
             case CheckpointCommitted():
                 self.checkpoint = NewestCheckpoint(f"step {event.step}", now)
                 self.unsaved = ""
