@@ -97,6 +97,7 @@ class Deadlines:
     status_every_s: float = 0.5
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     poll_every_s: float = 0.2  # where a file is all there is to look at
+    placement_every_s: float = 0.05  # whether Ray has given what it told to be free
     lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written

@@ -155,7 +155,7 @@ class RayAgents:
             if not is_told and waited_s > self._deadlines.poll_every_s:
                 is_told = True
                 tell(f"room that was free a moment ago: {', '.join(map(_words, missing))}")
-            self._is_closing.wait(self._deadlines.lock_retry_s)
+            self._is_closing.wait(self._deadlines.placement_every_s)
 
     def _why(self, name: str, serving: Any) -> str:
         import ray
