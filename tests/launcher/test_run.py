@@ -173,16 +173,20 @@ def test_the_status_says_that_a_run_is_stopping(tmp_path: Path) -> None:
     """It said RUNNING until the end: the state had two owners."""
     run = ToyRun(tmp_path / "run", toy_job(steps=2000, step_s=2.0)).start()
     run.await_step(1)
+
+    def state() -> str:
+        status = run.run_dir.read_status()
+        assert status is not None
+        return status.state
+
+    wait_for(lambda: state() == "RUNNING", "the status of a run that trains")
     run.process.send_signal(signal.SIGINT)
     seen = []
     while run.process.poll() is None:
-        status = run.run_dir.read_status()
-        assert status is not None
-        if status.state not in seen:
-            seen.append(status.state)
+        seen.append(state())
         time.sleep(0.02)
     assert run.finish() == 130, run.text()
-    assert seen[:2] == ["RUNNING", "STOPPING"]
+    assert "STOPPING" in seen
     assert [event["state"] for event in run.events("state")][1:] == ["RUNNING", "STOPPING", "STOPPED"]
 
 
@@ -241,7 +245,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     assert second.returncode == 3
     assert "is alive" in second.stderr
     again = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
-    assert again.returncode == 1
+    assert again.returncode == 3
     assert f"`dougong stop {run.path}` ends it" in again.stderr
     stopped = dougong("stop", str(run.path))
     assert stopped.returncode == 0, stopped.stderr
