@@ -49,6 +49,7 @@ class Deadlines:
     node_retry_s: float = (
         10.0  # a node whose agent could not start is tried again, then after twice
     )
+    leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
@@ -131,6 +132,7 @@ SETTABLE = {
     "agent_silence_s": "an agent that has not been heard for so long is lost",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
+    "leave_s": "longest wait for a worker to leave a broken generation, before it is killed",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
     "stage_checkpoint_s": "longest wait of a save for the one before it",

@@ -17,15 +17,15 @@ from dougong.launcher.controller.actions import (
     AskToStop,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     Enter,
     ForgetParts,
-    KillGeneration,
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.departure import Departure, who_leaves
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -248,12 +248,13 @@ def _begin_recovery(
     again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
-    # The others are killed at once: they would wait for the dead one until their own deadline, and
-    # what they said meanwhile would hide the cause.
+    leaving = who_leaves(generation, decision, was_stopping)
+    # The others leave at once: they would wait for the dead one until their own deadline, and what
+    # they said meanwhile would hide the cause.
     return (
         *([] if again is None else [Record(again)]),
         Record(died),
-        KillGeneration(number, diagnosis),
+        EndGeneration(number, diagnosis, leaving),
         Enter(recovering),
         Record(diagnosed),
         Record(decided),
@@ -298,7 +299,8 @@ def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Di
 def _recover(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
-    """End the old generation's workers, then the run or the next generation, as was decided."""
+    """Have the old generation's workers leave it or end, then the run or the next generation, as
+    was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
     relocation = Relocation(facts, state, policy, now)
@@ -315,11 +317,10 @@ def _await_workers_end(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     assert facts.generation is not None
-    done: tuple[Action, ...] = (ForgetParts(),)
-    if not facts.generation.all_exited:
-        if now - state.since <= policy.deadlines.kill_s:
-            return ()
-        done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    departure = Departure(facts, facts.generation, state.since, policy.deadlines, now)
+    if not departure.is_over:
+        return departure.kill_late()
+    done: tuple[Action, ...] = (*departure.left_behind(), ForgetParts())
     ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()
@@ -338,17 +339,6 @@ def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: f
     end must not cost it."""
     waits = now - state.since <= policy.deadlines.commit_checkpoint_s
     return waits and facts.checkpoints.num_open > 0
-
-
-def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:
-    """SIGKILL has been sent. A process that does not end even so is stuck in the kernel; the next
-    generation may begin without it, since its generation's number keeps it out of that one."""
-    statuses = generation.workers.items()
-    alive = [name for name, status in statuses if not status.has_exited]
-    waited = deadlines.words("kill_s")
-    return warning(
-        facts, f"not ended after SIGKILL: the controller waited {waited}; left behind", *alive
-    )
 
 
 def _begin_restart(

@@ -124,7 +124,8 @@ class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
     folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
-    have recorded of the steps after it."""
+    have recorded of the steps after it. `in_memory`: workers hold a newer state in memory, and the
+    directory has not been read."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
@@ -133,6 +134,7 @@ class FoundCheckpoint:
     aside: Path | None = None
     refusal: CheckpointError | None = None
     recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
+    in_memory: bool = False
 
 
 @dataclass(frozen=True)
