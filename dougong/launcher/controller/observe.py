@@ -62,6 +62,7 @@ from dougong.launcher.controller.inbound.items import (
     PeerRefused,
     SignalReceived,
     StoreOpened,
+    SuccessorFound,
     TaskFailed,
 )
 from dougong.launcher.controller.states import Stop
@@ -85,6 +86,9 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_client(facts, item)
         case SignalReceived(number):
             return _observe_signal(facts, number)
+        case SuccessorFound(who):
+            facts.successor = who
+            return ()
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
