@@ -50,6 +50,8 @@ class Deadlines:
         10.0  # a node whose agent could not start is tried again, then after twice
     )
     leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
+    # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
+    lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
@@ -102,7 +104,7 @@ class Deadlines:
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
-    lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
+    lease_renew_s: float = 1.0  # a controller says that it lives
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited

@@ -74,6 +74,31 @@ def process_exists(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
+def process_start(pid: int) -> int | None:
+    """When a living process of this machine began, in clock ticks since the boot: with its number
+    it names the process for ever. None where there is none, or only a zombie; 0 where the system
+    does not tell (it has no /proc)."""
+    if not sys.platform.startswith("linux"):
+        return 0 if process_exists(pid) else None
+    if not process_exists(pid):
+        return None
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])  # proc(5): field 22 of all, 20 after the name
+
+
+def process_table() -> str:
+    """Names the set of processes in which a number means one: this boot of the machine, and this
+    container. Empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
 def _can_be_signalled(pid: int) -> bool:
     try:
         os.kill(pid, 0)

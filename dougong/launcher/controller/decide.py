@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
+from dougong.errors import (
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    SupersededError,
+    WorkerError,
+)
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
@@ -60,6 +66,12 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    if facts.successor:
+        error = SupersededError(
+            f"{policy.run_dir.path}: {facts.successor} has taken this run over, as this controller "
+            "had not been heard of: it goes on there"
+        )
+        return _end(Outcome("FAILED", error.exit_status, error))
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))

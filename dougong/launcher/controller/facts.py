@@ -167,7 +167,8 @@ class RunFacts:
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
-    did or waited for. What is not known yet is None.
+    did or waited for. `successor`: the controller that has taken the run over from this one, in
+    words; empty: none. What is not known yet is None.
     """
 
     number: int
@@ -182,6 +183,7 @@ class RunFacts:
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
+    successor: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None

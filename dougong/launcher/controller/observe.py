@@ -49,6 +49,7 @@ from dougong.launcher.controller.inbound.items import (
     PeerRefused,
     SignalReceived,
     StoreOpened,
+    SuccessorFound,
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
@@ -74,6 +75,9 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_client(facts, item)
         case SignalReceived(number):
             return _observe_signal(facts, number)
+        case SuccessorFound(who):
+            facts.successor = who
+            return ()
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():

@@ -67,6 +67,13 @@ class SignalReceived:
     number: int
 
 
+@dataclass(frozen=True)
+class SuccessorFound:
+    """Another controller has taken the run over; `who`: in words."""
+
+    who: str
+
+
 # From background threads: what they were asked for.
 
 
@@ -172,6 +179,7 @@ Item = (
     | ClientRequest
     | PeerRefused
     | SignalReceived
+    | SuccessorFound
     | BackendOpened
     | NodesListed
     | StoreOpened
