@@ -50,7 +50,7 @@ ORDER = (
     "data",
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.start", "training",
-    "launcher.agent", "launcher.backends", "launcher.controller.inbound", "launcher.controller", "launcher",
+    "launcher.agent", "launcher.backends", "launcher.backends.process", "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools",  # proofs, differences, calibration
     "cli",
 )  # fmt: skip
