@@ -22,6 +22,7 @@ class Deadlines:
     room_s: float = 60.0  # others give back what they hold; `--wait` sets another limit
     nodes_join_s: float = 6.0  # nodes that have just been started join the cluster
     placement_s: float = 3.0  # Ray gives what it has just told to be free
+    backend_call_s: float = 60.0  # Ray itself tries for a minute where its head is gone
     agents_join_s: float = 120.0  # an agent's first message
     path_s: float = (
         2.0  # a connection and 64 KiB from one machine to another, before the first step
@@ -83,6 +84,7 @@ class Deadlines:
 
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
+    backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within

@@ -99,6 +99,16 @@ class Waiting(RunEvent):
     text: str
 
 
+class RayChanged(RunEvent):
+    """A part of Ray, which a run needs at its start and to find a node alone, is gone (`is_lost`)
+    or there again: the cluster's head, a node's raylet, our process that speaks with them."""
+
+    kind: Literal["ray"] = "ray"
+    part: Literal["head", "raylet", "driver"]
+    is_lost: bool
+    text: str
+
+
 class StartedAgent(BaseModel):
     """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
     None where any number of workers fits. `environment`: what it gives to its workers."""
@@ -405,6 +415,7 @@ Event = Annotated[
     | PhaseStarted
     | PhaseEnded
     | Waiting
+    | RayChanged
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken

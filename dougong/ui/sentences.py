@@ -27,6 +27,7 @@ from dougong.records.events import (
     PhaseEnded,
     PhaseStarted,
     PlanLaid,
+    RayChanged,
     Recovered,
     RecoveryDecided,
     RunCreated,
@@ -144,6 +145,11 @@ def _(event: PhaseEnded) -> Sentence:
 @describe.register
 def _(event: Waiting) -> Sentence:
     return Sentence("warning", f"waiting: {event.text}")
+
+
+@describe.register
+def _(event: RayChanged) -> Sentence:
+    return Sentence("warning" if event.is_lost else "good", event.text)
 
 
 @describe.register

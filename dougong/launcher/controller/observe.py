@@ -47,6 +47,7 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
+    RayNews,
     SignalReceived,
     StoreOpened,
     SuccessorFound,
@@ -86,6 +87,8 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_failed_commit(facts, item)
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
+        case RayNews():
+            return (Record(item.event(facts.number)),)
         case _:
             _observe_answer(facts, item, now)
             return ()
