@@ -67,9 +67,7 @@ class FailureDiagnosed(RunEvent):
     latency_s: float | None = None
 
     @staticmethod
-    def of(
-        generation: int, diagnosis: Diagnosis, followed_by: tuple[str, ...]
-    ) -> FailureDiagnosed:
+    def of(generation: int, diagnosis: Diagnosis, followed_by: tuple[str, ...]) -> FailureDiagnosed:
         """The event of a diagnosis."""
         culprit = diagnosis.culprit
         return FailureDiagnosed(
