@@ -48,10 +48,11 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class AgentControl:
-    """Control over a worker's line and its shared vector, for one generation."""
+    """Control over a worker's line and its shared vector, for the line's present generation."""
 
     def __init__(self, line: WorkerLine, vector: ProgressVector) -> None:
         self._line, self._vector = line, vector
+        self._generation = line.generation
         self._lock = threading.Lock()
         self._is_over = False
         self._free: Callable[[], None] = _nothing
@@ -73,7 +74,7 @@ class AgentControl:
 
     @property
     def leave_requested(self) -> bool:
-        return self._line.leave_requested
+        return self._line.is_over(self._generation)
 
     def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
         self._free, self._leave = free, leave

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from dougong.deadlines import DEADLINES, Deadlines
+
+
+def _never() -> bool:
+    """Of a generation that lasts until its work is done."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class Membership:
     `islands`: (name, native backend or "gloo", ranks) of every island. `attention`: the ranks that
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
-    address, over which its peers reach it; the default suits workers of one machine.
+    address, over which its peers reach it; the default suits workers of one machine. `is_over`:
+    whether the generation is to be left, which may be found at any moment.
     """
 
     rank: int
@@ -30,6 +36,7 @@ class Membership:
     names: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
+    is_over: Callable[[], bool] = _never
 
     @property
     def native_peers(self) -> frozenset[int]:
