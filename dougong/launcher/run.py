@@ -31,8 +31,8 @@ from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
+from dougong.launcher.backends.process.proxy import ProcessBackend
 from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
-from dougong.launcher.backends.ray_cluster import RayBackend
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
@@ -42,7 +42,7 @@ from dougong.launcher.controller.config import (
 )
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
+from dougong.launcher.controller.inbound.items import RayNews, SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
@@ -281,7 +281,7 @@ def _run(launch: Launch, options: Options) -> int:
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
         _tell_start(launch, options, recorder)
-        backend = _backend(run_dir, options, deadlines)
+        backend = _backend(run_dir, options, deadlines, inbox)
         outcome = Controller(config, inbox, backend, recorder).run()
         if isinstance(outcome.error, SupersededError):
             recorder.close(str(outcome.error))
@@ -324,9 +324,13 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         recorder.record(WarningRaised(generation=generation, text=launch.warning))
 
 
-def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
+def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-        return RayBackend(options.choice, deadlines, run_dir)
+
+        def note_end(text: str) -> None:
+            inbox.put(RayNews("driver", True, text))
+
+        return ProcessBackend(options.choice, deadlines, run_dir, note_end)
     return Local(run_dir, deadlines)
 
 
@@ -382,9 +386,10 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
         # A mistake in the job is a sentence: where dougong noticed it helps nobody.
         detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
-        log = run_dir.log_file(outcome.generation, diagnosis.worker)
-        # A worker that could not be begun has none.
-        lines += [f"its log: {log}"] if log.is_file() else []
+        # A worker that could not be begun has no log, and an agent's is no reader's first place.
+        if diagnosis.worker:
+            log = run_dir.log_file(outcome.generation, diagnosis.worker)
+            lines += [f"its log: {log}"] if log.is_file() else []
     with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
         following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
         lines.append(f"next: {following}")
