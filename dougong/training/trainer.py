@@ -65,7 +65,7 @@ class Trainer:
         self._digests: dict[int, str] = {}
         self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
-        writer = PartWriter(context.worker.name, share.rank, context.generation)
+        writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
         names = share.blueprint.names
         deadlines = context.job.fault.limits()

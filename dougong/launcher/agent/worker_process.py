@@ -246,6 +246,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
         control=control,
         sources=task.sources,
+        fence=task.fence,
         kept=kept,
     )
     resolve(task.entry)(context)
