@@ -45,7 +45,7 @@ ORDER = (
     "fault",  # from observation to decision
     "models",  # how a transformers model is cut
     "checkpoint",
-    "records",  # what a run leaves behind
+    "records.event", "records",  # what a run leaves behind
     "planner",  # from a job and a cluster to a plan
     "ui", "ui.report",
     "data",

@@ -382,9 +382,10 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
         # A mistake in the job is a sentence: where dougong noticed it helps nobody.
         detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
-        log = run_dir.log_file(outcome.generation, diagnosis.worker)
-        # A worker that could not be begun has none.
-        lines += [f"its log: {log}"] if log.is_file() else []
+        # A worker that could not be begun has no log, and an agent's is no reader's first place.
+        if diagnosis.worker:
+            log = run_dir.log_file(outcome.generation, diagnosis.worker)
+            lines += [f"its log: {log}"] if log.is_file() else []
     with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
         following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
         lines.append(f"next: {following}")

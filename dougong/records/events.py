@@ -8,46 +8,21 @@ class by their names, but for `failure`, which is `class` there, and `num_bytes`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from dougong.fault.culprit import Culprit
+from dougong.records.event.base import RunEvent as RunEvent
+from dougong.records.event.base import read_wall as read_wall
+from dougong.records.event.faults import DrillFired as DrillFired
+from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
+from dougong.records.event.faults import Recovered as Recovered
+from dougong.records.event.faults import RecoveryDecided as RecoveryDecided
+from dougong.records.event.faults import SurvivorLost as SurvivorLost
+from dougong.records.event.faults import WorkerDied as WorkerDied
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
-
-
-class RunEvent(BaseModel):
-    """What all events have. `monotonic_s`: seconds since the boot of the controller's machine;
-    `wall`: ISO 8601, UTC; `fence`: the number of its controller. The three are set when the event
-    is written.
-
-    A field that this release does not know is left out when a line is read.
-    """
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
-
-    kind: str
-    generation: int
-    fence: int = 0
-    monotonic_s: float = 0.0
-    wall: str = ""
-
-    @field_validator("wall")
-    @classmethod
-    def _is_a_time(cls, wall: str) -> str:
-        """Empty until the event is written."""
-        try:
-            if wall:
-                read_wall(wall)
-        except ValueError:
-            raise ValueError("must be a time such as 2025-11-22T09:30:00.000Z") from None
-        return wall
-
-
-def read_wall(wall: str) -> datetime:
-    """The time that an event's `wall` names. ValueError when it names none."""
-    return datetime.fromisoformat(wall.replace("Z", "+00:00"))  # Python 3.10 reads no Z
 
 
 class RunCreated(RunEvent):
@@ -237,85 +212,6 @@ class StepSkipped(RunEvent):
     in_a_row: int = 1
 
 
-class DrillFired(RunEvent):
-    """A rehearsed fault is about to happen."""
-
-    kind: Literal["drill"] = "drill"
-    worker: str
-    step: int
-    action: str
-
-
-class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, such as out_of_memory; `node`: the
-    worker's, empty where all of the run is on one machine; so below."""
-
-    kind: Literal["worker_died"] = "worker_died"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-
-
-class FailureDiagnosed(RunEvent):
-    """Who failed first and why; `followed_by`: workers whose failures are its consequence."""
-
-    kind: Literal["diagnosis"] = "diagnosis"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-    detail: str = ""
-    followed_by: tuple[str, ...] = ()
-
-
-class RecoveryDecided(RunEvent):
-    """What is done about a failure."""
-
-    kind: Literal["decision"] = "decision"
-    action: str
-    reason: str
-
-
-class SurvivorLost(RunEvent):
-    """A worker that was to go on in the next generation has ended before that began: it is
-    replaced like the first one. `failure`: its class."""
-
-    kind: Literal["survivor_lost"] = "survivor_lost"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-
-
-class Recovered(RunEvent):
-    """The first step after a failure is done. `failed`: the generation that it ended.
-
-    The times are seconds since the fault, which a drill tells; of any other, since it was noticed.
-    noticed_s: the first sign; decided_s: who failed and what is done; left_s: no worker is in the
-    old generation; begun_s: the next one's order is given (nodes, agents and a checkpoint were
-    sought before); formed_s: all its processes are there; fetched_s: every worker holds its part of
-    the state; first_step_s. None: nobody has told.
-
-    `kept`: workers whose processes are those of before; `forked`: the others. `step`: the last one
-    that was not lost; `tiers`: as in StateRestored.
-    """
-
-    kind: Literal["recovered"] = "recovered"
-    failed: int
-    noticed_s: float
-    decided_s: float
-    left_s: float
-    begun_s: float
-    formed_s: float | None = None
-    fetched_s: float | None = None
-    first_step_s: float
-    kept: tuple[str, ...] = ()
-    forked: tuple[str, ...] = ()
-    step: int = 0
-    tiers: dict[str, int] = {}
-
-
 class CheckpointStarted(RunEvent):
     """The first worker's part of a checkpoint has come."""
 
@@ -398,15 +294,23 @@ class StepGivenUp(RunEvent):
 
 
 class RunEnded(RunEvent):
-    """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
-    run, the last two where a worker was the cause."""
+    """The controller's last event but for its state. `cause`, `culprit`, `failure`: of a failed
+    run, the last two where something failed in it; `worker`: the culprit, where that is one."""
 
     kind: Literal["finished", "stopped", "failed"]
     step: int
     cause: str | None = None
     worker: str | None = None
     node: str = ""
+    culprit: Culprit | None = None
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
+
+    @property
+    def who(self) -> Culprit | None:
+        """The culprit, also where an earlier release has named a worker alone."""
+        if self.culprit is not None or not self.worker:
+            return self.culprit
+        return Culprit("worker", self.worker, self.node)
 
 
 Event = Annotated[

@@ -8,6 +8,7 @@ from functools import singledispatch
 from typing import Literal
 
 from dougong.deadlines import DEADLINES
+from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
@@ -52,7 +53,6 @@ from dougong.ui.formatting import (
     size,
     step_range,
     worker_list,
-    worker_place,
 )
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
@@ -203,7 +203,7 @@ def tier_words(tiers: Mapping[str, int]) -> str:
 @describe.register
 def _(event: SurvivorLost) -> Sentence:
     words = failure_words(event.failure, event.cause)
-    who = worker_place(event.worker, event.node)
+    who = Culprit("worker", event.worker, event.node)
     return Sentence("error", f"worker {who} ended too before the next generation began: {words}")
 
 
@@ -259,8 +259,7 @@ def _(event: DrillFired) -> Sentence:
 def _(event: WorkerDied) -> Sentence:
     return Sentence(
         "error",
-        f"worker {worker_place(event.worker, event.node)} died: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"worker {event.who} died: {failure_words(event.failure, event.cause)}",
     )
 
 
@@ -268,8 +267,7 @@ def _(event: WorkerDied) -> Sentence:
 def _(event: FailureDiagnosed) -> Sentence:
     return Sentence(
         "error",
-        f"diagnosis: {worker_place(event.worker, event.node)}: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"diagnosis: {event.who}: {failure_words(event.failure, event.cause)}",
     )
 
 
@@ -349,6 +347,6 @@ def _(event: StepGivenUp) -> Sentence:
 def _(event: RunEnded) -> Sentence:
     text = f"{event.kind} at step {event.step}"
     if event.kind == "failed":
-        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
+        who = f"{event.who}: " if event.who is not None else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)

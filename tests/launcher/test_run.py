@@ -61,8 +61,8 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
         ("leave", "crash", "left before its work was done"),
         ("exit", "exception", "SystemExit: 3"),
         ("memory", "out_of_memory", "can't allocate memory"),
-        ("kill_zygote", "node_lost", "fork server"),
-        ("kill_agent", "node_lost", "connection"),
+        ("kill_zygote", "crash", "fork server"),
+        ("kill_agent", "crash", "connection"),
     ],
 )
 def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str, cause: str) -> None:
@@ -71,8 +71,8 @@ def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str
     (diagnosis,) = run.events("diagnosis")
     assert diagnosis["class"] == kind
     assert cause in diagnosis["cause"]
-    if kind != "node_lost":  # an agent's loss takes all its workers
-        assert diagnosis["worker"] == "east/1"
+    culprit = {"kill_zygote": ("fork_server", "east"), "kill_agent": ("agent", "east")}
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"]) == culprit.get(do, ("worker", "east/1"))
     assert [e["resume"] for e in run.events("generation_started")] == [None, "step-000005"]
     second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second == list(range(6, 21))
@@ -360,7 +360,7 @@ def test_two_islands_and_two_agents(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(islands=islands, faults=[fault("kill_agent", "west/0")])).start()
     assert run.finish() == 0, run.text()
     (diagnosis,) = run.events("diagnosis")
-    assert (diagnosis["worker"], diagnosis["class"]) == ("west/0", "node_lost")
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == ("agent", "west", "crash")
 
 
 def test_an_island_pinned_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.channel import Channel
@@ -202,7 +203,7 @@ class Agent:
         try:
             messages = read_messages(self._fork_server.channel, self._print)
         except (OSError, EOFError):
-            self._fail(self._fork_server.exit_text())
+            self._fail(self._fork_server.exit_text(), "fork_server")
             return
         for message in messages:
             self._note(message)
@@ -222,8 +223,8 @@ class Agent:
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
 
-    def _fail(self, text: str) -> None:
-        self._controller.send(AgentFailed(text))
+    def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
+        self._controller.send(AgentFailed(text, what))
         self._is_over = True
 
     def _on_child_exited(self, pid: int, code: int) -> None:

@@ -242,8 +242,9 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
         generation=generation,
         step=step,
         cause=cause if diagnosis is None else diagnosis.cause,
-        worker=None if diagnosis is None else diagnosis.worker,
-        node="" if diagnosis is None else diagnosis.node,
+        worker=None if diagnosis is None else diagnosis.culprit.worker or None,
+        node="" if diagnosis is None else diagnosis.culprit.node,
+        culprit=None if diagnosis is None else diagnosis.culprit,
         failure=_failure_kind(outcome),
     )
 

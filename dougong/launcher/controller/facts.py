@@ -11,6 +11,7 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
+from dougong.fault.culprit import CulpritKind
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
@@ -211,11 +212,13 @@ class RunFacts:
         generation = self.generation
         return generation if generation is not None and generation.number == number else None
 
-    def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
-        """An agent is gone, and its workers with it."""
-        text = self.agents.lose(handle, reason, self.machine_of(handle))
-        if self.generation is not None:
-            self.generation.note_lost(handle.spec.workers, text, now)
+    def lose(
+        self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
+    ) -> None:
+        """An agent is gone, or its fork server, and its workers with it."""
+        self.agents.lose(handle, reason, self.machine_of(handle), kind)
+        if self.generation is not None and handle.failure is not None:
+            self.generation.note_lost(handle.failure, now)
 
     def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent's connection has ended. Of one that is not ready yet, its backend may know why
@@ -366,4 +369,5 @@ class RunFacts:
         self.recomputation = Recomputation(dict(self.ledgers.steps))
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:
-            self.generation.note_lost(handle.spec.workers, str(handle.lost), now)
+            if handle.failure is not None:
+                self.generation.note_lost(handle.failure, now)

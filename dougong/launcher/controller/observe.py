@@ -254,8 +254,8 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
-        case AgentFailed(text):
-            facts.lose(handle, text, now)
+        case AgentFailed(text, what):
+            facts.lose(handle, text, now, what)
         case Heartbeat() | WorkerForked() | WorkerExited():
             return observe_process(facts, message, now)
         case OutputLine():
