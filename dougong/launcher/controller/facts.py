@@ -169,7 +169,7 @@ class RunFacts:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
     did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. What is not known yet is None.
+    words; empty: none. `ray`: what of Ray is gone, in words. What is not known yet is None.
     """
 
     number: int
@@ -185,6 +185,7 @@ class RunFacts:
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
     successor: str = ""
+    ray: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None
