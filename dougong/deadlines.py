@@ -49,7 +49,6 @@ class Deadlines:
     node_retry_s: float = (
         10.0  # a node whose agent could not start is tried again, then after twice
     )
-    leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.

@@ -45,7 +45,7 @@ ORDER = (
     "fault",  # from observation to decision
     "models",  # how a transformers model is cut
     "checkpoint",
-    "records",  # what a run leaves behind
+    "records.kinds", "records",  # what a run leaves behind; kinds of its events
     "planner",  # from a job and a cluster to a plan
     "ui", "ui.report",
     "data",

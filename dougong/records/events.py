@@ -8,44 +8,14 @@ class by their names, but for `failure`, which is `class` there, and `num_bytes`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from dougong.records.kinds.base import RunEvent
+from dougong.records.kinds.recovery import Recovered, StateRestored, SurvivorLost
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
-
-
-class RunEvent(BaseModel):
-    """What all events have. `monotonic_s`: seconds since the boot of the controller's machine;
-    `wall`: ISO 8601, UTC. Both clocks are set when the event is written.
-
-    A field that this release does not know is left out when a line is read.
-    """
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
-
-    kind: str
-    generation: int
-    monotonic_s: float = 0.0
-    wall: str = ""
-
-    @field_validator("wall")
-    @classmethod
-    def _is_a_time(cls, wall: str) -> str:
-        """Empty until the event is written."""
-        try:
-            if wall:
-                read_wall(wall)
-        except ValueError:
-            raise ValueError("must be a time such as 2025-11-22T09:30:00.000Z") from None
-        return wall
-
-
-def read_wall(wall: str) -> datetime:
-    """The time that an event's `wall` names. ValueError when it names none."""
-    return datetime.fromisoformat(wall.replace("Z", "+00:00"))  # Python 3.10 reads no Z
 
 
 class RunCreated(RunEvent):
@@ -178,17 +148,6 @@ class GenerationStarted(RunEvent):
     in_memory: bool = False
 
 
-class StateRestored(RunEvent):
-    """Every worker of the generation holds its part of the state after `step`. `tiers`: bytes by
-    where they came from: the worker's own memory, a peer's, a local disk, a checkpoint;
-    `seconds`: of the slowest worker."""
-
-    kind: Literal["state_restored"] = "state_restored"
-    step: int
-    tiers: dict[str, int] = {}
-    seconds: float = 0.0
-
-
 class FirstStep(RunEvent):
     """The generation's first step is done."""
 
@@ -263,45 +222,6 @@ class RecoveryDecided(RunEvent):
     kind: Literal["decision"] = "decision"
     action: str
     reason: str
-
-
-class SurvivorLost(RunEvent):
-    """A worker that was to go on in the next generation has ended before that began: it is
-    replaced like the first one. `failure`: its class."""
-
-    kind: Literal["survivor_lost"] = "survivor_lost"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-
-
-class Recovered(RunEvent):
-    """The first step after a failure is done. `failed`: the generation that it ended.
-
-    The times are seconds since the fault, which a drill tells; of any other, since it was noticed.
-    noticed_s: the first sign; decided_s: who failed and what is done; left_s: no worker is in the
-    old generation; begun_s: the next one's order is given (nodes, agents and a checkpoint were
-    sought before); formed_s: all its processes are there; fetched_s: every worker holds its part of
-    the state; first_step_s. None: nobody has told.
-
-    `kept`: workers whose processes are those of before; `forked`: the others. `step`: the last one
-    that was not lost; `tiers`: as in StateRestored.
-    """
-
-    kind: Literal["recovered"] = "recovered"
-    failed: int
-    noticed_s: float
-    decided_s: float
-    left_s: float
-    begun_s: float
-    formed_s: float | None = None
-    fetched_s: float | None = None
-    first_step_s: float
-    kept: tuple[str, ...] = ()
-    forked: tuple[str, ...] = ()
-    step: int = 0
-    tiers: dict[str, int] = {}
 
 
 class CheckpointStarted(RunEvent):

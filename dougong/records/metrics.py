@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dougong.records.events import read_wall
+from dougong.records.kinds.base import read_wall
 
 MetricsRow = dict[str, Any]
 """One step: `generation`, `wall` (ISO 8601, UTC, when it was written), `step`, `loss`, `tokens`,

@@ -28,7 +28,6 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
     RunEnded,
-    RunEvent,
     StartedAgent,
     StateChanged,
     StepSkipped,
@@ -36,6 +35,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.finished import as_finished, vain_resume
+from dougong.records.kinds.base import RunEvent
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status

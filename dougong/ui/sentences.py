@@ -27,22 +27,20 @@ from dougong.records.events import (
     PhaseEnded,
     PhaseStarted,
     PlanLaid,
-    Recovered,
     RecoveryDecided,
     RunCreated,
     RunEnded,
-    RunEvent,
     StateChanged,
-    StateRestored,
     StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
-    SurvivorLost,
     Waiting,
     WarningRaised,
     WorkerDied,
 )
+from dougong.records.kinds.base import RunEvent
+from dougong.records.kinds.recovery import Recovered, StateRestored, SurvivorLost
 from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import (
     count,

@@ -17,9 +17,9 @@ from dougong.records.events import (
     CheckpointsSetAside,
     Event,
     GenerationStarted,
-    read_wall,
 )
 from dougong.records.finished import vain_resume
+from dougong.records.kinds.base import read_wall
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss

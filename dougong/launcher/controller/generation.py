@@ -19,7 +19,8 @@ from dougong.fault.liveness import (
 )
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import MovedWorker, StateRestored
+from dougong.records.events import MovedWorker
+from dougong.records.kinds.recovery import StateRestored
 from dougong.records.status import StillWorker, WorkerState
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dougong.launcher.controller.generation import Generation
-from dougong.records.events import Recovered, StateRestored
+from dougong.records.kinds.recovery import Recovered, StateRestored
 
 
 @dataclass
