@@ -12,8 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from dougong.records.kinds.base import RunEvent
-from dougong.records.kinds.recovery import Recovered, StateRestored, SurvivorLost
+from dougong.fault.culprit import Culprit
+from dougong.records.event.base import RunEvent as RunEvent
+from dougong.records.event.base import read_wall as read_wall
+from dougong.records.event.faults import DrillFired as DrillFired
+from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
+from dougong.records.event.faults import Recovered as Recovered
+from dougong.records.event.faults import RecoveryDecided as RecoveryDecided
+from dougong.records.event.faults import SurvivorLost as SurvivorLost
+from dougong.records.event.faults import WorkerDied as WorkerDied
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
 
@@ -64,6 +71,16 @@ class Waiting(RunEvent):
     another job holds."""
 
     kind: Literal["waiting"] = "waiting"
+    text: str
+
+
+class RayChanged(RunEvent):
+    """A part of Ray, which a run needs at its start and to find a node alone, is gone (`is_lost`)
+    or there again: the cluster's head, a node's raylet, our process that speaks with them."""
+
+    kind: Literal["ray"] = "ray"
+    part: Literal["head", "raylet", "driver"]
+    is_lost: bool
     text: str
 
 
@@ -148,6 +165,17 @@ class GenerationStarted(RunEvent):
     in_memory: bool = False
 
 
+class StateRestored(RunEvent):
+    """Every worker of the generation holds its part of the state after `step`. `tiers`: bytes by
+    where they came from: the worker's own memory, a peer's, a local disk, a checkpoint;
+    `seconds`: of the slowest worker."""
+
+    kind: Literal["state_restored"] = "state_restored"
+    step: int
+    tiers: dict[str, int] = {}
+    seconds: float = 0.0
+
+
 class FirstStep(RunEvent):
     """The generation's first step is done."""
 
@@ -182,46 +210,6 @@ class StepSkipped(RunEvent):
     grad_norm: float
     where: str
     in_a_row: int = 1
-
-
-class DrillFired(RunEvent):
-    """A rehearsed fault is about to happen."""
-
-    kind: Literal["drill"] = "drill"
-    worker: str
-    step: int
-    action: str
-
-
-class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, such as out_of_memory; `node`: the
-    worker's, empty where all of the run is on one machine; so below."""
-
-    kind: Literal["worker_died"] = "worker_died"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-
-
-class FailureDiagnosed(RunEvent):
-    """Who failed first and why; `followed_by`: workers whose failures are its consequence."""
-
-    kind: Literal["diagnosis"] = "diagnosis"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-    detail: str = ""
-    followed_by: tuple[str, ...] = ()
-
-
-class RecoveryDecided(RunEvent):
-    """What is done about a failure."""
-
-    kind: Literal["decision"] = "decision"
-    action: str
-    reason: str
 
 
 class CheckpointStarted(RunEvent):
@@ -306,15 +294,23 @@ class StepGivenUp(RunEvent):
 
 
 class RunEnded(RunEvent):
-    """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
-    run, the last two where a worker was the cause."""
+    """The controller's last event but for its state. `cause`, `culprit`, `failure`: of a failed
+    run, the last two where something failed in it; `worker`: the culprit, where that is one."""
 
     kind: Literal["finished", "stopped", "failed"]
     step: int
     cause: str | None = None
     worker: str | None = None
     node: str = ""
+    culprit: Culprit | None = None
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
+
+    @property
+    def who(self) -> Culprit | None:
+        """The culprit, also where an earlier release has named a worker alone."""
+        if self.culprit is not None or not self.worker:
+            return self.culprit
+        return Culprit("worker", self.worker, self.node)
 
 
 Event = Annotated[
@@ -323,6 +319,7 @@ Event = Annotated[
     | PhaseStarted
     | PhaseEnded
     | Waiting
+    | RayChanged
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken

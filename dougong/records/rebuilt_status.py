@@ -14,9 +14,9 @@ from dougong.records.events import (
     RunCreated,
     RunEnded,
     StateChanged,
+    StateRestored,
     WorkerDied,
 )
-from dougong.records.kinds.recovery import StateRestored
 from dougong.records.status import STATES, RunStatus
 from dougong.records.unsaved import unsaved_words
 

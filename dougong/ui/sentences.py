@@ -27,20 +27,23 @@ from dougong.records.events import (
     PhaseEnded,
     PhaseStarted,
     PlanLaid,
+    RayChanged,
+    Recovered,
     RecoveryDecided,
     RunCreated,
     RunEnded,
+    RunEvent,
     StateChanged,
+    StateRestored,
     StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    SurvivorLost,
     Waiting,
     WarningRaised,
     WorkerDied,
 )
-from dougong.records.kinds.base import RunEvent
-from dougong.records.kinds.recovery import Recovered, StateRestored, SurvivorLost
 from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import (
     count,
@@ -49,7 +52,6 @@ from dougong.ui.formatting import (
     size,
     step_range,
     worker_list,
-    worker_place,
 )
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
@@ -145,6 +147,11 @@ def _(event: Waiting) -> Sentence:
 
 
 @describe.register
+def _(event: RayChanged) -> Sentence:
+    return Sentence("warning" if event.is_lost else "good", event.text)
+
+
+@describe.register
 def _(event: FingerprintsTaken) -> Sentence:
     workers_by_class: dict[str, list[str]] = {}
     for worker, name in event.classes.items():
@@ -195,8 +202,7 @@ def tier_words(tiers: Mapping[str, int]) -> str:
 @describe.register
 def _(event: SurvivorLost) -> Sentence:
     words = failure_words(event.failure, event.cause)
-    who = worker_place(event.worker, event.node)
-    return Sentence("error", f"worker {who} ended too before the next generation began: {words}")
+    return Sentence("error", f"worker {event.who} ended too before the next generation began: {words}")
 
 
 @describe.register
@@ -251,8 +257,7 @@ def _(event: DrillFired) -> Sentence:
 def _(event: WorkerDied) -> Sentence:
     return Sentence(
         "error",
-        f"worker {worker_place(event.worker, event.node)} died: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"worker {event.who} died: {failure_words(event.failure, event.cause)}",
     )
 
 
@@ -260,8 +265,7 @@ def _(event: WorkerDied) -> Sentence:
 def _(event: FailureDiagnosed) -> Sentence:
     return Sentence(
         "error",
-        f"diagnosis: {worker_place(event.worker, event.node)}: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"diagnosis: {event.who}: {failure_words(event.failure, event.cause)}",
     )
 
 
@@ -341,6 +345,6 @@ def _(event: StepGivenUp) -> Sentence:
 def _(event: RunEnded) -> Sentence:
     text = f"{event.kind} at step {event.step}"
     if event.kind == "failed":
-        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
+        who = f"{event.who}: " if event.who is not None else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from dougong.deadlines import DEADLINES
+from dougong.records.event.base import read_wall
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
@@ -19,7 +20,6 @@ from dougong.records.events import (
     GenerationStarted,
 )
 from dougong.records.finished import vain_resume
-from dougong.records.kinds.base import read_wall
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss

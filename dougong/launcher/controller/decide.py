@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
+from dougong.errors import (
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    SupersededError,
+    WorkerError,
+)
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
@@ -60,6 +66,12 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    if facts.successor:
+        error = SupersededError(
+            f"{policy.run_dir.path}: {facts.successor} has taken this run over, as this controller "
+            "had not been heard of: it goes on there"
+        )
+        return _end(Outcome("FAILED", error.exit_status, error))
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
@@ -237,11 +249,12 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    node = facts.agents.node_of(first.worker, policy.host)
-    diagnosis = replace(_with_advice(diagnose(first), facts, policy), node=node)
+    diagnosis = _with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
     past = [failure.diagnosis for failure in facts.history]
     decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
-    died, diagnosed = _failure_events(number, diagnosis, [failure.worker for failure in others])
+    followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
+    died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
+    diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
@@ -253,7 +266,7 @@ def _begin_recovery(
     # they said meanwhile would hide the cause.
     return (
         *([] if again is None else [Record(again)]),
-        Record(died),
+        *died,
         EndGeneration(number, diagnosis, leaving),
         Enter(recovering),
         Record(diagnosed),
@@ -261,33 +274,25 @@ def _begin_recovery(
     )
 
 
-def _failure_events(
-    number: int, diagnosis: Diagnosis, followed_by: Sequence[str]
-) -> tuple[events.WorkerDied, events.FailureDiagnosed]:
-    died = events.WorkerDied(
-        generation=number,
-        worker=diagnosis.worker,
-        node=diagnosis.node,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-    )
-    diagnosed = events.FailureDiagnosed(
-        generation=number,
-        worker=diagnosis.worker,
-        node=diagnosis.node,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-        detail=diagnosis.detail,
-        followed_by=tuple(followed_by),
-    )
-    return died, diagnosed
+def _with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """With the machine of the culprit, where it is one of several."""
+    culprit = diagnosis.culprit
+    match culprit.kind:
+        case "worker":
+            node = facts.agents.node_of(culprit.name, policy.host)
+        case "agent" | "fork_server":
+            workers = facts.agents[culprit.name].spec.workers
+            node = facts.agents.node_of(workers[0], policy.host)
+        case _:
+            node = culprit.node
+    return replace(diagnosis, culprit=replace(culprit, node=node))
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
     """An out-of-memory is answered with what the plan says of the worker's bytes."""
     if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
         return diagnosis
-    worker = facts.plan.worker(diagnosis.worker)
+    worker = facts.plan.worker(diagnosis.culprit.worker)
     shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
     handle = facts.agents.of_worker(worker.name)
     known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None

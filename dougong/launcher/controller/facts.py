@@ -11,6 +11,7 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
+from dougong.fault.culprit import CulpritKind
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
@@ -167,7 +168,8 @@ class RunFacts:
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
-    did or waited for. What is not known yet is None.
+    did or waited for. `successor`: the controller that has taken the run over from this one, in
+    words; empty: none. What is not known yet is None.
     """
 
     number: int
@@ -182,6 +184,7 @@ class RunFacts:
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
+    successor: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None
@@ -208,11 +211,13 @@ class RunFacts:
         generation = self.generation
         return generation if generation is not None and generation.number == number else None
 
-    def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
-        """An agent is gone, and its workers with it."""
-        text = self.agents.lose(handle, reason, self.machine_of(handle))
-        if self.generation is not None:
-            self.generation.note_lost(handle.spec.workers, text, now)
+    def lose(
+        self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
+    ) -> None:
+        """An agent is gone, or its fork server, and its workers with it."""
+        self.agents.lose(handle, reason, self.machine_of(handle), kind)
+        if self.generation is not None and handle.failure is not None:
+            self.generation.note_lost(handle.failure, now)
 
     def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent's connection has ended. Of one that is not ready yet, its backend may know why
@@ -307,7 +312,7 @@ class RunFacts:
         self.history.append(PastFailure(number, diagnosis, has_stepped))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis.worker, None, now)
+            self.recoveries.begin(ended, diagnosis, now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
@@ -363,4 +368,5 @@ class RunFacts:
         self.recomputation = Recomputation(dict(self.ledgers.steps))
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:
-            self.generation.note_lost(handle.spec.workers, str(handle.lost), now)
+            if handle.failure is not None:
+                self.generation.note_lost(handle.failure, now)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.worker_messages import StateFetched, WorkerRaised
@@ -17,10 +17,17 @@ from dougong.fault.liveness import (
     stall_reason,
     stalled,
 )
-from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
+from dougong.fault.observation import (
+    AgentLost,
+    Exited,
+    Failure,
+    Hung,
+    LinkCut,
+    NotStarted,
+    Raised,
+)
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import MovedWorker
-from dougong.records.kinds.recovery import StateRestored
+from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
 
 
@@ -181,7 +188,7 @@ class Generation:
     def is_heard(self, worker: str) -> bool:
         """Whether what a worker prints is to be shown: after a failure only those who failed have
         news, the others are being ended."""
-        return not self.failures or any(failure.worker == worker for failure in self.failures)
+        return not self.failures or any(worker in failure.workers for failure in self.failures)
 
     def note_forked(self, worker: str, pid: int) -> None:
         """A worker's process is there: a new one, or a survivor's with the same number."""
@@ -246,14 +253,14 @@ class Generation:
         )
         return self._fail(failure, now)
 
-    def note_lost(self, workers: Sequence[str], reason: str, now: float) -> None:
-        """An agent is gone, and those of its workers that had not ended with it."""
-        for name in workers:
-            status = self.workers.get(name)
-            if status is None or status.has_exited:
-                continue
+    def note_lost(self, failure: AgentLost | LinkCut, now: float) -> None:
+        """An agent is gone, and those of its workers that had not ended with it: one failure."""
+        living = [status for status in self.living if status.worker.name in failure.workers]
+        if not living:
+            return
+        for status in living:
             status.has_exited, self.last_exit_at = True, now
-            self._fail(AgentLost(name, reason), now)
+        self._fail(replace(failure, workers=tuple(s.worker.name for s in living)), now)
 
     def note_time(self, now: float, deadlines: Deadlines) -> tuple[WorkerStatus, ...]:
         """Give up who is still at work although another one is done; workers that have just
@@ -288,12 +295,13 @@ class Generation:
             status.has_exited = True
 
     def _fail(self, failure: Failure, now: float) -> Failure | None:
-        """Note a worker's failure, and return it, if it is its first: an exception and the exit
-        after it are one."""
-        status = self.workers[failure.worker]
-        if status.has_failed:
+        """Note a failure, and return it, if it is the first of one of its workers: an exception
+        and the exit after it are one."""
+        statuses = [self.workers[name] for name in failure.workers]
+        if all(status.has_failed for status in statuses):
             return None
-        status.has_failed = True
+        for status in statuses:
+            status.has_failed = True
         if self.first_failure_at is None:
             self.first_failure_at = now
         self.failures.append(failure)

@@ -47,8 +47,10 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
+    RayNews,
     SignalReceived,
     StoreOpened,
+    SuccessorFound,
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
@@ -74,6 +76,9 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_client(facts, item)
         case SignalReceived(number):
             return _observe_signal(facts, number)
+        case SuccessorFound(who):
+            facts.successor = who
+            return ()
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
@@ -82,6 +87,8 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_failed_commit(facts, item)
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
+        case RayNews():
+            return (Record(item.event(facts.number)),)
         case _:
             _observe_answer(facts, item, now)
             return ()
@@ -230,8 +237,8 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
-        case AgentFailed(text):
-            facts.lose(handle, text, now)
+        case AgentFailed(text, what):
+            facts.lose(handle, text, now, what)
         case Heartbeat() | WorkerForked() | WorkerExited():
             return observe_process(facts, message, now)
         case OutputLine():

@@ -22,7 +22,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
-from dougong.records.kinds.recovery import SurvivorLost
+from dougong.records.events import SurvivorLost
 
 
 def observe_process(
