@@ -8,6 +8,7 @@ from functools import singledispatch
 from typing import Literal
 
 from dougong.deadlines import DEADLINES
+from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
@@ -202,7 +203,8 @@ def tier_words(tiers: Mapping[str, int]) -> str:
 @describe.register
 def _(event: SurvivorLost) -> Sentence:
     words = failure_words(event.failure, event.cause)
-    return Sentence("error", f"worker {event.who} ended too before the next generation began: {words}")
+    who = Culprit("worker", event.worker, event.node)
+    return Sentence("error", f"worker {who} ended too before the next generation began: {words}")
 
 
 @describe.register

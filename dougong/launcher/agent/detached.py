@@ -62,7 +62,9 @@ class DetachedAgent:
         """How it has ended, once it has. LaunchError where it had no time to say so."""
         said = self._words.readline()
         if not said:
-            raise LaunchError(f"its process (pid {self.pid}) ended without a word{self._last_words()}")
+            raise LaunchError(
+                f"its process (pid {self.pid}) ended without a word{self._last_words()}"
+            )
         return AgentEnd(**json.loads(said))
 
     def kill(self) -> None:
