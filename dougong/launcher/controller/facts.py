@@ -313,7 +313,7 @@ class RunFacts:
         self.history.append(PastFailure(number, diagnosis, has_stepped))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis.worker, None, now)
+            self.recoveries.begin(ended, diagnosis, now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
