@@ -44,6 +44,7 @@ class Deadlines:
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
     await_leave_s: float = 30.0  # who has lost a peer hears what becomes of the generation
     leave_s: float = 10.0  # a worker that is told to leave its generation has left it
+    leave_snapshot_s: float = 5.0  # of that: its state is copied to memory, and its digests taken
     rejoin_s: float = 7200.0  # the next generation: a lost node returns first, checkpoints are read
     node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
     node_retry_s: float = (

@@ -18,6 +18,7 @@ class Membership:
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
     address, over which its peers reach it; the default suits workers of one machine.
+    `keeps_snapshots`: workers keep each other's state, and have a group for it.
     """
 
     rank: int
@@ -30,6 +31,7 @@ class Membership:
     names: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
+    keeps_snapshots: bool = True
 
     @property
     def native_peers(self) -> frozenset[int]:
