@@ -6,14 +6,21 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
+from dougong.control.worker_messages import (
+    PartDurable,
+    StateFetched,
+    StepDone,
+    WorkerWarning,
+)
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
 from dougong.models.inventory import inventory_of
@@ -29,18 +36,27 @@ from dougong.training.build import (
     build_on_plan,
 )
 from dougong.training.forwards import Forwards
-from dougong.training.memory.source import StateSource
+from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
-from dougong.training.replica import Replica
+from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
-from dougong.training.state import open_start, state_of, wanted_state
+from dougong.training.state import StartState, open_start, state_of, wanted_state
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a generation goes on from: the state after `step`, and the checkpoint of `saved_step`,
+    which is an earlier one where the state was in workers' memory."""
+
+    step: int
+    saved_step: int
 
 
 class Trainer:
@@ -48,16 +64,15 @@ class Trainer:
     workers call the same methods in the same order."""
 
     def __init__(
-        self, context: WorkerContext, stepper: Stepper, forwards: Forwards, first_step: int
+        self, context: WorkerContext, stepper: Stepper, forwards: Forwards, begun: Begun
     ) -> None:
-        """`first_step`: the step that comes next."""
         self.stepper = stepper
-        self.first_step = first_step
+        self.first_step = begun.step + 1
         self._context = context
         self._job = context.job
         self._forwards = forwards
         self._phases = stepper.parts.phases
-        self._step = self._saved_step = first_step - 1
+        self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
         self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
@@ -98,6 +113,12 @@ class Trainer:
         if saves:
             self._save()
         return result.stop
+
+    def catch_up(self) -> None:
+        """Save the state that the generation goes on from, where a checkpoint of it was due and the
+        generation before did not get so far."""
+        if self._step > self._saved_step and self._is_due(self._job.checkpoint.every):
+            self._save()
 
     def finish(self) -> None:
         """Save what is not saved yet and wait until it is durable."""
@@ -211,12 +232,7 @@ def build_trainer(
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     memory = memory or StateMemory(job.fault.snapshots)
-
-    def open_memory(least_step: int) -> StateSource | None:
-        return memory.open_state(world, wanted_state(blueprint, plan), least_step)
-
-    with open_start(job, blueprint.names, context.resume, open_memory) as start:
-        share = build_on_plan(blueprint, plan, world.rank, start)
+    share, start = _read_share(context, world, blueprint, memory)
     ledger = None
     if job.is_deterministic:
         ledger = LedgerStart(context.run_dir / "ledger", start.digest)
@@ -227,7 +243,32 @@ def build_trainer(
     memory.follow(world, plan, state, start.step, start.digest)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
-    return Trainer(context, stepper, forwards, start.step + 1)
+    trainer = Trainer(context, stepper, forwards, _begun(context, start))
+    trainer.catch_up()
+    return trainer
+
+
+def _read_share(
+    context: WorkerContext, world: World, blueprint: ModelBlueprint, memory: StateMemory
+) -> tuple[WorkerShare, StartState]:
+    """This worker's share with the newest state that there is; the controller is told where that
+    was. Collective."""
+    begun = time.perf_counter()
+    wants = wanted_state(blueprint, context.plan)
+    open_memory = partial(memory.open_state, world, wants)
+    with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
+        share = build_on_plan(blueprint, context.plan, world.rank, start)
+    if start.source is not None:
+        seconds = time.perf_counter() - begun
+        context.control.send(StateFetched(start.step, dict(start.source.tiers), seconds))
+    return share, start
+
+
+def _begun(context: WorkerContext, start: StartState) -> Begun:
+    saved_step = start.step
+    if isinstance(start.source, MemorySource):
+        saved_step = 0 if context.resume is None else step_of(context.resume) or 0
+    return Begun(start.step, saved_step)
 
 
 def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:
