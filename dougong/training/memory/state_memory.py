@@ -198,7 +198,7 @@ class StateMemory:
         if following is None:
             return
         if under_way is not None:
-            self._end(under_way, following.world.member.deadlines.leave_snapshot_s)
+            self._end(under_way, following.world.member.deadlines.leave_s / 2)
         elif live is not None:
             slot = self._slots[1 - self._newest]
             slot.clear()
