@@ -44,7 +44,14 @@ from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
-from dougong.training.state import StartState, open_start, state_of, wanted_state
+from dougong.training.state import (
+    OpenMemory,
+    StartState,
+    no_memory,
+    open_start,
+    state_of,
+    wanted_state,
+)
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
@@ -126,6 +133,8 @@ class Trainer:
             self._save()
         self._phases.note("checkpoint", 1)
         self._saver.wait()
+        if self.stepper.parts.memory is not None:
+            self.stepper.parts.memory.before_update()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
 
     def _is_due(self, every: int) -> bool:
@@ -219,8 +228,8 @@ def build_trainer(
     tracer: Tracer | None = None,
     memory: StateMemory | None = None,
 ) -> Trainer:
-    """All that a worker needs for its steps, from the job file and the newest state on, in the
-    `memory` of this world's workers or on storage. Collective.
+    """All that a worker needs for its steps, from the job file and the newest state on, on storage
+    or in the `memory` of this world's workers (None: nothing is kept there). Collective.
 
     Raises what makes the job impossible here: DataError, ModelError, CheckpointError, DeviceError.
     """
@@ -231,7 +240,6 @@ def build_trainer(
     data = _open_data(context, world, int(blueprint.config.vocab_size))
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
-    memory = memory or StateMemory(job.fault.snapshots)
     share, start = _read_share(context, world, blueprint, memory)
     ledger = None
     if job.is_deterministic:
@@ -239,8 +247,9 @@ def build_trainer(
     notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
-    state = partial(state_of, share.replica, share.optimizer)
-    memory.follow(world, plan, state, start.step, start.digest)
+    if memory is not None:
+        state = partial(state_of, share.replica, share.optimizer)
+        memory.follow(world, plan, state, start.step, start.digest)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     trainer = Trainer(context, stepper, forwards, _begun(context, start))
@@ -249,13 +258,14 @@ def build_trainer(
 
 
 def _read_share(
-    context: WorkerContext, world: World, blueprint: ModelBlueprint, memory: StateMemory
+    context: WorkerContext, world: World, blueprint: ModelBlueprint, memory: StateMemory | None
 ) -> tuple[WorkerShare, StartState]:
     """This worker's share with the newest state that there is; the controller is told where that
     was. Collective."""
     begun = time.perf_counter()
-    wants = wanted_state(blueprint, context.plan)
-    open_memory = partial(memory.open_state, world, wants)
+    open_memory: OpenMemory = no_memory
+    if memory is not None:
+        open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     if start.source is not None:

@@ -12,11 +12,9 @@ from dougong.checkpoint.disk import digest
 from dougong.checkpoint.parameters import TORCH_DTYPES, stored_dtype
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.checkpoint.tensorfile import TensorShape
+from dougong.planner.snapshot_bytes import aligned
 from dougong.training.memory.holdings import HeldTensor, Holding, Moment, Place
 from dougong.training.memory.source import StateKey
-
-_ALIGNMENT = 8
-"""Of every tensor's first byte: the widest item that a state holds."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def lay_out(tensors: Iterable[tuple[str, TensorShape]]) -> Layout:
     end = 0
     for group, shape in tensors:
         spots.append(Spot(group, shape, end))
-        end += -(-shape.num_bytes // _ALIGNMENT) * _ALIGNMENT
+        end += aligned(shape.num_bytes)
     return tuple(spots)
 
 
@@ -61,7 +59,7 @@ def layout_of(state: Iterable[StateTensor]) -> Layout:
 
 def num_bytes_of(layout: Layout) -> int:
     """The memory that a part of this layout takes."""
-    return -(-layout[-1].end // _ALIGNMENT) * _ALIGNMENT if layout else 0
+    return aligned(layout[-1].end) if layout else 0
 
 
 class StatePart:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dougong.checkpoint.tensorfile import TensorShape
 from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.replica_holders import wards_of
@@ -82,9 +83,11 @@ class ReplicaExchange:
         self._exchange_tables(part, heads, wait)
         return self._exchange_tensors(part, heads, room, wait)
 
-    def num_bytes(self, part: StatePart) -> int:
-        """What a holder is sent of it, without the table."""
-        return HEAD_BYTES + part.memory.numel() + DIGEST_BYTES * len(part.layout)
+    def count(self, part: StatePart) -> None:
+        """Take down what the holders were sent of it; a table is no step's."""
+        for holder in self.holders:
+            for num_bytes in (HEAD_BYTES, part.memory.numel(), DIGEST_BYTES * len(part.layout)):
+                self._world.sent.add(TrafficKind.REPLICAS, holder, num_bytes)
 
     def _exchange_heads(self, part: StatePart, wait: PeerWait) -> dict[int, _Head]:
         table = self._table(part)
@@ -93,9 +96,7 @@ class ReplicaExchange:
         self._exchange_all([_as_tensor(head.pack())], {o: [t] for o, t in landings.items()}, wait)
         return {owner: _Head.unpack(_as_bytes(landing)) for owner, landing in landings.items()}
 
-    def _exchange_tables(
-        self, part: StatePart, heads: Mapping[int, _Head], wait: PeerWait
-    ) -> None:
+    def _exchange_tables(self, part: StatePart, heads: Mapping[int, _Head], wait: PeerWait) -> None:
         landings = {owner: _room(head.table_bytes) for owner, head in heads.items()}
         sent = [_as_tensor(self._table(part))]
         self._exchange_all(sent, {owner: [t] for owner, t in landings.items()}, wait)
@@ -142,6 +143,11 @@ class ReplicaExchange:
         for spot in part.layout:
             rows.append([spot.group, spot.shape.name, spot.shape.dtype, list(spot.shape.shape)])
         return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def replica_bytes(num_bytes: int, num_tensors: int) -> int:
+    """What a holder is sent of a part of so many bytes, but for the table."""
+    return HEAD_BYTES + num_bytes + DIGEST_BYTES * num_tensors
 
 
 def _read_table(data: bytes) -> Layout:

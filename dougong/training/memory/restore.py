@@ -80,8 +80,7 @@ class MemorySource:
         found = self._tensors.get((group, name))
         if found is None:
             raise CheckpointError(
-                f"the snapshot of step {self.step} holds no {group} {name}; "
-                "it is of another model"
+                f"the snapshot of step {self.step} holds no {group} {name}; it is of another model"
             )
         return found
 

@@ -44,7 +44,6 @@ from torch import Tensor
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.errors import CheckpointError
 from dougong.job.fault.snapshots import Snapshots
-from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -184,9 +183,7 @@ class StateMemory:
                 wait.for_future(self._under_way)
             self._under_way = None
             self._newest = 1 - self._newest
-            part = self._slots[self._newest].parts[0]
-            for holder in exchange.holders:
-                world.sent.add(TrafficKind.REPLICAS, holder, exchange.num_bytes(part))
+            exchange.count(self._slots[self._newest].parts[0])
         self._live = None
 
     def leave(self) -> None:
@@ -252,9 +249,7 @@ def _copy(slot: Slot, state: Sequence[StateTensor], live: _Live) -> StatePart:
     return part
 
 
-def _take(
-    slot: Slot, state: Sequence[StateTensor], live: _Live, exchange: ReplicaExchange
-) -> None:
+def _take(slot: Slot, state: Sequence[StateTensor], live: _Live, exchange: ReplicaExchange) -> None:
     """Copy this worker's state, send it to its holders, and take what it keeps for others."""
     own = _copy(slot, state, live)
     used: list[str] = []
