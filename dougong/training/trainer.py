@@ -241,10 +241,8 @@ def build_trainer(
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     share, start = _read_share(context, world, blueprint, memory)
-    ledger = None
-    if job.is_deterministic:
-        ledger = LedgerStart(context.run_dir / "ledger", start.digest)
     notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
+    ledger = _ledger_start(context, start)
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
     if memory is not None:
@@ -272,6 +270,12 @@ def _read_share(
         seconds = time.perf_counter() - begun
         context.control.send(StateFetched(start.step, dict(start.source.tiers), seconds))
     return share, start
+
+
+def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:
+    if not context.job.is_deterministic:
+        return None
+    return LedgerStart(context.run_dir / "ledger", start.digest)
 
 
 def _begun(context: WorkerContext, start: StartState) -> Begun:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -168,18 +168,13 @@ class _Attempt:
         return damaged
 
     def _exchange(self, fetches: Sequence[Fetch], arriving: Mapping[int, Tensor]) -> None:
-        me, counts = self._world.rank, Counter[tuple[int, int]]()
         sends, receives = [], []
-        for place, fetch in enumerate(fetches):
-            if not fetch.crosses:
-                continue
-            # Both ends count alike: the tag tells the messages between two ranks apart.
-            pair = (fetch.source, fetch.target)
-            counts[pair] += 1
-            if fetch.source == me:
-                sends.append(Transfer(fetch.target, self._own(fetch), counts[pair]))
-            elif fetch.target == me:
-                receives.append(Transfer(fetch.source, arriving[place], counts[pair]))
+        for place, tag in _tags(fetches):
+            fetch = fetches[place]
+            if fetch.source == self._world.rank:
+                sends.append(Transfer(fetch.target, self._own(fetch), tag))
+            elif fetch.target == self._world.rank:
+                receives.append(Transfer(fetch.source, arriving[place], tag))
         for transfer in sends:
             self._world.sent.add(TrafficKind.REPLICAS, transfer.rank, transfer.num_bytes)
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
@@ -197,6 +192,17 @@ class _Attempt:
         except CheckpointError:
             return _room(fetch.tensor).fill_(0xFF)
         return tensor.reshape(-1).view(torch.uint8)
+
+
+def _tags(fetches: Sequence[Fetch]) -> Iterator[tuple[int, int]]:
+    """(place in the list, tag) of everything that is sent. Both ends count alike, so a tag tells
+    the messages between two ranks apart."""
+    counts = Counter[tuple[int, int]]()
+    for place, fetch in enumerate(fetches):
+        if fetch.crosses:
+            pair = (fetch.source, fetch.target)
+            counts[pair] += 1
+            yield place, counts[pair]
 
 
 def _room(held: HeldTensor) -> Tensor:
