@@ -103,6 +103,7 @@ def _membership(context: WorkerContext) -> Membership:
         deadlines=job.fault.limits(),
         address=context.address,
         is_over=lambda: context.control.leave_requested,
+        keeps_snapshots=job.fault.snapshots.are_kept,
     )
 
 

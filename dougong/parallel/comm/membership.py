@@ -23,7 +23,8 @@ class Membership:
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
     address, over which its peers reach it; the default suits workers of one machine. `is_over`:
-    whether the generation is to be left, which may be found at any moment.
+    whether the generation is to be left, which may be found at any moment. `keeps_snapshots`:
+    workers keep each other's state, and have a group for it.
     """
 
     rank: int
@@ -37,6 +38,7 @@ class Membership:
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
     is_over: Callable[[], bool] = _never
+    keeps_snapshots: bool = True
 
     @property
     def native_peers(self) -> frozenset[int]:
