@@ -76,6 +76,7 @@ def _membership(context: WorkerContext) -> Membership:
         names=tuple(w.name for w in plan.workers),
         deadlines=job.fault.limits(),
         address=context.address,
+        awaits=context.control.waits_for,
     )
 
 

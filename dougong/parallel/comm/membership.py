@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from dougong.deadlines import DEADLINES, Deadlines
+
+
+def _to_nobody(ranks: Collection[int]) -> None:
+    """Where nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Membership:
     `islands`: (name, native backend or "gloo", ranks) of every island. `attention`: the ranks that
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
-    address, over which its peers reach it; the default suits workers of one machine.
+    address, over which its peers reach it; the default suits workers of one machine. `awaits`: told
+    the ranks that the calling thread waits for, and none when that is over.
     """
 
     rank: int
@@ -30,6 +35,7 @@ class Membership:
     names: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
+    awaits: Callable[[Collection[int]], None] = _to_nobody
 
     @property
     def native_peers(self) -> frozenset[int]:
