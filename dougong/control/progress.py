@@ -40,6 +40,18 @@ class WorkerProgress:
     awaited: int = 0
 
 
+@dataclass(frozen=True)
+class WorkerSigns:
+    """Of one process. `state`: as /proc has it (`R`, `S`, `D`, `T`; empty where it has none), for
+    `state_s` seconds by now; `still_s`: so long its vector has not moved; `silent_s`: so long its
+    pulse has not been felt."""
+
+    state: str = ""
+    state_s: float = 0.0
+    still_s: float = 0.0
+    silent_s: float = 0.0
+
+
 class ProgressVector:
     """The shared vector, over an open file descriptor that a forked child inherits.
 
