@@ -51,7 +51,8 @@ ORDER = (
     "data",
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.start", "training.memory", "training",
-    "launcher.agent", "launcher.backends", "launcher.controller.inbound", "launcher.controller", "launcher",
+    "launcher.agent", "launcher.backends", "launcher.backends.process",  # its calls are made by a process of its own
+    "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools",  # proofs, differences, calibration
     "cli",
 )  # fmt: skip

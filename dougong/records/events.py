@@ -17,7 +17,9 @@ from dougong.records.event.base import RunEvent as RunEvent
 from dougong.records.event.base import read_wall as read_wall
 from dougong.records.event.faults import DrillFired as DrillFired
 from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
+from dougong.records.event.faults import Recovered as Recovered
 from dougong.records.event.faults import RecoveryDecided as RecoveryDecided
+from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import WorkerDied as WorkerDied
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
@@ -69,6 +71,16 @@ class Waiting(RunEvent):
     another job holds."""
 
     kind: Literal["waiting"] = "waiting"
+    text: str
+
+
+class RayChanged(RunEvent):
+    """A part of Ray, which a run needs at its start and to find a node alone, is gone (`is_lost`)
+    or there again: the cluster's head, a node's raylet, our process that speaks with them."""
+
+    kind: Literal["ray"] = "ray"
+    part: Literal["head", "raylet", "driver"]
+    is_lost: bool
     text: str
 
 
@@ -142,12 +154,26 @@ class PlanLaid(RunEvent):
 
 
 class GenerationStarted(RunEvent):
-    """Workers are being forked. `resume`: the checkpoint's name; `step`: the last one done."""
+    """Workers are being forked, and those that live are handed the task. `resume`: the checkpoint's
+    name; `step`: the last one done; `in_memory`: workers hold that step in memory, and `resume` is
+    for the case that a part of it is lost."""
 
     kind: Literal["generation_started"] = "generation_started"
     workers: tuple[str, ...]
     resume: str | None = None
     step: int = 0
+    in_memory: bool = False
+
+
+class StateRestored(RunEvent):
+    """Every worker of the generation holds its part of the state after `step`. `tiers`: bytes by
+    where they came from: the worker's own memory, a peer's, a local disk, a checkpoint;
+    `seconds`: of the slowest worker."""
+
+    kind: Literal["state_restored"] = "state_restored"
+    step: int
+    tiers: dict[str, int] = {}
+    seconds: float = 0.0
 
 
 class FirstStep(RunEvent):
@@ -293,11 +319,13 @@ Event = Annotated[
     | PhaseStarted
     | PhaseEnded
     | Waiting
+    | RayChanged
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
     | PlanLaid
     | GenerationStarted
+    | StateRestored
     | FirstStep
     | StepsRecomputed
     | StepSkipped
@@ -305,6 +333,8 @@ Event = Annotated[
     | WorkerDied
     | FailureDiagnosed
     | RecoveryDecided
+    | SurvivorLost
+    | Recovered
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointFailed

@@ -235,7 +235,7 @@ def test_a_stopped_worker_does_not_delay_the_end(tmp_path: Path) -> None:
 def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05)).start()
     run.await_step(2)
-    assert (run.run_dir.controller_file.stat().st_mode & 0o777) == 0o600
+    assert (run.run_dir.address_file(1).stat().st_mode & 0o777) == 0o600
     wait_for(lambda: len(run.worker_pids()) == 2, "the workers' numbers")
     live = json.loads(dougong("status", "--json", str(run.path)).stdout)
     assert live["state"] == "RUNNING"

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
+from dougong.errors import (
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    SupersededError,
+    WorkerError,
+)
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
@@ -17,15 +23,15 @@ from dougong.launcher.controller.actions import (
     AskToStop,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     Enter,
     ForgetParts,
-    KillGeneration,
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.departure import Departure, who_leaves
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -60,6 +66,12 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    if facts.successor:
+        error = SupersededError(
+            f"{policy.run_dir.path}: {facts.successor} has taken this run over, as this controller "
+            "had not been heard of: it goes on there"
+        )
+        return _end(Outcome("FAILED", error.exit_status, error))
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
@@ -249,12 +261,13 @@ def _begin_recovery(
     again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
-    # The others are killed at once: they would wait for the dead one until their own deadline, and
-    # what they said meanwhile would hide the cause.
+    leaving = who_leaves(generation, decision, was_stopping)
+    # The others leave at once: they would wait for the dead one until their own deadline, and what
+    # they said meanwhile would hide the cause.
     return (
         *([] if again is None else [Record(again)]),
         *died,
-        KillGeneration(number, diagnosis),
+        EndGeneration(number, diagnosis, leaving),
         Enter(recovering),
         Record(diagnosed),
         Record(decided),
@@ -291,7 +304,8 @@ def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Di
 def _recover(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
-    """End the old generation's workers, then the run or the next generation, as was decided."""
+    """Have the old generation's workers leave it or end, then the run or the next generation, as
+    was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
     relocation = Relocation(facts, state, policy, now)
@@ -308,11 +322,10 @@ def _await_workers_end(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     assert facts.generation is not None
-    done: tuple[Action, ...] = (ForgetParts(),)
-    if not facts.generation.all_exited:
-        if now - state.since <= policy.deadlines.kill_s:
-            return ()
-        done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    departure = Departure(facts, facts.generation, state.since, policy.deadlines, now)
+    if not departure.is_over:
+        return departure.kill_late()
+    done: tuple[Action, ...] = (*departure.left_behind(), ForgetParts())
     ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()
@@ -331,17 +344,6 @@ def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: f
     end must not cost it."""
     waits = now - state.since <= policy.deadlines.commit_checkpoint_s
     return waits and facts.checkpoints.num_open > 0
-
-
-def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:
-    """SIGKILL has been sent. A process that does not end even so is stuck in the kernel; the next
-    generation may begin without it, since its generation's number keeps it out of that one."""
-    statuses = generation.workers.items()
-    alive = [name for name, status in statuses if not status.has_exited]
-    waited = deadlines.words("kill_s")
-    return warning(
-        facts, f"not ended after SIGKILL: the controller waited {waited}; left behind", *alive
-    )
 
 
 def _begin_restart(

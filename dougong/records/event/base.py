@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 class RunEvent(BaseModel):
     """What all events have. `monotonic_s`: seconds since the boot of the controller's machine;
-    `wall`: ISO 8601, UTC. Both clocks are set when the event is written.
+    `wall`: ISO 8601, UTC; `fence`: the number of its controller. The three are set when the event
+    is written.
 
     A field that this release does not know is left out when a line is read.
     """
@@ -18,6 +19,7 @@ class RunEvent(BaseModel):
 
     kind: str
     generation: int
+    fence: int = 0
     monotonic_s: float = 0.0
     wall: str = ""
 

@@ -14,12 +14,12 @@ from dougong.fault.past import PastFailure
 from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     FindCheckpoint,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     GoOn,
-    KillGeneration,
     LoseAgent,
     SeekNodes,
     StartAgents,
@@ -77,7 +77,7 @@ def test_an_agent_that_was_lost_before_has_lost_its_workers(facts: RunFacts) -> 
 
 def test_failures_errors_and_plans_are_taken_down(facts: RunFacts) -> None:
     diagnosis, error = Diagnosis(Culprit("worker", "east/0"), "crash", "SIGKILL"), LaunchError("x")
-    for action in (UsePlan(PLAN), KillGeneration(1, diagnosis), GiveUp(error)):
+    for action in (UsePlan(PLAN), EndGeneration(1, diagnosis), GiveUp(error)):
         facts.note(action, 0.0)
     assert (facts.plan, facts.history, facts.error) == (PLAN, [PastFailure(1, diagnosis)], error)
 

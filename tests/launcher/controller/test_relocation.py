@@ -98,7 +98,7 @@ def test_a_lost_agent_goes_to_another_node_that_fits() -> None:
     made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west"), found(5))
     assert made.states == ["RECOVERING", "RUNNING"]
     assert made.names() == [
-        "DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
+        "DropAgent west", "EndGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
         "UsePlan", "FindCheckpoint", "ForkGeneration 2",
     ]  # fmt: skip
     assert where(made) == {"west": "id-of-node2"}
