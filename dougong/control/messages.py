@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -37,8 +37,8 @@ from dougong.control.fork_messages import (
     StartServer,
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
-from dougong.control.path_messages import PathsOpen, PathsTried, TryPaths
-from dougong.control.progress import WorkerProgress
+from dougong.control.path_messages import Hearing, PathsOpen, PathsTried, TryPaths
+from dougong.control.progress import WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError, LaunchError
@@ -149,11 +149,14 @@ class AgentFailed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Ten times a second: the progress of the generation's workers on this agent."""
+    """Ten times a second: the progress of the generation's workers on this agent, and the signs of
+    life of their processes; what the agent hears of others."""
 
     generation: int
     sequence: int
     progress: dict[str, WorkerProgress]
+    signs: dict[str, WorkerSigns] = field(default_factory=dict)
+    hearing: Hearing = field(default_factory=Hearing)
     kind: Literal["heartbeat"] = "heartbeat"
 
 

@@ -5,7 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +23,10 @@ class Control(Protocol):
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         """Say what is being done; costs no system call. Phases: `progress.PHASES`."""
+
+    def waits_for(self, ranks: Collection[int]) -> None:
+        """Say for which ranks this thread waits from now on, and none when that is over; costs no
+        system call. Of other threads than the worker's own it is of no account."""
 
     def send(self, message: WorkerMessage) -> None:
         """Send to the controller.

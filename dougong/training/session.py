@@ -104,6 +104,7 @@ def _membership(context: WorkerContext) -> Membership:
         address=context.address,
         is_over=lambda: context.control.leave_requested,
         keeps_snapshots=job.fault.snapshots.are_kept,
+        awaits=context.control.waits_for,
     )
 
 

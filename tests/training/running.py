@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ class HandControl:
         self._name, self._messages, self._stop_at = name, messages, stop_at
         self._step = 0
         self.phases: list[str] = []
+
+    def waits_for(self, ranks: Collection[int]) -> None:
+        pass
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._step = step

@@ -169,7 +169,11 @@ class Agent:
         self._num_heartbeats += 1
         children = self._workers.of(self._generation)
         progress = {child.worker: child.vector.read() for child in children}
-        self._controller.send(Heartbeat(self._generation, self._num_heartbeats, progress))
+        now = time.monotonic()
+        signs = {child.worker: child.look(progress[child.worker], now) for child in children}
+        self._controller.send(
+            Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
+        )
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full

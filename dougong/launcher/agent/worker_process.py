@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,12 +54,18 @@ class AgentControl:
         self._line, self._vector = line, vector
         self._generation = line.generation
         self._lock = threading.Lock()
+        self._thread = threading.get_ident()
         self._is_over = False
         self._free: Callable[[], None] = _nothing
         self._leave: Callable[[], int] = _no_state
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._vector.write(step, phase, operation)
+
+    def waits_for(self, ranks: Collection[int]) -> None:
+        # What other threads wait for holds nobody up, as long as the worker itself does not.
+        if threading.get_ident() == self._thread:
+            self._vector.wait_for(ranks)
 
     def send(self, message: WorkerMessage) -> None:
         # A thread that outlives its generation, such as one that writes to slow storage, must not
@@ -97,7 +103,9 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
     sock, log, vector = fds
     _take_over_output(log)
     line = WorkerLine(Channel(socket.socket(fileno=sock), "agent", deadlines), deadlines)
-    code = _Life(line, ProgressVector(vector)).live(request)
+    progress = ProgressVector(vector)
+    progress.beat(deadlines.heartbeat_every_s)
+    code = _Life(line, progress).live(request)
     # A full log disk must not turn a finished worker into a failed one.
     with contextlib.suppress(OSError):
         sys.stdout.flush()
