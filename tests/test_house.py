@@ -35,7 +35,7 @@ ORDER = (
     "errors", "deadlines", "addresses", "remarks",
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job",  # what a user asks for; optimizers declare a section of it
+    "job.yaml", "job.section", "job.optimizers", "job.drills", "job",  # what a user asks for; sections of it, and the table of faults
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dougong.control.progress import OrderedFault
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import WorkerMessage
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
 
 
@@ -26,6 +28,9 @@ class Control(Protocol):
 
         Once it returns, the message survives the death of this process.
         """
+
+    def take_fault(self) -> OrderedFault | None:
+        """What a drill has this worker do to itself now, once; it was announced before."""
 
     @property
     def stop_requested(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
@@ -19,6 +20,7 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.training.spoiler import spoil
 from dougong.training.trainer import build_trainer
 
 
@@ -32,7 +34,7 @@ def train(context: WorkerContext) -> None:
     with joined(context) as world:
         trainer = build_trainer(context, world)
         for step in range(trainer.first_step, context.job.steps + 1):
-            rehearse(context.drills, step, context.control.send)
+            rehearse(context.drills, step, context.control, partial(spoil, trainer.stepper.parts))
             if trainer.run_step(step):
                 break
         trainer.finish()

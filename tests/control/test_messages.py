@@ -16,7 +16,8 @@ from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.control.progress import WorkerProgress
 from dougong.deadlines import DEADLINES
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
 from tests.launcher.toyrun import toy_job
 
@@ -52,6 +53,8 @@ EXAMPLES: tuple[Message, ...] = (
     handshake.Hello("aa", "bb", dataclasses.replace(AGENT, devices=None, ray_node=None)),
     handshake.Welcome("cc"),
     wire.ForkWorkers(3, ("east/0", "east/1"), TRAIN),
+    wire.InflictFault(3, "east/1", "stop", 2.5),
+    wire.OrderDrill("kill_agent", "east/1"),
     wire.ForkWorkers(3, (), dataclasses.replace(TRAIN, resume=None, drills=())),
     wire.ForkWorkers(0, ("east/0",), tasks.InspectTask("a.module:inspect", JOB)),
     wire.ForkWorkers(0, ("east/0",), FINGERPRINT),

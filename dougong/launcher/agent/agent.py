@@ -35,6 +35,7 @@ from dougong.control.messages import (
     ForkWorkers,
     FromWorker,
     Heartbeat,
+    InflictFault,
     KillWorkers,
     Message,
     OutputLine,
@@ -53,6 +54,7 @@ from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
+from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
@@ -188,6 +190,8 @@ class Agent:
                 self._paths.answer(message)
             case KillWorkers(generation):
                 self._kill(generation)
+            case InflictFault(generation):
+                inflict_on(message, self._children_of(generation), self._fork_server)
             case StopAfterStep(generation):
                 for child in self._children_of(generation):
                     child.vector.request_stop()

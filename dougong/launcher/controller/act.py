@@ -30,6 +30,7 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    FireDrill,
     ForkGeneration,
     KillGeneration,
     ListNodes,
@@ -119,7 +120,7 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | KillGeneration():
+            case ForkGeneration() | AskToStop() | KillGeneration() | FireDrill():
                 self._command(action)
 
     def close(self) -> None:
@@ -282,7 +283,7 @@ class Actor:
 
     # Workers
 
-    def _command(self, action: ForkGeneration | AskToStop | KillGeneration) -> None:
+    def _command(self, action: ForkGeneration | AskToStop | KillGeneration | FireDrill) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
@@ -290,6 +291,8 @@ class Actor:
                 self._reach.send_all(StopAfterStep(generation))
             case KillGeneration(generation):
                 self._reach.send_all(KillWorkers(generation))
+            case FireDrill(agent, message):
+                self._reach.send(agent, message)
 
     def _ask_for_model(self, agent: str, worker: str) -> None:
         """Fork a child of generation 0, which looks and answers; so below."""

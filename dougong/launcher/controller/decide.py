@@ -23,6 +23,7 @@ from dougong.launcher.controller.actions import (
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.observe import warning
@@ -63,7 +64,7 @@ def next_actions(
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
-    urgent = _keep_house(facts)
+    urgent = _keep_house(facts) or due_drills(facts, state, policy, now)
     if urgent:
         return urgent
     if facts.stop is not None and _stops_at_once(facts, state):

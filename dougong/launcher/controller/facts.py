@@ -11,9 +11,11 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
+from dougong.fault.drill import FiredDrill
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
+from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -30,6 +32,7 @@ from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
     FindCheckpoint,
+    FireDrill,
     ForgetParts,
     ForkGeneration,
     GiveUp,
@@ -39,6 +42,7 @@ from dougong.launcher.controller.actions import (
     Record,
     SeekNodes,
     StartAgents,
+    TakeOrder,
     UseFingerprints,
     UseModel,
     UsePlan,
@@ -46,11 +50,16 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint, StoreOpened
+from dougong.launcher.controller.inbound.items import (
+    Committed,
+    DrillOrder,
+    FoundCheckpoint,
+    StoreOpened,
+)
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
+from dougong.records.events import CheckpointCommitted, CheckpointFailed, FirstStep, Waiting
 from dougong.records.recomputation import Recomputation
 from dougong.records.unsaved import commit_words
 
@@ -155,8 +164,9 @@ class CheckpointFacts:
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
-    worker). `same_since`: the first generation whose bits all later ones must give again.
+    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
+    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
+    seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
@@ -166,8 +176,10 @@ class RunFacts:
 
     number: int
     step: int
-    fired: set[tuple[int, str]]
+    fired: set[FiredDrill]
     same_since: int = 1
+    orders: list[DrillOrder] = field(default_factory=list)
+    first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
@@ -268,6 +280,8 @@ class RunFacts:
                 self.recomputation = Recomputation()
             case ForkGeneration():
                 self._begin_generation(action, now)
+            case TakeOrder() | FireDrill():
+                self._note_drill(action)
             case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
@@ -282,10 +296,23 @@ class RunFacts:
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
                 self.checkpoints.note(action)
 
+    def _note_drill(self, action: TakeOrder | FireDrill) -> None:
+        match action:
+            case TakeOrder(order):
+                self.orders.remove(order)
+            case FireDrill(_, message, fired):
+                if fired is not None:
+                    self.fired.add(fired)
+                generation = self.generation_of(message.generation)
+                if generation is not None and message.fault in ENDS_ITS_PROCESS:
+                    generation.note_drill(message.worker)
+
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(FirstStep()) if self.first_step_at is None:
+                self.first_step_at = now
             case GoOn():
                 self.error = None
             case LoseAgent(agent, reason):

@@ -10,6 +10,7 @@ from dougong.control.messages import (
     FromWorker,
     Heartbeat,
     Message,
+    OrderDrill,
     OutputLine,
     Ping,
     RequestRefused,
@@ -31,7 +32,9 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
+from dougong.fault.drill import FiredDrill
 from dougong.fault.liveness import silence_reason
+from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -55,6 +58,7 @@ from dougong.launcher.controller.inbound.items import (
     ClientRequest,
     CommitFailed,
     Committed,
+    DrillOrder,
     FoundCheckpoint,
     Item,
     NodesListed,
@@ -214,6 +218,9 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
             if facts.stop is not None and not now:
                 return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
+        case OrderDrill() as order:
+            facts.orders.append(DrillOrder(request.channel, order))
+            return ()
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)
         case other:
@@ -343,8 +350,9 @@ def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
 def _observe_drill(
     facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced
 ) -> tuple[News, ...]:
-    generation.note_drill(worker)
-    facts.fired.add((drill.step, worker))
+    if drill.action in ENDS_ITS_PROCESS:
+        generation.note_drill(worker)
+    facts.fired.add(FiredDrill(drill.action, worker, drill.step))
     event = events.DrillFired(
         generation=generation.number, worker=worker, step=drill.step, action=drill.action
     )

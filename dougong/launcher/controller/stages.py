@@ -12,6 +12,7 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.job.drills.drill import listed
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -380,7 +381,7 @@ class Preparation:
         number, directory, step = facts.number + 1, found.directory, 0
         if directory is not None:
             step = step_of(directory) or 0
-        drills = pending(self.policy.job.drill, facts.fired)
+        drills = pending(listed(self.policy.job.drill), facts.fired)
         fork = ForkGeneration(number, plan, step, directory, drills)
         return *news, Record(fork.event()), fork, Enter(Running(number))
 
