@@ -42,6 +42,9 @@ class Deadlines:
     agent_silence_s: float = 10.0  # an agent without heartbeat is lost: node down or cut off
     controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
+    await_leave_s: float = 30.0  # who has lost a peer hears what becomes of the generation
+    leave_s: float = 10.0  # a worker that is told to leave its generation has left it
+    rejoin_s: float = 7200.0  # the next generation: a lost node returns first, checkpoints are read
     node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
     node_retry_s: float = (
         10.0  # a node whose agent could not start is tried again, then after twice

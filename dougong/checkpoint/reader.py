@@ -42,6 +42,12 @@ class CheckpointReader:
     def step(self) -> int:
         return self.manifest.step
 
+    @property
+    def ledger(self) -> str | None:
+        """The ledger's digest after the step; None: the run keeps none."""
+        found: str | None = self.metadata.get("ledger")
+        return found
+
     def names(self, group: str) -> list[str]:
         """The logical names that a group holds."""
         if group != MODEL_GROUP:

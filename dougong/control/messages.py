@@ -7,10 +7,11 @@ that is not as it should be, is one `ProtocolError`.
 Who says what, in the order of a generation's life:
 
     client or agent -> controller   Hello, after the controller's Challenge; Welcome comes back
-    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, KillWorkers,
-                                    EndAgent
+    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, LeaveGeneration,
+                                    KillWorkers, ToWorker, EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
                                     WorkerForked, WorkerExited, OutputLine, FromWorker
+    agent -> worker                 LeaveGeneration, JoinGeneration, and what a ToWorker holds
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back
     agent <-> fork server           `fork_messages`
@@ -39,8 +40,8 @@ from dougong.control.fork_messages import (
 from dougong.control.handshake import Challenge, Hello, Welcome
 from dougong.control.path_messages import PathsOpen, PathsTried, TryPaths
 from dougong.control.progress import WorkerProgress
-from dougong.control.tasks import Task
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.tasks import Task, TrainTask
+from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError, LaunchError
 
 
@@ -54,7 +55,8 @@ class ProtocolError(LaunchError):
 
 @dataclass(frozen=True)
 class ForkWorkers:
-    """Fork these workers for the task. Generation 0 is that of looks and probes."""
+    """Have these workers do the task: one whose process lives and has left its generation is handed
+    it, the others are forked. Generation 0 is that of looks and probes."""
 
     generation: int
     workers: tuple[str, ...]
@@ -71,10 +73,20 @@ class StopAfterStep:
 
 
 @dataclass(frozen=True)
-class KillWorkers:
-    """SIGKILL the generation's workers."""
+class LeaveGeneration:
+    """To an agent, which passes it on to its workers of that generation: leave it, whatever you are
+    at, keep your process and what it holds, and wait for the next one."""
 
     generation: int
+    kind: Literal["leave_generation"] = "leave_generation"
+
+
+@dataclass(frozen=True)
+class KillWorkers:
+    """SIGKILL these workers of the generation; all of them where none is named."""
+
+    generation: int
+    workers: tuple[str, ...] = ()
     kind: Literal["kill_workers"] = "kill_workers"
 
 
@@ -91,6 +103,16 @@ class InflictFault:
 
 
 @dataclass(frozen=True)
+class ToWorker:
+    """For one worker of the generation; its agent passes the message on."""
+
+    generation: int
+    worker: str
+    message: StoreReply
+    kind: Literal["to_worker"] = "to_worker"
+
+
+@dataclass(frozen=True)
 class EndAgent:
     """The run is over for this agent."""
 
@@ -102,6 +124,20 @@ class Ping:
     """I am here. A client's is acknowledged, an agent's answer is its heartbeat."""
 
     kind: Literal["ping"] = "ping"
+
+
+# Agent to worker
+
+
+@dataclass(frozen=True)
+class JoinGeneration:
+    """To a worker that has left its generation: take part in this one. `address`: the agent's
+    network address."""
+
+    generation: int
+    task: TrainTask
+    address: str
+    kind: Literal["join_generation"] = "join_generation"
 
 
 # Agent to controller
@@ -226,8 +262,10 @@ Message = (
     | Welcome
     | ForkWorkers
     | StopAfterStep
+    | LeaveGeneration
     | KillWorkers
     | InflictFault
+    | ToWorker
     | EndAgent
     | Ping
     | TryPaths
@@ -241,6 +279,8 @@ Message = (
     | OutputLine
     | FromWorker
     | WorkerMessage
+    | JoinGeneration
+    | StoreReply
     | StopRun
     | OrderDrill
     | Acknowledged

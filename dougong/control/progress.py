@@ -93,6 +93,10 @@ class ProgressVector:
     def stop_requested(self) -> bool:
         return bool(self._view[_STOP])
 
+    def forget_stop(self) -> None:
+        """Another generation begins, which nobody has asked to stop."""
+        self._view[_STOP] = 0
+
     def close(self) -> None:
         self._view.release()
         self._map.close()

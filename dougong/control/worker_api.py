@@ -5,9 +5,10 @@ Imports no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dougong.control.progress import OrderedFault
 from dougong.control.run_sources import RunSources
@@ -15,6 +16,8 @@ from dougong.control.worker_messages import WorkerMessage
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
+
+T = TypeVar("T")
 
 
 class Control(Protocol):
@@ -38,6 +41,41 @@ class Control(Protocol):
         moments: they have to agree on it."""
         ...
 
+    @property
+    def leave_requested(self) -> bool:
+        """Whether the generation is over for this worker: it ends what it is at by a PeerError."""
+        ...
+
+    def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
+        """How this generation is left before its work is done, from now on.
+
+        `free` has every call that waits for a peer raise; any thread may call it, more than once,
+        and at once where leaving has been requested already. `leave` then ends what of the
+        generation is left, in the thread that has called the entry, after the entry has raised; it
+        returns the step whose state is kept (0: none).
+        """
+
+
+class Kept:
+    """What a worker's process keeps from one generation to the next: at most one value of a
+    class."""
+
+    def __init__(self) -> None:
+        self._values: dict[type, object] = {}
+
+    def put(self, value: object) -> None:
+        """Keep it, in the place of another one of its class."""
+        self._values[type(value)] = value
+
+    def get(self, kind: type[T]) -> T | None:
+        """The value of that class; None where there is none."""
+        value = self._values.get(kind)
+        return value if isinstance(value, kind) else None
+
+    def drop(self, kind: type) -> None:
+        """Keep it no longer."""
+        self._values.pop(kind, None)
+
 
 @dataclass
 class WorkerContext:
@@ -45,7 +83,8 @@ class WorkerContext:
 
     `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and
     port of the controller's TCPStore. `address`: this process's own network address. `drills`: this
-    worker's, not yet fired. `sources`: with what the run began; None: nobody has kept that.
+    worker's, not yet fired. `sources`: with what the run began; None: nobody has kept that. `kept`:
+    the same in every generation of a process.
     """
 
     job: Job
@@ -59,3 +98,4 @@ class WorkerContext:
     drills: tuple[Drill, ...]
     control: Control
     sources: RunSources | None = None
+    kept: Kept = field(default_factory=Kept)

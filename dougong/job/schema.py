@@ -15,6 +15,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.drills.drill import DrillList
+from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.section import (
@@ -283,9 +284,7 @@ class Fault(Section):
     """What the controller may do by itself."""
 
     max_restarts: Count = physical(
-        3,
-        "recoveries by itself before it gives up; a `dougong resume` begins "
-        "the count anew: a person has looked",
+        3, "recoveries by itself before it gives up; a `dougong resume` begins the count anew"
     )
     non_finite: Literal["stop", "skip"] = logical(
         "stop",
@@ -298,6 +297,7 @@ class Fault(Section):
         "steps in a row that `non_finite: skip` leaves out before it stops after all; none of them "
         "is saved, so a recovery counts them anew",
     )
+    snapshots: Snapshots = physical(Snapshots(), "the newest step, kept in workers' memory")
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 
     def limits(self) -> Deadlines:
@@ -366,8 +366,8 @@ class Job(Section):
     )
     cache: Text | None = physical(
         None,
-        "a folder for what is made once and serves later runs too: tokens of text, fingerprints of "
-        "devices; on each node. null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
+        "a node's folder for what serves later runs too: tokens of text, fingerprints of devices; "
+        "null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
     )
     ports: PortRange | None = physical(
         None, "a range to listen on, such as 20000-20100; null: $DOUGONG_PORTS, else the system's"

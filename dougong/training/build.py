@@ -12,7 +12,7 @@ and other workers, without touching the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,11 +42,12 @@ from dougong.planner.recipe import product_rows
 from dougong.training.hooks import StepHook, StepHooks
 from dougong.training.ledger import Ledger, LedgerHook
 from dougong.training.load_balance import LoadBalance
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
 from dougong.training.reports import ReportForm, loss_keys
-from dougong.training.state import StartState
+from dougong.training.state import SnapshotHook, StartState
 from dougong.training.step import StepParts, Stepper, WorkerShare
 
 
@@ -61,16 +62,18 @@ class LedgerStart:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Who watches the steps. `tracer` None: nothing is traced; `ledger` None: none is kept.
+    """Who watches the steps. `tracer` None: nothing is traced; `ledger` None: none is kept;
+    `memory` None: no snapshots are.
 
     hooks: more than every job has. They come after the load balance and before the ledger, which
-    sees what all others have done.
+    sees what all others have done; snapshots come last of all.
     """
 
     phases: Phases = field(default_factory=Phases)
     tracer: Tracer | None = None
     ledger: LedgerStart | None = None
     hooks: tuple[StepHook, ...] = ()
+    memory: StateMemory | None = None
 
 
 def build_model(
@@ -133,7 +136,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
     exchange = Exchange(world, link, replica.cut.names)
     balance = LoadBalance(job, plan, world, replica, clock)
     ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
-    hooks = _in_order(balance, options.hooks, ledger)
+    hooks = _in_order(balance, options, ledger)
     executor = Executor(
         replica.cut,
         share.dispatcher,
@@ -227,12 +230,12 @@ def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> Ledger
     return LedgerHook(Ledger(world, names, writer, start.digest), share.replica.masters)
 
 
-def _in_order(
-    balance: LoadBalance, more: Sequence[StepHook], ledger: LedgerHook | None
-) -> StepHooks:
-    """The balance moves biases, which are weights, so it comes before the ledger. The ledger is the
-    last: it looks at what all others have done."""
-    hooks: list[StepHook] = [balance, *more]
+def _in_order(balance: LoadBalance, options: StepOptions, ledger: LedgerHook | None) -> StepHooks:
+    """The balance moves biases, which are weights, so it comes before the ledger. The ledger looks
+    at what all others have done, and a snapshot holds the ledger's digest too."""
+    hooks: list[StepHook] = [balance, *options.hooks]
     if ledger is not None:
         hooks.append(ledger)
+    if options.memory is not None:
+        hooks.append(SnapshotHook(options.memory, ledger))
     return StepHooks(hooks)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NoReturn
 
 from dougong.accelerators.registry import get_accelerator
@@ -28,13 +29,15 @@ from dougong.training.build import (
     build_on_plan,
 )
 from dougong.training.forwards import Forwards
+from dougong.training.memory.source import StateSource
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
 from dougong.training.replica import Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
-from dougong.training.state import open_start, state_of
+from dougong.training.state import open_start, state_of, wanted_state
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
@@ -189,8 +192,14 @@ class Trainer:
         self._context.control.send(PartDurable(part.step, part.directory, part.to_json()))
 
 
-def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = None) -> Trainer:
-    """All that a worker needs for its steps, from the job file and the checkpoint on. Collective.
+def build_trainer(
+    context: WorkerContext,
+    world: World,
+    tracer: Tracer | None = None,
+    memory: StateMemory | None = None,
+) -> Trainer:
+    """All that a worker needs for its steps, from the job file and the newest state on, in the
+    `memory` of this world's workers or on storage. Collective.
 
     Raises what makes the job impossible here: DataError, ModelError, CheckpointError, DeviceError.
     """
@@ -201,14 +210,21 @@ def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = 
     data = _open_data(context, world, int(blueprint.config.vocab_size))
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
-    with open_start(job, blueprint.names, context.resume) as start:
+    memory = memory or StateMemory(job.fault.snapshots)
+
+    def open_memory(least_step: int) -> StateSource | None:
+        return memory.open_state(world, wanted_state(blueprint, plan), least_step)
+
+    with open_start(job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, plan, world.rank, start)
     ledger = None
     if job.is_deterministic:
         ledger = LedgerStart(context.run_dir / "ledger", start.digest)
     notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
-    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,))
+    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
+    state = partial(state_of, share.replica, share.optimizer)
+    memory.follow(world, plan, state, start.step, start.digest)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     return Trainer(context, stepper, forwards, start.step + 1)

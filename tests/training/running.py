@@ -88,6 +88,13 @@ class HandControl:
     def stop_requested(self) -> bool:
         return self._stop_at is not None and self._step >= self._stop_at
 
+    @property
+    def leave_requested(self) -> bool:
+        return False
+
+    def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
+        pass
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def test_a_new_run_begins_with_nothing() -> None:
     job = make_job()
     with open_start(job, build_model(job, VOCAB, CPU).names, None) as start:
-        assert start == StartState(step=0, digest=None, read=None, checkpoint=None)
+        assert start == StartState(step=0, digest=None, read=None, source=None)
     rig = make_rig(job)
     assert not list(rig.stepper.optimizer.state())
 

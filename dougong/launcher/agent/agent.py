@@ -9,7 +9,6 @@ or is gone; no worker outlives it.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import selectors
 import signal
 import sys
@@ -24,7 +23,6 @@ from dougong.control.fork_messages import (
     ChildExited,
     Forked,
     ForkFailed,
-    ForkRequest,
     ServerBroken,
     ServerReady,
 )
@@ -37,18 +35,18 @@ from dougong.control.messages import (
     Heartbeat,
     InflictFault,
     KillWorkers,
+    LeaveGeneration,
     Message,
     OutputLine,
     Ping,
     ProtocolError,
     StopAfterStep,
+    ToWorker,
     WorkerExited,
-    WorkerForked,
 )
 from dougong.control.path_messages import TryPaths
 from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
-from dougong.control.tasks import Task
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.worker_messages import WorkerLeft, WorkerMessage
 from dougong.errors import DougongError
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
@@ -56,6 +54,7 @@ from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
 from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
 
@@ -109,13 +108,16 @@ class Agent:
         self.ended_by_controller = False
         self._settings = settings
         self._deadlines = settings.deadlines
-        self._run_dir = RunDir(settings.run_dir)
         self._controller = controller
-        self._address = paths.address
         self._fork_server = fork_server
+        self._workers = Workers(
+            fork_server,
+            WorkerPlaces(RunDir(settings.run_dir), paths.address, settings.deadlines),
+            tell=controller.send,
+            opened=self._start_reading,
+            handed_over=self._on_output,
+        )
         self._paths = paths
-        self._children: dict[int, Child] = {}  # by the number of their fork request
-        self._numbers = itertools.count(1)
         self._generation = 0
         self._num_heartbeats = 0
         self._oom_kills = count_oom_kills()
@@ -136,7 +138,7 @@ class Agent:
         """End the fork server and its workers; what they printed last still reaches their logs."""
         self._paths.close()
         self._fork_server.close()
-        for child in self._children.values():
+        for child in self._workers.all:
             child.read_output(1024)
             child.close()
         self._selector.close()
@@ -163,12 +165,9 @@ class Agent:
 
     def _send_heartbeat(self) -> None:
         self._num_heartbeats += 1
-        children = self._children_of(self._generation)
+        children = self._workers.of(self._generation)
         progress = {child.worker: child.vector.read() for child in children}
         self._controller.send(Heartbeat(self._generation, self._num_heartbeats, progress))
-
-    def _children_of(self, generation: int) -> list[Child]:
-        return [child for child in self._children.values() if child.generation == generation]
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full
@@ -182,51 +181,21 @@ class Agent:
 
     def _obey(self, message: Message) -> None:
         match message:
-            case ForkWorkers(generation, workers, task):
+            case ForkWorkers(generation):
                 self._generation = generation
-                for worker in workers:
-                    self._fork(worker, generation, task)
+                self._workers.begin(message)
+            case LeaveGeneration() | ToWorker() | KillWorkers() | StopAfterStep():
+                self._workers.command(message)
             case TryPaths():
                 self._paths.answer(message)
-            case KillWorkers(generation):
-                self._kill(generation)
             case InflictFault(generation):
-                inflict_on(message, self._children_of(generation), self._fork_server)
-            case StopAfterStep(generation):
-                for child in self._children_of(generation):
-                    child.vector.request_stop()
+                inflict_on(message, self._workers.of(generation), self._fork_server)
             case EndAgent():
                 self._is_over = self.ended_by_controller = True
             case Ping():
                 pass  # the channel has noted that it was heard
             case _:
                 self._print(f"the controller sent {message.kind}, which is not for an agent")
-
-    def _fork(self, worker: str, generation: int, task: Task) -> None:
-        log_file = self._run_dir.log_file(generation, worker)
-        try:
-            child = Child.open(worker, generation, task, log_file, self._deadlines)
-        except OSError as error:
-            text = f"cannot prepare a worker: {error}"
-            self._controller.send(WorkerExited(generation, worker, task.task, code=1, text=text))
-            return
-        number = next(self._numbers)
-        self._children[number] = child
-        self._start_reading(child)
-        request = ForkRequest(number, generation, worker, self._address, task)
-        self._fork_server.fork(request, child.worker_ends)
-        child.close_worker_ends()
-
-    def _start_reading(self, child: Child) -> None:
-        read = selectors.EVENT_READ
-        self._selector.register(child.channel, read, lambda: self._on_worker(child))
-        self._selector.register(child.output, read, lambda: self._on_output(child))
-
-    def _kill(self, generation: int) -> None:
-        for child in self._children_of(generation):
-            child.killed = True
-            if child.pid is not None:
-                self._fork_server.kill(child.pid)
 
     # What the fork server says
 
@@ -246,9 +215,9 @@ class Agent:
             case ServerBroken(text):
                 self._fail(f"cannot import what the workers need:\n{text}")
             case Forked(number, pid):
-                self._on_forked(self._children[number], pid)
+                self._workers.note_forked(number, pid)
             case ForkFailed(number, text):
-                self._on_fork_failed(number, text)
+                self._forget(self._workers.note_fork_failed(number, text))
             case ChildExited(pid, code):
                 self._on_child_exited(pid, code)
             case _:
@@ -258,21 +227,8 @@ class Agent:
         self._controller.send(AgentFailed(text))
         self._is_over = True
 
-    def _on_forked(self, child: Child, pid: int) -> None:
-        child.pid = pid
-        self._controller.send(WorkerForked(child.generation, child.worker, pid))
-        if child.killed:  # the order to kill it came before its number
-            self._fork_server.kill(pid)
-
-    def _on_fork_failed(self, number: int, text: str) -> None:
-        child = self._children[number]
-        self._controller.send(
-            WorkerExited(child.generation, child.worker, child.task, code=1, text=text)
-        )
-        self._forget(number)
-
     def _on_child_exited(self, pid: int, code: int) -> None:
-        number, child = next(item for item in self._children.items() if item[1].pid == pid)
+        child = self._workers.of_pid(pid)
         # What it said before its end must reach the controller before the end itself does.
         self._on_worker(child)
         self._on_output(child)
@@ -288,10 +244,10 @@ class Agent:
                 last_lines=tuple(child.last_lines),
             )
         )
-        self._forget(number)
+        self._forget(child)
 
-    def _forget(self, number: int) -> None:
-        child = self._children.pop(number)
+    def _forget(self, child: Child) -> None:
+        self._workers.forget(child)
         self._stop_reading(child.channel)
         self._stop_reading(child.output)
         child.close()
@@ -303,6 +259,11 @@ class Agent:
         return before is not None and self._oom_kills is not None and self._oom_kills > before
 
     # What the workers say
+
+    def _start_reading(self, child: Child) -> None:
+        read = selectors.EVENT_READ
+        self._selector.register(child.channel, read, lambda: self._on_worker(child))
+        self._selector.register(child.output, read, lambda: self._on_output(child))
 
     def _on_worker(self, child: Child) -> None:
         if child.closed:  # it ended earlier in this same round
@@ -318,6 +279,7 @@ class Agent:
             return
         for message in messages:
             if isinstance(message, WorkerMessage):
+                child.has_left |= isinstance(message, WorkerLeft)
                 self._controller.send(
                     FromWorker(child.generation, child.worker, child.task, message)
                 )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from dougong.control.channel import Channel
+from dougong.control.messages import JoinGeneration, LeaveGeneration
 from dougong.control.progress import ProgressVector
 from dougong.control.tasks import Task, TrainTask
+from dougong.control.worker_messages import StoreReply
 from dougong.deadlines import Deadlines
 from dougong.ui.log_grouping import Classifier, says_nothing
 
@@ -53,13 +57,45 @@ class WorkerLog:
         return self._file
 
 
+ForWorker = LeaveGeneration | JoinGeneration | StoreReply
+"""What an agent says to a worker."""
+
+
+class Outbox:
+    """Messages on their way to a worker. A thread of its own sends them, since one that is stopped
+    reads nothing: the agent must not wait for it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._messages: queue.SimpleQueue[ForWorker | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, message: ForWorker) -> None:
+        """Send it after those before it."""
+        if self._thread is None:  # most workers are never told anything
+            self._thread = threading.Thread(target=self._send, name="dougong-outbox", daemon=True)
+            self._thread.start()
+        self._messages.put(message)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._messages.put(None)
+
+    def _send(self) -> None:
+        # A worker that is gone or does not read is found by other signs.
+        with contextlib.suppress(OSError):
+            while (message := self._messages.get()) is not None:
+                self._channel.send(message)
+
+
 @dataclass
 class Child:
     """The agent's descriptors of one worker.
 
     `task`: the kind of task that it was forked for. `forward_all`: every line that it prints is
     forwarded. `worker_ends`: the descriptors for the worker, closed here after the fork. `killed`:
-    the controller asked for its end.
+    the controller asked for its end. `has_left`: it has left its generation, and waits for the
+    next one.
     """
 
     worker: str
@@ -74,9 +110,11 @@ class Child:
     pid: int | None = None
     killed: bool = False
     closed: bool = False
+    has_left: bool = False
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     _classifier: Classifier = field(default_factory=Classifier)
     _partial: bytes = b""
+    _outbox: Outbox | None = None
 
     @classmethod
     def open(
@@ -99,6 +137,20 @@ class Child:
             log=WorkerLog(log_file),
             worker_ends=(worker_end.detach(), write_end, vector.fd),
         )
+
+    def tell(self, message: ForWorker) -> None:
+        """Send it to the worker, without waiting for it."""
+        if self._outbox is None:
+            self._outbox = Outbox(self.channel)
+        self._outbox.put(message)
+
+    def take(self, generation: int, task: TrainTask, log_file: Path) -> None:
+        """From now on it is a worker of this generation."""
+        self.generation, self.task, self.has_left = generation, task.task, False
+        self.forward_all = task.console == self.worker
+        self.vector.forget_stop()
+        self.log.close()
+        self.log = WorkerLog(log_file)
 
     def close_worker_ends(self) -> None:
         """Close our copies of the worker's ends, so that its end of file reaches us.
@@ -146,6 +198,8 @@ class Child:
 
     def close(self) -> None:
         self.closed = True
+        if self._outbox is not None:
+            self._outbox.close()
         self.channel.close()
         os.close(self.output)
         self.vector.close()

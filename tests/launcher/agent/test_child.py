@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dougong.control.messages import Ping, encode
+from dougong.control.channel import Channel
+from dougong.control.messages import LeaveGeneration, Ping, encode
 from dougong.control.progress import ProgressVector, WorkerProgress
 from dougong.control.tasks import InspectTask, TrainTask
+from dougong.control.worker_messages import StoreReply
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import LAST_LINES, Child
@@ -155,3 +159,25 @@ def test_that_a_peer_has_no_name_is_in_the_log_alone(tmp_path: Path, worker: str
     assert (tmp_path / "logs" / "0.log").read_bytes() == line + b" err=-3\nwarning: hot\n"
     child.close_worker_ends()
     child.close()
+
+
+def test_a_worker_that_does_not_read_holds_up_nobody(child: Child) -> None:
+    """A stopped one: much more than a socket holds is handed over at once, and arrives in order once it reads."""
+    replies = [StoreReply(number, "x" * 100_000) for number in range(40)]
+    for reply in replies:
+        child.tell(reply)
+    child.tell(LeaveGeneration(3))
+    worker = Channel(socket.socket(fileno=os.dup(child.worker_ends[0])), "the agent", DEADLINES)
+    assert [worker.receive(30) for _ in range(41)] == [*replies, LeaveGeneration(3)]
+
+
+def test_a_process_of_the_next_generation_has_another_log(child: Child, tmp_path: Path) -> None:
+    printed(child, b"of the third\n")
+    child.vector.request_stop()
+    child.has_left = True
+    child.take(4, replace(TRAIN, console="east/1"), tmp_path / "logs" / "1.log")
+    printed(child, b"of the fourth\n")
+    assert (child.generation, child.task, child.has_left, child.forward_all) == (4, "train", False, True)
+    assert not child.vector.stop_requested
+    assert (tmp_path / "logs" / "0.log").read_text() == "of the third\n"
+    assert (tmp_path / "logs" / "1.log").read_text() == "of the fourth\n"
