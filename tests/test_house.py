@@ -50,7 +50,7 @@ ORDER = (
     "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
-    "training.optimizers", "training.start", "training.memory", "training",
+    "training.optimizers", "training.start", "training.memory", "training.drill", "training",
     "launcher.agent", "launcher.backends", "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools",  # proofs, differences, calibration
     "cli",

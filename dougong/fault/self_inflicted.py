@@ -14,17 +14,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NoReturn
 
-from dougong.job.drills.vocabulary import known_fault
-
-_SLICE_S = 0.05
-"""A slow process is stopped and goes on in turns of so many seconds."""
+from dougong.job.drills.vocabulary import TURN_S, known_fault
 
 ENDS_ITS_PROCESS = ("kill", "segfault", "abort", "leave", "notice")
 """After these the worker is gone, by the drill's will."""
-
-
-class RehearsedError(RuntimeError):
-    """What the drill `raise` raises: no error of ours, as a mistake in somebody's code is none."""
 
 
 def inflict(name: str, for_s: float | None = None) -> None:
@@ -54,8 +47,8 @@ def go_on_later(pid: int, for_s: float) -> None:
 
 def slow_down(pid: int, for_s: float) -> None:
     """Half of the processor's time for a process, for so long: it is stopped every other moment."""
-    turns = max(1, round(for_s / (2 * _SLICE_S)))
-    turn = f"kill -STOP {pid}; sleep {_SLICE_S}; kill -CONT {pid}; sleep {_SLICE_S}"
+    turns = max(1, round(for_s / (2 * TURN_S)))
+    turn = f"kill -STOP {pid}; sleep {TURN_S}; kill -CONT {pid}; sleep {TURN_S}"
     _shell(f"i=0; while [ $i -lt {turns} ]; do {turn}; i=$((i+1)); done")
 
 
@@ -90,7 +83,7 @@ def _leave(for_s: float | None) -> NoReturn:
 
 
 def _raise(for_s: float | None) -> NoReturn:
-    raise RehearsedError("the drill says so")
+    raise RuntimeError("the drill says so")  # no error of ours, as a mistake in a model is none
 
 
 def _memory_error(for_s: float | None) -> NoReturn:

@@ -374,10 +374,7 @@ class Job(Section):
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
-    drill: DrillList = physical(
-        (),
-        "faults to rehearse; `allowed`: `dougong drill RUN` may order them while the run goes on",
-    )
+    drill: DrillList = physical((), "faults to rehearse; `allowed`: by `dougong drill RUN` alone")
 
     @property
     def is_layout_free(self) -> bool:

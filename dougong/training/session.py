@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
@@ -20,7 +19,8 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.training.spoiler import spoil
+from dougong.training.drill.spoiler import Victim
+from dougong.training.step import StepParts
 from dougong.training.trainer import build_trainer
 
 
@@ -33,11 +33,17 @@ def train(context: WorkerContext) -> None:
     """
     with joined(context) as world:
         trainer = build_trainer(context, world)
+        victim = _victim(trainer.stepper.parts)
         for step in range(trainer.first_step, context.job.steps + 1):
-            rehearse(context.drills, step, context.control, partial(spoil, trainer.stepper.parts))
+            rehearse(context.drills, step, context.control, victim.spoil)
             if trainer.run_step(step):
                 break
         trainer.finish()
+
+
+def _victim(parts: StepParts) -> Victim:
+    """Of drills that spoil numbers."""
+    return Victim(parts.exchange, parts.share.replica, parts.share.optimizer)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 One table for all that orders faults or scores answers: `drill:` in a job file, `dougong drill`, the
 lab's campaigns, the benchmark. Who can do them is elsewhere: `fault.self_inflicted` what a process
-does to itself, `testing.faults` what is done to hosts, cables, disks and clocks of a lab.
+does to itself, `training.drill` what happens to numbers, `testing` what is done to the hosts,
+cables, disks and clocks of a lab.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ class NamedFault:
 
 MOST_APART_S = 5.0
 """The second fault of a pair comes at most so long after the first."""
+
+TURN_S = 0.05
+"""A slow process is stopped, and goes on, in turns of so many seconds."""
 
 
 def _on_worker(name: str, does: str, kind: str, lasts_s: float | None = None) -> NamedFault:

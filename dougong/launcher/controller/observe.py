@@ -32,9 +32,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.drill import FiredDrill
 from dougong.fault.liveness import silence_reason
-from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -45,6 +43,7 @@ from dougong.launcher.controller.actions import (
     ShowLine,
 )
 from dougong.launcher.controller.agents import AgentHandle
+from dougong.launcher.controller.drills import observe_drill
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.items import (
@@ -347,18 +346,6 @@ def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
     return Record(event)
 
 
-def _observe_drill(
-    facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced
-) -> tuple[News, ...]:
-    if drill.action in ENDS_ITS_PROCESS:
-        generation.note_drill(worker)
-    facts.fired.add(FiredDrill(drill.action, worker, drill.step))
-    event = events.DrillFired(
-        generation=generation.number, worker=worker, step=drill.step, action=drill.action
-    )
-    return (Record(event),)
-
-
 def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
     if message.generation == 0:
         answer = message.message
@@ -394,7 +381,7 @@ def _observe_training(
             started = events.CheckpointStarted(generation=generation.number, step=step)
             return (Record(started),) if is_first else ()
         case DrillAnnounced():
-            return _observe_drill(facts, generation, worker, message)
+            return observe_drill(facts, generation, worker, message)
         case WorkerWarning(text):
             return (warning(facts, text, worker),)
         case _:

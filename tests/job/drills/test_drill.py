@@ -55,7 +55,7 @@ def test_the_word_and_the_list_are_read_and_written(tmp_path: Path) -> None:
          "drill.0.for_s: segfault does not last; remove it, or choose one that does: stop, hold_interpreter, pause, "
          "slow_cpu, stop_agent, zombie_return"),
         ("forbidden", "drill: must be a list of faults, or `allowed` (got 'forbidden'): faults to rehearse; `allowed`: "
-         "`dougong drill RUN` orders them"),
+         "by `dougong drill RUN` alone"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_at_its_key(tmp_path: Path, drill: str, line: str) -> None:
