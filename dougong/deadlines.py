@@ -22,6 +22,7 @@ class Deadlines:
     room_s: float = 60.0  # others give back what they hold; `--wait` sets another limit
     nodes_join_s: float = 6.0  # nodes that have just been started join the cluster
     placement_s: float = 3.0  # Ray gives what it has just told to be free
+    backend_call_s: float = 60.0  # Ray itself tries for a minute where its head is gone
     agents_join_s: float = 120.0  # an agent's first message
     path_s: float = (
         2.0  # a connection and 64 KiB from one machine to another, before the first step
@@ -43,12 +44,14 @@ class Deadlines:
     controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
     await_leave_s: float = 30.0  # who has lost a peer hears what becomes of the generation
-    leave_s: float = 10.0  # a worker that is told to leave its generation has left it
     rejoin_s: float = 7200.0  # the next generation: a lost node returns first, checkpoints are read
     node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
     node_retry_s: float = (
         10.0  # a node whose agent could not start is tried again, then after twice
     )
+    leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
+    # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
+    lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     # Storage.
@@ -80,6 +83,7 @@ class Deadlines:
 
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
+    backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
@@ -101,7 +105,7 @@ class Deadlines:
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
-    lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
+    lease_renew_s: float = 1.0  # a controller says that it lives
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
@@ -131,6 +135,7 @@ SETTABLE = {
     "agent_silence_s": "an agent that has not been heard for so long is lost",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
+    "leave_s": "longest wait for a worker to leave a broken generation, before it is killed",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
     "stage_checkpoint_s": "longest wait of a save for the one before it",

@@ -62,6 +62,10 @@ class AliveError(LaunchError):
     exit_status = 3
 
 
+class SupersededError(AliveError):
+    """Another controller has followed this one, which was taken for dead: the run goes on there."""
+
+
 class NoRoomError(LaunchError):
     """An island finds no room on the nodes that there are now. `is_held`: what it asks for is
     there, in the hands of others."""

@@ -45,13 +45,14 @@ ORDER = (
     "fault",  # from observation to decision
     "models",  # how a transformers model is cut
     "checkpoint",
-    "records",  # what a run leaves behind
+    "records.event", "records",  # what a run leaves behind
     "planner",  # from a job and a cluster to a plan
     "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.start", "training.memory", "training.drill", "training",
-    "launcher.agent", "launcher.backends", "launcher.controller.inbound", "launcher.controller", "launcher",
+    "launcher.agent", "launcher.backends", "launcher.backends.process",  # its calls are made by a process of its own
+    "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools",  # proofs, differences, calibration
     "cli",
 )  # fmt: skip

@@ -19,7 +19,6 @@ NOT_MIRRORED = {
     "control.tasks": "as fork_messages",
     "control.worker_messages": "as fork_messages",
     "control.path_messages": "as fork_messages",
-    "control.worker_api": "a protocol and a dataclass without code",
     "errors": "classes without code; their exit statuses are tested by tests/cli, pickling by tests/control",
     "launcher.backends.base": "a protocol and a dataclass without code",
     "launcher.controller.actions": "dataclasses without code, all of them expected in test_state_machine.py",

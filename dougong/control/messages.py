@@ -153,9 +153,10 @@ class AgentReady:
 
 @dataclass(frozen=True)
 class AgentFailed:
-    """The agent cannot go on."""
+    """The agent cannot go on: of itself, or because its fork server is gone."""
 
     text: str
+    what: Literal["agent", "fork_server"] = "agent"
     kind: Literal["agent_failed"] = "agent_failed"
 
 

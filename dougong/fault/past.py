@@ -46,8 +46,8 @@ def _other_failures(history: Sequence[PastFailure], cause: PastFailure) -> str:
         return ""
     if cause is last:
         return f" (the last of {count} failures)"
-    same = (last.diagnosis.worker, last.diagnosis.cause)
-    if same == (cause.diagnosis.worker, cause.diagnosis.cause):
+    same = (last.diagnosis.culprit, last.diagnosis.cause)
+    if same == (cause.diagnosis.culprit, cause.diagnosis.cause):
         return f" ({count} failures; the last was the same)"
     place = "first" if cause is history[0] else f"number {history.index(cause) + 1}"
     return f" ({place} of {count} failures; the last: {last.diagnosis})"

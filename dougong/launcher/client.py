@@ -15,8 +15,8 @@ from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
 from dougong.records.finished import as_finished
+from dougong.records.lease import see_newest
 from dougong.records.rebuilt_status import known_status
-from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
 from dougong.ui.next_step import next_step
 from dougong.ui.stop_words import StopWatch, awaited_words
@@ -121,7 +121,7 @@ def _await_address(run_dir: RunDir, deadline: float, deadlines: Deadlines) -> Pr
     """What is known of the controller, once it has come so far that it can be asked."""
     while (found := look(run_dir, deadlines)) is Presence.STARTING:
         if time.monotonic() >= deadline:
-            who = read_holder(run_dir.path)
+            who = see_newest(run_dir.path)
             raise LaunchError(
                 f"{run_dir.path}: is starting and cannot be asked yet ({who}); try again"
             )

@@ -24,15 +24,16 @@ from dougong.errors import (
     DougongError,
     JobError,
     StorageError,
+    SupersededError,
 )
 from dougong.fault.drill import FiredDrill
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
-from dougong.launcher.alive import refuse_if_alive
+from dougong.launcher.alive import become_controller, refuse_if_alive
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
+from dougong.launcher.backends.process.proxy import ProcessBackend
 from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
-from dougong.launcher.backends.ray_cluster import RayBackend
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
@@ -43,7 +44,7 @@ from dougong.launcher.controller.config import (
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.drills import fired_by
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import SignalReceived
+from dougong.launcher.controller.inbound.items import RayNews, SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
@@ -62,8 +63,8 @@ from dougong.records.events import (
     WarningRaised,
 )
 from dougong.records.files import make_run_folder
+from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
-from dougong.records.run_lock import RunLock, take_lock
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
@@ -114,6 +115,7 @@ class Launch:
 
     job: Job
     run_dir: RunDir
+    lease: Lease
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
@@ -126,33 +128,27 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: b
     path, resolved = path.absolute(), with_decay_end(resolved)
     job = with_ports(resolved.job)
     make_run_folder(path)  # what stands in its way is no damage of a run
-    refuse_if_alive(RunDir(path), takes_over)
-    with claim(path) as claimed:
+    refuse_if_alive(RunDir(path))
+    with claim(path, takes_over, tell=_say) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
-        launch = Launch(job, run_dir, notes=_notes_on(claimed))
+        launch = Launch(job, run_dir, claimed.lease, notes=_notes_on(claimed))
         with placed(resolved):
             return _run(launch, options)
 
 
 def _notes_on(claimed: Claim) -> tuple[str, ...]:
-    notes = _notes_on_lock(claimed.run_dir, claimed.lock)
     if claimed.earlier is None:
-        return notes
+        return ()
     text = (
         f"a run that had committed no checkpoint lay here; its record is kept in {claimed.earlier}"
     )
-    return (*notes, text)
-
-
-def _notes_on_lock(run_dir: RunDir, lock: RunLock) -> tuple[str, ...]:
-    if lock.is_exclusive:
-        return ()
-    text = (
-        f"{run_dir.path}: this file system knows no locks, so that two controllers at once are "
-        "told apart by their addresses alone"
-    )
     return (text,)
+
+
+def _say(text: str) -> None:
+    """A word to whoever waits at the terminal, before there is a view."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def resume_run(
@@ -167,19 +163,18 @@ def resume_run(
     StepsDoneError when there is no step to go on with."""
     request = request or ResumeRequest()
     run_dir = RunDir.open(path.absolute())
-    refuse_if_alive(run_dir, request.takes_over)
-    with take_lock(run_dir.path) as lock:
+    with become_controller(run_dir, request.takes_over, tell=_say) as lease:
+        run_dir = run_dir.of_writer(lease.fence)
         before = _job_of(run_dir)
         after = request.job or load_job(run_dir.job_file, list(overrides), kept=KEPT)
         after = with_decay_end(after, before.job.schedule.decay_steps)
         _refuse_other(before.job, after.job, run_dir, request)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
-        notes = _notes_on_lock(run_dir, lock)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
         job = with_ports(after.job)
-        launch = Launch(job, run_dir, resume_point, after.to_yaml(), notes, bent)
+        launch = Launch(job, run_dir, lease, resume_point, after.to_yaml(), warning=bent)
         with placed(after):
             return _run(launch, options)
 
@@ -285,11 +280,15 @@ def _run(launch: Launch, options: Options) -> int:
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
     view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
+    launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
         _tell_start(launch, options, recorder)
-        backend = _backend(run_dir, options, deadlines)
+        backend = _backend(run_dir, options, deadlines, inbox)
         outcome = Controller(config, inbox, backend, recorder).run()
+        if isinstance(outcome.error, SupersededError):
+            recorder.close(str(outcome.error))
+            raise outcome.error
         recorder.close(_summary(outcome, run_dir, recorder))
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)
@@ -301,6 +300,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         job=launch.job,
         token=secrets.token_hex(32),
         cwd=os.getcwd(),
+        fence=launch.lease.fence,
         entries=options.entries,
         resume_point=launch.resume_point,
         deadlines=options.limits(launch.job.fault.limits()),
@@ -327,9 +327,13 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         recorder.record(WarningRaised(generation=generation, text=launch.warning))
 
 
-def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
+def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-        return RayBackend(options.choice, deadlines, run_dir)
+
+        def note_end(text: str) -> None:
+            inbox.put(RayNews("driver", True, text))
+
+        return ProcessBackend(options.choice, deadlines, run_dir, note_end)
     return Local(run_dir, deadlines)
 
 
@@ -385,9 +389,10 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
         # A mistake in the job is a sentence: where dougong noticed it helps nobody.
         detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
-        log = run_dir.log_file(outcome.generation, diagnosis.worker)
-        # A worker that could not be begun has none.
-        lines += [f"its log: {log}"] if log.is_file() else []
+        # A worker that could not be begun has no log, and an agent's is no reader's first place.
+        if diagnosis.worker:
+            log = run_dir.log_file(outcome.generation, diagnosis.worker)
+            lines += [f"its log: {log}"] if log.is_file() else []
     with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
         following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
         lines.append(f"next: {following}")

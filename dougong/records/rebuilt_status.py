@@ -14,6 +14,7 @@ from dougong.records.events import (
     RunCreated,
     RunEnded,
     StateChanged,
+    StateRestored,
     WorkerDied,
 )
 from dougong.records.status import STATES, RunStatus
@@ -88,7 +89,7 @@ def _step(run_dir: RunDir, events: Sequence[Event]) -> int:
     for event in reversed(events):
         if isinstance(event, RunEnded):
             return event.step
-        if isinstance(event, GenerationStarted):
+        if isinstance(event, GenerationStarted | StateRestored):
             rows = run_dir.read_last_metrics()
             own = [row["step"] for row in rows if row.get("generation") == event.generation]
             return own[-1] if own else event.step

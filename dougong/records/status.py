@@ -1,5 +1,5 @@
 """Where a run stands (status.json, for `dougong status` and for programs) and how its controller is
-reached (controller.json). Written by the controller alone."""
+reached. Written by the controller alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ControllerProcess(BaseModel):
 
 
 class ControllerAddress(BaseModel):
-    """controller.json: how a client of this user reaches the controller. `token`: proves to it that
+    """How a client of this user reaches the controller. `token`: proves to it that
     the client may; `machine`: its name, for a `host` that is a loopback."""
 
     model_config = ConfigDict(frozen=True)
@@ -77,12 +77,14 @@ class RunStatus(BaseModel):
     """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
     start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
     waits for there, where that is not of its own making; `unsaved`: since when there is no
-    checkpoint and why, empty where the newest one was committed."""
+    checkpoint and why, empty where the newest one was committed; `fence`: the number of the
+    controller that wrote it."""
 
     model_config = ConfigDict(frozen=True)
 
     job: str = ""
     state: str = "STARTING"
+    fence: int = 0
     generation: int = 0
     step: int = 0
     steps: int = 0

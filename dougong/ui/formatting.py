@@ -107,11 +107,6 @@ def site_experts(experts: Sequence[Sequence[int]]) -> str:
     return f"{min(counts)} to {max(counts)} a layer"
 
 
-def worker_place(worker: str, node: str) -> str:
-    """`east/1 on node1`; the worker alone where no node is named."""
-    return f"{worker} on {node}" if node else worker
-
-
 def worker_list(workers: Iterable[str]) -> str:
     """Workers in compact form: `east/0-3, west/1`. Names that are not `island/index` stand as they
     are."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     AgentsStarted,
     DrillFired,
@@ -24,13 +25,12 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
-from dougong.ui.formatting import worker_place
 
 
 @dataclass(frozen=True)
 class Recovery:
     """One failure and what followed. Seconds are None as long as (or because) that part did not
-    happen. `node`: the worker's, empty where all of the run is on one machine.
+    happen.
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
@@ -40,7 +40,7 @@ class Recovery:
     """
 
     generation: int
-    worker: str
+    culprit: Culprit
     failure: str
     cause: str
     wall: str
@@ -51,14 +51,13 @@ class Recovery:
     reload_s: float | None = None
     lost_steps: int | None = None
     detail: str = ""
-    node: str = ""
     moved: tuple[MovedWorker, ...] = ()
     waited_s: float | None = None
 
     @property
     def place(self) -> str:
-        """The worker, and its node where that is named."""
-        return worker_place(self.worker, self.node)
+        """What failed, and its node where that is named."""
+        return str(self.culprit)
 
     @property
     def total_s(self) -> float | None:
@@ -118,8 +117,7 @@ class _Reader:
             self._failure, self._restart, self._drill = event, None, None
         elif isinstance(event, FailureDiagnosed) and self._newest.generation == event.generation:
             self._improve(
-                worker=event.worker,
-                node=event.node,
+                culprit=event.who,
                 failure=event.failure,
                 cause=event.cause or self._newest.cause,
                 detail=event.detail.rstrip(),
@@ -160,8 +158,7 @@ class _Reader:
         rehearsed = drill is not None and drill.generation == event.generation
         return Recovery(
             generation=event.generation,
-            worker=event.worker,
-            node=event.node,
+            culprit=event.who,
             failure=event.failure,
             cause=event.cause,
             wall=event.wall,

@@ -12,6 +12,7 @@ from dougong.records.events import (
     CheckpointFailed,
     CheckpointRejected,
     Event,
+    FailureDiagnosed,
     FirstStep,
     GenerationStarted,
     Phase,
@@ -20,7 +21,6 @@ from dougong.records.events import (
     RunEnded,
     StateChanged,
     Waiting,
-    WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
 from dougong.records.unsaved import commit_words
@@ -85,7 +85,7 @@ class RunProgress:
         """What an event changes: the newest checkpoint, the pace, the number of failures, the
         state."""
         self.generation = max(self.generation, event.generation)
-        self.failures += isinstance(event, WorkerDied)
+        self.failures += isinstance(event, FailureDiagnosed)
         self._note_course(event, now)
         self._note_checkpoint(event, now)
 
@@ -97,7 +97,7 @@ class RunProgress:
                 self.state, self.phase, self.awaited = event.kind, None, None
             case PhaseStarted():
                 self.phase = (event.phase, now)
-            case PhaseEnded() | FirstStep() | WorkerDied():
+            case PhaseEnded() | FirstStep() | FailureDiagnosed():
                 self.phase = self.awaited = None
             case Waiting():
                 since = now if self.awaited is None else self.awaited[1]

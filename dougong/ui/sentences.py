@@ -8,6 +8,7 @@ from functools import singledispatch
 from typing import Literal
 
 from dougong.deadlines import DEADLINES
+from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
@@ -27,15 +28,19 @@ from dougong.records.events import (
     PhaseEnded,
     PhaseStarted,
     PlanLaid,
+    RayChanged,
+    Recovered,
     RecoveryDecided,
     RunCreated,
     RunEnded,
     RunEvent,
     StateChanged,
+    StateRestored,
     StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    SurvivorLost,
     Waiting,
     WarningRaised,
     WorkerDied,
@@ -48,12 +53,19 @@ from dougong.ui.formatting import (
     size,
     step_range,
     worker_list,
-    worker_place,
 )
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
 _END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
+
+
+_TIERS = {
+    "own": "own memory",
+    "peer": "a peer's memory",
+    "disk": "local disk",
+    "checkpoint": "the checkpoint",
+}
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,11 @@ def _(event: Waiting) -> Sentence:
 
 
 @describe.register
+def _(event: RayChanged) -> Sentence:
+    return Sentence("warning" if event.is_lost else "good", event.text)
+
+
+@describe.register
 def _(event: FingerprintsTaken) -> Sentence:
     workers_by_class: dict[str, list[str]] = {}
     for worker, name in event.classes.items():
@@ -165,8 +182,39 @@ def moves(moved: Sequence[MovedWorker]) -> list[str]:
 @describe.register
 def _(event: GenerationStarted) -> Sentence:
     start = f"from {event.resume or 'the beginning'}"
+    if event.in_memory:
+        start = f"from step {event.step} in memory"
     who = f"with {plural(len(event.workers), 'worker')} [{worker_list(event.workers)}]"
     return Sentence("info", f"generation {event.generation} starts {start} {who}")
+
+
+@describe.register
+def _(event: StateRestored) -> Sentence:
+    level: Level = "info" if event.generation > 1 else "quiet"
+    where = f" ({tier_words(event.tiers)})" if event.tiers else ""
+    return Sentence(level, f"state of step {event.step} is there{where}")
+
+
+def tier_words(tiers: Mapping[str, int]) -> str:
+    """How many bytes came from where, such as `own memory 12 MB, a peer's memory 6 MB`."""
+    return ", ".join(f"{_TIERS.get(name, name)} {size(count)}" for name, count in tiers.items())
+
+
+@describe.register
+def _(event: SurvivorLost) -> Sentence:
+    words = failure_words(event.failure, event.cause)
+    who = Culprit("worker", event.worker, event.node)
+    return Sentence("error", f"worker {who} ended too before the next generation began: {words}")
+
+
+@describe.register
+def _(event: Recovered) -> Sentence:
+    told = [("noticed", event.noticed_s), ("decided", event.decided_s), ("left", event.left_s)]
+    told += [("begun", event.begun_s), ("first step", event.first_step_s)]
+    times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in told)
+    kept, forked = plural(len(event.kept), "worker"), len(event.forked)
+    text = f"recovered from the failure of generation {event.failed}: {times} after the fault"
+    return Sentence("good", f"{text}; {kept} kept, {forked} forked")
 
 
 @describe.register
@@ -211,8 +259,7 @@ def _(event: DrillFired) -> Sentence:
 def _(event: WorkerDied) -> Sentence:
     return Sentence(
         "error",
-        f"worker {worker_place(event.worker, event.node)} died: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"worker {event.who} died: {failure_words(event.failure, event.cause)}",
     )
 
 
@@ -220,8 +267,7 @@ def _(event: WorkerDied) -> Sentence:
 def _(event: FailureDiagnosed) -> Sentence:
     return Sentence(
         "error",
-        f"diagnosis: {worker_place(event.worker, event.node)}: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"diagnosis: {event.who}: {failure_words(event.failure, event.cause)}",
     )
 
 
@@ -301,6 +347,6 @@ def _(event: StepGivenUp) -> Sentence:
 def _(event: RunEnded) -> Sentence:
     text = f"{event.kind} at step {event.step}"
     if event.kind == "failed":
-        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
+        who = f"{event.who}: " if event.who is not None else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)

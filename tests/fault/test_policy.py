@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis, Origin
 from dougong.fault.policy import decide
 from dougong.job.schema import Fault
 
-DEATH = Diagnosis("east/1", "crash", "SIGKILL")
+DEATH = Diagnosis(Culprit("worker", "east/1"), "crash", "SIGKILL")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ DEATH = Diagnosis("east/1", "crash", "SIGKILL")
     ],
 )
 def test_decisions(kind: str, before: int, allowed: int, action: str) -> None:
-    diagnosis = Diagnosis("east/1", kind, "cause")  # type: ignore[arg-type]
+    diagnosis = Diagnosis(Culprit("worker", "east/1"), kind, "cause")  # type: ignore[arg-type]
     assert decide(diagnosis, Fault(max_restarts=allowed), [DEATH] * before, has_stepped=False).action == action
 
 
@@ -41,7 +42,7 @@ HERE, THERE = Origin("ValueError", "step.py:97"), Origin("ValueError", "step.py:
 
 
 def exception(origin: Origin | None) -> Diagnosis:
-    return Diagnosis("east/0", "exception", "ValueError: x", origin=origin)
+    return Diagnosis(Culprit("worker", "east/0"), "exception", "ValueError: x", origin=origin)
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
         ("leave", "crash", "left before its work was done"),
         ("exit", "exception", "SystemExit: 3"),
         ("memory", "out_of_memory", "can't allocate memory"),
-        ("kill_zygote", "node_lost", "fork server"),
-        ("kill_agent", "node_lost", "connection"),
+        ("kill_zygote", "crash", "fork server"),
+        ("kill_agent", "crash", "connection"),
     ],
 )
 def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str, cause: str) -> None:
@@ -71,8 +71,8 @@ def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str
     (diagnosis,) = run.events("diagnosis")
     assert diagnosis["class"] == kind
     assert cause in diagnosis["cause"]
-    if kind != "node_lost":  # an agent's loss takes all its workers
-        assert diagnosis["worker"] == "east/1"
+    culprit = {"kill_zygote": ("fork_server", "east"), "kill_agent": ("agent", "east")}
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"]) == culprit.get(do, ("worker", "east/1"))
     assert [e["resume"] for e in run.events("generation_started")] == [None, "step-000005"]
     second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second == list(range(6, 21))
@@ -235,7 +235,7 @@ def test_a_stopped_worker_does_not_delay_the_end(tmp_path: Path) -> None:
 def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05)).start()
     run.await_step(2)
-    assert (run.run_dir.controller_file.stat().st_mode & 0o777) == 0o600
+    assert (run.run_dir.address_file(1).stat().st_mode & 0o777) == 0o600
     wait_for(lambda: len(run.worker_pids()) == 2, "the workers' numbers")
     live = json.loads(dougong("status", "--json", str(run.path)).stdout)
     assert live["state"] == "RUNNING"
@@ -360,7 +360,11 @@ def test_two_islands_and_two_agents(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(islands=islands, faults=[fault("kill_agent", "west/0")])).start()
     assert run.finish() == 0, run.text()
     (diagnosis,) = run.events("diagnosis")
-    assert (diagnosis["worker"], diagnosis["class"]) == ("west/0", "node_lost")
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == (
+        "agent",
+        "west",
+        "crash",
+    )
 
 
 def test_an_island_pinned_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import yaml
 from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
 from dougong.deadlines import DEADLINES
-from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, StorageError
+from dougong.errors import AliveError, CheckpointError, DougongError, JobError, LaunchError, StorageError
 from dougong.fault.drill import FiredDrill
 from dougong.job.load import load_job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived
+from dougong.launcher.presence import Presence
 from dougong.launcher.run import (
     Options,
     ResumeRequest,
@@ -38,9 +39,9 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
 )
-from dougong.records.run_lock import take_lock
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import toy_job
+from tests.leases import held
 from tests.storage import REFUSED, read_only
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.3, poll_every_s=0.02)
@@ -113,35 +114,17 @@ def test_signals_become_items_and_are_given_back(number: signal.Signals) -> None
 
 
 def test_a_run_that_answers_is_alive(run_dir: RunDir) -> None:
-    refuse_if_alive(run_dir)
+    assert refuse_if_alive(run_dir) is Presence.ABSENT
     server = Server("127.0.0.1", "secret", lambda _, channel: channel.send(Acknowledged()), print, DEADLINES)
     host, port = server.address
     machine = socket.gethostname()
     address = ControllerAddress(host=host, port=port, pid=1, token="secret", machine=machine)
-    run_dir.write_controller(address)
-    with pytest.raises(LaunchError, match=f"is alive .*controller process 1 on {machine}.*dougong stop"):
-        refuse_if_alive(run_dir)
-    server.close()
-    refuse_if_alive(run_dir)
-
-
-def test_a_controller_that_is_stopped_is_not_dead(run_dir: RunDir) -> None:
-    """It would go on later, beside the one that had taken its place."""
-    with socket.create_server(("127.0.0.1", 0)) as silent, take_lock(run_dir.path):
-        host, port = silent.getsockname()
-        machine = socket.gethostname()
-        run_dir.write_controller(ControllerAddress(host=host, port=port, pid=77, token="secret", machine=machine))
-        with pytest.raises(LaunchError, match=r"is alive \(.*77.*does not answer.*`kill -9 77` ends it"):
-            refuse_if_alive(run_dir, deadlines=QUICK)
-    refuse_if_alive(run_dir, deadlines=QUICK)  # the lock has gone with its process
-
-
-def test_a_controller_that_cannot_be_reached_is_replaced_only_by_a_persons_word(run_dir: RunDir) -> None:
-    address = ControllerAddress(host="127.0.0.1", port=1, pid=77, token="secret", machine="another-machine")
-    run_dir.write_controller(address)
-    with pytest.raises(LaunchError, match="may be alive: controller process 77 on another-machine .*--take-over"):
-        refuse_if_alive(run_dir, deadlines=QUICK)
-    refuse_if_alive(run_dir, takes_over=True, deadlines=QUICK)
+    with held(run_dir) as written:
+        written.write_controller(address)
+        with pytest.raises(AliveError, match=f"is alive .*controller process 1 on {machine}.*dougong stop"):
+            refuse_if_alive(run_dir)
+        server.close()
+        assert refuse_if_alive(run_dir) is Presence.SILENT
 
 
 def resumable(run_dir: RunDir, **changes: Any) -> str:
@@ -171,13 +154,13 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
         resume_run(run_dir.path, overrides, Options(ray=False), request_)
     assert run_dir.read_job() == before
     assert [path.name for path in run_dir.checkpoints.iterdir()] == ["step-000010"]
-    with take_lock(run_dir.path):
+    with held(run_dir):
         pass  # and whoever is right may come next
 
 
 def test_two_resumes_at_once_are_not_two_controllers(run_dir: RunDir) -> None:
     resumable(run_dir)
-    with take_lock(run_dir.path), pytest.raises(LaunchError, match=rf"is alive \(controller process {os.getpid()} on"):
+    with held(run_dir), pytest.raises(LaunchError, match=rf"is alive \(controller process {os.getpid()} on"):
         resume_run(run_dir.path, [], Options(ray=False))
 
 

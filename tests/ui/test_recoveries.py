@@ -15,7 +15,7 @@ from tests.ui.recorded import finished_run
 
 def test_a_recovery_has_its_parts(tmp_path: Path) -> None:
     (recovery,) = read_history(finished_run(tmp_path / "run")).recoveries
-    assert (recovery.worker, recovery.failure, recovery.generation) == ("east/1", "crash", 1)
+    assert (recovery.place, recovery.failure, recovery.generation) == ("east/1", "crash", 1)
     assert recovery.detail == "last words of east/1"
     assert (recovery.step, recovery.resumed_from, recovery.lost_steps) == (29, "step-000020", 9)
     assert recovery.noticed_s == pytest.approx(0.004)
@@ -37,9 +37,9 @@ def test_the_first_failure_of_a_generation_is_its_cause() -> None:
         event("worker_died", 5.6, generation=2, worker="east/1", cause="exit status 1", **{"class": "crash"}),
     ]
     first, second = find_recoveries(events, [{"generation": 1, "step": 4}])
-    assert (first.worker, first.failure, first.cause) == ("west/1", "out_of_memory", "exit status 1")
+    assert (first.place, first.failure, first.cause) == ("west/1", "out_of_memory", "exit status 1")
     assert (first.restart_s, first.reload_s, first.total_s) == (0.5, None, None)
-    assert (second.worker, second.step, second.noticed_s) == ("east/1", 4, None)
+    assert (second.place, second.step, second.noticed_s) == ("east/1", 4, None)
 
 
 def test_a_recovery_tells_what_was_waited_for_and_which_workers_moved() -> None:

@@ -51,6 +51,38 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "generation 2 starts from the beginning with 1 worker [east/0]",
     ),
     (
+        {"kind": "generation_started", "workers": ["east/0"], "resume": "step-000020", "step": 27, "in_memory": True},
+        "info",
+        "generation 2 starts from step 27 in memory with 1 worker [east/0]",
+    ),
+    (
+        {"kind": "state_restored", "step": 27, "tiers": {"own": 2 << 20, "peer": 1 << 20}, "seconds": 0.1},
+        "info",
+        "state of step 27 is there (own memory 2.0 MiB, a peer's memory 1.0 MiB)",
+    ),
+    (
+        {"kind": "survivor_lost", "worker": "east/1", "class": "crash", "cause": "SIGKILL"},
+        "error",
+        "worker east/1 ended too before the next generation began: crash: SIGKILL",
+    ),
+    (
+        {
+            "kind": "recovered",
+            "failed": 1,
+            "noticed_s": 0.02,
+            "decided_s": 0.021,
+            "left_s": 0.05,
+            "begun_s": 0.051,
+            "first_step_s": 0.3,
+            "kept": ["east/0", "east/2"],
+            "forked": ["east/1"],
+            "step": 27,
+        },
+        "good",
+        "recovered from the failure of generation 1: noticed 0.020 s, decided 0.021 s, left 0.050 s, begun 0.051 s, "
+        "first step 0.300 s after the fault; 2 workers kept, 1 forked",
+    ),
+    (
         {"kind": "checkpoints_set_aside", "step": 20, "names": ["step-000040", "step-000060"], "folder": "aside/1"},
         "warning",
         "the run goes on from step 20: 2 checkpoints set aside in aside/1 (step-000040, step-000060), not deleted",

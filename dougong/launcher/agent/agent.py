@@ -1,8 +1,8 @@
 """An agent: one per island and node. Forks the island's workers there, sees them end, carries their
 progress, messages and output to the controller.
 
-The same function serves inside a Ray actor and as `python -m dougong.launcher.agent.agent` (its
-settings on standard input). All happens in one thread, which returns when the controller says so
+The same function serves as `python -m dougong.launcher.agent.agent` (its settings on standard
+input), which ends with its parent, and `detached`, which does not. All happens in one thread, which returns when the controller says so
 or is gone; no worker outlives it.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.channel import Channel
@@ -62,7 +63,7 @@ MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
 
-def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
+def serve_run(settings: AgentSettings) -> bool:
     """Serve one controller for one run, and end everything that was started for it.
 
     Returns whether the controller ended this agent, rather than being gone. Raises a DougongError
@@ -70,7 +71,7 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     """
     accelerator = get_accelerator(settings.accelerator)
     variables = accelerator.worker_environment(settings.threads, settings.deterministic)
-    facts = describe_agent(settings, accelerator, variables, ray_node)
+    facts = describe_agent(settings, accelerator, variables)
     controller = reach_controller(settings, facts)
     try:
         paths = AgentPaths(settings, controller)
@@ -85,6 +86,9 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     agent = Agent(settings, controller, fork_server, paths)
     try:
         agent.serve()
+    except DougongError as error:  # as when this machine is taken from the run
+        controller.send(AgentFailed(str(error)))
+        raise
     finally:
         agent.close()
         if settings.proof is not None:
@@ -203,7 +207,7 @@ class Agent:
         try:
             messages = read_messages(self._fork_server.channel, self._print)
         except (OSError, EOFError):
-            self._fail(self._fork_server.exit_text())
+            self._fail(self._fork_server.exit_text(), "fork_server")
             return
         for message in messages:
             self._note(message)
@@ -223,8 +227,8 @@ class Agent:
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
 
-    def _fail(self, text: str) -> None:
-        self._controller.send(AgentFailed(text))
+    def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
+        self._controller.send(AgentFailed(text, what))
         self._is_over = True
 
     def _on_child_exited(self, pid: int, code: int) -> None:

@@ -28,10 +28,8 @@ def describe_agent(
     settings: AgentSettings,
     accelerator: Accelerator,
     environment: Mapping[str, str],
-    ray_node: str | None,
 ) -> AgentFacts:
-    """`environment`: what the accelerator has its workers' environment be. `ray_node`: where Ray
-    has placed this agent."""
+    """`environment`: what the accelerator has its workers' environment be."""
     return AgentFacts(
         agent=settings.name,
         island=settings.island,
@@ -41,7 +39,7 @@ def describe_agent(
         devices=count_devices(accelerator),
         versions=installed_versions(),
         environment=dict(environment),
-        ray_node=ray_node,
+        ray_node=settings.ray_node,
         memory_bytes=memory_of(accelerator),
         code=code_of(settings.model_types, (settings.accelerator,)),
         trouble=_trouble_with(settings),

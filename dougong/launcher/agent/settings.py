@@ -18,8 +18,8 @@ class AgentSettings:
     `proof`: by which it shows that it shares the run directory, None where nobody asks;
     `model_types`: whose source it looks at.
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
-    exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
-    own rules). `ports`: what it and its workers listen on; None: the system chooses.
+    exists here. `parent`: the process whose death ends ours; None: its controller's silence alone.
+    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the system chooses.
     """
 
     name: str
@@ -37,6 +37,7 @@ class AgentSettings:
     model_types: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     ports: Ports | None = None
+    ray_node: str | None = None
 
     def to_json(self) -> str:
         """One line."""

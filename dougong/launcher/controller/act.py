@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
-from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.messages import ForkWorkers, KillWorkers, LeaveGeneration, StopAfterStep
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
 from dougong.control.ports import listen
@@ -29,10 +29,11 @@ from dougong.launcher.controller.actions import (
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     FindCheckpoint,
     FireDrill,
     ForkGeneration,
-    KillGeneration,
+    KillLate,
     ListNodes,
     OpenBackend,
     Record,
@@ -120,7 +121,7 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | KillGeneration() | FireDrill():
+            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate() | FireDrill():
                 self._command(action)
 
     def close(self) -> None:
@@ -283,16 +284,39 @@ class Actor:
 
     # Workers
 
-    def _command(self, action: ForkGeneration | AskToStop | KillGeneration | FireDrill) -> None:
+    def _command(
+        self, action: ForkGeneration | AskToStop | EndGeneration | KillLate | FireDrill
+    ) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
             case AskToStop(generation):
                 self._reach.send_all(StopAfterStep(generation))
-            case KillGeneration(generation):
-                self._reach.send_all(KillWorkers(generation))
+            case EndGeneration():
+                self._end_generation(action)
+            case KillLate(generation, workers):
+                self._kill(generation, workers)
             case FireDrill(agent, message):
                 self._reach.send(agent, message)
+
+    def _end_generation(self, action: EndGeneration) -> None:
+        """Kill first: those who leave must not meet a worker that is only half dead."""
+        number, leaving = action.generation, action.leaving
+        if not leaving:
+            self._reach.send_all(KillWorkers(number))
+            return
+        generation = self._facts.generation_of(number)
+        workers = () if generation is None else tuple(generation.workers)
+        self._kill(number, tuple(name for name in workers if name not in leaving))
+        self._reach.send_all(LeaveGeneration(number))
+
+    def _kill(self, generation: int, workers: tuple[str, ...]) -> None:
+        """End these workers alone. An agent that has none of them hears nothing: to name none would
+        be to name all."""
+        for handle in self._facts.agents.living:
+            own = tuple(name for name in handle.spec.workers if name in workers)
+            if own:
+                self._reach.send(handle.spec.name, KillWorkers(generation, own))
 
     def _ask_for_model(self, agent: str, worker: str) -> None:
         """Fork a child of generation 0, which looks and answers; so below."""

@@ -193,14 +193,25 @@ class FindCheckpoint:
 
 
 @dataclass(frozen=True)
+class TrustMemory:
+    """The next generation begins at once: workers hold their state in memory. `fallback`: the
+    newest committed checkpoint, which is not read before it is needed."""
+
+    fallback: Path | None
+
+
+@dataclass(frozen=True)
 class ForkGeneration:
-    """Have a generation's workers forked. `step`: the last one done; `resume`: its checkpoint."""
+    """Have a generation's workers forked, and those that live handed the task. `step`: the last one
+    done; `resume`: the checkpoint to go on from where no worker holds that step in memory
+    (`in_memory`: one says that it does)."""
 
     number: int
     plan: Plan
     step: int
     resume: Path | None
     drills: tuple[Drill, ...]
+    in_memory: bool = False
 
     def event(self) -> GenerationStarted:
         """That it begins, for the record."""
@@ -209,6 +220,7 @@ class ForkGeneration:
             workers=tuple(worker.name for worker in self.plan.workers),
             resume=None if self.resume is None else self.resume.name,
             step=self.step,
+            in_memory=self.in_memory,
         )
 
 
@@ -220,11 +232,21 @@ class AskToStop:
 
 
 @dataclass(frozen=True)
-class KillGeneration:
-    """End a generation's workers at once, because of this failure."""
+class EndGeneration:
+    """End a generation at once, because of this failure: the workers `leaving` leave it and wait
+    for the next one, all others are killed."""
 
     generation: int
     diagnosis: Diagnosis
+    leaving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KillLate:
+    """End workers of a broken generation that have not left it in time."""
+
+    generation: int
+    workers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -282,9 +304,11 @@ Action = (
     | UseFingerprints
     | UsePlan
     | FindCheckpoint
+    | TrustMemory
     | ForkGeneration
     | AskToStop
-    | KillGeneration
+    | EndGeneration
+    | KillLate
     | TakeOrder
     | FireDrill
     | CommitCheckpoint

@@ -62,14 +62,16 @@ FROM_START = ResumePoint()
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """What a run is, apart from the work: fixed for the controller's life. `cwd`: the directory in
-    which the command was given. `job_text`: what job.yaml is to say once the first step is done,
-    where it does not yet: a resume that comes to nothing has changed nothing. `sources`: what the
-    run had read from outside its job file when it began, None for one that begins now."""
+    """What a run is, apart from the work: fixed for the controller's life. `fence`: the number of
+    its lease on the run. `cwd`: the directory in which the command was given. `job_text`: what
+    job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
+    nothing has changed nothing. `sources`: what the run had read from outside its job file when it
+    began, None for one that begins now."""
 
     job: Job
     token: str
     cwd: str
+    fence: int = 0
     entries: EntryPoints = TRAINING
     resume_point: ResumePoint = FROM_START
     deadlines: Deadlines = DEADLINES

@@ -18,6 +18,7 @@ from dougong.errors import (
     LaunchError,
     ReproducibilityError,
     StorageError,
+    SupersededError,
 )
 from dougong.fault.diagnosis import FailureKind, mistake_in
 from dougong.launcher.agent.facts import software_here
@@ -201,6 +202,10 @@ class Controller:
         facts = self._facts
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
+        if isinstance(outcome.error, SupersededError):
+            self._state = Ended(outcome)  # the run's record is another's
+            self._recorder.run_dir.remove_controller()
+            return outcome
         self._take_late_commits()
         again = facts.recomputation.end()
         if again is not None:
@@ -236,8 +241,9 @@ def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
         generation=generation,
         step=step,
         cause=cause if diagnosis is None else diagnosis.cause,
-        worker=None if diagnosis is None else diagnosis.worker,
-        node="" if diagnosis is None else diagnosis.node,
+        worker=None if diagnosis is None else diagnosis.culprit.worker or None,
+        node="" if diagnosis is None else diagnosis.culprit.node,
+        culprit=None if diagnosis is None else diagnosis.culprit,
         failure=_failure_kind(outcome),
     )
 

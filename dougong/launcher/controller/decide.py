@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
+from dougong.errors import (
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    SupersededError,
+    WorkerError,
+)
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
@@ -17,16 +23,16 @@ from dougong.launcher.controller.actions import (
     AskToStop,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     Enter,
     ForgetParts,
-    KillGeneration,
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.departure import Departure, who_leaves
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import warning
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -61,6 +67,12 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    if facts.successor:
+        error = SupersededError(
+            f"{policy.run_dir.path}: {facts.successor} has taken this run over, as this controller "
+            "had not been heard of: it goes on there"
+        )
+        return _end(Outcome("FAILED", error.exit_status, error))
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
@@ -238,56 +250,50 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    node = facts.agents.node_of(first.worker, policy.host)
-    diagnosis = replace(_with_advice(diagnose(first), facts, policy), node=node)
+    diagnosis = _with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
     past = [failure.diagnosis for failure in facts.history]
     decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
-    died, diagnosed = _failure_events(number, diagnosis, [failure.worker for failure in others])
+    followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
+    died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
+    diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
     again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
-    # The others are killed at once: they would wait for the dead one until their own deadline, and
-    # what they said meanwhile would hide the cause.
+    leaving = who_leaves(generation, decision, was_stopping)
+    # The others leave at once: they would wait for the dead one until their own deadline, and what
+    # they said meanwhile would hide the cause.
     return (
         *([] if again is None else [Record(again)]),
-        Record(died),
-        KillGeneration(number, diagnosis),
+        *died,
+        EndGeneration(number, diagnosis, leaving),
         Enter(recovering),
         Record(diagnosed),
         Record(decided),
     )
 
 
-def _failure_events(
-    number: int, diagnosis: Diagnosis, followed_by: Sequence[str]
-) -> tuple[events.WorkerDied, events.FailureDiagnosed]:
-    died = events.WorkerDied(
-        generation=number,
-        worker=diagnosis.worker,
-        node=diagnosis.node,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-    )
-    diagnosed = events.FailureDiagnosed(
-        generation=number,
-        worker=diagnosis.worker,
-        node=diagnosis.node,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-        detail=diagnosis.detail,
-        followed_by=tuple(followed_by),
-    )
-    return died, diagnosed
+def _with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """With the machine of the culprit, where it is one of several."""
+    culprit = diagnosis.culprit
+    match culprit.kind:
+        case "worker":
+            node = facts.agents.node_of(culprit.name, policy.host)
+        case "agent" | "fork_server":
+            workers = facts.agents[culprit.name].spec.workers
+            node = facts.agents.node_of(workers[0], policy.host)
+        case _:
+            node = culprit.node
+    return replace(diagnosis, culprit=replace(culprit, node=node))
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
     """An out-of-memory is answered with what the plan says of the worker's bytes."""
     if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
         return diagnosis
-    worker = facts.plan.worker(diagnosis.worker)
+    worker = facts.plan.worker(diagnosis.culprit.worker)
     shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
     handle = facts.agents.of_worker(worker.name)
     known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None
@@ -299,7 +305,8 @@ def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Di
 def _recover(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
-    """End the old generation's workers, then the run or the next generation, as was decided."""
+    """Have the old generation's workers leave it or end, then the run or the next generation, as
+    was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
     relocation = Relocation(facts, state, policy, now)
@@ -316,11 +323,10 @@ def _await_workers_end(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     assert facts.generation is not None
-    done: tuple[Action, ...] = (ForgetParts(),)
-    if not facts.generation.all_exited:
-        if now - state.since <= policy.deadlines.kill_s:
-            return ()
-        done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    departure = Departure(facts, facts.generation, state.since, policy.deadlines, now)
+    if not departure.is_over:
+        return departure.kill_late()
+    done: tuple[Action, ...] = (*departure.left_behind(), ForgetParts())
     ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()
@@ -339,17 +345,6 @@ def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: f
     end must not cost it."""
     waits = now - state.since <= policy.deadlines.commit_checkpoint_s
     return waits and facts.checkpoints.num_open > 0
-
-
-def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:
-    """SIGKILL has been sent. A process that does not end even so is stuck in the kernel; the next
-    generation may begin without it, since its generation's number keeps it out of that one."""
-    statuses = generation.workers.items()
-    alive = [name for name, status in statuses if not status.has_exited]
-    waited = deadlines.words("kill_s")
-    return warning(
-        facts, f"not ended after SIGKILL: the controller waited {waited}; left behind", *alive
-    )
 
 
 def _begin_restart(

@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dougong.control.messages import Acknowledged, InflictFault, OrderDrill, RequestRefused
-from dougong.control.worker_messages import DrillAnnounced
 from dougong.fault.drill import FiredDrill, identity, is_own, pending
-from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.job.drills.drill import ALLOWED, Drill, listed
 from dougong.job.drills.vocabulary import FAULTS, known_fault
 from dougong.launcher.controller.actions import Action, CloseChannel, FireDrill, Record, TakeOrder
@@ -25,19 +23,6 @@ def fired_by(event: events.DrillFired) -> tuple[FiredDrill, ...]:
         return ()
     at_step = event.step if event.after_s is None else None
     return (FiredDrill(event.action, event.worker, at_step, event.after_s),)
-
-
-def observe_drill(
-    facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced
-) -> tuple[Record, ...]:
-    """A worker is about to do something to itself."""
-    if drill.action in ENDS_ITS_PROCESS:
-        generation.note_drill(worker)
-    facts.fired.add(FiredDrill(drill.action, worker, drill.step))
-    event = events.DrillFired(
-        generation=generation.number, worker=worker, step=drill.step, action=drill.action
-    )
-    return (Record(event),)
 
 
 def due_drills(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:

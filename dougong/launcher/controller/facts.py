@@ -11,11 +11,11 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
+from dougong.fault.culprit import CulpritKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
-from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -31,36 +31,39 @@ from dougong.launcher.controller.actions import (
     AskWhoEnded,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     FindCheckpoint,
     FireDrill,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     GoOn,
-    KillGeneration,
+    KillLate,
     LoseAgent,
     Record,
     SeekNodes,
     StartAgents,
     TakeOrder,
+    TrustMemory,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.inbound.items import (
     Committed,
     DrillOrder,
     FoundCheckpoint,
     StoreOpened,
 )
+from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.records.events import CheckpointCommitted, CheckpointFailed, FirstStep, Waiting
-from dougong.records.recomputation import Recomputation
+from dougong.records.recomputation import Ledgers, Recomputation
 from dougong.records.unsaved import commit_words
 
 _FAILED_COMMITS = 2
@@ -95,7 +98,7 @@ class CheckpointFacts:
         """Parts by step and worker, of the steps of which every worker's part is there."""
         return {step: parts for step, parts in self.parts.items() if len(parts) == num_workers}
 
-    def note(self, action: CommitCheckpoint | ForgetParts | FindCheckpoint) -> None:
+    def note(self, action: CommitCheckpoint | ForgetParts | FindCheckpoint | TrustMemory) -> None:
         """Take down what the controller has done about checkpoints."""
         match action:
             case CommitCheckpoint(step):
@@ -106,6 +109,8 @@ class CheckpointFacts:
             case FindCheckpoint():
                 self.found = None
                 self.num_sought += 1
+            case TrustMemory(fallback):
+                self.found = FoundCheckpoint(fallback, in_memory=True)
 
     @property
     def newest_step(self) -> int:
@@ -167,11 +172,13 @@ class RunFacts:
     `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
     `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
     seconds). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
+    `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
+    `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
-    did or waited for. What is not known yet is None.
+    did or waited for. `successor`: the controller that has taken the run over from this one, in
+    words; empty: none. What is not known yet is None.
     """
 
     number: int
@@ -188,6 +195,7 @@ class RunFacts:
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
+    successor: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None
@@ -198,6 +206,8 @@ class RunFacts:
     plan: Plan | None = None
     generation: Generation | None = None
     recomputation: Recomputation = field(default_factory=Recomputation)
+    ledgers: Ledgers = field(default_factory=Ledgers)
+    recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
     stop: Stop | None = None
     error: DougongError | None = None
 
@@ -212,11 +222,13 @@ class RunFacts:
         generation = self.generation
         return generation if generation is not None and generation.number == number else None
 
-    def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
-        """An agent is gone, and its workers with it."""
-        text = self.agents.lose(handle, reason, self.machine_of(handle))
-        if self.generation is not None:
-            self.generation.note_lost(handle.spec.workers, text, now)
+    def lose(
+        self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
+    ) -> None:
+        """An agent is gone, or its fork server, and its workers with it."""
+        self.agents.lose(handle, reason, self.machine_of(handle), kind)
+        if self.generation is not None and handle.failure is not None:
+            self.generation.note_lost(handle.failure, now)
 
     def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent's connection has ended. Of one that is not ready yet, its backend may know why
@@ -273,15 +285,12 @@ class RunFacts:
                 self.judged = judged
             case UsePlan(plan):
                 self.plan = plan
-            case KillGeneration(generation, diagnosis):
-                ended = self.generation_of(generation)
-                has_stepped = ended is not None and ended.has_stepped
-                self.history.append(PastFailure(generation, diagnosis, has_stepped))
-                self.recomputation = Recomputation()
-            case ForkGeneration():
-                self._begin_generation(action, now)
-            case TakeOrder() | FireDrill():
-                self._note_drill(action)
+            case EndGeneration() | KillLate() | ForkGeneration():
+                self._note_generation(action, now)
+            case TakeOrder(order):
+                self.orders.remove(order)
+            case FireDrill():
+                self._note_drill(action, now)
             case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
@@ -293,19 +302,40 @@ class RunFacts:
                 | AskForFingerprints()
             ):
                 self._note_agents(action, now)
-            case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
+            case CommitCheckpoint() | ForgetParts() | FindCheckpoint() | TrustMemory():
+                if isinstance(action, ForgetParts):
+                    self.recoveries.note_left(now)
                 self.checkpoints.note(action)
 
-    def _note_drill(self, action: TakeOrder | FireDrill) -> None:
+    def _note_drill(self, action: FireDrill, now: float) -> None:
+        if action.fired is not None:
+            self.fired.add(action.fired)
+        generation, message = self.generation_of(action.message.generation), action.message
+        if generation is not None:
+            generation.note_drill(message.worker, message.fault, now)
+
+    def _note_generation(
+        self, action: EndGeneration | KillLate | ForkGeneration, now: float
+    ) -> None:
         match action:
-            case TakeOrder(order):
-                self.orders.remove(order)
-            case FireDrill(_, message, fired):
-                if fired is not None:
-                    self.fired.add(fired)
-                generation = self.generation_of(message.generation)
-                if generation is not None and message.fault in ENDS_ITS_PROCESS:
-                    generation.note_drill(message.worker)
+            case EndGeneration():
+                self._end_generation(action, now)
+            case KillLate(generation, workers):
+                late = self.generation_of(generation)
+                if late is not None:
+                    late.note_killed(workers, now)
+            case ForkGeneration():
+                self._begin_generation(action, now)
+
+    def _end_generation(self, action: EndGeneration, now: float) -> None:
+        number, diagnosis = action.generation, action.diagnosis
+        ended = self.generation_of(number)
+        has_stepped = ended is not None and ended.has_stepped
+        self.history.append(PastFailure(number, diagnosis, has_stepped))
+        self.recomputation = Recomputation()
+        if ended is not None:
+            self.recoveries.begin(ended, diagnosis.worker, None, now)
+            ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
@@ -354,9 +384,13 @@ class RunFacts:
 
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
-        self.generation = Generation.of_plan(action.number, action.plan, now)
-        if self.checkpoints.found is not None:
-            self.recomputation = Recomputation(self.checkpoints.found.recorded)
+        self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
+        self.recoveries.note_begun(now)
+        found = self.checkpoints.found
+        if found is not None and not action.in_memory:
+            self.ledgers = Ledgers(dict(found.recorded))
+        self.recomputation = Recomputation(dict(self.ledgers.steps))
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:
-            self.generation.note_lost(handle.spec.workers, str(handle.lost), now)
+            if handle.failure is not None:
+                self.generation.note_lost(handle.failure, now)

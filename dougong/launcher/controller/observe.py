@@ -20,16 +20,6 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
-from dougong.control.worker_messages import (
-    DrillAnnounced,
-    PartDurable,
-    StepDone,
-    UpdateSkipped,
-    WorkerDone,
-    WorkerMessage,
-    WorkerRaised,
-    WorkerWarning,
-)
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.liveness import silence_reason
@@ -38,14 +28,10 @@ from dougong.launcher.controller.actions import (
     CloseChannel,
     News,
     Record,
-    RecordStep,
-    ShowException,
     ShowLine,
 )
-from dougong.launcher.controller.agents import AgentHandle
-from dougong.launcher.controller.drills import observe_drill
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
@@ -63,10 +49,14 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
+    RayNews,
     SignalReceived,
     StoreOpened,
+    SuccessorFound,
     TaskFailed,
 )
+from dougong.launcher.controller.looks import rejected, unknown, warning
+from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
 from dougong.records.files import ROOM
@@ -88,6 +78,9 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_client(facts, item)
         case SignalReceived(number):
             return _observe_signal(facts, number)
+        case SuccessorFound(who):
+            facts.successor = who
+            return ()
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
@@ -96,6 +89,8 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_failed_commit(facts, item)
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
+        case RayNews():
+            return (Record(item.event(facts.number)),)
         case _:
             _observe_answer(facts, item, now)
             return ()
@@ -114,13 +109,6 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
         text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
     return tuple(news)
-
-
-def warning(facts: RunFacts, text: str, *workers: str) -> Record:
-    """A warning as an event of the newest generation, with the nodes of its workers where there are
-    several."""
-    text += facts.agents.on_nodes(workers)
-    return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
 
 
 def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
@@ -177,15 +165,10 @@ def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News,
 
 def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
     news = [Record(facts.checkpoints.note_committed(committed, facts.number))]
+    facts.ledgers.forget(committed.step)
     for name in committed.invalid:
         news.append(rejected(facts, name, "not as it was written"))
     return tuple(news)
-
-
-def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
-    """A damaged checkpoint as an event."""
-    event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
-    return Record(event)
 
 
 # Requests
@@ -259,16 +242,16 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
-        case AgentFailed(text):
-            facts.lose(handle, text, now)
+        case AgentFailed(text, what):
+            facts.lose(handle, text, now, what)
         case Heartbeat() | WorkerForked() | WorkerExited():
-            _observe_process(facts, message, now)
+            return observe_process(facts, message, now)
         case OutputLine():
             return _observe_line(facts, message)
         case FromWorker():
-            return _observe_worker(facts, message, now)
+            return observe_worker(facts, message, now)
         case _:
-            return (warning(facts, f"agent {handle.spec.name}: {_unknown(message)}"),)
+            return (warning(facts, f"agent {handle.spec.name}: {unknown(message)}"),)
     return ()
 
 
@@ -280,109 +263,3 @@ def _observe_line(facts: RunFacts, line: OutputLine) -> tuple[News, ...]:
         if generation is None or not generation.is_heard(line.worker):
             return ()
     return (ShowLine(line.worker, line.text),)
-
-
-def _unknown(message: Message) -> str:
-    return f"unknown message kind {message.kind!r} at this place; it is ignored"
-
-
-def _observe_process(
-    facts: RunFacts, message: Heartbeat | WorkerForked | WorkerExited, now: float
-) -> None:
-    generation = facts.generation_of(message.generation)
-    match message:
-        case WorkerExited(0, worker, task):
-            # A child's end after its answer is no second answer: the first one counts.
-            facts.answers.setdefault((task, worker), message)
-        case _ if generation is None:
-            return
-        case Heartbeat():
-            generation.note_beat(message, now)
-        case _ if message.worker not in generation.workers:
-            return
-        case WorkerForked(_, worker, pid):
-            generation.note_forked(worker, pid)
-        case WorkerExited():
-            generation.note_exit(message, now)
-
-
-# Workers
-
-
-def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
-    facts.step = done.step
-    recorded = RecordStep({"generation": generation.number, **done.row})
-    news: list[News] = [recorded, *_observe_routers(facts, done)]
-    if not generation.has_stepped:
-        generation.has_stepped = True
-        # The event comes first: "training again at step 61", then that step's own line.
-        news.insert(0, Record(events.FirstStep(generation=generation.number, step=facts.step)))
-    recomputed = facts.recomputation.take(generation.number, {**done.row, "step": done.step})
-    if recomputed is not None:
-        news.append(Record(recomputed))
-    return tuple(news)
-
-
-def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
-    """A layer that sends everything to few experts, or has stopped to."""
-    if facts.model is None:
-        return ()
-    news = []
-    for found in facts.routers.note(done.row, facts.model.inventory):
-        kind = events.WarningRaised if found.is_bad else events.NoteTaken
-        news.append(Record(kind(generation=facts.number, text=found.text)))
-    return tuple(news)
-
-
-def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
-    event = events.StepSkipped(
-        generation=generation.number,
-        step=skipped.step,
-        loss=skipped.loss,
-        grad_norm=skipped.grad_norm,
-        where=skipped.where,
-        in_a_row=skipped.in_a_row,
-    )
-    return Record(event)
-
-
-def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
-    if message.generation == 0:
-        answer = message.message
-        facts.answers.setdefault((message.task, message.worker), answer)
-        if isinstance(answer, WorkerRaised):
-            return (ShowException(message.worker, answer),)
-        return ()
-    generation = facts.generation_of(message.generation)
-    if generation is None or message.worker not in generation.workers:
-        return ()
-    worker = message.worker
-    match message.message:
-        case WorkerRaised() as error:
-            generation.note_raised(worker, error, now)
-            return (ShowException(worker, error),)
-        case WorkerDone():
-            generation.note_done(worker, now)
-            return ()
-        case other:
-            return _observe_training(facts, generation, worker, other)
-
-
-def _observe_training(
-    facts: RunFacts, generation: Generation, worker: str, message: WorkerMessage
-) -> tuple[News, ...]:
-    match message:
-        case StepDone():
-            return _observe_step(facts, generation, message)
-        case UpdateSkipped():
-            return (_step_skipped(generation, message),)
-        case PartDurable(step):
-            is_first = facts.checkpoints.note_part(worker, message)
-            started = events.CheckpointStarted(generation=generation.number, step=step)
-            return (Record(started),) if is_first else ()
-        case DrillAnnounced():
-            return observe_drill(facts, generation, worker, message)
-        case WorkerWarning(text):
-            return (warning(facts, text, worker),)
-        case _:
-            return (warning(facts, f"worker {worker}: {_unknown(message)}"),)

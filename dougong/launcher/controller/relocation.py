@@ -30,7 +30,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.observe import warning
+from dougong.launcher.controller.looks import warning
 from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node

@@ -108,7 +108,7 @@ def _what_happened(recovery: Recovery) -> tuple[object, ...]:
     """Alike for failures of which one is as good as all. One that a step followed is its own."""
     if recovery.total_s is not None:
         return (recovery.generation,)
-    return recovery.worker, recovery.failure, recovery.cause, recovery.step
+    return recovery.culprit, recovery.failure, recovery.cause, recovery.step
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def test_facts_hold_what_this_process_finds(tmp_path: Path, shared: bool) -> Non
     proof = prover.proof if shared else FolderProof("another", (str(tmp_path),))
     limits = dataclasses.replace(DEADLINES, shared_file_s=0.1)
     settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=proof, deadlines=limits, model_types=("olmoe",))
-    facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"}, "node-of-ray")
+    settings = dataclasses.replace(settings, ray_node="node-of-ray")
+    facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"})
     assert (facts.agent, facts.island, facts.accelerator) == ("east", "east", "cpu")
     assert (facts.node, facts.pid, facts.ray_node) == (socket.gethostname(), os.getpid(), "node-of-ray")
     assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
@@ -78,6 +79,6 @@ def test_this_machine_s_software_is_looked_at_as_an_agent_s() -> None:
     """Or a run on one machine would be refused."""
     here = software_here(Job.model_validate(toy_job()), None)
     settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=None, model_types=("qwen3_moe",))
-    there = describe_agent(settings, get_accelerator("cpu"), {}, None)
+    there = describe_agent(settings, get_accelerator("cpu"), {})
     assert (here.host, here.versions) == (there.node, there.versions)
     assert here.code["dougong"] == there.code["dougong"]

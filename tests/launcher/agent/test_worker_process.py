@@ -279,9 +279,9 @@ def leave_badly(context: WorkerContext) -> None:
 
 def test_a_generation_that_cannot_be_left_ends_its_worker(log: Path) -> None:
     forked = Forked(train_task("leave_badly"), log)
+    assert isinstance(forked.child.channel.receive(30), WorkerRaised)
     forked.child.channel.send(LeaveGeneration(3))
-    (raised,) = forked.messages()
-    assert isinstance(raised, WorkerRaised) and raised.message == "east/0: connection reset"
+    assert forked.messages() == []
     assert forked.status() == 1
     forked.child.read_output()
     assert "this worker ends: its threads do not end" in log.read_text()

@@ -22,7 +22,7 @@ from tests.launcher.toyrun import toy_job
 )
 def test_devices_are_probed_where_their_bits_matter(determinism: str, entries: EntryPoints, expected: bool) -> None:
     job: Any = Job.model_validate(toy_job(determinism=determinism))
-    config = ControllerConfig(job, "secret", "/", entries)
+    config = ControllerConfig(job, "secret", "/", entries=entries)
     assert config.takes_fingerprints is expected
     assert config.deadlines == DEADLINES
 

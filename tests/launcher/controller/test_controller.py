@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from dougong.control.messages import Ping
 from dougong.errors import PlanError, StorageError
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.job.schema import Job
@@ -82,7 +83,7 @@ def states_in_events(run_dir: RunDir) -> list[str]:
     return [event.state for event in run_dir.read_events() if isinstance(event, StateChanged)]
 
 
-DIAGNOSIS = Diagnosis("east/1", "crash", "SIGKILL")
+DIAGNOSIS = Diagnosis(Culprit("worker", "east/1"), "crash", "SIGKILL")
 STATES: list[State] = [
     Running(1),
     Stopping(1, Stop("SIGINT", 130), 0.0),

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import LaunchError
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.observation import AgentLost
 from dougong.fault.past import PastFailure
 from dougong.launcher.controller.actions import (
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     FindCheckpoint,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     GoOn,
-    KillGeneration,
     LoseAgent,
     SeekNodes,
     StartAgents,
@@ -71,12 +72,12 @@ def test_an_agent_that_was_lost_before_has_lost_its_workers(facts: RunFacts) -> 
     facts.lose(facts.agents["east"], "node down", 1.0)
     facts.note(FORK, 2.0)
     assert facts.generation is not None
-    assert facts.generation.failures == [AgentLost("east/0", "agent east on its node: node down")]
+    assert facts.generation.failures == [AgentLost(Culprit("agent", "east"), "node down", ("east/0",))]
 
 
 def test_failures_errors_and_plans_are_taken_down(facts: RunFacts) -> None:
-    diagnosis, error = Diagnosis("east/0", "crash", "SIGKILL"), LaunchError("x")
-    for action in (UsePlan(PLAN), KillGeneration(1, diagnosis), GiveUp(error)):
+    diagnosis, error = Diagnosis(Culprit("worker", "east/0"), "crash", "SIGKILL"), LaunchError("x")
+    for action in (UsePlan(PLAN), EndGeneration(1, diagnosis), GiveUp(error)):
         facts.note(action, 0.0)
     assert (facts.plan, facts.history, facts.error) == (PLAN, [PastFailure(1, diagnosis)], error)
 

@@ -52,7 +52,7 @@ ISLANDS = [
     {"name": "east", "accelerator": "cpu", "workers": 2, "node": "pool=a"},
     {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b"},
 ]
-DIES = ["worker_died", "diagnosis", "decision"]
+DIES = ["diagnosis", "decision"]
 GOES_UNREADY: list[Step] = [Leaves("west"), Passes(1.1)]
 WEST_IS_LOST: list[Step] = [Leaves("west"), *killed("east/0", "east/1")]
 
@@ -98,7 +98,7 @@ def test_a_lost_agent_goes_to_another_node_that_fits() -> None:
     made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), joins("west"), found(5))
     assert made.states == ["RECOVERING", "RUNNING"]
     assert made.names() == [
-        "DropAgent west", "KillGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
+        "DropAgent west", "EndGeneration 1", "ForgetParts", "SeekNodes", "StartAgents west", "AdoptChannel west",
         "UsePlan", "FindCheckpoint", "ForkGeneration 2",
     ]  # fmt: skip
     assert where(made) == {"west": "id-of-node2"}
@@ -158,7 +158,7 @@ def test_a_node_that_never_comes_ends_the_run_with_its_first_cause() -> None:
     made.play(Passes(1.0), NodesListed((N0,)))
     assert (made.outcome.state, made.outcome.status) == ("FAILED", 1)
     said = str(made.outcome.error)
-    assert said.startswith("west/0 on node1: node lost: agent west on node1: its connection ended; ")
+    assert said.startswith("agent west on node1: crash: its connection ended; ")
     assert "the controller waited 5 s (fault.deadlines.node_return_s) for a node for west/0: " in said
     assert "pool=b" in said and "node0" in said
 
@@ -178,7 +178,7 @@ def test_an_agent_that_cannot_start_on_a_node_is_tried_on_another() -> None:
     assert {first, where(made)["west"]} == {"id-of-node1", "id-of-node2"}
     made.play(joins("west"), found(5))
     assert made.state == Running(2)
-    assert made.kinds().count("worker_died") == 1  # tries are no failures
+    assert made.kinds().count("diagnosis") == 1  # tries are no failures
 
 
 def test_a_node_on_which_an_agent_could_not_start_is_tried_again_later_and_later() -> None:
@@ -282,7 +282,7 @@ def test_an_agent_that_is_lost_while_a_checkpoint_is_sought_is_laid_out_anew(age
     made.play(Leaves(agent), found(5), NodesListed((N0, N2)))
     assert where(made) == {agent: "id-of-node0" if agent == "east" else "id-of-node2"}
     made.play(joins(agent), found(5))
-    assert made.state == Running(2) and made.kinds().count("worker_died") == 1
+    assert made.state == Running(2) and made.kinds().count("diagnosis") == 1
 
 
 def test_a_search_that_was_overtaken_is_not_taken_for_the_next_one() -> None:

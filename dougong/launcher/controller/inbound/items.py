@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
@@ -12,6 +13,7 @@ from dougong.control.messages import Message, OrderDrill
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
 from dougong.planner.nodes import Node
+from dougong.records.events import RayChanged
 from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
@@ -75,6 +77,13 @@ class SignalReceived:
     number: int
 
 
+@dataclass(frozen=True)
+class SuccessorFound:
+    """Another controller has taken the run over; `who`: in words."""
+
+    who: str
+
+
 # From background threads: what they were asked for.
 
 
@@ -83,6 +92,21 @@ class BackendOpened:
     """Nodes can be had; `host`: this process's address as the nodes reach it."""
 
     host: str
+
+
+@dataclass(frozen=True)
+class RayNews:
+    """As in `RayChanged`. Agents that live need nothing of Ray."""
+
+    part: Literal["head", "raylet", "driver"]
+    is_lost: bool
+    text: str
+
+    def event(self, generation: int) -> RayChanged:
+        """What is written of it. `generation`: the newest one's number."""
+        return RayChanged(
+            generation=generation, part=self.part, is_lost=self.is_lost, text=self.text
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +156,8 @@ class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
     folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
-    have recorded of the steps after it."""
+    have recorded of the steps after it. `in_memory`: workers hold a newer state in memory, and the
+    directory has not been read."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
@@ -141,6 +166,7 @@ class FoundCheckpoint:
     aside: Path | None = None
     refusal: CheckpointError | None = None
     recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
+    in_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +204,9 @@ Item = (
     | ClientRequest
     | PeerRefused
     | SignalReceived
+    | SuccessorFound
     | BackendOpened
+    | RayNews
     | NodesListed
     | StoreOpened
     | OwnPathsTried

@@ -10,7 +10,9 @@ import pytest
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.launcher.controller.agents import AgentTable
+from dougong.fault.culprit import Culprit
+from dougong.fault.observation import AgentLost
+from dougong.launcher.controller.inbound.agents import AgentTable
 from dougong.planner.placement import AgentSpec
 
 EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 2)
@@ -48,8 +50,10 @@ def test_a_lost_agent_is_named_with_its_node_and_begins_another_life(
     agents: AgentTable, channels: list[Channel]
 ) -> None:
     agents.join(facts("east"), channels[0])
-    assert agents.lose(agents["east"], "no heartbeat", "node-of-east") == "agent east on node-of-east: no heartbeat"
-    assert agents.lose(agents["west"], "gone", "its node") == "agent west on its node: gone"
+    agents.lose(agents["east"], "no heartbeat", "node-of-east")
+    assert agents["east"].lost == "agent east on node-of-east: no heartbeat"
+    agents.lose(agents["west"], "gone", "its node")
+    assert agents["west"].failure == AgentLost(Culprit("agent", "west"), "gone", ("west/0",))
     assert [handle.spec.name for handle in agents.lost] == ["east", "west"]
     assert not agents.is_current("east", channels[0])
     agents.expect([EAST], [EAST, WEST])

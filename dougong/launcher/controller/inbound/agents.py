@@ -10,7 +10,9 @@ from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import PathEnd
 from dougong.deadlines import Deadlines
+from dougong.fault.culprit import Culprit, CulpritKind
 from dougong.fault.liveness import is_silent
+from dougong.fault.observation import AgentLost
 from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
 
@@ -18,9 +20,10 @@ from dougong.planner.placement import AgentSpec
 @dataclass
 class AgentHandle:
     """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
-    its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone;
-    `is_dropped`: whether its connection has been closed since. `left`: how its connection ended
-    before it was ready, and when (monotonic seconds), while its backend may yet know why."""
+    its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone, and
+    `failure`: that as one of the run; `is_dropped`: whether its connection has been closed since.
+    `left`: how its connection ended before it was ready, and when (monotonic seconds), while its
+    backend may yet know why."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -31,6 +34,7 @@ class AgentHandle:
     is_dropped: bool = False
     clock_ahead_s: float = 0.0
     left: tuple[str, float] | None = None
+    failure: AgentLost | None = None
 
     @property
     def is_unexplained(self) -> bool:
@@ -143,10 +147,12 @@ class AgentTable:
         handle = self.handles.get(agent)
         return handle is not None and handle.channel is channel and handle.lost is None
 
-    def lose(self, handle: AgentHandle, reason: str, machine: str) -> str:
-        """Count an agent as gone; why, with its name and machine."""
+    def lose(
+        self, handle: AgentHandle, reason: str, machine: str, kind: CulpritKind = "agent"
+    ) -> None:
+        """Count an agent as gone; `kind`: whether it failed itself, or what it needs."""
+        handle.failure = AgentLost(Culprit(kind, handle.spec.name), reason, handle.spec.workers)
         handle.lost = f"agent {handle.spec.name} on {machine}: {reason}"
-        return handle.lost
 
     # Ends that no connection tells, since there is none yet
 

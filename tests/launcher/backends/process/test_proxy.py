@@ -1,0 +1,141 @@
+"""A backend in a process of its own, as the controller has it: a fake one, that hangs, dies and raises."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+
+import pytest
+from dougong.control.processes import process_exists
+from dougong.deadlines import DEADLINES
+from dougong.errors import CheckpointError, DougongError, LaunchError, NoRoomError
+from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.process.proxy import BackendLostError, ProcessBackend
+from dougong.launcher.backends.ray_choice import joining
+from dougong.planner.placement import AgentSpec
+from dougong.records.directory import RunDir
+from tests.launcher.backends.process.fake import ENTRY
+from tests.launcher.toyrun import wait_for
+
+EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 2)
+SETTINGS = AgentSettings("east", "east", "cpu", 1, True, ("127.0.0.1", 7), "secret", "/run", (), "/")
+
+
+class Launch:
+    """The backend, what was told of its process's end, and what was said to be awaited."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lost: Queue[str] = Queue()
+        self.awaited: list[str] = []
+        limits = dataclasses.replace(DEADLINES, backend_call_s=20, backend_end_s=20)
+        choice = joining("10.0.0.1:6379")
+        self.backend = ProcessBackend(choice, limits, RunDir(folder), self.lost.put, ENTRY)
+
+    def start(self) -> None:
+        self.backend.start([EAST], lambda spec: SETTINGS, self.awaited.append)
+
+    def pid(self, number: int = 1) -> int:
+        return int((self.folder / f"opened-{number}").read_text())
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    made = Launch(tmp_path)
+    assert made.backend.open() == "10.0.0.1"
+    yield made
+    made.backend.close()
+    last = made.pid(len(list(tmp_path.glob("opened-*"))))
+    wait_for(lambda: not process_exists(last), "nothing is left", 10)
+
+
+def test_what_a_backend_does_comes_through(launch: Launch) -> None:
+    backend = launch.backend
+    assert (backend.phase, backend.shared_devices, backend.may_grow) == ("Ray", False, True)
+    (node,) = backend.nodes(["npu", "cuda"])
+    assert (node.title, node.free, node.resources) == ("alpha (10.0.0.1)", {"npu": 1}, {"npu", "cuda"})
+    launch.start()
+    assert launch.awaited == ["room for east at 7"]
+    assert backend.ended() == {"east": "east ended"}
+    backend.end(["east", "nobody"])
+    assert backend.ended() == {}
+    os.kill(launch.pid(), signal.SIGTERM)  # such as to all processes of a batch job: the controller decides
+    os.kill(launch.pid(), signal.SIGINT)
+    assert backend.ended() == {}
+    backend.close()
+    assert (launch.folder / "closed").exists() and launch.lost.empty()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("no checkpoint", CheckpointError("of the family")),
+        ("odd", NoRoomError("a class of its own", is_held=True)),
+        ("foreign", LaunchError("ZeroDivisionError: not of the family")),
+    ],
+)
+def test_an_error_keeps_its_class(launch: Launch, kind: str, error: DougongError) -> None:
+    with pytest.raises(type(error)) as caught:
+        launch.backend.nodes([kind])
+    assert (type(caught.value), str(caught.value)) == (type(error), str(error))
+    assert vars(caught.value) == vars(error)
+    assert launch.backend.nodes(["npu"])
+
+
+@pytest.mark.parametrize(("way", "words"), [("dies", "was ended by SIGKILL"), ("leaves", "ended with status 3")])
+def test_a_process_that_ends_in_a_call_is_told_and_another_one_takes_its_place(
+    launch: Launch, way: str, words: str
+) -> None:
+    launch.start()
+    with pytest.raises(BackendLostError, match=words):
+        launch.backend.nodes([way])
+    assert words in launch.lost.get(timeout=10)
+    assert launch.backend.ended() == {}, "nobody knows"
+    launch.backend.end(["east"])
+    assert launch.backend.nodes(["npu"])
+    assert launch.pid(2) != launch.pid(1)
+
+
+def test_a_process_that_ends_between_two_calls_is_told_at_once(launch: Launch) -> None:
+    os.kill(launch.pid(), signal.SIGKILL)
+    assert "was ended by SIGKILL" in launch.lost.get(timeout=10)
+    launch.start()
+    assert launch.backend.ended() == {"east": "east ended"}
+
+
+def test_a_call_that_hangs_ends_at_its_deadline_and_a_close_does_not_wait_for_it(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.backend.open()
+    errors: Queue[Exception] = Queue()
+
+    def ask() -> None:
+        try:
+            launch.backend.nodes(["hangs"])
+        except LaunchError as error:
+            errors.put(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for((tmp_path / "hangs").exists, "the call is under way", 20)
+    launch.backend.close()
+    asking.join(20)
+    assert isinstance(errors.get(timeout=1), BackendLostError)
+    assert (tmp_path / "closed").exists() and launch.lost.empty()
+    assert not process_exists(launch.pid())
+    with pytest.raises(LaunchError, match="ended before"):
+        launch.backend.nodes(["npu"])
+
+
+def test_the_limit_of_a_call_is_named(tmp_path: Path) -> None:
+    limits = dataclasses.replace(DEADLINES, backend_call_s=0.1, backend_end_s=0.1)
+    backend = ProcessBackend(joining("10.0.0.1:6379"), limits, RunDir(tmp_path), print, ENTRY)
+    backend.open()
+    with pytest.raises(BackendLostError, match=r"does not answer: waited 0\.1 s"):
+        backend.nodes(["hangs"])
+    backend.close()
+    assert not process_exists(int((tmp_path / "opened-1").read_text()))
