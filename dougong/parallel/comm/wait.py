@@ -87,14 +87,10 @@ class PeerWait:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-<<<<<<< HEAD
-        is_over = self._member.is_over()
-        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and not is_over:
-=======
         self._is_entered = False
         self._member.awaits(())
-        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
->>>>>>> hd
+        is_over = self._member.is_over()
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and not is_over:
             return  # RuntimeErrors too, though no peer has a part in them
         if isinstance(error, RuntimeError | FutureTimeout):
             raise PeerError(self._words(error)) from error

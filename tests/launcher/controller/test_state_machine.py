@@ -353,6 +353,11 @@ def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
     assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
 
 
+def test_a_drill_that_the_run_survives_makes_no_later_death_its_own() -> None:
+    made = running().play(worker("east/1", DrillAnnounced(7, "pause")), exits("east/1", -9))
+    assert made.event("diagnosis").cause == "SIGKILL from outside the run"
+
+
 def test_rows_say_which_generation_they_are_of() -> None:
     made = running().play(step(1))
     (row,) = [action.row for action in made.actions if isinstance(action, RecordStep)]
