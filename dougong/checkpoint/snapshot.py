@@ -126,7 +126,7 @@ class Saver:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
             for staged in self._copy(item):
                 files.setdefault(staged.file, []).append(staged)
-        directory = pending_directory(self._root, step, self._writer.generation)
+        directory = pending_directory(self._root, step, self._writer.generation, self._writer.fence)
         # The writer thread reads staging memory only; the tensors are training's again.
         self._start(_WriteJob(step, directory, files, tuple(state)))
 
@@ -223,7 +223,7 @@ class Saver:
                 raise PeerError(f"checkpoint of step {job.step}: its generation is over")
             path = job.directory / file
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(job.directory, path.parent)
                 records[file] = self._write_file(path, file, staged)
             except OSError as error:
                 raise storage_error(path, error) from error
@@ -238,6 +238,14 @@ class Saver:
             state=job.state,
             model=self._describe_model() if self._writer.rank == 0 else None,
         )
+
+    def _make_folder(self, directory: Path, folder: Path) -> None:
+        """A folder of the checkpoint's directory. Never the gate in which that lies: where it has
+        been closed this worker's controller is no more the run's."""
+        if not self._writer.fence:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
 
     def _describe_model(self) -> ModelDescription:
         names = self._names

@@ -13,10 +13,16 @@ from typing import NoReturn
 import torch
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
+from dougong.control.worker_messages import (
+    PartDurable,
+    StateFetched,
+    StepDone,
+    WorkerWarning,
+)
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
 from dougong.job.schema import Job
@@ -33,7 +39,7 @@ from dougong.training.build import (
     build_on_plan,
 )
 from dougong.training.forwards import Forwards
-from dougong.training.memory.source import StateSource
+from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
@@ -41,10 +47,26 @@ from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
-from dougong.training.state import open_start, state_of, wanted_state
+from dougong.training.state import (
+    OpenMemory,
+    StartState,
+    no_memory,
+    open_start,
+    state_of,
+    wanted_state,
+)
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a generation goes on from: the state after `step`, and the checkpoint of `saved_step`,
+    which is an earlier one where the state was in workers' memory."""
+
+    step: int
+    saved_step: int
 
 
 class Trainer:
@@ -52,20 +74,19 @@ class Trainer:
     workers call the same methods in the same order."""
 
     def __init__(
-        self, context: WorkerContext, stepper: Stepper, forwards: Forwards, first_step: int
+        self, context: WorkerContext, stepper: Stepper, forwards: Forwards, begun: Begun
     ) -> None:
-        """`first_step`: the step that comes next."""
         self.stepper = stepper
-        self.first_step = first_step
+        self.first_step = begun.step + 1
         self._context = context
         self._job = context.job
         self._forwards = forwards
         self._phases = stepper.parts.phases
-        self._step = self._saved_step = first_step - 1
+        self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
         self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
-        writer = PartWriter(context.worker.name, share.rank, context.generation)
+        writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
@@ -103,12 +124,20 @@ class Trainer:
             self._save()
         return result.stop
 
+    def catch_up(self) -> None:
+        """Save the state that the generation goes on from, where a checkpoint of it was due and the
+        generation before did not get so far."""
+        if self._step > self._saved_step and self._is_due(self._job.checkpoint.every):
+            self._save()
+
     def finish(self) -> None:
         """Save what is not saved yet and wait until it is durable."""
         if self._step > self._saved_step:
             self._save()
         self._phases.note("checkpoint", 1)
         self._saver.wait()
+        if self.stepper.parts.memory is not None:
+            self.stepper.parts.memory.before_update()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
 
     def abandon_save(self) -> None:
@@ -207,8 +236,8 @@ def build_trainer(
     tracer: Tracer | None = None,
     memory: StateMemory | None = None,
 ) -> Trainer:
-    """All that a worker needs for its steps, from the job file and the newest state on, in the
-    `memory` of this world's workers or on storage. Collective.
+    """All that a worker needs for its steps, from the job file and the newest state on, on storage
+    or in the `memory` of this world's workers (None: nothing is kept there). Collective.
 
     Raises what makes the job impossible here: DataError, ModelError, CheckpointError, DeviceError.
     """
@@ -219,24 +248,49 @@ def build_trainer(
     _agree_on_data(context, world, data)
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
-    memory = memory or StateMemory(job.fault.snapshots)
-
-    def open_memory(least_step: int) -> StateSource | None:
-        return memory.open_state(world, wanted_state(blueprint, plan), least_step)
-
-    with open_start(job, blueprint.names, context.resume, open_memory) as start:
-        share = build_on_plan(blueprint, plan, world.rank, start)
-    ledger = None
-    if job.is_deterministic:
-        ledger = LedgerStart(context.run_dir / "ledger", start.digest)
+    share, start = _read_share(context, world, blueprint, memory)
     notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
+    ledger = _ledger_start(context, start)
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
-    state = partial(state_of, share.replica, share.optimizer)
-    memory.follow(world, plan, state, start.step, start.digest)
+    if memory is not None:
+        state = partial(state_of, share.replica, share.optimizer)
+        memory.follow(world, plan, state, start.step, start.digest)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
-    return Trainer(context, stepper, forwards, start.step + 1)
+    trainer = Trainer(context, stepper, forwards, _begun(context, start))
+    trainer.catch_up()
+    return trainer
+
+
+def _read_share(
+    context: WorkerContext, world: World, blueprint: ModelBlueprint, memory: StateMemory | None
+) -> tuple[WorkerShare, StartState]:
+    """This worker's share with the newest state that there is; the controller is told where that
+    was. Collective."""
+    begun = time.perf_counter()
+    open_memory: OpenMemory = no_memory
+    if memory is not None:
+        open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
+    with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
+        share = build_on_plan(blueprint, context.plan, world.rank, start)
+    if start.source is not None:
+        seconds = time.perf_counter() - begun
+        context.control.send(StateFetched(start.step, dict(start.source.tiers), seconds))
+    return share, start
+
+
+def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:
+    if not context.job.is_deterministic:
+        return None
+    return LedgerStart(context.run_dir / "ledger", start.digest)
+
+
+def _begun(context: WorkerContext, start: StartState) -> Begun:
+    saved_step = start.step
+    if isinstance(start.source, MemorySource):
+        saved_step = 0 if context.resume is None else step_of(context.resume) or 0
+    return Begun(start.step, saved_step)
 
 
 def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,10 @@ def _never() -> bool:
     return False
 
 
+def _to_nobody(ranks: Collection[int]) -> None:
+    """Where nobody watches."""
+
+
 @dataclass(frozen=True)
 class Membership:
     """Who this worker is among the workers of a generation.
@@ -23,7 +27,9 @@ class Membership:
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
     address, over which its peers reach it; the default suits workers of one machine. `is_over`:
-    whether the generation is to be left, which may be found at any moment.
+    whether the generation is to be left, which may be found at any moment. `keeps_snapshots`:
+    workers keep each other's state, and have a group for it. `awaits`: told the ranks that the
+    calling thread waits for, and none when that is over.
     """
 
     rank: int
@@ -37,6 +43,8 @@ class Membership:
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
     is_over: Callable[[], bool] = _never
+    keeps_snapshots: bool = True
+    awaits: Callable[[Collection[int]], None] = _to_nobody
 
     @property
     def native_peers(self) -> frozenset[int]:

@@ -42,6 +42,7 @@ class PeerWait:
         self._peers = [rank for rank in peers if rank != member.rank]
         self._limit_s = member.deadlines.message_s
         self._begun = time.monotonic()
+        self._is_entered = False
 
     @property
     def left_s(self) -> float:
@@ -51,6 +52,8 @@ class PeerWait:
     def of(self, peers: Iterable[int]) -> PeerWait:
         """This wait, from now on for these peers: an error names them."""
         self._peers = list(peers)
+        if self._is_entered:
+            self._member.awaits(self._peers)
         return self
 
     def for_works(self, works: Sequence[RankedWork]) -> None:
@@ -74,6 +77,8 @@ class PeerWait:
         return timedelta(seconds=max(0.001, self.left_s))
 
     def __enter__(self) -> PeerWait:
+        self._is_entered = True
+        self._member.awaits(self._peers)
         return self
 
     def __exit__(
@@ -82,6 +87,8 @@ class PeerWait:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_entered = False
+        self._member.awaits(())
         is_over = self._member.is_over()
         if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and not is_over:
             return  # RuntimeErrors too, though no peer has a part in them

@@ -61,9 +61,9 @@ class World:
     """All workers of a generation: gloo between everybody, the native library inside an island.
 
     There are process groups for each purpose, so that large messages do not hold up small ones: one
-    for gathers, which computation waits for; one for gradients and parameters (`transfer`); and
-    those of every kind of message between attention and experts (`route_of`), for `Exchange`. All
-    but gathers go on beside the computation.
+    for gathers, which computation waits for; one for gradients and parameters (`transfer`); those
+    of every kind of message between attention and experts (`route_of`), for `Exchange`; and one for
+    snapshots of the state (`snapshots`). All but gathers go on beside the computation.
     """
 
     def __init__(
@@ -72,9 +72,11 @@ class World:
         everybody: Groups,
         attention: Groups,
         kinds: Mapping[MessageKind, Groups],
+        snapshots: Groups | None = None,
     ) -> None:
         """`everybody`: the groups of gathers; `attention`: those of gradients and parameters;
-        `kinds`: those of every kind of message between attention and experts."""
+        `kinds`: those of every kind of message between attention and experts; `snapshots`: those of
+        the state's copies, which lie in host memory."""
         self.member = member
         self.rank = member.rank
         self.size = member.size
@@ -83,6 +85,7 @@ class World:
         self._everybody = Route(everybody)
         self._attention = Route(attention, member.native_peers)
         self._kinds = kinds
+        self.snapshots = Route(snapshots or Groups())
         self._threads: list[MessageThread] = []
         self._waiter = self.make_thread("transfers")
         self._num_transfers = 0
@@ -116,7 +119,9 @@ class World:
         everybody = Groups(dist.group.WORLD)
         gloo = maker.make(list(member.attention))
         attention = Groups(gloo, maker.make_native(member.attention))
-        return World(member, everybody, attention, maker.make_groups_of_kinds())
+        kinds = maker.make_groups_of_kinds()
+        snapshots = Groups(maker.make(list(range(member.size))) if member.keeps_snapshots else None)
+        return World(member, everybody, attention, kinds, snapshots)
 
     def leave(self) -> None:
         """End what `at_leaving` was given, and this generation's groups. Every worker has come to
@@ -137,6 +142,7 @@ class World:
         if self._everybody.groups.gloo is not None:
             leave_groups()
         self._everybody, self._attention, self._kinds = Route(Groups()), Route(Groups()), {}
+        self.snapshots = Route(Groups())
 
     @property
     def native_groups(self) -> tuple[dist.ProcessGroup, ...]:
