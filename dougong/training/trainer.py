@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
+import torch
+
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.part import CheckpointPart, PartWriter
@@ -23,6 +25,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
+from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
@@ -83,7 +86,7 @@ class Trainer:
         self._digests: dict[int, str] = {}
         self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
-        writer = PartWriter(context.worker.name, share.rank, context.generation)
+        writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
@@ -136,6 +139,11 @@ class Trainer:
         if self.stepper.parts.memory is not None:
             self.stepper.parts.memory.before_update()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
+
+    def abandon_save(self) -> None:
+        """The generation is over, and with it a save that is under way: nobody waits for it any
+        more. Any thread may call this."""
+        self._saver.abandon()
 
     def _is_due(self, every: int) -> bool:
         """Whether the step is one of every so many; 0: none is."""
@@ -235,9 +243,9 @@ def build_trainer(
     """
     job, plan = context.job, context.plan
     # What can be wrong with the data is found before weights are read, which may take minutes.
-    device, fused = world.member.device, _fused_experts(context)
-    blueprint = build_model(job, vocabulary(job), device, fused)
-    data = _open_data(context, world, int(blueprint.config.vocab_size))
+    form = _job_form(context, world.member.device)
+    blueprint, data = form.blueprint, form.data
+    _agree_on_data(context, world, data)
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     share, start = _read_share(context, world, blueprint, memory)
@@ -291,16 +299,35 @@ def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:
     return TrafficMeter(blueprint.job, inventory, share.plan, world)
 
 
-def _open_data(context: WorkerContext, world: World, vocab_size: int) -> TokenWindows:
-    """The data, the same on every worker. A generation that begins after somebody has rewritten a
+@dataclass(frozen=True)
+class JobForm:
+    """What a worker's process makes of its job once, whatever generation it is in."""
+
+    job: Job
+    blueprint: ModelBlueprint
+    data: TokenWindows
+
+
+def _job_form(context: WorkerContext, device: torch.device) -> JobForm:
+    """The one that this process keeps, or a new one."""
+    job, form = context.job, context.kept.get(JobForm)
+    if form is not None and (form.job, form.blueprint.device) == (job, device):
+        return form
+    blueprint = build_model(job, vocabulary(job), device, _fused_experts(context))
+    form = JobForm(job, blueprint, open_data(job, int(blueprint.config.vocab_size)))
+    context.kept.put(form)
+    return form
+
+
+def _agree_on_data(context: WorkerContext, world: World, data: TokenWindows) -> None:
+    """The data is the same on every worker. A generation that begins after somebody has rewritten a
     file goes on with the run's own data and weights, or not at all."""
-    data, known = open_data(context.job, vocab_size), context.sources
+    known = context.sources
     agree_on_data(world, context.plan, data)
     if known is not None:
         check_data(known, data.name, data.digest())
         if context.resume is None:
             check_weights(known)
-    return data
 
 
 def _trained_names(replica: Replica) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from dougong.launcher.controller.actions import (
     DropAgent,
     EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForkGeneration,
     KillLate,
     ListNodes,
@@ -95,6 +96,7 @@ class Actor:
             self._storage_thread,
             config.resume_point,
             self._run_dir.stream_metrics,
+            config.fence,
         )
         self._connections: Connections | None = None
         self._rendezvous: RendezvousStore | None = None
@@ -120,7 +122,7 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate():
+            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate() | FireDrill():
                 self._command(action)
 
     def close(self) -> None:
@@ -283,7 +285,9 @@ class Actor:
 
     # Workers
 
-    def _command(self, action: ForkGeneration | AskToStop | EndGeneration | KillLate) -> None:
+    def _command(
+        self, action: ForkGeneration | AskToStop | EndGeneration | KillLate | FireDrill
+    ) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
@@ -293,6 +297,8 @@ class Actor:
                 self._end_generation(action)
             case KillLate(generation, workers):
                 self._kill(generation, workers)
+            case FireDrill(agent, message):
+                self._reach.send(agent, message)
 
     def _end_generation(self, action: EndGeneration) -> None:
         """Kill first: those who leave must not meet a worker that is only half dead."""
@@ -349,6 +355,7 @@ class Actor:
             console=action.plan.workers[0].name,
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
+            fence=self._config.fence,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )
