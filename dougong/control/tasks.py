@@ -29,6 +29,7 @@ class TrainTask:
     sources: RunSources | None = None
     tokenizer: str | None = None
     drills: tuple[Drill, ...] = ()
+    fence: int = 0
     task: Literal["train"] = "train"
 
 

@@ -82,7 +82,7 @@ class WorkerContext:
 
     `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and
     port of the controller's TCPStore. `address`: this process's own network address. `drills`: this
-    worker's, not yet fired. `sources`: with what the run began; None: nobody has kept that. `kept`:
+    worker's, not yet fired. `fence`: the number of the controller. `sources`: with what the run began; None: nobody has kept that. `kept`:
     the same in every generation of a process.
     """
 
@@ -97,4 +97,5 @@ class WorkerContext:
     drills: tuple[Drill, ...]
     control: Control
     sources: RunSources | None = None
+    fence: int = 0
     kept: Kept = field(default_factory=Kept)

@@ -42,7 +42,7 @@ from dougong.launcher.controller.config import (
 )
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import RayNews, SignalReceived, SuccessorFound
+from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
@@ -326,11 +326,7 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-
-        def note_end(text: str) -> None:
-            inbox.put(RayNews("driver", True, text))
-
-        return ProcessBackend(options.choice, deadlines, run_dir, note_end)
+        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
     return Local(run_dir, deadlines)
 
 

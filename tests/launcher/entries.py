@@ -101,10 +101,13 @@ def _agree(context: WorkerContext, step: int) -> bool:
 
 
 def _save(context: WorkerContext, step: int) -> None:
-    directory = pending_directory(context.run_dir / "checkpoints", step, context.generation)
+    directory = pending_directory(context.run_dir / "checkpoints", step, context.generation, context.fence)
     name = f"model/toy-{context.worker.rank}.json"
     file = directory / name
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if not context.fence:
+        directory.parent.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
     data = json.dumps({"step": step, "worker": context.worker.name, "of": len(context.plan.workers)}).encode()
     with file.open("wb") as stream:
         stream.write(data)

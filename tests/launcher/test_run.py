@@ -360,7 +360,11 @@ def test_two_islands_and_two_agents(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(islands=islands, faults=[fault("kill_agent", "west/0")])).start()
     assert run.finish() == 0, run.text()
     (diagnosis,) = run.events("diagnosis")
-    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == ("agent", "west", "crash")
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == (
+        "agent",
+        "west",
+        "crash",
+    )
 
 
 def test_an_island_pinned_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class AgentControl:
-    """Control over a worker's line and its shared vector, for one generation."""
+    """Control over a worker's line and its shared vector, for the line's present generation."""
 
     def __init__(self, line: WorkerLine, vector: ProgressVector) -> None:
         self._line, self._vector = line, vector
+        self._generation = line.generation
         self._lock = threading.Lock()
         self._thread = threading.get_ident()
         self._is_over = False
@@ -79,7 +80,7 @@ class AgentControl:
 
     @property
     def leave_requested(self) -> bool:
-        return self._line.leave_requested
+        return self._line.is_over(self._generation)
 
     def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
         self._free, self._leave = free, leave
@@ -253,6 +254,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
         control=control,
         sources=task.sources,
+        fence=task.fence,
         kept=kept,
     )
     resolve(task.entry)(context)

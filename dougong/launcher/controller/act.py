@@ -95,6 +95,7 @@ class Actor:
             self._storage_thread,
             config.resume_point,
             self._run_dir.stream_metrics,
+            config.fence,
         )
         self._connections: Connections | None = None
         self._rendezvous: RendezvousStore | None = None
@@ -349,6 +350,7 @@ class Actor:
             console=action.plan.workers[0].name,
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
+            fence=self._config.fence,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )

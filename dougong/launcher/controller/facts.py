@@ -170,7 +170,7 @@ class RunFacts:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
     did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. What is not known yet is None.
+    words; empty: none. `ray`: what of Ray is gone, in words. What is not known yet is None.
     """
 
     number: int
@@ -186,6 +186,7 @@ class RunFacts:
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
     successor: str = ""
+    ray: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None
@@ -314,7 +315,7 @@ class RunFacts:
         self.history.append(PastFailure(number, diagnosis, has_stepped))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis.worker, None, now)
+            self.recoveries.begin(ended, diagnosis, now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:

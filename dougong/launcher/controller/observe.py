@@ -22,6 +22,7 @@ from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.liveness import silence_reason
+from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -47,7 +48,6 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
-    RayNews,
     SignalReceived,
     StoreOpened,
     SuccessorFound,
@@ -89,7 +89,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
         case RayNews():
-            return (Record(item.event(facts.number)),)
+            return _observe_ray(facts, item)
         case _:
             _observe_answer(facts, item, now)
             return ()
@@ -123,6 +123,23 @@ def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
 
 
 # Background threads
+
+
+def _observe_ray(facts: RunFacts, news: RayNews) -> tuple[News, ...]:
+    """What becomes of Ray changes nothing for agents that live."""
+    text = news.text
+    if news.agent:
+        handle = facts.agents.handles.get(news.agent)
+        if handle is None or not handle.has_joined or handle.lost is not None:
+            return ()  # that the agent itself has ended is told as such
+    else:
+        facts.ray = text if news.is_lost else ""
+    if news.is_lost and facts.generation is not None:
+        text += "; training goes on, and needs Ray only to find another node"
+    event = events.RayChanged(
+        generation=facts.number, part=news.part, is_lost=news.is_lost, text=text
+    )
+    return (Record(event),)
 
 
 def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:

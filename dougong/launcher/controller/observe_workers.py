@@ -22,6 +22,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
+from dougong.records.events import SurvivorLost
 
 
 def observe_process(
@@ -56,7 +57,7 @@ def _observe_exit(
     if failure is None or not generation.has_ended:
         return ()
     diagnosis = diagnose(failure)
-    event = events.SurvivorLost(
+    event = SurvivorLost(
         generation=generation.number,
         worker=diagnosis.worker,
         node=facts.agents.node_of(diagnosis.worker, ""),

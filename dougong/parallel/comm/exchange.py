@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -147,7 +147,7 @@ class _MessageChannel:
         self._world, self._kind, self._link, self._names = world, kind, link, names
         self._route = world.route_of(kind)
         self._number = list(MessageKind).index(kind)
-        self._thread = ThreadPoolExecutor(1, f"dougong-{kind.value.replace(' ', '-')}")
+        self._thread = world.make_thread(kind.value.replace(" ", "-"))
         self._to_send: dict[CallKey, _Turn] = {}
         self._to_receive: dict[CallKey, _Turn] = {}
         self._to_oneself: dict[CallKey, TensorMessage] = {}
@@ -195,7 +195,7 @@ class _MessageChannel:
         self._to_receive.clear()
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
         for turn in self._to_send.values():
             turn.ready.cancel()  # else the thread would wait for it for ever
 

@@ -94,6 +94,13 @@ class GroupMaker:
         return PeerWait(self._member, range(self._member.size), self._what)
 
 
+def leave_groups() -> None:
+    """End all process groups of this process, the default one first of all: the next generation
+    makes its own. None may be there, where a worker could not join."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def meet(
     member: Membership, address: tuple[str, int], note: Callable[[Arrival], None]
 ) -> PrefixStore:

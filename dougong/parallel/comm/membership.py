@@ -14,6 +14,11 @@ def _to_nobody(ranks: Collection[int]) -> None:
     """Where nobody watches."""
 
 
+def _never() -> bool:
+    """Of a generation that lasts until its work is done."""
+    return False
+
+
 @dataclass(frozen=True)
 class Membership:
     """Who this worker is among the workers of a generation.
@@ -22,7 +27,9 @@ class Membership:
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
     address, over which its peers reach it; the default suits workers of one machine. `awaits`: told
-    the ranks that the calling thread waits for, and none when that is over.
+    the ranks that the calling thread waits for, and none when that is over. `is_over`: whether the
+    generation is to be left, which may be found at any moment. `keeps_snapshots`: workers keep each
+    other's state, and have a group for it.
     """
 
     rank: int
@@ -36,6 +43,8 @@ class Membership:
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
     awaits: Callable[[Collection[int]], None] = _to_nobody
+    is_over: Callable[[], bool] = _never
+    keeps_snapshots: bool = True
 
     @property
     def native_peers(self) -> frozenset[int]:

@@ -30,6 +30,9 @@ class PeerWait:
     every call that starts or ends an operation with peers stands inside of one. A fault of this
     worker's own device is a cause, and comes out as it is.
 
+    In a generation that is over every wait ends in a PeerError, whatever the library says: an
+    operation that was aborted may look as if it had ended well, and what it has brought is nothing.
+
     It may be entered again, for the next of several calls that belong to one wait.
     """
 
@@ -86,15 +89,22 @@ class PeerWait:
     ) -> None:
         self._is_entered = False
         self._member.awaits(())
-        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        is_over = self._member.is_over()
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and not is_over:
             return  # RuntimeErrors too, though no peer has a part in them
         if isinstance(error, RuntimeError | FutureTimeout):
             raise PeerError(self._words(error)) from error
+        if error is None and is_over:
+            raise PeerError(f"{self._me}: generation {self._member.generation} has been ended")
 
     def _words(self, error: BaseException) -> str:
-        me, peers = self._member.in_words([self._member.rank]), self._member.in_words(self._peers)
+        me, peers = self._me, self._member.in_words(self._peers)
         # The library says "timed out" in words of its own; the clock says it surely.
         if self.left_s == 0.0 or isinstance(error, FutureTimeout):
             limit = self._member.deadlines.words("message_s")
             return f"{me} waited {limit} for {peers}: {self._what}"
         return f"{me} lost {peers}: {self._what}: {error}"
+
+    @property
+    def _me(self) -> str:
+        return self._member.in_words([self._member.rank])

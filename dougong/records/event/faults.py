@@ -140,6 +140,11 @@ class SurvivorLost(RunEvent):
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
 
+    @property
+    def who(self) -> Culprit:
+        """The worker as what failed."""
+        return Culprit("worker", self.worker, self.node)
+
 
 class Recovered(RunEvent):
     """The first step after a failure is done. `failed`: the generation that it ended.
