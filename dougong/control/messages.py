@@ -34,6 +34,7 @@ from dougong.control.fork_messages import (
     KillRequest,
     ServerBroken,
     ServerReady,
+    SignalRequest,
     StartServer,
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
@@ -87,6 +88,18 @@ class KillWorkers:
     generation: int
     workers: tuple[str, ...] = ()
     kind: Literal["kill_workers"] = "kill_workers"
+
+
+@dataclass(frozen=True)
+class InflictFault:
+    """A drill: do this to the worker, to the agent or to its fork server, as the vocabulary of
+    faults says. `for_s`: how long; None: as the vocabulary says."""
+
+    generation: int
+    worker: str
+    fault: str
+    for_s: float | None = None
+    kind: Literal["inflict_fault"] = "inflict_fault"
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,16 @@ class StopRun:
 
 
 @dataclass(frozen=True)
+class OrderDrill:
+    """Rehearse a fault while the run goes on: as `InflictFault`."""
+
+    fault: str
+    worker: str
+    for_s: float | None = None
+    kind: Literal["order_drill"] = "order_drill"
+
+
+@dataclass(frozen=True)
 class Acknowledged:
     """A client's request will be done."""
 
@@ -245,6 +268,7 @@ Message = (
     | StopAfterStep
     | LeaveGeneration
     | KillWorkers
+    | InflictFault
     | ToWorker
     | EndAgent
     | Ping
@@ -262,11 +286,13 @@ Message = (
     | JoinGeneration
     | StoreReply
     | StopRun
+    | OrderDrill
     | Acknowledged
     | RequestRefused
     | StartServer
     | ForkRequest
     | KillRequest
+    | SignalRequest
     | ServerReady
     | ServerBroken
     | Forked

@@ -1,8 +1,9 @@
 """A worker's progress vector: a few numbers in memory shared with its agent.
 
 Reporting costs no system call. The worker writes (sequence last), the agent reads ten times a
-second; the agent writes `stop`, the worker reads it. Each number is one aligned 8-byte store, hence
-never seen half; a set of ranks that takes several of them may be, for an instant.
+second; the agent writes `stop`, and the fault of a drill, and the worker reads them. Each number is
+one aligned 8-byte store, hence never seen half; a set of ranks that takes several of them may be,
+for an instant.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dougong.job.drills.vocabulary import FAULTS
+
 PHASES = ("start", "forward", "backward", "exchange", "update", "validate", "checkpoint", "idle")
 _NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
-_SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP, _PULSE, _AWAITED = range(7)
+_SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP, _FAULT, _FAULT_MS, _PULSE, _AWAITED = range(9)
 _WORDS, _BITS = 64, 62  # of the set of ranks; a number's sign is left alone
 _FULL = (1 << _BITS) - 1
 _SIZE_BYTES = 8 * (_AWAITED + _WORDS)
+_MS_OF_A_SECOND = 1000
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class WorkerSigns:
     state_s: float = 0.0
     still_s: float = 0.0
     silent_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class OrderedFault:
+    """What a drill has a worker do to itself. `for_s`: how long; None: as the vocabulary says."""
+
+    name: str
+    for_s: float | None = None
 
 
 class ProgressVector:
@@ -114,6 +126,20 @@ class ProgressVector:
 
     def request_stop(self) -> None:
         self._view[_STOP] = 1
+
+    def order_fault(self, fault: OrderedFault) -> None:
+        """Have the worker do something to itself as its next step begins."""
+        self._view[_FAULT_MS] = round((fault.for_s or 0.0) * _MS_OF_A_SECOND)
+        # Last: a reader that sees which fault sees how long, too.
+        self._view[_FAULT] = 1 + [known.name for known in FAULTS].index(fault.name)
+
+    def take_fault(self) -> OrderedFault | None:
+        """What was ordered, once."""
+        number, self._view[_FAULT] = self._view[_FAULT], 0
+        if number == 0:
+            return None
+        for_s = self._view[_FAULT_MS] / _MS_OF_A_SECOND
+        return OrderedFault(FAULTS[number - 1].name, for_s or None)
 
     @property
     def stop_requested(self) -> bool:

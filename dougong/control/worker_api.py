@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from dougong.control.progress import OrderedFault
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import WorkerMessage
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
 
 T = TypeVar("T")
@@ -33,6 +35,9 @@ class Control(Protocol):
 
         Once it returns, the message survives the death of this process.
         """
+
+    def take_fault(self) -> OrderedFault | None:
+        """What a drill has this worker do to itself now, once; it was announced before."""
 
     @property
     def stop_requested(self) -> bool:

@@ -20,7 +20,9 @@ from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.training.departure import Departure
+from dougong.training.drill.spoiler import Victim
 from dougong.training.memory.state_memory import StateMemory
+from dougong.training.step import StepParts
 from dougong.training.trainer import build_trainer
 
 
@@ -37,12 +39,18 @@ def train(context: WorkerContext) -> None:
     with joined(context, departure) as world:
         trainer = build_trainer(context, world, memory=memory)
         departure.free_by(trainer.abandon_save)
+        victim = _victim(trainer.stepper.parts)
         for step in range(trainer.first_step, context.job.steps + 1):
             departure.check()
-            rehearse(context.drills, step, context.control.send)
+            rehearse(context.drills, step, context.control, victim.spoil)
             if trainer.run_step(step):
                 break
         trainer.finish()
+
+
+def _victim(parts: StepParts) -> Victim:
+    """Of drills that spoil numbers."""
+    return Victim(parts.exchange, parts.share.replica, parts.share.optimizer)
 
 
 @contextmanager
@@ -102,9 +110,9 @@ def _membership(context: WorkerContext) -> Membership:
         names=tuple(w.name for w in plan.workers),
         deadlines=job.fault.limits(),
         address=context.address,
-        awaits=context.control.waits_for,
         is_over=lambda: context.control.leave_requested,
         keeps_snapshots=job.fault.snapshots.are_kept,
+        awaits=context.control.waits_for,
     )
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from dougong.control.progress import PHASES, ProgressVector, WorkerProgress
+from dougong.control.progress import PHASES, OrderedFault, ProgressVector, WorkerProgress
 from tests.launcher.toyrun import wait_for
 
 
@@ -15,6 +15,15 @@ def test_a_fresh_vector_says_nothing_yet() -> None:
     vector = ProgressVector.create()
     assert vector.read() == WorkerProgress(0, 0, "start", 0)
     assert not vector.stop_requested
+    vector.close()
+
+
+@pytest.mark.parametrize("fault", [OrderedFault("raise"), OrderedFault("hold_interpreter", 2.5)])
+def test_a_fault_is_ordered_and_taken_once(fault: OrderedFault) -> None:
+    vector = ProgressVector.create()
+    assert vector.take_fault() is None
+    vector.order_fault(fault)
+    assert vector.take_fault() == fault and vector.take_fault() is None
     vector.close()
 
 

@@ -84,6 +84,9 @@ class HandControl:
     def send(self, message: WorkerMessage) -> None:
         self._messages.put((self._name, message.kind, dataclasses.asdict(message)))
 
+    def take_fault(self) -> None:
+        """No drill."""
+
     @property
     def stop_requested(self) -> bool:
         return self._stop_at is not None and self._step >= self._stop_at

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import JoinGeneration
-from dougong.control.progress import ProgressVector
+from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker.line import WorkerLine
@@ -38,6 +38,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, NumericsError, PeerError
+from dougong.fault.drill import own_drills
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
@@ -73,6 +74,9 @@ class AgentControl:
         with self._lock:
             if not self._is_over:
                 self._line.send(message)
+
+    def take_fault(self) -> OrderedFault | None:
+        return self._vector.take_fault()
 
     @property
     def stop_requested(self) -> bool:
@@ -251,7 +255,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         resume=Path(task.resume) if task.resume is not None else None,
         store=task.store,
         address=request.address,
-        drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
+        drills=own_drills(task.drills, request.worker),
         control=control,
         sources=task.sources,
         fence=task.fence,

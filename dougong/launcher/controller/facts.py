@@ -12,6 +12,7 @@ from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import CulpritKind
+from dougong.fault.drill import FiredDrill
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
@@ -33,6 +34,7 @@ from dougong.launcher.controller.actions import (
     DropAgent,
     EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForgetParts,
     ForkGeneration,
     GiveUp,
@@ -42,20 +44,26 @@ from dougong.launcher.controller.actions import (
     Record,
     SeekNodes,
     StartAgents,
+    TakeOrder,
     TrustMemory,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint, StoreOpened
+from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.items import (
+    Committed,
+    DrillOrder,
+    FoundCheckpoint,
+    StoreOpened,
+)
 from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
+from dougong.records.events import CheckpointCommitted, CheckpointFailed, FirstStep, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 from dougong.records.unsaved import commit_words
 
@@ -162,8 +170,9 @@ class CheckpointFacts:
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
-    worker). `same_since`: the first generation whose bits all later ones must give again.
+    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
+    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
+    seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
     `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
@@ -175,8 +184,10 @@ class RunFacts:
 
     number: int
     step: int
-    fired: set[tuple[int, str]]
+    fired: set[FiredDrill]
     same_since: int = 1
+    orders: list[DrillOrder] = field(default_factory=list)
+    first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
@@ -279,6 +290,10 @@ class RunFacts:
                 self.plan = plan
             case EndGeneration() | KillLate() | ForkGeneration():
                 self._note_generation(action, now)
+            case TakeOrder(order):
+                self.orders.remove(order)
+            case FireDrill():
+                self._note_drill(action, now)
             case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
@@ -294,6 +309,13 @@ class RunFacts:
                 if isinstance(action, ForgetParts):
                     self.recoveries.note_left(now)
                 self.checkpoints.note(action)
+
+    def _note_drill(self, action: FireDrill, now: float) -> None:
+        if action.fired is not None:
+            self.fired.add(action.fired)
+        generation, message = self.generation_of(action.message.generation), action.message
+        if generation is not None:
+            generation.note_drill(message.worker, message.fault, now)
 
     def _note_generation(
         self, action: EndGeneration | KillLate | ForkGeneration, now: float
@@ -322,6 +344,8 @@ class RunFacts:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(FirstStep()) if self.first_step_at is None:
+                self.first_step_at = now
             case GoOn():
                 self.error = None
             case LoseAgent(agent, reason):

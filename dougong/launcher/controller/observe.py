@@ -10,6 +10,7 @@ from dougong.control.messages import (
     FromWorker,
     Heartbeat,
     Message,
+    OrderDrill,
     OutputLine,
     Ping,
     RequestRefused,
@@ -30,8 +31,8 @@ from dougong.launcher.controller.actions import (
     Record,
     ShowLine,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
@@ -43,6 +44,7 @@ from dougong.launcher.controller.inbound.items import (
     ClientRequest,
     CommitFailed,
     Committed,
+    DrillOrder,
     FoundCheckpoint,
     Item,
     NodesListed,
@@ -216,6 +218,9 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
             if facts.stop is not None and not now:
                 return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
+        case OrderDrill() as order:
+            facts.orders.append(DrillOrder(request.channel, order))
+            return ()
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)
         case other:

@@ -17,6 +17,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.fault.diagnosis import diagnose
+from dougong.fault.drill import FiredDrill
 from dougong.launcher.controller.actions import News, Record, RecordStep, ShowException
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
@@ -146,8 +147,8 @@ def _observe_part(
 def _observe_drill(
     facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced, now: float
 ) -> tuple[News, ...]:
-    generation.note_drill(worker, now)
-    facts.fired.add((drill.step, worker))
+    generation.note_drill(worker, drill.action, now)
+    facts.fired.add(FiredDrill(drill.action, worker, drill.step))
     event = events.DrillFired(
         generation=generation.number, worker=worker, step=drill.step, action=drill.action
     )

@@ -7,7 +7,7 @@ combine go on at the same time, and while the worker computes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -67,13 +67,15 @@ class Exchange:
     """One worker's end of all messages between attention and experts.
 
     In every step: `begin_step`, then `expect` for each kind, then `send` and `receive`, and
-    `finish`. Its threads end with the world.
+    `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in its
+    place: drills set it.
     """
 
     def __init__(
         self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
     ) -> None:
         """`names`: what the model calls its sites, for errors."""
+        self.watch: Callable[[MessageKind, CallKey, Messages], Messages] | None = None
         self._world = world
         self._channels = {kind: _MessageChannel(world, kind, link, names) for kind in MessageKind}
         world.at_leaving(self.close)
@@ -95,6 +97,8 @@ class Exchange:
     def send(self, kind: MessageKind, key: CallKey, messages: Messages) -> None:
         """Hand over messages by rank; returns at once. One to oneself is there at once. Their parts
         must stay as they are until `finish` has returned."""
+        if self.watch is not None:
+            messages = self.watch(kind, key, messages)
         self._channels[kind].send(key, messages)
 
     def receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:

@@ -13,12 +13,17 @@ from dougong.records.event.base import RunEvent
 
 
 class DrillFired(RunEvent):
-    """A rehearsed fault is about to happen."""
+    """A rehearsed fault is about to happen. `action`: its name in the vocabulary. `after_s`: the
+    job file ordered it for so long after the first step, not for `step`. `by_command`: `dougong
+    drill` ordered it. `for_s`: how long it lasts, where that was said."""
 
     kind: Literal["drill"] = "drill"
     worker: str
     step: int
     action: str
+    after_s: float | None = None
+    by_command: bool = False
+    for_s: float | None = None
 
 
 class Suspected(RunEvent):

@@ -43,7 +43,9 @@ class Survivors:
     def __init__(self, folder: Path, preload: tuple[str, ...] = (TRAIN.partition(":")[0],)) -> None:
         self.folder = folder
         self.agent = Played(folder, name="east", preload=preload, deadlines=PATIENT)
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+        self.store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
+        )
         self.generation = 0
         self.rows: dict[int, dict[str, Any]] = {}
         self.committed: dict[int, Path] = {}

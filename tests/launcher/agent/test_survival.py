@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,9 @@ def training_job(folder: Path, **changes: Any) -> Job:
     data = {"tokens": str(token_file(folder)), "sequence_length": 16}
     model = {"family": "qwen3_moe", "config": config_values("qwen3_moe", attention_dropout=0.1)}
     batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
-    return make_job(**{"model": model, "data": data, "batch": batch, "steps": STEPS, "checkpoint": {"every": 3}, **changes})
+    return make_job(
+        **{"model": model, "data": data, "batch": batch, "steps": STEPS, "checkpoint": {"every": 3}, **changes}
+    )
 
 
 def series(rows: dict[int, dict[str, Any]]) -> dict[int, tuple[Any, ...]]:

@@ -138,7 +138,7 @@ CASES = [
          ["RECOVERING"], ["ShowException east/1", "EndGeneration 1"], DIES, culprit="east/1", cause="ValueError"),
     Case("an abort is the cause where there are only lost peers",
          [raises("east/0", "PeerError"), exits("west/0", -6), raises("east/1", "PeerError")],
-         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "EndGeneration 1"], LOST, culprit="agent west",
+         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "EndGeneration 1"], DIES, culprit="west/0",
          cause="SIGABRT"),
     Case("an out-of-memory twice with no step in between is not tried a third time",
          [exits("east/1", -9, oom=True), *recovered("east/0", "west/0"), exits("east/1", -9, 2, oom=True),
@@ -351,6 +351,11 @@ def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
     made.play(worker("east/1", DrillAnnounced(7, "kill")), exits("east/1", -9), *recovered("east/0", "west/0"))
     fork = next(action for action in made.actions if isinstance(action, ForkGeneration))
     assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
+
+
+def test_a_drill_that_the_run_survives_makes_no_later_death_its_own() -> None:
+    made = running().play(worker("east/1", DrillAnnounced(7, "pause")), exits("east/1", -9))
+    assert made.event("diagnosis").cause == "SIGKILL from outside the run"
 
 
 def test_rows_say_which_generation_they_are_of() -> None:

@@ -174,7 +174,6 @@ class Life:
                 self._tensors.setdefault((group, name), value(group, name, step)).copy_(value(group, name, step))
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Found:
     """What a generation went on from: the step, the furthest that anybody had done before, where the tensors were, and

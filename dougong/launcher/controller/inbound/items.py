@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.messages import Message
+from dougong.control.messages import Message, OrderDrill
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
 from dougong.launcher.backends.base import RayNews
@@ -44,6 +44,14 @@ class AgentLeft:
     agent: str
     channel: Channel
     reason: str
+
+
+@dataclass(frozen=True)
+class DrillOrder:
+    """A client asks for a drill, and waits for an answer."""
+
+    channel: Channel
+    message: OrderDrill
 
 
 @dataclass(frozen=True)
