@@ -225,6 +225,16 @@ def _hang(context: WorkerContext) -> None:
     time.sleep(1000)
 
 
+def _stop(context: WorkerContext) -> None:
+    """As a SIGSTOP from outside, for good."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _hold(context: WorkerContext) -> None:
+    """Sleep without letting go of the interpreter."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
 def _stop_agent(context: WorkerContext) -> None:
     """Kill the agent (the zygote's parent)."""
     os.kill(_parent_of(os.getppid()), signal.SIGKILL)
@@ -266,6 +276,8 @@ _FAULTS: dict[str, Callable[[Any], None]] = {
     "leave": _leave,
     "exit": _exit,
     "hang": _hang,
+    "stop": _stop,
+    "hold": _hold,
     "kill_agent": _stop_agent,
     "kill_zygote": _kill_zygote,
     "spam": _spam,
