@@ -19,6 +19,7 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.training.start.channel_store import ChannelStore
 from dougong.training.trainer import build_trainer
 
 
@@ -47,9 +48,12 @@ def joined(context: WorkerContext) -> Iterator[World]:
 
     note(Arrival.BEGINS)
     member = _membership(context)
+    # Kept by name until the groups have ended: they call it through its Python object, which their
+    # own reference does not keep.
+    store = ChannelStore(context.control.ask, member.deadlines)
     # For as long as the world lasts: an island's native library listens when it first speaks.
     with PortKeeper(read_ports(context.job.ports)) as keeper:
-        world = World.join(member, context.store, note)
+        world = World.join(member, store, note)
         note(Arrival.BUILDS)
         try:
             keeper.check()

@@ -166,9 +166,7 @@ class CheckpointManager:
         additions: repository.Additions,
     ) -> Committed:
         start = time.monotonic()
-        directory = repository.commit(
-            self.root, step, generation, parts, additions, self.fence
-        )
+        directory = repository.commit(self.root, step, generation, parts, additions, self.fence)
         # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
         self.resume_point = replace(self.resume_point, has_committed=True)

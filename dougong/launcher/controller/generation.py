@@ -26,6 +26,7 @@ from dougong.fault.observation import (
     NotStarted,
     Raised,
 )
+from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
@@ -103,7 +104,8 @@ class WorkerStatus:
 class Generation:
     """One generation. `failures`: in the order observed; the times are monotonic seconds, None
     while nothing of the kind has happened. `has_ended`: it is broken, and its workers leave it or
-    are killed; `first_step`: the first one that it has done, 0 before."""
+    are killed; `first_step`: the first one that it has done, 0 before; `store`: where its
+    workers meet."""
 
     number: int
     workers: Mapping[str, WorkerStatus]
@@ -114,6 +116,7 @@ class Generation:
     has_stepped: bool = False
     has_ended: bool = False
     first_step: int = 0
+    store: MeetingStore = field(default_factory=MeetingStore)
 
     @staticmethod
     def of_plan(

@@ -93,22 +93,22 @@ class World:
     @staticmethod
     def join(
         member: Membership,
-        store_address: tuple[str, int],
+        store: dist.Store,
         note: Callable[[Arrival], None] = lambda arrival: None,
     ) -> World:
-        """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it. `note` is told how far it has come.
+        """Meet the generation's other workers at its store. Collective: every worker calls it.
+        `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
-        maker = GroupMaker(member, store_address)
+        maker = GroupMaker(member)
         try:
-            store = meet(member, store_address, note)
+            meet(member, store, note)
             note(Arrival.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
-            raise not_joined(member, store_address, str(error)) from error
+            raise not_joined(member, str(error)) from error
         everybody = Groups(dist.group.WORLD)
         gloo = maker.make(list(member.attention))
         attention = Groups(gloo, maker.make_native(member.attention))
