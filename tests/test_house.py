@@ -35,7 +35,7 @@ ORDER = (
     "errors", "deadlines", "addresses", "remarks",
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job.fault", "job",  # what a user asks for; optimizers declare theirs
+    "job.yaml", "job.section", "job.optimizers", "job.fault", "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",
@@ -50,7 +50,7 @@ ORDER = (
     "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
-    "training.optimizers", "training.start", "training.memory", "training",
+    "training.optimizers", "training.start", "training.memory", "training.drill", "training",
     "launcher.agent", "launcher.backends", "launcher.backends.process",  # its calls are made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools",  # proofs, differences, calibration

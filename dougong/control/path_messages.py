@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 CONTROLLER = "the controller"
@@ -45,6 +45,20 @@ class PathResult:
     port: int
     finding: Finding
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What an agent hears of the others' short messages, which machines send to each other about
+    five times a second.
+
+    `lost`: agents that it has heard and does not hear any more, each with the seconds since;
+    `told`: what an agent that cannot reach the controller has said last through this one: whom it
+    does not hear itself.
+    """
+
+    lost: dict[str, float] = field(default_factory=dict)
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

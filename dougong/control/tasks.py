@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dougong.control.run_sources import RunSources
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Plan
 
 

@@ -5,14 +5,16 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from dougong.control.progress import OrderedFault
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import StoreReply, StoreRequest, WorkerMessage
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
 
 T = TypeVar("T")
@@ -24,11 +26,18 @@ class Control(Protocol):
     def progress(self, step: int, phase: str, operation: int) -> None:
         """Say what is being done; costs no system call. Phases: `progress.PHASES`."""
 
+    def waits_for(self, ranks: Collection[int]) -> None:
+        """Say for which ranks this thread waits from now on, and none when that is over; costs no
+        system call. Of other threads than the worker's own it is of no account."""
+
     def send(self, message: WorkerMessage) -> None:
         """Send to the controller.
 
         Once it returns, the message survives the death of this process.
         """
+
+    def take_fault(self) -> OrderedFault | None:
+        """What a drill has this worker do to itself now, once; it was announced before."""
 
     @property
     def stop_requested(self) -> bool:

@@ -26,6 +26,7 @@ from dougong.errors import (
     StorageError,
     SupersededError,
 )
+from dougong.fault.drill import FiredDrill
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
@@ -41,8 +42,9 @@ from dougong.launcher.controller.config import (
     ResumePoint,
 )
 from dougong.launcher.controller.controller import Controller
+from dougong.launcher.controller.drills import fired_by
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import RayNews, SignalReceived, SuccessorFound
+from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
@@ -227,13 +229,14 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
     `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed, fired = 0, set(), set()
+    generation, committed = 0, set()
+    fired: set[FiredDrill] = set()
     events = run_dir.read_events()
     for event in events:
         generation = max(generation, event.generation)
         match event:
             case DrillFired():
-                fired.add((event.step, event.worker))
+                fired.update(fired_by(event))
             case CheckpointCommitted():
                 committed.add(event.step)
             case CheckpointsSetAside():
@@ -326,11 +329,7 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-
-        def note_end(text: str) -> None:
-            inbox.put(RayNews("driver", True, text))
-
-        return ProcessBackend(options.choice, deadlines, run_dir, note_end)
+        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
     return Local(run_dir, deadlines)
 
 

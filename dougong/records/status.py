@@ -78,7 +78,7 @@ class RunStatus(BaseModel):
     start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
     waits for there, where that is not of its own making; `unsaved`: since when there is no
     checkpoint and why, empty where the newest one was committed; `fence`: the number of the
-    controller that wrote it."""
+    controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,6 +93,7 @@ class RunStatus(BaseModel):
     phase_s: float = 0.0
     unsaved: str = ""
     waiting: str = ""
+    ray: str = ""
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

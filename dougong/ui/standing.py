@@ -11,13 +11,13 @@ from statistics import median
 from typing import Any
 
 from dougong.deadlines import DEADLINES
+from dougong.records.event.base import read_wall
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
     GenerationStarted,
-    read_wall,
 )
 from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
@@ -99,7 +99,8 @@ class Standing:
         status = self.status
         waits = status.waiting and not status.has_ended
         awaited = f"waiting: {status.waiting}" if waits else ""
-        return [text for text in (awaited, status.unsaved, self.remark) if text]
+        ray = "" if status.has_ended else status.ray
+        return [text for text in (awaited, status.unsaved, ray, self.remark) if text]
 
     def _step_words(self) -> list[str]:
         words = []

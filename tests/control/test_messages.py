@@ -16,7 +16,8 @@ from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.control.progress import WorkerProgress
 from dougong.deadlines import DEADLINES
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
 from tests.launcher.toyrun import toy_job
 
@@ -58,6 +59,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.LeaveGeneration(3),
     wire.KillWorkers(3),
     wire.KillWorkers(3, ("east/1",)),
+    wire.InflictFault(3, "east/1", "stop", 2.5),
     wire.ToWorker(3, "east/0", worker.StoreReply(7, "AAE=")),
     wire.JoinGeneration(4, TRAIN, "10.0.0.2"),
     wire.EndAgent(),
@@ -90,11 +92,13 @@ EXAMPLES: tuple[Message, ...] = (
     worker.StoreReply(7, amount=2, error="why"),
     worker.WorkerDone(),
     wire.StopRun(True),
+    wire.OrderDrill("kill_agent", "east/1"),
     wire.Acknowledged(),
     wire.RequestRefused("not now"),
     fork.StartServer(("a.module",), DEADLINES),
     fork.ForkRequest(1, 3, "east/0", "10.0.0.2", TRAIN),
     fork.KillRequest(4712),
+    fork.SignalRequest(4712, 19),
     fork.ServerReady(),
     fork.ServerBroken("Traceback ...\n"),
     fork.Forked(1, 4712),

@@ -56,7 +56,7 @@ from tests.launcher.jobs import write
         ({"drill": "[{at_step: 1, kill: east/2}]"},
          "drill.0.kill: no worker is called 'east/2'; name one of east/0, east/1, or remove the drill"),
         ({"drill": "[{at_step: 1, kill: east/0}, {at_step: 1, kill: east/0}]"},
-         "drill.1: east/0 is killed at step 1 already; remove one"),
+         "drill.1: kill on east/0 is ordered for then already; remove one"),
     ],
 )  # fmt: skip
 def test_what_clashes_is_said_with_its_knob(tmp_path: Path, changes: dict[str, str], line: str) -> None:

@@ -80,7 +80,7 @@ def train(context: WorkerContext) -> None:
 def _rehearse(context: WorkerContext, step: int) -> None:
     from dougong.fault.drill import rehearse
 
-    rehearse(context.drills, step, context.control.send)
+    rehearse(context.drills, step, context.control)
 
 
 def _agree(context: WorkerContext, step: int) -> bool:

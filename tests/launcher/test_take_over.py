@@ -15,6 +15,7 @@ from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
 from dougong.deadlines import DEADLINES
 from dougong.errors import AliveError, CheckpointError, DougongError, JobError, LaunchError, StorageError
+from dougong.fault.drill import FiredDrill
 from dougong.job.load import load_job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
@@ -68,7 +69,7 @@ def test_a_resume_takes_over_generation_checkpoint_and_drills(run_dir: RunDir) -
         DrillFired(generation=2, worker="east/1", step=7, action="kill"),
     ):
         run_dir.append_event(event)
-    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({(7, "east/1")}), has_committed=True)
+    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({FiredDrill("kill", "east/1", 7)}), has_committed=True)
 
 
 @pytest.mark.parametrize(("chosen", "step"), [(None, 20), (10, 10), (0, 0)])

@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,9 @@ class HandControl:
         self._step = 0
         self.phases: list[str] = []
 
+    def waits_for(self, ranks: Collection[int]) -> None:
+        pass
+
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._step = step
         if self.phases[-1:] != [phase]:
@@ -82,6 +85,9 @@ class HandControl:
 
     def send(self, message: WorkerMessage) -> None:
         self._messages.put((self._name, message.kind, dataclasses.asdict(message)))
+
+    def take_fault(self) -> None:
+        """No drill."""
 
     @property
     def stop_requested(self) -> bool:

@@ -75,13 +75,15 @@ class RayAgents:
         self._deadlines = deadlines
         self._run_dir = run_dir
         self._lives: dict[str, _Life] = {}
+        self._ended_lives: list[_Life] = []  # what these hold is yet to be given back
         self._ends: dict[str, str] = {}
         self._is_closing = threading.Event()
 
     @property
     def groups(self) -> set[str]:
         """Ids of the placement groups that are this run's."""
-        return {life.group.id.hex() for life in self._lives.values() if life.group is not None}
+        lives = (*self._lives.values(), *self._ended_lives)
+        return {life.group.id.hex() for life in lives if life.group is not None}
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
@@ -104,13 +106,23 @@ class RayAgents:
 
     def end(self, names: Sequence[str]) -> None:
         """As `Backend.end`."""
-        import ray
+        self.let_go(names)
+        self.give_back()
 
+    def let_go(self, names: Sequence[str]) -> None:
+        """The part of `end` for which Ray's head is not needed."""
         lives = [self._lives.pop(name) for name in names if name in self._lives]
         for name in names:
             self._ends.pop(name, None)
         self._kill(lives)
-        for life in lives:
+        self._ended_lives += lives
+
+    def give_back(self) -> None:
+        """Give back to Ray what was held for agents that were let go."""
+        import ray
+
+        while self._ended_lives:
+            life = self._ended_lives.pop()
             try:
                 # Lost may mean cut off, not dead: it must not keep its place.
                 ray.kill(life.actor, no_restart=True)
@@ -154,7 +166,7 @@ class RayAgents:
                 _, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
                 self._kill([lives[serving] for serving in late])
         finally:
-            _remove(life.group for life in self._lives.values())
+            _remove(life.group for life in (*self._lives.values(), *self._ended_lives))
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell

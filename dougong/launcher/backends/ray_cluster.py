@@ -101,19 +101,30 @@ class RayBackend:
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         with self._turn:
+            self._refuse_silence()
             return cluster_nodes(kinds, self._deadlines, self._agents.groups)
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         with self._turn:
+            self._refuse_silence()
             self._agents.start(specs, settings_of, tell)
 
     def end(self, names: Sequence[str]) -> None:
         with self._turn:
-            self._agents.end(names)
+            self._agents.let_go(names)
+            with contextlib.suppress(LaunchError):  # Ray is told when its head answers again
+                self._refuse_silence()
+                self._agents.give_back()
 
     def ended(self) -> dict[str, str]:
         with self._turn:
             return self._agents.ended()
+
+    def _refuse_silence(self) -> None:
+        """LaunchError when the cluster's head does not answer: Ray's own calls would wait for it
+        for a minute."""
+        if self._choice.address is not None:
+            find_head(self._choice, self._deadlines)
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one

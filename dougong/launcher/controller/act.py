@@ -38,6 +38,7 @@ from dougong.launcher.controller.actions import (
     DropAgent,
     EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForkGeneration,
     KillLate,
     ListNodes,
@@ -126,7 +127,7 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate():
+            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate() | FireDrill():
                 self._command(action)
 
     def close(self) -> None:
@@ -278,7 +279,9 @@ class Actor:
 
     # Workers
 
-    def _command(self, action: ForkGeneration | AskToStop | EndGeneration | KillLate) -> None:
+    def _command(
+        self, action: ForkGeneration | AskToStop | EndGeneration | KillLate | FireDrill
+    ) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
@@ -288,6 +291,8 @@ class Actor:
                 self._end_generation(action)
             case KillLate(generation, workers):
                 self._kill(generation, workers)
+            case FireDrill(agent, message):
+                self._reach.send(agent, message)
 
     def _end_generation(self, action: EndGeneration) -> None:
         """Kill first: those who leave must not meet a worker that is only half dead."""

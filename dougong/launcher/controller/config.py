@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.fault.drill import FiredDrill
 from dougong.job.schema import Job
 from dougong.planner.agreement import Software
 from dougong.records.directory import RunDir
@@ -49,7 +50,7 @@ class ResumePoint:
 
     generation: int = 1
     step: int = 0
-    fired: frozenset[tuple[int, str]] = frozenset()
+    fired: frozenset[FiredDrill] = frozenset()
     has_committed: bool = False
     chosen: int | None = None
     changed: tuple[str, ...] = ()

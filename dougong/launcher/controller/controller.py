@@ -105,6 +105,7 @@ class Controller:
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,
+            ray=facts.ray,
             workers=tuple(status.describe() for status in statuses),
         )
 

@@ -12,6 +12,7 @@ from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import CulpritKind
+from dougong.fault.drill import FiredDrill
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
@@ -32,6 +33,7 @@ from dougong.launcher.controller.actions import (
     DropAgent,
     EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForgetParts,
     ForkGeneration,
     GiveUp,
@@ -41,20 +43,21 @@ from dougong.launcher.controller.actions import (
     Record,
     SeekNodes,
     StartAgents,
+    TakeOrder,
     TrustMemory,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint
+from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.items import Committed, DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
+from dougong.records.events import CheckpointCommitted, CheckpointFailed, FirstStep, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 from dougong.records.unsaved import commit_words
 
@@ -161,21 +164,24 @@ class CheckpointFacts:
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
-    worker). `same_since`: the first generation whose bits all later ones must give again.
+    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
+    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
+    seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
     `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
     did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. What is not known yet is None.
+    words; empty: none. `ray`: what of Ray is gone, in words. What is not known yet is None.
     """
 
     number: int
     step: int
-    fired: set[tuple[int, str]]
+    fired: set[FiredDrill]
     same_since: int = 1
+    orders: list[DrillOrder] = field(default_factory=list)
+    first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
@@ -185,6 +191,7 @@ class RunFacts:
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
     successor: str = ""
+    ray: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None
@@ -275,6 +282,10 @@ class RunFacts:
                 self.plan = plan
             case EndGeneration() | KillLate() | ForkGeneration():
                 self._note_generation(action, now)
+            case TakeOrder(order):
+                self.orders.remove(order)
+            case FireDrill():
+                self._note_drill(action, now)
             case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
@@ -290,6 +301,13 @@ class RunFacts:
                 if isinstance(action, ForgetParts):
                     self.recoveries.note_left(now)
                 self.checkpoints.note(action)
+
+    def _note_drill(self, action: FireDrill, now: float) -> None:
+        if action.fired is not None:
+            self.fired.add(action.fired)
+        generation, message = self.generation_of(action.message.generation), action.message
+        if generation is not None:
+            generation.note_drill(message.worker, message.fault, now)
 
     def _note_generation(
         self, action: EndGeneration | KillLate | ForkGeneration, now: float
@@ -311,13 +329,15 @@ class RunFacts:
         self.history.append(PastFailure(number, diagnosis, has_stepped))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis.worker, None, now)
+            self.recoveries.begin(ended, diagnosis, now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(FirstStep()) if self.first_step_at is None:
+                self.first_step_at = now
             case GoOn():
                 self.error = None
             case LoseAgent(agent, reason):

@@ -26,6 +26,7 @@ from dougong.fault.observation import (
     NotStarted,
     Raised,
 )
+from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import MovedWorker, StateRestored
@@ -232,9 +233,10 @@ class Generation:
         if self.first_done_at is None:
             self.first_done_at = now
 
-    def note_drill(self, worker: str, now: float) -> None:
+    def note_drill(self, worker: str, fault: str, now: float) -> None:
+        """A drill is about to do this to a worker, or to what serves it."""
         status = self.workers[worker]
-        status.in_drill, status.drill_at = True, now
+        status.in_drill, status.drill_at = fault in ENDS_ITS_PROCESS, now
 
     def note_raised(self, worker: str, error: WorkerRaised, now: float) -> None:
         """A worker said with which exception it ends; its process ends soon, unless it stays."""

@@ -10,6 +10,7 @@ from dougong.control.messages import (
     FromWorker,
     Heartbeat,
     Message,
+    OrderDrill,
     OutputLine,
     Ping,
     RequestRefused,
@@ -22,6 +23,7 @@ from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.liveness import silence_reason
+from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
@@ -29,8 +31,8 @@ from dougong.launcher.controller.actions import (
     Record,
     ShowLine,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
@@ -42,12 +44,12 @@ from dougong.launcher.controller.inbound.items import (
     ClientRequest,
     CommitFailed,
     Committed,
+    DrillOrder,
     FoundCheckpoint,
     Item,
     NodesListed,
     OwnPathsTried,
     PeerRefused,
-    RayNews,
     SignalReceived,
     SuccessorFound,
     TaskFailed,
@@ -87,7 +89,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
         case RayNews():
-            return (Record(item.event(facts.number)),)
+            return _observe_ray(facts, item)
         case _:
             _observe_answer(facts, item, now)
             return ()
@@ -121,6 +123,23 @@ def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
 
 
 # Background threads
+
+
+def _observe_ray(facts: RunFacts, news: RayNews) -> tuple[News, ...]:
+    """What becomes of Ray changes nothing for agents that live."""
+    text = news.text
+    if news.agent:
+        handle = facts.agents.handles.get(news.agent)
+        if handle is None or not handle.has_joined or handle.lost is not None:
+            return ()  # that the agent itself has ended is told as such
+    else:
+        facts.ray = text if news.is_lost else ""
+    if news.is_lost and facts.generation is not None:
+        text += "; training goes on, and needs Ray only to find another node"
+    event = events.RayChanged(
+        generation=facts.number, part=news.part, is_lost=news.is_lost, text=text
+    )
+    return (Record(event),)
 
 
 def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
@@ -195,6 +214,9 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
             if facts.stop is not None and not now:
                 return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
+        case OrderDrill() as order:
+            facts.orders.append(DrillOrder(request.channel, order))
+            return ()
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)
         case other:

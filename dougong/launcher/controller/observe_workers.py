@@ -18,6 +18,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.fault.diagnosis import diagnose
+from dougong.fault.drill import FiredDrill
 from dougong.launcher.controller.actions import (
     AnswerWorkers,
     News,
@@ -29,6 +30,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
+from dougong.records.events import SurvivorLost
 
 
 def observe_process(
@@ -63,7 +65,7 @@ def _observe_exit(
     if failure is None or not generation.has_ended:
         return ()
     diagnosis = diagnose(failure)
-    event = events.SurvivorLost(
+    event = SurvivorLost(
         generation=generation.number,
         worker=diagnosis.worker,
         node=facts.agents.node_of(diagnosis.worker, ""),
@@ -151,8 +153,8 @@ def _observe_part(
 def _observe_drill(
     facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced, now: float
 ) -> tuple[News, ...]:
-    generation.note_drill(worker, now)
-    facts.fired.add((drill.step, worker))
+    generation.note_drill(worker, drill.action, now)
+    facts.fired.add(FiredDrill(drill.action, worker, drill.step))
     event = events.DrillFired(
         generation=generation.number, worker=worker, step=drill.step, action=drill.action
     )

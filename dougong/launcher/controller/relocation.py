@@ -264,6 +264,7 @@ class Relocation:
         if self.now - search.since > deadlines.node_return_s:
             limit = deadlines.words("node_return_s")
             raise LaunchError(f"the controller waited {limit} for {text}")
+        text += f"; waits {deadlines.words('node_return_s')} at most"
         enter = Enter(self._at(Stage.ROOM, search, self._going_on))
         if text == self.facts.awaited:
             return (enter,)

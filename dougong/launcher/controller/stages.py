@@ -11,6 +11,7 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.job.drills.drill import listed
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -39,11 +40,11 @@ from dougong.launcher.controller.actions import (
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.departure import is_held_in_memory, last_step
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import moved_workers
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.looks import (
     look_at_agents,
     look_at_memory,
@@ -389,7 +390,7 @@ class Preparation:
             return *news, GiveUp(found.refusal)
         news += set_aside(facts, found)
         number = facts.number + 1
-        drills = pending(self.policy.job.drill, facts.fired)
+        drills = pending(listed(self.policy.job.drill), facts.fired)
         fork = ForkGeneration(
             number, plan, last_step(facts, found), found.directory, drills, found.in_memory
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
 from dougong.parallel.comm import gloo
@@ -31,7 +32,7 @@ class GroupMaker:
         self._patience = timedelta(seconds=member.deadlines.message_s)
         gloo.register()
 
-    def make_first(self, store: dist.Store) -> None:
+    def make_first(self, store: Store) -> None:
         """The group of everybody, by gloo: the library's default one, which others need."""
         member = self._member
         with self._wait():
@@ -88,7 +89,14 @@ class GroupMaker:
         return PeerWait(self._member, range(self._member.size), self._what)
 
 
-def meet(member: Membership, store: dist.Store, note: Callable[[Arrival], None]) -> None:
+def leave_groups() -> None:
+    """End all process groups of this process, the default one first of all: the next generation
+    makes its own. None may be there, where a worker could not join."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def meet(member: Membership, store: Store, note: Callable[[Arrival], None]) -> None:
     """Wait at the generation's store until all workers have come there. PeerError when not."""
     patience = timedelta(seconds=member.deadlines.rendezvous_s)
     store.set(_arrival(member.rank), "")
@@ -107,7 +115,7 @@ def not_joined(member: Membership, why: str) -> PeerError:
     )
 
 
-def _in_vain(member: Membership, store: dist.Store) -> str:
+def _in_vain(member: Membership, store: Store) -> str:
     """For whom this worker waited, in words, when not all workers have come."""
     missing = [rank for rank in range(member.size) if not store.check([_arrival(rank)])]
     return f"it waited {member.deadlines.words('rendezvous_s')} for {member.in_words(missing)}"

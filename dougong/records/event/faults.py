@@ -12,12 +12,17 @@ from dougong.records.event.base import RunEvent
 
 
 class DrillFired(RunEvent):
-    """A rehearsed fault is about to happen."""
+    """A rehearsed fault is about to happen. `action`: its name in the vocabulary. `after_s`: the
+    job file ordered it for so long after the first step, not for `step`. `by_command`: `dougong
+    drill` ordered it. `for_s`: how long it lasts, where that was said."""
 
     kind: Literal["drill"] = "drill"
     worker: str
     step: int
     action: str
+    after_s: float | None = None
+    by_command: bool = False
+    for_s: float | None = None
 
 
 class WorkerDied(RunEvent):
@@ -106,6 +111,11 @@ class SurvivorLost(RunEvent):
     node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
+
+    @property
+    def who(self) -> Culprit:
+        """The worker as what failed."""
+        return Culprit("worker", self.worker, self.node)
 
 
 class Recovered(RunEvent):

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Literal
 
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.control.worker_messages import StoreReply, StoreRequest
 from dougong.deadlines import Deadlines
@@ -22,7 +23,7 @@ Ask = Callable[[Callable[[int], StoreRequest], float, str], StoreReply]
 _Operation = Literal["set", "get", "add", "check", "delete", "wait"]
 
 
-class ChannelStore(dist.Store):
+class ChannelStore(Store):
     """A key-value store of one generation. Any thread may use it, also those of a library.
 
     Every method raises DistStoreError where the controller refuses or a key does not come in time,

@@ -28,7 +28,8 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DeviceError, JobError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint, JobShapes
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.worker_process import describe_error, resolve, run_child

@@ -48,7 +48,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.agreement import Software
 from dougong.planner.nodes import Node
 from dougong.records.directory import RunDir
-from dougong.records.events import RunEvent
+from dougong.records.event.base import RunEvent
 from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 

@@ -3,7 +3,7 @@
 controller -> process   BackendSetup once; OpenCall, NodesCall, StartCall, EndCall, EndedCall;
                         CloseCall, at any time
 process -> controller   for each call one answer with its number, or an ErrorAnswer; Awaiting in
-                        between
+                        between; Noticed at any time
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dougong.control.messages import ProtocolError
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import RayNews
 from dougong.launcher.backends.process.errors import ErrorWords
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.planner.nodes import Node
@@ -27,7 +28,7 @@ from dougong.planner.placement import AgentSpec
 @dataclass(frozen=True)
 class BackendSetup:
     """Which backend the process is to serve. `entry`: `module:function`, which makes one of the
-    choice, the limits and the run's directory; `parent`: whose death ends the process."""
+    choice, the limits, the run's directory and what hears of news; `parent`: whose death ends the process."""
 
     entry: str
     choice: RayChoice
@@ -144,9 +145,17 @@ class Awaiting:
     kind: Literal["awaiting"] = "awaiting"
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """What nobody has asked for."""
+
+    news: RayNews
+    kind: Literal["noticed"] = "noticed"
+
+
 Call = OpenCall | NodesCall | StartCall | EndCall | EndedCall | CloseCall
 Answer = OpenAnswer | NodesAnswer | EndedAnswer | DoneAnswer | ErrorAnswer
-BackendMessage = BackendSetup | Call | Answer | Awaiting
+BackendMessage = BackendSetup | Call | Answer | Awaiting | Noticed
 
 _FORM: TypeAdapter[BackendMessage] = TypeAdapter(
     Annotated[BackendMessage, Field(discriminator="kind")]

@@ -22,7 +22,7 @@ from dougong.control.messages import ProtocolError
 from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.backends.base import SettingsOf, Tell
+from dougong.launcher.backends.base import RayNews, RayPart, SettingsOf, Tell, TellNews
 from dougong.launcher.backends.process.line import BackendLine
 from dougong.launcher.backends.process.messages import (
     Answer,
@@ -38,6 +38,7 @@ from dougong.launcher.backends.process.messages import (
     ErrorAnswer,
     NodesAnswer,
     NodesCall,
+    Noticed,
     OpenAnswer,
     OpenCall,
     StartCall,
@@ -48,7 +49,7 @@ from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase
 
-RAY = "dougong.launcher.backends.process.serve:make_ray"
+RAY = "dougong.launcher.backends.process.ray_watch:WatchedRay"
 
 
 class BackendLostError(LaunchError):
@@ -56,8 +57,8 @@ class BackendLostError(LaunchError):
 
 
 class ProcessBackend:
-    """`choice`, `run_dir`: as for `RayBackend`. `on_lost`: told from a thread of our own why the
-    process has ended, where nobody asked it to. `entry`: as in `BackendSetup`."""
+    """`choice`, `run_dir`: as for `RayBackend`. `tell`: hears, from a thread of our own, that a part
+    of Ray is gone or there again. `entry`: as in `BackendSetup`."""
 
     phase: Phase = "Ray"
     shared_devices = False
@@ -67,13 +68,14 @@ class ProcessBackend:
         choice: RayChoice,
         deadlines: Deadlines,
         run_dir: RunDir | None,
-        on_lost: Tell,
+        tell: TellNews,
         entry: str = RAY,
     ) -> None:
         self._choice = choice
         self._deadlines = deadlines
         self._run_dir = run_dir
-        self._on_lost = on_lost
+        self._tell = tell
+        self._lost: RayPart | None = None  # the part whose loss was told last
         self._entry = entry
         self._numbers = itertools.count(1)
         self._turn = threading.Lock()  # for whoever begins a process or ends it for good
@@ -105,7 +107,10 @@ class ProcessBackend:
     def ended(self) -> dict[str, str]:
         if not self._lives:
             return {}
-        answer = self._ask(EndedCall(self._next), "backend_call_s")
+        try:
+            answer = self._ask(EndedCall(self._next), "backend_call_s")
+        except BackendLostError:
+            return {}  # told already, and no reason to take anybody for ended
         assert isinstance(answer, EndedAnswer)
         return answer.reasons
 
@@ -136,21 +141,31 @@ class ProcessBackend:
         with self._turn:
             if self._is_closed:
                 raise LaunchError("the run ended before its backend was open")
-            process = self._process = BackendProcess(setup, self._on_lost)
+            process = self._process = BackendProcess(setup, self._note)
         answer = process.ask(OpenCall(self._next), "backend_open_s")
         assert isinstance(answer, OpenAnswer)
+        if self._lost is not None:
+            self._note(RayNews(self._lost, False, "Ray answers again"))
         return answer.host
+
+    def _note(self, news: RayNews) -> None:
+        """Tell it, unless it only follows from what was told: Ray's drivers end with its head."""
+        if news.part == "driver" and self._lost is not None:
+            return
+        if not news.agent:
+            self._lost = news.part if news.is_lost else None
+        self._tell(news)
 
 
 class BackendProcess:
     """One such process from its beginning to its end. `lost`: why it has ended, None while it
     lives."""
 
-    def __init__(self, setup: BackendSetup, on_lost: Tell) -> None:
+    def __init__(self, setup: BackendSetup, tell_news: TellNews) -> None:
         """LaunchError when it cannot be started."""
         self.lost: str | None = None
         self._deadlines = setup.deadlines
-        self._on_lost = on_lost
+        self._tell_news = tell_news
         self._tell: Tell = _say_nothing
         self._is_closing = False
         self._waiting: dict[int, futures.Future[Answer]] = {}
@@ -215,6 +230,8 @@ class BackendProcess:
         match message:
             case Awaiting(text):
                 self._tell(text)
+            case Noticed(news):
+                self._tell_news(news)
             case OpenAnswer() | NodesAnswer() | EndedAnswer() | DoneAnswer() | ErrorAnswer():
                 waiting = self._waiting.get(message.number)
                 if waiting is not None:  # None: it came too late
@@ -230,7 +247,8 @@ class BackendProcess:
         for answer in waiting:
             answer.set_exception(BackendLostError(why))
         if not self._is_closing:
-            self._on_lost(why)
+            text = f"{why}; Ray may give to others what it held for agents"
+            self._tell_news(RayNews("driver", True, text))
 
     def _words_of_end(self, error: Exception) -> str:
         try:

@@ -17,8 +17,8 @@ from typing import cast
 
 from dougong.control.messages import ProtocolError
 from dougong.control.processes import die_with_parent
-from dougong.deadlines import DEADLINES, Deadlines
-from dougong.launcher.backends.base import Backend
+from dougong.deadlines import DEADLINES
+from dougong.launcher.backends.base import Backend, RayNews
 from dougong.launcher.backends.process.errors import ErrorWords
 from dougong.launcher.backends.process.line import BackendLine
 from dougong.launcher.backends.process.messages import (
@@ -34,21 +34,15 @@ from dougong.launcher.backends.process.messages import (
     ErrorAnswer,
     NodesAnswer,
     NodesCall,
+    Noticed,
     OpenAnswer,
     OpenCall,
     StartCall,
 )
-from dougong.launcher.backends.ray_choice import RayChoice
-from dougong.launcher.backends.ray_cluster import RayBackend
 from dougong.records.directory import RunDir
 
 _DECIDED_BY_CONTROLLER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CALLS = (OpenCall, NodesCall, StartCall, EndCall, EndedCall)
-
-
-def make_ray(choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None) -> Backend:
-    """The backend of Ray."""
-    return RayBackend(choice, deadlines, run_dir)
 
 
 class BackendServer:
@@ -119,11 +113,15 @@ def _leave_to_controller() -> None:
         signal.signal(number, lambda number, frame: None)
 
 
-def _made(setup: BackendSetup) -> Backend:
+def _made(setup: BackendSetup, line: BackendLine) -> Backend:
     module, _, name = setup.entry.partition(":")
     run_dir = None if setup.run_dir is None else RunDir(setup.run_dir)
+
+    def tell(news: RayNews) -> None:
+        line.send(Noticed(news))
+
     make = getattr(importlib.import_module(module), name)
-    return cast(Backend, make(setup.choice, setup.deadlines, run_dir))
+    return cast(Backend, make(setup.choice, setup.deadlines, run_dir, tell))
 
 
 def main() -> None:
@@ -136,7 +134,7 @@ def main() -> None:
         sys.exit(1)  # the controller is gone already
     assert isinstance(setup, BackendSetup), "the controller says first what is to be served"
     die_with_parent(setup.parent)
-    BackendServer(_made(setup), line).serve()
+    BackendServer(_made(setup, line), line).serve()
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.messages import Message
+from dougong.control.messages import Message, OrderDrill
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.errors import CheckpointError
+from dougong.launcher.backends.base import RayNews
 from dougong.planner.nodes import Node
-from dougong.records.events import RayChanged
 from dougong.records.recomputation import RecordedStep
 
 # From the network and the system.
@@ -45,6 +44,14 @@ class AgentLeft:
     agent: str
     channel: Channel
     reason: str
+
+
+@dataclass(frozen=True)
+class DrillOrder:
+    """A client asks for a drill, and waits for an answer."""
+
+    channel: Channel
+    message: OrderDrill
 
 
 @dataclass(frozen=True)
@@ -84,21 +91,6 @@ class BackendOpened:
     """Nodes can be had; `host`: this process's address as the nodes reach it."""
 
     host: str
-
-
-@dataclass(frozen=True)
-class RayNews:
-    """As in `RayChanged`. Agents that live need nothing of Ray."""
-
-    part: Literal["head", "raylet", "driver"]
-    is_lost: bool
-    text: str
-
-    def event(self, generation: int) -> RayChanged:
-        """What is written of it. `generation`: the newest one's number."""
-        return RayChanged(
-            generation=generation, part=self.part, is_lost=self.is_lost, text=self.text
-        )
 
 
 @dataclass(frozen=True)

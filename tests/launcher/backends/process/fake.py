@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, NoRoomError
-from dougong.launcher.backends.base import Backend, SettingsOf, Tell
+from dougong.launcher.backends.base import Backend, RayNews, SettingsOf, Tell, TellNews
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
@@ -32,8 +32,9 @@ class Fake:
     shared_devices = False
     may_grow = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: TellNews) -> None:
         self._folder = folder
+        self._tell = tell
         self._started: list[str] = []
 
     def open(self) -> str:
@@ -50,6 +51,8 @@ class Fake:
             case "hangs":
                 (self._folder / "hangs").touch()
                 time.sleep(600)
+            case "loses its head":
+                self._tell(RayNews("head", True, "no head"))
             case "no checkpoint":
                 raise CheckpointError("of the family")
             case "odd":
@@ -73,7 +76,7 @@ class Fake:
         (self._folder / "closed").touch()
 
 
-def make(choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None) -> Backend:
+def make(choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None, tell: TellNews) -> Backend:
     """The entry."""
     assert run_dir is not None and choice.address == "10.0.0.1:6379"
-    return Fake(run_dir.path)
+    return Fake(run_dir.path, tell)

@@ -15,6 +15,7 @@ from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.errors import CheckpointError, DougongError, LaunchError, NoRoomError
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.backends.base import RayNews
 from dougong.launcher.backends.process.proxy import BackendLostError, ProcessBackend
 from dougong.launcher.backends.ray_choice import joining
 from dougong.planner.placement import AgentSpec
@@ -31,11 +32,11 @@ class Launch:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lost: Queue[str] = Queue()
+        self.news: Queue[RayNews] = Queue()
         self.awaited: list[str] = []
         limits = dataclasses.replace(DEADLINES, backend_call_s=20, backend_end_s=20)
         choice = joining("10.0.0.1:6379")
-        self.backend = ProcessBackend(choice, limits, RunDir(folder), self.lost.put, ENTRY)
+        self.backend = ProcessBackend(choice, limits, RunDir(folder), self.news.put, ENTRY)
 
     def start(self) -> None:
         self.backend.start([EAST], lambda spec: SETTINGS, self.awaited.append)
@@ -68,7 +69,7 @@ def test_what_a_backend_does_comes_through(launch: Launch) -> None:
     os.kill(launch.pid(), signal.SIGINT)
     assert backend.ended() == {}
     backend.close()
-    assert (launch.folder / "closed").exists() and launch.lost.empty()
+    assert (launch.folder / "closed").exists() and launch.news.empty()
 
 
 @pytest.mark.parametrize(
@@ -94,16 +95,28 @@ def test_a_process_that_ends_in_a_call_is_told_and_another_one_takes_its_place(
     launch.start()
     with pytest.raises(BackendLostError, match=words):
         launch.backend.nodes([way])
-    assert words in launch.lost.get(timeout=10)
+    lost = launch.news.get(timeout=10)
+    assert (lost.part, lost.is_lost) == ("driver", True)
+    assert words in lost.text and "Ray may give to others what it held" in lost.text
     assert launch.backend.ended() == {}, "nobody knows"
     launch.backend.end(["east"])
     assert launch.backend.nodes(["npu"])
+    assert launch.news.get(timeout=10) == RayNews("driver", False, "Ray answers again")
     assert launch.pid(2) != launch.pid(1)
+
+
+def test_the_end_that_follows_from_a_lost_head_is_told_once(launch: Launch) -> None:
+    launch.backend.nodes(["loses its head"])
+    assert launch.news.get(timeout=10) == RayNews("head", True, "no head")
+    with pytest.raises(BackendLostError):
+        launch.backend.nodes(["leaves"])
+    assert launch.backend.nodes(["npu"])
+    assert launch.news.get(timeout=10) == RayNews("head", False, "Ray answers again")
 
 
 def test_a_process_that_ends_between_two_calls_is_told_at_once(launch: Launch) -> None:
     os.kill(launch.pid(), signal.SIGKILL)
-    assert "was ended by SIGKILL" in launch.lost.get(timeout=10)
+    assert "was ended by SIGKILL" in launch.news.get(timeout=10).text
     launch.start()
     assert launch.backend.ended() == {"east": "east ended"}
 
@@ -125,7 +138,7 @@ def test_a_call_that_hangs_ends_at_its_deadline_and_a_close_does_not_wait_for_it
     launch.backend.close()
     asking.join(20)
     assert isinstance(errors.get(timeout=1), BackendLostError)
-    assert (tmp_path / "closed").exists() and launch.lost.empty()
+    assert (tmp_path / "closed").exists() and launch.news.empty()
     assert not process_exists(launch.pid())
     with pytest.raises(LaunchError, match="ended before"):
         launch.backend.nodes(["npu"])

@@ -1,0 +1,97 @@
+"""Ray under watch: that a part of it is gone, or there again, is noticed while nobody asks it for
+anything."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import psutil
+
+from dougong.addresses import read_address
+from dougong.control.processes import process_exists
+from dougong.deadlines import Deadlines
+from dougong.errors import LaunchError
+from dougong.launcher.backends.base import RayNews, TellNews
+from dougong.launcher.backends.ray_choice import RayChoice
+from dougong.launcher.backends.ray_cluster import RayBackend
+from dougong.launcher.backends.ray_head import find_head
+from dougong.records.directory import RunDir
+
+_SILENT = 2
+"""A head that has not answered so often in a row is told to be gone: one that is busy may miss
+one."""
+
+
+class WatchedRay(RayBackend):
+    """The backend of Ray, in a process that may end whenever Ray does: after a run's own Ray has
+    lost a part, nothing that it could still be asked for would succeed."""
+
+    def __init__(
+        self, choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None, tell: TellNews
+    ) -> None:
+        super().__init__(choice, deadlines, run_dir)
+        self._head = choice
+        self._limits = deadlines
+        self._tell = tell
+        self._is_over = threading.Event()
+
+    def open(self) -> str:
+        host = super().open()
+        watch = self._watch_own if self._head.address is None else self._watch_cluster
+        threading.Thread(target=watch, name="dougong-watch", daemon=True).start()
+        return host
+
+    def close(self) -> None:
+        self._is_over.set()
+        super().close()
+
+    def _watch_own(self) -> None:
+        children = {child.name(): child.pid for child in psutil.Process().children()}
+        while not self._is_over.wait(self._limits.ended_every_s):
+            if _has_ended(children, "gcs_server"):
+                self._tell(RayNews("head", True, "the head of this run's own Ray has ended"))
+            elif _has_ended(children, "raylet"):
+                self._tell(RayNews("raylet", True, "the raylet of this run's own Ray has ended"))
+            else:
+                continue
+            os._exit(1)
+
+    def _watch_cluster(self) -> None:
+        num_silent, gone = 0, set[str]()
+        while not self._is_over.wait(self._limits.ping_every_s):
+            gone = self._tell_of_actors(gone)
+            was_silent = num_silent >= _SILENT
+            num_silent = 0 if self._head_answers() else num_silent + 1
+            if num_silent == _SILENT:
+                self._tell(RayNews("head", True, self._about_head()))
+            elif was_silent and not num_silent:
+                self._tell(RayNews("head", False, f"Ray's head at {self._head.address} answers"))
+
+    def _tell_of_actors(self, known: set[str]) -> set[str]:
+        """Tell of agents whose actor has ended since; all of them."""
+        ended = self.ended()
+        for name, why in ended.items():
+            if name not in known:
+                text = f"Ray holds nothing for agent {name} any more: {why}"
+                self._tell(RayNews("raylet", True, text, name))
+        return set(ended)
+
+    def _head_answers(self) -> bool:
+        try:
+            find_head(self._head, self._limits)
+        except LaunchError:
+            return False
+        return True
+
+    def _about_head(self) -> str:
+        address = str(self._head.address)
+        port = read_address(address)[1]
+        return (
+            f"Ray's head at {address} does not answer (`ray start --head --port={port}` there "
+            "begins one, and `ray start` on each node joins it)"
+        )
+
+
+def _has_ended(children: dict[str, int], name: str) -> bool:
+    return name in children and not process_exists(children[name])
