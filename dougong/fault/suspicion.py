@@ -47,7 +47,6 @@ class WorkerView:
     `is_seen`: its agent is heard, so that this is how it is now."""
 
     name: str
-    node: str = ""
     step: int = 0
     phase: str = "start"
     operation: int = 0
@@ -145,7 +144,7 @@ class _Look:
     def _suspicion(self, view: WorkerView, sign: Sign, why: str, since_s: float) -> Suspicion:
         limit_s, limit = self._limit(view, sign)
         return Suspicion(
-            Culprit("worker", view.name, view.node),
+            Culprit("worker", view.name),
             sign,
             why,
             since_s,
@@ -190,7 +189,7 @@ class _Look:
         limit_s = max(_CIRCLE_TIMES * self.deadlines.hang_s, *limits)
         facts = [f"{view.name} {waits_for(view)}, at {view.place}" for view in closed[:_NAMED]]
         return Suspicion(
-            Culprit("worker", first.name, first.node),
+            Culprit("worker", first.name),
             Sign.CIRCLE,
             f"{waits_for(first)}, and all wait for each other",
             since_s,

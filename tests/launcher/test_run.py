@@ -90,7 +90,8 @@ def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
 
 def test_a_worker_that_ignores_signals_and_has_children_is_ended_with_them(tmp_path: Path) -> None:
     faults = [fault("hang", "east/0", step=9), fault("kill", "east/1", step=9)]
-    run = ToyRun(tmp_path / "run", toy_job(faults=faults)).start()
+    quick = {"deadlines": {"leave_s": 0.3}}
+    run = ToyRun(tmp_path / "run", toy_job(faults=faults, fault=quick)).start()
     assert run.finish() == 0, run.text()
     assert len(run.events("generation_started")) == 2
 

@@ -13,7 +13,7 @@ from dougong.addresses import Ports, show_address
 from dougong.control.channel import Channel, UnreachableError, connect
 from dougong.control.environment import chosen_interface
 from dougong.control.handshake import AgentFacts
-from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
+from dougong.control.path_messages import Hearing, PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.path_probe import PathListener, try_paths
 from dougong.control.processes import interface_of
 from dougong.errors import LaunchError
@@ -65,6 +65,11 @@ class AgentPaths:
         ports = settings.ports
         self._listener = PathListener(self.address, settings.token, ports, settings.deadlines)
         controller.send(PathsOpen(describe_end(settings.name, self._listener.address, ports)))
+
+    @property
+    def hearing(self) -> Hearing:
+        """What is heard of the other machines."""
+        return Hearing()
 
     def answer(self, asked: TryPaths) -> None:
         """Try in a thread of its own, and tell the controller what came of it."""

@@ -55,6 +55,7 @@ from dougong.launcher.controller.inbound.items import (
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
+from dougong.launcher.controller.observe_health import observe_health
 from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
@@ -107,7 +108,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
     for status in facts.generation.note_time(now, deadlines):
         text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
-    return tuple(news)
+    return (*news, *observe_health(facts, now, deadlines))
 
 
 def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:

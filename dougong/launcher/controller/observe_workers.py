@@ -79,6 +79,7 @@ def _observe_step(
     facts: RunFacts, generation: Generation, done: StepDone, now: float
 ) -> tuple[News, ...]:
     facts.step = done.step
+    facts.health.times.step_done()
     recorded = RecordStep({"generation": generation.number, **done.row})
     news: list[News] = [recorded, *_observe_routers(facts, done)]
     if not generation.has_stepped:

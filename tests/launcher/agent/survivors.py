@@ -34,22 +34,22 @@ from dougong.control.worker_messages import (
 from dougong.deadlines import DEADLINES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.launcher.controller.config import TRAINING
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan
 from tests.launcher.agent.test_agent import Played
 
 PATIENT = dataclasses.replace(DEADLINES, controller_silence_s=600.0)
-TRAIN = "dougong.training.session:train"
 
 
 class Survivors:
     """One agent over several generations. `rows`: of all of them by step, the newest; `pids`: of the present one's
     workers; `ended`: exits as they came; `left`, `raised`: by generation and worker."""
 
-    def __init__(self, folder: Path, preload: tuple[str, ...] = (TRAIN.partition(":")[0],)) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.agent = Played(folder, name="east", preload=preload, deadlines=PATIENT)
+        self.agent = Played(folder, name="east", preload=TRAINING.preload, deadlines=PATIENT)
         self.store = MeetingStore()
         self.generation = 0
         self.rows: dict[int, dict[str, Any]] = {}
@@ -61,13 +61,17 @@ class Survivors:
         self._done: set[tuple[int, str]] = set()
         self._parts: dict[tuple[int, int, str], CheckpointPart] = {}
 
-    def begin(self, job: Job, plan: Plan, resume: int | None = None, entry: str = TRAIN) -> dict[str, int]:
-        """The next generation; its workers' process numbers. `resume`: a step with a checkpoint."""
+    def begin(self, job: Job, plan: Plan, resume: int | None = None) -> dict[str, int]:
+        """The next generation; its workers' process numbers. `resume`: a step with a checkpoint; None: a run begins,
+        and what was before is forgotten."""
         self.generation += 1
         self.store = MeetingStore()
+        if resume is None:
+            for known in (self.rows, self.committed, self.ended, self.left, self.raised):
+                known.clear()
         self._job, self._plan = job, plan
         task = TrainTask(
-            entry=entry,
+            entry=TRAINING.train,
             job=job,
             plan=plan,
             run_dir=str(self.folder),
