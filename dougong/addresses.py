@@ -17,7 +17,7 @@ PER_WORKER = 5
 """What a worker listens on: a socket for each group of workers that it exchanges messages in."""
 PER_AGENT = 1
 OF_CONTROLLER = 2
-"""Agents and clients, the store where workers meet, and the trial of the paths."""
+"""Agents and clients, and the trial of the paths."""
 
 
 def show_address(host: str, port: int) -> str:
