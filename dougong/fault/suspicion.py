@@ -32,13 +32,16 @@ _NAMED = 6
 
 
 class Sign(IntEnum):
-    """Why a worker is suspected, the surest first."""
+    """Why something is suspected, the surest first; the first three are no workers."""
 
-    STOPPED = 0
-    SILENT = 1
-    IN_KERNEL = 2
-    STILL = 3
-    CIRCLE = 4
+    NODE = 0
+    LINK = 1
+    AGENT = 2
+    STOPPED = 3
+    SILENT = 4
+    IN_KERNEL = 5
+    STILL = 6
+    CIRCLE = 7
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,6 @@ class WorkerView:
     `is_seen`: its agent is heard, so that this is how it is now."""
 
     name: str
-    node: str = ""
     step: int = 0
     phase: str = "start"
     operation: int = 0
@@ -69,7 +71,8 @@ class WorkerView:
 @dataclass(frozen=True)
 class Suspicion:
     """Something holds up the run, or may. `since_s`: for so long by now; `limit_s`: if it lasts so
-    long, it is acted on, which `limit` says in words; `evidence`: what was seen."""
+    long, it is acted on, which `limit` says in words; `evidence`: what was seen. `agents`: those
+    that are given up then, empty where it is a worker."""
 
     culprit: Culprit
     sign: Sign
@@ -78,6 +81,7 @@ class Suspicion:
     limit_s: float
     limit: str
     evidence: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
 
     @property
     def is_due(self) -> bool:
@@ -145,7 +149,7 @@ class _Look:
     def _suspicion(self, view: WorkerView, sign: Sign, why: str, since_s: float) -> Suspicion:
         limit_s, limit = self._limit(view, sign)
         return Suspicion(
-            Culprit("worker", view.name, view.node),
+            Culprit("worker", view.name),
             sign,
             why,
             since_s,
@@ -190,7 +194,7 @@ class _Look:
         limit_s = max(_CIRCLE_TIMES * self.deadlines.hang_s, *limits)
         facts = [f"{view.name} {waits_for(view)}, at {view.place}" for view in closed[:_NAMED]]
         return Suspicion(
-            Culprit("worker", first.name, first.node),
+            Culprit("worker", first.name),
             Sign.CIRCLE,
             f"{waits_for(first)}, and all wait for each other",
             since_s,

@@ -26,7 +26,7 @@ def learned() -> SegmentTimes:
 
 def view(name: str, still_s: float = 2.0, *awaited: str, phase: str = "forward", **signs: object) -> WorkerView:
     given = WorkerSigns(**{"state": "S", "state_s": 2.0, **signs, "still_s": still_s})  # type: ignore[arg-type]
-    return WorkerView(name, "", 61, phase, 12, awaited, given)
+    return WorkerView(name, 61, phase, 12, awaited, given)
 
 
 STOPPED = {"state": "T", "silent_s": 2.0}

@@ -16,6 +16,7 @@ from dougong.fault.drill import FiredDrill
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
+from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -52,12 +53,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
-from dougong.launcher.controller.inbound.items import (
-    Committed,
-    DrillOrder,
-    FoundCheckpoint,
-    StoreOpened,
-)
+from dougong.launcher.controller.inbound.items import Committed, DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
@@ -202,10 +198,10 @@ class RunFacts:
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     nodes_at: float = 0.0
-    store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None
+    health: HealthWatch = field(default_factory=HealthWatch)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
     recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
@@ -386,6 +382,7 @@ class RunFacts:
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
         self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
+        self.health.begin_generation()
         self.recoveries.note_begun(now)
         found = self.checkpoints.found
         if found is not None and not action.in_memory:

@@ -51,11 +51,11 @@ from dougong.launcher.controller.inbound.items import (
     OwnPathsTried,
     PeerRefused,
     SignalReceived,
-    StoreOpened,
     SuccessorFound,
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
+from dougong.launcher.controller.observe_health import observe_health
 from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
@@ -108,7 +108,7 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
     for status in facts.generation.note_time(now, deadlines):
         text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
-    return tuple(news)
+    return (*news, *observe_health(facts, now, deadlines))
 
 
 def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
@@ -151,8 +151,6 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.host = host
         case NodesListed(nodes):
             facts.nodes, facts.nodes_at = nodes, now
-        case StoreOpened():
-            facts.store = item
         case OwnPathsTried(number, end, results):
             facts.paths.own_end = end
             facts.paths.note(number, CONTROLLER, results)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.suspicion import Suspicion
 from dougong.records.event.base import RunEvent
 
 
@@ -23,6 +24,38 @@ class DrillFired(RunEvent):
     after_s: float | None = None
     by_command: bool = False
     for_s: float | None = None
+
+
+class Suspected(RunEvent):
+    """Something seems to hold up the run; nothing is done about it yet. `since_s`: for so long by
+    now; `limit`: how long it may last, in words; `evidence`: what was seen."""
+
+    kind: Literal["suspect"] = "suspect"
+    culprit: Culprit
+    why: str
+    since_s: float
+    limit: str
+    evidence: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(generation: int, suspicion: Suspicion) -> Suspected:
+        """The event of a suspicion."""
+        return Suspected(
+            generation=generation,
+            culprit=suspicion.culprit,
+            why=suspicion.why,
+            since_s=round(suspicion.since_s, 3),
+            limit=suspicion.limit,
+            evidence=suspicion.evidence,
+        )
+
+
+class SuspicionEnded(RunEvent):
+    """It was nothing: the culprit goes on after so many seconds."""
+
+    kind: Literal["suspect_cleared"] = "suspect_cleared"
+    culprit: Culprit
+    seconds: float
 
 
 class WorkerDied(RunEvent):

@@ -138,7 +138,7 @@ CASES = [
          ["RECOVERING"], ["ShowException east/1", "EndGeneration 1"], DIES, culprit="east/1", cause="ValueError"),
     Case("an abort is the cause where there are only lost peers",
          [raises("east/0", "PeerError"), exits("west/0", -6), raises("east/1", "PeerError")],
-         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "EndGeneration 1"], LOST, culprit="agent west",
+         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "EndGeneration 1"], DIES, culprit="west/0",
          cause="SIGABRT"),
     Case("an out-of-memory twice with no step in between is not tried a third time",
          [exits("east/1", -9, oom=True), *recovered("east/0", "west/0"), exits("east/1", -9, 2, oom=True),

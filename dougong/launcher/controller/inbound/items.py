@@ -101,13 +101,6 @@ class NodesListed:
 
 
 @dataclass(frozen=True)
-class StoreOpened:
-    """Workers can meet at `address` (host, port)."""
-
-    address: tuple[str, int]
-
-
-@dataclass(frozen=True)
 class OwnPathsTried:
     """This process has tried the paths from its machine, whose own end is `end`."""
 
@@ -192,7 +185,6 @@ Item = (
     | BackendOpened
     | RayNews
     | NodesListed
-    | StoreOpened
     | OwnPathsTried
     | AgentsPlaced
     | AgentsEnded
