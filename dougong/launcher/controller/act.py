@@ -354,6 +354,7 @@ class Actor:
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
             fence=self._config.fence,
+            life=self._config.life,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )
