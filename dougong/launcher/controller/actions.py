@@ -69,7 +69,14 @@ class CloseChannel:
     answer: Acknowledged | RequestRefused | None = None
 
 
-News = Record | RecordStep | ShowLine | ShowException | AdoptChannel | CloseChannel
+@dataclass(frozen=True)
+class TryMachine:
+    """Find out whether the machine of a silent agent takes connections."""
+
+    agent: str
+
+
+News = TryMachine | Record | RecordStep | ShowLine | ShowException | AdoptChannel | CloseChannel
 
 
 # Decisions about agents and what they look at.
