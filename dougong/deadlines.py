@@ -62,6 +62,9 @@ class Deadlines:
     lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
+    drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse
+    drill_run_s: float = 180.0  # a run of the small job on which faults are rehearsed
+
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read

@@ -54,7 +54,7 @@ ORDER = (
     "training.optimizers", "training.start", "training.memory", "training.drill", "training",
     "launcher.agent", "launcher.backends", "launcher.backends.process",  # its calls are made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
-    "tools",  # proofs, differences, calibration
+    "tools", "tools.drill",  # proofs, differences, calibration
     "cli",
 )  # fmt: skip
 

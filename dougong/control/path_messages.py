@@ -72,12 +72,10 @@ class PathsOpen:
 
 @dataclass(frozen=True)
 class TryPaths:
-    """To an agent: try the paths to these ends, and to the port where workers will meet. `number`:
-    of this round of tries."""
+    """To an agent: try the paths to these ends. `number`: of this round of tries."""
 
     number: int
     ends: tuple[PathEnd, ...]
-    store: tuple[str, int] | None = None
     kind: Literal["try_paths"] = "try_paths"
 
 

@@ -16,17 +16,14 @@ from types import FrameType
 
 from rich.console import Console
 
-from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.deadlines import Deadlines
 from dougong.errors import (
-    CheckpointError,
     DougongError,
     JobError,
     StorageError,
     SupersededError,
 )
-from dougong.fault.drill import FiredDrill
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
@@ -42,22 +39,17 @@ from dougong.launcher.controller.config import (
     ResumePoint,
 )
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.drills import fired_by
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
 from dougong.launcher.sources import known_sources
+from dougong.launcher.take_over import take_over
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
-    CheckpointCommitted,
-    CheckpointsSetAside,
-    DrillFired,
-    Event,
-    FirstStep,
     NoteTaken,
     RunCreated,
     WarningRaised,
@@ -224,53 +216,6 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
             f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
             f"(there are: {steps_in(run_dir.checkpoints)})"
         )
-
-
-def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
-    """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
-    `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed = 0, set()
-    fired: set[FiredDrill] = set()
-    events = run_dir.read_events()
-    for event in events:
-        generation = max(generation, event.generation)
-        match event:
-            case DrillFired():
-                fired.update(fired_by(event))
-            case CheckpointCommitted():
-                committed.add(event.step)
-            case CheckpointsSetAside():
-                committed = {step for step in committed if step <= event.step}
-    there = [place.step for place in list_committed(run_dir.checkpoints)]
-    if chosen and chosen not in there:
-        raise CheckpointError(
-            f"{run_dir.checkpoints}: no checkpoint of step {chosen}; there are: "
-            f"{steps_in(run_dir.checkpoints)}"
-        )
-    step = max(there, default=0) if chosen is None else chosen
-    # A commit whose event was lost with its controller has left its checkpoint all the same.
-    has_committed = bool(committed or there)
-    return ResumePoint(
-        generation=generation + 1,
-        step=step,
-        fired=frozenset(fired),
-        has_committed=has_committed,
-        chosen=chosen,
-        same_since=_same_since(events),
-    )
-
-
-def _same_since(events: Sequence[Event]) -> int:
-    """The first generation that was computed after the last change of a key that may change
-    bits."""
-    first, changed = 1, False
-    for event in events:
-        if isinstance(event, RunCreated):
-            changed = bool(event.changed)
-        elif isinstance(event, FirstStep) and changed:
-            # A resume that came to no step has computed nothing with what it changed.
-            first, changed = event.generation, False
-    return first
 
 
 def _run(launch: Launch, options: Options) -> int:

@@ -253,9 +253,6 @@ def build_trainer(
     ledger = _ledger_start(context, start)
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
-    if memory is not None:
-        state = partial(state_of, share.replica, share.optimizer)
-        memory.follow(world, plan, state, start.step, start.digest)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
     trainer = Trainer(context, stepper, forwards, _begun(context, start))
@@ -267,16 +264,18 @@ def _read_share(
     context: WorkerContext, world: World, blueprint: ModelBlueprint, memory: StateMemory | None
 ) -> tuple[WorkerShare, StartState]:
     """This worker's share with the newest state that there is; the controller is told where that
-    was. Collective."""
+    was, and the memory follows from there. Collective."""
     begun = time.perf_counter()
     open_memory: OpenMemory = no_memory
     if memory is not None:
         open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
-    if start.source is not None:
-        seconds = time.perf_counter() - begun
-        context.control.send(StateFetched(start.step, dict(start.source.tiers), seconds))
+    tiers = {} if start.source is None else dict(start.source.tiers)
+    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun))
+    if memory is not None:
+        state = partial(state_of, share.replica, share.optimizer)
+        memory.follow(world, context.plan, state, start.step, start.digest)
     return share, start
 
 

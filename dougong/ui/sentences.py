@@ -253,8 +253,13 @@ def _(event: StepSkipped) -> Sentence:
 
 @describe.register
 def _(event: DrillFired) -> Sentence:
-    what = f"{event.action} {event.worker}"
-    return Sentence("warning", f"drill: {what} as step {event.step} begins")
+    lasts = "" if event.for_s is None else f" for {event.for_s:g} s"
+    when = f"as step {event.step} begins"
+    if event.after_s is not None:
+        when = f"{event.after_s:g} s after the first step"
+    elif event.by_command:
+        when = f"in step {event.step}, by `dougong drill`"
+    return Sentence("warning", f"drill: {event.action} {event.worker}{lasts} {when}")
 
 
 @describe.register

@@ -28,7 +28,7 @@ from tests.launcher.jobs import write
          "islands: no island computes attention; give one of them `role: attention` or `role: both`"),
         ({"islands": "[{name: a, accelerator: cpu}, {name: a, accelerator: cpu}]"},
          "islands.1.name: 'a' is also the name of islands.0; give each island its own name"),
-        ({"ports": "20000-20003"}, "ports: 4 ports, and a node with one worker needs 5: 4 for each worker there, 1 for "
+        ({"ports": "20000-20003"}, "ports: 4 ports, and a node with one worker needs 6: 5 for each worker there, 1 for "
          "each island; widen the range"),
         ({"islands": "[]"}, "islands: must not be empty (got []): groups of like devices"),
         ({"model": "{family: mixtral, config: {num_local_experts: 1}}"}, "model.config.num_local_experts: 1 "

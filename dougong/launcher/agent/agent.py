@@ -281,7 +281,7 @@ class Agent:
             self._forward_line(child, f"warning: malformed message: {text}")
 
         try:
-            messages = read_messages(child.channel, warn)
+            messages = _read_worker(child, warn)
         except EOFError:
             self._stop_reading(child.channel)
             return
@@ -322,6 +322,15 @@ def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list
             return channel.drain()
         except ProtocolError as error:
             on_malformed(str(error))
+
+
+def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Message]:
+    try:
+        return read_messages(child.channel, on_malformed)
+    except ConnectionResetError:
+        # It has ended and has not read what it was told last. The system says that once, and then
+        # gives what the worker itself has said before.
+        return read_messages(child.channel, on_malformed)
 
 
 def main() -> None:

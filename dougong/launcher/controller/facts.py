@@ -55,12 +55,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
-from dougong.launcher.controller.inbound.items import (
-    Committed,
-    DrillOrder,
-    FoundCheckpoint,
-    StoreOpened,
-)
+from dougong.launcher.controller.inbound.items import Committed, DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
@@ -205,7 +200,6 @@ class RunFacts:
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     nodes_at: float = 0.0
-    store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None

@@ -52,7 +52,6 @@ from dougong.launcher.controller.inbound.items import (
     OwnPathsTried,
     PeerRefused,
     SignalReceived,
-    StoreOpened,
     SuccessorFound,
     TaskFailed,
 )
@@ -156,8 +155,6 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.host = host
         case NodesListed(nodes):
             facts.nodes, facts.nodes_at = nodes, now
-        case StoreOpened():
-            facts.store = item
         case OwnPathsTried(number, end, results):
             facts.paths.own_end = end
             facts.paths.note(number, CONTROLLER, results)

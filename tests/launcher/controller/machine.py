@@ -41,7 +41,6 @@ from dougong.launcher.controller.inbound.items import (
     Item,
     NodesListed,
     OwnPathsTried,
-    StoreOpened,
 )
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
@@ -179,7 +178,6 @@ UP_TO_JOIN: list[Step] = [BackendOpened("127.0.0.1"), NodesListed((NODE,)), Agen
 UP_TO_READY: list[Step] = [*UP_TO_JOIN, Joins("east"), Joins("west")]
 UP_TO_MODEL: list[Step] = [
     *UP_TO_READY,
-    StoreOpened(("127.0.0.1", 1)),
     Says("east", AgentReady(1)),
     Says("west", AgentReady(2)),
 ]

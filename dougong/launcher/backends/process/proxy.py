@@ -150,7 +150,7 @@ class ProcessBackend:
 
     def _note(self, news: RayNews) -> None:
         """Tell it, unless it only follows from what was told: Ray's drivers end with its head."""
-        if news.part == "driver" and self._lost is not None:
+        if news.part == "driver" and news.is_lost and self._lost is not None:
             return
         if not news.agent:
             self._lost = news.part if news.is_lost else None
@@ -233,7 +233,7 @@ class BackendProcess:
             case Noticed(news):
                 self._tell_news(news)
             case OpenAnswer() | NodesAnswer() | EndedAnswer() | DoneAnswer() | ErrorAnswer():
-                waiting = self._waiting.get(message.number)
+                waiting = self._waiting.pop(message.number, None)
                 if waiting is not None:  # None: it came too late
                     waiting.set_result(message)
             case _:
@@ -243,7 +243,7 @@ class BackendProcess:
         why = self._words_of_end(error)
         with self._turn:
             self.lost = why
-            waiting = list(self._waiting.values())
+            waiting, self._waiting = list(self._waiting.values()), {}
         for answer in waiting:
             answer.set_exception(BackendLostError(why))
         if not self._is_closing:

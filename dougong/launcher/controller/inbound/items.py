@@ -116,13 +116,6 @@ class NodesListed:
 
 
 @dataclass(frozen=True)
-class StoreOpened:
-    """Workers can meet at `address` (host, port)."""
-
-    address: tuple[str, int]
-
-
-@dataclass(frozen=True)
 class OwnPathsTried:
     """This process has tried the paths from its machine, whose own end is `end`."""
 
@@ -209,7 +202,6 @@ Item = (
     | BackendOpened
     | RayNews
     | NodesListed
-    | StoreOpened
     | OwnPathsTried
     | AgentsPlaced
     | AgentsEnded
