@@ -1,5 +1,5 @@
-"""A real agent with real training workers, and this test in the place of the controller: it kills, has the others leave,
-and forms the next generation."""
+"""A real agent with real training workers, and a test in the place of the controller: it kills, has the others leave, and
+forms the next generation."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Survivors:
     def have_killed(self, *workers: str) -> None:
         """What the controller does with those that do not leave."""
         self.agent.channel.send(KillWorkers(self.generation, workers))
-        self.until(lambda: set(workers) <= {exit.worker for exit in self.ended})
+        self.until(lambda: set(workers) <= {end.worker for end in self.ended})
 
     def finish(self) -> None:
         """Until all workers of the generation are done and have ended."""
