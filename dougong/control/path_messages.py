@@ -52,11 +52,12 @@ class Hearing:
     """What an agent hears of the others' short messages, which machines send to each other about
     five times a second.
 
-    `lost`: agents that it has heard and does not hear any more, each with the seconds since;
-    `told`: what an agent that cannot reach the controller has said last through this one: whom it
-    does not hear itself.
+    `heard`: agents, or the controller, that it hears; `lost`: those that it has heard and does not
+    hear any more, each with the seconds since; `told`: of those that it hears, whom they do not
+    hear, as they say.
     """
 
+    heard: tuple[str, ...] = ()
     lost: dict[str, float] = field(default_factory=dict)
     told: dict[str, tuple[str, ...]] = field(default_factory=dict)
 

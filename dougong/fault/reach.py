@@ -119,7 +119,7 @@ class Reach:
             hearing = self.hearings.get(other.name)
             if other.is_silent or other.machine == agent.machine or hearing is None:
                 continue
-            if agent.name not in hearing.lost:
+            if agent.name in hearing.heard:
                 hearers.append(other.name)
         return tuple(hearers)
 

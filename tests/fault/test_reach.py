@@ -10,7 +10,8 @@ from dougong.fault.suspicion import Suspicion
 
 NOW = 2.0
 EAST, WEST, NORTH = AgentView("east", "n1"), AgentView("west", "n2"), AgentView("north", "n3")
-HEARS_ALL = Hearing()
+HEARS_ALL = Hearing(("east", "west", "north", CONTROLLER))
+DEAF = Hearing()
 
 
 def mute(name: str, machine: str, answers: bool | None, seconds: float = NOW) -> AgentView:
@@ -18,7 +19,7 @@ def mute(name: str, machine: str, answers: bool | None, seconds: float = NOW) ->
 
 
 def lost(*names: str) -> Hearing:
-    return Hearing(dict.fromkeys(names, NOW))
+    return Hearing((), dict.fromkeys(names, NOW))
 
 
 def look(agents: list[AgentView], hearings: dict[str, Hearing], still_s: float = NOW) -> tuple[Suspicion, ...]:
@@ -39,6 +40,11 @@ ROWS = {
         {"east": lost("west"), CONTROLLER: lost("west")},
         [("node n2", "nothing comes from it, and nothing reaches it", ("west",))],
     ),
+    "a machine that is gone, where machines do not hear each other at all": (
+        [EAST, mute("west", "n2", False)],
+        {"east": DEAF, CONTROLLER: DEAF},
+        [("node n2", "nothing comes from it, and nothing reaches it", ("west",))],
+    ),
     "with two agents": (
         [EAST, mute("west", "n2", False), mute("south", "n2", False)],
         {"east": lost("west", "south")},
@@ -51,7 +57,7 @@ ROWS = {
     ),
     "what is sent to a machine is dropped there": (
         [EAST, mute("west", "n2", False)],
-        {"east": Hearing({}, {"west": ("east", CONTROLLER)})},
+        {"east": Hearing(("west",), {}, {"west": ("east", CONTROLLER)})},
         [("link n0 - n2", "what is sent to n2 is lost, what it sends arrives", ("west",))],
     ),
     "two machines do not reach each other": (
@@ -101,7 +107,7 @@ def test_how_long_an_agent_may_be_silent(answers: bool, silent_s: float, still_s
 
 @pytest.mark.parametrize(("still_s", "is_due"), [(0.1, False), (3.1, True)])
 def test_a_cut_that_keeps_nobody_from_training_is_not_acted_on(still_s: float, is_due: bool) -> None:
-    cut = Hearing({"west": 60.0})
+    cut = Hearing((), {"west": 60.0})
     (one,) = look([EAST, WEST], {"east": cut, "west": HEARS_ALL}, still_s)
     assert one.is_due is is_due
 

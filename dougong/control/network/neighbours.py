@@ -30,6 +30,18 @@ _MAC_BYTES = 32
 _MOST_BYTES = 8192
 
 
+def takes_connections(end: PathEnd) -> bool:
+    """Whether a machine answers at all: its kernel does, also for a process that is stopped, and by
+    a refusal for one that is gone."""
+    try:
+        socket.create_connection((end.host, end.port), LOST_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class _Peer:
     address: tuple[str, int]
@@ -74,11 +86,12 @@ class Neighbours:
         """What is heard at present."""
         with self._lock:
             lost = {name: round(peer.silent_s, 1) for name, peer in self._lost().items()}
-            told = {}
+            heard = {}
             for name, peer in self._peers.items():
-                if peer.number and peer.lost and name not in lost:
-                    told[name] = peer.lost
-            return Hearing(lost, told)
+                if peer.number and name not in lost:
+                    heard[name] = peer.lost
+        told = {name: theirs for name, theirs in heard.items() if theirs}
+        return Hearing(tuple(heard), lost, told)
 
     def close(self) -> None:
         """Say and hear nothing more."""

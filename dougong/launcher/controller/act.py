@@ -50,6 +50,7 @@ from dougong.launcher.controller.actions import (
     ShowException,
     ShowLine,
     StartAgents,
+    TryMachine,
     UseModel,
     UsePlan,
 )
@@ -119,6 +120,10 @@ class Actor:
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
+            case TryMachine(agent):
+                end = self._facts.agents[agent].path_end
+                if end is not None:
+                    self._reach.try_machine(end)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -224,6 +229,7 @@ class Actor:
         """Have agents try, and try from here; all at the same time."""
         own = self._reach.path_end
         ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        self._reach.know(end for name, end in ends.items() if name != CONTROLLER)
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:

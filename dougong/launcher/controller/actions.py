@@ -77,7 +77,23 @@ class CloseChannel:
     answer: Acknowledged | RequestRefused | None = None
 
 
-News = Record | RecordStep | ShowLine | ShowException | AnswerWorkers | AdoptChannel | CloseChannel
+@dataclass(frozen=True)
+class TryMachine:
+    """Find out whether the machine of a silent agent takes connections."""
+
+    agent: str
+
+
+News = (
+    Record
+    | RecordStep
+    | ShowLine
+    | ShowException
+    | AnswerWorkers
+    | AdoptChannel
+    | CloseChannel
+    | TryMachine
+)
 
 
 # Decisions about agents and what they look at.
