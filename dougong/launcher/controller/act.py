@@ -214,6 +214,7 @@ class Actor:
             read_ports(config.job.ports),
             self._trouble_of,
         )
+        self._connections.number(config.fence)
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -280,6 +281,7 @@ class Actor:
             model_types=model_types_of(config.job.model, config.sources),
             preload=config.entries.preload,
             cwd=config.cwd,
+            fence=config.fence,
             deadlines=config.deadlines,
             ports=read_ports(config.job.ports),
         )
