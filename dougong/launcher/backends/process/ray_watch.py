@@ -11,11 +11,9 @@ import psutil
 from dougong.addresses import read_address
 from dougong.control.processes import process_exists
 from dougong.deadlines import Deadlines
-from dougong.errors import LaunchError
 from dougong.launcher.backends.base import RayNews, TellNews
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_cluster import RayBackend
-from dougong.launcher.backends.ray_head import find_head
 from dougong.records.directory import RunDir
 
 _SILENT = 2
@@ -62,7 +60,7 @@ class WatchedRay(RayBackend):
         while not self._is_over.wait(self._limits.ping_every_s):
             gone = self._tell_of_actors(gone)
             was_silent = num_silent >= _SILENT
-            num_silent = 0 if self._head_answers() else num_silent + 1
+            num_silent = 0 if self.head_answers() else num_silent + 1
             if num_silent == _SILENT:
                 self._tell(RayNews("head", True, self._about_head()))
             elif was_silent and not num_silent:
@@ -76,13 +74,6 @@ class WatchedRay(RayBackend):
                 text = f"Ray holds nothing for agent {name} any more: {why}"
                 self._tell(RayNews("raylet", True, text, name))
         return set(ended)
-
-    def _head_answers(self) -> bool:
-        try:
-            find_head(self._head, self._limits)
-        except LaunchError:
-            return False
-        return True
 
     def _about_head(self) -> str:
         address = str(self._head.address)
