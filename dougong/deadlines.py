@@ -38,6 +38,14 @@ class Deadlines:
     # A wait for a thread lasts so long beyond the limit: the thread waits with the same limit, may
     # have begun a moment later, and knows which of the peers is missing.
     last_word_s: float = 1.0
+    # A worker that waits for nobody and stands still is given up after so long, or three times what
+    # is usual for it in that phase of a step: pauses of a second or two are ordinary (a hypervisor,
+    # a throttled control group), and to give up a healthy worker costs more than the wait.
+    hang_s: float = 3.0
+    warm_up_s: float = 300.0  # the same in the first steps, in which kernels may be compiled
+    build_s: float = 3600.0  # the same before the first step: weights are read
+    evaluation_s: float = 1800.0  # the same in an evaluation, whose rounds may differ in length
+    suspect_s: float = 0.7  # nobody is given up so soon, but a person is told
     stall_warning_s: float = 120.0  # progress that does not move is shown
     last_worker_s: float = 600.0  # a worker still at work when another has finished
     agent_silence_s: float = 10.0  # an agent without heartbeat is lost: node down or cut off
@@ -53,6 +61,9 @@ class Deadlines:
     # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
     lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
+
+    drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse
+    drill_run_s: float = 180.0  # a run of the small job on which faults are rehearsed
 
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another
@@ -130,6 +141,10 @@ SETTABLE = {
     "fingerprint_s": "longest wait for the probes of every device",
     "rendezvous_s": "longest wait for all workers of a generation to meet",
     "message_s": "longest wait of a worker for a peer's tensors",
+    "hang_s": "a worker that waits for nobody and stands still so long is ended, at the soonest",
+    "warm_up_s": "the same in a generation's first steps",
+    "build_s": "the same before its first step, while weights are read",
+    "evaluation_s": "the same during an evaluation",
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",

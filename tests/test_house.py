@@ -35,11 +35,12 @@ ORDER = (
     "errors", "deadlines", "addresses", "remarks",
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job.fault", "job",  # what a user asks for; optimizers declare theirs
+    "job.yaml", "job.section", "job.optimizers", "job.fault", "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
+    "control.network",  # machines that hear each other
     "control.worker",  # a worker's end of its line
     "testing",  # a cluster on one machine, for tests and by hand
     "fault",  # from observation to decision
@@ -50,10 +51,10 @@ ORDER = (
     "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
-    "training.optimizers", "training.start", "training.memory", "training",
+    "training.optimizers", "training.start", "training.memory", "training.drill", "training",
     "launcher.agent", "launcher.backends", "launcher.backends.process",  # its calls are made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
-    "tools",  # proofs, differences, calibration
+    "tools", "tools.drill",  # proofs, differences, calibration
     "cli",
 )  # fmt: skip
 

@@ -151,11 +151,12 @@ def test_rooms_are_small() -> None:
 
 
 def test_time_limits_have_one_home() -> None:
-    """No module but deadlines.py names a number of seconds, or waits for a number that stands in its code."""
+    """No module but deadlines.py names a number of seconds, or waits for a number that stands in its code. (How long
+    a fault lasts is no limit: its table says it.)"""
     strays = [
         f"{name(path)}:{line}: {words}"
         for path in SOURCES
-        if name(path) != "dougong/deadlines.py"
+        if name(path) not in ("dougong/deadlines.py", "dougong/job/drills/vocabulary.py")
         for line, words in seconds_in_code(tree(path))
     ]
     assert not strays

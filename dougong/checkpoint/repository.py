@@ -13,14 +13,15 @@ from pathlib import Path
 
 from dougong.checkpoint.commit import Additions, commit
 from dougong.checkpoint.directories import (
-    PENDING,
     SET_ASIDE,
     CheckpointPlace,
+    gate_of,
     list_committed,
     list_pending,
     next_folder,
 )
 from dougong.checkpoint.disk import storage_error, sync_directory
+from dougong.checkpoint.gate import ASIDE, TRASH, open_gate
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.merge import expected_tensors
 from dougong.checkpoint.part import CheckpointPart
@@ -35,6 +36,7 @@ __all__ = [
     "commit",
     "expected_tensors",
     "newest_valid",
+    "open_gate",
     "prune",
     "set_aside",
     "steps_in",
@@ -81,7 +83,7 @@ def steps_in(root: Path) -> str:
     return ", ".join(map(str, steps)) or "none"
 
 
-def set_aside(root: Path, checkpoints: Sequence[Path]) -> Path:
+def set_aside(root: Path, checkpoints: Sequence[Path], fence: int = 0) -> Path:
     """Move these checkpoints of `root` to a new folder, which is returned. None is read again by a
     run, and none is ever deleted; whoever moves one back has it again.
 
@@ -92,7 +94,10 @@ def set_aside(root: Path, checkpoints: Sequence[Path]) -> Path:
     try:
         folder.mkdir(parents=True)
         for path in checkpoints:
-            path.rename(folder / path.name)
+            passing = path
+            if fence:
+                passing = path.rename(gate_of(root, fence) / f"{ASIDE}{path.name}")
+            passing.rename(folder / path.name)
         sync_directory(folder)
         sync_directory(root)
     except OSError as error:
@@ -119,6 +124,7 @@ def prune(
     generation: int | None = None,
     trusted: Collection[str] = (),
     known_invalid: Collection[str] = (),
+    fence: int = 0,
 ) -> Pruned:
     """Delete what is older than the newest `keep` valid checkpoints, and what ended generations
     left unfinished.
@@ -128,7 +134,8 @@ def prune(
     `trusted` (those that this controller committed, read back by their writers, or has read since)
     are checked by size alone, the others wholly. `generation` is the running one: older
     generations' unfinished directories go, and its own that a later commit of it has overtaken.
-    None (nobody runs, or it is not known) leaves them all.
+    None (nobody runs, or it is not known) leaves them all. `fence`: the number of this controller,
+    whose gate is open; 0 in tools.
     """
     if keep < 1:
         raise CheckpointError(
@@ -137,11 +144,13 @@ def prune(
     valid, invalid = _sort(root, trusted, known_invalid)
     kept, removed = valid[:keep], valid[keep:]
     if generation is not None:
-        removed += _stale(root, generation, kept)
+        removed += _stale(list_pending(root, fence), generation, kept)
     # Only now that enough valid ones are known is anything deleted.
+    if not fence:
+        gate_of(root, fence).mkdir(exist_ok=True)
     for path in removed:
-        _delete(root, path)
-    _empty_trash(root)
+        _delete(gate_of(root, fence), path)
+    _empty_trash(gate_of(root, fence))
     return Pruned(tuple(kept), tuple(removed), tuple(invalid))
 
 
@@ -165,7 +174,7 @@ def _is_valid(path: Path, trusted: Collection[str]) -> bool:
     return verify(path).ok
 
 
-def _stale(root: Path, generation: int, kept: Iterable[Path]) -> list[Path]:
+def _stale(pending: Iterable[CheckpointPlace], generation: int, kept: Iterable[Path]) -> list[Path]:
     """Unfinished directories that nobody will finish.
 
     An older generation's workers have all ended. The running one commits its steps in order: once
@@ -176,7 +185,7 @@ def _stale(root: Path, generation: int, kept: Iterable[Path]) -> list[Path]:
         manifest = Manifest.load(path)
         if manifest.generation == generation:
             newest = max(newest, manifest.step)
-    return [p.path for p in list_pending(root) if _is_stale(p, generation, newest)]
+    return [place.path for place in pending if _is_stale(place, generation, newest)]
 
 
 def _is_stale(place: CheckpointPlace, generation: int, newest: int) -> bool:
@@ -185,10 +194,10 @@ def _is_stale(place: CheckpointPlace, generation: int, newest: int) -> bool:
     return place.step < newest
 
 
-def _delete(root: Path, path: Path) -> None:
-    """Delete a directory, renamed first: half a deletion must not look like a checkpoint."""
-    trash = root / PENDING / f"trash-{path.name}-{path.parent.name}"
-    trash.parent.mkdir(exist_ok=True)
+def _delete(gate: Path, path: Path) -> None:
+    """Delete a directory, renamed first: half a deletion must not look like a checkpoint. The gate
+    is not made where it is gone: then this is not our controller's to delete."""
+    trash = gate / f"{TRASH}{path.name}-{path.parent.name}"
     try:
         if trash.exists():
             shutil.rmtree(trash)
@@ -199,7 +208,7 @@ def _delete(root: Path, path: Path) -> None:
         raise storage_error(path, error) from error
 
 
-def _empty_trash(root: Path) -> None:
+def _empty_trash(gate: Path) -> None:
     """Finish deletions that a crash cut short."""
-    for path in (root / PENDING).glob("trash-*"):
+    for path in gate.glob(f"{TRASH}*"):
         shutil.rmtree(path)

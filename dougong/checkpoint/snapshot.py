@@ -39,7 +39,7 @@ from dougong.checkpoint.tensorfile import (
     plan_layout,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, NumericsError
+from dougong.errors import CheckpointError, NumericsError, PeerError
 
 OnDurable = Callable[[CheckpointPart], None]
 
@@ -108,6 +108,9 @@ class Saver:
         self._memory: dict[tuple[str, str, int | None], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._is_over = threading.Event()  # no save is under way, or nobody wants it any more
+        self._is_over.set()
+        self._is_abandoned = False
 
     def stage(self, step: int, tensors: Iterable[StateTensor]) -> None:
         """Copy the tensors and start writing them. Once this returns, the caller may change them.
@@ -123,31 +126,42 @@ class Saver:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
             for staged in self._copy(item):
                 files.setdefault(staged.file, []).append(staged)
-        directory = pending_directory(self._root, step, self._writer.generation)
+        directory = pending_directory(self._root, step, self._writer.generation, self._writer.fence)
         # The writer thread reads staging memory only; the tensors are training's again.
         self._start(_WriteJob(step, directory, files, tuple(state)))
 
     def wait(self) -> None:
         """Return when no save is under way; its part is durable and `on_durable` has returned.
 
-        Raises the first error of the writer thread (once), or `CheckpointError` after
-        `stage_checkpoint_s` of the deadlines.
+        Raises the first error of the writer thread (once), `CheckpointError` after
+        `stage_checkpoint_s` of the deadlines, or `PeerError` once saves have been abandoned.
         """
         if self._thread is not None:
-            self._thread.join(self._timeout_s)
-            if self._thread.is_alive():
+            if not self._is_over.wait(self._timeout_s):
                 raise CheckpointError(
                     f"{self._writer.worker}: {self._thread.name} is still being written after "
                     f"{self._timeout_s:g} s (fault.deadlines.stage_checkpoint_s); "
                     "the storage under the run directory is too slow or hangs"
                 )
             self._thread = None
-        # The thread that could set it has ended: nobody writes it while it is read.
+        if self._is_abandoned:
+            raise PeerError(f"{self._writer.worker}: its generation is over, and its saves with it")
+        # The thread has set it before it was over: nobody writes it while it is read.
         error, self._error = self._error, None
         if error is not None:
             raise error
 
+    def abandon(self) -> None:
+        """Make nothing more durable, and let whoever waits go: the generation is over. A thread
+        that is stuck in a call of the storage is left to itself; what it writes lies in a directory
+        of this generation alone, and nobody is told of it. Any thread may call this."""
+        self._is_abandoned = True
+        self._is_over.set()
+
     def _start(self, job: _WriteJob) -> None:
+        self._is_over.clear()
+        if self._is_abandoned:  # a moment ago
+            self._is_over.set()
         self._thread = threading.Thread(
             target=self._run, args=(job,), name=f"checkpoint-{job.step}", daemon=True
         )
@@ -193,17 +207,23 @@ class Saver:
 
     def _run(self, job: _WriteJob) -> None:
         try:
-            self._on_durable(self._write(job))
+            part = self._write(job)
+            if not self._is_abandoned:
+                self._on_durable(part)
         except BaseException as error:
             # Carried to the training thread, which raises it at its next `stage` or `wait`.
             self._error = error
+        finally:
+            self._is_over.set()
 
     def _write(self, job: _WriteJob) -> CheckpointPart:
         records = {}
         for file, staged in sorted(job.files.items()):
+            if self._is_abandoned:
+                raise PeerError(f"checkpoint of step {job.step}: its generation is over")
             path = job.directory / file
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(job.directory, path.parent)
                 records[file] = self._write_file(path, file, staged)
             except OSError as error:
                 raise storage_error(path, error) from error
@@ -218,6 +238,14 @@ class Saver:
             state=job.state,
             model=self._describe_model() if self._writer.rank == 0 else None,
         )
+
+    def _make_folder(self, directory: Path, folder: Path) -> None:
+        """A folder of the checkpoint's directory. Never the gate in which that lies: where it has
+        been closed this worker's controller is no more the run's."""
+        if not self._writer.fence:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
 
     def _describe_model(self) -> ModelDescription:
         names = self._names

@@ -42,6 +42,15 @@ class KillRequest:
 
 
 @dataclass(frozen=True)
+class SignalRequest:
+    """Send a signal to a forked process alone, as a drill says."""
+
+    pid: int
+    number: int
+    kind: Literal["signal_request"] = "signal_request"
+
+
+@dataclass(frozen=True)
 class ServerReady:
     """Everything is imported."""
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -34,11 +34,12 @@ from dougong.control.fork_messages import (
     KillRequest,
     ServerBroken,
     ServerReady,
+    SignalRequest,
     StartServer,
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
-from dougong.control.path_messages import PathsOpen, PathsTried, TryPaths
-from dougong.control.progress import WorkerProgress
+from dougong.control.path_messages import Hearing, PathsOpen, PathsTried, TryPaths
+from dougong.control.progress import WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError, LaunchError
@@ -87,6 +88,18 @@ class KillWorkers:
     generation: int
     workers: tuple[str, ...] = ()
     kind: Literal["kill_workers"] = "kill_workers"
+
+
+@dataclass(frozen=True)
+class InflictFault:
+    """A drill: do this to the worker, to the agent or to its fork server, as the vocabulary of
+    faults says. `for_s`: how long; None: as the vocabulary says."""
+
+    generation: int
+    worker: str
+    fault: str
+    for_s: float | None = None
+    kind: Literal["inflict_fault"] = "inflict_fault"
 
 
 @dataclass(frozen=True)
@@ -149,11 +162,14 @@ class AgentFailed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Ten times a second: the progress of the generation's workers on this agent."""
+    """Ten times a second: the progress of the generation's workers on this agent, and the signs of
+    life of their processes; what the agent hears of others."""
 
     generation: int
     sequence: int
     progress: dict[str, WorkerProgress]
+    signs: dict[str, WorkerSigns] = field(default_factory=dict)
+    hearing: Hearing = field(default_factory=Hearing)
     kind: Literal["heartbeat"] = "heartbeat"
 
 
@@ -220,6 +236,16 @@ class StopRun:
 
 
 @dataclass(frozen=True)
+class OrderDrill:
+    """Rehearse a fault while the run goes on: as `InflictFault`."""
+
+    fault: str
+    worker: str
+    for_s: float | None = None
+    kind: Literal["order_drill"] = "order_drill"
+
+
+@dataclass(frozen=True)
 class Acknowledged:
     """A client's request will be done."""
 
@@ -242,6 +268,7 @@ Message = (
     | StopAfterStep
     | LeaveGeneration
     | KillWorkers
+    | InflictFault
     | ToWorker
     | EndAgent
     | Ping
@@ -259,11 +286,13 @@ Message = (
     | JoinGeneration
     | StoreReply
     | StopRun
+    | OrderDrill
     | Acknowledged
     | RequestRefused
     | StartServer
     | ForkRequest
     | KillRequest
+    | SignalRequest
     | ServerReady
     | ServerBroken
     | Forked

@@ -72,13 +72,18 @@ def process_exists(pid: int) -> bool:
     """
     if not sys.platform.startswith("linux"):
         return _can_be_signalled(pid)
+    return process_state(pid) not in ("", "Z", "X")
+
+
+def process_state(pid: int) -> str:
+    """The letter that /proc has for the process, such as T for one that is stopped; empty where
+    there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
+        return ""
     # The name stands in parentheses and may itself hold some: the state comes after the last one.
-    state = stat.rpartition(")")[2].split()[0]
-    return state not in ("Z", "X")
+    return stat.rpartition(")")[2].split()[0]
 
 
 def process_start(pid: int) -> int | None:

@@ -199,7 +199,7 @@ def _diagnose_exit(failure: Exited) -> Diagnosis:
 
 def _signal_cause(failure: Exited, name: str) -> tuple[FailureKind, str]:
     if failure.drill:
-        return "crash", f"{name}, as its drill said"
+        return "preemption" if name == "SIGTERM" else "crash", f"{name}, as its drill said"
     if name == "SIGKILL" and failure.oom:
         return "out_of_memory", _OOM_CAUSE
     if name == "SIGTERM":

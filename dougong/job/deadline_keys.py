@@ -29,6 +29,7 @@ class DeadlineKeys(Section):
     agent_silence_s: Silence | None = _deadline("agent_silence_s")
     node_return_s: Seconds | None = _deadline("node_return_s")
     shared_file_s: Seconds | None = _deadline("shared_file_s")
+    leave_s: Seconds | None = _deadline("leave_s")
     stop_step_s: Seconds | None = _deadline("stop_step_s")
     find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
     stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")

@@ -14,6 +14,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
+from dougong.job.drills.drill import DrillList
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
@@ -27,7 +28,6 @@ from dougong.job.section import (
     Positive,
     Section,
     Text,
-    WorkerName,
     logical,
     physical,
 )
@@ -305,13 +305,6 @@ class Fault(Section):
         return dataclasses.replace(DEADLINES, **self.deadlines.model_dump(exclude_none=True))
 
 
-class Drill(Section):
-    """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
-
-    at_step: Positive = physical(..., "the step, from 1")
-    kill: WorkerName = physical(..., "a worker's name, such as east/1")
-
-
 class Job(Section):
     """One training job, whole."""
 
@@ -381,7 +374,7 @@ class Job(Section):
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
-    drill: tuple[Drill, ...] = physical((), "faults to rehearse")
+    drill: DrillList = physical((), "faults to rehearse; `allowed`: by `dougong drill RUN` alone")
 
     @property
     def is_layout_free(self) -> bool:

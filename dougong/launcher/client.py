@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dougong.control.messages import Ping, StopRun
+from dougong.control.messages import OrderDrill, Ping, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
@@ -60,7 +60,7 @@ def _recorded_end(run_dir: RunDir) -> str | None:
 
 
 def ask_controller(
-    run_dir: RunDir, request: Ping | StopRun, deadlines: Deadlines = DEADLINES
+    run_dir: RunDir, request: Ping | StopRun | OrderDrill, deadlines: Deadlines = DEADLINES
 ) -> None:
     """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
     path, known = run_dir.path, run_dir.read_controller()

@@ -10,7 +10,7 @@ import socket
 from enum import Enum
 
 from dougong.control.channel import UnreachableError, connect
-from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
+from dougong.control.messages import Acknowledged, OrderDrill, Ping, RequestRefused, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
@@ -68,7 +68,7 @@ def is_out_of_reach(known: ControllerAddress) -> bool:
 def ask(
     run_dir: RunDir,
     known: ControllerAddress,
-    request: Ping | StopRun,
+    request: Ping | StopRun | OrderDrill,
     deadlines: Deadlines = DEADLINES,
 ) -> None:
     """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""

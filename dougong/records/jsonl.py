@@ -106,7 +106,7 @@ class Succession:
         if type(fence) is not int:
             return True  # whoever reads the line says what is wrong with it
         self._newest = max(self._newest, fence)
-        return fence == self._newest
+        return fence in (0, self._newest)  # 0: of no controller, such as a line by hand
 
 
 def _parse(place: str, line: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dougong.records.events import read_wall
+from dougong.records.event.base import read_wall
 
 MetricsRow = dict[str, Any]
 """One step: `generation`, `fence` (the number of the controller that wrote it), `wall` (ISO 8601,

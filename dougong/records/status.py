@@ -18,7 +18,8 @@ STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", *FINAL_STATES, "LOST"
 
 class WorkerState(BaseModel):
     """One worker of the present generation. `lanes`: numbers. `experts`: site by site, the numbers
-    of its experts."""
+    of its experts. `health`: how it is, in a few words: running, for whom it waits, or what is
+    suspected of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,6 +33,7 @@ class WorkerState(BaseModel):
     alive: bool = False
     step: int = 0
     phase: str = ""
+    health: str = ""
 
     @field_validator("experts", mode="before")
     @classmethod

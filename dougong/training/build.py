@@ -159,6 +159,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         ledger=ledger,
         hooks=hooks,
         tracer=options.tracer,
+        memory=options.memory,
     )
     return Stepper(parts)
 

@@ -78,14 +78,14 @@ OpenMemory = Callable[[int], StateSource | None]
 one. Collective."""
 
 
-def _no_memory(least_step: int) -> StateSource | None:
+def no_memory(least_step: int) -> StateSource | None:
     """Where workers keep nothing."""
     return None
 
 
 @contextmanager
 def open_start(
-    job: Job, names: Names, resume: Path | None, open_memory: OpenMemory = _no_memory
+    job: Job, names: Names, resume: Path | None, open_memory: OpenMemory = no_memory
 ) -> Iterator[StartState]:
     """What a generation begins with: the newest state in workers' memory, unless the checkpoint
     `resume` is newer, else that, or the job's own weights, or initial values. `names`: the model's

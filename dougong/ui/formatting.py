@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import timezone
 
-from dougong.records.events import read_wall
+from dougong.records.event.base import read_wall
 
 
 def duration(seconds: float) -> str:

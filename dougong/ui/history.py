@@ -18,6 +18,7 @@ from dougong.control.processes import process_exists
 from dougong.fault.culprit import Culprit
 from dougong.parallel.plan import Plan
 from dougong.records.directory import RunDir
+from dougong.records.event.base import RunEvent
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
@@ -30,7 +31,6 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
     RunEnded,
-    RunEvent,
     StartedAgent,
     StateChanged,
     StepSkipped,

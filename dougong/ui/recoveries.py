@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dougong.fault.culprit import Culprit
+from dougong.job.drills.vocabulary import known_fault
 from dougong.records.events import (
     AgentsStarted,
     DrillFired,
@@ -36,7 +37,8 @@ class Recovery:
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
     start of the next generation; of that, waited_s: for nodes. reload_s: from there to the end of
     its first step. lost_steps: how many steps were trained again. moved: workers that are on other
-    nodes since. `detail`: a traceback, or the worker's last lines.
+    nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault that was
+    rehearsed; empty where none was.
     """
 
     generation: int
@@ -53,6 +55,7 @@ class Recovery:
     detail: str = ""
     moved: tuple[MovedWorker, ...] = ()
     waited_s: float | None = None
+    drill: str = ""
 
     @property
     def place(self) -> str:
@@ -90,7 +93,7 @@ class _Reader:
 
     def take(self, event: Event) -> None:
         match event:
-            case DrillFired():
+            case DrillFired() if _may_be_named(event):
                 self._drill = event
             case WorkerDied() | FailureDiagnosed():
                 self._take_failure(event)
@@ -164,6 +167,7 @@ class _Reader:
             wall=event.wall,
             step=self._last_step(event.generation),
             noticed_s=_seconds(drill, event) if drill is not None and rehearsed else None,
+            drill=drill.action if drill is not None and rehearsed else "",
         )
 
     def _last_step(self, generation: int) -> int:
@@ -172,6 +176,12 @@ class _Reader:
         own = [row["step"] for row in self._rows if row["generation"] == generation]
         earlier = [row["step"] for row in self._rows if row["generation"] < generation]
         return max(own or earlier, default=0)
+
+
+def _may_be_named(drill: DrillFired) -> bool:
+    """Whether a failure may be this drill's: what a run rides out is none's."""
+    fault = known_fault(drill.action)
+    return fault is None or fault.must_be_named
 
 
 def _seconds(first: Event, last: Event) -> float:

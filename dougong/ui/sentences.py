@@ -43,6 +43,8 @@ from dougong.records.events import (
     SurvivorLost,
     Waiting,
     WarningRaised,
+    Suspected,
+    SuspicionEnded,
     WorkerDied,
 )
 from dougong.records.unsaved import commit_words
@@ -251,24 +253,42 @@ def _(event: StepSkipped) -> Sentence:
 
 @describe.register
 def _(event: DrillFired) -> Sentence:
-    what = f"{event.action} {event.worker}"
-    return Sentence("warning", f"drill: {what} as step {event.step} begins")
+    lasts = "" if event.for_s is None else f" for {event.for_s:g} s"
+    when = f"as step {event.step} begins"
+    if event.after_s is not None:
+        when = f"{event.after_s:g} s after the first step"
+    elif event.by_command:
+        when = f"in step {event.step}, by `dougong drill`"
+    return Sentence("warning", f"drill: {event.action} {event.worker}{lasts} {when}")
+
+
+@describe.register
+def _(event: Suspected) -> Sentence:
+    seen = "; ".join(event.evidence)
+    text = f"suspect: {event.culprit}: {event.why} for {duration(event.since_s)}"
+    return Sentence("warning", f"{text} ({seen}); acted on after {event.limit}")
+
+
+@describe.register
+def _(event: SuspicionEnded) -> Sentence:
+    return Sentence("info", f"{event.culprit} goes on after {duration(event.seconds)}")
 
 
 @describe.register
 def _(event: WorkerDied) -> Sentence:
+    what = "hangs" if event.failure == "hang" else "died"
     return Sentence(
         "error",
-        f"worker {event.who} died: {failure_words(event.failure, event.cause)}",
+        f"worker {event.who} {what}: {failure_words(event.failure, event.cause)}",
     )
 
 
 @describe.register
 def _(event: FailureDiagnosed) -> Sentence:
-    return Sentence(
-        "error",
-        f"diagnosis: {event.who}: {failure_words(event.failure, event.cause)}",
-    )
+    text = f"diagnosis: {event.who}: {failure_words(event.failure, event.cause)}"
+    if event.evidence:
+        text += f" ({'; '.join(event.evidence)})"
+    return Sentence("error", text)
 
 
 @describe.register

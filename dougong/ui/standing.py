@@ -11,13 +11,13 @@ from statistics import median
 from typing import Any
 
 from dougong.deadlines import DEADLINES
+from dougong.records.event.base import read_wall
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
     GenerationStarted,
-    read_wall,
 )
 from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow

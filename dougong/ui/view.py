@@ -186,7 +186,7 @@ class View:
         if isinstance(event, WorkerDied):
             self._told_death = failure
             return False
-        return failure == self._told_death
+        return failure == self._told_death and not event.evidence
 
     def _show(self, message: LogMessage) -> None:
         if message.text in self._told_elsewhere:

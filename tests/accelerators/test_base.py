@@ -48,8 +48,10 @@ def test_only_processors_are_shared_by_their_workers() -> None:
 def test_what_a_worker_s_environment_sets_for_arithmetic_is_among_the_variables_that_change_it(
     kind: type[Cpu | Cuda | Npu],
 ) -> None:
-    """TORCH_DEVICE_BACKEND_AUTOLOAD, CUDA_DEVICE_ORDER and the like choose what is loaded, not how it computes."""
+    """TORCH_DEVICE_BACKEND_AUTOLOAD, CUDA_DEVICE_ORDER and the like choose what is loaded and how it ends, not how it
+    computes."""
     loading = {"TORCH_DEVICE_BACKEND_AUTOLOAD", "CUDA_DEVICE_ORDER", "TORCH_NPU_FALLBACK_CPU_DISABLE"}
+    loading |= {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_HCCL_ASYNC_ERROR_HANDLING"}
     names = set(kind().worker_environment(1)) - loading
     assert names
     assert [name for name in names if not name.startswith(kind.arithmetic_variables)] == []

@@ -90,7 +90,8 @@ def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
 
 def test_a_worker_that_ignores_signals_and_has_children_is_ended_with_them(tmp_path: Path) -> None:
     faults = [fault("hang", "east/0", step=9), fault("kill", "east/1", step=9)]
-    run = ToyRun(tmp_path / "run", toy_job(faults=faults)).start()
+    quick = {"deadlines": {"leave_s": 0.3}}
+    run = ToyRun(tmp_path / "run", toy_job(faults=faults, fault=quick)).start()
     assert run.finish() == 0, run.text()
     assert len(run.events("generation_started")) == 2
 
@@ -204,7 +205,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05, fault={"max_restarts": 0})).start()
     run.await_step(2)
-    assert len(run.processes()) == 6  # driver, store, agent, fork server, two workers
+    assert len(run.processes()) == 5  # driver, agent, fork server, two workers
     if victim == "driver":
         run.process.kill()
     else:
@@ -360,7 +361,11 @@ def test_two_islands_and_two_agents(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(islands=islands, faults=[fault("kill_agent", "west/0")])).start()
     assert run.finish() == 0, run.text()
     (diagnosis,) = run.events("diagnosis")
-    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == ("agent", "west", "crash")
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == (
+        "agent",
+        "west",
+        "crash",
+    )
 
 
 def test_an_island_pinned_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -51,10 +51,14 @@ class WorkerLine:
             self.generation = generation
             self._free = self._next = None
 
+    def is_over(self, generation: int) -> bool:
+        """Whether that generation is to be left, or was."""
+        return self._left >= generation
+
     @property
     def leave_requested(self) -> bool:
         """Whether the present generation is to be left."""
-        return self._left >= self.generation
+        return self.is_over(self.generation)
 
     def free_by(self, free: Callable[[], None]) -> None:
         """Call this when the present generation is to be left; at once, where that is known

@@ -34,6 +34,7 @@ from dougong.control.messages import (
     ForkWorkers,
     FromWorker,
     Heartbeat,
+    InflictFault,
     KillWorkers,
     LeaveGeneration,
     Message,
@@ -52,6 +53,7 @@ from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
+from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.records.directory import RunDir
@@ -169,7 +171,11 @@ class Agent:
         self._num_heartbeats += 1
         children = self._workers.of(self._generation)
         progress = {child.worker: child.vector.read() for child in children}
-        self._controller.send(Heartbeat(self._generation, self._num_heartbeats, progress))
+        now = time.monotonic()
+        signs = {child.worker: child.look(progress[child.worker], now) for child in children}
+        self._controller.send(
+            Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
+        )
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full
@@ -190,6 +196,8 @@ class Agent:
                 self._workers.command(message)
             case TryPaths():
                 self._paths.answer(message)
+            case InflictFault(generation):
+                inflict_on(message, self._workers.of(generation), self._fork_server)
             case EndAgent():
                 self._is_over = self.ended_by_controller = True
             case Ping():
@@ -273,7 +281,7 @@ class Agent:
             self._forward_line(child, f"warning: malformed message: {text}")
 
         try:
-            messages = read_messages(child.channel, warn)
+            messages = _read_worker(child, warn)
         except EOFError:
             self._stop_reading(child.channel)
             return
@@ -314,6 +322,15 @@ def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list
             return channel.drain()
         except ProtocolError as error:
             on_malformed(str(error))
+
+
+def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Message]:
+    try:
+        return read_messages(child.channel, on_malformed)
+    except ConnectionResetError:
+        # It has ended and has not read what it was told last. The system says that once, and then
+        # gives what the worker itself has said before.
+        return read_messages(child.channel, on_malformed)
 
 
 def main() -> None:

@@ -14,10 +14,12 @@ from typing import BinaryIO
 
 from dougong.control.channel import Channel
 from dougong.control.messages import JoinGeneration, LeaveGeneration
-from dougong.control.progress import ProgressVector
+from dougong.control.processes import process_state
+from dougong.control.progress import ProgressVector, WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.launcher.agent.signs import ProcessWatch
 from dougong.ui.log_grouping import Classifier, says_nothing
 
 LAST_LINES = 12
@@ -115,6 +117,7 @@ class Child:
     _classifier: Classifier = field(default_factory=Classifier)
     _partial: bytes = b""
     _outbox: Outbox | None = None
+    _watch: ProcessWatch = field(default_factory=lambda: ProcessWatch(DEADLINES.heartbeat_every_s))
 
     @classmethod
     def open(
@@ -195,6 +198,11 @@ class Child:
             if self.forward_all or level != "info":
                 wanted.append(text)
         return wanted
+
+    def look(self, progress: WorkerProgress, now: float) -> WorkerSigns:
+        """Signs of life of the process, of which `progress` was just read."""
+        state = "" if self.pid is None else process_state(self.pid)
+        return self._watch.look(progress, state, now)
 
     def close(self) -> None:
         self.closed = True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
-from dougong.control.fork_messages import ForkRequest, KillRequest, StartServer
+from dougong.control.fork_messages import ForkRequest, KillRequest, SignalRequest, StartServer
 from dougong.control.messages import encode
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -51,6 +51,10 @@ class ForkServer:
         """SIGKILL a worker and what it started. No error when it has ended."""
         self._send(KillRequest(pid))
 
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a worker alone. No error when it has ended."""
+        self._send(SignalRequest(pid, number))
+
     def close(self) -> None:
         """End the fork server; the kernel ends its workers with it (they die with their parent)."""
         self.channel.close()
@@ -70,7 +74,9 @@ class ForkServer:
         return f"fork server (pid {self.pid}) ended with status {status}"
 
     def _send(
-        self, request: StartServer | ForkRequest | KillRequest, fds: Sequence[int] = ()
+        self,
+        request: StartServer | ForkRequest | KillRequest | SignalRequest,
+        fds: Sequence[int] = (),
     ) -> None:
         """Length first: descriptors arrive with the bytes that they were sent with, so the server
         must know where a request begins."""

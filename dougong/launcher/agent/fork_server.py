@@ -32,6 +32,7 @@ from dougong.control.fork_messages import (
     KillRequest,
     ServerBroken,
     ServerReady,
+    SignalRequest,
     StartServer,
 )
 from dougong.control.messages import Message, ProtocolError, decode, encode
@@ -107,6 +108,9 @@ class Zygote:
             case KillRequest(pid), _:
                 if pid in self._children:
                     kill_group(pid)
+            case SignalRequest(pid, number), _:
+                if pid in self._children:
+                    os.kill(pid, number)
             case message, _:
                 raise ProtocolError(f"agent: {message.kind} is not for a fork server")
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import JoinGeneration
-from dougong.control.progress import ProgressVector
+from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker.line import WorkerLine
@@ -31,6 +31,8 @@ from dougong.control.worker_api import Kept, WorkerContext
 from dougong.control.worker_messages import (
     FingerprintFound,
     ModelFound,
+    StoreReply,
+    StoreRequest,
     WorkerDone,
     WorkerLeft,
     WorkerMessage,
@@ -38,6 +40,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, NumericsError, PeerError
+from dougong.fault.drill import own_drills
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
@@ -48,17 +51,24 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class AgentControl:
-    """Control over a worker's line and its shared vector, for one generation."""
+    """Control over a worker's line and its shared vector, for the line's present generation."""
 
     def __init__(self, line: WorkerLine, vector: ProgressVector) -> None:
         self._line, self._vector = line, vector
+        self._generation = line.generation
         self._lock = threading.Lock()
+        self._thread = threading.get_ident()
         self._is_over = False
         self._free: Callable[[], None] = _nothing
         self._leave: Callable[[], int] = _no_state
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._vector.write(step, phase, operation)
+
+    def waits_for(self, ranks: Collection[int]) -> None:
+        # What other threads wait for holds nobody up, as long as the worker itself does not.
+        if threading.get_ident() == self._thread:
+            self._vector.wait_for(ranks)
 
     def send(self, message: WorkerMessage) -> None:
         # A thread that outlives its generation, such as one that writes to slow storage, must not
@@ -67,13 +77,21 @@ class AgentControl:
             if not self._is_over:
                 self._line.send(message)
 
+    def take_fault(self) -> OrderedFault | None:
+        return self._vector.take_fault()
+
     @property
     def stop_requested(self) -> bool:
         return self._vector.stop_requested
 
     @property
     def leave_requested(self) -> bool:
-        return self._line.leave_requested
+        return self._line.is_over(self._generation)
+
+    def ask(
+        self, question: Callable[[int], StoreRequest], timeout_s: float, limit: str = ""
+    ) -> StoreReply:
+        return self._line.ask(question, timeout_s, limit)
 
     def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
         self._free, self._leave = free, leave
@@ -96,7 +114,9 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
     sock, log, vector = fds
     _take_over_output(log)
     line = WorkerLine(Channel(socket.socket(fileno=sock), "agent", deadlines), deadlines)
-    code = _Life(line, ProgressVector(vector)).live(request)
+    progress = ProgressVector(vector)
+    progress.beat(deadlines.heartbeat_every_s)
+    code = _Life(line, progress).live(request)
     # A full log disk must not turn a finished worker into a failed one.
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -240,11 +260,11 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         generation=request.generation,
         run_dir=Path(task.run_dir),
         resume=Path(task.resume) if task.resume is not None else None,
-        store=task.store,
         address=request.address,
-        drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
+        drills=own_drills(task.drills, request.worker),
         control=control,
         sources=task.sources,
+        fence=task.fence,
         kept=kept,
     )
     resolve(task.entry)(context)

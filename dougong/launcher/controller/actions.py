@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.channel import Channel
-from dougong.control.messages import Acknowledged, RequestRefused
-from dougong.control.worker_messages import PartDurable, WorkerRaised
+from dougong.control.messages import Acknowledged, InflictFault, RequestRefused
+from dougong.control.worker_messages import PartDurable, StoreReply, WorkerRaised
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
-from dougong.job.schema import Drill
+from dougong.fault.drill import FiredDrill
+from dougong.job.drills.drill import Drill
 from dougong.launcher.agent.answers import InspectedModel, JudgedFingerprints
+from dougong.launcher.controller.inbound.items import DrillOrder
 from dougong.launcher.controller.states import State
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import AgentSpec
@@ -52,6 +54,14 @@ class ShowException:
 
 
 @dataclass(frozen=True)
+class AnswerWorkers:
+    """Send these workers of the generation what the store where they meet answers."""
+
+    generation: int
+    answers: tuple[tuple[str, StoreReply], ...]
+
+
+@dataclass(frozen=True)
 class AdoptChannel:
     """From now on this agent is reached over this channel."""
 
@@ -67,7 +77,23 @@ class CloseChannel:
     answer: Acknowledged | RequestRefused | None = None
 
 
-News = Record | RecordStep | ShowLine | ShowException | AdoptChannel | CloseChannel
+@dataclass(frozen=True)
+class TryMachine:
+    """Find out whether the machine of a silent agent takes connections."""
+
+    agent: str
+
+
+News = (
+    Record
+    | RecordStep
+    | ShowLine
+    | ShowException
+    | AnswerWorkers
+    | AdoptChannel
+    | CloseChannel
+    | TryMachine
+)
 
 
 # Decisions about agents and what they look at.
@@ -248,6 +274,22 @@ class KillLate:
 
 
 @dataclass(frozen=True)
+class TakeOrder:
+    """A client's order of a drill is answered now."""
+
+    order: DrillOrder
+
+
+@dataclass(frozen=True)
+class FireDrill:
+    """Have an agent do what a drill says. `fired`: by what it is known; None: a command's."""
+
+    agent: str
+    message: InflictFault
+    fired: FiredDrill | None
+
+
+@dataclass(frozen=True)
 class CommitCheckpoint:
     """Make a checkpoint of the parts, which are all there. `parts`: by worker."""
 
@@ -291,6 +333,8 @@ Action = (
     | AskToStop
     | EndGeneration
     | KillLate
+    | TakeOrder
+    | FireDrill
     | CommitCheckpoint
     | ForgetParts
     | Enter

@@ -47,7 +47,8 @@ class CheckpointManager:
     `background`: a large one holds up neither training nor the controller. Results reach the inbox.
 
     `resume_point`: which checkpoint the first search is for, and whether there have been any.
-    `read_rows`: the run's rows of metrics, in the order written.
+    `read_rows`: the run's rows of metrics, in the order written. `fence`: this controller's number;
+    its gate is opened before the first search.
     """
 
     root: Path
@@ -55,6 +56,7 @@ class CheckpointManager:
     background: Background
     resume_point: ResumePoint = FROM_START
     read_rows: Callable[[], Iterable[MetricsRow]] = tuple
+    fence: int = 0
     _trusted: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _companions: Mapping[str, bytes] | None = None
@@ -99,6 +101,8 @@ class CheckpointManager:
         return self._companions
 
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        if self.fence:
+            repository.open_gate(self.root, self.fence)
         # Now: the folders that they come from may be gone when the first checkpoint is due.
         self._small_files()
         chosen = self.resume_point.chosen
@@ -108,7 +112,7 @@ class CheckpointManager:
         warnings = self._accept(found, origin)
         places = [place.path for place in list_committed(self.root)]
         later = places if found is None else places[: places.index(found)]
-        aside = repository.set_aside(self.root, later) if later else None
+        aside = repository.set_aside(self.root, later, self.fence) if later else None
         # A wish is met once: what is committed from now on is this run's.
         self.resume_point = replace(self.resume_point, chosen=None, has_committed=chosen > 0)
         moved = tuple(path.name for path in later)
@@ -162,12 +166,13 @@ class CheckpointManager:
         additions: repository.Additions,
     ) -> Committed:
         start = time.monotonic()
-        directory = repository.commit(self.root, step, generation, parts, additions)
+        directory = repository.commit(self.root, step, generation, parts, additions, self.fence)
         # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
         self.resume_point = replace(self.resume_point, has_committed=True)
+        keep = self.job.checkpoint.keep
         pruned = repository.prune(
-            self.root, self.job.checkpoint.keep, generation, self._trusted, self._told
+            self.root, keep, generation, self._trusted, self._told, self.fence
         )
         self._trusted.update(path.name for path in pruned.kept)
         removed = tuple(path.name for path in pruned.removed)

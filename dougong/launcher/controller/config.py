@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.fault.drill import FiredDrill
 from dougong.job.schema import Job
 from dougong.planner.agreement import Software
 from dougong.records.directory import RunDir
@@ -34,6 +35,11 @@ class EntryPoints:
 TRAINING = EntryPoints()
 
 
+GENERATIONS = 1000
+"""A controller begins no generation of a higher number than the end of the thousand in which its
+first one lies: so that one which was taken for dead shares no number with its successor."""
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
@@ -49,11 +55,16 @@ class ResumePoint:
 
     generation: int = 1
     step: int = 0
-    fired: frozenset[tuple[int, str]] = frozenset()
+    fired: frozenset[FiredDrill] = frozenset()
     has_committed: bool = False
     chosen: int | None = None
     changed: tuple[str, ...] = ()
     same_since: int = 1
+
+    @property
+    def last_generation(self) -> int:
+        """No later one is this controller's."""
+        return ((self.generation - 1) // GENERATIONS + 1) * GENERATIONS
 
 
 FROM_START = ResumePoint()

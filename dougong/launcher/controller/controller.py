@@ -31,6 +31,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import CommitFailed, Committed
 from dougong.launcher.controller.observe import observe, observe_time
+from dougong.launcher.controller.observe_health import health_words
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -94,6 +95,7 @@ class Controller:
         """As in status.json."""
         facts, checkpoints = self._facts, self._facts.checkpoints
         statuses = facts.generation.workers.values() if facts.generation is not None else ()
+        health = health_words(facts, time.monotonic())
         return RunStatus(
             job=self._config.job.job,
             state=self._state.name,
@@ -106,7 +108,7 @@ class Controller:
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,
             ray=facts.ray,
-            workers=tuple(status.describe() for status in statuses),
+            workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 
     def _run(self) -> Outcome:

@@ -30,6 +30,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.departure import Departure, who_leaves
+from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
@@ -75,7 +76,7 @@ def next_actions(
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
-    urgent = _keep_house(facts)
+    urgent = _keep_house(facts) or due_drills(facts, state, policy, now)
     if urgent:
         return urgent
     if facts.stop is not None and _stops_at_once(facts, state):

@@ -11,10 +11,13 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
-from dougong.fault.culprit import CulpritKind
+from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.fault.observation import AgentLost, LinkCut
+from dougong.fault.drill import FiredDrill
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
+from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -32,6 +35,7 @@ from dougong.launcher.controller.actions import (
     DropAgent,
     EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForgetParts,
     ForkGeneration,
     GiveUp,
@@ -41,20 +45,22 @@ from dougong.launcher.controller.actions import (
     Record,
     SeekNodes,
     StartAgents,
+    TryMachine,
+    TakeOrder,
     TrustMemory,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint, StoreOpened
+from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.items import Committed, DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
+from dougong.records.events import CheckpointCommitted, CheckpointFailed, FirstStep, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 from dougong.records.unsaved import commit_words
 
@@ -161,8 +167,9 @@ class CheckpointFacts:
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
-    worker). `same_since`: the first generation whose bits all later ones must give again.
+    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
+    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
+    seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
     `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
@@ -174,8 +181,10 @@ class RunFacts:
 
     number: int
     step: int
-    fired: set[tuple[int, str]]
+    fired: set[FiredDrill]
     same_since: int = 1
+    orders: list[DrillOrder] = field(default_factory=list)
+    first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
@@ -191,10 +200,10 @@ class RunFacts:
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     nodes_at: float = 0.0
-    store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None
+    health: HealthWatch = field(default_factory=HealthWatch)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
     recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
@@ -215,10 +224,15 @@ class RunFacts:
     def lose(
         self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
     ) -> None:
-        """An agent is gone, or its fork server, and its workers with it."""
-        self.agents.lose(handle, reason, self.machine_of(handle), kind)
-        if self.generation is not None and handle.failure is not None:
-            self.generation.note_lost(handle.failure, now)
+        """An agent has ended, or its fork server, and its workers with it."""
+        self.lose_by(handle, AgentLost(Culprit(kind, handle.spec.name), reason, ()), now)
+
+    def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
+        """An agent is gone by this failure, of itself or of something that it needs."""
+        own = replace(failure, workers=handle.spec.workers)
+        self.agents.lose(handle, own, self.machine_of(handle))
+        if self.generation is not None:
+            self.generation.note_lost(own, now)
 
     def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent's connection has ended. Of one that is not ready yet, its backend may know why
@@ -277,12 +291,17 @@ class RunFacts:
                 self.plan = plan
             case EndGeneration() | KillLate() | ForkGeneration():
                 self._note_generation(action, now)
+            case TakeOrder(order):
+                self.orders.remove(order)
+            case FireDrill():
+                self._note_drill(action, now)
             case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
                 StartAgents()
                 | AskWhoEnded()
                 | DropAgent()
+                | TryMachine()
                 | AskForPaths()
                 | AskForModel()
                 | AskForFingerprints()
@@ -292,6 +311,13 @@ class RunFacts:
                 if isinstance(action, ForgetParts):
                     self.recoveries.note_left(now)
                 self.checkpoints.note(action)
+
+    def _note_drill(self, action: FireDrill, now: float) -> None:
+        if action.fired is not None:
+            self.fired.add(action.fired)
+        generation, message = self.generation_of(action.message.generation), action.message
+        if generation is not None:
+            generation.note_drill(message.worker, message.fault, now)
 
     def _note_generation(
         self, action: EndGeneration | KillLate | ForkGeneration, now: float
@@ -313,13 +339,15 @@ class RunFacts:
         self.history.append(PastFailure(number, diagnosis, has_stepped))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis.worker, None, now)
+            self.recoveries.begin(ended, diagnosis, now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(FirstStep()) if self.first_step_at is None:
+                self.first_step_at = now
             case GoOn():
                 self.error = None
             case LoseAgent(agent, reason):
@@ -332,6 +360,7 @@ class RunFacts:
         action: StartAgents
         | AskWhoEnded
         | DropAgent
+        | TryMachine
         | AskForPaths
         | AskForModel
         | AskForFingerprints,
@@ -347,6 +376,8 @@ class RunFacts:
                 self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case TryMachine(agent):
+                self.agents[agent].tried_at = now
             case AskForPaths(number, wanted):
                 self.paths.begin(number, wanted)
             case AskForModel(_, worker):
@@ -362,6 +393,7 @@ class RunFacts:
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
         self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
+        self.health.begin_generation()
         self.recoveries.note_begun(now)
         found = self.checkpoints.found
         if found is not None and not action.in_memory:

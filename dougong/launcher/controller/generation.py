@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dougong.control.messages import Heartbeat, WorkerExited
+from dougong.control.progress import WorkerSigns
 from dougong.control.worker_messages import StateFetched, WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.diagnosis import settled
@@ -26,15 +28,22 @@ from dougong.fault.observation import (
     NotStarted,
     Raised,
 )
+from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
+from dougong.fault.suspicion import Suspicion, WorkerView
+from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
+
+_SEEN_S = 0.5
+"""A worker of which nothing has been told for so long is not seen: it is not judged."""
 
 
 @dataclass
 class WorkerStatus:
     """One worker of the generation. `step`, `phase`, `operation`: what its progress vector said
-    last, `moved_at` when that changed.
+    last, `moved_at` when that changed; `awaited`: the ranks that it waits for, as bits; `signs`: of
+    life, `seen_at` when its agent told them.
 
     `is_there`: its process is known to be in this generation; `is_kept`: it was in the one before.
     When the generation is broken: `is_leaving`: it is asked to leave, and `held_step` is what it
@@ -61,6 +70,9 @@ class WorkerStatus:
     step: int = 0
     phase: str = "start"
     operation: int = 0
+    awaited: int = 0
+    signs: WorkerSigns = WorkerSigns()
+    seen_at: float = -math.inf
 
     @property
     def has_left(self) -> bool:
@@ -82,8 +94,21 @@ class WorkerStatus:
         worker = self.worker
         return StillWorker(name=worker.name, host=worker.node, step=self.step, phase=self.phase)
 
-    def describe(self) -> WorkerState:
-        """As in status.json."""
+    def view(self, names: Sequence[str], now: float) -> WorkerView:
+        """How it is now. `names`: of all workers, by rank."""
+        awaited = [name for rank, name in enumerate(names) if self.awaited >> rank & 1]
+        return WorkerView(
+            self.worker.name,
+            self.step,
+            self.phase,
+            self.operation,
+            tuple(awaited),
+            self.signs,
+            is_seen=now - self.seen_at <= _SEEN_S,
+        )
+
+    def describe(self, health: str = "") -> WorkerState:
+        """As in status.json. `health`: how it is, in a few words."""
         worker = self.worker
         return WorkerState(
             name=worker.name,
@@ -96,6 +121,7 @@ class WorkerStatus:
             alive=self.pid is not None and not self.has_exited,
             step=self.step,
             phase=self.phase,
+            health=health,
         )
 
 
@@ -103,7 +129,8 @@ class WorkerStatus:
 class Generation:
     """One generation. `failures`: in the order observed; the times are monotonic seconds, None
     while nothing of the kind has happened. `has_ended`: it is broken, and its workers leave it or
-    are killed; `first_step`: the first one that it has done, 0 before."""
+    are killed; `first_step`: the first one that it has done, 0 before; `store`: where its
+    workers meet."""
 
     number: int
     workers: Mapping[str, WorkerStatus]
@@ -114,6 +141,7 @@ class Generation:
     has_stepped: bool = False
     has_ended: bool = False
     first_step: int = 0
+    store: MeetingStore = field(default_factory=MeetingStore)
 
     @staticmethod
     def of_plan(
@@ -216,6 +244,9 @@ class Generation:
         """An agent's heartbeat: the progress vectors of its workers."""
         for worker, progress in beat.progress.items():
             status = self.workers.get(worker)
+            if status is not None and worker in beat.signs:
+                status.signs, status.seen_at = beat.signs[worker], now
+                status.awaited = progress.awaited
             # The same sequence number is the same report, sent again: it is no movement.
             if status is not None and progress.sequence != status.sequence:
                 status.sequence = progress.sequence
@@ -223,15 +254,29 @@ class Generation:
                 status.operation = progress.operation
                 status.moved_at, status.is_stalled = now, False
 
+    def views(self, now: float) -> tuple[WorkerView, ...]:
+        """How all workers are now that are still at work."""
+        names = tuple(self.workers)
+        at_work = (status for status in self.living if not status.is_done)
+        return tuple(status.view(names, now) for status in at_work)
+
+    def note_hung(self, suspicion: Suspicion, now: float) -> None:
+        """A worker is given up: what is suspected of it has lasted too long."""
+        reason = f"{suspicion.why}, and was given up after {suspicion.limit}"
+        latency_s = round(suspicion.since_s, 3)
+        worker = suspicion.culprit.worker
+        self._fail(Hung(worker, reason, suspicion.evidence, latency_s), now)
+
     def note_done(self, worker: str, now: float) -> None:
         """A worker's work is done; its process ends next."""
         self.workers[worker].is_done = True
         if self.first_done_at is None:
             self.first_done_at = now
 
-    def note_drill(self, worker: str, now: float) -> None:
+    def note_drill(self, worker: str, fault: str, now: float) -> None:
+        """A drill is about to do this to a worker, or to what serves it."""
         status = self.workers[worker]
-        status.in_drill, status.drill_at = True, now
+        status.in_drill, status.drill_at = fault in ENDS_ITS_PROCESS, now
 
     def note_raised(self, worker: str, error: WorkerRaised, now: float) -> None:
         """A worker said with which exception it ends; its process ends soon, unless it stays."""

@@ -10,9 +10,9 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.messages import Message
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import Record
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents

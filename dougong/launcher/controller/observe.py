@@ -10,6 +10,7 @@ from dougong.control.messages import (
     FromWorker,
     Heartbeat,
     Message,
+    OrderDrill,
     OutputLine,
     Ping,
     RequestRefused,
@@ -21,7 +22,6 @@ from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -30,8 +30,8 @@ from dougong.launcher.controller.actions import (
     Record,
     ShowLine,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
@@ -43,17 +43,20 @@ from dougong.launcher.controller.inbound.items import (
     ClientRequest,
     CommitFailed,
     Committed,
+    DrillOrder,
     FoundCheckpoint,
+    Heard,
     Item,
+    MachineTried,
     NodesListed,
     OwnPathsTried,
     PeerRefused,
     SignalReceived,
-    StoreOpened,
     SuccessorFound,
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
+from dougong.launcher.controller.observe_health import observe_agents, observe_health
 from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
@@ -97,9 +100,12 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
 def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[News, ...]:
     """Change the facts by the time that has passed: agents that are silent, workers whose progress
     stands still."""
-    for handle in facts.agents.silent(now, deadlines):
-        facts.lose(handle, silence_reason(deadlines), now)
+    tries = observe_agents(facts, now, deadlines)
     facts.note_unexplained(now, deadlines)
+    return (*tries, *_observe_stalls(facts, now, deadlines), *observe_health(facts, now, deadlines))
+
+
+def _observe_stalls(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[Record, ...]:
     if facts.generation is None:
         return ()
     news = []
@@ -149,8 +155,6 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.host = host
         case NodesListed(nodes):
             facts.nodes, facts.nodes_at = nodes, now
-        case StoreOpened():
-            facts.store = item
         case OwnPathsTried(number, end, results):
             facts.paths.own_end = end
             facts.paths.note(number, CONTROLLER, results)
@@ -160,6 +164,10 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.note_ends(reasons, now)
         case FoundCheckpoint():
             facts.checkpoints.note_found(item)
+        case Heard(hearing):
+            facts.agents.hearing = hearing
+        case MachineTried(agent, answers):
+            facts.agents.note_tried(agent, answers)
 
 
 def as_ours(error: BaseException) -> DougongError:
@@ -215,6 +223,9 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
             if facts.stop is not None and not now:
                 return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
+        case OrderDrill() as order:
+            facts.orders.append(DrillOrder(request.channel, order))
+            return ()
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)
         case other:
@@ -256,7 +267,10 @@ def _observe_message(
             handle.is_ready = True
         case AgentFailed(text, what):
             facts.lose(handle, text, now, what)
-        case Heartbeat() | WorkerForked() | WorkerExited():
+        case Heartbeat(hearing=hearing):
+            handle.hearing = hearing
+            return observe_process(facts, message, now)
+        case WorkerForked() | WorkerExited():
             return observe_process(facts, message, now)
         case OutputLine():
             return _observe_line(facts, message)

@@ -9,6 +9,7 @@ from dougong.control.worker_messages import (
     PartDurable,
     StateFetched,
     StepDone,
+    StoreRequest,
     UpdateSkipped,
     WorkerDone,
     WorkerLeft,
@@ -17,11 +18,19 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.fault.diagnosis import diagnose
-from dougong.launcher.controller.actions import News, Record, RecordStep, ShowException
+from dougong.fault.drill import FiredDrill
+from dougong.launcher.controller.actions import (
+    AnswerWorkers,
+    News,
+    Record,
+    RecordStep,
+    ShowException,
+)
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
+from dougong.records.events import SurvivorLost
 
 
 def observe_process(
@@ -56,7 +65,7 @@ def _observe_exit(
     if failure is None or not generation.has_ended:
         return ()
     diagnosis = diagnose(failure)
-    event = events.SurvivorLost(
+    event = SurvivorLost(
         generation=generation.number,
         worker=diagnosis.worker,
         node=facts.agents.node_of(diagnosis.worker, ""),
@@ -70,6 +79,7 @@ def _observe_step(
     facts: RunFacts, generation: Generation, done: StepDone, now: float
 ) -> tuple[News, ...]:
     facts.step = done.step
+    facts.health.times.step_done()
     recorded = RecordStep({"generation": generation.number, **done.row})
     news: list[News] = [recorded, *_observe_routers(facts, done)]
     if not generation.has_stepped:
@@ -144,8 +154,8 @@ def _observe_part(
 def _observe_drill(
     facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced, now: float
 ) -> tuple[News, ...]:
-    generation.note_drill(worker, now)
-    facts.fired.add((drill.step, worker))
+    generation.note_drill(worker, drill.action, now)
+    facts.fired.add(FiredDrill(drill.action, worker, drill.step))
     event = events.DrillFired(
         generation=generation.number, worker=worker, step=drill.step, action=drill.action
     )
@@ -173,6 +183,9 @@ def observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[Ne
         case WorkerLeft(step):
             generation.note_left(worker, step)
             return ()
+        case StoreRequest() as request:
+            answers = tuple(generation.store.ask(worker, request))
+            return (AnswerWorkers(generation.number, answers),) if answers else ()
         case StateFetched() as fetched:
             return _observe_fetched(facts, generation, worker, fetched, now)
         case other:

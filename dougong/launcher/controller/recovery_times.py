@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dougong.fault.diagnosis import Diagnosis
 from dougong.launcher.controller.generation import Generation
 from dougong.records.events import Recovered, StateRestored
 
@@ -59,16 +60,13 @@ class OpenRecoveries:
 
     times: list[RecoveryTimes] = field(default_factory=list)
 
-    def begin(
-        self, generation: Generation, worker: str, latency_s: float | None, now: float
-    ) -> None:
-        """A failure of this worker has been decided upon. `latency_s`: how long before that its
-        first sign was seen, None where nobody knows."""
+    def begin(self, generation: Generation, diagnosis: Diagnosis, now: float) -> None:
+        """It has been decided what is done about this failure of the generation."""
         first_at = generation.first_failure_at
         noticed_at = now if first_at is None else first_at
-        if latency_s is not None:
-            noticed_at = min(noticed_at, now - latency_s)
-        status = generation.workers.get(worker)
+        if diagnosis.latency_s is not None:
+            noticed_at = min(noticed_at, now - diagnosis.latency_s)
+        status = generation.workers.get(diagnosis.worker)
         drill_at = None if status is None else status.drill_at
         fault_at = noticed_at if drill_at is None else drill_at
         self.times.append(RecoveryTimes(generation.number, fault_at, noticed_at, now))

@@ -11,6 +11,7 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.job.drills.drill import listed
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -39,11 +40,11 @@ from dougong.launcher.controller.actions import (
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.departure import is_held_in_memory, last_step
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import moved_workers
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.looks import (
     look_at_agents,
     look_at_memory,
@@ -194,7 +195,7 @@ class Preparation:
             case Stage.PATHS:
                 return not facts.paths.missing(facts.agents.path_ends)
             case Stage.READY:
-                return not self._late_agents() and facts.store is not None
+                return not self._late_agents()
             case Stage.MODEL:
                 return (INSPECT, self._inspector[1]) in facts.answers
             case Stage.FINGERPRINTS:
@@ -229,10 +230,8 @@ class Preparation:
                 return f"no first message of agents {agents}"
             case Stage.PATHS:
                 return "not all paths between the machines have been tried"
-            case Stage.READY if agents:
-                return f"agents {agents} have not imported what workers need"
             case Stage.READY:
-                return "the store where workers meet has not opened"
+                return f"agents {agents} have not imported what workers need"
             case Stage.MODEL:
                 return f"{self._inspector[1]} has not ended its look at the model and the data"
             case Stage.FINGERPRINTS:
@@ -391,7 +390,7 @@ class Preparation:
             return *news, GiveUp(found.refusal)
         news += set_aside(facts, found)
         number = facts.number + 1
-        drills = pending(self.policy.job.drill, facts.fired)
+        drills = pending(listed(self.policy.job.drill), facts.fired)
         fork = ForkGeneration(
             number, plan, last_step(facts, found), found.directory, drills, found.in_memory
         )

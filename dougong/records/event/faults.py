@@ -8,16 +8,54 @@ from pydantic import Field
 
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.suspicion import Suspicion
 from dougong.records.event.base import RunEvent
 
 
 class DrillFired(RunEvent):
-    """A rehearsed fault is about to happen."""
+    """A rehearsed fault is about to happen. `action`: its name in the vocabulary. `after_s`: the
+    job file ordered it for so long after the first step, not for `step`. `by_command`: `dougong
+    drill` ordered it. `for_s`: how long it lasts, where that was said."""
 
     kind: Literal["drill"] = "drill"
     worker: str
     step: int
     action: str
+    after_s: float | None = None
+    by_command: bool = False
+    for_s: float | None = None
+
+
+class Suspected(RunEvent):
+    """Something seems to hold up the run; nothing is done about it yet. `since_s`: for so long by
+    now; `limit`: how long it may last, in words; `evidence`: what was seen."""
+
+    kind: Literal["suspect"] = "suspect"
+    culprit: Culprit
+    why: str
+    since_s: float
+    limit: str
+    evidence: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(generation: int, suspicion: Suspicion) -> Suspected:
+        """The event of a suspicion."""
+        return Suspected(
+            generation=generation,
+            culprit=suspicion.culprit,
+            why=suspicion.why,
+            since_s=round(suspicion.since_s, 3),
+            limit=suspicion.limit,
+            evidence=suspicion.evidence,
+        )
+
+
+class SuspicionEnded(RunEvent):
+    """It was nothing: the culprit goes on after so many seconds."""
+
+    kind: Literal["suspect_cleared"] = "suspect_cleared"
+    culprit: Culprit
+    seconds: float
 
 
 class WorkerDied(RunEvent):
@@ -106,6 +144,11 @@ class SurvivorLost(RunEvent):
     node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
+
+    @property
+    def who(self) -> Culprit:
+        """The worker as what failed."""
+        return Culprit("worker", self.worker, self.node)
 
 
 class Recovered(RunEvent):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 StateKey = tuple[str, str]
 """(group, name) of one tensor of the state; the group is "model", or an optimizer's state kind."""
+
+
+Tier = Literal["own", "peer", "disk", "checkpoint"]
+"""Where a tensor was read: this process's memory, another worker's, a node's own disk, the run's
+storage."""
 
 
 class StateSource(Protocol):
@@ -22,6 +27,11 @@ class StateSource(Protocol):
     @property
     def ledger(self) -> str | None:
         """The ledger's digest after that step; None: there is none."""
+        ...
+
+    @property
+    def tiers(self) -> Mapping[str, int]:
+        """Bytes read so far, by where they were: `Tier`."""
         ...
 
     def names(self, group: str) -> Collection[str]:

@@ -187,7 +187,7 @@ def _says_the_same(event: Event, before: Event) -> bool:
     if not (isinstance(event, FailureDiagnosed) and isinstance(before, WorkerDied)):
         return False
     told = (before.worker, before.failure, before.cause)
-    return told == (event.worker, event.failure, event.cause)
+    return told == (event.worker, event.failure, event.cause) and not event.evidence
 
 
 def class_words(classes: dict[str, str]) -> str:

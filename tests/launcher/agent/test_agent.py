@@ -26,6 +26,7 @@ from dougong.control.messages import (
     FromWorker,
     Heartbeat,
     KillWorkers,
+    LeaveGeneration,
     Message,
     OutputLine,
     StopAfterStep,
@@ -109,7 +110,6 @@ class Played:
             job=Job.model_validate(toy_job(**{"steps": 5000, "step_s": 0.02, **config})),
             plan=make_plan(4, Inventory("toy", (), (), 16, ()), seats),
             run_dir=str(self.path),
-            store=("127.0.0.1", 1),
             console="east/0",
         )
         self.channel.send(ForkWorkers(generation, WORKERS, task))
@@ -180,6 +180,17 @@ def test_a_death_is_told_with_its_signal_and_a_kill_as_asked_for(played: Played)
     second = played.until(WorkerExited, "east/0")
     assert (second.code, second.asked) == (-9, True)
     assert not any(process_exists(pid) for pid in pids.values())
+
+
+def test_a_worker_that_dies_before_it_has_read_what_it_was_told_is_one_that_has_ended(played: Played) -> None:
+    """Its agent goes on, and what the worker has said by then is heard."""
+    pids = played.fork(1)
+    os.kill(pids["east/0"], signal.SIGSTOP)
+    played.channel.send(LeaveGeneration(1))
+    os.kill(pids["east/0"], signal.SIGKILL)
+    assert played.until(WorkerExited, "east/0").code == -signal.SIGKILL
+    played.channel.send(KillWorkers(1))
+    assert played.until(WorkerExited, "east/1").pid == pids["east/1"]
 
 
 def test_an_exception_comes_before_the_end_with_what_was_printed_last(played: Played) -> None:

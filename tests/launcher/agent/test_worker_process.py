@@ -28,7 +28,8 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DeviceError, JobError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint, JobShapes
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.worker_process import describe_error, resolve, run_child
@@ -80,7 +81,7 @@ def log(tmp_path: Path) -> Path:
 def train_task(entry: str, **changes: object) -> TrainTask:
     drills = (Drill(at_step=2, kill="east/0"), Drill(at_step=4, kill="east/1"))
     fields = {"resume": "/runs/toy/checkpoints/step-000005", "drills": drills, **changes}
-    return TrainTask(f"{HERE}:{entry}", JOB, PLAN, "/runs/toy", ("10.0.0.1", 4000), console="east/0", **fields)  # type: ignore[arg-type]
+    return TrainTask(f"{HERE}:{entry}", JOB, PLAN, "/runs/toy", console="east/0", **fields)  # type: ignore[arg-type]
 
 
 def report_context(context: WorkerContext) -> None:

@@ -86,7 +86,7 @@ def test_a_worker_that_has_only_lost_a_peer_stays() -> None:
 
 
 def test_who_does_not_leave_in_time_is_killed_and_forked_anew() -> None:
-    made = running().play(TRAINS).clear().play(exits("east/1", -9), left("east/0", held=7), Passes(5.1))
+    made = running().play(TRAINS).clear().play(exits("east/1", -9), left("east/0", held=7), Passes(10.1))
     assert made.names()[-1] == "KillLate 1" and isinstance(made.state, Recovering)
     made.play(exits("west/0", -9, asked=True))
     assert made.state == Running(2) and "survivor_lost" not in made.kinds()

@@ -10,6 +10,7 @@ from dougong.control.channel import Channel
 from dougong.control.messages import Acknowledged, Message, Ping, RequestRefused, StopRun, WorkerExited, WorkerForked
 from dougong.deadlines import DEADLINES
 from dougong.errors import JobError, LaunchError, StorageError
+from dougong.fault.drill import FiredDrill
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
@@ -31,11 +32,11 @@ def channel() -> Iterator[Channel]:
 
 @pytest.fixture
 def facts() -> RunFacts:
-    return RunFacts.at(ResumePoint(3, 10, frozenset({(7, "east/1")})))
+    return RunFacts.at(ResumePoint(3, 10, frozenset({FiredDrill("kill", "east/1", 7)})))
 
 
 def test_a_resumed_run_begins_where_its_record_ends(facts: RunFacts) -> None:
-    assert (facts.number, facts.step, facts.fired) == (2, 10, {(7, "east/1")})
+    assert (facts.number, facts.step, facts.fired) == (2, 10, {FiredDrill("kill", "east/1", 7)})
 
 
 @pytest.mark.parametrize(

@@ -179,25 +179,27 @@ CASES = [
          reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
     Case("steps that are computed again with the same bits are told",
          [*AGAIN, step(6, 2, "aa"), step(7, 2, "bb"), step(8, 2, "cc")], ["RECOVERING", "RUNNING"],
-         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "steps_recomputed"],
+         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "recovered", "steps_recomputed"],
          culprit="east/1"),
     Case("other bits end a run that promises them, and commit nothing",
          [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2),
           [step(7, 2, "xx"), part("west/0", 7, 2)]],
          ["RECOVERING", "RUNNING", "FAILED"], [*RESTARTS, *["RecordStep"] * 2],
-         [*DIES, "generation_started", "first_step", "checkpoint_started", "steps_recomputed"], culprit="east/1",
-         status=1, reason="step 7: generation 2 has computed it again with other bits than generation 1"),
+         [*DIES, "generation_started", "first_step", "recovered", "checkpoint_started", "steps_recomputed"],
+         culprit="east/1", status=1,
+         reason="step 7: generation 2 has computed it again with other bits than generation 1"),
     Case("other bits are told where nothing is promised",
          [*AGAIN, step(6, 2, "xx"), step(7, 2, "yy"), *[part(name, 7, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
          [*RESTARTS, *["RecordStep"] * 2, "CommitCheckpoint 7"],
-         [*DIES, "generation_started", "first_step", "steps_recomputed", "checkpoint_started"], culprit="east/1",
-         job={"numerics": "bounded"}),
+         [*DIES, "generation_started", "first_step", "recovered", "steps_recomputed", "checkpoint_started"],
+         culprit="east/1", job={"numerics": "bounded"}),
     Case("what has been compared is told when the generation fails",
          [*AGAIN, step(6, 2, "aa"), exits("west/0", -9, 2)], ["RECOVERING", "RUNNING", "RECOVERING"],
          [*RESTARTS, "RecordStep", "EndGeneration 2"],
-         [*DIES, "generation_started", "first_step", "steps_recomputed", *DIES], culprit="east/1"),
-    Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
-         ["RECOVERING", "RUNNING"], ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         [*DIES, "generation_started", "first_step", "recovered", "steps_recomputed", *DIES], culprit="east/1"),
+    Case("workers that SIGKILL does not end are left behind",
+         [exits("east/1", -9), Passes(10.1), Passes(10.1), found(5)], ["RECOVERING", "RUNNING"],
+         ["EndGeneration 1", "KillLate 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
          [*DIES, "warning", "generation_started"], culprit="east/1"),
 
     Case("a stop lets the step end", [step(1), SIGINT, step(2), *done(*ALL)], ["STOPPING", "STOPPED"],
@@ -349,6 +351,11 @@ def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
     made.play(worker("east/1", DrillAnnounced(7, "kill")), exits("east/1", -9), *recovered("east/0", "west/0"))
     fork = next(action for action in made.actions if isinstance(action, ForkGeneration))
     assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
+
+
+def test_a_drill_that_the_run_survives_makes_no_later_death_its_own() -> None:
+    made = running().play(worker("east/1", DrillAnnounced(7, "pause")), exits("east/1", -9))
+    assert made.event("diagnosis").cause == "SIGKILL from outside the run"
 
 
 def test_rows_say_which_generation_they_are_of() -> None:

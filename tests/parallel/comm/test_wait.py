@@ -4,6 +4,7 @@ whom."""
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,3 +58,14 @@ def test_a_wait_goes_on_for_other_peers() -> None:
 def test_time_runs_down_and_not_below_zero() -> None:
     assert 599 < PeerWait(member(600), [1], "rows").left_s <= 600
     assert PeerWait(member(0), [1], "rows").left_s == 0
+
+
+def test_whoever_watches_is_told_for_whom_the_worker_waits_and_when_that_is_over() -> None:
+    told: list[tuple[int, ...]] = []
+    watched = replace(member(600), awaits=lambda ranks: told.append(tuple(ranks)))
+    wait = PeerWait(watched, [0, 1, 2], "rows").of([1, 2])
+    assert told == []
+    with pytest.raises(PeerError), wait:
+        wait.of([2])
+        raise RuntimeError("gone")
+    assert told == [(1, 2), (2,), ()]

@@ -12,7 +12,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.observation import AgentLost
-from dougong.launcher.controller.agents import AgentTable
+from dougong.launcher.controller.inbound.agents import AgentTable
 from dougong.planner.placement import AgentSpec
 
 EAST = AgentSpec("east", "east", "both", "cpu", 1, 0, 2)

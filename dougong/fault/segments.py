@@ -1,0 +1,90 @@
+"""How long a worker may stand still: learned for each worker and each segment of a step. Pure.
+
+A segment is a phase of the progress vector. What is learned is the longest time that the worker
+stood still in it, once for every step; it is kept from one generation to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from dougong.deadlines import Deadlines
+
+WAIT = "wait"
+"""The segment of a worker that waits for peers, whatever its phase is."""
+
+_KEPT = 256
+"""So many steps count."""
+_LEAST = 3
+"""Steps from which a limit can be learned, and steps with which a generation warms up: memory is
+touched for the first time, kernels are chosen and compiled."""
+_TIMES = 3.0
+_ANNOUNCED = {
+    "start": "build_s",
+    "validate": "evaluation_s",
+    "checkpoint": "stage_checkpoint_s",
+}
+"""Phases that may be long, and differ from one time to the next: the field of `Deadlines` for
+each."""
+
+
+@dataclass
+class SegmentTimes:
+    """What has been learned, by (worker, segment): seconds. `warm_steps`: of this generation."""
+
+    warm_steps: int = 0
+    _known: dict[tuple[str, str], deque[float]] = field(default_factory=dict)
+    _p99: dict[tuple[str, str], float] = field(default_factory=dict)
+    _longest: dict[tuple[str, str], float] = field(default_factory=dict)
+    _is_spoiled: bool = False
+
+    def begin_generation(self) -> None:
+        """Another one: it warms up anew."""
+        self.warm_steps, self._is_spoiled = 0, False
+        self._longest.clear()
+
+    def note(self, worker: str, segment: str, still_s: float) -> None:
+        """The worker has stood still for so long by now."""
+        key = worker, segment
+        self._longest[key] = max(still_s, self._longest.get(key, 0.0))
+
+    def spoil(self) -> None:
+        """Something is wrong with this step: nothing is learned from it."""
+        self._is_spoiled = True
+
+    def step_done(self) -> None:
+        """The step went well, unless it was spoiled."""
+        if not self._is_spoiled:
+            self.warm_steps += 1
+            for key, still_s in self._longest.items():
+                known = self._known.setdefault(key, deque(maxlen=_KEPT))
+                known.append(still_s)
+                self._p99[key] = sorted(known)[math.ceil(0.99 * len(known)) - 1]
+        self._longest.clear()
+        self._is_spoiled = False
+
+    def usual_s(self, worker: str, segment: str) -> float | None:
+        """The 99th percentile of what is known; None while that is too little."""
+        known = self._known.get((worker, segment), ())
+        return self._p99[worker, segment] if len(known) >= _LEAST else None
+
+    def limit_s(self, worker: str, segment: str, deadlines: Deadlines) -> float:
+        """How long the worker may stand still there before it is given up."""
+        if segment in _ANNOUNCED:
+            return float(getattr(deadlines, _ANNOUNCED[segment]))
+        usual_s = self.usual_s(worker, segment)
+        if usual_s is None or self.warm_steps < _LEAST:
+            return deadlines.warm_up_s
+        return max(deadlines.hang_s, _TIMES * usual_s)
+
+    def limit_words(self, worker: str, segment: str, deadlines: Deadlines) -> str:
+        """That limit for a person, with its key."""
+        if segment in _ANNOUNCED:
+            return deadlines.words(_ANNOUNCED[segment])
+        limit_s = self.limit_s(worker, segment, deadlines)
+        for name in ("hang_s", "warm_up_s"):
+            if limit_s == getattr(deadlines, name):
+                return deadlines.words(name)
+        return f"{limit_s:.1f} s (three times what is usual for it there)"

@@ -1,0 +1,78 @@
+"""A run that faults have struck, held against one that none has: final tensors, and what each step
+has trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.manifest import Manifest
+from dougong.records.directory import RunDir
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`tensors`: names of final weights and optimizer state that differ; `missing`: steps that have
+    no line; `other`: steps that have trained on other samples, or to another loss. `why`: what
+    cannot be compared at all."""
+
+    tensors: tuple[str, ...] = ()
+    missing: tuple[int, ...] = ()
+    other: tuple[int, ...] = ()
+    why: str = ""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing differs."""
+        return self == Comparison()
+
+    def __str__(self) -> str:
+        if self.is_equal:
+            return "the same bits"
+        parts = []
+        if self.why:
+            parts.append(self.why)
+        if self.tensors:
+            first = ", ".join(self.tensors[:_TOLD])
+            parts.append(f"{len(self.tensors)} tensors differ, such as {first}")
+        if self.missing:
+            parts.append(f"steps that were not done: {_numbers(self.missing)}")
+        if self.other:
+            parts.append(f"steps with other samples or losses: {_numbers(self.other)}")
+        return "; ".join(parts)
+
+
+_TOLD = 3
+
+
+def compare(struck: RunDir, undisturbed: RunDir, steps: int) -> Comparison:
+    """Both runs have ended; the second is whole."""
+    digests, honest = _final_digests(struck, steps), _final_digests(undisturbed, steps)
+    if not digests:
+        return Comparison(why=f"no checkpoint of step {steps}")
+    keys = sorted({*digests, *honest}, key=str)
+    tensors = [str(key) for key in keys if digests.get(key) != honest.get(key)]
+    rows, honest_rows = _rows(struck), _rows(undisturbed)
+    missing = [step for step in honest_rows if step not in rows]
+    other = [step for step, row in rows.items() if row != honest_rows.get(step)]
+    return Comparison(tuple(tensors), tuple(missing), tuple(sorted(other)))
+
+
+def _final_digests(run_dir: RunDir, steps: int) -> dict[Any, str]:
+    """By tensor, of the newest checkpoint of the last step."""
+    for place in list_committed(run_dir.checkpoints):
+        if place.step == steps:
+            return {entry.key: entry.digest for _, entry in Manifest.load(place.path).entries()}
+    return {}
+
+
+def _rows(run_dir: RunDir) -> dict[int, tuple[Any, ...]]:
+    """What a step tells of its samples: their number, their loss, and the ledger's digest, into
+    which every gradient has gone. Of a step that was computed again the last."""
+    keys = ("tokens", "loss", "grad_norm", "ledger")
+    return {row["step"]: tuple(row.get(key) for key in keys) for row in run_dir.read_metrics()}
+
+
+def _numbers(steps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, steps[:_TOLD])) + (", ..." if len(steps) > _TOLD else "")

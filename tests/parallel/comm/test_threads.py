@@ -1,0 +1,34 @@
+"""Threads of messages: order, and their end."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+from dougong.parallel.comm.threads import MessageThread
+
+
+def test_one_thing_comes_after_another_and_errors_are_the_askers() -> None:
+    thread, order = MessageThread("test"), list[int]()
+    futures = [thread.submit(order.append, number) for number in range(5)]
+    wrong = thread.submit(int, "x")
+    assert [future.result(10) for future in futures] == [None] * 5
+    assert order == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError):
+        wrong.result(10)
+    thread.close()
+    assert thread.await_end(0)
+
+
+def test_what_is_under_way_is_waited_for_and_what_is_not_is_never_begun() -> None:
+    thread, may_end = MessageThread("test"), threading.Event()
+    under_way = thread.submit(may_end.wait, 60)
+    never = thread.submit(may_end.wait, 60)
+    thread.close()
+    assert not thread.await_end(0.01)
+    may_end.set()
+    assert thread.await_end(10)
+    assert under_way.result(0)
+    with pytest.raises(CancelledError):
+        never.result(0)
