@@ -110,7 +110,6 @@ class Played:
             job=Job.model_validate(toy_job(**{"steps": 5000, "step_s": 0.02, **config})),
             plan=make_plan(4, Inventory("toy", (), (), 16, ()), seats),
             run_dir=str(self.path),
-            store=("127.0.0.1", 1),
             console="east/0",
         )
         self.channel.send(ForkWorkers(generation, WORKERS, task))
