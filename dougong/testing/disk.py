@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 
 from dougong.deadlines import DEADLINES
@@ -49,9 +50,7 @@ class Disk:
         """Leave no room on it."""
         with (self.outside / _BALLAST).open("wb", buffering=0) as file:
             for num_bytes in (_MEGA, _PAGE):
-                with contextlib.suppress(OSError):
-                    while file.write(bytes(num_bytes)):
-                        os.fsync(file.fileno())
+                _write_until_full(file, num_bytes)
 
     def empty(self) -> None:
         """Give the room back."""
@@ -70,6 +69,12 @@ class Disk:
         subprocess.Popen(
             words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
         )
+
+
+def _write_until_full(file: FileIO, num_bytes: int) -> None:
+    with contextlib.suppress(OSError):
+        while file.write(bytes(num_bytes)):
+            os.fsync(file.fileno())
 
 
 def tear_newest(checkpoints: Path) -> Path:
