@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import psutil
 import yaml
 
 from dougong.control.environment import child_environment
@@ -34,8 +34,6 @@ from dougong.tools.drill.score import Struck, Verdict, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
 
 LINES = "drills.jsonl"
-_ABOVE = MappingProxyType({"fork_server": 1, "agent": 2})
-"""How many generations of processes above a worker."""
 UNDISTURBED = "undisturbed"
 
 
@@ -88,9 +86,9 @@ class Summary:
     def words(self) -> str:
         """One line."""
         return (
-            f"{self.done} of {self.asked} schedules done: {self.equal} with the bits and samples of "
-            f"the undisturbed run, {self.hung} hung, {self.dirty} left something; {self.right} of "
-            f"{self.faults} faults named right"
+            f"{self.done} of {self.asked} schedules done: {self.equal} with the bits and samples "
+            f"of the undisturbed run, {self.hung} hung, {self.dirty} left something; "
+            f"{self.right} of {self.faults} faults named right"
         )
 
 
@@ -243,8 +241,8 @@ class SmallRun:
         row = known_fault(fault.fault)
         number = signal_for(fault.fault) or signal.SIGKILL
         pid = self._pid_of(fault.worker)
-        for _ in range(_ABOVE.get(row.target if row is not None else "", 0)):
-            pid = _parent_of(pid)
+        if row is not None and row.target == "agent":
+            pid = _agent_of(pid)
         if pid is None:
             return  # nobody is there at this moment: it comes with the next look
         self.struck.append(Struck(fault.fault, fault.worker, time.monotonic()))
@@ -263,11 +261,10 @@ def _is(struck: Struck, planned: PlannedFault) -> bool:
     return (struck.fault, struck.worker) == (planned.fault, planned.worker)
 
 
-def _parent_of(pid: int | None) -> int | None:
-    if pid is None:
-        return None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[1])
+def _agent_of(pid: int | None) -> int | None:
+    """The agent above a worker's process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).parents() if pid is not None else ():
+            if any("launcher.agent.agent" in word for word in process.cmdline()):
+                return int(process.pid)
+    return None
