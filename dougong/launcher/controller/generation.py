@@ -34,7 +34,6 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
 
-
 _SEEN_S = 0.5
 """A worker of which nothing has been told for so long is not seen: it is not judged."""
 

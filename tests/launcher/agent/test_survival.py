@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from dougong.job.schema import Job
-from dougong.parallel.plan import Plan
 from tests.families import config_values
 from tests.jobs import make_job
 from tests.launcher.agent.survivors import Survivors
