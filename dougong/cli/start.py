@@ -11,7 +11,7 @@ from dougong.cli.options import Address, JobFile, NoRay, Overrides, TakeOver, Wa
 from dougong.cli.run import launch_options
 from dougong.job.load import KEPT, load_job
 from dougong.launcher.run import start_run
-from dougong.launcher.start import go_on, goes_on
+from dougong.launcher.start import address_before, go_on, goes_on
 from dougong.records.directory import RunDir
 from dougong.tools.job_check import load_whole_job
 from dougong.ui.history import closing_words
@@ -47,7 +47,7 @@ def start(
         typer.echo(f"run directory: {run_dir}")
         raise typer.Exit(start_run(resolved, run_dir, options, take_over))
     resolved = load_job(file, overrides, kept=KEPT)
-    options = launch_options(address, no_ray, run_dir, wait)
+    options = launch_options(address, no_ray, run_dir, wait, address_before(run_dir))
     status = go_on(resolved, run_dir, options, take_over)
     if status is None:
         typer.echo(closing_words(RunDir.open(run_dir)))
