@@ -63,7 +63,7 @@ class AgentFacts:
     """What an agent says of itself. `devices`: None where any number of workers fits;
     `memory_bytes`: of one device, of all that the machine may give where workers share it, None
     where it is not known; `code`: the source that computes, by package; `trouble`: why the run
-    directory cannot serve there."""
+    directory cannot serve there; `absent`: files and folders of the job that are not there."""
 
     agent: str
     island: str
@@ -78,6 +78,7 @@ class AgentFacts:
     code: dict[str, PackageCode] = field(default_factory=dict)
     trouble: FolderTrouble | None = None
     limits: MachineLimits = MachineLimits()
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
