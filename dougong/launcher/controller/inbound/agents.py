@@ -15,7 +15,6 @@ from dougong.fault.reach import AgentView
 from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
 
-
 _HELD_UP_S = 1.0
 """The controller looks ten times a second."""
 
