@@ -69,8 +69,10 @@ class PeerWait:
             work.wait(self._left())
 
     def for_future(self, future: Future[T]) -> T:
-        """The result of a thread that waits for the same messages."""
-        return future.result(self.left_s + self._member.deadlines.last_word_s)
+        """The result of a thread that waits for the same messages; not longer than the generation
+        lasts."""
+        guarded = self._member.waits.guard(future)
+        return guarded.result(self.left_s + self._member.deadlines.last_word_s)
 
     def _left(self) -> timedelta:
         # Zero would mean "no limit" to torch.

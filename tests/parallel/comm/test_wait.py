@@ -74,7 +74,10 @@ def test_whoever_watches_is_told_for_whom_the_worker_waits_and_when_that_is_over
 def test_in_a_generation_that_is_over_no_wait_ends_well() -> None:
     """An operation that was aborted may look as if it had brought something, or as a fault of the device."""
     over = replace(member(600), is_over=lambda: True)
-    with pytest.raises(PeerError, match=r"^worker 0 \(east/0\): generation 1 has been ended$"), PeerWait(over, [1], "rows"):
+    with (
+        pytest.raises(PeerError, match=r"^worker 0 \(east/0\): generation 1 has been ended$"),
+        PeerWait(over, [1], "rows"),
+    ):
         pass
     with pytest.raises(PeerError, match="rows: aborted"), PeerWait(over, [1], "rows"):
         raise torch.AcceleratorError("aborted")
