@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dougong.addresses import Ports
 from dougong.control.channel import proof
-from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult, TryPaths
+from dougong.control.path_messages import Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import Listener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -147,27 +147,13 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
 
 
 def try_paths(asked: TryPaths, token: str, deadlines: Deadlines) -> tuple[PathResult, ...]:
-    """A result for each end, and for the port where workers will meet; MAX_TRIES at a time."""
+    """A result for each end; MAX_TRIES at a time."""
 
     def result_of(end: PathEnd) -> PathResult:
         return PathResult(end.name, end.port, *try_path(end.host, end.port, token, deadlines))
 
     with ThreadPoolExecutor(MAX_TRIES, "dougong-paths") as threads:
-        store = threads.submit(_try_store, asked.store, deadlines)
-        results = list(threads.map(result_of, asked.ends))
-    return (*results, *store.result())
-
-
-def _try_store(address: tuple[str, int] | None, deadlines: Deadlines) -> tuple[PathResult, ...]:
-    """Only whether it takes a connection: what is spoken there is the library's own affair."""
-    if address is None:
-        return ()
-    try:
-        socket.create_connection(address, deadlines.path_s).close()
-    except OSError as error:
-        finding = _why_no_connection(error)
-        return (PathResult(CONTROLLER, address[1], finding, _words(error)),)
-    return (PathResult(CONTROLLER, address[1], "passes"),)
+        return tuple(threads.map(result_of, asked.ends))
 
 
 def _greet(line: TimedLine, token: str) -> None:

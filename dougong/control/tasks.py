@@ -13,7 +13,7 @@ from dougong.parallel.plan import Plan
 
 @dataclass(frozen=True)
 class TrainTask:
-    """A worker of a generation. `store`: host and port of the rendezvous; `console`: the worker
+    """A worker of a generation. `console`: the worker
     whose every line is forwarded; `resume`: a committed and verified checkpoint's path.
 
     `sources`: what the run has read from outside its job file, as it was when it began (None: it is
@@ -24,7 +24,6 @@ class TrainTask:
     job: Job
     plan: Plan
     run_dir: str
-    store: tuple[str, int]
     console: str
     resume: str | None = None
     sources: RunSources | None = None

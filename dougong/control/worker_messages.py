@@ -129,10 +129,11 @@ class StateFetched:
 @dataclass(frozen=True)
 class StoreRequest:
     """A question to the controller's store, where the workers of a generation meet; StoreReply
-    answers it. `number`: the asker's own, which comes back. `value`: bytes, as base64."""
+    answers it: `get` and `wait` when all keys are there. `number`: the asker's own, which comes
+    back. `value`: bytes, as base64."""
 
     number: int
-    operation: Literal["set", "get", "add", "check", "delete"]
+    operation: Literal["set", "get", "add", "check", "delete", "wait"]
     keys: tuple[str, ...]
     value: str = ""
     amount: int = 0

@@ -22,6 +22,7 @@ from dougong.parallel.plan import Plan
 from dougong.training.departure import Departure
 from dougong.training.drill.spoiler import Victim
 from dougong.training.memory.state_memory import StateMemory
+from dougong.training.start.channel_store import ChannelStore
 from dougong.training.step import StepParts
 from dougong.training.trainer import build_trainer
 
@@ -68,9 +69,10 @@ def joined(context: WorkerContext, departure: Departure | None = None) -> Iterat
     departure.check()
     note(Arrival.BEGINS)
     member = _membership(context)
+    store = ChannelStore(context.control.ask, member.deadlines)
     # For as long as the world lasts: an island's native library listens when it first speaks.
     with PortKeeper(read_ports(context.job.ports)) as keeper:
-        world = World.join(member, context.store, note)
+        world = World.join(member, store, note)
         note(Arrival.BUILDS)
         departure.note_joined(world)
         keeper.check()

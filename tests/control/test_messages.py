@@ -36,7 +36,6 @@ TRAIN = tasks.TrainTask(
     job=JOB,
     plan=PLAN,
     run_dir="/runs/toy",
-    store=("10.0.0.1", 4000),
     console="east/0",
     resume="/runs/toy/checkpoints/step-000005",
     drills=(Drill(at_step=6, kill="east/1"),),
@@ -66,7 +65,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.EndAgent(),
     wire.Ping(),
     wire.PathsOpen(END),
-    wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None)), ("10.0.0.1", 20002)),
+    wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None))),
     wire.PathsTried(2, (PathResult("west", 20001, "too_large", "timed out"),)),
     wire.AgentReady(4711),
     wire.ForkServerReplaced("fork server (pid 3) ended with status -9", 4),
@@ -171,8 +170,8 @@ FORK = wire.ForkWorkers(3, ("east/0",), TRAIN)
         (changed(KILL, more=2), "kill_workers.more is 2: Unexpected keyword argument"),
         (changed(FORK, workers="east/0"), "fork_workers.workers is 'east/0': Input should be a valid array"),
         (
-            changed(FORK, task={**json.loads(encode(FORK))["task"], "store": ["10.0.0.1", "port"]}),
-            "fork_workers.task.train.store.1 is 'port': Input should be a valid integer",
+            changed(FORK, task={**json.loads(encode(FORK))["task"], "fence": "first"}),
+            "fork_workers.task.train.fence is 'first': Input should be a valid integer",
         ),
     ],
 )

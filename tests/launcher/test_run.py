@@ -205,7 +205,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05, fault={"max_restarts": 0})).start()
     run.await_step(2)
-    assert len(run.processes()) == 6  # driver, store, agent, fork server, two workers
+    assert len(run.processes()) == 5  # driver, agent, fork server, two workers
     if victim == "driver":
         run.process.kill()
     else:

@@ -31,6 +31,8 @@ from dougong.control.worker_api import Kept, WorkerContext
 from dougong.control.worker_messages import (
     FingerprintFound,
     ModelFound,
+    StoreReply,
+    StoreRequest,
     WorkerDone,
     WorkerLeft,
     WorkerMessage,
@@ -85,6 +87,11 @@ class AgentControl:
     @property
     def leave_requested(self) -> bool:
         return self._line.is_over(self._generation)
+
+    def ask(
+        self, question: Callable[[int], StoreRequest], timeout_s: float, limit: str = ""
+    ) -> StoreReply:
+        return self._line.ask(question, timeout_s, limit)
 
     def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
         self._free, self._leave = free, leave
@@ -253,7 +260,6 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         generation=request.generation,
         run_dir=Path(task.run_dir),
         resume=Path(task.resume) if task.resume is not None else None,
-        store=task.store,
         address=request.address,
         drills=own_drills(task.drills, request.worker),
         control=control,

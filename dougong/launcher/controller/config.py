@@ -35,6 +35,11 @@ class EntryPoints:
 TRAINING = EntryPoints()
 
 
+GENERATIONS = 1000
+"""A controller begins no generation of a higher number than the end of the thousand in which its
+first one lies: so that one which was taken for dead shares no number with its successor."""
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
@@ -55,6 +60,11 @@ class ResumePoint:
     chosen: int | None = None
     changed: tuple[str, ...] = ()
     same_since: int = 1
+
+    @property
+    def last_generation(self) -> int:
+        """No later one is this controller's."""
+        return ((self.generation - 1) // GENERATIONS + 1) * GENERATIONS
 
 
 FROM_START = ResumePoint()

@@ -9,6 +9,7 @@ from dougong.control.worker_messages import (
     PartDurable,
     StateFetched,
     StepDone,
+    StoreRequest,
     UpdateSkipped,
     WorkerDone,
     WorkerLeft,
@@ -18,7 +19,13 @@ from dougong.control.worker_messages import (
 )
 from dougong.fault.diagnosis import diagnose
 from dougong.fault.drill import FiredDrill
-from dougong.launcher.controller.actions import News, Record, RecordStep, ShowException
+from dougong.launcher.controller.actions import (
+    AnswerWorkers,
+    News,
+    Record,
+    RecordStep,
+    ShowException,
+)
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
@@ -176,6 +183,9 @@ def observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[Ne
         case WorkerLeft(step):
             generation.note_left(worker, step)
             return ()
+        case StoreRequest() as request:
+            answers = tuple(generation.store.ask(worker, request))
+            return (AnswerWorkers(generation.number, answers),) if answers else ()
         case StateFetched() as fetched:
             return _observe_fetched(facts, generation, worker, fetched, now)
         case other:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch import Tensor
 
 from dougong.errors import PeerError
@@ -89,6 +90,9 @@ class World:
         self._threads: list[MessageThread] = []
         self._waiter = self.make_thread("transfers")
         self._num_transfers = 0
+        # The groups call a store of ours through its Python object, which their own reference does
+        # not keep.
+        self._store: Store | None = None
         self._at_leaving: list[Callable[[], None]] = []
 
     @staticmethod
@@ -100,28 +104,30 @@ class World:
     @staticmethod
     def join(
         member: Membership,
-        store_address: tuple[str, int],
+        store: Store,
         note: Callable[[Arrival], None] = lambda arrival: None,
     ) -> World:
-        """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it. `note` is told how far it has come.
+        """Meet the generation's other workers at its store. Collective: every worker calls it.
+        `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
-        maker = GroupMaker(member, store_address)
+        maker = GroupMaker(member)
         try:
-            store = meet(member, store_address, note)
+            meet(member, store, note)
             note(Arrival.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
-            raise not_joined(member, store_address, str(error)) from error
+            raise not_joined(member, str(error)) from error
         everybody = Groups(dist.group.WORLD)
         gloo = maker.make(list(member.attention))
         attention = Groups(gloo, maker.make_native(member.attention))
         kinds = maker.make_groups_of_kinds()
         snapshots = Groups(maker.make(list(range(member.size))) if member.keeps_snapshots else None)
-        return World(member, everybody, attention, kinds, snapshots)
+        world = World(member, everybody, attention, kinds, snapshots)
+        world._store = store
+        return world
 
     def leave(self) -> None:
         """End what `at_leaving` was given, and this generation's groups. Every worker has come to

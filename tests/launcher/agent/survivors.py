@@ -1,5 +1,5 @@
-"""A real agent with real training workers, and this test in the place of the controller: it kills, has the others leave,
-and forms the next generation."""
+"""A real agent with real training workers, and a test in the place of the controller: it kills, has the others leave, and
+forms the next generation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.messages import (
@@ -20,15 +18,24 @@ from dougong.control.messages import (
     KillWorkers,
     LeaveGeneration,
     Message,
+    ToWorker,
     WorkerExited,
     WorkerForked,
 )
 from dougong.control.tasks import TrainTask
-from dougong.control.worker_messages import PartDurable, StepDone, WorkerDone, WorkerLeft, WorkerRaised
+from dougong.control.worker_messages import (
+    PartDurable,
+    StepDone,
+    StoreRequest,
+    WorkerDone,
+    WorkerLeft,
+    WorkerRaised,
+)
 from dougong.deadlines import DEADLINES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.controller.config import TRAINING
+from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan
 from tests.launcher.agent.test_agent import Played
@@ -43,9 +50,7 @@ class Survivors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.agent = Played(folder, name="east", preload=TRAINING.preload, deadlines=PATIENT)
-        self.store = dist.TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-        )
+        self.store = MeetingStore()
         self.generation = 0
         self.rows: dict[int, dict[str, Any]] = {}
         self.committed: dict[int, Path] = {}
@@ -60,6 +65,7 @@ class Survivors:
         """The next generation; its workers' process numbers. `resume`: a step with a checkpoint; None: a run begins,
         and what was before is forgotten."""
         self.generation += 1
+        self.store = MeetingStore()
         if resume is None:
             for known in (self.rows, self.committed, self.ended, self.left, self.raised):
                 known.clear()
@@ -69,7 +75,6 @@ class Survivors:
             job=job,
             plan=plan,
             run_dir=str(self.folder),
-            store=("127.0.0.1", self.store.port),
             console="",
             resume=None if resume is None else str(self.committed[resume]),
         )
@@ -97,7 +102,7 @@ class Survivors:
     def have_killed(self, *workers: str) -> None:
         """What the controller does with those that do not leave."""
         self.agent.channel.send(KillWorkers(self.generation, workers))
-        self.until(lambda: set(workers) <= {exit.worker for exit in self.ended})
+        self.until(lambda: set(workers) <= {end.worker for end in self.ended})
 
     def finish(self) -> None:
         """Until all workers of the generation are done and have ended."""
@@ -121,6 +126,9 @@ class Survivors:
 
     def _hear(self, generation: int, worker: str, inner: Any) -> None:
         match inner:
+            case StoreRequest() if generation == self.generation:
+                for name, reply in self.store.ask(worker, inner):
+                    self.agent.channel.send(ToWorker(generation, name, reply))
             case StepDone(step, row):
                 self.rows[step] = row
             case PartDurable(step, _, part):

@@ -54,6 +54,7 @@ class Played:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.path = folder
+        (folder / "checkpoints").mkdir()
         self.peers: Queue[tuple[Hello, Channel]] = Queue()
         self.server = Server("127.0.0.1", "secret", lambda h, c: self.peers.put((h, c)), lambda text: None, DEADLINES)
         given: dict[str, Any] = {
@@ -111,7 +112,6 @@ class Played:
             job=Job.model_validate(toy_job(**{"steps": 5000, "step_s": 0.02, **config})),
             plan=make_plan(4, Inventory("toy", (), (), 16, ()), seats),
             run_dir=str(self.path),
-            store=("127.0.0.1", 1),
             console="east/0",
         )
         self.channel.send(ForkWorkers(generation, WORKERS, task))

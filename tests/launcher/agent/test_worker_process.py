@@ -81,7 +81,7 @@ def log(tmp_path: Path) -> Path:
 def train_task(entry: str, **changes: object) -> TrainTask:
     drills = (Drill(at_step=2, kill="east/0"), Drill(at_step=4, kill="east/1"))
     fields = {"resume": "/runs/toy/checkpoints/step-000005", "drills": drills, **changes}
-    return TrainTask(f"{HERE}:{entry}", JOB, PLAN, "/runs/toy", ("10.0.0.1", 4000), console="east/0", **fields)  # type: ignore[arg-type]
+    return TrainTask(f"{HERE}:{entry}", JOB, PLAN, "/runs/toy", console="east/0", **fields)  # type: ignore[arg-type]
 
 
 def report_context(context: WorkerContext) -> None:

@@ -16,7 +16,6 @@ from dougong.launcher.controller.inbound.items import (
     BackendOpened,
     NodesListed,
     SignalReceived,
-    StoreOpened,
     TaskFailed,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage
@@ -70,7 +69,7 @@ def trained(takes_fingerprints: bool = False, **job: Any) -> Machine:
     made = machine(takes_fingerprints, **{"islands": ISLANDS, **job})
     made.may_grow = True
     made.play(BackendOpened("10.0.0.1"), NodesListed((N0, N1)), AgentsPlaced())
-    made.play(Joins("east", "node0"), Joins("west", "node1"), StoreOpened(("10.0.0.1", 1)))
+    made.play(Joins("east", "node0"), Joins("west", "node1"))
     made.play(Says("east", AgentReady(1)), Says("west", AgentReady(2)), MODEL)
     if takes_fingerprints:
         made.play(printed("east/0", "a"), printed("west/0", "a"))
@@ -326,7 +325,7 @@ def test_an_island_over_two_nodes_loses_one() -> None:
     nodes = [replace(node(number), devices=devices) for number in range(3)]
     made = machine(islands=[{"name": "east", "accelerator": "npu", "workers": 4}])
     made.play(BackendOpened("10.0.0.1"), NodesListed(tuple(nodes[:2])), AgentsPlaced())
-    made.play(Joins("east-0", "node0"), Joins("east-2", "node1"), StoreOpened(("10.0.0.1", 1)))
+    made.play(Joins("east-0", "node0"), Joins("east-2", "node1"))
     made.play(Says("east-0", AgentReady(1)), Says("east-2", AgentReady(2)))
     made.play(Says("east-0", MODEL.message), found())
     assert made.state == Running(1)
