@@ -106,7 +106,9 @@ class Standing:
         waits = status.waiting and not status.has_ended
         awaited = f"waiting: {status.waiting}" if waits else ""
         ray = "" if status.has_ended else status.ray
-        return [text for text in (awaited, status.unsaved, ray, self.remark) if text]
+        suspects = () if status.has_ended else status.suspects
+        told = [f"suspect: {text}" for text in suspects]
+        return [*told, *(text for text in (awaited, status.unsaved, ray, self.remark) if text)]
 
     def _step_words(self) -> list[str]:
         words = []

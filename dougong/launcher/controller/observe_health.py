@@ -97,6 +97,16 @@ def _placed(facts: RunFacts, culprit: Culprit) -> Culprit:
     return replace(culprit, node=facts.agents.node_of(worker, "")) if worker else culprit
 
 
+def suspect_words(facts: RunFacts) -> tuple[str, ...]:
+    """What seems to hold up the run, one line each."""
+    if facts.generation is None or facts.generation.has_ended:
+        return ()
+    words = []
+    for one in facts.health.present:
+        words.append(f"{_placed(facts, one.culprit)}: {one.why} for {one.since_s:.1f} s")
+    return tuple(words)
+
+
 def health_words(facts: RunFacts, now: float) -> dict[str, str]:
     """By worker of the present generation: how it is, in a few words."""
     if facts.generation is None or facts.generation.has_ended:

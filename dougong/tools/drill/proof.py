@@ -87,9 +87,9 @@ class Summary:
     def words(self) -> str:
         """One line."""
         return (
-            f"{self.done} of {self.asked} schedules done: {self.equal} with the bits and samples of "
-            f"the undisturbed run, {self.hung} hung, {self.dirty} left something; {self.right} of "
-            f"{self.faults} faults named right"
+            f"{self.done} of {self.asked} schedules done: {self.equal} with the bits and samples "
+            f"of the undisturbed run, {self.hung} hung, {self.dirty} left something; "
+            f"{self.right} of {self.faults} faults named right"
         )
 
 
