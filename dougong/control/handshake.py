@@ -63,7 +63,8 @@ class AgentFacts:
     """What an agent says of itself. `devices`: None where any number of workers fits;
     `memory_bytes`: of one device, of all that the machine may give where workers share it, None
     where it is not known; `code`: the source that computes, by package; `trouble`: why the run
-    directory cannot serve there; `fence`: the number of the controller that has started it."""
+    directory cannot serve there; `fence`: the number of the controller that has started it;
+    `absent`: files and folders of the job that are not there."""
 
     agent: str
     island: str
@@ -79,6 +80,7 @@ class AgentFacts:
     trouble: FolderTrouble | None = None
     limits: MachineLimits = MachineLimits()
     fence: int = 0
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
