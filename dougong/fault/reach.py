@@ -78,7 +78,9 @@ class Reach:
         if not all(other.is_silent for other in beside):
             return self._silent(agent, Culprit("agent", agent.name), Sign.AGENT, "does not answer")
         culprit = Culprit("node", agent.machine)
-        return self._silent(agent, culprit, Sign.NODE, "nothing comes from it, and nothing reaches it")
+        return self._silent(
+            agent, culprit, Sign.NODE, "nothing comes from it, and nothing reaches it"
+        )
 
     def _silent(self, agent: AgentView, culprit: Culprit, sign: Sign, why: str) -> Suspicion:
         given_up = [agent.name]
@@ -181,9 +183,7 @@ class Reach:
             tuple(names),
         )
 
-    def _smaller_side(
-        self, one: str, other: str, lost_s: Mapping[tuple[str, str], float]
-    ) -> str:
+    def _smaller_side(self, one: str, other: str, lost_s: Mapping[tuple[str, str], float]) -> str:
         """The machine that is cut off from more of the others; of equal ones that with fewer
         agents, never the controller's."""
 

@@ -31,7 +31,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import CommitFailed, Committed
 from dougong.launcher.controller.observe import observe, observe_time
-from dougong.launcher.controller.observe_health import health_words
+from dougong.launcher.controller.observe_health import health_words, suspect_words
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -108,6 +108,7 @@ class Controller:
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,
             ray=facts.ray,
+            suspects=suspect_words(facts),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

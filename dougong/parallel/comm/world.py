@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from torch.distributed import Store  # type: ignore[attr-defined]
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
 from dougong.parallel.comm.arrival import Arrival

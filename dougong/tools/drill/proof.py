@@ -34,6 +34,7 @@ from dougong.tools.drill.score import Struck, Verdict, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
 
 LINES = "drills.jsonl"
+_FORK_SERVER = "dougong.launcher.agent.fork_server"
 UNDISTURBED = "undisturbed"
 
 
@@ -240,9 +241,8 @@ class SmallRun:
     def _strike(self, fault: PlannedFault) -> None:
         row = known_fault(fault.fault)
         number = signal_for(fault.fault) or signal.SIGKILL
-        pid = self._pid_of(fault.worker)
-        if row is not None and row.target == "agent":
-            pid = _agent_of(pid)
+        target = "worker" if row is None else row.target
+        pid = _serving(self._pid_of(fault.worker), target)
         if pid is None:
             return  # nobody is there at this moment: it comes with the next look
         self.struck.append(Struck(fault.fault, fault.worker, time.monotonic()))
@@ -261,10 +261,18 @@ def _is(struck: Struck, planned: PlannedFault) -> bool:
     return (struck.fault, struck.worker) == (planned.fault, planned.worker)
 
 
-def _agent_of(pid: int | None) -> int | None:
-    """The agent above a worker's process."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).parents() if pid is not None else ():
-            if any("launcher.agent.agent" in word for word in process.cmdline()):
-                return int(process.pid)
+def _serving(worker: int | None, target: str) -> int | None:
+    """The process that is the target: the worker, its parent, which is the agent, or another child
+    of that, its fork server. None: it is not there."""
+    if worker is None or target not in ("agent", "fork_server"):
+        return worker
+    try:
+        agent = psutil.Process(worker).parent()
+        if agent is None or target == "agent":
+            return None if agent is None else agent.pid
+        for child in agent.children():
+            if _FORK_SERVER in child.cmdline():
+                return int(child.pid)
+    except psutil.Error:
+        pass  # it has just ended
     return None
