@@ -19,7 +19,8 @@ from dougong.cli.options import (
 )
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_choice import choose_ray, surroundings
-from dougong.launcher.run import Options, ResumeRequest, resume_run, start_run
+from dougong.launcher.run import Options, ResumeRequest
+from dougong.launcher.supervised import resume_beside, run_beside
 from dougong.tools.job_check import load_whole_job
 
 
@@ -51,7 +52,7 @@ def run(
     path = run_dir or new_run_path(resolved.job.job)
     options = launch_options(address, no_ray, path, wait)
     typer.echo(f"run directory: {path}")
-    raise typer.Exit(start_run(resolved, path, options))
+    raise typer.Exit(run_beside(resolved, path, options))
 
 
 def resume(
@@ -86,7 +87,7 @@ def resume(
         raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
     options = launch_options(address, no_ray, run_dir, wait)
-    raise typer.Exit(resume_run(run_dir, override or [], options, request))
+    raise typer.Exit(resume_beside(run_dir, override or [], options, request))
 
 
 def launch_options(

@@ -41,10 +41,10 @@ from dougong.records.events import (
     StepsRecomputed,
     StopRequested,
     SurvivorLost,
-    Waiting,
-    WarningRaised,
     Suspected,
     SuspicionEnded,
+    Waiting,
+    WarningRaised,
     WorkerDied,
 )
 from dougong.records.unsaved import commit_words

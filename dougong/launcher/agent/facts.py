@@ -44,6 +44,7 @@ def describe_agent(
         code=code_of(settings.model_types, (settings.accelerator,)),
         trouble=_trouble_with(settings),
         limits=find_limits(),
+        fence=settings.fence,
     )
 
 

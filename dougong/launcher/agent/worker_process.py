@@ -266,6 +266,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         control=control,
         sources=task.sources,
         fence=task.fence,
+        life=task.life,
         kept=kept,
     )
     resolve(task.entry)(context)

@@ -214,6 +214,7 @@ class Actor:
             read_ports(config.job.ports),
             self._trouble_of,
         )
+        self._connections.number(config.fence)
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -280,6 +281,7 @@ class Actor:
             model_types=model_types_of(config.job.model, config.sources),
             preload=config.entries.preload,
             cwd=config.cwd,
+            fence=config.fence,
             deadlines=config.deadlines,
             ports=read_ports(config.job.ports),
         )
@@ -360,6 +362,7 @@ class Actor:
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
             fence=self._config.fence,
+            life=self._config.life,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )

@@ -89,6 +89,9 @@ def where(made: Machine) -> dict[str, str | None]:
     return {spec.name: spec.node for spec in started[-1].specs}
 
 
+AT_MOST = "; waits 600 s (fault.deadlines.node_return_s) at most"
+
+
 def waits(made: Machine) -> list[str]:
     return [event.text for event in made.events if event.kind == "waiting"]
 
@@ -295,7 +298,7 @@ def test_a_search_that_was_overtaken_is_not_taken_for_the_next_one() -> None:
 def test_a_place_that_is_gone_when_it_is_asked_for_is_awaited() -> None:
     taken = TaskFailed(LaunchError("node2 has no room"))
     made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), taken)
-    assert (stage(made), waits(made)) == (Stage.ROOM, ["a node for west/0: node2 has no room"])
+    assert (stage(made), waits(made)) == (Stage.ROOM, ["a node for west/0: node2 has no room" + AT_MOST])
     made.play(Passes(1.0), NodesListed((N0, N2)), joins("west"), found(5))
     assert made.state == Running(2)
 
@@ -310,7 +313,7 @@ def test_a_place_that_is_gone_for_one_agent_costs_the_other_nothing() -> None:
 
 def test_a_cluster_that_does_not_answer_is_awaited() -> None:
     made = trained().play(WEST_IS_LOST, TaskFailed(ConnectionError("the head is away")))
-    assert waits(made) == ["a node for west/0: ConnectionError: the head is away"]
+    assert waits(made) == ["a node for west/0: ConnectionError: the head is away" + AT_MOST]
     made.play(Passes(1.0), NodesListed((N0, N2)))
     assert where(made) == {"west": "id-of-node2"}
 
