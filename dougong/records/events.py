@@ -19,9 +19,9 @@ from dougong.records.event.faults import DrillFired as DrillFired
 from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
 from dougong.records.event.faults import Recovered as Recovered
 from dougong.records.event.faults import RecoveryDecided as RecoveryDecided
+from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import Suspected as Suspected
 from dougong.records.event.faults import SuspicionEnded as SuspicionEnded
-from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import WorkerDied as WorkerDied
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker

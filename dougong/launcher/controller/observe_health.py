@@ -53,9 +53,7 @@ def observe_health(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[R
     return tuple(_news(facts, noticed))
 
 
-def _reach(
-    facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: Deadlines
-) -> Reach:
+def _reach(facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: Deadlines) -> Reach:
     agents = facts.agents.views(now, facts.machine_of)
     hearings = {CONTROLLER: facts.agents.hearing}
     for agent in agents:

@@ -75,9 +75,7 @@ def test_only_those_who_have_joined_fall_silent(agents: AgentTable, channels: li
     assert agents.silent(200.0, limits) == ()
 
 
-def test_who_has_been_held_up_himself_counts_from_his_next_look(
-    agents: AgentTable, channels: list[Channel]
-) -> None:
+def test_who_has_been_held_up_himself_counts_from_his_next_look(agents: AgentTable, channels: list[Channel]) -> None:
     limits = Deadlines(agent_silence_s=10)
     agents.join(facts("east"), channels[0])
     channels[0].heard_at = 100.0
