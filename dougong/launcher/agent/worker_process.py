@@ -203,6 +203,7 @@ def describe_error(error: BaseException) -> WorkerRaised:
         traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
         place=_place_of(error),
+        waited_for=error.waited_for if isinstance(error, PeerError) else (),
     )
 
 
