@@ -12,10 +12,11 @@ from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.drill import FiredDrill
 from dougong.fault.observation import AgentLost, LinkCut
-from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
+from dougong.fault.policy import PastFailure
 from dougong.fault.router_watch import RouterWatch
 from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
@@ -75,7 +76,8 @@ class CheckpointFacts:
     `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
     generation. `num_open`: commits under way. `error`: how a run ends whose last commit failed,
     and `failed`: as it was told; None where it did not. `parent`: name of the checkpoint that the
-    next one follows. `num_sought`: searches under way; `found`: the answer to the last one.
+    next one follows, and `committed_at`: when this controller committed it (monotonic seconds).
+    `num_sought`: searches under way; `found`: the answer to the last one.
     """
 
     parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class CheckpointFacts:
     error: DougongError | None = None
     failed: CheckpointFailed | None = None
     parent: str | None = None
+    committed_at: float | None = None
     num_sought: int = 0
     found: FoundCheckpoint | None = None
 
@@ -127,7 +130,9 @@ class CheckpointFacts:
         than it would."""
         return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
 
-    def note_committed(self, committed: Committed, generation: int) -> CheckpointCommitted:
+    def note_committed(
+        self, committed: Committed, generation: int, now: float
+    ) -> CheckpointCommitted:
         """A checkpoint exists; the event that tells it."""
         event = CheckpointCommitted(
             generation=generation,
@@ -138,6 +143,7 @@ class CheckpointFacts:
             after_failures=self.num_failed,
         )
         self.num_open -= 1
+        self.committed_at = now
         self.error = self.failed = None
         self.parent = committed.directory.name
         return event
@@ -336,7 +342,7 @@ class RunFacts:
         number, diagnosis = action.generation, action.diagnosis
         ended = self.generation_of(number)
         has_stepped = ended is not None and ended.has_stepped
-        self.history.append(PastFailure(number, diagnosis, has_stepped))
+        self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
         self.recomputation = Recomputation()
         if ended is not None:
             self.recoveries.begin(ended, diagnosis, now)

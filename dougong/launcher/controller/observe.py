@@ -87,7 +87,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
-            return _observe_commit(facts, item)
+            return _observe_commit(facts, item, now)
         case CommitFailed():
             return _observe_failed_commit(facts, item)
         case Awaited(text):
@@ -188,8 +188,8 @@ def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News,
     return (Record(facts.checkpoints.note_failed(failed.step, error, facts.number)),)
 
 
-def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
-    news = [Record(facts.checkpoints.note_committed(committed, facts.number))]
+def _observe_commit(facts: RunFacts, committed: Committed, now: float) -> tuple[News, ...]:
+    news = [Record(facts.checkpoints.note_committed(committed, facts.number, now))]
     facts.ledgers.forget(committed.step)
     for name in committed.invalid:
         news.append(rejected(facts, name, "not as it was written"))

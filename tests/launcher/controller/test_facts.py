@@ -105,7 +105,7 @@ def test_a_checkpoint_is_whole_with_every_workers_part() -> None:
 def test_the_last_commit_decides() -> None:
     known = CheckpointFacts(num_open=2)
     known.note_failed(5, LaunchError("full"), 1)
-    told = known.note_committed(Committed(10, Path("/run/checkpoints/step-000010"), 1, 0.1), 1)
+    told = known.note_committed(Committed(10, Path("/run/checkpoints/step-000010"), 1, 0.1), 1, 0.0)
     assert (told.step, told.after_failures) == (10, 1)
     assert (known.error, known.failed, known.num_failed, known.num_open) == (None, None, 0, 0)
     assert (known.parent, known.newest_step) == ("step-000010", 10)
