@@ -47,7 +47,7 @@ from dougong.tools.drill.small_job import WORKERS, small_job
 LINES = "recovery.jsonl"
 PEERS = {"torchft": "torchft==0.2.0", "lm_resiliency": "lm-resiliency==0.2.0"}
 PHASES = ("noticed_s", "decided_s", "left_s", "begun_s", "formed_s", "fetched_s", "first_step_s")
-START_S, RECOVER_S = 120, 180
+START_S, RECOVER_S, PEER_S = 120, 180, 60
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def kill_one(place: Path) -> float:
         after = [line for line in steps_of(place) if line[0] > began]
         return [moment for moment, step, pid in after if pid not in known or step >= last + 2]
 
-    until(lambda: bool(new()), "a step after the kill", RECOVER_S)
+    until(lambda: bool(new()), "a step after the kill", PEER_S)
     return new()[0] - began
 
 

@@ -46,7 +46,7 @@ def loss_of(model: Any, step: int) -> torch.Tensor:
 def torchft(folder: Path, name: str, lighthouse: str) -> None:
     """One replica group of one process; tuned: a second for a collective, a quorum that waits for nobody."""
     import torch.distributed as dist
-    from torchft import DistributedDataParallel, Manager, Optimizer, ProcessGroupGloo
+    from torchft import Manager, Optimizer, ProcessGroupGloo
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     model, line = make_model(), Line(folder)
@@ -69,10 +69,15 @@ def torchft(folder: Path, name: str, lighthouse: str) -> None:
         world_size=1,
         lighthouse_addr=lighthouse,
     )
-    wrapped, managed = DistributedDataParallel(manager, model), Optimizer(manager, optimizer)
+    managed = Optimizer(manager, optimizer)
     while True:
         managed.zero_grad()
-        loss_of(wrapped, manager.current_step()).backward()
+        loss_of(model, manager.current_step()).backward()
+        # Its DDP wrapper (0.2.0) ends the process by an assertion when a peer is lost.
+        gradients = torch.cat(
+            [parameter.grad.view(-1) for parameter in model.parameters() if parameter.grad is not None]
+        )
+        manager.allreduce(gradients).wait()
         managed.step()
         line.done(manager.current_step())
 

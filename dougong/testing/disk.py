@@ -59,10 +59,9 @@ class Disk:
     def freeze(self, for_s: float) -> None:
         """It answers nobody for so long: the file system's own freeze, undone by a process outside
         the lab, since a lab that ended meanwhile could not end what waits."""
-        # By a descriptor: a lab that ends takes the path away, and a file system that nobody could
-        # thaw would stay for ever.
-        top = "/proc/self/fd/9"
-        script = f'exec 9<"$0"; fsfreeze -f {top}; sleep {for_s}; fsfreeze -u {top}'
+        # From within: a lab that ends takes the path away, and a file system that nobody could thaw
+        # would stay for ever.
+        script = f'cd "$0" && fsfreeze -f . && sleep {for_s}; fsfreeze -u .'
         words = ["nsenter", "--target", str(self._host.place.pid), "--mount", "sh", "-c", script]
         words.append(str(self.path))
         nothing = subprocess.DEVNULL
