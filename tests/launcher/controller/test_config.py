@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dougong.errors import LaunchError
 from dougong.deadlines import DEADLINES
+from dougong.errors import LaunchError
 from dougong.job.schema import Job
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints, ResumePoint
 from tests.launcher.toyrun import toy_job
