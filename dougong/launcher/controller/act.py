@@ -21,7 +21,6 @@ from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
-from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.settings import AgentSettings
@@ -348,13 +347,9 @@ class Actor:
         return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
-        model, last = self._facts.model, self._config.resume_point.last_generation
+        model = self._facts.model
         assert model is not None
-        if action.number > last:
-            raise LaunchError(
-                f"generation {action.number}: a controller begins none after {last}; go on by "
-                f"`dougong resume {self._run_dir.path}`"
-            )
+        self._config.resume_point.check_generation(action.number)
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
