@@ -2,8 +2,8 @@
 progress, messages and output to the controller.
 
 The same function serves as `python -m dougong.launcher.agent.agent` (its settings on standard
-input), which ends with its parent, and `detached`, which does not. All happens in one thread, which returns when the controller says so
-or is gone; no worker outlives it.
+input), which ends with its parent, and `detached`, which does not. All happens in one thread, which
+returns when the controller says so or is gone; no worker outlives it.
 """
 
 from __future__ import annotations

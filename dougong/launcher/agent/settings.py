@@ -19,7 +19,8 @@ class AgentSettings:
     `model_types`: whose source it looks at.
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
     exists here. `parent`: the process whose death ends ours; None: its controller's silence alone.
-    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the system chooses.
+    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the
+    system chooses.
     """
 
     name: str
