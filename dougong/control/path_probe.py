@@ -11,6 +11,8 @@ a listener hold more than a few bytes, or for longer than `path_s`:
 
 64 KiB fill packets of any size. Where a switch drops those that the machines take for possible, the
 small messages pass and these do not, and nothing else tells of it: TCP sends them again and again.
+The first of them is one full packet by itself: of several at once the system may make one that a
+virtual switch hands on whole, whatever its size.
 """
 
 from __future__ import annotations
@@ -54,6 +56,12 @@ class TimedLine:
         """OSError when the other end is gone; TimeoutError at the deadline; so below."""
         self._sock.settimeout(self._left_s())
         self._sock.sendall(data)
+
+    def send_filling(self, data: bytes) -> None:
+        """Send, with the first packet full and no larger than the network is said to take."""
+        packet_bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        self.send(data[:packet_bytes])
+        self.send(data[packet_bytes:])
 
     def receive(self, num_bytes: int) -> bytes:
         """So many bytes. EOFError when the other end closes before."""
@@ -139,7 +147,7 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
         except (OSError, EOFError) as error:
             return ("unanswered" if isinstance(error, TimeoutError) else "broken"), _words(error)
         try:
-            line.send(_LARGE)
+            line.send_filling(_LARGE)
             line.receive(len(_DONE))
         except (OSError, EOFError) as error:
             return ("too_large" if isinstance(error, TimeoutError) else "broken"), _words(error)

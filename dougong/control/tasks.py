@@ -17,7 +17,8 @@ class TrainTask:
     whose every line is forwarded; `resume`: a committed and verified checkpoint's path.
 
     `sources`: what the run has read from outside its job file, as it was when it began (None: it is
-    read now); `tokenizer`: the run's own copy. So below.
+    read now); `tokenizer`: the run's own copy. So below. `life`: of the controller, a name that no
+    other has.
     """
 
     entry: str
@@ -30,6 +31,7 @@ class TrainTask:
     tokenizer: str | None = None
     drills: tuple[Drill, ...] = ()
     fence: int = 0
+    life: str = ""
     task: Literal["train"] = "train"
 
 

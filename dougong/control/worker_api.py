@@ -98,8 +98,8 @@ class WorkerContext:
 
     `resume`: a committed and verified checkpoint directory, None to start fresh. `address`: this
     process's own network address. `drills`: this worker's, not yet fired. `sources`: with what the
-    run began; None: nobody has kept that. `fence`: the number of the controller. `kept`: the same
-    in every generation of a process.
+    run began; None: nobody has kept that. `fence`: the number of the controller, `life`: a
+    name that no other has. `kept`: the same in every generation of a process.
     """
 
     job: Job
@@ -113,4 +113,5 @@ class WorkerContext:
     control: Control
     sources: RunSources | None = None
     fence: int = 0
+    life: str = ""
     kept: Kept = field(default_factory=Kept)

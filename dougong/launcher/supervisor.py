@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from dougong.control.processes import count_oom_kills, die_with_parent, signal_name
 from dougong.deadlines import DEADLINES, Deadlines
@@ -95,7 +96,7 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _fork(self, attempt: Attempt, mask: set[signal.Signals]) -> _Child:
+    def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _Child:
         sys.stdout.flush()
         sys.stderr.flush()
         parent, oom_kills = os.getpid(), count_oom_kills()
@@ -185,7 +186,7 @@ def _following(follow: Callable[[ControllerDeath], int], death: ControllerDeath)
     return lambda: follow(death)
 
 
-def _live(attempt: Attempt) -> None:
+def _live(attempt: Attempt) -> NoReturn:
     """The child's whole life. It never returns: what is below on the stack is the parent's."""
     status = 1
     try:

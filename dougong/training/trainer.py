@@ -137,7 +137,7 @@ class Trainer:
         self._phases.note("checkpoint", 1)
         self._saver.wait()
         if self.stepper.parts.memory is not None:
-            self.stepper.parts.memory.before_update()  # nothing is under way when the world is left
+            self.stepper.parts.memory.end()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
 
     def abandon_save(self) -> None:

@@ -60,7 +60,9 @@ def test_what_is_known_of_the_memory_is_said() -> None:
 
 def test_what_snapshots_take_is_a_line_of_its_own() -> None:
     (line,) = snapshot_lines([SnapshotBytes(1 << 20, 2 << 20), SnapshotBytes(2 << 20, 1 << 20)])
-    assert line.startswith("snapshots (fault.snapshots): 6.0 MiB of host memory, 3.0 MiB of workers' own state and 3.0 MiB")
+    assert line.startswith(
+        "snapshots (fault.snapshots): 6.0 MiB of host memory, 3.0 MiB of workers' own state and 3.0 MiB"
+    )
     assert line.endswith("a worker needs up to 3.0 MiB")
     assert not list(snapshot_lines([SnapshotBytes(0, 0)]))
 

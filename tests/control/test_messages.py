@@ -68,6 +68,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None))),
     wire.PathsTried(2, (PathResult("west", 20001, "too_large", "timed out"),)),
     wire.AgentReady(4711),
+    wire.ForkServerReplaced("fork server (pid 3) ended with status -9", 4),
     wire.AgentFailed("no module named 'x'\nline two"),
     wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),
     wire.WorkerForked(3, "east/0", 4712),

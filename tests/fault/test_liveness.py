@@ -18,8 +18,6 @@ from dougong.parallel.comm.arrival import Arrival
 LIMITS = Deadlines(agent_silence_s=10, stall_warning_s=100, last_worker_s=600)
 
 
-
-
 def test_those_stall_whose_progress_stands_still() -> None:
     moved_at = {"east/0": 0.0, "east/1": 90.0, "west/0": 10.0}
     assert stalled(moved_at, 100.0, LIMITS) == ()

@@ -23,6 +23,7 @@ from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
+from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -114,16 +115,12 @@ class Actor:
                 self._show(action)
             case AnswerWorkers(generation, answers):
                 self._answer(generation, answers)
-            case AdoptChannel() | CloseChannel() | DropAgent():
+            case AdoptChannel() | CloseChannel() | DropAgent() | TryMachine():
                 self._connect(action)
             case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
-            case TryMachine(agent):
-                end = self._facts.agents[agent].path_end
-                if end is not None:
-                    self._reach.try_machine(end)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -170,12 +167,16 @@ class Actor:
         if self._config.job_text is not None:
             self._run_dir.write_job(self._config.job_text)
 
-    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
+    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
             case AdoptChannel(agent, channel):
                 self._reach.adopt(agent, channel)
             case DropAgent(agent):
                 self._reach.drop(agent)
+            case TryMachine(agent):
+                end = self._facts.agents[agent].path_end
+                if end is not None:
+                    self._reach.try_machine(end)
             case CloseChannel(channel, answer):
                 # A client that did not wait for its answer has its request met even so.
                 try:
@@ -214,6 +215,7 @@ class Actor:
             read_ports(config.job.ports),
             self._trouble_of,
         )
+        self._connections.number(config.fence)
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -278,8 +280,10 @@ class Actor:
             run_dir=str(self._run_dir.path),
             proof=None if self._prover is None else self._prover.proof,
             model_types=model_types_of(config.job.model, config.sources),
+            files=files_of(config.job, begins=not config.resume_point.has_committed),
             preload=config.entries.preload,
             cwd=config.cwd,
+            fence=config.fence,
             deadlines=config.deadlines,
             ports=read_ports(config.job.ports),
         )
@@ -360,6 +364,7 @@ class Actor:
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
             fence=self._config.fence,
+            life=self._config.life,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -87,6 +88,11 @@ class ControllerConfig:
     deadlines: Deadlines = DEADLINES
     job_text: str | None = None
     sources: RunSources | None = None
+
+    @property
+    def life(self) -> str:
+        """A name of this controller's life, which tells nothing of the token that it is made of."""
+        return hashlib.blake2b(self.token.encode(), digest_size=8, person=b"life").hexdigest()
 
     @property
     def knows_beginning(self) -> bool:

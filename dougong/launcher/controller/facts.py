@@ -12,8 +12,8 @@ from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import Culprit, CulpritKind
-from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.drill import FiredDrill
+from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
@@ -45,9 +45,9 @@ from dougong.launcher.controller.actions import (
     Record,
     SeekNodes,
     StartAgents,
-    TryMachine,
     TakeOrder,
     TrustMemory,
+    TryMachine,
     UseFingerprints,
     UseModel,
     UsePlan,

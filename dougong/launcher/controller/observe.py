@@ -7,6 +7,7 @@ from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
     AgentReady,
+    ForkServerReplaced,
     FromWorker,
     Heartbeat,
     Message,
@@ -22,6 +23,7 @@ from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
+from dougong.fault.culprit import Culprit
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -265,6 +267,8 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
+        case ForkServerReplaced(text):
+            return _observe_replaced(facts, handle, text)
         case AgentFailed(text, what):
             facts.lose(handle, text, now, what)
         case Heartbeat(hearing=hearing):
@@ -279,6 +283,25 @@ def _observe_message(
         case _:
             return (warning(facts, f"agent {handle.spec.name}: {unknown(message)}"),)
     return ()
+
+
+def _observe_replaced(facts: RunFacts, handle: AgentHandle, text: str) -> tuple[News, ...]:
+    """A fork server has ended, and no worker with it: named like any fault, and nothing is done."""
+    name = handle.spec.name
+    node = facts.agents.node_of(handle.spec.workers[0], "")
+    diagnosed = events.FailureDiagnosed(
+        generation=facts.number,
+        node=node,
+        culprit=Culprit("fork_server", name, node),
+        failure="crash",
+        cause=text,
+    )
+    decided = events.RecoveryDecided(
+        generation=facts.number,
+        action="ignore",
+        reason="another one forks from now on, and no worker has ended with it",
+    )
+    return (Record(diagnosed), Record(decided))
 
 
 def _observe_line(facts: RunFacts, line: OutputLine) -> tuple[News, ...]:

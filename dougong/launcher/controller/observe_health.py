@@ -53,9 +53,7 @@ def observe_health(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[R
     return tuple(_news(facts, noticed))
 
 
-def _reach(
-    facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: Deadlines
-) -> Reach:
+def _reach(facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: Deadlines) -> Reach:
     agents = facts.agents.views(now, facts.machine_of)
     hearings = {CONTROLLER: facts.agents.hearing}
     for agent in agents:
@@ -97,6 +95,16 @@ def _placed(facts: RunFacts, culprit: Culprit) -> Culprit:
     if culprit.kind == "agent":
         worker = facts.agents[culprit.name].spec.workers[0]
     return replace(culprit, node=facts.agents.node_of(worker, "")) if worker else culprit
+
+
+def suspect_words(facts: RunFacts) -> tuple[str, ...]:
+    """What seems to hold up the run, one line each."""
+    if facts.generation is None or facts.generation.has_ended:
+        return ()
+    words = []
+    for one in facts.health.present:
+        words.append(f"{_placed(facts, one.culprit)}: {one.why} for {one.since_s:.1f} s")
+    return tuple(words)
 
 
 def health_words(facts: RunFacts, now: float) -> dict[str, str]:

@@ -260,6 +260,7 @@ class Machine:
                         if agent not in silent:
                             channel.heard_at = self.now
                     self._take(observe_time(self.facts, self.now, self.deadlines))
+                    self._settle()
             case Joins(agent, node, ray_node):
                 channel, node = self._channel(), self.nodes.get(agent, node)
                 facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, ray_node=ray_node)

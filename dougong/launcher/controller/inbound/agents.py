@@ -15,7 +15,6 @@ from dougong.fault.reach import AgentView
 from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
 
-
 _HELD_UP_S = 1.0
 """The controller looks ten times a second."""
 
@@ -39,7 +38,7 @@ class AgentHandle:
     clock_ahead_s: float = 0.0
     left: tuple[str, float] | None = None
     failure: AgentLost | LinkCut | None = None
-    hearing: Hearing = Hearing()
+    hearing: Hearing = field(default_factory=Hearing)
     answers: bool | None = None
     tried_at: float = -math.inf
 
@@ -71,7 +70,7 @@ class AgentTable:
     asked_at: float = -math.inf
     looked_at: float = -math.inf
     judged_from: float = -math.inf
-    hearing: Hearing = Hearing()
+    hearing: Hearing = field(default_factory=Hearing)
 
     def __getitem__(self, agent: str) -> AgentHandle:
         return self.handles[agent]
@@ -169,7 +168,7 @@ class AgentTable:
     def note_look(self, now: float) -> None:
         """Before anything is judged by the time. Who has not looked for long was held up himself,
         and what agents have said meanwhile is not read yet."""
-        if now - self.looked_at > _HELD_UP_S:
+        if math.isfinite(self.looked_at) and now - self.looked_at > _HELD_UP_S:
             self.judged_from = now
         self.looked_at = now
 

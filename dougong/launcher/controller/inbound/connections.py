@@ -67,6 +67,11 @@ class Connections:
         """Where the paths to this machine are tried."""
         return describe_end(CONTROLLER, self._paths.address, self._ports)
 
+    def number(self, fence: int) -> None:
+        """The controller's number, which agents are told. To be called before anybody knows the
+        address."""
+        self._server.fence = fence
+
     def adopt(self, agent: str, channel: Channel) -> None:
         """From now on the agent is sent messages over this channel."""
         self._channels[agent] = channel
