@@ -21,7 +21,7 @@ import psutil
 import yaml
 
 from dougong.control.environment import child_environment
-from dougong.control.processes import process_exists
+from dougong.control.processes import die_with_parent, process_exists
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.self_inflicted import signal_for
@@ -186,6 +186,7 @@ class SmallRun:
         job.write_text(yaml.safe_dump(small_job(planned)))
         words = [sys.executable, "-m", "dougong", "run", str(job)]
         self._output = path.with_suffix(".out")
+        ours = os.getpid()
         with self._output.open("w") as out:
             self._process = subprocess.Popen(
                 [*words, "--no-ray", "--run-dir", str(path)],
@@ -194,6 +195,7 @@ class SmallRun:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                preexec_fn=lambda: die_with_parent(ours),  # a drill that is ended leaves no run
             )
 
     @property
