@@ -269,7 +269,8 @@ def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
 
 def start_torchrun(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
     words = [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--max-restarts=100",
-             "--monitor-interval=0.1", "--rdzv-endpoint=127.0.0.1:29520", "--rdzv-backend=c10d", PROGRAM, "torchrun", str(place)]  # fmt: skip
+             "--monitor-interval=0.1", "--rdzv-endpoint=127.0.0.1:29520", "--rdzv-backend=c10d",
+             PROGRAM, "torchrun", str(place)]  # fmt: skip
     return [start(words, place)]
 
 
