@@ -58,6 +58,7 @@ class Deadlines:
         10.0  # a node whose agent could not start is tried again, then after twice
     )
     leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
+    thread_end_s: float = 0.5  # a thread that waits for a peer, after its connection has ended
     # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
     lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel

@@ -46,7 +46,7 @@ TakeOver = Annotated[
     bool,
     typer.Option(
         "--take-over",
-        help="The controller on another machine, which cannot be reached, is dead.",
+        help="The controller on another machine is dead: do not wait for its lease to run out.",
     ),
 ]
 

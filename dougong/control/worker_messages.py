@@ -92,7 +92,8 @@ class WorkerRaised:
     `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
     `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
     innermost one where none is. `stays`: only a peer was lost; the process lives on and waits for
-    LeaveGeneration, `await_leave_s` long. Otherwise it ends next.
+    LeaveGeneration, `await_leave_s` long. Otherwise it ends next. `waited_for`: of a PeerError, the
+    workers for whom it has waited in vain.
     """
 
     type: str
@@ -102,6 +103,7 @@ class WorkerRaised:
     errno: int | None = None
     place: str = ""
     stays: bool = False
+    waited_for: tuple[str, ...] = ()
     kind: Literal["worker_raised"] = "worker_raised"
 
 

@@ -77,10 +77,8 @@ class Reach:
         beside = [other for other in self.agents if other.machine == agent.machine]
         if not all(other.is_silent for other in beside):
             return self._silent(agent, Culprit("agent", agent.name), Sign.AGENT, "does not answer")
-        culprit = Culprit("node", agent.machine)
-        return self._silent(
-            agent, culprit, Sign.NODE, "nothing comes from it, and nothing reaches it"
-        )
+        why = "nothing comes from it, and nothing reaches it"
+        return self._silent(agent, Culprit("node", agent.machine), Sign.NODE, why)
 
     def _silent(self, agent: AgentView, culprit: Culprit, sign: Sign, why: str) -> Suspicion:
         given_up = [agent.name]

@@ -46,9 +46,9 @@ class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
     `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
-    and since when. `shares`: the part of all lanes that each island runs. `arrivals`: when the last
-    steps came. `suspects`: what seems to hold up the run, and why. `unsaved`: since when there is no checkpoint and why, empty where the newest one was
-    committed.
+    and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
+    lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
+    is no checkpoint and why, empty where the newest one was committed.
     """
 
     job_name: str

@@ -48,8 +48,8 @@ class Standing:
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
-    them counts any more. `recovered`: the break-down of the last recovery. `remark`: what else has to be known, empty for nothing. `next_command`:
-    what to type next.
+    them counts any more. `recovered`: the break-down of the last recovery. `remark`: what else has
+    to be known, empty for nothing. `next_command`: what to type next.
     """
 
     status: RunStatus

@@ -106,13 +106,16 @@ class Neighbours:
         with self._socket:
             while not self._is_closed.wait(EVERY_S):
                 now = time.monotonic()
-                passed_s, looked_at = min(now - looked_at, _LONGEST_S), now
-                with self._lock:
-                    for peer in self._peers.values():
-                        peer.silent_s += passed_s
-                    # After that: what has come while this machine was held up counts.
-                    self._listen()
-                    self._speak()
+                self._take_turn(min(now - looked_at, _LONGEST_S))
+                looked_at = now
+
+    def _take_turn(self, passed_s: float) -> None:
+        with self._lock:
+            for peer in self._peers.values():
+                peer.silent_s += passed_s
+            # After that: what has come while this machine was held up counts.
+            self._listen()
+            self._speak()
 
     def _listen(self) -> None:
         while True:

@@ -186,10 +186,9 @@ class _Life:
 
 
 def _print(error: BaseException) -> None:
-    """What dougong raises on purpose says in its sentence what is wrong and what to do; everything
-    else shows where it happened. So does a lost peer, which says of another worker's end only that
-    there was one."""
-    if isinstance(error, DougongError) and not isinstance(error, PeerError):
+    """What dougong raises on purpose says in its sentence what is wrong and what to do, or which
+    peer was lost; everything else shows where it happened."""
+    if isinstance(error, DougongError):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
@@ -204,6 +203,7 @@ def describe_error(error: BaseException) -> WorkerRaised:
         traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
         place=_place_of(error),
+        waited_for=error.waited_for if isinstance(error, PeerError) else (),
     )
 
 

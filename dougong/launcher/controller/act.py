@@ -115,16 +115,12 @@ class Actor:
                 self._show(action)
             case AnswerWorkers(generation, answers):
                 self._answer(generation, answers)
-            case AdoptChannel() | CloseChannel() | DropAgent():
+            case AdoptChannel() | CloseChannel() | DropAgent() | TryMachine():
                 self._connect(action)
             case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
-            case TryMachine(agent):
-                end = self._facts.agents[agent].path_end
-                if end is not None:
-                    self._reach.try_machine(end)
             case AskForModel(agent, worker):
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
@@ -171,12 +167,16 @@ class Actor:
         if self._config.job_text is not None:
             self._run_dir.write_job(self._config.job_text)
 
-    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
+    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
             case AdoptChannel(agent, channel):
                 self._reach.adopt(agent, channel)
             case DropAgent(agent):
                 self._reach.drop(agent)
+            case TryMachine(agent):
+                end = self._facts.agents[agent].path_end
+                if end is not None:
+                    self._reach.try_machine(end)
             case CloseChannel(channel, answer):
                 # A client that did not wait for its answer has its request met even so.
                 try:

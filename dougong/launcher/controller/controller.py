@@ -216,7 +216,7 @@ class Controller:
             with contextlib.suppress(StorageError):  # it is shown, and what follows says the same
                 self._recorder.tell(again)
         try:
-            self._recorder.tell(_ended(outcome, facts.number, facts.step))
+            self._recorder.tell(_ended(outcome, facts))
         except StorageError as error:
             if outcome.error is None:
                 outcome = replace(outcome, state="FAILED", status=error.exit_status, error=error)
@@ -236,14 +236,15 @@ class Controller:
                 self._act_on(observe(self._facts, item, time.monotonic()))
 
 
-def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
+def _ended(outcome: Outcome, facts: RunFacts) -> events.RunEnded:
     """The run's last event but one."""
     diagnosis = outcome.diagnosis
     cause = str(outcome.error) if outcome.error is not None else None
     return events.RunEnded(
         kind=_KINDS[outcome.state],
-        generation=generation,
-        step=step,
+        generation=facts.number,
+        step=facts.step,
+        saved=facts.checkpoints.newest_step,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.culprit.worker or None,
         node="" if diagnosis is None else diagnosis.culprit.node,

@@ -71,7 +71,7 @@ class WorkerStatus:
     phase: str = "start"
     operation: int = 0
     awaited: int = 0
-    signs: WorkerSigns = WorkerSigns()
+    signs: WorkerSigns = field(default_factory=WorkerSigns)
     seen_at: float = -math.inf
 
     @property

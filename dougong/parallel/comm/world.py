@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,6 +90,7 @@ class World:
         self.snapshots = Route(snapshots or Groups())
         self._threads: list[MessageThread] = []
         self._waiter = self.make_thread("transfers")
+        self._mover = self.make_thread("moves")
         self._num_transfers = 0
         # The groups call a store of ours through its Python object, which their own reference does
         # not keep.
@@ -135,16 +137,25 @@ class World:
         self._end_what_is_due()
         if self._everybody.groups.gloo is not None:
             with PeerWait(self.member, range(self.size), "the end of the process groups"):
-                self._end_threads("message_s")
+                if not self._end_threads("message_s"):
+                    raise FutureTimeout
                 leave_groups()
             self._everybody = Route(Groups())
 
+    def free(self) -> None:
+        """Have whoever waits for a thread of messages raise PeerError: the generation is over. Any
+        thread may call this."""
+        me = self.member.in_words([self.rank])
+        self.member.waits.end(
+            PeerError(f"{me}: generation {self.member.generation} has been ended")
+        )
+
     def abandon(self) -> None:
-        """Leave a generation that is broken, without a word to its other workers. The connections
-        have been ended before, and `native_groups` aborted, so that whatever waits for a peer
-        raises soon. PeerError when a thread still waits after `leave_s`."""
+        """Leave a generation that is broken, without a word to its other workers. Its connections
+        have been ended before, and `native_groups` aborted, so that what is under way raises soon;
+        a thread that does not come to its end is left to itself."""
         self._end_what_is_due()
-        self._end_threads("leave_s")
+        self._end_threads("thread_end_s")
         if self._everybody.groups.gloo is not None:
             leave_groups()
         self._everybody, self._attention, self._kinds = Route(Groups()), Route(Groups()), {}
@@ -169,15 +180,12 @@ class World:
         for thread in self._threads:
             thread.close()
 
-    def _end_threads(self, limit: str) -> None:
-        """Until what has been begun has ended. `limit`: the field of `Deadlines` for it."""
-        deadlines = self.member.deadlines
-        until = time.monotonic() + getattr(deadlines, limit)
-        for thread in self._threads:
-            if not thread.await_end(max(0.0, until - time.monotonic())):
-                me, waited = self.member.in_words([self.rank]), deadlines.words(limit)
-                raise PeerError(f"{me} still waits for a peer {waited} after its generation's end")
-        self._threads.clear()
+    def _end_threads(self, limit: str) -> bool:
+        """Until what has been begun has ended; whether it has within a field of `Deadlines`."""
+        until = time.monotonic() + getattr(self.member.deadlines, limit)
+        threads, self._threads = self._threads, []
+        have_ended = [thread.await_end(max(0.0, until - time.monotonic())) for thread in threads]
+        return all(have_ended)
 
     def at_leaving(self, end: Callable[[], None]) -> None:
         """Have this called when the world ends, in whatever way."""
@@ -265,10 +273,22 @@ class World:
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
         self._count(TrafficKind.REPORTS, sends)
-        wait = PeerWait(self.member, others, f"{what}, step {self.step}")
-        under_way = self._everybody.begin(sends, receives, wait)
-        with wait:
-            under_way.wait_for_host(wait)
+        self.move(self._everybody, sends, receives, f"{what}, step {self.step}")
+
+    def move(
+        self, route: Route, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+    ) -> None:
+        """Send and receive by gloo, from host memory, until all has been sent and has come. Raises
+        PeerError when a peer is lost or does not come."""
+        peers = sorted({transfer.rank for transfer in (*sends, *receives)})
+
+        def new_wait() -> PeerWait:
+            return PeerWait(self.member, peers, what)
+
+        under_way = route.begin(sends, receives, new_wait())
+        if under_way.host:
+            with new_wait() as wait:
+                wait.for_future(self._mover.submit(_wait_for_host, under_way, new_wait))
 
     def _gather_lengths(self, length: int, what: str) -> list[int]:
         payload = length.to_bytes(_LENGTH_BYTES, "little")

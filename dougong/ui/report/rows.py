@@ -97,7 +97,8 @@ def recovery_rows(recoveries: Sequence[Recovery]) -> list[RecoveryRow]:
         same = list(alike)
         first, generations = same[0], tuple(recovery.generation for recovery in same)
         if first.total_s is None:
-            rows.append(RecoveryRow(first, (), "", generations))
+            outcome = _outcome(first) if first.is_ignored else ""
+            rows.append(RecoveryRow(first, (), outcome, generations))
         else:
             parts = _parts(first, longest)
             rows.append(RecoveryRow(first, parts, _outcome(first), generations))

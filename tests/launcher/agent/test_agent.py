@@ -54,6 +54,7 @@ class Played:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.path = folder
+        (folder / "checkpoints").mkdir()
         self.peers: Queue[tuple[Hello, Channel]] = Queue()
         self.server = Server("127.0.0.1", "secret", lambda h, c: self.peers.put((h, c)), lambda text: None, DEADLINES)
         given: dict[str, Any] = {

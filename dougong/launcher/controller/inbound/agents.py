@@ -38,7 +38,7 @@ class AgentHandle:
     clock_ahead_s: float = 0.0
     left: tuple[str, float] | None = None
     failure: AgentLost | LinkCut | None = None
-    hearing: Hearing = Hearing()
+    hearing: Hearing = field(default_factory=Hearing)
     answers: bool | None = None
     tried_at: float = -math.inf
 
@@ -70,7 +70,7 @@ class AgentTable:
     asked_at: float = -math.inf
     looked_at: float = -math.inf
     judged_from: float = -math.inf
-    hearing: Hearing = Hearing()
+    hearing: Hearing = field(default_factory=Hearing)
 
     def __getitem__(self, agent: str) -> AgentHandle:
         return self.handles[agent]
