@@ -275,7 +275,9 @@ def start_torchrun(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
 
 
 def start_lm_resiliency(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
-    configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={place}/context.json"
+    context = place / "context"
+    context.mkdir(mode=0o700)  # it insists
+    configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={context}/context.json"
     words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=3", "--max-restarts=100",
              "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", "--rdzv-endpoint=127.0.0.1:29530",
              "--rdzv-id=bench", f"--rdzv-conf={configuration}", PROGRAM, "lm_resiliency", str(place)]  # fmt: skip

@@ -111,12 +111,9 @@ class Proof:
 
     def rehearse(self, count: int) -> Iterator[Rehearsal]:
         """The schedules 1 to `count` of the seed that are not done yet, each as it ends."""
-        undisturbed = self._undisturbed()
-        for number in range(1, count + 1):
-            key = f"{self.seed}/{number}"
-            if key in self.done:
-                continue
-            rehearsal = self._one(key, self.draw(key), undisturbed)
+        keys = [f"{self.seed}/{number}" for number in range(1, count + 1)]
+        for key in [key for key in keys if key not in self.done]:
+            rehearsal = self._one(key, self.draw(key), self._undisturbed())
             self.done[key] = rehearsal.to_json()
             with (self.folder / LINES).open("a") as file:
                 file.write(json.dumps(self.done[key]) + "\n")
