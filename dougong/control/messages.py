@@ -10,7 +10,7 @@ Who says what, in the order of a generation's life:
     controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, LeaveGeneration,
                                     KillWorkers, ToWorker, EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
-                                    WorkerForked, WorkerExited, OutputLine, FromWorker
+                                    WorkerForked, WorkerExited, OutputLine, StorageTold, FromWorker
     agent -> worker                 LeaveGeneration, JoinGeneration, and what a ToWorker holds
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back

@@ -19,10 +19,13 @@ from dougong.records.event.faults import DrillFired as DrillFired
 from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
 from dougong.records.event.faults import Recovered as Recovered
 from dougong.records.event.faults import RecoveryDecided as RecoveryDecided
+from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import Suspected as Suspected
 from dougong.records.event.faults import SuspicionEnded as SuspicionEnded
-from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import WorkerDied as WorkerDied
+from dougong.records.event.storage import CheckpointsLeft as CheckpointsLeft
+from dougong.records.event.storage import StorageAnswered as StorageAnswered
+from dougong.records.event.storage import StorageTroubled as StorageTroubled
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
 
@@ -344,6 +347,9 @@ Event = Annotated[
     | CheckpointFailed
     | CheckpointRejected
     | CheckpointsSetAside
+    | CheckpointsLeft
+    | StorageTroubled
+    | StorageAnswered
     | NoteTaken
     | WarningRaised
     | StopRequested

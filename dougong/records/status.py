@@ -80,7 +80,8 @@ class RunStatus(BaseModel):
     start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
     waits for there, where that is not of its own making; `unsaved`: since when there is no
     checkpoint and why, empty where the newest one was committed; `fence`: the number of the
-    controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone."""
+    controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
+    `storage`: what cannot be written now, since when, and what is kept in memory."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -96,6 +97,7 @@ class RunStatus(BaseModel):
     unsaved: str = ""
     waiting: str = ""
     ray: str = ""
+    storage: str = ""
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

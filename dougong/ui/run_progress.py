@@ -26,6 +26,7 @@ from dougong.records.metrics import MetricsRow
 from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES
+from dougong.ui.storage_words import OpenTroubles
 
 _STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
@@ -46,7 +47,7 @@ class RunProgress:
     `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
     and since when. `shares`: the part of all lanes that each island runs. `arrivals`: when the last
     steps came. `unsaved`: since when there is no checkpoint and why, empty where the newest one was
-    committed.
+    committed; `storage`: what cannot be written.
     """
 
     job_name: str
@@ -58,6 +59,7 @@ class RunProgress:
     validation: tuple[int, float] | None = None
     checkpoint: NewestCheckpoint | None = None
     unsaved: str = ""
+    storage: OpenTroubles = field(default_factory=OpenTroubles)
     failures: int = 0
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
@@ -88,6 +90,7 @@ class RunProgress:
         self.failures += isinstance(event, FailureDiagnosed)
         self._note_course(event, now)
         self._note_checkpoint(event, now)
+        self.storage.note(event)
 
     def _note_course(self, event: Event, now: float) -> None:
         match event:

@@ -100,7 +100,8 @@ class Standing:
         waits = status.waiting and not status.has_ended
         awaited = f"waiting: {status.waiting}" if waits else ""
         ray = "" if status.has_ended else status.ray
-        return [text for text in (awaited, status.unsaved, ray, self.remark) if text]
+        told = (awaited, status.storage, status.unsaved, ray, self.remark)
+        return [text for text in told if text]
 
     def _step_words(self) -> list[str]:
         words = []

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,7 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import TryPaths
 from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
-from dougong.control.worker_messages import WorkerLeft, WorkerMessage
+from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.facts import describe_agent
@@ -58,7 +59,10 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
+from dougong.storage.watch import TroubleWatch
+from dougong.storage.writer import Kind, StorageWriter
 
+_OWN_LINES = Kind("own lines", most_bytes=1 << 16)
 MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
@@ -114,9 +118,12 @@ class Agent:
         self._deadlines = settings.deadlines
         self._controller = controller
         self._fork_server = fork_server
+        # Beside this loop, which must beat while storage does not answer.
+        self._logs = StorageWriter("workers' logs", settings.deadlines)
+        self._log_watch = TroubleWatch(self._logs)
         self._workers = Workers(
             fork_server,
-            WorkerPlaces(RunDir(settings.run_dir), paths.address, settings.deadlines),
+            WorkerPlaces(RunDir(settings.run_dir), self._logs, paths.address, settings.deadlines),
             tell=controller.send,
             opened=self._start_reading,
             handed_over=self._on_output,
@@ -146,6 +153,8 @@ class Agent:
             child.read_output(1024)
             child.close()
         self._selector.close()
+        self._logs.settle(self._deadlines.logs_end_s)
+        self._logs.close()
 
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s
@@ -176,10 +185,13 @@ class Agent:
         self._controller.send(
             Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
         )
+        news = self._log_watch.look()
+        if news is not None:
+            self._controller.send(StorageTold.of(news))
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full
-            print(f"agent {self._settings.name}: {text}", file=sys.stderr, flush=True)
+        # Its own log is on the run's disk.
+        self._logs.put(_OWN_LINES, partial(_print_line, f"agent {self._settings.name}: {text}"))
 
     # What the controller says
 
@@ -191,6 +203,7 @@ class Agent:
         match message:
             case ForkWorkers(generation):
                 self._generation = generation
+                self._log_watch.tell_again()
                 self._workers.begin(message)
             case LeaveGeneration() | ToWorker() | KillWorkers() | StopAfterStep():
                 self._workers.command(message)
@@ -331,6 +344,11 @@ def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Mess
         # It has ended and has not read what it was told last. The system says that once, and then
         # gives what the worker itself has said before.
         return read_messages(child.channel, on_malformed)
+
+
+def _print_line(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody can be told either
+        print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -133,8 +133,8 @@ class Actor:
         self._backend.close()
         if self._prover is not None:
             self._prover.close()
-        if self._facts.checkpoints.num_open:
-            self._storage_thread.settle(self._config.deadlines.kill_s)
+        # Old checkpoints may still be being deleted.
+        self._storage_thread.settle(self._config.deadlines.kill_s)
         if self._rendezvous is not None:
             self._rendezvous.close()
 
@@ -159,7 +159,8 @@ class Actor:
     def _keep_job(self) -> None:
         """The run trains: what a resume has changed of its job holds from now on."""
         if self._config.job_text is not None:
-            self._run_dir.write_job(self._config.job_text)
+            text = self._config.job_text
+            self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
     def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
         match action:
@@ -368,7 +369,7 @@ class Actor:
     def _store(self, action: UsePlan | FindCheckpoint | CommitCheckpoint) -> None:
         match action:
             case UsePlan(plan):
-                self._run_dir.write_plan(plan.to_json())
+                self._recorder.keep("plan.json", partial(self._run_dir.write_plan, plan.to_json()))
                 self._recorder.view.plan(plan)
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
