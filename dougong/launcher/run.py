@@ -64,6 +64,7 @@ from dougong.records.events import (
 from dougong.records.files import make_run_folder
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
+from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
@@ -354,13 +355,14 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
 def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: float) -> str:
     """The run's last words, when its record is written, or has not been for so long."""
     left = recorder.settle(limit_s)
-    if left:
-        # Nothing below reads or writes there: it might not come back.
-        unwritten = "\n".join(unwritten_words(trouble) for trouble in left)
-        return f"{outcome.state.lower()}: {run_dir.path}\n{unwritten}"
+    if any(trouble.reason == NO_ANSWER for trouble in left):
+        # Nothing may be read or written there any more: it would not come back.
+        return _with_unwritten(f"{outcome.state.lower()}: {run_dir.path}", left)
     if not run_dir.job_file.is_file():
         # What is left of its record would read as that of a run that has not begun.
         return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
+    if left:
+        return _with_unwritten(_closing_words(outcome, run_dir), left)
     try:
         report = write_report(run_dir)
     except Exception as error:
@@ -370,6 +372,10 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: flo
         recorder.record(WarningRaised(generation=outcome.generation, text=text))
         return _closing_words(outcome, run_dir)
     return f"{_closing_words(outcome, run_dir)}\nreport: {report}"
+
+
+def _with_unwritten(words: str, left: Sequence[Trouble]) -> str:
+    return "\n".join((words, *[unwritten_words(trouble) for trouble in left]))
 
 
 def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:

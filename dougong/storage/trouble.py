@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NO_ANSWER = "storage does not answer"
+"""The reason of whoever is stuck in a call of the storage."""
+
 Counts = tuple[tuple[str, int], ...]
 """Pieces by the name of their kind."""
 

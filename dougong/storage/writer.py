@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DougongError
-from dougong.storage.trouble import Counts, Trouble
+from dougong.storage.trouble import NO_ANSWER, Counts, Trouble
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class StorageWriter:
         with self._changed:
             reasons = [(line.refused_since, line.reason) for line in self._refused()]
             if self._at is not None and now - self._at[1] > self._deadlines.storage_told_s:
-                reasons.append((self._at[1], "storage does not answer"))
+                reasons.append((self._at[1], NO_ANSWER))
             if not reasons:
                 return None
             since = min(begun for begun, _ in reasons if begun is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ import torch
 from dougong.checkpoint import snapshot
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.repository import commit, newest_valid, verify
-from dougong.checkpoint.snapshot import StateTensor
+from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, ModelError, NumericsError
 from tests.checkpoint.crash import join, start_dying
 from tests.checkpoint.saving import State, names_of, saver_of, share, state_of, tiny_model
