@@ -58,6 +58,7 @@ class Deadlines:
         10.0  # a node whose agent could not start is tried again, then after twice
     )
     leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
+    thread_end_s: float = 0.5  # a thread that waits for a peer, after its connection has ended
     # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
     lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
@@ -98,6 +99,7 @@ class Deadlines:
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
     backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
+    second_fork_server_s: float = 10.0  # training has lasted so long before a second one is started
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
@@ -121,6 +123,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
     lease_renew_s: float = 1.0  # a controller says that it lives
+    adoption_every_s: float = 0.0005  # a process between fork server and worker ends
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited

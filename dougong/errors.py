@@ -91,4 +91,7 @@ class WorkerError(DougongError):
 
 class PeerError(DougongError):
     """A message to or from another worker failed: as a rule the consequence of that worker's end,
-    not a cause."""
+    not a cause. `waited_for`: the names of those for whom this worker has waited to the end of its
+    time; empty where the message failed otherwise."""
+
+    waited_for: tuple[str, ...] = ()

@@ -39,6 +39,13 @@ def test_the_price_of_the_look_for_nan_is_measured() -> None:
     assert "the look of a save, of its digests (beside training): median" in ended.stdout
 
 
+@pytest.mark.slow
+def test_the_price_of_snapshots_is_measured() -> None:
+    ended = run("benchmarks/snapshots.py", "--workers", "2", "--rounds", "2", "--steps", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "with snapshots over without: median" in ended.stdout and "MB of state sent a step" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

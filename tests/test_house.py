@@ -41,6 +41,7 @@ ORDER = (
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
+    "control.network",  # machines that hear each other
     "control.worker",  # a worker's end of its line
     "testing",  # a cluster on one machine, for tests and by hand
     "fault",  # from observation to decision

@@ -22,7 +22,6 @@ from torch import Tensor
 from dougong.checkpoint.directories import MODEL, pending_directory
 from dougong.checkpoint.disk import (
     digest,
-    digest_range,
     opened,
     storage_error,
     sync_directory,
@@ -40,6 +39,7 @@ from dougong.checkpoint.tensorfile import (
     num_not_finite,
     plan_layout,
 )
+from dougong.checkpoint.verify import read_back
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, NumericsError, PeerError
 
@@ -336,7 +336,7 @@ class Saver:
             # The page cache would answer with what was just written; a bad disk shows itself only
             # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
-            _read_back(path, fd, entries, header)
+            read_back(path, fd, entries, header)
         return FileRecord(layout.num_bytes, None, header, entries)
 
     def _sync_directories(self, job: _WriteJob) -> None:
@@ -398,23 +398,3 @@ def _entry(layout: FileLayout, staged: _Staged) -> Entry:
 def _write_entries(fd: int, entries: tuple[Entry, ...], staged: list[_Staged]) -> None:
     for entry, item in zip(entries, staged, strict=True):
         write_at(fd, item.data, entry.offset)
-
-
-def _read_back(
-    path: Path, fd: int, entries: tuple[Entry, ...], header: tuple[int, str] | None
-) -> None:
-    """Compare what storage gives back with what was in memory."""
-    if header is not None:
-        num_bytes, written = header
-        if digest_range(fd, 0, num_bytes) != written:
-            raise CheckpointError(
-                f"{path}: its header reads back differently from what was written; "
-                "the storage is bad"
-            )
-    for entry in entries:
-        actual = digest_range(fd, entry.offset, entry.num_bytes)
-        if actual != entry.digest:
-            raise CheckpointError(
-                f"{path}: {entry.label}: reads back as {actual}, written as {entry.digest}; "
-                "the storage is bad"
-            )

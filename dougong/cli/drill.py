@@ -19,8 +19,8 @@ Run = Annotated[
     Path | None,
     typer.Argument(
         metavar="[RUN_DIR]",
-        help="A run that is training and whose job file says `drill: allowed`. Without one: a small "
-        "job on this machine, held against the same job undisturbed.",
+        help="A run that is training and whose job file says `drill: allowed`. Without one: a "
+        "small job on this machine, held against the same job undisturbed.",
         show_default=False,
     ),
 ]
@@ -44,9 +44,9 @@ def drill(
     ] = Path("runs/drill"),
     show: Annotated[bool, typer.Option("--list", help="Print the vocabulary of faults.")] = False,
 ) -> None:
-    """Rehearse faults: each is announced, done, named by the run, and ridden out.
+    """Rehearse faults, on a run that allows it or on a small job of its own.
 
-    On a run: draws faults that it survives, has the controller and its agents do them, and says of
+    Each is announced before it comes. On a run: draws faults that it survives, has the controller and its agents do them, and says of
     each what was named and when it trained again. On its own job: draws schedules, and holds final
     weights, optimizer and samples against the undisturbed run, bit by bit. Exit status: 0 all as it
     should be, 1 not.

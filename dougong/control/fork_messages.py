@@ -13,10 +13,12 @@ from dougong.deadlines import Deadlines
 
 @dataclass(frozen=True)
 class StartServer:
-    """Import these modules; ServerReady or ServerBroken comes back."""
+    """Import these modules; ServerReady or ServerBroken comes back. `adopts`: the agent takes over
+    what is forked, so that it outlives the fork server."""
 
     modules: tuple[str, ...]
     deadlines: Deadlines
+    adopts: bool = False
     kind: Literal["start_server"] = "start_server"
 
 

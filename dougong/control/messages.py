@@ -10,7 +10,8 @@ Who says what, in the order of a generation's life:
     controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, LeaveGeneration,
                                     KillWorkers, ToWorker, EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
-                                    WorkerForked, WorkerExited, OutputLine, StorageTold, FromWorker
+                                    ForkServerReplaced, WorkerForked, WorkerExited, OutputLine,
+                                    StorageTold, FromWorker
     agent -> worker                 LeaveGeneration, JoinGeneration, and what a ToWorker holds
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back
@@ -152,6 +153,15 @@ class AgentReady:
 
 
 @dataclass(frozen=True)
+class ForkServerReplaced:
+    """A fork server has ended, and another one forks from now on; no worker has ended with it."""
+
+    text: str
+    fork_server_pid: int
+    kind: Literal["fork_server_replaced"] = "fork_server_replaced"
+
+
+@dataclass(frozen=True)
 class AgentFailed:
     """The agent cannot go on: of itself, or because its fork server is gone."""
 
@@ -276,6 +286,7 @@ Message = (
     | PathsOpen
     | PathsTried
     | AgentReady
+    | ForkServerReplaced
     | AgentFailed
     | Heartbeat
     | WorkerForked

@@ -52,11 +52,12 @@ class Hearing:
     """What an agent hears of the others' short messages, which machines send to each other about
     five times a second.
 
-    `lost`: agents that it has heard and does not hear any more, each with the seconds since;
-    `told`: what an agent that cannot reach the controller has said last through this one: whom it
-    does not hear itself.
+    `heard`: agents, or the controller, that it hears; `lost`: those that it has heard and does not
+    hear any more, each with the seconds since; `told`: of those that it hears, whom they do not
+    hear, as they say.
     """
 
+    heard: tuple[str, ...] = ()
     lost: dict[str, float] = field(default_factory=dict)
     told: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -71,12 +72,10 @@ class PathsOpen:
 
 @dataclass(frozen=True)
 class TryPaths:
-    """To an agent: try the paths to these ends, and to the port where workers will meet. `number`:
-    of this round of tries."""
+    """To an agent: try the paths to these ends. `number`: of this round of tries."""
 
     number: int
     ends: tuple[PathEnd, ...]
-    store: tuple[str, int] | None = None
     kind: Literal["try_paths"] = "try_paths"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NAME = 15
 
 
@@ -32,6 +33,15 @@ def name_process(name: str) -> None:
     """What this process is called in lists of processes: 15 letters at most. Linux alone."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def adopt_orphans() -> bool:
+    """From now on this process is the parent of everything that its descendants leave without one.
+    False where the system cannot do that: Linux alone can."""
+    if not sys.platform.startswith("linux"):
+        return False
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return bool(prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def open_pidfd(pid: int) -> int | None:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from dougong.control.progress import OrderedFault
 from dougong.control.run_sources import RunSources
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.worker_messages import StoreReply, StoreRequest, WorkerMessage
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
@@ -50,6 +50,17 @@ class Control(Protocol):
         """Whether the generation is over for this worker: it ends what it is at by a PeerError."""
         ...
 
+    def ask(
+        self, question: Callable[[int], StoreRequest], timeout_s: float, limit: str = ""
+    ) -> StoreReply:
+        """Ask the controller's store: `question` makes a message of a number. `limit`: the field of
+        `Deadlines` that the timeout is, for its error.
+
+        PeerError when the generation is to be left meanwhile, TimeoutError at the deadline,
+        EOFError when the agent is gone.
+        """
+        ...
+
     def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
         """How this generation is left before its work is done, from now on.
 
@@ -85,10 +96,10 @@ class Kept:
 class WorkerContext:
     """All that an entry (`module:function`) is given.
 
-    `resume`: a committed and verified checkpoint directory, None to start fresh. `store`: host and
-    port of the controller's TCPStore. `address`: this process's own network address. `drills`: this
-    worker's, not yet fired. `fence`: the number of the controller. `sources`: with what the run began; None: nobody has kept that. `kept`:
-    the same in every generation of a process.
+    `resume`: a committed and verified checkpoint directory, None to start fresh. `address`: this
+    process's own network address. `drills`: this worker's, not yet fired. `sources`: with what the
+    run began; None: nobody has kept that. `fence`: the number of the controller, `life`: a
+    name that no other has. `kept`: the same in every generation of a process.
     """
 
     job: Job
@@ -97,10 +108,10 @@ class WorkerContext:
     generation: int
     run_dir: Path
     resume: Path | None
-    store: tuple[str, int]
     address: str
     drills: tuple[Drill, ...]
     control: Control
     sources: RunSources | None = None
     fence: int = 0
+    life: str = ""
     kept: Kept = field(default_factory=Kept)

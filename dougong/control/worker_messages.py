@@ -123,7 +123,8 @@ class WorkerRaised:
     `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
     `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
     innermost one where none is. `stays`: only a peer was lost; the process lives on and waits for
-    LeaveGeneration, `await_leave_s` long. Otherwise it ends next.
+    LeaveGeneration, `await_leave_s` long. Otherwise it ends next. `waited_for`: of a PeerError, the
+    workers for whom it has waited in vain.
     """
 
     type: str
@@ -133,6 +134,7 @@ class WorkerRaised:
     errno: int | None = None
     place: str = ""
     stays: bool = False
+    waited_for: tuple[str, ...] = ()
     kind: Literal["worker_raised"] = "worker_raised"
 
 
@@ -160,10 +162,11 @@ class StateFetched:
 @dataclass(frozen=True)
 class StoreRequest:
     """A question to the controller's store, where the workers of a generation meet; StoreReply
-    answers it. `number`: the asker's own, which comes back. `value`: bytes, as base64."""
+    answers it: `get` and `wait` when all keys are there. `number`: the asker's own, which comes
+    back. `value`: bytes, as base64."""
 
     number: int
-    operation: Literal["set", "get", "add", "check", "delete"]
+    operation: Literal["set", "get", "add", "check", "delete", "wait"]
     keys: tuple[str, ...]
     value: str = ""
     amount: int = 0

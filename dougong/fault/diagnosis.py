@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -112,10 +113,34 @@ def first_failure(failures: Sequence[Failure]) -> tuple[Failure, tuple[Failure, 
     """The failure that began it, and the others. `failures` in the order observed, at least one.
 
     A failure that cannot be a consequence comes first; without one, an abort, which only may be a
-    consequence; a lost peer is named where there is nothing else.
+    consequence; a lost peer is named where there is nothing else. Where all have waited to the end
+    of their time, it began with the one for whom they waited and whose time has not ended.
     """
+    absent = _absent(failures)
+    if absent is not None:
+        return absent, tuple(failures)
     first = min(failures, key=_rank)  # the earliest of its rank: min keeps the order
     return first, tuple(failure for failure in failures if failure is not first)
+
+
+def _absent(failures: Sequence[Failure]) -> Hung | None:
+    """The worker for whom most have waited in vain, and that has waited for nobody itself."""
+    waited_for: Counter[str] = Counter()
+    late = set()
+    for failure in failures:
+        if not isinstance(failure, Raised) or not failure.error.waited_for:
+            return None
+        late.add(failure.worker)
+        waited_for.update(failure.error.waited_for)
+    absent = [name for name, _ in waited_for.most_common() if name not in late]
+    if not absent:
+        return None
+    facts = []
+    for failure in failures:
+        if isinstance(failure, Raised):
+            facts.append(f"{failure.worker}: {failure.error.message}")
+    reason = "the others have waited for it in vain, and it has waited for nobody"
+    return Hung(absent[0], reason, tuple(facts))
 
 
 def _rank(failure: Failure) -> int:

@@ -32,13 +32,16 @@ _NAMED = 6
 
 
 class Sign(IntEnum):
-    """Why a worker is suspected, the surest first."""
+    """Why something is suspected, the surest first; the first three are no workers."""
 
-    STOPPED = 0
-    SILENT = 1
-    IN_KERNEL = 2
-    STILL = 3
-    CIRCLE = 4
+    NODE = 0
+    LINK = 1
+    AGENT = 2
+    STOPPED = 3
+    SILENT = 4
+    IN_KERNEL = 5
+    STILL = 6
+    CIRCLE = 7
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class WorkerView:
 @dataclass(frozen=True)
 class Suspicion:
     """Something holds up the run, or may. `since_s`: for so long by now; `limit_s`: if it lasts so
-    long, it is acted on, which `limit` says in words; `evidence`: what was seen."""
+    long, it is acted on, which `limit` says in words; `evidence`: what was seen. `agents`: those
+    that are given up then, empty where it is a worker."""
 
     culprit: Culprit
     sign: Sign
@@ -77,6 +81,7 @@ class Suspicion:
     limit_s: float
     limit: str
     evidence: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
 
     @property
     def is_due(self) -> bool:

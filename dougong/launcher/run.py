@@ -16,16 +16,14 @@ from types import FrameType
 
 from rich.console import Console
 
-from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.deadlines import Deadlines
 from dougong.errors import (
-    CheckpointError,
     DougongError,
     JobError,
     SupersededError,
+    WorkerError,
 )
-from dougong.fault.drill import FiredDrill
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
@@ -41,29 +39,28 @@ from dougong.launcher.controller.config import (
     ResumePoint,
 )
 from dougong.launcher.controller.controller import Controller
-from dougong.launcher.controller.drills import fired_by
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
 from dougong.launcher.sources import known_sources
+from dougong.launcher.supervisor import ControllerDeath
+from dougong.launcher.take_over import take_over
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
-    CheckpointCommitted,
-    CheckpointsSetAside,
-    DrillFired,
-    Event,
-    FirstStep,
+    FailureDiagnosed,
     NoteTaken,
     RunCreated,
+    RunEnded,
     WarningRaised,
 )
 from dougong.records.files import make_run_folder
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
+from dougong.records.rebuilt_status import known_status
 from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
@@ -112,7 +109,8 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes` and `warning`: what is told at its start."""
+    says so already; `notes` and `warning`: what is told at its start; `follows`: the death after
+    which it goes on by itself."""
 
     job: Job
     run_dir: RunDir
@@ -121,6 +119,7 @@ class Launch:
     job_text: str | None = None
     notes: tuple[str, ...] = ()
     warning: str | None = None
+    follows: ControllerDeath | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False) -> int:
@@ -157,9 +156,11 @@ def resume_run(
     overrides: Sequence[str],
     options: Options,
     request: ResumeRequest | None = None,
+    follows: ControllerDeath | None = None,
 ) -> int:
     """Go on with a run from its newest valid checkpoint, or as `request` says. `overrides` may
     change where it runs, not what it computes. Until it trains again, job.yaml stays as it was.
+    `follows`: the death of the controller before, where nobody has typed a command since.
 
     StepsDoneError when there is no step to go on with."""
     request = request or ResumeRequest()
@@ -175,9 +176,38 @@ def resume_run(
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
         job = with_ports(after.job)
-        launch = Launch(job, run_dir, lease, resume_point, after.to_yaml(), warning=bent)
+        launch = Launch(
+            job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows
+        )
         with placed(after):
             return _run(launch, options)
+
+
+def end_lost_run(path: Path, death: ControllerDeath) -> int:
+    """Write down that a run has ended whose controllers die, and raise why as a WorkerError."""
+    found = RunDir.open(path.absolute())
+    with become_controller(found) as lease:
+        run_dir = found.of_writer(lease.fence)
+        status, _ = known_status(run_dir)
+        generation, diagnosis = status.generation, death.diagnosis
+        run_dir.append_event(FailureDiagnosed.of(generation, diagnosis, ()))
+        ended = RunEnded(
+            kind="failed",
+            generation=generation,
+            step=status.step,
+            cause=f"{diagnosis.cause}; {death.in_vain}",
+            node=diagnosis.culprit.node,
+            failure=diagnosis.kind,
+        )
+        run_dir.append_event(ended)
+        dead = tuple(worker.model_copy(update={"alive": False}) for worker in status.workers)
+        run_dir.write_status(status.model_copy(update={"state": "FAILED", "workers": dead}))
+        error = WorkerError(f"{diagnosis}; {death.in_vain}")
+        outcome = Outcome("FAILED", 1, error, diagnosis, generation)
+        with contextlib.suppress(DougongError):
+            write_report(run_dir)
+        print(_closing_words(outcome, run_dir), flush=True)
+    raise _last_words(outcome, run_dir)
 
 
 def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
@@ -227,53 +257,6 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
         )
 
 
-def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
-    """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
-    `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed = 0, set()
-    fired: set[FiredDrill] = set()
-    events = run_dir.read_events()
-    for event in events:
-        generation = max(generation, event.generation)
-        match event:
-            case DrillFired():
-                fired.update(fired_by(event))
-            case CheckpointCommitted():
-                committed.add(event.step)
-            case CheckpointsSetAside():
-                committed = {step for step in committed if step <= event.step}
-    there = [place.step for place in list_committed(run_dir.checkpoints)]
-    if chosen and chosen not in there:
-        raise CheckpointError(
-            f"{run_dir.checkpoints}: no checkpoint of step {chosen}; there are: "
-            f"{steps_in(run_dir.checkpoints)}"
-        )
-    step = max(there, default=0) if chosen is None else chosen
-    # A commit whose event was lost with its controller has left its checkpoint all the same.
-    has_committed = bool(committed or there)
-    return ResumePoint(
-        generation=generation + 1,
-        step=step,
-        fired=frozenset(fired),
-        has_committed=has_committed,
-        chosen=chosen,
-        same_since=_same_since(events),
-    )
-
-
-def _same_since(events: Sequence[Event]) -> int:
-    """The first generation that was computed after the last change of a key that may change
-    bits."""
-    first, changed = 1, False
-    for event in events:
-        if isinstance(event, RunCreated):
-            changed = bool(event.changed)
-        elif isinstance(event, FirstStep) and changed:
-            # A resume that came to no step has computed nothing with what it changed.
-            first, changed = event.generation, False
-    return first
-
-
 def _run(launch: Launch, options: Options) -> int:
     job, run_dir = launch.job, launch.run_dir
     config = _config(launch, options)
@@ -321,6 +304,8 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         address=choice.address or "",
     )
     recorder.record(created)
+    if launch.follows is not None:
+        recorder.record(FailureDiagnosed.of(generation - 1, launch.follows.diagnosis, ()))
     notes = (choice.note, *launch.notes) if choice.note else launch.notes
     for text in notes:
         recorder.record(NoteTaken(generation=generation, text=text))

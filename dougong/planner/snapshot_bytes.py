@@ -78,15 +78,19 @@ def snapshot_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[SnapshotB
     """By rank; nothing where the job keeps none, or a worker is alone."""
     if not keeps_snapshots(job, plan):
         return [SnapshotBytes(0, 0) for _ in plan.workers]
-    sizes = [NUM_SLOTS * part.num_bytes for part in part_sizes(job, inventory, plan)]
+    sizes = [part.num_bytes for part in part_sizes(job, inventory, plan)]
     holders = replica_holders(plan, job.fault.snapshots.replicas)
+    # What is being written to a node's disk is kept apart when its slot is taken.
+    num_own = NUM_SLOTS + (1 if job.fault.snapshots.local is not None else 0)
     found = []
     for rank, own in enumerate(sizes):
         kept = sum(sizes[ward] for ward in wards_of(holders, rank))
-        found.append(SnapshotBytes(own, kept))
+        found.append(SnapshotBytes(num_own * own, NUM_SLOTS * kept))
     return found
 
 
 def keeps_snapshots(job: Job, plan: Plan) -> bool:
-    """Whether snapshots are taken: a worker that is alone would lose them with itself."""
-    return job.fault.snapshots.are_kept and len(plan.workers) > 1
+    """Whether snapshots are taken: a worker that is alone would lose them with itself, but for
+    those on disk."""
+    snapshots = job.fault.snapshots
+    return snapshots.are_kept and (len(plan.workers) > 1 or snapshots.local is not None)

@@ -300,15 +300,23 @@ class StepGivenUp(RunEvent):
 
 class RunEnded(RunEvent):
     """The controller's last event but for its state. `cause`, `culprit`, `failure`: of a failed
-    run, the last two where something failed in it; `worker`: the culprit, where that is one."""
+    run, the last two where something failed in it; `worker`: the culprit, where that is one.
+    `saved`: the step of the newest checkpoint, 0 for none; None in what an earlier release wrote.
+    """
 
     kind: Literal["finished", "stopped", "failed"]
     step: int
+    saved: int | None = None
     cause: str | None = None
     worker: str | None = None
     node: str = ""
     culprit: Culprit | None = None
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
+
+    @property
+    def num_unsaved(self) -> int:
+        """How many steps a resume computes again."""
+        return 0 if self.saved is None else max(self.step - self.saved, 0)
 
     @property
     def who(self) -> Culprit | None:

@@ -137,6 +137,14 @@ def see_newest(run: Path) -> LeaseSight | None:
     return see_lease(run, fence) if fence else None
 
 
+def are_past(run: Path, first: int, last: int) -> bool:
+    """Whether the holders of all these numbers certainly write no more. One that cannot be read may
+    be alive."""
+    with contextlib.suppress(StorageError):
+        return all(see_lease(run, fence).is_past for fence in range(first, last + 1))
+    return False
+
+
 def has_moved(run: Path, seen: LeaseSight, within_s: float, every_s: float) -> bool:
     """Whether the lease is renewed, or a higher number taken, while we look for so long."""
     deadline = time.monotonic() + within_s

@@ -1,5 +1,5 @@
-"""Everything that a run writes: who does, in which thread, how long it may take, and what becomes of
-it where storage does not take it. docs/design/storage.md shows this table."""
+"""Everything that a run writes: who does, in which thread, how long that may take, and what becomes
+of it where storage does not take it. docs/design/storage.md shows this table."""
 
 from __future__ import annotations
 

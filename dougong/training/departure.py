@@ -54,11 +54,17 @@ class Departure:
             # Connections first: a kernel that is aborted may look as if it had ended well, and
             # nobody may hear of a result by then.
             self._sockets.shut()
-            if self._world is not None and not self._is_aborted:
-                self._is_aborted = True
-                self._accelerator.abort(self._world.native_groups)
+            if self._world is not None:
+                self._abort(self._world)
+                self._world.free()
             for free in self._frees:
                 free()
+
+    def _abort(self, world: World) -> None:
+        """The native library's part; once."""
+        if not self._is_aborted:
+            self._is_aborted = True
+            self._accelerator.abort(world.native_groups)
 
     def _leave(self) -> int:
         self._memory.leave()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
@@ -21,7 +22,9 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.training.departure import Departure
 from dougong.training.drill.spoiler import Victim
+from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
+from dougong.training.start.channel_store import ChannelStore
 from dougong.training.step import StepParts
 from dougong.training.trainer import build_trainer
 
@@ -68,9 +71,10 @@ def joined(context: WorkerContext, departure: Departure | None = None) -> Iterat
     departure.check()
     note(Arrival.BEGINS)
     member = _membership(context)
+    store = ChannelStore(context.control.ask, member.deadlines)
     # For as long as the world lasts: an island's native library listens when it first speaks.
     with PortKeeper(read_ports(context.job.ports)) as keeper:
-        world = World.join(member, context.store, note)
+        world = World.join(member, store, note)
         note(Arrival.BUILDS)
         departure.note_joined(world)
         keeper.check()
@@ -83,9 +87,17 @@ def _memory(context: WorkerContext) -> StateMemory:
     """The one of this process, over all generations."""
     memory = context.kept.get(StateMemory)
     if memory is None:
-        memory = StateMemory(context.job.fault.snapshots)
+        memory = StateMemory(context.job.fault.snapshots, _local_disk(context))
         context.kept.put(memory)
     return memory
+
+
+def _local_disk(context: WorkerContext) -> LocalDisk | None:
+    """Where this node keeps snapshots, too, if the job names a folder."""
+    folder = context.job.fault.snapshots.local
+    if folder is None:
+        return None
+    return LocalDisk(Path(folder), context.run_dir, context.life, context.worker.name)
 
 
 def _departure(context: WorkerContext, memory: StateMemory) -> Departure:

@@ -144,7 +144,7 @@ class Trainer:
         if self.stepper.parts.ledger is not None:
             self.stepper.parts.ledger.finish()
         if self.stepper.parts.memory is not None:
-            self.stepper.parts.memory.before_update()  # nothing is under way when the world is left
+            self.stepper.parts.memory.end()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
 
     def abandon_save(self) -> None:
@@ -285,9 +285,8 @@ def _read_share(
         open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
-    if start.source is not None:
-        seconds = time.perf_counter() - begun
-        context.control.send(StateFetched(start.step, dict(start.source.tiers), seconds))
+    tiers = {} if start.source is None else dict(start.source.tiers)
+    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
         memory.follow(world, context.plan, state, start.step, start.digest)

@@ -232,7 +232,11 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
 
 def _numbers(history: History) -> list[str]:
     """What came of the run, piece by piece."""
-    where = f"{history.state} at step {history.last_step}/{history.steps}"
+    ended = _last(history.events, RunEnded)
+    # A generation may have begun at an earlier step than the last that an older one had done.
+    said = ended is not None and ended.kind == history.state
+    step = ended.step if ended is not None and said else history.last_step
+    where = f"{history.state} at step {step}/{history.steps}"
     parts = [
         f"{history.job_name}: {where}",
         f"{count(history.tokens)} tokens",

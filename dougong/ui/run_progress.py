@@ -20,6 +20,8 @@ from dougong.records.events import (
     PhaseStarted,
     RunEnded,
     StateChanged,
+    Suspected,
+    SuspicionEnded,
     Waiting,
 )
 from dougong.records.metrics import MetricsRow
@@ -45,9 +47,10 @@ class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
     `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
-    and since when. `shares`: the part of all lanes that each island runs. `arrivals`: when the last
-    steps came. `unsaved`: since when there is no checkpoint and why, empty where the newest one was
-    committed; `storage`: what cannot be written.
+    and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
+    lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
+    is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
+    written.
     """
 
     job_name: str
@@ -63,6 +66,7 @@ class RunProgress:
     failures: int = 0
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
+    suspects: dict[str, str] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
@@ -89,8 +93,18 @@ class RunProgress:
         self.generation = max(self.generation, event.generation)
         self.failures += isinstance(event, FailureDiagnosed)
         self._note_course(event, now)
+        self._note_suspects(event)
         self._note_checkpoint(event, now)
         self.storage.note(event)
+
+    def _note_suspects(self, event: Event) -> None:
+        match event:
+            case Suspected(culprit=culprit, why=why):
+                self.suspects[str(culprit)] = why
+            case SuspicionEnded(culprit=culprit):
+                self.suspects.pop(str(culprit), None)
+            case FailureDiagnosed() | GenerationStarted() | RunEnded():
+                self.suspects.clear()
 
     def _note_course(self, event: Event, now: float) -> None:
         match event:

@@ -385,8 +385,16 @@ def _(event: StepGivenUp) -> Sentence:
 
 @describe.register
 def _(event: RunEnded) -> Sentence:
-    text = f"{event.kind} at step {event.step}"
+    text = f"{event.kind} at step {event.step}{_unsaved_words(event)}"
     if event.kind == "failed":
         who = f"{event.who}: " if event.who is not None else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)
+
+
+def _unsaved_words(event: RunEnded) -> str:
+    """What a resume computes again, where that is not nothing."""
+    if not event.num_unsaved:
+        return ""
+    saved = f"the newest checkpoint is of step {event.saved}" if event.saved else "no checkpoint"
+    return f" ({saved}: a resume computes {plural(event.num_unsaved, 'step')} again)"

@@ -143,7 +143,7 @@ def test_what_cannot_be_deleted_is_told_and_goes_when_it_can(one: Path, tmp_path
         pruned = prune(tmp_path, 1)
     finally:
         subprocess.run(["umount", "-l", str(held)], check=False, timeout=30)
-        inside = [path for path in tmp_path.glob(f"pending/trash-*/model/{held.name}")]
+        inside = list(tmp_path.glob(f"pending/trash-*/model/{held.name}"))
         subprocess.run(["umount", "-l", *map(str, inside)], check=False, timeout=30, stderr=subprocess.DEVNULL)
     assert [path.name for path in pruned.removed] == ["step-000040"]
     assert pruned.left and all("busy" in reason.lower() for _, reason in pruned.left)
@@ -152,9 +152,7 @@ def test_what_cannot_be_deleted_is_told_and_goes_when_it_can(one: Path, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "deep"])
-def test_a_directory_that_only_looks_like_a_checkpoint_blocks_no_recovery(
-    kind: str, one: Path, tmp_path: Path
-) -> None:
+def test_a_directory_that_only_looks_like_a_checkpoint_blocks_no_recovery(kind: str, one: Path, tmp_path: Path) -> None:
     for step in (20, 40, 60):
         place(one, tmp_path, step)
     model = next((tmp_path / "step-000060" / "model").glob("*.safetensors"))

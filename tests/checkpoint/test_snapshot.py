@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.repository import commit, newest_valid, verify
 from dougong.checkpoint.snapshot import Saver, StateTensor
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, ModelError, NumericsError
+from dougong.errors import CheckpointError, ModelError, NumericsError, PeerError
 from tests.checkpoint.crash import join, start_dying
 from tests.checkpoint.saving import State, names_of, saver_of, share, state_of, tiny_model
 
@@ -223,6 +224,31 @@ def join_writer(name: str) -> None:
 
 def assert_true(value: bool) -> None:
     assert value
+
+
+def test_a_save_that_hangs_is_abandoned_with_its_generation(
+    names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for it is let go at once, and nobody hears of it when the storage wakes up."""
+    wakes, parts, digest = threading.Event(), list[Part](), snapshot.digest
+
+    def hang(data: Any) -> str:
+        assert wakes.wait(60)
+        return digest(data)
+
+    monkeypatch.setattr(snapshot, "digest", hang)
+    saver = saver_of(tmp_path, names, parts.append)
+    item = StateTensor("exp_avg", "x", torch.zeros(2))
+    saver.stage(20, [item])
+    waiter = ThreadPoolExecutor(1).submit(saver.wait)
+    saver.abandon()
+    with pytest.raises(PeerError, match="east/0: its generation is over"):
+        waiter.result(30)
+    with pytest.raises(PeerError):
+        saver.stage(40, [item])
+    wakes.set()
+    join_writer("checkpoint-20")
+    assert not parts
 
 
 def test_an_error_of_the_report_reaches_training_once(names: Names, tmp_path: Path) -> None:

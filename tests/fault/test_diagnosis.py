@@ -138,6 +138,30 @@ def test_the_first_of_its_own_comes_before_an_abort_and_that_before_a_lost_peer(
     assert first_failure(observed) == (first, others)
 
 
+def late(worker: str, *waited_for: str) -> Raised:
+    error = PeerError(f"waited for {', '.join(waited_for)}")
+    error.waited_for = waited_for
+    return raised(error, worker)
+
+
+@pytest.mark.parametrize(
+    ("observed", "first"),
+    [
+        ([late("east/0", "east/1", "west/0"), late("east/1", "west/0")], "west/0"),
+        ([late("east/0", "west/0"), late("west/0", "east/0")], "east/0"),  # nobody is left to be named
+        ([late("east/0", "west/0"), ECHO], "east/0"),
+        ([late("east/0", "west/0"), DEATH], "east/1"),
+    ],
+)
+def test_where_all_have_waited_in_vain_the_culprit_is_who_has_waited_for_nobody(
+    observed: list[Failure], first: str
+) -> None:
+    named, others = first_failure(observed)
+    assert named.culprit.name == first
+    if first == "west/0":
+        assert diagnose(named).kind == "hang" and others == tuple(observed)
+
+
 @pytest.mark.parametrize(
     ("failures", "waited_s", "workers", "expected"),
     [

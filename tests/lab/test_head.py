@@ -118,6 +118,7 @@ def test_without_its_head_a_run_waits_for_a_node_until_ray_is_there_again(cluste
     os.kill(agent_of(west), signal.SIGKILL)
     process.wait_for("waiting: a node for west/0: --address 10.0.0.1:6379: nobody answers", timeout_s=30)
     assert "waits 600 s (fault.deadlines.node_return_s) at most" in process.output
+    process.wait_for("Ray's head at 10.0.0.1:6379 does not answer", timeout_s=20)
     status = cluster.hosts[2].check(["dougong", "status", str(cluster.run_dir("awaited"))])
     assert "Ray's head at 10.0.0.1:6379 does not answer" in status, status
     renew(cluster)

@@ -249,14 +249,17 @@ def _hold(context: WorkerContext) -> None:
 
 
 def _stop_agent(context: WorkerContext) -> None:
-    """Kill the agent (the zygote's parent)."""
-    os.kill(_parent_of(os.getppid()), signal.SIGKILL)
+    """Kill the agent, which is this process's parent."""
+    os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(1000)
 
 
 def _kill_zygote(context: WorkerContext) -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(1000)
+    """Kill what has forked this process, another child of its agent; go on with the work."""
+    agent = os.getppid()
+    for pid in map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split()):
+        if b"dougong.launcher.agent.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
 
 
 def _spam(context: WorkerContext) -> None:
@@ -273,10 +276,6 @@ def _garble(context: WorkerContext) -> None:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
                 os.write(fd, b"no message at all\n")
     context.control.send(EndAgent())  # type: ignore[arg-type]
-
-
-def _parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 _FAULTS: dict[str, Callable[[Any], None]] = {

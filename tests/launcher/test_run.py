@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.verify import verify
 from dougong.job.load import load_job
 from dougong.records.claim import strangers_in
 from tests.launcher.jobs import write
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
-from tests.storage import fill, small
 
 
 def fault(do: str, worker: str = "east/1", step: int = 8, generation: int = 1) -> dict[str, Any]:
@@ -61,7 +59,6 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
         ("leave", "crash", "left before its work was done"),
         ("exit", "exception", "SystemExit: 3"),
         ("memory", "out_of_memory", "can't allocate memory"),
-        ("kill_zygote", "crash", "fork server"),
         ("kill_agent", "crash", "connection"),
     ],
 )
@@ -71,12 +68,56 @@ def test_a_fault_is_named_and_the_run_goes_on(tmp_path: Path, do: str, kind: str
     (diagnosis,) = run.events("diagnosis")
     assert diagnosis["class"] == kind
     assert cause in diagnosis["cause"]
-    culprit = {"kill_zygote": ("fork_server", "east"), "kill_agent": ("agent", "east")}
-    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"]) == culprit.get(do, ("worker", "east/1"))
+    culprit = ("agent", "east") if do == "kill_agent" else ("worker", "east/1")
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"]) == culprit
     assert [e["resume"] for e in run.events("generation_started")] == [None, "step-000005"]
     second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second == list(range(6, 21))
     assert run.run_dir.read_status().state == "FINISHED"  # type: ignore[union-attr]
+
+
+def test_the_loss_of_a_fork_server_is_named_and_ends_nothing(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(faults=[fault("kill_zygote")])).start()
+    assert run.finish() == 0, run.text()
+    (diagnosis,), (decision,) = run.events("diagnosis"), run.events("decision")
+    assert (diagnosis["class"], diagnosis["culprit"]["kind"], decision["action"]) == ("crash", "fork_server", "ignore")
+    assert len(run.events("generation_started")) == 1
+
+
+@pytest.mark.parametrize(
+    ("do", "cause", "seen"),
+    [
+        ("stop", "stopped, and was given up after 3 s (fault.deadlines.hang_s)", "process state T for "),
+        pytest.param(
+            "hold", "its interpreter does not run", "no pulse of its interpreter for ", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_worker_that_hangs_is_suspected_named_and_replaced(tmp_path: Path, do: str, cause: str, seen: str) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(faults=[fault(do)])).start()
+    assert run.finish() == 0, run.text()
+    suspects = [event for event in run.events("suspect") if event["culprit"]["name"] == "east/1"]
+    assert suspects[0]["since_s"] < 1.0
+    (diagnosis,) = run.events("diagnosis")
+    assert (diagnosis["class"], diagnosis["culprit"]["name"]) == ("hang", "east/1")
+    assert cause in diagnosis["cause"] and any(fact.startswith(seen) for fact in diagnosis["evidence"])
+    assert run.run_dir.read_status().state == "FINISHED"  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_pauses_of_workers_and_agents_are_not_acted_on(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(steps=100_000, step_s=0.02, checkpoint={"every": 0})).start()
+    run.await_step(5)
+    agent = run.events("agents_started")[0]["agents"][0]["pid"]
+    for pid, seconds in ((run.worker_pids()["east/1"], 1.5), (agent, 1.5), (run.worker_pids()["east/0"], 0.7)):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.5)
+    wait_for(lambda: run.events("suspect_cleared"), "a suspicion is taken back")
+    assert not run.events("diagnosis"), run.text()
+    run.process.terminate()
+    run.finish()
 
 
 def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
@@ -201,11 +242,11 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert run.run_dir.read_status().state == "STOPPED"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("victim", ["driver", "agent", "fork_server"])
+@pytest.mark.parametrize("victim", ["driver", "agent"])
 def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05, fault={"max_restarts": 0})).start()
     run.await_step(2)
-    assert len(run.processes()) == 6  # driver, store, agent, fork server, two workers
+    assert len(run.processes()) == 5  # driver, agent, fork server, two workers
     if victim == "driver":
         run.process.kill()
     else:

@@ -28,8 +28,8 @@ from dougong.launcher.run import (
     resume_run,
     signals_into,
     start_run,
-    take_over,
 )
+from dougong.launcher.take_over import take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -39,9 +39,10 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
 )
+from dougong.records.lease import take_lease
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import toy_job
-from tests.leases import held
+from tests.leases import held, left
 from tests.storage import REFUSED, read_only
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.3, poll_every_s=0.02)
@@ -100,6 +101,31 @@ def test_equal_bits_are_due_since_the_last_change_with_which_something_was_compu
         run_dir.append_event(FirstStep(generation=generation, step=1))
     run_dir.append_event(RunCreated(generation=4, job="toy", changed=("numerics",)))  # and was refused
     assert take_over(run_dir).same_since == 2
+
+
+@pytest.mark.parametrize(
+    ("seen", "written_by", "others", "first"),
+    [
+        (5, 1, [{}], 6),  # the one before is dead
+        (5, 1, [{"ended": True, "machine": "node9"}], 6),
+        (5, 1, [{"machine": "node9"}], 1001),  # it may only be asleep
+        (5, 1, [{"machine": "node9"}, {}], 2001),  # dead, but may have begun as we do now
+        (1001, 2, [{"machine": "node9"}, {}], 1002),  # the sleeper keeps to its thousand
+        (950, 1, [{}], 1001),
+        (1000, 1, [{"machine": "node9"}], 1001),
+        (0, 0, [{"machine": "node9"}], 2001),
+    ],
+)
+def test_no_generation_has_a_number_that_a_sleeping_controller_may_use(
+    run_dir: RunDir, seen: int, written_by: int, others: list[dict[str, Any]], first: int
+) -> None:
+    for number, changes in enumerate(others, 1):
+        written = left(run_dir, **changes)
+        if number == written_by:
+            written.append_event(GenerationStarted(generation=seen, workers=("east/0",)))
+    with take_lease(run_dir.path, QUICK, takes_over=True) as lease:
+        found = take_over(run_dir.of_writer(lease.fence))
+    assert (found.generation, found.last_generation) == (first, (first // 1000 + 1) * 1000)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -35,7 +35,7 @@ def test_the_node_that_needs_more_is_named_with_what_would_do() -> None:
 
 def test_the_controller_counts_where_it_is_and_an_agent_without_a_node_on_the_only_one() -> None:
     anywhere = dataclasses.replace(EAST, node=None)
-    check_ports(Ports(65522, 65535), (anywhere,), NODES[:1], "10.0.0.1")
-    with pytest.raises(LaunchError, match=r"node0, which needs 14: .*, 3 for the controller; .* such as 65522-65535"):
-        check_ports(Ports(65523, 65535), (anywhere,), NODES[:1], "10.0.0.1")
+    check_ports(Ports(65523, 65535), (anywhere,), NODES[:1], "10.0.0.1")
+    with pytest.raises(LaunchError, match=r"node0, which needs 13: .*, 2 for the controller; .* such as 65523-65535"):
+        check_ports(Ports(65524, 65535), (anywhere,), NODES[:1], "10.0.0.1")
     check_ports(Ports(65525, 65535), (anywhere,), NODES[:1], "10.0.0.9")

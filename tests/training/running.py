@@ -18,7 +18,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
@@ -26,6 +26,7 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.training.session import train
 from tests.processes import CONTEXT
+from tests.stores import asker_of
 
 DEADLINE_S = 120.0
 ROLES = {"A": "attention", "E": "experts", "B": "both"}
@@ -68,8 +69,9 @@ def token_file(folder: Path, num_tokens: int = 4096, highest: int = 255) -> Path
 class HandControl:
     """A worker's line to the test. `stop_at`: from this step on the worker says that it was asked to stop."""
 
-    def __init__(self, name: str, messages: Any, stop_at: int | None) -> None:
+    def __init__(self, name: str, messages: Any, stop_at: int | None, ask: Callable[..., StoreReply]) -> None:
         self._name, self._messages, self._stop_at = name, messages, stop_at
+        self.ask = ask
         self._step = 0
         self.phases: list[str] = []
 
@@ -137,7 +139,7 @@ def run(order: Order) -> Outcome:
 def _live(order: Order, plan: Plan, rank: int, port: int, messages: Any) -> None:
     torch.set_num_threads(1)
     worker = plan.workers[rank]
-    control = HandControl(worker.name, messages, order.stop_at.get(worker.name))
+    control = HandControl(worker.name, messages, order.stop_at.get(worker.name), asker_of(port, order.generation))
     context = WorkerContext(
         job=order.job,
         plan=plan,
@@ -145,7 +147,6 @@ def _live(order: Order, plan: Plan, rank: int, port: int, messages: Any) -> None
         generation=order.generation,
         run_dir=order.run_dir,
         resume=order.resume,
-        store=("127.0.0.1", port),
         address="127.0.0.1",
         drills=(),
         control=control,

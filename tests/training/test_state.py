@@ -20,6 +20,7 @@ from dougong.training.replica import ModelBlueprint
 from dougong.training.state import StartState, open_start, state_of, wanted_state
 from tests.jobs import VOCAB, Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers
+from tests.stores import store_at
 from tests.test_promise import state_of as state_in_one_number
 from tests.training.running import Order, run, token_file
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -115,7 +116,7 @@ def recovered(world: World, plan: Plan, job: Job, roles: str, lost: tuple[int, .
     member = dataclasses.replace(world.member, generation=2, size=len(roles), attention=attention)
     if world.rank in lost:
         memory = StateMemory(Snapshots())
-    world = World.join(member, ("127.0.0.1", port))
+    world = World.join(member, store_at(port, member.generation))
     source = memory.open_state(world, wanted_state(blueprint, later), 0)
     assert source is not None and source.step == 2 and memory.step == (0 if world.rank in lost else 2)
     more, state = steps_of(blueprint, later, world, StartState.of(source), memory, range(3, 5))

@@ -33,7 +33,6 @@ def trainer_of(job: Job, run_dir: Path, stop_at: int | None = None) -> tuple[Tra
         generation=1,
         run_dir=run_dir,
         resume=None,
-        store=("127.0.0.1", 0),
         address="127.0.0.1",
         drills=(),
         control=control,

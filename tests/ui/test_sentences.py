@@ -218,6 +218,17 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),
+    ({"kind": "stopped", "step": 80, "saved": 80}, "warning", "stopped at step 80"),
+    (
+        {"kind": "stopped", "step": 80, "saved": 50},
+        "warning",
+        "stopped at step 80 (the newest checkpoint is of step 50: a resume computes 30 steps again)",
+    ),
+    (
+        {"kind": "stopped", "step": 1, "saved": 0},
+        "warning",
+        "stopped at step 1 (no checkpoint: a resume computes 1 step again)",
+    ),
     ({"kind": "failed", "step": 31, "worker": "east/1", "cause": "boom"}, "error", "failed at step 31: east/1: boom"),
     (
         {"kind": "failed", "step": 31, "worker": "east/1", "node": "node1", "cause": "boom"},

@@ -181,10 +181,11 @@ _AGENTS = (
     NamedFault("stop_agent", "SIGSTOP to the agent of a worker", "agent", "hang", AGENT),
     NamedFault(
         "kill_fork_server",
-        "SIGKILL to the fork server of a worker",
+        "SIGKILL to the fork server of a worker; another one stands by",
         "fork_server",
         "crash",
         FORK_SERVER,
+        must_be_named=False,
     ),
     NamedFault(
         "zombie_return",

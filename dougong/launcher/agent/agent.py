@@ -2,8 +2,8 @@
 progress, messages and output to the controller.
 
 The same function serves as `python -m dougong.launcher.agent.agent` (its settings on standard
-input), which ends with its parent, and `detached`, which does not. All happens in one thread, which returns when the controller says so
-or is gone; no worker outlives it.
+input), which ends with its parent, and `detached`, which does not. All happens in one thread, which
+returns when the controller says so or is gone; no worker outlives it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ from dougong.control.messages import (
     AgentFailed,
     AgentReady,
     EndAgent,
+    ForkServerReplaced,
     ForkWorkers,
     FromWorker,
     Heartbeat,
@@ -41,18 +42,18 @@ from dougong.control.messages import (
     Message,
     OutputLine,
     Ping,
-    ProtocolError,
     StopAfterStep,
     ToWorker,
     WorkerExited,
 )
 from dougong.control.path_messages import TryPaths
-from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
+from dougong.control.processes import adopt_orphans, count_oom_kills, die_with_parent, interface_of
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError
-from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
 from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
@@ -80,14 +81,10 @@ def serve_run(settings: AgentSettings) -> bool:
     try:
         paths = AgentPaths(settings, controller)
         variables |= network_variables(accelerator.interface_variable, interface_of(paths.address))
-        cwd = Path(settings.cwd)
-        fork_server = ForkServer(
-            variables, settings.preload, cwd if cwd.is_dir() else None, settings.deadlines
-        )
+        agent = Agent(settings, controller, variables, paths)
     except DougongError as error:
         controller.send(AgentFailed(str(error)))
         raise
-    agent = Agent(settings, controller, fork_server, paths)
     try:
         agent.serve()
     except DougongError as error:  # as when this machine is taken from the run
@@ -110,19 +107,32 @@ class Agent:
         self,
         settings: AgentSettings,
         controller: Channel,
-        fork_server: ForkServer,
+        variables: Mapping[str, str],
         paths: AgentPaths,
     ) -> None:
+        """`variables`: what the workers' environment has besides. LaunchError when no fork server
+        can be started."""
         self.ended_by_controller = False
         self._settings = settings
         self._deadlines = settings.deadlines
         self._controller = controller
-        self._fork_server = fork_server
         # Beside this loop, which must beat while storage does not answer.
         self._logs = StorageWriter("workers' logs", settings.deadlines)
         self._log_watch = TroubleWatch(self._logs)
+        self._selector = selectors.DefaultSelector()
+        self._adopted: AdoptedProcesses | None = None
+        if adopt_orphans():
+            self._adopted = AdoptedProcesses(self._selector, self._on_child_exited)
+        self._fork_servers = ForkServers(
+            lambda: self._start_fork_server(variables),
+            self._adopted,
+            self._selector,
+            note=self._note,
+            replaced=self._on_replaced,
+            failed=lambda why: self._fail(why, "fork_server"),
+        )
         self._workers = Workers(
-            fork_server,
+            self._fork_servers,
             WorkerPlaces(RunDir(settings.run_dir), self._logs, paths.address, settings.deadlines),
             tell=controller.send,
             opened=self._start_reading,
@@ -133,9 +143,13 @@ class Agent:
         self._num_heartbeats = 0
         self._oom_kills = count_oom_kills()
         self._is_over = False
-        self._selector = selectors.DefaultSelector()
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
-        self._selector.register(fork_server.channel, selectors.EVENT_READ, self._on_fork_server)
+
+    def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
+        cwd = Path(self._settings.cwd)
+        here = cwd if cwd.is_dir() else None
+        adopts = self._adopted is not None
+        return ForkServer(variables, self._settings.preload, here, self._deadlines, adopts)
 
     def serve(self) -> None:
         """Until the controller ends the run or is gone; it is gone, too, when nothing has come
@@ -146,9 +160,10 @@ class Agent:
             self._print(f"the controller is gone ({error}); ending its workers")
 
     def close(self) -> None:
-        """End the fork server and its workers; what they printed last still reaches their logs."""
+        """End the fork servers and the workers; what these printed last still reaches their
+        logs."""
         self._paths.close()
-        self._fork_server.close()
+        self._fork_servers.close()
         for child in self._workers.all:
             child.read_output(1024)
             child.close()
@@ -167,6 +182,7 @@ class Agent:
             now = time.monotonic()
             if now >= next_heartbeat:
                 self._send_heartbeat()
+                self._look_after_processes(now)
                 # A loop that was held up sends no volley to catch up.
                 next_heartbeat = max(next_heartbeat + interval_s, now)
             self._check_silence(now)
@@ -189,6 +205,14 @@ class Agent:
         if news is not None:
             self._controller.send(StorageTold.of(news))
 
+    def _look_after_processes(self, now: float) -> None:
+        """Ten times a second: who has ended where no descriptor says so, and whether it is time for
+        a second fork server."""
+        if self._adopted is not None:
+            self._adopted.reap()
+        trains = any(child.vector.read().phase != "start" for child in self._workers.training)
+        self._fork_servers.tick(trains, now, self._deadlines)
+
     def _print(self, text: str) -> None:
         # Its own log is on the run's disk.
         self._logs.put(_OWN_LINES, partial(_print_line, f"agent {self._settings.name}: {text}"))
@@ -210,7 +234,7 @@ class Agent:
             case TryPaths():
                 self._paths.answer(message)
             case InflictFault(generation):
-                inflict_on(message, self._workers.of(generation), self._fork_server)
+                inflict_on(message, self._workers.of(generation), self._fork_servers)
             case EndAgent():
                 self._is_over = self.ended_by_controller = True
             case Ping():
@@ -220,19 +244,10 @@ class Agent:
 
     # What the fork server says
 
-    def _on_fork_server(self) -> None:
-        try:
-            messages = read_messages(self._fork_server.channel, self._print)
-        except (OSError, EOFError):
-            self._fail(self._fork_server.exit_text(), "fork_server")
-            return
-        for message in messages:
-            self._note(message)
-
     def _note(self, message: Message) -> None:
         match message:
             case ServerReady():
-                self._controller.send(AgentReady(self._fork_server.pid))
+                self._controller.send(AgentReady(self._fork_servers.pid))
             case ServerBroken(text):
                 self._fail(f"cannot import what the workers need:\n{text}")
             case Forked(number, pid):
@@ -243,6 +258,13 @@ class Agent:
                 self._on_child_exited(pid, code)
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
+
+    def _on_replaced(self, why: str) -> None:
+        """Nothing has failed but what it was about to fork; all workers live."""
+        for child in self._workers.unforked:
+            text = f"{why}, before it had forked this worker"
+            self._forget(self._workers.note_not_forked(child, text))
+        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid))
 
     def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
         self._controller.send(AgentFailed(text, what))
@@ -325,16 +347,6 @@ class Agent:
     def _stop_reading(self, stream: Channel | int) -> None:
         with contextlib.suppress(KeyError):  # it had ended before
             self._selector.unregister(stream)
-
-
-def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list[Message]:
-    """All messages that have come, without waiting; a malformed one is reported and passed over.
-    EOFError at the end of the stream."""
-    while True:
-        try:
-            return channel.drain()
-        except ProtocolError as error:
-            on_malformed(str(error))
 
 
 def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Message]:

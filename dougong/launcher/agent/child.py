@@ -8,10 +8,11 @@ import queue
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
-from dougong.control.messages import JoinGeneration, LeaveGeneration
+from dougong.control.messages import JoinGeneration, LeaveGeneration, Message, ProtocolError
 from dougong.control.processes import process_state
 from dougong.control.progress import ProgressVector, WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
@@ -178,3 +179,13 @@ class Child:
         os.close(self.output)
         self.vector.close()
         self.log.close()
+
+
+def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list[Message]:
+    """All messages that have come, without waiting; a malformed one is reported and passed over.
+    EOFError at the end of the stream."""
+    while True:
+        try:
+            return channel.drain()
+        except ProtocolError as error:
+            on_malformed(str(error))

@@ -44,7 +44,22 @@ def describe_agent(
         code=code_of(settings.model_types, (settings.accelerator,)),
         trouble=_trouble_with(settings),
         limits=find_limits(),
+        fence=settings.fence,
+        absent=tuple(name for name in settings.files if not os.path.exists(name)),
     )
+
+
+def files_of(job: Job, begins: bool) -> tuple[str, ...]:
+    """Files and folders that the job names and that are on this machine: all others must have them
+    too. `begins`: whether the run does; its model's folder is not read again later. A glob, or a
+    name on the hub, is none of them: workers look there themselves."""
+    data = job.data
+    named = [data.text, data.tokens, data.dataset, data.tokenizer if begins else None]
+    if data.megatron is not None:
+        named.append(f"{data.megatron}.bin")
+    if begins:
+        named.append(job.model.path)
+    return tuple(name for name in named if name is not None and os.path.exists(name))
 
 
 def _trouble_with(settings: AgentSettings) -> FolderTrouble | None:

@@ -11,10 +11,10 @@ from dougong.control.progress import OrderedFault
 from dougong.fault.self_inflicted import go_on_later, signal_for, slow_down
 from dougong.job.drills.vocabulary import known_fault
 from dougong.launcher.agent.child import Child
-from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.fork_servers import ForkServers
 
 
-def inflict_on(message: InflictFault, children: Sequence[Child], fork_server: ForkServer) -> None:
+def inflict_on(message: InflictFault, children: Sequence[Child], fork_servers: ForkServers) -> None:
     """Do it. `children`: the workers of the message's generation; nothing happens where the one
     that it is for has ended meanwhile."""
     fault = known_fault(message.fault)
@@ -25,11 +25,11 @@ def inflict_on(message: InflictFault, children: Sequence[Child], fork_server: Fo
         case "agent":
             _inflict_on_self(fault.name, for_s)
         case "fork_server":
-            os.kill(fork_server.pid, signal.SIGKILL)
+            os.kill(fork_servers.pid, signal.SIGKILL)
         case _:
             for child in children:
                 if child.worker == message.worker and child.pid is not None:
-                    _inflict_on_worker(fault.name, for_s, child, child.pid, fork_server)
+                    _inflict_on_worker(fault.name, for_s, child, child.pid, fork_servers)
 
 
 def _inflict_on_self(name: str, for_s: float | None) -> None:
@@ -42,13 +42,13 @@ def _inflict_on_self(name: str, for_s: float | None) -> None:
 
 
 def _inflict_on_worker(
-    name: str, for_s: float | None, child: Child, pid: int, fork_server: ForkServer
+    name: str, for_s: float | None, child: Child, pid: int, fork_servers: ForkServers
 ) -> None:
     number = signal_for(name)
     if number is not None:
         if number == signal.SIGSTOP and for_s is not None:
             go_on_later(pid, for_s)
-        fork_server.signal(pid, number)
+        fork_servers.signal(pid, number)
     elif name == "slow_cpu":
         slow_down(pid, for_s or 1.0)
     else:

@@ -31,6 +31,8 @@ from dougong.control.worker_api import Kept, WorkerContext
 from dougong.control.worker_messages import (
     FingerprintFound,
     ModelFound,
+    StoreReply,
+    StoreRequest,
     WorkerDone,
     WorkerLeft,
     WorkerMessage,
@@ -85,6 +87,11 @@ class AgentControl:
     @property
     def leave_requested(self) -> bool:
         return self._line.is_over(self._generation)
+
+    def ask(
+        self, question: Callable[[int], StoreRequest], timeout_s: float, limit: str = ""
+    ) -> StoreReply:
+        return self._line.ask(question, timeout_s, limit)
 
     def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
         self._free, self._leave = free, leave
@@ -179,10 +186,9 @@ class _Life:
 
 
 def _print(error: BaseException) -> None:
-    """What dougong raises on purpose says in its sentence what is wrong and what to do; everything
-    else shows where it happened. So does a lost peer, which says of another worker's end only that
-    there was one."""
-    if isinstance(error, DougongError) and not isinstance(error, PeerError):
+    """What dougong raises on purpose says in its sentence what is wrong and what to do, or which
+    peer was lost; everything else shows where it happened."""
+    if isinstance(error, DougongError):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
@@ -197,6 +203,7 @@ def describe_error(error: BaseException) -> WorkerRaised:
         traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
         place=_place_of(error),
+        waited_for=error.waited_for if isinstance(error, PeerError) else (),
     )
 
 
@@ -253,12 +260,12 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         generation=request.generation,
         run_dir=Path(task.run_dir),
         resume=Path(task.resume) if task.resume is not None else None,
-        store=task.store,
         address=request.address,
         drills=own_drills(task.drills, request.worker),
         control=control,
         sources=task.sources,
         fence=task.fence,
+        life=task.life,
         kept=kept,
     )
     resolve(task.entry)(context)

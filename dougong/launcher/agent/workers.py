@@ -20,7 +20,7 @@ from dougong.control.messages import (
 from dougong.control.tasks import Task, TrainTask
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.child import Child
-from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.fork_servers import ForkServers
 from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.records.directory import RunDir
 from dougong.storage.writer import StorageWriter
@@ -49,7 +49,7 @@ class Workers:
 
     def __init__(
         self,
-        fork_server: ForkServer,
+        fork_servers: ForkServers,
         places: WorkerPlaces,
         tell: Callable[[WorkerForked | WorkerExited], None],
         opened: Callable[[Child], None],
@@ -57,7 +57,7 @@ class Workers:
     ) -> None:
         """`tell`: the controller. `opened(child)`: there is a new one to read from;
         `handed_over(child)`: the log of the generation that it has left is about to be closed."""
-        self._fork_server = fork_server
+        self._fork_servers = fork_servers
         self._places = places
         self._tell = tell
         self._opened, self._handed_over = opened, handed_over
@@ -112,11 +112,24 @@ class Workers:
         child.pid = pid
         self._tell(WorkerForked(child.generation, child.worker, pid))
         if child.killed:  # the order to kill it came before its number
-            self._fork_server.kill(pid)
+            self._fork_servers.kill(pid)
+
+    @property
+    def training(self) -> list[Child]:
+        """Those of a generation that trains."""
+        return [child for child in self._children.values() if child.generation > 0]
+
+    @property
+    def unforked(self) -> list[Child]:
+        """Those whose process is asked for, and not there yet."""
+        return [child for child in self._children.values() if child.pid is None]
 
     def note_fork_failed(self, number: int, text: str) -> Child:
         """There will be no process for that request; whose it was."""
-        child = self._children[number]
+        return self.note_not_forked(self._children[number], text)
+
+    def note_not_forked(self, child: Child, text: str) -> Child:
+        """There will be no process for it; the same one."""
         self._tell(WorkerExited(child.generation, child.worker, child.task, code=1, text=text))
         return child
 
@@ -160,10 +173,10 @@ class Workers:
         self._children[number] = child
         self._opened(child)
         request = ForkRequest(number, generation, worker, places.address, task)
-        self._fork_server.fork(request, child.worker_ends)
+        self._fork_servers.fork(request, child.worker_ends)
         child.close_worker_ends()
 
     def _kill(self, child: Child) -> None:
         child.killed = True
         if child.pid is not None:
-            self._fork_server.kill(child.pid)
+            self._fork_servers.kill(child.pid)

@@ -155,18 +155,19 @@ class RayAgents:
         """From now on nothing waits for room. May be called from any thread."""
         self._is_closing.set()
 
-    def close(self) -> None:
-        """Wait shortly for the agents to end by themselves, then give their places back."""
+    def await_ends(self) -> None:
+        """Wait shortly for the agents to end by themselves; have those killed that do not."""
         import ray
 
         lives = {life.serving: life for life in self._lives.values()}
-        try:
-            if lives:
-                limit_s = self._deadlines.agent_end_s
-                _, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
-                self._kill([lives[serving] for serving in late])
-        finally:
-            _remove(life.group for life in (*self._lives.values(), *self._ended_lives))
+        if lives:
+            limit_s = self._deadlines.agent_end_s
+            _, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
+            self._kill([lives[serving] for serving in late])
+
+    def give_all_back(self) -> None:
+        """Give the places of all agents back, which have ended."""
+        _remove(life.group for life in (*self._lives.values(), *self._ended_lives))
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell

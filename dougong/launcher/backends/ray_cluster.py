@@ -112,8 +112,7 @@ class RayBackend:
     def end(self, names: Sequence[str]) -> None:
         with self._turn:
             self._agents.let_go(names)
-            with contextlib.suppress(LaunchError):  # Ray is told when its head answers again
-                self._refuse_silence()
+            if self.head_answers():  # else Ray is told when it does
                 self._agents.give_back()
 
     def ended(self) -> dict[str, str]:
@@ -126,6 +125,14 @@ class RayBackend:
         if self._choice.address is not None:
             find_head(self._choice, self._deadlines)
 
+    def head_answers(self) -> bool:
+        """Whether a cluster's does; that of a Ray of our own is not asked."""
+        try:
+            self._refuse_silence()
+        except LaunchError:
+            return False
+        return True
+
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""
@@ -137,8 +144,11 @@ class RayBackend:
                 # A cluster that is gone holds nothing of ours, and says so in many ways; how the
                 # run has ended is known already.
                 with contextlib.suppress(Exception):
-                    self._agents.close()
-                self._ray.shutdown()
+                    self._agents.await_ends()
+                if self.head_answers():
+                    with contextlib.suppress(Exception):
+                        self._agents.give_all_back()
+                    self._ray.shutdown()
 
 
 def _import_ray() -> Any:

@@ -9,18 +9,27 @@ from pathlib import Path
 
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
-from dougong.control.messages import ForkWorkers, KillWorkers, LeaveGeneration, StopAfterStep
+from dougong.control.messages import (
+    ForkWorkers,
+    KillWorkers,
+    LeaveGeneration,
+    StopAfterStep,
+    ToWorker,
+)
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
-from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
+from dougong.control.worker_messages import StoreReply
+from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
+from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
     Action,
     AdoptChannel,
+    AnswerWorkers,
     AskForFingerprints,
     AskForModel,
     AskForPaths,
@@ -42,6 +51,7 @@ from dougong.launcher.controller.actions import (
     ShowException,
     ShowLine,
     StartAgents,
+    TryMachine,
     UseModel,
     UsePlan,
 )
@@ -58,9 +68,7 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
-    StoreOpened,
 )
-from dougong.launcher.controller.inbound.rendezvous import RendezvousStore
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
@@ -87,7 +95,6 @@ class Actor:
         self._recorder = recorder
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
-        self._store_thread = Background("dougong-store", inbox)
         self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
@@ -99,7 +106,6 @@ class Actor:
             config.fence,
         )
         self._connections: Connections | None = None
-        self._rendezvous: RendezvousStore | None = None
         self._prover: FolderProver | None = None
 
     def act(self, action: Action) -> None:
@@ -107,7 +113,9 @@ class Actor:
         match action:
             case Record() | RecordStep() | ShowLine() | ShowException():
                 self._show(action)
-            case AdoptChannel() | CloseChannel() | DropAgent():
+            case AnswerWorkers(generation, answers):
+                self._answer(generation, answers)
+            case AdoptChannel() | CloseChannel() | DropAgent() | TryMachine():
                 self._connect(action)
             case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
@@ -135,8 +143,6 @@ class Actor:
             self._prover.close()
         # Old checkpoints may still be being deleted.
         self._storage_thread.settle(self._config.deadlines.kill_s)
-        if self._rendezvous is not None:
-            self._rendezvous.close()
 
     @property
     def _reach(self) -> Connections:
@@ -158,16 +164,20 @@ class Actor:
 
     def _keep_job(self) -> None:
         """The run trains: what a resume has changed of its job holds from now on."""
-        if self._config.job_text is not None:
-            text = self._config.job_text
+        text = self._config.job_text
+        if text is not None:
             self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
-    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
+    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
             case AdoptChannel(agent, channel):
                 self._reach.adopt(agent, channel)
             case DropAgent(agent):
                 self._reach.drop(agent)
+            case TryMachine(agent):
+                end = self._facts.agents[agent].path_end
+                if end is not None:
+                    self._reach.try_machine(end)
             case CloseChannel(channel, answer):
                 # A client that did not wait for its answer has its request met even so.
                 try:
@@ -196,7 +206,7 @@ class Actor:
                 self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
 
     def _listen(self, host: str) -> None:
-        """Open the server for agents and clients, and the store where workers meet."""
+        """Open the server for agents and clients."""
         config = self._config
         self._connections = Connections(
             self._inbox,
@@ -206,6 +216,7 @@ class Actor:
             read_ports(config.job.ports),
             self._trouble_of,
         )
+        self._connections.number(config.fence)
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -215,26 +226,18 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        listener = listen(host, read_ports(config.job.ports))
-        log = self._run_dir.logs / "store.log"
-        self._rendezvous = RendezvousStore(listener, log, config.deadlines)
-        self._store_thread.call(partial(_await_store, self._rendezvous))
-
-    @property
-    def _store_place(self) -> RendezvousStore:
-        assert self._rendezvous is not None, "no agent can have joined before it listens"
-        return self._rendezvous
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
         """Have agents try, and try from here; all at the same time."""
         own = self._reach.path_end
         ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        self._reach.know(end for name, end in ends.items() if name != CONTROLLER)
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:
                 self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
-                self._reach.send(name, TryPaths(number, known, self._store_place.address))
+                self._reach.send(name, TryPaths(number, known))
 
     def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
         results = try_paths(asked, self._config.token, self._config.deadlines)
@@ -278,8 +281,10 @@ class Actor:
             run_dir=str(self._run_dir.path),
             proof=None if self._prover is None else self._prover.proof,
             model_types=model_types_of(config.job.model, config.sources),
+            files=files_of(config.job, begins=not config.resume_point.has_committed),
             preload=config.entries.preload,
             cwd=config.cwd,
+            fence=config.fence,
             deadlines=config.deadlines,
             ports=read_ports(config.job.ports),
         )
@@ -344,25 +349,35 @@ class Actor:
         return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
-        store, model = self._store_place, self._facts.model
+        model, last = self._facts.model, self._config.resume_point.last_generation
         assert model is not None
-        store.check()
+        if action.number > last:
+            raise LaunchError(
+                f"generation {action.number}: a controller begins none after {last}; go on by "
+                f"`dougong resume {self._run_dir.path}`"
+            )
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
             plan=action.plan,
             run_dir=str(self._run_dir.path),
-            store=store.address,
             console=action.plan.workers[0].name,
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
             fence=self._config.fence,
+            life=self._config.life,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )
         for handle in self._facts.agents.all:
             workers = ForkWorkers(action.number, handle.spec.workers, task)
             self._reach.send(handle.spec.name, workers)
+
+    def _answer(self, generation: int, answers: tuple[tuple[str, StoreReply], ...]) -> None:
+        for worker, reply in answers:
+            handle = self._facts.agents.of_worker(worker)
+            if handle is not None:
+                self._reach.send(handle.spec.name, ToWorker(generation, worker, reply))
 
     # Storage
 
@@ -387,8 +402,3 @@ class Actor:
         self._checkpoints.commit(
             action.step, action.generation, messages, plan, self._origin(), parent
         )
-
-
-def _await_store(store: RendezvousStore) -> StoreOpened:
-    store.await_ready()
-    return StoreOpened(store.address)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dougong.control.channel import Channel
 from dougong.control.messages import Acknowledged, InflictFault, RequestRefused
-from dougong.control.worker_messages import PartDurable, WorkerRaised
+from dougong.control.worker_messages import PartDurable, StoreReply, WorkerRaised
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.drill import FiredDrill
@@ -54,6 +54,14 @@ class ShowException:
 
 
 @dataclass(frozen=True)
+class AnswerWorkers:
+    """Send these workers of the generation what the store where they meet answers."""
+
+    generation: int
+    answers: tuple[tuple[str, StoreReply], ...]
+
+
+@dataclass(frozen=True)
 class AdoptChannel:
     """From now on this agent is reached over this channel."""
 
@@ -69,7 +77,23 @@ class CloseChannel:
     answer: Acknowledged | RequestRefused | None = None
 
 
-News = Record | RecordStep | ShowLine | ShowException | AdoptChannel | CloseChannel
+@dataclass(frozen=True)
+class TryMachine:
+    """Find out whether the machine of a silent agent takes connections."""
+
+    agent: str
+
+
+News = (
+    Record
+    | RecordStep
+    | ShowLine
+    | ShowException
+    | AnswerWorkers
+    | AdoptChannel
+    | CloseChannel
+    | TryMachine
+)
 
 
 # Decisions about agents and what they look at.

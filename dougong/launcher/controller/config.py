@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -35,6 +36,11 @@ class EntryPoints:
 TRAINING = EntryPoints()
 
 
+GENERATIONS = 1000
+"""A controller begins no generation of a higher number than the end of the thousand in which its
+first one lies: so that one which was taken for dead shares no number with its successor."""
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
@@ -55,6 +61,11 @@ class ResumePoint:
     chosen: int | None = None
     changed: tuple[str, ...] = ()
     same_since: int = 1
+
+    @property
+    def last_generation(self) -> int:
+        """No later one is this controller's."""
+        return ((self.generation - 1) // GENERATIONS + 1) * GENERATIONS
 
 
 FROM_START = ResumePoint()
@@ -77,6 +88,11 @@ class ControllerConfig:
     deadlines: Deadlines = DEADLINES
     job_text: str | None = None
     sources: RunSources | None = None
+
+    @property
+    def life(self) -> str:
+        """A name of this controller's life, which tells nothing of the token that it is made of."""
+        return hashlib.blake2b(self.token.encode(), digest_size=8, person=b"life").hexdigest()
 
     @property
     def knows_beginning(self) -> bool:

@@ -33,7 +33,7 @@ from dougong.launcher.controller.inbound.items import (
     Committed,
 )
 from dougong.launcher.controller.observe import observe, observe_time
-from dougong.launcher.controller.observe_health import health_words
+from dougong.launcher.controller.observe_health import health_words, suspect_words
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -111,6 +111,7 @@ class Controller:
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,
             ray=facts.ray,
+            suspects=suspect_words(facts),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 
@@ -216,7 +217,7 @@ class Controller:
         again = facts.recomputation.end()
         if again is not None:
             self.recorder.record(again)
-        self.recorder.record(_ended(outcome, facts.number, facts.step))
+        self.recorder.record(_ended(outcome, facts))
         self.set_state(Ended(outcome))
         self.recorder.keep("the address", self.recorder.run_dir.remove_controller)
         return outcome
@@ -229,14 +230,15 @@ class Controller:
                 self._act_on(observe(self._facts, item, time.monotonic()))
 
 
-def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
+def _ended(outcome: Outcome, facts: RunFacts) -> events.RunEnded:
     """The run's last event but one."""
     diagnosis = outcome.diagnosis
     cause = str(outcome.error) if outcome.error is not None else None
     return events.RunEnded(
         kind=_KINDS[outcome.state],
-        generation=generation,
-        step=step,
+        generation=facts.number,
+        step=facts.step,
+        saved=facts.checkpoints.newest_step,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.culprit.worker or None,
         node="" if diagnosis is None else diagnosis.culprit.node,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
-from dougong.fault.culprit import CulpritKind
+from dougong.fault.culprit import Culprit, CulpritKind
 from dougong.fault.drill import FiredDrill
+from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
 from dougong.fault.router_watch import RouterWatch
@@ -43,6 +44,7 @@ from dougong.launcher.controller.actions import (
     StartAgents,
     TakeOrder,
     TrustMemory,
+    TryMachine,
     UseFingerprints,
     UseModel,
     UsePlan,
@@ -50,11 +52,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
-from dougong.launcher.controller.inbound.items import (
-    DrillOrder,
-    FoundCheckpoint,
-    StoreOpened,
-)
+from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
@@ -101,7 +99,6 @@ class RunFacts:
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     nodes_at: float = 0.0
-    store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None
@@ -126,10 +123,15 @@ class RunFacts:
     def lose(
         self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
     ) -> None:
-        """An agent is gone, or its fork server, and its workers with it."""
-        self.agents.lose(handle, reason, self.machine_of(handle), kind)
-        if self.generation is not None and handle.failure is not None:
-            self.generation.note_lost(handle.failure, now)
+        """An agent has ended, or its fork server, and its workers with it."""
+        self.lose_by(handle, AgentLost(Culprit(kind, handle.spec.name), reason, ()), now)
+
+    def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
+        """An agent is gone by this failure, of itself or of something that it needs."""
+        own = replace(failure, workers=handle.spec.workers)
+        self.agents.lose(handle, own, self.machine_of(handle))
+        if self.generation is not None:
+            self.generation.note_lost(own, now)
 
     def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent's connection has ended. Of one that is not ready yet, its backend may know why
@@ -198,6 +200,7 @@ class RunFacts:
                 StartAgents()
                 | AskWhoEnded()
                 | DropAgent()
+                | TryMachine()
                 | AskForPaths()
                 | AskForModel()
                 | AskForFingerprints()
@@ -268,6 +271,7 @@ class RunFacts:
         action: StartAgents
         | AskWhoEnded
         | DropAgent
+        | TryMachine
         | AskForPaths
         | AskForModel
         | AskForFingerprints,
@@ -283,6 +287,8 @@ class RunFacts:
                 self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case TryMachine(agent):
+                self.agents[agent].tried_at = now
             case AskForPaths(number, wanted):
                 self.paths.begin(number, wanted)
             case AskForModel(_, worker):

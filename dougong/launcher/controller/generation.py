@@ -30,10 +30,10 @@ from dougong.fault.observation import (
 )
 from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.fault.suspicion import Suspicion, WorkerView
+from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
-
 
 _SEEN_S = 0.5
 """A worker of which nothing has been told for so long is not seen: it is not judged."""
@@ -71,7 +71,7 @@ class WorkerStatus:
     phase: str = "start"
     operation: int = 0
     awaited: int = 0
-    signs: WorkerSigns = WorkerSigns()
+    signs: WorkerSigns = field(default_factory=WorkerSigns)
     seen_at: float = -math.inf
 
     @property
@@ -129,7 +129,8 @@ class WorkerStatus:
 class Generation:
     """One generation. `failures`: in the order observed; the times are monotonic seconds, None
     while nothing of the kind has happened. `has_ended`: it is broken, and its workers leave it or
-    are killed; `first_step`: the first one that it has done, 0 before."""
+    are killed; `first_step`: the first one that it has done, 0 before; `store`: where its
+    workers meet."""
 
     number: int
     workers: Mapping[str, WorkerStatus]
@@ -140,6 +141,7 @@ class Generation:
     has_stepped: bool = False
     has_ended: bool = False
     first_step: int = 0
+    store: MeetingStore = field(default_factory=MeetingStore)
 
     @staticmethod
     def of_plan(

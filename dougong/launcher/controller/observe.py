@@ -7,6 +7,7 @@ from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
     AgentReady,
+    ForkServerReplaced,
     FromWorker,
     Heartbeat,
     Message,
@@ -23,7 +24,7 @@ from dougong.control.processes import signal_name
 from dougong.control.worker_messages import StorageTold
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason
+from dougong.fault.culprit import Culprit
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -48,17 +49,18 @@ from dougong.launcher.controller.inbound.items import (
     Committed,
     DrillOrder,
     FoundCheckpoint,
+    Heard,
     Item,
+    MachineTried,
     NodesListed,
     OwnPathsTried,
     PeerRefused,
     SignalReceived,
-    StoreOpened,
     SuccessorFound,
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
-from dougong.launcher.controller.observe_health import observe_health
+from dougong.launcher.controller.observe_health import observe_agents, observe_health
 from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
@@ -105,16 +107,19 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
 def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[News, ...]:
     """Change the facts by the time that has passed: agents that are silent, workers whose progress
     stands still."""
-    for handle in facts.agents.silent(now, deadlines):
-        facts.lose(handle, silence_reason(deadlines), now)
+    tries = observe_agents(facts, now, deadlines)
     facts.note_unexplained(now, deadlines)
+    return (*tries, *_observe_stalls(facts, now, deadlines), *observe_health(facts, now, deadlines))
+
+
+def _observe_stalls(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[Record, ...]:
     if facts.generation is None:
         return ()
     news = []
     for status in facts.generation.note_time(now, deadlines):
         text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
-    return (*news, *observe_health(facts, now, deadlines))
+    return tuple(news)
 
 
 def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
@@ -157,8 +162,6 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.host = host
         case NodesListed(nodes):
             facts.nodes, facts.nodes_at = nodes, now
-        case StoreOpened():
-            facts.store = item
         case OwnPathsTried(number, end, results):
             facts.paths.own_end = end
             facts.paths.note(number, CONTROLLER, results)
@@ -168,6 +171,10 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.note_ends(reasons, now)
         case FoundCheckpoint():
             facts.checkpoints.note_found(item)
+        case Heard(hearing):
+            facts.agents.hearing = hearing
+        case MachineTried(agent, answers):
+            facts.agents.note_tried(agent, answers)
 
 
 def as_ours(error: BaseException) -> DougongError:
@@ -272,9 +279,14 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
+        case ForkServerReplaced(text):
+            return _observe_replaced(facts, handle, text)
         case AgentFailed(text, what):
             facts.lose(handle, text, now, what)
-        case Heartbeat() | WorkerForked() | WorkerExited():
+        case Heartbeat(hearing=hearing):
+            handle.hearing = hearing
+            return observe_process(facts, message, now)
+        case WorkerForked() | WorkerExited():
             return observe_process(facts, message, now)
         case OutputLine():
             return _observe_line(facts, message)
@@ -285,6 +297,25 @@ def _observe_message(
         case _:
             return (warning(facts, f"agent {handle.spec.name}: {unknown(message)}"),)
     return ()
+
+
+def _observe_replaced(facts: RunFacts, handle: AgentHandle, text: str) -> tuple[News, ...]:
+    """A fork server has ended, and no worker with it: named like any fault, and nothing is done."""
+    name = handle.spec.name
+    node = facts.agents.node_of(handle.spec.workers[0], "")
+    diagnosed = events.FailureDiagnosed(
+        generation=facts.number,
+        node=node,
+        culprit=Culprit("fork_server", name, node),
+        failure="crash",
+        cause=text,
+    )
+    decided = events.RecoveryDecided(
+        generation=facts.number,
+        action="ignore",
+        reason="another one forks from now on, and no worker has ended with it",
+    )
+    return (Record(diagnosed), Record(decided))
 
 
 def _observe_line(facts: RunFacts, line: OutputLine) -> tuple[News, ...]:

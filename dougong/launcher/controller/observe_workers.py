@@ -11,6 +11,7 @@ from dougong.control.worker_messages import (
     StateFetched,
     StepDone,
     StorageTold,
+    StoreRequest,
     UpdateSkipped,
     WorkerDone,
     WorkerLeft,
@@ -20,7 +21,13 @@ from dougong.control.worker_messages import (
 )
 from dougong.fault.diagnosis import diagnose
 from dougong.fault.drill import FiredDrill
-from dougong.launcher.controller.actions import News, Record, RecordStep, ShowException
+from dougong.launcher.controller.actions import (
+    AnswerWorkers,
+    News,
+    Record,
+    RecordStep,
+    ShowException,
+)
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
@@ -190,6 +197,9 @@ def observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[Ne
         case WorkerLeft(step):
             generation.note_left(worker, step)
             return ()
+        case StoreRequest() as request:
+            answers = tuple(generation.store.ask(worker, request))
+            return (AnswerWorkers(generation.number, answers),) if answers else ()
         case StateFetched() as fetched:
             return _observe_fetched(facts, generation, worker, fetched, now)
         case other:

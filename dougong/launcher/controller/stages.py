@@ -195,7 +195,7 @@ class Preparation:
             case Stage.PATHS:
                 return not facts.paths.missing(facts.agents.path_ends)
             case Stage.READY:
-                return not self._late_agents() and facts.store is not None
+                return not self._late_agents()
             case Stage.MODEL:
                 return (INSPECT, self._inspector[1]) in facts.answers
             case Stage.FINGERPRINTS:
@@ -230,10 +230,8 @@ class Preparation:
                 return f"no first message of agents {agents}"
             case Stage.PATHS:
                 return "not all paths between the machines have been tried"
-            case Stage.READY if agents:
-                return f"agents {agents} have not imported what workers need"
             case Stage.READY:
-                return "the store where workers meet has not opened"
+                return f"agents {agents} have not imported what workers need"
             case Stage.MODEL:
                 return f"{self._inspector[1]} has not ended its look at the model and the data"
             case Stage.FINGERPRINTS:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.parallel.comm.threads import Waits
 
 
 def _never() -> bool:
@@ -29,7 +30,8 @@ class Membership:
     address, over which its peers reach it; the default suits workers of one machine. `is_over`:
     whether the generation is to be left, which may be found at any moment. `keeps_snapshots`:
     workers keep each other's state, and have a group for it. `awaits`: told the ranks that the
-    calling thread waits for, and none when that is over.
+    calling thread waits for, and none when that is over. `waits`: those for threads, which end with
+    the generation.
     """
 
     rank: int
@@ -45,6 +47,7 @@ class Membership:
     is_over: Callable[[], bool] = _never
     keeps_snapshots: bool = True
     awaits: Callable[[Collection[int]], None] = _to_nobody
+    waits: Waits = field(default_factory=Waits, compare=False, repr=False)
 
     @property
     def native_peers(self) -> frozenset[int]:

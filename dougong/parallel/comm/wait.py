@@ -69,8 +69,10 @@ class PeerWait:
             work.wait(self._left())
 
     def for_future(self, future: Future[T]) -> T:
-        """The result of a thread that waits for the same messages."""
-        return future.result(self.left_s + self._member.deadlines.last_word_s)
+        """The result of a thread that waits for the same messages; not longer than the generation
+        lasts."""
+        guarded = self._member.waits.guard(future)
+        return guarded.result(self.left_s + self._member.deadlines.last_word_s)
 
     def _left(self) -> timedelta:
         # Zero would mean "no limit" to torch.
@@ -93,17 +95,24 @@ class PeerWait:
         if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and not is_over:
             return  # RuntimeErrors too, though no peer has a part in them
         if isinstance(error, RuntimeError | FutureTimeout):
-            raise PeerError(self._words(error)) from error
+            lost = PeerError(self._words(error))
+            if self._is_late(error):
+                names = self._member.names
+                lost.waited_for = tuple(names[rank] for rank in self._peers if rank < len(names))
+            raise lost from error
         if error is None and is_over:
             raise PeerError(f"{self._me}: generation {self._member.generation} has been ended")
 
     def _words(self, error: BaseException) -> str:
         me, peers = self._me, self._member.in_words(self._peers)
-        # The library says "timed out" in words of its own; the clock says it surely.
-        if self.left_s == 0.0 or isinstance(error, FutureTimeout):
+        if self._is_late(error):
             limit = self._member.deadlines.words("message_s")
             return f"{me} waited {limit} for {peers}: {self._what}"
         return f"{me} lost {peers}: {self._what}: {error}"
+
+    def _is_late(self, error: BaseException) -> bool:
+        # The library says "timed out" in words of its own; the clock says it surely.
+        return self.left_s == 0.0 or isinstance(error, FutureTimeout)
 
     @property
     def _me(self) -> str:

@@ -3,6 +3,7 @@ has trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +47,24 @@ class Comparison:
 _TOLD = 3
 
 
+Digests = Mapping[Any, str]
+Rows = Mapping[int, tuple[Any, ...]]
+
+
 def compare(struck: RunDir, undisturbed: RunDir, steps: int) -> Comparison:
     """Both runs have ended; the second is whole."""
     digests, honest = _final_digests(struck, steps), _final_digests(undisturbed, steps)
     if not digests:
         return Comparison(why=f"no checkpoint of step {steps}")
+    return find_differences(digests, honest, _rows(struck), _rows(undisturbed))
+
+
+def find_differences(
+    digests: Digests, honest: Digests, rows: Rows, honest_rows: Rows
+) -> Comparison:
+    """By tensor, the digests of the final state; by step, what it has trained on. Pure."""
     keys = sorted({*digests, *honest}, key=str)
     tensors = [str(key) for key in keys if digests.get(key) != honest.get(key)]
-    rows, honest_rows = _rows(struck), _rows(undisturbed)
     missing = [step for step in honest_rows if step not in rows]
     other = [step for step, row in rows.items() if row != honest_rows.get(step)]
     return Comparison(tuple(tensors), tuple(missing), tuple(sorted(other)))

@@ -70,7 +70,10 @@ def left_behind(mark: str, folder: Path, shared_before: frozenset[str]) -> list[
 
 
 def _is_orphan(name: str) -> bool:
-    """Whether nobody maps or holds it, as /proc tells."""
+    """Whether nobody maps it, as /proc tells. Semaphores of Python's own are never ours, and are
+    nobody's for a moment while they are made."""
+    if name.startswith("sem."):
+        return False
     wanted = str(_SHARED_MEMORY / name)
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from dougong.errors import LaunchError
 from dougong.job.drills.vocabulary import MOST_APART_S, continuing, known_fault, orderable
 from dougong.launcher.client import ask_controller
 from dougong.records.directory import RunDir
-from dougong.records.events import DrillFired, Event, FirstStep, RunEnded
+from dougong.records.events import DrillFired, Event, FirstStep, RecoveryDecided, RunEnded
 from dougong.tools.drill.schedule import PlannedFault, draw_fault
 from dougong.tools.drill.score import Struck, Verdict, judge
 
@@ -68,7 +68,7 @@ class RunDrills:
     def _is_over(self, planned: PlannedFault, fired: DrillFired, events: list[Event]) -> bool:
         """Whether the run trains again, or has ended; of what need not be named, whether its time
         is over and a further step is done."""
-        if any(isinstance(event, RunEnded) for event in events):
+        if any(_settles(event) for event in events):
             return True
         fault = known_fault(planned.fault)
         if fault is not None and fault.must_be_named:
@@ -78,3 +78,10 @@ class RunDrills:
         lasts_s = planned.for_s or 0.0
         has_stepped = status is not None and status.step > fired.step
         return has_stepped and time.monotonic() > fired.monotonic_s + lasts_s
+
+
+def _settles(event: Event) -> bool:
+    """Whether nothing follows: the run is over, or nothing is done about the fault."""
+    return isinstance(event, RunEnded) or (
+        isinstance(event, RecoveryDecided) and event.action == "ignore"
+    )

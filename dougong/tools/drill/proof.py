@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import psutil
 import yaml
 
 from dougong.control.environment import child_environment
@@ -34,8 +34,7 @@ from dougong.tools.drill.score import Struck, Verdict, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
 
 LINES = "drills.jsonl"
-_ABOVE = MappingProxyType({"fork_server": 1, "agent": 2})
-"""How many generations of processes above a worker."""
+_FORK_SERVER = "dougong.launcher.agent.fork_server"
 UNDISTURBED = "undisturbed"
 
 
@@ -88,9 +87,9 @@ class Summary:
     def words(self) -> str:
         """One line."""
         return (
-            f"{self.done} of {self.asked} schedules done: {self.equal} with the bits and samples of "
-            f"the undisturbed run, {self.hung} hung, {self.dirty} left something; {self.right} of "
-            f"{self.faults} faults named right"
+            f"{self.done} of {self.asked} schedules done: {self.equal} with the bits and samples "
+            f"of the undisturbed run, {self.hung} hung, {self.dirty} left something; "
+            f"{self.right} of {self.faults} faults named right"
         )
 
 
@@ -242,9 +241,8 @@ class SmallRun:
     def _strike(self, fault: PlannedFault) -> None:
         row = known_fault(fault.fault)
         number = signal_for(fault.fault) or signal.SIGKILL
-        pid = self._pid_of(fault.worker)
-        for _ in range(_ABOVE.get(row.target if row is not None else "", 0)):
-            pid = _parent_of(pid)
+        target = "worker" if row is None else row.target
+        pid = _serving(self._pid_of(fault.worker), target)
         if pid is None:
             return  # nobody is there at this moment: it comes with the next look
         self.struck.append(Struck(fault.fault, fault.worker, time.monotonic()))
@@ -263,11 +261,18 @@ def _is(struck: Struck, planned: PlannedFault) -> bool:
     return (struck.fault, struck.worker) == (planned.fault, planned.worker)
 
 
-def _parent_of(pid: int | None) -> int | None:
-    if pid is None:
-        return None
+def _serving(worker: int | None, target: str) -> int | None:
+    """The process that is the target: the worker, its parent, which is the agent, or another child
+    of that, its fork server. None: it is not there."""
+    if worker is None or target not in ("agent", "fork_server"):
+        return worker
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[1])
+        agent = psutil.Process(worker).parent()
+        if agent is None or target == "agent":
+            return None if agent is None else agent.pid
+        for child in agent.children():
+            if _FORK_SERVER in child.cmdline():
+                return int(child.pid)
+    except psutil.Error:
+        pass  # it has just ended
+    return None

@@ -20,7 +20,6 @@ from dougong.checkpoint.manifest import MODEL_GROUP
 from dougong.errors import CheckpointError
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
-from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.training.memory.holdings import (
     Fetch,
@@ -177,11 +176,8 @@ class _Attempt:
                 receives.append(Transfer(fetch.source, arriving[place], tag))
         for transfer in sends:
             self._world.sent.add(TrafficKind.REPLICAS, transfer.rank, transfer.num_bytes)
-        peers = sorted({transfer.rank for transfer in (*sends, *receives)})
-        wait = PeerWait(self._world.member, peers, f"snapshots of step {self._moment.step}")
-        under_way = self._world.snapshots.begin(sends, receives, wait)
-        with wait:
-            under_way.wait_for_host(wait)
+        what = f"snapshots of step {self._moment.step}"
+        self._world.move(self._world.snapshots, sends, receives, what)
 
     def _own(self, fetch: Fetch) -> Tensor:
         """This worker's copy, as bytes. One that cannot be read is sent as it is not, and found to

@@ -48,14 +48,18 @@ from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.replica_holders import replica_holders
-from dougong.training.memory.holdings import Holding, Moment
+from dougong.training.memory.holdings import Holding, Moment, Place
+from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.part import Buffers, StatePart, layout_of, num_bytes_of
 from dougong.training.memory.replicas import ReplicaExchange
-from dougong.training.memory.restore import MemorySource, open_state
+from dougong.training.memory.restore import MemorySource, Shelf, open_state
 from dougong.training.memory.source import StateKey
 
 StateOf = Callable[[], Iterable[StateTensor]]
 """Everything that a worker owns, as it is now."""
+
+
+_OWN = "own"
 
 
 @dataclass
@@ -113,10 +117,13 @@ class StateMemory:
         step_done     a step is done: its state is copied and sent beside the next step
         before_update that is done, here and at whoever sends its replicas here
         leave         the generation is broken: threads end, what is whole is kept
+        end           the work is done
     """
 
-    def __init__(self, settings: Snapshots) -> None:
+    def __init__(self, settings: Snapshots, local: LocalDisk | None = None) -> None:
+        """`local`: where the newest snapshot is written, too."""
         self._settings = settings
+        self._local = local
         self._slots = (Slot(), Slot())
         self._newest = 0
         self._opened: Moment | None = None
@@ -141,7 +148,10 @@ class StateMemory:
         self._opened = None
         if not self._settings.are_kept:
             return None
-        found = open_state(world, {"memory": self}, wants, least_step)
+        shelves: dict[Place, Shelf] = {"memory": self}
+        if self._local is not None:
+            shelves["disk"] = self._local
+        found = open_state(world, shelves, wants, least_step)
         self._opened = None if found is None else found.moment
         return found
 
@@ -183,8 +193,20 @@ class StateMemory:
                 wait.for_future(self._under_way)
             self._under_way = None
             self._newest = 1 - self._newest
-            exchange.count(self._slots[self._newest].parts[0])
+            own = self._slots[self._newest].parts[0]
+            exchange.count(own)
+            if self._local is not None:
+                self._local.write(own)
         self._live = None
+
+    def end(self) -> None:
+        """The work is done: nothing is under way any more, and nothing is left on the node's disk.
+
+        Raises PeerError when a peer is lost.
+        """
+        self.before_update()
+        if self._local is not None:
+            self._local.clear()
 
     def leave(self) -> None:
         """End what is under way, and let go of the generation's tensors; if they are a state that
@@ -231,9 +253,11 @@ class StateMemory:
         assert self._following is not None and self._under_way is None
         self._live = live
         # A worker that is alone loses all with itself: it copies its state when it leaves.
-        if is_due and self._following.world.size > 1:
+        if is_due and (self._following.world.size > 1 or self._local is not None):
             slot = self._slots[1 - self._newest]
             slot.clear()
+            if self._local is not None and self._local.is_busy():
+                slot.buffers.forget(_OWN)  # it may be this memory that is being written to disk
             state = list(self._following.state())
             exchange = self._following.exchange
             self._under_way = self._thread.submit(_take, slot, state, live, exchange)
@@ -242,7 +266,7 @@ class StateMemory:
 def _copy(slot: Slot, state: Sequence[StateTensor], live: _Live) -> StatePart:
     """This worker's state as a whole part."""
     layout = layout_of(state)
-    memory = slot.buffers.take("own", num_bytes_of(layout))
+    memory = slot.buffers.take(_OWN, num_bytes_of(layout))
     part = StatePart(live.moment, live.ledger, layout, memory)
     part.fill(state)
     slot.parts = [part]

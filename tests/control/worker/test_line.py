@@ -23,7 +23,7 @@ from tests.launcher.toyrun import toy_job, wait_for
 
 JOB = Job.model_validate(toy_job())
 PLAN = make_plan(4, Inventory("toy", (), (), 16, ()), [Seat("east/0", "east", "both", "n", "cpu:0")])
-JOIN = JoinGeneration(2, TrainTask("a:b", JOB, PLAN, "/runs/toy", ("127.0.0.1", 1), console="east/0"), "10.0.0.2")
+JOIN = JoinGeneration(2, TrainTask("a:b", JOB, PLAN, "/runs/toy", console="east/0"), "10.0.0.2")
 SHORT = dataclasses.replace(DEADLINES, await_leave_s=0.05, rejoin_s=0.05)
 
 

@@ -1,4 +1,4 @@
-"""A real agent with real training workers, and this test in the place of the controller: it kills, has the others leave,
+"""A real agent with real training workers, and a test in the place of the controller: it kills, has the others leave,
 and forms the next generation."""
 
 from __future__ import annotations
@@ -6,12 +6,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+import torch
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.messages import (
@@ -20,17 +20,32 @@ from dougong.control.messages import (
     KillWorkers,
     LeaveGeneration,
     Message,
+    ToWorker,
     WorkerExited,
     WorkerForked,
 )
 from dougong.control.tasks import TrainTask
-from dougong.control.worker_messages import PartDurable, StepDone, WorkerDone, WorkerLeft, WorkerRaised
+from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import (
+    PartDurable,
+    StepDone,
+    StoreRequest,
+    WorkerDone,
+    WorkerLeft,
+    WorkerRaised,
+)
 from dougong.deadlines import DEADLINES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.controller.config import TRAINING
+from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.models.inventory import inspect_model
+from dougong.parallel.comm.exchange import Exchange, Expected
+from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.operation import MessageKind
+from dougong.training.session import joined
 from tests.launcher.agent.test_agent import Played
 
 PATIENT = dataclasses.replace(DEADLINES, controller_silence_s=600.0)
@@ -43,9 +58,7 @@ class Survivors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.agent = Played(folder, name="east", preload=TRAINING.preload, deadlines=PATIENT)
-        self.store = dist.TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-        )
+        self.store = MeetingStore()
         self.generation = 0
         self.rows: dict[int, dict[str, Any]] = {}
         self.committed: dict[int, Path] = {}
@@ -56,20 +69,20 @@ class Survivors:
         self._done: set[tuple[int, str]] = set()
         self._parts: dict[tuple[int, int, str], CheckpointPart] = {}
 
-    def begin(self, job: Job, plan: Plan, resume: int | None = None) -> dict[str, int]:
+    def begin(self, job: Job, plan: Plan, resume: int | None = None, entry: str = TRAINING.train) -> dict[str, int]:
         """The next generation; its workers' process numbers. `resume`: a step with a checkpoint; None: a run begins,
         and what was before is forgotten."""
         self.generation += 1
+        self.store = MeetingStore()
         if resume is None:
             for known in (self.rows, self.committed, self.ended, self.left, self.raised):
                 known.clear()
         self._job, self._plan = job, plan
         task = TrainTask(
-            entry=TRAINING.train,
+            entry=entry,
             job=job,
             plan=plan,
             run_dir=str(self.folder),
-            store=("127.0.0.1", self.store.port),
             console="",
             resume=None if resume is None else str(self.committed[resume]),
         )
@@ -80,8 +93,12 @@ class Survivors:
 
     def until(self, is_over: Callable[[], Any]) -> None:
         """Take what comes until the condition holds."""
+        deadline = time.monotonic() + self.limit_s
         while not is_over():
+            assert time.monotonic() < deadline, f"left {self.left}, raised {self.raised}, ended {self.ended}"
             self._take(self.agent.channel.receive(120))
+
+    limit_s = 120.0
 
     def until_step(self, step: int) -> None:
         self.until(lambda: max(self.rows, default=0) >= step)
@@ -97,7 +114,7 @@ class Survivors:
     def have_killed(self, *workers: str) -> None:
         """What the controller does with those that do not leave."""
         self.agent.channel.send(KillWorkers(self.generation, workers))
-        self.until(lambda: set(workers) <= {exit.worker for exit in self.ended})
+        self.until(lambda: set(workers) <= {end.worker for end in self.ended})
 
     def finish(self) -> None:
         """Until all workers of the generation are done and have ended."""
@@ -121,6 +138,9 @@ class Survivors:
 
     def _hear(self, generation: int, worker: str, inner: Any) -> None:
         match inner:
+            case StoreRequest() if generation == self.generation:
+                for name, reply in self.store.ask(worker, inner):
+                    self.agent.channel.send(ToWorker(generation, name, reply))
             case StepDone(step, row):
                 self.rows[step] = row
             case PartDurable(step, _, part):
@@ -140,3 +160,16 @@ class Survivors:
             expected = expected_tensors(inspect_model(self._job.model, None), kinds)
             root = self.folder / "checkpoints"
             self.committed[step] = commit(root, step, generation, parts, Additions(expected=expected))
+
+
+def fail_with_messages_under_way(context: WorkerContext) -> None:
+    """The first worker raises while it waits, in threads and beside them, for tensors that the others never send."""
+    with joined(context) as world:
+        exchange = Exchange(world)
+        others = tuple(rank for rank in range(world.size) if rank != world.rank)
+        if world.rank != 0:
+            world.barrier()
+        exchange.expect(MessageKind.ROWS, [Expected((0, 0), (), others)])
+        exchange.expect(MessageKind.OUTPUTS, [Expected((0, 0), others, others)])
+        world.transfer(TrafficKind.SUMS, [], [Transfer(rank, torch.zeros(9)) for rank in others], "what never comes")
+        raise ZeroDivisionError("of its own")

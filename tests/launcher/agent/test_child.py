@@ -26,7 +26,7 @@ from tests.launcher.toyrun import toy_job, wait_for
 
 JOB = Job.model_validate(toy_job())
 PLAN = make_plan(4, Inventory("toy", (), (), 16, ()), [Seat("east/0", "east", "both", "n", "cpu:0")])
-TRAIN = TrainTask("a:b", JOB, PLAN, "/runs/toy", ("127.0.0.1", 1), console="east/0")
+TRAIN = TrainTask("a:b", JOB, PLAN, "/runs/toy", console="east/0")
 
 
 def open_child(folder: Path, worker: str = "east/1") -> Child:

@@ -17,9 +17,9 @@ from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
-from dougong.launcher.agent.fork_client import ForkServer
 from tests.launcher.toyrun import toy_job, wait_for
 
 JOB = Job.model_validate(toy_job())

@@ -30,9 +30,9 @@ from dougong.control.worker_messages import ModelFound, WorkerRaised
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.fork_server import LENGTH
 from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
-from dougong.launcher.agent.fork_server import LENGTH
 from tests.launcher.toyrun import ROOT, toy_job, wait_for
 
 JOB = Job.model_validate(toy_job())

@@ -18,9 +18,9 @@ from dougong.control.tasks import InspectTask
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
-from dougong.launcher.agent.rehearsal import inflict_on
 from tests.launcher.toyrun import toy_job
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from dougong.job.schema import Job
-from dougong.parallel.plan import Plan
 from tests.families import config_values
 from tests.jobs import make_job
 from tests.launcher.agent.survivors import Survivors
@@ -89,3 +88,17 @@ def test_a_worker_that_hangs_for_another_one_is_freed(
     assert [second[name] == first[name] for name in NAMES] == [True, False, True]
     run.finish()
     assert series(run.rows) == whole
+
+
+def test_an_exception_is_told_while_messages_are_under_way_and_only_the_others_stay(run: Survivors, job: Job) -> None:
+    """It waits neither for what never comes (`message_s` is 600 s) nor for the end of anything else."""
+    first = run.begin(job, lay_out(job, "BBB"), entry="tests.launcher.agent.survivors:fail_with_messages_under_way")
+    run.until(lambda: run.raised)
+    ((who, raised),) = run.raised.items()
+    assert who == (run.generation, "east/0")
+    assert (raised.type, raised.message, raised.stays) == ("ZeroDivisionError", "of its own", False)
+    run.until(lambda: [(end.worker, end.code, end.asked) for end in run.ended] == [("east/0", 1, False)])
+    run.have_left("east/1", "east/2")
+    second = run.begin(job, lay_out(job, "BBB"))
+    assert [second[name] == first[name] for name in NAMES] == [False, True, True]
+    run.finish()

@@ -32,7 +32,7 @@ from tests.launcher.toyrun import toy_job
 
 JOB = Job.model_validate(toy_job())
 SEATS = [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)]
-TRAIN = TrainTask("a:b", JOB, make_plan(4, Inventory("toy", (), (), 16, ()), SEATS), "/runs/toy", ("h", 1), "east/0")
+TRAIN = TrainTask("a:b", JOB, make_plan(4, Inventory("toy", (), (), 16, ()), SEATS), "/runs/toy", "east/0")
 BOTH = ("east/0", "east/1")
 
 

@@ -97,7 +97,7 @@ def test_versions_must_be_ours() -> None:
 def test_who_was_sent_there_by_ray_address_is_told_how_to_do_without() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    choice = RayChoice(address, f"RAY_ADDRESS={address}", by_environment=True)
+    choice = RayChoice(address, f"RAY_ADDRESS={address}", is_typed=False)
     with pytest.raises(LaunchError, match=r"^RAY_ADDRESS=127.*nobody answers.*, or `--address local` for a Ray of"):
         find_head(choice, SOON)
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from dougong.control.worker_messages import PartDurable
 from dougong.errors import LaunchError
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.observation import AgentLost
 from dougong.fault.past import PastFailure
 from dougong.launcher.controller.actions import (
-    CommitCheckpoint,
     DropAgent,
     EndGeneration,
-    FindCheckpoint,
-    ForgetParts,
     ForkGeneration,
     GiveUp,
     GoOn,
@@ -26,8 +20,7 @@ from dougong.launcher.controller.actions import (
     UsePlan,
 )
 from dougong.launcher.controller.config import FROM_START
-from dougong.launcher.controller.facts import CheckpointFacts, RunFacts
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint
+from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.placement import AgentSpec

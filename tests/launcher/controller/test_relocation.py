@@ -16,7 +16,6 @@ from dougong.launcher.controller.inbound.items import (
     BackendOpened,
     NodesListed,
     SignalReceived,
-    StoreOpened,
     TaskFailed,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage
@@ -70,7 +69,7 @@ def trained(takes_fingerprints: bool = False, **job: Any) -> Machine:
     made = machine(takes_fingerprints, **{"islands": ISLANDS, **job})
     made.may_grow = True
     made.play(BackendOpened("10.0.0.1"), NodesListed((N0, N1)), AgentsPlaced())
-    made.play(Joins("east", "node0"), Joins("west", "node1"), StoreOpened(("10.0.0.1", 1)))
+    made.play(Joins("east", "node0"), Joins("west", "node1"))
     made.play(Says("east", AgentReady(1)), Says("west", AgentReady(2)), MODEL)
     if takes_fingerprints:
         made.play(printed("east/0", "a"), printed("west/0", "a"))
@@ -88,6 +87,9 @@ def where(made: Machine) -> dict[str, str | None]:
     """By agent: the id of the node on which it was started last."""
     started = [action for action in made.actions if isinstance(action, StartAgents)]
     return {spec.name: spec.node for spec in started[-1].specs}
+
+
+AT_MOST = "; waits 600 s (fault.deadlines.node_return_s) at most"
 
 
 def waits(made: Machine) -> list[str]:
@@ -296,7 +298,7 @@ def test_a_search_that_was_overtaken_is_not_taken_for_the_next_one() -> None:
 def test_a_place_that_is_gone_when_it_is_asked_for_is_awaited() -> None:
     taken = TaskFailed(LaunchError("node2 has no room"))
     made = trained().play(WEST_IS_LOST, NodesListed((N0, N2)), taken)
-    assert (stage(made), waits(made)) == (Stage.ROOM, ["a node for west/0: node2 has no room"])
+    assert (stage(made), waits(made)) == (Stage.ROOM, ["a node for west/0: node2 has no room" + AT_MOST])
     made.play(Passes(1.0), NodesListed((N0, N2)), joins("west"), found(5))
     assert made.state == Running(2)
 
@@ -311,7 +313,7 @@ def test_a_place_that_is_gone_for_one_agent_costs_the_other_nothing() -> None:
 
 def test_a_cluster_that_does_not_answer_is_awaited() -> None:
     made = trained().play(WEST_IS_LOST, TaskFailed(ConnectionError("the head is away")))
-    assert waits(made) == ["a node for west/0: ConnectionError: the head is away"]
+    assert waits(made) == ["a node for west/0: ConnectionError: the head is away" + AT_MOST]
     made.play(Passes(1.0), NodesListed((N0, N2)))
     assert where(made) == {"west": "id-of-node2"}
 
@@ -326,7 +328,7 @@ def test_an_island_over_two_nodes_loses_one() -> None:
     nodes = [replace(node(number), devices=devices) for number in range(3)]
     made = machine(islands=[{"name": "east", "accelerator": "npu", "workers": 4}])
     made.play(BackendOpened("10.0.0.1"), NodesListed(tuple(nodes[:2])), AgentsPlaced())
-    made.play(Joins("east-0", "node0"), Joins("east-2", "node1"), StoreOpened(("10.0.0.1", 1)))
+    made.play(Joins("east-0", "node0"), Joins("east-2", "node1"))
     made.play(Says("east-0", AgentReady(1)), Says("east-2", AgentReady(2)))
     made.play(Says("east-0", MODEL.message), found())
     assert made.state == Running(1)

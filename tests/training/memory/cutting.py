@@ -23,6 +23,7 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.training.memory.source import StateKey
 from dougong.training.memory.state_memory import StateMemory
+from tests.stores import store_at
 from torch import Tensor
 
 NAMES = tuple(f"t{number}" for number in range(7))
@@ -193,7 +194,7 @@ def live(world: World, plan: Plan, stage: Stage, port: int, cuts: Sequence[Cut])
     for number, cut in enumerate([*cuts, None]):
         sockets = NewSockets()
         member = dataclasses.replace(member, generation=number + 2)
-        world = World.join(member, ("127.0.0.1", port))
+        world = World.join(member, store_at(port, member.generation))
         sockets.settle()
         plan = rotated(plan)
         found.append(_restore(world, memory, plan, stage))

@@ -43,6 +43,7 @@ from dougong.launcher.backends.process.messages import (
     OpenCall,
     StartCall,
 )
+from dougong.launcher.backends.process.unheld import without_unheld
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
@@ -77,6 +78,9 @@ class ProcessBackend:
         self._tell = tell
         self._lost: RayPart | None = None  # the part whose loss was told last
         self._entry = entry
+        self._started: dict[str, AgentSpec] = {}
+        self._unheld: dict[str, AgentSpec] = {}  # those that a process before this one has started
+        self._addresses: dict[str, str] = {}  # of nodes, by their ids
         self._numbers = itertools.count(1)
         self._turn = threading.Lock()  # for whoever begins a process or ends it for good
         self._process: BackendProcess | None = None
@@ -92,13 +96,20 @@ class ProcessBackend:
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         answer = self._ask(NodesCall(self._next, tuple(kinds)), "backend_call_s")
         assert isinstance(answer, NodesAnswer)
-        return list(answer.nodes)
+        self._addresses |= {node.id: node.address for node in answer.nodes}
+        return without_unheld(answer.nodes, self._unheld.values(), self._addresses)
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         settings = {spec.name: settings_of(spec) for spec in specs}
         self._ask(StartCall(self._next, tuple(specs), settings), "backend_call_s", tell)
+        for spec in specs:
+            self._started[spec.name] = spec
+            self._unheld.pop(spec.name, None)
 
     def end(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._started.pop(name, None)
+            self._unheld.pop(name, None)
         # Nothing is left to be given back by Ray where its driver is gone; an agent that lives
         # ends by itself when its controller has let it go.
         if self._lives:
@@ -144,6 +155,7 @@ class ProcessBackend:
             process = self._process = BackendProcess(setup, self._note)
         answer = process.ask(OpenCall(self._next), "backend_open_s")
         assert isinstance(answer, OpenAnswer)
+        self._unheld = dict(self._started)
         if self._lost is not None:
             self._note(RayNews(self._lost, False, "Ray answers again"))
         return answer.host

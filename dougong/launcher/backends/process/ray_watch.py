@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 
 import psutil
 
 from dougong.addresses import read_address
 from dougong.control.processes import process_exists
 from dougong.deadlines import Deadlines
-from dougong.errors import LaunchError
 from dougong.launcher.backends.base import RayNews, TellNews
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_cluster import RayBackend
-from dougong.launcher.backends.ray_head import find_head
 from dougong.records.directory import RunDir
 
 _SILENT = 2
@@ -47,26 +46,20 @@ class WatchedRay(RayBackend):
         super().close()
 
     def _watch_own(self) -> None:
-        children = {child.name(): child.pid for child in psutil.Process().children()}
+        parts = {child.name(): child.pid for child in psutil.Process().children()}
         while not self._is_over.wait(self._limits.ended_every_s):
-            if _has_ended(children, "gcs_server"):
-                self._tell(RayNews("head", True, "the head of this run's own Ray has ended"))
-            elif _has_ended(children, "raylet"):
-                self._tell(RayNews("raylet", True, "the raylet of this run's own Ray has ended"))
-            else:
-                continue
-            os._exit(1)
+            news = lost_part(parts)
+            if news is not None:
+                self._tell(news)
+                os._exit(1)
 
     def _watch_cluster(self) -> None:
-        num_silent, gone = 0, set[str]()
+        looks, gone = HeadLooks(str(self._head.address)), set[str]()
         while not self._is_over.wait(self._limits.ping_every_s):
             gone = self._tell_of_actors(gone)
-            was_silent = num_silent >= _SILENT
-            num_silent = 0 if self._head_answers() else num_silent + 1
-            if num_silent == _SILENT:
-                self._tell(RayNews("head", True, self._about_head()))
-            elif was_silent and not num_silent:
-                self._tell(RayNews("head", False, f"Ray's head at {self._head.address} answers"))
+            news = looks.take(self.head_answers())
+            if news is not None:
+                self._tell(news)
 
     def _tell_of_actors(self, known: set[str]) -> set[str]:
         """Tell of agents whose actor has ended since; all of them."""
@@ -77,21 +70,34 @@ class WatchedRay(RayBackend):
                 self._tell(RayNews("raylet", True, text, name))
         return set(ended)
 
-    def _head_answers(self) -> bool:
-        try:
-            find_head(self._head, self._limits)
-        except LaunchError:
-            return False
-        return True
 
-    def _about_head(self) -> str:
-        address = str(self._head.address)
-        port = read_address(address)[1]
-        return (
-            f"Ray's head at {address} does not answer (`ray start --head --port={port}` there "
-            "begins one, and `ray start` on each node joins it)"
+def lost_part(parts: Mapping[str, int]) -> RayNews | None:
+    """What has ended of a Ray of a run's own; None: nothing. `parts`: its processes, by name."""
+    if not process_exists(parts.get("gcs_server", os.getpid())):
+        return RayNews("head", True, "the head of this run's own Ray has ended")
+    if not process_exists(parts.get("raylet", os.getpid())):
+        return RayNews("raylet", True, "the raylet of this run's own Ray has ended")
+    return None
+
+
+class HeadLooks:
+    """What is told of looks at a cluster's head, one after the other. Pure."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._num_silent = 0
+
+    def take(self, answers: bool) -> RayNews | None:
+        """One more look; what of it is news."""
+        was_gone = self._num_silent >= _SILENT
+        self._num_silent = 0 if answers else self._num_silent + 1
+        if answers and was_gone:
+            return RayNews("head", False, f"Ray's head at {self._address} answers again")
+        if self._num_silent != _SILENT:
+            return None
+        port = read_address(self._address)[1]
+        text = (
+            f"Ray's head at {self._address} does not answer (`ray start --head --port={port}` "
+            "there begins one, and `ray start` on each node joins it)"
         )
-
-
-def _has_ended(children: dict[str, int], name: str) -> bool:
-    return name in children and not process_exists(children[name])
+        return RayNews("head", True, text)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.path_messages import PathEnd
+from dougong.control.path_messages import Hearing, PathEnd
 from dougong.deadlines import Deadlines
-from dougong.fault.culprit import Culprit, CulpritKind
-from dougong.fault.liveness import is_silent
-from dougong.fault.observation import AgentLost
+from dougong.fault.observation import AgentLost, LinkCut
+from dougong.fault.reach import AgentView
 from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
+
+_HELD_UP_S = 1.0
+"""The controller looks ten times a second."""
 
 
 @dataclass
@@ -23,7 +25,8 @@ class AgentHandle:
     its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone, and
     `failure`: that as one of the run; `is_dropped`: whether its connection has been closed since.
     `left`: how its connection ended before it was ready, and when (monotonic seconds), while its
-    backend may yet know why."""
+    backend may yet know why. `hearing`: what it hears of other machines; `answers`: whether its own
+    takes connections, as tried last, `tried_at`."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -34,7 +37,10 @@ class AgentHandle:
     is_dropped: bool = False
     clock_ahead_s: float = 0.0
     left: tuple[str, float] | None = None
-    failure: AgentLost | None = None
+    failure: AgentLost | LinkCut | None = None
+    hearing: Hearing = field(default_factory=Hearing)
+    answers: bool | None = None
+    tried_at: float = -math.inf
 
     @property
     def is_unexplained(self) -> bool:
@@ -55,11 +61,16 @@ class AgentHandle:
 @dataclass
 class AgentTable:
     """All agents of a run, by name. `is_asked`: whether the backend has yet to say which of them
-    have ended; `asked_at`: when it was asked last."""
+    have ended; `asked_at`: when it was asked last. `hearing`: what the controller hears itself of
+    their machines; `looked_at`: when the agents were judged last, and `judged_from`: what they have
+    said since then counts (monotonic seconds)."""
 
     handles: dict[str, AgentHandle] = field(default_factory=dict)
     is_asked: bool = False
     asked_at: float = -math.inf
+    looked_at: float = -math.inf
+    judged_from: float = -math.inf
+    hearing: Hearing = field(default_factory=Hearing)
 
     def __getitem__(self, agent: str) -> AgentHandle:
         return self.handles[agent]
@@ -147,12 +158,37 @@ class AgentTable:
         handle = self.handles.get(agent)
         return handle is not None and handle.channel is channel and handle.lost is None
 
-    def lose(
-        self, handle: AgentHandle, reason: str, machine: str, kind: CulpritKind = "agent"
-    ) -> None:
-        """Count an agent as gone; `kind`: whether it failed itself, or what it needs."""
-        handle.failure = AgentLost(Culprit(kind, handle.spec.name), reason, handle.spec.workers)
-        handle.lost = f"agent {handle.spec.name} on {machine}: {reason}"
+    def lose(self, handle: AgentHandle, failure: AgentLost | LinkCut, machine: str) -> None:
+        """Count an agent as gone, by this failure."""
+        handle.failure = failure
+        handle.lost = f"agent {handle.spec.name} on {machine}: {failure.reason}"
+
+    # Agents that are not heard
+
+    def note_look(self, now: float) -> None:
+        """Before anything is judged by the time. Who has not looked for long was held up himself,
+        and what agents have said meanwhile is not read yet."""
+        if math.isfinite(self.looked_at) and now - self.looked_at > _HELD_UP_S:
+            self.judged_from = now
+        self.looked_at = now
+
+    def silent_s(self, handle: AgentHandle, now: float) -> float:
+        """For how long an agent that has joined has not been heard."""
+        heard_at = handle.channel.heard_at if handle.channel is not None else now
+        return now - max(heard_at, self.judged_from)
+
+    def note_tried(self, agent: str, answers: bool) -> None:
+        """Whether the machine of an agent takes connections."""
+        if agent in self.handles:
+            self.handles[agent].answers = answers
+
+    def views(self, now: float, machine_of: Callable[[AgentHandle], str]) -> list[AgentView]:
+        """How the living agents are now."""
+        views = []
+        for handle in self.living:
+            silent_s = self.silent_s(handle, now)
+            views.append(AgentView(handle.spec.name, machine_of(handle), silent_s, handle.answers))
+        return views
 
     # Ends that no connection tells, since there is none yet
 
@@ -176,7 +212,7 @@ class AgentTable:
         for handle in self.handles.values():
             if handle.channel is None or handle.lost is not None:
                 continue
-            if is_silent(handle.channel.heard_at, now, deadlines):
+            if self.silent_s(handle, now) > deadlines.agent_silence_s:
                 found.append(handle)
         return tuple(found)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message, OrderDrill
-from dougong.control.path_messages import PathEnd, PathResult
+from dougong.control.path_messages import Hearing, PathEnd, PathResult
 from dougong.errors import CheckpointError
 from dougong.launcher.backends.base import RayNews
 from dougong.planner.nodes import Node
@@ -44,6 +44,21 @@ class AgentLeft:
     agent: str
     channel: Channel
     reason: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the controller hears of other machines has changed, or goes on to be less than all."""
+
+    hearing: Hearing
+
+
+@dataclass(frozen=True)
+class MachineTried:
+    """Whether the machine of a silent agent takes connections."""
+
+    agent: str
+    answers: bool
 
 
 @dataclass(frozen=True)
@@ -98,13 +113,6 @@ class NodesListed:
     """The nodes there are."""
 
     nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class StoreOpened:
-    """Workers can meet at `address` (host, port)."""
-
-    address: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,8 @@ Item = (
     AgentJoined
     | AgentMessage
     | AgentLeft
+    | Heard
+    | MachineTried
     | ClientRequest
     | PeerRefused
     | SignalReceived
@@ -200,7 +210,6 @@ Item = (
     | BackendOpened
     | RayNews
     | NodesListed
-    | StoreOpened
     | OwnPathsTried
     | AgentsPlaced
     | AgentsEnded

@@ -46,14 +46,18 @@ def test_an_agent_joins_once(agents: AgentTable, channels: list[Channel]) -> Non
     assert list(agents.facts) == ["east"]
 
 
+def gone(agent: str, reason: str) -> AgentLost:
+    return AgentLost(Culprit("agent", agent), reason, (f"{agent}/0",))
+
+
 def test_a_lost_agent_is_named_with_its_node_and_begins_another_life(
     agents: AgentTable, channels: list[Channel]
 ) -> None:
     agents.join(facts("east"), channels[0])
-    agents.lose(agents["east"], "no heartbeat", "node-of-east")
+    agents.lose(agents["east"], gone("east", "no heartbeat"), "node-of-east")
     assert agents["east"].lost == "agent east on node-of-east: no heartbeat"
-    agents.lose(agents["west"], "gone", "its node")
-    assert agents["west"].failure == AgentLost(Culprit("agent", "west"), "gone", ("west/0",))
+    agents.lose(agents["west"], gone("west", "gone"), "its node")
+    assert agents["west"].failure == gone("west", "gone")
     assert [handle.spec.name for handle in agents.lost] == ["east", "west"]
     assert not agents.is_current("east", channels[0])
     agents.expect([EAST], [EAST, WEST])
@@ -67,8 +71,18 @@ def test_only_those_who_have_joined_fall_silent(agents: AgentTable, channels: li
     channels[0].heard_at = 100.0
     assert agents.silent(110.0, limits) == ()
     assert [handle.spec.name for handle in agents.silent(111.0, limits)] == ["east"]
-    agents.lose(agents["east"], "no heartbeat", "node-of-east")
+    agents.lose(agents["east"], gone("east", "no heartbeat"), "node-of-east")
     assert agents.silent(200.0, limits) == ()
+
+
+def test_who_has_been_held_up_himself_counts_from_his_next_look(agents: AgentTable, channels: list[Channel]) -> None:
+    limits = Deadlines(agent_silence_s=10)
+    agents.join(facts("east"), channels[0])
+    channels[0].heard_at = 100.0
+    agents.note_look(100.1)
+    agents.note_look(160.0)  # what was said meanwhile is not read yet
+    assert agents.silent(160.0, limits) == ()
+    assert agents.silent_s(agents["east"], 160.5) == 0.5
 
 
 def test_named_means_all_where_none_is_named(agents: AgentTable) -> None:
