@@ -344,19 +344,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert run.events("generation_started")[-1]["resume"] == "step-000015"
 
 
-def test_a_run_directory_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
-    job = toy_job(steps=400, step_s=0.02, fault={"deadlines": {"records_end_s": 1.0}})
-    run = ToyRun(tmp_path / "run", job).start()
-    wait_for(lambda: run.events("generation_started"), "the first generation")
-    run.path.rename(tmp_path / "elsewhere")
-    assert run.finish() == 1, run.text()
-    assert f"failed: {run.path}: the run directory is gone" in run.text()
-    assert (
-        f"next: put the run directory back (where it is lost for good, begin anew), then: dougong status {run.path}"
-        in run.text()
-    )
-
-
 def test_what_workers_print_is_kept_and_its_alarms_are_shown(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(faults=[fault("spam", "east/0"), fault("spam", "east/1")])).start()
     assert run.finish() == 0, run.text()

@@ -68,6 +68,19 @@ def test_a_full_disk_ends_no_training_and_everything_is_written_when_there_is_ro
         assert_whole(run)
 
 
+def test_a_run_directory_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    job = toy_job(steps=400, step_s=0.02, fault={"deadlines": {"records_end_s": 1.0}})
+    run = ToyRun(tmp_path / "run", job).start()
+    wait_for(lambda: run.events("generation_started"), "the first generation")
+    run.path.rename(tmp_path / "elsewhere")
+    assert run.finish() == 1, run.text()
+    assert f"failed: {run.path}: the run directory is gone" in run.text()
+    assert (
+        f"next: put the run directory back (where it is lost for good, begin anew), then: dougong status {run.path}"
+        in run.text()
+    )
+
+
 @pytest.mark.slow
 def test_a_run_directory_that_is_away_for_a_while_is_written_when_it_is_back(tmp_path: Path) -> None:
     run = toy(tmp_path / "run", tmp_path / "meet").start()

@@ -388,17 +388,12 @@ class Actor:
                 self._recorder.view.plan(plan)
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
-            case CommitCheckpoint():
-                self._commit(action)
+            case CommitCheckpoint(step, generation, parts):
+                plan, parent = self._facts.plan, self._facts.checkpoints.parent
+                assert plan is not None
+                messages, origin = list(parts.values()), self._origin()
+                self._checkpoints.commit(step, generation, messages, plan, origin, parent)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None
         return RunOrigin(self._facts.model, self._facts.judged.kernels)
-
-    def _commit(self, action: CommitCheckpoint) -> None:
-        plan, parent = self._facts.plan, self._facts.checkpoints.parent
-        assert plan is not None
-        messages = list(action.parts.values())
-        self._checkpoints.commit(
-            action.step, action.generation, messages, plan, self._origin(), parent
-        )
