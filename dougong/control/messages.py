@@ -257,8 +257,10 @@ class OrderDrill:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """A client's request will be done."""
+    """The request is met, or will be. `storage`: what the controller cannot write now, in words:
+    the run's files cannot say it."""
 
+    storage: str = ""
     kind: Literal["acknowledged"] = "acknowledged"
 
 

@@ -95,7 +95,6 @@ class Trainer:
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
         self._saver = Saver(root, writer, self._durable, self._unsaved, names, deadlines)
-        self._last_patience_s = deadlines.commit_checkpoint_s
         self._traffic = _traffic_meter(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
@@ -137,10 +136,18 @@ class Trainer:
 
     def finish(self) -> None:
         """Save what is not saved yet and wait until it is durable, or has been given up."""
-        if self._step > self._saved_step:
-            self._save(self._last_patience_s)
+        limits = self._job.fault.limits()
+        deadline = time.monotonic() + limits.commit_checkpoint_s
         beats = itertools.count(1)
-        self._saver.finish(lambda: self._phases.note("checkpoint", next(beats)))
+
+        def beat() -> None:
+            self._phases.note("checkpoint", next(beats))
+
+        while self._step > self._saved_step and time.monotonic() < deadline:
+            beat()
+            self._save(limits.storage_retry_s)
+        if self._step == self._saved_step:
+            self._saver.finish(beat)
         if self.stepper.parts.ledger is not None:
             self.stepper.parts.ledger.finish()
         if self.stepper.parts.memory is not None:

@@ -79,9 +79,13 @@ class Recorder:
 
     def set_status(self, status: RunStatus) -> None:
         """Replace status.json, signed by this process."""
-        news = {"controller": self._process, "storage": self._open.words(time.monotonic())}
+        news = {"controller": self._process, "storage": self.storage_words()}
         signed = status.model_copy(update=news)
         self._records.put(_STATUS, partial(self.run_dir.write_status, signed))
+
+    def storage_words(self) -> str:
+        """What cannot be written now, and for how long; empty for nothing."""
+        return self._open.words(time.monotonic())
 
     def keep(self, name: str, write: Callable[[], None]) -> None:
         """Have a file written that only its newest text counts of. `name`: in words."""

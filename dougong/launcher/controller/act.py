@@ -134,14 +134,13 @@ class Actor:
                 self._command(action)
 
     def close(self) -> None:
-        """End the agents, their nodes, and what runs in the background. A commit that was begun
-        ends first, if it takes no longer than the workers' end may."""
+        """End the agents, their nodes, and what runs in the background. A commit that was begun,
+        or a deletion, ends first, if it takes no longer than the workers' end may."""
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
         if self._prover is not None:
             self._prover.close()
-        # Old checkpoints may still be being deleted.
         self._storage_thread.settle(self._config.deadlines.kill_s)
 
     @property
@@ -181,6 +180,8 @@ class Actor:
             case CloseChannel(channel, answer):
                 # A client that did not wait for its answer has its request met even so.
                 try:
+                    if answer == Acknowledged():
+                        answer = Acknowledged(self._recorder.storage_words())
                     if answer is not None:
                         channel.send(answer)
                 except OSError as error:

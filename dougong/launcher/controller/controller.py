@@ -91,6 +91,7 @@ class Controller:
         except BaseException as error:  # our own mistake: recorded like any end, with its traceback
             text = f"the controller itself: {type(error).__name__}: {error}"
             self._end(Outcome("FAILED", 1, LaunchError(text)))
+            self.recorder.settle(self._config.deadlines.records_end_s)
             raise
         return self._end(outcome)
 
@@ -176,8 +177,8 @@ class Controller:
     # The state
 
     def set_state(self, state: State) -> None:
-        """The only place that sets the state. A state of another name is an event and in
-        status.json before anything else happens."""
+        """The only place that sets the state. A state of another name is an event and in the
+        status, which are on their way to storage before anything else happens."""
         is_news = state.name != self._state.name
         self._state = state
         if is_news:
