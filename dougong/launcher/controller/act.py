@@ -10,6 +10,7 @@ from pathlib import Path
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import (
+    Acknowledged,
     ForkWorkers,
     KillWorkers,
     LeaveGeneration,
@@ -163,8 +164,7 @@ class Actor:
 
     def _keep_job(self) -> None:
         """The run trains: what a resume has changed of its job holds from now on."""
-        text = self._config.job_text
-        if text is not None:
+        if (text := self._config.job_text) is not None:
             self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
     def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
