@@ -80,7 +80,8 @@ def drills_of(events: Sequence[Event]) -> tuple[Struck, ...]:
 
 def fits(fault: NamedFault, worker: str, diagnosis: FailureDiagnosed) -> bool:
     """Whether class and culprit are those that the vocabulary expects."""
-    if diagnosis.failure != fault.kind or diagnosis.who.kind not in fault.culprits:
+    is_kind = diagnosis.failure in {fault.kind, fault.or_kind or fault.kind}
+    if not is_kind or diagnosis.who.kind not in fault.culprits:
         return False
     return _is_of(diagnosis.who, worker)
 
