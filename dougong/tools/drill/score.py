@@ -22,7 +22,7 @@ class Struck:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScoredFault:
     """One fault's line. Seconds are after the fault; None: it did not happen. `tier`: where most of
     the state came from."""
 
@@ -60,7 +60,7 @@ class Verdict:
         return f"{self.kind_expected} of {' or '.join(self.culprits_expected)}"
 
 
-def judge(struck: Sequence[Struck], events: Sequence[Event]) -> tuple[Verdict, ...]:
+def judge(struck: Sequence[Struck], events: Sequence[Event]) -> tuple[ScoredFault, ...]:
     """One verdict for each fault, in their order. A diagnosis belongs to the newest fault before
     it that it fits, else to the newest one."""
     diagnoses = [event for event in events if isinstance(event, FailureDiagnosed)]
@@ -113,7 +113,7 @@ def _is_hidden(number: int, struck: Sequence[Struck], owners: Sequence[int | Non
 
 def _verdict(
     one: Struck, own: Sequence[FailureDiagnosed], events: Sequence[Event], is_hidden: bool
-) -> Verdict:
+) -> ScoredFault:
     fault = known_fault(one.fault)
     assert fault is not None, "faults come from the table"
     first = own[0] if own else None
@@ -122,7 +122,7 @@ def _verdict(
     else:
         is_right = all(fits(fault, one.worker, diagnosis) for diagnosis in own)
     recovered = None if first is None else _recovery(first, events)
-    return Verdict(
+    return ScoredFault(
         fault=fault.name,
         worker=one.worker,
         kind_expected=fault.kind,
