@@ -24,7 +24,7 @@ _TIMES = 3.0
 _ANNOUNCED = {
     "start": "build_s",
     "validate": "evaluation_s",
-    "checkpoint": "stage_checkpoint_s",
+    "checkpoint": "commit_checkpoint_s",
 }
 """Phases that may be long, and differ from one time to the next: the field of `Deadlines` for
 each."""

@@ -34,3 +34,4 @@ class DeadlineKeys(Section):
     find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
     stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")
     commit_checkpoint_s: Seconds | None = _deadline("commit_checkpoint_s")
+    records_end_s: Seconds | None = _deadline("records_end_s")

@@ -34,7 +34,7 @@ def test_a_limit_is_three_times_the_ninety_ninth_percentile_and_at_least_hang_s(
 
 
 @pytest.mark.parametrize(
-    ("segment", "key"), [("start", "build_s"), ("validate", "evaluation_s"), ("checkpoint", "stage_checkpoint_s")]
+    ("segment", "key"), [("start", "build_s"), ("validate", "evaluation_s"), ("checkpoint", "commit_checkpoint_s")]
 )
 def test_phases_that_may_be_long_have_limits_of_their_own(segment: str, key: str) -> None:
     times = learned([0.1] * 10, segment)

@@ -270,8 +270,9 @@ def _serving(worker: int | None, target: str) -> int | None:
         if agent is None or target == "agent":
             return None if agent is None else agent.pid
         for child in agent.children():
-            if _FORK_SERVER in child.cmdline():
+            # A worker looks like the fork server of which it is a copy, but leads no session.
+            if _FORK_SERVER in child.cmdline() and os.getsid(child.pid) == child.pid:
                 return int(child.pid)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         pass  # it has just ended
     return None

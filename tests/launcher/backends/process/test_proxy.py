@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from dougong.errors import CheckpointError, DougongError, LaunchError, NoRoomErr
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.backends.process.proxy import BackendLostError, ProcessBackend
-from dougong.launcher.backends.ray_choice import joining
+from dougong.launcher.backends.ray_choice import OWN_RAY, joining
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from tests.launcher.backends.process.fake import ENTRY
@@ -35,8 +36,7 @@ class Launch:
         self.news: Queue[RayNews] = Queue()
         self.awaited: list[str] = []
         limits = dataclasses.replace(DEADLINES, backend_call_s=20, backend_end_s=20)
-        choice = joining("10.0.0.1:6379")
-        self.backend = ProcessBackend(choice, limits, RunDir(folder), self.news.put, ENTRY)
+        self.backend = ProcessBackend(OWN_RAY, limits, RunDir(folder), self.news.put, ENTRY)
 
     def start(self) -> None:
         self.backend.start([EAST], lambda spec: SETTINGS, self.awaited.append)
@@ -57,7 +57,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
 def test_what_a_backend_does_comes_through(launch: Launch) -> None:
     backend = launch.backend
-    assert (backend.phase, backend.shared_devices, backend.may_grow) == ("Ray", False, True)
+    assert (backend.phase, backend.shared_devices, backend.may_grow) == ("Ray", False, False)
     (node,) = backend.nodes(["npu", "cuda"])
     assert (node.title, node.free, node.resources) == ("alpha (10.0.0.1)", {"npu": 1}, {"npu", "cuda"})
     launch.start()
@@ -144,9 +144,31 @@ def test_a_call_that_hangs_ends_at_its_deadline_and_a_close_does_not_wait_for_it
         launch.backend.nodes(["npu"])
 
 
+def test_one_that_does_not_open_is_tried_anew(launch: Launch) -> None:
+    (launch.folder / "refuses").touch()
+    os.kill(launch.pid(), signal.SIGKILL)
+    assert launch.news.get(timeout=10).is_lost
+    for _ in range(2):
+        with pytest.raises(LaunchError, match="it does not open"):
+            launch.backend.nodes(["npu"])
+    (launch.folder / "refuses").unlink()
+    assert launch.backend.nodes(["npu"])
+    assert not launch.news.get(timeout=10).is_lost and launch.news.empty()
+
+
+def test_a_cluster_whose_head_is_away_costs_no_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "{}:{}".format(*taken.getsockname())
+    backend = ProcessBackend(joining(address), DEADLINES, RunDir(tmp_path), print, "nowhere:to_be_found")
+    with pytest.raises(LaunchError, match="nobody answers"):
+        backend.open()
+    assert backend.may_grow
+    backend.close()
+
+
 def test_the_limit_of_a_call_is_named(tmp_path: Path) -> None:
     limits = dataclasses.replace(DEADLINES, backend_call_s=0.1, backend_end_s=0.1)
-    backend = ProcessBackend(joining("10.0.0.1:6379"), limits, RunDir(tmp_path), print, ENTRY)
+    backend = ProcessBackend(OWN_RAY, limits, RunDir(tmp_path), print, ENTRY)
     backend.open()
     with pytest.raises(BackendLostError, match=r"does not answer: waited 0\.1 s"):
         backend.nodes(["hangs"])
