@@ -79,10 +79,14 @@ def _final_digests(run_dir: RunDir, steps: int) -> dict[Any, str]:
 
 
 def _rows(run_dir: RunDir) -> dict[int, tuple[Any, ...]]:
+    """Of a step that was computed again the last."""
+    return {row["step"]: _told_of(row) for row in run_dir.read_metrics()}
+
+
+def _told_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a step tells of its samples: their number, their loss, and the ledger's digest, into
-    which every gradient has gone. Of a step that was computed again the last."""
-    keys = ("tokens", "loss", "grad_norm", "ledger")
-    return {row["step"]: tuple(row.get(key) for key in keys) for row in run_dir.read_metrics()}
+    which every gradient has gone."""
+    return tuple(row.get(key) for key in ("tokens", "loss", "grad_norm", "ledger"))
 
 
 def _numbers(steps: tuple[int, ...]) -> str:

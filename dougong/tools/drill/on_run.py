@@ -15,7 +15,7 @@ from dougong.launcher.client import ask_controller
 from dougong.records.directory import RunDir
 from dougong.records.events import DrillFired, Event, FirstStep, RecoveryDecided, RunEnded
 from dougong.tools.drill.schedule import PlannedFault, draw_fault
-from dougong.tools.drill.score import Struck, ScoredFault, judge
+from dougong.tools.drill.score import ScoredFault, Struck, judge
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from dougong.records.directory import RunDir
 from dougong.tools.drill.comparison import compare
 from dougong.tools.drill.leftovers import MARK, left_behind, marked_processes, shared_memory
 from dougong.tools.drill.schedule import PlannedFault, draw_schedule, drawable
-from dougong.tools.drill.score import Struck, ScoredFault, drills_of, judge
+from dougong.tools.drill.score import ScoredFault, Struck, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
 
 LINES = "drills.jsonl"
