@@ -8,7 +8,14 @@ from typing import Any
 
 from dougong.fault.culprit import Culprit
 from dougong.job.drills.vocabulary import NamedFault, known_fault
-from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered
+from dougong.records.events import (
+    DrillFired,
+    Event,
+    FailureDiagnosed,
+    FirstStep,
+    Recovered,
+    Suspected,
+)
 
 
 @dataclass(frozen=True)
@@ -130,15 +137,22 @@ def _verdict(
         kind="" if first is None else first.failure,
         culprit="" if first is None else str(first.who),
         is_right=is_right,
-        suspected_s=_suspected(one, first),
+        suspected_s=_suspected(one, fault, first, events),
         acted_s=None if first is None else _since(one, first),
         recovered_s=_recovered_s(one, first, events),
         tier="" if recovered is None else _tier(recovered),
     )
 
 
-def _suspected(one: Struck, diagnosis: FailureDiagnosed | None) -> float | None:
-    """The first sign, as the diagnosis tells it."""
+def _suspected(
+    one: Struck, fault: NamedFault, diagnosis: FailureDiagnosed | None, events: Sequence[Event]
+) -> float | None:
+    """When somebody was first suspected who may be named; else the first sign, as the diagnosis
+    tells it."""
+    for event in events:
+        may_be = isinstance(event, Suspected) and event.culprit.kind in fault.culprits
+        if may_be and event.monotonic_s >= one.at:
+            return _since(one, event)
     if diagnosis is None:
         return None
     return round(max(0.0, _since(one, diagnosis) - (diagnosis.latency_s or 0.0)), 3)
