@@ -61,6 +61,7 @@ from dougong.records.files import make_run_folder
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
+from dougong.storage.screen import Screen
 from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
@@ -263,7 +264,8 @@ def _run(launch: Launch, options: Options) -> int:
     deadlines = config.deadlines
     inbox = Inbox()
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
-    view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
+    screen = Screen(sys.stdout, deadlines)
+    view = make_view(Console(file=screen), job.job, job.steps, deadlines=deadlines)
     launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
     with view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), deadlines)
@@ -272,8 +274,10 @@ def _run(launch: Launch, options: Options) -> int:
         outcome = Controller(config, inbox, backend, recorder).run()
         if isinstance(outcome.error, SupersededError):
             recorder.close(str(outcome.error))
+            screen.finish()
             raise outcome.error
         recorder.close(_summary(outcome, run_dir, recorder, deadlines.records_end_s))
+    screen.finish()
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)
     return outcome.status

@@ -390,10 +390,10 @@ class Actor:
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
             case CommitCheckpoint(step, generation, parts):
-                plan, parent = self._facts.plan, self._facts.checkpoints.parent
-                assert plan is not None
+                used, parent = self._facts.plan, self._facts.checkpoints.parent
+                assert used is not None
                 messages, origin = list(parts.values()), self._origin()
-                self._checkpoints.commit(step, generation, messages, plan, origin, parent)
+                self._checkpoints.commit(step, generation, messages, used, origin, parent)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None
