@@ -263,21 +263,19 @@ def _run(launch: Launch, options: Options) -> int:
     config = _config(launch, options)
     deadlines = config.deadlines
     inbox = Inbox()
-    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
     screen = Screen(sys.stdout, deadlines)
     view = make_view(Console(file=screen), job.job, job.steps, deadlines=deadlines)
     launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
-    with view, signals_into(inbox):
+    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
+    with screen, view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), deadlines)
         _tell_start(launch, options, recorder)
         backend = _backend(run_dir, options, deadlines, inbox)
         outcome = Controller(config, inbox, backend, recorder).run()
         if isinstance(outcome.error, SupersededError):
             recorder.close(str(outcome.error))
-            screen.finish()
             raise outcome.error
         recorder.close(_summary(outcome, run_dir, recorder, deadlines.records_end_s))
-    screen.finish()
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)
     return outcome.status

@@ -46,10 +46,12 @@ class Screen(io.TextIOBase):
     def flush(self) -> None:
         """Nothing: what is written is on its way."""
 
-    def finish(self) -> None:
-        """Wait for a moment until all is printed."""
-        self._writer.settle(self._end_s)
-        self._writer.close()
+    def close(self) -> None:
+        """Wait for a moment until all is printed; the stream itself stays open."""
+        if not self.closed:
+            self._writer.settle(self._end_s)
+            self._writer.close()
+        super().close()
 
     def _print(self, text: str) -> None:
         """In the writer's thread. What a full disk refuses is not tried again, since a part of it

@@ -24,7 +24,7 @@ def test_a_reader_that_sleeps_holds_up_nobody() -> None:
         awake.start()
         awake.join(30)
         assert lines == [f"step {number}\n" for number in range(20_000)]
-        screen.finish()
+        screen.close()
 
 
 def test_a_reader_that_is_gone_is_an_error_of_the_next_line() -> None:
@@ -41,7 +41,7 @@ def test_a_reader_that_is_gone_is_an_error_of_the_next_line() -> None:
         return False
 
     wait_for(is_gone, "it is noticed", 10)
-    screen.finish()
+    screen.close()
 
 
 def test_it_is_a_terminal_where_its_stream_is_one(capfd: pytest.CaptureFixture[str]) -> None:
@@ -49,4 +49,4 @@ def test_it_is_a_terminal_where_its_stream_is_one(capfd: pytest.CaptureFixture[s
         screen = Screen(stream)
         assert (screen.isatty(), screen.encoding, screen.fileno()) == (False, "ascii", stream.fileno())
         assert screen.write("x\n") == 2
-        screen.finish()
+        screen.close()
