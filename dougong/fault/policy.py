@@ -84,7 +84,7 @@ def decide(
         return Decision("fail", again)
     if kind in FREE:
         return Decision("restart", f"a {kind} is not counted")
-    own = policy.per_hour.get(kind)
+    own = next((most for name, most in policy.per_hour.items() if name == kind), None)
     spent = budget.spent(history, None if own is None else kind)
     most = policy.max_restarts if own is None else own
     key = "fault.max_restarts" if own is None else f"fault.per_hour.{kind}"
