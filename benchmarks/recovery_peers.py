@@ -113,14 +113,17 @@ def launch_lm_resiliency(words: list[str]) -> None:
 
 def protect(model: Any, optimizer: Any, folder: Path) -> int:
     """GEMINI's checkpoints in memory, every step; the step that comes next."""
+    import torch.distributed as dist
     from lm_resiliency import InMemoryCkptConfig, enable_resiliency
 
     checkpoint = InMemoryCkptConfig(
         disk_flush_interval=10, disk_folder=str(folder / "copies"), run_id="bench", pin_memory=False
     )
+    # Its own second group is NCCL's, which CPUs have none of.
     handle = enable_resiliency(
-        model, optimizer, interval=1, enable_detection=False, checkpoint=checkpoint, device=torch.device("cpu")
-    )
+        model, optimizer, interval=1, enable_detection=False, checkpoint=checkpoint, device=torch.device("cpu"),
+        group=dist.group.WORLD, nccl_group=dist.group.WORLD,
+    )  # fmt: skip
     return int(handle.step_count) + 1
 
 

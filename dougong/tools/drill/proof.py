@@ -30,7 +30,7 @@ from dougong.records.directory import RunDir
 from dougong.tools.drill.comparison import compare
 from dougong.tools.drill.leftovers import MARK, left_behind, marked_processes, shared_memory
 from dougong.tools.drill.schedule import PlannedFault, draw_schedule, drawable
-from dougong.tools.drill.score import Struck, Verdict, drills_of, judge
+from dougong.tools.drill.score import ScoredFault, Struck, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
 
 LINES = "drills.jsonl"
@@ -45,7 +45,7 @@ class Rehearsal:
 
     key: str
     planned: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ScoredFault, ...]
     bits: str
     is_equal: bool
     is_hung: bool
@@ -60,7 +60,7 @@ class Rehearsal:
         return self.is_equal and named and not self.is_hung and not self.left
 
     def to_json(self) -> dict[str, Any]:
-        """As a line of `drills.jsonl` has it."""
+        """As its line of JSON has it."""
         values = {name: value for name, value in vars(self).items() if name != "verdicts"}
         return {**values, "faults": [verdict.to_json() for verdict in self.verdicts]}
 
