@@ -61,6 +61,7 @@ class Deadlines:
     thread_end_s: float = 0.5  # a thread that waits for a peer, after its connection has ended
     # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
     lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
+    deaths_s: float = 3600.0  # so many controllers may die in such a time, and no more
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse
@@ -69,8 +70,11 @@ class Deadlines:
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
-    stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
+    stage_checkpoint_s: float = 60.0  # the save before this one has left its memory, else no save
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
+    records_end_s: float = 30.0  # a run that has ended has written down what it was
+    logs_end_s: float = 2.0  # the same of workers' lines, before their agent must end
+    storage_told_s: float = 1.0  # storage that answers sooner is never called slow
 
     # Connections between controller, agents and clients.
     agent_connect_s: float = 2.0  # an agent's machine reaches the controller's
@@ -116,6 +120,7 @@ class Deadlines:
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
+    storage_retry_s: float = 1.0  # what storage has refused is tried again
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
     lease_renew_s: float = 1.0  # a controller says that it lives
@@ -156,8 +161,9 @@ SETTABLE = {
     "leave_s": "longest wait for a worker to leave a broken generation, before it is killed",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
-    "stage_checkpoint_s": "longest wait of a save for the one before it",
+    "stage_checkpoint_s": "longest wait of a save for the one before it, then it is left out",
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",
+    "records_end_s": "longest wait of a run that has ended for its records to be written",
 }
 """What a job file may set under `fault.deadlines`, and what each means to a user."""
 

@@ -33,6 +33,7 @@ LONG_FILES: dict[str, str] = {}
 # functions, those under TYPE_CHECKING and entry points named as text count like any other.
 ORDER = (
     "errors", "deadlines", "addresses", "remarks",
+    "storage",  # what may refuse or not answer is written by a thread of its own
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
     "job.yaml", "job.section", "job.optimizers", "job.fault", "job.drills", "job",  # what a user asks for

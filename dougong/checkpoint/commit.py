@@ -118,6 +118,8 @@ def _small_files(merged: merge.MergedParts, companions: Mapping[str, bytes]) -> 
 def _write_small_files(pending: Path, texts: Mapping[str, bytes]) -> dict[str, FileRecord]:
     for name, data in texts.items():
         (pending / name).parent.mkdir(parents=True, exist_ok=True)
+        # A commit that storage has refused may have left one, perhaps half written.
+        (pending / name).unlink(missing_ok=True)
         write_new(pending / name, data)
     return {name: FileRecord(len(data), digest(data)) for name, data in texts.items()}
 

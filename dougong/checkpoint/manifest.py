@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dougong.checkpoint.directories import MANIFEST
-from dougong.checkpoint.disk import digest
+from dougong.checkpoint.disk import digest, read_file
 from dougong.checkpoint.tensorfile import ITEM_BYTES
 from dougong.errors import CheckpointError
 
@@ -205,7 +205,7 @@ class Manifest:
         """The manifest of a directory, checked against its own digest. Raises `CheckpointError`."""
         path = directory / MANIFEST
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{path}: missing; {directory.name} was never committed as a checkpoint"
@@ -214,7 +214,7 @@ class Manifest:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         try:
             return _parse(data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged: {error}; use another checkpoint") from error
 
 

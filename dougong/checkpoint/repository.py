@@ -6,6 +6,8 @@ in `commit`; a deletion keeps the same promise in `_delete`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from dougong.checkpoint.commit import Additions, commit
 from dougong.checkpoint.directories import (
+    MANIFEST,
     SET_ASIDE,
     CheckpointPlace,
     gate_of,
@@ -110,12 +113,13 @@ class Pruned:
     """What `prune` did.
 
     `kept`: valid ones, newest first. `removed`: directories deleted. `invalid`: damaged ones, left
-    for a person to look at.
+    for a person to look at. `left`: names of what was to be deleted and is not, and why.
     """
 
     kept: tuple[Path, ...]
     removed: tuple[Path, ...]
     invalid: tuple[Path, ...]
+    left: tuple[tuple[str, str], ...] = ()
 
 
 def prune(
@@ -134,7 +138,9 @@ def prune(
     `trusted` (those that this controller committed, read back by their writers, or has read since)
     are checked by size alone, the others wholly. `generation` is the running one: older
     generations' unfinished directories go, and its own that a later commit of it has overtaken.
-    None (nobody runs, or it is not known) leaves them all. `fence`: the number of this controller,
+    None (nobody runs, or it is not known) leaves them all. What is a link, or holds files that no
+    checkpoint has, is somebody's and is left; what storage refuses to delete is told, and tried
+    again by the next call. `fence`: the number of this controller,
     whose gate is open; 0 in tools.
     """
     if keep < 1:
@@ -148,10 +154,39 @@ def prune(
     # Only now that enough valid ones are known is anything deleted.
     if not fence:
         gate_of(root, fence).mkdir(exist_ok=True)
-    for path in removed:
-        _delete(gate_of(root, fence), path)
-    _empty_trash(gate_of(root, fence))
-    return Pruned(tuple(kept), tuple(removed), tuple(invalid))
+    gate = gate_of(root, fence)
+    left = [_remove(gate, path) for path in removed]
+    gone = tuple(path for path, reason in zip(removed, left, strict=True) if not reason)
+    told = [(path.name, why) for path, why in zip(removed, left, strict=True) if why]
+    told += _empty_trash(gate)
+    return Pruned(tuple(kept), gone, tuple(invalid), tuple(told))
+
+
+def _remove(gate: Path, path: Path) -> str:
+    """Delete a directory; why it is left, empty where it is not."""
+    try:
+        foreign = _foreign_in(path)
+        if not foreign:
+            _delete(gate, path)
+    except OSError as error:
+        return str(storage_error(path, error))
+    return foreign
+
+
+def _foreign_in(path: Path) -> str:
+    """What of a directory is not a checkpoint's, in words; empty for nothing."""
+    if path.is_symlink():
+        return f"a link to {os.readlink(path)}"
+    own: set[str] | None = None
+    with contextlib.suppress(CheckpointError):  # an unfinished one has none
+        own = {MANIFEST, *Manifest.load(path).files}
+    for found in sorted(path.rglob("*")):
+        name = found.relative_to(path).as_posix()
+        if found.is_symlink():
+            return f"holds {name}, a link"
+        if own is not None and not found.is_dir() and name not in own:
+            return f"holds {name}, which is no checkpoint's"
+    return ""
 
 
 def _sort(
@@ -198,17 +233,19 @@ def _delete(gate: Path, path: Path) -> None:
     """Delete a directory, renamed first: half a deletion must not look like a checkpoint. The gate
     is not made where it is gone: then this is not our controller's to delete."""
     trash = gate / f"{TRASH}{path.name}-{path.parent.name}"
-    try:
-        if trash.exists():
-            shutil.rmtree(trash)
-        path.rename(trash)
-        sync_directory(path.parent)
+    if trash.exists():
         shutil.rmtree(trash)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    path.rename(trash)
+    sync_directory(path.parent)
+    shutil.rmtree(trash)
 
 
-def _empty_trash(gate: Path) -> None:
-    """Finish deletions that a crash cut short."""
-    for path in gate.glob(f"{TRASH}*"):
-        shutil.rmtree(path)
+def _empty_trash(gate: Path) -> list[tuple[str, str]]:
+    """Finish deletions that a crash, or storage, cut short; what is left, and why."""
+    left = []
+    for path in sorted(gate.glob(f"{TRASH}*")):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            left.append((path.name, str(storage_error(path, error))))
+    return left

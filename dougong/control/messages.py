@@ -11,7 +11,7 @@ Who says what, in the order of a generation's life:
                                     KillWorkers, ToWorker, EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
                                     ForkServerReplaced, WorkerForked, WorkerExited, OutputLine,
-                                    FromWorker
+                                    StorageTold, FromWorker
     agent -> worker                 LeaveGeneration, JoinGeneration, and what a ToWorker holds
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back
@@ -257,8 +257,10 @@ class OrderDrill:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """A client's request will be done."""
+    """The request is met, or will be. `storage`: what the controller cannot write now, in words:
+    the run's files cannot say it."""
 
+    storage: str = ""
     kind: Literal["acknowledged"] = "acknowledged"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dougong.control.run_sources import RunSources
 from dougong.parallel.plan import Inventory
+from dougong.storage.trouble import Healed, News, Trouble
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,36 @@ class PartDurable:
     directory: str
     part: dict[str, Any]
     kind: Literal["part_durable"] = "part_durable"
+
+
+@dataclass(frozen=True)
+class SaveFailed:
+    """Storage has not taken a worker's part of a checkpoint. Training goes on; of the last step
+    the part is tried again for a while, and a PartDurable may still come."""
+
+    step: int
+    reason: str
+    kind: Literal["save_failed"] = "save_failed"
+
+
+@dataclass(frozen=True)
+class StorageTold:
+    """Something that a worker or an agent writes is not taken by storage (`trouble`), or is again
+    (`healed`): one of the two. An agent says it by itself."""
+
+    trouble: Trouble | None = None
+    healed: Healed | None = None
+    kind: Literal["storage_told"] = "storage_told"
+
+    @staticmethod
+    def of(news: News) -> StorageTold:
+        """The message that says it."""
+        return StorageTold(trouble=news) if isinstance(news, Trouble) else StorageTold(healed=news)
+
+    @property
+    def news(self) -> News | None:
+        """What is told."""
+        return self.trouble or self.healed
 
 
 @dataclass(frozen=True)
@@ -167,6 +198,8 @@ WorkerMessage = (
     | StepDone
     | UpdateSkipped
     | PartDurable
+    | SaveFailed
+    | StorageTold
     | DrillAnnounced
     | WorkerWarning
     | WorkerRaised

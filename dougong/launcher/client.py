@@ -11,7 +11,7 @@ from pathlib import Path
 from dougong.control.messages import OrderDrill, Ping, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
+from dougong.launcher.presence import Presence, ask, is_out_of_reach, look, storage_words
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
 from dougong.records.finished import as_finished
@@ -35,6 +35,9 @@ def look_at(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> tuple[RunStatu
     status, _ = known_status(run_dir)
     if not status.has_ended:
         found = look(run_dir, deadlines)
+        if found is Presence.ALIVE:
+            storage = storage_words(run_dir, deadlines)
+            return status.model_copy(update={"storage": storage or status.storage}), found
         if found.is_there:
             return status, found
         status, _ = known_status(run_dir)  # it may have ended between the two looks

@@ -70,7 +70,7 @@ def ask(
     known: ControllerAddress,
     request: Ping | StopRun | OrderDrill,
     deadlines: Deadlines = DEADLINES,
-) -> None:
+) -> Acknowledged:
     """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
     path = run_dir.path
     channel = connect((known.host, known.port), known.token, None, deadlines)
@@ -85,6 +85,18 @@ def ask(
         raise LaunchError(f"{path}: the controller refused: {answer.text}")
     if not isinstance(answer, Acknowledged):
         raise LaunchError(f"{path}: the controller answered {request.kind} with {answer.kind}")
+    return answer
+
+
+def storage_words(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> str:
+    """What a controller that answers cannot write; empty for nothing. Its files cannot say it."""
+    known = run_dir.read_controller()
+    if known is None:
+        return ""
+    try:
+        return ask(run_dir, known, Ping(), deadlines).storage
+    except LaunchError:  # it has just ended
+        return ""
 
 
 def _ask(run_dir: RunDir, known: ControllerAddress, deadlines: Deadlines) -> Presence:

@@ -21,7 +21,6 @@ from dougong.deadlines import Deadlines
 from dougong.errors import (
     DougongError,
     JobError,
-    StorageError,
     SupersededError,
     WorkerError,
 )
@@ -62,10 +61,13 @@ from dougong.records.files import make_run_folder
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
+from dougong.storage.screen import Screen
+from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
+from dougong.ui.storage_words import unwritten_words
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 
@@ -261,18 +263,19 @@ def _run(launch: Launch, options: Options) -> int:
     config = _config(launch, options)
     deadlines = config.deadlines
     inbox = Inbox()
-    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
-    view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
+    screen = Screen(sys.stdout, deadlines)
+    view = make_view(Console(file=screen), job.job, job.steps, deadlines=deadlines)
     launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
-    with view, signals_into(inbox):
-        recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
+    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
+    with screen, view, signals_into(inbox):
+        recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), deadlines)
         _tell_start(launch, options, recorder)
         backend = _backend(run_dir, options, deadlines, inbox)
         outcome = Controller(config, inbox, backend, recorder).run()
         if isinstance(outcome.error, SupersededError):
             recorder.close(str(outcome.error))
             raise outcome.error
-        recorder.close(_summary(outcome, run_dir, recorder))
+        recorder.close(_summary(outcome, run_dir, recorder, deadlines.records_end_s))
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)
     return outcome.status
@@ -336,20 +339,30 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
+def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: float) -> str:
+    """The run's last words, when its record is written, or has not been for so long."""
+    left = recorder.settle(limit_s)
+    if any(trouble.reason == NO_ANSWER for trouble in left):
+        # Nothing may be read or written there any more: it would not come back.
+        return _with_unwritten(f"{outcome.state.lower()}: {run_dir.path}", left)
     if not run_dir.job_file.is_file():
         # What is left of its record would read as that of a run that has not begun.
         return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
+    if left:
+        return _with_unwritten(_closing_words(outcome, run_dir), left)
     try:
         report = write_report(run_dir)
     except Exception as error:
         # The run is over and recorded: a page that cannot be drawn must not change its outcome.
         of_ours = isinstance(error, DougongError)
         text = f"no report: {error}" if of_ours else f"no report: {type(error).__name__}: {error}"
-        with contextlib.suppress(StorageError):  # it is shown all the same
-            recorder.tell(WarningRaised(generation=outcome.generation, text=text))
+        recorder.record(WarningRaised(generation=outcome.generation, text=text))
         return _closing_words(outcome, run_dir)
     return f"{_closing_words(outcome, run_dir)}\nreport: {report}"
+
+
+def _with_unwritten(words: str, left: Sequence[Trouble]) -> str:
+    return "\n".join((words, *[unwritten_words(trouble) for trouble in left]))
 
 
 def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:

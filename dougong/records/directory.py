@@ -230,17 +230,29 @@ class RunDir:
         return {(number, f"{island}/{i}"): path for (number, island, i), path in in_order}
 
     def append_metrics(self, row: MetricsRow) -> MetricsRow:
-        """Write one step's row, stamped with the writer's number and the wall clock, and hand it
-        back so."""
-        stamped = {**row, "fence": self.fence, "wall": self._wall()}
-        self._metrics.append(stamped)
+        """Write one step's row, stamped as by `stamp_row`, and hand it back so."""
+        stamped = self.stamp_row(row)
+        self.write_row(stamped)
         return stamped
+
+    def stamp_row(self, row: MetricsRow) -> MetricsRow:
+        """The row with the writer's number and the wall clock, as it would be written now."""
+        return {**row, "fence": self.fence, "wall": self._wall()}
+
+    def write_row(self, stamped: MetricsRow) -> None:
+        """Append a row that has its stamp. StorageError where it cannot be; then it may be tried
+        again."""
+        self._metrics.append(stamped)
 
     def append_event(self, event: Event) -> Event:
         """Write one event, stamped as by `stamp`, and hand it back so."""
         stamped = self.stamp(event)
-        self._events.append(to_json(stamped))
+        self.write_event(stamped)
         return stamped
+
+    def write_event(self, stamped: Event) -> None:
+        """Append an event that has its stamp; else as `write_row`."""
+        self._events.append(to_json(stamped))
 
     def stamp(self, event: Event) -> Event:
         """The event with both clocks and the writer's number, as it would be written now."""

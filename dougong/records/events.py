@@ -23,6 +23,9 @@ from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import Suspected as Suspected
 from dougong.records.event.faults import SuspicionEnded as SuspicionEnded
 from dougong.records.event.faults import WorkerDied as WorkerDied
+from dougong.records.event.storage import CheckpointsLeft as CheckpointsLeft
+from dougong.records.event.storage import StorageAnswered as StorageAnswered
+from dougong.records.event.storage import StorageTroubled as StorageTroubled
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
 
@@ -352,6 +355,9 @@ Event = Annotated[
     | CheckpointFailed
     | CheckpointRejected
     | CheckpointsSetAside
+    | CheckpointsLeft
+    | StorageTroubled
+    | StorageAnswered
     | NoteTaken
     | WarningRaised
     | StopRequested

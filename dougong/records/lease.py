@@ -262,9 +262,10 @@ class Lease:
         """Say that this process writes no more. No error when that cannot be said: others find it
         out by their clock."""
         self._over.set()
-        # The thread may be held by storage that stalls; what it writes then is the older word.
+        # The thread may be held by storage that stalls: so would we be.
         self._thread.join(self._deadlines.exit_status_s)
-        self._write(self._holder.model_copy(update={"ended": True}))
+        if not self._thread.is_alive():
+            self._write(self._holder.model_copy(update={"ended": True}))
 
     def __enter__(self) -> Lease:
         return self

@@ -81,7 +81,8 @@ class RunStatus(BaseModel):
     waits for there, where that is not of its own making; `unsaved`: since when there is no
     checkpoint and why, empty where the newest one was committed; `fence`: the number of the
     controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
-    `suspects`: what seems to hold up the run, one line each."""
+    `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
+    seems to hold up the run, one line each."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,6 +98,7 @@ class RunStatus(BaseModel):
     unsaved: str = ""
     waiting: str = ""
     ray: str = ""
+    storage: str = ""
     suspects: tuple[str, ...] = ()
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None

@@ -49,15 +49,17 @@ from dougong.training.replica import ModelBlueprint, Replica, build_replica
 from dougong.training.reports import ReportForm, loss_keys
 from dougong.training.state import SnapshotHook, StartState
 from dougong.training.step import StepParts, Stepper, WorkerShare
+from dougong.training.stored_ledger import StoredLedger, Tell, tell_nobody
 
 
 @dataclass(frozen=True)
 class LedgerStart:
     """Where the ledger's files of a run lie, and the digest that it goes on from (None: the
-    beginning)."""
+    beginning). `tell`: who hears of storage that does not take them."""
 
     root: Path
     digest: str | None = None
+    tell: Tell = tell_nobody
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> Ledger
     names = sorted(share.replica.masters)
     worker = share.plan.workers[share.rank].name
     writer = LedgerWriter(start.root, world.member.generation, worker, names)
-    return LedgerHook(Ledger(world, names, writer, start.digest), share.replica.masters)
+    stored = StoredLedger(writer, start.tell, world.member.deadlines)
+    return LedgerHook(Ledger(world, names, stored, start.digest), share.replica.masters)
 
 
 def _in_order(balance: LoadBalance, options: StepOptions, ledger: LedgerHook | None) -> StepHooks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +17,13 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
-from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_api import Control, WorkerContext
 from dougong.control.worker_messages import (
     PartDurable,
+    SaveFailed,
     StateFetched,
     StepDone,
+    StorageTold,
     WorkerWarning,
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
@@ -30,6 +33,7 @@ from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
+from dougong.storage.trouble import News
 from dougong.training import non_finite
 from dougong.training.build import (
     LedgerStart,
@@ -90,7 +94,7 @@ class Trainer:
         root = context.run_dir / "checkpoints"
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
-        self._saver = Saver(root, writer, self._durable, names, deadlines)
+        self._saver = Saver(root, writer, self._durable, self._unsaved, names, deadlines)
         self._traffic = _traffic_meter(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
@@ -131,11 +135,21 @@ class Trainer:
             self._save()
 
     def finish(self) -> None:
-        """Save what is not saved yet and wait until it is durable."""
-        if self._step > self._saved_step:
-            self._save()
-        self._phases.note("checkpoint", 1)
-        self._saver.wait()
+        """Save what is not saved yet and wait until it is durable, or has been given up."""
+        limits = self._job.fault.limits()
+        deadline = time.monotonic() + limits.commit_checkpoint_s
+        beats = itertools.count(1)
+
+        def beat() -> None:
+            self._phases.note("checkpoint", next(beats))
+
+        while self._step > self._saved_step and time.monotonic() < deadline:
+            beat()
+            self._save(limits.storage_retry_s)
+        if self._step == self._saved_step:
+            self._saver.finish(beat)
+        if self.stepper.parts.ledger is not None:
+            self.stepper.parts.ledger.finish()
         if self.stepper.parts.memory is not None:
             self.stepper.parts.memory.end()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
@@ -144,6 +158,8 @@ class Trainer:
         """The generation is over, and with it a save that is under way: nobody waits for it any
         more. Any thread may call this."""
         self._saver.abandon()
+        if self.stepper.parts.ledger is not None:
+            self.stepper.parts.ledger.leave()
 
     def _is_due(self, every: int) -> bool:
         """Whether the step is one of every so many; 0: none is."""
@@ -215,19 +231,24 @@ class Trainer:
         self._saver.wait()
         self.stepper.parts.world.barrier()
 
-    def _save(self) -> None:
+    def _save(self, patience_s: float | None = None) -> None:
         with self._phases("checkpoint"):
             parts = self.stepper.parts
             if parts.ledger is not None:
                 self._digests[self._step] = parts.ledger.digest
-            self._saver.stage(self._step, state_of(parts.share.replica, parts.share.optimizer))
-            self._saved_step = self._step
+            state = state_of(parts.share.replica, parts.share.optimizer)
+            if self._saver.stage(self._step, state, patience_s):
+                self._saved_step = self._step
 
     def _durable(self, part: CheckpointPart) -> None:
         """Called by the writer thread."""
         # By then the ledger may be some steps on: the part gets the digest of its own step.
         part = dataclasses.replace(part, ledger=self._digests.pop(part.step, None))
         self._context.control.send(PartDurable(part.step, part.directory, part.to_json()))
+
+    def _unsaved(self, step: int, reason: str) -> None:
+        """Called by the writer thread, or for a save that is left out."""
+        self._context.control.send(SaveFailed(step, reason))
 
 
 def build_trainer(
@@ -282,7 +303,12 @@ def _read_share(
 def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:
     if not context.job.is_deterministic:
         return None
-    return LedgerStart(context.run_dir / "ledger", start.digest)
+    tell = partial(_tell_of_storage, context.control)
+    return LedgerStart(context.run_dir / "ledger", start.digest, tell)
+
+
+def _tell_of_storage(control: Control, news: News) -> None:
+    control.send(StorageTold.of(news))
 
 
 def _begun(context: WorkerContext, start: StartState) -> Begun:

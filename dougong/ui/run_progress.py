@@ -28,6 +28,7 @@ from dougong.records.metrics import MetricsRow
 from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES
+from dougong.ui.storage_words import OpenTroubles
 
 _STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
@@ -48,7 +49,8 @@ class RunProgress:
     `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
     and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
     lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
-    is no checkpoint and why, empty where the newest one was committed.
+    is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
+    written.
     """
 
     job_name: str
@@ -60,6 +62,7 @@ class RunProgress:
     validation: tuple[int, float] | None = None
     checkpoint: NewestCheckpoint | None = None
     unsaved: str = ""
+    storage: OpenTroubles = field(default_factory=OpenTroubles)
     failures: int = 0
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
@@ -92,6 +95,7 @@ class RunProgress:
         self._note_course(event, now)
         self._note_suspects(event)
         self._note_checkpoint(event, now)
+        self.storage.note(event)
 
     def _note_suspects(self, event: Event) -> None:
         match event:

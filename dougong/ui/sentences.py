@@ -14,6 +14,7 @@ from dougong.records.events import (
     CheckpointCommitted,
     CheckpointFailed,
     CheckpointRejected,
+    CheckpointsLeft,
     CheckpointsSetAside,
     CheckpointStarted,
     DrillFired,
@@ -40,6 +41,8 @@ from dougong.records.events import (
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    StorageAnswered,
+    StorageTroubled,
     SurvivorLost,
     Suspected,
     SuspicionEnded,
@@ -56,6 +59,7 @@ from dougong.ui.formatting import (
     step_range,
     worker_list,
 )
+from dougong.ui.storage_words import healed_words, trouble_words
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -320,6 +324,22 @@ def _(event: CheckpointFailed) -> Sentence:
 @describe.register
 def _(event: CheckpointRejected) -> Sentence:
     return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}")
+
+
+@describe.register
+def _(event: CheckpointsLeft) -> Sentence:
+    left = "; ".join(f"{name}: {reason}" for name, reason in event.reasons.items())
+    return Sentence("warning", f"old checkpoints are not deleted: {left}")
+
+
+@describe.register
+def _(event: StorageTroubled) -> Sentence:
+    return Sentence("warning", f"{trouble_words(event)}; training goes on")
+
+
+@describe.register
+def _(event: StorageAnswered) -> Sentence:
+    return Sentence("warning" if event.dropped else "good", healed_words(event))
 
 
 @describe.register

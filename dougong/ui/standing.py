@@ -108,7 +108,8 @@ class Standing:
         ray = "" if status.has_ended else status.ray
         suspects = () if status.has_ended else status.suspects
         told = [f"suspect: {text}" for text in suspects]
-        return [*told, *(text for text in (awaited, status.unsaved, ray, self.remark) if text)]
+        others = (awaited, status.storage, status.unsaved, ray, self.remark)
+        return [*told, *(text for text in others if text)]
 
     def _step_words(self) -> list[str]:
         words = []

@@ -25,7 +25,7 @@ def write_part(root: Path, step: int, fence: int) -> list[CheckpointPart]:
     model = tiny_model("gpt_oss", num_hidden_layers=1)
     parts: list[CheckpointPart] = []
     names = names_of(model)
-    saver = Saver(root, PartWriter("east/0", 0, 1, fence), parts.append, names, DEADLINES)
+    saver = Saver(root, PartWriter("east/0", 0, 1, fence), parts.append, lambda step, reason: None, names, DEADLINES)
     saver.stage(step, share_of(state_of(model, names), 0, 1))
     saver.wait()
     return parts

@@ -2,7 +2,7 @@
 
 `model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation};
 `kernels`, {island: word}, lets islands compute differently; `memory`: workers keep the newest step in memory, and a
-generation goes on from there.
+generation goes on from there; `meet`: the folder where workers meet, for runs whose own directory is ill.
 Workers step together by files in the run directory; a checkpoint is one small file per worker, of the real format.
 """
 
@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from dougong.checkpoint.part import CheckpointPart
 from dougong.control.messages import EndAgent
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StateFetched, StepDone
+from dougong.control.worker_messages import PartDurable, SaveFailed, StateFetched, StepDone
 from dougong.errors import DataError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
@@ -76,6 +77,8 @@ def train(context: WorkerContext) -> None:
         _save(context, step)  # its checkpoint has died with the generation that had begun it
     print(f"{me.name} begins after step {step}, generation {context.generation}")
     stopping = False
+    # As a trainer does, where the storage is what is tested: beside the steps.
+    saver = ThreadPoolExecutor(1) if config.get("meet") else None
     while step < job.steps and not stopping:
         step += 1
         context.control.progress(step, "forward", 0)
@@ -89,7 +92,12 @@ def train(context: WorkerContext) -> None:
             context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
         if stopping or _is_due(job, step):
             context.control.progress(step, "checkpoint", 1)
-            _save(context, step)
+            if saver is None:
+                _save(context, step)
+            else:
+                saver.submit(_save, context, step)
+    if saver is not None:
+        saver.shutdown()
 
 
 def _is_due(job: Job, step: int) -> bool:
@@ -100,7 +108,7 @@ def _is_due(job: Job, step: int) -> bool:
 def _start_step(context: WorkerContext, held: Held) -> int:
     """The last step that is done: the one that all hold who hold any, else the checkpoint's."""
     checkpoint = _load(context)
-    folder = context.run_dir / "toy"
+    folder = _meeting_place(context)
     folder.mkdir(exist_ok=True)
     names = [folder / f"{context.generation}-holds-{worker.rank}" for worker in context.plan.workers]
     own = names[context.worker.rank]
@@ -114,6 +122,10 @@ def _start_step(context: WorkerContext, held: Held) -> int:
     held.step = newest or checkpoint
     context.control.send(StateFetched(held.step, {tier: 8}, 0.001))
     return held.step
+
+
+def _meeting_place(context: WorkerContext) -> Path:
+    return Path(context.job.model.config.get("meet") or context.run_dir / "toy")
 
 
 def _await(context: WorkerContext, condition: Callable[[], bool], what: str) -> None:
@@ -135,7 +147,7 @@ def _rehearse(context: WorkerContext, step: int) -> None:
 
 def _agree(context: WorkerContext, step: int) -> bool:
     """Whether to stop after this step: rank 0 decides when all have come, the others read it."""
-    folder = context.run_dir / "toy"
+    folder = _meeting_place(context)
     verdict = folder / f"{context.generation}-{step}"
     others = [worker.rank for worker in context.plan.workers if worker.rank > 0]
     arrived = [folder / f"{context.generation}-{step}-{rank}" for rank in others]
@@ -151,6 +163,16 @@ def _agree(context: WorkerContext, step: int) -> bool:
 
 
 def _save(context: WorkerContext, step: int) -> None:
+    """As a saver: storage that refuses is told."""
+    try:
+        part = _write(context, step)
+    except OSError as error:
+        context.control.send(SaveFailed(step, str(error)))
+        return
+    context.control.send(PartDurable(step, part.directory, part.to_json()))
+
+
+def _write(context: WorkerContext, step: int) -> CheckpointPart:
     directory = pending_directory(context.run_dir / "checkpoints", step, context.generation, context.fence)
     name = f"model/toy-{context.worker.rank}.json"
     file = directory / name
@@ -162,7 +184,7 @@ def _save(context: WorkerContext, step: int) -> None:
     with file.open("wb") as stream:
         stream.write(data)
         os.fsync(stream.fileno())
-    part = CheckpointPart(
+    return CheckpointPart(
         worker=context.worker.name,
         rank=context.worker.rank,
         generation=context.generation,
@@ -171,7 +193,6 @@ def _save(context: WorkerContext, step: int) -> None:
         files={name: FileRecord(len(data), digest(data))},
         state=(),
     )
-    context.control.send(PartDurable(step, directory.name, part.to_json()))
 
 
 def _load(context: WorkerContext) -> int:
@@ -244,9 +265,8 @@ def _stop_agent(context: WorkerContext) -> None:
 def _kill_zygote(context: WorkerContext) -> None:
     """Kill what has forked this process, another child of its agent; go on with the work."""
     agent = os.getppid()
-    for pid in map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split()):
-        if b"dougong.launcher.agent.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    children = map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split())
+    os.kill(next(pid for pid in children if os.getsid(pid) == pid), signal.SIGKILL)  # no worker leads a session
 
 
 def _spam(context: WorkerContext) -> None:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.verify import verify
 from dougong.job.load import load_job
 from dougong.records.claim import strangers_in
 from tests.launcher.jobs import write
 from tests.launcher.toyrun import ROOT, ToyRun, toy_job, wait_for
-from tests.storage import fill, small
 
 
 def fault(do: str, worker: str = "east/1", step: int = 8, generation: int = 1) -> dict[str, Any]:
@@ -84,42 +82,6 @@ def test_the_loss_of_a_fork_server_is_named_and_ends_nothing(tmp_path: Path) -> 
     (diagnosis,), (decision,) = run.events("diagnosis"), run.events("decision")
     assert (diagnosis["class"], diagnosis["culprit"]["kind"], decision["action"]) == ("crash", "fork_server", "ignore")
     assert len(run.events("generation_started")) == 1
-
-
-@pytest.mark.parametrize(
-    ("do", "cause", "seen"),
-    [
-        ("stop", "stopped, and was given up after 3 s (fault.deadlines.hang_s)", "process state T for "),
-        pytest.param(
-            "hold", "its interpreter does not run", "no pulse of its interpreter for ", marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_a_worker_that_hangs_is_suspected_named_and_replaced(tmp_path: Path, do: str, cause: str, seen: str) -> None:
-    run = ToyRun(tmp_path / "run", toy_job(faults=[fault(do)])).start()
-    assert run.finish() == 0, run.text()
-    suspects = [event for event in run.events("suspect") if event["culprit"]["name"] == "east/1"]
-    assert suspects[0]["since_s"] < 1.0
-    (diagnosis,) = run.events("diagnosis")
-    assert (diagnosis["class"], diagnosis["culprit"]["name"]) == ("hang", "east/1")
-    assert cause in diagnosis["cause"] and any(fact.startswith(seen) for fact in diagnosis["evidence"])
-    assert run.run_dir.read_status().state == "FINISHED"  # type: ignore[union-attr]
-
-
-@pytest.mark.slow
-def test_pauses_of_workers_and_agents_are_not_acted_on(tmp_path: Path) -> None:
-    run = ToyRun(tmp_path / "run", toy_job(steps=100_000, step_s=0.02, checkpoint={"every": 0})).start()
-    run.await_step(5)
-    agent = run.events("agents_started")[0]["agents"][0]["pid"]
-    for pid, seconds in ((run.worker_pids()["east/1"], 1.5), (agent, 1.5), (run.worker_pids()["east/0"], 0.7)):
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGCONT)
-        time.sleep(0.5)
-    wait_for(lambda: run.events("suspect_cleared"), "a suspicion is taken back")
-    assert not run.events("diagnosis"), run.text()
-    run.process.terminate()
-    run.finish()
 
 
 def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
@@ -344,39 +306,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert rejected["directory"] == "step-000020"
     assert "toy-1.json" in rejected["reason"]
     assert run.events("generation_started")[-1]["resume"] == "step-000015"
-
-
-def test_a_run_directory_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
-    run = ToyRun(tmp_path / "run", toy_job(steps=400, step_s=0.02)).start()
-    wait_for(lambda: run.events("generation_started"), "the first generation")
-    run.path.rename(tmp_path / "elsewhere")
-    assert run.finish() == 1, run.text()
-    assert f"failed: {run.path}: the run directory is gone" in run.text()
-    assert (
-        f"next: put the run directory back (where it is lost for good, begin anew), then: dougong status {run.path}"
-        in run.text()
-    )
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; the controller's own tests do without")
-def test_a_full_disk_is_told_as_such_and_costs_nothing_that_was_committed(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    path.mkdir()
-    with small(path, "8m"):
-        run = ToyRun(path, toy_job(steps=400, step_s=0.02)).start()
-        wait_for(lambda: run.events("checkpoint_committed"), "a checkpoint")
-        filler = fill(path / "filler")
-        assert run.finish() == 1, run.text()
-        for words in ("No space left on device", "toy: failed at step", "next: dougong resume"):
-            assert words in run.text()
-        assert "node lost" not in run.text()
-        assert not any(line.startswith("Traceback") for line in run.text().splitlines())
-        filler.unlink()
-        newest = list_committed(run.run_dir.checkpoints)[0]
-        assert verify(newest.path).ok
-        run.start("resume", "-o", f"steps={newest.step + 5}")
-        assert run.finish() == 0, run.text()
-        assert run.events("generation_started")[-1]["resume"] == newest.path.name
 
 
 def test_what_workers_print_is_kept_and_its_alarms_are_shown(tmp_path: Path) -> None:

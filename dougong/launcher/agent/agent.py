@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,7 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import TryPaths
 from dougong.control.processes import adopt_orphans, count_oom_kills, die_with_parent, interface_of
-from dougong.control.worker_messages import WorkerLeft, WorkerMessage
+from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError
 from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.facts import describe_agent
@@ -59,7 +60,10 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
+from dougong.storage.watch import TroubleWatch
+from dougong.storage.writer import Kind, StorageWriter
 
+_OWN_LINES = Kind("own lines", most_bytes=1 << 16)
 MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
@@ -112,6 +116,9 @@ class Agent:
         self._settings = settings
         self._deadlines = settings.deadlines
         self._controller = controller
+        # Beside this loop, which must beat while storage does not answer.
+        self._logs = StorageWriter("workers' logs", settings.deadlines)
+        self._log_watch = TroubleWatch(self._logs)
         self._selector = selectors.DefaultSelector()
         self._adopted: AdoptedProcesses | None = None
         if adopt_orphans():
@@ -126,7 +133,7 @@ class Agent:
         )
         self._workers = Workers(
             self._fork_servers,
-            WorkerPlaces(RunDir(settings.run_dir), paths.address, settings.deadlines),
+            WorkerPlaces(RunDir(settings.run_dir), self._logs, paths.address, settings.deadlines),
             tell=controller.send,
             opened=self._start_reading,
             handed_over=self._on_output,
@@ -161,6 +168,8 @@ class Agent:
             child.read_output(1024)
             child.close()
         self._selector.close()
+        self._logs.settle(self._deadlines.logs_end_s)
+        self._logs.close()
 
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s
@@ -192,6 +201,9 @@ class Agent:
         self._controller.send(
             Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
         )
+        news = self._log_watch.look()
+        if news is not None:
+            self._controller.send(StorageTold.of(news))
 
     def _look_after_processes(self, now: float) -> None:
         """Ten times a second: who has ended where no descriptor says so, and whether it is time for
@@ -202,8 +214,8 @@ class Agent:
         self._fork_servers.tick(trains, now, self._deadlines)
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full
-            print(f"agent {self._settings.name}: {text}", file=sys.stderr, flush=True)
+        # Its own log is on the run's disk.
+        self._logs.put(_OWN_LINES, partial(_print_line, f"agent {self._settings.name}: {text}"))
 
     # What the controller says
 
@@ -215,6 +227,7 @@ class Agent:
         match message:
             case ForkWorkers(generation):
                 self._generation = generation
+                self._log_watch.tell_again()
                 self._workers.begin(message)
             case LeaveGeneration() | ToWorker() | KillWorkers() | StopAfterStep():
                 self._workers.command(message)
@@ -343,6 +356,11 @@ def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Mess
         # It has ended and has not read what it was told last. The system says that once, and then
         # gives what the worker itself has said before.
         return read_messages(child.channel, on_malformed)
+
+
+def _print_line(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody can be told either
+        print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -10,8 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
 
 from dougong.control.channel import Channel
 from dougong.control.messages import JoinGeneration, LeaveGeneration, Message, ProtocolError
@@ -21,43 +19,12 @@ from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.launcher.agent.signs import ProcessWatch
+from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.ui.log_grouping import Classifier, says_nothing
 
 LAST_LINES = 12
 _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 14
-
-
-class WorkerLog:
-    """A worker's log file. That it cannot be written, as on a full disk, ends neither the worker
-    nor its agent: it is said once, until it can be written again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._is_failing = False
-        with contextlib.suppress(OSError):  # it is there also for a worker that prints nothing
-            self._open()
-
-    def write(self, data: bytes) -> list[str]:
-        """Append to the file; what is to be said about it, if anything."""
-        try:
-            (self._file or self._open()).write(data)
-        except OSError as error:
-            was_failing, self._is_failing = self._is_failing, True
-            text = f"warning: {self._path}: {error.strerror}; lines of this worker are lost"
-            return [] if was_failing else [text]
-        self._is_failing = False
-        return []
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab", buffering=0)
-        return self._file
 
 
 ForWorker = LeaveGeneration | JoinGeneration | StoreReply
@@ -122,10 +89,9 @@ class Child:
 
     @classmethod
     def open(
-        cls, worker: str, generation: int, task: Task, log_file: Path, deadlines: Deadlines
+        cls, worker: str, generation: int, task: Task, log: WorkerLog, deadlines: Deadlines
     ) -> Child:
-        """Make the log file, the socket, the pipe and the vector. OSError where one of the last
-        three cannot be."""
+        """Make the socket, the pipe and the vector. OSError where one of them cannot be."""
         agent_end, worker_end = socket.socketpair()
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
@@ -138,7 +104,7 @@ class Child:
             channel=Channel(agent_end, f"worker {worker}", deadlines),
             output=read_end,
             vector=vector,
-            log=WorkerLog(log_file),
+            log=log,
             worker_ends=(worker_end.detach(), write_end, vector.fd),
         )
 
@@ -148,13 +114,13 @@ class Child:
             self._outbox = Outbox(self.channel)
         self._outbox.put(message)
 
-    def take(self, generation: int, task: TrainTask, log_file: Path) -> None:
+    def take(self, generation: int, task: TrainTask, log: WorkerLog) -> None:
         """From now on it is a worker of this generation."""
         self.generation, self.task, self.has_left = generation, task.task, False
         self.forward_all = task.console == self.worker
         self.vector.forget_stop()
         self.log.close()
-        self.log = WorkerLog(log_file)
+        self.log = log
 
     def close_worker_ends(self) -> None:
         """Close our copies of the worker's ends, so that its end of file reaches us.
@@ -178,7 +144,7 @@ class Child:
                 if self._partial:
                     lines += self._take(b"\n")
                 return lines, False
-            lines += self.log.write(data)
+            self.log.write(data)
             lines += self._take(data)
         return lines, True
 

@@ -21,7 +21,9 @@ from dougong.control.tasks import Task, TrainTask
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_servers import ForkServers
+from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.records.directory import RunDir
+from dougong.storage.writer import StorageWriter
 
 Command = LeaveGeneration | ToWorker | KillWorkers | StopAfterStep
 """What the workers of a generation are to hear, or to suffer."""
@@ -29,12 +31,17 @@ Command = LeaveGeneration | ToWorker | KillWorkers | StopAfterStep
 
 @dataclass(frozen=True)
 class WorkerPlaces:
-    """Where an agent's workers are at home: the run whose logs they write, and the network address
-    of their machine."""
+    """Where an agent's workers are at home: the run whose logs they have, who writes those, and the
+    network address of their machine."""
 
     run_dir: RunDir
+    logs: StorageWriter
     address: str
     deadlines: Deadlines
+
+    def log(self, generation: int, worker: str) -> WorkerLog:
+        """A worker's log in this generation."""
+        return WorkerLog(self.run_dir.log_file(generation, worker), self.logs)
 
 
 class Workers:
@@ -147,17 +154,18 @@ class Workers:
     def _hand_over(self, child: Child, generation: int, task: TrainTask) -> None:
         """A new generation for a process that lives. The controller hears of it as of a fork."""
         self._handed_over(child)
-        child.take(generation, task, self._places.run_dir.log_file(generation, child.worker))
+        child.take(generation, task, self._places.log(generation, child.worker))
         child.tell(JoinGeneration(generation, task, self._places.address))
         assert child.pid is not None, "it could not have said that it has left"
         self._tell(WorkerForked(generation, child.worker, child.pid))
 
     def _fork(self, worker: str, generation: int, task: Task) -> None:
         places = self._places
-        log_file = places.run_dir.log_file(generation, worker)
+        log = places.log(generation, worker)
         try:
-            child = Child.open(worker, generation, task, log_file, places.deadlines)
+            child = Child.open(worker, generation, task, log, places.deadlines)
         except OSError as error:
+            log.close()
             text = f"cannot prepare a worker: {error}"
             self._tell(WorkerExited(generation, worker, task.task, code=1, text=text))
             return

@@ -10,6 +10,7 @@ from pathlib import Path
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import (
+    Acknowledged,
     ForkWorkers,
     KillWorkers,
     LeaveGeneration,
@@ -21,7 +22,6 @@ from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
-from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.settings import AgentSettings
@@ -134,15 +134,14 @@ class Actor:
                 self._command(action)
 
     def close(self) -> None:
-        """End the agents, their nodes, and what runs in the background. A commit that was begun
-        ends first, if it takes no longer than the workers' end may."""
+        """End the agents, their nodes, and what runs in the background. A commit that was begun,
+        or a deletion, ends first, if it takes no longer than the workers' end may."""
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
         if self._prover is not None:
             self._prover.close()
-        if self._facts.checkpoints.num_open:
-            self._storage_thread.settle(self._config.deadlines.kill_s)
+        self._storage_thread.settle(self._config.deadlines.kill_s)
 
     @property
     def _reach(self) -> Connections:
@@ -164,8 +163,8 @@ class Actor:
 
     def _keep_job(self) -> None:
         """The run trains: what a resume has changed of its job holds from now on."""
-        if self._config.job_text is not None:
-            self._run_dir.write_job(self._config.job_text)
+        if (text := self._config.job_text) is not None:
+            self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
     def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
@@ -180,6 +179,8 @@ class Actor:
             case CloseChannel(channel, answer):
                 # A client that did not wait for its answer has its request met even so.
                 try:
+                    if answer == Acknowledged():
+                        answer = Acknowledged(self._recorder.storage_words())
                     if answer is not None:
                         channel.send(answer)
                 except OSError as error:
@@ -348,13 +349,9 @@ class Actor:
         return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
-        model, last = self._facts.model, self._config.resume_point.last_generation
+        model = self._facts.model
         assert model is not None
-        if action.number > last:
-            raise LaunchError(
-                f"generation {action.number}: a controller begins none after {last}; go on by "
-                f"`dougong resume {self._run_dir.path}`"
-            )
+        self._config.resume_point.check_generation(action.number)
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
@@ -383,21 +380,16 @@ class Actor:
     def _store(self, action: UsePlan | FindCheckpoint | CommitCheckpoint) -> None:
         match action:
             case UsePlan(plan):
-                self._run_dir.write_plan(plan.to_json())
+                self._recorder.keep("plan.json", partial(self._run_dir.write_plan, plan.to_json()))
                 self._recorder.view.plan(plan)
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
-            case CommitCheckpoint():
-                self._commit(action)
+            case CommitCheckpoint(step, generation, parts):
+                laid, parent = self._facts.plan, self._facts.checkpoints.parent
+                assert laid is not None
+                messages, origin = list(parts.values()), self._origin()
+                self._checkpoints.commit(step, generation, messages, laid, origin, parent)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None
         return RunOrigin(self._facts.model, self._facts.judged.kernels)
-
-    def _commit(self, action: CommitCheckpoint) -> None:
-        plan, parent = self._facts.plan, self._facts.checkpoints.parent
-        assert plan is not None
-        messages = list(action.parts.values())
-        self._checkpoints.commit(
-            action.step, action.generation, messages, plan, self._origin(), parent
-        )

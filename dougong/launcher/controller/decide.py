@@ -17,7 +17,7 @@ from dougong.errors import (
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
-from dougong.fault.policy import decide
+from dougong.fault.policy import Budget, Decision, PastFailure, decide
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
@@ -33,6 +33,7 @@ from dougong.launcher.controller.departure import Departure, who_leaves
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -217,19 +218,33 @@ def _conclude(
     if checkpoints.num_open:
         _refuse_late_commit(generation, policy.deadlines, now)
         return ()
-    # A worker is done when its part is durable, so that a part that is not here by now never comes.
-    if checkpoints.parts:
-        steps = ", ".join(map(str, sorted(checkpoints.parts)))
+    # A worker is done when its part is durable or refused for good, so that one that is not here
+    # by now never comes.
+    if checkpoints.awaited:
+        steps = ", ".join(map(str, checkpoints.awaited))
         raise LaunchError(
             f"the checkpoint of step {steps} is not whole: not every worker sent its part; see the "
             "logs"
         )
     if checkpoints.error is not None:
-        raise checkpoints.error
+        return _commit_again(checkpoints, generation, policy.deadlines, now)
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
     return _end(Outcome("FINISHED", 0))
+
+
+def _commit_again(
+    checkpoints: CheckpointFacts, generation: Generation, deadlines: Deadlines, now: float
+) -> tuple[Action, ...]:
+    """A run that is done waits for storage to take its last checkpoint. Raises why it has not."""
+    refused = checkpoints.refused
+    assert generation.last_exit_at is not None and checkpoints.error is not None
+    if refused is None or now - generation.last_exit_at > deadlines.commit_checkpoint_s:
+        raise checkpoints.error
+    if now - refused.at < deadlines.storage_retry_s:
+        return ()
+    return (CommitCheckpoint(refused.step, generation.number, refused.parts),)
 
 
 def _refuse_late_commit(generation: Generation, deadlines: Deadlines, now: float) -> None:
@@ -251,8 +266,7 @@ def _begin_recovery(
     number = generation.number
     first, others = first_failure(generation.failures)
     diagnosis = _with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
-    past = [failure.diagnosis for failure in facts.history]
-    decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
+    decision = _decision(facts, generation, diagnosis, policy, now)
     followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
     died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
     diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
@@ -273,6 +287,15 @@ def _begin_recovery(
         Record(diagnosed),
         Record(decided),
     )
+
+
+def _decision(
+    facts: RunFacts, generation: Generation, diagnosis: Diagnosis, policy: RunPolicy, now: float
+) -> Decision:
+    has_stepped = generation.has_stepped
+    failure = PastFailure(generation.number, diagnosis, has_stepped, facts.step, now)
+    budget = Budget(now, facts.checkpoints.committed_at)
+    return decide(failure, policy.job.fault, facts.history, budget)
 
 
 def _with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:

@@ -5,17 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from dougong.checkpoint.directories import step_of
-from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import Culprit, CulpritKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.observation import AgentLost, LinkCut
-from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
+from dougong.fault.policy import PastFailure
 from dougong.fault.router_watch import RouterWatch
 from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
@@ -55,112 +52,14 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
-from dougong.launcher.controller.inbound.items import Committed, DrillOrder, FoundCheckpoint
-from dougong.launcher.controller.recovery_times import OpenRecoveries
+from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
+from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointCommitted, CheckpointFailed, FirstStep, Waiting
+from dougong.records.event.recovery_times import OpenRecoveries
+from dougong.records.events import FirstStep, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
-from dougong.records.unsaved import commit_words
-
-_FAILED_COMMITS = 2
-"""So many in a row end a run that has no checkpoint at all."""
-
-
-@dataclass
-class CheckpointFacts:
-    """What is known of a run's checkpoints.
-
-    `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
-    generation. `num_open`: commits under way. `error`: how a run ends whose last commit failed,
-    and `failed`: as it was told; None where it did not. `parent`: name of the checkpoint that the
-    next one follows. `num_sought`: searches under way; `found`: the answer to the last one.
-    """
-
-    parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
-    num_open: int = 0
-    error: DougongError | None = None
-    failed: CheckpointFailed | None = None
-    parent: str | None = None
-    num_sought: int = 0
-    found: FoundCheckpoint | None = None
-
-    def note_part(self, worker: str, message: PartDurable) -> bool:
-        """A worker's part is on storage; True when it is the first of its step."""
-        parts = self.parts.setdefault(message.step, {})
-        parts[worker] = message
-        return len(parts) == 1
-
-    def whole(self, num_workers: int) -> dict[int, dict[str, PartDurable]]:
-        """Parts by step and worker, of the steps of which every worker's part is there."""
-        return {step: parts for step, parts in self.parts.items() if len(parts) == num_workers}
-
-    def note(self, action: CommitCheckpoint | ForgetParts | FindCheckpoint | TrustMemory) -> None:
-        """Take down what the controller has done about checkpoints."""
-        match action:
-            case CommitCheckpoint(step):
-                del self.parts[step]
-                self.num_open += 1
-            case ForgetParts():
-                self.parts.clear()
-            case FindCheckpoint():
-                self.found = None
-                self.num_sought += 1
-            case TrustMemory(fallback):
-                self.found = FoundCheckpoint(fallback, in_memory=True)
-
-    @property
-    def newest_step(self) -> int:
-        """Of the checkpoint that a recovery would go on from; 0 for none."""
-        return 0 if self.parent is None else step_of(Path(self.parent)) or 0
-
-    @property
-    def num_failed(self) -> int:
-        """So many commits in a row have failed."""
-        return 0 if self.failed is None else self.failed.in_a_row
-
-    @property
-    def is_in_vain(self) -> bool:
-        """Whether to train on would be for nothing: there is no checkpoint, and storage has refused
-        several in a row. A run that has one goes on: storage may heal, and a fault costs no more
-        than it would."""
-        return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
-
-    def note_committed(self, committed: Committed, generation: int) -> CheckpointCommitted:
-        """A checkpoint exists; the event that tells it."""
-        event = CheckpointCommitted(
-            generation=generation,
-            step=committed.step,
-            directory=committed.directory.name,
-            num_bytes=committed.num_bytes,
-            seconds=round(committed.seconds, 3),
-            after_failures=self.num_failed,
-        )
-        self.num_open -= 1
-        self.error = self.failed = None
-        self.parent = committed.directory.name
-        return event
-
-    def note_failed(self, step: int, error: DougongError, generation: int) -> CheckpointFailed:
-        """A checkpoint could not be committed; the event that tells it."""
-        self.failed = CheckpointFailed(
-            generation=generation,
-            step=step,
-            reason=str(error),
-            newest=self.newest_step,
-            in_a_row=self.num_failed + 1,
-        )
-        self.num_open -= 1
-        self.error = type(error)(commit_words(self.failed))
-        return self.failed
-
-    def note_found(self, found: FoundCheckpoint) -> None:
-        self.num_sought -= 1
-        if self.num_sought > 0:
-            return  # agents were lost meanwhile, and it has been asked again since
-        self.found = found
-        self.parent = found.directory.name if found.directory is not None else None
 
 
 @dataclass
@@ -308,9 +207,21 @@ class RunFacts:
             ):
                 self._note_agents(action, now)
             case CommitCheckpoint() | ForgetParts() | FindCheckpoint() | TrustMemory():
-                if isinstance(action, ForgetParts):
-                    self.recoveries.note_left(now)
-                self.checkpoints.note(action)
+                self._note_checkpoints(action, now)
+
+    def _note_checkpoints(
+        self, action: CommitCheckpoint | ForgetParts | FindCheckpoint | TrustMemory, now: float
+    ) -> None:
+        match action:
+            case CommitCheckpoint(step, _, parts):
+                self.checkpoints.begin_commit(step, parts)
+            case ForgetParts():
+                self.recoveries.note_left(now)
+                self.checkpoints.forget_parts()
+            case FindCheckpoint():
+                self.checkpoints.begin_search()
+            case TrustMemory(fallback):
+                self.checkpoints.found = FoundCheckpoint(fallback, in_memory=True)
 
     def _note_drill(self, action: FireDrill, now: float) -> None:
         if action.fired is not None:
@@ -336,10 +247,11 @@ class RunFacts:
         number, diagnosis = action.generation, action.diagnosis
         ended = self.generation_of(number)
         has_stepped = ended is not None and ended.has_stepped
-        self.history.append(PastFailure(number, diagnosis, has_stepped))
+        self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis, now)
+            first_sign_at = ended.first_sign_of(diagnosis, now)
+            self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:

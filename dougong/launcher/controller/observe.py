@@ -21,6 +21,7 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
+from dougong.control.worker_messages import StorageTold
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.culprit import Culprit
@@ -42,6 +43,7 @@ from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     Awaited,
     BackendOpened,
+    CheckpointsPruned,
     ClientRequest,
     CommitFailed,
     Committed,
@@ -62,6 +64,7 @@ from dougong.launcher.controller.observe_health import observe_agents, observe_h
 from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
+from dougong.records.event.storage import storage_event
 from dougong.records.files import ROOM
 
 REFUSALS_TOLD = 5
@@ -87,9 +90,11 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
-            return _observe_commit(facts, item)
+            return _observe_commit(facts, item, now)
+        case CheckpointsPruned():
+            return _observe_pruned(facts, item)
         case CommitFailed():
-            return _observe_failed_commit(facts, item)
+            return _observe_failed_commit(facts, item, now)
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
         case RayNews():
@@ -182,18 +187,25 @@ def as_ours(error: BaseException) -> DougongError:
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
-def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
+def _observe_failed_commit(facts: RunFacts, failed: CommitFailed, now: float) -> tuple[News, ...]:
     """Each one is told anew: whoever looks must not take what is trained for saved."""
     error = as_ours(failed.error)
-    return (Record(facts.checkpoints.note_failed(failed.step, error, facts.number)),)
+    event = facts.checkpoints.note_failed(failed.step, error, facts.number, now)
+    return () if event is None else (Record(event),)
 
 
-def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
-    news = [Record(facts.checkpoints.note_committed(committed, facts.number))]
-    facts.ledgers.forget(committed.step)
-    for name in committed.invalid:
-        news.append(rejected(facts, name, "not as it was written"))
+def _observe_pruned(facts: RunFacts, pruned: CheckpointsPruned) -> tuple[News, ...]:
+    news = [rejected(facts, name, "not as it was written") for name in pruned.invalid]
+    if pruned.left:
+        event = events.CheckpointsLeft(generation=facts.number, reasons=dict(pruned.left))
+        news.append(Record(event))
     return tuple(news)
+
+
+def _observe_commit(facts: RunFacts, committed: Committed, now: float) -> tuple[News, ...]:
+    event = facts.checkpoints.note_committed(committed, facts.number, now)
+    facts.ledgers.forget(committed.step)
+    return (Record(event),)
 
 
 # Requests
@@ -278,6 +290,8 @@ def _observe_message(
             return observe_process(facts, message, now)
         case OutputLine():
             return _observe_line(facts, message)
+        case StorageTold(news=news) if news is not None:
+            return (Record(storage_event(facts.number, news, agent=handle.spec.name)),)
         case FromWorker():
             return observe_worker(facts, message, now)
         case _:

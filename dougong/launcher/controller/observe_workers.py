@@ -7,8 +7,10 @@ from dougong.control.messages import FromWorker, Heartbeat, WorkerExited, Worker
 from dougong.control.worker_messages import (
     DrillAnnounced,
     PartDurable,
+    SaveFailed,
     StateFetched,
     StepDone,
+    StorageTold,
     StoreRequest,
     UpdateSkipped,
     WorkerDone,
@@ -30,6 +32,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
+from dougong.records.event.storage import storage_event
 from dougong.records.events import SurvivorLost
 
 
@@ -98,7 +101,7 @@ def _observe_first_step(
 ) -> list[Record]:
     generation.has_stepped, generation.first_step = True, step
     first = events.FirstStep(generation=generation.number, step=step)
-    over = facts.recoveries.end(generation, generation.fetched, now)
+    over = facts.recoveries.end(generation.restarted, now)
     return [Record(first), *[Record(event) for event in over]]
 
 
@@ -149,6 +152,17 @@ def _observe_part(
     if not facts.checkpoints.note_part(worker, durable):
         return ()
     return (Record(events.CheckpointStarted(generation=generation.number, step=durable.step)),)
+
+
+def _observe_storage(
+    facts: RunFacts, worker: str, message: SaveFailed | StorageTold
+) -> tuple[Record, ...]:
+    """Storage has refused something of a worker, which goes on; or takes it again."""
+    if isinstance(message, StorageTold):
+        news = message.news
+        return () if news is None else (Record(storage_event(facts.number, news, worker)),)
+    failed = facts.checkpoints.note_unsaved(message, worker, facts.number)
+    return () if failed is None else (Record(failed),)
 
 
 def _observe_drill(
@@ -204,6 +218,8 @@ def _observe_training(
             return _observe_part(facts, generation, worker, message)
         case DrillAnnounced():
             return _observe_drill(facts, generation, worker, message, now)
+        case SaveFailed() | StorageTold():
+            return _observe_storage(facts, worker, message)
         case WorkerWarning(text):
             return (warning(facts, text, worker),)
         case _:

@@ -19,6 +19,8 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.rehearsal import inflict_on
+from dougong.launcher.agent.worker_log import WorkerLog
+from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import toy_job
 
 
@@ -36,7 +38,7 @@ class Server:
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Child]:
     task = InspectTask("x:y", Job.model_validate(toy_job()))
-    made = Child.open("east/1", 3, task, tmp_path / "log", DEADLINES)
+    made = Child.open("east/1", 3, task, WorkerLog(tmp_path / "log", StorageWriter("logs")), DEADLINES)
     made.pid = 4_000_000  # nobody has this number
     yield made
     made.close_worker_ends()

@@ -32,8 +32,10 @@ from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.launcher.agent.worker_process import describe_error, resolve, run_child
 from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.storage.writer import StorageWriter
 from dougong.training.start.preflight import Inspection
 from tests.launcher.toyrun import toy_job
 
@@ -48,7 +50,7 @@ class Forked:
     """A worker process as its agent sees it, without a fork server."""
 
     def __init__(self, task: Task, log: Path, deadlines: Deadlines = DEADLINES) -> None:
-        self.child = Child.open("east/1", 3, task, log, DEADLINES)
+        self.child = Child.open("east/1", 3, task, WorkerLog(log, StorageWriter("logs")), DEADLINES)
         self.log = log
         pid = os.fork()
         if pid == 0:

@@ -27,6 +27,7 @@ from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.records.directory import RunDir
+from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import toy_job
 
 JOB = Job.model_validate(toy_job())
@@ -55,7 +56,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.server, self.told, self.opened = Asked(), list[Any](), list[Child]()
         self.handed_over: list[Child] = []
-        places = WorkerPlaces(RunDir(folder), "10.0.0.2", DEADLINES)
+        places = WorkerPlaces(RunDir(folder), StorageWriter("logs"), "10.0.0.2", DEADLINES)
         server: Any = self.server
         self.workers = Workers(server, places, self.told.append, self.opened.append, self.handed_over.append)
 

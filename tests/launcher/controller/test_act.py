@@ -70,7 +70,7 @@ class Rig:
         self.run_dir, self.screen, self.inbox = RunDir.create(path), io.StringIO(), Inbox()
         view = make_view(Console(file=self.screen, width=200), "toy", 20)
         config = ControllerConfig(Job.model_validate(toy_job()), "secret", "/")
-        recorder = Recorder(self.run_dir, view, None)
+        self.recorder = recorder = Recorder(self.run_dir, view, None)
         self.actor = Actor(config, RunFacts.at(FROM_START), self.inbox, Knowing(), recorder)
 
 
@@ -94,6 +94,7 @@ def test_news_are_recorded_and_shown(rig: Rig) -> None:
     rig.actor.act(ShowLine("east/0", "hello"))
     rig.actor.act(ShowException("east/0", WorkerRaised("ValueError", ("ValueError",), "x")))
     rig.actor.act(UsePlan(PLAN))
+    assert rig.recorder.settle(10) == ()
     assert [event.kind for event in rig.run_dir.read_events()] == ["warning"]
     assert [row["step"] for row in rig.run_dir.read_metrics()] == [1]
     assert rig.run_dir.read_plan() == PLAN

@@ -163,15 +163,23 @@ class FoundCheckpoint:
 
 @dataclass(frozen=True)
 class Committed:
-    """A checkpoint that now exists. `removed`, `invalid`: names of old ones that were deleted, and
-    of damaged ones that were found on that occasion."""
+    """A checkpoint that now exists."""
 
     step: int
     directory: Path
     num_bytes: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointsPruned:
+    """Old checkpoints have been looked through. `removed`: names of those that were deleted;
+    `invalid`: of damaged ones that were found on that occasion; `left`: of those that were to be
+    deleted and are not, and why."""
+
     removed: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,7 @@ Item = (
     | Awaited
     | FoundCheckpoint
     | Committed
+    | CheckpointsPruned
     | CommitFailed
     | TaskFailed
 )
