@@ -46,6 +46,7 @@ from dougong.tools.drill.small_job import WORKERS, small_job
 
 LINES = "recovery.jsonl"
 PEERS = {"torchft": "torchft==0.2.0", "lm_resiliency": "lm-resiliency==0.2.0"}
+SIZES = {"lm_resiliency": 4}  # it pairs processes; the others are three
 PHASES = ("noticed_s", "decided_s", "left_s", "begun_s", "formed_s", "fetched_s", "first_step_s")
 START_S, RECOVER_S, PEER_S = 120, 180, 60
 
@@ -219,7 +220,7 @@ def peer(folder: Path, part: str, n: int) -> None:
         place.mkdir()
         processes = START[part](python, place)
         try:
-            seconds = kill_one(place)
+            seconds = kill_one(place, SIZES.get(part, 3))
             Found(part, seconds, {}).write(folder)
             print(f"  {number + 1}: {seconds:.2f} s", flush=True)
         except TimeoutError as error:
@@ -278,7 +279,7 @@ def start_lm_resiliency(python: str, place: Path) -> list[subprocess.Popen[bytes
     context = place / "context"
     context.mkdir(mode=0o700)  # it insists
     configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={context}/context.json"
-    words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=3", "--max-restarts=100",
+    words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=4", "--max-restarts=100",
              "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", "--rdzv-endpoint=127.0.0.1:29530",
              "--rdzv-id=bench", f"--rdzv-conf={configuration}", PROGRAM, "lm_resiliency", str(place)]  # fmt: skip
     return [start(words, place)]
@@ -302,9 +303,9 @@ def steps_of(place: Path) -> list[tuple[float, int, int]]:
     return sorted(found)
 
 
-def kill_one(place: Path) -> float:
-    """Seconds from SIGKILL of one of three to the group's next step. A step that was being ended as it came is none."""
-    until(lambda: len({pid for _, step, pid in steps_of(place) if step >= 20}) == 3, "step 20 of three", START_S)
+def kill_one(place: Path, size: int) -> float:
+    """Seconds from SIGKILL of one of `size` to the group's next step. A step that was being ended as it came is none."""
+    until(lambda: len({pid for _, step, pid in steps_of(place) if step >= 20}) == size, "step 20 of all", START_S)
     before = steps_of(place)
     known, (_, last, victim) = {pid for _, _, pid in before}, before[-1]
     began = time.monotonic()
