@@ -20,6 +20,7 @@ import json
 import os
 import signal
 import site
+import socket
 import statistics
 import subprocess
 import sys
@@ -259,10 +260,17 @@ def start(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
                             env=child_environment({"OMP_NUM_THREADS": "1"}))  # fmt: skip
 
 
+def free_address() -> str:
+    """Where nobody listens: what an earlier try has left must not be met again."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
 def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
     lighthouse = str(Path(python).with_name("torchft_lighthouse"))
-    address = "http://127.0.0.1:29510"
-    words = [lighthouse, "--bind", "127.0.0.1:29510", "--min_replicas", "1", "--join_timeout_ms", "100",
+    address = f"http://{free_address()}"
+    words = [lighthouse, "--bind", address.removeprefix("http://"), "--min_replicas", "1", "--join_timeout_ms", "100",
              "--quorum_tick_ms", "10", "--heartbeat_timeout_ms", "1000"]  # fmt: skip
     started = [start(words, place)]
     return [*started, *(start([python, PROGRAM, "torchft", str(place), str(i), address], place) for i in range(3))]
@@ -270,7 +278,7 @@ def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
 
 def start_torchrun(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
     words = [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--max-restarts=100",
-             "--monitor-interval=0.1", "--rdzv-endpoint=127.0.0.1:29520", "--rdzv-backend=c10d",
+             "--monitor-interval=0.1", f"--rdzv-endpoint={free_address()}", "--rdzv-backend=c10d",
              PROGRAM, "torchrun", str(place)]  # fmt: skip
     return [start(words, place)]
 
@@ -280,7 +288,7 @@ def start_lm_resiliency(python: str, place: Path) -> list[subprocess.Popen[bytes
     context.mkdir(mode=0o700)  # it insists
     configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={context}/context.json"
     words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=4", "--max-restarts=100",
-             "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", "--rdzv-endpoint=127.0.0.1:29530",
+             "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", f"--rdzv-endpoint={free_address()}",
              "--rdzv-id=bench", f"--rdzv-conf={configuration}", PROGRAM, "lm_resiliency", str(place)]  # fmt: skip
     return [start(words, place)]
 
@@ -304,7 +312,7 @@ def steps_of(place: Path) -> list[tuple[float, int, int]]:
 
 
 def kill_one(place: Path, size: int) -> float:
-    """Seconds from SIGKILL of one of `size` to the group's next step. A step that was being ended as it came is none."""
+    """Seconds from SIGKILL of one of `size` to the group's next step; one that was being ended as it came is none."""
     until(lambda: len({pid for _, step, pid in steps_of(place) if step >= 20}) == size, "step 20 of all", START_S)
     before = steps_of(place)
     known, (_, last, victim) = {pid for _, _, pid in before}, before[-1]
