@@ -61,6 +61,7 @@ from dougong.records.files import make_run_folder
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
+from dougong.storage.screen import Screen
 from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
@@ -262,10 +263,11 @@ def _run(launch: Launch, options: Options) -> int:
     config = _config(launch, options)
     deadlines = config.deadlines
     inbox = Inbox()
-    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
-    view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
+    screen = Screen(sys.stdout, deadlines)
+    view = make_view(Console(file=screen), job.job, job.steps, deadlines=deadlines)
     launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
-    with view, signals_into(inbox):
+    # Signals are held until the report is drawn: nothing after the run's end may be cut short.
+    with screen, view, signals_into(inbox):
         recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), deadlines)
         _tell_start(launch, options, recorder)
         backend = _backend(run_dir, options, deadlines, inbox)

@@ -61,6 +61,14 @@ WRITERS = (
         "dropped points, which `metrics.jsonl` has",
     ),
     WriterRow(
+        "the screen, also where it is a file or a pipe",
+        "the controller's `write the screen`",
+        "at the end `logs_end_s`",
+        "4 MiB of text are kept, then lines are dropped",
+        "nowhere else",
+        "those lines; the events have what matters",
+    ),
+    WriterRow(
         "`lease/`",
         "the controller's `dougong-lease`",
         "`lease_renew_s`, others wait `lease_s`",

@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def train(context: WorkerContext) -> None:
         _save(context, step)  # its checkpoint has died with the generation that had begun it
     print(f"{me.name} begins after step {step}, generation {context.generation}")
     stopping = False
+    # As a trainer does, where the storage is what is tested: beside the steps.
+    saver = ThreadPoolExecutor(1) if config.get("meet") else None
     while step < job.steps and not stopping:
         step += 1
         context.control.progress(step, "forward", 0)
@@ -89,7 +92,12 @@ def train(context: WorkerContext) -> None:
             context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
         if stopping or _is_due(job, step):
             context.control.progress(step, "checkpoint", 1)
-            _save(context, step)
+            if saver is None:
+                _save(context, step)
+            else:
+                saver.submit(_save, context, step)
+    if saver is not None:
+        saver.shutdown()
 
 
 def _is_due(job: Job, step: int) -> bool:

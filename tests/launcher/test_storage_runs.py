@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -124,6 +125,15 @@ def disk(path: Path, image: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(path)], check=True, timeout=30)
 
 
+@contextlib.contextmanager
+def frozen(store: Path) -> Iterator[None]:
+    subprocess.run(["fsfreeze", "-f", str(store)], check=True, timeout=30)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", str(store)], check=True, timeout=30)
+
+
 @pytest.mark.slow
 @needs_root
 @pytest.mark.parametrize("seconds", [5, 15, 60])
@@ -134,8 +144,43 @@ def test_storage_that_is_frozen_ends_no_training(seconds: int, tmp_path: Path) -
     with disk(store, tmp_path / "image"):
         run = toy(store / "run", tmp_path / "meet", steps).start()
         run.await_step(20)
-        subprocess.run(["fsfreeze", "-f", str(store)], check=True, timeout=30)
-        time.sleep(seconds)
-        subprocess.run(["fsfreeze", "-u", str(store)], check=True, timeout=30)
+        with frozen(store):
+            time.sleep(seconds)
         assert run.finish(steps * 0.1) == 0, run.text()
         assert_whole(run, steps)
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_worker_that_dies_while_storage_is_frozen_is_replaced_meanwhile(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with disk(store, tmp_path / "image"):
+        job = toy_job(
+            steps=1500, step_s=0.02, meet=str(tmp_path / "meet"), memory=True, checkpoint={"every": 1200, "keep": 2}
+        )
+        run = ToyRun(store / "run", job).start()
+        run.await_step(20)
+        victim = run.worker_pids()["east/1"]
+        with frozen(store):
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: "training again" in run.text(), "the next generation trains")
+            assert "the run's records cannot be written: storage does not answer" in run.text()
+        assert run.finish() == 0, run.text()
+        assert len(run.events("generation_started")) == 2
+        assert {row["step"] for row in run.run_dir.read_metrics()} == set(range(1, 1501))
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_stop_while_storage_is_frozen_is_met_when_it_answers(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with disk(store, tmp_path / "image"):
+        run = toy(store / "run", tmp_path / "meet", 2000).start()
+        run.await_step(20)
+        with frozen(store):
+            run.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: "stop requested by SIGTERM" in run.text(), "the stop is heard")
+            time.sleep(3)
+        assert run.finish() == 143, run.text()
+        (stopped,) = run.events("stopped")
+        assert list_committed(run.run_dir.checkpoints)[0].step == stopped["step"]

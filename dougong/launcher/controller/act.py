@@ -385,10 +385,10 @@ class Actor:
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
             case CommitCheckpoint(step, generation, parts):
-                plan, parent = self._facts.plan, self._facts.checkpoints.parent
-                assert plan is not None
+                laid, parent = self._facts.plan, self._facts.checkpoints.parent
+                assert laid is not None
                 messages, origin = list(parts.values()), self._origin()
-                self._checkpoints.commit(step, generation, messages, plan, origin, parent)
+                self._checkpoints.commit(step, generation, messages, laid, origin, parent)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None
