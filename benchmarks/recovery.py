@@ -49,7 +49,7 @@ LINES = "recovery.jsonl"
 PEERS = {"torchft": "torchft==0.2.0", "lm_resiliency": "lm-resiliency==0.2.0"}
 SIZES = {"lm_resiliency": 4}  # it pairs processes; the others are three
 PHASES = ("noticed_s", "decided_s", "left_s", "begun_s", "formed_s", "fetched_s", "first_step_s")
-START_S, RECOVER_S, PEER_S = 120, 180, 60
+START_S, RECOVER_S, PEER_S = 120, 180, 120
 
 
 @dataclass(frozen=True)
