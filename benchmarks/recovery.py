@@ -269,13 +269,16 @@ def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
 
 def start_torchrun(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
     words = [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--max-restarts=100",
-             "--monitor-interval=0.1", "--rdzv-endpoint=127.0.0.1:29520", "--rdzv-backend=c10d", PROGRAM, "torchrun", str(place)]  # fmt: skip
+             "--monitor-interval=0.1", "--rdzv-endpoint=127.0.0.1:29520", "--rdzv-backend=c10d",
+             PROGRAM, "torchrun", str(place)]  # fmt: skip
     return [start(words, place)]
 
 
 def start_lm_resiliency(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
-    configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={place}/context.json"
-    words = [python, "-m", "torch.distributed.run", "--nnodes=1:1", "--nproc-per-node=3", "--max-restarts=100",
+    context = place / "context"
+    context.mkdir(mode=0o700)  # it insists
+    configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={context}/context.json"
+    words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=3", "--max-restarts=100",
              "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", "--rdzv-endpoint=127.0.0.1:29530",
              "--rdzv-id=bench", f"--rdzv-conf={configuration}", PROGRAM, "lm_resiliency", str(place)]  # fmt: skip
     return [start(words, place)]

@@ -101,16 +101,29 @@ def torchrun(folder: Path, resilient: bool) -> None:
             save_plain(model, optimizer, folder, step)
 
 
+def launch_lm_resiliency(words: list[str]) -> None:
+    """torchrun with its rendezvous, which it offers by an entry point that torch 2.13 calls in another way."""
+    from lm_resiliency.integrations.torchrun import create_rendezvous_handler
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+    from torch.distributed.run import main as run
+
+    rendezvous_handler_registry.register("lm_resiliency", create_rendezvous_handler)
+    run(words)
+
+
 def protect(model: Any, optimizer: Any, folder: Path) -> int:
     """GEMINI's checkpoints in memory, every step; the step that comes next."""
+    import torch.distributed as dist
     from lm_resiliency import InMemoryCkptConfig, enable_resiliency
 
     checkpoint = InMemoryCkptConfig(
         disk_flush_interval=10, disk_folder=str(folder / "copies"), run_id="bench", pin_memory=False
     )
+    # Its own second group is NCCL's, which CPUs have none of.
     handle = enable_resiliency(
-        model, optimizer, interval=1, enable_detection=False, checkpoint=checkpoint, device=torch.device("cpu")
-    )
+        model, optimizer, interval=1, enable_detection=False, checkpoint=checkpoint, device=torch.device("cpu"),
+        group=dist.group.WORLD, nccl_group=dist.group.WORLD,
+    )  # fmt: skip
     return int(handle.step_count) + 1
 
 
@@ -168,7 +181,9 @@ def ray_loop(config: dict[str, Any]) -> None:
 def main() -> None:
     program, folder, *more = sys.argv[1:]
     torch.set_num_threads(1)
-    if program == "torchft":
+    if program == "launch_lm_resiliency":
+        launch_lm_resiliency([folder, *more])
+    elif program == "torchft":
         torchft(Path(folder), *more)
     elif program == "ray_train":
         ray_train(Path(folder), int(more[0]))

@@ -61,6 +61,7 @@ class Deadlines:
     thread_end_s: float = 0.5  # a thread that waits for a peer, after its connection has ended
     # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
     lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
+    deaths_s: float = 3600.0  # so many controllers may die in such a time, and no more
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse

@@ -46,10 +46,10 @@ def drill(
 ) -> None:
     """Rehearse faults, on a run that allows it or on a small job of its own.
 
-    Each is announced before it comes. On a run: draws faults that it survives, has the controller and its agents do them, and says of
-    each what was named and when it trained again. On its own job: draws schedules, and holds final
-    weights, optimizer and samples against the undisturbed run, bit by bit. Exit status: 0 all as it
-    should be, 1 not.
+    Each is announced before it comes. On a run: draws faults that it survives, has the controller
+    and its agents do them, and says of each what was named and when it trained again. On its own
+    job: draws schedules, and holds final weights, optimizer and samples against the undisturbed
+    run, bit by bit. Exit status: 0 all as it should be, 1 not.
 
     Example: dougong drill --seed 7 --count 3
     """

@@ -20,7 +20,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         help="Join this Ray cluster (HOST:PORT, or `auto`: that of this machine); `local`: start "
-        "Ray here. Default: what RAY_ADDRESS names, else where a run that goes on was, else `local`."
+        "Ray here. Default: what RAY_ADDRESS names, else where a run that goes on was, else "
+        "`local`."
     ),
 ]
 NoRay = Annotated[

@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from dougong.fault.diagnosis import Diagnosis
-from dougong.fault.policy import DETERMINISTIC
-
-
-@dataclass(frozen=True)
-class PastFailure:
-    """A failure that the run has had. `has_stepped`: whether its generation had completed a step
-    before."""
-
-    generation: int
-    diagnosis: Diagnosis
-    has_stepped: bool = False
+from dougong.fault.policy import DETERMINISTIC, PastFailure
 
 
 def cause_of_end(history: Sequence[PastFailure]) -> PastFailure:

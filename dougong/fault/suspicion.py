@@ -18,7 +18,7 @@ from enum import IntEnum
 from dougong.control.progress import WorkerSigns
 from dougong.deadlines import Deadlines
 from dougong.fault.culprit import Culprit
-from dougong.fault.segments import WAIT, SegmentTimes
+from dougong.fault.stillness import WAIT, StillTimes
 
 _STOPPED = ("T", "t")
 _SEEN_S = 0.15
@@ -89,7 +89,7 @@ class Suspicion:
 
 
 def suspicions(
-    views: Sequence[WorkerView], times: SegmentTimes, deadlines: Deadlines
+    views: Sequence[WorkerView], times: StillTimes, deadlines: Deadlines
 ) -> tuple[Suspicion, ...]:
     """All suspicions against workers, the surest first and of equal ones the oldest."""
     return _Look({view.name: view for view in views}, times, deadlines).all()
@@ -108,7 +108,7 @@ class _Look:
     """One look at all workers."""
 
     views: Mapping[str, WorkerView]
-    times: SegmentTimes
+    times: StillTimes
     deadlines: Deadlines
 
     def all(self) -> tuple[Suspicion, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dougong.deadlines import Deadlines
 from dougong.fault.culprit import Culprit
-from dougong.fault.segments import WAIT, SegmentTimes
+from dougong.fault.stillness import WAIT, StillTimes
 from dougong.fault.suspicion import Sign, Suspicion, WorkerView, suspicions, waits_for
 
 _TOLD = 10
@@ -29,7 +29,7 @@ class Noticed:
 class HealthWatch:
     """Outlives generations. `times`: what was learned of the workers."""
 
-    times: SegmentTimes = field(default_factory=SegmentTimes)
+    times: StillTimes = field(default_factory=StillTimes)
     _present: dict[Culprit, Suspicion] = field(default_factory=dict)
     _counts: Counter[Culprit] = field(default_factory=Counter)
     _untold: set[Culprit] = field(default_factory=set)
@@ -51,8 +51,8 @@ class HealthWatch:
         links."""
         for view in views:
             if view.is_seen:
-                segment = WAIT if view.awaited else view.phase
-                self.times.note(view.name, segment, view.signs.still_s)
+                phase = WAIT if view.awaited else view.phase
+                self.times.note(view.name, phase, view.signs.still_s)
         found = (*others, *suspicions(views, self.times, deadlines))
         if any(one.sign <= Sign.SILENT for one in found):
             self.times.spoil()

@@ -121,6 +121,8 @@ def _type_name(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return ", ".join(f"`{_as_written(part)}`" for part in parts)
+    if origin is tuple and parts[-1] is Ellipsis:
+        return f"list of {_type_name(parts[0])}"
     if origin is tuple:
         return f"list of {len(parts)} numbers"
     if origin is typing.Annotated:

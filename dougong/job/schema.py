@@ -15,6 +15,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.drills.drill import DrillList
+from dougong.job.fault.classes import FailureClass
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
@@ -284,7 +285,15 @@ class Fault(Section):
     """What the controller may do by itself."""
 
     max_restarts: Count = physical(
-        3, "recoveries by itself before it gives up; a `dougong resume` begins the count anew"
+        3,
+        "recoveries by itself, within an hour and with no new checkpoint in between, before it "
+        "gives up; a preemption is not counted, and a `dougong resume` begins the count anew",
+    )
+    per_hour: dict[FailureClass, Count] = physical(
+        {}, "by class of failure, such as `{node_lost: 20}`: a number of its own for `max_restarts`"
+    )
+    stop_on: tuple[FailureClass, ...] = physical(
+        (), "classes of failure, such as `[hang]`, that end the run at once"
     )
     non_finite: Literal["stop", "skip"] = logical(
         "stop",

@@ -36,7 +36,6 @@ from dougong.records.lease import see_newest
 MOST_IN_A_ROW = 3
 """So many deaths with no step between them are the end: the next one would die too."""
 MOST_AN_HOUR = 20
-_HOUR_S = 3600.0
 _SIGNALLED = 128
 _SHOW_CURSOR = "\x1b[?25h"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -164,7 +163,7 @@ class Supervisor:
         last = self._deaths[-MOST_IN_A_ROW:]
         if len(last) == MOST_IN_A_ROW and len({size for _, size in last}) == 1:
             return f"{MOST_IN_A_ROW} controllers have died with no step between"
-        in_the_hour = [at for at, _ in self._deaths if now - at < _HOUR_S]
+        in_the_hour = [at for at, _ in self._deaths if now - at < self._deadlines.deaths_s]
         if len(in_the_hour) > MOST_AN_HOUR:
             return f"{len(in_the_hour)} controllers have died within an hour"
         return ""

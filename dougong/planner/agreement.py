@@ -74,8 +74,8 @@ def _check_files(agents: Mapping[str, AgentFacts]) -> None:
     if nodes:
         words = [f"{name} is here and not on {_listed(where)}" for name, where in nodes.items()]
         raise LaunchError(
-            f"{'; '.join(words)}: every node reads the job's files itself; put them there under the "
-            "same path, or name files on storage that all nodes share"
+            f"{'; '.join(words)}: every node reads the job's files itself; put them there under "
+            "the same path, or name files on storage that all nodes share"
         )
 
 

@@ -88,7 +88,8 @@ class HostFaults:
             case "jump_clock":
                 return self._jump(lasts_s)
             case "kill_node":
-                self._host.crash()
+                self._host.power_off()
+                return self._host.plug
             case "kill_raylet":
                 self._kill("raylet/raylet")
             case "kill_head":

@@ -194,11 +194,15 @@ class Host:
     # Bad luck.
 
     def crash(self) -> None:
-        """As if the power had failed and come back: the cable is dead first, so that nobody hears
-        a connection end; then everything that ran here is gone."""
+        """As if the power had failed and come back."""
+        self.power_off()
+        self.plug()
+
+    def power_off(self) -> None:
+        """As if the power had failed: the cable is dead first, so that nobody hears a connection
+        end; then everything that ran here is gone. `plug` is what brings the host back."""
         self.unplug()
         self._kill(set(self.processes()))
-        self.plug()
 
     def unplug(self) -> None:
         """Take the cable of `eth0` out: nothing arrives and nothing leaves."""

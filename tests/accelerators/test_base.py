@@ -1,5 +1,9 @@
 """What every kind of device shares."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 from dougong.accelerators.base import (
@@ -84,3 +88,36 @@ def test_strictness_lasts_for_its_block_and_never_begins_by_itself() -> None:
         assert modes() == (True, True)
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+class Group:
+    """A process group that takes down what is done to it."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self._name, self._done = name, done
+
+    def abort(self) -> None:
+        self._done.append(f"abort {self._name}")
+
+    def _get_backend(self, device: torch.device) -> Group:
+        self._done.append(f"backend for {device}")
+        return self
+
+    def _group_start(self) -> None:
+        self._done.append("start")
+
+    def _group_end(self) -> None:
+        self._done.append("end")
+
+
+def test_groups_of_a_native_library_are_aborted_those_of_nccl_in_one_call() -> None:
+    """On no device: the calls are those of torch 2.13; a real NCCL or HCCL has not been aborted by the project yet."""
+    by_kind: dict[str, list[str]] = {}
+    for kind in (Cpu, Cuda, Npu):
+        done: list[str] = []
+        groups: Any = [Group("a", done), Group("b", done)]
+        kind().abort(groups)
+        kind().abort([])
+        by_kind[kind.name] = done
+    assert by_kind["cpu"] == by_kind["npu"] == ["abort a", "abort b"]
+    assert by_kind["cuda"] == ["backend for cuda", "start", "abort a", "abort b", "end"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
-from dougong.fault.past import PastFailure, cause_of_end, words_of_end
+from dougong.fault.past import cause_of_end, words_of_end
+from dougong.fault.policy import PastFailure
 
 LOST = PastFailure(1, Diagnosis(Culprit("worker", "west/0"), "node_lost", "cut off"), has_stepped=True)
 CRASH = PastFailure(2, Diagnosis(Culprit("worker", "east/0"), "crash", "SIGSEGV"))

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 from dougong.control.progress import WorkerSigns
 from dougong.deadlines import DEADLINES
-from dougong.fault.segments import WAIT, SegmentTimes
+from dougong.fault.stillness import WAIT, StillTimes
 from dougong.fault.suspicion import Sign, WorkerView, suspicions, waits_for
 
 WORKERS = ("east/0", "east/1", "west/0")
 
 
-def learned() -> SegmentTimes:
+def learned() -> StillTimes:
     """Steps of 0.1 s in all phases."""
-    times = SegmentTimes()
+    times = StillTimes()
     for _ in range(5):
         for worker in WORKERS:
-            for segment in ("forward", "exchange", WAIT):
-                times.note(worker, segment, 0.1)
+            for phase in ("forward", "exchange", WAIT):
+                times.note(worker, phase, 0.1)
         times.step_done()
     return times
 

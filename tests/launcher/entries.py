@@ -265,9 +265,8 @@ def _stop_agent(context: WorkerContext) -> None:
 def _kill_zygote(context: WorkerContext) -> None:
     """Kill what has forked this process, another child of its agent; go on with the work."""
     agent = os.getppid()
-    for pid in map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split()):
-        if b"dougong.launcher.agent.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    children = map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split())
+    os.kill(next(pid for pid in children if os.getsid(pid) == pid), signal.SIGKILL)  # no worker leads a session
 
 
 def _spam(context: WorkerContext) -> None:

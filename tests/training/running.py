@@ -66,10 +66,17 @@ def token_file(folder: Path, num_tokens: int = 4096, highest: int = 255) -> Path
     return path
 
 
+def meet_nobody(*question: Any) -> StoreReply:
+    """The store of a worker that is alone."""
+    raise AssertionError("a worker that is alone asks for nobody")
+
+
 class HandControl:
     """A worker's line to the test. `stop_at`: from this step on the worker says that it was asked to stop."""
 
-    def __init__(self, name: str, messages: Any, stop_at: int | None, ask: Callable[..., StoreReply]) -> None:
+    def __init__(
+        self, name: str, messages: Any, stop_at: int | None, ask: Callable[..., StoreReply] = meet_nobody
+    ) -> None:
         self._name, self._messages, self._stop_at = name, messages, stop_at
         self.ask = ask
         self._step = 0

@@ -44,8 +44,9 @@ _IS_TWO = "order its two parts by themselves"
 
 @dataclass(frozen=True)
 class NamedFault:
-    """A row. `kind`, `culprits`: the class that a diagnosis must give, and who may be named; where
-    `must_be_named` is false, to name nothing is right too. `decision`: whether the run goes on.
+    """A row. `kind`, `culprits`: the class that a diagnosis must give (or `or_kind`, where the two
+    cannot be told apart), and who may be named; where `must_be_named` is false, to name nothing is
+    right too. `decision`: whether the run goes on.
 
     `lasts_s`: how long it lasts if nobody says otherwise; None: a moment, or for good. `is_silent`:
     no step looks different, only its numbers. `refusal`: why a job file cannot order it; empty: it
@@ -64,6 +65,7 @@ class NamedFault:
     is_silent: bool = False
     refusal: str = ""
     parts: tuple[str, ...] = ()
+    or_kind: str = ""
 
 
 MOST_APART_S = 5.0
@@ -95,7 +97,15 @@ def _on_cable(
     name: str, does: str, kind: str, culprits: tuple[str, ...], lasts_s: float | None
 ) -> NamedFault:
     return NamedFault(
-        name, does, "link", kind, culprits, needs=LAB, lasts_s=lasts_s, refusal=_NEEDS_LAB
+        name,
+        does,
+        "link",
+        kind,
+        culprits,
+        needs=LAB,
+        lasts_s=lasts_s,
+        refusal=_NEEDS_LAB,
+        or_kind="node_lost",
     )
 
 

@@ -1,5 +1,5 @@
-"""Which Ray a run goes over: by `--address`, by RAY_ADDRESS, where it was before, or one of its own.
-Nobody is asked yet; a wrong address is told here only as far as its words tell it."""
+"""Which Ray a run goes over: by `--address`, by RAY_ADDRESS, where it was before, or one of its
+own. Nobody is asked yet; a wrong address is told here only as far as its words tell it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,12 @@ from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.backends.ray_agents import RayAgents
 from dougong.launcher.backends.ray_choice import LOCAL, OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_folder import make_folder, remove_folder
-from dougong.launcher.backends.ray_head import check_head, find_head, forget_token
+from dougong.launcher.backends.ray_head import (
+    check_head,
+    find_head,
+    forget_token,
+    refuse_missing_token,
+)
 from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
 from dougong.launcher.backends.ray_nodes import cluster_nodes
 from dougong.launcher.backends.reaper import ended_with_us
@@ -65,6 +70,7 @@ class RayBackend:
 
     def _join(self) -> str:
         find_head(self._choice, self._deadlines)
+        refuse_missing_token(self._choice)
         self._prepare(ray_variables(embedded=False))
         run = None if self._run_dir is None else self._run_dir.path
         check_head(self._choice, self._deadlines, run)
@@ -141,14 +147,17 @@ class RayBackend:
         self._turn.acquire(timeout=self._deadlines.agent_end_s)
         with self._stack:
             if self._ray is not None and self._ray.is_initialized():
-                # A cluster that is gone holds nothing of ours, and says so in many ways; how the
-                # run has ended is known already.
-                with contextlib.suppress(Exception):
-                    self._agents.await_ends()
-                if self.head_answers():
-                    with contextlib.suppress(Exception):
-                        self._agents.give_all_back()
-                    self._ray.shutdown()
+                self._let_go_of_ray()
+
+    def _let_go_of_ray(self) -> None:
+        # A cluster that is gone holds nothing of ours, and says so in many ways; how the run has
+        # ended is known already.
+        with contextlib.suppress(Exception):
+            self._agents.await_ends()
+        if self.head_answers():
+            with contextlib.suppress(Exception):
+                self._agents.give_all_back()
+            self._ray.shutdown()
 
 
 def _import_ray() -> Any:

@@ -22,7 +22,6 @@ from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
-from dougong.errors import LaunchError
 from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.settings import AgentSettings
@@ -350,13 +349,9 @@ class Actor:
         return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
-        model, last = self._facts.model, self._config.resume_point.last_generation
+        model = self._facts.model
         assert model is not None
-        if action.number > last:
-            raise LaunchError(
-                f"generation {action.number}: a controller begins none after {last}; go on by "
-                f"`dougong resume {self._run_dir.path}`"
-            )
+        self._config.resume_point.check_generation(action.number)
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
@@ -390,10 +385,10 @@ class Actor:
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
             case CommitCheckpoint(step, generation, parts):
-                used, parent = self._facts.plan, self._facts.checkpoints.parent
-                assert used is not None
+                laid, parent = self._facts.plan, self._facts.checkpoints.parent
+                assert laid is not None
                 messages, origin = list(parts.values()), self._origin()
-                self._checkpoints.commit(step, generation, messages, used, origin, parent)
+                self._checkpoints.commit(step, generation, messages, laid, origin, parent)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None

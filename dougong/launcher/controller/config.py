@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.errors import LaunchError
 from dougong.fault.drill import FiredDrill
 from dougong.job.schema import Job
 from dougong.planner.agreement import Software
@@ -66,6 +67,14 @@ class ResumePoint:
     def last_generation(self) -> int:
         """No later one is this controller's."""
         return ((self.generation - 1) // GENERATIONS + 1) * GENERATIONS
+
+    def check_generation(self, number: int) -> None:
+        """LaunchError for one that may be another controller's."""
+        if number > self.last_generation:
+            raise LaunchError(
+                f"generation {number}: a controller begins none after {self.last_generation}; go "
+                "on by `dougong resume`"
+            )
 
 
 FROM_START = ResumePoint()

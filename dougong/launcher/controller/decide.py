@@ -17,7 +17,7 @@ from dougong.errors import (
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
-from dougong.fault.policy import decide
+from dougong.fault.policy import Budget, Decision, PastFailure, decide
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
@@ -266,8 +266,7 @@ def _begin_recovery(
     number = generation.number
     first, others = first_failure(generation.failures)
     diagnosis = _with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
-    past = [failure.diagnosis for failure in facts.history]
-    decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
+    decision = _decision(facts, generation, diagnosis, policy, now)
     followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
     died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
     diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
@@ -288,6 +287,15 @@ def _begin_recovery(
         Record(diagnosed),
         Record(decided),
     )
+
+
+def _decision(
+    facts: RunFacts, generation: Generation, diagnosis: Diagnosis, policy: RunPolicy, now: float
+) -> Decision:
+    has_stepped = generation.has_stepped
+    failure = PastFailure(generation.number, diagnosis, has_stepped, facts.step, now)
+    budget = Budget(now, facts.checkpoints.committed_at)
+    return decide(failure, policy.job.fault, facts.history, budget)
 
 
 def _with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from dougong.control.messages import Acknowledged, InflictFault, OrderDrill, RequestRefused
 from dougong.fault.drill import FiredDrill, identity, is_own, pending
+from dougong.fault.policy import Budget
 from dougong.job.drills.drill import ALLOWED, Drill, listed
 from dougong.job.drills.vocabulary import FAULTS, known_fault
 from dougong.launcher.controller.actions import Action, CloseChannel, FireDrill, Record, TakeOrder
@@ -27,7 +28,7 @@ def fired_by(event: events.DrillFired) -> tuple[FiredDrill, ...]:
 
 def due_drills(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tuple[Action, ...]:
     """The answers to clients that ask for drills, and what is due of the job file's own."""
-    return (*_answers(facts, state, policy), *_ordered_by_job(facts, state, policy, now))
+    return (*_answers(facts, state, policy, now), *_ordered_by_job(facts, state, policy, now))
 
 
 def _training(facts: RunFacts, state: State) -> Generation | None:
@@ -87,10 +88,12 @@ def _is_due(drill: Drill, facts: RunFacts, now: float) -> bool:
 # A client's
 
 
-def _answers(facts: RunFacts, state: State, policy: RunPolicy) -> Iterator[Action]:
+def _answers(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> Iterator[Action]:
     for order in facts.orders[:1]:
         yield TakeOrder(order)
         refusal = _why_not(order.message, facts, state, policy)
+        if refusal is None:
+            refusal = _why_too_many(order.message, facts, policy, now)
         if refusal is not None:
             yield CloseChannel(order.channel, RequestRefused(refusal))
             return
@@ -119,10 +122,16 @@ def _why_not(order: OrderDrill, facts: RunFacts, state: State, policy: RunPolicy
     if order.worker not in generation.workers:
         known = ", ".join(generation.workers)
         return f"no worker is called {order.worker!r}; there are {known}"
-    most = policy.job.fault.max_restarts
-    if fault.must_be_named and len(facts.history) >= most:
-        return (
-            f"fault.max_restarts is {most} and they are used up: this would end the run; raise it "
-            "with a resume"
-        )
     return None
+
+
+def _why_too_many(order: OrderDrill, facts: RunFacts, policy: RunPolicy, now: float) -> str | None:
+    """Why a drill that is refused for nothing else would end the run."""
+    fault, most = known_fault(order.fault), policy.job.fault.max_restarts
+    spent = Budget(now, facts.checkpoints.committed_at).spent(facts.history)
+    if fault is None or not fault.must_be_named or spent < most:
+        return None
+    return (
+        f"fault.max_restarts is {most} and they are used up: this would end the run; raise it "
+        "with a resume"
+    )

@@ -11,8 +11,8 @@ from dougong.errors import DougongError
 from dougong.fault.culprit import Culprit, CulpritKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.observation import AgentLost, LinkCut
-from dougong.fault.past import PastFailure
 from dougong.fault.paths import PathFacts
+from dougong.fault.policy import PastFailure
 from dougong.fault.router_watch import RouterWatch
 from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
@@ -54,10 +54,10 @@ from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
-from dougong.launcher.controller.recovery_times import OpenRecoveries
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
+from dougong.records.event.recovery_times import OpenRecoveries
 from dougong.records.events import FirstStep, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 
@@ -247,10 +247,11 @@ class RunFacts:
         number, diagnosis = action.generation, action.diagnosis
         ended = self.generation_of(number)
         has_stepped = ended is not None and ended.has_stepped
-        self.history.append(PastFailure(number, diagnosis, has_stepped))
+        self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
         self.recomputation = Recomputation()
         if ended is not None:
-            self.recoveries.begin(ended, diagnosis, now)
+            first_sign_at = ended.first_sign_of(diagnosis, now)
+            self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
             ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:

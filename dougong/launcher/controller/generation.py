@@ -11,7 +11,7 @@ from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.progress import WorkerSigns
 from dougong.control.worker_messages import StateFetched, WorkerRaised
 from dougong.deadlines import Deadlines
-from dougong.fault.diagnosis import settled
+from dougong.fault.diagnosis import Diagnosis, settled
 from dougong.fault.liveness import (
     arrival_words,
     is_last_worker_late,
@@ -32,6 +32,7 @@ from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
 from dougong.fault.suspicion import Suspicion, WorkerView
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
+from dougong.records.event.recovery_times import Restarted
 from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
 
@@ -168,6 +169,24 @@ class Generation:
         """Workers that were asked to leave, and neither have nor were killed."""
         statuses = self.workers.items()
         return tuple(n for n, s in statuses if s.is_leaving and not s.is_gone and not s.killed_at)
+
+    def first_sign_of(self, diagnosis: Diagnosis, now: float) -> float:
+        """When the failure was first seen, whose diagnosis is made now (monotonic seconds)."""
+        first_at = now if self.first_failure_at is None else self.first_failure_at
+        return min(first_at, now - (diagnosis.latency_s or 0.0))
+
+    def drill_of(self, worker: str) -> float | None:
+        """When the worker has told that its drill begins; None where it has not."""
+        status = self.workers.get(worker)
+        return None if status is None else status.drill_at
+
+    @property
+    def restarted(self) -> Restarted:
+        """What its first step tells of a recovery."""
+        kept = [name for name, status in self.workers.items() if status.is_kept]
+        forked = [name for name in self.workers if name not in kept]
+        tiers = {} if self.fetched is None else self.fetched.tiers
+        return Restarted(self.number, self.first_step, kept, forked, tiers)
 
     @property
     def is_formed(self) -> bool:

@@ -90,7 +90,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
-            return _observe_commit(facts, item)
+            return _observe_commit(facts, item, now)
         case CheckpointsPruned():
             return _observe_pruned(facts, item)
         case CommitFailed():
@@ -202,8 +202,8 @@ def _observe_pruned(facts: RunFacts, pruned: CheckpointsPruned) -> tuple[News, .
     return tuple(news)
 
 
-def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
-    event = facts.checkpoints.note_committed(committed, facts.number)
+def _observe_commit(facts: RunFacts, committed: Committed, now: float) -> tuple[News, ...]:
+    event = facts.checkpoints.note_committed(committed, facts.number, now)
     facts.ledgers.forget(committed.step)
     return (Record(event),)
 

@@ -101,7 +101,7 @@ def _observe_first_step(
 ) -> list[Record]:
     generation.has_stepped, generation.first_step = True, step
     first = events.FirstStep(generation=generation.number, step=step)
-    over = facts.recoveries.end(generation, generation.fetched, now)
+    over = facts.recoveries.end(generation.restarted, now)
     return [Record(first), *[Record(event) for event in over]]
 
 

@@ -13,7 +13,7 @@ from dougong.records.directory import RunDir
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunDifference:
     """`tensors`: names of final weights and optimizer state that differ; `missing`: steps that have
     no line; `other`: steps that have trained on other samples, or to another loss. `why`: what
     cannot be compared at all."""
@@ -26,7 +26,7 @@ class Comparison:
     @property
     def is_equal(self) -> bool:
         """Whether nothing differs."""
-        return self == Comparison()
+        return self == RunDifference()
 
     def __str__(self) -> str:
         if self.is_equal:
@@ -51,23 +51,23 @@ Digests = Mapping[Any, str]
 Rows = Mapping[int, tuple[Any, ...]]
 
 
-def compare(struck: RunDir, undisturbed: RunDir, steps: int) -> Comparison:
+def compare(struck: RunDir, undisturbed: RunDir, steps: int) -> RunDifference:
     """Both runs have ended; the second is whole."""
     digests, honest = _final_digests(struck, steps), _final_digests(undisturbed, steps)
     if not digests:
-        return Comparison(why=f"no checkpoint of step {steps}")
+        return RunDifference(why=f"no checkpoint of step {steps}")
     return find_differences(digests, honest, _rows(struck), _rows(undisturbed))
 
 
 def find_differences(
     digests: Digests, honest: Digests, rows: Rows, honest_rows: Rows
-) -> Comparison:
+) -> RunDifference:
     """By tensor, the digests of the final state; by step, what it has trained on. Pure."""
     keys = sorted({*digests, *honest}, key=str)
     tensors = [str(key) for key in keys if digests.get(key) != honest.get(key)]
     missing = [step for step in honest_rows if step not in rows]
     other = [step for step, row in rows.items() if row != honest_rows.get(step)]
-    return Comparison(tuple(tensors), tuple(missing), tuple(sorted(other)))
+    return RunDifference(tuple(tensors), tuple(missing), tuple(sorted(other)))
 
 
 def _final_digests(run_dir: RunDir, steps: int) -> dict[Any, str]:
@@ -79,10 +79,14 @@ def _final_digests(run_dir: RunDir, steps: int) -> dict[Any, str]:
 
 
 def _rows(run_dir: RunDir) -> dict[int, tuple[Any, ...]]:
+    """Of a step that was computed again the last."""
+    return {row["step"]: _told_of(row) for row in run_dir.read_metrics()}
+
+
+def _told_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a step tells of its samples: their number, their loss, and the ledger's digest, into
-    which every gradient has gone. Of a step that was computed again the last."""
-    keys = ("tokens", "loss", "grad_norm", "ledger")
-    return {row["step"]: tuple(row.get(key) for key in keys) for row in run_dir.read_metrics()}
+    which every gradient has gone."""
+    return tuple(row.get(key) for key in ("tokens", "loss", "grad_norm", "ledger"))
 
 
 def _numbers(steps: tuple[int, ...]) -> str:

@@ -15,7 +15,7 @@ from dougong.launcher.client import ask_controller
 from dougong.records.directory import RunDir
 from dougong.records.events import DrillFired, Event, FirstStep, RecoveryDecided, RunEnded
 from dougong.tools.drill.schedule import PlannedFault, draw_fault
-from dougong.tools.drill.score import Struck, Verdict, judge
+from dougong.tools.drill.score import ScoredFault, Struck, judge
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunDrills:
             after_s = round(chance.uniform(1, MOST_APART_S), 1)
             yield PlannedFault(drawn.fault, drawn.worker, after_s=after_s, for_s=drawn.for_s)
 
-    def rehearse(self, planned: PlannedFault) -> Verdict:
+    def rehearse(self, planned: PlannedFault) -> ScoredFault:
         """Have it done, and wait until the run trains again. LaunchError when the controller
         refuses, with what to do instead, or does not answer."""
         self.sleep(planned.after_s or 0.0)

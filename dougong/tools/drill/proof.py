@@ -21,7 +21,7 @@ import psutil
 import yaml
 
 from dougong.control.environment import child_environment
-from dougong.control.processes import process_exists
+from dougong.control.processes import die_with_parent, process_exists
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.self_inflicted import signal_for
@@ -30,7 +30,7 @@ from dougong.records.directory import RunDir
 from dougong.tools.drill.comparison import compare
 from dougong.tools.drill.leftovers import MARK, left_behind, marked_processes, shared_memory
 from dougong.tools.drill.schedule import PlannedFault, draw_schedule, drawable
-from dougong.tools.drill.score import Struck, Verdict, drills_of, judge
+from dougong.tools.drill.score import ScoredFault, Struck, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
 
 LINES = "drills.jsonl"
@@ -45,7 +45,7 @@ class Rehearsal:
 
     key: str
     planned: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ScoredFault, ...]
     bits: str
     is_equal: bool
     is_hung: bool
@@ -60,7 +60,7 @@ class Rehearsal:
         return self.is_equal and named and not self.is_hung and not self.left
 
     def to_json(self) -> dict[str, Any]:
-        """As a line of `drills.jsonl` has it."""
+        """As its line of JSON has it."""
         values = {name: value for name, value in vars(self).items() if name != "verdicts"}
         return {**values, "faults": [verdict.to_json() for verdict in self.verdicts]}
 
@@ -111,12 +111,9 @@ class Proof:
 
     def rehearse(self, count: int) -> Iterator[Rehearsal]:
         """The schedules 1 to `count` of the seed that are not done yet, each as it ends."""
-        undisturbed = self._undisturbed()
-        for number in range(1, count + 1):
-            key = f"{self.seed}/{number}"
-            if key in self.done:
-                continue
-            rehearsal = self._one(key, self.draw(key), undisturbed)
+        keys = [f"{self.seed}/{number}" for number in range(1, count + 1)]
+        for key in [key for key in keys if key not in self.done]:
+            rehearsal = self._one(key, self.draw(key), self._undisturbed())
             self.done[key] = rehearsal.to_json()
             with (self.folder / LINES).open("a") as file:
                 file.write(json.dumps(self.done[key]) + "\n")
@@ -186,6 +183,7 @@ class SmallRun:
         job.write_text(yaml.safe_dump(small_job(planned)))
         words = [sys.executable, "-m", "dougong", "run", str(job)]
         self._output = path.with_suffix(".out")
+        ours = os.getpid()
         with self._output.open("w") as out:
             self._process = subprocess.Popen(
                 [*words, "--no-ray", "--run-dir", str(path)],
@@ -194,6 +192,7 @@ class SmallRun:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                preexec_fn=lambda: die_with_parent(ours),  # a drill that is ended leaves no run
             )
 
     @property
@@ -271,8 +270,9 @@ def _serving(worker: int | None, target: str) -> int | None:
         if agent is None or target == "agent":
             return None if agent is None else agent.pid
         for child in agent.children():
-            if _FORK_SERVER in child.cmdline():
+            # A worker looks like the fork server of which it is a copy, but leads no session.
+            if _FORK_SERVER in child.cmdline() and os.getsid(child.pid) == child.pid:
                 return int(child.pid)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         pass  # it has just ended
     return None

@@ -8,7 +8,14 @@ from typing import Any
 
 from dougong.fault.culprit import Culprit
 from dougong.job.drills.vocabulary import NamedFault, known_fault
-from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered
+from dougong.records.events import (
+    DrillFired,
+    Event,
+    FailureDiagnosed,
+    FirstStep,
+    Recovered,
+    Suspected,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Struck:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScoredFault:
     """One fault's line. Seconds are after the fault; None: it did not happen. `tier`: where most of
     the state came from."""
 
@@ -60,7 +67,7 @@ class Verdict:
         return f"{self.kind_expected} of {' or '.join(self.culprits_expected)}"
 
 
-def judge(struck: Sequence[Struck], events: Sequence[Event]) -> tuple[Verdict, ...]:
+def judge(struck: Sequence[Struck], events: Sequence[Event]) -> tuple[ScoredFault, ...]:
     """One verdict for each fault, in their order. A diagnosis belongs to the newest fault before
     it that it fits, else to the newest one."""
     diagnoses = [event for event in events if isinstance(event, FailureDiagnosed)]
@@ -80,7 +87,8 @@ def drills_of(events: Sequence[Event]) -> tuple[Struck, ...]:
 
 def fits(fault: NamedFault, worker: str, diagnosis: FailureDiagnosed) -> bool:
     """Whether class and culprit are those that the vocabulary expects."""
-    if diagnosis.failure != fault.kind or diagnosis.who.kind not in fault.culprits:
+    is_kind = diagnosis.failure in {fault.kind, fault.or_kind or fault.kind}
+    if not is_kind or diagnosis.who.kind not in fault.culprits:
         return False
     return _is_of(diagnosis.who, worker)
 
@@ -112,7 +120,7 @@ def _is_hidden(number: int, struck: Sequence[Struck], owners: Sequence[int | Non
 
 def _verdict(
     one: Struck, own: Sequence[FailureDiagnosed], events: Sequence[Event], is_hidden: bool
-) -> Verdict:
+) -> ScoredFault:
     fault = known_fault(one.fault)
     assert fault is not None, "faults come from the table"
     first = own[0] if own else None
@@ -121,7 +129,7 @@ def _verdict(
     else:
         is_right = all(fits(fault, one.worker, diagnosis) for diagnosis in own)
     recovered = None if first is None else _recovery(first, events)
-    return Verdict(
+    return ScoredFault(
         fault=fault.name,
         worker=one.worker,
         kind_expected=fault.kind,
@@ -129,15 +137,22 @@ def _verdict(
         kind="" if first is None else first.failure,
         culprit="" if first is None else str(first.who),
         is_right=is_right,
-        suspected_s=_suspected(one, first),
+        suspected_s=_suspected(one, fault, first, events),
         acted_s=None if first is None else _since(one, first),
         recovered_s=_recovered_s(one, first, events),
         tier="" if recovered is None else _tier(recovered),
     )
 
 
-def _suspected(one: Struck, diagnosis: FailureDiagnosed | None) -> float | None:
-    """The first sign, as the diagnosis tells it."""
+def _suspected(
+    one: Struck, fault: NamedFault, diagnosis: FailureDiagnosed | None, events: Sequence[Event]
+) -> float | None:
+    """When somebody was first suspected who may be named; else the first sign, as the diagnosis
+    tells it."""
+    for event in events:
+        may_be = isinstance(event, Suspected) and event.culprit.kind in fault.culprits
+        if may_be and event.monotonic_s >= one.at:
+            return _since(one, event)
     if diagnosis is None:
         return None
     return round(max(0.0, _since(one, diagnosis) - (diagnosis.latency_s or 0.0)), 3)

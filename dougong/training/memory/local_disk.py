@@ -43,7 +43,7 @@ _SUFFIX = ".part"
 
 
 @dataclass(frozen=True)
-class _Found:
+class _PartFile:
     """A file, as its head describes it: where each tensor lies."""
 
     path: Path
@@ -64,7 +64,7 @@ class LocalDisk:
         self._folder = self._run_folder / life
         self._thread = ThreadPoolExecutor(1, "dougong-local-disk")
         self._writing: Future[None] | None = None
-        self._found: list[_Found] = []
+        self._found: list[_PartFile] = []
         self._has_warned = False
 
     def is_busy(self) -> bool:
@@ -147,7 +147,7 @@ def _head_of(part: StatePart) -> bytes:
     return text + b" " * (-(len(text) + 1) % _BLOCK) + b"\n"
 
 
-def _read_head(path: Path) -> _Found | None:
+def _read_head(path: Path) -> _PartFile | None:
     """None for a file that is not whole, or is damaged."""
     try:
         with path.open("rb") as file:
@@ -166,7 +166,7 @@ def _read_head(path: Path) -> _Found | None:
         places[held.key] = (len(line) + spot.offset, held)
         if len(line) + spot.end > num_bytes:
             return None
-    return _Found(path, holding, places)
+    return _PartFile(path, holding, places)
 
 
 def _read(path: Path, offset: int, held: HeldTensor) -> Tensor:

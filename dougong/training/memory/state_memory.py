@@ -238,7 +238,10 @@ class StateMemory:
 
     def holdings(self) -> list[Holding]:
         """What is whole here."""
-        return [part.holding() for slot in self._slots for part in slot.whole]
+        found: list[Holding] = []
+        for slot in self._slots:
+            found += [part.holding() for part in slot.whole]
+        return found
 
     def read(self, moment: Moment, key: StateKey) -> Tensor:
         """A tensor as it was copied."""

@@ -24,7 +24,7 @@ def test_there_are_many_and_each_has_its_own_name() -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_row_is_whole(fault: NamedFault) -> None:
     """It names what a diagnosis must give, and says why a job file cannot order it."""
-    assert fault.does and fault.kind in {"", *KINDS} and set(fault.culprits) <= CULPRITS
+    assert fault.does and {fault.kind, fault.or_kind} <= {"", *KINDS} and set(fault.culprits) <= CULPRITS
     assert bool(fault.kind) == bool(fault.culprits)
     assert fault.kind or not fault.must_be_named
     assert not (fault.needs and not fault.refusal), "what needs root is refused to a job file"

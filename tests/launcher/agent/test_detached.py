@@ -15,7 +15,7 @@ import pytest
 from dougong.control.channel import Channel, Server
 from dougong.control.environment import child_environment
 from dougong.control.handshake import Hello
-from dougong.control.messages import AgentFailed, EndAgent
+from dougong.control.messages import AgentFailed, AgentReady, EndAgent, Message
 from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
@@ -59,11 +59,17 @@ def play(tmp_path: Path) -> Iterator[Play]:
     made.server.close()
 
 
+def until(channel: Channel, kind: type[Message]) -> Message:
+    while not isinstance(message := channel.receive(30), kind):
+        pass
+    return message
+
+
 def fork_servers(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-@pytest.mark.parametrize("way", ["killed", "leaves"])
+@pytest.mark.parametrize("way", ["killed", pytest.param("leaves", marks=pytest.mark.slow)])
 def test_it_outlives_its_starter_and_ends_with_its_controller(play: Play, way: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", STARTER, *(["leaves"] if way == "leaves" else [])],
@@ -104,14 +110,12 @@ def test_one_that_is_taken_away_says_so_and_what_took_it(play: Play) -> None:
     agent = DetachedAgent(play.settings)
     _, channel = play.joined()
     assert Path(f"/proc/{agent.pid}/comm").read_text().startswith("ray::")
+    until(channel, AgentReady)
     os.kill(agent.pid, signal.SIGINT)
     os.kill(agent.pid, signal.SIGTERM)
     end = agent.wait()
     assert not end.by_controller and "SIGTERM: this machine is taken from the run" in end.error
-    messages = []
-    while not messages or not isinstance(messages[-1], AgentFailed):
-        messages.append(channel.receive(10))
-    assert messages[-1] == AgentFailed(end.error)
+    assert until(channel, AgentFailed) == AgentFailed(end.error)
 
 
 def test_one_that_is_stopped_is_killed(play: Play) -> None:
@@ -131,6 +135,7 @@ def test_one_that_does_not_reach_its_controller_says_so(play: Play) -> None:
     assert end.error in play.run_dir.agent_log("east").read_text()
 
 
+@pytest.mark.slow
 def test_where_the_run_directory_is_not_no_folder_is_made(play: Play, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     agent = DetachedAgent(dataclasses.replace(play.settings, run_dir=str(elsewhere)))

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import ray
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_choice import RayChoice, joining
-from dougong.launcher.backends.ray_head import check_head, find_head, refuse_skew
+from dougong.launcher.backends.ray_head import check_head, find_head, refuse_missing_token, refuse_skew
 
 SOON = dataclasses.replace(DEADLINES, address_probe_s=0.5)
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -80,6 +81,19 @@ def test_nobody_there() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(LaunchError, match=rf"nobody answers \(.*refused\).*ray start --head --port={port}"):
         find_head(joining(f"127.0.0.1:{port}"), SOON)
+
+
+def test_a_token_that_is_asked_for_and_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(LaunchError, match="--address 10.0.0.1:6379: RAY_AUTH_MODE=token is set, and there is no token"):
+        refuse_missing_token(joining("10.0.0.1:6379"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    refuse_missing_token(joining("10.0.0.1:6379"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    refuse_missing_token(joining("10.0.0.1:6379"))
 
 
 def test_versions_must_be_ours() -> None:

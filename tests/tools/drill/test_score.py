@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dougong.fault.culprit import Culprit, CulpritKind
-from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered
+from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered, Suspected
 from dougong.tools.drill.score import Struck, drills_of, judge
 
 
@@ -38,6 +38,9 @@ KILL, STOP, PAUSE = Struck("kill", "a/0", 10.0), Struck("stop", "a/0", 10.0), St
         (Struck("kill_agent", "a/0", 10.0), named(10.5, "crash", "worker", "a/0"), False),
         (Struck("kill_agent", "a/0", 10.0), named(10.5, "crash", "agent", "b"), False),
         (Struck("kill_node", "a/0", 10.0), named(10.5, "node_lost", "node", "node1"), True),
+        (Struck("pull_cable", "a/0", 10.0), named(10.5, "node_lost", "node", "node1"), True),
+        (Struck("pull_cable", "a/0", 10.0), named(10.5, "partition", "link", "node1"), True),
+        (Struck("pull_cable", "a/0", 10.0), named(10.5, "hang", "link", "node1"), False),
         (PAUSE, None, True),
         (PAUSE, named(14, "hang", "worker", "a/0"), False),
         (Struck("kill_fork_server", "a/0", 10.0), None, True),
@@ -56,6 +59,12 @@ def test_the_times_are_counted_from_the_fault() -> None:
     assert (verdict.suspected_s, verdict.acted_s, verdict.recovered_s, verdict.tier) == (0.3, 0.5, 1.5, "peer")
     assert str(verdict) == "kill a/0: crash of a/0 after 0.50 s, training again after 1.50 s (peer)"
     assert verdict.to_json()["culprits_expected"] == ("worker",)
+
+
+def test_a_suspicion_comes_before_the_name() -> None:
+    suspected = at(Suspected(generation=1, culprit=Culprit("worker", "a/0"), why="x", since_s=0.5, limit="3 s"), 10.6)
+    (verdict,) = judge([STOP], [suspected, named(13.2, "hang", "worker", "a/0")])
+    assert (verdict.suspected_s, verdict.acted_s) == (0.6, 3.2)
 
 
 def test_who_is_replaced_for_the_first_fault_is_not_missed_for_the_second() -> None:

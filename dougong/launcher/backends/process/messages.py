@@ -28,7 +28,8 @@ from dougong.planner.placement import AgentSpec
 @dataclass(frozen=True)
 class BackendSetup:
     """Which backend the process is to serve. `entry`: `module:function`, which makes one of the
-    choice, the limits, the run's directory and what hears of news; `parent`: whose death ends the process."""
+    choice, the limits, the run's directory and what hears of news; `parent`: whose death ends the
+    process."""
 
     entry: str
     choice: RayChoice

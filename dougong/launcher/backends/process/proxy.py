@@ -45,6 +45,7 @@ from dougong.launcher.backends.process.messages import (
 )
 from dougong.launcher.backends.process.unheld import without_unheld
 from dougong.launcher.backends.ray_choice import RayChoice
+from dougong.launcher.backends.ray_head import find_head
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
@@ -58,8 +59,8 @@ class BackendLostError(LaunchError):
 
 
 class ProcessBackend:
-    """`choice`, `run_dir`: as for `RayBackend`. `tell`: hears, from a thread of our own, that a part
-    of Ray is gone or there again. `entry`: as in `BackendSetup`."""
+    """`choice`, `run_dir`: as for `RayBackend`. `tell`: hears, from a thread of our own, that a
+    part of Ray is gone or there again. `entry`: as in `BackendSetup`."""
 
     phase: Phase = "Ray"
     shared_devices = False
@@ -147,13 +148,19 @@ class ProcessBackend:
 
     def _begin(self) -> str:
         """A process, the first one or in the place of one that has ended; its backend's address."""
+        if self._choice.address is not None:
+            find_head(self._choice, self._deadlines)  # while it is awaited nothing is begun
         run_dir = None if self._run_dir is None else str(self._run_dir.path)
         setup = BackendSetup(self._entry, self._choice, self._deadlines, run_dir, os.getpid())
         with self._turn:
             if self._is_closed:
                 raise LaunchError("the run ended before its backend was open")
             process = self._process = BackendProcess(setup, self._note)
-        answer = process.ask(OpenCall(self._next), "backend_open_s")
+        try:
+            answer = process.ask(OpenCall(self._next), "backend_open_s")
+        except LaunchError:
+            process.kill()  # it is of no use, and the next try begins another
+            raise
         assert isinstance(answer, OpenAnswer)
         self._unheld = dict(self._started)
         if self._lost is not None:
@@ -223,9 +230,16 @@ class BackendProcess:
         self._is_closing = True
         with contextlib.suppress(LaunchError):  # how the run has ended is known already
             self.ask(call, "backend_end_s")
+        self.kill()
+        self._line.close()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._is_closing = True
+        with self._turn:
+            self.lost = self.lost or f"{self.name} was ended"
         self._process.kill()
         self._process.wait(self._deadlines.kill_s)
-        self._line.close()
 
     def _send(self, message: BackendMessage) -> None:
         with contextlib.suppress(OSError):  # the reader hears of the end, and tells who waits

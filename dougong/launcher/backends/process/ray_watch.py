@@ -3,7 +3,9 @@ anything."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
 from collections.abc import Mapping
 
@@ -15,6 +17,7 @@ from dougong.deadlines import Deadlines
 from dougong.launcher.backends.base import RayNews, TellNews
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_cluster import RayBackend
+from dougong.launcher.backends.ray_processes import raylets_of
 from dougong.records.directory import RunDir
 
 _SILENT = 2
@@ -54,12 +57,17 @@ class WatchedRay(RayBackend):
                 os._exit(1)
 
     def _watch_cluster(self) -> None:
-        looks, gone = HeadLooks(str(self._head.address)), set[str]()
+        address = str(self._head.address)
+        looks, gone, here = HeadLooks(address), set[str](), raylets_of(address)
         while not self._is_over.wait(self._limits.ping_every_s):
-            gone = self._tell_of_actors(gone)
+            with contextlib.suppress(Exception):  # Ray raises many; the next look may tell
+                gone = self._tell_of_actors(gone)
             news = looks.take(self.head_answers())
             if news is not None:
                 self._tell(news)
+            if here and not any(map(process_exists, here)):
+                self._tell(RayNews("raylet", True, _about_here(address)))
+                os._exit(1)  # Ray is reached through this machine's node alone
 
     def _tell_of_actors(self, known: set[str]) -> set[str]:
         """Tell of agents whose actor has ended since; all of them."""
@@ -69,6 +77,13 @@ class WatchedRay(RayBackend):
                 text = f"Ray holds nothing for agent {name} any more: {why}"
                 self._tell(RayNews("raylet", True, text, name))
         return set(ended)
+
+
+def _about_here(address: str) -> str:
+    return (
+        f"Ray has ended on this machine ({socket.gethostname()}), from which the run is led (`ray "
+        f"start --address={address}` here begins it again)"
+    )
 
 
 def lost_part(parts: Mapping[str, int]) -> RayNews | None:

@@ -1,5 +1,5 @@
-"""Devices that agents of a run hold, and of which Ray knows nothing: it has lost its head since they
-began, and might give the same ones to others. Pure."""
+"""Devices that agents of a run hold, and of which Ray knows nothing: it has lost its head since
+they began, and might give the same ones to others. Pure."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class CheckpointFacts:
     `unsaved`: its steps of which storage has refused a part. `num_open`: commits under way;
     `refused`: the newest one, where storage has refused it. `error`: how a run ends whose last
     save failed, and `failed`: as it was told; None where it did not. `parent`: name of the
-    checkpoint that the next one follows. `num_sought`: searches under way; `found`: the answer to
-    the last one.
+    checkpoint that the next one follows, and `committed_at`: when this controller committed it
+    (monotonic seconds). `num_sought`: searches under way; `found`: the answer to the last one.
     """
 
     parts: dict[int, Parts] = field(default_factory=dict)
@@ -48,6 +48,7 @@ class CheckpointFacts:
     error: DougongError | None = None
     failed: CheckpointFailed | None = None
     parent: str | None = None
+    committed_at: float | None = None
     num_sought: int = 0
     found: FoundCheckpoint | None = None
     _committing: dict[int, Parts] = field(default_factory=dict)
@@ -103,7 +104,9 @@ class CheckpointFacts:
         than it would."""
         return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
 
-    def note_committed(self, committed: Committed, generation: int) -> CheckpointCommitted:
+    def note_committed(
+        self, committed: Committed, generation: int, now: float
+    ) -> CheckpointCommitted:
         """A checkpoint exists; the event that tells it."""
         event = CheckpointCommitted(
             generation=generation,
@@ -114,6 +117,7 @@ class CheckpointFacts:
             after_failures=self.num_failed,
         )
         self._end_commit(committed.step)
+        self.committed_at = now
         # A later one may have failed while this one was being committed.
         if self.failed is None or committed.step >= self.failed.step:
             self.error = self.failed = None

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, NoRoomError
+from dougong.errors import CheckpointError, LaunchError, NoRoomError
 from dougong.launcher.backends.base import Backend, RayNews, SettingsOf, Tell, TellNews
-from dougong.launcher.backends.ray_choice import RayChoice
+from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
@@ -38,6 +38,8 @@ class Fake:
         self._started: list[str] = []
 
     def open(self) -> str:
+        if (self._folder / "refuses").exists():
+            raise LaunchError("it does not open")
         number = len(list(self._folder.glob("opened-*"))) + 1
         (self._folder / f"opened-{number}").write_text(str(os.getpid()))
         return f"10.0.0.{number}"
@@ -78,5 +80,5 @@ class Fake:
 
 def make(choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None, tell: TellNews) -> Backend:
     """The entry."""
-    assert run_dir is not None and choice.address == "10.0.0.1:6379"
+    assert run_dir is not None and choice == OWN_RAY
     return Fake(run_dir.path, tell)

@@ -42,7 +42,7 @@ def test_a_checkpoint_is_whole_with_every_workers_part() -> None:
 def test_the_last_commit_decides() -> None:
     known = CheckpointFacts(num_open=2)
     known.note_failed(5, LaunchError("full"), 1, 0.0)
-    told = known.note_committed(committed(10), 1)
+    told = known.note_committed(committed(10), 1, 0.0)
     assert (told.step, told.after_failures) == (10, 1)
     assert (known.error, known.failed, known.num_failed, known.num_open) == (None, None, 0, 0)
     assert (known.parent, known.newest_step) == ("step-000010", 10)
@@ -63,7 +63,7 @@ def test_a_part_that_storage_refuses_costs_its_checkpoint_and_is_told_once() -> 
     known.note_part("east/1", durable(20))
     known.begin_commit(20, known.whole(2)[20])
     assert known.parts == {}, "what is left of step 10 will not be whole"
-    known.note_committed(committed(20), 1)
+    known.note_committed(committed(20), 1, 0.0)
     assert known.error is None
     assert known.note_unsaved(SaveFailed(15, "late"), "east/1", 1) is None, "a later one is there"
 
@@ -72,7 +72,7 @@ def test_a_save_that_failed_while_an_earlier_one_was_committed_is_not_forgotten(
     known = CheckpointFacts()
     known.begin_commit(10, {"east/0": durable(10)})
     known.note_unsaved(SaveFailed(20, "disk full"), "east/0", 1)
-    known.note_committed(committed(10), 1)
+    known.note_committed(committed(10), 1, 0.0)
     assert "disk full" in str(known.error)
 
 
@@ -82,7 +82,7 @@ def test_a_part_of_the_last_step_may_come_after_all() -> None:
     for worker in ("east/0", "east/1"):
         known.note_part(worker, durable(20))
     known.begin_commit(20, known.whole(2)[20])
-    known.note_committed(committed(20), 1)
+    known.note_committed(committed(20), 1, 0.0)
     assert known.error is None and not known.is_in_vain
 
 

@@ -3,12 +3,22 @@ Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dougong.fault.diagnosis import Diagnosis
-from dougong.launcher.controller.generation import Generation
-from dougong.records.events import Recovered, StateRestored
+from dougong.records.event.faults import Recovered
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The generation that has done its first step. `kept`: workers whose processes are those of
+    before; `tiers`: bytes of its state by where they came from."""
+
+    number: int
+    first_step: int
+    kept: Sequence[str]
+    forked: Sequence[str]
+    tiers: Mapping[str, int]
 
 
 @dataclass
@@ -28,13 +38,10 @@ class RecoveryTimes:
     formed_at: float | None = None
     fetched_at: float | None = None
 
-    def event(
-        self, generation: Generation, restored: StateRestored | None, now: float
-    ) -> Recovered:
-        """That it is over, `now`: the first step of `generation` is done."""
-        kept = [name for name, status in generation.workers.items() if status.is_kept]
+    def event(self, restarted: Restarted, now: float) -> Recovered:
+        """That it is over, `now`: the first step is done."""
         return Recovered(
-            generation=generation.number,
+            generation=restarted.number,
             failed=self.failed,
             noticed_s=self._since(self.noticed_at),
             decided_s=self._since(self.decided_at),
@@ -43,10 +50,10 @@ class RecoveryTimes:
             formed_s=None if self.formed_at is None else self._since(self.formed_at),
             fetched_s=None if self.fetched_at is None else self._since(self.fetched_at),
             first_step_s=self._since(now),
-            kept=tuple(kept),
-            forked=tuple(name for name in generation.workers if name not in kept),
-            step=generation.first_step - 1,
-            tiers={} if restored is None else restored.tiers,
+            kept=tuple(restarted.kept),
+            forked=tuple(restarted.forked),
+            step=restarted.first_step - 1,
+            tiers=dict(restarted.tiers),
         )
 
     def _since(self, at: float) -> float:
@@ -60,16 +67,14 @@ class OpenRecoveries:
 
     times: list[RecoveryTimes] = field(default_factory=list)
 
-    def begin(self, generation: Generation, diagnosis: Diagnosis, now: float) -> None:
-        """It has been decided what is done about this failure of the generation."""
-        first_at = generation.first_failure_at
-        noticed_at = now if first_at is None else first_at
-        if diagnosis.latency_s is not None:
-            noticed_at = min(noticed_at, now - diagnosis.latency_s)
-        status = generation.workers.get(diagnosis.worker)
-        drill_at = None if status is None else status.drill_at
+    def begin(
+        self, failed: int, first_sign_at: float | None, drill_at: float | None, now: float
+    ) -> None:
+        """It has been decided what is done about a failure of the generation `failed`. `drill_at`:
+        when the fault was, where a drill has told it."""
+        noticed_at = now if first_sign_at is None else first_sign_at
         fault_at = noticed_at if drill_at is None else drill_at
-        self.times.append(RecoveryTimes(generation.number, fault_at, noticed_at, now))
+        self.times.append(RecoveryTimes(failed, fault_at, noticed_at, now))
 
     def note_left(self, now: float) -> None:
         """Nobody is in the broken generation any more."""
@@ -91,9 +96,7 @@ class OpenRecoveries:
         for times in self.times:
             times.fetched_at = now
 
-    def end(
-        self, generation: Generation, restored: StateRestored | None, now: float
-    ) -> Sequence[Recovered]:
+    def end(self, restarted: Restarted, now: float) -> Sequence[Recovered]:
         """The first step is done: one event for each."""
         ended, self.times = self.times, []
-        return [times.event(generation, restored, now) for times in ended]
+        return [times.event(restarted, now) for times in ended]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from dougong.deadlines import DEADLINES
-from dougong.fault.segments import SegmentTimes
+from dougong.fault.stillness import StillTimes
 
 
-def learned(still_s: list[float], segment: str = "forward") -> SegmentTimes:
-    times = SegmentTimes()
+def learned(still_s: list[float], phase: str = "forward") -> StillTimes:
+    times = StillTimes()
     for value in still_s:
-        times.note("east/0", segment, value)
+        times.note("east/0", phase, value)
         times.step_done()
     return times
 
@@ -34,12 +34,12 @@ def test_a_limit_is_three_times_the_ninety_ninth_percentile_and_at_least_hang_s(
 
 
 @pytest.mark.parametrize(
-    ("segment", "key"), [("start", "build_s"), ("validate", "evaluation_s"), ("checkpoint", "commit_checkpoint_s")]
+    ("phase", "key"), [("start", "build_s"), ("validate", "evaluation_s"), ("checkpoint", "commit_checkpoint_s")]
 )
-def test_phases_that_may_be_long_have_limits_of_their_own(segment: str, key: str) -> None:
-    times = learned([0.1] * 10, segment)
-    assert times.limit_s("east/0", segment, DEADLINES) == getattr(DEADLINES, key)
-    assert key in times.limit_words("east/0", segment, DEADLINES)
+def test_phases_that_may_be_long_have_limits_of_their_own(phase: str, key: str) -> None:
+    times = learned([0.1] * 10, phase)
+    assert times.limit_s("east/0", phase, DEADLINES) == getattr(DEADLINES, key)
+    assert key in times.limit_words("east/0", phase, DEADLINES)
 
 
 def test_of_a_step_in_which_something_was_wrong_nothing_is_learned() -> None:

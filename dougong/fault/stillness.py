@@ -1,7 +1,7 @@
-"""How long a worker may stand still: learned for each worker and each segment of a step. Pure.
+"""How long a worker may stand still: learned for each worker and each phase of a step. Pure.
 
-A segment is a phase of the progress vector. What is learned is the longest time that the worker
-stood still in it, once for every step; it is kept from one generation to the next.
+Phases are those of the progress vector. What is learned is the longest time that the worker stood
+still in one, once for every step; it is kept from one generation to the next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from dougong.deadlines import Deadlines
 
 WAIT = "wait"
-"""The segment of a worker that waits for peers, whatever its phase is."""
+"""To wait for peers counts as a phase of its own, wherever in the step that is."""
 
 _KEPT = 256
 """So many steps count."""
@@ -31,8 +31,8 @@ each."""
 
 
 @dataclass
-class SegmentTimes:
-    """What has been learned, by (worker, segment): seconds. `warm_steps`: of this generation."""
+class StillTimes:
+    """What has been learned, by (worker, phase): seconds. `warm_steps`: of this generation."""
 
     warm_steps: int = 0
     _known: dict[tuple[str, str], deque[float]] = field(default_factory=dict)
@@ -45,9 +45,9 @@ class SegmentTimes:
         self.warm_steps, self._is_spoiled = 0, False
         self._longest.clear()
 
-    def note(self, worker: str, segment: str, still_s: float) -> None:
+    def note(self, worker: str, phase: str, still_s: float) -> None:
         """The worker has stood still for so long by now."""
-        key = worker, segment
+        key = worker, phase
         self._longest[key] = max(still_s, self._longest.get(key, 0.0))
 
     def spoil(self) -> None:
@@ -65,25 +65,25 @@ class SegmentTimes:
         self._longest.clear()
         self._is_spoiled = False
 
-    def usual_s(self, worker: str, segment: str) -> float | None:
+    def usual_s(self, worker: str, phase: str) -> float | None:
         """The 99th percentile of what is known; None while that is too little."""
-        known = self._known.get((worker, segment), ())
-        return self._p99[worker, segment] if len(known) >= _LEAST else None
+        known = self._known.get((worker, phase), ())
+        return self._p99[worker, phase] if len(known) >= _LEAST else None
 
-    def limit_s(self, worker: str, segment: str, deadlines: Deadlines) -> float:
+    def limit_s(self, worker: str, phase: str, deadlines: Deadlines) -> float:
         """How long the worker may stand still there before it is given up."""
-        if segment in _ANNOUNCED:
-            return float(getattr(deadlines, _ANNOUNCED[segment]))
-        usual_s = self.usual_s(worker, segment)
+        if phase in _ANNOUNCED:
+            return float(getattr(deadlines, _ANNOUNCED[phase]))
+        usual_s = self.usual_s(worker, phase)
         if usual_s is None or self.warm_steps < _LEAST:
             return deadlines.warm_up_s
         return max(deadlines.hang_s, _TIMES * usual_s)
 
-    def limit_words(self, worker: str, segment: str, deadlines: Deadlines) -> str:
+    def limit_words(self, worker: str, phase: str, deadlines: Deadlines) -> str:
         """That limit for a person, with its key."""
-        if segment in _ANNOUNCED:
-            return deadlines.words(_ANNOUNCED[segment])
-        limit_s = self.limit_s(worker, segment, deadlines)
+        if phase in _ANNOUNCED:
+            return deadlines.words(_ANNOUNCED[phase])
+        limit_s = self.limit_s(worker, phase, deadlines)
         for name in ("hang_s", "warm_up_s"):
             if limit_s == getattr(deadlines, name):
                 return deadlines.words(name)
