@@ -67,8 +67,7 @@ def test_what_others_left_in_theirs_is_thrown_away_or_kept_aside(tmp_path: Path)
 def test_a_worker_of_a_former_controller_begins_no_checkpoint(tmp_path: Path) -> None:
     open_gate(tmp_path, 1)
     open_gate(tmp_path, 2)
-    with pytest.raises(CheckpointError, match="No such file or directory"):
-        write_part(tmp_path, 10, 1)
+    assert write_part(tmp_path, 10, 1) == []
     assert names_in(tmp_path / "pending") == ["2"]
 
 
