@@ -260,6 +260,28 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "warning",
         "old checkpoints are not deleted: step-000010: a link to /big/10",
     ),
+    (
+        {"kind": "ray", "part": "head", "is_lost": True, "text": "Ray's head is gone"},
+        "warning",
+        "Ray's head is gone",
+    ),
+    (
+        {
+            "kind": "suspect",
+            "culprit": {"kind": "worker", "name": "east/1", "node": "node1"},
+            "why": "it is stopped",
+            "since_s": 0.8,
+            "limit": "3 s",
+            "evidence": ["process state T"],
+        },
+        "warning",
+        "suspect: east/1 on node1: it is stopped for 0.80 s (process state T); acted on after 3 s",
+    ),
+    (
+        {"kind": "suspect_cleared", "culprit": {"kind": "worker", "name": "east/1", "node": "node1"}, "seconds": 1.5},
+        "info",
+        "east/1 on node1 goes on after 1.5 s",
+    ),
     ({"kind": "failed", "step": 0, "cause": "no GPU"}, "error", "failed at step 0: no GPU"),
 ]
 
