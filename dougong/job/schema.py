@@ -15,7 +15,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.drills.drill import DrillList
-from dougong.job.fault.classes import FailureClass
+from dougong.job.fault.classes import ByClass, SomeClasses
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
@@ -289,12 +289,8 @@ class Fault(Section):
         "recoveries by itself, within an hour and with no new checkpoint in between, before it "
         "gives up; a preemption is not counted, and a `dougong resume` begins the count anew",
     )
-    per_hour: dict[FailureClass, Count] = physical(
-        {}, "by class of failure, such as `{node_lost: 20}`: a number of its own for `max_restarts`"
-    )
-    stop_on: tuple[FailureClass, ...] = physical(
-        (), "classes of failure, such as `[hang]`, that end the run at once"
-    )
+    per_hour: ByClass = physical({}, "`max_restarts` of one class alone, such as `node_lost: 20`")
+    stop_on: SomeClasses = physical((), "classes of failure, `[hang]`, that end the run at once")
     non_finite: Literal["stop", "skip"] = logical(
         "stop",
         "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "

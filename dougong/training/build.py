@@ -46,10 +46,10 @@ from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
-from dougong.training.reports import ReportForm, loss_keys
+from dougong.training.results.reports import ReportForm, loss_keys
+from dougong.training.results.stored_ledger import StoredLedger, Tell, tell_nobody
 from dougong.training.state import SnapshotHook, StartState
 from dougong.training.step import StepParts, Stepper, WorkerShare
-from dougong.training.stored_ledger import StoredLedger, Tell, tell_nobody
 
 
 @dataclass(frozen=True)

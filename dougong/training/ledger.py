@@ -23,8 +23,8 @@ from dougong.ops.mixing import STEP, mix
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.checksum import checksums
 from dougong.training.hooks import StepHook
-from dougong.training.reports import StepResult
-from dougong.training.stored_ledger import StoredLedger
+from dougong.training.results.reports import StepResult
+from dougong.training.results.stored_ledger import StoredLedger
 
 DIGEST_BYTES = 16
 BEGINNING = "00" * DIGEST_BYTES

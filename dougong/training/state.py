@@ -31,7 +31,7 @@ from dougong.training.replica import (
     trainable_dense,
     with_idle_rows,
 )
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from dougong.training.optimizers.base import Optimizer
 from dougong.training.optimizers.lr_schedule import rate_of
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
-from dougong.training.reports import (
+from dougong.training.results.reports import (
     LossKey,
     ReportForm,
     StepReport,

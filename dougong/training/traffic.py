@@ -29,7 +29,7 @@ from dougong.parallel.traffic import (
 from dougong.planner.snapshot_bytes import keeps_snapshots, part_sizes
 from dougong.training.ledger import TOTALS_BYTES
 from dougong.training.memory.replicas import replica_bytes
-from dougong.training.reports import ENTRY_BYTES, report_bytes
+from dougong.training.results.reports import ENTRY_BYTES, report_bytes
 
 COUNT_BYTES = 8
 """The number of slots that went to one expert, int64."""

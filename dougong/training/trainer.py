@@ -45,10 +45,10 @@ from dougong.training.build import (
 from dougong.training.forwards import Forwards
 from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
-from dougong.training.metrics import step_row
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
-from dougong.training.reports import LossKey, StepResult, evaluation_mean
+from dougong.training.results.metrics import step_row
+from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dougong.job.section import Count
+
 FailureClass = Literal[
     "crash",
     "out_of_memory",
@@ -18,3 +20,6 @@ FailureClass = Literal[
     "preemption",
 ]
 """Those that the run may get over; what is wrong with the job itself always ends it."""
+
+ByClass = dict[FailureClass, Count]
+SomeClasses = tuple[FailureClass, ...]

@@ -14,8 +14,8 @@ from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.processes import memory_bytes
 from dougong.control.run_sources import RunSources
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.code import code_of, model_types_of
-from dougong.launcher.agent.limits import find_limits
+from dougong.launcher.agent.here.code import code_of, model_types_of
+from dougong.launcher.agent.here.limits import find_limits
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.agreement import Software
 from dougong.records.machine import PACKAGES, package_versions

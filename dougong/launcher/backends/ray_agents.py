@@ -58,7 +58,7 @@ class AgentActor:
 
 
 @dataclass(frozen=True)
-class _Life:
+class _ActorLife:
     """An agent from one start to its end. `serving`: Ray's reference to what it returns; `group`:
     the placement group that holds its devices, None where it has none."""
 
@@ -74,8 +74,8 @@ class RayAgents:
     def __init__(self, deadlines: Deadlines, run_dir: RunDir | None = None) -> None:
         self._deadlines = deadlines
         self._run_dir = run_dir
-        self._lives: dict[str, _Life] = {}
-        self._ended_lives: list[_Life] = []  # what these hold is yet to be given back
+        self._lives: dict[str, _ActorLife] = {}
+        self._ended_lives: list[_ActorLife] = []  # what these hold is yet to be given back
         self._ends: dict[str, str] = {}
         self._is_closing = threading.Event()
 
@@ -142,7 +142,7 @@ class RayAgents:
                     self._ends[name] = self._why(name, serving)
         return dict(self._ends)
 
-    def _kill(self, lives: Sequence[_Life]) -> None:
+    def _kill(self, lives: Sequence[_ActorLife]) -> None:
         """Have agents killed that may be stopped, where Ray reaches them. One that is cut off ends
         by itself: it hears nothing from its controller."""
         import ray
@@ -276,14 +276,14 @@ def _remove(groups: Iterable[Any]) -> None:
             ray.util.remove_placement_group(group)
 
 
-def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -> _Life:
+def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -> _ActorLife:
     import ray
 
     actor_class: Any = ray.remote(AgentActor)
     # Two calls at a time: an agent is ended while it serves.
     options = {"max_restarts": 0, "max_concurrency": 2, **_placed(spec, group, share)}
     actor = actor_class.options(**options).remote()
-    return _Life(actor, actor.serve.remote(settings.to_json()), group)
+    return _ActorLife(actor, actor.serve.remote(settings.to_json()), group)
 
 
 def _placed(spec: AgentSpec, group: Any, share: float) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
-from dougong.launcher.agent.code import model_types_of
 from dougong.launcher.agent.facts import files_of
+from dougong.launcher.agent.here.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (

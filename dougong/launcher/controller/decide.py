@@ -29,7 +29,7 @@ from dougong.launcher.controller.actions import (
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.departure import Departure, who_leaves
+from dougong.launcher.controller.departure import Parting, who_leaves
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
@@ -333,10 +333,10 @@ def _await_workers_end(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     assert facts.generation is not None
-    departure = Departure(facts, facts.generation, state.since, policy.deadlines, now)
-    if not departure.is_over:
-        return departure.kill_late()
-    done: tuple[Action, ...] = (*departure.left_behind(), ForgetParts())
+    parting = Parting(facts, facts.generation, state.since, policy.deadlines, now)
+    if not parting.is_over:
+        return parting.kill_late()
+    done: tuple[Action, ...] = (*parting.left_behind(), ForgetParts())
     ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()

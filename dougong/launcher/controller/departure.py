@@ -26,7 +26,7 @@ def who_leaves(generation: Generation, decision: Decision, ends: bool) -> tuple[
 
 
 @dataclass(frozen=True)
-class Departure:
+class Parting:
     """One look, `now`, at a generation that was broken at `since` (monotonic seconds)."""
 
     facts: RunFacts

@@ -3,7 +3,7 @@
 controller -> process   BackendSetup once; OpenCall, NodesCall, StartCall, EndCall, EndedCall;
                         CloseCall, at any time
 process -> controller   for each call one answer with its number, or an ErrorAnswer; Awaiting in
-                        between; Noticed at any time
+                        between; RayNoticed at any time
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Awaiting:
 
 
 @dataclass(frozen=True)
-class Noticed:
+class RayNoticed:
     """What nobody has asked for."""
 
     news: RayNews
@@ -156,7 +156,7 @@ class Noticed:
 
 Call = OpenCall | NodesCall | StartCall | EndCall | EndedCall | CloseCall
 Answer = OpenAnswer | NodesAnswer | EndedAnswer | DoneAnswer | ErrorAnswer
-BackendMessage = BackendSetup | Call | Answer | Awaiting | Noticed
+BackendMessage = BackendSetup | Call | Answer | Awaiting | RayNoticed
 
 _FORM: TypeAdapter[BackendMessage] = TypeAdapter(
     Annotated[BackendMessage, Field(discriminator="kind")]

@@ -38,9 +38,9 @@ from dougong.launcher.backends.process.messages import (
     ErrorAnswer,
     NodesAnswer,
     NodesCall,
-    Noticed,
     OpenAnswer,
     OpenCall,
+    RayNoticed,
     StartCall,
 )
 from dougong.launcher.backends.process.unheld import without_unheld
@@ -256,7 +256,7 @@ class BackendProcess:
         match message:
             case Awaiting(text):
                 self._tell(text)
-            case Noticed(news):
+            case RayNoticed(news):
                 self._tell_news(news)
             case OpenAnswer() | NodesAnswer() | EndedAnswer() | DoneAnswer() | ErrorAnswer():
                 waiting = self._waiting.pop(message.number, None)

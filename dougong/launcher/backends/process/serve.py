@@ -34,9 +34,9 @@ from dougong.launcher.backends.process.messages import (
     ErrorAnswer,
     NodesAnswer,
     NodesCall,
-    Noticed,
     OpenAnswer,
     OpenCall,
+    RayNoticed,
     StartCall,
 )
 from dougong.records.directory import RunDir
@@ -118,7 +118,7 @@ def _made(setup: BackendSetup, line: BackendLine) -> Backend:
     run_dir = None if setup.run_dir is None else RunDir(setup.run_dir)
 
     def tell(news: RayNews) -> None:
-        line.send(Noticed(news))
+        line.send(RayNoticed(news))
 
     make = getattr(importlib.import_module(module), name)
     return cast(Backend, make(setup.choice, setup.deadlines, run_dir, tell))

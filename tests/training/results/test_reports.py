@@ -9,7 +9,7 @@ import pytest
 import torch
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.training.reports import (
+from dougong.training.results.reports import (
     LossKey,
     ReportForm,
     StepReport,

@@ -6,7 +6,7 @@ from typing import Any
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Worker
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 
 
 def step_row(job: Job, plan: Plan, result: StepResult, step_s: float) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from dougong.parallel.plan import Plan
-from dougong.training.metrics import step_row
-from dougong.training.reports import StepResult
+from dougong.training.results.metrics import step_row
+from dougong.training.results.reports import StepResult
 from tests.jobs import make_job, plan_for
 
 BATCH = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from dougong.control.processes import free_memory_bytes, memory_bytes
-from dougong.launcher.agent.limits import find_limits
+from dougong.launcher.agent.here.limits import find_limits
 
 
 def test_the_limits_are_those_of_this_process() -> None:
@@ -22,7 +22,7 @@ def test_the_limits_are_those_of_this_process() -> None:
 def test_a_lowered_limit_is_found_and_none_is_none() -> None:
     text = (
         "import resource\n"
-        "from dougong.launcher.agent.limits import find_limits\n"
+        "from dougong.launcher.agent.here.limits import find_limits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (123, 123))\n"
         "print(find_limits().open_files)"
     )

@@ -13,10 +13,10 @@ from dougong.control.handshake import AgentFacts, Hello, PackageCode
 from dougong.control.messages import encode
 from dougong.control.run_sources import RunSources
 from dougong.job.schema import Model
-from dougong.launcher.agent.code import code_of, model_types_of
+from dougong.launcher.agent.here.code import code_of, model_types_of
 
-ROOT = Path(__file__).resolve().parents[3]
-PRINT = "from dougong.launcher.agent.code import code_of\nprint(code_of((), ())['dougong'].digests)"
+ROOT = Path(__file__).resolve().parents[4]
+PRINT = "from dougong.launcher.agent.here.code import code_of\nprint(code_of((), ())['dougong'].digests)"
 
 
 def digests_in(folder: Path) -> dict[str, str]:
@@ -122,7 +122,7 @@ def test_a_package_of_many_folders_is_one_digest_and_an_accelerator_that_does_no
 
 
 def test_neither_torch_nor_transformers_is_loaded() -> None:
-    text = "import sys\nfrom dougong.launcher.agent.code import code_of\ncode_of(('qwen3_moe',), ('cpu',))\n"
+    text = "import sys\nfrom dougong.launcher.agent.here.code import code_of\ncode_of(('qwen3_moe',), ('cpu',))\n"
     text += "print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
