@@ -28,6 +28,9 @@ _ANNOUNCED = {
 }
 """Phases that may be long, and differ from one time to the next: the field of `Deadlines` for
 each."""
+_OF_EVERY_STEP = ("forward", "backward", "exchange", "update", WAIT)
+"""Where nothing has been seen in so many steps, nobody has stood still: steps may be shorter than
+the time between two looks."""
 
 
 @dataclass
@@ -67,6 +70,8 @@ class StillTimes:
 
     def usual_s(self, worker: str, phase: str) -> float | None:
         """The 99th percentile of what is known; None while that is too little."""
+        if phase in _OF_EVERY_STEP and self.warm_steps >= _LEAST:
+            return self._p99.get((worker, phase), 0.0)
         known = self._known.get((worker, phase), ())
         return self._p99[worker, phase] if len(known) >= _LEAST else None
 

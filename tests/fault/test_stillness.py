@@ -63,5 +63,5 @@ def test_what_is_learned_outlives_its_generation_which_warms_up_anew() -> None:
 def test_a_limit_says_where_it_comes_from() -> None:
     times = learned([2.0] * 5)
     assert times.limit_words("east/0", "forward", DEADLINES) == "6.0 s (three times what is usual for it there)"
-    assert times.limit_words("east/0", "update", DEADLINES) == "300 s (fault.deadlines.warm_up_s)"
+    assert times.limit_words("east/0", "idle", DEADLINES) == "300 s (fault.deadlines.warm_up_s)"
     assert learned([0.1] * 5).limit_words("east/0", "forward", DEADLINES) == "3 s (fault.deadlines.hang_s)"

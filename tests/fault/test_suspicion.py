@@ -97,7 +97,8 @@ def test_who_is_suspected(row: str) -> None:
         (view("east/0", 3.1, state="R"), True),
         (view("east/0", 90.0, state="R", phase="validate"), False),
         (view("east/0", 90.0, state="D", state_s=90.0, phase="checkpoint"), False),
-        (view("east/0", 90.0, state="R", phase="update"), False),  # never seen before
+        (view("east/0", 90.0, state="R", phase="idle"), False),  # never seen before
+        (view("east/0", 3.1, state="R", phase="update"), True),  # of every step, and too short to be seen
         (view("east/0", 8.9, "west/0"), False),
         (view("east/0", 9.1, "west/0"), True),
     ],
