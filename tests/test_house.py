@@ -53,7 +53,8 @@ ORDER = (
     "data",
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",
-    "launcher.agent.here", "launcher.agent", "launcher.backends", "launcher.backends.process",  # its calls are made by a process of its own
+    "launcher.agent.here", "launcher.agent",
+    "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools", "tools.drill",  # proofs, differences, calibration
     "cli",

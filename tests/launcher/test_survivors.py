@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -80,10 +81,8 @@ def test_kills_in_pairs_within_a_recovery(tmp_path: Path) -> None:
         first, second = chance.sample(sorted(pids(run).items()), 2)
         os.kill(first[1], signal.SIGKILL)
         time.sleep(chance.uniform(0.05, 1.2))
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(second[1], signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         wait_for(lambda: pids(run).items().isdisjoint({first, second}), f"both are replaced: {run.text()}")  # noqa: B023
     assert run.run_dir.read_status().state == "RUNNING"  # type: ignore[union-attr]
     ended(run)

@@ -67,8 +67,8 @@ class Exchange:
     """One worker's end of all messages between attention and experts.
 
     In every step: `begin_step`, then `expect` for each kind, then `send` and `receive`, and
-    `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in its
-    place: drills set it.
+    `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in
+    its place: drills set it.
     """
 
     def __init__(
