@@ -25,8 +25,9 @@ _TRIED_S = 0.9
 
 @dataclass(frozen=True)
 class AgentView:
-    """What is known of one living agent. `machine`: its name; `silent_s`: for so long the controller
-    has not heard it; `answers`: whether its machine takes connections, None: not known yet."""
+    """What is known of one living agent. `machine`: its name; `silent_s`: for so long it has not
+    been heard by the controller; `answers`: whether its machine takes connections, None: not known
+    yet."""
 
     name: str
     machine: str
