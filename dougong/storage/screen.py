@@ -8,9 +8,9 @@ from functools import partial
 from typing import TextIO
 
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 
-_TEXT = Kind("lines on the screen", most_bytes=4 << 20)
+_TEXT = PieceKind("lines on the screen", most_bytes=4 << 20)
 
 
 class Screen(io.TextIOBase):

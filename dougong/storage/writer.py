@@ -18,7 +18,7 @@ from dougong.storage.trouble import NO_ANSWER, Counts, Trouble
 
 
 @dataclass(frozen=True)
-class Kind:
+class PieceKind:
     """Pieces of one kind, which are written in their order. `most_bytes`: so much of them is kept
     in memory, then more are dropped and counted; None: all are kept. `newest_only`: a piece takes
     the place of the one before it, where that is not written yet."""
@@ -29,7 +29,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _WaitingPiece:
     number: int
     write: Callable[[], object]
     num_bytes: int
@@ -37,12 +37,12 @@ class _Piece:
 
 
 @dataclass
-class _Line:
+class _WaitingLine:
     """The pieces of one kind that wait. `refused_since`: monotonic seconds, None while storage
     takes them."""
 
-    kind: Kind
-    pieces: deque[_Piece] = field(default_factory=deque)
+    kind: PieceKind
+    pieces: deque[_WaitingPiece] = field(default_factory=deque)
     num_bytes: int = 0
     num_dropped: int = 0
     refused_since: float | None = None
@@ -63,20 +63,20 @@ class StorageWriter:
         """`what`: what it writes, in words."""
         self.what = what
         self._deadlines = deadlines
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _WaitingLine] = {}
         self._changed = threading.Condition()
         self._num_pieces = 0
-        self._at: tuple[_Line, float] | None = None  # what is being written, and since when
+        self._at: tuple[_WaitingLine, float] | None = None  # what is being written, and since when
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def put(
-        self, kind: Kind, write: Callable[[], object], num_bytes: int = 0, count: int = 1
+        self, kind: PieceKind, write: Callable[[], object], num_bytes: int = 0, count: int = 1
     ) -> bool:
         """Write this piece after those before it; False: there was no room to keep it. `count`:
         how many it is told as, such as the lines in it."""
         with self._changed:
-            line = self._lines.setdefault(kind.name, _Line(kind))
+            line = self._lines.setdefault(kind.name, _WaitingLine(kind))
             if kind.newest_only:
                 line.pieces.clear()
                 line.num_bytes = 0
@@ -84,7 +84,7 @@ class StorageWriter:
                 line.num_dropped += count
                 return False
             self._num_pieces += 1
-            line.pieces.append(_Piece(self._num_pieces, write, num_bytes, count))
+            line.pieces.append(_WaitingPiece(self._num_pieces, write, num_bytes, count))
             line.num_bytes += num_bytes
             if self._thread is None:  # many writers are never used
                 self._thread = threading.Thread(
@@ -99,13 +99,16 @@ class StorageWriter:
         `storage_told_s` over one."""
         now = time.monotonic()
         with self._changed:
-            reasons = [(line.refused_since, line.reason) for line in self._refused()]
+            reasons: dict[str, float] = {}
+            for line in self._lines.values():
+                if line.refused_since is not None:
+                    reasons.setdefault(line.reason, line.refused_since)
             if self._at is not None and now - self._at[1] > self._deadlines.storage_told_s:
-                reasons.append((self._at[1], NO_ANSWER))
+                reasons[NO_ANSWER] = self._at[1]
             if not reasons:
                 return None
-            since = min(begun for begun, _ in reasons if begun is not None)
-            return Trouble(self.what, reasons[0][1], since, self._kept(), self._dropped())
+            since, reason = min(reasons.values()), next(iter(reasons))
+            return Trouble(self.what, reason, since, self._kept(), self._dropped())
 
     def take_dropped(self) -> Counts:
         """What was dropped since the last call."""
@@ -139,19 +142,20 @@ class StorageWriter:
             limit = "storage is too slow"
             return Trouble(self.what, limit, time.monotonic(), self._kept(), self._dropped())
 
-    def _has_room(self, line: _Line, num_bytes: int) -> bool:
+    def _has_room(self, line: _WaitingLine, num_bytes: int) -> bool:
         most = line.kind.most_bytes
         return most is None or not num_bytes or line.num_bytes + num_bytes <= most
 
     def _is_busy(self) -> bool:
         return self._at is not None or any(line.pieces for line in self._lines.values())
 
-    def _refused(self) -> list[_Line]:
-        return [line for line in self._lines.values() if line.refused_since is not None]
-
     def _kept(self) -> Counts:
-        counts = {name: sum(p.count for p in line.pieces) for name, line in self._lines.items()}
-        return tuple((name, count) for name, count in counts.items() if count)
+        counts = []
+        for name, line in self._lines.items():
+            count = sum(piece.count for piece in line.pieces)
+            if count:
+                counts.append((name, count))
+        return tuple(counts)
 
     def _dropped(self) -> Counts:
         lines = self._lines.values()
@@ -170,7 +174,7 @@ class StorageWriter:
                 self._note(line, piece, reason)
                 self._changed.notify_all()
 
-    def _note(self, line: _Line, piece: _Piece, reason: str) -> None:
+    def _note(self, line: _WaitingLine, piece: _WaitingPiece, reason: str) -> None:
         if reason:
             now = time.monotonic()
             line.refused_since = now if line.refused_since is None else line.refused_since
@@ -182,7 +186,7 @@ class StorageWriter:
             line.pieces.popleft()
             line.num_bytes -= piece.num_bytes
 
-    def _await_line(self) -> _Line | None:
+    def _await_line(self) -> _WaitingLine | None:
         """The line whose turn it is; None when all is over."""
         with self._changed:
             while True:
@@ -197,11 +201,11 @@ class StorageWriter:
                 self._changed.wait(rest_s)
 
 
-def _is_due(line: _Line, now: float) -> bool:
+def _is_due(line: _WaitingLine, now: float) -> bool:
     return line.refused_since is None or now >= line.again_at
 
 
-def _refusal(piece: _Piece) -> str:
+def _refusal(piece: _WaitingPiece) -> str:
     """Why it is not written; empty when it is."""
     try:
         piece.write()

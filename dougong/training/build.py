@@ -39,6 +39,7 @@ from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
 from dougong.planner.programs import programs_of
 from dougong.planner.recipe import product_rows
+from dougong.storage.stored_ledger import StoredLedger, Tell, tell_nobody
 from dougong.training.hooks import StepHook, StepHooks
 from dougong.training.ledger import Ledger, LedgerHook
 from dougong.training.load_balance import LoadBalance
@@ -47,7 +48,6 @@ from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
 from dougong.training.results.reports import ReportForm, loss_keys
-from dougong.training.results.stored_ledger import StoredLedger, Tell, tell_nobody
 from dougong.training.state import SnapshotHook, StartState
 from dougong.training.step import StepParts, Stepper, WorkerShare
 

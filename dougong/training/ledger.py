@@ -22,9 +22,9 @@ from dougong.checkpoint.ledger_file import KINDS
 from dougong.ops.mixing import STEP, mix
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.checksum import checksums
+from dougong.storage.stored_ledger import StoredLedger
 from dougong.training.hooks import StepHook
 from dougong.training.results.reports import StepResult
-from dougong.training.results.stored_ledger import StoredLedger
 
 DIGEST_BYTES = 16
 BEGINNING = "00" * DIGEST_BYTES

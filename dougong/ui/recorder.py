@@ -20,15 +20,15 @@ from dougong.records.metrics import MetricsRow
 from dougong.records.status import ControllerProcess, RunStatus
 from dougong.storage.trouble import Trouble
 from dougong.storage.watch import TroubleWatch
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 from dougong.ui.storage_words import OpenTroubles
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
 
-_EVENTS = Kind("events")
-_METRICS = Kind("rows of metrics", most_bytes=64 << 20)
-_POINTS = Kind("rows for TensorBoard", most_bytes=16 << 20)
-_STATUS = Kind("status", newest_only=True)
+_EVENTS = PieceKind("events")
+_METRICS = PieceKind("rows of metrics", most_bytes=64 << 20)
+_POINTS = PieceKind("rows for TensorBoard", most_bytes=16 << 20)
+_STATUS = PieceKind("status", newest_only=True)
 _ROW_BYTES = 4 << 10
 """A row of metrics takes about as much in memory."""
 
@@ -89,7 +89,7 @@ class Recorder:
 
     def keep(self, name: str, write: Callable[[], None]) -> None:
         """Have a file written that only its newest text counts of. `name`: in words."""
-        self._records.put(Kind(name, newest_only=True), write)
+        self._records.put(PieceKind(name, newest_only=True), write)
 
     def tick(self) -> None:
         """Call often: shows what is due and draws the view."""

@@ -9,10 +9,10 @@ from dougong.deadlines import Deadlines
 from dougong.errors import StorageError
 from dougong.storage.trouble import Healed, Trouble
 from dougong.storage.watch import TroubleWatch
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 from tests.launcher.toyrun import wait_for
 
-ROWS = Kind("rows", most_bytes=4)
+ROWS = PieceKind("rows", most_bytes=4)
 
 
 class Door:

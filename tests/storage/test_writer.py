@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from dougong.deadlines import Deadlines
 from dougong.errors import StorageError
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 from tests.launcher.toyrun import wait_for
 
 QUICK = Deadlines(storage_retry_s=0.01, storage_told_s=0.05)
-EVENTS = Kind("events")
-ROWS = Kind("rows", most_bytes=10)
-STATUS = Kind("status", newest_only=True)
+EVENTS = PieceKind("events")
+ROWS = PieceKind("rows", most_bytes=10)
+STATUS = PieceKind("status", newest_only=True)
 
 
 class Storage:

@@ -61,9 +61,9 @@ from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
 from dougong.storage.watch import TroubleWatch
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 
-_OWN_LINES = Kind("own lines", most_bytes=1 << 16)
+_OWN_LINES = PieceKind("own lines", most_bytes=1 << 16)
 MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 

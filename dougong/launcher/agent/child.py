@@ -19,7 +19,7 @@ from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.launcher.agent.signs import ProcessWatch
-from dougong.launcher.agent.worker_log import WorkerLog
+from dougong.storage.worker_log import WorkerLog
 from dougong.ui.log_grouping import Classifier, says_nothing
 
 LAST_LINES = 12

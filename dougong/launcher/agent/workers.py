@@ -21,8 +21,8 @@ from dougong.control.tasks import Task, TrainTask
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_servers import ForkServers
-from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.records.directory import RunDir
+from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 
 Command = LeaveGeneration | ToWorker | KillWorkers | StopAfterStep

@@ -19,8 +19,8 @@ from dougong.control.worker_messages import StoreReply
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import LAST_LINES, Child
-from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import toy_job, wait_for
 

@@ -18,7 +18,7 @@ from dougong.errors import LaunchError
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_client import ForkServer
-from dougong.launcher.agent.worker_log import WorkerLog
+from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import toy_job, wait_for
 

@@ -31,7 +31,7 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_server import LENGTH
-from dougong.launcher.agent.worker_log import WorkerLog
+from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import ROOT, toy_job, wait_for
 

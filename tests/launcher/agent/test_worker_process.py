@@ -32,9 +32,9 @@ from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.launcher.agent.child import Child
-from dougong.launcher.agent.worker_log import WorkerLog
 from dougong.launcher.agent.worker_process import describe_error, resolve, run_child
 from dougong.parallel.plan import Inventory, Seat, make_plan
+from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 from dougong.training.start.preflight import Inspection
 from tests.launcher.toyrun import toy_job

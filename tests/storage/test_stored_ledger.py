@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from dougong.checkpoint.ledger_file import LedgerWriter, read_step
 from dougong.deadlines import Deadlines
+from dougong.storage.stored_ledger import StoredLedger
 from dougong.storage.trouble import Healed, News, Trouble
-from dougong.training.results.stored_ledger import StoredLedger
 from tests.launcher.toyrun import wait_for
 
 QUICK = Deadlines(storage_retry_s=0.01, storage_told_s=0.2)

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 
-LINES = Kind("lines", most_bytes=8 << 20)
+LINES = PieceKind("lines", most_bytes=8 << 20)
 """What all workers of an agent have printed and storage has not taken yet."""
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.storage.trouble import News
 from dougong.storage.watch import TroubleWatch
-from dougong.storage.writer import Kind, StorageWriter
+from dougong.storage.writer import PieceKind, StorageWriter
 
-_RECORDS = Kind("steps of the ledger", most_bytes=16 << 20)
+_RECORDS = PieceKind("steps of the ledger", most_bytes=16 << 20)
 
 Tell = Callable[[News], None]
+
+
+class RecordWriter(Protocol):
+    """Whoever writes a step's records, and raises where storage refuses."""
+
+    def append(self, step: int, checksums: Sequence[NDArray[np.uint64]]) -> None: ...
 
 
 def tell_nobody(news: News) -> None:
@@ -28,7 +34,7 @@ class StoredLedger:
     then dropped; a digest of the ledger needs none of it."""
 
     def __init__(
-        self, writer: LedgerWriter, tell: Tell = tell_nobody, deadlines: Deadlines = DEADLINES
+        self, writer: RecordWriter, tell: Tell = tell_nobody, deadlines: Deadlines = DEADLINES
     ) -> None:
         """`tell`: is called by whoever appends, when there is news of the storage."""
         self._writer, self._tell = writer, tell

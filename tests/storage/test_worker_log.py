@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from dougong.deadlines import Deadlines
-from dougong.launcher.agent.worker_log import LINES, WorkerLog
+from dougong.storage.worker_log import LINES, WorkerLog
 from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import wait_for
 
