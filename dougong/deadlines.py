@@ -113,7 +113,17 @@ class Deadlines:
     wait_told_s: float = 10.0  # what is awaited is said again, then after twice as long
     log_settle_s: float = 0.2  # a message of several lines has no more of them
 
+    # Signs of life: how many looks or messages in a row are missing before it is worth a word.
+    worker_seen_s: float = 0.5  # a worker that nothing has been told of for longer is not judged
+    state_seen_s: float = 0.15  # seen at two looks: a debugger stops a process for an instant
+    agent_mute_s: float = 0.45  # four heartbeats have not come: its machine is tried from then on
+    machine_tried_s: float = 0.9  # who has not answered a try of its machine by then does not
+    neighbour_lost_s: float = 0.7  # three of a machine's short messages and a bit have not come
+    held_up_s: float = 1.0  # a controller that has not looked for so long was held up itself
+    budget_s: float = 3600.0  # failures before are forgotten: `fault.max_restarts` is by the hour
+
     # Intervals.
+    neighbour_every_s: float = 0.2  # machines of a run send each other a short message
     ping_every_s: float = 2.0
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1

@@ -87,7 +87,7 @@ def resume(
     if step is not None and from_scratch:
         raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
-    options = launch_options(address, no_ray, run_dir, wait, address_before(run_dir))
+    options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
     raise typer.Exit(resume_beside(run_dir, override or [], options, request))
 
 
@@ -96,10 +96,10 @@ def launch_options(
     no_ray: bool,
     run_dir: Path,
     wait_s: float | None = None,
-    before: str = "",
+    goes_on: bool = False,
 ) -> Options:
     """How to run, from the command line's options. LaunchError when they contradict each other, and
-    when no Ray can be where they say; `run_dir` is for its advice, `before`: where the run was."""
+    when no Ray can be where they say; `run_dir` is for its advice, `goes_on`: a run is there."""
     if address is not None and no_ray:
         raise LaunchError(
             "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
@@ -110,4 +110,5 @@ def launch_options(
         )
     if no_ray:
         return Options(ray=False)
+    before = address_before(run_dir) if goes_on else ""
     return Options(choose_ray(address, surroundings(run_dir, before)), wait_s=wait_s)

@@ -10,7 +10,7 @@ import typer
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, TakeOver, Wait
 from dougong.cli.run import launch_options
 from dougong.job.load import KEPT, load_job
-from dougong.launcher.start import address_before, goes_on
+from dougong.launcher.start import goes_on
 from dougong.launcher.supervised import go_on_beside, run_beside
 from dougong.records.directory import RunDir
 from dougong.tools.job_check import load_whole_job
@@ -47,7 +47,7 @@ def start(
         typer.echo(f"run directory: {run_dir}")
         raise typer.Exit(run_beside(resolved, run_dir, options, take_over))
     resolved = load_job(file, overrides, kept=KEPT)
-    options = launch_options(address, no_ray, run_dir, wait, address_before(run_dir))
+    options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
 
     def say_done() -> None:
         typer.echo(closing_words(RunDir.open(run_dir)))

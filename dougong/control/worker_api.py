@@ -78,7 +78,7 @@ class Kept:
     def __init__(self) -> None:
         self._values: dict[type, object] = {}
 
-    def put(self, value: object) -> None:
+    def keep(self, value: object) -> None:
         """Keep it, in the place of another one of its class."""
         self._values[type(value)] = value
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dougong.deadlines import DEADLINES
 from dougong.fault.diagnosis import Diagnosis, FailureKind, Origin
 from dougong.job.schema import Fault
 
@@ -27,7 +28,6 @@ DETERMINISTIC: tuple[FailureKind, ...] = ("data", "model", "numerics", "irreprod
 """A generation that begins anew computes the same from the same."""
 FREE: tuple[FailureKind, ...] = ("preemption",)
 """Somebody wants the machine back: that says nothing against the run."""
-_WINDOW_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Budget:
 
     def spent(self, history: Sequence[PastFailure], kind: FailureKind | None = None) -> int:
         """How many failures count, of this class where one is named."""
-        since = self.now - _WINDOW_S
+        since = self.now - DEADLINES.budget_s
         if self.progressed_at is not None:
             since = max(since, self.progressed_at)
         recent = [past.diagnosis.kind for past in history if past.at_s >= since]

@@ -13,14 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dougong.control.path_messages import CONTROLLER, Hearing
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.suspicion import Sign, Suspicion
-
-SILENT_S = 0.45
-"""An agent's heartbeats come every 0.1 s; four have not come. Its machine is tried from then on."""
-_TRIED_S = 0.9
-"""Whoever has not answered a try of its machine by then does not."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class AgentView:
 
     @property
     def is_silent(self) -> bool:
-        return self.silent_s > SILENT_S
+        return self.silent_s > DEADLINES.agent_mute_s
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,9 @@ class Reach:
         """What is suspected of agents, nodes and links, at most one of each."""
         found: dict[Culprit, Suspicion] = {}
         for agent in self.agents:
-            if agent.is_silent and (agent.answers is not None or agent.silent_s > _TRIED_S):
+            if agent.is_silent and (
+                agent.answers is not None or agent.silent_s > DEADLINES.machine_tried_s
+            ):
                 one = self._of_silent(agent)
                 found.setdefault(one.culprit, one)
         for one in self._of_pairs():
@@ -93,7 +90,7 @@ class Reach:
         facts += self._heard_words(agent)
         name, limit_s = "agent_silence_s", self.deadlines.agent_silence_s
         # As long as the others train with its workers, a mute agent holds nobody up.
-        if self.still_s > self.deadlines.hang_s - _TRIED_S:
+        if self.still_s > self.deadlines.hang_s - DEADLINES.machine_tried_s:
             name, limit_s = "hang_s", self.deadlines.hang_s
         return Suspicion(
             culprit,

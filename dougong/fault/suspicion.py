@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from dougong.control.progress import WorkerSigns
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.stillness import WAIT, StillTimes
 
 _STOPPED = ("T", "t")
-_SEEN_S = 0.15
-"""Seen at two looks: a debugger stops a process for an instant."""
 _UNUSUAL = 2.0
 """A stillness of more than so many times what is usual is worth a line."""
 _CIRCLE_TIMES = 3.0
@@ -92,7 +90,7 @@ def suspicions(
     views: Sequence[WorkerView], times: StillTimes, deadlines: Deadlines
 ) -> tuple[Suspicion, ...]:
     """All suspicions against workers, the surest first and of equal ones the oldest."""
-    return _Look({view.name: view for view in views}, times, deadlines).all()
+    return _Judgement({view.name: view for view in views}, times, deadlines).all()
 
 
 def waits_for(view: WorkerView) -> str:
@@ -104,7 +102,7 @@ def waits_for(view: WorkerView) -> str:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Judgement:
     """One look at all workers."""
 
     views: Mapping[str, WorkerView]
@@ -124,7 +122,7 @@ class _Look:
 
     def _of_worker(self, view: WorkerView) -> Suspicion | None:
         signs, least_s = view.signs, self.deadlines.suspect_s
-        if view.cannot_wait and signs.state_s > _SEEN_S:
+        if view.cannot_wait and signs.state_s > DEADLINES.state_seen_s:
             return self._suspicion(view, Sign.STOPPED, "stopped", signs.state_s)
         still_s = signs.still_s
         if min(signs.silent_s, still_s) > least_s:

@@ -20,7 +20,7 @@ from dougong.testing.disk import Disk, flip_in_newest, tear_newest
 from dougong.testing.host import Host
 from dougong.testing.process import LabError
 
-SLOW_MB_S = 0.2
+SLOW_MEGABYTES = 0.2
 LOST_PART = 0.1
 
 Undo = Callable[[], None]
@@ -83,7 +83,7 @@ class HostFaults:
                 chance = f"-m statistic --mode random --probability {LOST_PART}"
                 return self._rule(f"INPUT -i eth0 {chance} -j DROP")
             case "slow_link":
-                self._host.limit(SLOW_MB_S)
+                self._host.limit(SLOW_MEGABYTES)
                 return lambda: self._host.limit(None)
             case "jump_clock":
                 return self._jump(lasts_s)

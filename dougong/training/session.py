@@ -88,7 +88,7 @@ def _memory(context: WorkerContext) -> StateMemory:
     memory = context.kept.get(StateMemory)
     if memory is None:
         memory = StateMemory(context.job.fault.snapshots, _local_disk(context))
-        context.kept.put(memory)
+        context.kept.keep(memory)
     return memory
 
 

@@ -340,7 +340,7 @@ def _job_form(context: WorkerContext, device: torch.device) -> JobForm:
         return form
     blueprint = build_model(job, vocabulary(job), device, _fused_experts(context))
     form = JobForm(job, blueprint, open_data(job, int(blueprint.config.vocab_size)))
-    context.kept.put(form)
+    context.kept.keep(form)
     return form
 
 

@@ -19,6 +19,7 @@ from dougong.deadlines import DEADLINES
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
+from dougong.storage.trouble import Trouble
 from tests.launcher.toyrun import toy_job
 
 JOB = Job.model_validate(toy_job(steps=7, step_s=0.25, faults=[{"worker": "east/0", "step": 3, "do": "kill"}]))
@@ -83,6 +84,8 @@ EXAMPLES: tuple[Message, ...] = (
     worker.StepDone(3, {"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
     worker.UpdateSkipped(5, 1.5, float("inf"), "not finite: the gradient of a", 2),
     worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),
+    worker.SaveFailed(5, "no space left"),
+    worker.StorageTold(trouble=Trouble("the ledger's files", "no space left", 12.5, (("records", 3),))),
     worker.DrillAnnounced(5, "kill"),
     worker.WorkerWarning("slow storage"),
     RAISED,

@@ -19,11 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dougong.control.path_messages import Hearing, PathEnd
+from dougong.deadlines import DEADLINES
 
-EVERY_S = 0.2
-LOST_S = 0.7
-"""Three messages and a bit have not come."""
-_LONGEST_S = 2 * EVERY_S
+_LONGEST_S = 2 * DEADLINES.neighbour_every_s
 """Who was held up himself has not listened: more than this is not counted at a time."""
 _MOST_PEERS = 16
 _MAC_BYTES = 32
@@ -34,7 +32,7 @@ def takes_connections(end: PathEnd) -> bool:
     """Whether a machine answers at all: its kernel does, also for a process that is stopped, and by
     a refusal for one that is gone."""
     try:
-        socket.create_connection((end.host, end.port), LOST_S).close()
+        socket.create_connection((end.host, end.port), DEADLINES.neighbour_lost_s).close()
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -99,12 +97,16 @@ class Neighbours:
 
     def _lost(self) -> dict[str, _Peer]:
         peers = self._peers.items()
-        return {name: peer for name, peer in peers if peer.number and peer.silent_s > LOST_S}
+        return {
+            name: peer
+            for name, peer in peers
+            if peer.number and peer.silent_s > DEADLINES.neighbour_lost_s
+        }
 
     def _run(self) -> None:
         looked_at = time.monotonic()
         with self._socket:
-            while not self._is_closed.wait(EVERY_S):
+            while not self._is_closed.wait(DEADLINES.neighbour_every_s):
                 now = time.monotonic()
                 self._take_turn(min(now - looked_at, _LONGEST_S))
                 looked_at = now

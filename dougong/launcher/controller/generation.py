@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.progress import WorkerSigns
 from dougong.control.worker_messages import StateFetched, WorkerRaised
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.diagnosis import Diagnosis, settled
 from dougong.fault.liveness import (
     arrival_words,
@@ -35,9 +35,6 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.records.event.recovery_times import Restarted
 from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
-
-_SEEN_S = 0.5
-"""A worker of which nothing has been told for so long is not seen: it is not judged."""
 
 
 @dataclass
@@ -105,7 +102,7 @@ class WorkerStatus:
             self.operation,
             tuple(awaited),
             self.signs,
-            is_seen=now - self.seen_at <= _SEEN_S,
+            is_seen=now - self.seen_at <= DEADLINES.worker_seen_s,
         )
 
     def describe(self, health: str = "") -> WorkerState:

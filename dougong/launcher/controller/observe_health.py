@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dougong.control.path_messages import CONTROLLER
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.liveness import silence_reason
 from dougong.fault.observation import AgentLost, LinkCut
-from dougong.fault.reach import SILENT_S, Reach
+from dougong.fault.reach import Reach
 from dougong.fault.suspicion import Suspicion, WorkerView
 from dougong.fault.watch import Noticed
 from dougong.launcher.controller.actions import Record, TryMachine
@@ -28,7 +28,7 @@ def observe_agents(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[T
         facts.lose_by(handle, lost, now)
     due = []
     for handle in facts.agents.living:
-        is_silent = facts.agents.silent_s(handle, now) > SILENT_S
+        is_silent = facts.agents.silent_s(handle, now) > DEADLINES.agent_mute_s
         if is_silent and now - handle.tried_at > deadlines.node_probe_s:
             due.append(TryMachine(handle.spec.name))
         if not is_silent:

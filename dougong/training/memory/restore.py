@@ -83,7 +83,7 @@ class MemorySource:
             )
         return found
 
-    def put(self, key: StateKey, tensor: Tensor, tier: Tier) -> None:
+    def add(self, key: StateKey, tensor: Tensor, tier: Tier) -> None:
         """One verified tensor, and where it came from."""
         self._tensors[key] = tensor
         self.tiers[tier] = self.tiers.get(tier, 0) + tensor.nbytes
@@ -163,7 +163,7 @@ class _Attempt:
             if why_damaged(tensor, fetch.tensor):
                 damaged.append(place)
             else:
-                source.put(fetch.tensor.key, tensor, _tier(fetch))
+                source.add(fetch.tensor.key, tensor, _tier(fetch))
         return damaged
 
     def _exchange(self, fetches: Sequence[Fetch], arriving: Mapping[int, Tensor]) -> None:

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import Hearing, PathEnd
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.reach import AgentView
 from dougong.launcher.agent.remarks import JoinedAgent
 from dougong.planner.placement import AgentSpec
-
-_HELD_UP_S = 1.0
-"""The controller looks ten times a second."""
 
 
 @dataclass
@@ -168,7 +165,7 @@ class AgentTable:
     def note_look(self, now: float) -> None:
         """Before anything is judged by the time. Who has not looked for long was held up himself,
         and what agents have said meanwhile is not read yet."""
-        if math.isfinite(self.looked_at) and now - self.looked_at > _HELD_UP_S:
+        if math.isfinite(self.looked_at) and now - self.looked_at > DEADLINES.held_up_s:
             self.judged_from = now
         self.looked_at = now
 

@@ -13,7 +13,7 @@ from dougong.addresses import Ports
 from dougong.control.channel import Channel, Server
 from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
-from dougong.control.network.neighbours import EVERY_S, Neighbours, takes_connections
+from dougong.control.network.neighbours import Neighbours, takes_connections
 from dougong.control.path_messages import CONTROLLER, Hearing, PathEnd
 from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
@@ -125,7 +125,7 @@ class Connections:
 
     def _hear(self) -> None:
         before = Hearing()
-        while not self._closed.wait(EVERY_S):
+        while not self._closed.wait(self._deadlines.neighbour_every_s):
             hearing = self._neighbours.hearing
             if hearing != before:
                 self._inbox.put(Heard(hearing))
