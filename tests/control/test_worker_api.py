@@ -8,9 +8,9 @@ from dougong.control.worker_api import Kept
 def test_a_process_keeps_one_value_of_a_class() -> None:
     kept = Kept()
     assert kept.get(int) is None
-    kept.put(3)
-    kept.put("three")
-    kept.put(4)
+    kept.keep(3)
+    kept.keep("three")
+    kept.keep(4)
     assert (kept.get(int), kept.get(str)) == (4, "three")
     kept.drop(int)
     kept.drop(int)

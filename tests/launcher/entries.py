@@ -70,7 +70,7 @@ def train(context: WorkerContext) -> None:
     job, me, config = context.job, context.worker, context.job.model.config
     held = context.kept.get(Held) or Held(0)
     if config.get("memory"):
-        context.kept.put(held)
+        context.kept.keep(held)
     context.control.at_leaving(lambda: None, lambda: held.step if config.get("memory") else 0)
     step = _start_step(context, held)
     if step > _load(context) and _is_due(job, step):

@@ -200,7 +200,7 @@ def test_an_exception_is_told_with_all_its_classes(log: Path) -> None:
 def lose_peer(context: WorkerContext) -> None:
     """In its first generation; in the next one it says what it finds."""
     if context.generation == 3:
-        context.kept.put("kept")
+        context.kept.keep("kept")
 
         def leave() -> int:
             context.control.send(WorkerWarning("never"))
