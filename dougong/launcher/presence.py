@@ -91,7 +91,7 @@ def ask(
 def storage_words(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> str:
     """What a controller that answers cannot write; empty for nothing. Its files cannot say it."""
     known = run_dir.read_controller()
-    if known is None:
+    if known is None or is_out_of_reach(known):
         return ""
     try:
         return ask(run_dir, known, Ping(), deadlines).storage

@@ -68,7 +68,7 @@ def controlled(run_dir: RunDir) -> Iterator[Controller]:
 
 def test_a_controller_that_answers_is_alive(run_dir: RunDir, controlled: Controller) -> None:
     assert look_at(run_dir) == (RUNNING, Presence.ALIVE)
-    assert controlled.requests == [Ping()]
+    assert controlled.requests == [Ping(), Ping()]  # whether it lives, and what it cannot write
 
 
 def test_a_run_whose_controller_is_gone_is_lost_with_its_workers(run_dir: RunDir, controlled: Controller) -> None:

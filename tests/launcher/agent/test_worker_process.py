@@ -50,7 +50,8 @@ class Forked:
     """A worker process as its agent sees it, without a fork server."""
 
     def __init__(self, task: Task, log: Path, deadlines: Deadlines = DEADLINES) -> None:
-        self.child = Child.open("east/1", 3, task, WorkerLog(log, StorageWriter("logs")), DEADLINES)
+        self._logs = StorageWriter("logs")
+        self.child = Child.open("east/1", 3, task, WorkerLog(log, self._logs), DEADLINES)
         self.log = log
         pid = os.fork()
         if pid == 0:
@@ -62,6 +63,12 @@ class Forked:
                 os._exit(99)
         self.child.close_worker_ends()
         self.pid = pid
+
+    def printed(self) -> str:
+        """What its log holds by now."""
+        self.child.read_output()
+        assert self._logs.settle(10) is None
+        return self.log.read_text()
 
     def status(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -110,8 +117,7 @@ def test_a_training_worker_is_given_its_own_share(log: Path, resume: str | None)
     assert forked.status() == 0
     progress = forked.child.vector.read()
     assert (progress.step, progress.phase, progress.operation) == (5, "update", 2)
-    forked.child.read_output()
-    assert log.read_text() == "printed\n"
+    assert forked.printed() == "printed\n"
 
 
 def stop_when_asked(context: WorkerContext) -> None:
@@ -225,8 +231,7 @@ def test_a_worker_that_has_lost_a_peer_goes_over_to_the_next_generation(log: Pat
     agent.send(JoinGeneration(5, train_task("lose_peer"), "10.0.0.9"))
     assert forked.messages() == [WorkerWarning(f"{forked.pid} 5 10.0.0.9 kept"), WorkerDone()]
     assert forked.status() == 0
-    forked.child.read_output()
-    assert log.read_text() == "PeerError: east/0: connection reset\n"
+    assert forked.printed() == "PeerError: east/0: connection reset\n"
 
 
 def wait_to_be_freed(context: WorkerContext) -> None:
@@ -247,8 +252,7 @@ def test_a_worker_that_hangs_is_freed_by_order_and_then_has_nothing_to_tell(log:
     agent.send(JoinGeneration(4, train_task("make_mistake"), "10.0.0.9"))
     assert isinstance(agent.receive(30), WorkerRaised)
     assert forked.status() == 1
-    forked.child.read_output()
-    assert log.read_text() == "JobError: job.yaml:3: steps: 0 is not positive\n"
+    assert forked.printed() == "JobError: job.yaml:3: steps: 0 is not positive\n"
 
 
 @pytest.mark.parametrize(
@@ -266,8 +270,7 @@ def test_a_worker_of_which_nobody_wants_anything_more_ends(
     if "rejoin_s" in limits:
         forked.child.channel.send(LeaveGeneration(3))
     assert forked.status() == 1
-    forked.child.read_output()
-    assert f"this worker ends: {said}" in log.read_text()
+    assert f"this worker ends: {said}" in forked.printed()
 
 
 def leave_badly(context: WorkerContext) -> None:
@@ -284,8 +287,7 @@ def test_a_generation_that_cannot_be_left_ends_its_worker(log: Path) -> None:
     forked.child.channel.send(LeaveGeneration(3))
     assert forked.messages() == []
     assert forked.status() == 1
-    forked.child.read_output()
-    assert "this worker ends: its threads do not end" in log.read_text()
+    assert "this worker ends: its threads do not end" in forked.printed()
 
 
 @pytest.mark.parametrize(
@@ -299,8 +301,7 @@ def test_what_is_raised_on_purpose_is_one_line_in_the_log(log: Path, entry: str,
     forked = Forked(train_task(entry), log)
     assert isinstance(forked.messages()[0], WorkerRaised)
     assert forked.status() == 1
-    forked.child.read_output()
-    assert log.read_text() == f"{line}\n"
+    assert forked.printed() == f"{line}\n"
 
 
 def test_leaving_is_an_exception_too(log: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_record_that_cannot_be_written_ends_no_run_and_changes_no_outcome(run_
     recorder = made.recorder
     wait_for(lambda: recorder.tick() or f"{file}: cannot" in screen.getvalue(), "it is told", 10)
     if file == "status.json":
-        assert states_in_events(run_dir) == ["STARTING", "FAILED"]
+        wait_for(lambda: states_in_events(run_dir) == ["STARTING", "FAILED"], "its events", 10)
     else:
         wait_for(lambda: (status := run_dir.read_status()) and status.state == "FAILED", "its status", 10)
 
