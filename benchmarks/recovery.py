@@ -20,6 +20,7 @@ import json
 import os
 import signal
 import site
+import socket
 import statistics
 import subprocess
 import sys
@@ -46,8 +47,9 @@ from dougong.tools.drill.small_job import WORKERS, small_job
 
 LINES = "recovery.jsonl"
 PEERS = {"torchft": "torchft==0.2.0", "lm_resiliency": "lm-resiliency==0.2.0"}
+SIZES = {"lm_resiliency": 4}  # it pairs processes; the others are three
 PHASES = ("noticed_s", "decided_s", "left_s", "begun_s", "formed_s", "fetched_s", "first_step_s")
-START_S, RECOVER_S, PEER_S = 120, 180, 60
+START_S, RECOVER_S, PEER_S = 120, 180, 120
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def peer(folder: Path, part: str, n: int) -> None:
         place.mkdir()
         processes = START[part](python, place)
         try:
-            seconds = kill_one(place)
+            seconds = kill_one(place, SIZES.get(part, 3))
             Found(part, seconds, {}).write(folder)
             print(f"  {number + 1}: {seconds:.2f} s", flush=True)
         except TimeoutError as error:
@@ -258,10 +260,17 @@ def start(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
                             env=child_environment({"OMP_NUM_THREADS": "1"}))  # fmt: skip
 
 
+def free_address() -> str:
+    """Where nobody listens: what an earlier try has left must not be met again."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
 def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
     lighthouse = str(Path(python).with_name("torchft_lighthouse"))
-    address = "http://127.0.0.1:29510"
-    words = [lighthouse, "--bind", "127.0.0.1:29510", "--min_replicas", "1", "--join_timeout_ms", "100",
+    address = f"http://{free_address()}"
+    words = [lighthouse, "--bind", address.removeprefix("http://"), "--min_replicas", "1", "--join_timeout_ms", "100",
              "--quorum_tick_ms", "10", "--heartbeat_timeout_ms", "1000"]  # fmt: skip
     started = [start(words, place)]
     return [*started, *(start([python, PROGRAM, "torchft", str(place), str(i), address], place) for i in range(3))]
@@ -269,7 +278,7 @@ def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
 
 def start_torchrun(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
     words = [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--max-restarts=100",
-             "--monitor-interval=0.1", "--rdzv-endpoint=127.0.0.1:29520", "--rdzv-backend=c10d",
+             "--monitor-interval=0.1", f"--rdzv-endpoint={free_address()}", "--rdzv-backend=c10d",
              PROGRAM, "torchrun", str(place)]  # fmt: skip
     return [start(words, place)]
 
@@ -278,8 +287,8 @@ def start_lm_resiliency(python: str, place: Path) -> list[subprocess.Popen[bytes
     context = place / "context"
     context.mkdir(mode=0o700)  # it insists
     configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={context}/context.json"
-    words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=3", "--max-restarts=100",
-             "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", "--rdzv-endpoint=127.0.0.1:29530",
+    words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=4", "--max-restarts=100",
+             "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", f"--rdzv-endpoint={free_address()}",
              "--rdzv-id=bench", f"--rdzv-conf={configuration}", PROGRAM, "lm_resiliency", str(place)]  # fmt: skip
     return [start(words, place)]
 
@@ -302,9 +311,9 @@ def steps_of(place: Path) -> list[tuple[float, int, int]]:
     return sorted(found)
 
 
-def kill_one(place: Path) -> float:
-    """Seconds from SIGKILL of one of three to the group's next step. A step that was being ended as it came is none."""
-    until(lambda: len({pid for _, step, pid in steps_of(place) if step >= 20}) == 3, "step 20 of three", START_S)
+def kill_one(place: Path, size: int) -> float:
+    """Seconds from SIGKILL of one of `size` to the group's next step; one that was being ended as it came is none."""
+    until(lambda: len({pid for _, step, pid in steps_of(place) if step >= 20}) == size, "step 20 of all", START_S)
     before = steps_of(place)
     known, (_, last, victim) = {pid for _, _, pid in before}, before[-1]
     began = time.monotonic()

@@ -31,7 +31,9 @@ def open_gate(root: Path, fence: int) -> None:
     refuses."""
     own = gate_of(root, fence)
     try:
-        own.mkdir(parents=True, exist_ok=True)
+        # Never the run directory: one that is away comes back whole.
+        for folder in (root, own.parent, own):
+            folder.mkdir(exist_ok=True)
         for path in list((root / PENDING).iterdir()):
             _close_lower(root, path, fence)
         sync_directory(root / PENDING)

@@ -74,6 +74,8 @@ class LedgerWriter:
     def _file_for(self, step: int) -> Path:
         """The file that takes one more record: the last one, or a new one of `step`."""
         if self._file is None:
+            # Never the run directory: one that is away comes back whole.
+            self._root.mkdir(exist_ok=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / NAMES).write_text(self._names)
         elif self._file.stat().st_size + self._record.nbytes <= self._file_bytes:

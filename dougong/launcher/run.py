@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO, cast
 
 from rich.console import Console
 
@@ -264,7 +265,7 @@ def _run(launch: Launch, options: Options) -> int:
     deadlines = config.deadlines
     inbox = Inbox()
     screen = Screen(sys.stdout, deadlines)
-    view = make_view(Console(file=screen), job.job, job.steps, deadlines=deadlines)
+    view = make_view(Console(file=cast("IO[str]", screen)), job.job, job.steps, deadlines=deadlines)
     launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
     with screen, view, signals_into(inbox):

@@ -56,7 +56,7 @@ Attempt = Callable[[], int]
 
 
 @dataclass
-class _Child:
+class _WatchedProcess:
     """The present child. `stopped_s`: for how long it has stood stopped, as far as we have looked,
     and `is_given_up`: we have killed it for that; `oom_kills`: of our control group before it
     began."""
@@ -95,20 +95,20 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _Child:
+    def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _WatchedProcess:
         sys.stdout.flush()
         sys.stderr.flush()
         parent, oom_kills = os.getpid(), count_oom_kills()
         pid = os.fork()
         if pid:
-            return _Child(pid, oom_kills)
+            return _WatchedProcess(pid, oom_kills)
         die_with_parent(parent)
         os.setpgid(0, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it writes from behind the parent
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _live(attempt)
 
-    def _attend(self, child: _Child) -> int:
+    def _attend(self, child: _WatchedProcess) -> int:
         """Until the child has ended; its status as the system has it."""
         wanted = {*_watched(), signal.SIGCHLD}
         while True:
@@ -122,7 +122,7 @@ class Supervisor:
                 return status
             self._note_stopped(child, time.monotonic() - looked_at)
 
-    def _note_stopped(self, child: _Child, looked_s: float) -> None:
+    def _note_stopped(self, child: _WatchedProcess, looked_s: float) -> None:
         # No more than two looks at a time: where we were held up ourselves, such as with the whole
         # machine, nothing is known of the child meanwhile.
         child.stopped_s += min(looked_s, 2 * self._deadlines.poll_every_s)
@@ -134,7 +134,7 @@ class Supervisor:
 
     # How it ended
 
-    def _death_of(self, child: _Child, status: int) -> ControllerDeath | None:
+    def _death_of(self, child: _WatchedProcess, status: int) -> ControllerDeath | None:
         """None where it has come to its end, or had not begun, or was being stopped."""
         try:
             lease = see_newest(self._run.path)
@@ -205,7 +205,7 @@ def _live(attempt: Attempt) -> NoReturn:
         os._exit(status)
 
 
-def _look(child: _Child) -> int | None:
+def _look(child: _WatchedProcess) -> int | None:
     """Note whether it is stopped; its status when it has ended."""
     flags = os.WNOHANG | os.WUNTRACED | os.WCONTINUED
     pid, status = os.waitpid(child.pid, flags)
@@ -223,7 +223,7 @@ def _exit_status(status: int) -> int:
     return os.WEXITSTATUS(status)
 
 
-def _words(child: _Child, status: int) -> tuple[FailureKind, str, tuple[str, ...]]:
+def _words(child: _WatchedProcess, status: int) -> tuple[FailureKind, str, tuple[str, ...]]:
     """Class, cause, and what was seen."""
     if not os.WIFSIGNALED(status):
         code = os.WEXITSTATUS(status)

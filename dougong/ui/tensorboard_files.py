@@ -88,7 +88,7 @@ class TensorBoardFiles:
 
     def _begin_file(self) -> None:
         self._generation = None
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(exist_ok=True)
         self._file = _new_file(self._directory, int(self._wall()))
         self._writer = self._record_writer(self._file)
         self._write(file_version="brain.Event:2")

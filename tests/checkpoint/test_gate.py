@@ -67,8 +67,7 @@ def test_what_others_left_in_theirs_is_thrown_away_or_kept_aside(tmp_path: Path)
 def test_a_worker_of_a_former_controller_begins_no_checkpoint(tmp_path: Path) -> None:
     open_gate(tmp_path, 1)
     open_gate(tmp_path, 2)
-    with pytest.raises(CheckpointError, match="No such file or directory"):
-        write_part(tmp_path, 10, 1)
+    assert write_part(tmp_path, 10, 1) == []
     assert names_in(tmp_path / "pending") == ["2"]
 
 
@@ -134,7 +133,7 @@ def test_a_commit_that_fell_asleep_just_before_its_rename_makes_no_checkpoint(ro
 def test_a_deletion_that_fell_asleep_just_before_its_rename_deletes_nothing(root: Path) -> None:
     sleeper = asleep_before("rename", root / "step-000010", lambda: prune(root, 2, fence=1))
     open_gate(root, 2)
-    assert wake(sleeper) == 9
+    assert wake(sleeper) == 0  # a deletion that fails is told, and no error
     assert committed(root) == BEFORE
     assert prune(root, 2, fence=2).removed == (root / "step-000010",)
 

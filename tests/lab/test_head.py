@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 EAST = {"name": "east", "accelerator": "cpu", "workers": 1, "node": "10.0.0.2"}
 WEST = {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b"}
 STEPS = 60
+PATIENT = {"RAY_raylet_start_wait_time_s": "80"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def cluster() -> Iterator[Cluster]:
 def begin_nodes(cluster: Cluster) -> None:
     for host in cluster.lab.hosts[1:]:
         labels = {"pool": "a" if host is cluster.lab.hosts[1] else "b"}
-        host.start_ray(cluster.ray, num_cpus=2, labels=labels)
+        host.start_ray(cluster.ray, num_cpus=2, labels=labels, env=PATIENT)
 
 
 def renew(cluster: Cluster) -> None:

@@ -58,7 +58,7 @@ def test_one_that_answers_is_alive(run_dir: RunDir, closing: ExitStack) -> None:
     server = Server("127.0.0.1", "secret", lambda _, channel: channel.send(Acknowledged()), print, DEADLINES)
     closing.callback(server.close)
     write(closing.enter_context(held(run_dir)), server.address)
-    assert look(run_dir, QUICK) is Presence.ALIVE
+    assert look(run_dir) is Presence.ALIVE
 
 
 def test_before_it_has_an_address_its_lease_is_known(run_dir: RunDir) -> None:

@@ -150,4 +150,4 @@ def test_a_run_that_goes_on_from_memory_has_the_bits_of_one_that_was_never_distu
     assert all(losses == expected[0][0] for losses, _, _ in kept)
     assert sum(state for _, state, _ in kept) == expected[0][1]
     for rank, (_, _, tiers) in enumerate(kept):
-        assert "peer" in tiers and ("own" not in tiers if rank in lost else "own" in tiers or before != after)
+        assert tiers == ["peer"] if rank in lost else "own" in tiers or before != after

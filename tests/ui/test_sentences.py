@@ -245,6 +245,43 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "error",
         "diagnosis: east/1 on node1: hang: no progress",
     ),
+    (
+        {"kind": "storage_trouble", "what": "workers' logs", "reason": "no space", "agent": "a", "kept": {"lines": 2}},
+        "warning",
+        "agent a: workers' logs cannot be written: no space; kept in memory: 2 of lines; training goes on",
+    ),
+    (
+        {"kind": "storage_answers", "what": "the run's records", "seconds": 5.0},
+        "good",
+        "the run's records can be written again, after 5.0 s; none is lost",
+    ),
+    (
+        {"kind": "checkpoints_left", "reasons": {"step-000010": "a link to /big/10"}},
+        "warning",
+        "old checkpoints are not deleted: step-000010: a link to /big/10",
+    ),
+    (
+        {"kind": "ray", "part": "head", "is_lost": True, "text": "Ray's head is gone"},
+        "warning",
+        "Ray's head is gone",
+    ),
+    (
+        {
+            "kind": "suspect",
+            "culprit": {"kind": "worker", "name": "east/1", "node": "node1"},
+            "why": "it is stopped",
+            "since_s": 0.8,
+            "limit": "3 s",
+            "evidence": ["process state T"],
+        },
+        "warning",
+        "suspect: east/1 on node1: it is stopped for 0.80 s (process state T); acted on after 3 s",
+    ),
+    (
+        {"kind": "suspect_cleared", "culprit": {"kind": "worker", "name": "east/1", "node": "node1"}, "seconds": 1.5},
+        "info",
+        "east/1 on node1 goes on after 1.5 s",
+    ),
     ({"kind": "failed", "step": 0, "cause": "no GPU"}, "error", "failed at step 0: no GPU"),
 ]
 

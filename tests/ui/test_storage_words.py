@@ -16,7 +16,7 @@ def test_it_is_said_who_cannot_write_what_and_what_becomes_of_it() -> None:
     assert trouble_words(FULL) == "[a/0] its log cannot be written: no space; dropped: 1,200 of lines"
     assert trouble_words(RECORDS) == "the run's records cannot be written: no space; kept in memory: 3 of events"
     over = StorageAnswered(generation=1, what="logs", agent="a", seconds=16.0, dropped={"lines": 2})
-    assert healed_words(over) == "agent a: logs can be written again, after 16.0 s; lost: 2 of lines"
+    assert healed_words(over) == "agent a: logs can be written again, after 16 s; lost: 2 of lines"
     left = Trouble("the run's records", "no space", 1.0, kept=(("events", 3),), dropped=(("rows", 2),))
     assert unwritten_words(left).endswith("cannot be written: no space; never written: 3 of events, 2 of rows")
 

@@ -49,7 +49,9 @@ class WorkerLog:
 
     def _ensure_open(self) -> BinaryIO:
         if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # RUN/logs and below, never RUN: a run directory that is away comes back whole.
+            for folder in reversed(self._path.parents[:3]):
+                folder.mkdir(exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
         return self._file
 

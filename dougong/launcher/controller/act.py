@@ -140,7 +140,7 @@ class Actor:
             self._connections.close()
         self._backend.close()
         if self._prover is not None:
-            self._prover.close()
+            self._storage_thread.call(self._prover.close)
         self._storage_thread.settle(self._config.deadlines.kill_s)
 
     @property

@@ -34,6 +34,7 @@ from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
+from dougong.launcher.controller.looks import with_place
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -265,7 +266,7 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = _with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
+    diagnosis = with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
     decision = _decision(facts, generation, diagnosis, policy, now)
     followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
     died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
@@ -296,20 +297,6 @@ def _decision(
     failure = PastFailure(generation.number, diagnosis, has_stepped, facts.step, now)
     budget = Budget(now, facts.checkpoints.committed_at)
     return decide(failure, policy.job.fault, facts.history, budget)
-
-
-def _with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
-    """With the machine of the culprit, where it is one of several."""
-    culprit = diagnosis.culprit
-    match culprit.kind:
-        case "worker":
-            node = facts.agents.node_of(culprit.name, policy.host)
-        case "agent" | "fork_server":
-            workers = facts.agents[culprit.name].spec.workers
-            node = facts.agents.node_of(workers[0], policy.host)
-        case _:
-            node = culprit.node
-    return replace(diagnosis, culprit=replace(culprit, node=node))
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from dougong.checkpoint.directories import step_of
 from dougong.control.messages import Message
+from dougong.fault.diagnosis import Diagnosis
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import Record
 from dougong.launcher.controller.config import RunPolicy
@@ -81,3 +83,17 @@ def set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
         generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
     )
     return [Record(event)]
+
+
+def with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """With the machine of the culprit, where it is one of several."""
+    culprit = diagnosis.culprit
+    match culprit.kind:
+        case "worker":
+            node = facts.agents.node_of(culprit.name, policy.host)
+        case "agent" | "fork_server":
+            workers = facts.agents[culprit.name].spec.workers
+            node = facts.agents.node_of(workers[0], policy.host)
+        case _:
+            node = culprit.node
+    return replace(diagnosis, culprit=replace(culprit, node=node))

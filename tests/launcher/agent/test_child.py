@@ -33,8 +33,8 @@ def open_child(folder: Path, worker: str = "east/1") -> Child:
     return Child.open(worker, 3, TRAIN, WorkerLog(folder / "logs" / "0.log", StorageWriter("logs")), DEADLINES)
 
 
-def await_log(folder: Path, text: bytes) -> None:
-    log = folder / "logs" / "0.log"
+def await_log(folder: Path, text: bytes, name: str = "0.log") -> None:
+    log = folder / "logs" / name
     wait_for(lambda: log.exists() and log.read_bytes() == text, f"{text!r} in the log", 10)
 
 
@@ -143,7 +143,7 @@ def test_that_a_peer_has_no_name_is_in_the_log_alone(tmp_path: Path, worker: str
     line = b"[W1126 02:14:44.561204932 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved."
     assert printed(child, line + b" err=-3\nwarning: hot\n") == ["warning: hot"]
     assert list(child.last_lines) == ["warning: hot"]
-    assert (tmp_path / "logs" / "0.log").read_bytes() == line + b" err=-3\nwarning: hot\n"
+    await_log(tmp_path, line + b" err=-3\nwarning: hot\n")
     child.close_worker_ends()
     child.close()
 
@@ -162,9 +162,10 @@ def test_a_process_of_the_next_generation_has_another_log(child: Child, tmp_path
     printed(child, b"of the third\n")
     child.vector.request_stop()
     child.has_left = True
-    child.take(4, replace(TRAIN, console="east/1"), tmp_path / "logs" / "1.log")
+    log = WorkerLog(tmp_path / "logs" / "1.log", StorageWriter("logs"))
+    child.take(4, replace(TRAIN, console="east/1"), log)
     printed(child, b"of the fourth\n")
     assert (child.generation, child.task, child.has_left, child.forward_all) == (4, "train", False, True)
     assert not child.vector.stop_requested
-    assert (tmp_path / "logs" / "0.log").read_text() == "of the third\n"
-    assert (tmp_path / "logs" / "1.log").read_text() == "of the fourth\n"
+    await_log(tmp_path, b"of the third\n")
+    await_log(tmp_path, b"of the fourth\n", "1.log")

@@ -57,6 +57,17 @@ def test_a_log_that_cannot_be_made_is_made_later(writer: StorageWriter, tmp_path
     assert (tmp_path / "logs" / "0.log").read_bytes() == b"one\n"
 
 
+def test_a_run_directory_that_is_away_is_not_made_anew(writer: StorageWriter, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    log = WorkerLog(run / "logs" / "1" / "east" / "0.log", writer)
+    log.write(b"one\n")
+    wait_for(writer.trouble, "it is told", 10)
+    assert not run.exists()
+    run.mkdir()
+    assert writer.settle(10) is None
+    assert (run / "logs" / "1" / "east" / "0.log").read_bytes() == b"one\n"
+
+
 def hold(writer: StorageWriter) -> Callable[[], None]:
     """Storage does not answer until the returned call."""
     answers, begun = threading.Event(), threading.Event()

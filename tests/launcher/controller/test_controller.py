@@ -178,8 +178,7 @@ def test_a_record_that_cannot_be_written_ends_no_run_and_changes_no_outcome(run_
     if file == "status.json":
         assert states_in_events(run_dir) == ["STARTING", "FAILED"]
     else:
-        status = run_dir.read_status()
-        assert status is not None and status.state == "FAILED"
+        wait_for(lambda: (status := run_dir.read_status()) and status.state == "FAILED", "its status", 10)
 
 
 def test_what_is_committed_while_the_run_ends_is_in_its_record(run_dir: RunDir) -> None:

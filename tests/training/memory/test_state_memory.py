@@ -4,15 +4,20 @@ step before the furthest; and it is that step to the bit."""
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
+import torch
+from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.fault.snapshots import Snapshots
 from dougong.parallel.comm.world import World
+from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
 from tests.parallel.workers import plan_of
 from tests.processes import CONTEXT, run_workers
-from tests.training.memory.cutting import NAMES, SENDING, STEPPING, Cut, Found, Place, Stage, live, value
+from tests.training.memory.cutting import NAMES, SENDING, STEPPING, Cut, Found, Place, Stage, groups_at, live, value
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 BEFORE_REPORT = ("computes", "waits", "says")
@@ -84,3 +89,41 @@ def test_a_worker_that_is_lost_at_any_moment_costs_a_step_at_most(victim: int, s
     cuts = cuts_of(victim, slow, list(meetings()))
     assert {cut.victim.moment for cut in cuts} == {*STEPPING, *SENDING}
     check(cuts, run_cuts(cuts))
+
+
+def state_at(step: int) -> list[StateTensor]:
+    return [StateTensor(group, name, value(group, name, step)) for group in groups_at(step) for name in NAMES]
+
+
+def test_a_worker_that_is_started_anew_reads_what_its_node_s_disk_has(tmp_path: Path) -> None:
+    """Alone, so that nobody else keeps its state."""
+    world, plan = World.alone(), plan_of("B")
+    lost = StateMemory(Snapshots(), LocalDisk(tmp_path, tmp_path / "run", "life", "east/0"))
+    lost.follow(world, plan, lambda: state_at(3), 3, "ab" * 16)
+    lost.before_update()
+    disk = LocalDisk(tmp_path, tmp_path / "run", "life", "east/0")
+    deadline = time.monotonic() + 60
+    while not disk.holdings():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    anew = StateMemory(Snapshots(), disk)
+    wants = [[(group, name) for group in groups_at(3) for name in NAMES]]
+    source = anew.open_state(world, wants, 3)
+    assert source is not None and (source.step, source.ledger, list(source.tiers)) == (3, "ab" * 16, ["disk"])
+    for group, name in wants[0]:
+        assert torch.equal(source.read(group, name), value(group, name, 3))
+    assert anew.open_state(world, wants, 4) is None, "a checkpoint is newer"
+    lost.end()
+    assert not disk.holdings()
+
+
+def test_a_state_that_was_not_copied_is_copied_when_its_worker_leaves() -> None:
+    """A worker that is alone keeps nothing meanwhile; in `every: 5`, the steps between."""
+    world, plan = World.alone(), plan_of("B")
+    memory = StateMemory(Snapshots(every=5))
+    memory.follow(world, plan, lambda: state_at(7), 6)
+    memory.before_update()
+    memory.step_done(7, None)
+    assert memory.step == 0
+    memory.leave()
+    assert memory.step == 7
