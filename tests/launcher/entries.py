@@ -102,7 +102,7 @@ def train(context: WorkerContext) -> None:
 
 def _is_due(job: Job, step: int) -> bool:
     every = job.checkpoint.every
-    return step == job.steps or (every is not None and step % every == 0)
+    return step == job.steps or bool(every and step % every == 0)
 
 
 def _start_step(context: WorkerContext, held: Held) -> int:

@@ -37,7 +37,8 @@ def test_pauses_of_workers_and_agents_are_not_acted_on(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=100_000, step_s=0.02, checkpoint={"every": 0})).start()
     run.await_step(5)
     agent = run.events("agents_started")[0]["agents"][0]["pid"]
-    for pid, seconds in ((run.worker_pids()["east/1"], 1.5), (agent, 1.5), (run.worker_pids()["east/0"], 0.7)):
+    workers = wait_for(lambda: len(run.worker_pids()) == 2 and run.worker_pids(), "status.json names both")
+    for pid, seconds in ((workers["east/1"], 1.5), (agent, 1.5), (workers["east/0"], 0.7)):
         os.kill(pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.kill(pid, signal.SIGCONT)
