@@ -38,6 +38,7 @@ from dougong.parallel.dense.buckets import FlatTensors
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from tests.jobs import make_rig, plan_for
+from tests.stores import store_at
 
 CONTEXT = multiprocessing.get_context("spawn")
 ANSWER_S = 600
@@ -204,7 +205,7 @@ def join(rank: int, workers: int, port: int) -> World:
     torch.set_num_threads(1)
     ranks = tuple(range(workers))
     member = Membership(rank, workers, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
-    return World.join(member, ("127.0.0.1", port)) if workers > 1 else World.alone()
+    return World.join(member, store_at(port, member.generation)) if workers > 1 else World.alone()
 
 
 def tell(what: str, ours: Sequence[float], theirs: Sequence[float]) -> None:

@@ -38,6 +38,7 @@ from dougong.job.schema import Job
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from tests.jobs import make_rig, plan_for
+from tests.stores import store_at
 
 TOLERANCE = 1e-4
 """Largest difference of first-step losses (about 5.5): the same arithmetic in another order."""
@@ -77,7 +78,7 @@ def worker(rank: int, port: int, options: Options) -> None:
     _answer_launcher_variables(rank, port)
     ranks = tuple(range(WORKERS))
     member = Membership(rank, WORKERS, 1, "east", (("east", "gloo", ranks),), torch.device("cpu"), ranks)
-    world = World.join(member, ("127.0.0.1", port))
+    world = World.join(member, store_at(port, member.generation))
     job = normalising_job(options.size)
     plan = plan_for(job, "B" * WORKERS)
     setting = Setting(job, rank, plan.workers[rank].lanes, Path(options.scratch))

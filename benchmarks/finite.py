@@ -21,7 +21,7 @@ import torch
 from benchmarks.step import SIZES, make_job, timed
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.tensorfile import num_not_finite
-from dougong.training.reports import StepReport, find_not_finite
+from dougong.training.results.reports import StepReport, find_not_finite
 from tests.jobs import Rig, make_rig
 
 CPU = torch.device("cpu")

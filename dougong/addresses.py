@@ -13,11 +13,11 @@ LOWEST_PORT = 1024
 HIGHEST_PORT = 65535
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
-PER_WORKER = 4
+PER_WORKER = 5
 """What a worker listens on: a socket for each group of workers that it exchanges messages in."""
 PER_AGENT = 1
-OF_CONTROLLER = 3
-"""Agents and clients, the store where workers meet, and the trial of the paths."""
+OF_CONTROLLER = 2
+"""Agents and clients, and the trial of the paths."""
 
 
 def show_address(host: str, port: int) -> str:

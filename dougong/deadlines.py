@@ -22,6 +22,7 @@ class Deadlines:
     room_s: float = 60.0  # others give back what they hold; `--wait` sets another limit
     nodes_join_s: float = 6.0  # nodes that have just been started join the cluster
     placement_s: float = 3.0  # Ray gives what it has just told to be free
+    backend_call_s: float = 60.0  # Ray itself tries for a minute where its head is gone
     agents_join_s: float = 120.0  # an agent's first message
     path_s: float = (
         2.0  # a connection and 64 KiB from one machine to another, before the first step
@@ -37,22 +38,43 @@ class Deadlines:
     # A wait for a thread lasts so long beyond the limit: the thread waits with the same limit, may
     # have begun a moment later, and knows which of the peers is missing.
     last_word_s: float = 1.0
+    # A worker that waits for nobody and stands still is given up after so long, or three times what
+    # is usual for it in that phase of a step: pauses of a second or two are ordinary (a hypervisor,
+    # a throttled control group), and to give up a healthy worker costs more than the wait.
+    hang_s: float = 3.0
+    warm_up_s: float = 300.0  # the same in the first steps, in which kernels may be compiled
+    build_s: float = 3600.0  # the same before the first step: weights are read
+    evaluation_s: float = 1800.0  # the same in an evaluation, whose rounds may differ in length
+    suspect_s: float = 0.7  # nobody is given up so soon, but a person is told
     stall_warning_s: float = 120.0  # progress that does not move is shown
     last_worker_s: float = 600.0  # a worker still at work when another has finished
     agent_silence_s: float = 10.0  # an agent without heartbeat is lost: node down or cut off
     controller_silence_s: float = 20.0  # an agent that hears nothing ends its workers
     consequence_s: float = 1.0  # a failure that follows from another waits for that other one
+    await_leave_s: float = 30.0  # who has lost a peer hears what becomes of the generation
+    rejoin_s: float = 7200.0  # the next generation: a lost node returns first, checkpoints are read
     node_return_s: float = 600.0  # a lost node, or another that fits: a reboot takes minutes
     node_retry_s: float = (
         10.0  # a node whose agent could not start is tried again, then after twice
     )
+    leave_s: float = 5.0  # a worker of a broken generation has left it; it may be computing
+    thread_end_s: float = 0.5  # a thread that waits for a peer, after its connection has ended
+    # As long as agents bear a silent controller: whoever takes the run over meets no worker of it.
+    lease_s: float = 20.0  # a controller that does not renew its lease may be followed by another
+    deaths_s: float = 3600.0  # so many controllers may die in such a time, and no more
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
+
+    drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse
+    drill_run_s: float = 180.0  # a run of the small job on which faults are rehearsed
 
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
-    stage_checkpoint_s: float = 1800.0  # the save before this one has left its memory
+    stage_checkpoint_s: float = 60.0  # the save before this one has left its memory, else no save
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
+    records_end_s: float = 30.0  # a run that has ended has written down what it was
+    logs_end_s: float = 2.0  # the same of workers' lines, before their agent must end
+    storage_told_s: float = 1.0  # storage that answers sooner is never called slow
 
     # Connections between controller, agents and clients.
     agent_connect_s: float = 2.0  # an agent's machine reaches the controller's
@@ -77,6 +99,8 @@ class Deadlines:
 
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
+    backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
+    second_fork_server_s: float = 10.0  # training has lasted so long before a second one is started
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
@@ -89,16 +113,28 @@ class Deadlines:
     wait_told_s: float = 10.0  # what is awaited is said again, then after twice as long
     log_settle_s: float = 0.2  # a message of several lines has no more of them
 
+    # Signs of life: how many looks or messages in a row are missing before it is worth a word.
+    worker_seen_s: float = 0.5  # a worker that nothing has been told of for longer is not judged
+    state_seen_s: float = 0.15  # seen at two looks: a debugger stops a process for an instant
+    agent_mute_s: float = 0.45  # four heartbeats have not come: its machine is tried from then on
+    machine_tried_s: float = 0.9  # who has not answered a try of its machine by then does not
+    neighbour_lost_s: float = 0.7  # three of a machine's short messages and a bit have not come
+    held_up_s: float = 1.0  # a controller that has not looked for so long was held up itself
+    budget_s: float = 3600.0  # failures before are forgotten: `fault.max_restarts` is by the hour
+
     # Intervals.
+    neighbour_every_s: float = 0.2  # machines of a run send each other a short message
     ping_every_s: float = 2.0
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
+    storage_retry_s: float = 1.0  # what storage has refused is tried again
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
-    lock_retry_s: float = 0.05  # a run's lock, which somebody who only looks has for an instant
+    lease_renew_s: float = 1.0  # a controller says that it lives
+    adoption_every_s: float = 0.0005  # a process between fork server and worker ends
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
@@ -123,15 +159,21 @@ SETTABLE = {
     "fingerprint_s": "longest wait for the probes of every device",
     "rendezvous_s": "longest wait for all workers of a generation to meet",
     "message_s": "longest wait of a worker for a peer's tensors",
+    "hang_s": "a worker that waits for nobody and stands still so long is ended, at the soonest",
+    "warm_up_s": "the same in a generation's first steps",
+    "build_s": "the same before its first step, while weights are read",
+    "evaluation_s": "the same during an evaluation",
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
+    "leave_s": "longest wait for a worker to leave a broken generation, before it is killed",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",
     "find_checkpoint_s": "longest search for a valid checkpoint, whose every byte is read",
-    "stage_checkpoint_s": "longest wait of a save for the one before it",
+    "stage_checkpoint_s": "longest wait of a save for the one before it, then it is left out",
     "commit_checkpoint_s": "longest wait for the last checkpoint to be whole on storage",
+    "records_end_s": "longest wait of a run that has ended for its records to be written",
 }
 """What a job file may set under `fault.deadlines`, and what each means to a user."""
 

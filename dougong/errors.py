@@ -62,6 +62,10 @@ class AliveError(LaunchError):
     exit_status = 3
 
 
+class SupersededError(AliveError):
+    """Another controller has followed this one, which was taken for dead: the run goes on there."""
+
+
 class NoRoomError(LaunchError):
     """An island finds no room on the nodes that there are now. `is_held`: what it asks for is
     there, in the hands of others."""
@@ -87,4 +91,7 @@ class WorkerError(DougongError):
 
 class PeerError(DougongError):
     """A message to or from another worker failed: as a rule the consequence of that worker's end,
-    not a cause."""
+    not a cause. `waited_for`: the names of those for whom this worker has waited to the end of its
+    time; empty where the message failed otherwise."""
+
+    waited_for: tuple[str, ...] = ()

@@ -21,6 +21,9 @@ class Bomb:
     def __init__(self, control: Any, fuse: Path, step: int, phase: str) -> None:
         self._control, self._fuse, self._moment = control, fuse, (step, phase)
 
+    def waits_for(self, ranks: Any) -> None:
+        self._control.waits_for(ranks)
+
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._control.progress(step, phase, operation)
         if (step, phase) == self._moment and self._fuse.exists():

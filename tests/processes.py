@@ -16,6 +16,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from tests.stores import store_at
 
 DEADLINE_S = 120.0
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -72,7 +73,7 @@ def _worker(
         names = tuple(w.name for w in plan.workers)
         device = torch.device("cpu")
         member = Membership(rank, len(everybody), 1, "east", islands, device, attention, names, deadlines)
-        world = World.join(member, ("127.0.0.1", port)) if len(everybody) > 1 else World.alone()
+        world = World.join(member, store_at(port)) if len(everybody) > 1 else World.alone()
         results.put((rank, task(world, plan, *arguments), None))
         world.leave()
     except BaseException:

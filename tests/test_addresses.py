@@ -80,5 +80,5 @@ def test_a_job_file_says_ports_as_text(tmp_path: Path) -> None:
 
 
 def test_every_port_of_a_node_is_counted() -> None:
-    assert num_needed(workers=2, agents=1) == 9
-    assert num_needed(workers=0, agents=0, with_controller=True) == 3
+    assert num_needed(workers=2, agents=1) == 11
+    assert num_needed(workers=0, agents=0, with_controller=True) == 2

@@ -39,6 +39,23 @@ def test_the_price_of_the_look_for_nan_is_measured() -> None:
     assert "the look of a save, of its digests (beside training): median" in ended.stdout
 
 
+@pytest.mark.slow
+def test_the_price_of_snapshots_is_measured() -> None:
+    ended = run("benchmarks/snapshots.py", "--workers", "2", "--rounds", "2", "--steps", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "with snapshots over without: median" in ended.stdout and "MB of state sent a step" in ended.stdout
+
+
+def test_rehearsed_faults_are_counted(tmp_path: Path) -> None:
+    """What has been measured before is told again; whole schedules are `tests/tools/drill`'s."""
+    kill = '{"part": "kill", "seconds": %s, "phases": {"noticed_s": 0.02}, "right": true, "tier": "own", "load": 1.5}\n'
+    (tmp_path / "recovery.jsonl").write_text(kill % 0.5 + kill % 0.7 + kill % 0.4)
+    ended = run("benchmarks/recovery.py", "--only", "drills", "--n", "0", "--folder", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert "0 of 0 schedules done" in ended.stdout
+    assert "kill: median 0.50 s, worst 0.70 s, n 3, load 1.5 to 1.5; noticed 0.020" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

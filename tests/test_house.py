@@ -33,25 +33,30 @@ LONG_FILES: dict[str, str] = {}
 # functions, those under TYPE_CHECKING and entry points named as text count like any other.
 ORDER = (
     "errors", "deadlines", "addresses", "remarks",
+    "storage",  # what may refuse or not answer is written by a thread of its own
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job",  # what a user asks for; optimizers declare a section of it
+    "job.yaml", "job.section", "job.optimizers", "job.fault", "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
+    "control.network",  # machines that hear each other
+    "control.worker",  # a worker's end of its line
     "testing",  # a cluster on one machine, for tests and by hand
     "fault",  # from observation to decision
     "models",  # how a transformers model is cut
     "checkpoint",
-    "records",  # what a run leaves behind
+    "records.event", "records",  # what a run leaves behind
     "planner",  # from a job and a cluster to a plan
     "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
-    "training.optimizers", "training.start", "training",
-    "launcher.agent", "launcher.backends", "launcher.controller.inbound", "launcher.controller", "launcher",
-    "tools",  # proofs, differences, calibration
+    "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",
+    "launcher.agent.here", "launcher.agent",
+    "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
+    "launcher.controller.inbound", "launcher.controller", "launcher",
+    "tools", "tools.drill",  # proofs, differences, calibration
     "cli",
 )  # fmt: skip
 

@@ -32,6 +32,7 @@ def test_a_rewritten_folder_changes_nothing_and_a_lost_one_is_not_needed(tmp_pat
         "checkpoint": {"every": 20},
         "islands": [{"name": "east", "accelerator": "cpu", "workers": 2}],
         "drill": [{"at_step": 36, "kill": "east/1"}],
+        "fault": {"snapshots": {"every": 0}},  # the folder would not be looked at again
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     run = RunDir(tmp_path / "run")

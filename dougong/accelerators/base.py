@@ -1,9 +1,9 @@
-"""What dougong asks of a kind of device: a few facts and seven methods.
+"""What dougong asks of a kind of device: a few facts and eight methods.
 
 One small file per kind implements them. They are called in two kinds of process. A node's *agent*
 never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe` and
-`memory_bytes`, if it is known. A
-*worker* calls `open` once, and takes `expert_operators` if there are any.
+`memory_bytes`, if it is known. A *worker* calls `open` once, takes `expert_operators` if there are
+any, and leaves the others of its island by `abort` when one of them is lost.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
 
     from dougong.ops.experts.base import ExpertOp
 
@@ -101,6 +102,13 @@ class Accelerator(ABC):
         (`ops.experts.choose`), so that one which does not fit costs time, not bits.
         """
         yield from ()
+
+    def abort(self, groups: Sequence[dist.ProcessGroup]) -> None:
+        """Have what is under way in these groups of the native backend end at once, in this process
+        alone: a kernel that waits for a peer which is gone has no other end. Nothing may be begun
+        in them afterwards. Any thread may call this."""
+        for group in groups:
+            group.abort()
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
 
     from dougong.ops.experts.base import ExpertOp
 
@@ -46,7 +47,12 @@ class Cuda(Accelerator):
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         # The order of nvidia-smi, so that a device's number means the same to everybody.
-        variables = thread_environment(threads) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        variables = thread_environment(threads) | {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            # A worker outlives the loss of a peer (`abort`). By default torch's own watchdog would
+            # end the process then.
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+        }
         if deterministic:
             # cuBLAS gives the same bits in every run only with a workspace of fixed size.
             variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -97,6 +103,19 @@ class Cuda(Accelerator):
         from dougong.ops.experts.triton_swiglu import make_grouped
 
         yield make_grouped()
+
+    def abort(self, groups: Sequence[dist.ProcessGroup]) -> None:
+        import torch
+
+        if not groups:
+            return
+        # Together: the aborts of several communicators may wait for one another (pytorch#119797).
+        library: Any = groups[0]._get_backend(torch.device("cuda"))
+        library._group_start()
+        try:
+            super().abort(groups)
+        finally:
+            library._group_end()
 
 
 def _exact_arithmetic() -> None:

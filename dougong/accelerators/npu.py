@@ -54,7 +54,11 @@ class Npu(Accelerator):
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         # An operator without a kernel must fail, not run unseen on the host.
-        variables = thread_environment(threads) | {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1"}
+        variables = thread_environment(threads) | {
+            "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",
+            # As for NCCL: a worker outlives the loss of a peer.
+            "TORCH_HCCL_ASYNC_ERROR_HANDLING": "0",
+        }
         return variables | (DETERMINISTIC if deterministic else {})
 
     def open(self, index: int, deterministic: bool = True) -> torch.device:

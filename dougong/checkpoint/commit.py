@@ -7,8 +7,9 @@ or a whole one, because of the order in which `commit` does things:
 2. The small files are written beside them, each with fsync.
 3. The manifest is written under another name, with fsync; then every folder is synced, so that
    the names of all files survive a loss of power; only then is it renamed to `manifest.json`.
-4. The directory is renamed out of `pending/`. A rename within one file system is atomic: whoever
-   looks sees a directory in `pending/`, which is never read as a checkpoint, or a whole one.
+4. The directory is renamed out of the gate. A rename within one file system is atomic: whoever
+   looks sees a directory in `pending/`, which is never read as a checkpoint, or a whole one. Where
+   another controller has followed this one, the rename fails (`gate`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from dougong.checkpoint.directories import (
     INDEX_FILE,
     MANIFEST,
     MODEL,
-    PENDING,
     committed_directory,
+    gate_of,
     pending_directory,
 )
 from dougong.checkpoint.disk import digest, opened, storage_error, sync_directory, write_new
@@ -55,15 +56,17 @@ def commit(
     generation: int,
     parts: Sequence[CheckpointPart],
     additions: Additions | None = None,
+    fence: int = 0,
 ) -> Path:
     """Make one checkpoint of the parts that all workers of a generation have reported durable.
 
-    Returns its directory. Raises `CheckpointError` when parts overlap, miss something, or
+    `fence`: the number of this controller, whose gate is open; 0 in tools. Returns the directory.
+    Raises `CheckpointError` when parts overlap, miss something, or
     contradict each other or the files; nothing is committed then. Once this returns, the checkpoint
     survives a loss of power.
     """
     additions = additions or Additions()
-    pending = pending_directory(root, step, generation)
+    pending = pending_directory(root, step, generation, fence)
     try:
         merge.check_origin(parts, step, generation, pending.name)
         merged = merge.merge_parts(parts, additions.expected)
@@ -73,6 +76,7 @@ def commit(
         manifest = Manifest(
             step=step,
             generation=generation,
+            fence=fence,
             metadata=_metadata(additions, parts),
             files={**merged.files, **small},
             tensors=merged.model.tensors,
@@ -114,6 +118,8 @@ def _small_files(merged: merge.MergedParts, companions: Mapping[str, bytes]) -> 
 def _write_small_files(pending: Path, texts: Mapping[str, bytes]) -> dict[str, FileRecord]:
     for name, data in texts.items():
         (pending / name).parent.mkdir(parents=True, exist_ok=True)
+        # A commit that storage has refused may have left one, perhaps half written.
+        (pending / name).unlink(missing_ok=True)
         write_new(pending / name, data)
     return {name: FileRecord(len(data), digest(data)) for name, data in texts.items()}
 
@@ -149,5 +155,5 @@ def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
     sync_directory(pending)
     pending.rename(target)
     sync_directory(root)
-    sync_directory(root / PENDING)
+    sync_directory(gate_of(root, manifest.fence))
     return target

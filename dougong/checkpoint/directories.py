@@ -2,8 +2,8 @@
 
 root/step-000060          committed
 root/step-000060.g2       committed; the name above was taken by another generation's
-root/pending/step-000060.g2   being written, or left by a fault: never a checkpoint
-root/pending/trash-...    being deleted
+root/pending/3/step-000060.g2   being written, or left by a fault: never a checkpoint
+root/pending/3/trash-...    being deleted; 3: of the third controller (`gate`)
 root/set-aside/1/step-000080   committed; the run went on from an earlier one by somebody's wish
 """
 
@@ -30,9 +30,15 @@ class CheckpointPlace:
     path: Path
 
 
-def pending_directory(root: Path, step: int, generation: int) -> Path:
+def gate_of(root: Path, fence: int) -> Path:
+    """Where the controller of this number has what is not committed. 0: nobody is the controller,
+    as in tools."""
+    return root / PENDING / str(fence) if fence else root / PENDING
+
+
+def pending_directory(root: Path, step: int, generation: int, fence: int = 0) -> Path:
     """Where the workers of a generation write a step's state."""
-    return root / PENDING / f"step-{step:06d}.g{generation}"
+    return gate_of(root, fence) / f"step-{step:06d}.g{generation}"
 
 
 def committed_directory(root: Path, step: int, generation: int) -> Path:
@@ -53,9 +59,9 @@ def list_committed(root: Path) -> list[CheckpointPlace]:
     return sorted(_places(root), reverse=True)
 
 
-def list_pending(root: Path) -> list[CheckpointPlace]:
-    """Every directory that is being written or was left so, newest first."""
-    return sorted(_places(root / PENDING), reverse=True)
+def list_pending(root: Path, fence: int = 0) -> list[CheckpointPlace]:
+    """Every directory of that controller that is being written or was left so, newest first."""
+    return sorted(_places(gate_of(root, fence)), reverse=True)
 
 
 def step_of(directory: Path) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,12 +71,27 @@ def write_at(fd: int, view: Buffer, offset: int) -> None:
 
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """An open descriptor of `path`, closed at the end."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    """An open descriptor of `path`, closed at the end. CheckpointError where that is to be read and
+    is neither a file nor a directory: a pipe would be waited for, and a device has no end."""
+    # O_NONBLOCK: to open a pipe that nobody writes to waits; for files it means nothing.
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     try:
+        mode = os.fstat(fd).st_mode
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        if reads and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise CheckpointError(f"{path}: is no file; move away what lies there")
         yield fd
     finally:
         os.close(fd)
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a small file. OSError where it cannot be read, CheckpointError where it is
+    none."""
+    with opened(path) as fd:
+        data = bytearray(os.fstat(fd).st_size)
+        read_into(fd, memoryview(data), 0)
+    return bytes(data)
 
 
 def sync_file(fd: int) -> None:
@@ -106,8 +122,8 @@ def storage_error(path: Path, error: OSError, what: str = "a checkpoint") -> Che
     written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(
-            f"{path}: no space left to write {what} ({_free_bytes(path)} bytes free); "
-            "free some, or lower checkpoint.keep"
+            f"{path}: no space left to write {what}{_free_words(path)}; free some, or lower "
+            "checkpoint.keep"
         )
     if error.errno == errno.EEXIST:
         return CheckpointError(
@@ -116,8 +132,11 @@ def storage_error(path: Path, error: OSError, what: str = "a checkpoint") -> Che
     return CheckpointError(f"{path}: {error.strerror or error}; mend the storage, then go on")
 
 
-def _free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
+def _free_words(path: Path) -> str:
+    try:
+        while not path.exists():
+            path = path.parent
+        space = os.statvfs(path)
+    except OSError:
+        return ""
+    return f" ({space.f_bavail * space.f_frsize} bytes free)"

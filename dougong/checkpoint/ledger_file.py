@@ -11,6 +11,7 @@ are deleted.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.checkpoint.disk import storage_error
+from dougong.checkpoint.disk import opened, storage_error, write_at
 
 KINDS = ("gradient", "weight")
 NAMES = "names.json"
@@ -62,14 +63,19 @@ class LedgerWriter:
             self._record[kind] = values
         try:
             self._file = self._file_for(step)
-            with self._file.open("ab") as file:
-                file.write(self._record.tobytes())
+            with opened(self._file, os.O_WRONLY | os.O_CREAT) as fd:
+                # Over a record that was not written whole, where storage has refused it before.
+                whole = os.fstat(fd).st_size // self._record.nbytes
+                write_at(fd, self._record.tobytes(), whole * self._record.nbytes)
         except OSError as error:
+            self._file = None  # its folder may be gone, and come back without it
             raise storage_error(self._folder, error, "the ledger") from error
 
     def _file_for(self, step: int) -> Path:
         """The file that takes one more record: the last one, or a new one of `step`."""
         if self._file is None:
+            # Never the run directory: one that is away comes back whole.
+            self._root.mkdir(exist_ok=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / NAMES).write_text(self._names)
         elif self._file.stat().st_size + self._record.nbytes <= self._file_bytes:

@@ -3,7 +3,7 @@
 It names every file, tensor and digest, and carries its own digest. Imports no torch. On disk:
 
     {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON, "body": {
-        "step", "generation", "header": {...},
+        "step", "generation", "fence" (where it is known), "header": {...},
         "files": {"model/config.json": {"bytes", "digest"},
                   "model/model-rank00000.safetensors": {"bytes", "header": [bytes, digest],
                       "tensors": [[group, name, row, offset, bytes, dtype, shape, digest], ...]}},
@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dougong.checkpoint.directories import MANIFEST
-from dougong.checkpoint.disk import digest
+from dougong.checkpoint.disk import digest, read_file
 from dougong.checkpoint.tensorfile import ITEM_BYTES
 from dougong.errors import CheckpointError
 
@@ -164,6 +164,7 @@ class Manifest:
 
     `metadata` is what the controller says of the run: the job's identity, the plan, the place in
     the data, the seed, the parent checkpoint; and the ledger's digest, where a worker sent it.
+    `fence`: the number of the controller that committed it; 0: not known.
     """
 
     step: int
@@ -172,6 +173,7 @@ class Manifest:
     files: dict[str, FileRecord]
     tensors: ModelTensors = field(default_factory=ModelTensors)
     keep_float32: tuple[str, ...] = ()
+    fence: int = 0
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """(file, entry) of every tensor and row."""
@@ -184,7 +186,7 @@ class Manifest:
         return sum(record.num_bytes for record in self.files.values())
 
     def to_bytes(self) -> bytes:
-        body = {
+        body: dict[str, Any] = {
             "step": self.step,
             "generation": self.generation,
             "header": self.metadata,
@@ -192,6 +194,8 @@ class Manifest:
             "logical": self.tensors.to_json(),
             "keep_float32": list(self.keep_float32),
         }
+        if self.fence:
+            body["fence"] = self.fence
         text = _canonical(body)
         document = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n"body":{text}}}\n'
         return document.encode()
@@ -201,7 +205,7 @@ class Manifest:
         """The manifest of a directory, checked against its own digest. Raises `CheckpointError`."""
         path = directory / MANIFEST
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{path}: missing; {directory.name} was never committed as a checkpoint"
@@ -210,7 +214,7 @@ class Manifest:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         try:
             return _parse(data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged: {error}; use another checkpoint") from error
 
 
@@ -227,6 +231,7 @@ def _parse(data: bytes) -> Manifest:
         files=files,
         tensors=ModelTensors.from_json(body["logical"]),
         keep_float32=tuple(body["keep_float32"]),
+        fence=body.get("fence", 0),
     )
 
 

@@ -61,11 +61,13 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class PartWriter:
-    """The worker that writes: its name, its rank, and the generation that it belongs to."""
+    """The worker that writes: its name, its rank, the generation that it belongs to, and the number
+    of its controller."""
 
     worker: str
     rank: int
     generation: int
+    fence: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class CheckpointReader:
         self._names = names
         self._places = {entry.key: (file, entry) for file, entry in self.manifest.entries()}
         self._files: dict[str, int] = {}
+        self._num_bytes = 0
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -41,6 +42,17 @@ class CheckpointReader:
     @property
     def step(self) -> int:
         return self.manifest.step
+
+    @property
+    def ledger(self) -> str | None:
+        """The ledger's digest after the step; None: the run keeps none."""
+        found: str | None = self.metadata.get("ledger")
+        return found
+
+    @property
+    def tiers(self) -> dict[str, int]:
+        """How many bytes have been read, all from storage."""
+        return {"checkpoint": self._num_bytes}
 
     def names(self, group: str) -> list[str]:
         """The logical names that a group holds."""
@@ -120,6 +132,7 @@ class CheckpointReader:
             raise CheckpointError(
                 f"{where}: holds {not_finite_words(count)}; use another checkpoint"
             )
+        self._num_bytes += entry.num_bytes
         return data.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _open(self, file: str) -> int:

@@ -6,6 +6,8 @@ in `commit`; a deletion keeps the same promise in `_delete`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,14 +15,16 @@ from pathlib import Path
 
 from dougong.checkpoint.commit import Additions, commit
 from dougong.checkpoint.directories import (
-    PENDING,
+    MANIFEST,
     SET_ASIDE,
     CheckpointPlace,
+    gate_of,
     list_committed,
     list_pending,
     next_folder,
 )
 from dougong.checkpoint.disk import storage_error, sync_directory
+from dougong.checkpoint.gate import ASIDE, TRASH, open_gate
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.merge import expected_tensors
 from dougong.checkpoint.part import CheckpointPart
@@ -35,6 +39,7 @@ __all__ = [
     "commit",
     "expected_tensors",
     "newest_valid",
+    "open_gate",
     "prune",
     "set_aside",
     "steps_in",
@@ -81,7 +86,7 @@ def steps_in(root: Path) -> str:
     return ", ".join(map(str, steps)) or "none"
 
 
-def set_aside(root: Path, checkpoints: Sequence[Path]) -> Path:
+def set_aside(root: Path, checkpoints: Sequence[Path], fence: int = 0) -> Path:
     """Move these checkpoints of `root` to a new folder, which is returned. None is read again by a
     run, and none is ever deleted; whoever moves one back has it again.
 
@@ -92,7 +97,10 @@ def set_aside(root: Path, checkpoints: Sequence[Path]) -> Path:
     try:
         folder.mkdir(parents=True)
         for path in checkpoints:
-            path.rename(folder / path.name)
+            passing = path
+            if fence:
+                passing = path.rename(gate_of(root, fence) / f"{ASIDE}{path.name}")
+            passing.rename(folder / path.name)
         sync_directory(folder)
         sync_directory(root)
     except OSError as error:
@@ -105,12 +113,13 @@ class Pruned:
     """What `prune` did.
 
     `kept`: valid ones, newest first. `removed`: directories deleted. `invalid`: damaged ones, left
-    for a person to look at.
+    for a person to look at. `left`: names of what was to be deleted and is not, and why.
     """
 
     kept: tuple[Path, ...]
     removed: tuple[Path, ...]
     invalid: tuple[Path, ...]
+    left: tuple[tuple[str, str], ...] = ()
 
 
 def prune(
@@ -119,6 +128,7 @@ def prune(
     generation: int | None = None,
     trusted: Collection[str] = (),
     known_invalid: Collection[str] = (),
+    fence: int = 0,
 ) -> Pruned:
     """Delete what is older than the newest `keep` valid checkpoints, and what ended generations
     left unfinished.
@@ -128,7 +138,10 @@ def prune(
     `trusted` (those that this controller committed, read back by their writers, or has read since)
     are checked by size alone, the others wholly. `generation` is the running one: older
     generations' unfinished directories go, and its own that a later commit of it has overtaken.
-    None (nobody runs, or it is not known) leaves them all.
+    None (nobody runs, or it is not known) leaves them all. What is a link, or holds files that no
+    checkpoint has, is somebody's and is left; what storage refuses to delete is told, and tried
+    again by the next call. `fence`: the number of this controller,
+    whose gate is open; 0 in tools.
     """
     if keep < 1:
         raise CheckpointError(
@@ -137,12 +150,43 @@ def prune(
     valid, invalid = _sort(root, trusted, known_invalid)
     kept, removed = valid[:keep], valid[keep:]
     if generation is not None:
-        removed += _stale(root, generation, kept)
+        removed += _stale(list_pending(root, fence), generation, kept)
     # Only now that enough valid ones are known is anything deleted.
-    for path in removed:
-        _delete(root, path)
-    _empty_trash(root)
-    return Pruned(tuple(kept), tuple(removed), tuple(invalid))
+    if not fence:
+        gate_of(root, fence).mkdir(exist_ok=True)
+    gate = gate_of(root, fence)
+    left = [_remove(gate, path) for path in removed]
+    gone = tuple(path for path, reason in zip(removed, left, strict=True) if not reason)
+    told = [(path.name, why) for path, why in zip(removed, left, strict=True) if why]
+    told += _empty_trash(gate)
+    return Pruned(tuple(kept), gone, tuple(invalid), tuple(told))
+
+
+def _remove(gate: Path, path: Path) -> str:
+    """Delete a directory; why it is left, empty where it is not."""
+    try:
+        foreign = _foreign_in(path)
+        if not foreign:
+            _delete(gate, path)
+    except OSError as error:
+        return str(storage_error(path, error))
+    return foreign
+
+
+def _foreign_in(path: Path) -> str:
+    """What of a directory is not a checkpoint's, in words; empty for nothing."""
+    if path.is_symlink():
+        return f"a link to {os.readlink(path)}"
+    own: set[str] | None = None
+    with contextlib.suppress(CheckpointError):  # an unfinished one has none
+        own = {MANIFEST, *Manifest.load(path).files}
+    for found in sorted(path.rglob("*")):
+        name = found.relative_to(path).as_posix()
+        if found.is_symlink():
+            return f"holds {name}, a link"
+        if own is not None and not found.is_dir() and name not in own:
+            return f"holds {name}, which is no checkpoint's"
+    return ""
 
 
 def _sort(
@@ -165,7 +209,7 @@ def _is_valid(path: Path, trusted: Collection[str]) -> bool:
     return verify(path).ok
 
 
-def _stale(root: Path, generation: int, kept: Iterable[Path]) -> list[Path]:
+def _stale(pending: Iterable[CheckpointPlace], generation: int, kept: Iterable[Path]) -> list[Path]:
     """Unfinished directories that nobody will finish.
 
     An older generation's workers have all ended. The running one commits its steps in order: once
@@ -176,7 +220,7 @@ def _stale(root: Path, generation: int, kept: Iterable[Path]) -> list[Path]:
         manifest = Manifest.load(path)
         if manifest.generation == generation:
             newest = max(newest, manifest.step)
-    return [p.path for p in list_pending(root) if _is_stale(p, generation, newest)]
+    return [place.path for place in pending if _is_stale(place, generation, newest)]
 
 
 def _is_stale(place: CheckpointPlace, generation: int, newest: int) -> bool:
@@ -185,21 +229,23 @@ def _is_stale(place: CheckpointPlace, generation: int, newest: int) -> bool:
     return place.step < newest
 
 
-def _delete(root: Path, path: Path) -> None:
-    """Delete a directory, renamed first: half a deletion must not look like a checkpoint."""
-    trash = root / PENDING / f"trash-{path.name}-{path.parent.name}"
-    trash.parent.mkdir(exist_ok=True)
-    try:
-        if trash.exists():
-            shutil.rmtree(trash)
-        path.rename(trash)
-        sync_directory(path.parent)
+def _delete(gate: Path, path: Path) -> None:
+    """Delete a directory, renamed first: half a deletion must not look like a checkpoint. The gate
+    is not made where it is gone: then this is not our controller's to delete."""
+    trash = gate / f"{TRASH}{path.name}-{path.parent.name}"
+    if trash.exists():
         shutil.rmtree(trash)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    path.rename(trash)
+    sync_directory(path.parent)
+    shutil.rmtree(trash)
 
 
-def _empty_trash(root: Path) -> None:
-    """Finish deletions that a crash cut short."""
-    for path in (root / PENDING).glob("trash-*"):
-        shutil.rmtree(path)
+def _empty_trash(gate: Path) -> list[tuple[str, str]]:
+    """Finish deletions that a crash, or storage, cut short; what is left, and why."""
+    left = []
+    for path in sorted(gate.glob(f"{TRASH}*")):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            left.append((path.name, str(storage_error(path, error))))
+    return left

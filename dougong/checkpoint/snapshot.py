@@ -8,8 +8,10 @@ training.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,6 @@ from torch import Tensor
 from dougong.checkpoint.directories import MODEL, pending_directory
 from dougong.checkpoint.disk import (
     digest,
-    digest_range,
     opened,
     storage_error,
     sync_directory,
@@ -38,10 +39,13 @@ from dougong.checkpoint.tensorfile import (
     num_not_finite,
     plan_layout,
 )
+from dougong.checkpoint.verify import read_back
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, NumericsError
+from dougong.errors import CheckpointError, NumericsError, PeerError
 
 OnDurable = Callable[[CheckpointPart], None]
+OnFailed = Callable[[int, str], None]
+"""Is told the step whose part is not on storage, and why."""
 
 
 @dataclass(frozen=True)
@@ -85,73 +89,124 @@ class _WriteJob:
 
 
 class Saver:
-    """Saves one worker's share of the state. One save at a time; `stage` and `wait` belong to the
-    training thread."""
+    """Saves one worker's share of the state. One save at a time; `stage`, `wait` and `finish`
+    belong to the training thread.
+
+    Storage that refuses a part, or does not answer, ends no training: it is told, and the next save
+    tries again.
+    """
 
     def __init__(
         self,
         root: Path,
         writer: PartWriter,
         on_durable: OnDurable,
+        on_failed: OnFailed,
         names: Names,
         deadlines: Deadlines,
     ) -> None:
-        """`root`: the run's checkpoints/. `on_durable(part)` is called by the writer thread."""
+        """`root`: the run's checkpoints/. `on_durable` and `on_failed` are called by the writer
+        thread; `on_failed` also by the training thread, for a save that is left out."""
         self._root = root
         self._writer = writer
-        self._on_durable = on_durable
+        self._on_durable, self._on_failed = on_durable, on_failed
         self._names = names
-        self._timeout_s = deadlines.stage_checkpoint_s
+        self._deadlines = deadlines
         shared = names.shared_files()
         self._layouts = {f"{MODEL}/{name}": layout for name, layout in shared.items()}
         self._file_of = _files_by_tensor(self._layouts)
         self._memory: dict[tuple[str, str, int | None], Tensor] = {}
-        self._thread: threading.Thread | None = None
+        self._step = 0
+        self._made: list[Path] = []
         self._error: BaseException | None = None
+        self._refused: _WriteJob | None = None  # the newest save, where storage did not take it
+        self._is_late = False  # the save under way has been waited for in vain
+        self._is_over = threading.Event()  # no save is under way, or nobody wants it any more
+        self._is_over.set()
+        self._is_abandoned = False
 
-    def stage(self, step: int, tensors: Iterable[StateTensor]) -> None:
+    def stage(
+        self, step: int, tensors: Iterable[StateTensor], patience_s: float | None = None
+    ) -> bool:
         """Copy the tensors and start writing them. Once this returns, the caller may change them.
 
-        Waits first for the save before, as `wait` does, and raises what that save failed with.
-        Floating tensors are float32 (master weights); anything else raises `CheckpointError`, a
-        wrong shape `ModelError`.
+        Waits first for the save before, so long at most (None: `stage_checkpoint_s`, and not at all
+        for one that has been waited for in vain). Where that is not over, this save is left out,
+        which `on_failed` is told: False. Floating tensors are float32 (master weights); anything
+        else raises `CheckpointError`, a wrong shape `ModelError`; else as `wait`.
         """
-        self.wait()
+        if not self.wait(patience_s):
+            self._is_late = True
+            limit = self._deadlines.words("stage_checkpoint_s")
+            self._on_failed(
+                step, f"the save before it is still being written, after more than {limit}"
+            )
+            return False
         files: dict[str, list[_Staged]] = {}
         state = []
         for item in tensors:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
             for staged in self._copy(item):
                 files.setdefault(staged.file, []).append(staged)
-        directory = pending_directory(self._root, step, self._writer.generation)
+        directory = pending_directory(self._root, step, self._writer.generation, self._writer.fence)
         # The writer thread reads staging memory only; the tensors are training's again.
         self._start(_WriteJob(step, directory, files, tuple(state)))
+        return True
 
-    def wait(self) -> None:
-        """Return when no save is under way; its part is durable and `on_durable` has returned.
+    def wait(self, patience_s: float | None = None) -> bool:
+        """Whether no save is under way, after waiting so long at most (None: as in `stage`).
 
-        Raises the first error of the writer thread (once), or `CheckpointError` after
-        `stage_checkpoint_s` of the deadlines.
+        Raises what the writer thread has met that is not storage's (once), such as `NumericsError`,
+        or `PeerError` once saves have been abandoned.
         """
-        if self._thread is not None:
-            self._thread.join(self._timeout_s)
-            if self._thread.is_alive():
-                raise CheckpointError(
-                    f"{self._writer.worker}: {self._thread.name} is still being written after "
-                    f"{self._timeout_s:g} s (fault.deadlines.stage_checkpoint_s); "
-                    "the storage under the run directory is too slow or hangs"
-                )
-            self._thread = None
-        # The thread that could set it has ended: nobody writes it while it is read.
+        if patience_s is None:
+            patience_s = 0.0 if self._is_late else self._deadlines.stage_checkpoint_s
+        is_over = self._is_over.wait(patience_s)
+        if self._is_abandoned:
+            raise PeerError(f"{self._writer.worker}: its generation is over, and its saves with it")
+        if not is_over:
+            return False
+        self._is_late = False
+        # The thread has set it before it was over: nobody writes it while it is read.
         error, self._error = self._error, None
         if error is not None:
             raise error
+        return True
+
+    def finish(self, beat: Callable[[], None]) -> None:
+        """Return when the newest save is durable and `on_durable` has returned.
+
+        What storage refuses is tried again and again; after `commit_checkpoint_s` it is given up,
+        which `on_failed` has been told. `beat` is called meanwhile. Raises as `wait`.
+        """
+        deadline = time.monotonic() + self._deadlines.commit_checkpoint_s
+        while time.monotonic() < deadline:
+            beat()
+            if not self.wait(self._deadlines.storage_retry_s):
+                continue
+            if self._refused is None:
+                return
+            time.sleep(self._deadlines.storage_retry_s)
+            self._start(self._refused)
+        if not self._is_over.is_set():
+            limit = self._deadlines.words("commit_checkpoint_s")
+            self._on_failed(self._step, f"it is still being written after {limit}")
+
+    def abandon(self) -> None:
+        """Make nothing more durable, and let whoever waits go: the generation is over. A thread
+        that is stuck in a call of the storage is left to itself; what it writes lies in a directory
+        of this generation alone, and nobody is told of it. Any thread may call this."""
+        self._is_abandoned = True
+        self._is_over.set()
 
     def _start(self, job: _WriteJob) -> None:
-        self._thread = threading.Thread(
+        self._step = job.step
+        self._is_over.clear()
+        if self._is_abandoned:  # a moment ago
+            self._is_over.set()
+        threading.Thread(
             target=self._run, args=(job,), name=f"checkpoint-{job.step}", daemon=True
-        )
-        self._thread.start()
+        ).start()
 
     def _copy(self, item: StateTensor) -> list[_Staged]:
         if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
@@ -193,17 +248,41 @@ class Saver:
 
     def _run(self, job: _WriteJob) -> None:
         try:
-            self._on_durable(self._write(job))
+            part = self._try(job)
+            if part is not None and not self._is_abandoned:
+                self._on_durable(part)
         except BaseException as error:
             # Carried to the training thread, which raises it at its next `stage` or `wait`.
             self._error = error
+        finally:
+            self._is_over.set()
+
+    def _try(self, job: _WriteJob) -> CheckpointPart | None:
+        """The part, durable; None where storage refuses, which is told."""
+        self._refused, self._made = None, []
+        try:
+            return self._write(job)
+        except CheckpointError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = str(storage_error(job.directory, error))
+        self._refused = job
+        # Room that nobody needs any more: of the files that are this worker's alone.
+        for path in self._made:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if not self._is_abandoned:
+            self._on_failed(job.step, reason)
+        return None
 
     def _write(self, job: _WriteJob) -> CheckpointPart:
         records = {}
         for file, staged in sorted(job.files.items()):
+            if self._is_abandoned:
+                raise PeerError(f"checkpoint of step {job.step}: its generation is over")
             path = job.directory / file
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(job.directory, path.parent)
                 records[file] = self._write_file(path, file, staged)
             except OSError as error:
                 raise storage_error(path, error) from error
@@ -219,6 +298,14 @@ class Saver:
             model=self._describe_model() if self._writer.rank == 0 else None,
         )
 
+    def _make_folder(self, directory: Path, folder: Path) -> None:
+        """A folder of the checkpoint's directory. Never the gate in which that lies: where it has
+        been closed this worker's controller is no more the run's."""
+        if not self._writer.fence:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+
     def _describe_model(self) -> ModelDescription:
         names = self._names
         return ModelDescription(names.describe(), dict(names.model_files), names.keep_float32)
@@ -228,6 +315,7 @@ class Saver:
         flags = os.O_RDWR | os.O_CREAT
         _refuse_not_finite(path, staged)
         layout = self._layouts.get(file)
+        layout_is_own = layout is None
         if layout is None:
             layout = plan_layout(item.shape for item in staged)
             flags |= os.O_EXCL
@@ -240,13 +328,15 @@ class Saver:
         header = _header_record(layout) if writes_header else None
         entries = tuple(_entry(layout, item) for item in staged)
         with opened(path, flags) as fd:
+            if layout_is_own:
+                self._made.append(path)
             if header is not None:
                 write_at(fd, layout.header, 0)
             _write_entries(fd, entries, staged)
             # The page cache would answer with what was just written; a bad disk shows itself only
             # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
-            _read_back(path, fd, entries, header)
+            read_back(path, fd, entries, header)
         return FileRecord(layout.num_bytes, None, header, entries)
 
     def _sync_directories(self, job: _WriteJob) -> None:
@@ -308,23 +398,3 @@ def _entry(layout: FileLayout, staged: _Staged) -> Entry:
 def _write_entries(fd: int, entries: tuple[Entry, ...], staged: list[_Staged]) -> None:
     for entry, item in zip(entries, staged, strict=True):
         write_at(fd, item.data, entry.offset)
-
-
-def _read_back(
-    path: Path, fd: int, entries: tuple[Entry, ...], header: tuple[int, str] | None
-) -> None:
-    """Compare what storage gives back with what was in memory."""
-    if header is not None:
-        num_bytes, written = header
-        if digest_range(fd, 0, num_bytes) != written:
-            raise CheckpointError(
-                f"{path}: its header reads back differently from what was written; "
-                "the storage is bad"
-            )
-    for entry in entries:
-        actual = digest_range(fd, entry.offset, entry.num_bytes)
-        if actual != entry.digest:
-            raise CheckpointError(
-                f"{path}: {entry.label}: reads back as {actual}, written as {entry.digest}; "
-                "the storage is bad"
-            )

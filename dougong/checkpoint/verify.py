@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest_range, opened
-from dougong.checkpoint.manifest import FileRecord, Manifest
+from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
 from dougong.errors import CheckpointError
 
@@ -177,3 +177,24 @@ def _check_strangers(directory: Path, manifest: Manifest) -> list[Defect]:
     strangers = sorted(there - set(manifest.files))
     rule = "only files of the manifest in model/"
     return [Defect(name, "", rule, "no such file", "a file") for name in strangers]
+
+
+def read_back(
+    path: Path, fd: int, entries: tuple[Entry, ...], header: tuple[int, str] | None
+) -> None:
+    """Compare what storage gives back of a file that was just written with what was in memory.
+    CheckpointError where they differ."""
+    if header is not None:
+        num_bytes, written = header
+        if digest_range(fd, 0, num_bytes) != written:
+            raise CheckpointError(
+                f"{path}: its header reads back differently from what was written; "
+                "the storage is bad"
+            )
+    for entry in entries:
+        actual = digest_range(fd, entry.offset, entry.num_bytes)
+        if actual != entry.digest:
+            raise CheckpointError(
+                f"{path}: {entry.label}: reads back as {actual}, written as {entry.digest}; "
+                "the storage is bad"
+            )

@@ -108,6 +108,11 @@ COMMANDS = (
         "Run a job on several layouts of this machine and compare their bits.",
     ),
     Command(
+        "drill",
+        "dougong.cli.drill:drill",
+        "Rehearse faults, on a run that allows it or on a small job of its own.",
+    ),
+    Command(
         "calibrate",
         "dougong.cli.calibrate:calibrate",
         "Measure islands' speeds in two short runs, and print them for the job file.",

@@ -20,7 +20,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         help="Join this Ray cluster (HOST:PORT, or `auto`: that of this machine); `local`: start "
-        "Ray here. Default: what RAY_ADDRESS names, else `local`."
+        "Ray here. Default: what RAY_ADDRESS names, else where a run that goes on was, else "
+        "`local`."
     ),
 ]
 NoRay = Annotated[
@@ -46,7 +47,7 @@ TakeOver = Annotated[
     bool,
     typer.Option(
         "--take-over",
-        help="The controller on another machine, which cannot be reached, is dead.",
+        help="The controller on another machine is dead: do not wait for its lease to run out.",
     ),
 ]
 

@@ -20,6 +20,7 @@ from dougong.launcher.agent.facts import absent_devices, memory_of
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
+from dougong.planner.snapshot_bytes import SnapshotBytes, snapshot_bytes
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
@@ -45,12 +46,13 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
     typer.echo(model_line(model))
-    states = state_bytes(job, model, made)
+    states, snapshots = state_bytes(job, model, made), snapshot_bytes(job, model, made)
     print_table(plan_table(made, states))
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (
         total_line(expert_bytes(job, model), states),
-        *memory_lines(job, made, states),
+        *snapshot_lines(snapshots),
+        *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
         f"data: {data}",
         *remark_lines(told + absent_devices(job.islands)),
@@ -132,20 +134,36 @@ def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
     return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
 
 
-def memory_lines(job: Job, made: Plan, state_bytes: Sequence[int]) -> Iterator[str]:
+def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:
+    """What snapshots of the state take beside it; nothing where there are none."""
+    own, replicas = sum(part.own for part in kept), sum(part.replicas for part in kept)
+    if own:
+        most = max(part.total for part in kept)
+        yield (
+            f"snapshots (fault.snapshots): {size(own + replicas)} of host memory, {size(own)} of "
+            f"workers' own state and {size(replicas)} kept for others; a worker needs up to "
+            f"{size(most)}"
+        )
+
+
+def memory_lines(
+    job: Job, made: Plan, states: Sequence[int], snapshots: Sequence[int]
+) -> Iterator[str]:
     """Whether each island's state would fit on this machine's devices. A run asks the devices that
     it gets, and refuses what cannot fit."""
     for island in job.islands:
         if island.memory_gb is not None:
             continue
-        needed = [state_bytes[w.rank] for w in made.workers if w.island == island.name]
-        line = _memory_line(island, needed)
+        ranks = [worker.rank for worker in made.workers if worker.island == island.name]
+        kept = sum(snapshots[rank] for rank in ranks)
+        line = _memory_line(island, [states[rank] for rank in ranks], kept)
         if line:
             yield line
 
 
-def _memory_line(island: Island, needed: Sequence[int]) -> str:
-    """Of one island, whose workers need so many bytes; empty where they fit."""
+def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
+    """Of one island, whose workers need so many bytes, and together so many for snapshots; empty
+    where they fit."""
     accelerator = get_accelerator(island.accelerator)
     there = memory_of(accelerator)
     if there is None:
@@ -153,13 +171,15 @@ def _memory_line(island: Island, needed: Sequence[int]) -> str:
             f"memory of {island.name} is not checked: this machine knows no {accelerator.name} "
             f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
         )
-    most, what = max(needed), "a worker needs up to"
+    most, what, of_what = max(needed), "a worker needs up to", "of state"
     if accelerator.shares_machine:
         most, what = sum(needed), "its workers together need"
+        if most <= there < most + kept:
+            most, of_what = most + kept, "of state and snapshots (fault.snapshots)"
     if most <= there:
         return ""
     return (
-        f"warning: {island.name}: {what} {size(most)} of state, a machine like this one has "
+        f"warning: {island.name}: {what} {size(most)} {of_what}, a machine like this one has "
         f"{size(there)}: a run there is refused"
     )
 

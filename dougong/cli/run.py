@@ -19,7 +19,9 @@ from dougong.cli.options import (
 )
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_choice import choose_ray, surroundings
-from dougong.launcher.run import Options, ResumeRequest, resume_run, start_run
+from dougong.launcher.run import Options, ResumeRequest
+from dougong.launcher.start import address_before
+from dougong.launcher.supervised import resume_beside, run_beside
 from dougong.tools.job_check import load_whole_job
 
 
@@ -51,7 +53,7 @@ def run(
     path = run_dir or new_run_path(resolved.job.job)
     options = launch_options(address, no_ray, path, wait)
     typer.echo(f"run directory: {path}")
-    raise typer.Exit(start_run(resolved, path, options))
+    raise typer.Exit(run_beside(resolved, path, options))
 
 
 def resume(
@@ -85,15 +87,19 @@ def resume(
     if step is not None and from_scratch:
         raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
-    options = launch_options(address, no_ray, run_dir, wait)
-    raise typer.Exit(resume_run(run_dir, override or [], options, request))
+    options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
+    raise typer.Exit(resume_beside(run_dir, override or [], options, request))
 
 
 def launch_options(
-    address: str | None, no_ray: bool, run_dir: Path, wait_s: float | None = None
+    address: str | None,
+    no_ray: bool,
+    run_dir: Path,
+    wait_s: float | None = None,
+    goes_on: bool = False,
 ) -> Options:
     """How to run, from the command line's options. LaunchError when they contradict each other, and
-    when no Ray can be where they say; `run_dir` is for its advice."""
+    when no Ray can be where they say; `run_dir` is for its advice, `goes_on`: a run is there."""
     if address is not None and no_ray:
         raise LaunchError(
             "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
@@ -104,4 +110,5 @@ def launch_options(
         )
     if no_ray:
         return Options(ray=False)
-    return Options(choose_ray(address, surroundings(run_dir)), wait_s=wait_s)
+    before = address_before(run_dir) if goes_on else ""
+    return Options(choose_ray(address, surroundings(run_dir, before)), wait_s=wait_s)

@@ -10,8 +10,8 @@ import typer
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, TakeOver, Wait
 from dougong.cli.run import launch_options
 from dougong.job.load import KEPT, load_job
-from dougong.launcher.run import start_run
-from dougong.launcher.start import go_on, goes_on
+from dougong.launcher.start import goes_on
+from dougong.launcher.supervised import go_on_beside, run_beside
 from dougong.records.directory import RunDir
 from dougong.tools.job_check import load_whole_job
 from dougong.ui.history import closing_words
@@ -45,10 +45,11 @@ def start(
         resolved = load_whole_job(file, overrides)
         options = launch_options(address, no_ray, run_dir, wait)
         typer.echo(f"run directory: {run_dir}")
-        raise typer.Exit(start_run(resolved, run_dir, options, take_over))
+        raise typer.Exit(run_beside(resolved, run_dir, options, take_over))
     resolved = load_job(file, overrides, kept=KEPT)
-    options = launch_options(address, no_ray, run_dir, wait)
-    status = go_on(resolved, run_dir, options, take_over)
-    if status is None:
+    options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
+
+    def say_done() -> None:
         typer.echo(closing_words(RunDir.open(run_dir)))
-    raise typer.Exit(status or 0)
+
+    raise typer.Exit(go_on_beside(resolved, run_dir, options, take_over, say_done))

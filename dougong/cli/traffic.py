@@ -25,6 +25,7 @@ COLUMNS: Mapping[str, Sequence[TrafficKind]] = {
     "dense sums": [TrafficKind.SUMS],
     "weights": [TrafficKind.WEIGHTS],
     "reports": [TrafficKind.REPORTS, TrafficKind.COUNTS],
+    "replicas": [TrafficKind.REPLICAS],
 }
 HEAD = "bytes of a step between islands; ~ if routing is even and a library adds in a ring"
 

@@ -23,7 +23,7 @@ from dougong.launcher.presence import Presence
 from dougong.records.directory import RunDir
 from dougong.records.jsonl import encode
 from dougong.records.rebuilt_status import known_status
-from dougong.records.status import RunStatus
+from dougong.records.status import RunStatus, WorkerState
 from dougong.ui.formatting import ranges, site_experts, worker_list
 from dougong.ui.next_step import next_step, program
 from dougong.ui.standing import Standing, find_standing
@@ -163,6 +163,14 @@ def stop(
     typer.echo(how_it_stopped(final, run.read_events()))
 
 
+def _now(worker: WorkerState) -> str:
+    """What a worker is at, and how it is where that is more than running."""
+    if not worker.alive:
+        return "ended"
+    at = f"{worker.phase} of step {worker.step}"
+    return at if worker.health in ("", "running") else f"{at}, {worker.health}"
+
+
 def workers_table(status: RunStatus) -> Table:
     """One row for each worker of a run's status."""
     table = plain_table("worker", "host", "pid", "device", "role", "lanes", "experts", "now")
@@ -175,6 +183,6 @@ def workers_table(status: RunStatus) -> Table:
             worker.role,
             ranges(worker.lanes) or "-",
             site_experts(worker.experts) or "-",
-            f"{worker.phase} of step {worker.step}" if worker.alive else "ended",
+            _now(worker),
         )
     return table

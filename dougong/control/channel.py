@@ -22,14 +22,14 @@ from typing import TypeVar
 from dougong.addresses import Ports, show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
-from dougong.control.ports import Listener
+from dougong.control.ports import Listener, Strangers
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 MAX_STRANGERS = 32
-"""Unproven connections that are kept at a time."""
+"""Unproven connections that are kept at a time: see `Strangers`."""
 _SEGMENT_BYTES = 1200
 """They fit into every network's packets."""
 _MAX_READS = 64
@@ -254,6 +254,7 @@ def connect(
         channel.send(Hello(answer, nonce, agent, time.time()))
         welcome = _await(Welcome, channel, timeout_s, limit)
         _check(welcome.proof, proof(token, nonce, "server"))
+        _check_number(welcome, agent)
     except (OSError, EOFError, ProtocolError) as error:
         channel.close()
         raise LaunchError(
@@ -295,7 +296,8 @@ class Server:
     after the handshake.
 
     `on_refused(text)` is called for every connection that was turned away. At most MAX_STRANGERS
-    unproven connections are kept at a time, each for `handshake_s` at most.
+    unproven connections are kept at a time, each for `handshake_s` at most. `fence`: the number of
+    the controller that listens, which it says of itself; set before anybody knows its address.
     """
 
     def __init__(
@@ -312,7 +314,8 @@ class Server:
         self._deadlines = deadlines
         self._listener = Listener(host, ports)
         self.address = self._listener.address
-        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        self.fence = 0
+        self._strangers = Strangers(MAX_STRANGERS)
         threading.Thread(target=self._accept, name="dougong-accept", daemon=True).start()
 
     def close(self) -> None:
@@ -328,11 +331,11 @@ class Server:
                     self._on_refused(f"cannot accept a connection: {error}")
                     time.sleep(self._deadlines.poll_every_s)  # no file descriptor left: do not spin
                 continue
-            if not self._strangers.acquire(blocking=False):
-                sock.close()
-                self._on_refused(f"{peer[0]}: too many unproven connections at once")
-                continue
-            threading.Thread(target=self._greet, args=(sock, str(peer[0])), daemon=True).start()
+            address = str(peer[0])
+            gone = self._strangers.admit(sock, address)
+            if gone:
+                self._on_refused(f"{gone}: too many unproven connections at once")
+            threading.Thread(target=self._greet, args=(sock, address), daemon=True).start()
 
     def _greet(self, sock: socket.socket, address: str) -> None:
         channel = Channel(_tuned(sock), "the peer", self._deadlines, MAX_HELLO_BYTES)
@@ -343,7 +346,7 @@ class Server:
             self._on_refused(f"{address}: refused a connection: {error}")
             return
         finally:
-            self._strangers.release()
+            self._strangers.release(sock)
         role = "client" if hello.agent is None else f"agent {hello.agent.agent}"
         channel.name_peer(f"{role} at {address}")
         self._on_peer(hello, channel)
@@ -354,13 +357,22 @@ class Server:
         hello = _await(Hello, channel, self._deadlines.handshake_s, "handshake_s")
         _check(hello.proof, proof(self._token, nonce, "client"))
         channel.trust()
-        channel.send(Welcome(proof(self._token, hello.nonce, "server")))
+        channel.send(Welcome(proof(self._token, hello.nonce, "server"), self.fence))
         return hello
 
 
 def _check(given: str, expected: str) -> None:
     if not hmac.compare_digest(given.encode(), expected.encode()):
         raise ProtocolError("the token does not match this run's")
+
+
+def _check_number(welcome: Welcome, agent: AgentFacts | None) -> None:
+    """An agent serves no controller that another one has followed."""
+    if agent is not None and welcome.fence < agent.fence:
+        raise ProtocolError(
+            f"it is controller {welcome.fence} of the run, which controller {agent.fence} has "
+            "followed"
+        )
 
 
 def _tuned(sock: socket.socket) -> socket.socket:

@@ -99,6 +99,11 @@ def ray_has_token() -> bool:
     return home is not None and (home / ".ray" / "auth_token").is_file()
 
 
+def ray_wants_token() -> bool:
+    """Whether RAY_AUTH_MODE says that Ray's processes prove themselves by a token."""
+    return os.environ.get("RAY_AUTH_MODE", "").strip().lower() == "token"
+
+
 def named_ray_address() -> str:
     """What RAY_ADDRESS says: a cluster that a user's shell, or Ray itself within a submitted job,
     has named; empty where nothing is said."""

@@ -13,10 +13,12 @@ from dougong.deadlines import Deadlines
 
 @dataclass(frozen=True)
 class StartServer:
-    """Import these modules; ServerReady or ServerBroken comes back."""
+    """Import these modules; ServerReady or ServerBroken comes back. `adopts`: the agent takes over
+    what is forked, so that it outlives the fork server."""
 
     modules: tuple[str, ...]
     deadlines: Deadlines
+    adopts: bool = False
     kind: Literal["start_server"] = "start_server"
 
 
@@ -39,6 +41,15 @@ class KillRequest:
 
     pid: int
     kind: Literal["kill_request"] = "kill_request"
+
+
+@dataclass(frozen=True)
+class SignalRequest:
+    """Send a signal to a forked process alone, as a drill says."""
+
+    pid: int
+    number: int
+    kind: Literal["signal_request"] = "signal_request"
 
 
 @dataclass(frozen=True)

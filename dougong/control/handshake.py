@@ -63,7 +63,8 @@ class AgentFacts:
     """What an agent says of itself. `devices`: None where any number of workers fits;
     `memory_bytes`: of one device, of all that the machine may give where workers share it, None
     where it is not known; `code`: the source that computes, by package; `trouble`: why the run
-    directory cannot serve there."""
+    directory cannot serve there; `fence`: the number of the controller that has started it;
+    `absent`: files and folders of the job that are not there."""
 
     agent: str
     island: str
@@ -78,6 +79,8 @@ class AgentFacts:
     code: dict[str, PackageCode] = field(default_factory=dict)
     trouble: FolderTrouble | None = None
     limits: MachineLimits = MachineLimits()
+    fence: int = 0
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Hello:
 
 @dataclass(frozen=True)
 class Welcome:
-    """The controller's own proof."""
+    """The controller's own proof. `fence`: its number among those of the run."""
 
     proof: str
+    fence: int = 0
     kind: Literal["welcome"] = "welcome"

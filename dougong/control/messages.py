@@ -7,10 +7,12 @@ that is not as it should be, is one `ProtocolError`.
 Who says what, in the order of a generation's life:
 
     client or agent -> controller   Hello, after the controller's Challenge; Welcome comes back
-    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, KillWorkers,
-                                    EndAgent
+    controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, LeaveGeneration,
+                                    KillWorkers, ToWorker, EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
-                                    WorkerForked, WorkerExited, OutputLine, FromWorker
+                                    ForkServerReplaced, WorkerForked, WorkerExited, OutputLine,
+                                    StorageTold, FromWorker
+    agent -> worker                 LeaveGeneration, JoinGeneration, and what a ToWorker holds
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back
     agent <-> fork server           `fork_messages`
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -33,13 +35,14 @@ from dougong.control.fork_messages import (
     KillRequest,
     ServerBroken,
     ServerReady,
+    SignalRequest,
     StartServer,
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
-from dougong.control.path_messages import PathsOpen, PathsTried, TryPaths
-from dougong.control.progress import WorkerProgress
-from dougong.control.tasks import Task
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.path_messages import Hearing, PathsOpen, PathsTried, TryPaths
+from dougong.control.progress import WorkerProgress, WorkerSigns
+from dougong.control.tasks import Task, TrainTask
+from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError, LaunchError
 
 
@@ -53,7 +56,8 @@ class ProtocolError(LaunchError):
 
 @dataclass(frozen=True)
 class ForkWorkers:
-    """Fork these workers for the task. Generation 0 is that of looks and probes."""
+    """Have these workers do the task: one whose process lives and has left its generation is handed
+    it, the others are forked. Generation 0 is that of looks and probes."""
 
     generation: int
     workers: tuple[str, ...]
@@ -70,11 +74,43 @@ class StopAfterStep:
 
 
 @dataclass(frozen=True)
-class KillWorkers:
-    """SIGKILL the generation's workers."""
+class LeaveGeneration:
+    """To an agent, which passes it on to its workers of that generation: leave it, whatever you are
+    at, keep your process and what it holds, and wait for the next one."""
 
     generation: int
+    kind: Literal["leave_generation"] = "leave_generation"
+
+
+@dataclass(frozen=True)
+class KillWorkers:
+    """SIGKILL these workers of the generation; all of them where none is named."""
+
+    generation: int
+    workers: tuple[str, ...] = ()
     kind: Literal["kill_workers"] = "kill_workers"
+
+
+@dataclass(frozen=True)
+class InflictFault:
+    """A drill: do this to the worker, to the agent or to its fork server, as the vocabulary of
+    faults says. `for_s`: how long; None: as the vocabulary says."""
+
+    generation: int
+    worker: str
+    fault: str
+    for_s: float | None = None
+    kind: Literal["inflict_fault"] = "inflict_fault"
+
+
+@dataclass(frozen=True)
+class ToWorker:
+    """For one worker of the generation; its agent passes the message on."""
+
+    generation: int
+    worker: str
+    message: StoreReply
+    kind: Literal["to_worker"] = "to_worker"
 
 
 @dataclass(frozen=True)
@@ -91,6 +127,20 @@ class Ping:
     kind: Literal["ping"] = "ping"
 
 
+# Agent to worker
+
+
+@dataclass(frozen=True)
+class JoinGeneration:
+    """To a worker that has left its generation: take part in this one. `address`: the agent's
+    network address."""
+
+    generation: int
+    task: TrainTask
+    address: str
+    kind: Literal["join_generation"] = "join_generation"
+
+
 # Agent to controller
 
 
@@ -103,20 +153,33 @@ class AgentReady:
 
 
 @dataclass(frozen=True)
-class AgentFailed:
-    """The agent cannot go on."""
+class ForkServerReplaced:
+    """A fork server has ended, and another one forks from now on; no worker has ended with it."""
 
     text: str
+    fork_server_pid: int
+    kind: Literal["fork_server_replaced"] = "fork_server_replaced"
+
+
+@dataclass(frozen=True)
+class AgentFailed:
+    """The agent cannot go on: of itself, or because its fork server is gone."""
+
+    text: str
+    what: Literal["agent", "fork_server"] = "agent"
     kind: Literal["agent_failed"] = "agent_failed"
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Ten times a second: the progress of the generation's workers on this agent."""
+    """Ten times a second: the progress of the generation's workers on this agent, and the signs of
+    life of their processes; what the agent hears of others."""
 
     generation: int
     sequence: int
     progress: dict[str, WorkerProgress]
+    signs: dict[str, WorkerSigns] = field(default_factory=dict)
+    hearing: Hearing = field(default_factory=Hearing)
     kind: Literal["heartbeat"] = "heartbeat"
 
 
@@ -183,9 +246,21 @@ class StopRun:
 
 
 @dataclass(frozen=True)
-class Acknowledged:
-    """A client's request will be done."""
+class OrderDrill:
+    """Rehearse a fault while the run goes on: as `InflictFault`."""
 
+    fault: str
+    worker: str
+    for_s: float | None = None
+    kind: Literal["order_drill"] = "order_drill"
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The request is met, or will be. `storage`: what the controller cannot write now, in words:
+    the run's files cannot say it."""
+
+    storage: str = ""
     kind: Literal["acknowledged"] = "acknowledged"
 
 
@@ -203,13 +278,17 @@ Message = (
     | Welcome
     | ForkWorkers
     | StopAfterStep
+    | LeaveGeneration
     | KillWorkers
+    | InflictFault
+    | ToWorker
     | EndAgent
     | Ping
     | TryPaths
     | PathsOpen
     | PathsTried
     | AgentReady
+    | ForkServerReplaced
     | AgentFailed
     | Heartbeat
     | WorkerForked
@@ -217,12 +296,16 @@ Message = (
     | OutputLine
     | FromWorker
     | WorkerMessage
+    | JoinGeneration
+    | StoreReply
     | StopRun
+    | OrderDrill
     | Acknowledged
     | RequestRefused
     | StartServer
     | ForkRequest
     | KillRequest
+    | SignalRequest
     | ServerReady
     | ServerBroken
     | Forked

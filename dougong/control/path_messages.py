@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 CONTROLLER = "the controller"
@@ -48,6 +48,21 @@ class PathResult:
 
 
 @dataclass(frozen=True)
+class Hearing:
+    """What an agent hears of the others' short messages, which machines send to each other about
+    five times a second.
+
+    `heard`: agents, or the controller, that it hears; `lost`: those that it has heard and does not
+    hear any more, each with the seconds since; `told`: of those that it hears, whom they do not
+    hear, as they say.
+    """
+
+    heard: tuple[str, ...] = ()
+    lost: dict[str, float] = field(default_factory=dict)
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PathsOpen:
     """From an agent, as soon as it has joined: it can be tried at this end."""
 
@@ -57,12 +72,10 @@ class PathsOpen:
 
 @dataclass(frozen=True)
 class TryPaths:
-    """To an agent: try the paths to these ends, and to the port where workers will meet. `number`:
-    of this round of tries."""
+    """To an agent: try the paths to these ends. `number`: of this round of tries."""
 
     number: int
     ends: tuple[PathEnd, ...]
-    store: tuple[str, int] | None = None
     kind: Literal["try_paths"] = "try_paths"
 
 

@@ -11,6 +11,8 @@ a listener hold more than a few bytes, or for longer than `path_s`:
 
 64 KiB fill packets of any size. Where a switch drops those that the machines take for possible, the
 small messages pass and these do not, and nothing else tells of it: TCP sends them again and again.
+The first of them is one full packet by itself: of several at once the system may make one that a
+virtual switch hands on whole, whatever its size.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dougong.addresses import Ports
 from dougong.control.channel import proof
-from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult, TryPaths
+from dougong.control.path_messages import Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import Listener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -54,6 +56,12 @@ class TimedLine:
         """OSError when the other end is gone; TimeoutError at the deadline; so below."""
         self._sock.settimeout(self._left_s())
         self._sock.sendall(data)
+
+    def send_filling(self, data: bytes) -> None:
+        """Send, with the first packet full and no larger than the network is said to take."""
+        packet_bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        self.send(data[:packet_bytes])
+        self.send(data[packet_bytes:])
 
     def receive(self, num_bytes: int) -> bytes:
         """So many bytes. EOFError when the other end closes before."""
@@ -139,7 +147,7 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
         except (OSError, EOFError) as error:
             return ("unanswered" if isinstance(error, TimeoutError) else "broken"), _words(error)
         try:
-            line.send(_LARGE)
+            line.send_filling(_LARGE)
             line.receive(len(_DONE))
         except (OSError, EOFError) as error:
             return ("too_large" if isinstance(error, TimeoutError) else "broken"), _words(error)
@@ -147,27 +155,13 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
 
 
 def try_paths(asked: TryPaths, token: str, deadlines: Deadlines) -> tuple[PathResult, ...]:
-    """A result for each end, and for the port where workers will meet; MAX_TRIES at a time."""
+    """A result for each end; MAX_TRIES at a time."""
 
     def result_of(end: PathEnd) -> PathResult:
         return PathResult(end.name, end.port, *try_path(end.host, end.port, token, deadlines))
 
     with ThreadPoolExecutor(MAX_TRIES, "dougong-paths") as threads:
-        store = threads.submit(_try_store, asked.store, deadlines)
-        results = list(threads.map(result_of, asked.ends))
-    return (*results, *store.result())
-
-
-def _try_store(address: tuple[str, int] | None, deadlines: Deadlines) -> tuple[PathResult, ...]:
-    """Only whether it takes a connection: what is spoken there is the library's own affair."""
-    if address is None:
-        return ()
-    try:
-        socket.create_connection(address, deadlines.path_s).close()
-    except OSError as error:
-        finding = _why_no_connection(error)
-        return (PathResult(CONTROLLER, address[1], finding, _words(error)),)
-    return (PathResult(CONTROLLER, address[1], "passes"),)
+        return tuple(threads.map(result_of, asked.ends))
 
 
 def _greet(line: TimedLine, token: str) -> None:

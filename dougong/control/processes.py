@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NAME = 15
 
 
 def die_with_parent(parent: int) -> None:
@@ -27,8 +29,23 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def name_process(name: str) -> None:
+    """What this process is called in lists of processes: 15 letters at most. Linux alone."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def adopt_orphans() -> bool:
+    """From now on this process is the parent of everything that its descendants leave without one.
+    False where the system cannot do that: Linux alone can."""
+    if not sys.platform.startswith("linux"):
+        return False
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return bool(prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
 def open_pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when our child `pid` exits.
+    """A descriptor that becomes readable when the process `pid` exits.
 
     None where the system has none: poll instead.
     """
@@ -65,13 +82,43 @@ def process_exists(pid: int) -> bool:
     """
     if not sys.platform.startswith("linux"):
         return _can_be_signalled(pid)
+    return process_state(pid) not in ("", "Z", "X")
+
+
+def process_state(pid: int) -> str:
+    """The letter that /proc has for the process, such as T for one that is stopped; empty where
+    there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
+        return ""
     # The name stands in parentheses and may itself hold some: the state comes after the last one.
-    state = stat.rpartition(")")[2].split()[0]
-    return state not in ("Z", "X")
+    return stat.rpartition(")")[2].split()[0]
+
+
+def process_start(pid: int) -> int | None:
+    """When a living process of this machine began, in clock ticks since the boot: with its number
+    it names the process for ever. None where there is none, or only a zombie; 0 where the system
+    does not tell (it has no /proc)."""
+    if not sys.platform.startswith("linux"):
+        return 0 if process_exists(pid) else None
+    if not process_exists(pid):
+        return None
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])  # proc(5): field 22 of all, 20 after the name
+
+
+def process_table() -> str:
+    """Names the set of processes in which a number means one: this boot of the machine, and this
+    container. Empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
 
 
 def _can_be_signalled(pid: int) -> bool:

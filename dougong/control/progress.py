@@ -1,8 +1,9 @@
-"""A worker's progress vector: five numbers in memory shared with its agent.
+"""A worker's progress vector: a few numbers in memory shared with its agent.
 
 Reporting costs no system call. The worker writes (sequence last), the agent reads ten times a
-second; the agent writes `stop`, the worker reads it. Each number is one aligned 8-byte store, hence
-never seen half.
+second; the agent writes `stop`, and the fault of a drill, and the worker reads them. Each number is
+one aligned 8-byte store, hence never seen half; a set of ranks that takes several of them may be,
+for an instant.
 """
 
 from __future__ import annotations
@@ -10,25 +11,57 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dougong.job.drills.vocabulary import FAULTS
 
 PHASES = ("start", "forward", "backward", "exchange", "update", "validate", "checkpoint", "idle")
 _NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
-_SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP = range(5)
-_SIZE_BYTES = 8 * 8
+_SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP, _FAULT, _FAULT_MS, _PULSE, _AWAITED = range(9)
+_WORDS, _BITS = 64, 62  # of the set of ranks; a number's sign is left alone
+_FULL = (1 << _BITS) - 1
+_SIZE_BYTES = 8 * (_AWAITED + _WORDS)
+_MS_OF_A_SECOND = 1000
 
 
 @dataclass(frozen=True)
 class WorkerProgress:
     """What a worker did last.
 
-    `sequence` grows with every report; `operation` counts within the step.
+    `sequence` grows with every report; `operation` counts within the step. `pulse` grows as long as
+    the process runs and its interpreter does, whatever its work is at; 0 where nobody counts.
+    `awaited`: the ranks that it waits for, as bits; 0 while it waits for none.
     """
 
     sequence: int
     step: int
     phase: str
     operation: int
+    pulse: int = 0
+    awaited: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerSigns:
+    """Of one process. `state`: as /proc has it (`R`, `S`, `D`, `T`; empty where it has none), for
+    `state_s` seconds by now; `still_s`: so long its vector has not moved; `silent_s`: so long its
+    pulse has not been felt."""
+
+    state: str = ""
+    state_s: float = 0.0
+    still_s: float = 0.0
+    silent_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class OrderedFault:
+    """What a drill has a worker do to itself. `for_s`: how long; None: as the vocabulary says."""
+
+    name: str
+    for_s: float | None = None
 
 
 class ProgressVector:
@@ -41,6 +74,7 @@ class ProgressVector:
         self.fd = fd
         self._map = mmap.mmap(fd, _SIZE_BYTES)
         self._view = memoryview(self._map).cast("q")
+        self._num_words = 1  # of the set of ranks, that may hold something
 
     @classmethod
     def create(cls) -> ProgressVector:
@@ -56,17 +90,64 @@ class ProgressVector:
         # Last: a reader that sees a new sequence sees what belongs to it.
         view[_SEQUENCE] += 1
 
+    def wait_for(self, ranks: Iterable[int]) -> None:
+        """Say for whom this worker waits from now on; nobody where there are none."""
+        awaited = 0
+        for rank in ranks:
+            awaited |= 1 << rank
+        self._num_words = max(self._num_words, min(awaited.bit_length() // _BITS + 1, _WORDS))
+        for word in range(self._num_words):
+            self._view[_AWAITED + word] = (awaited >> word * _BITS) & _FULL
+
+    def beat(self, every_s: float) -> None:
+        """Count for as long as this process lives, in a thread of its own: it stands still where
+        the process is stopped, or one thread holds the interpreter."""
+
+        def count() -> None:
+            while True:
+                self._view[_PULSE] += 1
+                time.sleep(every_s)
+
+        threading.Thread(target=count, name="dougong-pulse", daemon=True).start()
+
     def read(self) -> WorkerProgress:
         view = self._view
-        phase = PHASES[view[_PHASE]]
-        return WorkerProgress(view[_SEQUENCE], view[_STEP], phase, view[_OPERATION])
+        awaited = 0
+        for word in range(_WORDS):
+            awaited |= view[_AWAITED + word] << word * _BITS
+        return WorkerProgress(
+            view[_SEQUENCE],
+            view[_STEP],
+            PHASES[view[_PHASE]],
+            view[_OPERATION],
+            view[_PULSE],
+            awaited,
+        )
 
     def request_stop(self) -> None:
         self._view[_STOP] = 1
 
+    def order_fault(self, fault: OrderedFault) -> None:
+        """Have the worker do something to itself as its next step begins."""
+        self._view[_FAULT_MS] = round((fault.for_s or 0.0) * _MS_OF_A_SECOND)
+        # Last: a reader that sees which fault sees how long, too.
+        self._view[_FAULT] = 1 + [known.name for known in FAULTS].index(fault.name)
+
+    def take_fault(self) -> OrderedFault | None:
+        """What was ordered, once."""
+        number, self._view[_FAULT] = self._view[_FAULT], 0
+        if number == 0:
+            return None
+        for_s = self._view[_FAULT_MS] / _MS_OF_A_SECOND
+        return OrderedFault(FAULTS[number - 1].name, for_s or None)
+
     @property
     def stop_requested(self) -> bool:
         return bool(self._view[_STOP])
+
+    def forget_stop(self) -> None:
+        """Another generation begins, which nobody has asked to stop."""
+        self._view[_STOP] = 0
 
     def close(self) -> None:
         self._view.release()

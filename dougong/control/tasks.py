@@ -6,29 +6,32 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dougong.control.run_sources import RunSources
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Plan
 
 
 @dataclass(frozen=True)
 class TrainTask:
-    """A worker of a generation. `store`: host and port of the rendezvous; `console`: the worker
+    """A worker of a generation. `console`: the worker
     whose every line is forwarded; `resume`: a committed and verified checkpoint's path.
 
     `sources`: what the run has read from outside its job file, as it was when it began (None: it is
-    read now); `tokenizer`: the run's own copy. So below.
+    read now); `tokenizer`: the run's own copy. So below. `life`: of the controller, a name that no
+    other has.
     """
 
     entry: str
     job: Job
     plan: Plan
     run_dir: str
-    store: tuple[str, int]
     console: str
     resume: str | None = None
     sources: RunSources | None = None
     tokenizer: str | None = None
     drills: tuple[Drill, ...] = ()
+    fence: int = 0
+    life: str = ""
     task: Literal["train"] = "train"
 
 

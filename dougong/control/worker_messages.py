@@ -1,4 +1,5 @@
-"""What a worker says to the controller; its agent carries it inside a FromWorker."""
+"""What a worker says to the controller; its agent carries it inside a FromWorker, and what comes
+back for the worker inside a ToWorker."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 from dougong.control.run_sources import RunSources
 from dougong.parallel.plan import Inventory
+from dougong.storage.trouble import Healed, News, Trouble
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,36 @@ class PartDurable:
 
 
 @dataclass(frozen=True)
+class SaveFailed:
+    """Storage has not taken a worker's part of a checkpoint. Training goes on; of the last step
+    the part is tried again for a while, and a PartDurable may still come."""
+
+    step: int
+    reason: str
+    kind: Literal["save_failed"] = "save_failed"
+
+
+@dataclass(frozen=True)
+class StorageTold:
+    """Something that a worker or an agent writes is not taken by storage (`trouble`), or is again
+    (`healed`): one of the two. An agent says it by itself."""
+
+    trouble: Trouble | None = None
+    healed: Healed | None = None
+    kind: Literal["storage_told"] = "storage_told"
+
+    @staticmethod
+    def of(news: News) -> StorageTold:
+        """The message that says it."""
+        return StorageTold(trouble=news) if isinstance(news, Trouble) else StorageTold(healed=news)
+
+    @property
+    def news(self) -> News | None:
+        """What is told."""
+        return self.trouble or self.healed
+
+
+@dataclass(frozen=True)
 class DrillAnnounced:
     """The worker is about to fire its drill."""
 
@@ -85,11 +117,14 @@ class WorkerWarning:
 
 @dataclass(frozen=True)
 class WorkerRaised:
-    """The exception with which a worker ends.
+    """The exception with which a worker's part in its generation ends. It is told before anything
+    of the generation is left.
 
     `bases`: names of all its classes, so that a consequence (`PeerError`) is known by its class.
     `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
-    innermost one where none is.
+    innermost one where none is. `stays`: only a peer was lost; the process lives on and waits for
+    LeaveGeneration, `await_leave_s` long. Otherwise it ends next. `waited_for`: of a PeerError, the
+    workers for whom it has waited in vain.
     """
 
     type: str
@@ -98,7 +133,56 @@ class WorkerRaised:
     traceback: str = ""
     errno: int | None = None
     place: str = ""
+    stays: bool = False
+    waited_for: tuple[str, ...] = ()
     kind: Literal["worker_raised"] = "worker_raised"
+
+
+@dataclass(frozen=True)
+class WorkerLeft:
+    """The worker has left its generation, and its process waits for JoinGeneration. It holds the
+    state after `step` in memory; 0: none."""
+
+    step: int
+    kind: Literal["worker_left"] = "worker_left"
+
+
+@dataclass(frozen=True)
+class StateFetched:
+    """The worker's part holds the state after `step`. `tiers`: the bytes that it has taken from its
+    own memory ("own"), a peer's ("peer"), a local disk ("disk") and a checkpoint ("checkpoint");
+    `seconds`: how long that took."""
+
+    step: int
+    tiers: dict[str, int]
+    seconds: float
+    kind: Literal["state_fetched"] = "state_fetched"
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """A question to the controller's store, where the workers of a generation meet; StoreReply
+    answers it: `get` and `wait` when all keys are there. `number`: the asker's own, which comes
+    back. `value`: bytes, as base64."""
+
+    number: int
+    operation: Literal["set", "get", "add", "check", "delete", "wait"]
+    keys: tuple[str, ...]
+    value: str = ""
+    amount: int = 0
+    kind: Literal["store_request"] = "store_request"
+
+
+@dataclass(frozen=True)
+class StoreReply:
+    """The answer to the request with this number. `amount`: of `add`; of `check` and `delete`, 1
+    for yes; `error`: why there is none."""
+
+    number: int
+    value: str = ""
+    amount: int = 0
+    error: str = ""
+    kind: Literal["store_reply"] = "store_reply"
 
 
 @dataclass(frozen=True)
@@ -114,8 +198,13 @@ WorkerMessage = (
     | StepDone
     | UpdateSkipped
     | PartDurable
+    | SaveFailed
+    | StorageTold
     | DrillAnnounced
     | WorkerWarning
     | WorkerRaised
+    | WorkerLeft
+    | StateFetched
+    | StoreRequest
     | WorkerDone
 )

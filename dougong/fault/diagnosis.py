@@ -1,8 +1,9 @@
-"""From what was observed of workers to who failed first, in which way, and why. Pure."""
+"""From what was observed to who failed first, in which way, and why. Pure."""
 
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,11 +11,13 @@ from typing import Literal
 from dougong.control.processes import signal_name
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
+from dougong.fault.culprit import Culprit
 from dougong.fault.observation import (
     AgentLost,
     Exited,
     Failure,
     Hung,
+    LinkCut,
     NotStarted,
     Raised,
     is_abort,
@@ -27,6 +30,10 @@ FailureKind = Literal[
     "exception",
     "hang",
     "node_lost",
+    "partition",
+    "slow",
+    "device",
+    "corruption",
     "storage",
     "data",
     "model",
@@ -61,24 +68,30 @@ class Origin:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Who failed, in which class, in one line; `detail` is a traceback or the last lines, if there
-    are any.
+    """What failed first, in which class, in one line; `detail` is a traceback or the last lines, if
+    there are any.
 
     `origin`: by which it is known when it comes again; None for what comes from outside a worker
-    (signals, nodes, links, storage, preemption), which may come twice by chance. `node`: of the
-    worker; empty where all of the run is on one machine.
+    (signals, nodes, links, storage, preemption), which may come twice by chance. `evidence`: what
+    was seen, each one fact in words; `latency_s`: from the first sign to this name, None where
+    there was no sign before the failure itself.
     """
 
-    worker: str
+    culprit: Culprit
     kind: FailureKind
     cause: str
     detail: str = ""
     origin: Origin | None = None
-    node: str = ""
+    evidence: tuple[str, ...] = ()
+    latency_s: float | None = None
+
+    @property
+    def worker(self) -> str:
+        """The culprit's name where it is a worker; else empty."""
+        return self.culprit.worker
 
     def __str__(self) -> str:
-        who = f"{self.worker} on {self.node}" if self.node else self.worker
-        return f"{who}: {self.kind.replace('_', ' ')}: {self.cause}"
+        return f"{self.culprit}: {self.kind.replace('_', ' ')}: {self.cause}"
 
 
 def settled(
@@ -90,7 +103,8 @@ def settled(
     `waited_s`: since the first of `failures`, of which there is one at least.
     """
     # Of a death the system tells within milliseconds, while a peer's socket error may come first.
-    if waited_s >= deadlines.consequence_s or len(failures) >= num_workers:
+    num_failed = sum(len(failure.workers) for failure in failures)
+    if waited_s >= deadlines.consequence_s or num_failed >= num_workers:
         return True
     return not all(may_follow(failure) for failure in failures)
 
@@ -99,10 +113,34 @@ def first_failure(failures: Sequence[Failure]) -> tuple[Failure, tuple[Failure, 
     """The failure that began it, and the others. `failures` in the order observed, at least one.
 
     A failure that cannot be a consequence comes first; without one, an abort, which only may be a
-    consequence; a lost peer is named where there is nothing else.
+    consequence; a lost peer is named where there is nothing else. Where all have waited to the end
+    of their time, it began with the one for whom they waited and whose time has not ended.
     """
+    absent = _absent(failures)
+    if absent is not None:
+        return absent, tuple(failures)
     first = min(failures, key=_rank)  # the earliest of its rank: min keeps the order
     return first, tuple(failure for failure in failures if failure is not first)
+
+
+def _absent(failures: Sequence[Failure]) -> Hung | None:
+    """The worker for whom most have waited in vain, and that has waited for nobody itself."""
+    waited_for: Counter[str] = Counter()
+    late = set()
+    for failure in failures:
+        if not isinstance(failure, Raised) or not failure.error.waited_for:
+            return None
+        late.add(failure.worker)
+        waited_for.update(failure.error.waited_for)
+    absent = [name for name, _ in waited_for.most_common() if name not in late]
+    if not absent:
+        return None
+    facts = []
+    for failure in failures:
+        if isinstance(failure, Raised):
+            facts.append(f"{failure.worker}: {failure.error.message}")
+    reason = "the others have waited for it in vain, and it has waited for nobody"
+    return Hung(absent[0], reason, tuple(facts))
 
 
 def _rank(failure: Failure) -> int:
@@ -112,18 +150,30 @@ def _rank(failure: Failure) -> int:
 
 
 def diagnose(failure: Failure) -> Diagnosis:
-    """Name the class and the cause of one worker's failure."""
+    """Name the class and the cause of one failure."""
     match failure:
-        case AgentLost(worker, reason):
-            return Diagnosis(worker, "node_lost", reason)
-        case Hung(worker, reason):
-            return Diagnosis(worker, "hang", reason)
-        case NotStarted(worker, reason):
-            return Diagnosis(worker, "crash", reason)
-        case Raised(worker, error):
-            return _diagnose_error(worker, error)
+        case AgentLost() | LinkCut() | Hung():
+            seen, latency_s = failure.evidence, failure.latency_s
+            kind, cause = _lost_kind(failure), failure.reason
+            return Diagnosis(failure.culprit, kind, cause, evidence=seen, latency_s=latency_s)
+        case NotStarted():
+            return Diagnosis(failure.culprit, "crash", failure.reason)
+        case Raised():
+            return _diagnose_error(failure)
         case Exited():
             return _diagnose_exit(failure)
+
+
+def _lost_kind(failure: AgentLost | LinkCut | Hung) -> FailureKind:
+    match failure:
+        case LinkCut():
+            return "partition"
+        case AgentLost(culprit) if culprit.kind == "node":
+            return "node_lost"
+        case AgentLost(is_silent=False):
+            return "crash"
+        case _:
+            return "hang"
 
 
 def mistake_in(bases: Collection[str]) -> FailureKind | None:
@@ -134,11 +184,12 @@ def mistake_in(bases: Collection[str]) -> FailureKind | None:
     return "model" if _MODEL_ERRORS & set(bases) else None
 
 
-def _diagnose_error(worker: str, error: WorkerRaised) -> Diagnosis:
+def _diagnose_error(failure: Raised) -> Diagnosis:
+    error = failure.error
     kind, cause = _error_kind(error), f"{error.type}: {error.message}"
     from_outside = kind in _OUTSIDE or not _LINK_ERRORS.isdisjoint(error.bases)
     origin = None if from_outside else Origin(error.type, error.place)
-    return Diagnosis(worker, kind, cause, error.traceback, origin)
+    return Diagnosis(failure.culprit, kind, cause, error.traceback, origin)
 
 
 def _error_kind(error: WorkerRaised) -> FailureKind:
@@ -164,16 +215,16 @@ def _has(error: WorkerRaised, words: Sequence[str]) -> bool:
 def _diagnose_exit(failure: Exited) -> Diagnosis:
     detail = "\n".join(failure.last_lines)
     if failure.code >= 0:
-        return Diagnosis(failure.worker, "crash", _status_cause(failure), detail)
+        return Diagnosis(failure.culprit, "crash", _status_cause(failure), detail)
     name = signal_name(-failure.code)
     kind, cause = _signal_cause(failure, name)
     origin = Origin(name) if kind == "out_of_memory" else None
-    return Diagnosis(failure.worker, kind, cause, detail, origin)
+    return Diagnosis(failure.culprit, kind, cause, detail, origin)
 
 
 def _signal_cause(failure: Exited, name: str) -> tuple[FailureKind, str]:
     if failure.drill:
-        return "crash", f"{name}, as its drill said"
+        return "preemption" if name == "SIGTERM" else "crash", f"{name}, as its drill said"
     if name == "SIGKILL" and failure.oom:
         return "out_of_memory", _OOM_CAUSE
     if name == "SIGTERM":

@@ -11,11 +11,6 @@ _NAMED = 6
 """So many workers are named in one warning; of the others, how many there are."""
 
 
-def is_silent(heard_at: float, now: float, deadlines: Deadlines) -> bool:
-    """Whether an agent that was last heard at `heard_at` counts as lost."""
-    return now - heard_at > deadlines.agent_silence_s
-
-
 def silence_reason(deadlines: Deadlines) -> str:
     """Why a silent agent is lost."""
     return f"no heartbeat for {deadlines.words('agent_silence_s')}: node down, or cut off"

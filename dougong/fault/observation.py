@@ -1,4 +1,5 @@
-"""A worker's failure as it was observed: one class for each way in which it can become known."""
+"""A failure as it was observed: one class for each way in which it can become known. Each says
+what failed (`culprit`) and which workers the run has lost by it (`workers`)."""
 
 from __future__ import annotations
 
@@ -6,19 +7,32 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from dougong.control.worker_messages import WorkerRaised
+from dougong.fault.culprit import Culprit
 
 SIGABRT = 6
 
 
 @dataclass(frozen=True)
-class Exited:
+class _OfWorker:
+    worker: str
+
+    @property
+    def culprit(self) -> Culprit:
+        return Culprit("worker", self.worker)
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return (self.worker,)
+
+
+@dataclass(frozen=True)
+class Exited(_OfWorker):
     """The process ended before its work was done, and said nothing.
 
     `code`: exit status, negative for a signal. `oom`: the kernel killed something of its control
     group for memory meanwhile. `drill`: it had announced that it would die.
     """
 
-    worker: str
     code: int
     oom: bool = False
     drill: bool = False
@@ -26,38 +40,54 @@ class Exited:
 
 
 @dataclass(frozen=True)
-class Raised:
+class Raised(_OfWorker):
     """The worker ended with an exception and could still say which."""
 
-    worker: str
     error: WorkerRaised
 
 
 @dataclass(frozen=True)
-class NotStarted:
+class NotStarted(_OfWorker):
     """The process could not be begun."""
 
-    worker: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Hung(_OfWorker):
+    """The process lives, and was given up. `evidence`: what was seen, each one fact in words;
+    `latency_s`: since the first sign of it; so below."""
+
+    reason: str
+    evidence: tuple[str, ...] = ()
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True)
 class AgentLost:
-    """The worker's agent is gone, and its processes with it."""
+    """An agent, its fork server or its node is gone, and its workers with it. `is_silent`: it has
+    said nothing any more, rather than ended."""
 
-    worker: str
+    culprit: Culprit
     reason: str
+    workers: tuple[str, ...]
+    is_silent: bool = False
+    evidence: tuple[str, ...] = ()
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True)
-class Hung:
-    """The process lives, and was given up."""
+class LinkCut:
+    """Machines that live do not reach each other. `workers`: those on the side that is given up."""
 
-    worker: str
+    culprit: Culprit
     reason: str
+    workers: tuple[str, ...]
+    evidence: tuple[str, ...] = ()
+    latency_s: float | None = None
 
 
-Failure = Exited | Raised | NotStarted | AgentLost | Hung
+Failure = Exited | Raised | NotStarted | Hung | AgentLost | LinkCut
 """Any of them."""
 
 

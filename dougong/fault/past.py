@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from dougong.fault.diagnosis import Diagnosis
-from dougong.fault.policy import DETERMINISTIC
-
-
-@dataclass(frozen=True)
-class PastFailure:
-    """A failure that the run has had. `has_stepped`: whether its generation had completed a step
-    before."""
-
-    generation: int
-    diagnosis: Diagnosis
-    has_stepped: bool = False
+from dougong.fault.policy import DETERMINISTIC, PastFailure
 
 
 def cause_of_end(history: Sequence[PastFailure]) -> PastFailure:
@@ -46,8 +34,8 @@ def _other_failures(history: Sequence[PastFailure], cause: PastFailure) -> str:
         return ""
     if cause is last:
         return f" (the last of {count} failures)"
-    same = (last.diagnosis.worker, last.diagnosis.cause)
-    if same == (cause.diagnosis.worker, cause.diagnosis.cause):
+    same = (last.diagnosis.culprit, last.diagnosis.cause)
+    if same == (cause.diagnosis.culprit, cause.diagnosis.cause):
         return f" ({count} failures; the last was the same)"
     place = "first" if cause is history[0] else f"number {history.index(cause) + 1}"
     return f" ({place} of {count} failures; the last: {last.diagnosis})"

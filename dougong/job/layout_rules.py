@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import PER_AGENT, PER_WORKER, num_needed, read_ports
 from dougong.errors import DeviceError
+from dougong.job.drills.drill import listed
+from dougong.job.drills.vocabulary import lasts, orderable
 from dougong.job.rule import (
     EXPERT_COUNT_KEYS,
     Breach,
@@ -134,8 +136,8 @@ def _may_share_machine(island: Island) -> bool:
 
 
 def _drill_steps(job: Job) -> Iterator[Breach]:
-    for index, drill in enumerate(job.drill):
-        if drill.at_step > job.steps:
+    for index, drill in enumerate(listed(job.drill)):
+        if drill.at_step is not None and drill.at_step > job.steps:
             text = (
                 f"step {drill.at_step} never begins in a job of {job.steps} steps; lower it, or "
                 "raise steps"
@@ -147,19 +149,44 @@ def _drill_workers(job: Job) -> Iterator[Breach]:
     names = worker_names(job.islands)
     more = ", ..." if len(names) > _MOST_NAMES else ""
     known = ", ".join(names[:_MOST_NAMES]) + more
-    for index, drill in enumerate(job.drill):
-        if drill.kill not in names:
-            text = f"no worker is called '{drill.kill}'; name one of {known}, or remove the drill"
-            yield Breach(("drill", index, "kill"), text)
+    for index, drill in enumerate(listed(job.drill)):
+        if drill.worker and drill.worker not in names:
+            text = f"no worker is called '{drill.worker}'; name one of {known}, or remove the drill"
+            yield Breach(("drill", index, "kill" if drill.kill else "on"), text)
+
+
+def _drills_are_whole(job: Job) -> Iterator[Breach]:
+    for index, drill in enumerate(listed(job.drill)):
+        at = ("drill", index)
+        if (drill.at_step is None) == (drill.after_s is None):
+            yield Breach(at, "say when, by one of `at_step: 30` and `after_s: 20`")
+        if drill.kill is not None and (drill.fault is not None or drill.on is not None):
+            text = "`kill` is short for `fault: kill` and `on`; keep it alone, or those two"
+            yield Breach((*at, "kill"), text)
+        elif drill.kill is None and (drill.fault is None or drill.on is None):
+            text = "say what happens and to whom: `kill: east/1`, or `fault: stop` and `on: east/1`"
+            yield Breach(at, text)
+
+
+def _drills_last(job: Job) -> Iterator[Breach]:
+    for index, drill in enumerate(listed(job.drill)):
+        if drill.for_s is not None and not lasts(drill.what):
+            text = f"{drill.what} does not last; remove it, or choose one that does: {_lasting()}"
+            yield Breach(("drill", index, "for_s"), text)
+
+
+def _lasting() -> str:
+    return ", ".join(fault.name for fault in orderable() if lasts(fault.name))
 
 
 def _drills_once(job: Job) -> Iterator[Breach]:
-    seen: set[tuple[int, str]] = set()
-    for index, drill in enumerate(job.drill):
-        if (drill.at_step, drill.kill) in seen:
-            text = f"{drill.kill} is killed at step {drill.at_step} already; remove one"
+    seen: set[tuple[object, ...]] = set()
+    for index, drill in enumerate(listed(job.drill)):
+        key = (drill.at_step, drill.after_s, drill.what, drill.worker)
+        if key in seen:
+            text = f"{drill.what} on {drill.worker} is ordered for then already; remove one"
             yield Breach(("drill", index), text)
-        seen.add((drill.at_step, drill.kill))
+        seen.add(key)
 
 
 def _ports(job: Job) -> Iterator[Breach]:
@@ -185,5 +212,7 @@ LAYOUT_RULES = (
     Rule(("drill", "steps"), _drill_steps),
     Rule(("drill", "islands"), _drill_workers),
     Rule(("drill",), _drills_once),
+    Rule(("drill",), _drills_are_whole),
+    Rule(("drill",), _drills_last),
     Rule(("ports",), _ports),
 )

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from dougong.job.schema import Job
-from dougong.job.section import Section, mark_of, sections_of
+from dougong.job.section import Section, mark_of, sections_of, takes_list
 from dougong.job.yaml.scalars import write_flow
 
 _BEGIN = "<!-- tables: written by schema/update.py -->"
@@ -107,15 +107,22 @@ def _default(info: FieldInfo) -> str:
 
 def _type_of(info: FieldInfo) -> str:
     if sections_of(info):
-        is_list = typing.get_origin(info.annotation) is tuple
-        return "list of mappings" if is_list else "mapping"
+        words = [_type_name(part) for part in typing.get_args(info.annotation) if _is_word(part)]
+        shape = "list of mappings" if takes_list(info) else "mapping"
+        return " or ".join([shape, *words])
     return _type_name(info.annotation)
+
+
+def _is_word(part: Any) -> bool:
+    return typing.get_origin(part) is typing.Literal
 
 
 def _type_name(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return ", ".join(f"`{_as_written(part)}`" for part in parts)
+    if origin is tuple and parts[-1] is Ellipsis:
+        return f"list of {_type_name(parts[0])}"
     if origin is tuple:
         return f"list of {len(parts)} numbers"
     if origin is typing.Annotated:

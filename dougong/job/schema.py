@@ -14,6 +14,9 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
+from dougong.job.drills.drill import DrillList
+from dougong.job.fault.classes import ByClass, SomeClasses
+from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.section import (
@@ -26,7 +29,6 @@ from dougong.job.section import (
     Positive,
     Section,
     Text,
-    WorkerName,
     logical,
     physical,
 )
@@ -284,9 +286,11 @@ class Fault(Section):
 
     max_restarts: Count = physical(
         3,
-        "recoveries by itself before it gives up; a `dougong resume` begins "
-        "the count anew: a person has looked",
+        "recoveries by itself, within an hour and with no new checkpoint in between, before it "
+        "gives up; a preemption is not counted, and a `dougong resume` begins the count anew",
     )
+    per_hour: ByClass = physical({}, "`max_restarts` of one class alone, such as `node_lost: 20`")
+    stop_on: SomeClasses = physical((), "classes of failure, `[hang]`, that end the run at once")
     non_finite: Literal["stop", "skip"] = logical(
         "stop",
         "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "
@@ -298,18 +302,12 @@ class Fault(Section):
         "steps in a row that `non_finite: skip` leaves out before it stops after all; none of them "
         "is saved, so a recovery counts them anew",
     )
+    snapshots: Snapshots = physical(Snapshots(), "the newest step, kept in workers' memory")
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")
 
     def limits(self) -> Deadlines:
         """All time limits, with those that the job sets in their place."""
         return dataclasses.replace(DEADLINES, **self.deadlines.model_dump(exclude_none=True))
-
-
-class Drill(Section):
-    """A rehearsed fault: kill this worker when this step begins, once in the life of the run."""
-
-    at_step: Positive = physical(..., "the step, from 1")
-    kill: WorkerName = physical(..., "a worker's name, such as east/1")
 
 
 class Job(Section):
@@ -373,15 +371,15 @@ class Job(Section):
     )
     cache: Text | None = physical(
         None,
-        "a folder for what is made once and serves later runs too: tokens of text, fingerprints of "
-        "devices; on each node. null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
+        "a node's folder for what serves later runs too: tokens of text, fingerprints of devices; "
+        "null: $XDG_CACHE_HOME/dougong, else ~/.cache/dougong",
     )
     ports: PortRange | None = physical(
         None, "a range to listen on, such as 20000-20100; null: $DOUGONG_PORTS, else the system's"
     )
     checkpoint: Checkpoint = physical(Checkpoint(), "what is kept on storage")
     fault: Fault = physical(Fault(), "what the controller may do by itself")
-    drill: tuple[Drill, ...] = physical((), "faults to rehearse")
+    drill: DrillList = physical((), "faults to rehearse; `allowed`: by `dougong drill RUN` alone")
 
     @property
     def is_layout_free(self) -> bool:

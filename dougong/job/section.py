@@ -171,6 +171,12 @@ def sections_of(info: FieldInfo) -> tuple[type[Section], ...]:
     return () if section is None else (section,)
 
 
+def takes_list(info: FieldInfo) -> bool:
+    """Whether a field takes a list, be it among other values."""
+    parts = (info.annotation, *typing.get_args(info.annotation))
+    return any(typing.get_origin(part) is tuple for part in parts)
+
+
 def names_that_know(info: FieldInfo, key: str) -> list[str]:
     """Of a field whose section is chosen by `name`: the names of those that have a key."""
     known = []

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dougong.job.drills.drill import UNKNOWN_FAULT
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
-from dougong.job.section import PATTERNS, UNKNOWN_ACCELERATOR, names_that_know
+from dougong.job.section import PATTERNS, UNKNOWN_ACCELERATOR, names_that_know, takes_list
 from dougong.job.yaml.locations import KeyPath, read
 from dougong.job.yaml.scalars import write_flow
 
@@ -32,7 +33,7 @@ _KINDS = {
     "too_short": "must not be empty",
 }
 _SHAPES = ("model_type", "tuple_type")
-_WORDS = ("literal_error", UNKNOWN_ACCELERATOR)
+_WORDS = ("literal_error", UNKNOWN_ACCELERATOR, UNKNOWN_FAULT)
 _SAME = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -207,7 +208,7 @@ def _shape(path: KeyPath, data: Any) -> str:
     section = section_at(path, data)
     item = f"a mapping with the keys {', '.join(section.model_fields)}" if section else "2 values"
     field = field_at(path, data)
-    is_list = field is not None and typing.get_origin(field.annotation) is tuple
+    is_list = field is not None and takes_list(field)
     if not is_list or isinstance(path[-1], int):
         return item
     return f"a list of {item}" if section is None else f"a list, each item {item}"

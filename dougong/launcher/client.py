@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dougong.control.messages import Ping, StopRun
+from dougong.control.messages import OrderDrill, Ping, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.presence import Presence, ask, is_out_of_reach, look
+from dougong.launcher.presence import Presence, ask, is_out_of_reach, look, storage_words
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
 from dougong.records.finished import as_finished
+from dougong.records.lease import see_newest
 from dougong.records.rebuilt_status import known_status
-from dougong.records.run_lock import read_holder
 from dougong.records.status import ControllerAddress, RunStatus
 from dougong.ui.next_step import next_step
 from dougong.ui.stop_words import StopWatch, awaited_words
@@ -35,6 +35,9 @@ def look_at(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> tuple[RunStatu
     status, _ = known_status(run_dir)
     if not status.has_ended:
         found = look(run_dir, deadlines)
+        if found is Presence.ALIVE:
+            storage = storage_words(run_dir, deadlines)
+            return status.model_copy(update={"storage": storage or status.storage}), found
         if found.is_there:
             return status, found
         status, _ = known_status(run_dir)  # it may have ended between the two looks
@@ -60,7 +63,7 @@ def _recorded_end(run_dir: RunDir) -> str | None:
 
 
 def ask_controller(
-    run_dir: RunDir, request: Ping | StopRun, deadlines: Deadlines = DEADLINES
+    run_dir: RunDir, request: Ping | StopRun | OrderDrill, deadlines: Deadlines = DEADLINES
 ) -> None:
     """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
     path, known = run_dir.path, run_dir.read_controller()
@@ -121,7 +124,7 @@ def _await_address(run_dir: RunDir, deadline: float, deadlines: Deadlines) -> Pr
     """What is known of the controller, once it has come so far that it can be asked."""
     while (found := look(run_dir, deadlines)) is Presence.STARTING:
         if time.monotonic() >= deadline:
-            who = read_holder(run_dir.path)
+            who = see_newest(run_dir.path)
             raise LaunchError(
                 f"{run_dir.path}: is starting and cannot be asked yet ({who}); try again"
             )

@@ -1,23 +1,20 @@
 """Does a run have a controller? What can be known of it from here, each as a value.
 
-A controller that does not answer may be dead, stopped, or out of reach: only the first may be
-replaced by another.
+A controller that does not answer may be dead, stopped, or out of reach. Who may follow it is for
+its lease to say (`records.lease`); here it is asked, and what it does is put into words.
 """
 
 from __future__ import annotations
 
 import socket
-import time
 from enum import Enum
-from pathlib import Path
 
 from dougong.control.channel import UnreachableError, connect
-from dougong.control.messages import Acknowledged, Ping, RequestRefused, StopRun
-from dougong.control.processes import process_exists
+from dougong.control.messages import Acknowledged, OrderDrill, Ping, RequestRefused, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
-from dougong.records.run_lock import is_locked
+from dougong.records.lease import LeaseSight, has_moved, see_newest
 from dougong.records.status import ControllerAddress
 
 
@@ -25,11 +22,11 @@ class Presence(Enum):
     """What is known of a run's controller."""
 
     ABSENT = "absent"  # it has left no address: the run has ended, or is lost before it had one
-    STARTING = "starting"  # it holds the run's lock and has no address yet
+    STARTING = "starting"  # it holds the run's lease and has no address yet
     ALIVE = "alive"  # it answers
     SILENT = "silent"  # its process is there and does not answer: stopped, or hung
     GONE = "gone"  # it is dead
-    UNKNOWN = "unknown"  # on another machine, which cannot be reached
+    UNKNOWN = "unknown"  # on another machine, which cannot be reached: nor does it renew its lease
 
     @property
     def is_there(self) -> bool:
@@ -40,19 +37,27 @@ class Presence(Enum):
 
 def look(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> Presence:
     """Look for a run's controller. Takes a few seconds where nobody answers."""
-    known, locked = run_dir.read_controller(), is_locked(run_dir.path)
+    lease, known = see_newest(run_dir.path), run_dir.read_controller()
+    if lease is None:
+        return Presence.ABSENT
+    if lease.is_past:
+        return Presence.ABSENT if known is None else Presence.GONE
     if known is None:
-        return Presence.STARTING if locked else Presence.ABSENT
+        return Presence.STARTING if _may_live(run_dir, lease, deadlines) else Presence.ABSENT
     found = _ask(run_dir, known, deadlines)
     if found is Presence.ALIVE:
         return found
-    if locked:
+    if lease.holder is not None and lease.holder.is_here:
         return Presence.SILENT
-    if known.machine != socket.gethostname():
-        # Not locked is no proof: the storage may not carry locks between machines.
-        return found
-    has_process = locked is None and found is Presence.SILENT and process_exists(known.pid)
-    return Presence.SILENT if has_process else Presence.GONE
+    is_renewed = found is Presence.UNKNOWN and _may_live(run_dir, lease, deadlines)
+    return Presence.ALIVE if is_renewed else found
+
+
+def _may_live(run_dir: RunDir, lease: LeaseSight, deadlines: Deadlines) -> bool:
+    """Whether the holder's process is on this machine, or its lease is renewed while we look."""
+    if lease.holder is not None and lease.holder.is_here:
+        return True
+    return has_moved(run_dir.path, lease, deadlines.status_fresh_s, deadlines.poll_every_s)
 
 
 def is_out_of_reach(known: ControllerAddress) -> bool:
@@ -63,9 +68,9 @@ def is_out_of_reach(known: ControllerAddress) -> bool:
 def ask(
     run_dir: RunDir,
     known: ControllerAddress,
-    request: Ping | StopRun,
+    request: Ping | StopRun | OrderDrill,
     deadlines: Deadlines = DEADLINES,
-) -> None:
+) -> Acknowledged:
     """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
     path = run_dir.path
     channel = connect((known.host, known.port), known.token, None, deadlines)
@@ -80,13 +85,24 @@ def ask(
         raise LaunchError(f"{path}: the controller refused: {answer.text}")
     if not isinstance(answer, Acknowledged):
         raise LaunchError(f"{path}: the controller answered {request.kind} with {answer.kind}")
+    return answer
+
+
+def storage_words(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> str:
+    """What a controller that answers cannot write; empty for nothing. Its files cannot say it."""
+    known = run_dir.read_controller()
+    if known is None or is_out_of_reach(known):
+        return ""
+    try:
+        return ask(run_dir, known, Ping(), deadlines).storage
+    except LaunchError:  # it has just ended
+        return ""
 
 
 def _ask(run_dir: RunDir, known: ControllerAddress, deadlines: Deadlines) -> Presence:
     """What its address says of it."""
     if is_out_of_reach(known):
-        alive = _changes(run_dir.status_file, deadlines)
-        return Presence.ALIVE if alive else Presence.UNKNOWN
+        return Presence.UNKNOWN
     try:
         ask(run_dir, known, Ping(), deadlines)
     except UnreachableError as error:
@@ -99,20 +115,3 @@ def _ask(run_dir: RunDir, known: ControllerAddress, deadlines: Deadlines) -> Pre
         is_silent = isinstance(error.__cause__, TimeoutError)
         return Presence.SILENT if is_silent else Presence.GONE
     return Presence.ALIVE
-
-
-def _changes(path: Path, deadlines: Deadlines) -> bool:
-    """Whether the file changes while we look: a clock of another machine is not compared with
-    ours."""
-    first = _modified_ns(path)
-    deadline = time.monotonic() + deadlines.status_fresh_s
-    while time.monotonic() < deadline:
-        time.sleep(deadlines.poll_every_s)
-        now = _modified_ns(path)
-        if now is not None and now != first:
-            return True
-    return False
-
-
-def _modified_ns(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None

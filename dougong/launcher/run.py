@@ -13,25 +13,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO, cast
 
 from rich.console import Console
 
-from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.deadlines import Deadlines
 from dougong.errors import (
-    CheckpointError,
     DougongError,
     JobError,
-    StorageError,
+    SupersededError,
+    WorkerError,
 )
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
-from dougong.launcher.alive import refuse_if_alive
+from dougong.launcher.alive import become_controller, refuse_if_alive
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
+from dougong.launcher.backends.process.proxy import ProcessBackend
 from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
-from dougong.launcher.backends.ray_cluster import RayBackend
 from dougong.launcher.controller.config import (
     FROM_START,
     TRAINING,
@@ -41,31 +41,34 @@ from dougong.launcher.controller.config import (
 )
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import SignalReceived
+from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.ports import with_ports
 from dougong.launcher.sources import known_sources
+from dougong.launcher.supervisor import ControllerDeath
+from dougong.launcher.take_over import take_over
 from dougong.planner.resume import changes_of_bits, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
-    CheckpointCommitted,
-    CheckpointsSetAside,
-    DrillFired,
-    Event,
-    FirstStep,
+    FailureDiagnosed,
     NoteTaken,
     RunCreated,
+    RunEnded,
     WarningRaised,
 )
 from dougong.records.files import make_run_folder
+from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
-from dougong.records.run_lock import RunLock, take_lock
+from dougong.records.rebuilt_status import known_status
+from dougong.storage.screen import Screen
+from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
+from dougong.ui.storage_words import unwritten_words
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 
@@ -108,14 +111,17 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes` and `warning`: what is told at its start."""
+    says so already; `notes` and `warning`: what is told at its start; `follows`: the death after
+    which it goes on by itself."""
 
     job: Job
     run_dir: RunDir
+    lease: Lease
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
     warning: str | None = None
+    follows: ControllerDeath | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False) -> int:
@@ -124,33 +130,27 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: b
     path, resolved = path.absolute(), with_decay_end(resolved)
     job = with_ports(resolved.job)
     make_run_folder(path)  # what stands in its way is no damage of a run
-    refuse_if_alive(RunDir(path), takes_over)
-    with claim(path) as claimed:
+    refuse_if_alive(RunDir(path))
+    with claim(path, takes_over, tell=_say) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
-        launch = Launch(job, run_dir, notes=_notes_on(claimed))
+        launch = Launch(job, run_dir, claimed.lease, notes=_notes_on(claimed))
         with placed(resolved):
             return _run(launch, options)
 
 
 def _notes_on(claimed: Claim) -> tuple[str, ...]:
-    notes = _notes_on_lock(claimed.run_dir, claimed.lock)
     if claimed.earlier is None:
-        return notes
+        return ()
     text = (
         f"a run that had committed no checkpoint lay here; its record is kept in {claimed.earlier}"
     )
-    return (*notes, text)
-
-
-def _notes_on_lock(run_dir: RunDir, lock: RunLock) -> tuple[str, ...]:
-    if lock.is_exclusive:
-        return ()
-    text = (
-        f"{run_dir.path}: this file system knows no locks, so that two controllers at once are "
-        "told apart by their addresses alone"
-    )
     return (text,)
+
+
+def _say(text: str) -> None:
+    """A word to whoever waits at the terminal, before there is a view."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def resume_run(
@@ -158,28 +158,58 @@ def resume_run(
     overrides: Sequence[str],
     options: Options,
     request: ResumeRequest | None = None,
+    follows: ControllerDeath | None = None,
 ) -> int:
     """Go on with a run from its newest valid checkpoint, or as `request` says. `overrides` may
     change where it runs, not what it computes. Until it trains again, job.yaml stays as it was.
+    `follows`: the death of the controller before, where nobody has typed a command since.
 
     StepsDoneError when there is no step to go on with."""
     request = request or ResumeRequest()
     run_dir = RunDir.open(path.absolute())
-    refuse_if_alive(run_dir, request.takes_over)
-    with take_lock(run_dir.path) as lock:
+    with become_controller(run_dir, request.takes_over, tell=_say) as lease:
+        run_dir = run_dir.of_writer(lease.fence)
         before = _job_of(run_dir)
         after = request.job or load_job(run_dir.job_file, list(overrides), kept=KEPT)
         after = with_decay_end(after, before.job.schedule.decay_steps)
         _refuse_other(before.job, after.job, run_dir, request)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
-        notes = _notes_on_lock(run_dir, lock)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
         job = with_ports(after.job)
-        launch = Launch(job, run_dir, resume_point, after.to_yaml(), notes, bent)
+        launch = Launch(
+            job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows
+        )
         with placed(after):
             return _run(launch, options)
+
+
+def end_lost_run(path: Path, death: ControllerDeath) -> int:
+    """Write down that a run has ended whose controllers die, and raise why as a WorkerError."""
+    found = RunDir.open(path.absolute())
+    with become_controller(found) as lease:
+        run_dir = found.of_writer(lease.fence)
+        status, _ = known_status(run_dir)
+        generation, diagnosis = status.generation, death.diagnosis
+        run_dir.append_event(FailureDiagnosed.of(generation, diagnosis, ()))
+        ended = RunEnded(
+            kind="failed",
+            generation=generation,
+            step=status.step,
+            cause=f"{diagnosis.cause}; {death.in_vain}",
+            node=diagnosis.culprit.node,
+            failure=diagnosis.kind,
+        )
+        run_dir.append_event(ended)
+        dead = tuple(worker.model_copy(update={"alive": False}) for worker in status.workers)
+        run_dir.write_status(status.model_copy(update={"state": "FAILED", "workers": dead}))
+        error = WorkerError(f"{diagnosis}; {death.in_vain}")
+        outcome = Outcome("FAILED", 1, error, diagnosis, generation)
+        with contextlib.suppress(DougongError):
+            write_report(run_dir)
+        print(_closing_words(outcome, run_dir), flush=True)
+    raise _last_words(outcome, run_dir)
 
 
 def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
@@ -229,65 +259,24 @@ def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> N
         )
 
 
-def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
-    """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
-    `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
-    generation, committed, fired = 0, set(), set()
-    events = run_dir.read_events()
-    for event in events:
-        generation = max(generation, event.generation)
-        match event:
-            case DrillFired():
-                fired.add((event.step, event.worker))
-            case CheckpointCommitted():
-                committed.add(event.step)
-            case CheckpointsSetAside():
-                committed = {step for step in committed if step <= event.step}
-    there = [place.step for place in list_committed(run_dir.checkpoints)]
-    if chosen and chosen not in there:
-        raise CheckpointError(
-            f"{run_dir.checkpoints}: no checkpoint of step {chosen}; there are: "
-            f"{steps_in(run_dir.checkpoints)}"
-        )
-    step = max(there, default=0) if chosen is None else chosen
-    # A commit whose event was lost with its controller has left its checkpoint all the same.
-    has_committed = bool(committed or there)
-    return ResumePoint(
-        generation=generation + 1,
-        step=step,
-        fired=frozenset(fired),
-        has_committed=has_committed,
-        chosen=chosen,
-        same_since=_same_since(events),
-    )
-
-
-def _same_since(events: Sequence[Event]) -> int:
-    """The first generation that was computed after the last change of a key that may change
-    bits."""
-    first, changed = 1, False
-    for event in events:
-        if isinstance(event, RunCreated):
-            changed = bool(event.changed)
-        elif isinstance(event, FirstStep) and changed:
-            # A resume that came to no step has computed nothing with what it changed.
-            first, changed = event.generation, False
-    return first
-
-
 def _run(launch: Launch, options: Options) -> int:
     job, run_dir = launch.job, launch.run_dir
     config = _config(launch, options)
     deadlines = config.deadlines
     inbox = Inbox()
+    screen = Screen(sys.stdout, deadlines)
+    view = make_view(Console(file=cast("IO[str]", screen)), job.job, job.steps, deadlines=deadlines)
+    launch.lease.when_lost(lambda who: inbox.put(SuccessorFound(who)))
     # Signals are held until the report is drawn: nothing after the run's end may be cut short.
-    view = make_view(Console(), job.job, job.steps, deadlines=deadlines)
-    with view, signals_into(inbox):
-        recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard))
+    with screen, view, signals_into(inbox):
+        recorder = Recorder(run_dir, view, TensorBoardFiles(run_dir.tensorboard), deadlines)
         _tell_start(launch, options, recorder)
-        backend = _backend(run_dir, options, deadlines)
+        backend = _backend(run_dir, options, deadlines, inbox)
         outcome = Controller(config, inbox, backend, recorder).run()
-        recorder.close(_summary(outcome, run_dir, recorder))
+        if isinstance(outcome.error, SupersededError):
+            recorder.close(str(outcome.error))
+            raise outcome.error
+        recorder.close(_summary(outcome, run_dir, recorder, deadlines.records_end_s))
     if outcome.error is not None:
         raise _last_words(outcome, run_dir)
     return outcome.status
@@ -298,6 +287,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         job=launch.job,
         token=secrets.token_hex(32),
         cwd=os.getcwd(),
+        fence=launch.lease.fence,
         entries=options.entries,
         resume_point=launch.resume_point,
         deadlines=options.limits(launch.job.fault.limits()),
@@ -317,6 +307,8 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         address=choice.address or "",
     )
     recorder.record(created)
+    if launch.follows is not None:
+        recorder.record(FailureDiagnosed.of(generation - 1, launch.follows.diagnosis, ()))
     notes = (choice.note, *launch.notes) if choice.note else launch.notes
     for text in notes:
         recorder.record(NoteTaken(generation=generation, text=text))
@@ -324,9 +316,9 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         recorder.record(WarningRaised(generation=generation, text=launch.warning))
 
 
-def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines) -> Backend:
+def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-        return RayBackend(options.choice, deadlines, run_dir)
+        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
     return Local(run_dir, deadlines)
 
 
@@ -348,20 +340,30 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder) -> str:
+def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: float) -> str:
+    """The run's last words, when its record is written, or has not been for so long."""
+    left = recorder.settle(limit_s)
+    if any(trouble.reason == NO_ANSWER for trouble in left):
+        # Nothing may be read or written there any more: it would not come back.
+        return _with_unwritten(f"{outcome.state.lower()}: {run_dir.path}", left)
     if not run_dir.job_file.is_file():
         # What is left of its record would read as that of a run that has not begun.
         return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
+    if left:
+        return _with_unwritten(_closing_words(outcome, run_dir), left)
     try:
         report = write_report(run_dir)
     except Exception as error:
         # The run is over and recorded: a page that cannot be drawn must not change its outcome.
         of_ours = isinstance(error, DougongError)
         text = f"no report: {error}" if of_ours else f"no report: {type(error).__name__}: {error}"
-        with contextlib.suppress(StorageError):  # it is shown all the same
-            recorder.tell(WarningRaised(generation=outcome.generation, text=text))
+        recorder.record(WarningRaised(generation=outcome.generation, text=text))
         return _closing_words(outcome, run_dir)
     return f"{_closing_words(outcome, run_dir)}\nreport: {report}"
+
+
+def _with_unwritten(words: str, left: Sequence[Trouble]) -> str:
+    return "\n".join((words, *[unwritten_words(trouble) for trouble in left]))
 
 
 def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:
@@ -382,9 +384,10 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
         # A mistake in the job is a sentence: where dougong noticed it helps nobody.
         detail = "" if diagnosis.kind in MISTAKES else diagnosis.detail.rstrip()
         lines = [detail, *lines] if detail else lines
-        log = run_dir.log_file(outcome.generation, diagnosis.worker)
-        # A worker that could not be begun has none.
-        lines += [f"its log: {log}"] if log.is_file() else []
+        # A worker that could not be begun has no log, and an agent's is no reader's first place.
+        if diagnosis.worker:
+            log = run_dir.log_file(outcome.generation, diagnosis.worker)
+            lines += [f"its log: {log}"] if log.is_file() else []
     with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
         following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
         lines.append(f"next: {following}")

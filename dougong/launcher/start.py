@@ -9,12 +9,21 @@ from dougong.job.load import ResolvedJob
 from dougong.launcher.run import Options, ResumeRequest, StepsDoneError, resume_run
 from dougong.records.claim import has_committed
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated
 
 
 def goes_on(path: Path) -> bool:
     """Whether the directory holds a run to go on with; else one begins there. LaunchError when its
     record cannot be read."""
     return has_committed(RunDir(path))
+
+
+def address_before(path: Path) -> str:
+    """The Ray cluster that the run in `path` was on last, HOST:PORT; empty where it was on none but
+    its own. LaunchError or RecordError when there is no run, or its record cannot be read."""
+    events = RunDir.open(path).read_events()
+    created = [event for event in events if isinstance(event, RunCreated)]
+    return created[-1].address if created else ""
 
 
 def go_on(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool) -> int | None:

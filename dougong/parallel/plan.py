@@ -81,7 +81,12 @@ class Inventory:
     @property
     def expert_parameters(self) -> int:
         """Parameters of one expert of one site."""
-        return sum(_numel(shape) for _, shape in self.expert_shapes)
+        return sum(self.sizes_of_an_expert)
+
+    @property
+    def sizes_of_an_expert(self) -> list[int]:
+        """Parameters of each tensor of one expert."""
+        return [_numel(shape) for _, shape in self.expert_shapes]
 
 
 @dataclass(frozen=True)

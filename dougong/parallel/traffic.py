@@ -1,9 +1,10 @@
 """How many bytes a step sends from each worker to each other one: formulas of the plan and the
 model, before anything runs (docs/design/what-crosses.md).
 
-Every kind of message is a product: what a worker s sends a worker t is a number of s times a number
-of t, such as its lanes times the bytes of a lane that the other's experts need. So the bytes
-between two groups of workers follow from two sums, for any number of workers.
+Nearly every kind of message is a product: what a worker s sends a worker t is a number of s times a
+number of t, such as its lanes times the bytes of a lane that the other's experts need. So the bytes
+between two groups of workers follow from two sums, for any number of workers. What each sends to
+few others is a list of pairs.
 """
 
 from __future__ import annotations
@@ -79,6 +80,23 @@ class Ring:
         pairs = zip(self.ranks, following, strict=True)
         senders, receivers = set(sources), set(targets)
         return share * sum(one in senders and next_ in receivers for one, next_ in pairs)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """So many bytes from one worker to another, by (source, target); between others none."""
+
+    kind: TrafficKind
+    num_bytes: Mapping[tuple[int, int], float]
+    is_exact: bool = True
+
+    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
+        senders, receivers = set(sources), set(targets)
+        crossing = 0.0
+        for (source, target), num_bytes in self.num_bytes.items():
+            if source in senders and target in receivers:
+                crossing += num_bytes
+        return crossing
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Whether the machines of a run agree: on their software, on its source, and on the run directory.
-Pure."""
+"""Whether the machines of a run agree: on their software, on its source, on the run directory, and
+on the files that the job names. Pure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ class Software:
 
 def check_agents(agents: Mapping[str, AgentFacts], here: Software | None = None) -> None:
     """LaunchError when agents do not run the same software as each other and as the machine of
-    `dougong run`, or do not share its run directory. `here`: the software of that machine (None: it
-    takes no part)."""
-    troubles = [facts for facts in agents.values() if facts.trouble is not None]
-    if troubles:
-        raise LaunchError("; ".join(dict.fromkeys(map(_trouble_words, troubles))))
+    `dougong run`, do not share its run directory, or do not see the job's files. `here`: the
+    software of that machine (None: it takes no part)."""
+    _check_run_directory(agents)
+    _check_files(agents)
     machines = {}
     for agent, facts in agents.items():
         machines[f"{facts.node} ({agent})"] = Software(facts.node, facts.versions, facts.code)
@@ -43,16 +42,52 @@ def check_agents(agents: Mapping[str, AgentFacts], here: Software | None = None)
         _check_code(package, machines)
 
 
+def _check_run_directory(agents: Mapping[str, AgentFacts]) -> None:
+    troubles = [facts for facts in agents.values() if facts.trouble is not None]
+    absent = {
+        t.node: t.trouble.folder for t in troubles if t.trouble and t.trouble.fault == "absent"
+    }
+    words = list(dict.fromkeys(_trouble_words(t) for t in troubles if t.node not in absent))
+    if absent:
+        words.append(_absent_words(sorted(absent), next(iter(absent.values())), agents))
+    if words:
+        raise LaunchError("; ".join(words))
+
+
+def _absent_words(nodes: Sequence[str], folder: str, agents: Mapping[str, AgentFacts]) -> str:
+    """Where nobody but this machine sees the folder, it is this one that has another."""
+    if {facts.node for facts in agents.values()} == set(nodes) and len(nodes) > 1:
+        where = f"here alone, and not on {', '.join(nodes)}: it is not the storage that they share"
+        return f"the run directory {folder} is {where}; {_SHARED}, or mount it here"
+    return (
+        f"the run directory {folder} is not to be seen on {', '.join(nodes)}; every node must reach"
+        f" it under the same path: mount it there, or {_SHARED}"
+    )
+
+
+def _check_files(agents: Mapping[str, AgentFacts]) -> None:
+    """Workers of one node would look for it in vain, a minute later."""
+    nodes: dict[str, list[str]] = {}
+    for facts in agents.values():
+        for name in facts.absent:
+            nodes.setdefault(name, []).append(facts.node)
+    if nodes:
+        words = [f"{name} is here and not on {_listed(where)}" for name, where in nodes.items()]
+        raise LaunchError(
+            f"{'; '.join(words)}: every node reads the job's files itself; put them there under "
+            "the same path, or name files on storage that all nodes share"
+        )
+
+
+def _listed(nodes: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(nodes))
+
+
 def _trouble_words(facts: AgentFacts) -> str:
     trouble, node = facts.trouble, facts.node
     assert trouble is not None
     folder = trouble.folder
     match trouble.fault:
-        case "absent":
-            return (
-                f"the run directory {folder} is not to be seen on {node}; every node must reach it "
-                f"under the same path: mount it there, or {_SHARED}"
-            )
         case "other":
             what = f"{node} has another directory at {folder}{_mounts(trouble)}"
             found = "what this machine has just written is not in it"

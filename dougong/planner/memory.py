@@ -12,7 +12,8 @@ from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.placement import AgentSpec, make_seats
-from dougong.planner.plan_job import BYTES_PER_GB, plan_job, state_bytes
+from dougong.planner.plan_job import BYTES_PER_GB, by_worker, plan_job, state_bytes
+from dougong.planner.snapshot_bytes import snapshot_bytes
 
 _DEVICE_REMEDY = (
     "add workers, move experts by offload or speed, or take a smaller model or an optimizer with "
@@ -77,13 +78,17 @@ def plan_that_fits(
 
 def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:
     """PlanError where weights, gradients and optimizer state alone are more than there is: names
-    every worker's bytes, what there is, and what helps."""
-    states = state_bytes(job, inventory, plan)
-    needed = {worker.name: states[worker.rank] for worker in plan.workers}
+    every worker's bytes, what there is, and what helps. On a machine that its workers share their
+    snapshots count, too."""
+    states = by_worker(plan, state_bytes(job, inventory, plan))
+    snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
     for known in memory:
-        total = sum(needed[name] for name in known.workers)
+        total = sum(states[name] for name in known.workers)
         if total > known.num_bytes:
-            raise PlanError(_refusal(known, needed, total))
+            raise PlanError(_refusal(known, states, total))
+        kept = sum(snapshots[name] for name in known.workers)
+        if known.is_shared and total + kept > known.num_bytes:
+            raise PlanError(_snapshots_refusal(known, total, kept))
 
 
 def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
@@ -97,6 +102,17 @@ def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
         f"{who} for weights, gradients and optimizer state, activations not counted, and "
         f"{known.place} has {_gb(known.num_bytes)}; {remedy}; to run even so, set "
         f"islands.{island}.memory_gb"
+    )
+
+
+def _snapshots_refusal(known: KnownMemory, total: int, kept: int) -> str:
+    island = known.workers[0].partition("/")[0]
+    return (
+        f"{known.place} has {_gb(known.num_bytes)}, and its {len(known.workers)} workers need "
+        f"{_gb(total)} for weights, gradients and optimizer state and {_gb(kept)} for snapshots of "
+        "the state, their own and those that they keep for others; set fault.snapshots.replicas: 0 "
+        "(a lost worker's part is then read from a checkpoint), or fault.snapshots.every: 0 (no "
+        f"snapshots); to run even so, set islands.{island}.memory_gb"
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.plan_job import BYTES_PER_GB, state_bytes
+from dougong.planner.plan_job import BYTES_PER_GB, by_worker, state_bytes
+from dougong.planner.snapshot_bytes import snapshot_bytes
 
 _MOST_STATE = 0.8
 """A part of the memory: with more of it taken by state there is hardly room to compute."""
@@ -26,6 +27,12 @@ def memory_advice(
             f"rest is activations: {_fewer_activations(job)}"
         )
     state += f" of {_gb(memory_bytes)}"
+    kept = _snapshots_there(job, inventory, plan, worker) if shared else 0
+    if used <= _MOST_STATE * memory_bytes < used + kept:
+        return (
+            f"{state}, and snapshots {_gb(kept)}: set fault.snapshots.replicas: 0, or "
+            "fault.snapshots.every: 0"
+        )
     if used <= _MOST_STATE * memory_bytes:
         return f"{state}, so the rest is activations: {_fewer_activations(job)}"
     place = "workers on more machines" if shared else "more workers"
@@ -40,15 +47,20 @@ def _used_bytes(
     job: Job, inventory: Inventory, plan: Plan, worker: str, shared: bool
 ) -> tuple[float, str]:
     """The bytes that count against one memory, and whose they are in words."""
-    sizes = dict(
-        zip((w.name for w in plan.workers), state_bytes(job, inventory, plan), strict=True)
-    )
+    sizes = by_worker(plan, state_bytes(job, inventory, plan))
     if not shared:
         return sizes[worker], worker
     node = plan.worker(worker).node
     there = [w.name for w in plan.workers if w.node == node]
     total = sum(sizes[name] for name in there)
     return total, worker if len(there) == 1 else f"the {len(there)} workers on {node}"
+
+
+def _snapshots_there(job: Job, inventory: Inventory, plan: Plan, worker: str) -> int:
+    """Bytes of the snapshots on a worker's machine."""
+    sizes = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
+    node = plan.worker(worker).node
+    return sum(sizes[other.name] for other in plan.workers if other.node == node)
 
 
 def _fewer_activations(job: Job) -> str:

@@ -71,6 +71,11 @@ def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     return totals
 
 
+def by_worker(plan: Plan, amounts: Sequence[int]) -> dict[str, int]:
+    """By a worker's name, what is given by rank."""
+    return {worker.name: amounts[worker.rank] for worker in plan.workers}
+
+
 def _computing_bytes(job: Job) -> int:
     """Bytes that a parameter takes where it is computed with: its copy and its gradient."""
     copy = 4 if job.precision == "float32" else 2

@@ -5,20 +5,21 @@ RUN/set-aside/1/   what a run without a checkpoint has left, whole; 2, 3, ... of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from dougong.checkpoint.directories import SET_ASIDE, list_committed, next_folder
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
 from dougong.records.files import make_run_folder
-from dougong.records.run_lock import LOCK_FILE, RunLock, take_lock
+from dougong.records.lease import LEASES, Lease, take_lease
 
-_ALLOWED = (LOCK_FILE, SET_ASIDE, "lost+found", ".snapshot", ".DS_Store")
-"""Names that are no run's record, and nobody's files either."""
+_ALLOWED = (LEASES, "controller.lock", SET_ASIDE, "lost+found", ".snapshot", ".DS_Store")
+"""Names that are no run's record, and nobody's files either. Earlier releases had the lock."""
 _NAMED = 3
 
 
@@ -28,7 +29,7 @@ class Claim:
     the record of a run that lay there is now."""
 
     run_dir: RunDir
-    lock: RunLock
+    lease: Lease
     earlier: Path | None = None
 
     def __enter__(self) -> Claim:
@@ -40,12 +41,18 @@ class Claim:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.lock.release()
+        self.lease.release()
 
 
-def claim(path: Path) -> Claim:
+def claim(
+    path: Path,
+    takes_over: bool = False,
+    deadlines: Deadlines = DEADLINES,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Claim:
     """Claim `path` for a new run: a directory that is not there yet, or is empty, or holds a run
-    that has committed no checkpoint, whose record is set aside.
+    that has committed no checkpoint, whose record is set aside. `takes_over`, `tell`: as for
+    `take_lease`.
 
     LaunchError when it holds anything else, or a run that has something to go on from; AliveError
     when its controller lives, StorageError when it cannot be written.
@@ -55,14 +62,14 @@ def claim(path: Path) -> Claim:
     _refuse_run_with_checkpoints(run)
     _refuse_strangers(run)
     try:
-        lock = take_lock(path)
+        lease = take_lease(path, deadlines, takes_over, tell)
     except StorageError as error:
         raise StorageError(f"{error}, or pass another --run-dir") from error
     try:
         earlier = _set_aside(run)
-        return Claim(RunDir.create(path), lock, earlier)
+        return Claim(RunDir.create(path).of_writer(lease.fence), lease, earlier)
     except BaseException:
-        lock.release()
+        lease.release()
         raise
 
 

@@ -1,7 +1,7 @@
 """One run's directory: the only module that spells its paths, and what can be done with it.
 
-    RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  controller.json  report.html
-        controller.lock  set-aside/<number>/  sources.json  tokenizer/
+    RUN/job.yaml  plan.json  status.json  metrics.jsonl  events.jsonl  lease/  report.html
+        set-aside/<number>/  sources.json  tokenizer/
         logs/<generation>/<island>/<index>.log  logs/ray.log  checkpoints/  ledger/  tensorboard/
 
 The controller is its only writer (logs, checkpoint data and the ledger apart).
@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,7 +37,8 @@ from dougong.records.files import (
     make_run_folder,
     replace_file,
 )
-from dougong.records.jsonl import JsonLines, decode_numbers, dumps
+from dougong.records.jsonl import JsonLines, Succession, decode_numbers, dumps
+from dougong.records.lease import LEASES, newest_fence
 from dougong.records.metrics import MetricsRow, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
 
@@ -73,17 +75,23 @@ def _utc_now() -> datetime:
 
 class RunDir:
     """Paths, writers and readers of one run. Readers meet a run that has not come so far, or whose
-    controller was killed at any byte; the clocks are passed in for tests."""
+    controller was killed at any byte; the clocks are passed in for tests.
+
+    `fence`: the number of the lease of the process that writes, which all that it writes bears; 0
+    of one that only reads.
+    """
 
     def __init__(
         self,
         path: str | Path,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _utc_now,
+        fence: int = 0,
     ) -> None:
         self.path = Path(path)
         self._monotonic = monotonic
         self._now = now
+        self.fence = fence
         self._metrics = JsonLines(self.metrics_file)
         self._events = JsonLines(self.events_file)
 
@@ -120,6 +128,10 @@ class RunDir:
                 f"{run.path}: cannot be read: {error.strerror}; mount or mend it, then try again"
             ) from error
         return run
+
+    def of_writer(self, fence: int) -> RunDir:
+        """The same directory, for the holder of this lease."""
+        return RunDir(self.path, self._monotonic, self._now, fence)
 
     def _check_that_it_is_one(self) -> None:
         if not self.path.is_dir():
@@ -158,9 +170,9 @@ class RunDir:
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
 
-    @property
-    def controller_file(self) -> Path:
-        return self.path / "controller.json"
+    def address_file(self, fence: int) -> Path:
+        """How the holder of a lease is reached."""
+        return self.path / LEASES / f"{fence}.address"
 
     @property
     def report_file(self) -> Path:
@@ -218,25 +230,39 @@ class RunDir:
         return {(number, f"{island}/{i}"): path for (number, island, i), path in in_order}
 
     def append_metrics(self, row: MetricsRow) -> MetricsRow:
-        """Write one step's row, stamped with the wall clock, and hand it back so."""
-        stamped = {**row, "wall": self._wall()}
-        self._metrics.append(stamped)
+        """Write one step's row, stamped as by `stamp_row`, and hand it back so."""
+        stamped = self.stamp_row(row)
+        self.write_row(stamped)
         return stamped
+
+    def stamp_row(self, row: MetricsRow) -> MetricsRow:
+        """The row with the writer's number and the wall clock, as it would be written now."""
+        return {**row, "fence": self.fence, "wall": self._wall()}
+
+    def write_row(self, stamped: MetricsRow) -> None:
+        """Append a row that has its stamp. StorageError where it cannot be; then it may be tried
+        again."""
+        self._metrics.append(stamped)
 
     def append_event(self, event: Event) -> Event:
-        """Write one event, stamped with both clocks, and hand it back so."""
+        """Write one event, stamped as by `stamp`, and hand it back so."""
         stamped = self.stamp(event)
-        self._events.append(to_json(stamped))
+        self.write_event(stamped)
         return stamped
 
+    def write_event(self, stamped: Event) -> None:
+        """Append an event that has its stamp; else as `write_row`."""
+        self._events.append(to_json(stamped))
+
     def stamp(self, event: Event) -> Event:
-        """The event with both clocks, as it would be written now."""
+        """The event with both clocks and the writer's number, as it would be written now."""
         clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
-        return event.model_copy(update=clocks)
+        return event.model_copy(update={**clocks, "fence": self.fence})
 
     def write_status(self, status: RunStatus) -> None:
-        """Replace status.json."""
-        self._replace(self.status_file, dumps(status.to_json()) + "\n")
+        """Replace status.json, signed with the writer's number."""
+        signed = status.model_copy(update={"fence": self.fence})
+        self._replace(self.status_file, dumps(signed.to_json()) + "\n")
 
     def write_plan(self, text: str) -> None:
         """Replace plan.json, durably."""
@@ -252,13 +278,15 @@ class RunDir:
 
     def write_controller(self, address: ControllerAddress) -> None:
         """How to reach the controller: readable by this user alone."""
-        self._replace(self.controller_file, dumps(address.model_dump()) + "\n", mode=0o600)
+        text = dumps(address.model_dump()) + "\n"
+        (self.path / LEASES).mkdir(exist_ok=True)
+        self._replace(self.address_file(self.fence), text, mode=0o600)
 
     def remove_controller(self) -> None:
         """Forget the controller's address when it ends. No error when it is gone already, or
         cannot be removed: nobody answers there."""
         with contextlib.suppress(OSError):
-            self.controller_file.unlink()
+            self.address_file(self.fence).unlink()
 
     def read_metrics(self, needed: Sequence[str] = ()) -> list[MetricsRow]:
         """All rows in the order written, rewound ones too. A torn last line is left out.
@@ -266,24 +294,30 @@ class RunDir:
         `needed`: the keys that the caller reads of every row, besides `step`. RecordError names a
         line that lacks one, or holds what is no row of a step.
         """
-        rows = []
-        for number, fields in enumerate(self._metrics.read(), 1):
-            row = in_present_words(decode_numbers(fields))
-            check_row(f"{self.metrics_file}:{number}", row, needed)
-            rows.append(row)
-        return rows
+        return list(self._rows(self._metrics.read(), needed))
 
     def stream_metrics(self) -> Iterator[MetricsRow]:
         """As `read_metrics`, a row at a time, for a run of any length."""
-        for number, fields in enumerate(self._metrics.stream(), 1):
+        yield from self._rows(self._metrics.stream(), ())
+
+    def _rows(
+        self, lines: Iterable[Mapping[str, Any]], needed: Sequence[str]
+    ) -> Iterator[MetricsRow]:
+        succession = Succession()
+        for number, fields in enumerate(lines, 1):
+            if not succession.counts(fields):
+                continue
             row = in_present_words(decode_numbers(fields))
-            check_row(f"{self.metrics_file}:{number}", row, ())
+            check_row(f"{self.metrics_file}:{number}", row, needed)
             yield row
 
     def read_last_metrics(self) -> list[MetricsRow]:
         """The last rows written, some hundred of them at most, also of a run of a million steps."""
         rows = []
+        succession = Succession()
         for fields in self._metrics.read_last(_LAST_BYTES):
+            if not succession.counts(fields):
+                continue
             row = in_present_words(decode_numbers(fields))
             check_row(f"{self.metrics_file}: a line near its end", row, ())
             rows.append(row)
@@ -295,10 +329,15 @@ class RunDir:
         return live_rows(self.read_metrics())
 
     def read_events(self) -> list[Event]:
-        """All events in the order written. A torn last line is left out. RecordError names a line
-        that is no event of this release."""
-        lines = enumerate(self._events.read(), 1)
-        return [parse_event(self.events_file, number, fields) for number, fields in lines]
+        """All events in the order written; those of a controller that another had followed by then
+        are left out, and a torn last line. RecordError names a line that is no event of this
+        release."""
+        events = []
+        succession = Succession()
+        for number, fields in enumerate(self._events.read(), 1):
+            if succession.counts(fields):
+                events.append(parse_event(self.events_file, number, fields))
+        return events
 
     def read_status(self) -> RunStatus | None:
         """status.json, or None when the run has not come so far. RecordError when it is damaged;
@@ -306,10 +345,9 @@ class RunDir:
         return read_model(self.status_file, RunStatus)
 
     def read_controller(self) -> ControllerAddress | None:
-        """controller.json, or None when no controller runs (or none has begun)."""
-        # Who deletes it while a controller lives could start a second one beside it.
+        """How the newest controller is reached; None when it has ended, or listens not yet."""
         advice = "if no process of this run is left, delete the file"
-        return read_model(self.controller_file, ControllerAddress, advice)
+        return read_model(self.address_file(newest_fence(self.path)), ControllerAddress, advice)
 
     def read_plan(self) -> Plan | None:
         """plan.json, or None when the run ended before it had one."""

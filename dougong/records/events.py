@@ -8,44 +8,26 @@ class by their names, but for `failure`, which is `class` there, and `num_bytes`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from dougong.fault.culprit import Culprit
+from dougong.records.event.base import RunEvent as RunEvent
+from dougong.records.event.base import read_wall as read_wall
+from dougong.records.event.faults import DrillFired as DrillFired
+from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
+from dougong.records.event.faults import Recovered as Recovered
+from dougong.records.event.faults import RecoveryDecided as RecoveryDecided
+from dougong.records.event.faults import SurvivorLost as SurvivorLost
+from dougong.records.event.faults import Suspected as Suspected
+from dougong.records.event.faults import SuspicionEnded as SuspicionEnded
+from dougong.records.event.faults import WorkerDied as WorkerDied
+from dougong.records.event.storage import CheckpointsLeft as CheckpointsLeft
+from dougong.records.event.storage import StorageAnswered as StorageAnswered
+from dougong.records.event.storage import StorageTroubled as StorageTroubled
 from dougong.records.machine import Machine
 from dougong.records.status import StillWorker
-
-
-class RunEvent(BaseModel):
-    """What all events have. `monotonic_s`: seconds since the boot of the controller's machine;
-    `wall`: ISO 8601, UTC. Both clocks are set when the event is written.
-
-    A field that this release does not know is left out when a line is read.
-    """
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
-
-    kind: str
-    generation: int
-    monotonic_s: float = 0.0
-    wall: str = ""
-
-    @field_validator("wall")
-    @classmethod
-    def _is_a_time(cls, wall: str) -> str:
-        """Empty until the event is written."""
-        try:
-            if wall:
-                read_wall(wall)
-        except ValueError:
-            raise ValueError("must be a time such as 2025-11-22T09:30:00.000Z") from None
-        return wall
-
-
-def read_wall(wall: str) -> datetime:
-    """The time that an event's `wall` names. ValueError when it names none."""
-    return datetime.fromisoformat(wall.replace("Z", "+00:00"))  # Python 3.10 reads no Z
 
 
 class RunCreated(RunEvent):
@@ -94,6 +76,16 @@ class Waiting(RunEvent):
     another job holds."""
 
     kind: Literal["waiting"] = "waiting"
+    text: str
+
+
+class RayChanged(RunEvent):
+    """A part of Ray, which a run needs at its start and to find a node alone, is gone (`is_lost`)
+    or there again: the cluster's head, a node's raylet, our process that speaks with them."""
+
+    kind: Literal["ray"] = "ray"
+    part: Literal["head", "raylet", "driver"]
+    is_lost: bool
     text: str
 
 
@@ -167,12 +159,26 @@ class PlanLaid(RunEvent):
 
 
 class GenerationStarted(RunEvent):
-    """Workers are being forked. `resume`: the checkpoint's name; `step`: the last one done."""
+    """Workers are being forked, and those that live are handed the task. `resume`: the checkpoint's
+    name; `step`: the last one done; `in_memory`: workers hold that step in memory, and `resume` is
+    for the case that a part of it is lost."""
 
     kind: Literal["generation_started"] = "generation_started"
     workers: tuple[str, ...]
     resume: str | None = None
     step: int = 0
+    in_memory: bool = False
+
+
+class StateRestored(RunEvent):
+    """Every worker of the generation holds its part of the state after `step`. `tiers`: bytes by
+    where they came from: the worker's own memory, a peer's, a local disk, a checkpoint;
+    `seconds`: of the slowest worker."""
+
+    kind: Literal["state_restored"] = "state_restored"
+    step: int
+    tiers: dict[str, int] = {}
+    seconds: float = 0.0
 
 
 class FirstStep(RunEvent):
@@ -209,46 +215,6 @@ class StepSkipped(RunEvent):
     grad_norm: float
     where: str
     in_a_row: int = 1
-
-
-class DrillFired(RunEvent):
-    """A rehearsed fault is about to happen."""
-
-    kind: Literal["drill"] = "drill"
-    worker: str
-    step: int
-    action: str
-
-
-class WorkerDied(RunEvent):
-    """The first failure of a generation. `failure`: its class, such as out_of_memory; `node`: the
-    worker's, empty where all of the run is on one machine; so below."""
-
-    kind: Literal["worker_died"] = "worker_died"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-
-
-class FailureDiagnosed(RunEvent):
-    """Who failed first and why; `followed_by`: workers whose failures are its consequence."""
-
-    kind: Literal["diagnosis"] = "diagnosis"
-    worker: str
-    node: str = ""
-    failure: str = Field(validation_alias="class", serialization_alias="class")
-    cause: str
-    detail: str = ""
-    followed_by: tuple[str, ...] = ()
-
-
-class RecoveryDecided(RunEvent):
-    """What is done about a failure."""
-
-    kind: Literal["decision"] = "decision"
-    action: str
-    reason: str
 
 
 class CheckpointStarted(RunEvent):
@@ -333,15 +299,31 @@ class StepGivenUp(RunEvent):
 
 
 class RunEnded(RunEvent):
-    """The controller's last event but for its state. `cause`, `worker`, `failure`: of a failed
-    run, the last two where a worker was the cause."""
+    """The controller's last event but for its state. `cause`, `culprit`, `failure`: of a failed
+    run, the last two where something failed in it; `worker`: the culprit, where that is one.
+    `saved`: the step of the newest checkpoint, 0 for none; None in what an earlier release wrote.
+    """
 
     kind: Literal["finished", "stopped", "failed"]
     step: int
+    saved: int | None = None
     cause: str | None = None
     worker: str | None = None
     node: str = ""
+    culprit: Culprit | None = None
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
+
+    @property
+    def num_unsaved(self) -> int:
+        """How many steps a resume computes again."""
+        return 0 if self.saved is None else max(self.step - self.saved, 0)
+
+    @property
+    def who(self) -> Culprit | None:
+        """The culprit, also where an earlier release has named a worker alone."""
+        if self.culprit is not None or not self.worker:
+            return self.culprit
+        return Culprit("worker", self.worker, self.node)
 
 
 Event = Annotated[
@@ -350,23 +332,32 @@ Event = Annotated[
     | PhaseStarted
     | PhaseEnded
     | Waiting
+    | RayChanged
     | AgentsStarted
     | ModelInspected
     | FingerprintsTaken
     | PlanLaid
     | GenerationStarted
+    | StateRestored
     | FirstStep
     | StepsRecomputed
     | StepSkipped
     | DrillFired
+    | Suspected
+    | SuspicionEnded
     | WorkerDied
     | FailureDiagnosed
     | RecoveryDecided
+    | SurvivorLost
+    | Recovered
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointFailed
     | CheckpointRejected
     | CheckpointsSetAside
+    | CheckpointsLeft
+    | StorageTroubled
+    | StorageAnswered
     | NoteTaken
     | WarningRaised
     | StopRequested

@@ -92,6 +92,23 @@ class JsonLines:
             ) from error
 
 
+class Succession:
+    """Whose lines count, where they bear the number of their writer (`fence`): a writer that has
+    been followed by another, and has not noticed yet, may still append some."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+
+    def counts(self, record: Mapping[str, Any]) -> bool:
+        """Whether nobody of a higher number has written an earlier line. To be asked for each line,
+        in the order written."""
+        fence = record.get("fence", 0)
+        if type(fence) is not int:
+            return True  # whoever reads the line says what is wrong with it
+        self._newest = max(self._newest, fence)
+        return fence in (0, self._newest)  # 0: of no controller, such as a line by hand
+
+
 def _parse(place: str, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)

@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dougong.records.events import read_wall
+from dougong.records.event.base import read_wall
 
 MetricsRow = dict[str, Any]
-"""One step: `generation`, `wall` (ISO 8601, UTC, when it was written), `step`, `loss`, `tokens`,
-`tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss`, `balance_loss`,
-`load` and `traffic`, and by island `islands`."""
+"""One step: `generation`, `fence` (the number of the controller that wrote it), `wall` (ISO 8601,
+UTC, when it was written), `step`, `loss`, `tokens`, `tokens_per_s`, `step_s`, `lr`, `grad_norm`;
+where they were computed `val_loss`, `balance_loss`, `load` and `traffic`, and by island
+`islands`."""
 
 REPORTED = ("generation", "loss", "tokens", "tokens_per_s", "step_s")
 """What a report needs of every row, besides its step."""
@@ -61,6 +62,7 @@ class RowShape(BaseModel):
 
     step: int
     generation: int = 1
+    fence: int = 0
     wall: str = ""
     loss: float | None = None
     tokens: int = 0

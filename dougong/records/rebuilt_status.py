@@ -14,8 +14,10 @@ from dougong.records.events import (
     RunCreated,
     RunEnded,
     StateChanged,
+    StateRestored,
     WorkerDied,
 )
+from dougong.records.lease import newest_fence
 from dougong.records.status import STATES, RunStatus
 from dougong.records.unsaved import unsaved_words
 
@@ -28,12 +30,22 @@ def known_status(run_dir: RunDir) -> tuple[RunStatus, str]:
         status, why = run_dir.read_status(), f"{run_dir.status_file} is gone"
     except RecordError as error:
         status, why = None, str(error)
-    if status is not None:
+    if status is not None and not _is_followed(run_dir, status):
         return status, ""
+    if status is not None:
+        return rebuild_status(run_dir), ""
     rebuilt = rebuild_status(run_dir)
     if rebuilt == RunStatus():
         return rebuilt, ""
     return rebuilt, f"{why}; what is told here is what the run's other files say"
+
+
+def _is_followed(run_dir: RunDir, status: RunStatus) -> bool:
+    """Whether a later controller than that which wrote the status has recorded something: the
+    status is an older word, or one of a controller that has not noticed yet."""
+    if not 0 < status.fence < newest_fence(run_dir.path):
+        return False
+    return any(event.fence > status.fence for event in run_dir.read_events())
 
 
 def rebuild_status(run_dir: RunDir) -> RunStatus:
@@ -88,7 +100,7 @@ def _step(run_dir: RunDir, events: Sequence[Event]) -> int:
     for event in reversed(events):
         if isinstance(event, RunEnded):
             return event.step
-        if isinstance(event, GenerationStarted):
+        if isinstance(event, GenerationStarted | StateRestored):
             rows = run_dir.read_last_metrics()
             own = [row["step"] for row in rows if row.get("generation") == event.generation]
             return own[-1] if own else event.step

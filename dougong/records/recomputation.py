@@ -57,6 +57,36 @@ def recorded_after(
 
 
 @dataclass
+class Ledgers:
+    """What has been recorded of the steps that a generation may compute again: in memory, since a
+    recovery must not wait for metrics.jsonl to be read."""
+
+    steps: dict[int, RecordedStep] = field(default_factory=dict)
+
+    def take(self, generation: int, row: MetricsRow) -> None:
+        """A step has been done: the first record of it counts, as long as its bits come again. With
+        other bits (where nothing is promised) those after it belong to another history."""
+        step, ledger = row["step"], row.get("ledger")
+        known = self.steps.get(step)
+        if ledger is None or (known is not None and known.digest == ledger):
+            return
+        if known is not None:
+            self.steps = {earlier: kept for earlier, kept in self.steps.items() if earlier < step}
+        self.steps[step] = RecordedStep(generation, ledger)
+        if len(self.steps) > MOST_STEPS:
+            del self.steps[min(self.steps)]
+
+    def forget(self, step: int) -> None:
+        """A checkpoint of this step is committed: none up to it is computed again, unless damage to
+        it sends the run further back, and then the records themselves are read."""
+        self.steps = {later: kept for later, kept in self.steps.items() if later > step}
+
+    def after(self, step: int) -> dict[int, RecordedStep]:
+        """What is recorded of the steps after this one."""
+        return {later: kept for later, kept in self.steps.items() if later > step}
+
+
+@dataclass
 class Recomputation:
     """What one generation has computed again so far. `recorded`: what earlier ones say of the steps
     after its checkpoint; `difference`: the first step whose bits were others."""

@@ -1,5 +1,5 @@
 """Where a run stands (status.json, for `dougong status` and for programs) and how its controller is
-reached (controller.json). Written by the controller alone."""
+reached. Written by the controller alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", *FINAL_STATES, "LOST"
 
 class WorkerState(BaseModel):
     """One worker of the present generation. `lanes`: numbers. `experts`: site by site, the numbers
-    of its experts."""
+    of its experts. `health`: how it is, in a few words: running, for whom it waits, or what is
+    suspected of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,6 +33,7 @@ class WorkerState(BaseModel):
     alive: bool = False
     step: int = 0
     phase: str = ""
+    health: str = ""
 
     @field_validator("experts", mode="before")
     @classmethod
@@ -61,7 +63,7 @@ class ControllerProcess(BaseModel):
 
 
 class ControllerAddress(BaseModel):
-    """controller.json: how a client of this user reaches the controller. `token`: proves to it that
+    """How a client of this user reaches the controller. `token`: proves to it that
     the client may; `machine`: its name, for a `host` that is a loopback."""
 
     model_config = ConfigDict(frozen=True)
@@ -77,12 +79,16 @@ class RunStatus(BaseModel):
     """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
     start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
     waits for there, where that is not of its own making; `unsaved`: since when there is no
-    checkpoint and why, empty where the newest one was committed."""
+    checkpoint and why, empty where the newest one was committed; `fence`: the number of the
+    controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
+    `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
+    seems to hold up the run, one line each."""
 
     model_config = ConfigDict(frozen=True)
 
     job: str = ""
     state: str = "STARTING"
+    fence: int = 0
     generation: int = 0
     step: int = 0
     steps: int = 0
@@ -91,6 +97,9 @@ class RunStatus(BaseModel):
     phase_s: float = 0.0
     unsaved: str = ""
     waiting: str = ""
+    ray: str = ""
+    storage: str = ""
+    suspects: tuple[str, ...] = ()
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

@@ -8,9 +8,25 @@ what goes wrong in networks.
         done = lab.hosts[1].run(["dougong", "run", "job.yaml", "--address", cluster.address])
 """
 
+from dougong.testing.clock import LabClock
+from dougong.testing.disk import Disk
+from dougong.testing.faults import HostFaults
 from dougong.testing.host import Host, RayCluster
 from dougong.testing.lab import Lab
+from dougong.testing.memory import MemoryGroup
 from dougong.testing.network import Traffic
 from dougong.testing.process import Done, HostProcess, LabError
 
-__all__ = ["Lab", "Host", "HostProcess", "Done", "RayCluster", "Traffic", "LabError"]
+__all__ = [
+    "Lab",
+    "Host",
+    "HostProcess",
+    "HostFaults",
+    "Disk",
+    "LabClock",
+    "MemoryGroup",
+    "Done",
+    "RayCluster",
+    "Traffic",
+    "LabError",
+]

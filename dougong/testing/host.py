@@ -180,17 +180,29 @@ class Host:
     def kill_ray(self) -> None:
         """SIGKILL to every process of this host's Ray, its actors and what those have started."""
         ours = self.processes()
-        roots = [pid for pid, words in ours.items() if _is_of_ray(words)]
+        roots = [pid for pid, words in ours.items() if _is_of_ray(words) or _is_of_ray(_name(pid))]
         self._kill({*roots, *_descendants(roots)} & set(ours))
+
+    def kill_named(self, name: str) -> None:
+        """SIGKILL to the processes of that name alone, such as `raylet`, or `gcs_server`, which is
+        the head of a Ray cluster. LabError where there is none."""
+        found = {pid for pid in self.processes() if _name(pid) == name}
+        if not found:
+            raise LabError(f"{self.name}: there is no process called {name}")
+        self._kill(found)
 
     # Bad luck.
 
     def crash(self) -> None:
-        """As if the power had failed and come back: the cable is dead first, so that nobody hears
-        a connection end; then everything that ran here is gone."""
+        """As if the power had failed and come back."""
+        self.power_off()
+        self.plug()
+
+    def power_off(self) -> None:
+        """As if the power had failed: the cable is dead first, so that nobody hears a connection
+        end; then everything that ran here is gone. `plug` is what brings the host back."""
         self.unplug()
         self._kill(set(self.processes()))
-        self.plug()
 
     def unplug(self) -> None:
         """Take the cable of `eth0` out: nothing arrives and nothing leaves."""
@@ -285,8 +297,16 @@ class RayOptions:
         return words
 
 
+def _name(pid: int) -> str:
+    """What a process is called, which may be another name than its command's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def _is_of_ray(words: str) -> bool:
-    """Ray's own processes and its workers, which rename themselves `ray::...`."""
+    """Ray's own processes and its workers, and the agents of runs over Ray, which are called
+    `ray::...`."""
     return words.startswith("ray::") or "/site-packages/ray/" in words
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dougong.deadlines import DEADLINES
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Data, Island, Job
@@ -27,11 +27,13 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
-from dougong.launcher.run import signals_into, take_over
+from dougong.launcher.run import signals_into
 from dougong.launcher.sources import known_sources
+from dougong.launcher.take_over import take_over
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
 from dougong.ui.recorder import Recorder
+from dougong.ui.storage_words import unwritten_words
 from dougong.ui.view import make_view
 
 NEVER = 2**31 - 1
@@ -84,11 +86,14 @@ def _control(job: Job, run_dir: RunDir, options: LocalRunOptions) -> Outcome:
     inbox = Inbox()
     view = make_view(Console(quiet=True), job.job, job.steps, deadlines=deadlines)
     with view, signals_into(inbox):
-        recorder = Recorder(run_dir, view, None)
+        recorder = Recorder(run_dir, view, None, deadlines)
         backend = Local(run_dir, deadlines)
         with _deadline(inbox, options.timeout_s) as is_late:
             outcome = Controller(config, inbox, backend, recorder).run()
+        left = recorder.settle(deadlines.records_end_s)
         recorder.close("")
+    if left:
+        raise StorageError("; ".join(unwritten_words(trouble) for trouble in left))
     if outcome.error is None and is_late.is_set():
         raise LaunchError(
             f"{run_dir.path}: not done within {options.timeout_s:g} s; give it more by --timeout"

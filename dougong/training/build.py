@@ -12,7 +12,7 @@ and other workers, without touching the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,38 +39,43 @@ from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
 from dougong.planner.programs import programs_of
 from dougong.planner.recipe import product_rows
+from dougong.storage.stored_ledger import StoredLedger, Tell, tell_nobody
 from dougong.training.hooks import StepHook, StepHooks
 from dougong.training.ledger import Ledger, LedgerHook
 from dougong.training.load_balance import LoadBalance
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
-from dougong.training.reports import ReportForm, loss_keys
-from dougong.training.state import StartState
+from dougong.training.results.reports import ReportForm, loss_keys
+from dougong.training.state import SnapshotHook, StartState
 from dougong.training.step import StepParts, Stepper, WorkerShare
 
 
 @dataclass(frozen=True)
 class LedgerStart:
     """Where the ledger's files of a run lie, and the digest that it goes on from (None: the
-    beginning)."""
+    beginning). `tell`: who hears of storage that does not take them."""
 
     root: Path
     digest: str | None = None
+    tell: Tell = tell_nobody
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Who watches the steps. `tracer` None: nothing is traced; `ledger` None: none is kept.
+    """Who watches the steps. `tracer` None: nothing is traced; `ledger` None: none is kept;
+    `memory` None: no snapshots are.
 
     hooks: more than every job has. They come after the load balance and before the ledger, which
-    sees what all others have done.
+    sees what all others have done; snapshots come last of all.
     """
 
     phases: Phases = field(default_factory=Phases)
     tracer: Tracer | None = None
     ledger: LedgerStart | None = None
     hooks: tuple[StepHook, ...] = ()
+    memory: StateMemory | None = None
 
 
 def build_model(
@@ -133,7 +138,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
     exchange = Exchange(world, link, replica.cut.names)
     balance = LoadBalance(job, plan, world, replica, clock)
     ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
-    hooks = _in_order(balance, options.hooks, ledger)
+    hooks = _in_order(balance, options, ledger)
     executor = Executor(
         replica.cut,
         share.dispatcher,
@@ -156,6 +161,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         ledger=ledger,
         hooks=hooks,
         tracer=options.tracer,
+        memory=options.memory,
     )
     return Stepper(parts)
 
@@ -224,15 +230,16 @@ def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> Ledger
     names = sorted(share.replica.masters)
     worker = share.plan.workers[share.rank].name
     writer = LedgerWriter(start.root, world.member.generation, worker, names)
-    return LedgerHook(Ledger(world, names, writer, start.digest), share.replica.masters)
+    stored = StoredLedger(writer, start.tell, world.member.deadlines)
+    return LedgerHook(Ledger(world, names, stored, start.digest), share.replica.masters)
 
 
-def _in_order(
-    balance: LoadBalance, more: Sequence[StepHook], ledger: LedgerHook | None
-) -> StepHooks:
-    """The balance moves biases, which are weights, so it comes before the ledger. The ledger is the
-    last: it looks at what all others have done."""
-    hooks: list[StepHook] = [balance, *more]
+def _in_order(balance: LoadBalance, options: StepOptions, ledger: LedgerHook | None) -> StepHooks:
+    """The balance moves biases, which are weights, so it comes before the ledger. The ledger looks
+    at what all others have done, and a snapshot holds the ledger's digest too."""
+    hooks: list[StepHook] = [balance, *options.hooks]
     if ledger is not None:
         hooks.append(ledger)
+    if options.memory is not None:
+        hooks.append(SnapshotHook(options.memory, ledger))
     return StepHooks(hooks)

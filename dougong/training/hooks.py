@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dougong.ops.permute import Routing
 from dougong.parallel.segments.flight import Flight
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 
 
 class StepHook:

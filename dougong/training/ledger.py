@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dougong.checkpoint.ledger_file import KINDS, LedgerWriter
+from dougong.checkpoint.ledger_file import KINDS
 from dougong.ops.mixing import STEP, mix
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.checksum import checksums
+from dougong.storage.stored_ledger import StoredLedger
 from dougong.training.hooks import StepHook
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 
 DIGEST_BYTES = 16
 BEGINNING = "00" * DIGEST_BYTES
@@ -44,7 +45,7 @@ class Ledger:
     """
 
     def __init__(
-        self, world: World, names: Sequence[str], writer: LedgerWriter | None, digest: str | None
+        self, world: World, names: Sequence[str], writer: StoredLedger | None, digest: str | None
     ) -> None:
         """`names`: the tensors that this worker owns; `digest`: of the step before the next (None:
         the beginning)."""
@@ -73,6 +74,16 @@ class Ledger:
         }
         return {"ledger": self.digest, "checksums": checksums_by_kind}
 
+    def finish(self) -> None:
+        """No further step comes."""
+        if self._writer is not None:
+            self._writer.finish()
+
+    def leave(self) -> None:
+        """Nobody waits for what is not written yet. Any thread may call this."""
+        if self._writer is not None:
+            self._writer.close()
+
     def _gather_totals(self) -> list[int]:
         """All workers' checksums added up, modulo 2**64, one total for each of `KINDS`."""
         mine = [combine(self._keys[kind], self._values[kind]) for kind in KINDS]
@@ -91,6 +102,14 @@ class LedgerHook(StepHook):
         self._ledger = ledger
         self._masters = masters
         self._row: dict[str, Any] = {}
+
+    def finish(self) -> None:
+        """No further step comes."""
+        self._ledger.finish()
+
+    def leave(self) -> None:
+        """The generation is over. Any thread may call this."""
+        self._ledger.leave()
 
     @property
     def digest(self) -> str:

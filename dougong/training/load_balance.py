@@ -27,7 +27,7 @@ from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Flight
 from dougong.training.hooks import StepHook
 from dougong.training.replica import Replica
-from dougong.training.reports import (
+from dougong.training.results.reports import (
     LossKey,
     StepResult,
     gather_losses,

@@ -26,7 +26,7 @@ from dougong.ops.finite import num_not_finite
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.trace.finite_watch import FiniteWatch
 from dougong.parallel.trace.trace_key import TraceKey
-from dougong.training.reports import LossKey, NotFinite, StepResult
+from dougong.training.results.reports import LossKey, NotFinite, StepResult
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 
 _ADVICE = (

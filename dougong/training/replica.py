@@ -115,7 +115,7 @@ def build_replica(
     worker = plan.workers[rank]
     # `source` is float32, as a checkpoint is; `model` is what computes, often the same module.
     source = build_on_meta(blueprint.config)
-    trainable = _trainable_dense(source)
+    trainable = trainable_dense(source)
     model = source
     if worker.lanes:
         _fill_dense(source, blueprint, read)
@@ -142,7 +142,8 @@ def build_replica(
     )
 
 
-def _trainable_dense(model: nn.Module) -> frozenset[str]:
+def trainable_dense(model: nn.Module) -> frozenset[str]:
+    """Names of the tensors outside the experts that training changes."""
     inside = tuple(f"{site.name}." for site in find_sites(model))
     parameters = model.named_parameters()
     return frozenset(n for n, p in parameters if p.requires_grad and not n.startswith(inside))
@@ -210,7 +211,7 @@ class _Experts:
         copies: list[dict[int, dict[str, Tensor]]] = []
         for site, own in zip(sites, owned, strict=True):
             of_site: dict[int, dict[str, Tensor]] = {}
-            for expert in _with_idle_rows(site, own):
+            for expert in with_idle_rows(site, own):
                 tensors = self._masters(site, expert)
                 for parameter, tensor in tensors.items():
                     masters[site.tensor_name(parameter, expert)] = tensor
@@ -234,7 +235,7 @@ class _Experts:
         return tensors
 
 
-def _with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
+def with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
     """Owned experts; the last expert's owner also keeps the rows of experts that compute
     nothing."""
     if not owned or owned[-1] != site.num_experts - 1:

@@ -1,13 +1,14 @@
-"""The life of a training worker: join its generation, build its part, run steps, leave.
+"""A training worker in one generation: join it, build its part, run steps, leave.
 
 The entry `train(context)` is called in every worker process of a generation, with the same job and
-plan.
+plan. A process whose peers are lost is called again for the next generation, with what it keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
@@ -19,6 +20,12 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.training.departure import Departure
+from dougong.training.drill.spoiler import Victim
+from dougong.training.memory.local_disk import LocalDisk
+from dougong.training.memory.state_memory import StateMemory
+from dougong.training.start.channel_store import ChannelStore
+from dougong.training.step import StepParts
 from dougong.training.trainer import build_trainer
 
 
@@ -27,37 +34,76 @@ def train(context: WorkerContext) -> None:
     to stop.
 
     Returns when this worker's share of the last checkpoint is durable. Collective over the
-    generation's workers.
+    generation's workers. Raises PeerError when one of them is lost, or the generation is to be
+    left.
     """
-    with joined(context) as world:
-        trainer = build_trainer(context, world)
+    memory = _memory(context)
+    departure = _departure(context, memory)
+    with joined(context, departure) as world:
+        trainer = build_trainer(context, world, memory=memory)
+        departure.free_by(trainer.abandon_save)
+        victim = _victim(trainer.stepper.parts)
         for step in range(trainer.first_step, context.job.steps + 1):
-            rehearse(context.drills, step, context.control.send)
+            departure.check()
+            rehearse(context.drills, step, context.control, victim.spoil)
             if trainer.run_step(step):
                 break
         trainer.finish()
 
 
+def _victim(parts: StepParts) -> Victim:
+    """Of drills that spoil numbers."""
+    return Victim(parts.exchange, parts.share.replica, parts.share.optimizer)
+
+
 @contextmanager
-def joined(context: WorkerContext) -> Iterator[World]:
-    """The generation's world, for as long as all of its workers are in it. Collective."""
+def joined(context: WorkerContext, departure: Departure | None = None) -> Iterator[World]:
+    """The generation's world, for as long as all of its workers are in it. Collective.
+
+    It is left when the block has come to its end. An error leaves it as it is: the controller is
+    told first, and then the process ends, or `departure` leaves.
+    """
+    departure = departure or _departure(context, _memory(context))
 
     def note(arrival: Arrival) -> None:
         context.control.progress(0, "start", arrival)
 
+    departure.check()
     note(Arrival.BEGINS)
     member = _membership(context)
+    store = ChannelStore(context.control.ask, member.deadlines)
     # For as long as the world lasts: an island's native library listens when it first speaks.
     with PortKeeper(read_ports(context.job.ports)) as keeper:
-        world = World.join(member, context.store, note)
+        world = World.join(member, store, note)
         note(Arrival.BUILDS)
-        try:
-            keeper.check()
-            yield world
-            # Not in `finally`: a worker that fails must not wait for its peers.
-            world.barrier()  # nobody leaves while a peer still waits for a message
-        finally:
-            world.leave()
+        departure.note_joined(world)
+        keeper.check()
+        yield world
+        world.barrier()  # nobody leaves while a peer still waits for a message
+        world.leave()
+
+
+def _memory(context: WorkerContext) -> StateMemory:
+    """The one of this process, over all generations."""
+    memory = context.kept.get(StateMemory)
+    if memory is None:
+        memory = StateMemory(context.job.fault.snapshots, _local_disk(context))
+        context.kept.keep(memory)
+    return memory
+
+
+def _local_disk(context: WorkerContext) -> LocalDisk | None:
+    """Where this node keeps snapshots, too, if the job names a folder."""
+    folder = context.job.fault.snapshots.local
+    if folder is None:
+        return None
+    return LocalDisk(Path(folder), context.run_dir, context.life, context.worker.name)
+
+
+def _departure(context: WorkerContext, memory: StateMemory) -> Departure:
+    kinds = {island.name: island.accelerator for island in context.job.islands}
+    accelerator = get_accelerator(kinds[context.worker.island])
+    return Departure(context.control, accelerator, memory)
 
 
 def _membership(context: WorkerContext) -> Membership:
@@ -76,6 +122,9 @@ def _membership(context: WorkerContext) -> Membership:
         names=tuple(w.name for w in plan.workers),
         deadlines=job.fault.limits(),
         address=context.address,
+        is_over=lambda: context.control.leave_requested,
+        keeps_snapshots=job.fault.snapshots.are_kept,
+        awaits=context.control.waits_for,
     )
 
 

@@ -1,21 +1,37 @@
-"""The state that a worker begins with, and the state that it saves."""
+"""The state that a worker begins with, the state that it saves, and when it is kept in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.manifest import MODEL_GROUP
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import StateTensor
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.models.weights import WeightsFolder
+from dougong.parallel.plan import Plan, Worker
+from dougong.training.hooks import StepHook
+from dougong.training.ledger import LedgerHook
+from dougong.training.memory.source import StateKey, StateSource
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.base import Optimizer
-from dougong.training.replica import ReadTensor, Replica
+from dougong.training.replica import (
+    ModelBlueprint,
+    ReadTensor,
+    Replica,
+    trainable_dense,
+    with_idle_rows,
+)
+from dougong.training.results.reports import StepResult
 
 
 @dataclass(frozen=True)
@@ -23,18 +39,18 @@ class StartState:
     """Where a worker's tensors come from.
 
     step: the last step that the state has seen, 0 for a new run; digest: the ledger's after that
-    step (None: there is none); read: one tensor of the model (None: initial values); checkpoint:
-    open while the worker is built, None for a new run.
+    step (None: there is none); read: one tensor of the model (None: initial values); source: of all
+    state, open while the worker is built, None for a new run.
     """
 
     step: int = 0
     digest: str | None = None
     read: ReadTensor | None = None
-    checkpoint: CheckpointReader | None = None
+    source: StateSource | None = None
 
     def load_optimizer(self, optimizer: Optimizer) -> None:
-        """Put back what the checkpoint holds for the tensors that this worker trains."""
-        if self.checkpoint is None:
+        """Put back what the source holds for the tensors that this worker trains."""
+        if self.source is None:
             return
         kinds = optimizer.declaration.state_kinds
         # Numbers exist from a tensor's first update on; what has the tensor's shape is stored as
@@ -42,25 +58,49 @@ class StartState:
         updated = set(optimizer.names)
         for kind in kinds:
             if not kind.like_parameter:
-                updated &= set(self.checkpoint.names(kind.name))
+                updated &= set(self.source.names(kind.name))
         for name in optimizer.names:
             if name not in updated:
                 continue
             for kind in kinds:
-                optimizer.load(kind.name, name, self.checkpoint.read(kind.name, name))
+                optimizer.load(kind.name, name, self.source.read(kind.name, name))
+
+    @staticmethod
+    def of(source: StateSource) -> StartState:
+        """All of it from one source."""
+        return StartState(
+            source.step, source.ledger, lambda name: source.read(MODEL_GROUP, name), source
+        )
+
+
+OpenMemory = Callable[[int], StateSource | None]
+"""open(least step): the newest state of that step or a later one in workers' memory, if there is
+one. Collective."""
+
+
+def no_memory(least_step: int) -> StateSource | None:
+    """Where workers keep nothing."""
+    return None
 
 
 @contextmanager
-def open_start(job: Job, names: Names, resume: Path | None) -> Iterator[StartState]:
-    """What a generation begins with: the checkpoint `resume`, or the job's own weights, or initial
-    values. `names`: the model's map on disk.
+def open_start(
+    job: Job, names: Names, resume: Path | None, open_memory: OpenMemory = no_memory
+) -> Iterator[StartState]:
+    """What a generation begins with: the newest state in workers' memory, unless the checkpoint
+    `resume` is newer, else that, or the job's own weights, or initial values. `names`: the model's
+    map on disk.
 
     Raises CheckpointError or ModelError when the files are of another model.
     """
-    if resume is not None:
+    # By its name alone: a recovery from memory does not wait for storage.
+    least_step = 0 if resume is None else step_of(resume) or 0
+    found = open_memory(least_step)
+    if found is not None:
+        yield StartState.of(found)
+    elif resume is not None:
         with CheckpointReader(resume, names) as reader:
-            digest = reader.metadata.get("ledger")
-            yield StartState(reader.step, digest, lambda name: reader.read("model", name), reader)
+            yield StartState.of(reader)
     elif job.model.path:
         yield StartState(read=WeightsFolder(Path(job.model.path), names).read)
     else:
@@ -71,7 +111,7 @@ def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
     """Everything that this worker owns. What an optimizer keeps of a tensor's own shape is zeros
     for one that was never updated, so that every checkpoint of a model has the same tensors."""
     for name, master in replica.masters.items():
-        yield StateTensor("model", name, master)
+        yield StateTensor(MODEL_GROUP, name, master)
     updated = set()
     for kind, name, value in optimizer.state():
         updated.add((kind, name))
@@ -80,3 +120,52 @@ def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
         for kind in optimizer.declaration.kinds_like_parameters:
             if (kind, name) not in updated:
                 yield StateTensor(kind, name, torch.zeros_like(replica.masters[name]))
+
+
+def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:
+    """What each worker of a plan begins with, by rank: what it computes with, and what it owns. The
+    kinds of state that a tensor has only once it was updated are among it."""
+    trainable = trainable_dense(blueprint.model)
+    kinds = [kind.name for kind in declaration_of(blueprint.job.optimizer).state_kinds]
+    wanted: list[list[StateKey]] = []
+    for worker in plan.workers:
+        dense = list(plan.owners) if worker.lanes else []
+        trained = [name for name in dense if plan.owners[name] == worker.rank and name in trainable]
+        experts, idle = _expert_tensors(blueprint, worker)
+        keys = [(MODEL_GROUP, name) for name in (*dense, *experts, *idle)]
+        for kind in kinds:
+            keys += [(kind, name) for name in (*trained, *experts)]
+        wanted.append(keys)
+    return wanted
+
+
+def _expert_tensors(blueprint: ModelBlueprint, worker: Worker) -> tuple[list[str], list[str]]:
+    """The tensors of a worker's experts, and of those that compute nothing."""
+    computing: list[str] = []
+    idle: list[str] = []
+    for site, owned in zip(blueprint.sites, worker.experts, strict=True):
+        for expert in with_idle_rows(site, owned):
+            names = idle if expert >= site.num_experts else computing
+            names += [name for _, name in site.tensors_of(expert)]
+    return computing, idle
+
+
+class SnapshotHook(StepHook):
+    """The last of a step's hooks: it takes the state as all others have left it.
+
+    A step without its update has the weights of the one before, so that its snapshot stands; a
+    recovery computes such a step anew, as it would from a checkpoint.
+    """
+
+    def __init__(self, memory: StateMemory, ledger: LedgerHook | None) -> None:
+        self._memory = memory
+        self._ledger = ledger
+
+    def gradients_ready(self, gradients: Mapping[str, Tensor]) -> None:
+        """Here, and not in `before_update`: what this worker says of the step next, to everybody,
+        is that by which others know that they may update."""
+        self._memory.before_update()
+
+    def after_update(self, result: StepResult) -> None:
+        digest = None if self._ledger is None else self._ledger.digest
+        self._memory.step_done(result.step, digest)

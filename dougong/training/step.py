@@ -24,11 +24,12 @@ from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.optimizers.lr_schedule import rate_of
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
-from dougong.training.reports import (
+from dougong.training.results.reports import (
     LossKey,
     ReportForm,
     StepReport,
@@ -71,7 +72,8 @@ class WorkerShare:
 class StepParts:
     """What a step is made of, wired by `build.build_in_world`.
 
-    hooks: all of them, in their order; `balance` and `ledger` (None: none is kept) are among them.
+    hooks: all of them, in their order; `balance` and `ledger` (None: none is kept) are among them,
+    and one that keeps the state in `memory` (None: it is not kept).
     """
 
     share: WorkerShare
@@ -85,6 +87,7 @@ class StepParts:
     ledger: LedgerHook | None
     hooks: StepHooks
     tracer: Tracer | None
+    memory: StateMemory | None
 
 
 @dataclass(frozen=True)

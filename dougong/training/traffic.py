@@ -13,9 +13,11 @@ from dougong.job.schema import Job
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.parallel.replica_holders import replica_holders
 from dougong.parallel.traffic import (
     Flow,
     Link,
+    Pairs,
     Product,
     Ring,
     StepShape,
@@ -24,8 +26,10 @@ from dougong.parallel.traffic import (
     flows_of_dense,
     islands_of,
 )
+from dougong.planner.snapshot_bytes import keeps_snapshots, part_sizes
 from dougong.training.ledger import TOTALS_BYTES
-from dougong.training.reports import ENTRY_BYTES, report_bytes
+from dougong.training.memory.replicas import replica_bytes
+from dougong.training.results.reports import ENTRY_BYTES, report_bytes
 
 COUNT_BYTES = 8
 """The number of slots that went to one expert, int64."""
@@ -47,6 +51,7 @@ def flows_of_step(job: Job, inventory: Inventory, plan: Plan) -> list[Flow]:
         *flows_of_dense(shape, inventory, plan),
         _flow_of_reports(job, inventory, plan),
         *_flows_of_counts(job, inventory, plan),
+        _flow_of_replicas(job, inventory, plan),
     ]
 
 
@@ -80,6 +85,20 @@ def _flows_of_counts(job: Job, inventory: Inventory, plan: Plan) -> Iterator[Flo
     if job.router.global_loss is not None:
         attention = [worker.rank for worker in plan.workers if worker.lanes]
         yield Ring(TrafficKind.COUNTS, attention, job.batch.microbatches * num_bytes)
+
+
+def _flow_of_replicas(job: Job, inventory: Inventory, plan: Plan) -> Flow:
+    """Each worker's state to those who keep it, once in `every` steps."""
+    snapshots = job.fault.snapshots
+    pairs: dict[tuple[int, int], float] = {}
+    if keeps_snapshots(job, plan):
+        sizes = part_sizes(job, inventory, plan)
+        for rank, holders in enumerate(replica_holders(plan, snapshots.replicas)):
+            num_bytes = replica_bytes(sizes[rank].num_bytes, sizes[rank].num_tensors)
+            pairs |= {(rank, holder): num_bytes / snapshots.every for holder in holders}
+    # What computes nothing has rows that the inventory does not tell apart.
+    is_exact = snapshots.every == 1 and not inventory.num_idle_experts
+    return Pairs(TrafficKind.REPLICAS, pairs, is_exact)
 
 
 class TrafficMeter:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
+import torch
+
 from dougong.accelerators.registry import get_accelerator
+from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
-from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StepDone, WorkerWarning
+from dougong.control.worker_api import Control, WorkerContext
+from dougong.control.worker_messages import (
+    PartDurable,
+    SaveFailed,
+    StateFetched,
+    StepDone,
+    StorageTold,
+    WorkerWarning,
+)
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import NumericsError
+from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
+from dougong.storage.trouble import News
 from dougong.training import non_finite
 from dougong.training.build import (
     LedgerStart,
@@ -28,16 +43,34 @@ from dougong.training.build import (
     build_on_plan,
 )
 from dougong.training.forwards import Forwards
-from dougong.training.metrics import step_row
+from dougong.training.memory.restore import MemorySource
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.phases import Phases
-from dougong.training.replica import Replica
-from dougong.training.reports import LossKey, StepResult, evaluation_mean
+from dougong.training.replica import ModelBlueprint, Replica
+from dougong.training.results.metrics import step_row
+from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
 from dougong.training.start.sources import check_data, check_weights
-from dougong.training.state import open_start, state_of
+from dougong.training.state import (
+    OpenMemory,
+    StartState,
+    no_memory,
+    open_start,
+    state_of,
+    wanted_state,
+)
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a generation goes on from: the state after `step`, and the checkpoint of `saved_step`,
+    which is an earlier one where the state was in workers' memory."""
+
+    step: int
+    saved_step: int
 
 
 class Trainer:
@@ -45,24 +78,23 @@ class Trainer:
     workers call the same methods in the same order."""
 
     def __init__(
-        self, context: WorkerContext, stepper: Stepper, forwards: Forwards, first_step: int
+        self, context: WorkerContext, stepper: Stepper, forwards: Forwards, begun: Begun
     ) -> None:
-        """`first_step`: the step that comes next."""
         self.stepper = stepper
-        self.first_step = first_step
+        self.first_step = begun.step + 1
         self._context = context
         self._job = context.job
         self._forwards = forwards
         self._phases = stepper.parts.phases
-        self._step = self._saved_step = first_step - 1
+        self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
         self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
-        writer = PartWriter(context.worker.name, share.rank, context.generation)
+        writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
-        self._saver = Saver(root, writer, self._durable, names, deadlines)
+        self._saver = Saver(root, writer, self._durable, self._unsaved, names, deadlines)
         self._traffic = _traffic_meter(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
@@ -96,13 +128,38 @@ class Trainer:
             self._save()
         return result.stop
 
-    def finish(self) -> None:
-        """Save what is not saved yet and wait until it is durable."""
-        if self._step > self._saved_step:
+    def catch_up(self) -> None:
+        """Save the state that the generation goes on from, where a checkpoint of it was due and the
+        generation before did not get so far."""
+        if self._step > self._saved_step and self._is_due(self._job.checkpoint.every):
             self._save()
-        self._phases.note("checkpoint", 1)
-        self._saver.wait()
+
+    def finish(self) -> None:
+        """Save what is not saved yet and wait until it is durable, or has been given up."""
+        limits = self._job.fault.limits()
+        deadline = time.monotonic() + limits.commit_checkpoint_s
+        beats = itertools.count(1)
+
+        def beat() -> None:
+            self._phases.note("checkpoint", next(beats))
+
+        while self._step > self._saved_step and time.monotonic() < deadline:
+            beat()
+            self._save(limits.storage_retry_s)
+        if self._step == self._saved_step:
+            self._saver.finish(beat)
+        if self.stepper.parts.ledger is not None:
+            self.stepper.parts.ledger.finish()
+        if self.stepper.parts.memory is not None:
+            self.stepper.parts.memory.end()  # nothing is under way when the world is left
         self._phases.note("idle", 0)
+
+    def abandon_save(self) -> None:
+        """The generation is over, and with it a save that is under way: nobody waits for it any
+        more. Any thread may call this."""
+        self._saver.abandon()
+        if self.stepper.parts.ledger is not None:
+            self.stepper.parts.ledger.leave()
 
     def _is_due(self, every: int) -> bool:
         """Whether the step is one of every so many; 0: none is."""
@@ -174,13 +231,14 @@ class Trainer:
         self._saver.wait()
         self.stepper.parts.world.barrier()
 
-    def _save(self) -> None:
+    def _save(self, patience_s: float | None = None) -> None:
         with self._phases("checkpoint"):
             parts = self.stepper.parts
             if parts.ledger is not None:
                 self._digests[self._step] = parts.ledger.digest
-            self._saver.stage(self._step, state_of(parts.share.replica, parts.share.optimizer))
-            self._saved_step = self._step
+            state = state_of(parts.share.replica, parts.share.optimizer)
+            if self._saver.stage(self._step, state, patience_s):
+                self._saved_step = self._step
 
     def _durable(self, part: CheckpointPart) -> None:
         """Called by the writer thread."""
@@ -188,30 +246,76 @@ class Trainer:
         part = dataclasses.replace(part, ledger=self._digests.pop(part.step, None))
         self._context.control.send(PartDurable(part.step, part.directory, part.to_json()))
 
+    def _unsaved(self, step: int, reason: str) -> None:
+        """Called by the writer thread, or for a save that is left out."""
+        self._context.control.send(SaveFailed(step, reason))
 
-def build_trainer(context: WorkerContext, world: World, tracer: Tracer | None = None) -> Trainer:
-    """All that a worker needs for its steps, from the job file and the checkpoint on. Collective.
+
+def build_trainer(
+    context: WorkerContext,
+    world: World,
+    tracer: Tracer | None = None,
+    memory: StateMemory | None = None,
+) -> Trainer:
+    """All that a worker needs for its steps, from the job file and the newest state on, on storage
+    or in the `memory` of this world's workers (None: nothing is kept there). Collective.
 
     Raises what makes the job impossible here: DataError, ModelError, CheckpointError, DeviceError.
     """
     job, plan = context.job, context.plan
     # What can be wrong with the data is found before weights are read, which may take minutes.
-    device, fused = world.member.device, _fused_experts(context)
-    blueprint = build_model(job, vocabulary(job), device, fused)
-    data = _open_data(context, world, int(blueprint.config.vocab_size))
+    form = _job_form(context, world.member.device)
+    blueprint, data = form.blueprint, form.data
+    _agree_on_data(context, world, data)
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
-    with open_start(job, blueprint.names, context.resume) as start:
-        share = build_on_plan(blueprint, plan, world.rank, start)
-    ledger = None
-    if job.is_deterministic:
-        ledger = LedgerStart(context.run_dir / "ledger", start.digest)
+    share, start = _read_share(context, world, blueprint, memory)
     notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
-    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,))
+    ledger = _ledger_start(context, start)
+    options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
     lanes = context.worker.lanes
     forwards = Forwards(job, data, share.replica.model, lanes, blueprint.device)
-    return Trainer(context, stepper, forwards, start.step + 1)
+    trainer = Trainer(context, stepper, forwards, _begun(context, start))
+    trainer.catch_up()
+    return trainer
+
+
+def _read_share(
+    context: WorkerContext, world: World, blueprint: ModelBlueprint, memory: StateMemory | None
+) -> tuple[WorkerShare, StartState]:
+    """This worker's share with the newest state that there is; the controller is told where that
+    was, and the memory follows from there. Collective."""
+    begun = time.perf_counter()
+    open_memory: OpenMemory = no_memory
+    if memory is not None:
+        open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
+    with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
+        share = build_on_plan(blueprint, context.plan, world.rank, start)
+    tiers = {} if start.source is None else dict(start.source.tiers)
+    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun))
+    if memory is not None:
+        state = partial(state_of, share.replica, share.optimizer)
+        memory.follow(world, context.plan, state, start.step, start.digest)
+    return share, start
+
+
+def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:
+    if not context.job.is_deterministic:
+        return None
+    tell = partial(_tell_of_storage, context.control)
+    return LedgerStart(context.run_dir / "ledger", start.digest, tell)
+
+
+def _tell_of_storage(control: Control, news: News) -> None:
+    control.send(StorageTold.of(news))
+
+
+def _begun(context: WorkerContext, start: StartState) -> Begun:
+    saved_step = start.step
+    if isinstance(start.source, MemorySource):
+        saved_step = 0 if context.resume is None else step_of(context.resume) or 0
+    return Begun(start.step, saved_step)
 
 
 def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:
@@ -220,16 +324,35 @@ def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:
     return TrafficMeter(blueprint.job, inventory, share.plan, world)
 
 
-def _open_data(context: WorkerContext, world: World, vocab_size: int) -> TokenWindows:
-    """The data, the same on every worker. A generation that begins after somebody has rewritten a
+@dataclass(frozen=True)
+class JobForm:
+    """What a worker's process makes of its job once, whatever generation it is in."""
+
+    job: Job
+    blueprint: ModelBlueprint
+    data: TokenWindows
+
+
+def _job_form(context: WorkerContext, device: torch.device) -> JobForm:
+    """The one that this process keeps, or a new one."""
+    job, form = context.job, context.kept.get(JobForm)
+    if form is not None and (form.job, form.blueprint.device) == (job, device):
+        return form
+    blueprint = build_model(job, vocabulary(job), device, _fused_experts(context))
+    form = JobForm(job, blueprint, open_data(job, int(blueprint.config.vocab_size)))
+    context.kept.keep(form)
+    return form
+
+
+def _agree_on_data(context: WorkerContext, world: World, data: TokenWindows) -> None:
+    """The data is the same on every worker. A generation that begins after somebody has rewritten a
     file goes on with the run's own data and weights, or not at all."""
-    data, known = open_data(context.job, vocab_size), context.sources
+    known = context.sources
     agree_on_data(world, context.plan, data)
     if known is not None:
         check_data(known, data.name, data.digest())
         if context.resume is None:
             check_weights(known)
-    return data
 
 
 def _trained_names(replica: Replica) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from dougong.models.patterns import name_patterns
 from dougong.training.hooks import StepHook
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 
 
 class UnreachedNotice(StepHook):

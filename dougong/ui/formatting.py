@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import timezone
 
-from dougong.records.events import read_wall
+from dougong.records.event.base import read_wall
 
 
 def duration(seconds: float) -> str:
@@ -105,11 +105,6 @@ def site_experts(experts: Sequence[Sequence[int]]) -> str:
         return text
     counts = [len(numbers) for numbers in experts]
     return f"{min(counts)} to {max(counts)} a layer"
-
-
-def worker_place(worker: str, node: str) -> str:
-    """`east/1 on node1`; the worker alone where no node is named."""
-    return f"{worker} on {node}" if node else worker
 
 
 def worker_list(workers: Iterable[str]) -> str:

@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dougong.control.processes import process_exists
+from dougong.fault.culprit import Culprit
 from dougong.parallel.plan import Plan
 from dougong.records.directory import RunDir
+from dougong.records.event.base import RunEvent
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
+    FailureDiagnosed,
     FingerprintsTaken,
     FirstStep,
     GenerationStarted,
     RunCreated,
     RunEnded,
-    RunEvent,
     StartedAgent,
     StateChanged,
     StepSkipped,
@@ -41,7 +43,7 @@ from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
 from dougong.records.status import RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
-from dougong.ui.formatting import count, duration, loss, plural, step_range, worker_place
+from dougong.ui.formatting import count, duration, loss, plural, step_range
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
@@ -69,18 +71,22 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class RunFailure:
-    """What ended a failed run. `worker`, empty where none was the cause, had failed first in
-    `generation`; `node`: its node, empty where all of the run is on one machine."""
+    """What ended a failed run. `culprit`, None where the cause was none in it, had failed first in
+    `generation`."""
 
     cause: str = ""
-    worker: str = ""
+    culprit: Culprit | None = None
     generation: int = 0
-    node: str = ""
 
     @property
     def place(self) -> str:
-        """The worker, and its node where that is named."""
-        return worker_place(self.worker, self.node)
+        """The culprit, and its node where that is named; empty where there is none."""
+        return "" if self.culprit is None else str(self.culprit)
+
+    @property
+    def worker(self) -> str:
+        """The culprit, where that is a worker; else empty."""
+        return "" if self.culprit is None else self.culprit.worker
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,11 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
 
 def _numbers(history: History) -> list[str]:
     """What came of the run, piece by piece."""
-    where = f"{history.state} at step {history.last_step}/{history.steps}"
+    ended = _last(history.events, RunEnded)
+    # A generation may have begun at an earlier step than the last that an older one had done.
+    said = ended is not None and ended.kind == history.state
+    step = ended.step if ended is not None and said else history.last_step
+    where = f"{history.state} at step {step}/{history.steps}"
     parts = [
         f"{history.job_name}: {where}",
         f"{count(history.tokens)} tokens",
@@ -298,7 +308,7 @@ def _failure(events: Sequence[Event]) -> RunFailure | None:
         return None
     cause = failure_words(ended.failure, ended.cause)
     generation = _generation_of(ended, events)
-    return RunFailure(cause, ended.worker or "", generation, ended.node)
+    return RunFailure(cause, ended.who, generation)
 
 
 def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:
@@ -310,13 +320,13 @@ def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:
             break
         if isinstance(event, FirstStep) and generation is not None:
             break
-        if isinstance(event, WorkerDied) and _is_end_of(event, ended):
+        if isinstance(event, WorkerDied | FailureDiagnosed) and _is_end_of(event, ended):
             generation = event.generation
     return ended.generation if generation is None else generation
 
 
-def _is_end_of(death: WorkerDied, ended: RunEnded) -> bool:
-    return (death.worker, death.cause) == (ended.worker, ended.cause)
+def _is_end_of(failed: WorkerDied | FailureDiagnosed, ended: RunEnded) -> bool:
+    return (failed.who, failed.cause) == (ended.who, ended.cause)
 
 
 def _duration_s(events: Sequence[Event]) -> float:

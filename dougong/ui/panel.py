@@ -24,6 +24,9 @@ _STATE_STYLES = {
 _SHOWN_ISLANDS = 6
 
 
+_MOST_SUSPECTS = 4
+
+
 def plain_step(progress: RunProgress, now: float) -> str:
     """One line for the newest step, for logs and pipes: words and numbers, no colour, no column
     moves."""
@@ -60,9 +63,13 @@ def draw_panel(progress: RunProgress, now: float, width: int) -> RenderableType:
     awaited = progress.awaited_words(now)
     if awaited:
         lines.append(Text(f" {awaited}", "yellow", no_wrap=True, overflow="ellipsis"))
+    for culprit, why in list(progress.suspects.items())[:_MOST_SUSPECTS]:
+        lines.append(_cut(Text(f" suspect: {culprit}: {why}", "bold yellow")))
     if progress.row is not None:
         lines += [_loss_line(progress, progress.row, width), *_speed_lines(progress, progress.row)]
     lines.append(_checkpoint_line(progress, now))
+    for text in progress.storage.lines():
+        lines.append(_cut(Text(f" storage: {text}", "bold yellow")))
     if progress.unsaved:
         lines.append(_cut(Text(f" not saved: {progress.unsaved}", "bold red")))
     return Group(Text(""), *lines)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dougong.fault.culprit import Culprit
+from dougong.job.drills.vocabulary import known_fault
 from dougong.records.events import (
     AgentsStarted,
     DrillFired,
@@ -18,29 +20,33 @@ from dougong.records.events import (
     GenerationStarted,
     MovedWorker,
     PlanLaid,
+    Recovered,
+    RecoveryDecided,
     RunCreated,
     RunEnded,
     Waiting,
     WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
-from dougong.ui.formatting import worker_place
 
 
 @dataclass(frozen=True)
 class Recovery:
     """One failure and what followed. Seconds are None as long as (or because) that part did not
-    happen. `node`: the worker's, empty where all of the run is on one machine.
+    happen.
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
     start of the next generation; of that, waited_s: for nodes. reload_s: from there to the end of
     its first step. lost_steps: how many steps were trained again. moved: workers that are on other
-    nodes since. `detail`: a traceback, or the worker's last lines.
+    nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault that was
+    rehearsed; empty where none was. `memory_step`: the step that workers held in memory, from which
+    the next generation went on; `over`: the break-down that the controller has told; `is_ignored`:
+    nothing had to be done.
     """
 
     generation: int
-    worker: str
+    culprit: Culprit
     failure: str
     cause: str
     wall: str
@@ -51,18 +57,23 @@ class Recovery:
     reload_s: float | None = None
     lost_steps: int | None = None
     detail: str = ""
-    node: str = ""
     moved: tuple[MovedWorker, ...] = ()
     waited_s: float | None = None
+    drill: str = ""
+    memory_step: int | None = None
+    over: Recovered | None = None
+    is_ignored: bool = False
 
     @property
     def place(self) -> str:
-        """The worker, and its node where that is named."""
-        return worker_place(self.worker, self.node)
+        """What failed, and its node where that is named."""
+        return str(self.culprit)
 
     @property
     def total_s(self) -> float | None:
         """From the fault (or its notice) to the next generation's first step."""
+        if self.over is not None:
+            return self.over.first_step_s
         if self.restart_s is None or self.reload_s is None:
             return None
         return (self.noticed_s or 0.0) + self.restart_s + self.reload_s
@@ -91,7 +102,7 @@ class _Reader:
 
     def take(self, event: Event) -> None:
         match event:
-            case DrillFired():
+            case DrillFired() if _may_be_named(event):
                 self._drill = event
             case WorkerDied() | FailureDiagnosed():
                 self._take_failure(event)
@@ -99,27 +110,43 @@ class _Reader:
                 self._waiting = self._waiting or event
             case AgentsStarted():
                 self._take_agents(event)
+            case RecoveryDecided(action="ignore"):
+                self._take_ignored()
             case PlanLaid() if self._failure is not None:
                 self._improve(moved=event.moved)
             case GenerationStarted():
                 self._take_restart(event)
             case FirstStep():
                 self._take_first_step(event)
+            case Recovered():
+                self._take_over(event)
             case RunCreated() | RunEnded():
                 self._drill = None
                 self._close()
             case _:
                 pass
 
+    def _take_ignored(self) -> None:
+        """Nothing has ended by it: the next failure of this generation is one of its own."""
+        if self._failure is not None:
+            self._improve(is_ignored=True)
+            self._close()
+
+    def _take_over(self, event: Recovered) -> None:
+        """The first step is done: how long what took."""
+        for number, known in enumerate(self.recoveries):
+            if known.generation == event.failed and not known.is_ignored:
+                self.recoveries[number] = replace(known, over=event)
+
     def _take_failure(self, event: WorkerDied | FailureDiagnosed) -> None:
         # What dies after the first one of its generation, dies of it: only its diagnosis is news.
-        if not any(known.generation == event.generation for known in self.recoveries):
+        alike = [known.generation for known in self.recoveries if not known.is_ignored]
+        if event.generation not in alike:
             self.recoveries.append(self._begin(event))
             self._failure, self._restart, self._drill = event, None, None
         elif isinstance(event, FailureDiagnosed) and self._newest.generation == event.generation:
             self._improve(
-                worker=event.worker,
-                node=event.node,
+                culprit=event.who,
                 failure=event.failure,
                 cause=event.cause or self._newest.cause,
                 detail=event.detail.rstrip(),
@@ -137,7 +164,10 @@ class _Reader:
         # newest recovery is the one that it ends.
         if failure is not None and event.generation > failure.generation:
             self._restart = event
-            self._improve(restart_s=_seconds(failure, event), resumed_from=event.resume)
+            held = event.step if event.in_memory else None
+            self._improve(
+                restart_s=_seconds(failure, event), resumed_from=event.resume, memory_step=held
+            )
 
     def _take_first_step(self, event: FirstStep) -> None:
         if self._restart is not None:
@@ -160,13 +190,13 @@ class _Reader:
         rehearsed = drill is not None and drill.generation == event.generation
         return Recovery(
             generation=event.generation,
-            worker=event.worker,
-            node=event.node,
+            culprit=event.who,
             failure=event.failure,
             cause=event.cause,
             wall=event.wall,
             step=self._last_step(event.generation),
             noticed_s=_seconds(drill, event) if drill is not None and rehearsed else None,
+            drill=drill.action if drill is not None and rehearsed else "",
         )
 
     def _last_step(self, generation: int) -> int:
@@ -177,5 +207,30 @@ class _Reader:
         return max(own or earlier, default=0)
 
 
+def _may_be_named(drill: DrillFired) -> bool:
+    """Whether a failure may be this drill's: what a run rides out is none's."""
+    fault = known_fault(drill.action)
+    return fault is None or fault.must_be_named
+
+
 def _seconds(first: Event, last: Event) -> float:
     return max(last.monotonic_s - first.monotonic_s, 0.0)
+
+
+def parts_of(over: Recovered) -> list[tuple[str, float]]:
+    """What a recovery consisted of, in order: names and seconds."""
+    moments = [
+        ("noticed", over.noticed_s),
+        ("decided", over.decided_s),
+        ("left", over.left_s),
+        ("prepared", over.begun_s),
+        ("formed", over.formed_s),
+        ("state", over.fetched_s),
+        ("first step", over.first_step_s),
+    ]
+    parts, before = [], 0.0
+    for name, at in moments:
+        if at is not None:
+            parts.append((name, max(at - before, 0.0)))
+            before = max(at, before)
+    return parts

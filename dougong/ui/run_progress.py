@@ -12,6 +12,7 @@ from dougong.records.events import (
     CheckpointFailed,
     CheckpointRejected,
     Event,
+    FailureDiagnosed,
     FirstStep,
     GenerationStarted,
     Phase,
@@ -19,13 +20,15 @@ from dougong.records.events import (
     PhaseStarted,
     RunEnded,
     StateChanged,
+    Suspected,
+    SuspicionEnded,
     Waiting,
-    WorkerDied,
 )
 from dougong.records.metrics import MetricsRow
 from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES
+from dougong.ui.storage_words import OpenTroubles
 
 _STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
@@ -44,9 +47,10 @@ class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
 
     `phase`: what a start or a recovery is at, and since when; `awaited`: what it waits for there,
-    and since when. `shares`: the part of all lanes that each island runs. `arrivals`: when the last
-    steps came. `unsaved`: since when there is no checkpoint and why, empty where the newest one was
-    committed.
+    and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
+    lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
+    is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
+    written.
     """
 
     job_name: str
@@ -58,9 +62,11 @@ class RunProgress:
     validation: tuple[int, float] | None = None
     checkpoint: NewestCheckpoint | None = None
     unsaved: str = ""
+    storage: OpenTroubles = field(default_factory=OpenTroubles)
     failures: int = 0
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
+    suspects: dict[str, str] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LOSSES))
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
@@ -85,9 +91,20 @@ class RunProgress:
         """What an event changes: the newest checkpoint, the pace, the number of failures, the
         state."""
         self.generation = max(self.generation, event.generation)
-        self.failures += isinstance(event, WorkerDied)
+        self.failures += isinstance(event, FailureDiagnosed)
         self._note_course(event, now)
+        self._note_suspects(event)
         self._note_checkpoint(event, now)
+        self.storage.note(event)
+
+    def _note_suspects(self, event: Event) -> None:
+        match event:
+            case Suspected(culprit=culprit, why=why):
+                self.suspects[str(culprit)] = why
+            case SuspicionEnded(culprit=culprit):
+                self.suspects.pop(str(culprit), None)
+            case FailureDiagnosed() | GenerationStarted() | RunEnded():
+                self.suspects.clear()
 
     def _note_course(self, event: Event, now: float) -> None:
         match event:
@@ -97,7 +114,7 @@ class RunProgress:
                 self.state, self.phase, self.awaited = event.kind, None, None
             case PhaseStarted():
                 self.phase = (event.phase, now)
-            case PhaseEnded() | FirstStep() | WorkerDied():
+            case PhaseEnded() | FirstStep() | FailureDiagnosed():
                 self.phase = self.awaited = None
             case Waiting():
                 since = now if self.awaited is None else self.awaited[1]

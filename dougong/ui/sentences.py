@@ -8,11 +8,13 @@ from functools import singledispatch
 from typing import Literal
 
 from dougong.deadlines import DEADLINES
+from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
     CheckpointFailed,
     CheckpointRejected,
+    CheckpointsLeft,
     CheckpointsSetAside,
     CheckpointStarted,
     DrillFired,
@@ -27,15 +29,23 @@ from dougong.records.events import (
     PhaseEnded,
     PhaseStarted,
     PlanLaid,
+    RayChanged,
+    Recovered,
     RecoveryDecided,
     RunCreated,
     RunEnded,
     RunEvent,
     StateChanged,
+    StateRestored,
     StepGivenUp,
     StepSkipped,
     StepsRecomputed,
     StopRequested,
+    StorageAnswered,
+    StorageTroubled,
+    SurvivorLost,
+    Suspected,
+    SuspicionEnded,
     Waiting,
     WarningRaised,
     WorkerDied,
@@ -48,12 +58,20 @@ from dougong.ui.formatting import (
     size,
     step_range,
     worker_list,
-    worker_place,
 )
+from dougong.ui.storage_words import healed_words, trouble_words
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
 _END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
+
+
+_TIERS = {
+    "own": "own memory",
+    "peer": "a peer's memory",
+    "disk": "local disk",
+    "checkpoint": "the checkpoint",
+}
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,11 @@ def _(event: Waiting) -> Sentence:
 
 
 @describe.register
+def _(event: RayChanged) -> Sentence:
+    return Sentence("warning" if event.is_lost else "good", event.text)
+
+
+@describe.register
 def _(event: FingerprintsTaken) -> Sentence:
     workers_by_class: dict[str, list[str]] = {}
     for worker, name in event.classes.items():
@@ -165,8 +188,39 @@ def moves(moved: Sequence[MovedWorker]) -> list[str]:
 @describe.register
 def _(event: GenerationStarted) -> Sentence:
     start = f"from {event.resume or 'the beginning'}"
+    if event.in_memory:
+        start = f"from step {event.step} in memory"
     who = f"with {plural(len(event.workers), 'worker')} [{worker_list(event.workers)}]"
     return Sentence("info", f"generation {event.generation} starts {start} {who}")
+
+
+@describe.register
+def _(event: StateRestored) -> Sentence:
+    level: Level = "info" if event.generation > 1 else "quiet"
+    where = f" ({tier_words(event.tiers)})" if event.tiers else ""
+    return Sentence(level, f"state of step {event.step} is there{where}")
+
+
+def tier_words(tiers: Mapping[str, int]) -> str:
+    """How many bytes came from where, such as `own memory 12 MB, a peer's memory 6 MB`."""
+    return ", ".join(f"{_TIERS.get(name, name)} {size(count)}" for name, count in tiers.items())
+
+
+@describe.register
+def _(event: SurvivorLost) -> Sentence:
+    words = failure_words(event.failure, event.cause)
+    who = Culprit("worker", event.worker, event.node)
+    return Sentence("error", f"worker {who} ended too before the next generation began: {words}")
+
+
+@describe.register
+def _(event: Recovered) -> Sentence:
+    told = [("noticed", event.noticed_s), ("decided", event.decided_s), ("left", event.left_s)]
+    told += [("begun", event.begun_s), ("first step", event.first_step_s)]
+    times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in told)
+    kept, forked = plural(len(event.kept), "worker"), len(event.forked)
+    text = f"recovered from the failure of generation {event.failed}: {times} after the fault"
+    return Sentence("good", f"{text}; {kept} kept, {forked} forked")
 
 
 @describe.register
@@ -203,26 +257,42 @@ def _(event: StepSkipped) -> Sentence:
 
 @describe.register
 def _(event: DrillFired) -> Sentence:
-    what = f"{event.action} {event.worker}"
-    return Sentence("warning", f"drill: {what} as step {event.step} begins")
+    lasts = "" if event.for_s is None else f" for {event.for_s:g} s"
+    when = f"as step {event.step} begins"
+    if event.after_s is not None:
+        when = f"{event.after_s:g} s after the first step"
+    elif event.by_command:
+        when = f"in step {event.step}, by `dougong drill`"
+    return Sentence("warning", f"drill: {event.action} {event.worker}{lasts} {when}")
+
+
+@describe.register
+def _(event: Suspected) -> Sentence:
+    seen = "; ".join(event.evidence)
+    text = f"suspect: {event.culprit}: {event.why} for {duration(event.since_s)}"
+    return Sentence("warning", f"{text} ({seen}); acted on after {event.limit}")
+
+
+@describe.register
+def _(event: SuspicionEnded) -> Sentence:
+    return Sentence("info", f"{event.culprit} goes on after {duration(event.seconds)}")
 
 
 @describe.register
 def _(event: WorkerDied) -> Sentence:
+    what = "hangs" if event.failure == "hang" else "died"
     return Sentence(
         "error",
-        f"worker {worker_place(event.worker, event.node)} died: "
-        f"{failure_words(event.failure, event.cause)}",
+        f"worker {event.who} {what}: {failure_words(event.failure, event.cause)}",
     )
 
 
 @describe.register
 def _(event: FailureDiagnosed) -> Sentence:
-    return Sentence(
-        "error",
-        f"diagnosis: {worker_place(event.worker, event.node)}: "
-        f"{failure_words(event.failure, event.cause)}",
-    )
+    text = f"diagnosis: {event.who}: {failure_words(event.failure, event.cause)}"
+    if event.evidence:
+        text += f" ({'; '.join(event.evidence)})"
+    return Sentence("error", text)
 
 
 @describe.register
@@ -254,6 +324,22 @@ def _(event: CheckpointFailed) -> Sentence:
 @describe.register
 def _(event: CheckpointRejected) -> Sentence:
     return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}")
+
+
+@describe.register
+def _(event: CheckpointsLeft) -> Sentence:
+    left = "; ".join(f"{name}: {reason}" for name, reason in event.reasons.items())
+    return Sentence("warning", f"old checkpoints are not deleted: {left}")
+
+
+@describe.register
+def _(event: StorageTroubled) -> Sentence:
+    return Sentence("warning", f"{trouble_words(event)}; training goes on")
+
+
+@describe.register
+def _(event: StorageAnswered) -> Sentence:
+    return Sentence("warning" if event.dropped else "good", healed_words(event))
 
 
 @describe.register
@@ -299,8 +385,16 @@ def _(event: StepGivenUp) -> Sentence:
 
 @describe.register
 def _(event: RunEnded) -> Sentence:
-    text = f"{event.kind} at step {event.step}"
+    text = f"{event.kind} at step {event.step}{_unsaved_words(event)}"
     if event.kind == "failed":
-        who = f"{worker_place(event.worker, event.node)}: " if event.worker else ""
+        who = f"{event.who}: " if event.who is not None else ""
         text += f": {who}{failure_words(event.failure, event.cause)}"
     return Sentence(_END_LEVELS[event.kind], text)
+
+
+def _unsaved_words(event: RunEnded) -> str:
+    """What a resume computes again, where that is not nothing."""
+    if not event.num_unsaved:
+        return ""
+    saved = f"the newest checkpoint is of step {event.saved}" if event.saved else "no checkpoint"
+    return f" ({saved}: a resume computes {plural(event.num_unsaved, 'step')} again)"

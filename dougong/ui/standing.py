@@ -11,18 +11,20 @@ from statistics import median
 from typing import Any
 
 from dougong.deadlines import DEADLINES
+from dougong.records.event.base import read_wall
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
     GenerationStarted,
-    read_wall,
+    Recovered,
 )
 from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
-from dougong.ui.formatting import count, duration, loss
+from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.recoveries import parts_of
 
 _LOOKED_AT = 20
 """Rows whose pace is taken for the present one."""
@@ -46,8 +48,8 @@ class Standing:
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
-    them counts any more. `remark`: what else has to be known, empty for nothing. `next_command`:
-    what to type next.
+    them counts any more. `recovered`: the break-down of the last recovery. `remark`: what else has
+    to be known, empty for nothing. `next_command`: what to type next.
     """
 
     status: RunStatus
@@ -61,6 +63,7 @@ class Standing:
     has_lost_all: bool
     next_command: str
     remark: str = ""
+    recovered: Recovered | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
@@ -74,6 +77,7 @@ class Standing:
             "usual_step_s": self.usual_step_s,
             "quiet": self.quiet,
             "checkpoint": None if newest is None else asdict(newest),
+            "recovered": None if self.recovered is None else dict(parts_of(self.recovered)),
             "remark": self.remark,
             "next": self.next_command,
         }
@@ -92,6 +96,8 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
+        if self.recovered is not None:
+            lines.append(_words_on(self.recovered))
         return lines + self._remarks()
 
     def _remarks(self) -> list[str]:
@@ -99,7 +105,11 @@ class Standing:
         status = self.status
         waits = status.waiting and not status.has_ended
         awaited = f"waiting: {status.waiting}" if waits else ""
-        return [text for text in (awaited, status.unsaved, self.remark) if text]
+        ray = "" if status.has_ended else status.ray
+        suspects = () if status.has_ended else status.suspects
+        told = [f"suspect: {text}" for text in suspects]
+        others = (awaited, status.storage, status.unsaved, ray, self.remark)
+        return [*told, *(text for text in others if text)]
 
     def _step_words(self) -> list[str]:
         words = []
@@ -154,8 +164,17 @@ def find_standing(
         checkpoint=_newest(there, now),
         has_lost_all=bool(committed) and not there,
         next_command=next_command,
+        recovered=next((e for e in reversed(events) if isinstance(e, Recovered)), None),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
     )
+
+
+def _words_on(over: Recovered) -> str:
+    """The last recovery in one line."""
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts_of(over))
+    kept, forked = plural(len(over.kept), "worker"), len(over.forked)
+    took = duration(over.first_step_s)
+    return f"last recovery: {took} ({parts}), {kept} kept, {forked} forked"
 
 
 def _left_s(status: RunStatus, usual: float, since: float) -> float:

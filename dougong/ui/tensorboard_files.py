@@ -33,21 +33,20 @@ _TAGS = {
 
 class TensorBoardFiles:
     """Rows of metrics.jsonl as scalars. Once `step` returns, its row is in the file. StorageError
-    when none can be begun."""
+    when none can be begun. One thread writes."""
 
     def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._wall = wall
+        self._directory, self._wall = directory, wall
+        self._record_writer = RecordWriter
         self._event_type = event_pb2.Event
         self._start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._generation: int | None = None
+        self._file: BinaryIO | None = None
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = _new_file(directory, int(wall()))
-            self._writer = RecordWriter(self._file)
-            self._write(file_version="brain.Event:2")
+            self._begin_file()
         except OSError as error:
             raise StorageError(
                 f"{directory}: cannot be written: {error.strerror}; {ROOM}"
@@ -55,12 +54,22 @@ class TensorBoardFiles:
 
     def step(self, row: MetricsRow) -> None:
         """Write one row. The first row of a generation takes back every point of its step and
-        of later ones."""
+        of later ones. OSError where it cannot be written whole; the next row begins a new file."""
+        try:
+            if self._file is None:
+                self._begin_file()
+            self._add(row)
+        except OSError:
+            # Nobody can read on behind half a record.
+            self.abandon()
+            raise
+
+    def _add(self, row: MetricsRow) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         if row["generation"] != self._generation:
-            self._generation = row["generation"]
             self._write(step=row["step"], session_log=self._start)
+            self._generation = row["generation"]
         summary = Summary()
         for tag, number in _scalars(row).items():
             summary.value.add(tag=tag, simple_value=number)
@@ -68,12 +77,21 @@ class TensorBoardFiles:
 
     def close(self) -> None:
         """Close the file; more than once does nothing."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def abandon(self) -> None:
         """Close the file, whatever the storage says: every row was written when it came."""
         with contextlib.suppress(OSError):
             self.close()
+
+    def _begin_file(self) -> None:
+        self._generation = None
+        self._directory.mkdir(exist_ok=True)
+        self._file = _new_file(self._directory, int(self._wall()))
+        self._writer = self._record_writer(self._file)
+        self._write(file_version="brain.Event:2")
 
     def _write(self, **fields: Any) -> None:
         self._writer.write(self._event_type(wall_time=self._wall(), **fields).SerializeToString())

@@ -59,7 +59,7 @@ class View:
         self._waited_next_s = deadlines.wait_told_s
         self._console_is_gone = False
         self._told_death: tuple[int, str, str] | None = None
-        self._consequences: dict[str, str] = {}  # worker -> last line of its traceback
+        self._consequences: dict[str, str] = {}  # worker -> how it says that a peer was lost
         self._told_elsewhere: set[str] = set()  # errors that an event or the last words tell
         self._speaks_unicode = console.encoding.lower().startswith("utf")
         self._draws = console.is_terminal and not console.is_dumb_terminal and self._speaks_unicode
@@ -98,14 +98,14 @@ class View:
         self.tick()
 
     def worker_raised(self, worker: str, error: WorkerRaised) -> None:
-        """The exception with which a worker ends. Of one that only says that a peer was gone, the
-        traceback is shown as one line."""
+        """The exception with which a worker's part in a generation ends. That it has only lost a
+        peer is shown as a quiet line."""
         # Kept beyond the generation's end: its last messages may be shown when the next has begun.
-        lines = error.traceback.splitlines()
+        text = f"{error.type}: {error.message}"
         if is_consequence(error.bases):
-            self._consequences[worker] = lines[-1] if lines else ""
+            self._consequences[worker] = text
         elif is_sentence(error.bases):
-            self._told_elsewhere.add(f"{error.type}: {error.message}")
+            self._told_elsewhere.add(text)
 
     def tick(self) -> None:
         """Show what is due and draw the panel, at most once in `refresh_every_s`."""
@@ -186,7 +186,7 @@ class View:
         if isinstance(event, WorkerDied):
             self._told_death = failure
             return False
-        return failure == self._told_death
+        return failure == self._told_death and not event.evidence
 
     def _show(self, message: LogMessage) -> None:
         if message.text in self._told_elsewhere:
@@ -199,14 +199,10 @@ class View:
             self._say(message.level, str(message))
 
     def _is_consequence(self, message: LogMessage) -> bool:
-        """A traceback of workers whose own errors said that a peer was gone: one line is enough,
-        the log has the rest. Any other traceback of theirs is shown whole."""
-        if "\n" not in message.text:
-            return False
+        """Whether these workers say no more than that a peer was lost."""
         # Messages that differ only in numbers are one, with the text of its first worker.
         known = all(worker in self._consequences for worker in message.workers)
-        last_line = message.text.splitlines()[-1]
-        return known and last_line == self._consequences[message.workers[0]]
+        return known and message.text == self._consequences[message.workers[0]]
 
     def _say(self, level: Level, text: str, clock: str = "") -> None:
         style = _STYLES[level]
@@ -256,8 +252,7 @@ def _layout_line(worker: Worker) -> str:
 
 
 def _one_line(message: LogMessage) -> str:
-    workers, last_line = formatting.worker_list(message.workers), message.text.splitlines()[-1]
-    text = f"[{workers}] follows from it: {last_line}"
+    text = f"[{formatting.worker_list(message.workers)}] follows from it: {message.text}"
     if len(text) <= _CONSEQUENCE_LENGTH:
         return text
     return text[: _CONSEQUENCE_LENGTH - 3] + "..."

@@ -1,5 +1,9 @@
 """What every kind of device shares."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 from dougong.accelerators.base import (
@@ -48,8 +52,10 @@ def test_only_processors_are_shared_by_their_workers() -> None:
 def test_what_a_worker_s_environment_sets_for_arithmetic_is_among_the_variables_that_change_it(
     kind: type[Cpu | Cuda | Npu],
 ) -> None:
-    """TORCH_DEVICE_BACKEND_AUTOLOAD, CUDA_DEVICE_ORDER and the like choose what is loaded, not how it computes."""
+    """TORCH_DEVICE_BACKEND_AUTOLOAD, CUDA_DEVICE_ORDER and the like choose what is loaded and how it ends, not how it
+    computes."""
     loading = {"TORCH_DEVICE_BACKEND_AUTOLOAD", "CUDA_DEVICE_ORDER", "TORCH_NPU_FALLBACK_CPU_DISABLE"}
+    loading |= {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_HCCL_ASYNC_ERROR_HANDLING"}
     names = set(kind().worker_environment(1)) - loading
     assert names
     assert [name for name in names if not name.startswith(kind.arithmetic_variables)] == []
@@ -82,3 +88,36 @@ def test_strictness_lasts_for_its_block_and_never_begins_by_itself() -> None:
         assert modes() == (True, True)
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+class Group:
+    """A process group that takes down what is done to it."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self._name, self._done = name, done
+
+    def abort(self) -> None:
+        self._done.append(f"abort {self._name}")
+
+    def _get_backend(self, device: torch.device) -> Group:
+        self._done.append(f"backend for {device}")
+        return self
+
+    def _group_start(self) -> None:
+        self._done.append("start")
+
+    def _group_end(self) -> None:
+        self._done.append("end")
+
+
+def test_groups_of_a_native_library_are_aborted_those_of_nccl_in_one_call() -> None:
+    """On no device: the calls are those of torch 2.13; a real NCCL or HCCL has not been aborted by the project yet."""
+    by_kind: dict[str, list[str]] = {}
+    for kind in (Cpu, Cuda, Npu):
+        done: list[str] = []
+        groups: Any = [Group("a", done), Group("b", done)]
+        kind().abort(groups)
+        kind().abort([])
+        by_kind[kind.name] = done
+    assert by_kind["cpu"] == by_kind["npu"] == ["abort a", "abort b"]
+    assert by_kind["cuda"] == ["backend for cuda", "start", "abort a", "abort b", "end"]

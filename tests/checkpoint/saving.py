@@ -16,7 +16,7 @@ from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.repository import Additions, commit
-from dougong.checkpoint.snapshot import OnDurable, Saver, StateTensor
+from dougong.checkpoint.snapshot import OnDurable, OnFailed, Saver, StateTensor
 from dougong.deadlines import Deadlines
 from tests.families import tiny_config
 
@@ -80,10 +80,17 @@ def share(state: State, worker: int, num_workers: int) -> list[StateTensor]:
 
 
 def saver_of(
-    root: Path, names: Names, on_durable: OnDurable, rank: int = 0, generation: int = 1, timeout_s: float = 60.0
+    root: Path,
+    names: Names,
+    on_durable: OnDurable,
+    rank: int = 0,
+    generation: int = 1,
+    timeout_s: float = 60.0,
+    on_failed: OnFailed = lambda step, reason: None,
 ) -> Saver:
     writer = PartWriter(f"east/{rank}", rank, generation)
-    return Saver(root, writer, on_durable, names, Deadlines(stage_checkpoint_s=timeout_s))
+    limits = Deadlines(stage_checkpoint_s=timeout_s, commit_checkpoint_s=5.0, storage_retry_s=0.02)
+    return Saver(root, writer, on_durable, on_failed, names, limits)
 
 
 def write_parts(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,63 @@ def test_prune_keeps_the_newest_valid_ones(
     assert len(pruned.removed) == 4 - len(left)
     assert [int(p.name[5:]) for p in pruned.invalid] == sorted(damaged, reverse=True)
     assert not list(tmp_path.glob("pending/trash-*"))
+
+
+def test_prune_leaves_links_and_other_peoples_files_alone(one: Path, tmp_path: Path) -> None:
+    for step in (20, 30, 40, 50, 60):
+        place(one, tmp_path, step)
+    (tmp_path / "step-000020").rename(tmp_path / "elsewhere")
+    (tmp_path / "step-000020").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "step-000030" / "notes.txt").write_text("the good one")
+    (tmp_path / "step-000040" / "linked").symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):
+        pruned = prune(tmp_path, 1)
+        assert dict(pruned.left) == {
+            "step-000020": f"a link to {tmp_path / 'elsewhere'}",
+            "step-000030": "holds notes.txt, which is no checkpoint's",
+            "step-000040": "holds linked, a link",
+        }
+        assert steps_left(tmp_path) == [20, 30, 40, 60]
+    assert verify(tmp_path / "step-000020").ok
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file that cannot be deleted needs root to be made")
+def test_what_cannot_be_deleted_is_told_and_goes_when_it_can(one: Path, tmp_path: Path) -> None:
+    """As of another user's file, or one that NFS keeps for whoever has it open."""
+    for step in (20, 40, 60):
+        place(one, tmp_path, step)
+    held = next((tmp_path / "step-000020" / "model").glob("*.safetensors"))
+    subprocess.run(["mount", "--bind", str(held), str(held)], check=True, timeout=30)
+    try:
+        pruned = prune(tmp_path, 1)
+    finally:
+        subprocess.run(["umount", "-l", str(held)], check=False, timeout=30)
+        inside = list(tmp_path.glob(f"pending/trash-*/model/{held.name}"))
+        subprocess.run(["umount", "-l", *map(str, inside)], check=False, timeout=30, stderr=subprocess.DEVNULL)
+    assert [path.name for path in pruned.removed] == ["step-000040"]
+    assert pruned.left and all("busy" in reason.lower() for _, reason in pruned.left)
+    assert prune(tmp_path, 1).left == ()
+    assert not list(tmp_path.glob("pending/trash-*"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "deep"])
+def test_a_directory_that_only_looks_like_a_checkpoint_blocks_no_recovery(kind: str, one: Path, tmp_path: Path) -> None:
+    for step in (20, 40, 60):
+        place(one, tmp_path, step)
+    model = next((tmp_path / "step-000060" / "model").glob("*.safetensors"))
+    manifest = tmp_path / "step-000040" / "manifest.json"
+    for file in (model, manifest):
+        file.unlink()
+        if kind == "pipe":
+            os.mkfifo(file)
+        elif kind == "device":
+            file.symlink_to("/dev/zero")
+        else:
+            file.write_text("[" * 200_000)
+    told: dict[str, str] = {}
+    found = newest_valid(tmp_path, lambda path, reason: told.update({path.name: reason}))
+    assert found == tmp_path / "step-000020"
+    assert set(told) == {"step-000060", "step-000040"}
 
 
 def test_prune_trusts_only_what_it_is_told_to_trust(one: Path, tmp_path: Path) -> None:

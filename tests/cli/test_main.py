@@ -15,7 +15,7 @@ from tests.launcher.jobs import ROOT
 
 COMMANDS = {
     "check", "schema", "run", "resume", "start", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
-    "fingerprint", "prove", "calibrate",
+    "fingerprint", "prove", "drill", "calibrate",
 }  # fmt: skip
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dougong.cli.plan import environment_lines, memory_lines, plan_table, remark_lines
+from dougong.cli.plan import environment_lines, memory_lines, plan_table, remark_lines, snapshot_lines
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
+from dougong.planner.snapshot_bytes import SnapshotBytes
 from dougong.remarks import Remarks
 from tests.jobs import VOCAB, make_job
 
@@ -49,10 +50,21 @@ def test_what_is_known_of_the_memory_is_said() -> None:
     ]
     job = make_job(islands=islands, batch={"lanes": 4, "microbatches": 1, "microbatch_size": 1})
     plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
-    (not_checked,) = memory_lines(job, plan, [1, 1, 1, 1])
+    (not_checked,) = memory_lines(job, plan, [1, 1, 1, 1], [1, 1, 1, 1])
     assert not_checked.startswith("memory of west is not checked: this machine knows no npu device's size")
-    too_large, _ = memory_lines(job, plan, [1 << 50, 1 << 50, 1, 1])
+    too_large, _ = memory_lines(job, plan, [1 << 50, 1 << 50, 1, 1], [0, 0, 0, 0])
     assert too_large.startswith("warning: east: its workers together need 2048.0 TiB of state, a machine like this")
+    with_snapshots, _ = memory_lines(job, plan, [1, 1, 1, 1], [1 << 50, 0, 0, 0])
+    assert "1024.0 TiB of state and snapshots (fault.snapshots)" in with_snapshots
+
+
+def test_what_snapshots_take_is_a_line_of_its_own() -> None:
+    (line,) = snapshot_lines([SnapshotBytes(1 << 20, 2 << 20), SnapshotBytes(2 << 20, 1 << 20)])
+    assert line.startswith(
+        "snapshots (fault.snapshots): 6.0 MiB of host memory, 3.0 MiB of workers' own state and 3.0 MiB"
+    )
+    assert line.endswith("a worker needs up to 3.0 MiB")
+    assert not list(snapshot_lines([SnapshotBytes(0, 0)]))
 
 
 def test_the_environment_of_each_island_s_workers() -> None:

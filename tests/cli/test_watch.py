@@ -15,8 +15,8 @@ from dougong.cli.watch import logs, standing_of, status, stop
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir
-from dougong.records.run_lock import take_lock
 from dougong.records.status import ControllerAddress
+from tests.leases import held
 from tests.ui.recorded import Recorder, finished_run
 from typer.testing import CliRunner, Result
 
@@ -95,10 +95,10 @@ def test_a_controller_that_does_not_answer_is_told_with_what_ends_it(tmp_path: P
     recorder.generation(1)
     recorder.train(1, 1, 29)
     here = socket.gethostname()
-    with socket.create_server(("127.0.0.1", 0)) as silent, take_lock(recorder.path):
+    with socket.create_server(("127.0.0.1", 0)) as silent, held(recorder.run) as run:
         host, port = silent.getsockname()
         address = ControllerAddress(host=host, port=port, pid=4711, token="secret", machine=here)
-        recorder.run.write_controller(address)
+        run.write_controller(address)
         found = standing_of(recorder.run, dataclasses.replace(DEADLINES, client_answer_s=0.2))
     assert (found.status.state, found.eta_s) == ("RUNNING", None)
     assert found.lines()[-1] == (

@@ -271,11 +271,23 @@ def test_strangers_are_refused_and_the_server_lives_on(listener: Listener, junk:
     assert listener.peers.get(timeout=5)[0].agent is None
 
 
-def test_silent_strangers_are_bounded(listener: Listener) -> None:
-    silent = [socket.create_connection(listener.server.address, timeout=5) for _ in range(MAX_STRANGERS + 3)]
-    assert "too many unproven" in listener.refused.get(timeout=5)
+def test_silent_strangers_are_bounded_and_keep_nobody_out(listener: Listener) -> None:
+    silent = [socket.create_connection(listener.server.address, timeout=5) for _ in range(MAX_STRANGERS + 8)]
+    while "too many unproven" not in listener.refused.get(timeout=5):
+        pass  # who had to go is told as well
+    for agent in (None, EAST):
+        connect(listener.server.address, "secret", agent, DEADLINES).close()
+        assert listener.peers.get(timeout=5)[0].agent == agent
     for sock in silent:
         sock.close()
+
+
+def test_an_agent_serves_no_controller_that_another_has_followed(listener: Listener) -> None:
+    listener.server.fence = 2
+    for fence in (1, 2):
+        connect(listener.server.address, "secret", dataclasses.replace(EAST, fence=fence), DEADLINES).close()
+    with pytest.raises(LaunchError, match="it is controller 2 of the run, which controller 3 has followed"):
+        connect(listener.server.address, "secret", dataclasses.replace(EAST, fence=3), DEADLINES)
 
 
 def test_a_closed_server_takes_nobody_and_leaves_its_channels_open(listener: Listener) -> None:

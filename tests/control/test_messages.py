@@ -16,8 +16,10 @@ from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.control.progress import WorkerProgress
 from dougong.deadlines import DEADLINES
-from dougong.job.schema import Drill, Job
+from dougong.job.drills.drill import Drill
+from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
+from dougong.storage.trouble import Trouble
 from tests.launcher.toyrun import toy_job
 
 JOB = Job.model_validate(toy_job(steps=7, step_s=0.25, faults=[{"worker": "east/0", "step": 3, "do": "kill"}]))
@@ -35,7 +37,6 @@ TRAIN = tasks.TrainTask(
     job=JOB,
     plan=PLAN,
     run_dir="/runs/toy",
-    store=("10.0.0.1", 4000),
     console="east/0",
     resume="/runs/toy/checkpoints/step-000005",
     drills=(Drill(at_step=6, kill="east/1"),),
@@ -56,13 +57,19 @@ EXAMPLES: tuple[Message, ...] = (
     wire.ForkWorkers(0, ("east/0",), tasks.InspectTask("a.module:inspect", JOB)),
     wire.ForkWorkers(0, ("east/0",), FINGERPRINT),
     wire.StopAfterStep(3),
+    wire.LeaveGeneration(3),
     wire.KillWorkers(3),
+    wire.KillWorkers(3, ("east/1",)),
+    wire.InflictFault(3, "east/1", "stop", 2.5),
+    wire.ToWorker(3, "east/0", worker.StoreReply(7, "AAE=")),
+    wire.JoinGeneration(4, TRAIN, "10.0.0.2"),
     wire.EndAgent(),
     wire.Ping(),
     wire.PathsOpen(END),
-    wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None)), ("10.0.0.1", 20002)),
+    wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None))),
     wire.PathsTried(2, (PathResult("west", 20001, "too_large", "timed out"),)),
     wire.AgentReady(4711),
+    wire.ForkServerReplaced("fork server (pid 3) ended with status -9", 4),
     wire.AgentFailed("no module named 'x'\nline two"),
     wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),
     wire.WorkerForked(3, "east/0", 4712),
@@ -77,16 +84,25 @@ EXAMPLES: tuple[Message, ...] = (
     worker.StepDone(3, {"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
     worker.UpdateSkipped(5, 1.5, float("inf"), "not finite: the gradient of a", 2),
     worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),
+    worker.SaveFailed(5, "no space left"),
+    worker.StorageTold(trouble=Trouble("the ledger's files", "no space left", 12.5, (("records", 3),))),
     worker.DrillAnnounced(5, "kill"),
     worker.WorkerWarning("slow storage"),
     RAISED,
+    dataclasses.replace(RAISED, stays=True),
+    worker.WorkerLeft(12),
+    worker.StateFetched(12, {"own": 4096, "peer": 0}, 0.02),
+    worker.StoreRequest(7, "set", ("a/b",), "AAE="),
+    worker.StoreReply(7, amount=2, error="why"),
     worker.WorkerDone(),
     wire.StopRun(True),
+    wire.OrderDrill("kill_agent", "east/1"),
     wire.Acknowledged(),
     wire.RequestRefused("not now"),
     fork.StartServer(("a.module",), DEADLINES),
     fork.ForkRequest(1, 3, "east/0", "10.0.0.2", TRAIN),
     fork.KillRequest(4712),
+    fork.SignalRequest(4712, 19),
     fork.ServerReady(),
     fork.ServerBroken("Traceback ...\n"),
     fork.Forked(1, 4712),
@@ -157,8 +173,8 @@ FORK = wire.ForkWorkers(3, ("east/0",), TRAIN)
         (changed(KILL, more=2), "kill_workers.more is 2: Unexpected keyword argument"),
         (changed(FORK, workers="east/0"), "fork_workers.workers is 'east/0': Input should be a valid array"),
         (
-            changed(FORK, task={**json.loads(encode(FORK))["task"], "store": ["10.0.0.1", "port"]}),
-            "fork_workers.task.train.store.1 is 'port': Input should be a valid integer",
+            changed(FORK, task={**json.loads(encode(FORK))["task"], "fence": "first"}),
+            "fork_workers.task.train.fence is 'first': Input should be a valid integer",
         ),
     ],
 )

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 
 import pytest
-from dougong.control.progress import PHASES, ProgressVector, WorkerProgress
+from dougong.control.progress import PHASES, OrderedFault, ProgressVector, WorkerProgress
+from tests.launcher.toyrun import wait_for
 
 
 def test_a_fresh_vector_says_nothing_yet() -> None:
     vector = ProgressVector.create()
     assert vector.read() == WorkerProgress(0, 0, "start", 0)
     assert not vector.stop_requested
+    vector.close()
+
+
+@pytest.mark.parametrize("fault", [OrderedFault("raise"), OrderedFault("hold_interpreter", 2.5)])
+def test_a_fault_is_ordered_and_taken_once(fault: OrderedFault) -> None:
+    vector = ProgressVector.create()
+    assert vector.take_fault() is None
+    vector.order_fault(fault)
+    assert vector.take_fault() == fault and vector.take_fault() is None
     vector.close()
 
 
@@ -50,4 +62,35 @@ def test_an_unknown_phase_is_our_mistake() -> None:
     vector = ProgressVector.create()
     with pytest.raises(KeyError, match="lunch"):
         vector.write(1, "lunch", 0)
+    vector.close()
+
+
+@pytest.mark.parametrize("ranks", [[], [0], [1, 61], [62, 2], [3, 700, 3967]])
+def test_whom_a_worker_waits_for_is_a_set_of_ranks(ranks: list[int]) -> None:
+    vector = ProgressVector.create()
+    vector.wait_for([5, 1000])
+    vector.wait_for(ranks)
+    assert vector.read().awaited == sum(1 << rank for rank in ranks)
+    vector.wait_for(())
+    assert vector.read().awaited == 0
+    vector.close()
+
+
+def test_the_pulse_of_a_living_process_goes_on_and_that_of_a_stopped_one_does_not() -> None:
+    vector = ProgressVector.create()
+    pid = os.fork()
+    if pid == 0:
+        ProgressVector(os.dup(vector.fd)).beat(0.001)
+        time.sleep(60)
+        os._exit(0)
+    wait_for(lambda: vector.read().pulse > 3, "it beats", 20)
+    os.kill(pid, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    stood = vector.read().pulse
+    time.sleep(0.05)
+    assert vector.read().pulse == stood
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: vector.read().pulse > stood, "it beats again", 20)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     vector.close()

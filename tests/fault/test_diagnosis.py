@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import DEADLINES
 from dougong.errors import PeerError
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import diagnose, first_failure, settled
-from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
+from dougong.fault.observation import AgentLost, Exited, Failure, Hung, LinkCut, NotStarted, Raised
 from dougong.launcher.agent.worker_process import describe_error
 
 
@@ -25,6 +27,11 @@ def own(name: str, message: str) -> Raised:
 
 class OutOfMemoryError(RuntimeError):
     """As torch names its own."""
+
+
+TWO = ("a/0", "a/1")
+LOST = AgentLost(Culprit("agent", "a"), "agent a on n: its connection ended", TWO)
+CUT = LinkCut(Culprit("link", "n1 - n2"), "n1 and n2 do not reach each other", TWO, ("a", "b"), 0.7)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,11 @@ class OutOfMemoryError(RuntimeError):
         (Exited("a/0", 3), "crash", "exit status 3"),
         (Exited("a/0", 0), "crash", "left before its work was done"),
         (NotStarted("a/0", "cannot fork"), "crash", "cannot fork"),
-        (AgentLost("a/0", "agent a on n: no heartbeat"), "node_lost", "no heartbeat"),
+        (LOST, "crash", "its connection ended"),
+        (replace(LOST, is_silent=True), "hang", "its connection ended"),
+        (replace(LOST, culprit=Culprit("fork_server", "a")), "crash", "its connection ended"),
+        (replace(LOST, culprit=Culprit("node", "n")), "node_lost", "its connection ended"),
+        (CUT, "partition", "do not reach each other"),
         (Hung("a/0", "still at work"), "hang", "still at work"),
         (raised(ValueError("seven")), "exception", "ValueError: seven"),
         (raised(MemoryError()), "out_of_memory", "MemoryError"),
@@ -63,7 +74,7 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_every_kind_of_failure_has_its_class_and_cause(failure: Failure, kind: str, cause: str) -> None:
     diagnosis = diagnose(failure)
-    assert (diagnosis.worker, diagnosis.kind) == (failure.worker, kind)
+    assert (diagnosis.culprit, diagnosis.kind) == (failure.culprit, kind)
     assert cause in diagnosis.cause
 
 
@@ -78,7 +89,8 @@ def test_every_kind_of_failure_has_its_class_and_cause(failure: Failure, kind: s
         (Exited("a/0", -15), None),
         (Exited("a/0", -11), None),
         (Exited("a/0", -9, oom=True, drill=True), None),
-        (AgentLost("a/0", "no heartbeat"), None),
+        (LOST, None),
+        (CUT, None),
         (Hung("a/0", "still at work"), None),
         (raised(PeerError("closed")), None),
         (raised(ConnectionResetError("closed")), None),
@@ -90,6 +102,12 @@ def test_every_kind_of_failure_has_its_class_and_cause(failure: Failure, kind: s
 def test_what_is_known_when_it_comes_again(failure: Failure, known_by: str | None) -> None:
     origin = diagnose(failure).origin
     assert (origin.type if origin else None) == known_by
+
+
+def test_what_was_seen_and_since_when_stays_with_the_name() -> None:
+    assert (diagnose(CUT).evidence, diagnose(CUT).latency_s) == (("a", "b"), 0.7)
+    hung = Hung("a/0", "stopped", ("state T",), 3.1)
+    assert (diagnose(hung).evidence, diagnose(hung).latency_s) == (("state T",), 3.1)
 
 
 def test_an_error_keeps_its_traceback() -> None:
@@ -120,6 +138,30 @@ def test_the_first_of_its_own_comes_before_an_abort_and_that_before_a_lost_peer(
     assert first_failure(observed) == (first, others)
 
 
+def late(worker: str, *waited_for: str) -> Raised:
+    error = PeerError(f"waited for {', '.join(waited_for)}")
+    error.waited_for = waited_for
+    return raised(error, worker)
+
+
+@pytest.mark.parametrize(
+    ("observed", "first"),
+    [
+        ([late("east/0", "east/1", "west/0"), late("east/1", "west/0")], "west/0"),
+        ([late("east/0", "west/0"), late("west/0", "east/0")], "east/0"),  # nobody is left to be named
+        ([late("east/0", "west/0"), ECHO], "east/0"),
+        ([late("east/0", "west/0"), DEATH], "east/1"),
+    ],
+)
+def test_where_all_have_waited_in_vain_the_culprit_is_who_has_waited_for_nobody(
+    observed: list[Failure], first: str
+) -> None:
+    named, others = first_failure(observed)
+    assert named.culprit.name == first
+    if first == "west/0":
+        assert diagnose(named).kind == "hang" and others == tuple(observed)
+
+
 @pytest.mark.parametrize(
     ("failures", "waited_s", "workers", "expected"),
     [
@@ -132,6 +174,7 @@ def test_the_first_of_its_own_comes_before_an_abort_and_that_before_a_lost_peer(
         ([ABORT, DEATH], 0.0, 3, True),
         ([ECHO, ABORT], 0.0, 3, False),
         ([ECHO], 0.0, 1, True),
+        ([replace(LOST, workers=TWO)], 0.0, 2, True),
     ],
 )
 def test_what_may_be_a_consequence_is_waited_out_and_nothing_else(

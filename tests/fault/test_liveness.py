@@ -7,7 +7,6 @@ from dougong.deadlines import Deadlines
 from dougong.fault.liveness import (
     arrival_words,
     is_last_worker_late,
-    is_silent,
     late_reason,
     limit_of_stop,
     silence_reason,
@@ -17,11 +16,6 @@ from dougong.fault.liveness import (
 from dougong.parallel.comm.arrival import Arrival
 
 LIMITS = Deadlines(agent_silence_s=10, stall_warning_s=100, last_worker_s=600)
-
-
-@pytest.mark.parametrize(("now", "expected"), [(50.0, False), (60.0, False), (60.1, True)])
-def test_an_agent_is_silent_when_its_time_is_over(now: float, expected: bool) -> None:
-    assert is_silent(50.0, now, LIMITS) is expected
 
 
 def test_those_stall_whose_progress_stands_still() -> None:

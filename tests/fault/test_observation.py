@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from dougong.control.worker_messages import WorkerRaised
 from dougong.errors import DougongError, LaunchError, PeerError
+from dougong.fault.culprit import Culprit
 from dougong.fault.observation import (
     AgentLost,
     Exited,
@@ -62,7 +63,7 @@ def test_a_child_of_peer_error_is_a_lost_peer_too() -> None:
         (Exited("a/0", -11, last_lines=(GLOO,)), False),
         (Exited("a/0", 6), False),
         (NotStarted("a/0", GLOO), False),
-        (AgentLost("a/0", "its connection ended"), False),
+        (AgentLost(Culprit("agent", "a"), "its connection ended", ("a/0",)), False),
         (Hung("a/0", "still at work"), False),
         (Raised("a/0", WorkerRaised("KeyError", ("KeyError", "LookupError"), "x")), False),
     ],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
-from dougong.fault.past import PastFailure, cause_of_end, words_of_end
+from dougong.fault.past import cause_of_end, words_of_end
+from dougong.fault.policy import PastFailure
 
-LOST = PastFailure(1, Diagnosis("west/0", "node_lost", "cut off"), has_stepped=True)
-CRASH = PastFailure(2, Diagnosis("east/0", "crash", "SIGSEGV"))
-AGAIN = PastFailure(3, Diagnosis("east/0", "crash", "SIGSEGV"))
-LATER = PastFailure(3, Diagnosis("east/1", "crash", "SIGBUS"), has_stepped=True)
-DATA = PastFailure(3, Diagnosis("east/0", "data", "other tokens"))
+LOST = PastFailure(1, Diagnosis(Culprit("worker", "west/0"), "node_lost", "cut off"), has_stepped=True)
+CRASH = PastFailure(2, Diagnosis(Culprit("worker", "east/0"), "crash", "SIGSEGV"))
+AGAIN = PastFailure(3, Diagnosis(Culprit("worker", "east/0"), "crash", "SIGSEGV"))
+LATER = PastFailure(3, Diagnosis(Culprit("worker", "east/1"), "crash", "SIGBUS"), has_stepped=True)
+DATA = PastFailure(3, Diagnosis(Culprit("worker", "east/0"), "data", "other tokens"))
 
 
 @pytest.mark.parametrize(

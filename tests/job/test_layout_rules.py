@@ -28,7 +28,7 @@ from tests.launcher.jobs import write
          "islands: no island computes attention; give one of them `role: attention` or `role: both`"),
         ({"islands": "[{name: a, accelerator: cpu}, {name: a, accelerator: cpu}]"},
          "islands.1.name: 'a' is also the name of islands.0; give each island its own name"),
-        ({"ports": "20000-20003"}, "ports: 4 ports, and a node with one worker needs 5: 4 for each worker there, 1 for "
+        ({"ports": "20000-20003"}, "ports: 4 ports, and a node with one worker needs 6: 5 for each worker there, 1 for "
          "each island; widen the range"),
         ({"islands": "[]"}, "islands: must not be empty (got []): groups of like devices"),
         ({"model": "{family: mixtral, config: {num_local_experts: 1}}"}, "model.config.num_local_experts: 1 "
@@ -56,7 +56,7 @@ from tests.launcher.jobs import write
         ({"drill": "[{at_step: 1, kill: east/2}]"},
          "drill.0.kill: no worker is called 'east/2'; name one of east/0, east/1, or remove the drill"),
         ({"drill": "[{at_step: 1, kill: east/0}, {at_step: 1, kill: east/0}]"},
-         "drill.1: east/0 is killed at step 1 already; remove one"),
+         "drill.1: kill on east/0 is ordered for then already; remove one"),
     ],
 )  # fmt: skip
 def test_what_clashes_is_said_with_its_knob(tmp_path: Path, changes: dict[str, str], line: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from dougong.errors import DataError, JobError, ModelError
+from dougong.job.drills.drill import Drill
 from dougong.job.load import load_job, placed
 from dougong.job.optimizers.adamw import AdamW
-from dougong.job.schema import Batch, Checkpoint, Drill, Fault, Island, Job, Schedule, Validation
+from dougong.job.schema import Batch, Checkpoint, Fault, Island, Job, Schedule, Validation
 from dougong.job.yaml.scalars import write_flow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -79,7 +80,8 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "`cuda`, `npu`, or what an installed package adds",
         "job.yaml:7:29: schedule.nam: unknown key; did you mean 'name'?",
         "job.yaml:8:7: seed: must be a whole number (got 1.5): of every random stream: weights, data, dropout",
-        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, non_finite, max_skips, deadlines "
+        "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, per_hour, stop_on, non_finite, max_skips, "
+        "snapshots, deadlines "
         "(got null); remove the key to get the default",
         "job.yaml:10:25: checkpoint.kept: unknown key; did you mean 'keep'?",
     ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dougong.job.drills.drill import Drill
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.optimizers.adamw import AdamW
-from dougong.job.schema import Batch, Drill, Island, Job, Validation
+from dougong.job.schema import Batch, Island, Job, Validation
 from dougong.job.yaml.locations import KeyPath
 
 

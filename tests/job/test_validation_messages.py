@@ -52,7 +52,8 @@ def told(data: Any) -> dict[str, str]:
          "remove the key to "
          "get the default"),
         ("model", None, "must be a mapping with the keys family, path, config (got null)"),
-        ("drill", {}, "must be a list, each item a mapping with the keys at_step, kill (got {})"),
+        ("drill", {}, "must be a list, each item a mapping with the keys at_step, after_s, kill, fault, on, for_s "
+         "(got {})"),
         ("islands", [], "must not be empty (got []): groups of like devices"),
         ("data.validation", {"fraction": 1},
          "must be less than 1.0 (got 1): part of the data that is never trained on"),

@@ -92,7 +92,7 @@ def test_a_run_is_seen_and_stopped_from_everywhere(cluster: Cluster) -> None:
     assert refused.status == 3 and "node0" in refused.output, refused.output
     again = cluster.hosts[1].run(cluster.words("seen"))
     assert again.status in (2, 3), again.output
-    assert (cluster.run_dir("seen") / "controller.json").stat().st_mode & 0o777 == 0o600
+    assert (cluster.run_dir("seen") / "lease" / "1.address").stat().st_mode & 0o777 == 0o600
     stopped = cluster.outside.run(["dougong", "stop", directory], timeout_s=60)
     assert stopped.status == 0, stopped.output
     assert run.wait(60) == 130, run.output

@@ -10,8 +10,9 @@ from dougong.errors import DougongError
 from dougong.job.load import load_job
 from dougong.launcher.backends.ray_choice import OWN_RAY, choose_ray, surroundings
 from dougong.launcher.controller.config import TRAINING, EntryPoints
-from dougong.launcher.run import Options, resume_run, start_run
+from dougong.launcher.run import Options, ResumeRequest, resume_run, start_run
 from dougong.launcher.start import go_on, goes_on
+from dougong.launcher.supervised import resume_beside, run_beside
 
 TOY = EntryPoints(
     "tests.launcher.entries:train",
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--address")
     parser.add_argument("-o", action="append", default=[])
     parser.add_argument("--entry", default=TOY.train)
+    parser.add_argument("--beside", action="store_true", help="the controller in a child, as the command line has it")
     parser.add_argument("--train", action="store_true", help="really train")
     parser.add_argument("--preload", default=TOY.preload[0])
     given = parser.parse_args()
@@ -37,12 +39,14 @@ def main() -> int:
     try:
         choice = choose_ray(given.address, surroundings()) if given.address is not None else OWN_RAY
         options = Options(choice, given.ray or given.address is not None, entries)
+        if given.command == "resume" and given.beside:
+            return resume_beside(given.run_dir, given.o, options, ResumeRequest())
         if given.command == "resume":
             return resume_run(given.run_dir, given.o, options)
         job = load_job(given.job, given.o)
         if given.command == "start" and goes_on(given.run_dir):
             return go_on(job, given.run_dir, options, takes_over=False) or 0
-        return start_run(job, given.run_dir, options)
+        return (run_beside if given.beside else start_run)(job, given.run_dir, options)
     except DougongError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -1,7 +1,8 @@
 """What the launcher's tests have workers do instead of training: small loops without a model, and every kind of fault.
 
 `model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation};
-`kernels`, {island: word}, lets islands compute differently.
+`kernels`, {island: word}, lets islands compute differently; `memory`: workers keep the newest step in memory, and a
+generation goes on from there; `meet`: the folder where workers meet, for runs whose own directory is ill.
 Workers step together by files in the run directory; a checkpoint is one small file per worker, of the real format.
 """
 
@@ -18,6 +19,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from dougong.checkpoint.part import CheckpointPart
 from dougong.control.messages import EndAgent
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import PartDurable, StepDone
+from dougong.control.worker_messages import PartDurable, SaveFailed, StateFetched, StepDone
 from dougong.errors import DataError, LaunchError, PeerError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
@@ -55,12 +58,27 @@ def fingerprint(probing: Probing) -> Fingerprint:
     return Fingerprint({"adding": bits, "multiplying": "same"}, "toy", {"threads": f"{bits} threads"})
 
 
+@dataclass
+class Held:
+    """What a toy worker keeps in memory: its newest step."""
+
+    step: int
+
+
 def train(context: WorkerContext) -> None:
     """Step until the end or a stop; checkpoint as the job says."""
     job, me, config = context.job, context.worker, context.job.model.config
-    step = _load(context)
+    held = context.kept.get(Held) or Held(0)
+    if config.get("memory"):
+        context.kept.keep(held)
+    context.control.at_leaving(lambda: None, lambda: held.step if config.get("memory") else 0)
+    step = _start_step(context, held)
+    if step > _load(context) and _is_due(job, step):
+        _save(context, step)  # its checkpoint has died with the generation that had begun it
     print(f"{me.name} begins after step {step}, generation {context.generation}")
     stopping = False
+    # As a trainer does, where the storage is what is tested: beside the steps.
+    saver = ThreadPoolExecutor(1) if config.get("meet") else None
     while step < job.steps and not stopping:
         step += 1
         context.control.progress(step, "forward", 0)
@@ -68,48 +86,105 @@ def train(context: WorkerContext) -> None:
         _suffer(context, step)
         time.sleep(config.get("step_s", 0.01))
         stopping = _agree(context, step)
+        held.step = step
         if me.rank == 0:
             row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
             context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
-        every = job.checkpoint.every
-        if stopping or step == job.steps or (every and step % every == 0):
+        if stopping or _is_due(job, step):
             context.control.progress(step, "checkpoint", 1)
-            _save(context, step)
+            if saver is None:
+                _save(context, step)
+            else:
+                saver.submit(_save, context, step)
+    if saver is not None:
+        saver.shutdown()
+
+
+def _is_due(job: Job, step: int) -> bool:
+    every = job.checkpoint.every
+    return step == job.steps or bool(every and step % every == 0)
+
+
+def _start_step(context: WorkerContext, held: Held) -> int:
+    """The last step that is done: the one that all hold who hold any, else the checkpoint's."""
+    checkpoint = _load(context)
+    folder = _meeting_place(context)
+    folder.mkdir(exist_ok=True)
+    names = [folder / f"{context.generation}-holds-{worker.rank}" for worker in context.plan.workers]
+    own = names[context.worker.rank]
+    part = own.with_suffix(".part")
+    part.write_text(str(held.step))
+    part.rename(own)
+    _await(context, lambda: all(name.exists() for name in names), "what all hold")
+    steps = [int(name.read_text()) for name in names]
+    newest = min((step for step in steps if step > 0), default=0)
+    tier = "checkpoint" if newest == 0 else "own" if held.step else "peer"
+    held.step = newest or checkpoint
+    context.control.send(StateFetched(held.step, {tier: 8}, 0.001))
+    return held.step
+
+
+def _meeting_place(context: WorkerContext) -> Path:
+    return Path(context.job.model.config.get("meet") or context.run_dir / "toy")
+
+
+def _await(context: WorkerContext, condition: Callable[[], bool], what: str) -> None:
+    """As a wait for peers: it ends by a PeerError when the generation is to be left."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if context.control.leave_requested:
+            raise PeerError(f"generation {context.generation} is over")
+        if time.monotonic() > deadline:
+            raise LaunchError(f"not there: {what}")
+        time.sleep(0.002)
 
 
 def _rehearse(context: WorkerContext, step: int) -> None:
     from dougong.fault.drill import rehearse
 
-    rehearse(context.drills, step, context.control.send)
+    rehearse(context.drills, step, context.control)
 
 
 def _agree(context: WorkerContext, step: int) -> bool:
-    """Whether to stop after this step: rank 0 decides, the others read it. Also keeps the workers in step."""
-    folder = context.run_dir / "toy"
-    folder.mkdir(exist_ok=True)
+    """Whether to stop after this step: rank 0 decides when all have come, the others read it."""
+    folder = _meeting_place(context)
     verdict = folder / f"{context.generation}-{step}"
-    if context.worker.rank == 0:
+    others = [worker.rank for worker in context.plan.workers if worker.rank > 0]
+    arrived = [folder / f"{context.generation}-{step}-{rank}" for rank in others]
+    if context.worker.rank > 0:
+        arrived[context.worker.rank - 1].touch()
+    else:
+        _await(context, lambda: all(file.exists() for file in arrived), f"all of step {step}")
         part = verdict.with_suffix(".part")
         part.write_text("stop" if context.control.stop_requested else "go")
         part.rename(verdict)
-    deadline = time.monotonic() + PATIENCE_S
-    while not verdict.exists():
-        if time.monotonic() > deadline:
-            raise LaunchError(f"no verdict on step {step}")
-        time.sleep(0.002)
+    _await(context, verdict.exists, f"a verdict on step {step}")
     return verdict.read_text() == "stop"
 
 
 def _save(context: WorkerContext, step: int) -> None:
-    directory = pending_directory(context.run_dir / "checkpoints", step, context.generation)
+    """As a saver: storage that refuses is told."""
+    try:
+        part = _write(context, step)
+    except OSError as error:
+        context.control.send(SaveFailed(step, str(error)))
+        return
+    context.control.send(PartDurable(step, part.directory, part.to_json()))
+
+
+def _write(context: WorkerContext, step: int) -> CheckpointPart:
+    directory = pending_directory(context.run_dir / "checkpoints", step, context.generation, context.fence)
     name = f"model/toy-{context.worker.rank}.json"
     file = directory / name
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if not context.fence:
+        directory.parent.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
     data = json.dumps({"step": step, "worker": context.worker.name, "of": len(context.plan.workers)}).encode()
     with file.open("wb") as stream:
         stream.write(data)
         os.fsync(stream.fileno())
-    part = CheckpointPart(
+    return CheckpointPart(
         worker=context.worker.name,
         rank=context.worker.rank,
         generation=context.generation,
@@ -118,7 +193,6 @@ def _save(context: WorkerContext, step: int) -> None:
         files={name: FileRecord(len(data), digest(data))},
         state=(),
     )
-    context.control.send(PartDurable(step, directory.name, part.to_json()))
 
 
 def _load(context: WorkerContext) -> int:
@@ -172,15 +246,27 @@ def _hang(context: WorkerContext) -> None:
     time.sleep(1000)
 
 
+def _stop(context: WorkerContext) -> None:
+    """As a SIGSTOP from outside, for good."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _hold(context: WorkerContext) -> None:
+    """Sleep without letting go of the interpreter."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
 def _stop_agent(context: WorkerContext) -> None:
-    """Kill the agent (the zygote's parent)."""
-    os.kill(_parent_of(os.getppid()), signal.SIGKILL)
+    """Kill the agent, which is this process's parent."""
+    os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(1000)
 
 
 def _kill_zygote(context: WorkerContext) -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(1000)
+    """Kill what has forked this process, another child of its agent; go on with the work."""
+    agent = os.getppid()
+    children = map(int, Path(f"/proc/{agent}/task/{agent}/children").read_text().split())
+    os.kill(next(pid for pid in children if os.getsid(pid) == pid), signal.SIGKILL)  # no worker leads a session
 
 
 def _spam(context: WorkerContext) -> None:
@@ -199,10 +285,6 @@ def _garble(context: WorkerContext) -> None:
     context.control.send(EndAgent())  # type: ignore[arg-type]
 
 
-def _parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 _FAULTS: dict[str, Callable[[Any], None]] = {
     "raise": _raise,
     "echo": _echo,
@@ -213,6 +295,8 @@ _FAULTS: dict[str, Callable[[Any], None]] = {
     "leave": _leave,
     "exit": _exit,
     "hang": _hang,
+    "stop": _stop,
+    "hold": _hold,
     "kill_agent": _stop_agent,
     "kill_zygote": _kill_zygote,
     "spam": _spam,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from dougong.launcher.client import LOST, LogReader, ask_controller, follow, loo
 from dougong.launcher.presence import Presence
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
+from dougong.records.lease import LEASES, Holder
 from dougong.records.status import ControllerAddress, RunStatus, WorkerState
+from tests.leases import left
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.4, poll_every_s=0.02)
 RUNNING = RunStatus(job="toy", state="RUNNING", step=3, workers=(WorkerState(name="east/0", alive=True),))
@@ -36,7 +38,7 @@ class Controller:
         self.requests: list[Message] = []
         self._answer = answer
         self.server = Server("127.0.0.1", "secret", self._on_peer, lambda text: None, DEADLINES)
-        self.write(run_dir, socket.gethostname())
+        self.write(left(run_dir, machine="the machine of its lease"), socket.gethostname())
 
     def write(self, run_dir: RunDir, machine: str) -> None:
         host, port = self.server.address
@@ -66,7 +68,7 @@ def controlled(run_dir: RunDir) -> Iterator[Controller]:
 
 def test_a_controller_that_answers_is_alive(run_dir: RunDir, controlled: Controller) -> None:
     assert look_at(run_dir) == (RUNNING, Presence.ALIVE)
-    assert controlled.requests == [Ping()]
+    assert controlled.requests == [Ping(), Ping()]  # whether it lives, and what it cannot write
 
 
 def test_a_run_whose_controller_is_gone_is_lost_with_its_workers(run_dir: RunDir, controlled: Controller) -> None:
@@ -129,23 +131,25 @@ def test_without_a_controller_the_next_command_is_named(run_dir: RunDir) -> None
         ask_controller(run_dir, Ping())
 
 
-def test_a_controller_on_anothers_loopback_is_judged_by_its_file(run_dir: RunDir, controlled: Controller) -> None:
-    controlled.write(run_dir, "another-machine")
+def test_a_controller_on_anothers_loopback_is_judged_by_its_lease(run_dir: RunDir, controlled: Controller) -> None:
+    controlled.write(left(run_dir, machine="another-machine"), "another-machine")
     with pytest.raises(LaunchError, match="listens on another-machine alone; type this command there"):
         ask_controller(run_dir, Ping())
     assert read_status(run_dir, QUICK).state == LOST
-    ended = threading.Event()
+    ended, lease = threading.Event(), run_dir.path / LEASES / "2"
 
-    def keep_writing() -> None:
-        while not ended.is_set():
-            run_dir.write_status(RUNNING)
-            time.sleep(0.01)
+    def keep_renewing() -> None:
+        holder = Holder.model_validate_json(lease.read_bytes())
+        for beat in itertools.count():
+            lease.write_bytes(holder.model_copy(update={"beat": beat}).to_bytes())
+            if ended.wait(0.01):
+                return
 
-    writer = threading.Thread(target=keep_writing)
-    writer.start()
+    renewing = threading.Thread(target=keep_renewing)
+    renewing.start()
     assert look_at(run_dir)[1] is Presence.ALIVE
     ended.set()
-    writer.join()
+    renewing.join()
     assert controlled.requests == []
 
 

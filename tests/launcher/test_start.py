@@ -15,9 +15,8 @@ from dougong.launcher.run import Options, start_run
 from dougong.launcher.start import go_on, goes_on
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
-from dougong.records.run_lock import take_lock
-from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import ToyRun, toy_job
+from tests.leases import held, left
 
 LOCAL = Options(ray=False)
 
@@ -92,22 +91,20 @@ def test_a_job_that_no_machine_can_take_is_refused_as_by_resume(run_dir: RunDir,
 
 
 def test_of_two_at_once_one_wins(run_dir: RunDir, tmp_path: Path) -> None:
-    with take_lock(run_dir.path), pytest.raises(AliveError, match="is alive") as caught:
+    with held(run_dir), pytest.raises(AliveError, match="is alive") as caught:
         go_on(given(tmp_path), run_dir.path, LOCAL, takes_over=False)
     assert caught.value.exit_status == 3
     new = tmp_path / "new"
     new.mkdir()
-    with take_lock(new), pytest.raises(AliveError, match="is alive"):
+    with held(RunDir(new)), pytest.raises(AliveError, match="is alive"):
         start_run(given(tmp_path), new, LOCAL)
 
 
-def test_a_controller_that_cannot_be_reached_is_replaced_by_a_persons_word(run_dir: RunDir, tmp_path: Path) -> None:
-    run_dir.write_controller(ControllerAddress(host="127.0.0.1", port=1, pid=77, token="t", machine="node9"))
-    with pytest.raises(AliveError, match="process 77 on node9 cannot be reached"):
-        go_on(given(tmp_path, steps=10), run_dir.path, LOCAL, takes_over=False)
+def test_another_machines_controller_is_replaced_at_once_by_a_persons_word(run_dir: RunDir, tmp_path: Path) -> None:
+    left(run_dir, machine="node9")  # its lease has yet to run out
     assert go_on(given(tmp_path, steps=10), run_dir.path, LOCAL, takes_over=True) is None
     began = RunDir.create(tmp_path / "began")
-    began.write_controller(ControllerAddress(host="127.0.0.1", port=1, pid=77, token="t", machine="node9"))
+    left(began, machine="node9")
     pinned = [{"name": "east", "accelerator": "cpu", "workers": 2, "node": "nowhere"}]
     with pytest.raises(LaunchError, match="pinned to node 'nowhere'"):
         start_run(given(tmp_path, islands=pinned), began.path, LOCAL, takes_over=True)

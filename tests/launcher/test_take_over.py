@@ -14,20 +14,22 @@ import yaml
 from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
 from dougong.deadlines import DEADLINES
-from dougong.errors import CheckpointError, DougongError, JobError, LaunchError, StorageError
+from dougong.errors import AliveError, CheckpointError, DougongError, JobError, LaunchError, StorageError
+from dougong.fault.drill import FiredDrill
 from dougong.job.load import load_job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived
+from dougong.launcher.presence import Presence
 from dougong.launcher.run import (
     Options,
     ResumeRequest,
     resume_run,
     signals_into,
     start_run,
-    take_over,
 )
+from dougong.launcher.take_over import take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -37,9 +39,10 @@ from dougong.records.events import (
     GenerationStarted,
     RunCreated,
 )
-from dougong.records.run_lock import take_lock
+from dougong.records.lease import take_lease
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import toy_job
+from tests.leases import held, left
 from tests.storage import REFUSED, read_only
 
 QUICK = dataclasses.replace(DEADLINES, client_answer_s=0.3, status_fresh_s=0.3, poll_every_s=0.02)
@@ -67,7 +70,7 @@ def test_a_resume_takes_over_generation_checkpoint_and_drills(run_dir: RunDir) -
         DrillFired(generation=2, worker="east/1", step=7, action="kill"),
     ):
         run_dir.append_event(event)
-    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({(7, "east/1")}), has_committed=True)
+    assert take_over(run_dir) == ResumePoint(3, 10, frozenset({FiredDrill("kill", "east/1", 7)}), has_committed=True)
 
 
 @pytest.mark.parametrize(("chosen", "step"), [(None, 20), (10, 10), (0, 0)])
@@ -100,6 +103,31 @@ def test_equal_bits_are_due_since_the_last_change_with_which_something_was_compu
     assert take_over(run_dir).same_since == 2
 
 
+@pytest.mark.parametrize(
+    ("seen", "written_by", "others", "first"),
+    [
+        (5, 1, [{}], 6),  # the one before is dead
+        (5, 1, [{"ended": True, "machine": "node9"}], 6),
+        (5, 1, [{"machine": "node9"}], 1001),  # it may only be asleep
+        (5, 1, [{"machine": "node9"}, {}], 2001),  # dead, but may have begun as we do now
+        (1001, 2, [{"machine": "node9"}, {}], 1002),  # the sleeper keeps to its thousand
+        (950, 1, [{}], 1001),
+        (1000, 1, [{"machine": "node9"}], 1001),
+        (0, 0, [{"machine": "node9"}], 2001),
+    ],
+)
+def test_no_generation_has_a_number_that_a_sleeping_controller_may_use(
+    run_dir: RunDir, seen: int, written_by: int, others: list[dict[str, Any]], first: int
+) -> None:
+    for number, changes in enumerate(others, 1):
+        written = left(run_dir, **changes)
+        if number == written_by:
+            written.append_event(GenerationStarted(generation=seen, workers=("east/0",)))
+    with take_lease(run_dir.path, QUICK, takes_over=True) as lease:
+        found = take_over(run_dir.of_writer(lease.fence))
+    assert (found.generation, found.last_generation) == (first, (first // 1000 + 1) * 1000)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_become_items_and_are_given_back(number: signal.Signals) -> None:
     before, inbox = signal.getsignal(number), Inbox()
@@ -112,35 +140,17 @@ def test_signals_become_items_and_are_given_back(number: signal.Signals) -> None
 
 
 def test_a_run_that_answers_is_alive(run_dir: RunDir) -> None:
-    refuse_if_alive(run_dir)
+    assert refuse_if_alive(run_dir) is Presence.ABSENT
     server = Server("127.0.0.1", "secret", lambda _, channel: channel.send(Acknowledged()), print, DEADLINES)
     host, port = server.address
     machine = socket.gethostname()
     address = ControllerAddress(host=host, port=port, pid=1, token="secret", machine=machine)
-    run_dir.write_controller(address)
-    with pytest.raises(LaunchError, match=f"is alive .*controller process 1 on {machine}.*dougong stop"):
-        refuse_if_alive(run_dir)
-    server.close()
-    refuse_if_alive(run_dir)
-
-
-def test_a_controller_that_is_stopped_is_not_dead(run_dir: RunDir) -> None:
-    """It would go on later, beside the one that had taken its place."""
-    with socket.create_server(("127.0.0.1", 0)) as silent, take_lock(run_dir.path):
-        host, port = silent.getsockname()
-        machine = socket.gethostname()
-        run_dir.write_controller(ControllerAddress(host=host, port=port, pid=77, token="secret", machine=machine))
-        with pytest.raises(LaunchError, match=r"is alive \(.*77.*does not answer.*`kill -9 77` ends it"):
-            refuse_if_alive(run_dir, deadlines=QUICK)
-    refuse_if_alive(run_dir, deadlines=QUICK)  # the lock has gone with its process
-
-
-def test_a_controller_that_cannot_be_reached_is_replaced_only_by_a_persons_word(run_dir: RunDir) -> None:
-    address = ControllerAddress(host="127.0.0.1", port=1, pid=77, token="secret", machine="another-machine")
-    run_dir.write_controller(address)
-    with pytest.raises(LaunchError, match="may be alive: controller process 77 on another-machine .*--take-over"):
-        refuse_if_alive(run_dir, deadlines=QUICK)
-    refuse_if_alive(run_dir, takes_over=True, deadlines=QUICK)
+    with held(run_dir) as written:
+        written.write_controller(address)
+        with pytest.raises(AliveError, match=f"is alive .*controller process 1 on {machine}.*dougong stop"):
+            refuse_if_alive(run_dir)
+        server.close()
+        assert refuse_if_alive(run_dir) is Presence.SILENT
 
 
 def resumable(run_dir: RunDir, **changes: Any) -> str:
@@ -170,13 +180,13 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
         resume_run(run_dir.path, overrides, Options(ray=False), request_)
     assert run_dir.read_job() == before
     assert [path.name for path in run_dir.checkpoints.iterdir()] == ["step-000010"]
-    with take_lock(run_dir.path):
+    with held(run_dir):
         pass  # and whoever is right may come next
 
 
 def test_two_resumes_at_once_are_not_two_controllers(run_dir: RunDir) -> None:
     resumable(run_dir)
-    with take_lock(run_dir.path), pytest.raises(LaunchError, match=rf"is alive \(controller process {os.getpid()} on"):
+    with held(run_dir), pytest.raises(LaunchError, match=rf"is alive \(controller process {os.getpid()} on"):
         resume_run(run_dir.path, [], Options(ray=False))
 
 

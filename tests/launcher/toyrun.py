@@ -22,8 +22,9 @@ DEADLINE_S = 90.0
 
 
 def toy_job(**changes: Any) -> dict[str, Any]:
-    """A job of 20 short steps on two workers. `faults`, `step_s`, `kernels` reach the toy entries; others replace."""
-    config = {key: changes.pop(key) for key in ("faults", "step_s", "kernels") if key in changes}
+    """A job of 20 short steps on two workers. `faults`, `step_s`, `kernels`, `memory`, `meet` reach the toy entries;
+    others replace."""
+    config = {key: changes.pop(key) for key in ("faults", "step_s", "kernels", "memory", "meet") if key in changes}
     return {
         "job": "toy",
         "model": {"family": "toy", "config": config},

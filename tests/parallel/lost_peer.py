@@ -17,6 +17,7 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.parallel.workers import plan_of
 from tests.processes import CONTEXT, run_workers
+from tests.stores import store_at
 from torch.distributed import TCPStore
 
 
@@ -42,13 +43,13 @@ def survive(task: Callable[[World], Any]) -> Any:
 
 
 def _die(port: int) -> None:
-    world = World.join(member_of_two(1), ("127.0.0.1", port))
+    world = World.join(member_of_two(1), store_at(port))
     world.barrier()
     os._exit(1)
 
 
 def _live_on(alone: World, plan: Plan, task: Callable[[World], Any], port: int) -> Any:
-    world = World.join(member_of_two(0), ("127.0.0.1", port))
+    world = World.join(member_of_two(0), store_at(port))
     world.barrier()
     with pytest.raises(PeerError):
         world.transfer(TrafficKind.SUMS, [], [Transfer(1, torch.zeros(3))], "what never comes").wait()

@@ -140,11 +140,25 @@ def test_a_node_that_does_not_share_the_run_directory_is_refused(trouble: AgentF
     assert str(caught.value).startswith(expected)
 
 
-def test_what_is_wrong_on_several_nodes_is_said_of_each_once() -> None:
-    agents = {
-        "east": troubled("alpha", "absent"),
+def test_a_run_directory_that_several_nodes_lack_is_one_sentence() -> None:
+    lacking = {
         "west-0": troubled("beta", "absent"),
         "west-4": troubled("beta", "absent"),
+        "south": troubled("gamma", "absent"),
     }
+    (line,) = refusal({"east": hello("alpha"), **lacking})
+    assert line.startswith("the run directory /run is not to be seen on beta, gamma; every node must reach it")
+    (line,) = refusal(lacking)  # all but the machine of the command: the mistake is most likely here
+    assert line.startswith("the run directory /run is here alone, and not on beta, gamma: it is not the storage")
+    (line,) = refusal({**lacking, "east": troubled("alpha", "unanswered")})
+    assert line.count("what alpha writes into /run") == line.count("not to be seen on beta, gamma") == 1
+
+
+def test_files_of_the_job_that_a_node_lacks_are_named_with_the_node() -> None:
+    west = replace(hello("beta"), absent=("/d/text.txt", "/m/tiny"))
+    agents = {"east": hello("alpha"), "west-0": west, "west-4": west}
     (line,) = refusal(agents)
-    assert line.count("not to be seen on alpha") == line.count("not to be seen on beta") == 1
+    assert line == (
+        "/d/text.txt is here and not on beta; /m/tiny is here and not on beta: every node reads the job's files "
+        "itself; put them there under the same path, or name files on storage that all nodes share"
+    )

@@ -10,6 +10,7 @@ from dougong.errors import PlanError
 from dougong.planner.memory import KnownMemory, check_fit, known_memory
 from dougong.planner.placement import AgentSpec, seats_of_job
 from dougong.planner.plan_job import plan_job, state_bytes
+from dougong.planner.snapshot_bytes import snapshot_bytes
 from tests.planner.test_plan_job import TINY, job_of, with_island
 
 SPECS = (
@@ -54,3 +55,19 @@ def test_a_device_is_refused_one_byte_short() -> None:
     said = str(refused.value)
     assert said.startswith("e/0 needs 0.128 GB for weights, gradients and optimizer state, activations not counted, ")
     assert "add workers" in said and said.endswith("set islands.e.memory_gb")
+
+
+def test_a_machine_holds_snapshots_too_and_a_device_does_not() -> None:
+    job = job_of()
+    plan = plan_job(job, TINY, seats_of_job(job.islands))
+    states = state_bytes(job, TINY, plan)
+    kept = [part.total for part in snapshot_bytes(job, TINY, plan)]
+    names = ("a/0", "a/1")
+    needed = sum(states[:2]) + sum(kept[:2])
+    check_fit(job, TINY, plan, [KnownMemory("forge", names, needed, True)])
+    with pytest.raises(PlanError) as refused:
+        check_fit(job, TINY, plan, [KnownMemory("forge", names, needed - 1, True)])
+    said = str(refused.value)
+    assert "for snapshots of the state" in said and "set fault.snapshots.replicas: 0" in said
+    assert said.endswith("fault.snapshots.every: 0 (no snapshots); to run even so, set islands.a.memory_gb")
+    check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), states[2], False)])

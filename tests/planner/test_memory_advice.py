@@ -22,6 +22,8 @@ FIRST, SECOND = state_bytes(JOB, TINY, PLAN)
         (FIRST // 2, True, "state of the 2 workers on - take 0.28 GB of 0.072 GB: no batch is small "
          "enough for that; give island b workers on more machines"),
         (2 * FIRST, False, "of 0.288 GB, so the rest is activations: lower data.sequence_length (now 1000)"),
+        (4 * FIRST, True, "take 0.28 GB of 0.576 GB, and snapshots 0.816 GB: set fault.snapshots.replicas: 0"),
+        (20 * FIRST, True, "of 2.88 GB, so the rest is activations: lower data.sequence_length (now 1000)"),
         (None, False, "take 0.144 GB; where a device has less, give the job more workers"),
     ],
 )  # fmt: skip

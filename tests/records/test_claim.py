@@ -9,7 +9,7 @@ from dougong.errors import LaunchError
 from dougong.records.claim import claim, strangers_in
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, RunCreated
-from dougong.records.run_lock import take_lock
+from dougong.records.lease import take_lease
 
 
 def left_by_a_run(path: Path, job: str = "job: first\n") -> RunDir:
@@ -91,7 +91,7 @@ def test_what_systems_leave_is_nobodys(tmp_path: Path) -> None:
 
 def test_a_run_that_is_alive_keeps_its_directory(tmp_path: Path) -> None:
     run = left_by_a_run(tmp_path)
-    with take_lock(tmp_path), pytest.raises(LaunchError, match=r"is alive \(controller process"):
+    with take_lease(tmp_path), pytest.raises(LaunchError, match=r"is alive \(controller process"):
         claim(tmp_path)
     assert run.read_job() == "job: first\n"
 

@@ -64,7 +64,7 @@ WHOLE_FILES: list[Damage] = [
     ("status.json", with_value(STATUS, ("state",), "WHATEVER"),
      ": state: must be one of STARTING, RUNNING, STOPPING, RECOVERING, FINISHED, STOPPED, FAILED, LOST "
      "(got 'WHATEVER')", ANEW),
-    ("controller.json", b'{"host": 7}', ": host: Input should be a valid string (got 7)",
+    ("lease/0.address", b'{"host": 7}', ": host: Input should be a valid string (got 7)",
      "; if no process of this run is left, delete the file"),
     ("job.yaml", BINARY, ": byte 0 is not UTF-8 text", COPY),
 ]  # fmt: skip
@@ -90,7 +90,7 @@ LINES: list[Damage] = [
 READERS: dict[str, Callable[[RunDir], Any]] = {
     "plan.json": RunDir.read_plan,
     "status.json": RunDir.read_status,
-    "controller.json": RunDir.read_controller,
+    "lease/0.address": RunDir.read_controller,
     "job.yaml": RunDir.read_job,
     "metrics.jsonl": lambda run: run.read_metrics(REPORTED),
     "events.jsonl": RunDir.read_events,
@@ -110,6 +110,7 @@ def refusal(run: RunDir, name: str) -> str:
 
 @pytest.mark.parametrize(("name", "content", "words", "end"), WHOLE_FILES)
 def test_a_damaged_file_is_named_with_its_place(run: RunDir, name: str, content: bytes, words: str, end: str) -> None:
+    (run.path / name).parent.mkdir(exist_ok=True)
     (run.path / name).write_bytes(content)
     text = refusal(run, name)
     assert text.startswith(f"{run.path / name}{words}") and text.endswith(end) and "\n" not in text
@@ -128,7 +129,7 @@ def test_a_damaged_line_is_named_with_its_number(run: RunDir, name: str, content
 @pytest.mark.parametrize("name", list(READERS))
 def test_a_directory_in_a_file_s_place_is_named(run: RunDir, name: str) -> None:
     (run.path / name).unlink(missing_ok=True)
-    (run.path / name).mkdir()
+    (run.path / name).mkdir(parents=True)
     assert re.search(rf"{name}: cannot be read: Is a directory; restore it from a copy$", refusal(run, name))
 
 

@@ -98,7 +98,7 @@ def test_events_carry_both_clocks_and_the_generation(tmp_path: Path) -> None:
     died = WorkerDied(generation=3, worker="east/1", failure="crash", cause="signal 9 (SIGKILL)", monotonic_s=-1)
     event = run.append_event(died)
     assert json.loads(run.events_file.read_text()) == {
-        "kind": "worker_died", "generation": 3, "monotonic_s": 12.5, "wall": "2025-01-01T19:04:05.678Z",
+        "kind": "worker_died", "generation": 3, "fence": 0, "monotonic_s": 12.5, "wall": "2025-01-01T19:04:05.678Z",
         "worker": "east/1", "node": "", "class": "crash", "cause": "signal 9 (SIGKILL)",
     }  # fmt: skip
     assert run.read_events() == [event]
@@ -120,7 +120,7 @@ def test_a_torn_last_line_is_left_out_at_every_byte_and_repaired_by_the_next_wri
 def test_a_row_says_when_it_was_written(tmp_path: Path) -> None:
     run = RunDir(tmp_path, now=lambda: datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc))
     row = run.append_metrics({"generation": 1, "step": 2})
-    assert row == {"generation": 1, "step": 2, "wall": "2025-01-02T03:04:05.678Z"}
+    assert row == {"generation": 1, "step": 2, "fence": 0, "wall": "2025-01-02T03:04:05.678Z"}
     assert run.read_metrics() == [row]
 
 
@@ -208,7 +208,7 @@ def test_controller_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         run.write_controller(address)
     finally:
         os.umask(old)
-    assert stat.S_IMODE(run.controller_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(run.address_file(0).stat().st_mode) == 0o600
     assert run.read_controller() == address
     assert "secret" not in repr(address)
     run.remove_controller()
@@ -254,3 +254,15 @@ def test_the_present_history(tmp_path: Path) -> None:
     rows = [run.append_metrics(row) for row in rows]
     assert run.latest_metrics() == [rows[0], rows[3]]
     assert run.read_metrics() == rows
+
+
+def test_what_a_controller_writes_that_another_has_followed_is_passed_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    first, second = run.of_writer(1), run.of_writer(2)
+    for writer, step in ((first, 1), (second, 2), (first, 3), (second, 4)):
+        writer.append_event(WorkerDied(generation=1, worker="a/0", failure="crash", cause=str(step)))
+        writer.append_metrics({"generation": 1, "step": step})
+    assert [event.cause for event in run.read_events() if isinstance(event, WorkerDied)] == ["1", "2", "4"]
+    assert [row["step"] for row in run.read_metrics()] == [1, 2, 4]
+    assert [row["step"] for row in run.stream_metrics()] == [1, 2, 4]
+    assert [row["step"] for row in run.read_last_metrics()] == [1, 2, 4]

@@ -27,7 +27,7 @@ CLOCKS = {"monotonic_s": 1.5, "wall": "2025-01-01T00:00:00.000Z"}
 def test_a_line_has_the_names_that_readers_know() -> None:
     committed = CheckpointCommitted(generation=1, step=5, directory="step-000005", num_bytes=7, seconds=0.5)
     assert to_json(committed) == {
-        "kind": "checkpoint_committed", "generation": 1, "monotonic_s": 0.0, "wall": "", "step": 5,
+        "kind": "checkpoint_committed", "generation": 1, "fence": 0, "monotonic_s": 0.0, "wall": "", "step": 5,
         "directory": "step-000005", "bytes": 7, "seconds": 0.5, "after_failures": 0,
     }  # fmt: skip
     failed = RunEnded(kind="failed", generation=2, step=4, cause="boom", worker="east/1", failure="crash")

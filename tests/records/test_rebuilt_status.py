@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointFailed
+from dougong.records.events import CheckpointFailed, RunCreated, RunEnded
 from dougong.records.rebuilt_status import known_status, rebuild_status
 from dougong.records.status import RunStatus
+from tests.leases import left
 from tests.ui.recorded import Recorder, failed_run, finished_run, running_run
 
 
@@ -52,3 +53,16 @@ def test_rows_of_an_earlier_generation_do_not_count(tmp_path: Path) -> None:
 
 def test_of_a_run_that_has_recorded_nothing_nothing_is_told(tmp_path: Path) -> None:
     assert known_status(RunDir.create(tmp_path / "run")) == (RunStatus(), "")
+
+
+def test_the_status_of_a_controller_that_another_has_followed_is_not_the_runs(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    first, second = left(run), left(run)
+    first.append_event(RunCreated(generation=1, job="toy"))
+    first.write_status(RunStatus(job="toy", state="RUNNING", generation=1, step=9))
+    assert known_status(run)[0].step == 9  # the second has begun nothing
+    second.append_event(RunCreated(generation=2, job="toy"))
+    second.append_event(RunEnded(kind="finished", generation=2, step=20))
+    first.write_status(RunStatus(job="toy", state="RUNNING", generation=1, step=10))
+    found, note = known_status(run)
+    assert (found.state, found.step, found.generation, note) == ("FINISHED", 20, 2, "")

@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.control.worker_api import WorkerContext
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
@@ -26,6 +26,7 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.training.session import train
 from tests.processes import CONTEXT
+from tests.stores import asker_of
 
 DEADLINE_S = 120.0
 ROLES = {"A": "attention", "E": "experts", "B": "both"}
@@ -65,13 +66,24 @@ def token_file(folder: Path, num_tokens: int = 4096, highest: int = 255) -> Path
     return path
 
 
+def meet_nobody(*question: Any) -> StoreReply:
+    """The store of a worker that is alone."""
+    raise AssertionError("a worker that is alone asks for nobody")
+
+
 class HandControl:
     """A worker's line to the test. `stop_at`: from this step on the worker says that it was asked to stop."""
 
-    def __init__(self, name: str, messages: Any, stop_at: int | None) -> None:
+    def __init__(
+        self, name: str, messages: Any, stop_at: int | None, ask: Callable[..., StoreReply] = meet_nobody
+    ) -> None:
         self._name, self._messages, self._stop_at = name, messages, stop_at
+        self.ask = ask
         self._step = 0
         self.phases: list[str] = []
+
+    def waits_for(self, ranks: Collection[int]) -> None:
+        pass
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._step = step
@@ -81,9 +93,19 @@ class HandControl:
     def send(self, message: WorkerMessage) -> None:
         self._messages.put((self._name, message.kind, dataclasses.asdict(message)))
 
+    def take_fault(self) -> None:
+        """No drill."""
+
     @property
     def stop_requested(self) -> bool:
         return self._stop_at is not None and self._step >= self._stop_at
+
+    @property
+    def leave_requested(self) -> bool:
+        return False
+
+    def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
+        pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +146,7 @@ def run(order: Order) -> Outcome:
 def _live(order: Order, plan: Plan, rank: int, port: int, messages: Any) -> None:
     torch.set_num_threads(1)
     worker = plan.workers[rank]
-    control = HandControl(worker.name, messages, order.stop_at.get(worker.name))
+    control = HandControl(worker.name, messages, order.stop_at.get(worker.name), asker_of(port, order.generation))
     context = WorkerContext(
         job=order.job,
         plan=plan,
@@ -132,7 +154,6 @@ def _live(order: Order, plan: Plan, rank: int, port: int, messages: Any) -> None
         generation=order.generation,
         run_dir=order.run_dir,
         resume=order.resume,
-        store=("127.0.0.1", port),
         address="127.0.0.1",
         drills=(),
         control=control,

@@ -23,6 +23,7 @@ from dougong.training.state import StartState, open_start
 from dougong.training.step import Stepper
 from tests.jobs import VOCAB, Rig, make_job, plan_for
 from tests.processes import run_workers
+from tests.stores import store_at
 from tests.test_promise import state_of
 from tests.training.running import Order, run, token_file
 
@@ -49,7 +50,7 @@ def joined_again(world: World, plan: Plan, port: int) -> World:
     world.leave()
     attention = tuple(w.rank for w in plan.workers if w.lanes)
     member = dataclasses.replace(world.member, generation=2, attention=attention)
-    return World.join(member, ("127.0.0.1", port))
+    return World.join(member, store_at(port, member.generation))
 
 
 def after_another_life(world: World, plan: Plan, job: Job, roles: str, port: int) -> tuple[Found, Found]:

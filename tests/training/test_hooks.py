@@ -17,7 +17,7 @@ from dougong.training.build import LedgerStart, StepOptions
 from dougong.training.hooks import StepHook, StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers
 from torch import Tensor

@@ -18,7 +18,7 @@ from dougong.parallel.plan import Plan
 from dougong.training.build import LedgerStart, StepOptions
 from dougong.training.hooks import StepHook
 from dougong.training.non_finite import SkippedSteps, validation_words, where
-from dougong.training.reports import NotFinite, StepResult
+from dougong.training.results.reports import NotFinite, StepResult
 from dougong.training.trainer import Trainer
 from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers

@@ -13,7 +13,7 @@ from dougong.errors import ModelError
 from dougong.job.schema import Job
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
-from dougong.training.reports import StepResult
+from dougong.training.results.reports import StepResult
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, tokens
 from tests.parallel.sharing import SOMETIMES, share_weights

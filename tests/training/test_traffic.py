@@ -15,6 +15,8 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Inventory, Plan
 from dougong.parallel.traffic import Flow
 from dougong.training.build import LedgerStart, StepOptions
+from dougong.training.memory.state_memory import StateMemory
+from dougong.training.state import state_of
 from dougong.training.traffic import TrafficMeter, flows_of_step
 from tests.families import config_values
 from tests.jobs import VOCAB, Rig, make_job, make_rig, plan_for
@@ -44,8 +46,19 @@ def inventory(job: Job) -> Inventory:
 
 
 def rig_of(world: World, plan: Plan, job: Job, folder: Path) -> Rig:
+    """A worker that has done its first step: from then on every step's snapshot has the same tensors."""
     ledger = LedgerStart(folder / str(world.size), None) if job.is_deterministic else None
-    return make_rig(job, plan, world, StepOptions(ledger=ledger))
+    memory = StateMemory(job.fault.snapshots)
+    rig = make_rig(job, plan, world, StepOptions(ledger=ledger, memory=memory))
+    memory.follow(world, plan, lambda: state_of(rig.replica, rig.stepper.optimizer), 0)
+    rig.stepper.run(1, rig.forwards(1))
+    return rig
+
+
+def close(rig: Rig) -> None:
+    memory = rig.stepper.parts.memory
+    assert memory is not None
+    memory.before_update()
 
 
 def step_of(world: World, plan: Plan, roles: str, jobs: list[Job], folder: Path) -> list[Sent]:
@@ -53,8 +66,9 @@ def step_of(world: World, plan: Plan, roles: str, jobs: list[Job], folder: Path)
     for number, job in enumerate(jobs):
         rig = rig_of(world, plan_for(job, roles), job, folder / str(number))
         before = np.stack([world.sent.num_bytes, world.sent.num_messages])
-        rig.stepper.run(1, rig.forwards(1))
+        rig.stepper.run(2, rig.forwards(2))
         found.append((np.stack([world.sent.num_bytes, world.sent.num_messages]) - before).tolist())
+        close(rig)
     return found
 
 
@@ -97,12 +111,13 @@ def meter_of(world: World, plan: Plan, job: Job, folder: Path) -> list[dict[str,
     assert model == inventory(job)
     meter = TrafficMeter(job, model, plan, world)
     rows = []
-    for step in (1, 2, 3):
+    for step in (2, 3, 4):
         with meter.step():
             rig.stepper.run(step, rig.forwards(step))
         world.barrier()  # belongs to no step
-        if step > 1:
+        if step > 2:
             rows.append(meter.row())
+    close(rig)
     return rows
 
 

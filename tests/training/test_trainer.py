@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_api import Kept, WorkerContext
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
-from dougong.training.trainer import Trainer, build_trainer
+from dougong.training.trainer import JobForm, Trainer, build_trainer
 from tests.jobs import make_job
 from tests.training.running import HandControl, lay_out, token_file
 
@@ -22,7 +22,9 @@ def job_of(folder: Path, **changes: Any) -> Job:
     return make_job(**{"data": data, "steps": 5, "checkpoint": {"every": 2}, **changes})
 
 
-def trainer_of(job: Job, run_dir: Path, stop_at: int | None = None) -> tuple[Trainer, HandControl, queue.Queue[Any]]:
+def trainer_of(
+    job: Job, run_dir: Path, stop_at: int | None = None, kept: Kept | None = None
+) -> tuple[Trainer, HandControl, queue.Queue[Any]]:
     plan = lay_out(job, "B")
     messages: queue.Queue[Any] = queue.Queue()
     control = HandControl("east/0", messages, stop_at)
@@ -33,10 +35,10 @@ def trainer_of(job: Job, run_dir: Path, stop_at: int | None = None) -> tuple[Tra
         generation=1,
         run_dir=run_dir,
         resume=None,
-        store=("127.0.0.1", 0),
         address="127.0.0.1",
         drills=(),
         control=control,
+        kept=kept or Kept(),
     )
     return build_trainer(context, World.alone()), control, messages
 
@@ -113,3 +115,21 @@ def test_there_is_a_ledger_unless_nothing_is_promised(determinism: str, tmp_path
     trainer, _, _ = trainer_of(job_of(tmp_path, determinism=determinism), tmp_path)
     assert (trainer.stepper.parts.ledger is None) == (determinism == "off")
     assert trainer.sites == tuple(f"model.layers.{i}.mlp.experts" for i in range(3))
+
+
+def test_a_process_keeps_the_form_of_its_model_and_its_data_and_no_weights(tmp_path: Path) -> None:
+    """In its next generation; another job has its own."""
+    kept, job = Kept(), job_of(tmp_path)
+    first, _, _ = trainer_of(job, tmp_path, kept=kept)
+    form = kept.get(JobForm)
+    first.run_step(1)
+    second, _, messages = trainer_of(job, tmp_path, kept=kept)
+    assert form is not None and kept.get(JobForm) is form
+    assert second.stepper.parts.share.blueprint is first.stepper.parts.share.blueprint
+    mine, before = (trainer.stepper.parts.share.replica.masters for trainer in (second, first))
+    assert mine.keys() == before.keys() and not any(mine[n].data_ptr() == before[n].data_ptr() for n in mine)
+    second.run_step(1)
+    (again,) = [message["row"]["ledger"] for message in said(messages, "step_done")]
+    assert first.stepper.parts.ledger is not None and again == first.stepper.parts.ledger.digest
+    trainer_of(job_of(tmp_path, steps=6), tmp_path, kept=kept)
+    assert kept.get(JobForm) is not form

@@ -6,9 +6,11 @@ import errno
 import io
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
+from dougong.deadlines import Deadlines
 from dougong.errors import StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import RunEnded, StateChanged, WarningRaised
@@ -18,7 +20,10 @@ from dougong.ui.recorder import Recorder
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 from rich.console import Console
+from tests.launcher.toyrun import wait_for
 from tests.ui.recorded import make_row
+
+QUICK = Deadlines(storage_retry_s=0.02, storage_told_s=0.2)
 
 
 def recorder_in(path: Path, with_tensorboard: bool = False) -> tuple[Recorder, io.StringIO]:
@@ -31,6 +36,7 @@ def recorder_in(path: Path, with_tensorboard: bool = False) -> tuple[Recorder, i
 def test_an_event_is_written_shown_and_comes_back_with_its_clocks(tmp_path: Path) -> None:
     recorder, out = recorder_in(tmp_path / "run")
     event = recorder.record(WarningRaised(generation=1, text="disk is slow", workers=("east/0",)))
+    assert recorder.settle(10) == ()
     assert event.monotonic_s > 0 and event.wall.endswith("Z")
     assert recorder.run_dir.read_events() == [event]
     assert out.getvalue().rstrip().endswith("! [east/0] disk is slow")
@@ -39,6 +45,7 @@ def test_an_event_is_written_shown_and_comes_back_with_its_clocks(tmp_path: Path
 def test_a_quiet_event_is_written_and_not_shown(tmp_path: Path) -> None:
     recorder, out = recorder_in(tmp_path / "run")
     recorder.record(StateChanged(generation=1, state="RUNNING"))
+    recorder.settle(10)
     assert len(recorder.run_dir.read_events()) == 1
     assert out.getvalue() == ""
 
@@ -48,7 +55,7 @@ def test_a_step_is_in_metrics_tensorboard_and_on_the_screen(tmp_path: Path) -> N
     recorder.step(make_row(1, 1))
     recorder.close("the end")
     (row,) = recorder.run_dir.read_metrics()
-    assert row == {**make_row(1, 1), "wall": row["wall"]}
+    assert row == {**make_row(1, 1), "fence": 0, "wall": row["wall"]}
     (file,) = recorder.run_dir.tensorboard.iterdir()
     assert file.stat().st_size > 100
     lines = out.getvalue().splitlines()
@@ -56,33 +63,69 @@ def test_a_step_is_in_metrics_tensorboard_and_on_the_screen(tmp_path: Path) -> N
 
 
 class FullDisk(TensorBoardFiles):
-    """Files on a disk that has no more room."""
+    """Files on a disk that has no room for the first row, at first."""
+
+    is_full = True
 
     def step(self, row: MetricsRow) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().step(row)
 
 
-def test_a_curve_that_cannot_be_written_is_told_and_ends_no_run(tmp_path: Path) -> None:
+def test_a_curve_that_cannot_be_written_is_told_and_written_when_there_is_room(tmp_path: Path) -> None:
     out, run_dir = io.StringIO(), RunDir.create(tmp_path / "run")
     view = make_view(Console(file=out, width=200), "tiny", 60)
-    recorder = Recorder(run_dir, view, FullDisk(run_dir.tensorboard))
+    files = FullDisk(run_dir.tensorboard)
+    recorder = Recorder(run_dir, view, files, QUICK)
     for step in (1, 2):
         recorder.step(make_row(1, step))
-    recorder.close("the end")
+    await_news(recorder, out, "points for TensorBoard cannot be written: No space left on device")
+    files.is_full = False
+    await_news(recorder, out, "points for TensorBoard can be written again")
+    assert recorder.settle(10) == ()
     assert [row["step"] for row in run_dir.read_metrics()] == [1, 2]
-    (warned,) = run_dir.read_events()
-    assert isinstance(warned, WarningRaised)
-    assert warned.text == "no more points for TensorBoard: No space left on device; metrics.jsonl has them"
-    assert out.getvalue().count("no more points") == 1
+    assert [event.kind for event in run_dir.read_events()] == ["storage_trouble", "storage_answers"]
 
 
-def test_the_end_of_a_run_is_shown_also_where_it_cannot_be_written(tmp_path: Path) -> None:
-    recorder, out = recorder_in(tmp_path / "run")
-    recorder.run_dir.events_file.unlink()
-    recorder.run_dir.events_file.mkdir()
-    with pytest.raises(StorageError, match=r"events\.jsonl: cannot append"):
-        recorder.tell(RunEnded(kind="failed", generation=1, step=4, cause="no room"))
-    assert out.getvalue().rstrip().endswith("failed at step 4")  # the command's last words have the cause
+def await_news(recorder: Recorder, out: io.StringIO, words: str) -> None:
+    deadline = time.monotonic() + 10
+    while words not in out.getvalue():
+        assert time.monotonic() < deadline, out.getvalue()
+        recorder.tick()
+        time.sleep(0.01)
+
+
+def test_events_that_cannot_be_written_are_kept_in_memory_and_written_later(tmp_path: Path) -> None:
+    """Nobody waits for it, and the screen and the status say what is the matter."""
+    out, run_dir = io.StringIO(), RunDir.create(tmp_path / "run")
+    recorder = Recorder(run_dir, make_view(Console(file=out, width=200), "tiny", 60), None, QUICK)
+    run_dir.events_file.unlink()
+    run_dir.events_file.mkdir()
+    for text in "abc":
+        recorder.record(WarningRaised(generation=1, text=text))
+    await_news(recorder, out, "kept in memory: 3 of events")
+    recorder.set_status(RunStatus(job="tiny", state="RUNNING"))
+    wait_for(lambda: run_dir.read_status() is not None, "the status, which has a file of its own")
+    status = run_dir.read_status()
+    assert status is not None and "events.jsonl: cannot append: Is a directory" in status.storage
+    run_dir.events_file.rmdir()
+    await_news(recorder, out, "the run's records can be written again")
+    assert recorder.settle(10) == ()
+    texts = [event.text for event in run_dir.read_events() if isinstance(event, WarningRaised)]
+    assert texts == ["a", "b", "c"]
+
+
+def test_the_end_of_a_run_that_cannot_be_written_is_shown_and_named(tmp_path: Path) -> None:
+    out, run_dir = io.StringIO(), RunDir.create(tmp_path / "run")
+    recorder = Recorder(run_dir, make_view(Console(file=out, width=200), "tiny", 60), None, QUICK)
+    run_dir.events_file.unlink()
+    run_dir.events_file.mkdir()
+    recorder.record(RunEnded(kind="finished", generation=1, step=4))
+    (trouble,) = recorder.settle(0.2)
+    assert trouble.kept[0][0] == "events" and "cannot append" in trouble.reason
+    recorder.close("the end")
+    assert "finished at step 4" in out.getvalue()
 
 
 def test_files_for_tensorboard_that_cannot_be_begun_are_a_sentence(tmp_path: Path) -> None:
@@ -94,6 +137,7 @@ def test_files_for_tensorboard_that_cannot_be_begun_are_a_sentence(tmp_path: Pat
 def test_the_status_is_signed_by_this_process(tmp_path: Path) -> None:
     recorder, _ = recorder_in(tmp_path / "run")
     recorder.set_status(RunStatus(job="tiny", state="RUNNING", steps=60))
+    recorder.settle(10)
     status = recorder.run_dir.read_status()
     assert status is not None and (status.state, status.steps) == ("RUNNING", 60)
     assert status.controller == ControllerProcess(host=socket.gethostname(), pid=os.getpid())

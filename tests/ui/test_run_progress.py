@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
+    FailureDiagnosed,
     GenerationStarted,
     RunEnded,
     StateChanged,
-    WorkerDied,
+    Suspected,
+    SuspicionEnded,
 )
 from dougong.ui.run_progress import NewestCheckpoint, RunProgress
 from tests.ui.recorded import make_layout, make_row, progress_at
@@ -60,7 +63,7 @@ def test_the_newest_checkpoint() -> None:
 def test_state_failures_and_generation() -> None:
     progress = progress_at(3)
     progress.note(StateChanged(generation=1, state="RECOVERING"), 7.0)
-    progress.note(WorkerDied(generation=1, worker="east/1", failure="crash", cause="SIGKILL"), 7.0)
+    progress.note(FailureDiagnosed(generation=1, worker="east/1", failure="crash", cause="SIGKILL"), 7.0)
     assert (progress.state, progress.failures) == ("recovering", 1)
     progress.note(RunEnded(kind="stopped", generation=3, step=3), 8.0)
     assert (progress.state, progress.generation) == ("stopped", 3)
@@ -70,3 +73,15 @@ def test_a_new_generation_has_no_pace_yet() -> None:
     progress = progress_at(9)
     progress.note(GenerationStarted(generation=2, workers=("east/0",)), 20.0)
     assert progress.eta_s(20.0) is None
+
+
+def test_a_suspect_is_shown_until_it_goes_on_or_is_diagnosed() -> None:
+    progress, worker = progress_at(3), Culprit("worker", "east/1")
+    suspected = Suspected(generation=1, culprit=worker, why="stopped", since_s=0.2, limit="3 s")
+    progress.note(suspected, 7.0)
+    assert progress.suspects == {"east/1": "stopped"}
+    progress.note(SuspicionEnded(generation=1, culprit=worker, seconds=1.2), 8.0)
+    assert progress.suspects == {}
+    progress.note(suspected, 9.0)
+    progress.note(FailureDiagnosed(generation=1, worker="east/1", failure="hang", cause="stopped"), 12.0)
+    assert progress.suspects == {}

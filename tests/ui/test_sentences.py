@@ -51,6 +51,38 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "generation 2 starts from the beginning with 1 worker [east/0]",
     ),
     (
+        {"kind": "generation_started", "workers": ["east/0"], "resume": "step-000020", "step": 27, "in_memory": True},
+        "info",
+        "generation 2 starts from step 27 in memory with 1 worker [east/0]",
+    ),
+    (
+        {"kind": "state_restored", "step": 27, "tiers": {"own": 2 << 20, "peer": 1 << 20}, "seconds": 0.1},
+        "info",
+        "state of step 27 is there (own memory 2.0 MiB, a peer's memory 1.0 MiB)",
+    ),
+    (
+        {"kind": "survivor_lost", "worker": "east/1", "class": "crash", "cause": "SIGKILL"},
+        "error",
+        "worker east/1 ended too before the next generation began: crash: SIGKILL",
+    ),
+    (
+        {
+            "kind": "recovered",
+            "failed": 1,
+            "noticed_s": 0.02,
+            "decided_s": 0.021,
+            "left_s": 0.05,
+            "begun_s": 0.051,
+            "first_step_s": 0.3,
+            "kept": ["east/0", "east/2"],
+            "forked": ["east/1"],
+            "step": 27,
+        },
+        "good",
+        "recovered from the failure of generation 1: noticed 0.020 s, decided 0.021 s, left 0.050 s, begun 0.051 s, "
+        "first step 0.300 s after the fault; 2 workers kept, 1 forked",
+    ),
+    (
         {"kind": "checkpoints_set_aside", "step": 20, "names": ["step-000040", "step-000060"], "folder": "aside/1"},
         "warning",
         "the run goes on from step 20: 2 checkpoints set aside in aside/1 (step-000040, step-000060), not deleted",
@@ -186,6 +218,17 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"kind": "finished", "step": 60}, "good", "finished at step 60"),
     ({"kind": "stopped", "step": 31}, "warning", "stopped at step 31"),
+    ({"kind": "stopped", "step": 80, "saved": 80}, "warning", "stopped at step 80"),
+    (
+        {"kind": "stopped", "step": 80, "saved": 50},
+        "warning",
+        "stopped at step 80 (the newest checkpoint is of step 50: a resume computes 30 steps again)",
+    ),
+    (
+        {"kind": "stopped", "step": 1, "saved": 0},
+        "warning",
+        "stopped at step 1 (no checkpoint: a resume computes 1 step again)",
+    ),
     ({"kind": "failed", "step": 31, "worker": "east/1", "cause": "boom"}, "error", "failed at step 31: east/1: boom"),
     (
         {"kind": "failed", "step": 31, "worker": "east/1", "node": "node1", "cause": "boom"},
@@ -201,6 +244,43 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         {"kind": "diagnosis", "worker": "east/1", "node": "node1", "class": "hang", "cause": "no progress"},
         "error",
         "diagnosis: east/1 on node1: hang: no progress",
+    ),
+    (
+        {"kind": "storage_trouble", "what": "workers' logs", "reason": "no space", "agent": "a", "kept": {"lines": 2}},
+        "warning",
+        "agent a: workers' logs cannot be written: no space; kept in memory: 2 of lines; training goes on",
+    ),
+    (
+        {"kind": "storage_answers", "what": "the run's records", "seconds": 5.0},
+        "good",
+        "the run's records can be written again, after 5.0 s; none is lost",
+    ),
+    (
+        {"kind": "checkpoints_left", "reasons": {"step-000010": "a link to /big/10"}},
+        "warning",
+        "old checkpoints are not deleted: step-000010: a link to /big/10",
+    ),
+    (
+        {"kind": "ray", "part": "head", "is_lost": True, "text": "Ray's head is gone"},
+        "warning",
+        "Ray's head is gone",
+    ),
+    (
+        {
+            "kind": "suspect",
+            "culprit": {"kind": "worker", "name": "east/1", "node": "node1"},
+            "why": "it is stopped",
+            "since_s": 0.8,
+            "limit": "3 s",
+            "evidence": ["process state T"],
+        },
+        "warning",
+        "suspect: east/1 on node1: it is stopped for 0.80 s (process state T); acted on after 3 s",
+    ),
+    (
+        {"kind": "suspect_cleared", "culprit": {"kind": "worker", "name": "east/1", "node": "node1"}, "seconds": 1.5},
+        "info",
+        "east/1 on node1 goes on after 1.5 s",
     ),
     ({"kind": "failed", "step": 0, "cause": "no GPU"}, "error", "failed at step 0: no GPU"),
 ]

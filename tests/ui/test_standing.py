@@ -91,6 +91,13 @@ def test_a_run_that_is_not_saved_says_so() -> None:
     assert at(1.0, status=unsaved).to_json()["unsaved"] == "no checkpoint since step 4: disk full"
 
 
+def test_what_of_ray_is_gone_is_said_while_the_run_goes_on() -> None:
+    headless = RUNNING.model_copy(update={"ray": "Ray's head does not answer"})
+    assert at(1.0, status=headless).lines()[-1] == "Ray's head does not answer"
+    ended = headless.model_copy(update={"state": "STOPPED"})
+    assert "Ray's head does not answer" not in at(1.0, status=ended).lines()
+
+
 def test_a_checkpoint_among_the_steps_makes_a_longer_pause_usual() -> None:
     assert not at(40.0, *rows(0.0, 1.0, 20.0)).quiet
     assert at(90.0, *rows(0.0, 1.0, 20.0)).quiet

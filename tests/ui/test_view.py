@@ -169,22 +169,18 @@ def test_a_workers_own_colours_move_no_cursor_and_do_not_reach_a_pipe() -> None:
     assert out.getvalue() == "red and gone\n! [east/0] WARNING: yellow\n"
 
 
-def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None:
+def test_that_others_have_lost_a_peer_is_a_quiet_line_below_the_cause() -> None:
     out, clock = io.StringIO(), Clock()
     view = make_view(Console(file=out), "tiny", 3, clock)
     view.plan(make_layout({"east": 3}), layout=False)
-    echo = "dougong.errors.PeerError: gloo: Read error [127.0.0.1]:65: Connection reset by peer. " + "x" * 200
-    own = "ValueError: bad token"
-    for worker, bases, last in (
-        ("east/1", ("ValueError", "Exception"), own),
-        ("east/0", ("PeerError", "DougongError"), echo),
-        ("east/2", ("PeerError", "DougongError"), echo),
-    ):
-        lines = ["Traceback (most recent call last):", '  File "a.py", line 3', last]
+    echo = "PeerError: gloo: Read error [127.0.0.1]:65: Connection reset by peer. " + "x" * 200
+    traceback = ["Traceback (most recent call last):", '  File "a.py", line 3', "ValueError: bad token"]
+    for worker, lines in (("east/1", traceback), ("east/0", [echo]), ("east/2", [echo])):
         for line in lines:
             view.worker_line(worker, line)
-        message = last.partition(": ")[2]
-        view.worker_raised(worker, WorkerRaised(bases[0], bases, message, "\n".join(lines) + "\n"))
+        name, _, message = lines[-1].partition(": ")
+        bases = (name, "DougongError" if name == "PeerError" else "Exception")
+        view.worker_raised(worker, WorkerRaised(name, bases, message, "the traceback\n"))
     view.event(GenerationStarted(generation=2, workers=("east/0",)))  # messages wait longer than a recovery takes
     view.close()
     lines = out.getvalue().splitlines()[1:]
@@ -193,7 +189,7 @@ def test_a_traceback_that_only_follows_from_anothers_death_is_one_line() -> None
         '  File "a.py", line 3',
         "ValueError: bad token",
     ]
-    assert lines[3].startswith("· [east/0, east/2] follows from it: dougong.errors.PeerError: gloo: Read error")
+    assert lines[3].startswith("· [east/0, east/2] follows from it: PeerError: gloo: Read error")
     assert lines[3].endswith("...") and len(lines) == 4
 
 

@@ -1,21 +1,22 @@
 """An agent: one per island and node. Forks the island's workers there, sees them end, carries their
 progress, messages and output to the controller.
 
-The same function serves inside a Ray actor and as `python -m dougong.launcher.agent.agent` (its
-settings on standard input). All happens in one thread, which returns when the controller says so
-or is gone; no worker outlives it.
+The same function serves as `python -m dougong.launcher.agent.agent` (its settings on standard
+input), which ends with its parent, and `detached`, which does not. All happens in one thread, which
+returns when the controller says so or is gone; no worker outlives it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.channel import Channel
@@ -24,7 +25,6 @@ from dougong.control.fork_messages import (
     ChildExited,
     Forked,
     ForkFailed,
-    ForkRequest,
     ServerBroken,
     ServerReady,
 )
@@ -32,36 +32,43 @@ from dougong.control.messages import (
     AgentFailed,
     AgentReady,
     EndAgent,
+    ForkServerReplaced,
     ForkWorkers,
     FromWorker,
     Heartbeat,
+    InflictFault,
     KillWorkers,
+    LeaveGeneration,
     Message,
     OutputLine,
     Ping,
-    ProtocolError,
     StopAfterStep,
+    ToWorker,
     WorkerExited,
-    WorkerForked,
 )
 from dougong.control.path_messages import TryPaths
-from dougong.control.processes import count_oom_kills, die_with_parent, interface_of
-from dougong.control.tasks import Task
-from dougong.control.worker_messages import WorkerMessage
+from dougong.control.processes import adopt_orphans, count_oom_kills, die_with_parent, interface_of
+from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError
-from dougong.launcher.agent.child import Child
+from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.facts import describe_agent
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
+from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.agent.workers import WorkerPlaces, Workers
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
+from dougong.storage.watch import TroubleWatch
+from dougong.storage.writer import PieceKind, StorageWriter
 
+_OWN_LINES = PieceKind("own lines", most_bytes=1 << 16)
 MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
 
-def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
+def serve_run(settings: AgentSettings) -> bool:
     """Serve one controller for one run, and end everything that was started for it.
 
     Returns whether the controller ended this agent, rather than being gone. Raises a DougongError
@@ -69,21 +76,20 @@ def serve_run(settings: AgentSettings, ray_node: str | None = None) -> bool:
     """
     accelerator = get_accelerator(settings.accelerator)
     variables = accelerator.worker_environment(settings.threads, settings.deterministic)
-    facts = describe_agent(settings, accelerator, variables, ray_node)
+    facts = describe_agent(settings, accelerator, variables)
     controller = reach_controller(settings, facts)
     try:
         paths = AgentPaths(settings, controller)
         variables |= network_variables(accelerator.interface_variable, interface_of(paths.address))
-        cwd = Path(settings.cwd)
-        fork_server = ForkServer(
-            variables, settings.preload, cwd if cwd.is_dir() else None, settings.deadlines
-        )
+        agent = Agent(settings, controller, variables, paths)
     except DougongError as error:
         controller.send(AgentFailed(str(error)))
         raise
-    agent = Agent(settings, controller, fork_server, paths)
     try:
         agent.serve()
+    except DougongError as error:  # as when this machine is taken from the run
+        controller.send(AgentFailed(str(error)))
+        raise
     finally:
         agent.close()
         if settings.proof is not None:
@@ -101,26 +107,49 @@ class Agent:
         self,
         settings: AgentSettings,
         controller: Channel,
-        fork_server: ForkServer,
+        variables: Mapping[str, str],
         paths: AgentPaths,
     ) -> None:
+        """`variables`: what the workers' environment has besides. LaunchError when no fork server
+        can be started."""
         self.ended_by_controller = False
         self._settings = settings
         self._deadlines = settings.deadlines
-        self._run_dir = RunDir(settings.run_dir)
         self._controller = controller
-        self._address = paths.address
-        self._fork_server = fork_server
+        # Beside this loop, which must beat while storage does not answer.
+        self._logs = StorageWriter("workers' logs", settings.deadlines)
+        self._log_watch = TroubleWatch(self._logs)
+        self._selector = selectors.DefaultSelector()
+        self._adopted: AdoptedProcesses | None = None
+        if adopt_orphans():
+            self._adopted = AdoptedProcesses(self._selector, self._on_child_exited)
+        self._fork_servers = ForkServers(
+            lambda: self._start_fork_server(variables),
+            self._adopted,
+            self._selector,
+            note=self._note,
+            replaced=self._on_replaced,
+            failed=lambda why: self._fail(why, "fork_server"),
+        )
+        self._workers = Workers(
+            self._fork_servers,
+            WorkerPlaces(RunDir(settings.run_dir), self._logs, paths.address, settings.deadlines),
+            tell=controller.send,
+            opened=self._start_reading,
+            handed_over=self._on_output,
+        )
         self._paths = paths
-        self._children: dict[int, Child] = {}  # by the number of their fork request
-        self._numbers = itertools.count(1)
         self._generation = 0
         self._num_heartbeats = 0
         self._oom_kills = count_oom_kills()
         self._is_over = False
-        self._selector = selectors.DefaultSelector()
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
-        self._selector.register(fork_server.channel, selectors.EVENT_READ, self._on_fork_server)
+
+    def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
+        cwd = Path(self._settings.cwd)
+        here = cwd if cwd.is_dir() else None
+        adopts = self._adopted is not None
+        return ForkServer(variables, self._settings.preload, here, self._deadlines, adopts)
 
     def serve(self) -> None:
         """Until the controller ends the run or is gone; it is gone, too, when nothing has come
@@ -131,13 +160,16 @@ class Agent:
             self._print(f"the controller is gone ({error}); ending its workers")
 
     def close(self) -> None:
-        """End the fork server and its workers; what they printed last still reaches their logs."""
+        """End the fork servers and the workers; what these printed last still reaches their
+        logs."""
         self._paths.close()
-        self._fork_server.close()
-        for child in self._children.values():
+        self._fork_servers.close()
+        for child in self._workers.all:
             child.read_output(1024)
             child.close()
         self._selector.close()
+        self._logs.settle(self._deadlines.logs_end_s)
+        self._logs.close()
 
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s
@@ -150,6 +182,7 @@ class Agent:
             now = time.monotonic()
             if now >= next_heartbeat:
                 self._send_heartbeat()
+                self._look_after_processes(now)
                 # A loop that was held up sends no volley to catch up.
                 next_heartbeat = max(next_heartbeat + interval_s, now)
             self._check_silence(now)
@@ -161,16 +194,28 @@ class Agent:
 
     def _send_heartbeat(self) -> None:
         self._num_heartbeats += 1
-        children = self._children_of(self._generation)
+        children = self._workers.of(self._generation)
         progress = {child.worker: child.vector.read() for child in children}
-        self._controller.send(Heartbeat(self._generation, self._num_heartbeats, progress))
+        now = time.monotonic()
+        signs = {child.worker: child.look(progress[child.worker], now) for child in children}
+        self._controller.send(
+            Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
+        )
+        news = self._log_watch.look()
+        if news is not None:
+            self._controller.send(StorageTold.of(news))
 
-    def _children_of(self, generation: int) -> list[Child]:
-        return [child for child in self._children.values() if child.generation == generation]
+    def _look_after_processes(self, now: float) -> None:
+        """Ten times a second: who has ended where no descriptor says so, and whether it is time for
+        a second fork server."""
+        if self._adopted is not None:
+            self._adopted.reap()
+        trains = any(child.vector.read().phase != "start" for child in self._workers.training)
+        self._fork_servers.tick(trains, now, self._deadlines)
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # its own log is on the run's disk, which may be full
-            print(f"agent {self._settings.name}: {text}", file=sys.stderr, flush=True)
+        # Its own log is on the run's disk.
+        self._logs.put(_OWN_LINES, partial(_print_line, f"agent {self._settings.name}: {text}"))
 
     # What the controller says
 
@@ -180,17 +225,16 @@ class Agent:
 
     def _obey(self, message: Message) -> None:
         match message:
-            case ForkWorkers(generation, workers, task):
+            case ForkWorkers(generation):
                 self._generation = generation
-                for worker in workers:
-                    self._fork(worker, generation, task)
+                self._log_watch.tell_again()
+                self._workers.begin(message)
+            case LeaveGeneration() | ToWorker() | KillWorkers() | StopAfterStep():
+                self._workers.command(message)
             case TryPaths():
                 self._paths.answer(message)
-            case KillWorkers(generation):
-                self._kill(generation)
-            case StopAfterStep(generation):
-                for child in self._children_of(generation):
-                    child.vector.request_stop()
+            case InflictFault(generation):
+                inflict_on(message, self._workers.of(generation), self._fork_servers)
             case EndAgent():
                 self._is_over = self.ended_by_controller = True
             case Ping():
@@ -198,77 +242,36 @@ class Agent:
             case _:
                 self._print(f"the controller sent {message.kind}, which is not for an agent")
 
-    def _fork(self, worker: str, generation: int, task: Task) -> None:
-        log_file = self._run_dir.log_file(generation, worker)
-        try:
-            child = Child.open(worker, generation, task, log_file, self._deadlines)
-        except OSError as error:
-            text = f"cannot prepare a worker: {error}"
-            self._controller.send(WorkerExited(generation, worker, task.task, code=1, text=text))
-            return
-        number = next(self._numbers)
-        self._children[number] = child
-        self._start_reading(child)
-        request = ForkRequest(number, generation, worker, self._address, task)
-        self._fork_server.fork(request, child.worker_ends)
-        child.close_worker_ends()
-
-    def _start_reading(self, child: Child) -> None:
-        read = selectors.EVENT_READ
-        self._selector.register(child.channel, read, lambda: self._on_worker(child))
-        self._selector.register(child.output, read, lambda: self._on_output(child))
-
-    def _kill(self, generation: int) -> None:
-        for child in self._children_of(generation):
-            child.killed = True
-            if child.pid is not None:
-                self._fork_server.kill(child.pid)
-
     # What the fork server says
-
-    def _on_fork_server(self) -> None:
-        try:
-            messages = read_messages(self._fork_server.channel, self._print)
-        except (OSError, EOFError):
-            self._fail(self._fork_server.exit_text())
-            return
-        for message in messages:
-            self._note(message)
 
     def _note(self, message: Message) -> None:
         match message:
             case ServerReady():
-                self._controller.send(AgentReady(self._fork_server.pid))
+                self._controller.send(AgentReady(self._fork_servers.pid))
             case ServerBroken(text):
                 self._fail(f"cannot import what the workers need:\n{text}")
             case Forked(number, pid):
-                self._on_forked(self._children[number], pid)
+                self._workers.note_forked(number, pid)
             case ForkFailed(number, text):
-                self._on_fork_failed(number, text)
+                self._forget(self._workers.note_fork_failed(number, text))
             case ChildExited(pid, code):
                 self._on_child_exited(pid, code)
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
 
-    def _fail(self, text: str) -> None:
-        self._controller.send(AgentFailed(text))
+    def _on_replaced(self, why: str) -> None:
+        """Nothing has failed but what it was about to fork; all workers live."""
+        for child in self._workers.unforked:
+            text = f"{why}, before it had forked this worker"
+            self._forget(self._workers.note_not_forked(child, text))
+        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid))
+
+    def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
+        self._controller.send(AgentFailed(text, what))
         self._is_over = True
 
-    def _on_forked(self, child: Child, pid: int) -> None:
-        child.pid = pid
-        self._controller.send(WorkerForked(child.generation, child.worker, pid))
-        if child.killed:  # the order to kill it came before its number
-            self._fork_server.kill(pid)
-
-    def _on_fork_failed(self, number: int, text: str) -> None:
-        child = self._children[number]
-        self._controller.send(
-            WorkerExited(child.generation, child.worker, child.task, code=1, text=text)
-        )
-        self._forget(number)
-
     def _on_child_exited(self, pid: int, code: int) -> None:
-        number, child = next(item for item in self._children.items() if item[1].pid == pid)
+        child = self._workers.of_pid(pid)
         # What it said before its end must reach the controller before the end itself does.
         self._on_worker(child)
         self._on_output(child)
@@ -284,10 +287,10 @@ class Agent:
                 last_lines=tuple(child.last_lines),
             )
         )
-        self._forget(number)
+        self._forget(child)
 
-    def _forget(self, number: int) -> None:
-        child = self._children.pop(number)
+    def _forget(self, child: Child) -> None:
+        self._workers.forget(child)
         self._stop_reading(child.channel)
         self._stop_reading(child.output)
         child.close()
@@ -300,6 +303,11 @@ class Agent:
 
     # What the workers say
 
+    def _start_reading(self, child: Child) -> None:
+        read = selectors.EVENT_READ
+        self._selector.register(child.channel, read, lambda: self._on_worker(child))
+        self._selector.register(child.output, read, lambda: self._on_output(child))
+
     def _on_worker(self, child: Child) -> None:
         if child.closed:  # it ended earlier in this same round
             return
@@ -308,12 +316,13 @@ class Agent:
             self._forward_line(child, f"warning: malformed message: {text}")
 
         try:
-            messages = read_messages(child.channel, warn)
+            messages = _read_worker(child, warn)
         except EOFError:
             self._stop_reading(child.channel)
             return
         for message in messages:
             if isinstance(message, WorkerMessage):
+                child.has_left |= isinstance(message, WorkerLeft)
                 self._controller.send(
                     FromWorker(child.generation, child.worker, child.task, message)
                 )
@@ -340,14 +349,18 @@ class Agent:
             self._selector.unregister(stream)
 
 
-def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list[Message]:
-    """All messages that have come, without waiting; a malformed one is reported and passed over.
-    EOFError at the end of the stream."""
-    while True:
-        try:
-            return channel.drain()
-        except ProtocolError as error:
-            on_malformed(str(error))
+def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Message]:
+    try:
+        return read_messages(child.channel, on_malformed)
+    except ConnectionResetError:
+        # It has ended and has not read what it was told last. The system says that once, and then
+        # gives what the worker itself has said before.
+        return read_messages(child.channel, on_malformed)
+
+
+def _print_line(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody can be told either
+        print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
+import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
 
 from dougong.control.channel import Channel
-from dougong.control.progress import ProgressVector
+from dougong.control.messages import JoinGeneration, LeaveGeneration, Message, ProtocolError
+from dougong.control.processes import process_state
+from dougong.control.progress import ProgressVector, WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
-from dougong.deadlines import Deadlines
+from dougong.control.worker_messages import StoreReply
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.launcher.agent.signs import ProcessWatch
+from dougong.storage.worker_log import WorkerLog
 from dougong.ui.log_grouping import Classifier, says_nothing
 
 LAST_LINES = 12
@@ -21,36 +27,35 @@ _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 14
 
 
-class WorkerLog:
-    """A worker's log file. That it cannot be written, as on a full disk, ends neither the worker
-    nor its agent: it is said once, until it can be written again."""
+ForWorker = LeaveGeneration | JoinGeneration | StoreReply
+"""What an agent says to a worker."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._is_failing = False
-        with contextlib.suppress(OSError):  # it is there also for a worker that prints nothing
-            self._open()
 
-    def write(self, data: bytes) -> list[str]:
-        """Append to the file; what is to be said about it, if anything."""
-        try:
-            (self._file or self._open()).write(data)
-        except OSError as error:
-            was_failing, self._is_failing = self._is_failing, True
-            text = f"warning: {self._path}: {error.strerror}; lines of this worker are lost"
-            return [] if was_failing else [text]
-        self._is_failing = False
-        return []
+class Outbox:
+    """Messages on their way to a worker. A thread of its own sends them, since one that is stopped
+    reads nothing: the agent must not wait for it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._messages: queue.SimpleQueue[ForWorker | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, message: ForWorker) -> None:
+        """Send it after those before it."""
+        if self._thread is None:  # most workers are never told anything
+            self._thread = threading.Thread(target=self._send, name="dougong-outbox", daemon=True)
+            self._thread.start()
+        self._messages.put(message)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Send nothing more."""
+        self._messages.put(None)
 
-    def _open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab", buffering=0)
-        return self._file
+    def _send(self) -> None:
+        # A worker that is gone or does not read is found by other signs.
+        with contextlib.suppress(OSError):
+            while (message := self._messages.get()) is not None:
+                self._channel.send(message)
 
 
 @dataclass
@@ -59,7 +64,8 @@ class Child:
 
     `task`: the kind of task that it was forked for. `forward_all`: every line that it prints is
     forwarded. `worker_ends`: the descriptors for the worker, closed here after the fork. `killed`:
-    the controller asked for its end.
+    the controller asked for its end. `has_left`: it has left its generation, and waits for the
+    next one.
     """
 
     worker: str
@@ -74,16 +80,18 @@ class Child:
     pid: int | None = None
     killed: bool = False
     closed: bool = False
+    has_left: bool = False
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     _classifier: Classifier = field(default_factory=Classifier)
     _partial: bytes = b""
+    _outbox: Outbox | None = None
+    _watch: ProcessWatch = field(default_factory=lambda: ProcessWatch(DEADLINES.heartbeat_every_s))
 
     @classmethod
     def open(
-        cls, worker: str, generation: int, task: Task, log_file: Path, deadlines: Deadlines
+        cls, worker: str, generation: int, task: Task, log: WorkerLog, deadlines: Deadlines
     ) -> Child:
-        """Make the log file, the socket, the pipe and the vector. OSError where one of the last
-        three cannot be."""
+        """Make the socket, the pipe and the vector. OSError where one of them cannot be."""
         agent_end, worker_end = socket.socketpair()
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
@@ -96,9 +104,23 @@ class Child:
             channel=Channel(agent_end, f"worker {worker}", deadlines),
             output=read_end,
             vector=vector,
-            log=WorkerLog(log_file),
+            log=log,
             worker_ends=(worker_end.detach(), write_end, vector.fd),
         )
+
+    def tell(self, message: ForWorker) -> None:
+        """Send it to the worker, without waiting for it."""
+        if self._outbox is None:
+            self._outbox = Outbox(self.channel)
+        self._outbox.put(message)
+
+    def take(self, generation: int, task: TrainTask, log: WorkerLog) -> None:
+        """From now on it is a worker of this generation."""
+        self.generation, self.task, self.has_left = generation, task.task, False
+        self.forward_all = task.console == self.worker
+        self.vector.forget_stop()
+        self.log.close()
+        self.log = log
 
     def close_worker_ends(self) -> None:
         """Close our copies of the worker's ends, so that its end of file reaches us.
@@ -122,7 +144,7 @@ class Child:
                 if self._partial:
                     lines += self._take(b"\n")
                 return lines, False
-            lines += self.log.write(data)
+            self.log.write(data)
             lines += self._take(data)
         return lines, True
 
@@ -144,9 +166,26 @@ class Child:
                 wanted.append(text)
         return wanted
 
+    def look(self, progress: WorkerProgress, now: float) -> WorkerSigns:
+        """Signs of life of the process, of which `progress` was just read."""
+        state = "" if self.pid is None else process_state(self.pid)
+        return self._watch.look(progress, state, now)
+
     def close(self) -> None:
         self.closed = True
+        if self._outbox is not None:
+            self._outbox.close()
         self.channel.close()
         os.close(self.output)
         self.vector.close()
         self.log.close()
+
+
+def read_messages(channel: Channel, on_malformed: Callable[[str], None]) -> list[Message]:
+    """All messages that have come, without waiting; a malformed one is reported and passed over.
+    EOFError at the end of the stream."""
+    while True:
+        try:
+            return channel.drain()
+        except ProtocolError as error:
+            on_malformed(str(error))

@@ -14,8 +14,8 @@ from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.processes import memory_bytes
 from dougong.control.run_sources import RunSources
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.code import code_of, model_types_of
-from dougong.launcher.agent.limits import find_limits
+from dougong.launcher.agent.here.code import code_of, model_types_of
+from dougong.launcher.agent.here.limits import find_limits
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.agreement import Software
 from dougong.records.machine import PACKAGES, package_versions
@@ -28,10 +28,8 @@ def describe_agent(
     settings: AgentSettings,
     accelerator: Accelerator,
     environment: Mapping[str, str],
-    ray_node: str | None,
 ) -> AgentFacts:
-    """`environment`: what the accelerator has its workers' environment be. `ray_node`: where Ray
-    has placed this agent."""
+    """`environment`: what the accelerator has its workers' environment be."""
     return AgentFacts(
         agent=settings.name,
         island=settings.island,
@@ -41,12 +39,27 @@ def describe_agent(
         devices=count_devices(accelerator),
         versions=installed_versions(),
         environment=dict(environment),
-        ray_node=ray_node,
+        ray_node=settings.ray_node,
         memory_bytes=memory_of(accelerator),
         code=code_of(settings.model_types, (settings.accelerator,)),
         trouble=_trouble_with(settings),
         limits=find_limits(),
+        fence=settings.fence,
+        absent=tuple(name for name in settings.files if not os.path.exists(name)),
     )
+
+
+def files_of(job: Job, begins: bool) -> tuple[str, ...]:
+    """Files and folders that the job names and that are on this machine: all others must have them
+    too. `begins`: whether the run does; its model's folder is not read again later. A glob, or a
+    name on the hub, is none of them: workers look there themselves."""
+    data = job.data
+    named = [data.text, data.tokens, data.dataset, data.tokenizer if begins else None]
+    if data.megatron is not None:
+        named.append(f"{data.megatron}.bin")
+    if begins:
+        named.append(job.model.path)
+    return tuple(name for name in named if name is not None and os.path.exists(name))
 
 
 def _trouble_with(settings: AgentSettings) -> FolderTrouble | None:

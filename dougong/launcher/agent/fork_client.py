@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
-from dougong.control.fork_messages import ForkRequest, KillRequest, StartServer
+from dougong.control.fork_messages import ForkRequest, KillRequest, SignalRequest, StartServer
 from dougong.control.messages import encode
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -21,7 +21,8 @@ from dougong.launcher.agent.fork_server import LENGTH
 
 class ForkServer:
     """One fork server process. `channel` yields its answers: ServerReady or ServerBroken once,
-    Forked or ForkFailed for every request, ChildExited for every end."""
+    Forked or ForkFailed for every request, ChildExited for every end where nobody adopts.
+    `is_ready`: it has imported everything, as whoever reads its answers has noted."""
 
     def __init__(
         self,
@@ -29,7 +30,10 @@ class ForkServer:
         modules: Sequence[str],
         cwd: Path | None,
         deadlines: Deadlines,
+        adopts: bool = False,
     ) -> None:
+        """`adopts`: this process takes over what is forked, signals it and sees it end."""
+        self.is_ready = False
         self._deadlines = deadlines
         self._socket, server_end = socket.socketpair()
         with server_end:
@@ -37,7 +41,7 @@ class ForkServer:
         self.channel = Channel(
             self._socket, f"the fork server (pid {self._process.pid})", deadlines
         )
-        self._send(StartServer(tuple(modules), deadlines))
+        self._send(StartServer(tuple(modules), deadlines, adopts))
 
     @property
     def pid(self) -> int:
@@ -51,8 +55,12 @@ class ForkServer:
         """SIGKILL a worker and what it started. No error when it has ended."""
         self._send(KillRequest(pid))
 
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a worker alone. No error when it has ended."""
+        self._send(SignalRequest(pid, number))
+
     def close(self) -> None:
-        """End the fork server; the kernel ends its workers with it (they die with their parent)."""
+        """End the fork server, and with it those workers whose parent it is."""
         self.channel.close()
         try:
             # It kills the workers' groups, then leaves.
@@ -70,7 +78,9 @@ class ForkServer:
         return f"fork server (pid {self.pid}) ended with status {status}"
 
     def _send(
-        self, request: StartServer | ForkRequest | KillRequest, fds: Sequence[int] = ()
+        self,
+        request: StartServer | ForkRequest | KillRequest | SignalRequest,
+        fds: Sequence[int] = (),
     ) -> None:
         """Length first: descriptors arrive with the bytes that they were sent with, so the server
         must know where a request begins."""

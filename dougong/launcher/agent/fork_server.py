@@ -3,8 +3,10 @@
 It opens no device and starts no thread: neither would survive a fork whole.
 
 A fork of a process that has torch loaded is up in some ten milliseconds; a fresh interpreter takes
-seconds. The zygote is the workers' parent: it alone signals and reaps them, so a process number is
-never used after it was freed.
+seconds. Where the system allows it, a worker is forked by a process that ends at once, so that the
+agent adopts it: then no worker ends with its fork server. Elsewhere the zygote is the workers'
+parent. Whoever is it, alone signals and reaps them, so a process number is never used after it was
+freed.
 
 Requests come over the socket whose number is the first argument: 4 bytes of length (with the
 worker's three descriptors, for a fork), then one frame. Answers are frames alone. Both stand in
@@ -22,6 +24,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 
 from dougong.control.fork_messages import (
@@ -32,11 +35,11 @@ from dougong.control.fork_messages import (
     KillRequest,
     ServerBroken,
     ServerReady,
+    SignalRequest,
     StartServer,
 )
 from dougong.control.messages import Message, ProtocolError, decode, encode
 from dougong.control.processes import die_with_parent, kill_group, open_pidfd
-from dougong.deadlines import Deadlines
 from dougong.launcher.agent.worker_process import run_child
 
 LENGTH = struct.Struct("!I")
@@ -75,9 +78,11 @@ class Requests:
 class Zygote:
     """Serves requests until the agent's end of the socket closes; then kills what it forked."""
 
-    def __init__(self, requests: Requests, deadlines: Deadlines) -> None:
+    def __init__(self, requests: Requests, agent: int, start: StartServer) -> None:
+        """`agent`: its process id."""
         self._requests = requests
-        self._deadlines = deadlines
+        self._agent, self._is_adopted = agent, start.adopts
+        self._deadlines = start.deadlines
         self._selector = selectors.DefaultSelector()
         self._selector.register(requests.socket, selectors.EVENT_READ)
         self._children: dict[int, int | None] = {}  # pid -> pidfd, None where there is none
@@ -107,28 +112,63 @@ class Zygote:
             case KillRequest(pid), _:
                 if pid in self._children:
                     kill_group(pid)
+            case SignalRequest(pid, number), _:
+                if pid in self._children:
+                    os.kill(pid, number)
             case message, _:
                 raise ProtocolError(f"agent: {message.kind} is not for a fork server")
 
     def _fork(self, request: ForkRequest, fds: list[int]) -> None:
-        zygote = os.getpid()
+        fork = self._fork_orphan if self._is_adopted else self._fork_child
         try:
-            pid = os.fork()
+            pid = fork(request, fds)
         except OSError as error:
             text = f"the system cannot fork a worker: {error}"
             self._requests.send(ForkFailed(request.number, text))
             return
         finally:
-            if os.getpid() == zygote:
-                for fd in fds:
-                    os.close(fd)
+            for fd in fds:  # a child never comes here
+                os.close(fd)
+        self._requests.send(Forked(request.number, pid))
+
+    def _fork_child(self, request: ForkRequest, fds: list[int]) -> int:
+        """A worker whose parent is this process. OSError where there can be none."""
+        zygote = os.getpid()
+        pid = os.fork()
         if pid == 0:
             self._become_child(request, fds, zygote)
-        # The child does the same; whoever is first.
-        with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(pid, pid)
+        _lead_group(pid)
         self._watch(pid)
-        self._requests.send(Forked(request.number, pid))
+        return pid
+
+    def _fork_orphan(self, request: ForkRequest, fds: list[int]) -> int:
+        """A worker whose parent, a process in the middle, has ended when this returns."""
+        read_end, write_end = os.pipe()
+        middle = os.fork()
+        if middle == 0:
+            self._fork_and_end(request, fds, (read_end, write_end))
+        os.close(write_end)
+        with open(read_end, "rb") as told:
+            said = told.read().decode()
+        os.waitpid(middle, 0)
+        if not said.isdecimal():
+            raise OSError(said or "the process that was to fork it has ended")
+        return int(said)
+
+    def _fork_and_end(self, request: ForkRequest, fds: list[int], pipe: tuple[int, int]) -> None:
+        """The life of the process in the middle. Never returns."""
+        try:
+            middle, pid = os.getpid(), os.fork()
+            if pid == 0:
+                for end in pipe:
+                    os.close(end)
+                self._become_child(request, fds, self._agent, middle)
+            _lead_group(pid)
+            os.write(pipe[1], str(pid).encode())
+        except OSError as error:
+            os.write(pipe[1], str(error).encode())
+        finally:
+            os._exit(0)
 
     def _watch(self, pid: int) -> None:
         pidfd = open_pidfd(pid)
@@ -136,11 +176,15 @@ class Zygote:
         if pidfd is not None:
             self._selector.register(pidfd, selectors.EVENT_READ)
 
-    def _become_child(self, request: ForkRequest, fds: list[int], zygote: int) -> None:
-        """Never returns, whatever happens: a child that came back would be a second zygote."""
+    def _become_child(
+        self, request: ForkRequest, fds: list[int], parent: int, middle: int | None = None
+    ) -> None:
+        """Never returns, whatever happens: a child that came back would be a second zygote.
+        `middle`: the process that ends, so that `parent` adopts this one."""
         try:
             os.setpgid(0, 0)
-            die_with_parent(zygote)
+            self._await_end(middle)
+            die_with_parent(parent)
             self._selector.close()
             self._requests.socket.close()
             for pidfd in filter(None, self._children.values()):
@@ -150,6 +194,12 @@ class Zygote:
             traceback.print_exc()
         finally:
             os._exit(1)
+
+    def _await_end(self, middle: int | None) -> None:
+        """Until another process is our parent than that one, which is about to end."""
+        until = time.monotonic() + self._deadlines.exit_status_s
+        while os.getppid() == middle and time.monotonic() < until:
+            time.sleep(self._deadlines.adoption_every_s)
 
     def _reap(self) -> None:
         for pid, fd in list(self._children.items()):
@@ -165,9 +215,16 @@ class Zygote:
             self._requests.send(ChildExited(pid, os.waitstatus_to_exitcode(status)))
 
 
+def _lead_group(pid: int) -> None:
+    """Make a process the leader of a group of its own. It does the same; whoever is first."""
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpgid(pid, pid)
+
+
 def main() -> None:
     """`python -m dougong.launcher.agent.fork_server SOCKET_FD PARENT_PID`"""
-    die_with_parent(int(sys.argv[2]))
+    agent = int(sys.argv[2])
+    die_with_parent(agent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     requests = Requests(socket.socket(fileno=int(sys.argv[1])))
@@ -182,7 +239,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # the forks share these pages; a collection that touched them would copy them
     requests.send(ServerReady())
-    Zygote(requests, start.deadlines).serve()
+    Zygote(requests, agent, start).serve()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dougong.addresses import Ports, show_address
 from dougong.control.channel import Channel, UnreachableError, connect
 from dougong.control.environment import chosen_interface
 from dougong.control.handshake import AgentFacts
-from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
+from dougong.control.network.neighbours import Neighbours
+from dougong.control.path_messages import Hearing, PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.path_probe import PathListener, try_paths
 from dougong.control.processes import interface_of
 from dougong.errors import LaunchError
@@ -64,15 +65,23 @@ class AgentPaths:
         self.address = workers_address(controller.local_address)
         ports = settings.ports
         self._listener = PathListener(self.address, settings.token, ports, settings.deadlines)
+        self._neighbours = Neighbours(settings.name, self._listener.address, settings.token)
         controller.send(PathsOpen(describe_end(settings.name, self._listener.address, ports)))
+
+    @property
+    def hearing(self) -> Hearing:
+        """What is heard of the other machines."""
+        return self._neighbours.hearing
 
     def answer(self, asked: TryPaths) -> None:
         """Try in a thread of its own, and tell the controller what came of it."""
+        self._neighbours.know(asked.ends)
         threading.Thread(target=self._try, args=(asked,), daemon=True).start()
 
     def close(self) -> None:
         """Be there no more."""
         self._listener.close()
+        self._neighbours.close()
 
     def _try(self, asked: TryPaths) -> None:
         results = try_paths(asked, self._settings.token, self._settings.deadlines)

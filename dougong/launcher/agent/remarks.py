@@ -13,7 +13,8 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.placement import AgentSpec
-from dougong.planner.plan_job import state_bytes
+from dougong.planner.plan_job import by_worker, state_bytes
+from dougong.planner.snapshot_bytes import snapshot_bytes
 from dougong.remarks import Remarks
 from dougong.ui.formatting import duration, plural, size
 
@@ -141,26 +142,35 @@ def _on_locked_memory(
 def remarks_on_memory(
     job: Job, inventory: Inventory, plan: Plan, agents: Sequence[JoinedAgent]
 ) -> Remarks:
-    """Warnings of nodes whose workers share the machine and have less of its memory free now than
-    the plan's state needs."""
-    states = state_bytes(job, inventory, plan)
-    needed = {worker.name: states[worker.rank] for worker in plan.workers}
+    """Warnings of nodes that have less memory free now than their workers need there: for state,
+    where these share the machine, and for snapshots of it."""
+    states = by_worker(plan, state_bytes(job, inventory, plan))
+    snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
     warnings: list[str] = []
-    for node, there in _by_node([agent for agent in agents if not agent.has_devices]).items():
-        warnings += _on_free_memory(node, there, needed)
+    for node, there in _by_node(agents).items():
+        on_machine = _sum_of([agent for agent in there if not agent.has_devices], states)
+        warnings += _on_free_memory(node, there, on_machine, _sum_of(there, snapshots))
     return Remarks(warnings=tuple(warnings))
 
 
+def _sum_of(agents: Sequence[JoinedAgent], amounts: Mapping[str, int]) -> int:
+    """Of all workers of these agents."""
+    workers = itertools.chain(*(agent.spec.workers for agent in agents))
+    return sum(amounts[worker] for worker in workers)
+
+
 def _on_free_memory(
-    node: str, there: Sequence[JoinedAgent], needed: Mapping[str, int]
+    node: str, there: Sequence[JoinedAgent], state: int, snapshots: int
 ) -> Iterator[str]:
     free = [agent.facts.limits.free_memory_bytes for agent in there]
     known = [num_bytes for num_bytes in free if num_bytes is not None]
-    workers = itertools.chain(*(agent.spec.workers for agent in there))
-    total = sum(needed[worker] for worker in workers)
-    if known and total > min(known):
-        yield (
-            f"{node} has {size(min(known))} of memory free now, and its workers need {size(total)} "
-            "for weights, gradients and optimizer state, activations not counted: end what else "
-            "runs there, or put islands on other nodes"
-        )
+    if not known or state + snapshots <= min(known):
+        return
+    needs = [f"{size(state)} for weights, gradients and optimizer state"] if state else []
+    needs += [f"{size(snapshots)} for snapshots (fault.snapshots)"] if snapshots else []
+    less = ", or keep fewer of the latter (fault.snapshots.replicas)" if snapshots else ""
+    yield (
+        f"{node} has {size(min(known))} of memory free now, and its workers need "
+        f"{' and '.join(needs)}, activations not counted: end what else runs there, or put "
+        f"islands on other nodes{less}"
+    )

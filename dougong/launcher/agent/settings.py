@@ -16,10 +16,11 @@ class AgentSettings:
     """What an agent must know to find its controller and to start its workers.
 
     `proof`: by which it shows that it shares the run directory, None where nobody asks;
-    `model_types`: whose source it looks at.
+    `model_types`: whose source it looks at; `files`: of the job, which it looks for.
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
-    exists here. `parent`: the process whose death ends ours (None inside a Ray actor, which has its
-    own rules). `ports`: what it and its workers listen on; None: the system chooses.
+    exists here. `parent`: the process whose death ends ours; None: its controller's silence alone.
+    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the
+    system chooses. `fence`: the number of its controller.
     """
 
     name: str
@@ -35,8 +36,11 @@ class AgentSettings:
     parent: int | None = None
     proof: FolderProof | None = None
     model_types: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     ports: Ports | None = None
+    fence: int = 0
+    ray_node: str | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -13,26 +13,34 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
-from dougong.control.progress import ProgressVector
+from dougong.control.messages import JoinGeneration
+from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
-from dougong.control.worker_api import WorkerContext
+from dougong.control.worker.line import WorkerLine
+from dougong.control.worker_api import Kept, WorkerContext
 from dougong.control.worker_messages import (
     FingerprintFound,
     ModelFound,
+    StoreReply,
+    StoreRequest,
     WorkerDone,
+    WorkerLeft,
     WorkerMessage,
     WorkerRaised,
 )
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, NumericsError, PeerError
+from dougong.fault.drill import own_drills
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
@@ -43,36 +51,72 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class AgentControl:
-    """Control over the socket and the shared vector that a worker is forked with."""
+    """Control over a worker's line and its shared vector, for the line's present generation."""
 
-    def __init__(self, channel: Channel, vector: ProgressVector) -> None:
-        self._channel, self._vector = channel, vector
+    def __init__(self, line: WorkerLine, vector: ProgressVector) -> None:
+        self._line, self._vector = line, vector
+        self._generation = line.generation
+        self._lock = threading.Lock()
+        self._thread = threading.get_ident()
+        self._is_over = False
+        self._free: Callable[[], None] = _nothing
+        self._leave: Callable[[], int] = _no_state
 
     def progress(self, step: int, phase: str, operation: int) -> None:
         self._vector.write(step, phase, operation)
 
+    def waits_for(self, ranks: Collection[int]) -> None:
+        # What other threads wait for holds nobody up, as long as the worker itself does not.
+        if threading.get_ident() == self._thread:
+            self._vector.wait_for(ranks)
+
     def send(self, message: WorkerMessage) -> None:
-        self._channel.send(message)
+        # A thread that outlives its generation, such as one that writes to slow storage, must not
+        # speak within the next one.
+        with self._lock:
+            if not self._is_over:
+                self._line.send(message)
+
+    def take_fault(self) -> OrderedFault | None:
+        return self._vector.take_fault()
 
     @property
     def stop_requested(self) -> bool:
         return self._vector.stop_requested
 
+    @property
+    def leave_requested(self) -> bool:
+        return self._line.is_over(self._generation)
+
+    def ask(
+        self, question: Callable[[int], StoreRequest], timeout_s: float, limit: str = ""
+    ) -> StoreReply:
+        return self._line.ask(question, timeout_s, limit)
+
+    def at_leaving(self, free: Callable[[], None], leave: Callable[[], int]) -> None:
+        self._free, self._leave = free, leave
+        self._line.free_by(free)
+
+    def leave(self) -> WorkerLeft:
+        """End the generation in this process; what is said of it."""
+        with self._lock:
+            self._is_over = True
+        self._free()
+        step = self._leave()
+        self._vector.write(0, "start", 0)
+        return WorkerLeft(step)
+
 
 def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoReturn:
     """The life of a forked process: take over the descriptors (socket, log, vector), run the task,
-    report its result or its error, end."""
+    report its result or its error, end. A training worker that loses its peers goes on as a worker
+    of the next generation."""
     sock, log, vector = fds
     _take_over_output(log)
-    channel = Channel(socket.socket(fileno=sock), "agent", deadlines)
-    control = AgentControl(channel, ProgressVector(vector))
-    try:
-        control.send(_run_task(request, control))
-        code = 0
-    except BaseException as error:
-        _print(error)
-        control.send(describe_error(error))
-        code = 1
+    line = WorkerLine(Channel(socket.socket(fileno=sock), "agent", deadlines), deadlines)
+    progress = ProgressVector(vector)
+    progress.beat(deadlines.heartbeat_every_s)
+    code = _Life(line, progress).live(request)
     # A full log disk must not turn a finished worker into a failed one.
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -81,11 +125,70 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
     os._exit(code)
 
 
+class _End(Enum):
+    """How a worker's part in a generation has ended."""
+
+    DONE = auto()
+    FAILED = auto()
+    LOST_PEER = auto()
+
+
+class _Life:
+    """A worker process from one generation to the next."""
+
+    def __init__(self, line: WorkerLine, vector: ProgressVector) -> None:
+        self._line, self._vector = line, vector
+        self._kept = Kept()
+
+    def live(self, request: ForkRequest) -> int:
+        """Until the work is done, an error ends it, or there is no next generation; the exit
+        status."""
+        while True:
+            self._line.begin(request.generation)
+            control = AgentControl(self._line, self._vector)
+            end = self._run(request, control)
+            if end is not _End.LOST_PEER:
+                return 0 if end is _End.DONE else 1
+            join = self._go_over(control)
+            if join is None:
+                return 1
+            request = dataclasses.replace(
+                request, generation=join.generation, task=join.task, address=join.address
+            )
+
+    def _run(self, request: ForkRequest, control: AgentControl) -> _End:
+        """Do the task, and say how that ended before anything else is done: to leave a generation
+        may take long, and the controller acts on what it knows."""
+        try:
+            control.send(_run_task(request, control, self._kept))
+            return _End.DONE
+        except PeerError as error:
+            # Freed by order, a worker has nothing to tell.
+            if not control.leave_requested:
+                control.send(dataclasses.replace(describe_error(error), stays=True))
+                _print(error)
+            return _End.LOST_PEER
+        except BaseException as error:
+            control.send(describe_error(error))
+            _print(error)
+            return _End.FAILED
+
+    def _go_over(self, control: AgentControl) -> JoinGeneration | None:
+        """Leave the generation when that is asked for, and wait for the next one. None: there will
+        be none."""
+        try:
+            self._line.await_leave()
+            self._line.send(control.leave())
+            return self._line.await_join()
+        except (OSError, EOFError, PeerError) as error:  # a TimeoutError is an OSError
+            print(f"this worker ends: {error}", file=sys.stderr)
+            return None
+
+
 def _print(error: BaseException) -> None:
-    """What dougong raises on purpose says in its sentence what is wrong and what to do; everything
-    else shows where it happened. So does a lost peer, which says of another worker's end only that
-    there was one."""
-    if isinstance(error, DougongError) and not isinstance(error, PeerError):
+    """What dougong raises on purpose says in its sentence what is wrong and what to do, or which
+    peer was lost; everything else shows where it happened."""
+    if isinstance(error, DougongError):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
@@ -100,6 +203,7 @@ def describe_error(error: BaseException) -> WorkerRaised:
         traceback=_traceback_of(error),
         errno=error.errno if isinstance(error, OSError) else None,
         place=_place_of(error),
+        waited_for=error.waited_for if isinstance(error, PeerError) else (),
     )
 
 
@@ -128,18 +232,27 @@ def resolve(entry: str) -> Callable[..., Any]:
     return function
 
 
-def _run_task(request: ForkRequest, control: AgentControl) -> WorkerMessage:
+def _nothing() -> None:
+    """A generation that has no connections."""
+
+
+def _no_state() -> int:
+    """A generation of which nothing is kept."""
+    return 0
+
+
+def _run_task(request: ForkRequest, control: AgentControl, kept: Kept) -> WorkerMessage:
     """Do what the process was forked for; what the controller waits for in the end."""
     match request.task:
         case TrainTask() as task:
-            return _train(task, request, control)
+            return _train(task, request, control, kept)
         case InspectTask() as task:
             return _inspect(task)
         case FingerprintTask() as task:
             return _fingerprint(task, request.worker)
 
 
-def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> WorkerDone:
+def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: Kept) -> WorkerDone:
     context = WorkerContext(
         job=_settled(task),
         plan=task.plan,
@@ -147,11 +260,13 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl) -> Work
         generation=request.generation,
         run_dir=Path(task.run_dir),
         resume=Path(task.resume) if task.resume is not None else None,
-        store=task.store,
         address=request.address,
-        drills=tuple(drill for drill in task.drills if drill.kill == request.worker),
+        drills=own_drills(task.drills, request.worker),
         control=control,
         sources=task.sources,
+        fence=task.fence,
+        life=task.life,
+        kept=kept,
     )
     resolve(task.entry)(context)
     return WorkerDone()

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.nodes import Node
@@ -16,6 +17,25 @@ SettingsOf = Callable[[AgentSpec], AgentSettings]
 
 Tell = Callable[[str], None]
 """Says at once what is awaited. May be called from any thread."""
+
+
+RayPart = Literal["head", "raylet", "driver"]
+
+
+@dataclass(frozen=True)
+class RayNews:
+    """A part of Ray is gone (`is_lost`), or there again: the cluster's head, what it has on a node
+    (the raylet) for an `agent`, or our own process that speaks with them (the driver). Agents that
+    live need none of them."""
+
+    part: RayPart
+    is_lost: bool
+    text: str
+    agent: str = ""
+
+
+TellNews = Callable[[RayNews], None]
+"""Hears of Ray when that is news. May be called from any thread."""
 
 
 class Backend(Protocol):

@@ -11,14 +11,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, NoRoomError
-from dougong.launcher.agent.agent import serve_run
+from dougong.errors import DougongError, LaunchError, NoRoomError
+from dougong.launcher.agent.detached import DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.planner.placement import AgentSpec
@@ -30,22 +30,35 @@ workers share the machine."""
 
 
 class AgentActor:
-    """The Ray actor: an `Agent` served in its own thread of control until the run ends."""
+    """The Ray actor: it starts an agent with the devices that Ray has given to it, and holds them
+    as long as the agent lives. The agent outlives it where Ray is gone."""
+
+    def __init__(self) -> None:
+        self._agent: DetachedAgent | None = None
 
     def serve(self, settings_json: str) -> None:
         """Returns when the agent has ended and none of its processes is left."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        ended_by_controller = serve_run(AgentSettings.from_json(settings_json), node)
-        if not ended_by_controller:
+        settings = replace(AgentSettings.from_json(settings_json), ray_node=node)
+        self._agent = DetachedAgent(settings)
+        end = self._agent.wait()
+        if end.error:
+            raise LaunchError(end.error)
+        if not end.by_controller:
             # The controller is gone, perhaps its Ray too: an actor's own way out would wait for
             # that.
             os._exit(1)
 
+    def end(self) -> None:
+        """Kill the agent, which may be stopped: Ray would end its actor alone."""
+        if self._agent is not None:
+            self._agent.kill()
+
 
 @dataclass(frozen=True)
-class _Life:
+class _ActorLife:
     """An agent from one start to its end. `serving`: Ray's reference to what it returns; `group`:
     the placement group that holds its devices, None where it has none."""
 
@@ -61,14 +74,16 @@ class RayAgents:
     def __init__(self, deadlines: Deadlines, run_dir: RunDir | None = None) -> None:
         self._deadlines = deadlines
         self._run_dir = run_dir
-        self._lives: dict[str, _Life] = {}
+        self._lives: dict[str, _ActorLife] = {}
+        self._ended_lives: list[_ActorLife] = []  # what these hold is yet to be given back
         self._ends: dict[str, str] = {}
         self._is_closing = threading.Event()
 
     @property
     def groups(self) -> set[str]:
         """Ids of the placement groups that are this run's."""
-        return {life.group.id.hex() for life in self._lives.values() if life.group is not None}
+        lives = (*self._lives.values(), *self._ended_lives)
+        return {life.group.id.hex() for life in lives if life.group is not None}
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
@@ -91,17 +106,28 @@ class RayAgents:
 
     def end(self, names: Sequence[str]) -> None:
         """As `Backend.end`."""
-        import ray
+        self.let_go(names)
+        self.give_back()
 
+    def let_go(self, names: Sequence[str]) -> None:
+        """The part of `end` for which Ray's head is not needed."""
+        lives = [self._lives.pop(name) for name in names if name in self._lives]
         for name in names:
             self._ends.pop(name, None)
-            life = self._lives.pop(name, None)
-            if life is not None:
-                try:
-                    # Lost may mean cut off, not dead: it must not keep its place.
-                    ray.kill(life.actor, no_restart=True)
-                finally:
-                    _remove([life.group])
+        self._kill(lives)
+        self._ended_lives += lives
+
+    def give_back(self) -> None:
+        """Give back to Ray what was held for agents that were let go."""
+        import ray
+
+        while self._ended_lives:
+            life = self._ended_lives.pop()
+            try:
+                # Lost may mean cut off, not dead: it must not keep its place.
+                ray.kill(life.actor, no_restart=True)
+            finally:
+                _remove([life.group])
 
     def ended(self) -> dict[str, str]:
         """As `Backend.ended`."""
@@ -116,20 +142,32 @@ class RayAgents:
                     self._ends[name] = self._why(name, serving)
         return dict(self._ends)
 
+    def _kill(self, lives: Sequence[_ActorLife]) -> None:
+        """Have agents killed that may be stopped, where Ray reaches them. One that is cut off ends
+        by itself: it hears nothing from its controller."""
+        import ray
+
+        asked = [life.actor.end.remote() for life in lives]
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=self._deadlines.exit_status_s)
+
     def stop_waiting(self) -> None:
         """From now on nothing waits for room. May be called from any thread."""
         self._is_closing.set()
 
-    def close(self) -> None:
-        """Wait shortly for the agents to end by themselves, then give their places back."""
+    def await_ends(self) -> None:
+        """Wait shortly for the agents to end by themselves; have those killed that do not."""
         import ray
 
-        serving = [life.serving for life in self._lives.values()]
-        try:
-            if serving:
-                ray.wait(serving, num_returns=len(serving), timeout=self._deadlines.agent_end_s)
-        finally:
-            _remove(life.group for life in self._lives.values())
+        lives = {life.serving: life for life in self._lives.values()}
+        if lives:
+            limit_s = self._deadlines.agent_end_s
+            _, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
+            self._kill([lives[serving] for serving in late])
+
+    def give_all_back(self) -> None:
+        """Give the places of all agents back, which have ended."""
+        _remove(life.group for life in (*self._lives.values(), *self._ended_lives))
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell
@@ -175,7 +213,8 @@ class RayAgents:
         file = self._run_dir.agent_log(name)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{text}\n")
+            with file.open("a") as log:
+                log.write(f"{text}\n")
         except OSError:  # the words matter more than where they stand
             return None
         return file
@@ -237,12 +276,14 @@ def _remove(groups: Iterable[Any]) -> None:
             ray.util.remove_placement_group(group)
 
 
-def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -> _Life:
+def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -> _ActorLife:
     import ray
 
     actor_class: Any = ray.remote(AgentActor)
-    actor = actor_class.options(max_restarts=0, **_placed(spec, group, share)).remote()
-    return _Life(actor, actor.serve.remote(settings.to_json()), group)
+    # Two calls at a time: an agent is ended while it serves.
+    options = {"max_restarts": 0, "max_concurrency": 2, **_placed(spec, group, share)}
+    actor = actor_class.options(**options).remote()
+    return _ActorLife(actor, actor.serve.remote(settings.to_json()), group)
 
 
 def _placed(spec: AgentSpec, group: Any, share: float) -> dict[str, Any]:

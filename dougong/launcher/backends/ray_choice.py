@@ -1,5 +1,5 @@
-"""Which Ray a run goes over: by `--address`, by RAY_ADDRESS, or one of its own. Nobody is asked
-yet; a wrong address is told here only as far as its words tell it."""
+"""Which Ray a run goes over: by `--address`, by RAY_ADDRESS, where it was before, or one of its
+own. Nobody is asked yet; a wrong address is told here only as far as its words tell it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _HEAD_PORT, _DASHBOARD_PORT, _CLIENT = 6379, 8265, "ray"
 class RayChoice:
     """`address`: HOST:PORT of a cluster's head, None for a Ray of the run's own. `origin`: the
     words by which it was chosen, for errors; `note`: what a person is told who has not typed it.
-    `by_environment`: by RAY_ADDRESS."""
+    `is_typed`: he has, and knows of no other way."""
 
     address: str | None = None
     origin: str = ""
     note: str = ""
-    by_environment: bool = False
+    is_typed: bool = True
 
     @property
     def or_own(self) -> str:
         """The way out of somebody who has not asked for a cluster, as the end of a sentence."""
-        return _OR_OWN if self.by_environment else ""
+        return "" if self.is_typed else _OR_OWN
 
 
 OWN_RAY = RayChoice()
@@ -42,18 +42,19 @@ _OR_OWN = f", or `--address {LOCAL}` for a Ray of the run's own"
 @dataclass(frozen=True)
 class Surroundings:
     """What can be known here without a question. `named`: RAY_ADDRESS; `is_job`: within a job that
-    was submitted to Ray; `nodes`: finds the Ray nodes of this machine; `run`: the run's directory.
-    """
+    was submitted to Ray; `nodes`: finds the Ray nodes of this machine; `run`: the run's directory;
+    `before`: the address over which it went last, empty for a new run, or one of its own Ray."""
 
     named: str = ""
     is_job: bool = False
     nodes: Callable[[], Sequence[LocalNode]] = local_nodes
     run: Path | None = None
+    before: str = ""
 
 
-def surroundings(run: Path | None = None) -> Surroundings:
+def surroundings(run: Path | None = None, before: str = "") -> Surroundings:
     """Those of this process."""
-    return Surroundings(named_ray_address(), is_submitted_to_ray(), run=run)
+    return Surroundings(named_ray_address(), is_submitted_to_ray(), run=run, before=before)
 
 
 def choose_ray(asked: str | None, around: Surroundings) -> RayChoice:
@@ -78,6 +79,8 @@ def joining(address: str) -> RayChoice:
 
 
 def _choose_named(around: Surroundings) -> RayChoice:
+    if around.named == "" and around.before:
+        return _as_before(around.before)
     if around.named in ("", LOCAL):
         return OWN_RAY
     origin = f"RAY_ADDRESS={around.named}"
@@ -86,7 +89,17 @@ def _choose_named(around: Surroundings) -> RayChoice:
         address = _head_here(origin, around) if is_auto else _head_at(around.named, origin, around)
     except LaunchError as error:
         raise LaunchError(f"{error}{_OR_OWN}") from error
-    return RayChoice(address, origin, _joined(address, around), by_environment=True)
+    return RayChoice(address, origin, _joined(address, around), is_typed=False)
+
+
+def _as_before(address: str) -> RayChoice:
+    """A run that goes on does so where its nodes are: on this machine alone it might not fit, or be
+    there without a word."""
+    origin = f"the run's record names the Ray cluster {address}"
+    note = (
+        f"joins the Ray cluster {address} as before (`--address {LOCAL}`: a Ray of the run's own)"
+    )
+    return RayChoice(address, origin, note, is_typed=False)
 
 
 def _choose_auto(around: Surroundings) -> RayChoice:

@@ -19,7 +19,12 @@ from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.backends.ray_agents import RayAgents
 from dougong.launcher.backends.ray_choice import LOCAL, OWN_RAY, RayChoice
 from dougong.launcher.backends.ray_folder import make_folder, remove_folder
-from dougong.launcher.backends.ray_head import check_head, find_head, forget_token
+from dougong.launcher.backends.ray_head import (
+    check_head,
+    find_head,
+    forget_token,
+    refuse_missing_token,
+)
 from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
 from dougong.launcher.backends.ray_nodes import cluster_nodes
 from dougong.launcher.backends.reaper import ended_with_us
@@ -65,6 +70,7 @@ class RayBackend:
 
     def _join(self) -> str:
         find_head(self._choice, self._deadlines)
+        refuse_missing_token(self._choice)
         self._prepare(ray_variables(embedded=False))
         run = None if self._run_dir is None else self._run_dir.path
         check_head(self._choice, self._deadlines, run)
@@ -101,19 +107,37 @@ class RayBackend:
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         with self._turn:
+            self._refuse_silence()
             return cluster_nodes(kinds, self._deadlines, self._agents.groups)
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         with self._turn:
+            self._refuse_silence()
             self._agents.start(specs, settings_of, tell)
 
     def end(self, names: Sequence[str]) -> None:
         with self._turn:
-            self._agents.end(names)
+            self._agents.let_go(names)
+            if self.head_answers():  # else Ray is told when it does
+                self._agents.give_back()
 
     def ended(self) -> dict[str, str]:
         with self._turn:
             return self._agents.ended()
+
+    def _refuse_silence(self) -> None:
+        """LaunchError when the cluster's head does not answer: Ray's own calls would wait for it
+        for a minute."""
+        if self._choice.address is not None:
+            find_head(self._choice, self._deadlines)
+
+    def head_answers(self) -> bool:
+        """Whether a cluster's does; that of a Ray of our own is not asked."""
+        try:
+            self._refuse_silence()
+        except LaunchError:
+            return False
+        return True
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
@@ -123,11 +147,17 @@ class RayBackend:
         self._turn.acquire(timeout=self._deadlines.agent_end_s)
         with self._stack:
             if self._ray is not None and self._ray.is_initialized():
-                # A cluster that is gone holds nothing of ours, and says so in many ways; how the
-                # run has ended is known already.
-                with contextlib.suppress(Exception):
-                    self._agents.close()
-                self._ray.shutdown()
+                self._let_go_of_ray()
+
+    def _let_go_of_ray(self) -> None:
+        # A cluster that is gone holds nothing of ours, and says so in many ways; how the run has
+        # ended is known already.
+        with contextlib.suppress(Exception):
+            self._agents.await_ends()
+        if self.head_answers():
+            with contextlib.suppress(Exception):
+                self._agents.give_all_back()
+            self._ray.shutdown()
 
 
 def _import_ray() -> Any:

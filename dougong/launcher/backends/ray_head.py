@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dougong.addresses import read_address
-from dougong.control.environment import ray_has_token
+from dougong.control.environment import ray_has_token, ray_wants_token
 from dougong.control.path_probe import TimedLine
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -47,6 +47,16 @@ def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
             f"{choice.origin}: something listens there that is no head of Ray, or that hangs "
             f"(waited {waited}); give the address that `ray start --head` printed (default port "
             f"6379){choice.or_own}"
+        )
+
+
+def refuse_missing_token(choice: RayChoice) -> None:
+    """LaunchError when this shell asks for a token and has none: Ray would abort the process."""
+    if ray_wants_token() and not ray_has_token():
+        raise LaunchError(
+            f"{choice.origin}: RAY_AUTH_MODE=token is set, and there is no token; export "
+            "RAY_AUTH_TOKEN={TOKEN}, the one with which the cluster's head was started (or "
+            f"RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token){choice.or_own}"
         )
 
 

@@ -62,8 +62,9 @@ def _try(host: str, port: int, deadlines: Deadlines) -> bool:
             if not _hears_ping(line, end):
                 return True
             filler = frame(UNKNOWN, bytes(_FRAME_BYTES)) * (LARGE_BYTES // _FRAME_BYTES)
-            line.sendall(filler + frame(PING, _PING_BYTES))
-            return _hears_ping(line, time.monotonic() + deadlines.path_s)
+            end = time.monotonic() + deadlines.path_s
+            TimedLine(line, end).send_filling(filler + frame(PING, _PING_BYTES))
+            return _hears_ping(line, end)
     except TimeoutError:
         return False
     except OSError:

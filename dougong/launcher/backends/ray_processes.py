@@ -35,6 +35,16 @@ def local_nodes() -> list[LocalNode]:
     return list(_read_nodes(_command_lines()))
 
 
+def raylets_of(head: str) -> list[int]:
+    """The process numbers of this machine's nodes of the cluster with that head."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        node = node_in(process.info["cmdline"] or ())  # None: it has ended, or is another user's
+        if node is not None and node.head == head:
+            found.append(process.pid)
+    return found
+
+
 def node_in(command: Sequence[str]) -> LocalNode | None:
     """The node whose raylet was started by these words; None where they are another program's, or
     an older Ray's."""

@@ -9,18 +9,27 @@ from pathlib import Path
 
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
-from dougong.control.messages import ForkWorkers, KillWorkers, StopAfterStep
+from dougong.control.messages import (
+    Acknowledged,
+    ForkWorkers,
+    KillWorkers,
+    LeaveGeneration,
+    StopAfterStep,
+    ToWorker,
+)
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
-from dougong.control.ports import listen
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
-from dougong.launcher.agent.code import model_types_of
+from dougong.control.worker_messages import StoreReply
+from dougong.launcher.agent.facts import files_of
+from dougong.launcher.agent.here.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
     Action,
     AdoptChannel,
+    AnswerWorkers,
     AskForFingerprints,
     AskForModel,
     AskForPaths,
@@ -29,9 +38,11 @@ from dougong.launcher.controller.actions import (
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForkGeneration,
-    KillGeneration,
+    KillLate,
     ListNodes,
     OpenBackend,
     Record,
@@ -40,6 +51,7 @@ from dougong.launcher.controller.actions import (
     ShowException,
     ShowLine,
     StartAgents,
+    TryMachine,
     UseModel,
     UsePlan,
 )
@@ -56,9 +68,7 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
-    StoreOpened,
 )
-from dougong.launcher.controller.inbound.rendezvous import RendezvousStore
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
@@ -85,7 +95,6 @@ class Actor:
         self._recorder = recorder
         self._run_dir = recorder.run_dir
         self._backend_thread = Background("dougong-backend", inbox)
-        self._store_thread = Background("dougong-store", inbox)
         self._path_thread = Background("dougong-paths", inbox)
         self._storage_thread = Background("dougong-commit", inbox)
         self._checkpoints = CheckpointManager(
@@ -94,9 +103,9 @@ class Actor:
             self._storage_thread,
             config.resume_point,
             self._run_dir.stream_metrics,
+            config.fence,
         )
         self._connections: Connections | None = None
-        self._rendezvous: RendezvousStore | None = None
         self._prover: FolderProver | None = None
 
     def act(self, action: Action) -> None:
@@ -104,7 +113,9 @@ class Actor:
         match action:
             case Record() | RecordStep() | ShowLine() | ShowException():
                 self._show(action)
-            case AdoptChannel() | CloseChannel() | DropAgent():
+            case AnswerWorkers(generation, answers):
+                self._answer(generation, answers)
+            case AdoptChannel() | CloseChannel() | DropAgent() | TryMachine():
                 self._connect(action)
             case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
                 self._start(action)
@@ -119,21 +130,18 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | KillGeneration():
+            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate() | FireDrill():
                 self._command(action)
 
     def close(self) -> None:
-        """End the agents, their nodes, and what runs in the background. A commit that was begun
-        ends first, if it takes no longer than the workers' end may."""
+        """End the agents, their nodes, and what runs in the background. A commit that was begun,
+        or a deletion, ends first, if it takes no longer than the workers' end may."""
         if self._connections is not None:
             self._connections.close()
         self._backend.close()
         if self._prover is not None:
-            self._prover.close()
-        if self._facts.checkpoints.num_open:
-            self._storage_thread.settle(self._config.deadlines.kill_s)
-        if self._rendezvous is not None:
-            self._rendezvous.close()
+            self._storage_thread.call(self._prover.close)
+        self._storage_thread.settle(self._config.deadlines.kill_s)
 
     @property
     def _reach(self) -> Connections:
@@ -155,18 +163,24 @@ class Actor:
 
     def _keep_job(self) -> None:
         """The run trains: what a resume has changed of its job holds from now on."""
-        if self._config.job_text is not None:
-            self._run_dir.write_job(self._config.job_text)
+        if (text := self._config.job_text) is not None:
+            self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
-    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent) -> None:
+    def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
             case AdoptChannel(agent, channel):
                 self._reach.adopt(agent, channel)
             case DropAgent(agent):
                 self._reach.drop(agent)
+            case TryMachine(agent):
+                end = self._facts.agents[agent].path_end
+                if end is not None:
+                    self._reach.try_machine(end)
             case CloseChannel(channel, answer):
                 # A client that did not wait for its answer has its request met even so.
                 try:
+                    if answer == Acknowledged():
+                        answer = Acknowledged(self._recorder.storage_words())
                     if answer is not None:
                         channel.send(answer)
                 except OSError as error:
@@ -192,7 +206,7 @@ class Actor:
                 self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
 
     def _listen(self, host: str) -> None:
-        """Open the server for agents and clients, and the store where workers meet."""
+        """Open the server for agents and clients."""
         config = self._config
         self._connections = Connections(
             self._inbox,
@@ -202,6 +216,7 @@ class Actor:
             read_ports(config.job.ports),
             self._trouble_of,
         )
+        self._connections.number(config.fence)
         reached_at, port = self._connections.address
         address = ControllerAddress(
             host=reached_at,
@@ -211,26 +226,18 @@ class Actor:
             machine=socket.gethostname(),
         )
         self._run_dir.write_controller(address)
-        listener = listen(host, read_ports(config.job.ports))
-        log = self._run_dir.logs / "store.log"
-        self._rendezvous = RendezvousStore(listener, log, config.deadlines)
-        self._store_thread.call(partial(_await_store, self._rendezvous))
-
-    @property
-    def _store_place(self) -> RendezvousStore:
-        assert self._rendezvous is not None, "no agent can have joined before it listens"
-        return self._rendezvous
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
         """Have agents try, and try from here; all at the same time."""
         own = self._reach.path_end
         ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        self._reach.know(end for name, end in ends.items() if name != CONTROLLER)
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
             if name == CONTROLLER:
                 self._path_thread.call(partial(self._try_paths, own, TryPaths(number, known)))
             else:
-                self._reach.send(name, TryPaths(number, known, self._store_place.address))
+                self._reach.send(name, TryPaths(number, known))
 
     def _try_paths(self, own: PathEnd, asked: TryPaths) -> OwnPathsTried:
         results = try_paths(asked, self._config.token, self._config.deadlines)
@@ -274,22 +281,49 @@ class Actor:
             run_dir=str(self._run_dir.path),
             proof=None if self._prover is None else self._prover.proof,
             model_types=model_types_of(config.job.model, config.sources),
+            files=files_of(config.job, begins=not config.resume_point.has_committed),
             preload=config.entries.preload,
             cwd=config.cwd,
+            fence=config.fence,
             deadlines=config.deadlines,
             ports=read_ports(config.job.ports),
         )
 
     # Workers
 
-    def _command(self, action: ForkGeneration | AskToStop | KillGeneration) -> None:
+    def _command(
+        self, action: ForkGeneration | AskToStop | EndGeneration | KillLate | FireDrill
+    ) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
             case AskToStop(generation):
                 self._reach.send_all(StopAfterStep(generation))
-            case KillGeneration(generation):
-                self._reach.send_all(KillWorkers(generation))
+            case EndGeneration():
+                self._end_generation(action)
+            case KillLate(generation, workers):
+                self._kill(generation, workers)
+            case FireDrill(agent, message):
+                self._reach.send(agent, message)
+
+    def _end_generation(self, action: EndGeneration) -> None:
+        """Kill first: those who leave must not meet a worker that is only half dead."""
+        number, leaving = action.generation, action.leaving
+        if not leaving:
+            self._reach.send_all(KillWorkers(number))
+            return
+        generation = self._facts.generation_of(number)
+        workers = () if generation is None else tuple(generation.workers)
+        self._kill(number, tuple(name for name in workers if name not in leaving))
+        self._reach.send_all(LeaveGeneration(number))
+
+    def _kill(self, generation: int, workers: tuple[str, ...]) -> None:
+        """End these workers alone. An agent that has none of them hears nothing: to name none would
+        be to name all."""
+        for handle in self._facts.agents.living:
+            own = tuple(name for name in handle.spec.workers if name in workers)
+            if own:
+                self._reach.send(handle.spec.name, KillWorkers(generation, own))
 
     def _ask_for_model(self, agent: str, worker: str) -> None:
         """Fork a child of generation 0, which looks and answers; so below."""
@@ -315,18 +349,19 @@ class Actor:
         return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
-        store, model = self._store_place, self._facts.model
+        model = self._facts.model
         assert model is not None
-        store.check()
+        self._config.resume_point.check_generation(action.number)
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
             plan=action.plan,
             run_dir=str(self._run_dir.path),
-            store=store.address,
             console=action.plan.workers[0].name,
             resume=str(action.resume) if action.resume is not None else None,
             drills=action.drills,
+            fence=self._config.fence,
+            life=self._config.life,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )
@@ -334,31 +369,27 @@ class Actor:
             workers = ForkWorkers(action.number, handle.spec.workers, task)
             self._reach.send(handle.spec.name, workers)
 
+    def _answer(self, generation: int, answers: tuple[tuple[str, StoreReply], ...]) -> None:
+        for worker, reply in answers:
+            handle = self._facts.agents.of_worker(worker)
+            if handle is not None:
+                self._reach.send(handle.spec.name, ToWorker(generation, worker, reply))
+
     # Storage
 
     def _store(self, action: UsePlan | FindCheckpoint | CommitCheckpoint) -> None:
         match action:
             case UsePlan(plan):
-                self._run_dir.write_plan(plan.to_json())
+                self._recorder.keep("plan.json", partial(self._run_dir.write_plan, plan.to_json()))
                 self._recorder.view.plan(plan)
             case FindCheckpoint():
                 self._checkpoints.find(self._origin())
-            case CommitCheckpoint():
-                self._commit(action)
+            case CommitCheckpoint(step, generation, parts):
+                laid, parent = self._facts.plan, self._facts.checkpoints.parent
+                assert laid is not None
+                messages, origin = list(parts.values()), self._origin()
+                self._checkpoints.commit(step, generation, messages, laid, origin, parent)
 
     def _origin(self) -> RunOrigin:
         assert self._facts.model is not None
         return RunOrigin(self._facts.model, self._facts.judged.kernels)
-
-    def _commit(self, action: CommitCheckpoint) -> None:
-        plan, parent = self._facts.plan, self._facts.checkpoints.parent
-        assert plan is not None
-        messages = list(action.parts.values())
-        self._checkpoints.commit(
-            action.step, action.generation, messages, plan, self._origin(), parent
-        )
-
-
-def _await_store(store: RendezvousStore) -> StoreOpened:
-    store.await_ready()
-    return StoreOpened(store.address)

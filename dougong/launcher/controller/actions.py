@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.channel import Channel
-from dougong.control.messages import Acknowledged, RequestRefused
-from dougong.control.worker_messages import PartDurable, WorkerRaised
+from dougong.control.messages import Acknowledged, InflictFault, RequestRefused
+from dougong.control.worker_messages import PartDurable, StoreReply, WorkerRaised
 from dougong.errors import DougongError
 from dougong.fault.diagnosis import Diagnosis
-from dougong.job.schema import Drill
+from dougong.fault.drill import FiredDrill
+from dougong.job.drills.drill import Drill
 from dougong.launcher.agent.answers import InspectedModel, JudgedFingerprints
+from dougong.launcher.controller.inbound.items import DrillOrder
 from dougong.launcher.controller.states import State
 from dougong.parallel.plan import Plan
 from dougong.planner.placement import AgentSpec
@@ -52,6 +54,14 @@ class ShowException:
 
 
 @dataclass(frozen=True)
+class AnswerWorkers:
+    """Send these workers of the generation what the store where they meet answers."""
+
+    generation: int
+    answers: tuple[tuple[str, StoreReply], ...]
+
+
+@dataclass(frozen=True)
 class AdoptChannel:
     """From now on this agent is reached over this channel."""
 
@@ -67,7 +77,23 @@ class CloseChannel:
     answer: Acknowledged | RequestRefused | None = None
 
 
-News = Record | RecordStep | ShowLine | ShowException | AdoptChannel | CloseChannel
+@dataclass(frozen=True)
+class TryMachine:
+    """Find out whether the machine of a silent agent takes connections."""
+
+    agent: str
+
+
+News = (
+    Record
+    | RecordStep
+    | ShowLine
+    | ShowException
+    | AnswerWorkers
+    | AdoptChannel
+    | CloseChannel
+    | TryMachine
+)
 
 
 # Decisions about agents and what they look at.
@@ -191,14 +217,25 @@ class FindCheckpoint:
 
 
 @dataclass(frozen=True)
+class TrustMemory:
+    """The next generation begins at once: workers hold their state in memory. `fallback`: the
+    newest committed checkpoint, which is not read before it is needed."""
+
+    fallback: Path | None
+
+
+@dataclass(frozen=True)
 class ForkGeneration:
-    """Have a generation's workers forked. `step`: the last one done; `resume`: its checkpoint."""
+    """Have a generation's workers forked, and those that live handed the task. `step`: the last one
+    done; `resume`: the checkpoint to go on from where no worker holds that step in memory
+    (`in_memory`: one says that it does)."""
 
     number: int
     plan: Plan
     step: int
     resume: Path | None
     drills: tuple[Drill, ...]
+    in_memory: bool = False
 
     def event(self) -> GenerationStarted:
         """That it begins, for the record."""
@@ -207,6 +244,7 @@ class ForkGeneration:
             workers=tuple(worker.name for worker in self.plan.workers),
             resume=None if self.resume is None else self.resume.name,
             step=self.step,
+            in_memory=self.in_memory,
         )
 
 
@@ -218,11 +256,37 @@ class AskToStop:
 
 
 @dataclass(frozen=True)
-class KillGeneration:
-    """End a generation's workers at once, because of this failure."""
+class EndGeneration:
+    """End a generation at once, because of this failure: the workers `leaving` leave it and wait
+    for the next one, all others are killed."""
 
     generation: int
     diagnosis: Diagnosis
+    leaving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KillLate:
+    """End workers of a broken generation that have not left it in time."""
+
+    generation: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TakeOrder:
+    """A client's order of a drill is answered now."""
+
+    order: DrillOrder
+
+
+@dataclass(frozen=True)
+class FireDrill:
+    """Have an agent do what a drill says. `fired`: by what it is known; None: a command's."""
+
+    agent: str
+    message: InflictFault
+    fired: FiredDrill | None
 
 
 @dataclass(frozen=True)
@@ -264,9 +328,13 @@ Action = (
     | UseFingerprints
     | UsePlan
     | FindCheckpoint
+    | TrustMemory
     | ForkGeneration
     | AskToStop
-    | KillGeneration
+    | EndGeneration
+    | KillLate
+    | TakeOrder
+    | FireDrill
     | CommitCheckpoint
     | ForgetParts
     | Enter

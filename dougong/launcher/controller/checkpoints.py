@@ -15,14 +15,19 @@ from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_messages import PartDurable
-from dougong.errors import CheckpointError, RecordError
+from dougong.errors import CheckpointError, DougongError, RecordError
 from dougong.fingerprint import judge
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.inbound.inbox import Background
-from dougong.launcher.controller.inbound.items import CommitFailed, Committed, FoundCheckpoint
+from dougong.launcher.controller.inbound.items import (
+    CheckpointsPruned,
+    CommitFailed,
+    Committed,
+    FoundCheckpoint,
+)
 from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
@@ -47,7 +52,8 @@ class CheckpointManager:
     `background`: a large one holds up neither training nor the controller. Results reach the inbox.
 
     `resume_point`: which checkpoint the first search is for, and whether there have been any.
-    `read_rows`: the run's rows of metrics, in the order written.
+    `read_rows`: the run's rows of metrics, in the order written. `fence`: this controller's number;
+    its gate is opened before the first search.
     """
 
     root: Path
@@ -55,8 +61,10 @@ class CheckpointManager:
     background: Background
     resume_point: ResumePoint = FROM_START
     read_rows: Callable[[], Iterable[MetricsRow]] = tuple
+    fence: int = 0
     _trusted: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
+    _told_left: set[tuple[str, str]] = field(default_factory=set)
     _companions: Mapping[str, bytes] | None = None
 
     def commit(
@@ -69,7 +77,8 @@ class CheckpointManager:
         parent: str | None,
     ) -> None:
         """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
-        `CommitFailed` comes to the inbox. `parent`: the checkpoint that this one follows."""
+        `CommitFailed` comes to the inbox, and after the former `CheckpointsPruned`. `parent`: the
+        checkpoint that this one follows."""
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
         told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
@@ -80,9 +89,11 @@ class CheckpointManager:
             try:
                 additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
-                return self._commit(step, generation, parts, additions)
+                committed = self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
                 return CommitFailed(step, error)
+            self.background.call(lambda: self._prune(generation))
+            return committed
 
         self.background.call(work)
 
@@ -99,6 +110,8 @@ class CheckpointManager:
         return self._companions
 
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
+        if self.fence:
+            repository.open_gate(self.root, self.fence)
         # Now: the folders that they come from may be gone when the first checkpoint is due.
         self._small_files()
         chosen = self.resume_point.chosen
@@ -108,7 +121,7 @@ class CheckpointManager:
         warnings = self._accept(found, origin)
         places = [place.path for place in list_committed(self.root)]
         later = places if found is None else places[: places.index(found)]
-        aside = repository.set_aside(self.root, later) if later else None
+        aside = repository.set_aside(self.root, later, self.fence) if later else None
         # A wish is met once: what is committed from now on is this run's.
         self.resume_point = replace(self.resume_point, chosen=None, has_committed=chosen > 0)
         moved = tuple(path.name for path in later)
@@ -162,19 +175,32 @@ class CheckpointManager:
         additions: repository.Additions,
     ) -> Committed:
         start = time.monotonic()
-        directory = repository.commit(self.root, step, generation, parts, additions)
+        directory = repository.commit(self.root, step, generation, parts, additions, self.fence)
         # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
         self.resume_point = replace(self.resume_point, has_committed=True)
-        pruned = repository.prune(
-            self.root, self.job.checkpoint.keep, generation, self._trusted, self._told
-        )
+        return Committed(step, directory, _size_of(directory), time.monotonic() - start)
+
+    def _prune(self, generation: int) -> CheckpointsPruned:
+        """Apart from the commit: the new checkpoint is there, whatever becomes of the old ones."""
+        keep = self.job.checkpoint.keep
+        try:
+            pruned = repository.prune(
+                self.root, keep, generation, self._trusted, self._told, self.fence
+            )
+        except (DougongError, OSError) as error:
+            return CheckpointsPruned(left=self._news([(self.root.name, str(error))]))
         self._trusted.update(path.name for path in pruned.kept)
         removed = tuple(path.name for path in pruned.removed)
         invalid = tuple(p.name for p in pruned.invalid if p.name not in self._told)
         self._told.update(invalid)
-        seconds = time.monotonic() - start
-        return Committed(step, directory, _size_of(directory), seconds, removed, invalid)
+        return CheckpointsPruned(removed, invalid, self._news(pruned.left))
+
+    def _news(self, left: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """Of what is left where it lies, what has not been told before: it is left each time."""
+        news = tuple(item for item in left if item not in self._told_left)
+        self._told_left.update(news)
+        return news
 
     def _metadata(
         self, step: int, plan: Plan, origin: RunOrigin, parent: str | None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.errors import LaunchError
+from dougong.fault.drill import FiredDrill
 from dougong.job.schema import Job
 from dougong.planner.agreement import Software
 from dougong.records.directory import RunDir
@@ -34,6 +37,11 @@ class EntryPoints:
 TRAINING = EntryPoints()
 
 
+GENERATIONS = 1000
+"""A controller begins no generation of a higher number than the end of the thousand in which its
+first one lies: so that one which was taken for dead shares no number with its successor."""
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
@@ -49,11 +57,24 @@ class ResumePoint:
 
     generation: int = 1
     step: int = 0
-    fired: frozenset[tuple[int, str]] = frozenset()
+    fired: frozenset[FiredDrill] = frozenset()
     has_committed: bool = False
     chosen: int | None = None
     changed: tuple[str, ...] = ()
     same_since: int = 1
+
+    @property
+    def last_generation(self) -> int:
+        """No later one is this controller's."""
+        return ((self.generation - 1) // GENERATIONS + 1) * GENERATIONS
+
+    def check_generation(self, number: int) -> None:
+        """LaunchError for one that may be another controller's."""
+        if number > self.last_generation:
+            raise LaunchError(
+                f"generation {number}: a controller begins none after {self.last_generation}; go "
+                "on by `dougong resume`"
+            )
 
 
 FROM_START = ResumePoint()
@@ -61,19 +82,26 @@ FROM_START = ResumePoint()
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """What a run is, apart from the work: fixed for the controller's life. `cwd`: the directory in
-    which the command was given. `job_text`: what job.yaml is to say once the first step is done,
-    where it does not yet: a resume that comes to nothing has changed nothing. `sources`: what the
-    run had read from outside its job file when it began, None for one that begins now."""
+    """What a run is, apart from the work: fixed for the controller's life. `fence`: the number of
+    its lease on the run. `cwd`: the directory in which the command was given. `job_text`: what
+    job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
+    nothing has changed nothing. `sources`: what the run had read from outside its job file when it
+    began, None for one that begins now."""
 
     job: Job
     token: str
     cwd: str
+    fence: int = 0
     entries: EntryPoints = TRAINING
     resume_point: ResumePoint = FROM_START
     deadlines: Deadlines = DEADLINES
     job_text: str | None = None
     sources: RunSources | None = None
+
+    @property
+    def life(self) -> str:
+        """A name of this controller's life, which tells nothing of the token that it is made of."""
+        return hashlib.blake2b(self.token.encode(), digest_size=8, person=b"life").hexdigest()
 
     @property
     def knows_beginning(self) -> bool:

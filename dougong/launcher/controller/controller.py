@@ -7,9 +7,7 @@ itself.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from dataclasses import replace
 from typing import Literal
 
 from dougong.errors import (
@@ -18,6 +16,7 @@ from dougong.errors import (
     LaunchError,
     ReproducibilityError,
     StorageError,
+    SupersededError,
 )
 from dougong.fault.diagnosis import FailureKind, mistake_in
 from dougong.launcher.agent.facts import software_here
@@ -28,8 +27,13 @@ from dougong.launcher.controller.config import ControllerConfig, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import CommitFailed, Committed
+from dougong.launcher.controller.inbound.items import (
+    CheckpointsPruned,
+    CommitFailed,
+    Committed,
+)
 from dougong.launcher.controller.observe import observe, observe_time
+from dougong.launcher.controller.observe_health import health_words, suspect_words
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -52,14 +56,15 @@ _KINDS: dict[FinalState, Literal["finished", "stopped", "failed"]] = {
 
 
 class Controller:
-    """One run. `run` may be called once; signals and everything else reach it through the inbox."""
+    """One run. `run` may be called once; signals and everything else reach it through the inbox.
+    What it has said may still be on its way to storage: `recorder.settle`."""
 
     def __init__(
         self, config: ControllerConfig, inbox: Inbox, backend: Backend, recorder: Recorder
     ) -> None:
         self._config = config
         self._inbox = inbox
-        self._recorder = recorder
+        self.recorder = recorder
         self._facts = RunFacts.at(config.resume_point)
         self._actor = Actor(config, self._facts, inbox, backend, recorder)
         self._policy = RunPolicy(
@@ -81,11 +86,12 @@ class Controller:
         """Train to the end of the job, whatever happens on the way. Leaves no process behind."""
         try:
             outcome = self._run()
-        except DougongError as error:  # a record that cannot be written, such as on a full disk
+        except DougongError as error:
             outcome = Outcome("FAILED", error.exit_status, error, generation=self._facts.number)
         except BaseException as error:  # our own mistake: recorded like any end, with its traceback
             text = f"the controller itself: {type(error).__name__}: {error}"
             self._end(Outcome("FAILED", 1, LaunchError(text)))
+            self.recorder.settle(self._config.deadlines.records_end_s)
             raise
         return self._end(outcome)
 
@@ -93,6 +99,7 @@ class Controller:
         """As in status.json."""
         facts, checkpoints = self._facts, self._facts.checkpoints
         statuses = facts.generation.workers.values() if facts.generation is not None else ()
+        health = health_words(facts, time.monotonic())
         return RunStatus(
             job=self._config.job.job,
             state=self._state.name,
@@ -104,7 +111,9 @@ class Controller:
             phase=self._phases.current or "",
             phase_s=round(self._phases.seconds(time.monotonic()), 3) if self._phases.current else 0,
             waiting=facts.awaited,
-            workers=tuple(status.describe() for status in statuses),
+            ray=facts.ray,
+            suspects=suspect_words(facts),
+            workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 
     def _run(self) -> Outcome:
@@ -145,7 +154,7 @@ class Controller:
         if now - self._ticked_at >= deadlines.tick_every_s:
             self._ticked_at = now
             self._act_on(observe_time(self._facts, now, deadlines))
-            self._recorder.tick()
+            self.recorder.tick()
         if now - self._status_at >= deadlines.status_every_s:
             self._write_status()
 
@@ -168,8 +177,8 @@ class Controller:
     # The state
 
     def set_state(self, state: State) -> None:
-        """The only place that sets the state. A state of another name is an event and in
-        status.json before anything else happens."""
+        """The only place that sets the state. A state of another name is an event and in the
+        status, which are on their way to storage before anything else happens."""
         is_news = state.name != self._state.name
         self._state = state
         if is_news:
@@ -181,63 +190,60 @@ class Controller:
         generation, number = self._facts.generation, self._facts.number
         is_built = generation is None or generation.is_built
         for event in self._phases.note(self._state, number, is_built, time.monotonic()):
-            self._recorder.record(event)
+            self.recorder.record(event)
 
     def _announce_state(self) -> None:
         event = events.StateChanged(generation=self._facts.number, state=self._state.name)
-        self._recorder.record(event)
+        self.recorder.record(event)
         self._write_status()
 
     def _write_status(self) -> None:
         self._status_at = time.monotonic()
-        self._recorder.set_status(self.status())
+        self.recorder.set_status(self.status())
 
     # The end
 
     def _end(self, outcome: Outcome) -> Outcome:
-        """End everything that was started, then write down how the run ended. The outcome, which is
-        a failure when that cannot be written."""
+        """End everything that was started, then record how the run ended: storage that does not
+        take the record changes no outcome."""
         self._actor.close()
         facts = self._facts
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
+        if isinstance(outcome.error, SupersededError):
+            self._state = Ended(outcome)  # the run's record is another's
+            self.recorder.keep("the address", self.recorder.run_dir.remove_controller)
+            return outcome
         self._take_late_commits()
         again = facts.recomputation.end()
         if again is not None:
-            with contextlib.suppress(StorageError):  # it is shown, and what follows says the same
-                self._recorder.tell(again)
-        try:
-            self._recorder.tell(_ended(outcome, facts.number, facts.step))
-        except StorageError as error:
-            if outcome.error is None:
-                outcome = replace(outcome, state="FAILED", status=error.exit_status, error=error)
-        try:
-            self.set_state(Ended(outcome))
-        except StorageError:
-            with contextlib.suppress(StorageError):
-                self._write_status()
-        self._recorder.run_dir.remove_controller()
+            self.recorder.record(again)
+        self.recorder.record(_ended(outcome, facts))
+        self.set_state(Ended(outcome))
+        self.recorder.keep("the address", self.recorder.run_dir.remove_controller)
         return outcome
 
     def _take_late_commits(self) -> None:
         """Take down what was committed while everything was being ended: it is on storage. Or that
         it was not."""
         while (item := self._inbox.get(0.0)) is not None:
-            if isinstance(item, Committed | CommitFailed):
+            if isinstance(item, Committed | CommitFailed | CheckpointsPruned):
                 self._act_on(observe(self._facts, item, time.monotonic()))
 
 
-def _ended(outcome: Outcome, generation: int, step: int) -> events.RunEnded:
+def _ended(outcome: Outcome, facts: RunFacts) -> events.RunEnded:
     """The run's last event but one."""
     diagnosis = outcome.diagnosis
     cause = str(outcome.error) if outcome.error is not None else None
     return events.RunEnded(
         kind=_KINDS[outcome.state],
-        generation=generation,
-        step=step,
+        generation=facts.number,
+        step=facts.step,
+        saved=facts.checkpoints.newest_step,
         cause=cause if diagnosis is None else diagnosis.cause,
-        worker=None if diagnosis is None else diagnosis.worker,
-        node="" if diagnosis is None else diagnosis.node,
+        worker=None if diagnosis is None else diagnosis.culprit.worker or None,
+        node="" if diagnosis is None else diagnosis.culprit.node,
+        culprit=None if diagnosis is None else diagnosis.culprit,
         failure=_failure_kind(outcome),
     )
 

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, LaunchError, ReproducibilityError, WorkerError
+from dougong.errors import (
+    DougongError,
+    LaunchError,
+    ReproducibilityError,
+    SupersededError,
+    WorkerError,
+)
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
-from dougong.fault.policy import decide
+from dougong.fault.policy import Budget, Decision, PastFailure, decide
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     Enter,
     ForgetParts,
-    KillGeneration,
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.departure import Parting, who_leaves
+from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.observe import warning
+from dougong.launcher.controller.inbound.saves import CheckpointFacts
+from dougong.launcher.controller.looks import with_place
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
@@ -60,10 +69,16 @@ def next_actions(
     acting, since one decision may make the next one possible."""
     if isinstance(state, Ended):
         return ()
+    if facts.successor:
+        error = SupersededError(
+            f"{policy.run_dir.path}: {facts.successor} has taken this run over, as this controller "
+            "had not been heard of: it goes on there"
+        )
+        return _end(Outcome("FAILED", error.exit_status, error))
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
-    urgent = _keep_house(facts)
+    urgent = _keep_house(facts) or due_drills(facts, state, policy, now)
     if urgent:
         return urgent
     if facts.stop is not None and _stops_at_once(facts, state):
@@ -204,19 +219,33 @@ def _conclude(
     if checkpoints.num_open:
         _refuse_late_commit(generation, policy.deadlines, now)
         return ()
-    # A worker is done when its part is durable, so that a part that is not here by now never comes.
-    if checkpoints.parts:
-        steps = ", ".join(map(str, sorted(checkpoints.parts)))
+    # A worker is done when its part is durable or refused for good, so that one that is not here
+    # by now never comes.
+    if checkpoints.awaited:
+        steps = ", ".join(map(str, checkpoints.awaited))
         raise LaunchError(
             f"the checkpoint of step {steps} is not whole: not every worker sent its part; see the "
             "logs"
         )
     if checkpoints.error is not None:
-        raise checkpoints.error
+        return _commit_again(checkpoints, generation, policy.deadlines, now)
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
     return _end(Outcome("FINISHED", 0))
+
+
+def _commit_again(
+    checkpoints: CheckpointFacts, generation: Generation, deadlines: Deadlines, now: float
+) -> tuple[Action, ...]:
+    """A run that is done waits for storage to take its last checkpoint. Raises why it has not."""
+    refused = checkpoints.refused
+    assert generation.last_exit_at is not None and checkpoints.error is not None
+    if refused is None or now - generation.last_exit_at > deadlines.commit_checkpoint_s:
+        raise checkpoints.error
+    if now - refused.at < deadlines.storage_retry_s:
+        return ()
+    return (CommitCheckpoint(refused.step, generation.number, refused.parts),)
 
 
 def _refuse_late_commit(generation: Generation, deadlines: Deadlines, now: float) -> None:
@@ -237,56 +266,44 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    node = facts.agents.node_of(first.worker, policy.host)
-    diagnosis = replace(_with_advice(diagnose(first), facts, policy), node=node)
-    past = [failure.diagnosis for failure in facts.history]
-    decision = decide(diagnosis, policy.job.fault, past, generation.has_stepped)
-    died, diagnosed = _failure_events(number, diagnosis, [failure.worker for failure in others])
+    diagnosis = with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
+    decision = _decision(facts, generation, diagnosis, policy, now)
+    followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
+    died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
+    diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
     decided = events.RecoveryDecided(
         generation=number, action=decision.action, reason=decision.reason
     )
     again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
-    # The others are killed at once: they would wait for the dead one until their own deadline, and
-    # what they said meanwhile would hide the cause.
+    leaving = who_leaves(generation, decision, was_stopping)
+    # The others leave at once: they would wait for the dead one until their own deadline, and what
+    # they said meanwhile would hide the cause.
     return (
         *([] if again is None else [Record(again)]),
-        Record(died),
-        KillGeneration(number, diagnosis),
+        *died,
+        EndGeneration(number, diagnosis, leaving),
         Enter(recovering),
         Record(diagnosed),
         Record(decided),
     )
 
 
-def _failure_events(
-    number: int, diagnosis: Diagnosis, followed_by: Sequence[str]
-) -> tuple[events.WorkerDied, events.FailureDiagnosed]:
-    died = events.WorkerDied(
-        generation=number,
-        worker=diagnosis.worker,
-        node=diagnosis.node,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-    )
-    diagnosed = events.FailureDiagnosed(
-        generation=number,
-        worker=diagnosis.worker,
-        node=diagnosis.node,
-        failure=diagnosis.kind,
-        cause=diagnosis.cause,
-        detail=diagnosis.detail,
-        followed_by=tuple(followed_by),
-    )
-    return died, diagnosed
+def _decision(
+    facts: RunFacts, generation: Generation, diagnosis: Diagnosis, policy: RunPolicy, now: float
+) -> Decision:
+    has_stepped = generation.has_stepped
+    failure = PastFailure(generation.number, diagnosis, has_stepped, facts.step, now)
+    budget = Budget(now, facts.checkpoints.committed_at)
+    return decide(failure, policy.job.fault, facts.history, budget)
 
 
 def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
     """An out-of-memory is answered with what the plan says of the worker's bytes."""
     if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
         return diagnosis
-    worker = facts.plan.worker(diagnosis.worker)
+    worker = facts.plan.worker(diagnosis.culprit.worker)
     shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
     handle = facts.agents.of_worker(worker.name)
     known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None
@@ -298,7 +315,8 @@ def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Di
 def _recover(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
-    """End the old generation's workers, then the run or the next generation, as was decided."""
+    """Have the old generation's workers leave it or end, then the run or the next generation, as
+    was decided."""
     if state.stage is Stage.WORKERS_END:
         return _await_workers_end(facts, state, policy, now)
     relocation = Relocation(facts, state, policy, now)
@@ -315,11 +333,10 @@ def _await_workers_end(
     facts: RunFacts, state: Recovering, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     assert facts.generation is not None
-    done: tuple[Action, ...] = (ForgetParts(),)
-    if not facts.generation.all_exited:
-        if now - state.since <= policy.deadlines.kill_s:
-            return ()
-        done = (_left_behind(facts, facts.generation, policy.deadlines), *done)
+    parting = Parting(facts, facts.generation, state.since, policy.deadlines, now)
+    if not parting.is_over:
+        return parting.kill_late()
+    done: tuple[Action, ...] = (*parting.left_behind(), ForgetParts())
     ends = facts.stop is not None or state.decision.action == "fail"
     if ends and _is_committing(facts, state, policy, now):
         return ()
@@ -338,17 +355,6 @@ def _is_committing(facts: RunFacts, state: Recovering, policy: RunPolicy, now: f
     end must not cost it."""
     waits = now - state.since <= policy.deadlines.commit_checkpoint_s
     return waits and facts.checkpoints.num_open > 0
-
-
-def _left_behind(facts: RunFacts, generation: Generation, deadlines: Deadlines) -> Record:
-    """SIGKILL has been sent. A process that does not end even so is stuck in the kernel; the next
-    generation may begin without it, since its generation's number keeps it out of that one."""
-    statuses = generation.workers.items()
-    alive = [name for name, status in statuses if not status.has_exited]
-    waited = deadlines.words("kill_s")
-    return warning(
-        facts, f"not ended after SIGKILL: the controller waited {waited}; left behind", *alive
-    )
 
 
 def _begin_restart(

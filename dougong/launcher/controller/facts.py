@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from dougong.checkpoint.directories import step_of
-from dougong.control.worker_messages import PartDurable
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
-from dougong.fault.past import PastFailure
+from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.fault.drill import FiredDrill
+from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.paths import PathFacts
+from dougong.fault.policy import PastFailure
 from dougong.fault.router_watch import RouterWatch
+from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -29,145 +30,60 @@ from dougong.launcher.controller.actions import (
     AskWhoEnded,
     CommitCheckpoint,
     DropAgent,
+    EndGeneration,
     FindCheckpoint,
+    FireDrill,
     ForgetParts,
     ForkGeneration,
     GiveUp,
     GoOn,
-    KillGeneration,
+    KillLate,
     LoseAgent,
     Record,
     SeekNodes,
     StartAgents,
+    TakeOrder,
+    TrustMemory,
+    TryMachine,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle, AgentTable
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.generation import Generation
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint, StoreOpened
+from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
+from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.records.events import CheckpointCommitted, CheckpointFailed, Waiting
-from dougong.records.recomputation import Recomputation
-from dougong.records.unsaved import commit_words
-
-_FAILED_COMMITS = 2
-"""So many in a row end a run that has no checkpoint at all."""
-
-
-@dataclass
-class CheckpointFacts:
-    """What is known of a run's checkpoints.
-
-    `parts`: of checkpoints that are not whole yet, by step, then by worker; all are of the present
-    generation. `num_open`: commits under way. `error`: how a run ends whose last commit failed,
-    and `failed`: as it was told; None where it did not. `parent`: name of the checkpoint that the
-    next one follows. `num_sought`: searches under way; `found`: the answer to the last one.
-    """
-
-    parts: dict[int, dict[str, PartDurable]] = field(default_factory=dict)
-    num_open: int = 0
-    error: DougongError | None = None
-    failed: CheckpointFailed | None = None
-    parent: str | None = None
-    num_sought: int = 0
-    found: FoundCheckpoint | None = None
-
-    def note_part(self, worker: str, message: PartDurable) -> bool:
-        """A worker's part is on storage; True when it is the first of its step."""
-        parts = self.parts.setdefault(message.step, {})
-        parts[worker] = message
-        return len(parts) == 1
-
-    def whole(self, num_workers: int) -> dict[int, dict[str, PartDurable]]:
-        """Parts by step and worker, of the steps of which every worker's part is there."""
-        return {step: parts for step, parts in self.parts.items() if len(parts) == num_workers}
-
-    def note(self, action: CommitCheckpoint | ForgetParts | FindCheckpoint) -> None:
-        """Take down what the controller has done about checkpoints."""
-        match action:
-            case CommitCheckpoint(step):
-                del self.parts[step]
-                self.num_open += 1
-            case ForgetParts():
-                self.parts.clear()
-            case FindCheckpoint():
-                self.found = None
-                self.num_sought += 1
-
-    @property
-    def newest_step(self) -> int:
-        """Of the checkpoint that a recovery would go on from; 0 for none."""
-        return 0 if self.parent is None else step_of(Path(self.parent)) or 0
-
-    @property
-    def num_failed(self) -> int:
-        """So many commits in a row have failed."""
-        return 0 if self.failed is None else self.failed.in_a_row
-
-    @property
-    def is_in_vain(self) -> bool:
-        """Whether to train on would be for nothing: there is no checkpoint, and storage has refused
-        several in a row. A run that has one goes on: storage may heal, and a fault costs no more
-        than it would."""
-        return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
-
-    def note_committed(self, committed: Committed, generation: int) -> CheckpointCommitted:
-        """A checkpoint exists; the event that tells it."""
-        event = CheckpointCommitted(
-            generation=generation,
-            step=committed.step,
-            directory=committed.directory.name,
-            num_bytes=committed.num_bytes,
-            seconds=round(committed.seconds, 3),
-            after_failures=self.num_failed,
-        )
-        self.num_open -= 1
-        self.error = self.failed = None
-        self.parent = committed.directory.name
-        return event
-
-    def note_failed(self, step: int, error: DougongError, generation: int) -> CheckpointFailed:
-        """A checkpoint could not be committed; the event that tells it."""
-        self.failed = CheckpointFailed(
-            generation=generation,
-            step=step,
-            reason=str(error),
-            newest=self.newest_step,
-            in_a_row=self.num_failed + 1,
-        )
-        self.num_open -= 1
-        self.error = type(error)(commit_words(self.failed))
-        return self.failed
-
-    def note_found(self, found: FoundCheckpoint) -> None:
-        self.num_sought -= 1
-        if self.num_sought > 0:
-            return  # agents were lost meanwhile, and it has been asked again since
-        self.found = found
-        self.parent = found.directory.name if found.directory is not None else None
+from dougong.records.event.recovery_times import OpenRecoveries
+from dougong.records.events import FirstStep, Waiting
+from dougong.records.recomputation import Ledgers, Recomputation
 
 
 @dataclass
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills, as (step,
-    worker). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so. `answers`: of generation 0's children, by
+    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
+    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
+    seconds). `same_since`: the first generation whose bits all later ones must give again.
+    `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
+    `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
-    did or waited for. What is not known yet is None.
+    did or waited for. `successor`: the controller that has taken the run over from this one, in
+    words; empty: none. `ray`: what of Ray is gone, in words. What is not known yet is None.
     """
 
     number: int
     step: int
-    fired: set[tuple[int, str]]
+    fired: set[FiredDrill]
     same_since: int = 1
+    orders: list[DrillOrder] = field(default_factory=list)
+    first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
@@ -176,16 +92,20 @@ class RunFacts:
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
     num_refused: int = 0
+    successor: str = ""
+    ray: str = ""
     are_placed: bool = False
     awaited: str = ""
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     nodes_at: float = 0.0
-    store: StoreOpened | None = None
     model: InspectedModel | None = None
     plan: Plan | None = None
     generation: Generation | None = None
+    health: HealthWatch = field(default_factory=HealthWatch)
     recomputation: Recomputation = field(default_factory=Recomputation)
+    ledgers: Ledgers = field(default_factory=Ledgers)
+    recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
     stop: Stop | None = None
     error: DougongError | None = None
 
@@ -200,11 +120,18 @@ class RunFacts:
         generation = self.generation
         return generation if generation is not None and generation.number == number else None
 
-    def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
-        """An agent is gone, and its workers with it."""
-        text = self.agents.lose(handle, reason, self.machine_of(handle))
+    def lose(
+        self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
+    ) -> None:
+        """An agent has ended, or its fork server, and its workers with it."""
+        self.lose_by(handle, AgentLost(Culprit(kind, handle.spec.name), reason, ()), now)
+
+    def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
+        """An agent is gone by this failure, of itself or of something that it needs."""
+        own = replace(failure, workers=handle.spec.workers)
+        self.agents.lose(handle, own, self.machine_of(handle))
         if self.generation is not None:
-            self.generation.note_lost(handle.spec.workers, text, now)
+            self.generation.note_lost(own, now)
 
     def note_left(self, handle: AgentHandle, reason: str, now: float) -> None:
         """An agent's connection has ended. Of one that is not ready yet, its backend may know why
@@ -261,31 +188,78 @@ class RunFacts:
                 self.judged = judged
             case UsePlan(plan):
                 self.plan = plan
-            case KillGeneration(generation, diagnosis):
-                ended = self.generation_of(generation)
-                has_stepped = ended is not None and ended.has_stepped
-                self.history.append(PastFailure(generation, diagnosis, has_stepped))
-                self.recomputation = Recomputation()
-            case ForkGeneration():
-                self._begin_generation(action, now)
+            case EndGeneration() | KillLate() | ForkGeneration():
+                self._note_generation(action, now)
+            case TakeOrder(order):
+                self.orders.remove(order)
+            case FireDrill():
+                self._note_drill(action, now)
             case Record() | GoOn() | LoseAgent() | SeekNodes():
                 self._note_search(action, now)
             case (
                 StartAgents()
                 | AskWhoEnded()
                 | DropAgent()
+                | TryMachine()
                 | AskForPaths()
                 | AskForModel()
                 | AskForFingerprints()
             ):
                 self._note_agents(action, now)
-            case CommitCheckpoint() | ForgetParts() | FindCheckpoint():
-                self.checkpoints.note(action)
+            case CommitCheckpoint() | ForgetParts() | FindCheckpoint() | TrustMemory():
+                self._note_checkpoints(action, now)
+
+    def _note_checkpoints(
+        self, action: CommitCheckpoint | ForgetParts | FindCheckpoint | TrustMemory, now: float
+    ) -> None:
+        match action:
+            case CommitCheckpoint(step, _, parts):
+                self.checkpoints.begin_commit(step, parts)
+            case ForgetParts():
+                self.recoveries.note_left(now)
+                self.checkpoints.forget_parts()
+            case FindCheckpoint():
+                self.checkpoints.begin_search()
+            case TrustMemory(fallback):
+                self.checkpoints.found = FoundCheckpoint(fallback, in_memory=True)
+
+    def _note_drill(self, action: FireDrill, now: float) -> None:
+        if action.fired is not None:
+            self.fired.add(action.fired)
+        generation, message = self.generation_of(action.message.generation), action.message
+        if generation is not None:
+            generation.note_drill(message.worker, message.fault, now)
+
+    def _note_generation(
+        self, action: EndGeneration | KillLate | ForkGeneration, now: float
+    ) -> None:
+        match action:
+            case EndGeneration():
+                self._end_generation(action, now)
+            case KillLate(generation, workers):
+                late = self.generation_of(generation)
+                if late is not None:
+                    late.note_killed(workers, now)
+            case ForkGeneration():
+                self._begin_generation(action, now)
+
+    def _end_generation(self, action: EndGeneration, now: float) -> None:
+        number, diagnosis = action.generation, action.diagnosis
+        ended = self.generation_of(number)
+        has_stepped = ended is not None and ended.has_stepped
+        self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
+        self.recomputation = Recomputation()
+        if ended is not None:
+            first_sign_at = ended.first_sign_of(diagnosis, now)
+            self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
+            ended.note_end(action.leaving, now)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(FirstStep()) if self.first_step_at is None:
+                self.first_step_at = now
             case GoOn():
                 self.error = None
             case LoseAgent(agent, reason):
@@ -298,6 +272,7 @@ class RunFacts:
         action: StartAgents
         | AskWhoEnded
         | DropAgent
+        | TryMachine
         | AskForPaths
         | AskForModel
         | AskForFingerprints,
@@ -313,6 +288,8 @@ class RunFacts:
                 self.agents.note_asked(now)
             case DropAgent(agent):
                 self.agents[agent].is_dropped = True
+            case TryMachine(agent):
+                self.agents[agent].tried_at = now
             case AskForPaths(number, wanted):
                 self.paths.begin(number, wanted)
             case AskForModel(_, worker):
@@ -327,9 +304,14 @@ class RunFacts:
 
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
-        self.generation = Generation.of_plan(action.number, action.plan, now)
-        if self.checkpoints.found is not None:
-            self.recomputation = Recomputation(self.checkpoints.found.recorded)
+        self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
+        self.health.begin_generation()
+        self.recoveries.note_begun(now)
+        found = self.checkpoints.found
+        if found is not None and not action.in_memory:
+            self.ledgers = Ledgers(dict(found.recorded))
+        self.recomputation = Recomputation(dict(self.ledgers.steps))
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:
-            self.generation.note_lost(handle.spec.workers, str(handle.lost), now)
+            if handle.failure is not None:
+                self.generation.note_lost(handle.failure, now)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from dougong.control.messages import Heartbeat, WorkerExited
-from dougong.control.worker_messages import WorkerRaised
-from dougong.deadlines import Deadlines
-from dougong.fault.diagnosis import settled
+from dougong.control.progress import WorkerSigns
+from dougong.control.worker_messages import StateFetched, WorkerRaised
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.fault.diagnosis import Diagnosis, settled
 from dougong.fault.liveness import (
     arrival_words,
     is_last_worker_late,
@@ -16,16 +19,34 @@ from dougong.fault.liveness import (
     stall_reason,
     stalled,
 )
-from dougong.fault.observation import AgentLost, Exited, Failure, Hung, NotStarted, Raised
+from dougong.fault.observation import (
+    AgentLost,
+    Exited,
+    Failure,
+    Hung,
+    LinkCut,
+    NotStarted,
+    Raised,
+)
+from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
+from dougong.fault.suspicion import Suspicion, WorkerView
+from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
-from dougong.records.events import MovedWorker
+from dougong.records.event.recovery_times import Restarted
+from dougong.records.events import MovedWorker, StateRestored
 from dougong.records.status import StillWorker, WorkerState
 
 
 @dataclass
 class WorkerStatus:
     """One worker of the generation. `step`, `phase`, `operation`: what its progress vector said
-    last, `moved_at` when that changed."""
+    last, `moved_at` when that changed; `awaited`: the ranks that it waits for, as bits; `signs`: of
+    life, `seen_at` when its agent told them.
+
+    `is_there`: its process is known to be in this generation; `is_kept`: it was in the one before.
+    When the generation is broken: `is_leaving`: it is asked to leave, and `held_step` is what it
+    holds in memory once it has; `killed_at`: it was killed for that (monotonic seconds).
+    """
 
     worker: Worker
     moved_at: float
@@ -35,18 +56,57 @@ class WorkerStatus:
     in_drill: bool = False
     has_failed: bool = False
     is_stalled: bool = False
+    is_there: bool = False
+    is_kept: bool = False
+    stays: bool = False
+    is_leaving: bool = False
+    held_step: int | None = None
+    killed_at: float | None = None
+    fetched: StateFetched | None = None
+    drill_at: float | None = None
     sequence: int = 0
     step: int = 0
     phase: str = "start"
     operation: int = 0
+    awaited: int = 0
+    signs: WorkerSigns = field(default_factory=WorkerSigns)
+    seen_at: float = -math.inf
+
+    @property
+    def has_left(self) -> bool:
+        """Whether its process lives, outside of its generation."""
+        return self.held_step is not None and not self.has_exited
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is in its generation no more."""
+        return self.has_exited or self.held_step is not None
+
+    @property
+    def may_survive(self) -> bool:
+        """Whether its process can go on although its generation is broken."""
+        return not self.has_exited and (self.stays or not self.has_failed)
 
     def still(self) -> StillWorker:
         """What it was at last, for the record."""
         worker = self.worker
         return StillWorker(name=worker.name, host=worker.node, step=self.step, phase=self.phase)
 
-    def describe(self) -> WorkerState:
-        """As in status.json."""
+    def view(self, names: Sequence[str], now: float) -> WorkerView:
+        """How it is now. `names`: of all workers, by rank."""
+        awaited = [name for rank, name in enumerate(names) if self.awaited >> rank & 1]
+        return WorkerView(
+            self.worker.name,
+            self.step,
+            self.phase,
+            self.operation,
+            tuple(awaited),
+            self.signs,
+            is_seen=now - self.seen_at <= DEADLINES.worker_seen_s,
+        )
+
+    def describe(self, health: str = "") -> WorkerState:
+        """As in status.json. `health`: how it is, in a few words."""
         worker = self.worker
         return WorkerState(
             name=worker.name,
@@ -59,13 +119,16 @@ class WorkerStatus:
             alive=self.pid is not None and not self.has_exited,
             step=self.step,
             phase=self.phase,
+            health=health,
         )
 
 
 @dataclass
 class Generation:
     """One generation. `failures`: in the order observed; the times are monotonic seconds, None
-    while nothing of the kind has happened."""
+    while nothing of the kind has happened. `has_ended`: it is broken, and its workers leave it or
+    are killed; `first_step`: the first one that it has done, 0 before; `store`: where its
+    workers meet."""
 
     number: int
     workers: Mapping[str, WorkerStatus]
@@ -74,11 +137,72 @@ class Generation:
     first_done_at: float | None = None
     last_exit_at: float | None = None
     has_stepped: bool = False
+    has_ended: bool = False
+    first_step: int = 0
+    store: MeetingStore = field(default_factory=MeetingStore)
 
     @staticmethod
-    def of_plan(number: int, plan: Plan, now: float) -> Generation:
-        """A generation whose workers are about to be forked."""
-        return Generation(number, {w.name: WorkerStatus(w, now) for w in plan.workers})
+    def of_plan(
+        number: int, plan: Plan, now: float, before: Generation | None = None
+    ) -> Generation:
+        """A generation whose workers are about to be forked; survivors of the one `before` are
+        handed its task."""
+        pids = {} if before is None else before.survivors
+        statuses = [WorkerStatus(w, now, pid=pids.get(w.name)) for w in plan.workers]
+        return Generation(number, {status.worker.name: status for status in statuses})
+
+    @property
+    def survivors(self) -> dict[str, int | None]:
+        """The process ids of the workers that have left and live, by name."""
+        return {name: s.pid for name, s in self.workers.items() if s.has_left}
+
+    @property
+    def held_step(self) -> int:
+        """The newest step that a survivor holds in memory; 0 where none does."""
+        return max((s.held_step or 0 for s in self.workers.values() if s.has_left), default=0)
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Workers that were asked to leave, and neither have nor were killed."""
+        statuses = self.workers.items()
+        return tuple(n for n, s in statuses if s.is_leaving and not s.is_gone and not s.killed_at)
+
+    def first_sign_of(self, diagnosis: Diagnosis, now: float) -> float:
+        """When the failure was first seen, whose diagnosis is made now (monotonic seconds)."""
+        first_at = now if self.first_failure_at is None else self.first_failure_at
+        return min(first_at, now - (diagnosis.latency_s or 0.0))
+
+    def drill_of(self, worker: str) -> float | None:
+        """When the worker has told that its drill begins; None where it has not."""
+        status = self.workers.get(worker)
+        return None if status is None else status.drill_at
+
+    @property
+    def restarted(self) -> Restarted:
+        """What its first step tells of a recovery."""
+        kept = [name for name, status in self.workers.items() if status.is_kept]
+        forked = [name for name in self.workers if name not in kept]
+        tiers = {} if self.fetched is None else self.fetched.tiers
+        return Restarted(self.number, self.first_step, kept, forked, tiers)
+
+    @property
+    def is_formed(self) -> bool:
+        """Whether every worker's process is known to be there."""
+        return all(status.is_there for status in self.workers.values())
+
+    @property
+    def fetched(self) -> StateRestored | None:
+        """What all workers have said of their parts of the state; None while one has not."""
+        told = [status.fetched for status in self.workers.values()]
+        parts = [part for part in told if part is not None]
+        if len(parts) < len(told):
+            return None
+        tiers: Counter[str] = Counter()
+        for part in parts:
+            tiers.update(part.tiers)
+        seconds = round(max(part.seconds for part in parts), 3)
+        step = max(part.step for part in parts)
+        return StateRestored(generation=self.number, step=step, tiers=dict(tiers), seconds=seconds)
 
     @property
     def is_built(self) -> bool:
@@ -108,15 +232,37 @@ class Generation:
     def is_heard(self, worker: str) -> bool:
         """Whether what a worker prints is to be shown: after a failure only those who failed have
         news, the others are being ended."""
-        return not self.failures or any(failure.worker == worker for failure in self.failures)
+        return not self.failures or any(worker in failure.workers for failure in self.failures)
 
     def note_forked(self, worker: str, pid: int) -> None:
-        self.workers[worker].pid = pid
+        """A worker's process is there: a new one, or a survivor's with the same number."""
+        status = self.workers[worker]
+        status.is_there, status.is_kept, status.pid = True, status.pid == pid, pid
+
+    def note_end(self, leaving: Collection[str], now: float) -> None:
+        """The generation is broken: these workers are asked to leave, all others killed."""
+        self.has_ended = True
+        for name, status in self.workers.items():
+            status.is_leaving = name in leaving
+            if not status.is_leaving:
+                status.killed_at = now
+
+    def note_killed(self, workers: Collection[str], now: float) -> None:
+        """These have not left in time."""
+        for name in workers:
+            self.workers[name].killed_at = now
+
+    def note_left(self, worker: str, step: int) -> None:
+        """A worker has left the broken generation, and holds this step in memory."""
+        self.workers[worker].held_step = step
 
     def note_beat(self, beat: Heartbeat, now: float) -> None:
         """An agent's heartbeat: the progress vectors of its workers."""
         for worker, progress in beat.progress.items():
             status = self.workers.get(worker)
+            if status is not None and worker in beat.signs:
+                status.signs, status.seen_at = beat.signs[worker], now
+                status.awaited = progress.awaited
             # The same sequence number is the same report, sent again: it is no movement.
             if status is not None and progress.sequence != status.sequence:
                 status.sequence = progress.sequence
@@ -124,43 +270,58 @@ class Generation:
                 status.operation = progress.operation
                 status.moved_at, status.is_stalled = now, False
 
+    def views(self, now: float) -> tuple[WorkerView, ...]:
+        """How all workers are now that are still at work."""
+        names = tuple(self.workers)
+        at_work = (status for status in self.living if not status.is_done)
+        return tuple(status.view(names, now) for status in at_work)
+
+    def note_hung(self, suspicion: Suspicion, now: float) -> None:
+        """A worker is given up: what is suspected of it has lasted too long."""
+        reason = f"{suspicion.why}, and was given up after {suspicion.limit}"
+        latency_s = round(suspicion.since_s, 3)
+        worker = suspicion.culprit.worker
+        self._fail(Hung(worker, reason, suspicion.evidence, latency_s), now)
+
     def note_done(self, worker: str, now: float) -> None:
         """A worker's work is done; its process ends next."""
         self.workers[worker].is_done = True
         if self.first_done_at is None:
             self.first_done_at = now
 
-    def note_drill(self, worker: str) -> None:
-        self.workers[worker].in_drill = True
+    def note_drill(self, worker: str, fault: str, now: float) -> None:
+        """A drill is about to do this to a worker, or to what serves it."""
+        status = self.workers[worker]
+        status.in_drill, status.drill_at = fault in ENDS_ITS_PROCESS, now
 
     def note_raised(self, worker: str, error: WorkerRaised, now: float) -> None:
-        """A worker said with which exception it ends; its process ends soon."""
+        """A worker said with which exception it ends; its process ends soon, unless it stays."""
+        self.workers[worker].stays = error.stays
         self._fail(Raised(worker, error), now)
 
-    def note_exit(self, message: WorkerExited, now: float) -> None:
+    def note_exit(self, message: WorkerExited, now: float) -> Failure | None:
         """A process ended: a failure unless we asked for it, or its work was done."""
         status = self.workers[message.worker]
         status.has_exited, self.last_exit_at = True, now
         # `asked` alone decides: whatever signal it died of, we sent SIGKILL, and the failure for
         # which we did is known already.
         if message.asked or (status.is_done and message.code == 0):
-            return
+            return None
         if message.text is not None:
-            self._fail(NotStarted(message.worker, message.text), now)
-            return
+            return self._fail(NotStarted(message.worker, message.text), now)
         failure = Exited(
             message.worker, message.code, message.oom, status.in_drill, message.last_lines
         )
-        self._fail(failure, now)
+        return self._fail(failure, now)
 
-    def note_lost(self, workers: Sequence[str], reason: str, now: float) -> None:
-        """An agent is gone, and those of its workers that had not ended with it."""
-        for name in workers:
-            status = self.workers.get(name)
-            if status is None or status.has_exited:
-                continue
+    def note_lost(self, failure: AgentLost | LinkCut, now: float) -> None:
+        """An agent is gone, and those of its workers that had not ended with it: one failure."""
+        living = [status for status in self.living if status.worker.name in failure.workers]
+        if not living:
+            return
+        for status in living:
             status.has_exited, self.last_exit_at = True, now
-            self._fail(AgentLost(name, reason), now)
+        self._fail(replace(failure, workers=tuple(s.worker.name for s in living)), now)
 
     def note_time(self, now: float, deadlines: Deadlines) -> tuple[WorkerStatus, ...]:
         """Give up who is still at work although another one is done; workers that have just
@@ -194,16 +355,18 @@ class Generation:
         for status in self.workers.values():
             status.has_exited = True
 
-    def _fail(self, failure: Failure, now: float) -> None:
-        """Note a worker's failure, if it is its first: an exception and the exit after it are
-        one."""
-        status = self.workers[failure.worker]
-        if status.has_failed:
-            return
-        status.has_failed = True
+    def _fail(self, failure: Failure, now: float) -> Failure | None:
+        """Note a failure, and return it, if it is the first of one of its workers: an exception
+        and the exit after it are one."""
+        statuses = [self.workers[name] for name in failure.workers]
+        if all(status.has_failed for status in statuses):
+            return None
+        for status in statuses:
+            status.has_failed = True
         if self.first_failure_at is None:
             self.first_failure_at = now
         self.failures.append(failure)
+        return failure
 
 
 def moved_workers(before: Plan | None, now: Plan) -> tuple[MovedWorker, ...]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from dougong.checkpoint.directories import step_of
+from dougong.control.messages import Message
+from dougong.fault.diagnosis import Diagnosis
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import Record
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.observe import warning
+from dougong.launcher.controller.inbound.agents import AgentHandle
+from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
 from dougong.records import events
@@ -51,3 +55,45 @@ def tell(facts: RunFacts, remarks: Remarks) -> Iterator[Record]:
         yield Record(events.NoteTaken(generation=facts.number, text=text))
     for text in remarks.warnings:
         yield warning(facts, text)
+
+
+def warning(facts: RunFacts, text: str, *workers: str) -> Record:
+    """A warning as an event of the newest generation, with the nodes of its workers where there are
+    several."""
+    text += facts.agents.on_nodes(workers)
+    return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
+
+
+def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
+    """A damaged checkpoint as an event."""
+    event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
+    return Record(event)
+
+
+def unknown(message: Message) -> str:
+    return f"unknown message kind {message.kind!r} at this place; it is ignored"
+
+
+def set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
+    """Checkpoints that the run goes on without as an event, if there are any."""
+    if found.aside is None:
+        return []
+    step = 0 if found.directory is None else step_of(found.directory)
+    event = events.CheckpointsSetAside(
+        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
+    )
+    return [Record(event)]
+
+
+def with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """With the machine of the culprit, where it is one of several."""
+    culprit = diagnosis.culprit
+    match culprit.kind:
+        case "worker":
+            node = facts.agents.node_of(culprit.name, policy.host)
+        case "agent" | "fork_server":
+            workers = facts.agents[culprit.name].spec.workers
+            node = facts.agents.node_of(workers[0], policy.host)
+        case _:
+            node = culprit.node
+    return replace(diagnosis, culprit=replace(culprit, node=node))

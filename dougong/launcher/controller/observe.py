@@ -7,9 +7,11 @@ from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
     AgentReady,
+    ForkServerReplaced,
     FromWorker,
     Heartbeat,
     Message,
+    OrderDrill,
     OutputLine,
     Ping,
     RequestRefused,
@@ -19,31 +21,20 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
-from dougong.control.worker_messages import (
-    DrillAnnounced,
-    PartDurable,
-    StepDone,
-    UpdateSkipped,
-    WorkerDone,
-    WorkerMessage,
-    WorkerRaised,
-    WorkerWarning,
-)
+from dougong.control.worker_messages import StorageTold
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.liveness import silence_reason
+from dougong.fault.culprit import Culprit
+from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
     CloseChannel,
     News,
     Record,
-    RecordStep,
-    ShowException,
     ShowLine,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import (
     AgentJoined,
     AgentLeft,
@@ -52,20 +43,28 @@ from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     Awaited,
     BackendOpened,
+    CheckpointsPruned,
     ClientRequest,
     CommitFailed,
     Committed,
+    DrillOrder,
     FoundCheckpoint,
+    Heard,
     Item,
+    MachineTried,
     NodesListed,
     OwnPathsTried,
     PeerRefused,
     SignalReceived,
-    StoreOpened,
+    SuccessorFound,
     TaskFailed,
 )
+from dougong.launcher.controller.looks import rejected, unknown, warning
+from dougong.launcher.controller.observe_health import observe_agents, observe_health
+from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
+from dougong.records.event.storage import storage_event
 from dougong.records.files import ROOM
 
 REFUSALS_TOLD = 5
@@ -85,14 +84,21 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             return _observe_client(facts, item)
         case SignalReceived(number):
             return _observe_signal(facts, number)
+        case SuccessorFound(who):
+            facts.successor = who
+            return ()
         case PeerRefused(text):
             return _observe_refusal(facts, text)
         case Committed():
-            return _observe_commit(facts, item)
+            return _observe_commit(facts, item, now)
+        case CheckpointsPruned():
+            return _observe_pruned(facts, item)
         case CommitFailed():
-            return _observe_failed_commit(facts, item)
+            return _observe_failed_commit(facts, item, now)
         case Awaited(text):
             return (Record(events.Waiting(generation=facts.number, text=text)),)
+        case RayNews():
+            return _observe_ray(facts, item)
         case _:
             _observe_answer(facts, item, now)
             return ()
@@ -101,9 +107,12 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
 def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[News, ...]:
     """Change the facts by the time that has passed: agents that are silent, workers whose progress
     stands still."""
-    for handle in facts.agents.silent(now, deadlines):
-        facts.lose(handle, silence_reason(deadlines), now)
+    tries = observe_agents(facts, now, deadlines)
     facts.note_unexplained(now, deadlines)
+    return (*tries, *_observe_stalls(facts, now, deadlines), *observe_health(facts, now, deadlines))
+
+
+def _observe_stalls(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[Record, ...]:
     if facts.generation is None:
         return ()
     news = []
@@ -111,13 +120,6 @@ def observe_time(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[New
         text = facts.generation.stall_text(status, deadlines)
         news.append(warning(facts, text, status.worker.name))
     return tuple(news)
-
-
-def warning(facts: RunFacts, text: str, *workers: str) -> Record:
-    """A warning as an event of the newest generation, with the nodes of its workers where there are
-    several."""
-    text += facts.agents.on_nodes(workers)
-    return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
 
 
 def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
@@ -135,6 +137,23 @@ def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
 # Background threads
 
 
+def _observe_ray(facts: RunFacts, news: RayNews) -> tuple[News, ...]:
+    """What becomes of Ray changes nothing for agents that live."""
+    text = news.text
+    if news.agent:
+        handle = facts.agents.handles.get(news.agent)
+        if handle is None or not handle.has_joined or handle.lost is not None:
+            return ()  # that the agent itself has ended is told as such
+    else:
+        facts.ray = text if news.is_lost else ""
+    if news.is_lost and facts.generation is not None:
+        text += "; training goes on, and needs Ray only to find another node"
+    event = events.RayChanged(
+        generation=facts.number, part=news.part, is_lost=news.is_lost, text=text
+    )
+    return (Record(event),)
+
+
 def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
     match item:
         case TaskFailed(error):
@@ -143,8 +162,6 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.host = host
         case NodesListed(nodes):
             facts.nodes, facts.nodes_at = nodes, now
-        case StoreOpened():
-            facts.store = item
         case OwnPathsTried(number, end, results):
             facts.paths.own_end = end
             facts.paths.note(number, CONTROLLER, results)
@@ -154,6 +171,10 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.note_ends(reasons, now)
         case FoundCheckpoint():
             facts.checkpoints.note_found(item)
+        case Heard(hearing):
+            facts.agents.hearing = hearing
+        case MachineTried(agent, answers):
+            facts.agents.note_tried(agent, answers)
 
 
 def as_ours(error: BaseException) -> DougongError:
@@ -166,23 +187,25 @@ def as_ours(error: BaseException) -> DougongError:
     return LaunchError(f"{type(error).__name__}: {error}")
 
 
-def _observe_failed_commit(facts: RunFacts, failed: CommitFailed) -> tuple[News, ...]:
+def _observe_failed_commit(facts: RunFacts, failed: CommitFailed, now: float) -> tuple[News, ...]:
     """Each one is told anew: whoever looks must not take what is trained for saved."""
     error = as_ours(failed.error)
-    return (Record(facts.checkpoints.note_failed(failed.step, error, facts.number)),)
+    event = facts.checkpoints.note_failed(failed.step, error, facts.number, now)
+    return () if event is None else (Record(event),)
 
 
-def _observe_commit(facts: RunFacts, committed: Committed) -> tuple[News, ...]:
-    news = [Record(facts.checkpoints.note_committed(committed, facts.number))]
-    for name in committed.invalid:
-        news.append(rejected(facts, name, "not as it was written"))
+def _observe_pruned(facts: RunFacts, pruned: CheckpointsPruned) -> tuple[News, ...]:
+    news = [rejected(facts, name, "not as it was written") for name in pruned.invalid]
+    if pruned.left:
+        event = events.CheckpointsLeft(generation=facts.number, reasons=dict(pruned.left))
+        news.append(Record(event))
     return tuple(news)
 
 
-def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
-    """A damaged checkpoint as an event."""
-    event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
-    return Record(event)
+def _observe_commit(facts: RunFacts, committed: Committed, now: float) -> tuple[News, ...]:
+    event = facts.checkpoints.note_committed(committed, facts.number, now)
+    facts.ledgers.forget(committed.step)
+    return (Record(event),)
 
 
 # Requests
@@ -214,6 +237,9 @@ def _observe_client(facts: RunFacts, request: ClientRequest) -> tuple[News, ...]
             if facts.stop is not None and not now:
                 return (answered,)
             return (answered, *_observe_stop(facts, Stop("dougong stop", EXIT_INTERRUPTED, now)))
+        case OrderDrill() as order:
+            facts.orders.append(DrillOrder(request.channel, order))
+            return ()
         case Ping():
             return (CloseChannel(request.channel, Acknowledged()),)
         case other:
@@ -253,17 +279,43 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
-        case AgentFailed(text):
-            facts.lose(handle, text, now)
-        case Heartbeat() | WorkerForked() | WorkerExited():
-            _observe_process(facts, message, now)
+        case ForkServerReplaced(text):
+            return _observe_replaced(facts, handle, text)
+        case AgentFailed(text, what):
+            facts.lose(handle, text, now, what)
+        case Heartbeat(hearing=hearing):
+            handle.hearing = hearing
+            return observe_process(facts, message, now)
+        case WorkerForked() | WorkerExited():
+            return observe_process(facts, message, now)
         case OutputLine():
             return _observe_line(facts, message)
+        case StorageTold(news=news) if news is not None:
+            return (Record(storage_event(facts.number, news, agent=handle.spec.name)),)
         case FromWorker():
-            return _observe_worker(facts, message, now)
+            return observe_worker(facts, message, now)
         case _:
-            return (warning(facts, f"agent {handle.spec.name}: {_unknown(message)}"),)
+            return (warning(facts, f"agent {handle.spec.name}: {unknown(message)}"),)
     return ()
+
+
+def _observe_replaced(facts: RunFacts, handle: AgentHandle, text: str) -> tuple[News, ...]:
+    """A fork server has ended, and no worker with it: named like any fault, and nothing is done."""
+    name = handle.spec.name
+    node = facts.agents.node_of(handle.spec.workers[0], "")
+    diagnosed = events.FailureDiagnosed(
+        generation=facts.number,
+        node=node,
+        culprit=Culprit("fork_server", name, node),
+        failure="crash",
+        cause=text,
+    )
+    decided = events.RecoveryDecided(
+        generation=facts.number,
+        action="ignore",
+        reason="another one forks from now on, and no worker has ended with it",
+    )
+    return (Record(diagnosed), Record(decided))
 
 
 def _observe_line(facts: RunFacts, line: OutputLine) -> tuple[News, ...]:
@@ -274,120 +326,3 @@ def _observe_line(facts: RunFacts, line: OutputLine) -> tuple[News, ...]:
         if generation is None or not generation.is_heard(line.worker):
             return ()
     return (ShowLine(line.worker, line.text),)
-
-
-def _unknown(message: Message) -> str:
-    return f"unknown message kind {message.kind!r} at this place; it is ignored"
-
-
-def _observe_process(
-    facts: RunFacts, message: Heartbeat | WorkerForked | WorkerExited, now: float
-) -> None:
-    generation = facts.generation_of(message.generation)
-    match message:
-        case WorkerExited(0, worker, task):
-            # A child's end after its answer is no second answer: the first one counts.
-            facts.answers.setdefault((task, worker), message)
-        case _ if generation is None:
-            return
-        case Heartbeat():
-            generation.note_beat(message, now)
-        case _ if message.worker not in generation.workers:
-            return
-        case WorkerForked(_, worker, pid):
-            generation.note_forked(worker, pid)
-        case WorkerExited():
-            generation.note_exit(message, now)
-
-
-# Workers
-
-
-def _observe_step(facts: RunFacts, generation: Generation, done: StepDone) -> tuple[News, ...]:
-    facts.step = done.step
-    recorded = RecordStep({"generation": generation.number, **done.row})
-    news: list[News] = [recorded, *_observe_routers(facts, done)]
-    if not generation.has_stepped:
-        generation.has_stepped = True
-        # The event comes first: "training again at step 61", then that step's own line.
-        news.insert(0, Record(events.FirstStep(generation=generation.number, step=facts.step)))
-    recomputed = facts.recomputation.take(generation.number, {**done.row, "step": done.step})
-    if recomputed is not None:
-        news.append(Record(recomputed))
-    return tuple(news)
-
-
-def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
-    """A layer that sends everything to few experts, or has stopped to."""
-    if facts.model is None:
-        return ()
-    news = []
-    for found in facts.routers.note(done.row, facts.model.inventory):
-        kind = events.WarningRaised if found.is_bad else events.NoteTaken
-        news.append(Record(kind(generation=facts.number, text=found.text)))
-    return tuple(news)
-
-
-def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
-    event = events.StepSkipped(
-        generation=generation.number,
-        step=skipped.step,
-        loss=skipped.loss,
-        grad_norm=skipped.grad_norm,
-        where=skipped.where,
-        in_a_row=skipped.in_a_row,
-    )
-    return Record(event)
-
-
-def _observe_drill(
-    facts: RunFacts, generation: Generation, worker: str, drill: DrillAnnounced
-) -> tuple[News, ...]:
-    generation.note_drill(worker)
-    facts.fired.add((drill.step, worker))
-    event = events.DrillFired(
-        generation=generation.number, worker=worker, step=drill.step, action=drill.action
-    )
-    return (Record(event),)
-
-
-def _observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[News, ...]:
-    if message.generation == 0:
-        answer = message.message
-        facts.answers.setdefault((message.task, message.worker), answer)
-        if isinstance(answer, WorkerRaised):
-            return (ShowException(message.worker, answer),)
-        return ()
-    generation = facts.generation_of(message.generation)
-    if generation is None or message.worker not in generation.workers:
-        return ()
-    worker = message.worker
-    match message.message:
-        case WorkerRaised() as error:
-            generation.note_raised(worker, error, now)
-            return (ShowException(worker, error),)
-        case WorkerDone():
-            generation.note_done(worker, now)
-            return ()
-        case other:
-            return _observe_training(facts, generation, worker, other)
-
-
-def _observe_training(
-    facts: RunFacts, generation: Generation, worker: str, message: WorkerMessage
-) -> tuple[News, ...]:
-    match message:
-        case StepDone():
-            return _observe_step(facts, generation, message)
-        case UpdateSkipped():
-            return (_step_skipped(generation, message),)
-        case PartDurable(step):
-            is_first = facts.checkpoints.note_part(worker, message)
-            started = events.CheckpointStarted(generation=generation.number, step=step)
-            return (Record(started),) if is_first else ()
-        case DrillAnnounced():
-            return _observe_drill(facts, generation, worker, message)
-        case WorkerWarning(text):
-            return (warning(facts, text, worker),)
-        case _:
-            return (warning(facts, f"worker {worker}: {_unknown(message)}"),)

@@ -30,7 +30,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.observe import warning
+from dougong.launcher.controller.looks import warning
 from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
@@ -264,6 +264,7 @@ class Relocation:
         if self.now - search.since > deadlines.node_return_s:
             limit = deadlines.words("node_return_s")
             raise LaunchError(f"the controller waited {limit} for {text}")
+        text += f"; waits {deadlines.words('node_return_s')} at most"
         enter = Enter(self._at(Stage.ROOM, search, self._going_on))
         if text == self.facts.awaited:
             return (enter,)

@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dougong.checkpoint.directories import step_of
 from dougong.errors import DougongError, LaunchError
 from dougong.fault.drill import pending
 from dougong.fault.paths import paths_to_try
 from dougong.fingerprint.record import Fingerprint
+from dougong.job.drills.drill import listed
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
@@ -35,17 +35,24 @@ from dougong.launcher.controller.actions import (
     ListNodes,
     LoseAgent,
     Record,
+    TrustMemory,
     UseFingerprints,
     UseModel,
     UsePlan,
 )
-from dougong.launcher.controller.agents import AgentHandle
 from dougong.launcher.controller.config import RunPolicy
+from dougong.launcher.controller.departure import is_held_in_memory, last_step
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.generation import moved_workers
-from dougong.launcher.controller.inbound.items import FoundCheckpoint
-from dougong.launcher.controller.looks import look_at_agents, look_at_memory, tell
-from dougong.launcher.controller.observe import rejected, warning
+from dougong.launcher.controller.inbound.agents import AgentHandle
+from dougong.launcher.controller.looks import (
+    look_at_agents,
+    look_at_memory,
+    rejected,
+    set_aside,
+    tell,
+    warning,
+)
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import plan_that_fits
@@ -188,7 +195,7 @@ class Preparation:
             case Stage.PATHS:
                 return not facts.paths.missing(facts.agents.path_ends)
             case Stage.READY:
-                return not self._late_agents() and facts.store is not None
+                return not self._late_agents()
             case Stage.MODEL:
                 return (INSPECT, self._inspector[1]) in facts.answers
             case Stage.FINGERPRINTS:
@@ -223,10 +230,8 @@ class Preparation:
                 return f"no first message of agents {agents}"
             case Stage.PATHS:
                 return "not all paths between the machines have been tried"
-            case Stage.READY if agents:
-                return f"agents {agents} have not imported what workers need"
             case Stage.READY:
-                return "the store where workers meet has not opened"
+                return f"agents {agents} have not imported what workers need"
             case Stage.MODEL:
                 return f"{self._inspector[1]} has not ended its look at the model and the data"
             case Stage.FINGERPRINTS:
@@ -255,7 +260,7 @@ class Preparation:
                     asked[agent] = tuple(dict.fromkeys(workers.values()))
                 return (AskForFingerprints(asked),)
             case Stage.CHECKPOINT:
-                return (*self._lay_plan(), FindCheckpoint())
+                return (*self._lay_plan(), self._seek_state())
             case _:
                 return ()
 
@@ -363,6 +368,13 @@ class Preparation:
         warnings = look_at_memory(facts, self.policy, facts.model.inventory, plan)
         return UsePlan(plan), Record(event), *warnings
 
+    def _seek_state(self) -> TrustMemory | FindCheckpoint:
+        """From where the next generation goes on."""
+        state, parent = self.state, self.facts.checkpoints.parent
+        if isinstance(state, Starting) or not is_held_in_memory(self.facts, state.diagnosis):
+            return FindCheckpoint()
+        return TrustMemory(None if parent is None else self.policy.run_dir.checkpoints / parent)
+
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
         agents = self.facts.agents
         specs = [handle.spec for handle in agents.all]
@@ -376,21 +388,10 @@ class Preparation:
         news += [warning(facts, text) for text in found.warnings]
         if found.refusal is not None:
             return *news, GiveUp(found.refusal)
-        news += _set_aside(facts, found)
-        number, directory, step = facts.number + 1, found.directory, 0
-        if directory is not None:
-            step = step_of(directory) or 0
-        drills = pending(self.policy.job.drill, facts.fired)
-        fork = ForkGeneration(number, plan, step, directory, drills)
+        news += set_aside(facts, found)
+        number = facts.number + 1
+        drills = pending(listed(self.policy.job.drill), facts.fired)
+        fork = ForkGeneration(
+            number, plan, last_step(facts, found), found.directory, drills, found.in_memory
+        )
         return *news, Record(fork.event()), fork, Enter(Running(number))
-
-
-def _set_aside(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
-    """Checkpoints that the run goes on without as an event, if there are any."""
-    if found.aside is None:
-        return []
-    step = 0 if found.directory is None else step_of(found.directory)
-    event = events.CheckpointsSetAside(
-        generation=facts.number, step=step or 0, names=found.moved, folder=str(found.aside)
-    )
-    return [Record(event)]

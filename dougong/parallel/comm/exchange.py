@@ -7,8 +7,8 @@ combine go on at the same time, and while the worker computes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -67,13 +67,15 @@ class Exchange:
     """One worker's end of all messages between attention and experts.
 
     In every step: `begin_step`, then `expect` for each kind, then `send` and `receive`, and
-    `finish`. Its threads end with the world.
+    `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in
+    its place: drills set it.
     """
 
     def __init__(
         self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
     ) -> None:
         """`names`: what the model calls its sites, for errors."""
+        self.watch: Callable[[MessageKind, CallKey, Messages], Messages] | None = None
         self._world = world
         self._channels = {kind: _MessageChannel(world, kind, link, names) for kind in MessageKind}
         world.at_leaving(self.close)
@@ -95,6 +97,8 @@ class Exchange:
     def send(self, kind: MessageKind, key: CallKey, messages: Messages) -> None:
         """Hand over messages by rank; returns at once. One to oneself is there at once. Their parts
         must stay as they are until `finish` has returned."""
+        if self.watch is not None:
+            messages = self.watch(kind, key, messages)
         self._channels[kind].send(key, messages)
 
     def receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
@@ -147,7 +151,7 @@ class _MessageChannel:
         self._world, self._kind, self._link, self._names = world, kind, link, names
         self._route = world.route_of(kind)
         self._number = list(MessageKind).index(kind)
-        self._thread = ThreadPoolExecutor(1, f"dougong-{kind.value.replace(' ', '-')}")
+        self._thread = world.make_thread(kind.value.replace(" ", "-"))
         self._to_send: dict[CallKey, _Turn] = {}
         self._to_receive: dict[CallKey, _Turn] = {}
         self._to_oneself: dict[CallKey, TensorMessage] = {}
@@ -195,7 +199,7 @@ class _MessageChannel:
         self._to_receive.clear()
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
         for turn in self._to_send.values():
             turn.ready.cancel()  # else the thread would wait for it for ever
 

@@ -1,17 +1,14 @@
-"""Where a generation's workers meet: at the controller's store, and in the process groups that they
-then make together."""
+"""Where a generation's workers meet: at the store of the controller, and in the process groups
+that they then make together."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import Store  # type: ignore[attr-defined]
 
-from dougong.addresses import show_address
 from dougong.errors import PeerError
 from dougong.parallel.comm import gloo
 from dougong.parallel.comm.arrival import Arrival
@@ -29,15 +26,13 @@ class GroupMaker:
     Every method raises PeerError when one of them is lost or does not come.
     """
 
-    def __init__(self, member: Membership, address: tuple[str, int]) -> None:
-        """`address` of the store at which the workers meet."""
+    def __init__(self, member: Membership) -> None:
         self._member = member
-        place = show_address(*address)
-        self._what = f"process groups of generation {member.generation} at {place}"
+        self._what = f"process groups of generation {member.generation}"
         self._patience = timedelta(seconds=member.deadlines.message_s)
         gloo.register()
 
-    def make_first(self, store: PrefixStore) -> None:
+    def make_first(self, store: Store) -> None:
         """The group of everybody, by gloo: the library's default one, which others need."""
         member = self._member
         with self._wait():
@@ -94,56 +89,35 @@ class GroupMaker:
         return PeerWait(self._member, range(self._member.size), self._what)
 
 
-def meet(
-    member: Membership, address: tuple[str, int], note: Callable[[Arrival], None]
-) -> PrefixStore:
-    """The generation's part of the controller's store, when all workers have come there."""
+def leave_groups() -> None:
+    """End all process groups of this process, the default one first of all: the next generation
+    makes its own. None may be there, where a worker could not join."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def meet(member: Membership, store: Store, note: Callable[[Arrival], None]) -> None:
+    """Wait at the generation's store until all workers have come there. PeerError when not."""
     patience = timedelta(seconds=member.deadlines.rendezvous_s)
-    generation = PrefixStore(f"generation-{member.generation}", _reach_store(address, patience))
-    generation.set(_arrival(member.rank), "")
+    store.set(_arrival(member.rank), "")
     note(Arrival.AT_STORE)
     try:
-        generation.wait([_arrival(rank) for rank in range(member.size)], patience)
+        store.wait([_arrival(rank) for rank in range(member.size)], patience)
     except dist.DistStoreError as error:
-        raise not_joined(member, address, _in_vain(member, generation)) from error
-    return generation
+        raise not_joined(member, _in_vain(member, store)) from error
 
 
-def not_joined(member: Membership, address: tuple[str, int], why: str) -> PeerError:
+def not_joined(member: Membership, why: str) -> PeerError:
     """A PeerError: as a rule somebody else has ended, and this is the consequence."""
     return PeerError(
         f"{member.in_words([member.rank])} of {member.size} could not join generation "
-        f"{member.generation} at {show_address(*address)}: {why}; check that every node reaches "
-        "that address"
+        f"{member.generation}: {why}"
     )
 
 
-def _reach_store(address: tuple[str, int], patience: timedelta) -> TCPStore:
-    # For its own messages torch asks for the name of each machine that it connects to. A name
-    # server that is dead would hold it up for seconds, and nobody needs the name.
-    with ThreadPoolExecutor(1, "dougong-store", initializer=ask_no_name_server) as thread:
-        made = thread.submit(TCPStore, *address, is_master=False, timeout=patience)
-        return made.result()
-
-
-def ask_no_name_server() -> None:
-    """From now on the calling thread finds names in the machine's own files alone. Nothing changes
-    on a system whose resolver cannot be told so."""
-    try:
-        libc = ctypes.CDLL(None)
-        libc.__res_init()
-        state = libc.__res_state
-    except (AttributeError, OSError):
-        return
-    # resolver(3): the thread's state begins with two ints, the seconds of one try and the number of
-    # tries.
-    state.restype = ctypes.POINTER(ctypes.c_int * 2)
-    state().contents[1] = 0
-
-
-def _in_vain(member: Membership, generation: PrefixStore) -> str:
+def _in_vain(member: Membership, store: Store) -> str:
     """For whom this worker waited, in words, when not all workers have come."""
-    missing = [rank for rank in range(member.size) if not generation.check([_arrival(rank)])]
+    missing = [rank for rank in range(member.size) if not store.check([_arrival(rank)])]
     return f"it waited {member.deadlines.words('rendezvous_s')} for {member.in_words(missing)}"
 
 

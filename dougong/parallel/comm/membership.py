@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 
 import torch
 
 from dougong.deadlines import DEADLINES, Deadlines
+from dougong.parallel.comm.threads import Waits
+
+
+def _never() -> bool:
+    """Of a generation that lasts until its work is done."""
+    return False
+
+
+def _to_nobody(ranks: Collection[int]) -> None:
+    """Where nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +27,11 @@ class Membership:
     `islands`: (name, native backend or "gloo", ranks) of every island. `attention`: the ranks that
     hold dense tensors and exchange their gradients. `names`: the workers' names by rank, for
     errors. `deadlines`: how long to wait for each other. `address`: this worker's own network
-    address, over which its peers reach it; the default suits workers of one machine.
+    address, over which its peers reach it; the default suits workers of one machine. `is_over`:
+    whether the generation is to be left, which may be found at any moment. `keeps_snapshots`:
+    workers keep each other's state, and have a group for it. `awaits`: told the ranks that the
+    calling thread waits for, and none when that is over. `waits`: those for threads, which end with
+    the generation.
     """
 
     rank: int
@@ -30,6 +44,10 @@ class Membership:
     names: tuple[str, ...] = ()
     deadlines: Deadlines = DEADLINES
     address: str = "127.0.0.1"
+    is_over: Callable[[], bool] = _never
+    keeps_snapshots: bool = True
+    awaits: Callable[[Collection[int]], None] = _to_nobody
+    waits: Waits = field(default_factory=Waits, compare=False, repr=False)
 
     @property
     def native_peers(self) -> frozenset[int]:

@@ -29,6 +29,8 @@ class TrafficKind(Enum):
     """Losses, norms and checksums, from everybody to everybody."""
     COUNTS = "counts"
     """The experts' load, added up by the library."""
+    REPLICAS = "replicas"
+    """Snapshots of a worker's state, to those who keep them too."""
 
     @property
     def number(self) -> int:

@@ -30,6 +30,9 @@ class PeerWait:
     every call that starts or ends an operation with peers stands inside of one. A fault of this
     worker's own device is a cause, and comes out as it is.
 
+    In a generation that is over every wait ends in a PeerError, whatever the library says: an
+    operation that was aborted may look as if it had ended well, and what it has brought is nothing.
+
     It may be entered again, for the next of several calls that belong to one wait.
     """
 
@@ -39,6 +42,7 @@ class PeerWait:
         self._peers = [rank for rank in peers if rank != member.rank]
         self._limit_s = member.deadlines.message_s
         self._begun = time.monotonic()
+        self._is_entered = False
 
     @property
     def left_s(self) -> float:
@@ -48,6 +52,8 @@ class PeerWait:
     def of(self, peers: Iterable[int]) -> PeerWait:
         """This wait, from now on for these peers: an error names them."""
         self._peers = list(peers)
+        if self._is_entered:
+            self._member.awaits(self._peers)
         return self
 
     def for_works(self, works: Sequence[RankedWork]) -> None:
@@ -63,14 +69,18 @@ class PeerWait:
             work.wait(self._left())
 
     def for_future(self, future: Future[T]) -> T:
-        """The result of a thread that waits for the same messages."""
-        return future.result(self.left_s + self._member.deadlines.last_word_s)
+        """The result of a thread that waits for the same messages; not longer than the generation
+        lasts."""
+        guarded = self._member.waits.guard(future)
+        return guarded.result(self.left_s + self._member.deadlines.last_word_s)
 
     def _left(self) -> timedelta:
         # Zero would mean "no limit" to torch.
         return timedelta(seconds=max(0.001, self.left_s))
 
     def __enter__(self) -> PeerWait:
+        self._is_entered = True
+        self._member.awaits(self._peers)
         return self
 
     def __exit__(
@@ -79,15 +89,31 @@ class PeerWait:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        self._is_entered = False
+        self._member.awaits(())
+        is_over = self._member.is_over()
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and not is_over:
             return  # RuntimeErrors too, though no peer has a part in them
         if isinstance(error, RuntimeError | FutureTimeout):
-            raise PeerError(self._words(error)) from error
+            lost = PeerError(self._words(error))
+            if self._is_late(error):
+                names = self._member.names
+                lost.waited_for = tuple(names[rank] for rank in self._peers if rank < len(names))
+            raise lost from error
+        if error is None and is_over:
+            raise PeerError(f"{self._me}: generation {self._member.generation} has been ended")
 
     def _words(self, error: BaseException) -> str:
-        me, peers = self._member.in_words([self._member.rank]), self._member.in_words(self._peers)
-        # The library says "timed out" in words of its own; the clock says it surely.
-        if self.left_s == 0.0 or isinstance(error, FutureTimeout):
+        me, peers = self._me, self._member.in_words(self._peers)
+        if self._is_late(error):
             limit = self._member.deadlines.words("message_s")
             return f"{me} waited {limit} for {peers}: {self._what}"
         return f"{me} lost {peers}: {self._what}: {error}"
+
+    def _is_late(self, error: BaseException) -> bool:
+        # The library says "timed out" in words of its own; the clock says it surely.
+        return self.left_s == 0.0 or isinstance(error, FutureTimeout)
+
+    @property
+    def _me(self) -> str:
+        return self._member.in_words([self._member.rank])

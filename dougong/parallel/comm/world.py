@@ -7,19 +7,24 @@ gloo, NCCL and HCCL.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
 
+from dougong.errors import PeerError
 from dougong.parallel.comm.arrival import Arrival
-from dougong.parallel.comm.meeting import GroupMaker, meet, not_joined
+from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
+from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import MessageKind
@@ -58,9 +63,9 @@ class World:
     """All workers of a generation: gloo between everybody, the native library inside an island.
 
     There are process groups for each purpose, so that large messages do not hold up small ones: one
-    for gathers, which computation waits for; one for gradients and parameters (`transfer`); and
-    those of every kind of message between attention and experts (`route_of`), for `Exchange`. All
-    but gathers go on beside the computation.
+    for gathers, which computation waits for; one for gradients and parameters (`transfer`); those
+    of every kind of message between attention and experts (`route_of`), for `Exchange`; and one for
+    snapshots of the state (`snapshots`). All but gathers go on beside the computation.
     """
 
     def __init__(
@@ -69,9 +74,11 @@ class World:
         everybody: Groups,
         attention: Groups,
         kinds: Mapping[MessageKind, Groups],
+        snapshots: Groups | None = None,
     ) -> None:
         """`everybody`: the groups of gathers; `attention`: those of gradients and parameters;
-        `kinds`: those of every kind of message between attention and experts."""
+        `kinds`: those of every kind of message between attention and experts; `snapshots`: those of
+        the state's copies, which lie in host memory."""
         self.member = member
         self.rank = member.rank
         self.size = member.size
@@ -80,8 +87,14 @@ class World:
         self._everybody = Route(everybody)
         self._attention = Route(attention, member.native_peers)
         self._kinds = kinds
-        self._waiter = ThreadPoolExecutor(1, "dougong-transfers")
+        self.snapshots = Route(snapshots or Groups())
+        self._threads: list[MessageThread] = []
+        self._waiter = self.make_thread("transfers")
+        self._mover = self.make_thread("moves")
         self._num_transfers = 0
+        # The groups call a store of ours through its Python object, which their own reference does
+        # not keep.
+        self._store: Store | None = None
         self._at_leaving: list[Callable[[], None]] = []
 
     @staticmethod
@@ -93,37 +106,86 @@ class World:
     @staticmethod
     def join(
         member: Membership,
-        store_address: tuple[str, int],
+        store: Store,
         note: Callable[[Arrival], None] = lambda arrival: None,
     ) -> World:
-        """Meet the generation's other workers at the controller's store. Collective: every worker
-        calls it. `note` is told how far it has come.
+        """Meet the generation's other workers at its store. Collective: every worker calls it.
+        `note` is told how far it has come.
 
         Raises `PeerError` when not everybody came within `rendezvous_s`, or when one of them then
         takes no part in a process group within `message_s`.
         """
-        maker = GroupMaker(member, store_address)
+        maker = GroupMaker(member)
         try:
-            store = meet(member, store_address, note)
+            meet(member, store, note)
             note(Arrival.CONNECTS)
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
-            raise not_joined(member, store_address, str(error)) from error
+            raise not_joined(member, str(error)) from error
         everybody = Groups(dist.group.WORLD)
         gloo = maker.make(list(member.attention))
         attention = Groups(gloo, maker.make_native(member.attention))
-        return World(member, everybody, attention, maker.make_groups_of_kinds())
+        kinds = maker.make_groups_of_kinds()
+        snapshots = Groups(maker.make(list(range(member.size))) if member.keeps_snapshots else None)
+        world = World(member, everybody, attention, kinds, snapshots)
+        world._store = store
+        return world
 
     def leave(self) -> None:
-        """End what `at_leaving` was given, and this generation's groups."""
+        """End what `at_leaving` was given, and this generation's groups. Every worker has come to
+        its end: nothing is under way."""
+        self._end_what_is_due()
+        if self._everybody.groups.gloo is not None:
+            with PeerWait(self.member, range(self.size), "the end of the process groups"):
+                if not self._end_threads("message_s"):
+                    raise FutureTimeout
+                leave_groups()
+            self._everybody = Route(Groups())
+
+    def free(self) -> None:
+        """Have whoever waits for a thread of messages raise PeerError: the generation is over. Any
+        thread may call this."""
+        me = self.member.in_words([self.rank])
+        self.member.waits.end(
+            PeerError(f"{me}: generation {self.member.generation} has been ended")
+        )
+
+    def abandon(self) -> None:
+        """Leave a generation that is broken, without a word to its other workers. Its connections
+        have been ended before, and `native_groups` aborted, so that what is under way raises soon;
+        a thread that does not come to its end is left to itself."""
+        self._end_what_is_due()
+        self._end_threads("thread_end_s")
+        if self._everybody.groups.gloo is not None:
+            leave_groups()
+        self._everybody, self._attention, self._kinds = Route(Groups()), Route(Groups()), {}
+        self.snapshots = Route(Groups())
+
+    @property
+    def native_groups(self) -> tuple[dist.ProcessGroup, ...]:
+        """This worker's groups of its island's native library."""
+        groups = [self._attention.groups, *self._kinds.values()]
+        return tuple(group.native for group in groups if group.native is not None)
+
+    def make_thread(self, name: str) -> MessageThread:
+        """A thread that ends with the world, for messages of a kind."""
+        thread = MessageThread(f"dougong-{name}")
+        self._threads.append(thread)
+        return thread
+
+    def _end_what_is_due(self) -> None:
         for end in self._at_leaving:
             end()
         self._at_leaving.clear()
-        if self._everybody.groups.gloo is not None:
-            self._waiter.shutdown()
-            with PeerWait(self.member, range(self.size), "the end of the process groups"):
-                dist.destroy_process_group()
-            self._everybody = Route(Groups())
+        for thread in self._threads:
+            thread.close()
+
+    def _end_threads(self, limit: str) -> bool:
+        """Until what has been begun has ended; whether it has within a field of `Deadlines`."""
+        until = time.monotonic() + getattr(self.member.deadlines, limit)
+        threads, self._threads = self._threads, []
+        have_ended = [thread.await_end(max(0.0, until - time.monotonic())) for thread in threads]
+        return all(have_ended)
 
     def at_leaving(self, end: Callable[[], None]) -> None:
         """Have this called when the world ends, in whatever way."""
@@ -211,10 +273,22 @@ class World:
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
         self._count(TrafficKind.REPORTS, sends)
-        wait = PeerWait(self.member, others, f"{what}, step {self.step}")
-        under_way = self._everybody.begin(sends, receives, wait)
-        with wait:
-            under_way.wait_for_host(wait)
+        self.move(self._everybody, sends, receives, f"{what}, step {self.step}")
+
+    def move(
+        self, route: Route, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+    ) -> None:
+        """Send and receive by gloo, from host memory, until all has been sent and has come. Raises
+        PeerError when a peer is lost or does not come."""
+        peers = sorted({transfer.rank for transfer in (*sends, *receives)})
+
+        def new_wait() -> PeerWait:
+            return PeerWait(self.member, peers, what)
+
+        under_way = route.begin(sends, receives, new_wait())
+        if under_way.host:
+            with new_wait() as wait:
+                wait.for_future(self._mover.submit(_wait_for_host, under_way, new_wait))
 
     def _gather_lengths(self, length: int, what: str) -> list[int]:
         payload = length.to_bytes(_LENGTH_BYTES, "little")

@@ -45,13 +45,13 @@ def simulate(programs: Sequence[Program], cost: Cost, latency_s: float = 0.0) ->
 
     Raises `PlanError` for programs with a deadlock.
     """
-    workers = _Workers(programs, cost, _Channels(programs, cost, latency_s))
+    workers = _SimulatedWorkers(programs, cost, _Channels(programs, cost, latency_s))
     for program, operation in walk(programs):
         workers.run(program, operation)
     return workers.timeline()
 
 
-class _Workers:
+class _SimulatedWorkers:
     """All workers, each with a clock of its own."""
 
     def __init__(self, programs: Sequence[Program], cost: Cost, channels: _Channels) -> None:

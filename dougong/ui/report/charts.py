@@ -75,8 +75,8 @@ def short(value: float) -> str:
 def _mark(recovery: Recovery) -> Mark:
     """Between the last step that the failed generation had done and the next one."""
     why = recovery.cause or recovery.failure
-    text = f"{recovery.worker}: {why}, after step {recovery.step}"
-    return Mark(recovery.step + 0.5, recovery.worker, text)
+    text = f"{recovery.place}: {why}, after step {recovery.step}"
+    return Mark(recovery.step + 0.5, recovery.place, text)
 
 
 def _loss_series(history: History) -> list[Series]:

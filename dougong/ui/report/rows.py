@@ -25,8 +25,8 @@ from dougong.records.status import WorkerState
 from dougong.records.unsaved import unsaved_words
 from dougong.ui.formatting import duration, plural, ranges, site_experts, size, spans
 from dougong.ui.history import History
-from dougong.ui.recoveries import Recovery
-from dougong.ui.sentences import Level, describe, moves
+from dougong.ui.recoveries import Recovery, parts_of
+from dougong.ui.sentences import Level, describe, moves, tier_words
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def recovery_rows(recoveries: Sequence[Recovery]) -> list[RecoveryRow]:
         same = list(alike)
         first, generations = same[0], tuple(recovery.generation for recovery in same)
         if first.total_s is None:
-            rows.append(RecoveryRow(first, (), "", generations))
+            outcome = _outcome(first) if first.is_ignored else ""
+            rows.append(RecoveryRow(first, (), outcome, generations))
         else:
             parts = _parts(first, longest)
             rows.append(RecoveryRow(first, parts, _outcome(first), generations))
@@ -108,7 +109,7 @@ def _what_happened(recovery: Recovery) -> tuple[object, ...]:
     """Alike for failures of which one is as good as all. One that a step followed is its own."""
     if recovery.total_s is not None:
         return (recovery.generation,)
-    return recovery.worker, recovery.failure, recovery.cause, recovery.step
+    return recovery.culprit, recovery.failure, recovery.cause, recovery.step
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _says_the_same(event: Event, before: Event) -> bool:
     if not (isinstance(event, FailureDiagnosed) and isinstance(before, WorkerDied)):
         return False
     told = (before.worker, before.failure, before.cause)
-    return told == (event.worker, event.failure, event.cause)
+    return told == (event.worker, event.failure, event.cause) and not event.evidence
 
 
 def class_words(classes: dict[str, str]) -> str:
@@ -216,25 +217,55 @@ def machine_facts(machine: Machine) -> list[tuple[str, str]]:
 
 def _parts(recovery: Recovery, longest: float) -> list[RecoveryPart]:
     parts = []
-    for name, seconds, look in (
-        ("noticed", recovery.noticed_s, "noticed"),
-        ("new generation", recovery.restart_s, "restarted"),
-        ("first step", recovery.reload_s, "stepped"),
-    ):
+    for name, seconds, look in _stretches(recovery):
         if seconds is not None:
             width = 100 * seconds / longest if longest else 0.0
             parts.append(RecoveryPart(name, seconds, look, width))
     return parts
 
 
+def _stretches(recovery: Recovery) -> list[tuple[str, float | None, str]]:
+    """Name, seconds and look of each, as the controller has told them; coarser ones of a run of an
+    earlier release."""
+    if recovery.over is None:
+        return [
+            ("noticed", recovery.noticed_s, "noticed"),
+            ("new generation", recovery.restart_s, "restarted"),
+            ("first step", recovery.reload_s, "stepped"),
+        ]
+    looks = {
+        "noticed": "noticed",
+        "decided": "noticed",
+        "first step": "stepped",
+        "state": "stepped",
+    }
+    told = parts_of(recovery.over)
+    return [(name, seconds, looks.get(name, "restarted")) for name, seconds in told]
+
+
 def _outcome(recovery: Recovery) -> str:
     start = "started again from the beginning"
     if recovery.resumed_from is not None:
         start = f"resumed from {recovery.resumed_from}"
+    if recovery.is_ignored:
+        return "nothing ended by it, and training went on"
+    if recovery.memory_step is not None:
+        start = f"went on from {_state_words(recovery, recovery.memory_step)}"
     words = [f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"]
+    if recovery.over is not None:
+        kept = plural(len(recovery.over.kept), "worker")
+        words.append(f"{kept} kept, {len(recovery.over.forked)} forked")
     if recovery.waited_s is not None:
         words.append(f"waited {duration(recovery.waited_s)} for a node")
     return "; ".join([*words, *moves(recovery.moved)])
+
+
+def _state_words(recovery: Recovery, held: int) -> str:
+    """Which state, and where its bytes came from where that is known."""
+    if recovery.over is None:
+        return f"step {held} in memory"
+    tiers = tier_words(recovery.over.tiers)
+    return f"step {recovery.over.step}" + (f" ({tiers})" if tiers else "")
 
 
 def _worker_row(worker: Worker, plan: Plan, state: WorkerState | None) -> WorkerRow:

@@ -67,7 +67,8 @@ def test_a_list_can_be_begun(tmp_path: Path) -> None:
         ("batch.steps=8", "batch.steps: unknown key; did you mean 'steps' at the top level?"),
         ("data.name=x", "data.name: unknown key; did you mean 'optimizer.name' or 'schedule.name' or 'islands.name'?"),
         ("fault.retries=1",
-         "fault.retries: unknown key; known here are max_restarts, non_finite, max_skips, deadlines"),
+         "fault.retries: unknown key; known here are max_restarts, per_hour, stop_on, non_finite, max_skips, "
+         "snapshots, deadlines"),
         ("batsh.lanes=8", "batsh: unknown key; did you mean 'batch'?"),
         ("checkpoint={evry: 3}", "checkpoint.evry: unknown key; did you mean 'every'?"),
         ("batch", "an override is KEY=VALUE, such as -o batch.lanes=8"),
@@ -76,7 +77,8 @@ def test_a_list_can_be_begun(tmp_path: Path) -> None:
         ("islands.2.workers=8", "islands.2.workers: islands has no 2; it has east"),
         ("islands.west.workers=8", "islands.west.workers: islands has no west; it has east"),
         ("steps.x=8", "steps.x: steps is 10, not a section; override it whole"),
-        ("drill.east=8", "drill: must be a list, each item a mapping with the keys at_step, kill (got {east: 8})"),
+        ("drill.east=8", "drill: must be a list, each item a mapping with the keys at_step, after_s, kill, fault, on, "
+         "for_s (got {east: 8})"),
         ("batch={lanes: 2, lanes: 3}", "batch.lanes: given twice, first on line 1; keep one (column 12 of the value)"),
         ("batch={lanes: 2", "batch: not YAML: while parsing a flow mapping, expected ',' or '}', but got "
          "'<stream end>'; "

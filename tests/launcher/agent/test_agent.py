@@ -22,10 +22,12 @@ from dougong.control.messages import (
     AgentFailed,
     AgentReady,
     EndAgent,
+    ForkServerReplaced,
     ForkWorkers,
     FromWorker,
     Heartbeat,
     KillWorkers,
+    LeaveGeneration,
     Message,
     OutputLine,
     StopAfterStep,
@@ -52,6 +54,7 @@ class Played:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.path = folder
+        (folder / "checkpoints").mkdir()
         self.peers: Queue[tuple[Hello, Channel]] = Queue()
         self.server = Server("127.0.0.1", "secret", lambda h, c: self.peers.put((h, c)), lambda text: None, DEADLINES)
         given: dict[str, Any] = {
@@ -109,7 +112,6 @@ class Played:
             job=Job.model_validate(toy_job(**{"steps": 5000, "step_s": 0.02, **config})),
             plan=make_plan(4, Inventory("toy", (), (), 16, ()), seats),
             run_dir=str(self.path),
-            store=("127.0.0.1", 1),
             console="east/0",
         )
         self.channel.send(ForkWorkers(generation, WORKERS, task))
@@ -180,6 +182,17 @@ def test_a_death_is_told_with_its_signal_and_a_kill_as_asked_for(played: Played)
     second = played.until(WorkerExited, "east/0")
     assert (second.code, second.asked) == (-9, True)
     assert not any(process_exists(pid) for pid in pids.values())
+
+
+def test_a_worker_that_dies_before_it_has_read_what_it_was_told_is_one_that_has_ended(played: Played) -> None:
+    """Its agent goes on, and what the worker has said by then is heard."""
+    pids = played.fork(1)
+    os.kill(pids["east/0"], signal.SIGSTOP)
+    played.channel.send(LeaveGeneration(1))
+    os.kill(pids["east/0"], signal.SIGKILL)
+    assert played.until(WorkerExited, "east/0").code == -signal.SIGKILL
+    played.channel.send(KillWorkers(1))
+    assert played.until(WorkerExited, "east/1").pid == pids["east/1"]
 
 
 def test_an_exception_comes_before_the_end_with_what_was_printed_last(played: Played) -> None:
@@ -282,8 +295,43 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_traceback(tmp_path: P
         made.close()
 
 
-def test_the_loss_of_the_fork_server_is_told(played: Played) -> None:
+def test_a_fork_server_that_is_lost_takes_no_worker_with_it(played: Played) -> None:
     pid = played.until(AgentReady).fork_server_pid
+    pids = played.fork(1, steps=2000, step_s=0.05)
     os.kill(pid, signal.SIGKILL)
-    assert played.until(AgentFailed).text == f"fork server (pid {pid}) ended with status -9"
+    replaced = played.until(ForkServerReplaced)
+    assert replaced.text == f"fork server (pid {pid}) ended with status -9"
+    assert replaced.fork_server_pid != pid and all(process_exists(pid) for pid in pids.values())
+    # What is asked for meanwhile waits for the new one; who has ended is seen by the agent itself.
+    played.channel.send(KillWorkers(1))
+    assert {played.until(WorkerExited, name).code for name in pids} == {-signal.SIGKILL}
+    assert len(played.fork(2, steps=2)) == 2
+    played.until_said(WorkerDone, "east/1")
+
+
+def test_a_fork_server_that_is_lost_before_it_is_ready_is_the_agents_end(played: Played) -> None:
+    """As when there is no memory for what workers import."""
+    agent = played.process.pid
+    (pid,) = wait_for(lambda: Path(f"/proc/{agent}/task/{agent}/children").read_text().split(), "its fork server")
+    os.kill(int(pid), signal.SIGKILL)
+    failed = played.until(AgentFailed)
+    assert (failed.text, failed.what) == (f"fork server (pid {pid}) ended with status -9", "fork_server")
     played.process.wait(15)
+
+
+def test_a_second_fork_server_stands_by_when_training_has_lasted(tmp_path: Path) -> None:
+    made = Played(tmp_path, deadlines=dataclasses.replace(PATIENT, second_fork_server_s=0.1))
+    try:
+        first, agent = made.until(AgentReady).fork_server_pid, made.process.pid
+        pids = made.fork(1, steps=2000, step_s=0.05)
+        children = Path(f"/proc/{agent}/task/{agent}/children")
+
+        def others() -> set[int]:
+            return set(map(int, children.read_text().split())) - {first, *pids.values()}
+
+        (second,) = wait_for(others, "the second one")
+        os.kill(first, signal.SIGKILL)
+        assert made.until(ForkServerReplaced).fork_server_pid == second
+        wait_for(lambda: others() - {second}, "a third one stands by")
+    finally:
+        made.close()

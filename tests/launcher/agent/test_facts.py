@@ -17,6 +17,7 @@ from dougong.launcher.agent.facts import (
     absent_devices,
     count_devices,
     describe_agent,
+    files_of,
     installed_versions,
     memory_of,
     software_here,
@@ -41,7 +42,8 @@ def test_facts_hold_what_this_process_finds(tmp_path: Path, shared: bool) -> Non
     proof = prover.proof if shared else FolderProof("another", (str(tmp_path),))
     limits = dataclasses.replace(DEADLINES, shared_file_s=0.1)
     settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=proof, deadlines=limits, model_types=("olmoe",))
-    facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"}, "node-of-ray")
+    settings = dataclasses.replace(settings, ray_node="node-of-ray", files=(str(tmp_path), "/not/here"))
+    facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"})
     assert (facts.agent, facts.island, facts.accelerator) == ("east", "east", "cpu")
     assert (facts.node, facts.pid, facts.ray_node) == (socket.gethostname(), os.getpid(), "node-of-ray")
     assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
@@ -49,7 +51,18 @@ def test_facts_hold_what_this_process_finds(tmp_path: Path, shared: bool) -> Non
     assert prover.look("east", facts.trouble) == facts.trouble or not shared
     assert "transformers/models/olmoe" in facts.code["transformers"].digests
     assert facts.limits.cpus is not None
+    assert facts.absent == ("/not/here",)
     assert facts.memory_bytes == memory_bytes()
+
+
+def test_files_that_every_machine_must_have_are_those_of_the_job_that_are_here(tmp_path: Path) -> None:
+    text, tokenizer = tmp_path / "text.txt", tmp_path / "tokenizer.json"
+    for file in (text, tokenizer):
+        file.write_text("x")
+    job = Job.model_validate(toy_job(data={"text": str(text), "tokenizer": str(tokenizer), "sequence_length": 16}))
+    assert files_of(job, begins=True) == (str(text), str(tokenizer))
+    assert files_of(job, begins=False) == (str(text),)  # the run keeps what else it has read
+    assert files_of(Job.model_validate(toy_job()), begins=True) == ()  # `stdlib` is no file
 
 
 def test_devices_that_this_machine_lacks_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +91,6 @@ def test_this_machine_s_software_is_looked_at_as_an_agent_s() -> None:
     """Or a run on one machine would be refused."""
     here = software_here(Job.model_validate(toy_job()), None)
     settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=None, model_types=("qwen3_moe",))
-    there = describe_agent(settings, get_accelerator("cpu"), {}, None)
+    there = describe_agent(settings, get_accelerator("cpu"), {})
     assert (here.host, here.versions) == (there.node, there.versions)
     assert here.code["dougong"] == there.code["dougong"]

@@ -18,6 +18,8 @@ from dougong.errors import LaunchError
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.storage.worker_log import WorkerLog
+from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import toy_job, wait_for
 
 JOB = Job.model_validate(toy_job())
@@ -49,7 +51,7 @@ def server() -> Iterator[ForkServer]:
 
 def fork(server: ForkServer, task: InspectTask, folder: Path, number: int = 1) -> tuple[Child, int]:
     """One worker of generation 0, and its process number."""
-    child = Child.open("east/0", 0, task, folder / f"{number}.log", DEADLINES)
+    child = Child.open("east/0", 0, task, WorkerLog(folder / f"{number}.log", StorageWriter("logs")), DEADLINES)
     server.fork(ForkRequest(number, 0, "east/0", "127.0.0.1", task), child.worker_ends)
     child.close_worker_ends()
     forked = server.channel.receive(30)

@@ -31,6 +31,8 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_server import LENGTH
+from dougong.storage.worker_log import WorkerLog
+from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import ROOT, toy_job, wait_for
 
 JOB = Job.model_validate(toy_job())
@@ -62,7 +64,7 @@ class Raw:
         self.socket.sendall(frame)
 
     def fork(self, task: InspectTask, log: Path, number: int = 1) -> tuple[Child, int]:
-        child = Child.open("east/0", 0, task, log, DEADLINES)
+        child = Child.open("east/0", 0, task, WorkerLog(log, StorageWriter("logs")), DEADLINES)
         self.send(ForkRequest(number, 0, "east/0", "127.0.0.1", task), child.worker_ends)
         child.close_worker_ends()
         forked = self.channel.receive(30)
@@ -98,7 +100,7 @@ def ready(raw: Raw) -> Raw:
 
 def test_a_request_may_come_byte_by_byte(raw: Raw, tmp_path: Path) -> None:
     ready(raw)
-    child = Child.open("east/0", 0, INSPECT, tmp_path / "0.log", DEADLINES)
+    child = Child.open("east/0", 0, INSPECT, WorkerLog(tmp_path / "0.log", StorageWriter("logs")), DEADLINES)
     frame = encode(ForkRequest(5, 0, "east/0", "127.0.0.1", INSPECT))
     header = LENGTH.pack(len(frame))
     socket.send_fds(raw.socket, [header[:1]], list(child.worker_ends))

@@ -11,6 +11,7 @@ from dougong.launcher.agent.remarks import JoinedAgent, remarks_on_machines, rem
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import AgentSpec
 from dougong.planner.plan_job import state_bytes
+from dougong.planner.snapshot_bytes import snapshot_bytes
 from dougong.remarks import NOTHING
 from tests.jobs import make_job, plan_for
 
@@ -105,10 +106,16 @@ def test_less_free_memory_than_the_plan_needs_is_a_warning_of_the_node() -> None
     job = make_job()
     plan = plan_for(job, "BB")
     inventory = inspect_model(job.model, 256)
-    needed = sum(state_bytes(job, inventory, plan))
+    snapshots = sum(part.total for part in snapshot_bytes(job, inventory, plan))
+    needed = sum(state_bytes(job, inventory, plan)) + snapshots
     (warning,) = remarks_on_memory(job, inventory, plan, [agent("alpha", free_memory_bytes=needed - 1)]).warnings
-    assert warning.startswith("alpha has ") and "and its workers need " in warning
+    assert warning.startswith("alpha has ") and "and its workers need " in warning and "fault.snapshots" in warning
     assert remarks_on_memory(job, inventory, plan, [agent("alpha", free_memory_bytes=needed)]) == NOTHING
     assert remarks_on_memory(job, inventory, plan, [agent("alpha", free_memory_bytes=None)]) == NOTHING
-    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=0)]
+    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=snapshots)]
     assert remarks_on_memory(job, inventory, plan, devices) == NOTHING
+    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=snapshots - 1)]
+    (warning,) = remarks_on_memory(job, inventory, plan, devices).warnings
+    assert "for snapshots (fault.snapshots), activations" in warning and "weights" not in warning
+    off = make_job(fault={"snapshots": {"every": 0}})
+    assert remarks_on_memory(off, inventory, plan, [agent("alpha", accelerator="cuda", free_memory_bytes=0)]) == NOTHING

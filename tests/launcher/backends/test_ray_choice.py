@@ -44,6 +44,19 @@ def test_what_ray_address_names_is_joined_and_told() -> None:
     assert joining("10.0.0.1:6379").or_own == ""
 
 
+def test_a_run_that_goes_on_joins_the_cluster_that_it_was_on() -> None:
+    """It began a Ray of its own on one machine, without a word, and put all workers there."""
+    before = Surroundings(before="10.0.0.1:6379", nodes=lambda: [])
+    chosen = choose_ray(None, before)
+    assert (chosen.address, chosen.origin) == ("10.0.0.1:6379", "the run's record names the Ray cluster 10.0.0.1:6379")
+    assert chosen.note == ("joins the Ray cluster 10.0.0.1:6379 as before (`--address local`: a Ray of the run's own)")
+    assert chosen.or_own == ", or `--address local` for a Ray of the run's own"
+    assert choose_ray("local", before) == OWN_RAY
+    assert choose_ray("10.0.0.9:6379", before).address == "10.0.0.9:6379"
+    named = Surroundings("10.0.0.5:6379", nodes=lambda: [], before="10.0.0.1:6379")
+    assert choose_ray(None, named).address == "10.0.0.5:6379"
+
+
 def test_a_submitted_job_says_that_it_is_one() -> None:
     chosen = choose_ray(None, around("10.0.0.1:6379", is_job=True))
     assert chosen.address == "10.0.0.1:6379"

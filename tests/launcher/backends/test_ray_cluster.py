@@ -24,11 +24,19 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_run_with_a_ray_of_its_own_recovers_and_leaves_nothing(tmp_path: Path) -> None:
+    """Without the head of its Ray, from step 3 on: it needs none."""
     job = toy_job(
-        drill=[{"at_step": 14, "kill": "east/1"}], islands=[{"name": "east", "accelerator": "cpu", "workers": 5}]
-    )
+        drill=[{"at_step": 14, "kill": "east/1"}], islands=[{"name": "east", "accelerator": "cpu", "workers": 5}],
+        step_s=0.2,
+    )  # fmt: skip
     run = ToyRun(tmp_path / "run", {**job, "batch": {"lanes": 5}}, ["--ray"]).start()
+    run.await_step(3)
+    (head,) = (pid for pid, words in run.processes().items() if "/gcs_server " in words)
+    os.kill(head, signal.SIGKILL)
     assert run.finish(150) == 0, run.text()
+    (told,) = run.events("ray")
+    assert (told["part"], told["is_lost"], told["generation"]) == ("head", True, 1)
+    assert "the head of this run's own Ray has ended; training goes on" in run.text()
     assert [e["worker"] for e in run.events("diagnosis")] == ["east/1"]
     second = [row["step"] for row in run.run_dir.read_metrics() if row["generation"] == 2]
     assert second in (list(range(6, 21)), list(range(11, 21)))  # the checkpoint of step 10 may not have been whole

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import ray
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_choice import RayChoice, joining
-from dougong.launcher.backends.ray_head import check_head, find_head, refuse_skew
+from dougong.launcher.backends.ray_head import check_head, find_head, refuse_missing_token, refuse_skew
 
 SOON = dataclasses.replace(DEADLINES, address_probe_s=0.5)
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -82,6 +83,19 @@ def test_nobody_there() -> None:
         find_head(joining(f"127.0.0.1:{port}"), SOON)
 
 
+def test_a_token_that_is_asked_for_and_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(LaunchError, match="--address 10.0.0.1:6379: RAY_AUTH_MODE=token is set, and there is no token"):
+        refuse_missing_token(joining("10.0.0.1:6379"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    refuse_missing_token(joining("10.0.0.1:6379"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    refuse_missing_token(joining("10.0.0.1:6379"))
+
+
 def test_versions_must_be_ours() -> None:
     refuse_skew(joining("a:1"), {"ray_version": ray.__version__, "python_version": platform.python_version()})
     refuse_skew(joining("a:1"), {})
@@ -97,7 +111,7 @@ def test_versions_must_be_ours() -> None:
 def test_who_was_sent_there_by_ray_address_is_told_how_to_do_without() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    choice = RayChoice(address, f"RAY_ADDRESS={address}", by_environment=True)
+    choice = RayChoice(address, f"RAY_ADDRESS={address}", is_typed=False)
     with pytest.raises(LaunchError, match=r"^RAY_ADDRESS=127.*nobody answers.*, or `--address local` for a Ray of"):
         find_head(choice, SOON)
 

@@ -82,5 +82,5 @@ def test_a_node_that_was_given_up_is_started_anew() -> None:
 
 
 def test_who_did_not_ask_for_a_cluster_is_told_how_to_do_without() -> None:
-    choice = RayChoice("10.0.0.1:6379", "RAY_ADDRESS=10.0.0.1:6379", by_environment=True)
+    choice = RayChoice("10.0.0.1:6379", "RAY_ADDRESS=10.0.0.1:6379", is_typed=False)
     assert told(Head("a"), choice=choice).endswith(", or `--address local` for a Ray of the run's own")

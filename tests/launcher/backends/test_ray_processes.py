@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dougong.launcher.backends.ray_processes import OWN_FOLDER, LocalNode, local_nodes, node_in
+from dougong.launcher.backends.ray_processes import OWN_FOLDER, LocalNode, local_nodes, node_in, raylets_of
 
 RAYLET = (
     "/venv/site-packages/ray/core/src/ray/raylet/raylet", "--node_id=6b0d64", "--node_ip_address=10.0.0.2",
@@ -28,3 +28,4 @@ def test_what_is_no_raylet_or_says_no_head_is_left_out() -> None:
 
 def test_looking_asks_nobody() -> None:
     assert all(node.id and node.head for node in local_nodes())
+    assert raylets_of("nowhere:1") == []

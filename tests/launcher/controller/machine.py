@@ -26,7 +26,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.schema import Job
-from dougong.launcher.controller.actions import Action, AskForPaths, CommitCheckpoint, Enter, Record
+from dougong.launcher.controller.actions import Action, AskForPaths, CommitCheckpoint, Enter, Record, TryMachine
 from dougong.launcher.controller.config import FROM_START, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
@@ -41,7 +41,6 @@ from dougong.launcher.controller.inbound.items import (
     Item,
     NodesListed,
     OwnPathsTried,
-    StoreOpened,
 )
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Stage, Starting, State
@@ -49,7 +48,7 @@ from dougong.parallel.plan import Inventory
 from dougong.planner.agreement import Software
 from dougong.planner.nodes import Node
 from dougong.records.directory import RunDir
-from dougong.records.events import RunEvent
+from dougong.records.event.base import RunEvent
 from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
@@ -57,6 +56,8 @@ ISLANDS = [
     {"name": "east", "accelerator": "cpu", "workers": 2},
     {"name": "west", "accelerator": "cpu", "workers": 1},
 ]
+TICK_S = 0.5
+"""The controller looks more often; a look that is much later finds that it has been held up itself."""
 INVENTORY = Inventory("toy", (), (), 16, ())
 NODE = Node("local-machine", "here", "127.0.0.1")
 WORKERS = {"east": ("east/0", "east/1"), "west": ("west/0",)}
@@ -177,7 +178,6 @@ UP_TO_JOIN: list[Step] = [BackendOpened("127.0.0.1"), NodesListed((NODE,)), Agen
 UP_TO_READY: list[Step] = [*UP_TO_JOIN, Joins("east"), Joins("west")]
 UP_TO_MODEL: list[Step] = [
     *UP_TO_READY,
-    StoreOpened(("127.0.0.1", 1)),
     Says("east", AgentReady(1)),
     Says("west", AgentReady(2)),
 ]
@@ -212,6 +212,7 @@ class Machine:
     channels: dict[str, Channel] = field(default_factory=dict)
     peers: list[socket.socket] = field(default_factory=list)
     paths_pass: bool = True
+    tried: list[str] = field(default_factory=list)
     asked_paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -252,11 +253,14 @@ class Machine:
     def _put(self, step: Step) -> None:
         match step:
             case Passes(seconds, silent):
-                self.now += seconds
-                for agent, channel in self.channels.items():
-                    if agent not in silent:
-                        channel.heard_at = self.now
-                self._take(observe_time(self.facts, self.now, self.deadlines))
+                until = self.now + seconds
+                while self.now < until:
+                    self.now = min(self.now + TICK_S, until)
+                    for agent, channel in self.channels.items():
+                        if agent not in silent:
+                            channel.heard_at = self.now
+                    self._take(observe_time(self.facts, self.now, self.deadlines))
+                    self._settle()
             case Joins(agent, node, ray_node):
                 channel, node = self._channel(), self.nodes.get(agent, node)
                 facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, ray_node=ray_node)
@@ -295,6 +299,8 @@ class Machine:
                     self.state = state
                 case AskForPaths(_, wanted):
                     self.asked_paths = wanted
+                case TryMachine(agent):
+                    self.tried.append(agent)
                 case _:
                     self.actions.append(action)
             self.facts.note(action, self.now)

@@ -28,7 +28,14 @@ from dougong.launcher.controller.checkpoints import (
 )
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbound.inbox import Background, Inbox
-from dougong.launcher.controller.inbound.items import CommitFailed, Committed, FoundCheckpoint, Item, TaskFailed
+from dougong.launcher.controller.inbound.items import (
+    CheckpointsPruned,
+    CommitFailed,
+    Committed,
+    FoundCheckpoint,
+    Item,
+    TaskFailed,
+)
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
@@ -74,11 +81,19 @@ def result(inbox: Inbox) -> Item:
 
 
 def commit(checkpoints: CheckpointManager, inbox: Inbox, step: int, parent: str | None = None) -> Committed:
+    return save(checkpoints, inbox, step, parent)[0]
+
+
+def save(
+    checkpoints: CheckpointManager, inbox: Inbox, step: int, parent: str | None = None
+) -> tuple[Committed, CheckpointsPruned]:
     parts = [part(checkpoints.root, worker, step) for worker in ("east/0", "east/1")]
     checkpoints.commit(step, 1, parts, PLAN, ORIGIN, parent)
     item = result(inbox)
     assert isinstance(item, Committed), item
-    return item
+    pruned = result(inbox)
+    assert isinstance(pruned, CheckpointsPruned), pruned
+    return item, pruned
 
 
 def find(checkpoints: CheckpointManager, inbox: Inbox, origin: RunOrigin = ORIGIN) -> FoundCheckpoint:
@@ -134,8 +149,22 @@ def test_small_files_of_the_model_folder_travel_on_when_it_is_gone(tmp_path: Pat
 
 
 def test_old_checkpoints_go(checkpoints: CheckpointManager, inbox: Inbox) -> None:
-    removed = [commit(checkpoints, inbox, step).removed for step in (5, 10, 15)]
+    removed = [save(checkpoints, inbox, step)[1].removed for step in (5, 10, 15)]
     assert removed == [(), (), ("step-000005",)]
+
+
+def test_what_cannot_be_deleted_is_told_once_and_no_commit_that_failed(
+    checkpoints: CheckpointManager, inbox: Inbox, tmp_path: Path
+) -> None:
+    """A link ended a finished run, which said that its checkpoint had not been committed."""
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    (checkpoints.root / "step-000005").rename(tmp_path / "elsewhere")
+    (checkpoints.root / "step-000005").symlink_to(tmp_path / "elsewhere")
+    told = [save(checkpoints, inbox, step)[1] for step in (15, 20)]
+    assert told[0].left == (("step-000005", f"a link to {tmp_path / 'elsewhere'}"),)
+    assert (told[1].left, told[1].removed) == ((), ("step-000010",))
+    assert list((tmp_path / "elsewhere").rglob("*.json")), "what it leads to is whole"
 
 
 def test_a_commit_that_fails_is_told_and_the_next_may_succeed(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -270,7 +299,7 @@ def test_a_damaged_checkpoint_is_never_deleted_and_told_once(checkpoints: Checkp
     damage(checkpoints.root, 5)
     later = again(checkpoints.root, inbox, has_committed=True)
     assert find(later, inbox).directory == checkpoints.root / "step-000010"
-    done = [commit(later, inbox, step) for step in (15, 20, 25)]
+    done = [save(later, inbox, step)[1] for step in (15, 20, 25)]
     assert [one.invalid for one in done] == [("step-000005",), (), ()]
     assert [one.removed for one in done] == [(), ("step-000010",), ("step-000015",)]
     assert left(checkpoints.root) == ["step-000005", "step-000020", "step-000025"]
@@ -335,7 +364,7 @@ def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, in
     parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]
     parts = [dataclasses.replace(one, part={**one.part, "ledger": "05"}) for one in parts]
     checkpoints.commit(5, 1, parts, PLAN, ORIGIN, None)
-    assert isinstance(result(inbox), Committed)
+    assert isinstance(result(inbox), Committed) and isinstance(result(inbox), CheckpointsPruned)
     assert find(checkpoints, inbox).recorded == {6: RecordedStep(1, "06"), 7: RecordedStep(1, "07")}
 
 

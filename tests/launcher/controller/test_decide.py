@@ -6,8 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dougong.control.worker_messages import WorkerWarning
+from dougong.control.worker_messages import SaveFailed, WorkerWarning
+from dougong.deadlines import DEADLINES
 from dougong.errors import StorageError
+from dougong.launcher.controller.actions import CommitCheckpoint
 from dougong.launcher.controller.inbound.items import CommitFailed, SignalReceived
 from dougong.launcher.controller.states import Ended, Recovering
 from tests.launcher.controller.machine import (
@@ -19,6 +21,7 @@ from tests.launcher.controller.machine import (
     UP_TO_READY,
     Joins,
     Leaves,
+    Machine,
     Passes,
     Step,
     committed,
@@ -32,6 +35,7 @@ from tests.launcher.controller.machine import (
     raises,
     running,
     step,
+    with_deadlines,
     worker,
 )
 
@@ -99,6 +103,43 @@ def test_with_a_checkpoint_a_run_trains_on_says_so_each_time_and_does_not_end_we
     made.play(done(*ALL))
     assert made.states == ["FAILED"] and made.outcome.status == 1
     assert str(made.outcome.error) == "no checkpoint since step 5 (3 in a row failed): full"
+
+
+def refused(number: int) -> CommitFailed:
+    error = StorageError("full")
+    error.__cause__ = OSError(28, "No space left on device")
+    return CommitFailed(number, error)
+
+
+def commits(made: Machine) -> list[int]:
+    return [action.step for action in made.actions if isinstance(action, CommitCheckpoint)]
+
+
+def test_a_last_commit_that_storage_refuses_is_tried_again() -> None:
+    """The run is done, and what it has trained would be lost."""
+    made = running().play([part(name, 5) for name in ALL], committed(5), step(20))
+    made.play([part(name, 20) for name in ALL], done(*ALL), refused(20))
+    assert made.states == [] and commits(made) == [5, 20]
+    made.play(Passes(DEADLINES.storage_retry_s + 0.2), refused(20))
+    assert commits(made) == [5, 20, 20] and made.kinds().count("checkpoint_failed") == 1
+    made.play(Passes(DEADLINES.storage_retry_s + 0.2), committed(20))
+    assert made.states == ["FINISHED"]
+
+
+def test_a_last_commit_that_storage_goes_on_refusing_is_a_failure() -> None:
+    made = with_deadlines(running(), commit_checkpoint_s=0.5)
+    made.play([part(name, 5) for name in ALL], committed(5), step(20))
+    made.play([part(name, 20) for name in ALL], done(*ALL), refused(20), Passes(0.8))
+    assert made.states == ["FAILED"]
+    assert str(made.outcome.error) == "no checkpoint since step 5: full"
+
+
+def test_a_part_that_storage_refuses_costs_a_checkpoint_and_no_step() -> None:
+    made = running().play([part(name, 5) for name in ALL], committed(5))
+    made.play(step(10), worker("east/0", SaveFailed(10, "full")), part("east/1", 10))
+    assert made.states == [] and made.event("checkpoint_failed").reason == "east/0: full"
+    made.play(step(20), [part(name, 20) for name in ALL], committed(20), done(*ALL))
+    assert made.states == ["FINISHED"]
 
 
 def test_a_checkpoint_from_before_a_resume_is_one() -> None:
@@ -179,7 +220,8 @@ def test_whoever_moves_gives_a_stop_more_time_and_what_is_given_up_is_told() -> 
 
 def test_an_agent_that_falls_silent_while_its_run_stops_ends_it() -> None:
     made = running().play(IN_STEP_12, SIGINT, Passes(10.1, silent=("west",)), *killed("east/0", "east/1"))
-    assert (made.outcome.state, made.outcome.diagnosis and made.outcome.diagnosis.worker) == ("FAILED", "west/0")
+    assert made.outcome.state == "FAILED"
+    assert str(made.outcome.diagnosis and made.outcome.diagnosis.culprit) == "agent west"
 
 
 def test_a_stop_while_recovering_does_not_cost_the_checkpoint_that_is_being_committed() -> None:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from dougong.control.worker_messages import PartDurable
 from dougong.errors import LaunchError
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.observation import AgentLost
 from dougong.fault.past import PastFailure
 from dougong.launcher.controller.actions import (
-    CommitCheckpoint,
     DropAgent,
-    FindCheckpoint,
-    ForgetParts,
+    EndGeneration,
     ForkGeneration,
     GiveUp,
     GoOn,
-    KillGeneration,
     LoseAgent,
     SeekNodes,
     StartAgents,
     UsePlan,
 )
 from dougong.launcher.controller.config import FROM_START
-from dougong.launcher.controller.facts import CheckpointFacts, RunFacts
-from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint
+from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.placement import AgentSpec
@@ -71,12 +65,12 @@ def test_an_agent_that_was_lost_before_has_lost_its_workers(facts: RunFacts) -> 
     facts.lose(facts.agents["east"], "node down", 1.0)
     facts.note(FORK, 2.0)
     assert facts.generation is not None
-    assert facts.generation.failures == [AgentLost("east/0", "agent east on its node: node down")]
+    assert facts.generation.failures == [AgentLost(Culprit("agent", "east"), "node down", ("east/0",))]
 
 
 def test_failures_errors_and_plans_are_taken_down(facts: RunFacts) -> None:
-    diagnosis, error = Diagnosis("east/0", "crash", "SIGKILL"), LaunchError("x")
-    for action in (UsePlan(PLAN), KillGeneration(1, diagnosis), GiveUp(error)):
+    diagnosis, error = Diagnosis(Culprit("worker", "east/0"), "crash", "SIGKILL"), LaunchError("x")
+    for action in (UsePlan(PLAN), EndGeneration(1, diagnosis), GiveUp(error)):
         facts.note(action, 0.0)
     assert (facts.plan, facts.history, facts.error) == (PLAN, [PastFailure(1, diagnosis)], error)
 
@@ -85,30 +79,3 @@ def test_the_first_request_to_stop_keeps_its_name_and_status(facts: RunFacts) ->
     assert facts.note_stop(Stop("SIGTERM", 143))
     assert not facts.note_stop(Stop("SIGINT", 130))
     assert facts.stop == Stop("SIGTERM", 143, now=True)
-
-
-def test_a_checkpoint_is_whole_with_every_workers_part() -> None:
-    known, message = CheckpointFacts(), PartDurable(5, "step-000005", {})
-    assert known.note_part("east/0", message) and not known.note_part("east/1", message)
-    assert known.whole(3) == {}
-    assert known.whole(2) == {5: {"east/0": message, "east/1": message}}
-    known.note(CommitCheckpoint(5, 1, known.parts[5]))
-    assert (known.parts, known.num_open) == ({}, 1)
-    known.note_failed(5, LaunchError("full"), 1)
-    assert known.num_open == 0 and str(known.error) == "no checkpoint yet: full"
-    known.note_part("east/0", message)
-    known.note(ForgetParts())
-    assert known.parts == {}
-
-
-def test_the_last_commit_decides() -> None:
-    known = CheckpointFacts(num_open=2)
-    known.note_failed(5, LaunchError("full"), 1)
-    told = known.note_committed(Committed(10, Path("/run/checkpoints/step-000010"), 1, 0.1), 1)
-    assert (told.step, told.after_failures) == (10, 1)
-    assert (known.error, known.failed, known.num_failed, known.num_open) == (None, None, 0, 0)
-    assert (known.parent, known.newest_step) == ("step-000010", 10)
-    known.note_found(FoundCheckpoint(Path("/run/checkpoints/step-000005")))
-    assert known.parent == "step-000005"
-    known.note(FindCheckpoint())
-    assert known.found is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
+from dougong.fault.culprit import Culprit
 from dougong.fault.observation import AgentLost, Exited, Hung, NotStarted
 from dougong.launcher.controller.generation import Generation
 from dougong.parallel.comm.arrival import Arrival
@@ -78,10 +80,11 @@ def test_a_lost_peer_settles_after_a_while(generation: Generation) -> None:
 def test_a_lost_agent_takes_its_workers_but_not_those_that_had_ended(generation: Generation) -> None:
     generation.note_done("east/0", 1.0)
     generation.note_exit(exit_of("east/0"), 1.0)
-    generation.note_lost(("east/0", "east/1", "west/0"), "node down", 2.0)
-    assert generation.failures == [AgentLost("east/1", "node down")]
+    lost = AgentLost(Culprit("agent", "east"), "node down", ("east/0", "east/1"))
+    generation.note_lost(lost, 2.0)
+    assert generation.failures == [replace(lost, workers=("east/1",))]
     assert generation.all_exited
-    generation.note_lost(("east/1",), "again", 3.0)
+    generation.note_lost(lost, 3.0)
     assert len(generation.failures) == 1
 
 

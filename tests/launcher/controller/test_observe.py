@@ -10,6 +10,8 @@ from dougong.control.channel import Channel
 from dougong.control.messages import Acknowledged, Message, Ping, RequestRefused, StopRun, WorkerExited, WorkerForked
 from dougong.deadlines import DEADLINES
 from dougong.errors import JobError, LaunchError, StorageError
+from dougong.fault.drill import FiredDrill
+from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
@@ -17,7 +19,7 @@ from dougong.launcher.controller.inbound.items import ClientRequest, PeerRefused
 from dougong.launcher.controller.observe import REFUSALS_TOLD, as_ours, observe
 from dougong.launcher.controller.states import Stop
 from dougong.records.events import StopRequested, WarningRaised
-from tests.launcher.controller.machine import Says, committed, found, part, raises, running
+from tests.launcher.controller.machine import Leaves, Says, committed, found, part, raises, running
 
 
 @pytest.fixture
@@ -31,11 +33,11 @@ def channel() -> Iterator[Channel]:
 
 @pytest.fixture
 def facts() -> RunFacts:
-    return RunFacts.at(ResumePoint(3, 10, frozenset({(7, "east/1")})))
+    return RunFacts.at(ResumePoint(3, 10, frozenset({FiredDrill("kill", "east/1", 7)})))
 
 
 def test_a_resumed_run_begins_where_its_record_ends(facts: RunFacts) -> None:
-    assert (facts.number, facts.step, facts.fired) == (2, 10, {(7, "east/1")})
+    assert (facts.number, facts.step, facts.fired) == (2, 10, {FiredDrill("kill", "east/1", 7)})
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,21 @@ def test_workers_that_are_not_of_the_plan_are_not_heard() -> None:
     exited = WorkerExited(1, "north/0", "train", -9)
     made = running().play(Says("east", WorkerForked(1, "north/0", 7)), Says("east", exited))
     assert made.facts.generation is not None and not made.facts.generation.failures
+
+
+def test_what_becomes_of_ray_is_told_and_changes_nothing_for_those_who_train() -> None:
+    made = running().play(RayNews("head", True, "the head is gone"))
+    told = made.event("ray")
+    assert (told.part, told.is_lost, made.facts.ray) == ("head", True, "the head is gone")
+    assert told.text == "the head is gone; training goes on, and needs Ray only to find another node"
+    made.play(RayNews("head", False, "Ray answers again"))
+    assert (made.facts.ray, made.events[-1].text) == ("", "Ray answers again")
+
+
+def test_of_an_agent_that_is_lost_nobody_is_told_that_ray_holds_nothing_for_it() -> None:
+    news = RayNews("raylet", True, "Ray holds nothing for agent east any more: its node has died", "east")
+    made = running().play(news)
+    assert (made.event("ray").part, made.facts.ray) == ("raylet", ""), "it lives"
+    num_events = len(made.events)
+    made.play(Leaves("east"))
+    assert not [event for event in made.play(news).events[num_events:] if event.kind == "ray"]

@@ -71,11 +71,6 @@ def printed(name: str, bits: str) -> Says:
             "(fault.deadlines.agents_ready_s)",
         ),
         (
-            [*UP_TO_READY, *READY],
-            Stage.READY,
-            "the store where workers meet has not opened: the controller waited 300 s (fault.deadlines.agents_ready_s)",
-        ),
-        (
             UP_TO_MODEL,
             Stage.MODEL,
             "east/0 has not ended its look at the model and the data: the controller waited 3600 s "

@@ -49,13 +49,14 @@ from tests.launcher.controller.machine import (
 
 SIGINT, SIGTERM = SignalReceived(2), SignalReceived(15)
 DIES = ["worker_died", "diagnosis", "decision"]
+LOST = ["diagnosis", "decision"]
 
 
 @dataclass(frozen=True)
 class Case:
     """`given` to a running generation 1 (or to `START`ing ones, where `fresh`): states, actions and events that follow.
 
-    `worker`, `cause`: of the first diagnosis. `reason`: in the outcome's error. `status`: the exit status of an end.
+    `culprit`, `cause`: of the first diagnosis. `reason`: in the outcome's error. `status`: the exit status of an end.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Case:
     states: list[str] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    worker: str = ""
+    culprit: str = ""
     cause: str = ""
     reason: str = ""
     status: int | None = None
@@ -81,7 +82,7 @@ NONE_IS_VALID = FoundCheckpoint(None, (("step-000005", "torn"),), refusal=NO_VAL
 LAST_PARTS = [part(name, 20) for name in ALL]
 AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
 """Generation 2 begins after step 5; generation 1 has recorded two steps more."""
-RESTARTS = ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"]
+RESTARTS = ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"]
 ONCE = {"fault": {"max_restarts": 1}}
 NEVER = {"fault": {"max_restarts": 0}}
 
@@ -100,11 +101,12 @@ CASES = [
     Case("a stop while agents start ends the run", [*UP_TO_JOIN, SIGTERM], ["STOPPED"], events=["stop_requested"],
          actions=["ListNodes", "StartAgents east west"], status=143, fresh=True),
     Case("agents that do not come end the start", [*UP_TO_JOIN, Passes(121)], ["FAILED"], status=1, fresh=True,
-         actions=["ListNodes", "StartAgents east west", "GiveUp"],
+         actions=["ListNodes", "StartAgents east west", "AskWhoEnded", "GiveUp"],
          reason="no first message of agents east, west: the controller waited 120 s (fault.deadlines.agents_join_s)"),
     Case("an agent that is lost ends the start", [*UP_TO_READY, Leaves("west"), Passes(1.1)], ["FAILED"], status=1,
          fresh=True,
-         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "DropAgent west"],
+         actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskWhoEnded",
+                  "DropAgent west"],
          events=["agents_started"], reason="agent west on here: its connection ended"),
     Case("a backend that cannot open ends the start", [TaskFailed(OSError("no route"))], ["FAILED"], status=1,
          reason="OSError: no route", fresh=True),
@@ -115,10 +117,10 @@ CASES = [
                   "ShowException east/0"],
          events=["agents_started"]),
     Case("an agent lost while a checkpoint is searched is the first generation's failure",
-         [*UP_TO_MODEL, MODEL, Leaves("west"), found()], ["RUNNING", "RECOVERING"], worker="west/0",
+         [*UP_TO_MODEL, MODEL, Leaves("west"), found()], ["RUNNING", "RECOVERING"], culprit="agent west",
          actions=["ListNodes", "StartAgents east west", "AdoptChannel east", "AdoptChannel west", "AskForModel east",
-                  "UseModel", "UsePlan", "FindCheckpoint", "DropAgent west", "ForkGeneration 1", "KillGeneration 1"],
-         events=["agents_started", "inspected", "planned", "generation_started", *DIES], fresh=True),
+                  "UseModel", "UsePlan", "FindCheckpoint", "DropAgent west", "ForkGeneration 1", "EndGeneration 1"],
+         events=["agents_started", "inspected", "planned", "generation_started", *LOST], fresh=True),
 
     Case("steps are recorded, the first one is an event", [step(1), step(2)], actions=["RecordStep", "RecordStep"],
          events=["first_step"]),
@@ -126,78 +128,80 @@ CASES = [
     Case("a death ends the generation and begins the next",
          [step(1), exits("east/1", -9), *recovered("east/0", "west/0")],
          ["RECOVERING", "RUNNING"],
-         ["RecordStep", "KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
-         ["first_step", *DIES, "generation_started"], worker="east/1", cause="SIGKILL from outside the run"),
+         ["RecordStep", "EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         ["first_step", *DIES, "generation_started"], culprit="east/1", cause="SIGKILL from outside the run"),
     Case("an echo waits for its cause", [raises("east/0", "PeerError"), Passes(0.5), exits("east/1", -11)],
-         ["RECOVERING"], ["ShowException east/0", "KillGeneration 1"], DIES, worker="east/1", cause="SIGSEGV"),
+         ["RECOVERING"], ["ShowException east/0", "EndGeneration 1"], DIES, culprit="east/1", cause="SIGSEGV"),
     Case("an echo alone is named after a while", [raises("east/0", "PeerError"), Passes(0.5), Passes(0.6)],
-         ["RECOVERING"], ["ShowException east/0", "KillGeneration 1"], DIES, worker="east/0", cause="PeerError: x"),
+         ["RECOVERING"], ["ShowException east/0", "EndGeneration 1"], DIES, culprit="east/0", cause="PeerError: x"),
     Case("an abort is a consequence where there is a cause",
          [exits("east/0", -6), Passes(0.5), raises("east/1", "ValueError", "Exception")],
-         ["RECOVERING"], ["ShowException east/1", "KillGeneration 1"], DIES, worker="east/1", cause="ValueError"),
+         ["RECOVERING"], ["ShowException east/1", "EndGeneration 1"], DIES, culprit="east/1", cause="ValueError"),
     Case("an abort is the cause where there are only lost peers",
          [raises("east/0", "PeerError"), exits("west/0", -6), raises("east/1", "PeerError")],
-         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "KillGeneration 1"], DIES, worker="west/0",
+         ["RECOVERING"], ["ShowException east/0", "ShowException east/1", "EndGeneration 1"], DIES, culprit="west/0",
          cause="SIGABRT"),
     Case("an out-of-memory twice with no step in between is not tried a third time",
          [exits("east/1", -9, oom=True), *recovered("east/0", "west/0"), exits("east/1", -9, 2, oom=True),
           *killed("east/0", "west/0", generation=2)],
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
-         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
-         [*DIES, "generation_started", *DIES], worker="east/1", status=1,
+         ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "EndGeneration 2", "ForgetParts"],
+         [*DIES, "generation_started", *DIES], culprit="east/1", status=1,
          cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers on "
                "here take 0 GB; where a device has less, give the job more workers",
          reason="SIGKILL came twice with no step in between, so it is taken for one that would come again"),
     Case("several dead at once are one failure",
          [[exits("west/0", -9)], [exits("east/0", -9), exits("east/1", -9)], found(5)],
-         ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
-         [*DIES, "generation_started"], worker="west/0"),
+         ["RECOVERING", "RUNNING"], ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         [*DIES, "survivor_lost", "survivor_lost", "generation_started"], culprit="west/0"),
     Case("wrong data is not tried again", [raises("east/0", "DataError"), killed(*ALL)], ["RECOVERING", "FAILED"],
-         ["ShowException east/0", "KillGeneration 1", "ForgetParts"], DIES, worker="east/0", status=1,
+         ["ShowException east/0", "EndGeneration 1", "ForgetParts"], DIES, culprit="east/0", status=1,
          reason="a data error would come again"),
     Case("a step that is not finite is not tried again", [step(1), raises("east/0", "NumericsError"), killed(*ALL)],
-         ["RECOVERING", "FAILED"], ["RecordStep", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
-         ["first_step", *DIES], worker="east/0", status=1, reason="a numerics error would come again"),
+         ["RECOVERING", "FAILED"], ["RecordStep", "ShowException east/0", "EndGeneration 1", "ForgetParts"],
+         ["first_step", *DIES], culprit="east/0", status=1, reason="a numerics error would come again"),
     Case("the run does not end before the checkpoint that was whole is committed",
          [*LAST_PARTS, raises("east/0", "NumericsError"), killed(*ALL), Passes(60), committed(20)],
          ["RECOVERING", "FAILED"],
-         ["CommitCheckpoint 20", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
-         ["checkpoint_started", *DIES, "checkpoint_committed"], worker="east/0", status=1, reason="numerics"),
+         ["CommitCheckpoint 20", "ShowException east/0", "EndGeneration 1", "ForgetParts"],
+         ["checkpoint_started", *DIES, "checkpoint_committed"], culprit="east/0", status=1, reason="numerics"),
     Case("a checkpoint that is never committed does not hold up the run's end for ever",
          [*LAST_PARTS, raises("east/0", "NumericsError"), killed(*ALL), Passes(1801)], ["RECOVERING", "FAILED"],
-         ["CommitCheckpoint 20", "ShowException east/0", "KillGeneration 1", "ForgetParts"],
-         ["checkpoint_started", *DIES], worker="east/0", status=1, reason="numerics"),
+         ["CommitCheckpoint 20", "ShowException east/0", "EndGeneration 1", "ForgetParts"],
+         ["checkpoint_started", *DIES], culprit="east/0", status=1, reason="numerics"),
     Case("a step without its update is told", [worker("east/0", UpdateSkipped(7, 1.0, float("inf"), "a gradient", 2))],
          events=["step_skipped"]),
     Case("a restart budget that is used up ends the run with the first cause",
          [exits("east/1", -9), *recovered("east/0", "west/0"),
           exits("west/0", 3, 2), *killed("east/0", "east/1", generation=2)],
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
-         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "KillGeneration 2", "ForgetParts"],
-         [*DIES, "generation_started", *DIES], worker="east/1", status=1, job=ONCE,
+         ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "EndGeneration 2", "ForgetParts"],
+         [*DIES, "generation_started", *DIES], culprit="east/1", status=1, job=ONCE,
          reason="east/1: crash: SIGKILL from outside the run (first of 2 failures"),
     Case("steps that are computed again with the same bits are told",
          [*AGAIN, step(6, 2, "aa"), step(7, 2, "bb"), step(8, 2, "cc")], ["RECOVERING", "RUNNING"],
-         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "steps_recomputed"],
-         worker="east/1"),
+         [*RESTARTS, *["RecordStep"] * 3], [*DIES, "generation_started", "first_step", "recovered", "steps_recomputed"],
+         culprit="east/1"),
     Case("other bits end a run that promises them, and commit nothing",
          [*AGAIN, step(6, 2, "aa"), part("east/0", 7, 2), part("east/1", 7, 2),
           [step(7, 2, "xx"), part("west/0", 7, 2)]],
          ["RECOVERING", "RUNNING", "FAILED"], [*RESTARTS, *["RecordStep"] * 2],
-         [*DIES, "generation_started", "first_step", "checkpoint_started", "steps_recomputed"], worker="east/1",
-         status=1, reason="step 7: generation 2 has computed it again with other bits than generation 1"),
+         [*DIES, "generation_started", "first_step", "recovered", "checkpoint_started", "steps_recomputed"],
+         culprit="east/1", status=1,
+         reason="step 7: generation 2 has computed it again with other bits than generation 1"),
     Case("other bits are told where nothing is promised",
          [*AGAIN, step(6, 2, "xx"), step(7, 2, "yy"), *[part(name, 7, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
          [*RESTARTS, *["RecordStep"] * 2, "CommitCheckpoint 7"],
-         [*DIES, "generation_started", "first_step", "steps_recomputed", "checkpoint_started"], worker="east/1",
-         job={"numerics": "bounded"}),
+         [*DIES, "generation_started", "first_step", "recovered", "steps_recomputed", "checkpoint_started"],
+         culprit="east/1", job={"numerics": "bounded"}),
     Case("what has been compared is told when the generation fails",
          [*AGAIN, step(6, 2, "aa"), exits("west/0", -9, 2)], ["RECOVERING", "RUNNING", "RECOVERING"],
-         [*RESTARTS, "RecordStep", "KillGeneration 2"],
-         [*DIES, "generation_started", "first_step", "steps_recomputed", *DIES], worker="east/1"),
-    Case("workers that SIGKILL does not end are left behind", [exits("east/1", -9), Passes(10.1), found(5)],
-         ["RECOVERING", "RUNNING"], ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
-         [*DIES, "warning", "generation_started"], worker="east/1"),
+         [*RESTARTS, "RecordStep", "EndGeneration 2"],
+         [*DIES, "generation_started", "first_step", "recovered", "steps_recomputed", *DIES], culprit="east/1"),
+    Case("workers that SIGKILL does not end are left behind",
+         [exits("east/1", -9), Passes(10.1), Passes(10.1), found(5)], ["RECOVERING", "RUNNING"],
+         ["EndGeneration 1", "KillLate 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         [*DIES, "warning", "generation_started"], culprit="east/1"),
 
     Case("a stop lets the step end", [step(1), SIGINT, step(2), *done(*ALL)], ["STOPPING", "STOPPED"],
          ["RecordStep", "AskToStop 1", "RecordStep"], ["first_step", "stop_requested"], status=130),
@@ -207,7 +211,7 @@ CASES = [
     Case("a second stop does not wait, and says so", [step(1), SIGINT, SIGTERM], ["STOPPING", "STOPPED"],
          ["RecordStep", "AskToStop 1"], ["first_step", "stop_requested", "stop_requested"], status=130),
     Case("a stop while recovering ends the run", [exits("east/1", -9), SIGINT], ["RECOVERING", "STOPPED"],
-         ["KillGeneration 1"], [*DIES, "stop_requested"], status=130),
+         ["EndGeneration 1"], [*DIES, "stop_requested"], status=130),
     Case("a stop while the last checkpoint is committed loses nothing",
          [step(20), *LAST_PARTS, *done(*ALL), SIGINT, committed(20)],
          ["FINISHED"], ["RecordStep", "CommitCheckpoint 20"],
@@ -217,22 +221,22 @@ CASES = [
          ["first_step", "checkpoint_started", "stop_requested", "stop_requested"], status=130),
     Case("a recovery that finds no valid checkpoint any more begins nothing anew",
          [exits("east/1", -9), *killed("east/0", "west/0"), NONE_IS_VALID], ["RECOVERING", "FAILED"],
-         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
-         worker="east/1", status=1, reason="no checkpoint is valid"),
+         ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "GiveUp"], [*DIES, "checkpoint_rejected"],
+         culprit="east/1", status=1, reason="no checkpoint is valid"),
     Case("a death while stopping ends the run", [step(1), SIGINT, exits("east/1", -9), *killed("east/0", "west/0")],
-         ["STOPPING", "RECOVERING", "FAILED"], ["RecordStep", "AskToStop 1", "KillGeneration 1", "ForgetParts"],
-         ["first_step", "stop_requested", *DIES], worker="east/1", status=1,
+         ["STOPPING", "RECOVERING", "FAILED"], ["RecordStep", "AskToStop 1", "EndGeneration 1", "ForgetParts"],
+         ["first_step", "stop_requested", *DIES], culprit="east/1", status=1,
          reason="failed while the run was being stopped"),
     Case("a second stop ends a recovery that a stop had met",
          [step(1), SIGINT, exits("east/1", -9), SIGINT], ["STOPPING", "RECOVERING", "STOPPED"],
-         ["RecordStep", "AskToStop 1", "KillGeneration 1"],
+         ["RecordStep", "AskToStop 1", "EndGeneration 1"],
          ["first_step", "stop_requested", *DIES, "stop_requested"], status=130),
 
     Case("an agent that falls silent is lost", [Passes(10.1, silent=("west",))], ["RECOVERING"],
-         ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0",
+         ["DropAgent west", "EndGeneration 1"], ["suspect", *LOST], culprit="agent west",
          cause="no heartbeat for 10 s (fault.deadlines.agent_silence_s)"),
     Case("words of an agent's former life are not heard", [Leaves("west"), Says("west", AgentReady(9))],
-         ["RECOVERING"], ["DropAgent west", "KillGeneration 1"], DIES, worker="west/0"),
+         ["RECOVERING"], ["DropAgent west", "EndGeneration 1"], LOST, culprit="agent west"),
 
     Case("a commit that ends late ends the run", [step(20), *LAST_PARTS, *done(*ALL), Passes(60), committed(20)],
          ["FINISHED"], ["RecordStep", "CommitCheckpoint 20"],
@@ -252,20 +256,20 @@ CASES = [
     Case("parts of a generation that failed are forgotten",
          [part("east/0", 5), exits("east/1", -9), *recovered("east/0", "west/0"),
           *[part(name, 5, 2) for name in ALL]], ["RECOVERING", "RUNNING"],
-         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "CommitCheckpoint 5"],
-         ["checkpoint_started", *DIES, "generation_started", "checkpoint_started"], worker="east/1"),
+         ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "CommitCheckpoint 5"],
+         ["checkpoint_started", *DIES, "generation_started", "checkpoint_started"], culprit="east/1"),
 
     Case("a drill is told from a death", [worker("east/1", DrillAnnounced(7, "kill")), exits("east/1", -9)],
-         ["RECOVERING"], ["KillGeneration 1"], ["drill", *DIES], worker="east/1", cause="as its drill said"),
+         ["RECOVERING"], ["EndGeneration 1"], ["drill", *DIES], culprit="east/1", cause="as its drill said"),
     Case("one worker that does not end has hung",
          [*done("east/0", "west/0"), Passes(601), *killed("east/1"), found(5)], ["RECOVERING", "RUNNING"],
-         ["KillGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
-         ["warning", *DIES, "generation_started"], worker="east/1",
+         ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2"],
+         ["warning", *DIES, "generation_started"], culprit="east/1",
          cause="still at work 600 s (fault.deadlines.last_worker_s)"),
     Case("a worker that says it is done and dies has failed", [*done("east/0"), exits("east/1", 0)], ["RECOVERING"],
-         ["KillGeneration 1"], DIES, worker="east/1", cause="left before its work was done"),
+         ["EndGeneration 1"], DIES, culprit="east/1", cause="left before its work was done"),
     Case("a worker that cannot be begun has failed", [exits("east/1", 1, text="cannot fork")], ["RECOVERING"],
-         ["KillGeneration 1"], DIES, worker="east/1", cause="cannot fork"),
+         ["EndGeneration 1"], DIES, culprit="east/1", cause="cannot fork"),
     Case("a stall is a warning, once", [Passes(121), Passes(10)], events=["warning"] * 3),
 
     Case("what cannot be understood is a warning", [PeerRefused("not a message: b'x'")], events=["warning"]),
@@ -276,8 +280,8 @@ CASES = [
     Case("lines are shown until somebody has failed",
          [Says("east", OutputLine(1, "east/0", "hello")), raises("east/1", "ValueError"),
           Says("east", OutputLine(1, "east/0", "bye")), Says("east", OutputLine(1, "east/1", "Traceback"))],
-         ["RECOVERING"], ["ShowLine east/0", "ShowException east/1", "KillGeneration 1", "ShowLine east/1"],
-         DIES, worker="east/1"),
+         ["RECOVERING"], ["ShowLine east/0", "ShowException east/1", "EndGeneration 1", "ShowLine east/1"],
+         DIES, culprit="east/1"),
 ]  # fmt: skip
 
 
@@ -289,8 +293,8 @@ def test_what_follows(case: Case) -> None:
     assert made.names() == case.actions
     assert made.kinds() == case.events
     diagnoses = [event for event in made.events if event.kind == "diagnosis"]
-    if case.worker:
-        assert (diagnoses[0].worker, case.cause in diagnoses[0].cause) == (case.worker, True), diagnoses[0]
+    if case.culprit:
+        assert (str(diagnoses[0].culprit), case.cause in diagnoses[0].cause) == (case.culprit, True), diagnoses[0]
     if case.status is not None:
         assert made.outcome.status == case.status
         assert case.reason in str(made.outcome.error)
@@ -348,6 +352,11 @@ def test_a_drill_that_has_fired_is_not_given_to_the_next_generation() -> None:
     made.play(worker("east/1", DrillAnnounced(7, "kill")), exits("east/1", -9), *recovered("east/0", "west/0"))
     fork = next(action for action in made.actions if isinstance(action, ForkGeneration))
     assert [(drill.at_step, drill.kill) for drill in fork.drills] == [(9, "east/0")]
+
+
+def test_a_drill_that_the_run_survives_makes_no_later_death_its_own() -> None:
+    made = running().play(worker("east/1", DrillAnnounced(7, "pause")), exits("east/1", -9))
+    assert made.event("diagnosis").cause == "SIGKILL from outside the run"
 
 
 def test_rows_say_which_generation_they_are_of() -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dougong.addresses import Ports
 from dougong.control.channel import Channel, Server
 from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
-from dougong.control.path_messages import CONTROLLER, PathEnd
+from dougong.control.network.neighbours import Neighbours, takes_connections
+from dougong.control.path_messages import CONTROLLER, Hearing, PathEnd
 from dougong.control.path_probe import PathListener
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -24,6 +25,8 @@ from dougong.launcher.controller.inbound.items import (
     AgentLeft,
     AgentMessage,
     ClientRequest,
+    Heard,
+    MachineTried,
     PeerRefused,
 )
 
@@ -49,8 +52,10 @@ class Connections:
         self._closed = threading.Event()
         self._ports = ports
         self._paths = PathListener(host, token, ports, deadlines)
+        self._neighbours = Neighbours(CONTROLLER, self._paths.address, token)
         self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
         threading.Thread(target=self._ping, name="dougong-ping", daemon=True).start()
+        threading.Thread(target=self._hear, name="dougong-hear", daemon=True).start()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -61,6 +66,11 @@ class Connections:
     def path_end(self) -> PathEnd:
         """Where the paths to this machine are tried."""
         return describe_end(CONTROLLER, self._paths.address, self._ports)
+
+    def number(self, fence: int) -> None:
+        """The controller's number, which agents are told. To be called before anybody knows the
+        address."""
+        self._server.fence = fence
 
     def adopt(self, agent: str, channel: Channel) -> None:
         """From now on the agent is sent messages over this channel."""
@@ -98,6 +108,28 @@ class Connections:
         self.send_all(EndAgent())
         self._server.close()
         self._paths.close()
+        self._neighbours.close()
+
+    def know(self, ends: Iterable[PathEnd]) -> None:
+        """From now on the controller and these machines hear each other."""
+        self._neighbours.know(ends)
+
+    def try_machine(self, end: PathEnd) -> None:
+        """Try in a thread of its own whether a machine takes connections; a MachineTried says what
+        came of it."""
+
+        def run() -> None:
+            self._inbox.put(MachineTried(end.name, takes_connections(end)))
+
+        threading.Thread(target=run, name="dougong-try", daemon=True).start()
+
+    def _hear(self) -> None:
+        before = Hearing()
+        while not self._closed.wait(self._deadlines.neighbour_every_s):
+            hearing = self._neighbours.hearing
+            if hearing != before:
+                self._inbox.put(Heard(hearing))
+            before = hearing
 
     def _ping(self) -> None:
         while not self._closed.wait(self._deadlines.ping_every_s):

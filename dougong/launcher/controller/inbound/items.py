@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.messages import Message
-from dougong.control.path_messages import PathEnd, PathResult
+from dougong.control.messages import Message, OrderDrill
+from dougong.control.path_messages import Hearing, PathEnd, PathResult
 from dougong.errors import CheckpointError
+from dougong.launcher.backends.base import RayNews
 from dougong.planner.nodes import Node
 from dougong.records.recomputation import RecordedStep
 
@@ -46,6 +47,29 @@ class AgentLeft:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What the controller hears of other machines has changed, or goes on to be less than all."""
+
+    hearing: Hearing
+
+
+@dataclass(frozen=True)
+class MachineTried:
+    """Whether the machine of a silent agent takes connections."""
+
+    agent: str
+    answers: bool
+
+
+@dataclass(frozen=True)
+class DrillOrder:
+    """A client asks for a drill, and waits for an answer."""
+
+    channel: Channel
+    message: OrderDrill
+
+
+@dataclass(frozen=True)
 class ClientRequest:
     """Another terminal wants something; it waits for an answer on the channel."""
 
@@ -67,6 +91,13 @@ class SignalReceived:
     number: int
 
 
+@dataclass(frozen=True)
+class SuccessorFound:
+    """Another controller has taken the run over; `who`: in words."""
+
+    who: str
+
+
 # From background threads: what they were asked for.
 
 
@@ -82,13 +113,6 @@ class NodesListed:
     """The nodes there are."""
 
     nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class StoreOpened:
-    """Workers can meet at `address` (host, port)."""
-
-    address: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -124,7 +148,8 @@ class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
     folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
-    have recorded of the steps after it."""
+    have recorded of the steps after it. `in_memory`: workers hold a newer state in memory, and the
+    directory has not been read."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
@@ -133,19 +158,28 @@ class FoundCheckpoint:
     aside: Path | None = None
     refusal: CheckpointError | None = None
     recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
+    in_memory: bool = False
 
 
 @dataclass(frozen=True)
 class Committed:
-    """A checkpoint that now exists. `removed`, `invalid`: names of old ones that were deleted, and
-    of damaged ones that were found on that occasion."""
+    """A checkpoint that now exists."""
 
     step: int
     directory: Path
     num_bytes: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointsPruned:
+    """Old checkpoints have been looked through. `removed`: names of those that were deleted;
+    `invalid`: of damaged ones that were found on that occasion; `left`: of those that were to be
+    deleted and are not, and why."""
+
     removed: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,18 +201,22 @@ Item = (
     AgentJoined
     | AgentMessage
     | AgentLeft
+    | Heard
+    | MachineTried
     | ClientRequest
     | PeerRefused
     | SignalReceived
+    | SuccessorFound
     | BackendOpened
+    | RayNews
     | NodesListed
-    | StoreOpened
     | OwnPathsTried
     | AgentsPlaced
     | AgentsEnded
     | Awaited
     | FoundCheckpoint
     | Committed
+    | CheckpointsPruned
     | CommitFailed
     | TaskFailed
 )

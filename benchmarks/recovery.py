@@ -1,0 +1,400 @@
+"""From a fault to the next step: ours by kind of fault, and killed workers of others in the same loop size.
+
+    python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
+
+Parts: kill, stop, agent, fork_server (one machine); node, cable, cable_alone (hosts of a lab, root); drills (random
+schedules, held against the undisturbed run); campaign (every row of the vocabulary that one machine can do); torchft,
+ray_train, torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures is
+appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
+
+Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
+same question is asked of all: seconds from SIGKILL of one process to the first step that the group has done together
+after it. torchft goes on with one less; ours, Ray Train and torchrun come back at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import site
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import yaml
+
+from dougong.control.environment import child_environment
+from dougong.job.drills.vocabulary import continuing
+from dougong.records.directory import RunDir
+from dougong.records.events import Event, FirstStep, Recovered
+from dougong.testing import HostFaults, Lab, RayCluster
+from dougong.tools.drill.on_run import RunDrills
+from dougong.tools.drill.proof import Proof
+from dougong.tools.drill.schedule import PlannedFault, drawable
+from dougong.tools.drill.small_job import WORKERS, small_job
+
+LINES = "recovery.jsonl"
+PEERS = {"torchft": "torchft==0.2.0", "lm_resiliency": "lm-resiliency==0.2.0"}
+SIZES = {"lm_resiliency": 4}  # it pairs processes; the others are three
+PHASES = ("noticed_s", "decided_s", "left_s", "begun_s", "formed_s", "fetched_s", "first_step_s")
+START_S, RECOVER_S, PEER_S = 120, 180, 120
+
+
+@dataclass(frozen=True)
+class Found:
+    """One fault. `phases`: seconds since the fault at which each part of the way was done."""
+
+    part: str
+    seconds: float
+    phases: dict[str, float | None]
+    right: bool = True
+    tier: str = ""
+
+    def write(self, folder: Path) -> None:
+        line = vars(self) | {"load": round(os.getloadavg()[0], 1)}
+        with (folder / LINES).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--n", type=int, default=20, help="faults of each part on one machine; a fifth in the lab")
+    parser.add_argument("--folder", type=Path, default=Path("runs/recovery"))
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for part in options.only:
+        print(f"{part}: load {os.getloadavg()[0]:.1f}", flush=True)
+        try:
+            PARTS[part](options.folder, part, options.n)
+        except MissingError as error:
+            print(f"{part}: left out: {error}", flush=True)
+    report(options.folder)
+
+
+class MissingError(Exception):
+    """What a part needs is not here."""
+
+
+# Ours, on one machine.
+
+
+LOCAL = {"kill": "kill", "stop": "stop", "agent": "kill_agent", "fork_server": "kill_fork_server"}
+
+
+def ours(folder: Path, part: str, n: int) -> None:
+    """One run that allows drills, struck again and again."""
+    with long_run(folder / f"run-{part}-{time.time_ns()}") as run_dir:
+        drills = RunDrills(run_dir)
+        for number in range(n):
+            before = len(run_dir.read_events())
+            verdict = drills.rehearse(PlannedFault(LOCAL[part], WORKERS[number % len(WORKERS)], after_s=1.0))
+            recovered = last_recovery(run_dir.read_events()[before:])
+            seconds = verdict.recovered_s if verdict.recovered_s is not None else 0.0
+            Found(part, seconds, phases_of(recovered), verdict.is_right, verdict.tier).write(folder)
+            print(f"  {number + 1} of {n}: {verdict}", flush=True)
+
+
+@contextlib.contextmanager
+def long_run(path: Path) -> Iterator[RunDir]:
+    """The small job, without an end, on this machine."""
+    job = path.with_suffix(".yaml")
+    job.write_text(yaml.safe_dump(small_job(steps=10**6, drill="allowed", checkpoint={"every": 50})))
+    words = [sys.executable, "-m", "dougong", "run", str(job), "--no-ray", "--run-dir", str(path)]
+    with path.with_suffix(".out").open("w") as out:
+        process = subprocess.Popen(
+            words, env=child_environment({}), stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        until(lambda: has_stepped(path, process), "the first step", START_S)
+        yield RunDir(path)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(RECOVER_S)
+
+
+def has_stepped(path: Path, process: subprocess.Popen[bytes]) -> bool:
+    if process.poll() is not None:
+        raise SystemExit(path.with_suffix(".out").read_text())
+    return path.is_dir() and any(isinstance(event, FirstStep) for event in RunDir(path).read_events())
+
+
+def last_recovery(events: Sequence[Event]) -> Recovered | None:
+    found = [event for event in events if isinstance(event, Recovered)]
+    return found[-1] if found else None
+
+
+def phases_of(recovered: Recovered | None) -> dict[str, float | None]:
+    return {} if recovered is None else {name: getattr(recovered, name) for name in PHASES}
+
+
+# Ours, in a lab.
+
+
+def in_lab(folder: Path, part: str, n: int) -> None:
+    """node0 holds the controller and Ray's head, node1 and node2 the workers; node3 is the spare, if any."""
+    fault = "kill_node" if part == "node" else "pull_cable_for_good"
+    has_spare = part != "cable_alone"
+    for number in range(max(3, n // 5)):
+        with Lab(num_hosts=4 if has_spare else 3) as lab:
+            cluster = lab.start_ray(labels=lambda host: {"lab": "head" if host.name == "node0" else "work"})
+            found = lose_host(lab, cluster, fault)
+            if found is None:
+                print(f"  {number + 1}: has not trained again within {RECOVER_S} s", flush=True)
+                continue
+            Found(part, *found).write(folder)
+            print(f"  {number + 1}: {found[0]:.2f} s", flush=True)
+
+
+def lose_host(lab: Lab, cluster: RayCluster, fault: str) -> tuple[float, dict[str, float | None]] | None:
+    islands = [
+        {"name": name, "role": role, "accelerator": "cpu", "workers": 1, "node": "lab=work"}
+        for name, role in (("east", "attention"), ("west", "both"))
+    ]
+    path, job = lab.shared / "run", lab.shared / "job.yaml"
+    job.write_text(yaml.safe_dump(small_job(steps=10**6, checkpoint={"every": 20}, drill=[], islands=islands)))
+    words = ["dougong", "run", str(job), "--address", cluster.address, "--run-dir", str(path)]
+    process = lab.hosts[0].start(words)
+    process.wait_for("step 30", START_S)
+    status = RunDir(path).read_status()
+    assert status is not None
+    name = status.workers[-1].host
+    (lost,) = [host for host in lab.hosts if name in (host.name, *host.addresses)]
+    before, began = len(RunDir(path).read_events()), time.monotonic()
+    HostFaults(lost).inflict(fault)
+    with contextlib.suppress(TimeoutError):
+        until(lambda: last_recovery(RunDir(path).read_events()[before:]) is not None, "a recovery", RECOVER_S)
+    events = RunDir(path).read_events()[before:]
+    process.signal(signal.SIGKILL)
+    steps = [event for event in events if isinstance(event, FirstStep)]
+    return (steps[0].monotonic_s - began, phases_of(last_recovery(events))) if steps else None
+
+
+# Proofs.
+
+
+def drills(folder: Path, part: str, n: int) -> None:
+    """Random schedules, each to the bits of the undisturbed run."""
+    proof = Proof(folder / "drills", seed=1)
+    for rehearsal in proof.rehearse(n):
+        print(f"  {rehearsal.key}: {'; '.join(map(str, rehearsal.verdicts))}; {rehearsal.bits}", flush=True)
+    print(f"  {proof.summary(n).words}", flush=True)
+
+
+def campaign(folder: Path, part: str, n: int) -> None:
+    """Every row that one machine can do, at least three times and a hundred faults in all; goes on where it ended."""
+    rows = [row for row in drawable(continuing(), has_lab=False) if not row.parts]
+    times = max(3, -(-100 // len(rows)))
+    done = read_lines(folder, "campaign")
+    wanted = [(row.name, number) for number in range(times) for row in rows]
+    with long_run(folder / f"run-campaign-{time.time_ns()}") as run_dir:
+        drills = RunDrills(run_dir)
+        for number, (name, turn) in enumerate(wanted[len(done) :], len(done)):
+            for_s = 2.0 if name in ("pause", "slow_cpu") else None
+            planned = PlannedFault(name, WORKERS[(number + turn) % len(WORKERS)], after_s=1.0, for_s=for_s)
+            verdict = drills.rehearse(planned)
+            line = {"part": "campaign", **verdict.to_json(), "load": round(os.getloadavg()[0], 1)}
+            with (folder / LINES).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(f"  {number + 1} of {len(wanted)}: {verdict}", flush=True)
+
+
+# Peers.
+
+
+def peer(folder: Path, part: str, n: int) -> None:
+    python = peers_python(folder, part)
+    for number in range(max(3, n // 5)):
+        place = folder / f"peer-{part}-{time.time_ns()}"
+        place.mkdir()
+        processes = START[part](python, place)
+        try:
+            seconds = kill_one(place, SIZES.get(part, 3))
+            Found(part, seconds, {}).write(folder)
+            print(f"  {number + 1}: {seconds:.2f} s", flush=True)
+        except TimeoutError as error:
+            print(f"  {number + 1}: {error}", flush=True)
+        finally:
+            end(processes)
+
+
+def peers_python(folder: Path, part: str) -> str:
+    """An interpreter that finds the peer, and our torch and Ray."""
+    if part not in PEERS:
+        return sys.executable
+    home = folder / "peers"
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        ours_here = [path for path in site.getsitepackages() if Path(path).is_dir()]
+        found = subprocess.run([str(python), "-c", "import site; print(site.getsitepackages()[0])"],
+                               capture_output=True, text=True, check=True)  # fmt: skip
+        (Path(found.stdout.strip()) / "ours.pth").write_text("\n".join(ours_here) + "\n")
+    more = ["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"] if part == "torchft" else []
+    words = [str(python), "-m", "pip", "install", "-q", "--no-deps", PEERS[part]]
+    for arguments in (words, [*words[:5], *more]) if more else (words,):
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise MissingError(f"`pip install {PEERS[part]}`: {done.stderr.strip().splitlines()[-1:]}")
+    return str(python)
+
+
+PROGRAM = str(Path(__file__).with_name("recovery_peers.py"))
+
+
+def start(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
+    out = (place / f"{time.time_ns()}.out").open("w")
+    return subprocess.Popen(list(words), stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+                            env=child_environment({"OMP_NUM_THREADS": "1"}))  # fmt: skip
+
+
+def free_address() -> str:
+    """Where nobody listens: what an earlier try has left must not be met again."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def start_torchft(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
+    lighthouse = str(Path(python).with_name("torchft_lighthouse"))
+    address = f"http://{free_address()}"
+    words = [lighthouse, "--bind", address.removeprefix("http://"), "--min_replicas", "1", "--join_timeout_ms", "100",
+             "--quorum_tick_ms", "10", "--heartbeat_timeout_ms", "1000"]  # fmt: skip
+    started = [start(words, place)]
+    return [*started, *(start([python, PROGRAM, "torchft", str(place), str(i), address], place) for i in range(3))]
+
+
+def start_torchrun(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
+    words = [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--max-restarts=100",
+             "--monitor-interval=0.1", f"--rdzv-endpoint={free_address()}", "--rdzv-backend=c10d",
+             PROGRAM, "torchrun", str(place)]  # fmt: skip
+    return [start(words, place)]
+
+
+def start_lm_resiliency(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
+    context = place / "context"
+    context.mkdir(mode=0o700)  # it insists
+    configuration = f"store_type=tcp,read_timeout=60,lm_resiliency_restart_context_path={context}/context.json"
+    words = [python, PROGRAM, "launch_lm_resiliency", "--nnodes=1:1", "--nproc-per-node=4", "--max-restarts=100",
+             "--monitor-interval=0.1", "--rdzv-backend=lm_resiliency", f"--rdzv-endpoint={free_address()}",
+             "--rdzv-id=bench", f"--rdzv-conf={configuration}", PROGRAM, "lm_resiliency", str(place)]  # fmt: skip
+    return [start(words, place)]
+
+
+def start_ray_train(python: str, place: Path) -> list[subprocess.Popen[bytes]]:
+    return [start([python, PROGRAM, "ray_train", str(place), "3"], place)]
+
+
+START = {"torchft": start_torchft, "torchrun": start_torchrun, "lm_resiliency": start_lm_resiliency,
+         "ray_train": start_ray_train}  # fmt: skip
+
+
+def steps_of(place: Path) -> list[tuple[float, int, int]]:
+    """(moment, step, process) of every line that any process has written."""
+    found = []
+    for file in place.glob("*.steps"):
+        for line in file.read_text().splitlines():
+            moment, step, pid = line.split()
+            found.append((float(moment), int(step), int(pid)))
+    return sorted(found)
+
+
+def kill_one(place: Path, size: int) -> float:
+    """Seconds from SIGKILL of one of `size` to the group's next step; one that was being ended as it came is none."""
+    until(lambda: len({pid for _, step, pid in steps_of(place) if step >= 20}) == size, "step 20 of all", START_S)
+    before = steps_of(place)
+    known, (_, last, victim) = {pid for _, _, pid in before}, before[-1]
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+
+    def new() -> list[float]:
+        after = [line for line in steps_of(place) if line[0] > began]
+        return [moment for moment, step, pid in after if pid not in known or step >= last + 2]
+
+    until(lambda: bool(new()), "a step after the kill", PEER_S)
+    return new()[0] - began
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """With all that they have started in their sessions."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(2)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+# Told.
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(0.05)
+
+
+def read_lines(folder: Path, part: str) -> list[dict[str, Any]]:
+    file = folder / LINES
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [row for row in map(json.loads, lines) if row["part"] == part]
+
+
+def report(folder: Path) -> None:
+    """Medians and worst, where the time goes, and ratios."""
+    medians = {}
+    for part in PARTS:
+        rows = read_lines(folder, part)
+        if part == "campaign" and rows:
+            right = sum(row["is_right"] for row in rows)
+            print(f"campaign: {right} of {len(rows)} faults with the right class and culprit")
+        elif rows:
+            seconds = [row["seconds"] for row in rows]
+            loads = [row["load"] for row in rows]
+            medians[part] = statistics.median(seconds)
+            print(f"{part}: median {medians[part]:.2f} s, worst {max(seconds):.2f} s, n {len(rows)}, "
+                  f"load {min(loads)} to {max(loads)}{way(rows)}")  # fmt: skip
+    for part in (*PEERS, "ray_train", "torchrun"):
+        if part in medians and "kill" in medians:
+            print(f"{part} over dougong, killed worker: {medians[part] / medians['kill']:.2f}")
+
+
+def way(rows: Sequence[dict[str, Any]]) -> str:
+    """The medians of when each part of the way was done."""
+    told = []
+    for name in PHASES:
+        known = [row["phases"][name] for row in rows if row["phases"].get(name) is not None]
+        if known:
+            told.append(f"{name.removesuffix('_s').replace('_', ' ')} {statistics.median(known):.3f}")
+    return f"; {', '.join(told)}" if told else ""
+
+
+PARTS: dict[str, Callable[[Path, str, int], None]] = {
+    **dict.fromkeys(LOCAL, ours),
+    "node": in_lab,
+    "cable": in_lab,
+    "cable_alone": in_lab,
+    "drills": drills,
+    "campaign": campaign,
+    **dict.fromkeys(START, peer),
+}
+
+
+if __name__ == "__main__":
+    main()

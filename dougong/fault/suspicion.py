@@ -1,0 +1,221 @@
+"""Which workers hold up the others: from signs of life to suspicions. Pure.
+
+Who hangs is who waits for nobody. A worker that waits for peers is held up by those of them who
+wait for nobody themselves, or cannot: a process that is stopped, or whose interpreter does not
+run, waits for nobody, whatever its vector said last. Where all wait for each other, nobody sends
+what the first of them asks for.
+
+To suspect costs a line on the screen; to act costs a worker. So suspicion comes early, and each one
+says how long it has to last before anything is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from dougong.control.progress import WorkerSigns
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.fault.culprit import Culprit
+from dougong.fault.stillness import WAIT, StillTimes
+
+_STOPPED = ("T", "t")
+_UNUSUAL = 2.0
+"""A stillness of more than so many times what is usual is worth a line."""
+_CIRCLE_TIMES = 3.0
+"""Where all wait for each other their bytes may yet be on the way, on a link that has become slow.
+Nothing else tells, and nothing is lost by some patience."""
+_NAMED = 6
+
+
+class Sign(IntEnum):
+    """Why something is suspected, the surest first; the first three are no workers."""
+
+    NODE = 0
+    LINK = 1
+    AGENT = 2
+    STOPPED = 3
+    SILENT = 4
+    IN_KERNEL = 5
+    STILL = 6
+    CIRCLE = 7
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """What is known of one living worker at this moment. `awaited`: the workers that it waits for;
+    `is_seen`: its agent is heard, so that this is how it is now."""
+
+    name: str
+    step: int = 0
+    phase: str = "start"
+    operation: int = 0
+    awaited: tuple[str, ...] = ()
+    signs: WorkerSigns = field(default_factory=WorkerSigns)
+    is_seen: bool = True
+
+    @property
+    def place(self) -> str:
+        """Where its work stands, in words."""
+        return f"{self.phase} of step {self.step}, operation {self.operation}"
+
+    @property
+    def cannot_wait(self) -> bool:
+        """Whether its process cannot do anything, not even wait."""
+        return self.signs.state in _STOPPED
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Something holds up the run, or may. `since_s`: for so long by now; `limit_s`: if it lasts so
+    long, it is acted on, which `limit` says in words; `evidence`: what was seen. `agents`: those
+    that are given up then, empty where it is a worker."""
+
+    culprit: Culprit
+    sign: Sign
+    why: str
+    since_s: float
+    limit_s: float
+    limit: str
+    evidence: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+
+    @property
+    def is_due(self) -> bool:
+        return self.since_s > self.limit_s
+
+
+def suspicions(
+    views: Sequence[WorkerView], times: StillTimes, deadlines: Deadlines
+) -> tuple[Suspicion, ...]:
+    """All suspicions against workers, the surest first and of equal ones the oldest."""
+    return _Judgement({view.name: view for view in views}, times, deadlines).all()
+
+
+def waits_for(view: WorkerView) -> str:
+    """For whom a worker waits, in short; empty where it does not."""
+    shown = ", ".join(view.awaited[:_NAMED])
+    if len(view.awaited) > _NAMED:
+        shown += f" and {len(view.awaited) - _NAMED} more"
+    return f"waits for {shown}" if shown else ""
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """One look at all workers."""
+
+    views: Mapping[str, WorkerView]
+    times: StillTimes
+    deadlines: Deadlines
+
+    def all(self) -> tuple[Suspicion, ...]:
+        found = []
+        for view in self.views.values():
+            suspicion = self._of_worker(view) if view.is_seen else None
+            if suspicion is not None:
+                found.append(suspicion)
+        circle = self._circle()
+        if circle is not None:
+            found.append(circle)
+        return tuple(sorted(found, key=lambda one: (one.sign, -one.since_s)))
+
+    def _of_worker(self, view: WorkerView) -> Suspicion | None:
+        signs, least_s = view.signs, self.deadlines.suspect_s
+        if view.cannot_wait and signs.state_s > DEADLINES.state_seen_s:
+            return self._suspicion(view, Sign.STOPPED, "stopped", signs.state_s)
+        still_s = signs.still_s
+        if min(signs.silent_s, still_s) > least_s:
+            why = "its interpreter does not run"
+            return self._suspicion(view, Sign.SILENT, why, min(signs.silent_s, still_s))
+        if self._waits(view) or still_s <= least_s:
+            return None
+        if signs.state == "D" and signs.state_s > least_s:
+            why = "in the kernel, as a rule for storage"
+            return self._suspicion(view, Sign.IN_KERNEL, why, min(signs.state_s, still_s))
+        usual_s = self.times.usual_s(view.name, view.phase)
+        limit_s = self.times.limit_s(view.name, view.phase, self.deadlines)
+        # Of a phase that may be long, or is new, nothing says that it is long now.
+        is_unusual = usual_s is not None and still_s > _UNUSUAL * usual_s
+        if still_s > limit_s or (is_unusual and limit_s < self.deadlines.warm_up_s):
+            return self._suspicion(view, Sign.STILL, "waits for nobody and stands still", still_s)
+        return None
+
+    def _waits(self, view: WorkerView) -> bool:
+        return bool(view.awaited) and not view.cannot_wait
+
+    def _suspicion(self, view: WorkerView, sign: Sign, why: str, since_s: float) -> Suspicion:
+        limit_s, limit = self._limit(view, sign)
+        return Suspicion(
+            Culprit("worker", view.name),
+            sign,
+            why,
+            since_s,
+            limit_s,
+            limit,
+            self._evidence(view),
+        )
+
+    def _limit(self, view: WorkerView, sign: Sign) -> tuple[float, str]:
+        if sign is Sign.STOPPED:  # it neither reads nor compiles, whatever it was at
+            return self.deadlines.hang_s, self.deadlines.words("hang_s")
+        times, at = self.times, (view.name, view.phase)
+        return times.limit_s(*at, self.deadlines), times.limit_words(*at, self.deadlines)
+
+    def _evidence(self, view: WorkerView) -> tuple[str, ...]:
+        signs = view.signs
+        facts = []
+        if signs.state:
+            facts.append(f"process state {signs.state} for {signs.state_s:.1f} s")
+        if signs.silent_s > self.deadlines.suspect_s:
+            facts.append(f"no pulse of its interpreter for {signs.silent_s:.1f} s")
+        facts.append(f"at {view.place}, not moved for {signs.still_s:.1f} s")
+        waiting = [other.name for other in self.views.values() if view.name in other.awaited]
+        if waiting:
+            facts.append(f"{_listed(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it")
+        return tuple(facts)
+
+    # All wait
+
+    def _circle(self) -> Suspicion | None:
+        """Where everybody whom a worker waits for waits too, without end."""
+        closed = [view for view in self.views.values() if self._is_closed(view)]
+        if not closed:
+            return None
+        first = max(closed, key=lambda view: view.signs.still_s)
+        # As long as one of them moves, what it waits for may come.
+        since_s = min(view.signs.still_s for view in closed)
+        usual_s = [self.times.usual_s(view.name, WAIT) or 0.0 for view in closed]
+        if since_s <= max(self.deadlines.suspect_s, _UNUSUAL * max(usual_s)):
+            return None
+        limits = [self.times.limit_s(view.name, WAIT, self.deadlines) for view in closed]
+        limit_s = max(_CIRCLE_TIMES * self.deadlines.hang_s, *limits)
+        facts = [f"{view.name} {waits_for(view)}, at {view.place}" for view in closed[:_NAMED]]
+        return Suspicion(
+            Culprit("worker", first.name),
+            Sign.CIRCLE,
+            f"{waits_for(first)}, and all wait for each other",
+            since_s,
+            limit_s,
+            f"{limit_s:.1f} s ({_CIRCLE_TIMES:g} times fault.deadlines.hang_s, or what is usual)",
+            tuple(facts),
+        )
+
+    def _is_closed(self, view: WorkerView) -> bool:
+        """Whether none of those whom it waits for, or they in turn, is free to do anything."""
+        seen, ahead = {view.name}, [view]
+        while ahead:
+            now = ahead.pop()
+            if not now.is_seen or not self._waits(now) or now.phase == "start":
+                return False
+            for name in now.awaited:
+                # One that has ended sends nothing any more.
+                if name not in seen and name in self.views:
+                    seen.add(name)
+                    ahead.append(self.views[name])
+        return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

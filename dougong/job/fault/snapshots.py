@@ -1,0 +1,33 @@
+"""`fault.snapshots`: what workers keep of the newest step in memory, for a recovery without
+storage."""
+
+from __future__ import annotations
+
+from dougong.job.section import Count, Section, Text, physical
+
+
+class Snapshots(Section):
+    """The state after a step, kept in the memory of its worker and of other workers.
+
+    It is copied while the next step computes. A recovery goes on from it, and reads a checkpoint
+    only where too many workers were lost at once.
+    """
+
+    every: Count = physical(1, "steps between two snapshots; 0: none, and no memory for them")
+    replicas: Count = physical(
+        1,
+        "copies of a worker's snapshot in the memory of so many others, on other nodes if there "
+        "are any: so many workers may be lost at once; 0: none, a lost worker's part is read from "
+        "a checkpoint. A worker keeps two snapshots of itself and two of each that it keeps for "
+        "another",
+    )
+    local: Text | None = physical(
+        None,
+        "a folder on each node's own disk where the newest snapshot is written too, beside "
+        "training: for a worker that is started anew on the same node; null: none",
+    )
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether there are any."""
+        return self.every > 0

@@ -1,0 +1,219 @@
+"""What is known of a run's agents: who is expected, who has joined, who is ready, who is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from dougong.control.channel import Channel
+from dougong.control.handshake import AgentFacts
+from dougong.control.path_messages import Hearing, PathEnd
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.fault.observation import AgentLost, LinkCut
+from dougong.fault.reach import AgentView
+from dougong.launcher.agent.remarks import JoinedAgent
+from dougong.planner.placement import AgentSpec
+
+
+@dataclass
+class AgentHandle:
+    """One agent in its present life. `facts`: what it said when it joined, and `clock_ahead_s` what
+    its clock said then; `path_end`: where the paths to it are tried; `lost`: why it is gone, and
+    `failure`: that as one of the run; `is_dropped`: whether its connection has been closed since.
+    `left`: how its connection ended before it was ready, and when (monotonic seconds), while its
+    backend may yet know why. `hearing`: what it hears of other machines; `answers`: whether its own
+    takes connections, as tried last, `tried_at`."""
+
+    spec: AgentSpec
+    facts: AgentFacts | None = None
+    channel: Channel | None = None
+    path_end: PathEnd | None = None
+    is_ready: bool = False
+    lost: str | None = None
+    is_dropped: bool = False
+    clock_ahead_s: float = 0.0
+    left: tuple[str, float] | None = None
+    failure: AgentLost | LinkCut | None = None
+    hearing: Hearing = field(default_factory=Hearing)
+    answers: bool | None = None
+    tried_at: float = -math.inf
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether it has gone without a word, so that its backend is asked why."""
+        return self.left is not None and self.lost is None
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has said all that it says of itself."""
+        return self.facts is not None and self.path_end is not None
+
+    @property
+    def address(self) -> str:
+        """The agent's network address, as this process sees it."""
+        return self.channel.peer_address if self.channel is not None else ""
+
+
+@dataclass
+class AgentTable:
+    """All agents of a run, by name. `is_asked`: whether the backend has yet to say which of them
+    have ended; `asked_at`: when it was asked last. `hearing`: what the controller hears itself of
+    their machines; `looked_at`: when the agents were judged last, and `judged_from`: what they have
+    said since then counts (monotonic seconds)."""
+
+    handles: dict[str, AgentHandle] = field(default_factory=dict)
+    is_asked: bool = False
+    asked_at: float = -math.inf
+    looked_at: float = -math.inf
+    judged_from: float = -math.inf
+    hearing: Hearing = field(default_factory=Hearing)
+
+    def __getitem__(self, agent: str) -> AgentHandle:
+        return self.handles[agent]
+
+    @property
+    def all(self) -> tuple[AgentHandle, ...]:
+        return tuple(self.handles.values())
+
+    @property
+    def lost(self) -> tuple[AgentHandle, ...]:
+        return tuple(handle for handle in self.handles.values() if handle.lost is not None)
+
+    @property
+    def joined(self) -> list[JoinedAgent]:
+        """Those who have joined, with what they said."""
+        found = []
+        for handle in self.handles.values():
+            if handle.facts is not None:
+                found.append(JoinedAgent(handle.spec, handle.facts, handle.clock_ahead_s))
+        return found
+
+    @property
+    def facts(self) -> dict[str, AgentFacts]:
+        """What those said who have joined, by agent."""
+        joined = self.handles.items()
+        return {name: handle.facts for name, handle in joined if handle.facts is not None}
+
+    @property
+    def path_ends(self) -> dict[str, PathEnd]:
+        """Where the paths to living agents are tried, by agent."""
+        ends = {}
+        for name, handle in self.handles.items():
+            if handle.path_end is not None and handle.lost is None:
+                ends[name] = handle.path_end
+        return ends
+
+    def of_worker(self, worker: str) -> AgentHandle | None:
+        """The agent whose worker this is."""
+        return next((h for h in self.handles.values() if worker in h.spec.workers), None)
+
+    def node_of(self, worker: str, here: str) -> str:
+        """The node of a worker; empty where the whole run is on one machine, and that is `here`
+        (empty: whichever), so that nobody asks which."""
+        nodes = {facts.node for facts in self.facts.values()}
+        handle = self.of_worker(worker)
+        if handle is None or handle.facts is None or (len(nodes) == 1 and here in ("", *nodes)):
+            return ""
+        return handle.facts.node
+
+    def on_nodes(self, workers: Sequence[str]) -> str:
+        """` (on node1)`: where these run; empty where the whole run is on one machine."""
+        found = dict.fromkeys(self.node_of(worker, "") for worker in workers)
+        nodes = ", ".join(node for node in found if node)
+        return f" (on {nodes})" if nodes else ""
+
+    def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
+        """The handles of these agents; of all where none is named."""
+        return tuple(self.handles[name] for name in agents) if agents else self.all
+
+    @property
+    def living(self) -> tuple[AgentHandle, ...]:
+        """Those that have joined and are not lost."""
+        joined = (handle for handle in self.handles.values() if handle.facts is not None)
+        return tuple(handle for handle in joined if handle.lost is None)
+
+    def expect(self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec]) -> None:
+        """From now on the agents of `layout`, in rank order, are the run's; others are forgotten.
+        `specs`: those of them that begin a new life, and may join."""
+        begun = {spec.name: AgentHandle(spec) for spec in specs}
+        handles = {**self.handles, **begun}
+        self.handles = {spec.name: handles[spec.name] for spec in layout}
+
+    def join(self, facts: AgentFacts, channel: Channel, clock_ahead_s: float = 0.0) -> bool:
+        """Take an agent in; False for one that is not expected, or has joined already."""
+        handle = self.handles.get(facts.agent)
+        if handle is None or handle.channel is not None or handle.lost is not None:
+            return False
+        if _is_elsewhere(handle.spec, facts):
+            return False  # an earlier life of that name, on a node that was cut off and is back
+        handle.facts, handle.channel, handle.clock_ahead_s = facts, channel, clock_ahead_s
+        return True
+
+    def is_current(self, agent: str, channel: Channel) -> bool:
+        """Whether what comes over this channel comes from the agent's present life."""
+        handle = self.handles.get(agent)
+        return handle is not None and handle.channel is channel and handle.lost is None
+
+    def lose(self, handle: AgentHandle, failure: AgentLost | LinkCut, machine: str) -> None:
+        """Count an agent as gone, by this failure."""
+        handle.failure = failure
+        handle.lost = f"agent {handle.spec.name} on {machine}: {failure.reason}"
+
+    # Agents that are not heard
+
+    def note_look(self, now: float) -> None:
+        """Before anything is judged by the time. Who has not looked for long was held up himself,
+        and what agents have said meanwhile is not read yet."""
+        if math.isfinite(self.looked_at) and now - self.looked_at > DEADLINES.held_up_s:
+            self.judged_from = now
+        self.looked_at = now
+
+    def silent_s(self, handle: AgentHandle, now: float) -> float:
+        """For how long an agent that has joined has not been heard."""
+        heard_at = handle.channel.heard_at if handle.channel is not None else now
+        return now - max(heard_at, self.judged_from)
+
+    def note_tried(self, agent: str, answers: bool) -> None:
+        """Whether the machine of an agent takes connections."""
+        if agent in self.handles:
+            self.handles[agent].answers = answers
+
+    def views(self, now: float, machine_of: Callable[[AgentHandle], str]) -> list[AgentView]:
+        """How the living agents are now."""
+        views = []
+        for handle in self.living:
+            silent_s = self.silent_s(handle, now)
+            views.append(AgentView(handle.spec.name, machine_of(handle), silent_s, handle.answers))
+        return views
+
+    # Ends that no connection tells, since there is none yet
+
+    def note_asked(self, now: float) -> None:
+        """The backend is asked which agents have ended."""
+        self.is_asked, self.asked_at = True, now
+
+    def is_due(self, now: float, deadlines: Deadlines) -> bool:
+        """Whether the backend should be asked again."""
+        every_s = deadlines.poll_every_s if self.unexplained else deadlines.ended_every_s
+        return not self.is_asked and now - self.asked_at >= every_s
+
+    @property
+    def unexplained(self) -> tuple[AgentHandle, ...]:
+        """Those that have gone without a word before they were ready."""
+        return tuple(handle for handle in self.handles.values() if handle.is_unexplained)
+
+    def silent(self, now: float, deadlines: Deadlines) -> tuple[AgentHandle, ...]:
+        """Agents that have not been heard for too long, and are not counted as lost yet."""
+        found = []
+        for handle in self.handles.values():
+            if handle.channel is None or handle.lost is not None:
+                continue
+            if self.silent_s(handle, now) > deadlines.agent_silence_s:
+                found.append(handle)
+        return tuple(found)
+
+
+def _is_elsewhere(spec: AgentSpec, facts: AgentFacts) -> bool:
+    known = spec.node is not None and facts.ray_node is not None
+    return known and facts.ray_node != spec.node

@@ -1,0 +1,170 @@
+"""What the controller knows of a run's checkpoints: parts that have come, commits, failures, the
+search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dougong.checkpoint.directories import step_of
+from dougong.control.worker_messages import PartDurable, SaveFailed
+from dougong.errors import DougongError, StorageError
+from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint
+from dougong.records.events import CheckpointCommitted, CheckpointFailed
+from dougong.records.unsaved import commit_words
+
+_FAILED_COMMITS = 2
+"""So many in a row end a run that has no checkpoint at all."""
+
+Parts = dict[str, PartDurable]
+"""By worker."""
+
+
+@dataclass(frozen=True)
+class RefusedCommit:
+    """Storage has refused a commit whose parts are all there. `at`: monotonic seconds."""
+
+    step: int
+    parts: Parts
+    at: float
+
+
+@dataclass
+class CheckpointFacts:
+    """What is known of a run's checkpoints.
+
+    `parts`: of checkpoints that are not whole yet, by step; all are of the present generation.
+    `unsaved`: its steps of which storage has refused a part. `num_open`: commits under way;
+    `refused`: the newest one, where storage has refused it. `error`: how a run ends whose last
+    save failed, and `failed`: as it was told; None where it did not. `parent`: name of the
+    checkpoint that the next one follows, and `committed_at`: when this controller committed it
+    (monotonic seconds). `num_sought`: searches under way; `found`: the answer to the last one.
+    """
+
+    parts: dict[int, Parts] = field(default_factory=dict)
+    unsaved: set[int] = field(default_factory=set)
+    num_open: int = 0
+    refused: RefusedCommit | None = None
+    error: DougongError | None = None
+    failed: CheckpointFailed | None = None
+    parent: str | None = None
+    committed_at: float | None = None
+    num_sought: int = 0
+    found: FoundCheckpoint | None = None
+    _committing: dict[int, Parts] = field(default_factory=dict)
+
+    def note_part(self, worker: str, message: PartDurable) -> bool:
+        """A worker's part is on storage; True when it is the first of its step."""
+        parts = self.parts.setdefault(message.step, {})
+        parts[worker] = message
+        return len(parts) == 1
+
+    def whole(self, num_workers: int) -> dict[int, Parts]:
+        """Parts by step and worker, of the steps of which every worker's part is there."""
+        return {step: parts for step, parts in self.parts.items() if len(parts) == num_workers}
+
+    @property
+    def awaited(self) -> list[int]:
+        """Steps of which a part has yet to come, and nobody has said that it will not."""
+        return sorted(step for step in self.parts if step not in self.unsaved)
+
+    def begin_commit(self, step: int, parts: Parts) -> None:
+        """A checkpoint is being committed. A save that began before it will not be whole: workers
+        save in the order of the steps."""
+        self.parts = {later: known for later, known in self.parts.items() if later > step}
+        self.refused = None
+        self._committing[step] = parts
+        self.num_open += 1
+
+    def forget_parts(self) -> None:
+        """The generation has ended."""
+        self.parts.clear()
+        self.unsaved.clear()
+        self.refused = None
+
+    def begin_search(self) -> None:
+        """A checkpoint to go on from is looked for."""
+        self.found = None
+        self.num_sought += 1
+
+    @property
+    def newest_step(self) -> int:
+        """Of the checkpoint that a recovery would go on from; 0 for none."""
+        return 0 if self.parent is None else step_of(Path(self.parent)) or 0
+
+    @property
+    def num_failed(self) -> int:
+        """So many saves in a row have failed."""
+        return 0 if self.failed is None else self.failed.in_a_row
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether to train on would be for nothing: there is no checkpoint, and storage has refused
+        several in a row. A run that has one goes on: storage may heal, and a fault costs no more
+        than it would."""
+        return self.newest_step == 0 and self.num_failed >= _FAILED_COMMITS
+
+    def note_committed(
+        self, committed: Committed, generation: int, now: float
+    ) -> CheckpointCommitted:
+        """A checkpoint exists; the event that tells it."""
+        event = CheckpointCommitted(
+            generation=generation,
+            step=committed.step,
+            directory=committed.directory.name,
+            num_bytes=committed.num_bytes,
+            seconds=round(committed.seconds, 3),
+            after_failures=self.num_failed,
+        )
+        self._end_commit(committed.step)
+        self.committed_at = now
+        # A later one may have failed while this one was being committed.
+        if self.failed is None or committed.step >= self.failed.step:
+            self.error = self.failed = None
+        self.parent = committed.directory.name
+        return event
+
+    def note_unsaved(
+        self, failed: SaveFailed, worker: str, generation: int
+    ) -> CheckpointFailed | None:
+        """Storage has refused a worker's part; the event that tells it, once for a step."""
+        if failed.step in self.unsaved or failed.step <= self.newest_step:
+            return None
+        self.unsaved.add(failed.step)
+        return self._fail(failed.step, StorageError(f"{worker}: {failed.reason}"), generation)
+
+    def note_failed(
+        self, step: int, error: DougongError, generation: int, now: float
+    ) -> CheckpointFailed | None:
+        """A checkpoint could not be committed; the event that tells it. A commit that was tried
+        again and failed alike is no news."""
+        parts = self._end_commit(step)
+        if parts is not None and isinstance(error.__cause__, OSError):
+            self.refused = RefusedCommit(step, parts, now)
+        before = self.failed
+        if before is not None and (before.step, before.reason) == (step, str(error)):
+            return None
+        return self._fail(step, error, generation)
+
+    def note_found(self, found: FoundCheckpoint) -> None:
+        """A search has ended."""
+        self.num_sought -= 1
+        if self.num_sought > 0:
+            return  # agents were lost meanwhile, and it has been asked again since
+        self.found = found
+        self.parent = found.directory.name if found.directory is not None else None
+
+    def _end_commit(self, step: int) -> Parts | None:
+        self.num_open -= 1
+        return self._committing.pop(step, None)
+
+    def _fail(self, step: int, error: DougongError, generation: int) -> CheckpointFailed:
+        self.failed = CheckpointFailed(
+            generation=generation,
+            step=step,
+            reason=str(error),
+            newest=self.newest_step,
+            in_a_row=self.num_failed + 1,
+        )
+        self.error = type(error)(commit_words(self.failed))
+        return self.failed

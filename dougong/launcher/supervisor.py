@@ -1,0 +1,242 @@
+"""A controller is a child of the command that was typed, which stays beside it, does nothing else,
+and goes on with the run when the child dies.
+
+A command's process and its controller are one to a user: signals that reach the first are passed
+on, each once (the child has a process group of its own, which a terminal's Ctrl-C does not reach),
+the child writes to the same terminal, and its exit status is the command's. When the parent dies,
+the system kills the child.
+
+A child that is killed, crashes, runs out of memory or leaves without having ended its lease is
+dead; so is one that stands stopped (SIGSTOP) for `controller_silence_s`: by then its agents have
+ended their workers, and it is killed before another follows it. One that a debugger holds is left
+alone, and one whose storage stalls is not stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from dougong.control.processes import count_oom_kills, die_with_parent, signal_name
+from dougong.deadlines import DEADLINES, Deadlines
+from dougong.errors import DougongError, StorageError
+from dougong.fault.culprit import Culprit
+from dougong.fault.diagnosis import Diagnosis, FailureKind
+from dougong.records.directory import RunDir
+from dougong.records.lease import see_newest
+
+MOST_IN_A_ROW = 3
+"""So many deaths with no step between them are the end: the next one would die too."""
+MOST_AN_HOUR = 20
+_SIGNALLED = 128
+_SHOW_CURSOR = "\x1b[?25h"
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class ControllerDeath:
+    """A controller that has died. `fence`: the number of its lease; `in_vain`: why no other one
+    follows it, empty where one does."""
+
+    fence: int
+    diagnosis: Diagnosis
+    in_vain: str = ""
+
+
+Attempt = Callable[[], int]
+"""Runs a controller in this process; the exit status."""
+
+
+@dataclass
+class _WatchedProcess:
+    """The present child. `stopped_s`: for how long it has stood stopped, as far as we have looked,
+    and `is_given_up`: we have killed it for that; `oom_kills`: of our control group before it
+    began."""
+
+    pid: int
+    oom_kills: int | None
+    is_stopped: bool = False
+    stopped_s: float = 0.0
+    is_given_up: bool = False
+
+
+class Supervisor:
+    """Begins the controller of the run in `path`, and another after each that dies."""
+
+    def __init__(self, path: Path, deadlines: Deadlines = DEADLINES) -> None:
+        self._run = RunDir(path)
+        self._deadlines = deadlines
+        self._stop: int | None = None
+        self._deaths: list[tuple[float, int]] = []  # when, and how much of metrics there was
+
+    def run(self, begin: Attempt, follow: Callable[[ControllerDeath], int]) -> int:
+        """The exit status of the last controller. `begin`: the first one's work, `follow`: that of
+        each that comes after a death; both run in children."""
+        if not sys.platform.startswith("linux"):
+            return begin()  # elsewhere nothing would end the child with us
+        attempt = begin
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_watched(), signal.SIGCHLD})
+        try:
+            while True:
+                child = self._fork(attempt, before)
+                status = self._attend(child)
+                death = self._death_of(child, status)
+                if death is None:
+                    return _exit_status(status)
+                attempt = _following(follow, death)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _WatchedProcess:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent, oom_kills = os.getpid(), count_oom_kills()
+        pid = os.fork()
+        if pid:
+            return _WatchedProcess(pid, oom_kills)
+        die_with_parent(parent)
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it writes from behind the parent
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _live(attempt)
+
+    def _attend(self, child: _WatchedProcess) -> int:
+        """Until the child has ended; its status as the system has it."""
+        wanted = {*_watched(), signal.SIGCHLD}
+        while True:
+            looked_at = time.monotonic()
+            heard = signal.sigtimedwait(wanted, self._deadlines.poll_every_s)
+            if heard is not None and heard.si_signo != signal.SIGCHLD:
+                self._stop = heard.si_signo
+                os.kill(child.pid, heard.si_signo)
+            status = _look(child)
+            if status is not None:
+                return status
+            self._note_stopped(child, time.monotonic() - looked_at)
+
+    def _note_stopped(self, child: _WatchedProcess, looked_s: float) -> None:
+        # No more than two looks at a time: where we were held up ourselves, such as with the whole
+        # machine, nothing is known of the child meanwhile.
+        child.stopped_s += min(looked_s, 2 * self._deadlines.poll_every_s)
+        if not child.is_stopped:
+            child.stopped_s = 0.0
+        elif child.stopped_s > self._deadlines.controller_silence_s:
+            child.is_given_up = True
+            os.kill(child.pid, signal.SIGKILL)
+
+    # How it ended
+
+    def _death_of(self, child: _WatchedProcess, status: int) -> ControllerDeath | None:
+        """None where it has come to its end, or had not begun, or was being stopped."""
+        try:
+            lease = see_newest(self._run.path)
+        except StorageError:
+            lease = None  # what cannot be read cannot be gone on with
+        holder = None if lease is None else lease.holder
+        is_its = holder is not None and holder.is_here and holder.pid == child.pid
+        if holder is None or not is_its or holder.ended or self._stop is not None:
+            if os.WIFSIGNALED(status):
+                _say(f"the controller was killed by {signal_name(os.WTERMSIG(status))}")
+            return None
+        kind, cause, evidence = _words(child, status)
+        culprit = Culprit("controller", str(holder.fence), holder.machine)
+        latency_s = child.stopped_s if kind == "hang" else 0.0
+        diagnosis = Diagnosis(
+            culprit, kind, cause, evidence=evidence, latency_s=round(latency_s, 3)
+        )
+        if sys.stdout.isatty():
+            print(_SHOW_CURSOR, flush=True)
+        return ControllerDeath(holder.fence, diagnosis, self._why_in_vain())
+
+    def _why_in_vain(self) -> str:
+        """Why no other controller follows; empty where one does."""
+        now = time.monotonic()
+        self._deaths.append((now, self._num_bytes()))
+        last = self._deaths[-MOST_IN_A_ROW:]
+        if len(last) == MOST_IN_A_ROW and len({size for _, size in last}) == 1:
+            return f"{MOST_IN_A_ROW} controllers have died with no step between"
+        in_the_hour = [at for at, _ in self._deaths if now - at < self._deadlines.deaths_s]
+        if len(in_the_hour) > MOST_AN_HOUR:
+            return f"{len(in_the_hour)} controllers have died within an hour"
+        return ""
+
+    def _num_bytes(self) -> int:
+        """Grows with every step that is recorded."""
+        try:
+            return self._run.metrics_file.stat().st_size
+        except OSError:
+            return 0
+
+
+def _watched() -> set[signal.Signals]:
+    """Those that are passed on; what a `nohup` has had ignored stays so."""
+    return {number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN}
+
+
+def _following(follow: Callable[[ControllerDeath], int], death: ControllerDeath) -> Attempt:
+    return lambda: follow(death)
+
+
+def _live(attempt: Attempt) -> NoReturn:
+    """The child's whole life. It never returns: what is below on the stack is the parent's."""
+    status = 1
+    try:
+        status = attempt()
+    except DougongError as error:
+        sys.stdout.flush()
+        print(error, file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = _SIGNALLED + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _look(child: _WatchedProcess) -> int | None:
+    """Note whether it is stopped; its status when it has ended."""
+    flags = os.WNOHANG | os.WUNTRACED | os.WCONTINUED
+    pid, status = os.waitpid(child.pid, flags)
+    if pid == 0:
+        return None
+    if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+        child.is_stopped = os.WIFSTOPPED(status)
+        return None
+    return status
+
+
+def _exit_status(status: int) -> int:
+    if os.WIFSIGNALED(status):
+        return _SIGNALLED + os.WTERMSIG(status)
+    return os.WEXITSTATUS(status)
+
+
+def _words(child: _WatchedProcess, status: int) -> tuple[FailureKind, str, tuple[str, ...]]:
+    """Class, cause, and what was seen."""
+    if not os.WIFSIGNALED(status):
+        code = os.WEXITSTATUS(status)
+        return "crash", f"left with status {code} before the run's end", ()
+    cause = f"signal {os.WTERMSIG(status)} ({signal_name(os.WTERMSIG(status))})"
+    if child.is_given_up:
+        seen = f"stopped for {child.stopped_s:.0f} s, then killed by the command beside it"
+        return "hang", cause, (seen,)
+    now = count_oom_kills()
+    if child.oom_kills is not None and now is not None and now > child.oom_kills:
+        return "out_of_memory", cause, ("the kernel killed something of its control group",)
+    return "crash", cause, ()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""What snapshots of the state take: memory of every worker, and messages to those who keep
+replicas. Formulas of the job and the plan; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dougong.job.optimizers.declaration import FLOAT32_BYTES
+from dougong.job.optimizers.registry import declaration_of
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.parallel.replica_holders import replica_holders, wards_of
+
+NUM_SLOTS = 2
+"""Snapshots that are kept of one worker: the newest whole one, and the next (why two are enough:
+`training/memory/state_memory.py`)."""
+ALIGNMENT = 8
+"""Of every tensor in a snapshot, in bytes: the widest item that a state holds."""
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """One worker's state after a step: the bytes of its tensors, and how many they are."""
+
+    num_bytes: int
+    num_tensors: int
+
+
+def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
+    """By rank. Every tensor counts as updated."""
+    kinds = declaration_of(job.optimizer).state_kinds
+    like, numbers = (
+        [k for k in kinds if k.like_parameter],
+        [k for k in kinds if not k.like_parameter],
+    )
+    found = []
+    for worker in plan.workers:
+        num_bytes = num_tensors = 0
+        for num_parameters, is_trained in _owned(inventory, plan, worker):
+            copies = 1 + len(like) if is_trained else 1
+            singles = len(numbers) if is_trained else 0
+            num_bytes += copies * aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
+            num_tensors += copies + singles
+        found.append(PartSize(num_bytes, num_tensors))
+    return found
+
+
+def aligned(num_bytes: int) -> int:
+    """Room of a tensor in a snapshot."""
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _owned(inventory: Inventory, plan: Plan, worker: Worker) -> Iterator[tuple[int, bool]]:
+    """(number of parameters, whether it is trained) of every tensor that a worker owns."""
+    for tensor in inventory.tensors:
+        if plan.owners[tensor.name] == worker.rank:
+            yield tensor.num_parameters, tensor.trainable
+    sizes = inventory.sizes_of_an_expert
+    for _ in range(worker.num_experts):
+        yield from ((size, True) for size in sizes)
+
+
+@dataclass(frozen=True)
+class SnapshotBytes:
+    """Host memory of one worker's snapshots: of its own state, and of those that it keeps for
+    others."""
+
+    own: int
+    replicas: int
+
+    @property
+    def total(self) -> int:
+        return self.own + self.replicas
+
+
+def snapshot_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[SnapshotBytes]:
+    """By rank; nothing where the job keeps none, or a worker is alone."""
+    if not keeps_snapshots(job, plan):
+        return [SnapshotBytes(0, 0) for _ in plan.workers]
+    sizes = [part.num_bytes for part in part_sizes(job, inventory, plan)]
+    holders = replica_holders(plan, job.fault.snapshots.replicas)
+    # What is being written to a node's disk is kept apart when its slot is taken.
+    num_own = NUM_SLOTS + (1 if job.fault.snapshots.local is not None else 0)
+    found = []
+    for rank, own in enumerate(sizes):
+        kept = sum(sizes[ward] for ward in wards_of(holders, rank))
+        found.append(SnapshotBytes(num_own * own, NUM_SLOTS * kept))
+    return found
+
+
+def keeps_snapshots(job: Job, plan: Plan) -> bool:
+    """Whether snapshots are taken: a worker that is alone would lose them with itself, but for
+    those on disk."""
+    snapshots = job.fault.snapshots
+    return snapshots.are_kept and (len(plan.workers) > 1 or snapshots.local is not None)

@@ -1,0 +1,61 @@
+"""The job that `dougong drill` rehearses faults on where no run is named: a small qwen3_moe, one
+worker of each role, on a text that every Python has."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dougong.job.schema import Job
+from dougong.tools.drill.schedule import PlannedFault
+
+STEPS = 40
+WORKERS = ("attention/0", "experts/0", "both/0")
+_MODEL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 256,
+    "max_position_embeddings": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+_MOST_RESTARTS = 1000
+
+
+def small_job(planned: Sequence[PlannedFault] = (), **changes: Any) -> dict[str, Any]:
+    """As a job file has it. `planned`: the faults that the job file can order itself."""
+    values: dict[str, Any] = {
+        "job": "drill",
+        "model": {"family": "qwen3_moe", "config": dict(_MODEL)},
+        "data": {"text": str(Path(argparse.__file__)), "sequence_length": 64},
+        "batch": {"lanes": 4, "microbatches": 2, "microbatch_size": 1},
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+        "steps": STEPS,
+        "seed": 7,
+        "checkpoint": {"every": 10},
+        "fault": {"max_restarts": _MOST_RESTARTS},
+        "islands": [_island(name.partition("/")[0]) for name in WORKERS],
+        "drill": [_drill(fault) for fault in planned if fault.at_step is not None],
+    }
+    return values | changes
+
+
+def _island(role: str) -> dict[str, Any]:
+    return {"name": role, "role": role, "accelerator": "cpu", "workers": 1}
+
+
+def _drill(fault: PlannedFault) -> dict[str, Any]:
+    values = {"at_step": fault.at_step, "fault": fault.fault, "on": fault.worker}
+    return values if fault.for_s is None else {**values, "for_s": fault.for_s}
+
+
+def checked(values: dict[str, Any]) -> Job:
+    """The job of such values."""
+    return Job.model_validate(values)

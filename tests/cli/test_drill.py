@@ -1,0 +1,36 @@
+"""`dougong drill` before anything runs; tests/tools/drill runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from dougong.cli.drill import drill
+from dougong.errors import JobError
+from dougong.job.drills.vocabulary import FAULTS
+from typer.testing import CliRunner
+
+
+def dougong_drill(*words: str | Path) -> Result:
+    app = typer.Typer()
+    app.command()(drill)
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "300"})
+
+
+def test_the_vocabulary_is_printed() -> None:
+    printed = dougong_drill("--list").output
+    assert all(fault.name in printed for fault in FAULTS)
+
+
+def test_a_dry_run_says_what_would_come(tmp_path: Path) -> None:
+    words = ("--seed", "7", "--count", "3", "--dry-run", "--folder", tmp_path)
+    printed = dougong_drill(*words).output
+    assert [line.split(":")[0] for line in printed.splitlines()] == ["7/1", "7/2", "7/3"]
+    assert printed == dougong_drill(*words).output and not list(tmp_path.glob("run-*"))
+
+
+@pytest.mark.parametrize("words", [("--fault", "stop"), ("--on", "east/1"), ("--fault", "stop", "--on", "east/1")])
+def test_a_fault_needs_a_run_and_a_worker(words: tuple[str, ...]) -> None:
+    assert isinstance(dougong_drill(*words).exception, JobError)

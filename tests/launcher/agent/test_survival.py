@@ -1,0 +1,104 @@
+"""Workers that outlive a generation: real training under a real agent, with this test as the controller."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dougong.job.schema import Job
+from tests.families import config_values
+from tests.jobs import make_job
+from tests.launcher.agent.survivors import Survivors
+from tests.training.running import lay_out, token_file
+
+STEPS = 8
+NAMES = ("east/0", "east/1", "east/2")
+
+
+def training_job(folder: Path, **changes: Any) -> Job:
+    data = {"tokens": str(token_file(folder)), "sequence_length": 16}
+    model = {"family": "qwen3_moe", "config": config_values("qwen3_moe", attention_dropout=0.1)}
+    batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
+    return make_job(
+        **{"model": model, "data": data, "batch": batch, "steps": STEPS, "checkpoint": {"every": 3}, **changes}
+    )
+
+
+def series(rows: dict[int, dict[str, Any]]) -> dict[int, tuple[Any, ...]]:
+    """What must be the same bits."""
+    return {step: (row["loss"], row["grad_norm"], row["ledger"]) for step, row in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivors]:
+    made = Survivors(tmp_path_factory.mktemp("run"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def job(run: Survivors) -> Job:
+    return training_job(run.folder)
+
+
+@pytest.fixture(scope="module")
+def whole(run: Survivors, job: Job) -> dict[int, tuple[Any, ...]]:
+    """What an undisturbed run of one worker gives."""
+    run.begin(job, lay_out(job, "B"))
+    run.finish()
+    return series(run.rows)
+
+
+@pytest.mark.parametrize("roles", ["BBB", pytest.param("AAE", marks=pytest.mark.slow)])
+def test_survivors_keep_their_process_and_the_run_its_bits(
+    run: Survivors, job: Job, whole: dict[int, tuple[Any, ...]], roles: str
+) -> None:
+    """Twice in a row, each time another worker is killed."""
+    plan = lay_out(job, roles)
+    first = run.begin(job, plan)
+    run.until(lambda: 3 in run.committed)
+    run.kill("east/1")
+    run.have_left("east/0", "east/2")
+    second = run.begin(job, plan, resume=3)
+    assert [second[name] == first[name] for name in NAMES] == [True, False, True]
+    run.until_step(4)
+    run.kill("east/2")
+    run.have_left("east/0", "east/1")
+    third = run.begin(job, plan, resume=3)
+    assert [third[name] == second[name] for name in NAMES] == [True, True, False]
+    run.finish()
+    assert series(run.rows) == whole
+
+
+def test_a_worker_that_hangs_for_another_one_is_freed(
+    run: Survivors, job: Job, whole: dict[int, tuple[Any, ...]]
+) -> None:
+    """A stopped worker says nothing and closes nothing: the others wait in a call of the library."""
+    plan = lay_out(job, "BBB")
+    first = run.begin(job, plan)
+    run.until(lambda: 3 in run.committed)
+    run.kill("east/1", signal.SIGSTOP)
+    run.have_left("east/0", "east/2")
+    assert not run.raised, "freed by order, nobody has anything to tell"
+    run.have_killed("east/1")
+    second = run.begin(job, plan, resume=3)
+    assert [second[name] == first[name] for name in NAMES] == [True, False, True]
+    run.finish()
+    assert series(run.rows) == whole
+
+
+def test_an_exception_is_told_while_messages_are_under_way_and_only_the_others_stay(run: Survivors, job: Job) -> None:
+    """It waits neither for what never comes (`message_s` is 600 s) nor for the end of anything else."""
+    first = run.begin(job, lay_out(job, "BBB"), entry="tests.launcher.agent.survivors:fail_with_messages_under_way")
+    run.until(lambda: run.raised)
+    ((who, raised),) = run.raised.items()
+    assert who == (run.generation, "east/0")
+    assert (raised.type, raised.message, raised.stays) == ("ZeroDivisionError", "of its own", False)
+    run.until(lambda: [(end.worker, end.code, end.asked) for end in run.ended] == [("east/0", 1, False)])
+    run.have_left("east/1", "east/2")
+    second = run.begin(job, lay_out(job, "BBB"))
+    assert [second[name] == first[name] for name in NAMES] == [False, True, True]
+    run.finish()

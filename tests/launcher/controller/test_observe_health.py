@@ -1,0 +1,129 @@
+"""From heartbeats over time to suspicions, and to a worker that is given up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from dougong.control.messages import Heartbeat
+from dougong.control.path_messages import CONTROLLER, Hearing
+from dougong.control.progress import WorkerProgress, WorkerSigns
+from dougong.launcher.controller.inbound.items import MachineTried
+from dougong.launcher.controller.observe_health import health_words
+from tests.launcher.controller.machine import ALL, START, Machine, Passes, Says, Step, agent_of, machine, step
+
+STOPPED = WorkerSigns("T", 0.0, 0.0, 0.0)
+
+
+def beat(
+    name: str, sequence: int, awaited: int = 0, signs: WorkerSigns | None = None, hearing: Hearing | None = None
+) -> Says:
+    progress = {name: WorkerProgress(sequence, 9, "forward", 0, sequence, awaited)}
+    heartbeat = Heartbeat(1, sequence, progress, {name: signs or WorkerSigns("R")}, hearing or Hearing())
+    return Says(agent_of(name), heartbeat)
+
+
+def warm() -> Machine:
+    """Some steps in which all went well; west is on a machine of its own."""
+    made = machine()
+    made.nodes = {"west": "there"}
+    made.play(START)
+    for number in range(1, 6):
+        made.play([beat(name, number) for name in ALL], Passes(0.1), step(number))
+    return made.clear()
+
+
+def stops(name: str, seconds: float) -> list[Step]:
+    """For so long by now; the others wait for it."""
+    rank = ALL.index(name)
+    signs = WorkerSigns("T", seconds, seconds, seconds)
+    others = [beat(other, 6, 1 << rank, WorkerSigns("S", seconds, seconds)) for other in ALL if other != name]
+    return [beat(name, 6, 0, signs), *others, Passes(0.1)]
+
+
+def test_a_stopped_worker_is_suspected_at_once_and_given_up_after_hang_s() -> None:
+    made = warm().play(stops("west/0", 0.3), stops("west/0", 2.9))
+    assert made.kinds() == ["suspect"]
+    assert (str(made.event("suspect").culprit), made.event("suspect").why) == ("west/0 on there", "stopped")
+    assert health_words(made.facts, made.now)["east/0"] == "waits for west/0"
+    made.play(stops("west/0", 3.1))
+    diagnosis = made.event("diagnosis")
+    assert (str(diagnosis.culprit), diagnosis.failure, diagnosis.latency_s) == ("west/0 on there", "hang", 3.1)
+    assert "east/0, east/1 wait for it" in diagnosis.evidence
+    assert made.states[-1] == "RECOVERING"
+
+
+def test_a_pause_is_taken_back() -> None:
+    made = warm().play(stops("west/0", 1.4), [beat(name, 7) for name in ALL], Passes(0.1))
+    assert made.kinds() == ["suspect", "suspect_cleared"]
+    assert made.states == []
+
+
+def test_what_nobody_has_told_lately_is_not_judged() -> None:
+    """A controller that was held up finds all that it knows old: it waits for the next heartbeats."""
+    made = warm().play(stops("west/0", 0.0), Passes(300.0))
+    assert "suspect" not in made.kinds() and "diagnosis" not in made.kinds()
+    assert health_words(made.facts, made.now)["west/0"] == "not seen: its agent is not heard"
+
+
+MISSES_WEST = Hearing((CONTROLLER,), {"west": 1.0})
+
+
+def goes_silent(made: Machine, answers: bool, hearing: Hearing) -> Machine:
+    """West says nothing more; its machine is tried, and the workers of east stand still. `hearing`: of east."""
+    made.play(Passes(0.5, silent=("west",)), MachineTried("west", answers))
+    for tick in range(1, 11):
+        signs = WorkerSigns("S", 0.5 + 0.3 * tick, 0.5 + 0.3 * tick)
+        awaited = 1 << ALL.index("west/0")
+        made.play([beat(name, 6, awaited, signs, hearing) for name in ("east/0", "east/1")])
+        made.play(Passes(0.3, silent=("west",)))
+    return made
+
+
+def test_a_stopped_agent_is_suspected_in_a_second_and_lost_when_the_others_stand_still() -> None:
+    made = goes_silent(warm(), True, MISSES_WEST)
+    assert made.tried[0] == "west"
+    suspect = next(event for event in made.events if event.kind == "suspect")
+    assert (str(suspect.culprit), suspect.since_s < 1.0) == ("agent west on there", True)
+    diagnosis = made.event("diagnosis")
+    assert (str(diagnosis.culprit), diagnosis.failure) == ("agent west on there", "hang")
+    assert diagnosis.latency_s is not None and 3.0 < diagnosis.latency_s < 3.6
+
+
+def test_a_machine_that_takes_no_connection_and_is_not_heard_is_gone() -> None:
+    made = goes_silent(warm(), False, MISSES_WEST)
+    diagnosis = made.event("diagnosis")
+    assert (diagnosis.culprit.kind, diagnosis.failure) == ("node", "node_lost")
+
+
+def test_a_machine_that_says_itself_that_it_hears_nobody_is_cut_off_in_one_direction() -> None:
+    hears_its_words = Hearing((CONTROLLER, "west"), {}, {"west": ("east", CONTROLLER)})
+    made = goes_silent(warm(), False, hears_its_words)
+    diagnosis = made.event("diagnosis")
+    assert (diagnosis.culprit.kind, diagnosis.failure) == ("link", "partition")
+    assert "is lost, what it sends arrives" in diagnosis.cause
+
+
+def test_a_pause_of_an_agent_is_taken_back() -> None:
+    made = warm().play(Passes(0.6, silent=("west",)), MachineTried("west", True), Passes(0.9, silent=("west",)))
+    made.play(Passes(0.5))
+    assert made.kinds() == ["suspect", "suspect_cleared"]
+    assert made.states == []
+
+
+def test_a_controller_that_was_stopped_judges_nobody_by_what_it_has_not_read() -> None:
+    made = warm()
+    made.now += 60.0  # stopped, and goes on; what the agents have said meanwhile is not read yet
+    made.play(Passes(0.1, silent=("east", "west")))
+    assert made.kinds() == [] and made.states == []
+    made.play(Passes(0.5))
+    assert made.kinds() == [] and made.states == []
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time of the watch is a wall clock's."""
+    made = warm()
+    for jump in (-7200.0, 86400.0):
+        monkeypatch.setattr(time, "time", lambda jump=jump: 1.7e9 + jump)
+        made.play([beat(name, 6) for name in ALL], Passes(1.0))
+    assert made.kinds() == [] and made.states == []

@@ -1,0 +1,128 @@
+"""A run whose controller dies goes on by itself, or ends with a sentence; nothing is left of either."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from dougong.records.lease import see_newest
+from tests.launcher.toyrun import ToyRun, toy_job, wait_for
+
+BESIDE = ("--beside",)
+
+
+def controller_of(run: ToyRun, fence: int) -> int:
+    """Its process, once it has this lease and can be asked."""
+
+    def look() -> int | None:
+        lease = see_newest(run.path)
+        known = run.run_dir.read_controller()
+        return known.pid if lease is not None and lease.fence == fence and known is not None else None
+
+    return int(wait_for(look, f"controller {fence}: {run.text()}"))
+
+
+def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.05), BESIDE).start()
+    first = controller_of(run, 1)
+    assert first != run.process.pid
+    run.await_step(7)
+    os.kill(first, signal.SIGKILL)
+    assert run.finish() == 0, run.text()
+    (diagnosis,) = run.events("diagnosis")
+    assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == (
+        "controller", "1", "crash",
+    )  # fmt: skip
+    assert diagnosis["cause"] == "signal 9 (SIGKILL)"
+    assert [event["fence"] for event in run.events("created")] == [1, 2]
+    assert [event["resume"] for event in run.events("generation_started")] == [None, "step-000005"]
+    (ended,) = run.events("finished")
+    assert (ended["step"], ended["fence"]) == (20, 2)
+    status = run.run_dir.read_status()
+    assert status is not None and (status.state, status.fence) == ("FINISHED", 2)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_command_stops_its_run_once(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.2, steps=200), BESIDE).start()
+    run.await_step(2)
+    os.killpg(run.process.pid, number)  # as a terminal's Ctrl-C does
+    assert run.finish() == status, run.text()
+    (stop,) = run.events("stop_requested")
+    assert not stop["now"]
+
+
+def test_with_the_command_its_controller_ends_and_all_that_is_below(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.2, steps=200), BESIDE).start()
+    run.await_step(2)
+    run.process.kill()
+    assert run.finish() == -signal.SIGKILL
+
+
+def test_controllers_that_die_again_and_again_are_an_end_with_a_diagnosis(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.2, steps=200, faults={}), BESIDE).start()
+    for fence in (1, 2, 3):
+        os.kill(controller_of(run, fence), signal.SIGKILL)
+    assert run.finish() == 1, run.text()
+    end = run.text().splitlines()[-3:]
+    assert any("3 controllers have died with no step between" in line for line in end), run.text()
+    assert len(run.events("diagnosis")) == 3
+    (failed,) = run.events("failed")
+    assert failed["cause"] == "signal 9 (SIGKILL); 3 controllers have died with no step between"
+    status = run.run_dir.read_status()
+    assert status is not None and status.state == "FAILED"
+
+
+def test_of_two_that_resume_at_once_one_goes_on_and_the_other_ends_with_a_sentence(tmp_path: Path) -> None:
+    job = toy_job(step_s=0.1)
+    run = ToyRun(tmp_path / "run", job).start()
+    run.await_step(6)
+    run.process.kill()
+    run.finish()
+    one, other = ToyRun(tmp_path / "run", job).start("resume"), ToyRun(tmp_path / "run", job)
+    other.path = tmp_path / "other"  # where its own output goes
+    other.path.symlink_to(run.path)
+    other.start("resume")
+    ended = {one.finish(): one, other.finish(): other}
+    assert sorted(ended) == [0, 3], (one.text(), other.text())
+    assert "this run" in ended[3].text() and "Traceback" not in ended[3].text()
+    assert [event["fence"] for event in run.events("created")] == [1, 2]
+    assert len(run.events("finished")) == 1
+
+
+@pytest.mark.slow
+def test_one_that_is_stopped_and_followed_ends_with_a_sentence_when_it_goes_on(tmp_path: Path) -> None:
+    """Stopped for longer than its lease, and continued while its successor trains."""
+    job = toy_job(step_s=0.3, steps=60)
+    first = ToyRun(tmp_path / "run", job).start()
+    first.await_step(6)
+    os.kill(first.process.pid, signal.SIGSTOP)
+    second = ToyRun(tmp_path / "run", job)
+    second.path = tmp_path / "second"
+    second.path.symlink_to(first.path)
+    second.start("resume")
+    controller_of(second, 2)
+    wait_for(lambda: any(e.fence == 2 for e in second.run_dir.read_events() if e.kind == "first_step"), "a step")
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.finish() == 3, first.text()
+    assert "controller 2 (process" in first.text() and "has taken this run over" in first.text()
+    assert second.finish(120) == 0, second.text()
+    assert "does not renew its lease; it runs out in" in second.text()
+    assert [e["generation"] for e in second.events("generation_started")] == [1, 1001]
+    (ended,) = second.events("finished")
+    assert (ended["fence"], ended["step"]) == (2, 60)
+    rows = second.run_dir.read_metrics()
+    assert {row["fence"] for row in rows if row["generation"] == 1001} == {2}
+
+
+@pytest.mark.slow
+def test_a_stopped_controller_is_killed_by_its_command_and_followed(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.3, steps=40), BESIDE).start()
+    run.await_step(6)
+    os.kill(controller_of(run, 1), signal.SIGSTOP)
+    assert run.finish(120) == 0, run.text()
+    (diagnosis,) = run.events("diagnosis")
+    assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("hang", "controller")
+    assert diagnosis["latency_s"] >= 20

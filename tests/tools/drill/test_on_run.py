@@ -1,0 +1,38 @@
+"""Drills of a run that goes on: a toy one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dougong.errors import LaunchError
+from dougong.tools.drill.on_run import RunDrills
+from dougong.tools.drill.schedule import PlannedFault
+from tests.launcher.toyrun import ToyRun, toy_job
+
+
+def test_a_run_that_allows_it_is_drilled_and_goes_on(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(drill="allowed", steps=100_000, step_s=0.05)).start()
+    run.await_step(2)
+    drills = RunDrills(run.run_dir)
+    assert drills.workers() == ("east/0", "east/1")
+    planned = list(drills.draw(7, 5))
+    assert planned == list(drills.draw(7, 5)) and {one.worker for one in planned} <= set(drills.workers())
+    for fault, kind, culprit in (("kill", "crash", "east/1"), ("raise", "exception", "east/1")):
+        verdict = drills.rehearse(PlannedFault(fault, "east/1", after_s=0.0))
+        assert (verdict.is_right, verdict.kind, verdict.culprit) == (True, kind, culprit), str(verdict)
+        assert verdict.recovered_s is not None
+    with pytest.raises(LaunchError, match="no worker is called 'west/0'"):
+        drills.rehearse(PlannedFault("kill", "west/0", after_s=0.0))
+    assert [event["by_command"] for event in run.events("drill")] == [True, True]
+    run.process.terminate()
+    assert run.finish() == 143
+
+
+def test_a_run_that_does_not_allow_it_is_left_alone(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(steps=100_000, step_s=0.05)).start()
+    run.await_step(2)
+    with pytest.raises(LaunchError, match=r"`drill: allowed`.*resume it with `-o drill=allowed`"):
+        RunDrills(run.run_dir).rehearse(PlannedFault("kill", "east/1", after_s=0.0))
+    run.process.terminate()
+    assert run.finish() == 143 and run.events("diagnosis") == []

@@ -1,0 +1,85 @@
+"""Class and culprit of a diagnosis against the vocabulary, and when what happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered, Suspected
+from dougong.tools.drill.score import Struck, drills_of, judge
+
+
+def at(event: Event, seconds: float) -> Event:
+    return event.model_copy(update={"monotonic_s": seconds})
+
+
+def named(seconds: float, kind: str, culprit: CulpritKind, name: str, generation: int = 1) -> Event:
+    values: dict[str, Any] = {"class": kind, "cause": "x", "culprit": Culprit(culprit, name)}
+    return at(FailureDiagnosed(generation=generation, latency_s=0.2, **values), seconds)
+
+
+def first_step(seconds: float, generation: int = 2) -> Event:
+    return at(FirstStep(generation=generation, step=5), seconds)
+
+
+KILL, STOP, PAUSE = Struck("kill", "a/0", 10.0), Struck("stop", "a/0", 10.0), Struck("pause", "a/0", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("struck", "event", "is_right"),
+    [
+        (KILL, named(10.5, "crash", "worker", "a/0"), True),
+        (KILL, named(10.5, "crash", "worker", "a/1"), False),
+        (KILL, named(10.5, "hang", "worker", "a/0"), False),
+        (KILL, None, False),
+        (STOP, named(14, "hang", "worker", "a/0"), True),
+        (Struck("kill_agent", "a/0", 10.0), named(10.5, "crash", "agent", "a"), True),
+        (Struck("kill_agent", "a/0", 10.0), named(10.5, "crash", "worker", "a/0"), False),
+        (Struck("kill_agent", "a/0", 10.0), named(10.5, "crash", "agent", "b"), False),
+        (Struck("kill_node", "a/0", 10.0), named(10.5, "node_lost", "node", "node1"), True),
+        (Struck("pull_cable", "a/0", 10.0), named(10.5, "node_lost", "node", "node1"), True),
+        (Struck("pull_cable", "a/0", 10.0), named(10.5, "partition", "link", "node1"), True),
+        (Struck("pull_cable", "a/0", 10.0), named(10.5, "hang", "link", "node1"), False),
+        (PAUSE, None, True),
+        (PAUSE, named(14, "hang", "worker", "a/0"), False),
+        (Struck("kill_fork_server", "a/0", 10.0), None, True),
+    ],
+)
+def test_a_diagnosis_is_right_or_wrong(struck: Struck, event: Event | None, is_right: bool) -> None:
+    (verdict,) = judge([struck], [event] if event is not None else [])
+    assert verdict.is_right is is_right
+    assert ("WRONG" in str(verdict)) is not is_right
+
+
+def test_the_times_are_counted_from_the_fault() -> None:
+    recovered = at(Recovered(generation=2, failed=1, noticed_s=0, decided_s=0, left_s=0, begun_s=0, first_step_s=1,
+                             tiers={"own": 5, "peer": 9}), 11.0)  # fmt: skip
+    (verdict,) = judge([KILL], [named(10.5, "crash", "worker", "a/0"), first_step(11.5), recovered])
+    assert (verdict.suspected_s, verdict.acted_s, verdict.recovered_s, verdict.tier) == (0.3, 0.5, 1.5, "peer")
+    assert str(verdict) == "kill a/0: crash of a/0 after 0.50 s, training again after 1.50 s (peer)"
+    assert verdict.to_json()["culprits_expected"] == ("worker",)
+
+
+def test_a_suspicion_comes_before_the_name() -> None:
+    suspected = at(Suspected(generation=1, culprit=Culprit("worker", "a/0"), why="x", since_s=0.5, limit="3 s"), 10.6)
+    (verdict,) = judge([STOP], [suspected, named(13.2, "hang", "worker", "a/0")])
+    assert (verdict.suspected_s, verdict.acted_s) == (0.6, 3.2)
+
+
+def test_who_is_replaced_for_the_first_fault_is_not_missed_for_the_second() -> None:
+    second = Struck("stop", "b/0", 10.4)
+    verdicts = judge([KILL, second], [named(10.5, "crash", "worker", "a/0"), first_step(11)])
+    assert [verdict.is_right for verdict in verdicts] == [True, True]
+    both = judge([KILL, second], [named(10.3, "crash", "worker", "a/0"), named(14, "hang", "worker", "b/0", 2)])
+    assert [(verdict.kind, verdict.is_right) for verdict in both] == [("crash", True), ("hang", True)]
+
+
+def test_a_false_alarm_is_somebodys() -> None:
+    verdicts = judge([KILL], [named(10.5, "crash", "worker", "a/0"), named(20, "hang", "worker", "e/0", 2)])
+    assert not verdicts[0].is_right
+
+
+def test_a_run_announces_its_drills() -> None:
+    fired = at(DrillFired(generation=1, worker="a/0", step=3, action="stop"), 9.0)
+    assert drills_of([fired, first_step(10)]) == (Struck("stop", "a/0", 9.0),)
