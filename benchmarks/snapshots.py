@@ -62,7 +62,7 @@ def compare(workers: int, options: argparse.Namespace) -> None:
 
 def tell_bytes(job: Job, workers: int) -> None:
     inventory, plan = inspect_model(job.model, VOCAB), plan_for(job, "B" * workers)
-    sent = job.fault.snapshots.replicas * sum(part.num_bytes for part in part_sizes(job, inventory, plan))
+    sent = job.fault.snapshots.num_replicas * sum(part.num_bytes for part in part_sizes(job, inventory, plan))
     memory = sum(part.total for part in snapshot_bytes(job, inventory, plan))
     print(f"    {sent / 1e6:.1f} MB of state sent a step, {memory / 1e6:.1f} MB of memory, all workers together")
 

@@ -14,13 +14,16 @@ from rich.table import Table
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
+from dougong.control.processes import memory_bytes
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import absent_devices, memory_of
+from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import SnapshotBytes, snapshot_bytes
+from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
@@ -45,6 +48,10 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         model = inspect_only(job)
         data, told = preview(job, model)
     made = plan_job(job, model, seats_of_job(job.islands))
+    # A machine like this one is each of the job's nodes.
+    machines = dict.fromkeys((worker.node for worker in made.workers), memory_bytes())
+    left_out = tuple(left_out_snapshots(short_of_room(job, model, made, machines)))
+    made = with_room_for_snapshots(job, model, made, machines)
     typer.echo(model_line(model))
     states, snapshots = state_bytes(job, model, made), snapshot_bytes(job, model, made)
     print_table(plan_table(made, states))
@@ -55,7 +62,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
         f"data: {data}",
-        *remark_lines(told + absent_devices(job.islands)),
+        *remark_lines(told + absent_devices(job.islands) + Remarks(left_out)),
     ):
         typer.echo(line)
     print_traffic(job, model, made)

@@ -47,10 +47,12 @@ class PackageCode:
 @dataclass(frozen=True)
 class MachineLimits:
     """What an agent's processes may take of their machine. None where there is no limit, or it is
-    not known. `cpus`: how many may be used at once; `free_memory_bytes`: at the moment;
-    `shared_memory_bytes`: the size of /dev/shm; `locked_memory_bytes`: may be pinned."""
+    not known. `cpus`: how many may be used at once; `memory_bytes`: the machine's, or its control
+    group's; `free_memory_bytes`: of that at the moment; `shared_memory_bytes`: the size of
+    /dev/shm; `locked_memory_bytes`: may be pinned."""
 
     cpus: int | None = None
+    memory_bytes: int | None = None
     free_memory_bytes: int | None = None
     open_files: int | None = None
     processes: int | None = None

@@ -140,7 +140,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class Plan:
-    """Lanes to workers, experts to workers, dense tensors to owners (`owners`: name -> rank)."""
+    """Lanes to workers, experts to workers, dense tensors to owners (`owners`: name -> rank).
+    `has_snapshots`: its machines have the memory for those that the job wants."""
 
     __pydantic_config__ = _AS_WRITTEN
 
@@ -148,6 +149,7 @@ class Plan:
     num_experts: int
     workers: tuple[Worker, ...]
     owners: dict[str, int]
+    has_snapshots: bool = True
 
     def __post_init__(self) -> None:
         num_sites = max((len(worker.experts) for worker in self.workers), default=0)

@@ -3,7 +3,7 @@ where its workers share it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -14,6 +14,7 @@ from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.placement import AgentSpec, make_seats
 from dougong.planner.plan_job import BYTES_PER_GB, by_worker, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.snapshot_room import with_room_for_snapshots
 
 _DEVICE_REMEDY = (
     "add workers, move experts by offload or speed, or take a smaller model or an optimizer with "
@@ -70,10 +71,21 @@ def plan_that_fits(
     agents: Mapping[str, AgentFacts],
 ) -> Plan:
     """The plan of a job on these agents' devices. Raises PlanError when it cannot be laid out, or
-    is more than their memory can hold."""
+    is more than their memory can hold. Snapshots are left out where `auto` finds no room."""
     plan = plan_job(job, inventory, make_seats(specs, agents))
+    plan = with_room_for_snapshots(job, inventory, plan, memory_of_machines(agents.values()))
     check_fit(job, inventory, plan, known_memory(job, specs, agents))
     return plan
+
+
+def memory_of_machines(agents: Iterable[AgentFacts]) -> dict[str, int]:
+    """Bytes by node, where they are known; the least that any agent there may take."""
+    found: dict[str, int] = {}
+    for agent in agents:
+        num_bytes = agent.limits.memory_bytes
+        if num_bytes is not None:
+            found[agent.node] = min(num_bytes, found.get(agent.node, num_bytes))
+    return found
 
 
 def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:

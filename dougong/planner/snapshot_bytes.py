@@ -79,7 +79,7 @@ def snapshot_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[SnapshotB
     if not keeps_snapshots(job, plan):
         return [SnapshotBytes(0, 0) for _ in plan.workers]
     sizes = [part.num_bytes for part in part_sizes(job, inventory, plan)]
-    holders = replica_holders(plan, job.fault.snapshots.replicas)
+    holders = replica_holders(plan, job.fault.snapshots.num_replicas)
     # What is being written to a node's disk is kept apart when its slot is taken.
     num_own = NUM_SLOTS + (1 if job.fault.snapshots.local is not None else 0)
     found = []
@@ -93,4 +93,5 @@ def keeps_snapshots(job: Job, plan: Plan) -> bool:
     """Whether snapshots are taken: a worker that is alone would lose them with itself, but for
     those on disk."""
     snapshots = job.fault.snapshots
-    return snapshots.are_kept and (len(plan.workers) > 1 or snapshots.local is not None)
+    is_wanted = snapshots.are_kept and plan.has_snapshots
+    return is_wanted and (len(plan.workers) > 1 or snapshots.local is not None)

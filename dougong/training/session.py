@@ -123,7 +123,7 @@ def _membership(context: WorkerContext) -> Membership:
         deadlines=job.fault.limits(),
         address=context.address,
         is_over=lambda: context.control.leave_requested,
-        keeps_snapshots=job.fault.snapshots.are_kept,
+        keeps_snapshots=job.fault.snapshots.are_kept and plan.has_snapshots,
         awaits=context.control.waits_for,
     )
 

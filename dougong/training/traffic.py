@@ -93,7 +93,7 @@ def _flow_of_replicas(job: Job, inventory: Inventory, plan: Plan) -> Flow:
     pairs: dict[tuple[int, int], float] = {}
     if keeps_snapshots(job, plan):
         sizes = part_sizes(job, inventory, plan)
-        for rank, holders in enumerate(replica_holders(plan, snapshots.replicas)):
+        for rank, holders in enumerate(replica_holders(plan, snapshots.num_replicas)):
             num_bytes = replica_bytes(sizes[rank].num_bytes, sizes[rank].num_tensors)
             pairs |= {(rank, holder): num_bytes / snapshots.every for holder in holders}
     # What computes nothing has rows that the inventory does not tell apart.

@@ -3,6 +3,8 @@ storage."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dougong.job.section import Count, Section, Text, physical
 
 
@@ -14,12 +16,13 @@ class Snapshots(Section):
     """
 
     every: Count = physical(1, "steps between two snapshots; 0: none, and no memory for them")
-    replicas: Count = physical(
-        1,
+    replicas: Literal["auto"] | Count = physical(
+        "auto",
         "copies of a worker's snapshot in the memory of so many others, on other nodes if there "
         "are any: so many workers may be lost at once; 0: none, a lost worker's part is read from "
         "a checkpoint. A worker keeps two snapshots of itself and two of each that it keeps for "
-        "another",
+        "another. auto: one, and no snapshots at all where they would take more than half of the "
+        "memory that weights, gradients and optimizer state leave of a machine",
     )
     local: Text | None = physical(
         None,
@@ -31,3 +34,8 @@ class Snapshots(Section):
     def are_kept(self) -> bool:
         """Whether there are any."""
         return self.every > 0
+
+    @property
+    def num_replicas(self) -> int:
+        """Copies of each worker's, where there are any snapshots."""
+        return 1 if self.replicas == "auto" else self.replicas

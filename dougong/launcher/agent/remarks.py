@@ -12,9 +12,11 @@ from dougong.control.handshake import AgentFacts, MachineLimits
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.memory import memory_of_machines
 from dougong.planner.placement import AgentSpec
 from dougong.planner.plan_job import by_worker, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.snapshot_room import SnapshotDemand, short_of_room
 from dougong.remarks import Remarks
 from dougong.ui.formatting import duration, plural, size
 
@@ -143,14 +145,28 @@ def remarks_on_memory(
     job: Job, inventory: Inventory, plan: Plan, agents: Sequence[JoinedAgent]
 ) -> Remarks:
     """Warnings of nodes that have less memory free now than their workers need there: for state,
-    where these share the machine, and for snapshots of it."""
+    where these share the machine, and for snapshots of it; and a note where these are left out."""
     states = by_worker(plan, state_bytes(job, inventory, plan))
     snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
     warnings: list[str] = []
     for node, there in _by_node(agents).items():
         on_machine = _sum_of([agent for agent in there if not agent.has_devices], states)
         warnings += _on_free_memory(node, there, on_machine, _sum_of(there, snapshots))
-    return Remarks(warnings=tuple(warnings))
+    machines = memory_of_machines(agent.facts for agent in agents)
+    short = short_of_room(job, inventory, plan, machines)
+    return Remarks(tuple(left_out_snapshots(short)), tuple(warnings))
+
+
+def left_out_snapshots(short: SnapshotDemand | None) -> Iterator[str]:
+    """Why no snapshots are kept, where some machine is short of room for them."""
+    if short is not None:
+        yield (
+            "no snapshots of the state are kept (fault.snapshots.replicas: auto): on "
+            f"{short.node} they would take {size(short.snapshots)}, more than half of what "
+            f"{size(short.state)} of weights, gradients and optimizer state leave of its "
+            f"{size(short.num_bytes)}; a recovery then goes on from a checkpoint; to keep them "
+            "even so, set fault.snapshots.replicas: 1"
+        )
 
 
 def _sum_of(agents: Sequence[JoinedAgent], amounts: Mapping[str, int]) -> int:

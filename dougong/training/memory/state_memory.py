@@ -159,8 +159,12 @@ class StateMemory:
         self, world: World, plan: Plan, state: StateOf, step: int, ledger: str | None = None
     ) -> None:
         """A generation begins with the state after `step`, whose tensors `state` gives from now on:
-        a snapshot of it is taken. All its workers call this."""
+        a snapshot of it is taken. All its workers call this. Where the plan has no room for
+        snapshots, what earlier generations have left is given up."""
         if not self._settings.are_kept:
+            return
+        if not plan.has_snapshots:
+            self._slots = (Slot(), Slot())
             return
         begun = self._opened
         if begun is None or begun.step != step:
@@ -168,7 +172,7 @@ class StateMemory:
         for slot in self._slots:
             if not slot.holds(begun):
                 slot.clear()
-        holders = replica_holders(plan, self._settings.replicas)
+        holders = replica_holders(plan, self._settings.num_replicas)
         self._following = _Following(world, state, ReplicaExchange(world, holders), begun)
         # What the recovery was made from stays in its slot until the first update.
         self._newest = 0 if self._slots[0].holds(begun) else 1

@@ -7,7 +7,9 @@ from dougong.job.schema import Fault
 
 
 def test_by_default_every_step_is_kept_once_over() -> None:
-    assert Fault().snapshots == Snapshots(every=1, replicas=1, local=None)
+    assert Fault().snapshots == Snapshots(every=1, replicas="auto", local=None)
+    assert Fault().snapshots.num_replicas == Snapshots(replicas=1).num_replicas == 1
+    assert Snapshots(replicas=2).num_replicas == 2
     assert Fault().snapshots.are_kept
 
 

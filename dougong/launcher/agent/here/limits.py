@@ -6,7 +6,12 @@ import os
 import resource
 
 from dougong.control.handshake import MachineLimits
-from dougong.control.processes import free_memory_bytes, free_processes, usable_cpus
+from dougong.control.processes import (
+    free_memory_bytes,
+    free_processes,
+    memory_bytes,
+    usable_cpus,
+)
 
 _SHARED_MEMORY = "/dev/shm"
 
@@ -15,6 +20,7 @@ def find_limits() -> MachineLimits:
     """As this process has them; its workers inherit them."""
     return MachineLimits(
         cpus=usable_cpus(),
+        memory_bytes=memory_bytes(),
         free_memory_bytes=free_memory_bytes(),
         open_files=_limit(resource.RLIMIT_NOFILE),
         processes=_processes(),
