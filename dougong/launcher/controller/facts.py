@@ -63,7 +63,7 @@ from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec
+from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.event.recovery_times import OpenRecoveries
 from dougong.records.events import FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
@@ -303,9 +303,20 @@ class RunFacts:
             case StandBy(agent):
                 self.agents[agent].can_serve, self.reserve.told = True, ""
             case Relay(layout, gone):
+                self._keep_answers(layout)
                 self.agents.expect((), layout)
                 self.reserve.gone.update(gone)
                 self.awaited = ""
+
+    def _keep_answers(self, layout: tuple[AgentSpec, ...]) -> None:
+        """What was found of the devices of an agent that stood by holds for its workers."""
+        for spec in layout:
+            before = self.agents[spec.name].spec
+            if before.stands_by and not spec.stands_by:
+                probed = zip(devices_of(before), devices_of(spec), strict=False)
+                for place, worker in probed:
+                    if (FINGERPRINT, place) in self.answers:
+                        self.answers[FINGERPRINT, worker] = self.answers[FINGERPRINT, place]
 
     def _expect(
         self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float

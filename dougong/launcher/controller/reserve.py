@@ -230,7 +230,9 @@ class Reserve:
     def _tell(self, short: tuple[str, ...]) -> tuple[Record, ...]:
         """What is missing, where that is news."""
         text = "; ".join(short)
-        if text in ("", self.facts.reserve.told):
+        reserve = self.facts.reserve
+        waits = any(self._is_left_alone(node) for node in reserve.nodes or ())
+        if waits or text in ("", reserve.told):
             return ()
         return (Record(events.SpareShort(generation=self.facts.number, text=text)),)
 
