@@ -68,6 +68,8 @@ def draw_panel(progress: RunProgress, now: float, width: int) -> RenderableType:
     if progress.row is not None:
         lines += [_loss_line(progress, progress.row, width), *_speed_lines(progress, progress.row)]
     lines.append(_checkpoint_line(progress, now))
+    for text in progress.reserve.lines():
+        lines.append(_cut(Text(f" {text}", "dim")))
     for text in progress.storage.lines():
         lines.append(_cut(Text(f" storage: {text}", "bold yellow")))
     if progress.unsaved:

@@ -26,11 +26,12 @@ from dougong.records.events import (
 )
 from dougong.records.metrics import MetricsRow
 from dougong.records.unsaved import commit_words
+from dougong.ui.event_words import ReserveView
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES
 from dougong.ui.storage_words import OpenTroubles
 
-_STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
+_STATES_WITHOUT_PACE = ("recovering", "growing", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
 
 
@@ -50,7 +51,7 @@ class RunProgress:
     and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
     lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
     is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
-    written.
+    written; `reserve`: who stands by, and whom it does without.
     """
 
     job_name: str
@@ -63,6 +64,7 @@ class RunProgress:
     checkpoint: NewestCheckpoint | None = None
     unsaved: str = ""
     storage: OpenTroubles = field(default_factory=OpenTroubles)
+    reserve: ReserveView = field(default_factory=ReserveView)
     failures: int = 0
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
@@ -96,6 +98,7 @@ class RunProgress:
         self._note_suspects(event)
         self._note_checkpoint(event, now)
         self.storage.note(event)
+        self.reserve.note(event)
 
     def _note_suspects(self, event: Event) -> None:
         match event:

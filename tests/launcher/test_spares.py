@@ -16,7 +16,9 @@ def spare_run(path: Path, *flags: str, **more: Any) -> ToyRun:
         {"name": "west", "accelerator": "cpu", "spares": 1},
     ]
     faults = [{"worker": "west/0", "step": 150, "do": "kill_agent"}]
-    job = toy_job(islands=islands, faults=faults, memory=True, steps=260, step_s=0.02, checkpoint={"every": 100}, **more)
+    job = toy_job(
+        islands=islands, faults=faults, memory=True, steps=260, step_s=0.02, checkpoint={"every": 100}, **more
+    )
     return ToyRun(path, job, flags=flags).start()
 
 

@@ -312,11 +312,11 @@ class RunFacts:
         """What was found of the devices of an agent that stood by holds for its workers."""
         for spec in layout:
             before = self.agents[spec.name].spec
-            if before.stands_by and not spec.stands_by:
-                probed = zip(devices_of(before), devices_of(spec), strict=False)
-                for place, worker in probed:
-                    if (FINGERPRINT, place) in self.answers:
-                        self.answers[FINGERPRINT, worker] = self.answers[FINGERPRINT, place]
+            probed = zip(devices_of(before), devices_of(spec), strict=False)
+            found = [(worker, self.answers.get((FINGERPRINT, place))) for place, worker in probed]
+            for worker, answer in found:
+                if before.stands_by and answer is not None:
+                    self.answers[FINGERPRINT, worker] = answer
 
     def _expect(
         self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float

@@ -52,6 +52,7 @@ from dougong.planner.reserve import (
     take_places,
 )
 from dougong.records import events
+from dougong.ui.formatting import worker_list
 
 GROW = Decision("restart", "agents for the workers that are missing stand by; nothing has failed")
 
@@ -145,6 +146,18 @@ class Reserve:
         probed = {handle.spec.name: probed_by(handle.spec)}
         run_dir = self.policy.run_dir
         return read_fingerprints(probed, self.facts.answers, run_dir, lambda worker: "")
+
+    def words(self) -> tuple[str, ...]:
+        """Who stands by, and whom the run does without, one line each."""
+        agents, lines = self.facts.agents, []
+        for handle in agents.standing:
+            does = "stands by" if handle.can_serve else "is about to stand by"
+            lines.append(f"{handle.spec.name} on {self.facts.machine_of(handle)} {does}")
+        serving = [handle.spec for handle in agents.serving]
+        missing = missing_workers(self.policy.job.islands, serving) if serving else ()
+        if missing:
+            lines.append(f"goes on without {worker_list(missing)}, until there is a node")
+        return tuple(lines)
 
     # While a generation trains
 
@@ -272,6 +285,7 @@ class Reserve:
             before=before,
             now=before + len(workers),
             workers=workers,
+            agents=tuple(new),
         )
         return Relay(layout), Record(grown)
 

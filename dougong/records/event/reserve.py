@@ -58,9 +58,11 @@ class RunShrunk(ReserveEvent):
 
 
 class RunGrown(ReserveEvent):
-    """Workers that the run did without are back: `now` of them, before `before`."""
+    """Workers that the run did without are back: `now` of them, before `before`. `agents`: those
+    that stood by, and have them."""
 
     kind: Literal["grown"] = "grown"
     before: int
     now: int
     workers: tuple[str, ...]
+    agents: tuple[str, ...] = ()

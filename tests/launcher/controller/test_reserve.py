@@ -9,7 +9,14 @@ import pytest
 from dougong.control.messages import AgentReady
 from dougong.control.worker_messages import FingerprintFound, WorkerLeft, WorkerRests
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.controller.actions import AskForFingerprints, BeginReserve, ForkGeneration, SeekNodes, SeeReserve, StartAgents
+from dougong.launcher.controller.actions import (
+    AskForFingerprints,
+    BeginReserve,
+    ForkGeneration,
+    SeekNodes,
+    SeeReserve,
+    StartAgents,
+)
 from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     BackendOpened,
