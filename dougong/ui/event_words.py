@@ -33,14 +33,18 @@ def reserve_words(event: ReserveEvent) -> tuple[Literal["info", "good", "warning
             who, workers = f"{event.agent} on {event.node}", worker_list(event.workers)
             return "good", f"{who} takes the place of agent {event.place}, with [{workers}]"
         case RunShrunk():
-            who = f"{event.now} of {plural(event.before, 'worker')}"
-            text = f"the run goes on with {who}, without [{worker_list(event.missing)}]"
-            return "warning", f"{text}: {event.reason}; the bits stay the same"
+            return "warning", _shrunk_words(event)
         case RunGrown():
             workers = worker_list(event.workers)
             return "good", f"back to {plural(event.now, 'worker')}: [{workers}] join the others"
         case _:
             raise AssertionError(f"an event of kind {event.kind} has no sentence")
+
+
+def _shrunk_words(event: RunShrunk) -> str:
+    who = f"{event.now} of {plural(event.before, 'worker')}"
+    text = f"the run goes on with {who}, without [{worker_list(event.missing)}]"
+    return f"{text}: {event.reason}; the bits stay the same"
 
 
 def given_up_words(event: StepGivenUp) -> str:

@@ -16,9 +16,8 @@ def spare_run(path: Path, *flags: str, **more: Any) -> ToyRun:
         {"name": "west", "accelerator": "cpu", "spares": 1},
     ]
     faults = [{"worker": "west/0", "step": 150, "do": "kill_agent"}]
-    job = toy_job(
-        islands=islands, faults=faults, memory=True, steps=260, step_s=0.02, checkpoint={"every": 100}, **more
-    )
+    pace: dict[str, Any] = {"steps": 260, "step_s": 0.02, "checkpoint": {"every": 100}}
+    job = toy_job(islands=islands, faults=faults, memory=True, **pace, **more)
     return ToyRun(path, job, flags=flags).start()
 
 
