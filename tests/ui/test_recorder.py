@@ -55,7 +55,7 @@ def test_a_step_is_in_metrics_tensorboard_and_on_the_screen(tmp_path: Path) -> N
     recorder.step(make_row(1, 1))
     recorder.close("the end")
     (row,) = recorder.run_dir.read_metrics()
-    assert row == {**make_row(1, 1), "fence": 0, "wall": row["wall"]}
+    assert row == {**make_row(1, 1), "fence": 0, "wall": row["wall"], "monotonic_s": row["monotonic_s"]}
     (file,) = recorder.run_dir.tensorboard.iterdir()
     assert file.stat().st_size > 100
     lines = out.getvalue().splitlines()
