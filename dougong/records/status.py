@@ -55,12 +55,14 @@ class StillWorker(BaseModel):
 
 class Goodput(BaseModel):
     """Where a run's time went. `parts`: seconds by part, as `ui.goodput` names them, which are all
-    of the time since the run began, up to `until` (ISO 8601, UTC); `steps_again`: how many steps
-    had to be computed again."""
+    of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of it is
+    taken for training, of a step that is not done; `steps_again`: how many steps had to be computed
+    again."""
 
     model_config = ConfigDict(frozen=True)
 
     parts: dict[str, float] = {}
+    under_way_s: float = 0.0
     steps_again: int = 0
     until: str = ""
 
@@ -73,6 +75,10 @@ class Goodput(BaseModel):
     def share(self) -> float | None:
         """The part of it in which steps were computed that count; None before any time went by."""
         return self.parts.get("training", 0.0) / self.wall_s if self.wall_s > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """With what follows from the parts."""
+        return {"share": self.share, "wall_s": self.wall_s, **self.model_dump(mode="json")}
 
 
 class ControllerProcess(BaseModel):

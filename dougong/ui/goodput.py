@@ -106,6 +106,8 @@ class GoodputMeter:
         ones, whose steps may have to be computed again."""
         for part in PARTS:
             self._parts[part] = earlier.parts.get(part, 0.0)
+        self._parts["training"] -= earlier.under_way_s
+        self._parts["again"] += earlier.under_way_s  # it was never done
         self._num_again, self._wall = earlier.steps_again, earlier.until
         ends = [event for event in events if isinstance(event, RunEnded | GenerationStarted)]
         last = ends[-1] if ends else None
@@ -121,7 +123,7 @@ class GoodputMeter:
 
     def so_far(self, now: float | None = None) -> Goodput:
         """Where the time went. `now`: by the controller's clock; None: up to the last item."""
-        parts = dict(self._parts)
+        parts, under_way = dict(self._parts), 0.0
         if self._part is not None:
             end = self._clock_s if now is None else now
             ahead = max(end - self._at, 0.0)
@@ -130,7 +132,8 @@ class GoodputMeter:
             parts["training"] += under_way
             parts["noticing" if self._part == "between" else self._part] += ahead - under_way
         told = {part: round(seconds, 6) for part, seconds in parts.items()}
-        return Goodput(parts=told, steps_again=self._num_again)
+        under_way = round(under_way, 6)
+        return Goodput(parts=told, under_way_s=under_way, steps_again=self._num_again)
 
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
