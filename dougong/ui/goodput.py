@@ -113,7 +113,7 @@ class GoodputMeter:
         last = ends[-1] if ends else None
         self._is_over = isinstance(last, RunEnded) and last.kind != "failed"
         for row in live_rows(rows):
-            self._steps.append(_Step(row["step"], row.get("step_s") or 0.0, 0.0))
+            self._steps.append(_Step(row["step"], _seconds(row, "step_s"), 0.0))
 
     @property
     def run_s(self) -> float:
@@ -144,19 +144,20 @@ class GoodputMeter:
         self._rewind(row["step"] - 1)
         if row.get("generation", 1) < self._generation:
             self._take_late(row)
-            return
-        length = max(at - self._at, 0.0)
-        step_s = min(row.get("step_s") or 0.0, length)
-        validate_s = min(row.get("validate_s") or 0.0, length - step_s)
-        before = length - step_s - validate_s
-        if self._part == "between":
-            save_s = min(row.get("save_s") or 0.0, before)
-            self._add("saving", save_s)
-            self._add("between", before - save_s)
-            self._usual.append(length)
         else:
-            self._add(self._part, before)
-            self._usual.append(step_s)
+            self._take_step(row, at, self._part)
+
+    def _take_step(self, row: MetricsRow, at: float, part: Part) -> None:
+        length = max(at - self._at, 0.0)
+        step_s = min(_seconds(row, "step_s"), length)
+        validate_s = min(_seconds(row, "validate_s"), length - step_s)
+        before = length - step_s - validate_s
+        if part == "between":
+            save_s = min(_seconds(row, "save_s"), before)
+            self._add("saving", save_s)
+            before -= save_s
+        self._usual.append(length if part == "between" else step_s)
+        self._add(part, before)
         self._steps.append(_Step(row["step"], step_s, sum(self._parts.values())))
         self._add("training", step_s)
         self._add("validation", validate_s)
@@ -172,7 +173,7 @@ class GoodputMeter:
 
     def _take_late(self, row: MetricsRow) -> None:
         """The row of a step that was done before a fault, and told after it."""
-        step_s = min(row.get("step_s") or 0.0, self._lost_s)
+        step_s = min(_seconds(row, "step_s"), self._lost_s)
         self._lost_s -= step_s
         self._parts["again"] -= step_s
         self._parts["training"] += step_s
@@ -267,9 +268,12 @@ class GoodputMeter:
         return self._clock_s + max(passed.total_seconds(), 0.0)
 
 
-def in_order(
-    events: Sequence[Event], rows: Iterable[MetricsRow]
-) -> Iterator[Event | MetricsRow]:
+def _seconds(row: MetricsRow, key: str) -> float:
+    """0 where the row does not say it."""
+    return row.get(key) or 0.0
+
+
+def in_order(events: Sequence[Event], rows: Iterable[MetricsRow]) -> Iterator[Event | MetricsRow]:
     """Both together, as they were written: each of the two is in order."""
     left = deque(events)
     for row in rows:
@@ -301,8 +305,11 @@ def follow(meter: GoodputMeter, events: Sequence[Event], rows: Iterable[MetricsR
     return moments
 
 
-def goodput_of(events: Sequence[Event], rows: Iterable[MetricsRow]) -> Goodput:
-    """Of a whole record, up to its last line."""
-    meter = GoodputMeter()
-    follow(meter, events, rows)
-    return meter.so_far()
+def course_of(
+    events: Sequence[Event], rows: Iterable[MetricsRow]
+) -> tuple[Goodput, Course, list[float]]:
+    """Of a whole record, up to its last line: goodput, course, and the run's time at each event."""
+    course = Course()
+    meter = GoodputMeter(course)
+    moments = follow(meter, events, rows)
+    return meter.so_far(), course, moments

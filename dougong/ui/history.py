@@ -45,7 +45,7 @@ from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
 from dougong.ui.course import Course
 from dougong.ui.formatting import count, duration, loss, plural, step_range
-from dougong.ui.goodput import GoodputMeter, follow
+from dougong.ui.goodput import course_of
 from dougong.ui.health import percent
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
@@ -119,7 +119,7 @@ class History:
     agents: Sequence[StartedAgent]
     classes: dict[str, str]
     workers: Sequence[WorkerState]
-    goodput: Goodput = Goodput()
+    goodput: Goodput = field(default_factory=Goodput)
     course: Course = field(default_factory=Course)
     moments: Sequence[float] = ()
 
@@ -173,9 +173,7 @@ def read_history(run_dir: RunDir) -> History:
     taken = _last(events, FingerprintsTaken) or FingerprintsTaken(generation=0, classes={})
     state = status.state.lower()
     live, rewound = split_rows(rows)
-    course = Course()
-    meter = GoodputMeter(course)
-    moments = follow(meter, events, rows)
+    goodput, course, moments = course_of(events, rows)
     return History(
         path=run_dir.path,
         job_name=created.job or run_dir.path.name,
@@ -194,7 +192,7 @@ def read_history(run_dir: RunDir) -> History:
         agents=started.agents,
         classes=taken.classes,
         workers=status.workers,
-        goodput=meter.so_far(),
+        goodput=goodput,
         course=course,
         moments=moments,
     )

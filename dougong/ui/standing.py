@@ -116,13 +116,18 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
-        if status.goodput is not None and (words := goodput_words(status.goodput)):
-            lines.append(f"goodput {words}")
+        return lines + self._fault_words() + self._remarks()
+
+    def _fault_words(self) -> list[str]:
+        """What faults have cost so far, and the newest of them."""
+        goodput = self.status.goodput
+        words = "" if goodput is None else goodput_words(goodput)
+        lines = [f"goodput {words}"] if words else []
         if self.fault is not None:
             lines.append(str(self.fault))
         if self.recovered is not None:
             lines.append(_words_on(self.recovered))
-        return lines + self._remarks()
+        return lines
 
     def _remarks(self) -> list[str]:
         """What it waits for, that it is not saved, and what is unusual."""
@@ -188,10 +193,14 @@ def find_standing(
         checkpoint=_newest(there, now),
         has_lost_all=bool(committed) and not there,
         next_command=next_command,
-        recovered=next((e for e in reversed(events) if isinstance(e, Recovered)), None),
+        recovered=_last_recovery(events),
         fault=_last_fault(events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
     )
+
+
+def _last_recovery(events: Sequence[Event]) -> Recovered | None:
+    return next((event for event in reversed(events) if isinstance(event, Recovered)), None)
 
 
 def _last_fault(events: Sequence[Event], now: datetime) -> NewestFault | None:

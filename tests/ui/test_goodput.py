@@ -10,8 +10,7 @@ import pytest
 from dougong.records.events import Event, from_json
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import Goodput
-from dougong.ui.course import Course
-from dougong.ui.goodput import PARTS, WORDS, GoodputMeter, follow, goodput_of
+from dougong.ui.goodput import PARTS, WORDS, GoodputMeter, course_of, follow
 from tests.ui.recorded import failed_run, finished_run, running_run
 
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -50,8 +49,12 @@ class Record:
 
     def parts(self) -> dict[str, float]:
         """Those that are not nothing."""
-        found = goodput_of(self.events, self.rows)
+        found = of(self)
         return {part: seconds for part, seconds in found.parts.items() if seconds}
+
+
+def of(record: Record) -> Goodput:
+    return course_of(record.events, record.rows)[0]
 
 
 def begun() -> Record:
@@ -74,7 +77,7 @@ def test_steps_saves_and_validation_are_told_apart() -> None:
     record.event("state", 111, state="FINISHED")
     expected = {"start": 5.0, "training": 2.0, "saving": 2.5, "between": 0.5, "validation": 1.0}
     assert record.parts() == expected
-    assert goodput_of(record.events, record.rows).share == pytest.approx(2 / 11)
+    assert of(record).share == pytest.approx(2 / 11)
 
 
 def test_a_recovery_has_its_phases_and_what_comes_again_is_no_training() -> None:
@@ -90,7 +93,7 @@ def test_a_recovery_has_its_phases_and_what_comes_again_is_no_training() -> None
         "start": 5.0, "training": 2.0, "again": 2.0, "saving": 0.5, "between": 0.5, "validation": 1.0,
         "noticing": 3.0, "leaving": 1.0, "preparing": 2.0, "waiting": 5.0, "restoring": 2.0,
     }  # fmt: skip
-    assert goodput_of(record.events, record.rows).steps_again == 1
+    assert of(record).steps_again == 1
 
 
 def test_the_row_of_a_step_that_was_told_after_the_fault_is_training() -> None:
@@ -100,7 +103,7 @@ def test_the_row_of_a_step_that_was_told_after_the_fault_is_training() -> None:
     record.row(3, 115)
     record.event("state_restored", 115, 2, step=3)
     record.row(4, 117, 2)
-    found = goodput_of(record.events, record.rows)
+    found = of(record)
     assert (found.parts["training"], found.parts["again"], found.steps_again) == (4.0, 1.0, 0)
     assert found.wall_s == 17.0
 
@@ -126,7 +129,7 @@ def test_time_without_a_controller_counts_unless_somebody_has_meant_it(end: str 
     record.fence = 2
     clocks = {"monotonic_s": 7.0, "wall": wall(609), "fence": 2}
     record.events.append(from_json({"kind": "created", "generation": 2, "job": "toy", **clocks}))
-    found = goodput_of(record.events, record.rows)
+    found = of(record)
     assert found.parts["down"] == down_s
     assert found.wall_s == pytest.approx(9 + down_s)
 
@@ -136,7 +139,7 @@ def test_a_resume_from_a_checkpoint_takes_steps_back() -> None:
     record.row(3, 110)
     record.fence = 2
     record.begin(200, 2, step=1)
-    found = goodput_of(record.events, record.rows)
+    found = of(record)
     assert (found.steps_again, found.parts["again"], found.parts["training"]) == (2, 2.0, 1.0)
 
 
@@ -154,12 +157,9 @@ def test_a_step_under_way_is_training_for_as_long_as_is_usual() -> None:
 def test_a_record_sums_to_its_whole_time(make: Any, tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     events, rows = run.read_events(), run.read_metrics()
-    course = Course()
-    meter = GoodputMeter(course)
-    moments = follow(meter, events, rows)
+    found, course, moments = course_of(events, rows)
     whole = events[-1].monotonic_s - events[0].monotonic_s
     assert moments[-1] == pytest.approx(whole)
-    found = meter.so_far()
     assert found.wall_s == pytest.approx(max(whole, rows[-1]["monotonic_s"] - events[0].monotonic_s))
     assert found.steps_again == len(rows) - len(run.latest_metrics())
     again_s = sum(one.end_s - one.start_s for one in course.stretches if one.part == "again")
@@ -174,5 +174,5 @@ def test_rows_of_an_earlier_release_are_placed_by_the_wall_clock() -> None:
 
 
 def test_a_record_of_nothing_has_no_goodput() -> None:
-    assert goodput_of([], []) == Goodput(parts=dict.fromkeys(PARTS, 0.0))
-    assert goodput_of([], []).share is None
+    assert of(Record()) == Goodput(parts=dict.fromkeys(PARTS, 0.0))
+    assert of(Record()).share is None

@@ -22,7 +22,10 @@ def workers(number: int, **others: str) -> list[WorkerState]:
         (workers(2), "2 running (east/0-1)"),
         (workers(256), "256 running (east/0-255)"),
         (workers(256, w3="suspect: stopped for 0.6 s"), "1 suspected (east/3), 255 running"),
-        (workers(4, w0="not seen: its agent is not heard", w1="ended"), "1 not heard (east/0), 1 ended (east/1), 2 running"),
+        (
+            workers(4, w0="not seen: its agent is not heard", w1="ended"),
+            "1 not heard (east/0), 1 ended (east/1), 2 running",
+        ),
         ([WorkerState(name="east/0")], "1 starting (east/0)"),
     ],
 )
