@@ -45,6 +45,7 @@ class WorkerStatus:
     life, `seen_at` when its agent told them.
 
     `is_there`: its process is known to be in this generation; `is_kept`: it was in the one before.
+    `rests`: it has done its last step of a generation that ends by order.
     When the generation is broken: `is_leaving`: it is asked to leave, and `held_step` is what it
     holds in memory once it has; `killed_at`: it was killed for that (monotonic seconds).
     """
@@ -60,6 +61,7 @@ class WorkerStatus:
     is_there: bool = False
     is_kept: bool = False
     stays: bool = False
+    rests: bool = False
     is_leaving: bool = False
     held_step: int | None = None
     killed_at: float | None = None
@@ -225,6 +227,11 @@ class Generation:
         return tuple(status for status in self.workers.values() if not status.has_exited)
 
     @property
+    def all_rest(self) -> bool:
+        """Whether every worker has done its last step of a generation that is to end by order."""
+        return all(status.rests and not status.has_exited for status in self.workers.values())
+
+    @property
     def all_exited(self) -> bool:
         return all(status.has_exited for status in self.workers.values())
 
@@ -380,12 +387,14 @@ class Generation:
 
 
 def moved_workers(before: Plan | None, now: Plan) -> tuple[MovedWorker, ...]:
-    """The workers that are on another node than under the plan `before`, if there was one."""
+    """The workers that are on another node than under the plan `before`, if there was one and they
+    were in it."""
     if before is None:
         return ()
+    places = {worker.name: worker.node for worker in before.workers}
     moved = []
     for worker in now.workers:
-        node = before.worker(worker.name).node
+        node = places.get(worker.name, worker.node)
         if node != worker.node:
             moved.append(MovedWorker(worker=worker.name, before=node, now=worker.node))
     return tuple(moved)
