@@ -17,24 +17,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from dougong.control.environment import child_environment
-from dougong.control.processes import die_with_parent, process_exists
+from dougong.control.processes import die_with_parent
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.fault.self_inflicted import signal_for
-from dougong.job.drills.vocabulary import continuing, known_fault
+from dougong.job.drills.vocabulary import continuing
 from dougong.records.directory import RunDir
 from dougong.tools.drill.comparison import compare
 from dougong.tools.drill.leftovers import MARK, left_behind, marked_processes, shared_memory
 from dougong.tools.drill.schedule import PlannedFault, draw_schedule, drawable
 from dougong.tools.drill.score import ScoredFault, Struck, drills_of, judge
 from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
+from dougong.tools.drill.strike import strike
 
 LINES = "drills.jsonl"
-_FORK_SERVER = "dougong.launcher.agent.fork_server"
 UNDISTURBED = "undisturbed"
 
 
@@ -235,44 +233,9 @@ class SmallRun:
         fired = [one for one in drills_of(RunDir(self._path).read_events()) if _is(one, before)]
         assert fault.after_s is not None
         if fired and time.monotonic() >= fired[0].at + fault.after_s:
-            self._strike(fault)
-
-    def _strike(self, fault: PlannedFault) -> None:
-        row = known_fault(fault.fault)
-        number = signal_for(fault.fault) or signal.SIGKILL
-        target = "worker" if row is None else row.target
-        pid = _serving(self._pid_of(fault.worker), target)
-        if pid is None:
-            return  # nobody is there at this moment: it comes with the next look
-        self.struck.append(Struck(fault.fault, fault.worker, time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    def _pid_of(self, worker: str) -> int | None:
-        status = RunDir(self._path).read_status()
-        for known in status.workers if status is not None else ():
-            if known.name == worker and known.alive and known.pid and process_exists(known.pid):
-                return known.pid
-        return None
+            struck = strike(RunDir(self._path), fault)
+            self.struck += [] if struck is None else [struck]  # else it comes with the next look
 
 
 def _is(struck: Struck, planned: PlannedFault) -> bool:
     return (struck.fault, struck.worker) == (planned.fault, planned.worker)
-
-
-def _serving(worker: int | None, target: str) -> int | None:
-    """The process that is the target: the worker, its parent, which is the agent, or another child
-    of that, its fork server. None: it is not there."""
-    if worker is None or target not in ("agent", "fork_server"):
-        return worker
-    try:
-        agent = psutil.Process(worker).parent()
-        if agent is None or target == "agent":
-            return None if agent is None else agent.pid
-        for child in agent.children():
-            # A worker looks like the fork server of which it is a copy, but leads no session.
-            if _FORK_SERVER in child.cmdline() and os.getsid(child.pid) == child.pid:
-                return int(child.pid)
-    except (psutil.Error, OSError):
-        pass  # it has just ended
-    return None

@@ -52,8 +52,9 @@ def _island(role: str) -> dict[str, Any]:
 
 
 def _drill(fault: PlannedFault) -> dict[str, Any]:
-    values = {"at_step": fault.at_step, "fault": fault.fault, "on": fault.worker}
-    return values if fault.for_s is None else {**values, "for_s": fault.for_s}
+    values: dict[str, Any] = {"at_step": fault.at_step, "fault": fault.fault}
+    more = {"on": fault.worker or None, "for_s": fault.for_s}
+    return values | {key: value for key, value in more.items() if value is not None}
 
 
 def checked(values: dict[str, Any]) -> Job:
