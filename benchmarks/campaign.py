@@ -39,12 +39,12 @@ from dougong.job.drills.vocabulary import FAULTS, MOST_APART_S, NamedFault, has_
 from dougong.launcher.client import ask_controller
 from dougong.records.directory import RunDir
 from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, RecoveryDecided, RunEnded
-from dougong.testing import HostProcess, LabError, MemoryGroup
+from dougong.testing import HostProcess, LabError
 from dougong.tools.drill.hosts import LABEL, DrillHosts
 from dougong.tools.drill.schedule import PlannedFault
 from dougong.tools.drill.score import ScoredFault, Struck, judge
-from dougong.tools.drill.small_job import WORKERS, small_job
-from dougong.tools.drill.strike import pid_of, strike
+from dougong.tools.drill.small_job import WORKERS, islands, small_job
+from dougong.tools.drill.strike import MemoryOfRun, pid_of, strike
 
 LINES = "campaign.jsonl"
 RIGHT = 0.99
@@ -55,8 +55,6 @@ HANG_S = 6.0
 """So long after the second fault of a pair, which may hide behind the first."""
 ENDLESS = 10**6
 LASTS_S = {"pause": (0.3, 1.5), "slow_cpu": (3.0, 8.0), "zombie_return": (14.0, 20.0), "stop_controller": (4.0, 28.0)}
-ISLANDS = [{"name": name.partition("/")[0], "role": name.partition("/")[0], "accelerator": "cpu", "workers": 1}
-           for name in WORKERS]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,14 +133,12 @@ class Here(Place):
         job = path.with_suffix(".yaml")
         job.write_text(yaml.safe_dump(small_job(steps=ENDLESS, drill="allowed", checkpoint={"every": 50})))
         words = [sys.executable, "-m", "dougong", "run", str(job), "--no-ray", "--run-dir", str(path)]
-        self._group: MemoryGroup | None = None
-        with contextlib.suppress(LabError):
-            self._group = MemoryGroup()
+        self._memory = MemoryOfRun()
         with path.with_suffix(".out").open("w") as out:
             self._process = subprocess.Popen(words, env=child_environment({}), stdin=subprocess.DEVNULL, stdout=out,
                                              stderr=out, start_new_session=True)  # fmt: skip
-        if self._group is not None:
-            self._group.adopt([self._process.pid])  # all that it starts lives there
+        with contextlib.suppress(LabError):
+            self._memory.limit(self._process.pid)
         self.run_dir = RunDir(path)
 
     def end(self) -> None:
@@ -151,8 +147,7 @@ class Here(Place):
                 if self._process.poll() is None:
                     self._process.send_signal(number)
                 self._process.wait(20)
-        if self._group is not None:
-            self._group.close()
+        self._memory.close()
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
@@ -162,7 +157,7 @@ class Here(Place):
         if fault.is_silent:
             return [self._spoil(fault.name, worker)]
         if fault.name == "oom_kill":
-            return [self._exhaust(worker)]
+            return [until(lambda: self._memory.exhaust(self.run_dir, worker), "a worker", CALM_S)]
         names = fault.parts or (fault.name,)
         struck = [order(self.run_dir, names[0], worker, injection.for_s)]
         for name in names[1:]:
@@ -181,14 +176,6 @@ class Here(Place):
         vector.order_fault(OrderedFault(name))
         vector.close()
         return Struck(name, worker, time.monotonic())
-
-    def _exhaust(self, worker: str) -> Struck:
-        pid = pid_of(self.run_dir, worker)
-        assert self._group is not None and pid is not None, "no control group can be made here"
-        at = time.monotonic()
-        self._group.exhaust(pid)
-        self._group.relax()
-        return Struck("oom_kill", worker, at)
 
 
 def order(run_dir: RunDir, name: str, worker: str, for_s: float | None) -> Struck:
@@ -250,9 +237,9 @@ class Hosts(Disks):
         self._hosts = DrillHosts()
 
     def begin(self) -> None:
-        islands = [{**island, "node": LABEL} for island in ISLANDS]
+        at_work = [{**island, "node": LABEL} for island in islands()]
         name = f"run-{time.time_ns()}"
-        values = small_job(steps=ENDLESS, drill=[], checkpoint={"every": 20, "keep": 3}, islands=islands)
+        values = small_job(steps=ENDLESS, drill=[], checkpoint={"every": 20, "keep": 3}, islands=at_work)
         self._process = self._hosts.begin(name, values)
         self.run_dir = self._hosts.run_dir(name)
 

@@ -45,6 +45,9 @@ def drill(
         Path,
         typer.Option(help="Where the small job's runs and lines go; goes on with what is there."),
     ] = Path("runs/drill"),
+    lab: Annotated[
+        bool, typer.Option("--lab", help="Small job: draw what takes root and hosts, too.")
+    ] = False,
     show: Annotated[bool, typer.Option("--list", help="Print the vocabulary of faults.")] = False,
 ) -> None:
     """Rehearse faults, on a run that allows it or on a small job of its own.
@@ -66,7 +69,7 @@ def drill(
     if run_dir is None and fault is not None:
         raise JobError("--fault is for a run: dougong drill RUN_DIR --fault stop --on east/1")
     if run_dir is None:
-        _on_small_job(Proof(folder, seed), count, dry_run)
+        _on_small_job(Proof(folder, seed, has_lab=lab), count, dry_run)
         return
     drills = RunDrills(RunDir.open(run_dir))
     if fault is None:
@@ -89,8 +92,7 @@ def _on_run(drills: RunDrills, planned: list[PlannedFault], dry_run: bool) -> No
 
 
 def _on_small_job(proof: Proof, count: int, dry_run: bool) -> None:
-    for number in range(1, count + 1) if dry_run else ():
-        key = f"{proof.seed}/{number}"
+    for key in proof.keys(count) if dry_run else ():
         typer.echo(f"{key}: {'; '.join(map(str, proof.draw(key)))}")
     if dry_run:
         return

@@ -126,12 +126,12 @@ class DrillHosts:
                 return host
         raise LaunchError(f"{run_dir.path}: {worker} is on {place}, which is no host of the lab")
 
-    def left(self, mark: str) -> list[str]:
-        """Processes of runs that still live on any host, in words. `mark`: the name of the run."""
+    def left(self) -> list[str]:
+        """Processes of runs that still live on any host, in words."""
         found = []
         for host in self.lab.hosts:
             for pid, words in host.processes().items():
-                if any(ours in words for ours in ("dougong.launcher", "dougong run", mark)):
+                if any(ours in words for ours in ("dougong.launcher", "dougong run")):
                     found.append(f"process {pid} on {host.name}: {words}")
         return found
 

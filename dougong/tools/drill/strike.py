@@ -17,6 +17,7 @@ from dougong.control.processes import process_exists
 from dougong.fault.self_inflicted import go_on_later, signal_for
 from dougong.job.drills.vocabulary import known_fault
 from dougong.records.directory import RunDir
+from dougong.testing import MemoryGroup
 from dougong.tools.drill.schedule import PlannedFault
 from dougong.tools.drill.score import Struck
 
@@ -36,6 +37,34 @@ def strike(run_dir: RunDir, fault: PlannedFault) -> Struck | None:
     if number == signal.SIGSTOP and fault.for_s is not None:
         go_on_later(pid, fault.for_s)
     return struck
+
+
+class MemoryOfRun:
+    """The memory that a run on this machine has to itself, once it is told to have some. LabError
+    where root's control groups are not to be had."""
+
+    def __init__(self) -> None:
+        self._group: MemoryGroup | None = None
+
+    def limit(self, pid: int) -> None:
+        """The run that begins with this process, and all that it starts, live apart."""
+        self._group = MemoryGroup()
+        self._group.adopt([pid])
+
+    def exhaust(self, run_dir: RunDir, worker: str) -> Struck | None:
+        """Let it run out, so that the kernel kills this worker; None where it is not there."""
+        pid = pid_of(run_dir, worker)
+        if self._group is None or pid is None:
+            return None
+        struck = Struck("oom_kill", worker, time.monotonic())
+        self._group.exhaust(pid)
+        self._group.relax()
+        return struck
+
+    def close(self) -> None:
+        """Nobody lives there any more."""
+        if self._group is not None:
+            self._group.close()
 
 
 def pid_of(run_dir: RunDir, worker: str) -> int | None:
