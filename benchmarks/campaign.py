@@ -115,6 +115,9 @@ class Place:
     def has_ended(self) -> bool:
         raise NotImplementedError
 
+    def output(self) -> str:
+        raise NotImplementedError
+
     def strike(self, injection: Injection) -> list[Struck]:
         raise NotImplementedError
 
@@ -151,6 +154,9 @@ class Here(Place):
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
+
+    def output(self) -> str:
+        return self.run_dir.path.with_suffix(".out").read_text()
 
     def strike(self, injection: Injection) -> list[Struck]:
         fault, worker = injection.fault, injection.worker
@@ -220,6 +226,9 @@ class Disks(Place):
 
     def has_ended(self) -> bool:
         return self._process.status is not None
+
+    def output(self) -> str:
+        return self._process.output
 
     def strike(self, injection: Injection) -> list[Struck]:
         if "worker" in injection.fault.culprits:
@@ -292,7 +301,7 @@ def await_calm(place: Place) -> None:
     step = 0 if status is None else status.step
     until(lambda: place.has_ended() or is_calm(place.run_dir, step + 2), "a run that trains", START_S + CALM_S)
     if place.has_ended():
-        raise RuntimeError(f"{place.run_dir.path}: the run has ended by itself")
+        raise RuntimeError(f"{place.run_dir.path}: the run has ended by itself:\n{place.output()}")
 
 
 def is_over(struck: Sequence[Struck], events: Sequence[Event], for_s: float | None) -> bool:
