@@ -44,6 +44,7 @@ def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: 
     assert status is not None and (status.state, status.fence) == ("FINISHED", 2)
 
 
+@pytest.mark.slow
 def test_a_drill_that_kills_the_controller_comes_once(tmp_path: Path) -> None:
     """It is on storage that it has come before it does: the next controller computes the same step again."""
     drill = [{"at_step": 8, "fault": "kill_controller"}]
@@ -52,7 +53,6 @@ def test_a_drill_that_kills_the_controller_comes_once(tmp_path: Path) -> None:
     assert [event["culprit"]["kind"] for event in run.events("diagnosis")] == ["controller"]
     (fired,) = run.events("drill")
     assert (fired["action"], fired["worker"], fired["step"]) == ("kill_controller", "", 8)
-    assert "drill: kill_controller as step 8 begins" in run.text()
     assert run.run_dir.read_metrics()[-1]["step"] == 20
 
 
