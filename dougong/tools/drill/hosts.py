@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +23,14 @@ NUM_HOSTS = 5
 LABEL = "lab=work"
 _WORK, _HEAD = {"lab": "work"}, {"lab": "head"}
 _MEGABYTES = 256
-_LOGS, _CHECKPOINTS, _STORE = "logs", "checkpoints", "store"
+_LOGS, _CHECKPOINTS, _STORE, _OWN = "logs", "checkpoints", "store", "own"
 
 
 @dataclass
 class DrillHosts:
     """node0 has Ray's head and the controllers; each other host has room for one worker, so that
     one of them is to spare. A single host has no Ray. Runs lie on a disk of the lab's, their
-    checkpoints on another one, and each host's logs on a third one of its own.
+    checkpoints on another one, their logs on a third one.
 
     A context. LabError where this machine can have no lab.
     """
@@ -41,7 +41,7 @@ class DrillHosts:
 
     def __post_init__(self) -> None:
         self._clocks: dict[str, LabClock] = {}
-        self._faults: list[HostFaults] = []
+        self._undo: list[Callable[[], object]] = []
         self._ill: set[str] = set()
 
     def __enter__(self) -> DrillHosts:
@@ -71,7 +71,8 @@ class DrillHosts:
         hosts, shared = self.lab.hosts, self.lab.shared
         self._store = Disk(hosts, shared / _STORE, _MEGABYTES)
         self._checkpoints = Disk(hosts, shared / _CHECKPOINTS, _MEGABYTES)
-        self._logs = {host.name: Disk([host], shared / _LOGS, _MEGABYTES) for host in hosts}
+        self._logs = Disk(hosts, shared / _LOGS, _MEGABYTES)
+        self._own = {host.name: Disk([host], shared / _OWN, _MEGABYTES) for host in hosts}
 
     # Ray
 
@@ -110,7 +111,7 @@ class DrillHosts:
         # Seen from outside by other paths than from the hosts: links that hold on both sides.
         for kind in (_CHECKPOINTS, _LOGS):
             (run / kind).symlink_to(f"../../{kind}/{name}")
-        for disk in (self._checkpoints, *self._logs.values()):
+        for disk in (self._checkpoints, self._logs):
             (disk.outside / name).mkdir()
         return job, self._store.path / name
 
@@ -146,7 +147,7 @@ class DrillHosts:
         at = time.monotonic()
         for disk in self._disks(name, host):
             faults = HostFaults(host, disk, run_dir.checkpoints, self._clocks[host.name])
-            self._faults.append(faults)
+            self._undo.append(faults.undo)
             faults.inflict(name, for_s)
         if fault.culprits == ("worker",):  # a spoilt checkpoint is found when it is needed
             self.host_of(worker, run_dir).check(["kill", "-9", str(pid)])
@@ -158,23 +159,36 @@ class DrillHosts:
         """What it happens to; what happens to no disk takes any."""
         match name:
             case "freeze_on_one_node":
-                return [self._logs[host.name]]
+                return [self._apart(host)]
             case "fill_checkpoints":
                 return [self._checkpoints]
             case _ if name.startswith("freeze_logs"):
-                return list(self._logs.values())
+                return [self._logs]
             case _ if name.startswith("freeze_checkpoints"):
                 return [self._checkpoints]
             case _ if name.startswith("freeze_all"):
-                return [self._store, self._checkpoints, *self._logs.values()]
+                return [self._store, self._checkpoints, self._logs]
             case _:
                 return [self._store]
 
+    def _apart(self, host: Host) -> Disk:
+        """Storage of this host alone where the others have their checkpoints: what it writes there
+        from now on waits when that hangs, and nobody else does."""
+        disk, shared = self._own[host.name], self._checkpoints
+        for folder in shared.outside.rglob("*"):
+            if folder.is_dir():
+                (disk.outside / folder.relative_to(shared.outside)).mkdir(
+                    parents=True, exist_ok=True
+                )
+        host.place.mounts(["mount", "--bind", str(disk.path), str(shared.path)])
+        self._undo.append(lambda: host.place.mounts(["umount", "-l", str(shared.path)]))
+        return disk
+
     def heal(self) -> None:
         """Everything is as it was: hosts that were struck begin anew, as after a repair."""
-        for faults in self._faults:
-            faults.undo()
-        self._faults.clear()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
         self.lab.heal()
         for clock in self._clocks.values():
             clock.jump(0)
