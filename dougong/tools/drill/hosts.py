@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from dougong.errors import LaunchError
 from dougong.job.drills.vocabulary import known_fault
 from dougong.records.directory import RunDir
 from dougong.records.status import WorkerState
-from dougong.testing import Disk, Host, HostFaults, HostProcess, Lab, LabClock, LabError, RayCluster
+from dougong.testing import Disk, Host, HostFaults, HostProcess, Lab, LabClock, RayCluster
+from dougong.testing.host import RayOptions
 from dougong.tools.drill.score import Struck
 
 NUM_HOSTS = 5
@@ -82,13 +82,17 @@ class DrillHosts:
         for host in self.lab.hosts:
             host.kill_ray()
         self.cluster = head.start_ray(num_cpus=1, labels=_HEAD)
-        for host in others:
-            self._join(host)
+        self._join(others)
         self._ill.clear()
 
-    def _join(self, host: Host) -> None:
-        env = self._clocks[host.name].env
-        host.start_ray(self.cluster, num_cpus=1, labels=_WORK, env=dict(env))
+    def _join(self, hosts: Sequence[Host]) -> None:
+        options = RayOptions(num_cpus=1, labels=_WORK)
+        started = []
+        for host in hosts:
+            env = dict(self._clocks[host.name].env)
+            started.append((host, host.launch_ray(self.cluster, options, env)))
+        for host, process in started:
+            host.await_ray(process, self.cluster)
 
     # Runs
 
@@ -195,12 +199,10 @@ class DrillHosts:
         if self.lab.hosts[0].name in self._ill:
             self.begin_ray()
             return
-        for host in self.lab.hosts:
-            if host.name in self._ill:
-                host.crash()
-                with contextlib.suppress(LabError):
-                    host.limit(None)
-                self._join(host)
+        ill = [host for host in self.lab.hosts if host.name in self._ill]
+        for host in ill:
+            host.crash()
+        self._join(ill)
         self._ill.clear()
 
 
