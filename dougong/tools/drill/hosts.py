@@ -155,7 +155,7 @@ class DrillHosts:
             faults.inflict(name, for_s)
         if fault.culprits == ("worker",):  # a spoilt checkpoint is found when it is needed
             self.host_of(worker, run_dir).check(["kill", "-9", str(pid)])
-        if fault.target in ("node", "link", "raylet", "head"):
+        if fault.kind in ("node_lost", "partition") or "ray" in fault.needs:
             self._ill.add(host.name)
         return Struck(name, worker, at, host.name)
 
@@ -179,17 +179,15 @@ class DrillHosts:
         """Storage of this host alone where the others have their checkpoints: what it writes there
         from now on waits when that hangs, and nobody else does."""
         disk, shared = self._own[host.name], self._checkpoints
-        for folder in shared.outside.rglob("*"):
-            if folder.is_dir():
-                (disk.outside / folder.relative_to(shared.outside)).mkdir(
-                    parents=True, exist_ok=True
-                )
+        folders = [entry for entry in shared.outside.rglob("*") if entry.is_dir()]
+        for folder in sorted(folders):
+            (disk.outside / folder.relative_to(shared.outside)).mkdir(exist_ok=True)
         host.place.mounts(["mount", "--bind", str(disk.path), str(shared.path)])
         self._undo.append(lambda: host.place.mounts(["umount", "-l", str(shared.path)]))
         return disk
 
     def heal(self) -> None:
-        """Everything is as it was: hosts that were struck begin anew, as after a repair."""
+        """Everything is as it was: hosts that were lost begin anew, as after a repair."""
         for undo in self._undo:
             undo()
         self._undo.clear()
