@@ -45,7 +45,8 @@ _IS_TWO = "order its two parts by themselves"
 class NamedFault:
     """A row. `kind`, `culprits`: the class that a diagnosis must give (or `or_kind`, where the two
     cannot be told apart), and who may be named; where `must_be_named` is false, to name nothing is
-    right too. `decision`: whether the run goes on.
+    right too, and with `is_anyones` any of that kind may be named: once a step is over nobody can
+    tell whose number it was. `decision`: whether the run goes on.
 
     `lasts_s`: how long it lasts if nobody says otherwise; None: a moment, or for good. `is_silent`:
     no step looks different, only its numbers. `refusal`: why a job file cannot order it; empty: it
@@ -60,6 +61,7 @@ class NamedFault:
     needs: tuple[Need, ...] = ()
     decision: Literal["continue", "end"] = "continue"
     must_be_named: bool = True
+    is_anyones: bool = False
     lasts_s: float | None = None
     is_silent: bool = False
     refusal: str = ""
@@ -177,6 +179,7 @@ _WORKERS = (
         "numerics",
         ("worker", "device"),
         decision="end",
+        is_anyones=True,
     ),
     _flip("weight"),
     _flip("gradient"),

@@ -45,8 +45,9 @@ class Rehearsal:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost, left or misnamed."""
-        named = all(verdict.is_right for verdict in self.verdicts)
+        """Whether all has come, and nothing was lost, left or misnamed."""
+        has_come = len(self.verdicts) == len(self.planned)
+        named = has_come and all(verdict.is_right for verdict in self.verdicts)
         return self.is_equal and named and not self.is_hung and not self.left
 
     def to_json(self) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def _fits(one: Struck, named: _Named) -> bool:
     fault = known_fault(one.fault)
     assert fault is not None, "faults come from the table"
     is_kind = named.kind in {fault.kind, fault.or_kind or fault.kind}
-    return is_kind and named.who.kind in fault.culprits and _is_of(named.who, one)
+    is_one_of = is_kind and named.who.kind in fault.culprits
+    return is_one_of and (fault.is_anyones or _is_of(named.who, one))
 
 
 def _is_of(culprit: Culprit, one: Struck) -> bool:

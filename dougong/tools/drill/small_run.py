@@ -32,8 +32,10 @@ from dougong.tools.drill.leftovers import (
 )
 from dougong.tools.drill.schedule import PlannedFault
 from dougong.tools.drill.score import Struck, drills_of
-from dougong.tools.drill.small_job import islands, small_job
+from dougong.tools.drill.small_job import STEPS, islands, small_job
 from dougong.tools.drill.strike import MemoryOfRun, strike
+
+_LAST_STEPS = 8
 
 
 def comes_from_outside(fault: PlannedFault) -> bool:
@@ -132,14 +134,17 @@ class SmallRun:
 
     def _is_due(self, number: int) -> bool:
         fault = self._planned[number]
+        step = max((row["step"] for row in self.run_dir.read_last_metrics()), default=0)
         if fault.after_s is None:
-            status = self.run_dir.read_status()
             assert fault.at_step is not None
-            return status is not None and status.step >= fault.at_step - 1
+            return step >= fault.at_step - 1
         before = self._planned[number - 1]
         come = [*drills_of(self.run_dir.read_events()), *self.struck]
         at = [one.at for one in come if (one.fault, one.worker) == (before.fault, before.worker)]
-        return bool(at) and time.monotonic() >= at[0] + fault.after_s
+        if not at:
+            return False
+        # Sooner, where the run would end before.
+        return time.monotonic() >= at[0] + fault.after_s or step >= STEPS - _LAST_STEPS
 
     def _strike(self, fault: PlannedFault) -> Struck | None:
         if fault.fault == "oom_kill":

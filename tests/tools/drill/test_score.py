@@ -53,6 +53,7 @@ KILL, STOP, PAUSE = Struck("kill", "a/0", 10.0), Struck("stop", "a/0", 10.0), St
         (Struck("fill_run_directory", "a/0", 10.0), full(10.5), True),
         (Struck("fill_run_directory", "a/0", 10.0), None, False),
         (Struck("kill_controller", "", 10.0), named(10.5, "crash", "controller", "1"), True),
+        (Struck("nan", "a/0", 10.0), named(10.5, "numerics", "worker", "b/0"), True),
         (PAUSE, full(10.5), True),
         (PAUSE, None, True),
         (PAUSE, named(14, "hang", "worker", "a/0"), False),
