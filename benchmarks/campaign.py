@@ -7,7 +7,7 @@ workers of each role, their agents and fork servers, the controller), `disk` (to
 that is full, frozen, spoilt; root), `hosts` (the small job over Ray on five hosts of a lab: machines, cables, clocks,
 Ray; root). Each row comes `--times` times, on a worker of another role each time; whom it meets, how long it lasts and
 how far apart a pair is come from the seed. A line for each goes to DIR/campaign.jsonl; what stands there is not done
-again, so `--most` makes portions. Exit status 1 when fewer than 99 of 100 are right.
+again, so `--most` and `--minutes` make portions. Exit status 1 when fewer than 99 of 100 are right.
 """
 
 from __future__ import annotations
@@ -335,9 +335,11 @@ def inject(place: Place, injection: Injection) -> tuple[ScoredFault, ...]:
 # All of them.
 
 
-def run(place_name: str, injections: Sequence[Injection], folder: Path) -> Iterator[dict[str, Any]]:
+def run(place_name: str, injections: Sequence[Injection], folder: Path, until_s: float) -> Iterator[dict[str, Any]]:
     with PLACES[place_name](folder) as place:
         for injection in injections:
+            if time.monotonic() > until_s:
+                return
             verdicts = inject(place, injection)
             yield {
                 "seed": injection.key, "fault": injection.fault.name, "place": place_name, "worker": injection.worker,
@@ -375,15 +377,17 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=3, help="how often each row comes")
     parser.add_argument("--only", nargs="+", default=list(PLACES), help="places, or rows of the vocabulary")
     parser.add_argument("--most", type=int, default=ENDLESS, help="so many injections in this call")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="none begins after so many")
     parser.add_argument("--folder", type=Path, default=Path("runs/campaign"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
+    until_s = time.monotonic() + 60 * given.minutes
     wanted = planned(given.seed, given.times)
     done = {line["seed"] for line in read_lines(given.folder)}
     left = [one for one in wanted if one.key not in done and {one.fault.name, place_of(one.fault)} & {*given.only}]
     for name in PLACES:
         own = [one for one in left[: given.most] if place_of(one.fault) == name]
-        for line in run(name, own, given.folder) if own else ():
+        for line in run(name, own, given.folder, until_s) if own else ():
             with (given.folder / LINES).open("a") as file:
                 file.write(json.dumps(line) + "\n")
     return 0 if report(read_lines(given.folder), wanted) else 1
