@@ -54,6 +54,8 @@ AFTER_S = 1.5
 HANG_S = 6.0
 """So long after the second fault of a pair, which may hide behind the first."""
 ENDLESS = 10**6
+DEVICE = {"attention_ms": 8.0, "expert_ms_per_1k_tokens": 4.0}
+"""Workers that sleep for the most part of a step: nothing else on the machine is held up by a campaign."""
 LASTS_S = {"pause": (0.3, 1.5), "slow_cpu": (3.0, 8.0), "zombie_return": (14.0, 20.0), "stop_controller": (4.0, 28.0)}
 
 
@@ -134,7 +136,9 @@ class Here(Place):
     def begin(self) -> None:
         path = self._folder / f"here-{time.time_ns()}"
         job = path.with_suffix(".yaml")
-        job.write_text(yaml.safe_dump(small_job(steps=ENDLESS, drill="allowed", checkpoint={"every": 50})))
+        at_work = [{**island, "emulate": DEVICE} for island in islands()]
+        values = small_job(steps=ENDLESS, drill="allowed", checkpoint={"every": 20}, islands=at_work)
+        job.write_text(yaml.safe_dump(values))
         words = [sys.executable, "-m", "dougong", "run", str(job), "--no-ray", "--run-dir", str(path)]
         self._memory = MemoryOfRun()
         with path.with_suffix(".out").open("w") as out:
@@ -246,7 +250,7 @@ class Hosts(Disks):
         self._hosts = DrillHosts()
 
     def begin(self) -> None:
-        at_work = [{**island, "node": LABEL} for island in islands()]
+        at_work = [{**island, "node": LABEL, "emulate": DEVICE} for island in islands()]
         name = f"run-{time.time_ns()}"
         values = small_job(steps=ENDLESS, drill=[], checkpoint={"every": 20, "keep": 3}, islands=at_work)
         self._process = self._hosts.begin(name, values)
