@@ -54,6 +54,7 @@ AFTER_S = 1.5
 HANG_S = 6.0
 """So long after the second fault of a pair, which may hide behind the first."""
 ENDLESS = 10**6
+MOST_RUNS = 3
 DEVICE = {"attention_ms": 8.0, "expert_ms_per_1k_tokens": 4.0}
 """Workers that sleep for the most part of a step: nothing else on the machine is held up by a campaign."""
 LASTS_S = {"pause": (0.3, 1.5), "slow_cpu": (3.0, 8.0), "zombie_return": (14.0, 20.0), "stop_controller": (4.0, 28.0)}
@@ -297,15 +298,17 @@ def is_calm(run_dir: RunDir, after_step: int) -> bool:
 
 
 def await_calm(place: Place) -> None:
-    """The run trains; another one where it has ended."""
-    if place.has_ended():
-        place.end()
-        place.begin()
-    status = place.run_dir.read_status() if place.run_dir.path.is_dir() else None
-    step = 0 if status is None else status.step
-    until(lambda: place.has_ended() or is_calm(place.run_dir, step + 2), "a run that trains", START_S + CALM_S)
-    if place.has_ended():
-        raise RuntimeError(f"{place.run_dir.path}: the run has ended by itself:\n{place.output()}")
+    """The run trains; another one where it has ended, or is just ending."""
+    for _ in range(MOST_RUNS):
+        if place.has_ended():
+            place.end()
+            place.begin()
+        status = place.run_dir.read_status() if place.run_dir.path.is_dir() else None
+        step = 2 if status is None else status.step + 2
+        until(lambda: place.has_ended() or is_calm(place.run_dir, step), "a run that trains", START_S + CALM_S)  # noqa: B023
+        if not place.has_ended():
+            return
+    raise RuntimeError(f"{place.run_dir.path}: the run has ended by itself:\n{place.output()}")
 
 
 def is_over(struck: Sequence[Struck], events: Sequence[Event], for_s: float | None) -> bool:
