@@ -46,6 +46,12 @@ class Control(Protocol):
         ...
 
     @property
+    def rest_requested(self) -> bool:
+        """Whether the generation is to end after the step, and the run to go on in the next one, by
+        a RestError. Workers may see it at different moments: they have to agree on it."""
+        ...
+
+    @property
     def leave_requested(self) -> bool:
         """Whether the generation is over for this worker: it ends what it is at by a PeerError."""
         ...

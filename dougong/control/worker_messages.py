@@ -139,6 +139,14 @@ class WorkerRaised:
 
 
 @dataclass(frozen=True)
+class WorkerRests:
+    """The worker's generation was to end after a step, and this worker has done the last one. Its
+    process waits for LeaveGeneration, as after a WorkerRaised that stays."""
+
+    kind: Literal["worker_rests"] = "worker_rests"
+
+
+@dataclass(frozen=True)
 class WorkerLeft:
     """The worker has left its generation, and its process waits for JoinGeneration. It holds the
     state after `step` in memory; 0: none."""
@@ -203,6 +211,7 @@ WorkerMessage = (
     | DrillAnnounced
     | WorkerWarning
     | WorkerRaised
+    | WorkerRests
     | WorkerLeft
     | StateFetched
     | StoreRequest

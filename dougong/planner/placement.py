@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
@@ -18,7 +18,8 @@ class AgentSpec:
     """One agent: `num_workers` workers of an island from index `first_index`, on one node.
 
     `node`: the node's id, or None when the placement may choose. `first_device`: number of its
-    first device among those that the agent's process can see.
+    first device among those that the agent's process can see. `room`: for how many workers it holds
+    devices; None: for those that it has. One that has none stands by.
     """
 
     name: str
@@ -30,6 +31,17 @@ class AgentSpec:
     num_workers: int
     first_device: int = 0
     node: str | None = None
+    room: int | None = None
+
+    @property
+    def num_places(self) -> int:
+        """For how many workers it holds devices."""
+        return self.num_workers if self.room is None else self.room
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether it is a spare, which has no workers yet."""
+        return self.num_workers == 0
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -58,7 +70,7 @@ def lay_out(
     Raises NoRoomError with the numbers of every node.
     """
     nodes = sorted(nodes, key=lambda node: node.order)
-    room = _FreeRoom.of(nodes, shared, kept)
+    room = FreeRoom.of(nodes, shared, kept)
     waiting = [_Wish.of(island, nodes, kept) for island in islands]
     waiting = [wish for wish in waiting if wish.indices]
     specs = list(kept)
@@ -66,6 +78,11 @@ def lay_out(
         waiting.remove(wish)
         specs += room.place(wish, waiting)
     _refuse_equal_names(specs)
+    return in_rank_order(islands, specs)
+
+
+def in_rank_order(islands: Sequence[Island], specs: Iterable[AgentSpec]) -> tuple[AgentSpec, ...]:
+    """Islands as in the job file, then by index; of an island those that stand by come last."""
     ranks = {island.name: rank for rank, island in enumerate(islands)}
     return tuple(sorted(specs, key=lambda spec: (ranks[spec.island], spec.first_index)))
 
@@ -117,7 +134,7 @@ class _Wish:
 
 
 @dataclass
-class _FreeRoom:
+class FreeRoom:
     """What is left of the nodes while islands are placed, one after the other.
 
     `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
@@ -129,12 +146,12 @@ class _FreeRoom:
     threads: dict[str, int]
 
     @staticmethod
-    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> _FreeRoom:
+    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> FreeRoom:
         devices = {}
         for node in nodes:
             for kind in node.devices:
                 devices[node.id, kind] = list(range(node.count_free(kind)))
-        room = _FreeRoom(shared, devices, {node.id: 0 for node in nodes})
+        room = FreeRoom(shared, devices, {node.id: 0 for node in nodes})
         for spec in kept:
             room._keep(spec)
         return room
@@ -152,6 +169,24 @@ class _FreeRoom:
             del indices[:count]
         return specs
 
+    def left(self, node: Node, kind: str) -> int:
+        """How many devices of a kind nobody has taken there."""
+        return len(self.devices.get((node.id, kind), ()))
+
+    def reserve(self, island: Island, node: Node, count: int, name: str) -> AgentSpec | None:
+        """An agent that stands by there, with so many devices at least in a row; None: there are
+        not so many."""
+        spec = replace(_spec(island, island.workers, 0, node.id), name=name, room=count)
+        if get_accelerator(island.accelerator).shares_machine:
+            return spec
+        left = self.devices.get((node.id, island.accelerator), [])
+        for first in left:
+            taken = range(first, first + count)
+            if set(taken) <= set(left):
+                left[:] = [number for number in left if number not in taken]
+                return replace(spec, first_device=first if self.shared else 0)
+        return None
+
     def _keep(self, spec: AgentSpec) -> None:
         assert spec.node is not None, "an agent that lives is somewhere"
         if spec.node not in self.threads:
@@ -159,7 +194,7 @@ class _FreeRoom:
         self.threads[spec.node] += spec.num_workers * spec.threads
         left = self.devices.get((spec.node, spec.accelerator))
         if self.shared and left is not None:
-            taken = range(spec.first_device, spec.first_device + spec.num_workers)
+            taken = range(spec.first_device, spec.first_device + spec.num_places)
             left[:] = [number for number in left if number not in taken]
 
     # Devices
@@ -169,22 +204,19 @@ class _FreeRoom:
         missing = len(wish.indices)
 
         def preference(node: Node) -> tuple[bool, int, int]:
-            left = self._left(node, wish.kind)
+            left = self.left(node, wish.kind)
             return left < missing, _num_claims(node, wish.kind, later), -left
 
         counts = []
         for node in sorted(wish.nodes, key=preference):
-            count = min(missing, self._left(node, wish.kind))
+            count = min(missing, self.left(node, wish.kind))
             if count:
                 counts.append((node, count))
                 missing -= count
         if missing:
-            left = [(node, self._left(node, wish.kind)) for node in wish.nodes]
+            left = [(node, self.left(node, wish.kind)) for node in wish.nodes]
             raise _too_few_devices(wish, left)
         return counts
-
-    def _left(self, node: Node, kind: str) -> int:
-        return len(self.devices.get((node.id, kind), ()))
 
     # Processors
 
@@ -322,7 +354,8 @@ def make_seats(specs: Sequence[AgentSpec], agents: Mapping[str, AgentFacts]) -> 
     what each said of itself, by name."""
     seats: list[Seat] = []
     for spec in specs:
-        seats += _seats_of(spec, agents[spec.name].node)
+        if not spec.stands_by:
+            seats += _seats_of(spec, agents[spec.name].node)
     return tuple(seats)
 
 
@@ -340,10 +373,12 @@ def _seats_of(spec: AgentSpec, node: str) -> list[Seat]:
 
 
 def devices_of(spec: AgentSpec) -> dict[str, str]:
-    """Worker -> its device, such as `cuda:3`, for all workers of an agent.
+    """Worker -> its device, such as `cuda:3`, for all workers of an agent; of one that stands by,
+    for those that it could have, under names of its own.
 
     Workers that share their machine are numbered through the island.
     """
     shared = get_accelerator(spec.accelerator).shares_machine
     first = spec.first_index if shared else spec.first_device
-    return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(spec.workers)}
+    names = spec.workers or [f"{spec.name}/{i}" for i in range(spec.num_places)]
+    return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(names)}

@@ -12,7 +12,7 @@ from dougong.parallel.plan import read_experts
 FINAL_STATES = ("FINISHED", "STOPPED", "FAILED")
 """With these a run has ended by the word of its controller."""
 
-STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", *FINAL_STATES, "LOST")
+STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", "GROWING", *FINAL_STATES, "LOST")
 """All of them. LOST is what a reader says of a run whose controller is gone."""
 
 

@@ -51,6 +51,15 @@ ForwardsOf = Callable[[int], Mapping[int, Forward]]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a worker was asked for: to stop after the step, or to rest, that the run may go on in
+    another generation."""
+
+    stop: bool = False
+    rest: bool = False
+
+
+@dataclass(frozen=True)
 class WorkerShare:
     """What one worker has of a job on a plan, before it knows its peers.
 
@@ -121,18 +130,18 @@ class Stepper:
         return self._share.optimizer
 
     def run(
-        self, step: int, forwards: ForwardsOf, stop: Callable[[], bool] | None = None
+        self, step: int, forwards: ForwardsOf, asked: Callable[[], Asked] | None = None
     ) -> StepResult:
         """One step; one that is not finite is left without its update, on all workers alike, and
-        `not_finite` of the result says so. `stop` says whether this worker was asked to stop, and
-        is asked when the gradients are there: a request that comes while they are computed still
+        `not_finite` of the result says so. `asked` says what this worker was asked for, and is
+        called when the gradients are there: a request that comes while they are computed still
         counts."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
         # are clipped, and everybody knows the step's result before any weight moves.
         gradients = self.gradients(step, forwards)
         with self._phases("exchange"):
             self._hooks.gradients_ready(gradients.tensors)
-            result = self._agree(step, gradients, stop is not None and stop())
+            result = self._agree(step, gradients, Asked() if asked is None else asked())
         with self._phases("update"):
             if result.not_finite is not None:
                 self._hooks.update_skipped(result)
@@ -210,12 +219,14 @@ class Stepper:
                     gradients[site.tensor_name(parameter, expert)] = gradient
         return gradients
 
-    def _agree(self, step: int, gradients: StepGradients, stop: bool) -> StepResult:
+    def _agree(self, step: int, gradients: StepGradients, asked: Asked) -> StepResult:
         """What all workers say of the step together. One exchange."""
         squares = self._squares(gradients.tensors)
         forms = self._share.forms
         reached = pack_reached(forms[self._share.rank].dense, self.parts.gradients.reached)
-        report = StepReport(stop, self._clock.exchange_s, gradients.losses, squares, reached)
+        report = StepReport(
+            asked.stop, self._clock.exchange_s, gradients.losses, squares, reached, asked.rest
+        )
         with self._clock.exchanging():
             reports = gather_reports(self._world, report, forms)
         job = self._job
@@ -231,6 +242,7 @@ class Stepper:
             stop=any(report.stop for report in reports),
             unreached=unreached_names(reports, forms),
             not_finite=find_not_finite(loss, norm, losses, reports),
+            rest=any(report.rest for report in reports),
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
-from dougong.errors import NumericsError
+from dougong.errors import NumericsError, RestError
 from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
@@ -59,7 +59,7 @@ from dougong.training.state import (
     state_of,
     wanted_state,
 )
-from dougong.training.step import ForwardsOf, Stepper, WorkerShare
+from dougong.training.step import Asked, ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
 
@@ -103,14 +103,16 @@ class Trainer:
         """The names of the model's experts modules, in the order of their calls."""
         return self.stepper.parts.share.replica.cut.names
 
-    def run_step(self, step: int) -> bool:
-        """One step, and what is due after it. True: stop, as agreed by all workers."""
+    def run_step(self, step: int) -> Asked:
+        """One step, and what is due after it; what all workers have agreed to do then."""
         begun = time.perf_counter()
         self._step = step
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(step, forwards, lambda: control.stop_requested)
+            result = self.stepper.run(
+                step, forwards, lambda: Asked(control.stop_requested, control.rest_requested)
+            )
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -126,7 +128,18 @@ class Trainer:
         self._judge(result, validation)
         if saves:
             self._save()
-        return result.stop
+        return Asked(result.stop, result.rest)
+
+    def rest(self) -> None:
+        """Before the generation ends by order: every save is durable, and so is this step's state
+        where no memory keeps it. Collective.
+
+        Raises RestError, when all workers are so far."""
+        memory = self.stepper.parts.memory
+        if memory is None or not memory.keeps:
+            self.finish()
+        self._wait_for_save()
+        raise RestError(f"generation {self._context.generation} ends after step {self._step}")
 
     def catch_up(self) -> None:
         """Save the state that the generation goes on from, where a checkpoint of it was due and the

@@ -32,6 +32,7 @@ from dougong.records.events import (
     RayChanged,
     Recovered,
     RecoveryDecided,
+    ReserveEvent,
     RunCreated,
     RunEnded,
     RunEvent,
@@ -51,6 +52,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.unsaved import commit_words
+from dougong.ui.event_words import given_up_words, reserve_words
 from dougong.ui.formatting import (
     count,
     duration,
@@ -119,9 +121,8 @@ def _(event: RunCreated) -> Sentence:
 @describe.register
 def _(event: StateChanged) -> Sentence:
     if event.state == "STOPPING":
-        return Sentence(
-            "warning", "stopping: the step in progress ends, then a checkpoint is written"
-        )
+        text = "stopping: the step in progress ends, then a checkpoint is written"
+        return Sentence("warning", text)
     return Sentence("quiet", f"state: {event.state.lower()}")
 
 
@@ -302,6 +303,11 @@ def _(event: RecoveryDecided) -> Sentence:
 
 
 @describe.register
+def _(event: ReserveEvent) -> Sentence:
+    return Sentence(*reserve_words(event))
+
+
+@describe.register
 def _(event: CheckpointStarted) -> Sentence:
     return Sentence("quiet", f"checkpoint of step {event.step} begins")
 
@@ -373,14 +379,7 @@ def _(event: StopRequested) -> Sentence:
 
 @describe.register
 def _(event: StepGivenUp) -> Sentence:
-    text = f"the step did not end: no worker has moved for {event.limit}"
-    places: dict[str, list[str]] = {}
-    for worker in event.workers:
-        places.setdefault(f"{worker.phase} of step {worker.step}", []).append(worker.name)
-    for place, names in places.items():
-        text += f"; {worker_list(names)} in {place}"
-    kept = f"kept is {event.checkpoint}" if event.checkpoint else "there is no checkpoint"
-    return Sentence("warning", f"{text}; the run ends without it, {kept}")
+    return Sentence("warning", given_up_words(event))
 
 
 @describe.register

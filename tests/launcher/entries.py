@@ -32,7 +32,7 @@ from dougong.control.messages import EndAgent
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, SaveFailed, StateFetched, StepDone
-from dougong.errors import DataError, LaunchError, PeerError
+from dougong.errors import DataError, LaunchError, PeerError, RestError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
@@ -76,21 +76,21 @@ def train(context: WorkerContext) -> None:
     if step > _load(context) and _is_due(job, step):
         _save(context, step)  # its checkpoint has died with the generation that had begun it
     print(f"{me.name} begins after step {step}, generation {context.generation}")
-    stopping = False
+    end = "go"
     # As a trainer does, where the storage is what is tested: beside the steps.
     saver = ThreadPoolExecutor(1) if config.get("meet") else None
-    while step < job.steps and not stopping:
+    while step < job.steps and end == "go":
         step += 1
         context.control.progress(step, "forward", 0)
         _rehearse(context, step)
         _suffer(context, step)
         time.sleep(config.get("step_s", 0.01))
-        stopping = _agree(context, step)
+        end = _agree(context, step)
         held.step = step
         if me.rank == 0:
             row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
             context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
-        if stopping or _is_due(job, step):
+        if end == "stop" or _is_due(job, step):
             context.control.progress(step, "checkpoint", 1)
             if saver is None:
                 _save(context, step)
@@ -98,6 +98,8 @@ def train(context: WorkerContext) -> None:
                 saver.submit(_save, context, step)
     if saver is not None:
         saver.shutdown()
+    if end == "rest" and step < job.steps:
+        raise RestError(f"generation {context.generation} ends after step {step}")
 
 
 def _is_due(job: Job, step: int) -> bool:
@@ -145,8 +147,8 @@ def _rehearse(context: WorkerContext, step: int) -> None:
     rehearse(context.drills, step, context.control)
 
 
-def _agree(context: WorkerContext, step: int) -> bool:
-    """Whether to stop after this step: rank 0 decides when all have come, the others read it."""
+def _agree(context: WorkerContext, step: int) -> str:
+    """Whether to stop or to rest after this step: rank 0 decides when all have come, the others read it."""
     folder = _meeting_place(context)
     verdict = folder / f"{context.generation}-{step}"
     others = [worker.rank for worker in context.plan.workers if worker.rank > 0]
@@ -156,10 +158,11 @@ def _agree(context: WorkerContext, step: int) -> bool:
     else:
         _await(context, lambda: all(file.exists() for file in arrived), f"all of step {step}")
         part = verdict.with_suffix(".part")
-        part.write_text("stop" if context.control.stop_requested else "go")
+        asked = "rest" if context.control.rest_requested else "go"
+        part.write_text("stop" if context.control.stop_requested else asked)
         part.rename(verdict)
     _await(context, verdict.exists, f"a verdict on step {step}")
-    return verdict.read_text() == "stop"
+    return verdict.read_text()
 
 
 def _save(context: WorkerContext, step: int) -> None:

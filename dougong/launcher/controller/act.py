@@ -14,6 +14,7 @@ from dougong.control.messages import (
     ForkWorkers,
     KillWorkers,
     LeaveGeneration,
+    RestAfterStep,
     StopAfterStep,
     ToWorker,
 )
@@ -23,8 +24,6 @@ from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.fault.self_inflicted import inflict
-from dougong.launcher.agent.facts import files_of
-from dougong.launcher.agent.here.code import model_types_of
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -34,12 +33,15 @@ from dougong.launcher.controller.actions import (
     AskForFingerprints,
     AskForModel,
     AskForPaths,
+    AskToRest,
     AskToStop,
     AskWhoEnded,
+    BeginReserve,
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
     EndGeneration,
+    EndRested,
     FindCheckpoint,
     FireDrill,
     ForkGeneration,
@@ -49,6 +51,7 @@ from dougong.launcher.controller.actions import (
     Record,
     RecordStep,
     SeekNodes,
+    SeeReserve,
     ShowException,
     ShowLine,
     StartAgents,
@@ -66,16 +69,25 @@ from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     Awaited,
     BackendOpened,
+    Item,
     NodesListed,
     OwnPathsTried,
     PeerRefused,
 )
+from dougong.launcher.controller.inbound.reserve_calls import begin_reserve, see_reserve
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
 from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
+
+_OfBackend = (
+    OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded | SeeReserve | BeginReserve
+)
+_OfGeneration = (
+    ForkGeneration | AskToStop | AskToRest | EndRested | EndGeneration | KillLate | FireDrill
+)
 
 
 class Actor:
@@ -118,7 +130,7 @@ class Actor:
                 self._answer(generation, answers)
             case AdoptChannel() | CloseChannel() | DropAgent() | TryMachine():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
+            case _ if isinstance(action, _OfBackend):
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
@@ -131,7 +143,7 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate() | FireDrill():
+            case _ if isinstance(action, _OfGeneration):
                 self._command(action)
 
     def close(self) -> None:
@@ -190,9 +202,7 @@ class Actor:
 
     # Agents
 
-    def _start(
-        self, action: OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded
-    ) -> None:
+    def _start(self, action: _OfBackend) -> None:
         match action:
             case OpenBackend():
                 self._backend_thread.call(lambda: BackendOpened(self._backend.open()))
@@ -205,6 +215,10 @@ class Actor:
                 self._backend_thread.call(lambda: self._place(specs))
             case AskWhoEnded():
                 self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
+            case SeeReserve(gone, kinds):
+                self._backend_thread.call(lambda: see_reserve(self._backend, gone, kinds))
+            case BeginReserve(specs):
+                self._backend_thread.call(lambda: self._begin_reserve(specs))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients."""
@@ -252,6 +266,13 @@ class Actor:
         self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
 
+    def _begin_reserve(self, specs: tuple[AgentSpec, ...]) -> Item:
+        def start() -> None:
+            self._ask_for_proof(specs)
+            self._backend.start(specs, self._settings_of, tell=lambda text: None)
+
+        return begin_reserve(specs, start)
+
     def _tell_awaited(self, text: str) -> None:
         self._inbox.put(Awaited(text))
 
@@ -270,36 +291,21 @@ class Actor:
         return facts.trouble if prover is None else prover.look(facts.agent, facts.trouble)
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
-        config = self._config
-        return AgentSettings(
-            name=spec.name,
-            island=spec.island,
-            accelerator=spec.accelerator,
-            threads=spec.threads,
-            deterministic=config.job.is_deterministic,
-            controller=self._reach.address,
-            token=config.token,
-            run_dir=str(self._run_dir.path),
-            proof=None if self._prover is None else self._prover.proof,
-            model_types=model_types_of(config.job.model, config.sources),
-            files=files_of(config.job, begins=not config.resume_point.has_committed),
-            preload=config.entries.preload,
-            cwd=config.cwd,
-            fence=config.fence,
-            deadlines=config.deadlines,
-            ports=read_ports(config.job.ports),
-        )
+        proof = None if self._prover is None else self._prover.proof
+        return self._config.settings_of(spec, self._reach.address, self._run_dir, proof)
 
     # Workers
 
-    def _command(
-        self, action: ForkGeneration | AskToStop | EndGeneration | KillLate | FireDrill
-    ) -> None:
+    def _command(self, action: _OfGeneration) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
             case AskToStop(generation):
                 self._reach.send_all(StopAfterStep(generation))
+            case AskToRest(generation):
+                self._reach.send_all(RestAfterStep(generation))
+            case EndRested(generation):
+                self._reach.send_all(LeaveGeneration(generation))
             case EndGeneration():
                 self._end_generation(action)
             case KillLate(generation, workers):
@@ -370,7 +376,7 @@ class Actor:
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )
-        for handle in self._facts.agents.all:
+        for handle in self._facts.agents.serving:
             workers = ForkWorkers(action.number, handle.spec.workers, task)
             self._reach.send(handle.spec.name, workers)
 

@@ -6,13 +6,19 @@ import hashlib
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.addresses import read_ports
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.drill import FiredDrill
 from dougong.job.schema import Job
+from dougong.launcher.agent.facts import files_of
+from dougong.launcher.agent.here.code import model_types_of
+from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.agreement import Software
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
+from dougong.records.shared_folder import FolderProof
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,33 @@ class ControllerConfig:
     def life(self) -> str:
         """A name of this controller's life, which tells nothing of the token that it is made of."""
         return hashlib.blake2b(self.token.encode(), digest_size=8, person=b"life").hexdigest()
+
+    def settings_of(
+        self,
+        spec: AgentSpec,
+        address: tuple[str, int],
+        run_dir: RunDir,
+        proof: FolderProof | None,
+    ) -> AgentSettings:
+        """What an agent is given at its start. `address`: the controller's; `proof`: as there."""
+        return AgentSettings(
+            name=spec.name,
+            island=spec.island,
+            accelerator=spec.accelerator,
+            threads=spec.threads,
+            deterministic=self.job.is_deterministic,
+            controller=address,
+            token=self.token,
+            run_dir=str(run_dir.path),
+            proof=proof,
+            model_types=model_types_of(self.job.model, self.sources),
+            files=files_of(self.job, begins=not self.resume_point.has_committed),
+            preload=self.entries.preload,
+            cwd=self.cwd,
+            fence=self.fence,
+            deadlines=self.deadlines,
+            ports=read_ports(self.job.ports),
+        )
 
     @property
     def knows_beginning(self) -> bool:

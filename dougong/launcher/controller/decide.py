@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
 from dougong.errors import (
     DougongError,
@@ -32,13 +31,15 @@ from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.departure import Parting, who_leaves
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
-from dougong.launcher.controller.looks import with_place
+from dougong.launcher.controller.looks import with_advice, with_place
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
+from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
     Ended,
+    Growing,
     Outcome,
     Recovering,
     Running,
@@ -47,7 +48,6 @@ from dougong.launcher.controller.states import (
     State,
     Stopping,
 )
-from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 
 _OF_AGENTS = (
@@ -79,6 +79,7 @@ def next_actions(
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
     urgent = _keep_house(facts) or due_drills(facts, state, policy, now)
+    urgent = urgent or Reserve(facts, policy, now).keep()
     if urgent:
         return urgent
     if facts.stop is not None and _stops_at_once(facts, state):
@@ -115,7 +116,7 @@ def _broken_promise(facts: RunFacts, policy: RunPolicy) -> ReproducibilityError 
 def _keep_house(facts: RunFacts) -> tuple[Action, ...]:
     """What is due in every state: lost agents are let go, whole checkpoints committed."""
     due: list[Action] = []
-    for handle in facts.agents.lost:
+    for handle in (*facts.agents.lost, *facts.agents.fallen):
         if not handle.is_dropped:
             due.append(DropAgent(handle.spec.name))
     if facts.generation is not None:
@@ -132,10 +133,13 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
     match state:
         case Running():
             # A step ends, or the last checkpoint is being committed; workers that still meet and
-            # build their model have no step to end.
-            return facts.generation is not None and not facts.generation.is_built
+            # build their model have no step to end. But their memory may hold what is not saved.
+            is_building = facts.generation is not None and not facts.generation.is_built
+            return is_building and not facts.is_unsaved
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
+        case Growing() | Recovering(diagnosis=None):
+            return False  # no worker has lost its step: the next generation, or this one, saves it
         case Recovering(stage=Stage.WORKERS_END):
             # A checkpoint that was whole before the failure must not be lost by a stop either.
             return facts.checkpoints.num_open == 0
@@ -184,12 +188,12 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
         raise facts.checkpoints.error
     if generation.is_settled(now, policy.deadlines):
         return _begin_recovery(facts, generation, policy, now)
-    if isinstance(state, Running) and facts.stop is not None:
+    if isinstance(state, Running | Growing) and facts.stop is not None and not generation.all_rest:
         number = generation.number
         return AskToStop(number), Enter(Stopping(number, facts.stop, now))
-    if isinstance(state, Stopping):
+    if isinstance(state, Stopping) and not generation.all_rest:
         return _give_up_step(facts, generation, state, policy.deadlines, now)
-    return ()
+    return Reserve(facts, policy, now).next_actions(state, generation)
 
 
 def _give_up_step(
@@ -266,7 +270,7 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = with_place(_with_advice(diagnose(first), facts, policy), facts, policy)
+    diagnosis = with_place(with_advice(diagnose(first), facts, policy), facts, policy)
     decision = _decision(facts, generation, diagnosis, policy, now)
     followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
     died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
@@ -297,19 +301,6 @@ def _decision(
     failure = PastFailure(generation.number, diagnosis, has_stepped, facts.step, now)
     budget = Budget(now, facts.checkpoints.committed_at)
     return decide(failure, policy.job.fault, facts.history, budget)
-
-
-def _with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
-    """An out-of-memory is answered with what the plan says of the worker's bytes."""
-    if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
-        return diagnosis
-    worker = facts.plan.worker(diagnosis.culprit.worker)
-    shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
-    handle = facts.agents.of_worker(worker.name)
-    known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None
-    inventory = facts.model.inventory
-    advice = memory_advice(policy.job, inventory, facts.plan, worker.name, known, shared)
-    return replace(diagnosis, cause=f"{diagnosis.cause}; {advice}")
 
 
 def _recover(
@@ -345,7 +336,7 @@ def _await_workers_end(
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
-    if facts.stop is not None:
+    if facts.stop is not None and state.diagnosis is not None:
         return done + _end(Outcome("STOPPED", facts.stop.status))
     return done + _begin_restart(facts, state, policy, now)
 
@@ -363,6 +354,8 @@ def _begin_restart(
     """On to the next generation, with the agents that were lost laid out and started anew."""
     if facts.agents.lost:
         return Relocation(facts, state, policy, now).seek()
+    if state.diagnosis is None:
+        return Relocation(facts, state, policy, now).grow()
     following = replace(state, stage=Stage.CHECKPOINT, since=now)
     return Preparation(facts, state, policy, now).enter(following)
 
@@ -377,7 +370,7 @@ def _end(outcome: Outcome) -> tuple[Action, ...]:
 def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
     """The outcome of an error: in a recovery, agents that do not come back are the end of what
     began with a worker's failure."""
-    if isinstance(state, Recovering) and state.stage in _OF_AGENTS:
+    if isinstance(state, Recovering) and state.stage in _OF_AGENTS and facts.history:
         return _defeat(facts, f"its agent cannot be started again: {error}")
     return Outcome("FAILED", error.exit_status, error)
 

@@ -12,7 +12,7 @@ from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.launcher.controller.actions import KillLate, Record
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation, WorkerStatus
+from dougong.launcher.controller.inbound.generation import Generation, WorkerStatus
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.launcher.controller.looks import warning
 
@@ -69,7 +69,7 @@ class Parting:
         return [s for s, at in killed if at is not None and self.now - at > limit_s]
 
 
-def is_held_in_memory(facts: RunFacts, diagnosis: Diagnosis) -> bool:
+def is_held_in_memory(facts: RunFacts, diagnosis: Diagnosis | None) -> bool:
     """Whether the next generation may go on from what its workers hold in memory.
 
     The newest committed checkpoint is given to it besides. That is read, and every byte of what is
@@ -78,7 +78,7 @@ def is_held_in_memory(facts: RunFacts, diagnosis: Diagnosis) -> bool:
     """
     generation = facts.generation
     is_held = generation is not None and generation.held_step > 0
-    return is_held and diagnosis.kind != "storage"
+    return is_held and (diagnosis is None or diagnosis.kind != "storage")
 
 
 def last_step(facts: RunFacts, found: FoundCheckpoint) -> int:

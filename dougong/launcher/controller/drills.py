@@ -13,7 +13,7 @@ from dougong.job.drills.vocabulary import FAULTS, has_worker, known_fault
 from dougong.launcher.controller.actions import Action, CloseChannel, FireDrill, Record, TakeOrder
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.states import Running, State
 from dougong.records import events
 

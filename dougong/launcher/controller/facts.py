@@ -28,9 +28,11 @@ from dougong.launcher.controller.actions import (
     AskForModel,
     AskForPaths,
     AskWhoEnded,
+    BeginReserve,
     CommitCheckpoint,
     DropAgent,
     EndGeneration,
+    EndRested,
     FindCheckpoint,
     FireDrill,
     ForgetParts,
@@ -40,7 +42,10 @@ from dougong.launcher.controller.actions import (
     KillLate,
     LoseAgent,
     Record,
+    Relay,
     SeekNodes,
+    SeeReserve,
+    StandBy,
     StartAgents,
     TakeOrder,
     TrustMemory,
@@ -50,15 +55,17 @@ from dougong.launcher.controller.actions import (
     UsePlan,
 )
 from dougong.launcher.controller.config import ResumePoint
-from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
+from dougong.launcher.controller.inbound.reserve import ReserveFacts
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.event.recovery_times import OpenRecoveries
-from dougong.records.events import FirstStep, Waiting
+from dougong.records.events import FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 
 
@@ -85,6 +92,7 @@ class RunFacts:
     orders: list[DrillOrder] = field(default_factory=list)
     first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
+    reserve: ReserveFacts = field(default_factory=ReserveFacts)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
@@ -114,6 +122,12 @@ class RunFacts:
         """All that is known before anything has happened."""
         return RunFacts(point.generation - 1, point.step, set(point.fired), point.same_since)
 
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether the generation goes on from a step that its workers' memory alone holds."""
+        found = self.checkpoints.found
+        return found is not None and found.in_memory and self.step > self.checkpoints.newest_step
+
     def generation_of(self, number: int) -> Generation | None:
         """The present generation, if this is its number: what is said of an older one is of no
         account."""
@@ -129,6 +143,7 @@ class RunFacts:
     def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone by this failure, of itself or of something that it needs."""
         own = replace(failure, workers=handle.spec.workers)
+        self.reserve.note_loss(self.host_of(handle), now)
         self.agents.lose(handle, own, self.machine_of(handle))
         if self.generation is not None:
             self.generation.note_lost(own, now)
@@ -162,12 +177,27 @@ class RunFacts:
             if handle.channel is None or handle.is_unexplained:
                 self.lose(handle, reason, now)
 
+    def note_fallen(self, reasons: Mapping[str, str], now: float) -> None:
+        """What the backend knows of agents that were to stand by and have ended before they said
+        a word; of others their connection tells it."""
+        for handle in self.agents.standing:
+            reason = reasons.get(handle.spec.name)
+            if reason is not None and (handle.channel is None or handle.is_unexplained):
+                self.lose(handle, reason, now)
+
     def machine_of(self, handle: AgentHandle) -> str:
         """The machine of an agent, as it has named it itself or as the backend listed it."""
         if handle.facts is not None:
             return handle.facts.node
         listed = [node for node in self.nodes or () if node.id == handle.spec.node]
         return listed[0].title if listed else "its node"
+
+    def host_of(self, handle: AgentHandle) -> str:
+        """The name of an agent's machine alone."""
+        if handle.facts is not None:
+            return handle.facts.node
+        listed = [node for node in self.nodes or () if node.id == handle.spec.node]
+        return listed[0].name if listed else ""
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
@@ -188,8 +218,10 @@ class RunFacts:
                 self.judged = judged
             case UsePlan(plan):
                 self.plan = plan
-            case EndGeneration() | KillLate() | ForkGeneration():
+            case EndGeneration() | EndRested() | KillLate() | ForkGeneration():
                 self._note_generation(action, now)
+            case SeeReserve() | BeginReserve() | StandBy() | Relay():
+                self._note_reserve(action, now)
             case TakeOrder(order):
                 self.orders.remove(order)
             case FireDrill():
@@ -231,11 +263,16 @@ class RunFacts:
             generation.note_drill(message.worker, message.fault, now)
 
     def _note_generation(
-        self, action: EndGeneration | KillLate | ForkGeneration, now: float
+        self, action: EndGeneration | EndRested | KillLate | ForkGeneration, now: float
     ) -> None:
         match action:
             case EndGeneration():
                 self._end_generation(action, now)
+            case EndRested(generation):
+                rested = self.generation_of(generation)
+                self.recomputation = Recomputation()
+                if rested is not None:
+                    rested.note_end(tuple(rested.workers), now)
             case KillLate(generation, workers):
                 late = self.generation_of(generation)
                 if late is not None:
@@ -254,10 +291,35 @@ class RunFacts:
             self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
             ended.note_end(action.leaving, now)
 
+    def _note_reserve(
+        self, action: SeeReserve | BeginReserve | StandBy | Relay, now: float
+    ) -> None:
+        match action:
+            case SeeReserve():
+                self.reserve.note_asked(now)
+            case BeginReserve(specs, layout):
+                self._expect(specs, layout, now)
+                self.reserve.is_busy = True
+            case StandBy(agent):
+                self.agents[agent].can_serve, self.reserve.told = True, ""
+            case Relay(layout, gone):
+                self.agents.expect((), layout)
+                self.reserve.gone.update(gone)
+                self.awaited = ""
+
+    def _expect(
+        self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float
+    ) -> None:
+        self.agents.expect(specs, layout, now)
+        # A new life of that name has ended what was left of the one before.
+        self.reserve.gone.difference_update(spec.name for spec in specs)
+
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(SpareShort(text=text)):
+                self.reserve.told = text
             case Record(FirstStep()) if self.first_step_at is None:
                 self.first_step_at = now
             case GoOn():
@@ -280,7 +342,7 @@ class RunFacts:
     ) -> None:
         match action:
             case StartAgents(specs, layout):
-                self.agents.expect(specs, layout)
+                self._expect(specs, layout, now)
                 self.agents.asked_at = now
                 self.agents.is_asked = False  # what was asked of an earlier life may have failed
                 self.are_placed = False
@@ -296,6 +358,8 @@ class RunFacts:
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):
                 self._forget_fingerprints(workers)
+                for handle in self.agents.named(tuple(workers)):
+                    handle.is_asked = True
 
     def _forget_fingerprints(self, workers: dict[str, tuple[str, ...]]) -> None:
         for names in workers.values():

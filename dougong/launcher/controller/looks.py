@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
+from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.fault.diagnosis import Diagnosis
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
@@ -18,6 +20,7 @@ from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
+from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -29,7 +32,7 @@ def look_at_agents(
 
     LaunchError when they do not run the same software, or do not share the run directory.
     """
-    known = facts.agents.facts
+    known = serving_facts(facts)
     check_agents(known, policy.software)
     described = []
     for name, said in known.items():
@@ -39,6 +42,12 @@ def look_at_agents(
     nodes = dict.fromkeys(known[handle.spec.name].node for handle in new)
     remarks = remarks_on_machines(facts.agents.joined, nodes)
     return (Record(event), *tell(facts, remarks))
+
+
+def serving_facts(facts: RunFacts) -> dict[str, AgentFacts]:
+    """What the agents have said that have workers, by name."""
+    said = {handle.spec.name: handle.facts for handle in facts.agents.serving}
+    return {name: facts for name, facts in said.items() if facts is not None}
 
 
 def look_at_memory(
@@ -92,8 +101,20 @@ def with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diag
         case "worker":
             node = facts.agents.node_of(culprit.name, policy.host)
         case "agent" | "fork_server":
-            workers = facts.agents[culprit.name].spec.workers
-            node = facts.agents.node_of(workers[0], policy.host)
+            node = facts.agents.node_of_agent(facts.agents[culprit.name], policy.host)
         case _:
             node = culprit.node
     return replace(diagnosis, culprit=replace(culprit, node=node))
+
+
+def with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """An out-of-memory is answered with what the plan says of the worker's bytes."""
+    if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
+        return diagnosis
+    worker = facts.plan.worker(diagnosis.culprit.worker)
+    shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
+    handle = facts.agents.of_worker(worker.name)
+    known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None
+    inventory = facts.model.inventory
+    advice = memory_advice(policy.job, inventory, facts.plan, worker.name, known, shared)
+    return replace(diagnosis, cause=f"{diagnosis.cause}; {advice}")

@@ -91,9 +91,10 @@ def _news(facts: RunFacts, noticed: Noticed) -> list[Record]:
 
 def _placed(facts: RunFacts, culprit: Culprit) -> Culprit:
     """With its machine, where that is one of several."""
-    worker = culprit.worker
     if culprit.kind == "agent":
-        worker = facts.agents[culprit.name].spec.workers[0]
+        node = facts.agents.node_of_agent(facts.agents[culprit.name], "")
+        return replace(culprit, node=node)
+    worker = culprit.worker
     return replace(culprit, node=facts.agents.node_of(worker, "")) if worker else culprit
 
 

@@ -17,6 +17,7 @@ from dougong.control.worker_messages import (
     WorkerLeft,
     WorkerMessage,
     WorkerRaised,
+    WorkerRests,
     WorkerWarning,
 )
 from dougong.fault.diagnosis import diagnose
@@ -29,7 +30,7 @@ from dougong.launcher.controller.actions import (
     ShowException,
 )
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
 from dougong.records.event.storage import storage_event
@@ -193,6 +194,9 @@ def observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[Ne
             return (ShowException(worker, error),)
         case WorkerDone():
             generation.note_done(worker, now)
+            return ()
+        case WorkerRests():
+            generation.workers[worker].rests = True
             return ()
         case WorkerLeft(step):
             generation.note_left(worker, step)

@@ -137,6 +137,11 @@ class StateMemory:
         """The newest step of which this process holds something; 0: none."""
         return max((holding.moment.step for holding in self.holdings()), default=0)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what the generation does is kept here, so that the next one can go on from it."""
+        return self._following is not None
+
     def open_state(
         self, world: World, wants: Sequence[Sequence[StateKey]], least_step: int
     ) -> MemorySource | None:
