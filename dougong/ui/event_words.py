@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from dougong.records.event.reserve import (
@@ -14,7 +13,7 @@ from dougong.records.event.reserve import (
     SpareStands,
     SpareTook,
 )
-from dougong.records.events import Event, RunCreated, StepGivenUp
+from dougong.records.events import StepGivenUp
 from dougong.ui.formatting import plural, worker_list
 
 
@@ -57,34 +56,3 @@ def given_up_words(event: StepGivenUp) -> str:
         text += f"; {worker_list(names)} in {place}"
     kept = f"kept is {event.checkpoint}" if event.checkpoint else "there is no checkpoint"
     return f"{text}; the run ends without it, {kept}"
-
-
-@dataclass
-class ReserveView:
-    """Who stands by, on which node, and whom the run does without, by its events."""
-
-    standing: dict[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-
-    def note(self, event: Event) -> None:
-        """One more event, in their order. A new controller has new agents, and all workers."""
-        match event:
-            case SpareStands(agent=agent, node=node):
-                self.standing[agent] = node
-            case SpareLost(agent=agent) | SpareTook(agent=agent):
-                self.standing.pop(agent, None)
-            case RunShrunk(missing=missing):
-                self.missing = missing
-            case RunGrown(workers=workers, agents=agents):
-                self.missing = tuple(name for name in self.missing if name not in workers)
-                for agent in agents:
-                    self.standing.pop(agent, None)
-            case RunCreated():
-                self.standing, self.missing = {}, ()
-
-    def lines(self) -> list[str]:
-        """One for each."""
-        lines = [f"{agent} on {node} stands by" for agent, node in self.standing.items()]
-        if self.missing:
-            lines.append(f"goes on without {worker_list(self.missing)}, until there is a node")
-        return lines

@@ -20,7 +20,9 @@ def island(name: str = "east", accelerator: Any = "cuda", workers: int = 4, **mo
     return Island(name=name, accelerator=accelerator, workers=workers, **more)
 
 
-def reserve(islands: list[Island], nodes: list[Node], kept: Any, shared: bool = True) -> list[tuple[str, Any, int, int]]:
+def reserve(
+    islands: list[Island], nodes: list[Node], kept: Any, shared: bool = True
+) -> list[tuple[str, Any, int, int]]:
     found = lay_out_reserve(islands, nodes, shared, kept)
     return [(spec.name, spec.node, spec.first_device, spec.num_places) for spec in found.specs]
 

@@ -285,7 +285,6 @@ class Reserve:
             before=before,
             now=before + len(workers),
             workers=workers,
-            agents=tuple(new),
         )
         return Relay(layout), Record(grown)
 

@@ -58,11 +58,9 @@ class RunShrunk(ReserveEvent):
 
 
 class RunGrown(ReserveEvent):
-    """Workers that the run did without are back: `now` of them, before `before`. `agents`: those
-    that stood by, and have them."""
+    """Workers that the run did without are back: `now` of them, before `before`."""
 
     kind: Literal["grown"] = "grown"
     before: int
     now: int
     workers: tuple[str, ...]
-    agents: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from dougong.records.events import from_json, to_json
         SpareLost(generation=1, agent="a", node="n", reason="r"),
         SpareShort(generation=1, text="t"),
         RunShrunk(generation=1, before=3, now=2, missing=("a/0",), reason="r"),
-        RunGrown(generation=1, before=2, now=3, workers=("a/0",), agents=("a",)),
+        RunGrown(generation=1, before=2, now=3, workers=("a/0",)),
     ],
 )
 def test_what_is_written_is_read(event: RunEvent) -> None:
