@@ -29,9 +29,9 @@ from dougong.records.events import (
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import commit_words
+from dougong.ui.event_words import OpenTroubles
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES, failure_words
-from dougong.ui.storage_words import OpenTroubles
 
 _STATES_WITHOUT_PACE = ("recovering", "growing", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
