@@ -181,8 +181,8 @@ class Here(Place):
     def _spoil(self, name: str, worker: str) -> Struck:
         """What no job file may order: into the worker's own vector, as its agent would."""
         pid = pid_of(self.run_dir, worker)
-        files = Path(f"/proc/{pid}/fd")
-        (place,) = {entry for entry in files.iterdir() if "dougong-progress" in os.readlink(entry)}
+        places = [entry for entry in Path(f"/proc/{pid}/fd").iterdir() if "dougong-progress" in os.readlink(entry)]
+        (place,) = {entry.stat().st_ino: entry for entry in places}.values()
         vector = ProgressVector(os.open(place, os.O_RDWR))
         vector.order_fault(OrderedFault(name))
         vector.close()
