@@ -318,9 +318,13 @@ def is_over(struck: Sequence[Struck], events: Sequence[Event], for_s: float | No
     *_, last = judge(struck, events)
     fault, passed = known_fault(struck[-1].fault), time.monotonic() - struck[-1].at
     assert fault is not None
-    least_s = (for_s or 0.0) + AFTER_S if len(struck) == 1 else HANG_S
-    is_named = bool(last.kind) or not fault.must_be_named or len(struck) > 1
-    if not is_named or (passed < least_s and not (fault.must_be_named and fault.target == "worker")):
+    if len(struck) > 1:
+        has_settled = passed > HANG_S
+    elif fault.must_be_named:
+        has_settled = bool(last.kind) and (fault.target == "worker" or passed > (for_s or 0.0))
+    else:
+        has_settled = passed > (for_s or 0.0) + AFTER_S
+    if not has_settled:
         return False
     failed = [event.generation for event in events if isinstance(event, FailureDiagnosed)]
     begun = [event.generation for event in events if isinstance(event, FirstStep)]
@@ -387,6 +391,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="none begins after so many")
     parser.add_argument("--folder", type=Path, default=Path("runs/campaign"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has begun ends with it
     given.folder.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + 60 * given.minutes
     wanted = planned(given.seed, given.times)
