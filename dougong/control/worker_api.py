@@ -105,7 +105,8 @@ class WorkerContext:
     `resume`: a committed and verified checkpoint directory, None to start fresh. `address`: this
     process's own network address. `drills`: this worker's, not yet fired. `sources`: with what the
     run began; None: nobody has kept that. `fence`: the number of the controller, `life`: a
-    name that no other has. `kept`: the same in every generation of a process.
+    name that no other has. `kept`: the same in every generation of a process. `recorded`: the last
+    step whose row the controller has.
     """
 
     job: Job
@@ -121,3 +122,4 @@ class WorkerContext:
     fence: int = 0
     life: str = ""
     kept: Kept = field(default_factory=Kept)
+    recorded: int = 0

@@ -159,11 +159,13 @@ class WorkerLeft:
 class StateFetched:
     """The worker's part holds the state after `step`. `tiers`: the bytes that it has taken from its
     own memory ("own"), a peer's ("peer"), a local disk ("disk") and a checkpoint ("checkpoint");
-    `seconds`: how long that took."""
+    `seconds`: how long that took; `rows`: of steps up to this one that the controller has not heard
+    of, each with its generation."""
 
     step: int
     tiers: dict[str, int]
     seconds: float
+    rows: tuple[dict[str, Any], ...] = ()
     kind: Literal["state_fetched"] = "state_fetched"
 
 

@@ -238,8 +238,9 @@ class RunDir:
         return stamped
 
     def stamp_row(self, row: MetricsRow) -> MetricsRow:
-        """The row with the writer's number and the wall clock, as it would be written now."""
-        return {**row, "fence": self.fence, "wall": self._wall()}
+        """The row with both clocks and the writer's number, as it would be written now."""
+        clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
+        return {**row, "fence": self.fence, **clocks}
 
     def write_row(self, stamped: MetricsRow) -> None:
         """Append a row that has its stamp. StorageError where it cannot be; then it may be tried

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -47,6 +47,7 @@ from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
+from dougong.training.results.kept_rows import KeptRows
 from dougong.training.results.metrics import step_row
 from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
@@ -88,6 +89,8 @@ class Trainer:
         self._phases = stepper.parts.phases
         self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
+        self._rows = _kept_rows(context)
+        self._held_up_s = 0.0  # by saves, since the last row
         self._skips = non_finite.SkippedSteps(context.job.fault)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
@@ -123,8 +126,13 @@ class Trainer:
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
         is_new = result.not_finite is None
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
+        told = self._keep_row(result, step_s, saves)
+        begun = time.perf_counter()
         validation = self._validate(is_last)
-        self._report(result, step_s, validation, whole=saves)
+        if validation is not None:
+            loss, took_s = evaluation_mean(validation), time.perf_counter() - begun
+            told = self._more_of(told, {"val_loss": loss, "validate_s": took_s})
+        self._report(told, whole=saves)
         self._judge(result, validation)
         if saves:
             self._save()
@@ -188,23 +196,25 @@ class Trainer:
             rounds = self._forwards.of_validation(validation.batches)
             return self.stepper.evaluate_each(rounds, self._step)
 
-    def _report(
-        self,
-        result: StepResult,
-        step_s: float,
-        validation: Mapping[LossKey, float] | None,
-        whole: bool,
-    ) -> None:
-        """Tell the controller of the step, once for all workers. `whole`: also what is large, and
-        what was sent since the last such step. Collective."""
-        traffic = self._traffic.row() if whole else {}
-        if self._context.worker.rank != 0:
-            return
+    def _keep_row(self, result: StepResult, step_s: float, whole: bool) -> dict[str, Any]:
+        """The step's row, which every worker keeps as soon as its state is that of the step.
+        `whole`: also what is large."""
         row = step_row(self._job, self._context.plan, result, step_s)
-        if validation is not None:
-            row["val_loss"] = evaluation_mean(validation)
-        row |= self.stepper.parts.hooks.metrics(whole) | traffic
-        self._context.control.send(StepDone(self._step, row))
+        if self._held_up_s:
+            row["save_s"], self._held_up_s = self._held_up_s, 0.0
+        return self._more_of(row, self.stepper.parts.hooks.metrics(whole))
+
+    def _more_of(self, row: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+        row = {**row, **more}
+        self._rows.keep(self._context.generation, row)
+        return row
+
+    def _report(self, row: dict[str, Any], whole: bool) -> None:
+        """Tell the controller of the step, once for all workers. `whole`: also what was sent since
+        the last such step. Collective."""
+        traffic = self._traffic.row() if whole else {}
+        if self._context.worker.rank == 0:
+            self._context.control.send(StepDone(self._step, {**row, **traffic}))
 
     def _report_bad_step(self, result: StepResult, step_s: float) -> None:
         """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
@@ -245,6 +255,7 @@ class Trainer:
         self.stepper.parts.world.barrier()
 
     def _save(self, patience_s: float | None = None) -> None:
+        begun = time.perf_counter()
         with self._phases("checkpoint"):
             parts = self.stepper.parts
             if parts.ledger is not None:
@@ -252,6 +263,7 @@ class Trainer:
             state = state_of(parts.share.replica, parts.share.optimizer)
             if self._saver.stage(self._step, state, patience_s):
                 self._saved_step = self._step
+        self._held_up_s += time.perf_counter() - begun
 
     def _durable(self, part: CheckpointPart) -> None:
         """Called by the writer thread."""
@@ -306,11 +318,21 @@ def _read_share(
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     tiers = {} if start.source is None else dict(start.source.tiers)
-    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun))
+    untold = _kept_rows(context).begin(context.recorded, start.step)
+    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun, untold))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
         memory.follow(world, context.plan, state, start.step, start.digest)
     return share, start
+
+
+def _kept_rows(context: WorkerContext) -> KeptRows:
+    """Those of this process, over all generations."""
+    rows = context.kept.get(KeptRows)
+    if rows is None:
+        rows = KeptRows()
+        context.kept.keep(rows)
+    return rows
 
 
 def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:

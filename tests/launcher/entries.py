@@ -1,6 +1,7 @@
 """What the launcher's tests have workers do instead of training: small loops without a model, and every kind of fault.
 
-`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation};
+`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation,
+moment: begun or untold, when the step is done and nobody has told it};
 `kernels`, {island: word}, lets islands compute differently; `memory`: workers keep the newest step in memory, and a
 generation goes on from there; `meet`: the folder where workers meet, for runs whose own directory is ill.
 Workers step together by files in the run directory; a checkpoint is one small file per worker, of the real format.
@@ -20,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
+from dougong.training.results.kept_rows import KeptRows
 from dougong.training.start.preflight import Inspection
 
 PATIENCE_S = 60.0
@@ -60,9 +62,10 @@ def fingerprint(probing: Probing) -> Fingerprint:
 
 @dataclass
 class Held:
-    """What a toy worker keeps in memory: its newest step."""
+    """What a toy worker keeps in memory: its newest step, and the rows of the last ones."""
 
     step: int
+    rows: KeptRows = field(default_factory=KeptRows)
 
 
 def train(context: WorkerContext) -> None:
@@ -87,9 +90,12 @@ def train(context: WorkerContext) -> None:
         time.sleep(config.get("step_s", 0.01))
         end = _agree(context, step)
         held.step = step
+        row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+        row |= {"grad_norm": 1.0, "lr": 1e-3, "islands": {}}
+        held.rows.keep(context.generation, row)
+        _suffer(context, step, "untold")
         if me.rank == 0:
-            row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
-            context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
+            context.control.send(StepDone(step, row))
         if end == "stop" or _is_due(job, step):
             context.control.progress(step, "checkpoint", 1)
             if saver is None:
@@ -122,7 +128,8 @@ def _start_step(context: WorkerContext, held: Held) -> int:
     newest = min((step for step in steps if step > 0), default=0)
     tier = "checkpoint" if newest == 0 else "own" if held.step else "peer"
     held.step = newest or checkpoint
-    context.control.send(StateFetched(held.step, {tier: 8}, 0.001))
+    untold = held.rows.begin(context.recorded, held.step)
+    context.control.send(StateFetched(held.step, {tier: 8}, 0.001, untold))
     return held.step
 
 
@@ -204,9 +211,9 @@ def _load(context: WorkerContext) -> int:
     return int(json.loads((context.resume / "model" / "toy-0.json").read_text())["step"])
 
 
-def _suffer(context: WorkerContext, step: int) -> None:
+def _suffer(context: WorkerContext, step: int, moment: str = "begun") -> None:
     for fault in context.job.model.config.get("faults", ()):
-        here = (context.worker.name, step) == (fault["worker"], fault["step"])
+        here = (context.worker.name, step, moment) == (fault["worker"], fault["step"], fault.get("moment", "begun"))
         if here and context.generation <= fault.get("generation", 1):
             _FAULTS[fault["do"]](context)
 

@@ -276,6 +276,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         fence=task.fence,
         life=task.life,
         kept=kept,
+        recorded=task.recorded,
     )
     resolve(task.entry)(context)
     return WorkerDone()

@@ -367,6 +367,7 @@ class Actor:
             drills=action.drills,
             fence=self._config.fence,
             life=self._config.life,
+            recorded=min(self._facts.recorded, action.step),
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )

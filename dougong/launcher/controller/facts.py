@@ -73,7 +73,8 @@ from dougong.records.recomputation import Ledgers, Recomputation
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
+    `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose row
+    is recorded. `fired`: drills that have come;
     `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
     seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
@@ -88,6 +89,7 @@ class RunFacts:
     number: int
     step: int
     fired: set[FiredDrill]
+    recorded: int = 0
     same_since: int = 1
     orders: list[DrillOrder] = field(default_factory=list)
     first_step_at: float | None = None
@@ -120,7 +122,8 @@ class RunFacts:
     @staticmethod
     def at(point: ResumePoint) -> RunFacts:
         """All that is known before anything has happened."""
-        return RunFacts(point.generation - 1, point.step, set(point.fired), point.same_since)
+        fired = set(point.fired)
+        return RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
 
     @property
     def is_unsaved(self) -> bool:
@@ -368,6 +371,7 @@ class RunFacts:
 
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
+        self.recorded = min(self.recorded, action.step)
         self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
         self.health.begin_generation()
         self.recoveries.note_begun(now)
