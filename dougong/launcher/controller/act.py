@@ -138,9 +138,8 @@ class Actor:
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
                 self._ask_for_fingerprints(workers)
-            case UseModel(model):
-                if model.sources is not None:
-                    keep_sources(self._run_dir, model.sources)
+            case UseModel(model) if model.sources is not None:
+                keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
             case _ if isinstance(action, _OfGeneration):

@@ -41,6 +41,7 @@ def assert_good(proof: Proof, count: int) -> None:
     assert told.is_good and (told.done, told.equal, told.hung, told.dirty) == (count, count, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_schedule_ends_with_the_bits_of_the_undisturbed_run(folder: Path) -> None:
     assert_good(Proof(folder, 5), 1)
