@@ -51,6 +51,8 @@ RIGHT = 0.99
 CALM_S, OVER_S, START_S = 90.0, 150.0, 120.0
 AFTER_S = 1.5
 """So long after the end of what need not be named it is waited for what is named in error."""
+RAY_S = 30.0
+"""Ray's own looks at its parts take so long."""
 HANG_S = 6.0
 """So long after the second fault of a pair, which may hide behind the first."""
 ENDLESS = 10**6
@@ -323,7 +325,8 @@ def is_over(struck: Sequence[Struck], events: Sequence[Event], for_s: float | No
     elif fault.must_be_named:
         has_settled = bool(last.kind) and (fault.target == "worker" or passed > (for_s or 0.0))
     else:
-        has_settled = passed > (for_s or 0.0) + AFTER_S
+        least_s = RAY_S if "ray" in fault.needs else (for_s or 0.0) + AFTER_S
+        has_settled = passed > least_s or (bool(last.kind) and "ray" in fault.needs)
     if not has_settled:
         return False
     failed = [event.generation for event in events if isinstance(event, FailureDiagnosed)]
