@@ -43,9 +43,9 @@ from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
-from dougong.ui.course import Course
 from dougong.ui.formatting import count, duration, loss, plural, step_range
-from dougong.ui.goodput import course_of
+from dougong.ui.goodput.course import Course
+from dougong.ui.goodput.meter import course_of
 from dougong.ui.health import percent
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries

@@ -33,6 +33,8 @@ def fault_rows(history: History) -> list[FaultRow]:
         *disturbances.troubles(story),
         *disturbances.unsaved(story),
         *disturbances.ray(story),
+        *disturbances.fewer_workers(story),
+        *disturbances.spares(story),
         *disturbances.others(story),
     ]
     rows += disturbances.unseen_drills(story)

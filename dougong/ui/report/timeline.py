@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from dougong.records.status import Goodput
-from dougong.ui.course import Course, Part, Stretch
 from dougong.ui.formatting import duration
-from dougong.ui.goodput import PARTS, WORDS
+from dougong.ui.goodput.course import Course, Part, Stretch
+from dougong.ui.goodput.meter import PARTS, WORDS
 from dougong.ui.health import percent
 from dougong.ui.report.fault_row import FaultRow
 from dougong.ui.report.line_chart import svg
