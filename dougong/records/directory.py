@@ -34,6 +34,7 @@ from dougong.records.files import (
     ROOM,
     cannot_begin,
     create_file,
+    is_empty_folder,
     make_run_folder,
     replace_file,
 )
@@ -101,12 +102,13 @@ class RunDir:
         wins."""
         run = cls(path)
         make_run_folder(run.path)
-        taken = [p.name for p in (run.job_file, run.metrics_file, run.checkpoints) if p.exists()]
+        kept = (run.job_file, run.metrics_file, run.checkpoints)
         try:
+            taken = [p.name for p in kept if p.exists() and not is_empty_folder(p)]
             if not taken and not create_file(run.events_file):
                 taken = [run.events_file.name]
             if not taken:
-                run.checkpoints.mkdir()
+                run.checkpoints.mkdir(exist_ok=True)
                 return run
         except OSError as error:
             raise cannot_begin(run.path, error) from error

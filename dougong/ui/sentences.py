@@ -264,7 +264,7 @@ def _(event: DrillFired) -> Sentence:
         when = f"{event.after_s:g} s after the first step"
     elif event.by_command:
         when = f"in step {event.step}, by `dougong drill`"
-    return Sentence("warning", f"drill: {event.action} {event.worker}{lasts} {when}")
+    return Sentence("warning", f"drill: {event.action} {event.worker}".rstrip() + f"{lasts} {when}")
 
 
 @describe.register

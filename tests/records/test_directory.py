@@ -38,7 +38,10 @@ def test_create_then_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("leftover", ["job.yaml", "events.jsonl", "metrics.jsonl", "checkpoints"])
 def test_create_refuses_an_existing_run(tmp_path: Path, leftover: str) -> None:
-    (tmp_path / leftover).mkdir() if leftover == "checkpoints" else (tmp_path / leftover).write_text("")
+    if leftover == "checkpoints":
+        (tmp_path / leftover / "step-000005").mkdir(parents=True)
+    else:
+        (tmp_path / leftover).write_text("")
     with pytest.raises(LaunchError, match=rf"holds a run already \({leftover}\).*dougong resume"):
         RunDir.create(tmp_path)
 

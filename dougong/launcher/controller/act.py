@@ -23,6 +23,7 @@ from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
+from dougong.fault.self_inflicted import inflict
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -309,7 +310,11 @@ class Actor:
                 self._end_generation(action)
             case KillLate(generation, workers):
                 self._kill(generation, workers)
-            case FireDrill(agent, message):
+            case FireDrill(None, message):
+                # Another controller is to know of it: it comes once in the life of the run.
+                self._recorder.settle(self._config.deadlines.storage_told_s)
+                inflict(message.fault, message.for_s)
+            case FireDrill(str(agent), message):
                 self._reach.send(agent, message)
 
     def _end_generation(self, action: EndGeneration) -> None:

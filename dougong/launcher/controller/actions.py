@@ -330,9 +330,10 @@ class TakeOrder:
 
 @dataclass(frozen=True)
 class FireDrill:
-    """Have an agent do what a drill says. `fired`: by what it is known; None: a command's."""
+    """Have an agent do what a drill says, or the controller itself where no agent is named.
+    `fired`: by what it is known; None: a command's."""
 
-    agent: str
+    agent: str | None
     message: InflictFault
     fired: FiredDrill | None
 

@@ -92,7 +92,8 @@ class ControllerConfig:
     its lease on the run. `cwd`: the directory in which the command was given. `job_text`: what
     job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
     nothing has changed nothing. `sources`: what the run had read from outside its job file when it
-    began, None for one that begins now."""
+    began, None for one that begins now. `is_followed`: another controller begins when this one
+    dies."""
 
     job: Job
     token: str
@@ -103,6 +104,7 @@ class ControllerConfig:
     deadlines: Deadlines = DEADLINES
     job_text: str | None = None
     sources: RunSources | None = None
+    is_followed: bool = False
 
     @property
     def life(self) -> str:
@@ -156,7 +158,7 @@ class RunPolicy:
     node see each other's devices. `software`: of the controller's own machine, which the nodes must
     have too; None: it is not compared. `has_sources`: whether a run that goes on knows what it had
     read when it began, or begins only now. `may_grow`: whether nodes may yet join, or others give
-    back what they hold.
+    back what they hold. `is_followed`: as in `ControllerConfig`.
     """
 
     job: Job
@@ -167,6 +169,7 @@ class RunPolicy:
     software: Software | None = None
     has_sources: bool = True
     may_grow: bool = False
+    is_followed: bool = False
 
     @property
     def host(self) -> str:

@@ -76,6 +76,7 @@ class Controller:
             software_here(config.job, config.sources),
             config.knows_beginning,
             backend.may_grow,
+            config.is_followed,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())

@@ -262,7 +262,7 @@ class RunFacts:
         if action.fired is not None:
             self.fired.add(action.fired)
         generation, message = self.generation_of(action.message.generation), action.message
-        if generation is not None:
+        if generation is not None and action.agent is not None:
             generation.note_drill(message.worker, message.fault, now)
 
     def _note_generation(
