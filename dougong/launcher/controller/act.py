@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from functools import partial
-from pathlib import Path
 
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
@@ -77,7 +76,7 @@ from dougong.launcher.controller.inbound.items import (
 from dougong.launcher.controller.inbound.reserve_calls import begin_reserve, see_reserve
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
-from dougong.records.kept_sources import keep_sources
+from dougong.records.kept_sources import keep_sources, own_tokenizer
 from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
@@ -352,12 +351,7 @@ class Actor:
             self._reach.send(agent, ForkWorkers(0, asked, task))
 
     def _own_tokenizer(self, sources: RunSources | None) -> str | None:
-        """The run's copy of the tokenizer, None where there is none to copy."""
-        if sources is None or not sources.tokenizer:
-            return None
-        folder, name = self._run_dir.own_tokenizer, Path(str(self._config.job.data.tokenizer))
-        is_file = str(name.expanduser()) in sources.tokenizer
-        return str(folder / name.name if is_file else folder)
+        return own_tokenizer(self._run_dir, str(self._config.job.data.tokenizer), sources)
 
     def _fork(self, action: ForkGeneration) -> None:
         model = self._facts.model
