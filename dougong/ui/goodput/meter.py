@@ -133,7 +133,7 @@ class GoodputMeter:
             under_way = min(ahead, usual_s) if self._part == "between" else 0.0
             parts["training"] += under_way
             parts["noticing" if self._part == "between" else self._part] += ahead - under_way
-        told = {part: round(seconds, 6) for part, seconds in parts.items()}
+        told: dict[str, float] = {part: round(seconds, 6) for part, seconds in parts.items()}
         under_way = round(under_way, 6)
         return Goodput(parts=told, under_way_s=under_way, steps_again=self._num_again)
 
@@ -292,13 +292,14 @@ def in_order(events: Sequence[Event], rows: Iterable[MetricsRow]) -> Iterator[Ev
 
 
 def _is_before(event: Event, row: MetricsRow) -> bool:
-    if event.fence != row.get("fence", 0):
-        return event.fence < row.get("fence", 0)
+    fence, generation = int(row.get("fence", 0)), int(row.get("generation", 1))
+    if event.fence != fence:
+        return event.fence < fence
     if "monotonic_s" in row:
-        return event.monotonic_s <= row["monotonic_s"]
-    if event.generation != row.get("generation", 1):
-        return event.generation < row.get("generation", 1)
-    return event.wall <= row.get("wall", "")
+        return event.monotonic_s <= float(row["monotonic_s"])
+    if event.generation != generation:
+        return event.generation < generation
+    return event.wall <= str(row.get("wall", ""))
 
 
 def follow(meter: GoodputMeter, events: Sequence[Event], rows: Iterable[MetricsRow]) -> list[float]:
