@@ -18,7 +18,7 @@ class TrainTask:
 
     `sources`: what the run has read from outside its job file, as it was when it began (None: it is
     read now); `tokenizer`: the run's own copy. So below. `life`: of the controller, a name that no
-    other has.
+    other has. `rolls_back`, `skips`: as in WorkerContext.
     """
 
     entry: str
@@ -32,6 +32,8 @@ class TrainTask:
     drills: tuple[Drill, ...] = ()
     fence: int = 0
     life: str = ""
+    rolls_back: bool = False
+    skips: tuple[int, ...] = ()
     task: Literal["train"] = "train"
 
 

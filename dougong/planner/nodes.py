@@ -22,7 +22,8 @@ class Node:
     counted. `free`: how many of them nobody holds; None: all. `holders`: who holds the others, in
     words. `cpus`: how many it offers, and `free_cpus` those that nobody holds (None: all).
     `resources`: names of what its owner has marked it with. `gone`: in words, since when it does
-    not answer, empty for one that does.
+    not answer, empty for one that does. `keys`: its devices by number, where all agents there know
+    them by the same one; `left_out`: keys of those that are in quarantine.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Node:
     free_cpus: float | None = None
     resources: frozenset[str] = frozenset()
     gone: str = ""
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

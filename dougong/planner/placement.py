@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
@@ -18,7 +18,8 @@ class AgentSpec:
     """One agent: `num_workers` workers of an island from index `first_index`, on one node.
 
     `node`: the node's id, or None when the placement may choose. `first_device`: number of its
-    first device among those that the agent's process can see.
+    first device among those that the agent's process can see. `num_spared`: so many more it holds,
+    of which it leaves out those that are in quarantine, since nobody can choose which it is given.
     """
 
     name: str
@@ -30,6 +31,7 @@ class AgentSpec:
     num_workers: int
     first_device: int = 0
     node: str | None = None
+    num_spared: int = 0
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -121,7 +123,8 @@ class _FreeRoom:
     """What is left of the nodes while islands are placed, one after the other.
 
     `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
-    been placed, by the node's id.
+    been placed, by the node's id. Devices in quarantine are passed over by their numbers where they
+    are known; else whoever takes some takes so many more.
     """
 
     shared: bool
@@ -133,7 +136,7 @@ class _FreeRoom:
         devices = {}
         for node in nodes:
             for kind in node.devices:
-                devices[node.id, kind] = list(range(node.count_free(kind)))
+                devices[node.id, kind] = _numbers(node, kind)
         room = _FreeRoom(shared, devices, {node.id: 0 for node in nodes})
         for spec in kept:
             room._keep(spec)
@@ -184,7 +187,10 @@ class _FreeRoom:
         return counts
 
     def _left(self, node: Node, kind: str) -> int:
-        return len(self.devices.get((node.id, kind), ()))
+        return max(len(self.devices.get((node.id, kind), ())) - self._num_spared(node, kind), 0)
+
+    def _num_spared(self, node: Node, kind: str) -> int:
+        return 0 if self.shared else len(node.left_out.get(kind, ()))
 
     # Processors
 
@@ -230,14 +236,24 @@ class _FreeRoom:
         self.threads[node.id] += len(indices) * island.threads
         left = self.devices.get((node.id, island.accelerator))
         numbers = list(range(len(indices)))
+        num_spared = self._num_spared(node, island.accelerator)
         if left is not None:
-            taken, left[:] = left[: len(indices)], left[len(indices) :]
+            num_taken = len(indices) + num_spared
+            taken, left[:] = left[:num_taken], left[num_taken:]
             numbers = taken if self.shared else numbers
         specs = []
         for first, number, count in _runs(indices, numbers):
             first_device = number if self.shared and left is not None else 0
-            specs.append(_spec(island, first, count, node.id, first_device))
+            spec = _spec(island, first, count, node.id, first_device)
+            specs.append(replace(spec, num_spared=num_spared))
         return specs
+
+
+def _numbers(node: Node, kind: str) -> list[int]:
+    """Of the devices that are left there before anybody is placed."""
+    left_out, keys = node.left_out.get(kind, ()), node.keys.get(kind, ())
+    bad = [number for number, key in enumerate(keys) if key in left_out]
+    return [number for number in range(node.count_free(kind)) if number not in bad]
 
 
 def _runs(indices: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -273,15 +289,27 @@ def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomErr
     is_held = len(wish.indices) <= found + held
     text = (
         f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
-        f"{free} ({nodes}); {_advice(wish, is_held)}"
+        f"{free} ({nodes}); {_advice(wish, is_held)}{_words_on_quarantine(wish)}"
     )
     return NoRoomError(text, is_held)
+
+
+def _words_on_quarantine(wish: _Wish) -> str:
+    keys: list[str] = []
+    for node in wish.nodes:
+        keys += node.left_out.get(wish.kind, ())
+    if not keys:
+        return ""
+    lift = f"-o 'fault.quarantine.lift=[{', '.join(keys)}]'"
+    return f"; `dougong resume` with {lift} uses devices again that have been mended"
 
 
 def _words_on(node: Node, kind: str, left: int) -> str:
     """`alpha (10.0.0.1) has 4 cuda, 1 free; held by job other`."""
     total, free = node.count(kind), node.count_free(kind)
     words = f"{node.title} has {total} {kind}"
+    if node.left_out.get(kind):
+        words += f", {len(node.left_out[kind])} in quarantine"
     if left == total:
         return words
     if free < total and node.holders:

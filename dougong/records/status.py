@@ -82,7 +82,7 @@ class RunStatus(BaseModel):
     checkpoint and why, empty where the newest one was committed; `fence`: the number of the
     controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
     `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
-    seems to hold up the run, one line each."""
+    seems to hold up the run, one line each; `quarantine`: devices that are used no more."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,6 +100,7 @@ class RunStatus(BaseModel):
     ray: str = ""
     storage: str = ""
     suspects: tuple[str, ...] = ()
+    quarantine: tuple[str, ...] = ()
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

@@ -88,7 +88,7 @@ class Trainer:
         self._phases = stepper.parts.phases
         self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
-        self._skips = non_finite.SkippedSteps(context.job.fault)
+        self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
@@ -110,7 +110,9 @@ class Trainer:
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(step, forwards, lambda: control.stop_requested)
+            result = self.stepper.run(
+                step, forwards, lambda: control.stop_requested, self._skips.listed
+            )
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -119,7 +121,7 @@ class Trainer:
         is_last = result.stop or step == self._job.steps
         # A step without its update has the weights of the one before. While such steps last, the
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
-        is_new = result.not_finite is None
+        is_new = not result.is_skipped
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
         validation = self._validate(is_last)
         self._report(result, step_s, validation, whole=saves)
@@ -202,11 +204,15 @@ class Trainer:
             self._context.control.send(StepDone(self._step, row))
 
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
-        """Tell of a step that was skipped, and stop or warn where the validation loss shows that
-        this step's weights are of no use. All workers judge alike."""
+        """Tell of a step that was skipped, or computed twice, and stop or warn where the validation
+        loss shows that this step's weights are of no use. All workers judge alike."""
         is_first = self._context.worker.rank == 0
-        if result.not_finite is not None and is_first:
-            self._context.control.send(non_finite.skip_message(result, self._skips.in_a_row))
+        repeated = non_finite.repeated_message(result)
+        if repeated is not None and is_first:
+            self._context.control.send(repeated)
+        if result.is_skipped and is_first:
+            data, in_a_row = self._forwards.data, self._skips.in_a_row
+            self._context.control.send(non_finite.skip_message(result, in_a_row, data))
         if validation is None or math.isfinite(evaluation_mean(validation)):
             return
         text = non_finite.validation_words(self._step, validation)
@@ -288,7 +294,9 @@ def _read_share(
     was, and the memory follows from there. Collective."""
     begun = time.perf_counter()
     open_memory: OpenMemory = no_memory
-    if memory is not None:
+    if memory is not None and context.rolls_back:
+        memory.forget()
+    elif memory is not None:
         open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)

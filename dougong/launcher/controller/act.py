@@ -287,6 +287,7 @@ class Actor:
             fence=config.fence,
             deadlines=config.deadlines,
             ports=read_ports(config.job.ports),
+            avoided=self._facts.avoided(spec),
         )
 
     # Workers
@@ -362,6 +363,8 @@ class Actor:
             drills=action.drills,
             fence=self._config.fence,
             life=self._config.life,
+            rolls_back=action.rolls_back,
+            skips=action.skips,
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )

@@ -65,7 +65,7 @@ class Controller:
         self._config = config
         self._inbox = inbox
         self.recorder = recorder
-        self._facts = RunFacts.at(config.resume_point)
+        self._facts = RunFacts.at(config.resume_point, config.job.fault.quarantine.lift)
         self._actor = Actor(config, self._facts, inbox, backend, recorder)
         self._policy = RunPolicy(
             config.job,
@@ -113,6 +113,7 @@ class Controller:
             waiting=facts.awaited,
             ray=facts.ray,
             suspects=suspect_words(facts),
+            quarantine=tuple(str(device) for device in facts.quarantine.all),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

@@ -3,16 +3,18 @@ what the controller itself did; nothing here decides or acts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.fault.devices import DeviceWatch
 from dougong.fault.drill import FiredDrill
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.paths import PathFacts
 from dougong.fault.policy import PastFailure
+from dougong.fault.quarantine import Quarantine
 from dougong.fault.router_watch import RouterWatch
 from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
@@ -57,8 +59,9 @@ from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
+from dougong.planner.placement import AgentSpec
 from dougong.records.event.recovery_times import OpenRecoveries
-from dougong.records.events import FirstStep, Waiting
+from dougong.records.events import DeviceQuarantined, FirstStep, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 
 
@@ -75,7 +78,9 @@ class RunFacts:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
     did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. `ray`: what of Ray is gone, in words. What is not known yet is None.
+    words; empty: none. `ray`: what of Ray is gone, in words. `devices`: what they have told;
+    `quarantine`: those that are used no more, and `withdrawn` by agent, why it must be laid out
+    anew without one. `skipped`: steps that the run leaves out. What is not known yet is None.
     """
 
     number: int
@@ -103,6 +108,10 @@ class RunFacts:
     plan: Plan | None = None
     generation: Generation | None = None
     health: HealthWatch = field(default_factory=HealthWatch)
+    devices: DeviceWatch = field(default_factory=DeviceWatch)
+    quarantine: Quarantine = field(default_factory=lambda: Quarantine.of(()))
+    withdrawn: dict[str, str] = field(default_factory=dict)
+    skipped: set[int] = field(default_factory=set)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
     recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
@@ -110,9 +119,13 @@ class RunFacts:
     error: DougongError | None = None
 
     @staticmethod
-    def at(point: ResumePoint) -> RunFacts:
-        """All that is known before anything has happened."""
-        return RunFacts(point.generation - 1, point.step, set(point.fired), point.same_since)
+    def at(point: ResumePoint, lifted: Collection[str] = ()) -> RunFacts:
+        """All that is known before anything has happened. `lifted`: keys of devices that are used
+        again."""
+        facts = RunFacts(point.generation - 1, point.step, set(point.fired), point.same_since)
+        facts.quarantine = Quarantine.of(point.quarantined, lifted)
+        facts.skipped = set(point.skipped)
+        return facts
 
     def generation_of(self, number: int) -> Generation | None:
         """The present generation, if this is its number: what is said of an older one is of no
@@ -128,6 +141,7 @@ class RunFacts:
 
     def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone by this failure, of itself or of something that it needs."""
+        self.withdrawn.pop(handle.spec.name, None)
         own = replace(failure, workers=handle.spec.workers)
         self.agents.lose(handle, own, self.machine_of(handle))
         if self.generation is not None:
@@ -168,6 +182,39 @@ class RunFacts:
             return handle.facts.node
         listed = [node for node in self.nodes or () if node.id == handle.spec.node]
         return listed[0].title if listed else "its node"
+
+    # Devices
+
+    @property
+    def usable_nodes(self) -> tuple[Node, ...]:
+        """The nodes as listed, with what is in quarantine."""
+        found = []
+        for node in self.nodes or ():
+            left_out = {kind: self.quarantine.on(node.name, kind) for kind in node.devices}
+            found.append(replace(node, left_out=left_out))
+        return tuple(found)
+
+    def avoided(self, spec: AgentSpec) -> tuple[str, ...]:
+        """Keys of devices that an agent leaves out by itself: it holds more than it needs."""
+        nodes = [node.name for node in self.nodes or () if node.id == spec.node]
+        if not spec.num_spared or not nodes:
+            return ()
+        return self.quarantine.on(nodes[0], spec.accelerator)
+
+    def device_of(self, worker: str) -> tuple[str, str]:
+        """The accelerator of a worker's device, and the name of its node as nodes are listed."""
+        handle = self.agents.of_worker(worker)
+        assert handle is not None, "who has told of a device is one of the run's agents"
+        names = [node.name for node in self.nodes or () if node.id == handle.spec.node]
+        said = "" if handle.facts is None else handle.facts.node
+        return handle.spec.accelerator, names[0] if names else said
+
+    def _note_quarantine(self, event: DeviceQuarantined) -> None:
+        self.quarantine.add(event.device)
+        self.devices.forget(event.worker)
+        handle = self.agents.of_worker(event.worker)
+        if handle is not None:
+            self.withdrawn[handle.spec.name] = f"laid out anew without {event.device}"
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
@@ -258,6 +305,8 @@ class RunFacts:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(DeviceQuarantined() as event):
+                self._note_quarantine(event)
             case Record(FirstStep()) if self.first_step_at is None:
                 self.first_step_at = now
             case GoOn():

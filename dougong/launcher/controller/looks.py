@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
 from dougong.control.messages import Message
 from dougong.fault.diagnosis import Diagnosis
@@ -18,6 +19,7 @@ from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
+from dougong.planner.memory_advice import memory_advice
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -97,3 +99,16 @@ def with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diag
         case _:
             node = culprit.node
     return replace(diagnosis, culprit=replace(culprit, node=node))
+
+
+def with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diagnosis:
+    """An out-of-memory is answered with what the plan says of the worker's bytes."""
+    if diagnosis.kind != "out_of_memory" or facts.plan is None or facts.model is None:
+        return diagnosis
+    worker = facts.plan.worker(diagnosis.culprit.worker)
+    shared = get_accelerator(worker.device.partition(":")[0]).shares_machine
+    handle = facts.agents.of_worker(worker.name)
+    known = handle.facts.memory_bytes if handle is not None and handle.facts is not None else None
+    inventory = facts.model.inventory
+    advice = memory_advice(policy.job, inventory, facts.plan, worker.name, known, shared)
+    return replace(diagnosis, cause=f"{diagnosis.cause}; {advice}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dougong.control.messages import DevicesRead
 from dougong.control.path_messages import CONTROLLER
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
@@ -15,6 +16,8 @@ from dougong.fault.suspicion import Suspicion, WorkerView
 from dougong.fault.watch import Noticed
 from dougong.launcher.controller.actions import Record, TryMachine
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
+from dougong.planner.placement import devices_of
 from dougong.records import events
 
 
@@ -44,13 +47,35 @@ def observe_health(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[R
         return ()
     views = generation.views(now)
     found = _reach(facts, views, now, deadlines).suspicions()
-    noticed = facts.health.look(views, found, deadlines)
+    of_devices = facts.devices.suspicions(now)
+    noticed = facts.health.look(views, (*found, *of_devices), deadlines)
     for due in noticed.due:
         if due.agents:
             _lose(facts, due, now)
         else:
             generation.note_hung(due, now)
+    for blame in facts.devices.unusable(now):
+        generation.note_device(blame.failure(now), now)
     return tuple(_news(facts, noticed))
+
+
+def observe_devices(
+    facts: RunFacts, handle: AgentHandle, read: DevicesRead, now: float
+) -> tuple[Record, ...]:
+    """What an agent's devices tell of themselves."""
+    name, news = handle.spec.name, []
+    if read.problem and facts.devices.note_problem(name, read.problem):
+        text = f"agent {name}: how its devices are is not known: {read.problem}"
+        news.append(Record(events.WarningRaised(generation=facts.number, text=text)))
+    node = facts.agents.node_of(handle.spec.workers[0], "")
+    for worker, device in devices_of(handle.spec).items():
+        reading = read.readings.get(device)
+        if reading is None:
+            continue
+        culprit = Culprit("device", reading.key, node)
+        for text in facts.devices.note(culprit, worker, reading, now):
+            news.append(Record(events.NoteTaken(generation=facts.number, text=text)))
+    return tuple(news)
 
 
 def _reach(facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: Deadlines) -> Reach:

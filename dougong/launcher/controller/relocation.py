@@ -73,7 +73,7 @@ class FirstLayout:
             return ()
         job = self.policy.job
         try:
-            layout = lay_out(job.islands, facts.nodes, self.policy.shared_devices)
+            layout = lay_out(job.islands, facts.usable_nodes, self.policy.shared_devices)
         except NoRoomError as error:
             return self._wait(error)
         check_ports(read_ports(job.ports), layout, facts.nodes, facts.host or "")
@@ -232,14 +232,23 @@ class Relocation:
             waited = deadlines.words("backend_open_s")
             return self._wait(f"the nodes are not known after {waited}") if is_late else ()
         kept = tuple(handle.spec for handle in self.facts.agents.living)
-        fit = [node for node in nodes if not self._is_left_alone(node)]
+        usable = self.facts.usable_nodes
+        fit = [node for node in usable if not self._is_left_alone(node)]
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
             check_ports(read_ports(job.ports), layout, fit, self.facts.host or "")
         except LaunchError as error:
+            self._refuse_without_devices(error)
             return self._wait(str(error))
         return self._start(layout, kept)
+
+    def _refuse_without_devices(self, error: LaunchError) -> None:
+        """Raises the error where time alone brings no device back: those of the only machine are in
+        quarantine."""
+        is_alone = not self.policy.may_grow and isinstance(error, NoRoomError)
+        if is_alone and self.facts.quarantine.all:
+            raise error
 
     def _is_left_alone(self, node: Node) -> bool:
         unfit = self._search.unfit.get(node.id)

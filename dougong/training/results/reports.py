@@ -50,7 +50,8 @@ class StepResult:
     exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop;
     unreached: the trained dense tensors that the step's graph reached on no lane. They have no
     gradient, which is another thing than a gradient of zero; not_finite: what of the step is NaN or
-    infinite, None for one as it should be.
+    infinite, None for one as it should be; was_not_finite: the same of a first computation, after
+    which this is the second; is_skipped: it is left without its update.
     """
 
     step: int
@@ -61,6 +62,8 @@ class StepResult:
     stop: bool
     unreached: frozenset[str] = frozenset()
     not_finite: NotFinite | None = None
+    was_not_finite: NotFinite | None = None
+    is_skipped: bool = False
 
 
 _ENTRY = struct.Struct("<?d")
