@@ -157,6 +157,13 @@ class DeviceWatch:
         if device is not None:
             self._told.pop(device, None)
 
+    def absolve(self, device: Culprit) -> None:
+        """It has failed of what it has told: that counts no second time."""
+        told = self._told.get(device)
+        if told is not None:
+            told.faults.clear()
+            told.uncorrected_at = -math.inf
+
     def worker_on(self, device: Culprit) -> str | None:
         """Who computes on it."""
         users = self._device_of.items()
@@ -192,7 +199,8 @@ class DeviceWatch:
         device = self._device_of.get(worker)
         if device is None or now - failed_at > DEADLINES.device_word_s:
             return True
-        return self._told[device].seen_at > failed_at
+        told = self._told[device]
+        return told.seen_at > failed_at or told.blame(device, now) is not None
 
 
 def may_be_the_device_s(failure: Failure) -> bool:

@@ -142,6 +142,8 @@ class RunFacts:
     def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone by this failure, of itself or of something that it needs."""
         self.withdrawn.pop(handle.spec.name, None)
+        for worker in handle.spec.workers:
+            self.devices.forget(worker)  # those of another life may be others
         own = replace(failure, workers=handle.spec.workers)
         self.agents.lose(handle, own, self.machine_of(handle))
         if self.generation is not None:
@@ -296,6 +298,7 @@ class RunFacts:
         has_stepped = ended is not None and ended.has_stepped
         self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
         self.recomputation = Recomputation()
+        self.devices.absolve(diagnosis.culprit)
         if ended is not None:
             first_sign_at = ended.first_sign_of(diagnosis, now)
             self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
