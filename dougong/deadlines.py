@@ -122,6 +122,7 @@ class Deadlines:
     neighbour_lost_s: float = 0.7  # three of a machine's short messages and a bit have not come
     # What devices tell of themselves. A driver may hang, and whoever asks it hangs with it.
     telemetry_tool_s: float = 6.0  # a vendor's tool has answered, on a machine that is busy
+    telemetry_start_s: float = 60.0  # the first reading, on a machine that is busy with its start
     telemetry_silence_s: float = 10.0  # nothing has come from who reads the devices: it hangs
     device_blame_s: float = 60.0  # a worker fails so soon after its device: the device did it
     device_word_s: float = 1.5  # a driver says why a worker has just failed, if it knows

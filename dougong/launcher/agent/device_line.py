@@ -22,11 +22,13 @@ _MODULE = "dougong.launcher.agent.device_reader"
 
 @dataclass
 class _Reader:
-    """One such process. `said_at`: when something has come from it (monotonic seconds)."""
+    """One such process. `said_at`: when something has come from it, or it was begun (monotonic
+    seconds); `has_begun`: whether something has come."""
 
     process: subprocess.Popen[bytes]
     channel: Channel
     said_at: float
+    has_begun: bool = False
 
 
 class DeviceLine:
@@ -62,9 +64,10 @@ class DeviceLine:
             if self._ending is None and not self._is_over and now >= self._begin_at:
                 self._begin(now)
             return
-        if now - self._reader.said_at > self._deadlines.telemetry_silence_s:
-            limit = self._deadlines.words("telemetry_silence_s")
-            self._tell(DevicesRead(problem=f"nothing from its driver for {limit}"))
+        limit = "telemetry_silence_s" if self._reader.has_begun else "telemetry_start_s"
+        if now - self._reader.said_at > getattr(self._deadlines, limit):
+            words = self._deadlines.words(limit)
+            self._tell(DevicesRead(problem=f"nothing from its driver for {words}"))
             self._reader.process.kill()
             self._end(now)
 
@@ -106,7 +109,7 @@ class DeviceLine:
             self._end(channel.heard_at)
             return
         for message in messages:
-            reader.said_at = channel.heard_at
+            reader.said_at, reader.has_begun = channel.heard_at, True
             if isinstance(message, DevicesRead):
                 self._tell(message)
 
