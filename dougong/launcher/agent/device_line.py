@@ -53,6 +53,7 @@ class DeviceLine:
         self._reader: _Reader | None = None
         self._begin_at = 0.0
         self._ending: subprocess.Popen[bytes] | None = None
+        self._kill_at = 0.0
         self._is_over = False
 
     def tick(self, now: float) -> None:
@@ -119,6 +120,7 @@ class DeviceLine:
         self._reader.channel.close()
         self._ending, self._reader = self._reader.process, None
         self._begin_at = now + self._deadlines.telemetry_retry_s
+        self._kill_at = now + self._deadlines.kill_s
 
     def _look_at_end(self, process: subprocess.Popen[bytes], now: float) -> None:
         code = process.poll()
@@ -126,5 +128,5 @@ class DeviceLine:
             # By itself and well: there is nothing to read, and nobody begins anew.
             self._is_over |= code == 0
             self._ending = None
-        elif now >= self._begin_at:
+        elif now >= self._kill_at:
             process.kill()  # it has closed its line, and has not ended since

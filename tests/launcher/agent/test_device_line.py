@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from dougong.accelerators.telemetry.reading import DeviceFault
 from dougong.control.messages import DevicesRead
-from dougong.deadlines import DEADLINES
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.launcher.agent.device_line import DeviceLine
 from tests.accelerators.pretended import NAME, PretendedDevices, offer
 
-QUICK = dataclasses.replace(DEADLINES, telemetry_silence_s=1.5, telemetry_retry_s=0.2)
+QUICK = dataclasses.replace(DEADLINES, telemetry_retry_s=0.2)
+IMPATIENT = dataclasses.replace(QUICK, telemetry_start_s=4.0)
 LIMIT_S = 60.0
 
 
@@ -30,10 +31,10 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretendedDevices
 class Agent:
     """As much of one as this line needs."""
 
-    def __init__(self, kind: str, variables: dict[str, str]) -> None:
+    def __init__(self, kind: str, deadlines: Deadlines, variables: dict[str, str]) -> None:
         self.told: list[DevicesRead] = []
         self.selector = selectors.DefaultSelector()
-        self.line = DeviceLine(kind, variables, self.selector, self.told.append, QUICK)
+        self.line = DeviceLine(kind, variables, self.selector, self.told.append, deadlines)
 
     def run(self, until: Callable[[], object]) -> None:
         deadline = time.monotonic() + LIMIT_S
@@ -52,8 +53,8 @@ class Agent:
 
 
 @contextlib.contextmanager
-def agent(kind: str = NAME, **variables: str) -> Iterator[Agent]:
-    made = Agent(kind, variables)
+def agent(kind: str = NAME, deadlines: Deadlines = QUICK, **variables: str) -> Iterator[Agent]:
+    made = Agent(kind, deadlines, variables)
     try:
         yield made
     finally:
@@ -61,16 +62,20 @@ def agent(kind: str = NAME, **variables: str) -> Iterator[Agent]:
         made.selector.close()
 
 
-def test_what_devices_tell_arrives_and_a_driver_that_hangs_is_given_up(devices: PretendedDevices) -> None:
-    fault = DeviceFault("Code 7", "it is tired", "reset")
+def test_what_devices_tell_arrives(devices: PretendedDevices) -> None:
+    fault, name = DeviceFault("Code 7", "it is tired", "reset"), f"{NAME}:0"
     with agent(PRETENDED_VISIBLE_DEVICES="1") as made:
         made.run(lambda: made.told)
-        assert {name: reading.key for name, reading in made.told[0].readings.items()} == {f"{NAME}:0": "PRE-1"}
+        assert {device: reading.key for device, reading in made.told[0].readings.items()} == {name: "PRE-1"}
         devices.say(1, fault)
-        made.run(lambda: any(one.readings[f"{NAME}:0"].faults == (fault,) for one in made.told))
-        devices.mark("hangs")
+        made.run(lambda: made.told[-1].readings[name].faults == (fault,))
+
+
+def test_a_driver_that_hangs_is_given_up_and_asked_again(devices: PretendedDevices) -> None:
+    devices.mark("hangs")
+    with agent(deadlines=IMPATIENT) as made:
         made.run(lambda: made.problems)
-        assert made.problems == ["nothing from its driver for 1.5 s"]
+        assert made.problems == ["nothing from its driver for 4 s"]
         devices.mend("hangs")
         made.run(lambda: made.told[-1].readings)  # by another one
 
