@@ -8,11 +8,11 @@ from dougong.accelerators.telemetry.reading import DeviceReading
 from dougong.accelerators.telemetry.xid import xid
 from dougong.control.messages import AgentReady, DevicesRead, Heartbeat
 from dougong.control.progress import WorkerProgress, WorkerSigns
-from dougong.control.worker_messages import WorkerLeft
+from dougong.control.worker_messages import StepRepeated, UpdateSkipped, WorkerLeft
 from dougong.errors import NoRoomError
 from dougong.fault.culprit import Culprit
 from dougong.fault.quarantine import Quarantine, QuarantinedDevice
-from dougong.launcher.controller.actions import StartAgents
+from dougong.launcher.controller.actions import ForkGeneration, StartAgents
 from dougong.launcher.controller.inbound.items import AgentsPlaced, BackendOpened, NodesListed
 from dougong.launcher.controller.states import Recovering, Running, Stage
 from dougong.planner.nodes import Node
@@ -106,6 +106,43 @@ def test_elsewhere_a_node_is_awaited() -> None:
     made.play(told(79), Passes(0.5), leave("east/0", "east/1"), killed("west/0"), NodesListed((node(3),)))
     assert isinstance(made.state, Recovering) and made.state.stage is Stage.ROOM
     assert "1 in quarantine" in made.event("waiting").text
+
+
+def test_steps_that_were_left_out_are_left_out_by_every_later_generation() -> None:
+    made = trained()
+    made.play(worker("east/0", UpdateSkipped(1, 1.0, 2.0, "a loss", 1, 0, 7, (3,), times=2)))
+    assert [(event.kind, getattr(event, "action", "")) for event in made.events] == [
+        ("decision", "skip_batch"), ("step_skipped", ""),
+    ]  # fmt: skip
+    assert made.event("step_skipped").windows == (3,) and made.event("step_skipped").last_sample == 7
+    made.play(worker("east/0", StepRepeated(2, "a gradient")))
+    assert made.events[-1].reason == "step 2 was not finite (a gradient); computed once more it is"
+    made.play(exits("west/0", -9), leave("east/0", "east/1"))
+    (fork,) = [action for action in made.actions if isinstance(action, ForkGeneration)]
+    assert (fork.skips, fork.rolls_back, fork.in_memory) == ((1,), False, True)
+
+
+def test_numbers_that_nobody_has_computed_are_not_gone_on_from() -> None:
+    """What workers hold in memory may be as wrong; the checkpoint's digests are its own."""
+    made = trained(actions={"crash": "roll_back"}).play(exits("west/0", -9), leave("east/0", "east/1"), found(None))
+    assert made.event("decision").action == "roll_back"
+    (fork,) = [action for action in made.actions if isinstance(action, ForkGeneration)]
+    assert (fork.rolls_back, fork.in_memory) == (True, False)
+
+
+def test_storage_that_fails_again_is_given_time() -> None:
+    """No generation begins before the pause is over."""
+    made = trained()
+    for number, pause_s in ((1, 0.0), (2, 2.0)):
+        made.clear().play(raises("west/0", "StorageError", "CheckpointError", generation=number))
+        made.play([worker(name, WorkerLeft(1), number) for name in ("east/0", "east/1")])
+        made.play(exits("west/0", 1, number))
+        begins_at = made.now + pause_s
+        made.play(Passes(pause_s / 2), found(None))
+        assert (made.state == Running(number + 1)) is (made.now >= begins_at)
+        made.play(Passes(pause_s), found(None))
+        assert made.state == Running(number + 1)
+        assert made.event("decision").action == "wait_for_storage"
 
 
 def test_a_worker_that_fails_after_its_device_has_told_of_a_fault() -> None:
