@@ -145,3 +145,13 @@ def test_a_library_that_refuses_is_an_error_of_ours() -> None:
     library.lost.add(7)
     with pytest.raises(DeviceError, match="NVML"):
         NvidiaTelemetry(library)
+
+
+@pytest.mark.gpu
+def test_the_gpus_of_this_machine_are_read() -> None:
+    pynvml.nvmlInit()
+    telemetry = NvidiaTelemetry(pynvml)
+    readings = telemetry.read(0.1)
+    assert readings and all(reading.key.startswith("GPU-") and not reading.faults for reading in readings)
+    assert all(reading.temperature_c is not None for reading in readings)
+    telemetry.close()
