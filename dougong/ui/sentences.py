@@ -59,7 +59,7 @@ from dougong.ui.formatting import (
     size,
     worker_list,
 )
-from dougong.ui.step_words import recomputed_words, skipped_words
+from dougong.ui.step_words import again_words, skipped_words
 from dougong.ui.storage_words import healed_words, trouble_words
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
@@ -233,7 +233,7 @@ def _(event: FirstStep) -> Sentence:
 
 @describe.register
 def _(event: StepsRecomputed) -> Sentence:
-    return Sentence("good" if event.differs_from is None else "warning", recomputed_words(event))
+    return Sentence("good" if event.differs_from is None else "warning", again_words(event))
 
 
 @describe.register

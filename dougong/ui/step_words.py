@@ -8,7 +8,7 @@ from dougong.ui.formatting import step_range
 _NAMED = 6
 
 
-def recomputed_words(event: StepsRecomputed) -> str:
+def again_words(event: StepsRecomputed) -> str:
     """Whether they have the bits that they had."""
     if event.differs_from is None:
         return f"{step_range(event.first, event.last)} computed again: the same bits"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from dougong.records.events import StepSkipped, StepsRecomputed
-from dougong.ui.step_words import recomputed_words, skipped_words
+from dougong.ui.step_words import again_words, skipped_words
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from dougong.ui.step_words import recomputed_words, skipped_words
     ],
 )
 def test_steps_that_are_computed_again(event: StepsRecomputed, words: str) -> None:
-    assert recomputed_words(event) == words
+    assert again_words(event) == words
 
 
 def test_a_step_that_is_left_out_names_its_samples() -> None:
