@@ -3,8 +3,8 @@
     python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
 
 Parts: kill, stop, agent, fork_server (one machine); node, cable, cable_alone (hosts of a lab, root); drills (random
-schedules, held against the undisturbed run); campaign (every row of the vocabulary that one machine can do); torchft,
-ray_train, torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures is
+schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too); torchft, ray_train,
+torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures is
 appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
 
 Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
@@ -36,13 +36,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import yaml
 
 from dougong.control.environment import child_environment
-from dougong.job.drills.vocabulary import continuing
 from dougong.records.directory import RunDir
 from dougong.records.events import Event, FirstStep, Recovered
-from dougong.testing import HostFaults, Lab, RayCluster
+from dougong.testing import HostFaults, Lab, LabError, RayCluster
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.proof import Proof
-from dougong.tools.drill.schedule import PlannedFault, drawable
+from dougong.tools.drill.schedule import PlannedFault
 from dougong.tools.drill.small_job import WORKERS, small_job
 
 LINES = "recovery.jsonl"
@@ -79,7 +78,7 @@ def main() -> None:
         print(f"{part}: load {os.getloadavg()[0]:.1f}", flush=True)
         try:
             PARTS[part](options.folder, part, options.n)
-        except MissingError as error:
+        except (MissingError, LabError) as error:
             print(f"{part}: left out: {error}", flush=True)
     report(options.folder)
 
@@ -187,28 +186,10 @@ def lose_host(lab: Lab, cluster: RayCluster, fault: str) -> tuple[float, dict[st
 
 def drills(folder: Path, part: str, n: int) -> None:
     """Random schedules, each to the bits of the undisturbed run."""
-    proof = Proof(folder / "drills", seed=1)
+    proof = Proof(folder / "drills", seed=1, has_lab=part == "lab_drills")
     for rehearsal in proof.rehearse(n):
         print(f"  {rehearsal.key}: {'; '.join(map(str, rehearsal.verdicts))}; {rehearsal.bits}", flush=True)
     print(f"  {proof.summary(n).words}", flush=True)
-
-
-def campaign(folder: Path, part: str, n: int) -> None:
-    """Every row that one machine can do, at least three times and a hundred faults in all; goes on where it ended."""
-    rows = [row for row in drawable(continuing(), has_lab=False) if not row.parts]
-    times = max(3, -(-100 // len(rows)))
-    done = read_lines(folder, "campaign")
-    wanted = [(row.name, number) for number in range(times) for row in rows]
-    with long_run(folder / f"run-campaign-{time.time_ns()}") as run_dir:
-        drills = RunDrills(run_dir)
-        for number, (name, turn) in enumerate(wanted[len(done) :], len(done)):
-            for_s = 2.0 if name in ("pause", "slow_cpu") else None
-            planned = PlannedFault(name, WORKERS[(number + turn) % len(WORKERS)], after_s=1.0, for_s=for_s)
-            verdict = drills.rehearse(planned)
-            line = {"part": "campaign", **verdict.to_json(), "load": round(os.getloadavg()[0], 1)}
-            with (folder / LINES).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"  {number + 1} of {len(wanted)}: {verdict}", flush=True)
 
 
 # Peers.
@@ -361,10 +342,7 @@ def report(folder: Path) -> None:
     medians = {}
     for part in PARTS:
         rows = read_lines(folder, part)
-        if part == "campaign" and rows:
-            right = sum(row["is_right"] for row in rows)
-            print(f"campaign: {right} of {len(rows)} faults with the right class and culprit")
-        elif rows:
+        if rows:
             seconds = [row["seconds"] for row in rows]
             loads = [row["load"] for row in rows]
             medians[part] = statistics.median(seconds)
@@ -391,7 +369,7 @@ PARTS: dict[str, Callable[[Path, str, int], None]] = {
     "cable": in_lab,
     "cable_alone": in_lab,
     "drills": drills,
-    "campaign": campaign,
+    "lab_drills": drills,
     **dict.fromkeys(START, peer),
 }
 

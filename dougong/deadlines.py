@@ -147,6 +147,7 @@ class Deadlines:
     exit_poll_every_s: float = 0.02  # a system without pidfd
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
+    reserve_every_s: float = 5.0  # the same beside the training, while agents should stand by
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
 
     def words(self, name: str) -> str:

@@ -95,3 +95,8 @@ class PeerError(DougongError):
     time; empty where the message failed otherwise."""
 
     waited_for: tuple[str, ...] = ()
+
+
+class RestError(PeerError):
+    """A worker's generation ends after a step, as the controller has asked: no step is lost, and
+    its process waits for the next generation. Nothing has failed."""

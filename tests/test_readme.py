@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dougong.cli.main import COMMANDS
+from dougong.deadlines import DEADLINES
+from dougong.job.drills.vocabulary import FAULTS, NamedFault, known_fault
 from dougong.job.schema import Island
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,3 +87,41 @@ def test_the_readme_s_islands_are_a_valid_part_of_a_job() -> None:
     (text,) = blocks("yaml")
     islands = [Island.model_validate(raw) for raw in yaml.safe_load(text)["islands"]]
     assert [island.accelerator for island in islands] == ["cuda", "npu"]
+
+
+HEAD_OF_CASES = ["fault", "what happens by itself", "within", "what is kept", "what you do"]
+
+
+def cases() -> list[list[str]]:
+    """The rows of the table of what happens at 3 a.m."""
+    _, _, section = README.partition("## At 3 a.m.")
+    lines = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert rows[0] == HEAD_OF_CASES
+    return rows[2:]
+
+
+def faults_of(row: list[str]) -> list[NamedFault]:
+    """Those that the row names before its colon."""
+    named = re.findall(r"`([\w+]+)`", row[0].partition(":")[0])
+    found = [known_fault(name) for name in named]
+    assert all(found), f"no fault of the vocabulary: {row[0]}"
+    return [fault for fault in found if fault is not None]
+
+
+def test_every_fault_has_one_row_for_the_operator_at_3_a_m() -> None:
+    named = [fault.name for row in cases() for fault in faults_of(row)]
+    assert sorted(named) == sorted(fault.name for fault in FAULTS)
+
+
+@pytest.mark.parametrize("row", cases(), ids=lambda row: row[0][:40])
+def test_a_row_says_what_happens_what_is_kept_and_what_to_do(row: list[str]) -> None:
+    assert len(row) == len(HEAD_OF_CASES) and row[1] and row[3] and row[4]
+    ends = {fault.decision == "end" for fault in faults_of(row)}
+    assert ends == {row[1].startswith("the run ends")}, "as the vocabulary decides"
+    text = " ".join(row)
+    for key, seconds in re.findall(r"`fault\.deadlines\.(\w+)` \((\d+) s\)", text):
+        assert getattr(DEADLINES, key) == float(seconds), key
+    assert text.count("fault.deadlines.") == len(re.findall(r"fault\.deadlines\.\w+` \(\d+ s\)", text))
+    known = {command.name for command in COMMANDS}
+    assert set(re.findall(r"`dougong (\w+)", text)) <= known

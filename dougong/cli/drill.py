@@ -9,7 +9,7 @@ import typer
 
 from dougong.cli.tables import plain_table, print_table
 from dougong.errors import JobError
-from dougong.job.drills.vocabulary import FAULTS
+from dougong.job.drills.vocabulary import FAULTS, has_worker
 from dougong.records.directory import RunDir
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.proof import Proof
@@ -32,7 +32,10 @@ def drill(
     count: Annotated[int, typer.Option(min=1, help="How many schedules, or faults of a run.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come.")] = False,
     fault: Annotated[
-        str | None, typer.Option(help="This fault in place of drawn ones, with --on.")
+        str | None,
+        typer.Option(
+            help="This fault in place of drawn ones, with --on (but for the controller's)."
+        ),
     ] = None,
     on: Annotated[str | None, typer.Option(metavar="WORKER", help="To whom, for --fault.")] = None,
     for_s: Annotated[
@@ -42,6 +45,9 @@ def drill(
         Path,
         typer.Option(help="Where the small job's runs and lines go; goes on with what is there."),
     ] = Path("runs/drill"),
+    lab: Annotated[
+        bool, typer.Option("--lab", help="Small job: draw what takes root and hosts, too.")
+    ] = False,
     show: Annotated[bool, typer.Option("--list", help="Print the vocabulary of faults.")] = False,
 ) -> None:
     """Rehearse faults, on a run that allows it or on a small job of its own.
@@ -56,17 +62,20 @@ def drill(
     if show:
         _print_table()
         return
-    if (fault is None) != (on is None):
-        raise JobError("--fault and --on go together: --fault stop --on east/1")
+    takes_worker = fault is not None and has_worker(fault)
+    if takes_worker != (on is not None):
+        text = "--fault and --on go together: --fault stop --on east/1"
+        raise JobError(text if fault is None or takes_worker else f"{fault} takes no --on")
     if run_dir is None and fault is not None:
         raise JobError("--fault is for a run: dougong drill RUN_DIR --fault stop --on east/1")
     if run_dir is None:
-        _on_small_job(Proof(folder, seed), count, dry_run)
+        _on_small_job(Proof(folder, seed, has_lab=lab), count, dry_run)
         return
     drills = RunDrills(RunDir.open(run_dir))
-    planned = list(drills.draw(seed, count)) if fault is None else []
-    if fault is not None and on is not None:
-        planned = [PlannedFault(fault, on, after_s=0.0, for_s=for_s)]
+    if fault is None:
+        planned = list(drills.draw(seed, count))
+    else:
+        planned = [PlannedFault(fault, on or "", after_s=0.0, for_s=for_s)]
     _on_run(drills, planned, dry_run)
 
 
@@ -83,8 +92,7 @@ def _on_run(drills: RunDrills, planned: list[PlannedFault], dry_run: bool) -> No
 
 
 def _on_small_job(proof: Proof, count: int, dry_run: bool) -> None:
-    for number in range(1, count + 1) if dry_run else ():
-        key = f"{proof.seed}/{number}"
+    for key in proof.keys(count) if dry_run else ():
         typer.echo(f"{key}: {'; '.join(map(str, proof.draw(key)))}")
     if dry_run:
         return

@@ -75,6 +75,15 @@ class StopAfterStep:
 
 
 @dataclass(frozen=True)
+class RestAfterStep:
+    """Ask the generation's workers to end their generation after the present step, and to wait for
+    the next one: no step is lost."""
+
+    generation: int
+    kind: Literal["rest_after_step"] = "rest_after_step"
+
+
+@dataclass(frozen=True)
 class LeaveGeneration:
     """To an agent, which passes it on to its workers of that generation: leave it, whatever you are
     at, keep your process and what it holds, and wait for the next one."""
@@ -289,6 +298,7 @@ Message = (
     | Welcome
     | ForkWorkers
     | StopAfterStep
+    | RestAfterStep
     | LeaveGeneration
     | KillWorkers
     | InflictFault

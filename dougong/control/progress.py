@@ -23,6 +23,7 @@ _NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
 _SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP, _FAULT, _FAULT_MS, _PULSE, _AWAITED = range(9)
 _WORDS, _BITS = 64, 62  # of the set of ranks; a number's sign is left alone
 _FULL = (1 << _BITS) - 1
+_TO_STOP, _TO_REST = 1, 2
 _SIZE_BYTES = 8 * (_AWAITED + _WORDS)
 _MS_OF_A_SECOND = 1000
 
@@ -125,7 +126,13 @@ class ProgressVector:
         )
 
     def request_stop(self) -> None:
-        self._view[_STOP] = 1
+        self._view[_STOP] = _TO_STOP
+
+    def request_rest(self) -> None:
+        """Ask for the end of the generation, after a step, that the run may go on with others. A
+        stop counts more."""
+        if self._view[_STOP] == 0:
+            self._view[_STOP] = _TO_REST
 
     def order_fault(self, fault: OrderedFault) -> None:
         """Have the worker do something to itself as its next step begins."""
@@ -143,10 +150,14 @@ class ProgressVector:
 
     @property
     def stop_requested(self) -> bool:
-        return bool(self._view[_STOP])
+        return self._view[_STOP] == _TO_STOP
+
+    @property
+    def rest_requested(self) -> bool:
+        return self._view[_STOP] == _TO_REST
 
     def forget_stop(self) -> None:
-        """Another generation begins, which nobody has asked to stop."""
+        """Another generation begins, which nobody has asked to end."""
         self._view[_STOP] = 0
 
     def close(self) -> None:

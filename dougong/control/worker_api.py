@@ -46,6 +46,12 @@ class Control(Protocol):
         ...
 
     @property
+    def rest_requested(self) -> bool:
+        """Whether the generation is to end after the step, and the run to go on in the next one, by
+        a RestError. Workers may see it at different moments: they have to agree on it."""
+        ...
+
+    @property
     def leave_requested(self) -> bool:
         """Whether the generation is over for this worker: it ends what it is at by a PeerError."""
         ...
@@ -101,7 +107,7 @@ class WorkerContext:
     run began; None: nobody has kept that. `fence`: the number of the controller, `life`: a
     name that no other has. `rolls_back`: what workers hold of newer steps than `resume` does not
     count; `skips`: steps that are left out, as their batch is of no use. `kept`: the same in every
-    generation of a process.
+    generation of a process. `recorded`: the last step whose row the controller has.
     """
 
     job: Job
@@ -119,3 +125,4 @@ class WorkerContext:
     rolls_back: bool = False
     skips: tuple[int, ...] = ()
     kept: Kept = field(default_factory=Kept)
+    recorded: int = 0

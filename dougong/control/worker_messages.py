@@ -155,6 +155,14 @@ class WorkerRaised:
 
 
 @dataclass(frozen=True)
+class WorkerRests:
+    """The worker's generation was to end after a step, and this worker has done the last one. Its
+    process waits for LeaveGeneration, as after a WorkerRaised that stays."""
+
+    kind: Literal["worker_rests"] = "worker_rests"
+
+
+@dataclass(frozen=True)
 class WorkerLeft:
     """The worker has left its generation, and its process waits for JoinGeneration. It holds the
     state after `step` in memory; 0: none."""
@@ -167,11 +175,13 @@ class WorkerLeft:
 class StateFetched:
     """The worker's part holds the state after `step`. `tiers`: the bytes that it has taken from its
     own memory ("own"), a peer's ("peer"), a local disk ("disk") and a checkpoint ("checkpoint");
-    `seconds`: how long that took."""
+    `seconds`: how long that took; `rows`: of steps up to this one that the controller has not heard
+    of, each with its generation."""
 
     step: int
     tiers: dict[str, int]
     seconds: float
+    rows: tuple[dict[str, Any], ...] = ()
     kind: Literal["state_fetched"] = "state_fetched"
 
 
@@ -220,6 +230,7 @@ WorkerMessage = (
     | DrillAnnounced
     | WorkerWarning
     | WorkerRaised
+    | WorkerRests
     | WorkerLeft
     | StateFetched
     | StoreRequest

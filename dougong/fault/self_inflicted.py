@@ -1,4 +1,5 @@
-"""What a worker does to itself when a drill says so: no root, no torch, nothing outside it.
+"""What a worker, or the controller, does to itself when a drill says so: no root, no torch,
+nothing outside it.
 
 What stops a process for a while is undone from outside: a shell that sleeps meanwhile, in the same
 process group, so that it ends with whoever ends the worker.
@@ -107,6 +108,8 @@ _SIGNALS: Mapping[str, signal.Signals] = MappingProxyType(
         "notice": signal.SIGTERM,
         "stop": signal.SIGSTOP,
         "pause": signal.SIGSTOP,
+        "kill_controller": signal.SIGKILL,
+        "stop_controller": signal.SIGSTOP,
     }
 )
 
@@ -121,6 +124,8 @@ _ACTS: Mapping[str, Callable[[float | None], None]] = MappingProxyType(
         "notice": _signalled(signal.SIGTERM),
         "stop": _stop,
         "pause": _stop,
+        "kill_controller": _signalled(signal.SIGKILL),
+        "stop_controller": _stop,
         "hold_interpreter": _hold_interpreter,
         "slow_cpu": _slow_cpu,
     }

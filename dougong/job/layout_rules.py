@@ -8,7 +8,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import PER_AGENT, PER_WORKER, num_needed, read_ports
 from dougong.errors import DeviceError
 from dougong.job.drills.drill import listed
-from dougong.job.drills.vocabulary import lasts, orderable
+from dougong.job.drills.vocabulary import has_worker, lasts, orderable
 from dougong.job.rule import (
     EXPERT_COUNT_KEYS,
     Breach,
@@ -163,6 +163,9 @@ def _drills_are_whole(job: Job) -> Iterator[Breach]:
         if drill.kill is not None and (drill.fault is not None or drill.on is not None):
             text = "`kill` is short for `fault: kill` and `on`; keep it alone, or those two"
             yield Breach((*at, "kill"), text)
+        elif drill.fault is not None and not has_worker(drill.fault):
+            if drill.on is not None:
+                yield Breach((*at, "on"), f"{drill.fault} happens to no worker; remove `on`")
         elif drill.kill is None and (drill.fault is None or drill.on is None):
             text = "say what happens and to whom: `kill: east/1`, or `fault: stop` and `on: east/1`"
             yield Breach(at, text)
@@ -184,7 +187,8 @@ def _drills_once(job: Job) -> Iterator[Breach]:
     for index, drill in enumerate(listed(job.drill)):
         key = (drill.at_step, drill.after_s, drill.what, drill.worker)
         if key in seen:
-            text = f"{drill.what} on {drill.worker} is ordered for then already; remove one"
+            whom = f" on {drill.worker}" if drill.worker else ""
+            text = f"{drill.what}{whom} is ordered for then already; remove one"
             yield Breach(("drill", index), text)
         seen.add(key)
 

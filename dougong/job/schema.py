@@ -19,6 +19,7 @@ from dougong.job.fault.actions import Actions
 from dougong.job.fault.classes import ByClass
 from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.fault.snapshots import Snapshots
+from dougong.job.islands.emulation import Emulate
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.section import (
@@ -208,30 +209,6 @@ class Rates(Section):
     )
 
 
-class Link(Section):
-    """The wire of an emulated worker."""
-
-    bandwidth_mb_s: AboveZero | None = physical(
-        None, "10^6 bytes a second, each way; null: as fast as it is"
-    )
-    latency_ms: Annotated[StrictFloat, Field(ge=0)] = physical(0.0, "added to every message")
-
-
-class Emulate(Section):
-    """An island of pretended devices: each worker takes this long, asleep, around the same real
-    arithmetic."""
-
-    attention_ms: AboveZero = physical(
-        ...,
-        "of a lane's micro-batch from one experts call to the next, forward; backward in "
-        "proportion",
-    )
-    expert_ms_per_1k_tokens: AboveZero = physical(
-        ..., "of a thousand rows through experts, forward; a token at one of its experts is a row"
-    )
-    link: Link = physical(Link(), "how long messages from and to its workers take")
-
-
 class Island(Section):
     """A group of like devices with one native collective library."""
 
@@ -243,6 +220,12 @@ class Island(Section):
         examples=["cpu", "cuda", "npu"],
     )
     workers: Positive = physical(1, "processes, one per device; on cpu they share the machine")
+    spares: Count = physical(
+        0,
+        "agents beside those of its workers that stand by, with all imported and devices held and "
+        "not opened: one takes the place of an agent that is lost, or of its node. Each holds as "
+        "many devices as the largest agent of the island, on a node of its own if there is one",
+    )
     role: Literal["attention", "experts", "both"] = physical(
         "both", "what its workers compute: attention (all but the routed experts), experts, or both"
     )
@@ -294,6 +277,13 @@ class Fault(Section):
     per_hour: ByClass = physical({}, "`max_restarts` of one class alone, such as `node_lost: 20`")
     actions: Actions = physical(Actions(), "what is done about each class of failure")
     quarantine: QuarantineKeys = physical(QuarantineKeys(), "devices that are used no more")
+    without_spare: Literal["wait", "shrink", "stop"] = physical(
+        "wait",
+        "what a recovery does when no spare and no node that is there can take a lost agent's "
+        "place: `wait` for one, `deadlines.node_return_s` long, then shrink; `shrink` at once: the "
+        "same bits on the workers that are left, and the others come back when a node does; "
+        "`stop`: the run ends. Where the job does not fit on fewer workers, shrink waits",
+    )
     non_finite: Literal["stop", "skip"] = logical(
         "stop",
         "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "

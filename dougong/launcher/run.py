@@ -76,12 +76,14 @@ from dougong.ui.view import make_view
 @dataclass(frozen=True)
 class Options:
     """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine. `wait_s`:
-    how long to wait for room and for nodes; None: as long as `Deadlines` says."""
+    how long to wait for room and for nodes; None: as long as `Deadlines` says. `is_followed`:
+    another controller begins when this one dies."""
 
     choice: RayChoice = OWN_RAY
     ray: bool = True
     entries: EntryPoints = TRAINING
     wait_s: float | None = None
+    is_followed: bool = False
 
     def limits(self, deadlines: Deadlines) -> Deadlines:
         """The job's limits, with what the command line has said."""
@@ -295,6 +297,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         deadlines=options.limits(launch.job.fault.limits()),
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
+        is_followed=options.is_followed,
     )
 
 

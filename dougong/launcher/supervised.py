@@ -18,6 +18,7 @@ def run_beside(
     resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False
 ) -> int:
     """As `start_run`."""
+    options = dataclasses.replace(options, is_followed=Supervisor.can_follow)
 
     def begin() -> int:
         return start_run(resolved, path, options, takes_over)
@@ -32,6 +33,7 @@ def resume_beside(
     path: Path, overrides: Sequence[str], options: Options, request: ResumeRequest
 ) -> int:
     """As `resume_run`."""
+    options = dataclasses.replace(options, is_followed=Supervisor.can_follow)
 
     def begin() -> int:
         return resume_run(path, overrides, options, request)
@@ -50,6 +52,7 @@ def go_on_beside(
     say_done: Callable[[], None],
 ) -> int:
     """As `go_on`; `say_done` is called where all steps are done."""
+    options = dataclasses.replace(options, is_followed=Supervisor.can_follow)
 
     def begin() -> int:
         status = go_on(resolved, path, options, takes_over)

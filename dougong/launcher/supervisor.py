@@ -69,7 +69,10 @@ class _WatchedProcess:
 
 
 class Supervisor:
-    """Begins the controller of the run in `path`, and another after each that dies."""
+    """Begins the controller of the run in `path`, and another after each that dies, where it
+    `can_follow`: elsewhere nothing would end a child with us."""
+
+    can_follow = sys.platform.startswith("linux")
 
     def __init__(self, path: Path, deadlines: Deadlines = DEADLINES) -> None:
         self._run = RunDir(path)
@@ -80,8 +83,8 @@ class Supervisor:
     def run(self, begin: Attempt, follow: Callable[[ControllerDeath], int]) -> int:
         """The exit status of the last controller. `begin`: the first one's work, `follow`: that of
         each that comes after a death; both run in children."""
-        if not sys.platform.startswith("linux"):
-            return begin()  # elsewhere nothing would end the child with us
+        if not self.can_follow:
+            return begin()
         attempt = begin
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_watched(), signal.SIGCHLD})
         try:

@@ -42,7 +42,7 @@ def _short_nodes(
     for node in nodes:
         # An agent without a node is one of a backend with a single node.
         here = [spec for spec in specs if spec.node in (node.id, None)]
-        workers = sum(spec.num_workers for spec in here)
+        workers = sum(spec.num_places for spec in here)
         has_controller = node.address == host
         needed = num_needed(workers, len(here), has_controller)
         if needed > len(ports):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dougong.accelerators.registry import get_accelerator
@@ -10,7 +10,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import NoRoomError, PlanError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
-from dougong.planner.nodes import Node, allowed_nodes, listed
+from dougong.planner.nodes import Node, allowed_nodes, listed, words_on_quarantine
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class AgentSpec:
     """One agent: `num_workers` workers of an island from index `first_index`, on one node.
 
     `node`: the node's id, or None when the placement may choose. `first_device`: number of its
-    first device among those that the agent's process can see. `num_spared`: so many more it holds,
-    of which it leaves out those that are in quarantine, since nobody can choose which it is given.
+    first device among those that the agent's process can see. `room`: for how many workers it holds
+    devices; None: for those that it has. One that has none stands by. `num_spared`: so many more it
+    holds, of which it leaves out those in quarantine, since nobody can choose which it is given.
     """
 
     name: str
@@ -31,7 +32,18 @@ class AgentSpec:
     num_workers: int
     first_device: int = 0
     node: str | None = None
+    room: int | None = None
     num_spared: int = 0
+
+    @property
+    def num_places(self) -> int:
+        """For how many workers it holds devices."""
+        return self.num_workers if self.room is None else self.room
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether it is a spare, which has no workers yet."""
+        return self.num_workers == 0
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -60,7 +72,7 @@ def lay_out(
     Raises NoRoomError with the numbers of every node.
     """
     nodes = sorted(nodes, key=lambda node: node.order)
-    room = _FreeRoom.of(nodes, shared, kept)
+    room = FreeRoom.of(nodes, shared, kept)
     waiting = [_Wish.of(island, nodes, kept) for island in islands]
     waiting = [wish for wish in waiting if wish.indices]
     specs = list(kept)
@@ -68,6 +80,11 @@ def lay_out(
         waiting.remove(wish)
         specs += room.place(wish, waiting)
     _refuse_equal_names(specs)
+    return in_rank_order(islands, specs)
+
+
+def in_rank_order(islands: Sequence[Island], specs: Iterable[AgentSpec]) -> tuple[AgentSpec, ...]:
+    """Islands as in the job file, then by index; of an island those that stand by come last."""
     ranks = {island.name: rank for rank, island in enumerate(islands)}
     return tuple(sorted(specs, key=lambda spec: (ranks[spec.island], spec.first_index)))
 
@@ -119,7 +136,7 @@ class _Wish:
 
 
 @dataclass
-class _FreeRoom:
+class FreeRoom:
     """What is left of the nodes while islands are placed, one after the other.
 
     `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
@@ -132,12 +149,12 @@ class _FreeRoom:
     threads: dict[str, int]
 
     @staticmethod
-    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> _FreeRoom:
+    def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> FreeRoom:
         devices = {}
         for node in nodes:
             for kind in node.devices:
-                devices[node.id, kind] = _numbers(node, kind)
-        room = _FreeRoom(shared, devices, {node.id: 0 for node in nodes})
+                devices[node.id, kind] = node.numbers(kind)
+        room = FreeRoom(shared, devices, {node.id: 0 for node in nodes})
         for spec in kept:
             room._keep(spec)
         return room
@@ -155,6 +172,27 @@ class _FreeRoom:
             del indices[:count]
         return specs
 
+    def left(self, node: Node, kind: str) -> int:
+        """How many devices of a kind can still be taken there."""
+        num_left = len(self.devices.get((node.id, kind), ()))
+        return max(num_left - self._num_spared(node, kind), 0)
+
+    def reserve(self, island: Island, node: Node, count: int, name: str) -> AgentSpec | None:
+        """An agent that stands by there, with so many devices at least in a row; None: there are
+        not so many."""
+        num_spared = self._num_spared(node, island.accelerator)
+        spec = replace(_spec(island, island.workers, 0, node.id), name=name, room=count)
+        spec = replace(spec, num_spared=num_spared)
+        if get_accelerator(island.accelerator).shares_machine:
+            return spec
+        left = self.devices.get((node.id, island.accelerator), [])
+        for first in left:
+            taken = range(first, first + count + num_spared)
+            if set(taken) <= set(left):
+                left[:] = [number for number in left if number not in taken]
+                return replace(spec, first_device=first if self.shared else 0)
+        return None
+
     def _keep(self, spec: AgentSpec) -> None:
         assert spec.node is not None, "an agent that lives is somewhere"
         if spec.node not in self.threads:
@@ -162,7 +200,7 @@ class _FreeRoom:
         self.threads[spec.node] += spec.num_workers * spec.threads
         left = self.devices.get((spec.node, spec.accelerator))
         if self.shared and left is not None:
-            taken = range(spec.first_device, spec.first_device + spec.num_workers)
+            taken = range(spec.first_device, spec.first_device + spec.num_places)
             left[:] = [number for number in left if number not in taken]
 
     # Devices
@@ -172,22 +210,19 @@ class _FreeRoom:
         missing = len(wish.indices)
 
         def preference(node: Node) -> tuple[bool, int, int]:
-            left = self._left(node, wish.kind)
+            left = self.left(node, wish.kind)
             return left < missing, _num_claims(node, wish.kind, later), -left
 
         counts = []
         for node in sorted(wish.nodes, key=preference):
-            count = min(missing, self._left(node, wish.kind))
+            count = min(missing, self.left(node, wish.kind))
             if count:
                 counts.append((node, count))
                 missing -= count
         if missing:
-            left = [(node, self._left(node, wish.kind)) for node in wish.nodes]
+            left = [(node, self.left(node, wish.kind)) for node in wish.nodes]
             raise _too_few_devices(wish, left)
         return counts
-
-    def _left(self, node: Node, kind: str) -> int:
-        return max(len(self.devices.get((node.id, kind), ())) - self._num_spared(node, kind), 0)
 
     def _num_spared(self, node: Node, kind: str) -> int:
         return 0 if self.shared else len(node.left_out.get(kind, ()))
@@ -249,13 +284,6 @@ class _FreeRoom:
         return specs
 
 
-def _numbers(node: Node, kind: str) -> list[int]:
-    """Of the devices that are left there before anybody is placed."""
-    left_out, keys = node.left_out.get(kind, ()), node.keys.get(kind, ())
-    bad = [number for number, key in enumerate(keys) if key in left_out]
-    return [number for number in range(node.count_free(kind)) if number not in bad]
-
-
 def _runs(indices: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, int, int]]:
     """(first index, first number, length) of the stretches in which both go up by one."""
     runs: list[tuple[int, int, int]] = []
@@ -285,36 +313,13 @@ def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomErr
         found, f"only {found} devices are free"
     )
     with_some = [(node, count) for node, count in left if node.count(kind)] or left
-    nodes = listed([_words_on(node, kind, count) for node, count in with_some])
+    nodes = listed([node.words_on(kind, count) for node, count in with_some])
     is_held = len(wish.indices) <= found + held
     text = (
         f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
-        f"{free} ({nodes}); {_advice(wish, is_held)}{_words_on_quarantine(wish)}"
+        f"{free} ({nodes}); {_advice(wish, is_held)}{words_on_quarantine(wish.nodes, kind)}"
     )
     return NoRoomError(text, is_held)
-
-
-def _words_on_quarantine(wish: _Wish) -> str:
-    keys: list[str] = []
-    for node in wish.nodes:
-        keys += node.left_out.get(wish.kind, ())
-    if not keys:
-        return ""
-    lift = f"-o 'fault.quarantine.lift=[{', '.join(keys)}]'"
-    return f"; `dougong resume` with {lift} uses devices again that have been mended"
-
-
-def _words_on(node: Node, kind: str, left: int) -> str:
-    """`alpha (10.0.0.1) has 4 cuda, 1 free; held by job other`."""
-    total, free = node.count(kind), node.count_free(kind)
-    words = f"{node.title} has {total} {kind}"
-    if node.left_out.get(kind):
-        words += f", {len(node.left_out[kind])} in quarantine"
-    if left == total:
-        return words
-    if free < total and node.holders:
-        return f"{words}, {left} free, held by {' and '.join(node.holders)}"
-    return f"{words}, {left} free"
 
 
 def _advice(wish: _Wish, is_held: bool) -> str:
@@ -350,7 +355,8 @@ def make_seats(specs: Sequence[AgentSpec], agents: Mapping[str, AgentFacts]) -> 
     what each said of itself, by name."""
     seats: list[Seat] = []
     for spec in specs:
-        seats += _seats_of(spec, agents[spec.name].node)
+        if not spec.stands_by:
+            seats += _seats_of(spec, agents[spec.name].node)
     return tuple(seats)
 
 
@@ -368,10 +374,12 @@ def _seats_of(spec: AgentSpec, node: str) -> list[Seat]:
 
 
 def devices_of(spec: AgentSpec) -> dict[str, str]:
-    """Worker -> its device, such as `cuda:3`, for all workers of an agent.
+    """Worker -> its device, such as `cuda:3`, for all workers of an agent; of one that stands by,
+    for those that it could have, under names of its own.
 
     Workers that share their machine are numbered through the island.
     """
     shared = get_accelerator(spec.accelerator).shares_machine
     first = spec.first_index if shared else spec.first_device
-    return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(spec.workers)}
+    names = spec.workers or [f"{spec.name}/{i}" for i in range(spec.num_places)]
+    return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(names)}

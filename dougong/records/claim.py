@@ -15,7 +15,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
-from dougong.records.files import make_run_folder
+from dougong.records.files import is_empty_folder, make_run_folder
 from dougong.records.lease import LEASES, Lease, take_lease
 
 _ALLOWED = (LEASES, "controller.lock", SET_ASIDE, "lost+found", ".snapshot", ".DS_Store")
@@ -110,7 +110,9 @@ def _entries(run: RunDir) -> list[Path]:
 
 def _set_aside(run: RunDir) -> Path | None:
     """Move the record of a run that has come to nothing; None where there is none."""
-    left = [path for path in _entries(run) if path.name not in _ALLOWED]
+    entries = [path for path in _entries(run) if path.name not in _ALLOWED]
+    # An empty one leads to other storage, for checkpoints or logs: moved away it would be missed.
+    left = [path for path in entries if not is_empty_folder(path)]
     if not left:
         return None
     _refuse_run_with_checkpoints(run)  # once more, now that nobody else can write

@@ -34,6 +34,7 @@ from dougong.records.files import (
     ROOM,
     cannot_begin,
     create_file,
+    is_empty_folder,
     make_run_folder,
     replace_file,
 )
@@ -101,12 +102,13 @@ class RunDir:
         wins."""
         run = cls(path)
         make_run_folder(run.path)
-        taken = [p.name for p in (run.job_file, run.metrics_file, run.checkpoints) if p.exists()]
+        kept = (run.job_file, run.metrics_file, run.checkpoints)
         try:
+            taken = [p.name for p in kept if p.exists() and not is_empty_folder(p)]
             if not taken and not create_file(run.events_file):
                 taken = [run.events_file.name]
             if not taken:
-                run.checkpoints.mkdir()
+                run.checkpoints.mkdir(exist_ok=True)
                 return run
         except OSError as error:
             raise cannot_begin(run.path, error) from error
@@ -236,8 +238,9 @@ class RunDir:
         return stamped
 
     def stamp_row(self, row: MetricsRow) -> MetricsRow:
-        """The row with the writer's number and the wall clock, as it would be written now."""
-        return {**row, "fence": self.fence, "wall": self._wall()}
+        """The row with both clocks and the writer's number, as it would be written now."""
+        clocks = {"monotonic_s": round(self._monotonic(), 6), "wall": self._wall()}
+        return {**row, "fence": self.fence, **clocks}
 
     def write_row(self, stamped: MetricsRow) -> None:
         """Append a row that has its stamp. StorageError where it cannot be; then it may be tried

@@ -24,6 +24,13 @@ from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import Suspected as Suspected
 from dougong.records.event.faults import SuspicionEnded as SuspicionEnded
 from dougong.records.event.faults import WorkerDied as WorkerDied
+from dougong.records.event.reserve import ReserveEvent as ReserveEvent
+from dougong.records.event.reserve import RunGrown as RunGrown
+from dougong.records.event.reserve import RunShrunk as RunShrunk
+from dougong.records.event.reserve import SpareLost as SpareLost
+from dougong.records.event.reserve import SpareShort as SpareShort
+from dougong.records.event.reserve import SpareStands as SpareStands
+from dougong.records.event.reserve import SpareTook as SpareTook
 from dougong.records.event.storage import CheckpointsLeft as CheckpointsLeft
 from dougong.records.event.storage import StorageAnswered as StorageAnswered
 from dougong.records.event.storage import StorageTroubled as StorageTroubled
@@ -356,6 +363,12 @@ Event = Annotated[
     | DeviceQuarantined
     | SurvivorLost
     | Recovered
+    | SpareStands
+    | SpareLost
+    | SpareShort
+    | SpareTook
+    | RunShrunk
+    | RunGrown
     | CheckpointStarted
     | CheckpointCommitted
     | CheckpointFailed

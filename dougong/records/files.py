@@ -68,6 +68,12 @@ def make_run_folder(path: Path) -> None:
         raise cannot_begin(path, error) from error
 
 
+def is_empty_folder(path: Path) -> bool:
+    """Whether it is a folder, or a link to one, in which nothing lies yet: somebody has made it, or
+    mounted it, for what is to come."""
+    return path.is_dir() and all(entry.name == "lost+found" for entry in path.iterdir())
+
+
 def _in_the_way(path: Path) -> str:
     """What stands where a directory was to be made: the path itself or one above it."""
     place = next(p for p in (path, *path.parents) if os.path.lexists(p))

@@ -15,9 +15,10 @@ from dougong.records.event.base import read_wall
 
 MetricsRow = dict[str, Any]
 """One step: `generation`, `fence` (the number of the controller that wrote it), `wall` (ISO 8601,
-UTC, when it was written), `step`, `loss`, `tokens`, `tokens_per_s`, `step_s`, `lr`, `grad_norm`;
-where they were computed `val_loss`, `balance_loss`, `load` and `traffic`, and by island
-`islands`."""
+UTC, when it was written) and `monotonic_s` (as of events), `step`, `loss`, `tokens`,
+`tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss`, `balance_loss`,
+`load` and `traffic`, and by island `islands`. `validate_s`: what the validation after the step
+took; `save_s`: for how long a checkpoint has held up the worker since the row before."""
 
 REPORTED = ("generation", "loss", "tokens", "tokens_per_s", "step_s")
 """What a report needs of every row, besides its step."""
@@ -64,6 +65,9 @@ class RowShape(BaseModel):
     generation: int = 1
     fence: int = 0
     wall: str = ""
+    monotonic_s: float = 0.0
+    validate_s: float = 0.0
+    save_s: float = 0.0
     loss: float | None = None
     tokens: int = 0
     tokens_per_s: float = 0.0

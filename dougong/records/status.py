@@ -12,7 +12,7 @@ from dougong.parallel.plan import read_experts
 FINAL_STATES = ("FINISHED", "STOPPED", "FAILED")
 """With these a run has ended by the word of its controller."""
 
-STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", *FINAL_STATES, "LOST")
+STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", "GROWING", *FINAL_STATES, "LOST")
 """All of them. LOST is what a reader says of a run whose controller is gone."""
 
 
@@ -53,6 +53,34 @@ class StillWorker(BaseModel):
     phase: str = ""
 
 
+class Goodput(BaseModel):
+    """Where a run's time went. `parts`: seconds by part, as `ui.goodput` names them, which are all
+    of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of it is
+    taken for training, of a step that is not done; `steps_again`: how many steps had to be computed
+    again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parts: dict[str, float] = {}
+    under_way_s: float = 0.0
+    steps_again: int = 0
+    until: str = ""
+
+    @property
+    def wall_s(self) -> float:
+        """All of the time."""
+        return sum(self.parts.values())
+
+    @property
+    def share(self) -> float | None:
+        """The part of it in which steps were computed that count; None before any time went by."""
+        return self.parts.get("training", 0.0) / self.wall_s if self.wall_s > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """With what follows from the parts."""
+        return {"share": self.share, "wall_s": self.wall_s, **self.model_dump(mode="json")}
+
+
 class ControllerProcess(BaseModel):
     """The process that wrote the status."""
 
@@ -82,7 +110,8 @@ class RunStatus(BaseModel):
     checkpoint and why, empty where the newest one was committed; `fence`: the number of the
     controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
     `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
-    seems to hold up the run, one line each; `quarantine`: devices that are used no more."""
+    seems to hold up the run, one line each; `quarantine`: devices that are used no more;
+    `goodput`: None in what an earlier release wrote."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,6 +130,7 @@ class RunStatus(BaseModel):
     storage: str = ""
     suspects: tuple[str, ...] = ()
     quarantine: tuple[str, ...] = ()
+    goodput: Goodput | None = None
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None
 

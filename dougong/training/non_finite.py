@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dougong.control.worker_api import Control
 from dougong.control.worker_messages import StepRepeated, UpdateSkipped
 from dougong.data.windows import TokenWindows
 from dougong.errors import PeerError
@@ -58,6 +59,14 @@ class SkippedSteps:
             return False
         self.in_a_row += 1
         return self._fault.non_finite == "stop" or self.in_a_row > self._fault.max_skips
+
+    def tell(self, control: Control, result: StepResult, data: TokenWindows) -> None:
+        """Tell the controller of a step that was left out, or computed twice. `data`: what it was
+        computed on. One worker does."""
+        if result.is_skipped:
+            control.send(skip_message(result, self.in_a_row, data))
+        elif result.was_not_finite is not None:
+            control.send(StepRepeated(result.step, where(result.was_not_finite)))
 
 
 def numbers(result: StepResult) -> str:
@@ -118,14 +127,6 @@ def skip_message(result: StepResult, in_a_row: int, data: TokenWindows) -> Updat
         windows=tuple(windows[:_MOST_WINDOWS]),
         times=1 if result.was_not_finite is None else 2,
     )
-
-
-def repeated_message(result: StepResult) -> StepRepeated | None:
-    """What the controller is told of a step that is as it should be, computed once more."""
-    found = result.was_not_finite
-    if found is None or result.is_skipped:
-        return None
-    return StepRepeated(result.step, where(found))
 
 
 def validation_words(step: int, losses: Mapping[LossKey, float]) -> str:

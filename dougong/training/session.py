@@ -35,7 +35,7 @@ def train(context: WorkerContext) -> None:
 
     Returns when this worker's share of the last checkpoint is durable. Collective over the
     generation's workers. Raises PeerError when one of them is lost, or the generation is to be
-    left.
+    left; RestError when that was to be so after a step, and is.
     """
     memory = _memory(context)
     departure = _departure(context, memory)
@@ -46,8 +46,11 @@ def train(context: WorkerContext) -> None:
         for step in range(trainer.first_step, context.job.steps + 1):
             departure.check()
             rehearse(context.drills, step, context.control, victim.spoil)
-            if trainer.run_step(step):
+            asked = trainer.run_step(step)
+            if asked.stop:
                 break
+            if asked.rest and step < context.job.steps:
+                trainer.rest()
         trainer.finish()
 
 

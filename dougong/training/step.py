@@ -52,6 +52,15 @@ ForwardsOf = Callable[[int], Mapping[int, Forward]]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a worker was asked for: to stop after the step, or to rest, that the run may go on in
+    another generation."""
+
+    stop: bool = False
+    rest: bool = False
+
+
+@dataclass(frozen=True)
 class WorkerShare:
     """What one worker has of a job on a plan, before it knows its peers.
 
@@ -125,22 +134,22 @@ class Stepper:
         self,
         step: int,
         forwards: ForwardsOf,
-        stop: Callable[[], bool] | None = None,
+        asked: Callable[[], Asked] | None = None,
         skips: Collection[int] = (),
     ) -> StepResult:
         """One step; one that is not finite is left without its update, on all workers alike, and
         `is_skipped` of the result says so. Where the job leaves such steps out it is computed once
         more before: what a device has computed wrongly is right then.
 
-        `stop` says whether this worker was asked to stop, and is asked when the gradients are
-        there: a request that comes while they are computed still counts. `skips`: steps that are
-        left without their update whatever comes out.
+        `asked` says what this worker was asked for, and is called when the gradients are there: a
+        request that comes while they are computed still counts. `skips`: steps that are left
+        without their update whatever comes out.
         """
         fault, is_listed = self._job.fault, step in skips and self._job.fault.non_finite == "skip"
-        result, gradients = self._computed(step, forwards, stop)
+        result, gradients = self._computed(step, forwards, asked)
         first = result.not_finite
         if first is not None and not is_listed and step_decision(fault, 1) == "retry_step":
-            result, gradients = self._computed(step, forwards, stop)
+            result, gradients = self._computed(step, forwards, asked)
             result = replace(result, was_not_finite=first)
         with self._phases("update"):
             if result.not_finite is not None or is_listed:
@@ -153,7 +162,7 @@ class Stepper:
         return result
 
     def _computed(
-        self, step: int, forwards: ForwardsOf, stop: Callable[[], bool] | None
+        self, step: int, forwards: ForwardsOf, asked: Callable[[], Asked] | None
     ) -> tuple[StepResult, Mapping[str, Tensor]]:
         """A step up to its update, with the gradients of what this worker owns."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
@@ -161,7 +170,7 @@ class Stepper:
         gradients = self.gradients(step, forwards)
         with self._phases("exchange"):
             self._hooks.gradients_ready(gradients.tensors)
-            result = self._agree(step, gradients, stop is not None and stop())
+            result = self._agree(step, gradients, Asked() if asked is None else asked())
         return result, gradients.tensors
 
     def gradients(self, step: int, forwards: ForwardsOf) -> StepGradients:
@@ -232,12 +241,14 @@ class Stepper:
                     gradients[site.tensor_name(parameter, expert)] = gradient
         return gradients
 
-    def _agree(self, step: int, gradients: StepGradients, stop: bool) -> StepResult:
+    def _agree(self, step: int, gradients: StepGradients, asked: Asked) -> StepResult:
         """What all workers say of the step together. One exchange."""
         squares = self._squares(gradients.tensors)
         forms = self._share.forms
         reached = pack_reached(forms[self._share.rank].dense, self.parts.gradients.reached)
-        report = StepReport(stop, self._clock.exchange_s, gradients.losses, squares, reached)
+        report = StepReport(
+            asked.stop, self._clock.exchange_s, gradients.losses, squares, reached, asked.rest
+        )
         with self._clock.exchanging():
             reports = gather_reports(self._world, report, forms)
         job = self._job
@@ -253,6 +264,7 @@ class Stepper:
             stop=any(report.stop for report in reports),
             unreached=unreached_names(reports, forms),
             not_finite=find_not_finite(loss, norm, losses, reports),
+            rest=any(report.rest for report in reports),
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:

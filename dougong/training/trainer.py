@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -27,7 +27,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
-from dougong.errors import NumericsError
+from dougong.errors import NumericsError, RestError
 from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
@@ -47,6 +47,7 @@ from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
+from dougong.training.results.kept_rows import KeptRows
 from dougong.training.results.metrics import step_row
 from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
@@ -59,7 +60,7 @@ from dougong.training.state import (
     state_of,
     wanted_state,
 )
-from dougong.training.step import ForwardsOf, Stepper, WorkerShare
+from dougong.training.step import Asked, ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
 from dougong.training.unreached import UnreachedNotice
 
@@ -88,6 +89,8 @@ class Trainer:
         self._phases = stepper.parts.phases
         self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
+        self._rows = _kept_rows(context)
+        self._held_up_s = 0.0  # by saves, since the last row
         self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
@@ -103,15 +106,18 @@ class Trainer:
         """The names of the model's experts modules, in the order of their calls."""
         return self.stepper.parts.share.replica.cut.names
 
-    def run_step(self, step: int) -> bool:
-        """One step, and what is due after it. True: stop, as agreed by all workers."""
+    def run_step(self, step: int) -> Asked:
+        """One step, and what is due after it; what all workers have agreed to do then."""
         begun = time.perf_counter()
         self._step = step
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
             result = self.stepper.run(
-                step, forwards, lambda: control.stop_requested, self._skips.listed
+                step,
+                forwards,
+                lambda: Asked(control.stop_requested, control.rest_requested),
+                self._skips.listed,
             )
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
@@ -123,12 +129,28 @@ class Trainer:
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
         is_new = not result.is_skipped
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
+        told = self._keep_row(result, step_s, saves)
+        begun = time.perf_counter()
         validation = self._validate(is_last)
-        self._report(result, step_s, validation, whole=saves)
+        if validation is not None:
+            loss, took_s = evaluation_mean(validation), time.perf_counter() - begun
+            told = self._more_of(told, {"val_loss": loss, "validate_s": took_s})
+        self._report(told, whole=saves)
         self._judge(result, validation)
         if saves:
             self._save()
-        return result.stop
+        return Asked(result.stop, result.rest)
+
+    def rest(self) -> None:
+        """Before the generation ends by order: every save is durable, and so is this step's state
+        where no memory keeps it. Collective.
+
+        Raises RestError, when all workers are so far."""
+        memory = self.stepper.parts.memory
+        if memory is None or not memory.keeps:
+            self.finish()
+        self._wait_for_save()
+        raise RestError(f"generation {self._context.generation} ends after step {self._step}")
 
     def catch_up(self) -> None:
         """Save the state that the generation goes on from, where a checkpoint of it was due and the
@@ -177,23 +199,25 @@ class Trainer:
             rounds = self._forwards.of_validation(validation.batches)
             return self.stepper.evaluate_each(rounds, self._step)
 
-    def _report(
-        self,
-        result: StepResult,
-        step_s: float,
-        validation: Mapping[LossKey, float] | None,
-        whole: bool,
-    ) -> None:
-        """Tell the controller of the step, once for all workers. `whole`: also what is large, and
-        what was sent since the last such step. Collective."""
-        traffic = self._traffic.row() if whole else {}
-        if self._context.worker.rank != 0:
-            return
+    def _keep_row(self, result: StepResult, step_s: float, whole: bool) -> dict[str, Any]:
+        """The step's row, which every worker keeps as soon as its state is that of the step.
+        `whole`: also what is large."""
         row = step_row(self._job, self._context.plan, result, step_s)
-        if validation is not None:
-            row["val_loss"] = evaluation_mean(validation)
-        row |= self.stepper.parts.hooks.metrics(whole) | traffic
-        self._context.control.send(StepDone(self._step, row))
+        if self._held_up_s:
+            row["save_s"], self._held_up_s = self._held_up_s, 0.0
+        return self._more_of(row, self.stepper.parts.hooks.metrics(whole))
+
+    def _more_of(self, row: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+        row = {**row, **more}
+        self._rows.keep(self._context.generation, row)
+        return row
+
+    def _report(self, row: dict[str, Any], whole: bool) -> None:
+        """Tell the controller of the step, once for all workers. `whole`: also what was sent since
+        the last such step. Collective."""
+        traffic = self._traffic.row() if whole else {}
+        if self._context.worker.rank == 0:
+            self._context.control.send(StepDone(self._step, {**row, **traffic}))
 
     def _report_bad_step(self, result: StepResult, step_s: float) -> None:
         """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
@@ -207,12 +231,8 @@ class Trainer:
         """Tell of a step that was skipped, or computed twice, and stop or warn where the validation
         loss shows that this step's weights are of no use. All workers judge alike."""
         is_first = self._context.worker.rank == 0
-        repeated = non_finite.repeated_message(result)
-        if repeated is not None and is_first:
-            self._context.control.send(repeated)
-        if result.is_skipped and is_first:
-            data, in_a_row = self._forwards.data, self._skips.in_a_row
-            self._context.control.send(non_finite.skip_message(result, in_a_row, data))
+        if is_first:
+            self._skips.tell(self._context.control, result, self._forwards.data)
         if validation is None or math.isfinite(evaluation_mean(validation)):
             return
         text = non_finite.validation_words(self._step, validation)
@@ -238,6 +258,7 @@ class Trainer:
         self.stepper.parts.world.barrier()
 
     def _save(self, patience_s: float | None = None) -> None:
+        begun = time.perf_counter()
         with self._phases("checkpoint"):
             parts = self.stepper.parts
             if parts.ledger is not None:
@@ -245,6 +266,7 @@ class Trainer:
             state = state_of(parts.share.replica, parts.share.optimizer)
             if self._saver.stage(self._step, state, patience_s):
                 self._saved_step = self._step
+        self._held_up_s += time.perf_counter() - begun
 
     def _durable(self, part: CheckpointPart) -> None:
         """Called by the writer thread."""
@@ -301,11 +323,21 @@ def _read_share(
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     tiers = {} if start.source is None else dict(start.source.tiers)
-    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun))
+    untold = _kept_rows(context).begin(context.recorded, start.step)
+    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun, untold))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
         memory.follow(world, context.plan, state, start.step, start.digest)
     return share, start
+
+
+def _kept_rows(context: WorkerContext) -> KeptRows:
+    """Those of this process, over all generations."""
+    rows = context.kept.get(KeptRows)
+    if rows is None:
+        rows = KeptRows()
+        context.kept.keep(rows)
+    return rows
 
 
 def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:

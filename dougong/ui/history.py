@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +41,12 @@ from dougong.records.finished import as_finished, vain_resume
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
-from dougong.records.status import RunStatus, WorkerState
+from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
+from dougong.ui.course import Course
 from dougong.ui.formatting import count, duration, loss, plural, step_range
+from dougong.ui.goodput import course_of
+from dougong.ui.health import percent
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
 from dougong.ui.sentences import failure_words
@@ -95,7 +98,8 @@ class History:
     generations went over again.
 
     `state`: in small letters, `lost` when the controller is gone without a word. `classes`: worker
-    -> class of its device's arithmetic, as last found.
+    -> class of its device's arithmetic, as last found. `course`: where the run's time went, stretch
+    by stretch; `moments`: the run's time at each event.
     """
 
     path: Path
@@ -115,6 +119,9 @@ class History:
     agents: Sequence[StartedAgent]
     classes: dict[str, str]
     workers: Sequence[WorkerState]
+    goodput: Goodput = field(default_factory=Goodput)
+    course: Course = field(default_factory=Course)
+    moments: Sequence[float] = ()
 
     @property
     def command(self) -> str:
@@ -166,6 +173,7 @@ def read_history(run_dir: RunDir) -> History:
     taken = _last(events, FingerprintsTaken) or FingerprintsTaken(generation=0, classes={})
     state = status.state.lower()
     live, rewound = split_rows(rows)
+    goodput, course, moments = course_of(events, rows)
     return History(
         path=run_dir.path,
         job_name=created.job or run_dir.path.name,
@@ -184,6 +192,9 @@ def read_history(run_dir: RunDir) -> History:
         agents=started.agents,
         classes=taken.classes,
         workers=status.workers,
+        goodput=goodput,
+        course=course,
+        moments=moments,
     )
 
 
@@ -240,7 +251,7 @@ def _numbers(history: History) -> list[str]:
     parts = [
         f"{history.job_name}: {where}",
         f"{count(history.tokens)} tokens",
-        duration(history.duration_s),
+        _time_words(history),
     ]
     if history.rows:
         parts.append(f"loss {loss(history.rows[-1]['loss'])}")
@@ -254,6 +265,13 @@ def _numbers(history: History) -> list[str]:
     if unsaved:
         parts.append(unsaved)
     return parts
+
+
+def _time_words(history: History) -> str:
+    """How long, and how much of it in steps that count."""
+    share = history.goodput.share if history.rows else None
+    words = duration(history.duration_s)
+    return words if share is None else f"{words} (goodput {percent(share)})"
 
 
 def recomputed_words(events: Sequence[StepsRecomputed]) -> str:

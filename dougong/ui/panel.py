@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dougong.records.metrics import MetricsRow
 from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.health import goodput_words, workers_words
 from dougong.ui.run_progress import NewestCheckpoint, RunProgress
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -67,7 +68,7 @@ def draw_panel(progress: RunProgress, now: float, width: int) -> RenderableType:
         lines.append(_cut(Text(f" suspect: {culprit}: {why}", "bold yellow")))
     if progress.row is not None:
         lines += [_loss_line(progress, progress.row, width), *_speed_lines(progress, progress.row)]
-    lines.append(_checkpoint_line(progress, now))
+    lines += [_checkpoint_line(progress, now), *_health_lines(progress, now)]
     for text in progress.storage.lines():
         lines.append(_cut(Text(f" storage: {text}", "bold yellow")))
     if progress.unsaved:
@@ -205,6 +206,22 @@ def _checkpoint_line(progress: RunProgress, now: float) -> Text:
         if row.get(key) is not None:
             line.append(f"  {label} ", "dim").append(f"{row[key]:{form}}")
     return _cut(line)
+
+
+def _health_lines(progress: RunProgress, now: float) -> list[Text]:
+    """How the workers are, what goodput there is, and the last fault."""
+    lines = []
+    if any(worker.alive for worker in progress.workers):
+        lines.append(Text(f" workers {workers_words(progress.workers)}"))
+    if progress.goodput is not None and progress.goodput.share is not None:
+        share, _, more = goodput_words(progress.goodput).partition(" of ")
+        lines.append(Text.assemble(" goodput ", (share, "bold"), (f" of {more}", "dim")))
+    if progress.fault is not None:
+        fault = progress.fault
+        after = fault.outcome or "not over yet"
+        ago = duration(now - fault.at)
+        lines.append(Text.assemble(f" last fault {ago} ago, {after}: ", (fault.text, "dim")))
+    return [_cut(line) for line in lines]
 
 
 def _age(checkpoint: NewestCheckpoint, now: float) -> str:

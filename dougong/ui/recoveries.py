@@ -40,9 +40,10 @@ class Recovery:
     start of the next generation; of that, waited_s: for nodes. reload_s: from there to the end of
     its first step. lost_steps: how many steps were trained again. moved: workers that are on other
     nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault that was
-    rehearsed; empty where none was. `memory_step`: the step that workers held in memory, from which
-    the next generation went on; `over`: the break-down that the controller has told; `is_ignored`:
-    nothing had to be done.
+    rehearsed; empty where none was. `index`: which of the events is its first sign, `named_at` the
+    diagnosis, `over_at` the first step after it (None: there is none). `memory_step`: the step that
+    workers held in memory, from which the next generation went on; `over`: the break-down that the
+    controller has told; `is_ignored`: nothing had to be done.
     """
 
     generation: int
@@ -63,6 +64,9 @@ class Recovery:
     memory_step: int | None = None
     over: Recovered | None = None
     is_ignored: bool = False
+    index: int = 0
+    named_at: int | None = None
+    over_at: int | None = None
 
     @property
     def place(self) -> str:
@@ -99,8 +103,10 @@ class _Reader:
         self._failure: WorkerDied | FailureDiagnosed | None = None
         self._restart: GenerationStarted | None = None
         self._waiting: Waiting | None = None
+        self._index = -1
 
     def take(self, event: Event) -> None:
+        self._index += 1
         match event:
             case DrillFired() if _may_be_named(event):
                 self._drill = event
@@ -136,20 +142,24 @@ class _Reader:
         """The first step is done: how long what took."""
         for number, known in enumerate(self.recoveries):
             if known.generation == event.failed and not known.is_ignored:
-                self.recoveries[number] = replace(known, over=event)
+                self.recoveries[number] = replace(known, over=event, over_at=self._index)
 
     def _take_failure(self, event: WorkerDied | FailureDiagnosed) -> None:
         # What dies after the first one of its generation, dies of it: only its diagnosis is news.
+        # A controller's death is told by the next one, and is no consequence of anything.
         alike = [known.generation for known in self.recoveries if not known.is_ignored]
-        if event.generation not in alike:
+        if event.generation not in alike or event.who.kind == "controller":
             self.recoveries.append(self._begin(event))
             self._failure, self._restart, self._drill = event, None, None
+            if isinstance(event, FailureDiagnosed):
+                self._improve(named_at=self._index, detail=event.detail.rstrip())
         elif isinstance(event, FailureDiagnosed) and self._newest.generation == event.generation:
             self._improve(
                 culprit=event.who,
                 failure=event.failure,
                 cause=event.cause or self._newest.cause,
                 detail=event.detail.rstrip(),
+                named_at=self._index,
             )
 
     def _take_agents(self, event: AgentsStarted) -> None:
@@ -172,7 +182,8 @@ class _Reader:
     def _take_first_step(self, event: FirstStep) -> None:
         if self._restart is not None:
             lost = max(self._newest.step - event.step + 1, 0)
-            self._improve(reload_s=_seconds(self._restart, event), lost_steps=lost)
+            reload_s = _seconds(self._restart, event)
+            self._improve(reload_s=reload_s, lost_steps=lost, over_at=self._index)
             self._close()
 
     @property
@@ -197,6 +208,7 @@ class _Reader:
             step=self._last_step(event.generation),
             noticed_s=_seconds(drill, event) if drill is not None and rehearsed else None,
             drill=drill.action if drill is not None and rehearsed else "",
+            index=self._index,
         )
 
     def _last_step(self, generation: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dougong.parallel.plan import Plan
 from dougong.records.events import (
@@ -18,6 +18,8 @@ from dougong.records.events import (
     Phase,
     PhaseEnded,
     PhaseStarted,
+    Recovered,
+    RecoveryDecided,
     RunEnded,
     StateChanged,
     Suspected,
@@ -25,9 +27,10 @@ from dougong.records.events import (
     Waiting,
 )
 from dougong.records.metrics import MetricsRow
+from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import commit_words
 from dougong.ui.formatting import duration
-from dougong.ui.sentences import PHASES
+from dougong.ui.sentences import PHASES, failure_words
 from dougong.ui.storage_words import OpenTroubles
 
 _STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
@@ -42,6 +45,16 @@ class NewestCheckpoint:
     committed_at: float | None
 
 
+@dataclass(frozen=True)
+class LastFault:
+    """The newest failure. `at`: when it was named, by the view's clock; `outcome`: what became of
+    it, empty while nothing has."""
+
+    text: str
+    at: float
+    outcome: str = ""
+
+
 @dataclass
 class RunProgress:
     """The run as far as events and rows have come; times are seconds of the view's clock.
@@ -50,7 +63,7 @@ class RunProgress:
     and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
     lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
     is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
-    written.
+    written. `workers` and `goodput`: as the newest status says.
     """
 
     job_name: str
@@ -64,6 +77,9 @@ class RunProgress:
     unsaved: str = ""
     storage: OpenTroubles = field(default_factory=OpenTroubles)
     failures: int = 0
+    fault: LastFault | None = None
+    workers: tuple[WorkerState, ...] = ()
+    goodput: Goodput | None = None
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
     suspects: dict[str, str] = field(default_factory=dict)
@@ -81,11 +97,17 @@ class RunProgress:
     def take(self, row: MetricsRow, now: float) -> None:
         """A step's row: a step that comes again drops what was rewound."""
         self._rewind(row["step"])
-        self.row, self.generation = row, row["generation"]
+        is_late = row["generation"] < self.generation  # its teller was lost, and others had kept it
+        self.row, self.generation = row, max(row["generation"], self.generation)
         self.losses.append((row["step"], row["loss"]))
-        self.arrivals.append((now, row["step"]))
+        if not is_late:
+            self.arrivals.append((now, row["step"]))
         if row.get("val_loss") is not None:
             self.validation = (row["step"], row["val_loss"])
+
+    def take_status(self, status: RunStatus) -> None:
+        """What the run's status says beside its events."""
+        self.workers, self.goodput = status.workers, status.goodput
 
     def note(self, event: Event, now: float) -> None:
         """What an event changes: the newest checkpoint, the pace, the number of failures, the
@@ -94,6 +116,7 @@ class RunProgress:
         self.failures += isinstance(event, FailureDiagnosed)
         self._note_course(event, now)
         self._note_suspects(event)
+        self._note_fault(event, now)
         self._note_checkpoint(event, now)
         self.storage.note(event)
 
@@ -105,6 +128,19 @@ class RunProgress:
                 self.suspects.pop(str(culprit), None)
             case FailureDiagnosed() | GenerationStarted() | RunEnded():
                 self.suspects.clear()
+
+    def _note_fault(self, event: Event, now: float) -> None:
+        match event:
+            case FailureDiagnosed():
+                words = failure_words(event.failure, event.cause)
+                self.fault = LastFault(f"{event.who}: {words}", now)
+            case RecoveryDecided(action="ignore") if self.fault is not None:
+                self.fault = replace(self.fault, outcome="nothing ended by it")
+            case Recovered() if self.fault is not None:
+                took = duration(event.first_step_s)
+                self.fault = replace(self.fault, outcome=f"trained again after {took}")
+            case _:
+                pass
 
     def _note_course(self, event: Event, now: float) -> None:
         match event:

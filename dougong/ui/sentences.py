@@ -33,6 +33,7 @@ from dougong.records.events import (
     RayChanged,
     Recovered,
     RecoveryDecided,
+    ReserveEvent,
     RunCreated,
     RunEnded,
     RunEvent,
@@ -52,6 +53,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.unsaved import commit_words
+from dougong.ui.event_words import given_up_words, reserve_words
 from dougong.ui.formatting import (
     count,
     duration,
@@ -120,9 +122,8 @@ def _(event: RunCreated) -> Sentence:
 @describe.register
 def _(event: StateChanged) -> Sentence:
     if event.state == "STOPPING":
-        return Sentence(
-            "warning", "stopping: the step in progress ends, then a checkpoint is written"
-        )
+        text = "stopping: the step in progress ends, then a checkpoint is written"
+        return Sentence("warning", text)
     return Sentence("quiet", f"state: {event.state.lower()}")
 
 
@@ -255,7 +256,7 @@ def _(event: DrillFired) -> Sentence:
         when = f"{event.after_s:g} s after the first step"
     elif event.by_command:
         when = f"in step {event.step}, by `dougong drill`"
-    return Sentence("warning", f"drill: {event.action} {event.worker}{lasts} {when}")
+    return Sentence("warning", f"drill: {event.action} {event.worker}".rstrip() + f"{lasts} {when}")
 
 
 @describe.register
@@ -292,6 +293,11 @@ def _(event: FailureDiagnosed) -> Sentence:
 def _(event: RecoveryDecided) -> Sentence:
     action = event.action.replace("_", " ")
     return Sentence("warning", f"decision: {action} ({event.reason})")
+
+
+@describe.register
+def _(event: ReserveEvent) -> Sentence:
+    return Sentence(*reserve_words(event))
 
 
 @describe.register
@@ -366,14 +372,7 @@ def _(event: StopRequested) -> Sentence:
 
 @describe.register
 def _(event: StepGivenUp) -> Sentence:
-    text = f"the step did not end: no worker has moved for {event.limit}"
-    places: dict[str, list[str]] = {}
-    for worker in event.workers:
-        places.setdefault(f"{worker.phase} of step {worker.step}", []).append(worker.name)
-    for place, names in places.items():
-        text += f"; {worker_list(names)} in {place}"
-    kept = f"kept is {event.checkpoint}" if event.checkpoint else "there is no checkpoint"
-    return Sentence("warning", f"{text}; the run ends without it, {kept}")
+    return Sentence("warning", given_up_words(event))
 
 
 @describe.register

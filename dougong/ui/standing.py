@@ -17,6 +17,7 @@ from dougong.records.events import (
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
+    FailureDiagnosed,
     GenerationStarted,
     Recovered,
 )
@@ -24,7 +25,9 @@ from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.health import goodput_words
 from dougong.ui.recoveries import parts_of
+from dougong.ui.sentences import failure_words
 
 _LOOKED_AT = 20
 """Rows whose pace is taken for the present one."""
@@ -43,12 +46,26 @@ class LastCheckpoint:
 
 
 @dataclass(frozen=True)
+class NewestFault:
+    """The newest failure that was named. `age_s`: since then."""
+
+    who: str
+    what: str
+    generation: int
+    age_s: float
+
+    def __str__(self) -> str:
+        return f"last fault: {duration(self.age_s)} ago, {self.who}: {self.what}"
+
+
+@dataclass(frozen=True)
 class Standing:
     """Where a run stands. What is not known is None; seconds.
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
-    them counts any more. `recovered`: the break-down of the last recovery. `remark`: what else has
+    them counts any more. `fault`: the newest; `recovered`: the break-down of the last recovery.
+    `remark`: what else has
     to be known, empty for nothing. `next_command`: what to type next.
     """
 
@@ -64,10 +81,11 @@ class Standing:
     next_command: str
     remark: str = ""
     recovered: Recovered | None = None
+    fault: NewestFault | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
-        newest = self.checkpoint
+        newest, goodput = self.checkpoint, self.status.goodput
         return {
             **self.status.to_json(),
             "loss": self.loss,
@@ -77,6 +95,8 @@ class Standing:
             "usual_step_s": self.usual_step_s,
             "quiet": self.quiet,
             "checkpoint": None if newest is None else asdict(newest),
+            "goodput": None if goodput is None else goodput.to_json(),
+            "last_fault": None if self.fault is None else asdict(self.fault),
             "recovered": None if self.recovered is None else dict(parts_of(self.recovered)),
             "remark": self.remark,
             "next": self.next_command,
@@ -96,9 +116,18 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
+        return lines + self._fault_words() + self._remarks()
+
+    def _fault_words(self) -> list[str]:
+        """What faults have cost so far, and the newest of them."""
+        goodput = self.status.goodput
+        words = "" if goodput is None else goodput_words(goodput)
+        lines = [f"goodput {words}"] if words else []
+        if self.fault is not None:
+            lines.append(str(self.fault))
         if self.recovered is not None:
             lines.append(_words_on(self.recovered))
-        return lines + self._remarks()
+        return lines
 
     def _remarks(self) -> list[str]:
         """What it waits for, that it is not saved, and what is unusual."""
@@ -165,9 +194,23 @@ def find_standing(
         checkpoint=_newest(there, now),
         has_lost_all=bool(committed) and not there,
         next_command=next_command,
-        recovered=next((e for e in reversed(events) if isinstance(e, Recovered)), None),
+        recovered=_last_recovery(events),
+        fault=_last_fault(events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
     )
+
+
+def _last_recovery(events: Sequence[Event]) -> Recovered | None:
+    return next((event for event in reversed(events) if isinstance(event, Recovered)), None)
+
+
+def _last_fault(events: Sequence[Event], now: datetime) -> NewestFault | None:
+    for event in reversed(events):
+        if isinstance(event, FailureDiagnosed):
+            what = failure_words(event.failure, event.cause)
+            age_s = _age_s(event.wall, now) or 0.0
+            return NewestFault(str(event.who), what, event.generation, age_s)
+    return None
 
 
 def _words_on(over: Recovered) -> str:

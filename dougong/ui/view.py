@@ -22,6 +22,7 @@ from dougong.fault.observation import is_consequence, is_sentence
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import Event, FailureDiagnosed, RunEnded, WorkerDied
 from dougong.records.metrics import MetricsRow
+from dougong.records.status import RunStatus
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
 from dougong.ui.panel import draw_panel, plain_step
@@ -80,6 +81,10 @@ class View:
         if not self._draws:
             self._print(Text(plain_step(self._progress, now)))
         self.tick()
+
+    def status(self, status: RunStatus) -> None:
+        """How the run is, as status.json is about to say."""
+        self._progress.take_status(status)
 
     def event(self, event: Event) -> None:
         """Something happened: an event as `RunDir.append_event` returned it."""

@@ -92,6 +92,7 @@ EXAMPLES: tuple[Message, ...] = (
     dataclasses.replace(RAISED, stays=True),
     worker.WorkerLeft(12),
     worker.StateFetched(12, {"own": 4096, "peer": 0}, 0.02),
+    worker.StateFetched(12, {}, 0.02, ({"step": 12, "generation": 1, "loss": 2.5},)),
     worker.StoreRequest(7, "set", ("a/b",), "AAE="),
     worker.StoreReply(7, amount=2, error="why"),
     worker.WorkerDone(),

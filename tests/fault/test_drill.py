@@ -23,6 +23,7 @@ class Line:
     end: int
     ordered: list[OrderedFault] = field(default_factory=list)
     stop_requested: bool = False
+    rest_requested: bool = False
 
     def send(self, message: WorkerMessage) -> None:
         os.write(self.end, encode(message))

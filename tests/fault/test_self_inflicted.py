@@ -29,6 +29,7 @@ def ends(act: Callable[[], object]) -> int:
     ("name", "status"),
     [
         ("kill", -signal.SIGKILL),
+        ("kill_controller", -signal.SIGKILL),
         ("segfault", -signal.SIGSEGV),
         ("abort", -signal.SIGABRT),
         ("notice", -signal.SIGTERM),
@@ -45,7 +46,7 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-@pytest.mark.parametrize("name", ["stop", "pause"])
+@pytest.mark.parametrize("name", ["stop", "pause", "stop_controller"])
 def test_a_stopped_process_goes_on_after_its_time(name: str) -> None:
     pid = os.fork()
     if pid == 0:

@@ -1,6 +1,7 @@
 """What the launcher's tests have workers do instead of training: small loops without a model, and every kind of fault.
 
-`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation};
+`model.config` of the job says how: `step_s` (seconds a step takes) and `faults`, each {worker, step, do, generation,
+moment: begun or untold, when the step is done and nobody has told it};
 `kernels`, {island: word}, lets islands compute differently; `memory`: workers keep the newest step in memory, and a
 generation goes on from there; `meet`: the folder where workers meet, for runs whose own directory is ill.
 Workers step together by files in the run directory; a checkpoint is one small file per worker, of the real format.
@@ -20,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ from dougong.control.messages import EndAgent
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import PartDurable, SaveFailed, StateFetched, StepDone
-from dougong.errors import DataError, LaunchError, PeerError
+from dougong.errors import DataError, LaunchError, PeerError, RestError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
+from dougong.training.results.kept_rows import KeptRows
 from dougong.training.start.preflight import Inspection
 
 PATIENCE_S = 60.0
@@ -60,9 +62,10 @@ def fingerprint(probing: Probing) -> Fingerprint:
 
 @dataclass
 class Held:
-    """What a toy worker keeps in memory: its newest step."""
+    """What a toy worker keeps in memory: its newest step, and the rows of the last ones."""
 
     step: int
+    rows: KeptRows = field(default_factory=KeptRows)
 
 
 def train(context: WorkerContext) -> None:
@@ -76,21 +79,24 @@ def train(context: WorkerContext) -> None:
     if step > _load(context) and _is_due(job, step):
         _save(context, step)  # its checkpoint has died with the generation that had begun it
     print(f"{me.name} begins after step {step}, generation {context.generation}")
-    stopping = False
+    end = "go"
     # As a trainer does, where the storage is what is tested: beside the steps.
     saver = ThreadPoolExecutor(1) if config.get("meet") else None
-    while step < job.steps and not stopping:
+    while step < job.steps and end == "go":
         step += 1
         context.control.progress(step, "forward", 0)
         _rehearse(context, step)
         _suffer(context, step)
         time.sleep(config.get("step_s", 0.01))
-        stopping = _agree(context, step)
+        end = _agree(context, step)
         held.step = step
+        row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
+        row |= {"grad_norm": 1.0, "lr": 1e-3, "islands": {}}
+        held.rows.keep(context.generation, row)
+        _suffer(context, step, "untold")
         if me.rank == 0:
-            row = {"step": step, "loss": 1.0 / step, "tokens": 64, "step_s": 0.01, "tokens_per_s": 6400.0}
-            context.control.send(StepDone(step, {**row, "grad_norm": 1.0, "lr": 1e-3, "islands": {}}))
-        if stopping or _is_due(job, step):
+            context.control.send(StepDone(step, row))
+        if end == "stop" or _is_due(job, step):
             context.control.progress(step, "checkpoint", 1)
             if saver is None:
                 _save(context, step)
@@ -98,6 +104,8 @@ def train(context: WorkerContext) -> None:
                 saver.submit(_save, context, step)
     if saver is not None:
         saver.shutdown()
+    if end == "rest" and step < job.steps:
+        raise RestError(f"generation {context.generation} ends after step {step}")
 
 
 def _is_due(job: Job, step: int) -> bool:
@@ -120,7 +128,8 @@ def _start_step(context: WorkerContext, held: Held) -> int:
     newest = min((step for step in steps if step > 0), default=0)
     tier = "checkpoint" if newest == 0 else "own" if held.step else "peer"
     held.step = newest or checkpoint
-    context.control.send(StateFetched(held.step, {tier: 8}, 0.001))
+    untold = held.rows.begin(context.recorded, held.step)
+    context.control.send(StateFetched(held.step, {tier: 8}, 0.001, untold))
     return held.step
 
 
@@ -145,8 +154,8 @@ def _rehearse(context: WorkerContext, step: int) -> None:
     rehearse(context.drills, step, context.control)
 
 
-def _agree(context: WorkerContext, step: int) -> bool:
-    """Whether to stop after this step: rank 0 decides when all have come, the others read it."""
+def _agree(context: WorkerContext, step: int) -> str:
+    """Whether to stop or to rest after this step: rank 0 decides when all have come, the others read it."""
     folder = _meeting_place(context)
     verdict = folder / f"{context.generation}-{step}"
     others = [worker.rank for worker in context.plan.workers if worker.rank > 0]
@@ -156,10 +165,11 @@ def _agree(context: WorkerContext, step: int) -> bool:
     else:
         _await(context, lambda: all(file.exists() for file in arrived), f"all of step {step}")
         part = verdict.with_suffix(".part")
-        part.write_text("stop" if context.control.stop_requested else "go")
+        asked = "rest" if context.control.rest_requested else "go"
+        part.write_text("stop" if context.control.stop_requested else asked)
         part.rename(verdict)
     _await(context, verdict.exists, f"a verdict on step {step}")
-    return verdict.read_text() == "stop"
+    return verdict.read_text()
 
 
 def _save(context: WorkerContext, step: int) -> None:
@@ -201,9 +211,9 @@ def _load(context: WorkerContext) -> int:
     return int(json.loads((context.resume / "model" / "toy-0.json").read_text())["step"])
 
 
-def _suffer(context: WorkerContext, step: int) -> None:
+def _suffer(context: WorkerContext, step: int, moment: str = "begun") -> None:
     for fault in context.job.model.config.get("faults", ()):
-        here = (context.worker.name, step) == (fault["worker"], fault["step"])
+        here = (context.worker.name, step, moment) == (fault["worker"], fault["step"], fault.get("moment", "begun"))
         if here and context.generation <= fault.get("generation", 1):
             _FAULTS[fault["do"]](context)
 

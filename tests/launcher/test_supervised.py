@@ -44,6 +44,18 @@ def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: 
     assert status is not None and (status.state, status.fence) == ("FINISHED", 2)
 
 
+@pytest.mark.slow
+def test_a_drill_that_kills_the_controller_comes_once(tmp_path: Path) -> None:
+    """It is on storage that it has come before it does: the next controller computes the same step again."""
+    drill = [{"at_step": 8, "fault": "kill_controller"}]
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.05, drill=drill), BESIDE).start()
+    assert run.finish() == 0, run.text()
+    assert [event["culprit"]["kind"] for event in run.events("diagnosis")] == ["controller"]
+    (fired,) = run.events("drill")
+    assert (fired["action"], fired["worker"], fired["step"]) == ("kill_controller", "", 8)
+    assert run.run_dir.read_metrics()[-1]["step"] == 20
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_command_stops_its_run_once(tmp_path: Path, number: signal.Signals, status: int) -> None:
     run = ToyRun(tmp_path / "run", toy_job(step_s=0.2, steps=200), BESIDE).start()

@@ -49,6 +49,18 @@ def ended(run: ToyRun) -> None:
         assert newest <= first <= newest + 1
 
 
+@pytest.mark.slow
+def test_a_step_has_one_row_although_its_teller_dies_before_it_tells(tmp_path: Path) -> None:
+    faults = [{"worker": "east/0", "step": step, "do": "kill", "moment": "untold"} for step in (5, 12)]
+    faults[1]["generation"] = 2
+    job = {"islands": ISLANDS, "memory": True, "faults": faults, "step_s": 0.04}
+    run = ToyRun(tmp_path / "run", toy_job(**job)).start()
+    assert run.finish() == 0, run.text()
+    rows = run.run_dir.read_metrics()
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["generation"] for row in rows] == [1] * 5 + [2] * 7 + [3] * 8
+
+
 def test_a_fault_costs_what_it_has_hit_and_at_most_one_step(tmp_path: Path) -> None:
     """A death, a preemption, and the death of an agent, one after the other."""
     run = started(tmp_path)

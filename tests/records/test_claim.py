@@ -48,6 +48,20 @@ def test_a_run_that_has_come_to_nothing_gives_its_directory_and_keeps_its_record
     assert RunDir.open(tmp_path / "set-aside" / "2").read_job() == "job: second\n"
 
 
+def test_empty_folders_on_other_storage_stay_where_they_are(tmp_path: Path) -> None:
+    """Mounted or linked there by somebody whose checkpoints and logs are to lie elsewhere."""
+    path, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for name in ("checkpoints", "logs"):
+        (elsewhere / name / "lost+found").mkdir(parents=True)
+    path.mkdir()
+    (path / "checkpoints").symlink_to(elsewhere / "checkpoints")
+    (path / "logs").symlink_to("../elsewhere/logs")
+    with claim(path) as claimed:
+        assert claimed.earlier is None
+        assert claimed.run_dir.checkpoints.resolve() == elsewhere / "checkpoints"
+        assert claimed.run_dir.logs.resolve() == elsewhere / "logs"
+
+
 @pytest.mark.parametrize("where", ["checkpoints/step-000010", "checkpoints/set-aside/1/step-000010"])
 def test_a_run_with_checkpoints_is_gone_on_with(tmp_path: Path, where: str) -> None:
     left_by_a_run(tmp_path)

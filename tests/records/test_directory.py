@@ -38,7 +38,10 @@ def test_create_then_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("leftover", ["job.yaml", "events.jsonl", "metrics.jsonl", "checkpoints"])
 def test_create_refuses_an_existing_run(tmp_path: Path, leftover: str) -> None:
-    (tmp_path / leftover).mkdir() if leftover == "checkpoints" else (tmp_path / leftover).write_text("")
+    if leftover == "checkpoints":
+        (tmp_path / leftover / "step-000005").mkdir(parents=True)
+    else:
+        (tmp_path / leftover).write_text("")
     with pytest.raises(LaunchError, match=rf"holds a run already \({leftover}\).*dougong resume"):
         RunDir.create(tmp_path)
 
@@ -118,9 +121,11 @@ def test_a_torn_last_line_is_left_out_at_every_byte_and_repaired_by_the_next_wri
 
 
 def test_a_row_says_when_it_was_written(tmp_path: Path) -> None:
-    run = RunDir(tmp_path, now=lambda: datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc))
+    now = datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
+    run = RunDir(tmp_path, lambda: 7.25, lambda: now)
     row = run.append_metrics({"generation": 1, "step": 2})
-    assert row == {"generation": 1, "step": 2, "fence": 0, "wall": "2025-01-02T03:04:05.678Z"}
+    clocks = {"wall": "2025-01-02T03:04:05.678Z", "monotonic_s": 7.25}
+    assert row == {"generation": 1, "step": 2, "fence": 0, **clocks}
     assert run.read_metrics() == [row]
 
 

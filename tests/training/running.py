@@ -101,6 +101,10 @@ class HandControl:
         return self._stop_at is not None and self._step >= self._stop_at
 
     @property
+    def rest_requested(self) -> bool:
+        return False
+
+    @property
     def leave_requested(self) -> bool:
         return False
 

@@ -52,6 +52,10 @@ class Ordered:
         return False
 
     @property
+    def rest_requested(self) -> bool:
+        return False
+
+    @property
     def leave_requested(self) -> bool:
         return self.is_over
 

@@ -10,6 +10,7 @@ import pytest
 from dougong.control.worker_api import Kept, WorkerContext
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
+from dougong.training.results.kept_rows import KeptRows
 from dougong.training.trainer import JobForm, Trainer, build_trainer
 from tests.jobs import make_job
 from tests.training.running import HandControl, lay_out, token_file
@@ -83,8 +84,23 @@ def test_a_row_has_its_keys_in_their_order(tmp_path: Path) -> None:
     (row,) = [message["row"] for message in said(messages, "step_done")]
     assert list(row) == [
         "step", "loss", "tokens", "step_s", "tokens_per_s", "grad_norm", "lr", "islands",
-        "val_loss", "load", "balance_loss", "ledger", "checksums",
+        "load", "balance_loss", "ledger", "checksums", "val_loss", "validate_s",
     ]  # fmt: skip
+
+
+def test_every_worker_keeps_its_rows_for_a_generation_that_goes_on_behind_one_that_nobody_told(tmp_path: Path) -> None:
+    """Also the time of a save, which the next row tells."""
+    kept = Kept()
+    trainer, _, messages = trainer_of(job_of(tmp_path), tmp_path, kept=kept)
+    for step in (1, 2, 3):
+        trainer.run_step(step)
+    rows = [message["row"] for message in said(messages, "step_done")]
+    assert [row["step"] for row in rows if "save_s" in row] == [3]
+    found = kept.get(KeptRows)
+    assert found is not None
+    offered = found.begin(recorded=1, step=3)
+    assert [row["step"] for row in offered] == [2, 3]
+    assert offered[-1] == {"generation": 1, **rows[-1]}
 
 
 def test_a_stop_saves_and_finishing_saves_nothing_twice(tmp_path: Path) -> None:

@@ -173,7 +173,9 @@ def test_the_controller_knows_the_end_that_its_record_lacks(tmp_path: Path) -> N
 
 def test_closing_words(tmp_path: Path) -> None:
     words = closing_words(finished_run(tmp_path / "run")).splitlines()
-    assert words[0] == "quickstart: finished at step 60/60, 245,760 tokens, 40 s, loss 2.0852, 1 failure"
+    assert (
+        words[0] == "quickstart: finished at step 60/60, 245,760 tokens, 40 s (goodput 76.9 %), loss 2.0852, 1 failure"
+    )
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
 
 

@@ -6,7 +6,15 @@ import io
 import re
 
 import pytest
-from dougong.records.events import AgentsStarted, CheckpointCommitted, CheckpointFailed, Waiting
+from dougong.records.events import (
+    AgentsStarted,
+    CheckpointCommitted,
+    CheckpointFailed,
+    FailureDiagnosed,
+    Recovered,
+    Waiting,
+)
+from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.ui.panel import draw_panel, plain_step, sparkline
 from dougong.ui.run_progress import RunProgress
 from rich.console import Console
@@ -76,3 +84,27 @@ def test_a_broken_loss_is_shown_as_such() -> None:
 )  # fmt: skip
 def test_sparkline(values: list[float], width: int, expected: str) -> None:
     assert sparkline(values, width) == expected
+
+
+@pytest.mark.parametrize("number", [2, 256])
+def test_workers_goodput_and_the_last_fault_stand_in_80_columns(number: int) -> None:
+    progress = progress_at(3)
+    workers = [WorkerState(name=f"east/{i}", pid=i + 1, alive=True, health="running") for i in range(number)]
+    workers[1] = workers[1].model_copy(update={"health": "suspect: stopped for 0.6 s"})
+    goodput = Goodput(parts={"training": 90.0, "again": 6.0, "restoring": 4.0}, steps_again=9)
+    progress.take_status(RunStatus(workers=tuple(workers), goodput=goodput))
+    progress.note(FailureDiagnosed(generation=1, worker="east/1", failure="crash", cause="SIGKILL"), 8.0)
+    assert "last fault 2.0 s ago, not over yet: east/1: crash: SIGKILL" in panel_text(progress, 10.0)
+    over = {"noticed_s": 0.0, "decided_s": 0.0, "left_s": 0.1, "begun_s": 0.1, "first_step_s": 0.4}
+    progress.note(Recovered(generation=2, failed=1, **over), 9.0)
+    shown = panel_text(progress, 10.0)
+    assert f" workers 1 suspected (east/1), {number - 1} running" in shown
+    assert " goodput 90.0 % of 1:40, 9 steps computed again (" in shown
+    assert " last fault 2.0 s ago, trained again after 0.40 s: east/1: crash: SIGKILL" in shown
+
+
+def panel_text(progress: RunProgress, now: float) -> str:
+    out = io.StringIO()
+    Console(file=out, width=80).print(draw_panel(progress, now, 80))
+    assert all(len(line) <= 80 for line in out.getvalue().splitlines())
+    return out.getvalue()

@@ -13,7 +13,7 @@ import pytest
 from dougong.deadlines import Deadlines
 from dougong.errors import StorageError
 from dougong.records.directory import RunDir
-from dougong.records.events import RunEnded, StateChanged, WarningRaised
+from dougong.records.events import GenerationStarted, RunCreated, RunEnded, StateChanged, WarningRaised
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import ControllerProcess, RunStatus
 from dougong.ui.recorder import Recorder
@@ -42,6 +42,27 @@ def test_an_event_is_written_shown_and_comes_back_with_its_clocks(tmp_path: Path
     assert out.getvalue().rstrip().endswith("! [east/0] disk is slow")
 
 
+def test_the_status_has_goodput_that_goes_on_with_the_next_controller(tmp_path: Path) -> None:
+    """It counts the time in which nobody led the run, and takes back the steps that come again."""
+    first, _ = recorder_in(tmp_path / "run")
+    first.record(RunCreated(generation=1, job="tiny"))
+    first.record(GenerationStarted(generation=1, workers=()))
+    for step in (1, 2):
+        time.sleep(0.02)
+        first.step({**make_row(1, step), "step_s": 0.01})
+    first.set_status(RunStatus(generation=1, step=2))
+    first.close("")
+    time.sleep(0.1)
+    second = Recorder(RunDir(tmp_path / "run", fence=2), make_view(Console(file=io.StringIO()), "tiny", 60), None)
+    second.record(RunCreated(generation=2, job="tiny"))
+    second.record(GenerationStarted(generation=2, workers=(), step=1))
+    found = second.goodput()
+    assert found.parts["training"] == pytest.approx(0.01)
+    assert found.parts["again"] >= 0.01 and found.steps_again == 1
+    assert found.parts["down"] >= 0.09
+    second.close("")
+
+
 def test_a_quiet_event_is_written_and_not_shown(tmp_path: Path) -> None:
     recorder, out = recorder_in(tmp_path / "run")
     recorder.record(StateChanged(generation=1, state="RUNNING"))
@@ -55,7 +76,7 @@ def test_a_step_is_in_metrics_tensorboard_and_on_the_screen(tmp_path: Path) -> N
     recorder.step(make_row(1, 1))
     recorder.close("the end")
     (row,) = recorder.run_dir.read_metrics()
-    assert row == {**make_row(1, 1), "fence": 0, "wall": row["wall"]}
+    assert row == {**make_row(1, 1), "fence": 0, "wall": row["wall"], "monotonic_s": row["monotonic_s"]}
     (file,) = recorder.run_dir.tensorboard.iterdir()
     assert file.stat().st_size > 100
     lines = out.getvalue().splitlines()

@@ -12,11 +12,12 @@ from dougong.records.events import (
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
+    FailureDiagnosed,
     GenerationStarted,
     RunCreated,
     RunEnded,
 )
-from dougong.records.status import RunStatus
+from dougong.records.status import Goodput, RunStatus
 from dougong.ui.standing import Standing, find_standing
 
 NOON = datetime(2025, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
@@ -96,6 +97,21 @@ def test_what_of_ray_is_gone_is_said_while_the_run_goes_on() -> None:
     assert at(1.0, status=headless).lines()[-1] == "Ray's head does not answer"
     ended = headless.model_copy(update={"state": "STOPPED"})
     assert "Ray's head does not answer" not in at(1.0, status=ended).lines()
+
+
+def test_goodput_and_the_last_fault_are_said_to_people_and_programs() -> None:
+    goodput = Goodput(parts={"training": 90.0, "again": 10.0}, steps_again=9)
+    told = FailureDiagnosed(generation=1, worker="east/1", failure="crash", cause="SIGKILL", wall=wall(5.0))
+    found = at(9.0, status=RUNNING.model_copy(update={"goodput": goodput}), events=(told,))
+    assert found.lines()[-2:] == [
+        "goodput 90.0 % of 1:40, 9 steps computed again (steps computed again 10.0 %)",
+        "last fault: 4.0 s ago, east/1: crash: SIGKILL",
+    ]
+    told_json = found.to_json()
+    assert (told_json["goodput"]["share"], told_json["goodput"]["wall_s"]) == (0.9, 100.0)
+    assert told_json["goodput"]["parts"] == goodput.parts
+    assert told_json["last_fault"] == {"who": "east/1", "what": "crash: SIGKILL", "generation": 1, "age_s": 4.0}
+    assert (at(9.0).to_json()["goodput"], at(9.0).to_json()["last_fault"]) == (None, None)
 
 
 def test_a_checkpoint_among_the_steps_makes_a_longer_pause_usual() -> None:

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from dougong.job.drills.vocabulary import NamedFault, known_fault, orderable
+from dougong.job.drills.vocabulary import NamedFault, has_worker, known_fault, orderable
 from dougong.job.section import AboveZero, Positive, Seconds, Section, WorkerName, physical
 
 ALLOWED = "allowed"
@@ -47,7 +47,14 @@ FaultName = Annotated[
     AfterValidator(_orderable_fault),
     WithJsonSchema({"type": "string", "enum": [fault.name for fault in orderable()]}),
 ]
-_WHAT: JsonDict = {"anyOf": [{"required": ["kill"]}, {"required": ["fault", "on"]}]}
+_OF_NOBODY = [fault.name for fault in orderable() if not has_worker(fault.name)]
+_WHAT: JsonDict = {
+    "anyOf": [
+        {"required": ["kill"]},
+        {"required": ["fault", "on"]},
+        {"required": ["fault"], "properties": {"fault": {"enum": [*_OF_NOBODY]}}},
+    ]
+}
 
 
 class Drill(Section):
@@ -72,7 +79,9 @@ class Drill(Section):
         None, "what happens, by its name in the vocabulary", examples=["stop", "kill_agent"]
     )
     on: WorkerName | None = physical(
-        None, "the worker to which it happens, or to whose agent or fork server"
+        None,
+        "the worker to which it happens, or to whose agent or fork server; left out where it "
+        "happens to the controller",
     )
     for_s: AboveZero | None = physical(
         None, "how long it lasts, of what lasts; null: as long as the vocabulary says"
@@ -85,7 +94,7 @@ class Drill(Section):
 
     @property
     def worker(self) -> str:
-        """To whom it happens."""
+        """To whom it happens; empty: to the controller."""
         return self.kill or self.on or ""
 
 

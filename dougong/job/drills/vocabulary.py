@@ -38,7 +38,6 @@ _NEEDS_LAB = "it is done to hosts of a lab, by root: python -m dougong.testing"
 _NEEDS_RAY = "other runs may use this Ray: only in a lab, python -m dougong.testing"
 _NEEDS_CGROUP = "it takes a control group of root's, and may hurt others of its host"
 _FALSIFIES = "the run's weights would be other ones, and nothing would say so: only in a test job"
-_IS_THE_RUN = "it is the run's own controller: stop it by hand, and look"
 _IS_TWO = "order its two parts by themselves"
 
 
@@ -46,7 +45,8 @@ _IS_TWO = "order its two parts by themselves"
 class NamedFault:
     """A row. `kind`, `culprits`: the class that a diagnosis must give (or `or_kind`, where the two
     cannot be told apart), and who may be named; where `must_be_named` is false, to name nothing is
-    right too. `decision`: whether the run goes on.
+    right too, and with `is_anyones` any of that kind may be named: once a step is over nobody can
+    tell whose number it was. `decision`: whether the run goes on.
 
     `lasts_s`: how long it lasts if nobody says otherwise; None: a moment, or for good. `is_silent`:
     no step looks different, only its numbers. `refusal`: why a job file cannot order it; empty: it
@@ -61,6 +61,7 @@ class NamedFault:
     needs: tuple[Need, ...] = ()
     decision: Literal["continue", "end"] = "continue"
     must_be_named: bool = True
+    is_anyones: bool = False
     lasts_s: float | None = None
     is_silent: bool = False
     refusal: str = ""
@@ -178,6 +179,7 @@ _WORKERS = (
         "numerics",
         ("worker", "device"),
         decision="end",
+        is_anyones=True,
     ),
     _flip("weight"),
     _flip("gradient"),
@@ -243,18 +245,15 @@ _MACHINES = (
         "controller",
         "crash",
         ("controller",),
-        must_be_named=False,
-        refusal=_IS_THE_RUN,
     ),
     NamedFault(
         "stop_controller",
-        "SIGSTOP to the controller, and SIGCONT after another has taken over",
+        "SIGSTOP to the controller, which goes on, or is followed by another",
         "controller",
         "hang",
         ("controller",),
         must_be_named=False,
         lasts_s=30.0,
-        refusal=_IS_THE_RUN,
     ),
     NamedFault(
         "jump_clock",
@@ -367,6 +366,13 @@ FAULTS: tuple[NamedFault, ...] = (
 def known_fault(name: str) -> NamedFault | None:
     """The row of that name; None where there is none."""
     return next((fault for fault in FAULTS if fault.name == name), None)
+
+
+def has_worker(name: str) -> bool:
+    """Whether a fault is done to a worker, or to what serves one: it has to be said to whom. The
+    controller is nobody's."""
+    fault = known_fault(name)
+    return fault is None or fault.target != "controller"
 
 
 def lasts(name: str) -> bool:

@@ -42,6 +42,7 @@ from dougong.control.messages import (
     Message,
     OutputLine,
     Ping,
+    RestAfterStep,
     StopAfterStep,
     ToWorker,
     WorkerExited,
@@ -239,7 +240,7 @@ class Agent:
                 self._generation = generation
                 self._log_watch.tell_again()
                 self._workers.begin(message)
-            case LeaveGeneration() | ToWorker() | KillWorkers() | StopAfterStep():
+            case LeaveGeneration() | ToWorker() | KillWorkers() | StopAfterStep() | RestAfterStep():
                 self._workers.command(message)
             case TryPaths():
                 self._paths.answer(message)

@@ -150,7 +150,7 @@ def probed_by(spec: AgentSpec) -> dict[str, str]:
     that share a machine share the first one's answer."""
     workers = devices_of(spec)
     if get_accelerator(spec.accelerator).shares_machine:
-        return dict.fromkeys(workers, spec.workers[0])
+        return dict.fromkeys(workers, next(iter(workers)))
     return {worker: worker for worker in workers}
 
 

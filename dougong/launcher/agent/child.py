@@ -12,7 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
-from dougong.control.messages import JoinGeneration, LeaveGeneration, Message, ProtocolError
+from dougong.control.messages import (
+    JoinGeneration,
+    LeaveGeneration,
+    Message,
+    ProtocolError,
+    RestAfterStep,
+    StopAfterStep,
+)
 from dougong.control.processes import process_state
 from dougong.control.progress import ProgressVector, WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
@@ -113,6 +120,13 @@ class Child:
         if self._outbox is None:
             self._outbox = Outbox(self.channel)
         self._outbox.put(message)
+
+    def ask(self, message: StopAfterStep | RestAfterStep) -> None:
+        """Have the worker do so when its step is done; it looks in its vector."""
+        if isinstance(message, StopAfterStep):
+            self.vector.request_stop()
+        else:
+            self.vector.request_rest()
 
     def take(self, generation: int, task: TrainTask, log: WorkerLog) -> None:
         """From now on it is a worker of this generation."""

@@ -37,9 +37,10 @@ from dougong.control.worker_messages import (
     WorkerLeft,
     WorkerMessage,
     WorkerRaised,
+    WorkerRests,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, NumericsError, PeerError
+from dougong.errors import DougongError, NumericsError, PeerError, RestError
 from dougong.fault.drill import own_drills
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
@@ -83,6 +84,10 @@ class AgentControl:
     @property
     def stop_requested(self) -> bool:
         return self._vector.stop_requested
+
+    @property
+    def rest_requested(self) -> bool:
+        return self._vector.rest_requested
 
     @property
     def leave_requested(self) -> bool:
@@ -131,6 +136,7 @@ class _End(Enum):
     DONE = auto()
     FAILED = auto()
     LOST_PEER = auto()
+    """Or rests: in both cases the process goes on in the next generation."""
 
 
 class _Life:
@@ -162,6 +168,9 @@ class _Life:
         try:
             control.send(_run_task(request, control, self._kept))
             return _End.DONE
+        except RestError:
+            control.send(WorkerRests())
+            return _End.LOST_PEER
         except PeerError as error:
             # Freed by order, a worker has nothing to tell.
             if not control.leave_requested:
@@ -269,6 +278,7 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         rolls_back=task.rolls_back,
         skips=task.skips,
         kept=kept,
+        recorded=task.recorded,
     )
     resolve(task.entry)(context)
     return WorkerDone()

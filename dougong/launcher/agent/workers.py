@@ -12,6 +12,7 @@ from dougong.control.messages import (
     JoinGeneration,
     KillWorkers,
     LeaveGeneration,
+    RestAfterStep,
     StopAfterStep,
     ToWorker,
     WorkerExited,
@@ -25,7 +26,7 @@ from dougong.records.directory import RunDir
 from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 
-Command = LeaveGeneration | ToWorker | KillWorkers | StopAfterStep
+Command = LeaveGeneration | ToWorker | KillWorkers | StopAfterStep | RestAfterStep
 """What the workers of a generation are to hear, or to suffer."""
 
 
@@ -102,9 +103,9 @@ class Workers:
                 for child in children:
                     if not workers or child.worker in workers:
                         self._kill(child)
-            case StopAfterStep():
+            case StopAfterStep() | RestAfterStep():
                 for child in children:
-                    child.vector.request_stop()
+                    child.ask(message)
 
     def note_forked(self, number: int, pid: int) -> None:
         """The process of that request exists."""

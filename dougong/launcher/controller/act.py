@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dougong.control.messages import (
     ForkWorkers,
     KillWorkers,
     LeaveGeneration,
+    RestAfterStep,
     StopAfterStep,
     ToWorker,
 )
@@ -22,8 +24,7 @@ from dougong.control.path_probe import try_paths
 from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
-from dougong.launcher.agent.facts import files_of
-from dougong.launcher.agent.here.code import model_types_of
+from dougong.fault.self_inflicted import inflict
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -33,12 +34,15 @@ from dougong.launcher.controller.actions import (
     AskForFingerprints,
     AskForModel,
     AskForPaths,
+    AskToRest,
     AskToStop,
     AskWhoEnded,
+    BeginReserve,
     CloseChannel,
     CommitCheckpoint,
     DropAgent,
     EndGeneration,
+    EndRested,
     FindCheckpoint,
     FireDrill,
     ForkGeneration,
@@ -48,6 +52,7 @@ from dougong.launcher.controller.actions import (
     Record,
     RecordStep,
     SeekNodes,
+    SeeReserve,
     ShowException,
     ShowLine,
     StartAgents,
@@ -65,16 +70,25 @@ from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     Awaited,
     BackendOpened,
+    Item,
     NodesListed,
     OwnPathsTried,
     PeerRefused,
 )
+from dougong.launcher.controller.inbound.reserve_calls import begin_reserve, see_reserve
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources
 from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
+
+_OfBackend = (
+    OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded | SeeReserve | BeginReserve
+)
+_OfGeneration = (
+    ForkGeneration | AskToStop | AskToRest | EndRested | EndGeneration | KillLate | FireDrill
+)
 
 
 class Actor:
@@ -117,7 +131,7 @@ class Actor:
                 self._answer(generation, answers)
             case AdoptChannel() | CloseChannel() | DropAgent() | TryMachine():
                 self._connect(action)
-            case OpenBackend() | ListNodes() | SeekNodes() | StartAgents() | AskWhoEnded():
+            case _ if isinstance(action, _OfBackend):
                 self._start(action)
             case AskForPaths(number, wanted):
                 self._ask_for_paths(number, wanted)
@@ -130,7 +144,7 @@ class Actor:
                     keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
-            case ForkGeneration() | AskToStop() | EndGeneration() | KillLate() | FireDrill():
+            case _ if isinstance(action, _OfGeneration):
                 self._command(action)
 
     def close(self) -> None:
@@ -189,9 +203,7 @@ class Actor:
 
     # Agents
 
-    def _start(
-        self, action: OpenBackend | ListNodes | SeekNodes | StartAgents | AskWhoEnded
-    ) -> None:
+    def _start(self, action: _OfBackend) -> None:
         match action:
             case OpenBackend():
                 self._backend_thread.call(lambda: BackendOpened(self._backend.open()))
@@ -204,6 +216,10 @@ class Actor:
                 self._backend_thread.call(lambda: self._place(specs))
             case AskWhoEnded():
                 self._backend_thread.call(lambda: AgentsEnded(self._backend.ended()))
+            case SeeReserve(gone, kinds):
+                self._backend_thread.call(lambda: see_reserve(self._backend, gone, kinds))
+            case BeginReserve(specs):
+                self._backend_thread.call(lambda: self._begin_reserve(specs))
 
     def _listen(self, host: str) -> None:
         """Open the server for agents and clients."""
@@ -251,6 +267,13 @@ class Actor:
         self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
 
+    def _begin_reserve(self, specs: tuple[AgentSpec, ...]) -> Item:
+        def start() -> None:
+            self._ask_for_proof(specs)
+            self._backend.start(specs, self._settings_of, tell=lambda text: None)
+
+        return begin_reserve(specs, start)
+
     def _tell_awaited(self, text: str) -> None:
         self._inbox.put(Awaited(text))
 
@@ -269,42 +292,32 @@ class Actor:
         return facts.trouble if prover is None else prover.look(facts.agent, facts.trouble)
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
-        config = self._config
-        return AgentSettings(
-            name=spec.name,
-            island=spec.island,
-            accelerator=spec.accelerator,
-            threads=spec.threads,
-            deterministic=config.job.is_deterministic,
-            controller=self._reach.address,
-            token=config.token,
-            run_dir=str(self._run_dir.path),
-            proof=None if self._prover is None else self._prover.proof,
-            model_types=model_types_of(config.job.model, config.sources),
-            files=files_of(config.job, begins=not config.resume_point.has_committed),
-            preload=config.entries.preload,
-            cwd=config.cwd,
-            fence=config.fence,
-            deadlines=config.deadlines,
-            ports=read_ports(config.job.ports),
-            avoided=self._facts.avoided(spec),
-        )
+        proof = None if self._prover is None else self._prover.proof
+        settings = self._config.settings_of(spec, self._reach.address, self._run_dir, proof)
+        avoided = self._facts.devices.avoided(spec, self._facts.nodes or ())
+        return replace(settings, avoided=avoided)
 
     # Workers
 
-    def _command(
-        self, action: ForkGeneration | AskToStop | EndGeneration | KillLate | FireDrill
-    ) -> None:
+    def _command(self, action: _OfGeneration) -> None:
         match action:
             case ForkGeneration():
                 self._fork(action)
             case AskToStop(generation):
                 self._reach.send_all(StopAfterStep(generation))
+            case AskToRest(generation):
+                self._reach.send_all(RestAfterStep(generation))
+            case EndRested(generation):
+                self._reach.send_all(LeaveGeneration(generation))
             case EndGeneration():
                 self._end_generation(action)
             case KillLate(generation, workers):
                 self._kill(generation, workers)
-            case FireDrill(agent, message):
+            case FireDrill(None, message):
+                # Another controller is to know of it: it comes once in the life of the run.
+                self._recorder.settle(self._config.deadlines.storage_told_s)
+                inflict(message.fault, message.for_s)
+            case FireDrill(str(agent), message):
                 self._reach.send(agent, message)
 
     def _end_generation(self, action: EndGeneration) -> None:
@@ -365,10 +378,11 @@ class Actor:
             life=self._config.life,
             rolls_back=action.rolls_back,
             skips=action.skips,
+            recorded=min(self._facts.recorded, action.step),
             sources=model.sources,
             tokenizer=self._own_tokenizer(model.sources),
         )
-        for handle in self._facts.agents.all:
+        for handle in self._facts.agents.serving:
             workers = ForkWorkers(action.number, handle.spec.workers, task)
             self._reach.send(handle.spec.name, workers)
 

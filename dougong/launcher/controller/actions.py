@@ -132,6 +132,40 @@ class StartAgents:
 
 
 @dataclass(frozen=True)
+class SeeReserve:
+    """List the nodes with the devices of these kinds, beside the training, after what these agents
+    hold, which are gone, has been given back."""
+
+    gone: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BeginReserve:
+    """Start these agents beside the training, which are to stand by. `layout`: as of
+    `StartAgents`."""
+
+    specs: tuple[AgentSpec, ...]
+    layout: tuple[AgentSpec, ...]
+
+
+@dataclass(frozen=True)
+class StandBy:
+    """From now on this agent can take a place at once."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class Relay:
+    """From now on these are the run's agents, in rank order, with these workers; none is started.
+    `gone`: others that were, whose places are yet to be given back."""
+
+    layout: tuple[AgentSpec, ...]
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AskWhoEnded:
     """Ask the backend which agents have ended."""
 
@@ -258,6 +292,20 @@ class AskToStop:
 
 
 @dataclass(frozen=True)
+class AskToRest:
+    """Ask a generation's workers to end it after the step in progress, and to live on."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class EndRested:
+    """End a generation whose workers rest: all of them leave it and wait for the next one."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
 class EndGeneration:
     """End a generation at once, because of this failure: the workers `leaving` leave it and wait
     for the next one, all others are killed."""
@@ -284,9 +332,10 @@ class TakeOrder:
 
 @dataclass(frozen=True)
 class FireDrill:
-    """Have an agent do what a drill says. `fired`: by what it is known; None: a command's."""
+    """Have an agent do what a drill says, or the controller itself where no agent is named.
+    `fired`: by what it is known; None: a command's."""
 
-    agent: str
+    agent: str | None
     message: InflictFault
     fired: FiredDrill | None
 
@@ -318,6 +367,10 @@ Action = (
     | ListNodes
     | SeekNodes
     | StartAgents
+    | SeeReserve
+    | BeginReserve
+    | StandBy
+    | Relay
     | AskWhoEnded
     | AskForPaths
     | LoseAgent
@@ -333,6 +386,8 @@ Action = (
     | TrustMemory
     | ForkGeneration
     | AskToStop
+    | AskToRest
+    | EndRested
     | EndGeneration
     | KillLate
     | TakeOrder

@@ -6,14 +6,20 @@ import hashlib
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.addresses import read_ports
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.drill import FiredDrill
 from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
+from dougong.launcher.agent.facts import files_of
+from dougong.launcher.agent.here.code import model_types_of
+from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.agreement import Software
+from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
+from dougong.records.shared_folder import FolderProof
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class ControllerConfig:
     its lease on the run. `cwd`: the directory in which the command was given. `job_text`: what
     job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
     nothing has changed nothing. `sources`: what the run had read from outside its job file when it
-    began, None for one that begins now."""
+    began, None for one that begins now. `is_followed`: another controller begins when this one
+    dies."""
 
     job: Job
     token: str
@@ -101,11 +108,39 @@ class ControllerConfig:
     deadlines: Deadlines = DEADLINES
     job_text: str | None = None
     sources: RunSources | None = None
+    is_followed: bool = False
 
     @property
     def life(self) -> str:
         """A name of this controller's life, which tells nothing of the token that it is made of."""
         return hashlib.blake2b(self.token.encode(), digest_size=8, person=b"life").hexdigest()
+
+    def settings_of(
+        self,
+        spec: AgentSpec,
+        address: tuple[str, int],
+        run_dir: RunDir,
+        proof: FolderProof | None,
+    ) -> AgentSettings:
+        """What an agent is given at its start. `address`: the controller's; `proof`: as there."""
+        return AgentSettings(
+            name=spec.name,
+            island=spec.island,
+            accelerator=spec.accelerator,
+            threads=spec.threads,
+            deterministic=self.job.is_deterministic,
+            controller=address,
+            token=self.token,
+            run_dir=str(run_dir.path),
+            proof=proof,
+            model_types=model_types_of(self.job.model, self.sources),
+            files=files_of(self.job, begins=not self.resume_point.has_committed),
+            preload=self.entries.preload,
+            cwd=self.cwd,
+            fence=self.fence,
+            deadlines=self.deadlines,
+            ports=read_ports(self.job.ports),
+        )
 
     @property
     def knows_beginning(self) -> bool:
@@ -127,7 +162,7 @@ class RunPolicy:
     node see each other's devices. `software`: of the controller's own machine, which the nodes must
     have too; None: it is not compared. `has_sources`: whether a run that goes on knows what it had
     read when it began, or begins only now. `may_grow`: whether nodes may yet join, or others give
-    back what they hold.
+    back what they hold. `is_followed`: as in `ControllerConfig`.
     """
 
     job: Job
@@ -138,6 +173,7 @@ class RunPolicy:
     software: Software | None = None
     has_sources: bool = True
     may_grow: bool = False
+    is_followed: bool = False
 
     @property
     def host(self) -> str:

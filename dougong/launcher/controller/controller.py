@@ -76,6 +76,7 @@ class Controller:
             software_here(config.job, config.sources),
             config.knows_beginning,
             backend.may_grow,
+            config.is_followed,
         )
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
@@ -113,7 +114,7 @@ class Controller:
             waiting=facts.awaited,
             ray=facts.ray,
             suspects=suspect_words(facts),
-            quarantine=tuple(str(device) for device in facts.quarantine.all),
+            quarantine=tuple(str(device) for device in facts.devices.quarantine.all),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

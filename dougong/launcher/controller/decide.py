@@ -38,13 +38,15 @@ from dougong.launcher.controller.departure import (
 )
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.looks import with_advice, with_place
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
+from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.stages import Preparation
 from dougong.launcher.controller.states import (
     Ended,
+    Growing,
     Outcome,
     Recovering,
     Running,
@@ -84,6 +86,7 @@ def next_actions(
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
     urgent = _keep_house(facts) or due_drills(facts, state, policy, now)
+    urgent = urgent or Reserve(facts, policy, now).keep()
     if urgent:
         return urgent
     if facts.stop is not None and _stops_at_once(facts, state):
@@ -120,7 +123,7 @@ def _broken_promise(facts: RunFacts, policy: RunPolicy) -> ReproducibilityError 
 def _keep_house(facts: RunFacts) -> tuple[Action, ...]:
     """What is due in every state: lost agents are let go, whole checkpoints committed."""
     due: list[Action] = []
-    for handle in facts.agents.lost:
+    for handle in (*facts.agents.lost, *facts.agents.fallen):
         if not handle.is_dropped:
             due.append(DropAgent(handle.spec.name))
     if facts.generation is not None:
@@ -137,10 +140,13 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
     match state:
         case Running():
             # A step ends, or the last checkpoint is being committed; workers that still meet and
-            # build their model have no step to end.
-            return facts.generation is not None and not facts.generation.is_built
+            # build their model have no step to end. But their memory may hold what is not saved.
+            is_building = facts.generation is not None and not facts.generation.is_built
+            return is_building and not facts.is_unsaved
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
+        case Growing() | Recovering(diagnosis=None):
+            return False  # no worker has lost its step: the next generation, or this one, saves it
         case Recovering(stage=Stage.WORKERS_END):
             # A checkpoint that was whole before the failure must not be lost by a stop either.
             return facts.checkpoints.num_open == 0
@@ -189,12 +195,12 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
         raise facts.checkpoints.error
     if is_settled(facts, generation, policy.deadlines, now):
         return _begin_recovery(facts, generation, policy, now)
-    if isinstance(state, Running) and facts.stop is not None:
+    if isinstance(state, Running | Growing) and facts.stop is not None and not generation.all_rest:
         number = generation.number
         return AskToStop(number), Enter(Stopping(number, facts.stop, now))
-    if isinstance(state, Stopping):
+    if isinstance(state, Stopping) and not generation.all_rest:
         return _give_up_step(facts, generation, state, policy.deadlines, now)
-    return ()
+    return Reserve(facts, policy, now).next_actions(state, generation)
 
 
 def _give_up_step(
@@ -343,7 +349,7 @@ def _await_workers_end(
         return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
-    if facts.stop is not None:
+    if facts.stop is not None and state.diagnosis is not None:
         return done + _end(Outcome("STOPPED", facts.stop.status))
     return done + _begin_restart(facts, state, policy, now)
 
@@ -361,6 +367,8 @@ def _begin_restart(
     """On to the next generation, with the agents that were lost laid out and started anew."""
     if facts.agents.lost:
         return Relocation(facts, state, policy, now).seek()
+    if state.diagnosis is None:
+        return Relocation(facts, state, policy, now).grow()
     following = replace(state, stage=Stage.CHECKPOINT, since=now)
     return Preparation(facts, state, policy, now).enter(following)
 
@@ -375,7 +383,7 @@ def _end(outcome: Outcome) -> tuple[Action, ...]:
 def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
     """The outcome of an error: in a recovery, agents that do not come back are the end of what
     began with a worker's failure."""
-    if isinstance(state, Recovering) and state.stage in _OF_AGENTS:
+    if isinstance(state, Recovering) and state.stage in _OF_AGENTS and facts.history:
         return _defeat(facts, f"its agent cannot be started again: {error}")
     return Outcome("FAILED", error.exit_status, error)
 

@@ -14,7 +14,7 @@ from dougong.fault.policy import Decision, PastFailure, is_given_up
 from dougong.launcher.controller.actions import KillLate, LoseAgent, Record
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation, WorkerStatus
+from dougong.launcher.controller.inbound.generation import Generation, WorkerStatus
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.launcher.controller.looks import warning
 from dougong.launcher.controller.states import Recovering, State
@@ -38,30 +38,32 @@ def is_settled(facts: RunFacts, generation: Generation, deadlines: Deadlines, no
         return True
     failed_at = generation.first_failure_at
     assert failed_at is not None, "something has failed"
-    return facts.devices.has_word_on(first.workers[0], failed_at, now)
+    return facts.devices.watch.has_word_on(first.workers[0], failed_at, now)
 
 
 def with_device(diagnosis: Diagnosis, facts: RunFacts, now: float) -> Diagnosis:
     """The diagnosis, with a worker's device as its culprit where that has told of a fault."""
     if not diagnosis.worker:
         return diagnosis
-    return blamed(diagnosis, facts.devices.blame(diagnosis.worker, now))
+    return blamed(diagnosis, facts.devices.watch.blame(diagnosis.worker, now))
 
 
 def put_aside(facts: RunFacts, policy: RunPolicy, failure: PastFailure) -> tuple[Record, ...]:
     """The device that has failed goes into quarantine, if it is given up: also where the run
     ends."""
     device = failure.diagnosis.culprit
-    worker = facts.devices.worker_on(device)
+    worker = facts.devices.watch.worker_on(device)
     if worker is None or not is_given_up(failure, policy.job.fault, facts.history):
         return ()
-    accelerator, node = facts.device_of(worker)
+    handle = facts.agents.of_worker(worker)
+    assert handle is not None, "who has told of a device is one of the run's agents"
+    listed = [node.name for node in facts.nodes or () if node.id == handle.spec.node]
     event = DeviceQuarantined(
         generation=failure.generation,
         worker=worker,
-        accelerator=accelerator,
+        accelerator=handle.spec.accelerator,
         key=device.name,
-        node=node,
+        node=listed[0] if listed else facts.host_of(handle),
         why=failure.diagnosis.cause,
     )
     return (Record(event),)
@@ -70,7 +72,7 @@ def put_aside(facts: RunFacts, policy: RunPolicy, failure: PastFailure) -> tuple
 def lose_withdrawn(facts: RunFacts) -> tuple[LoseAgent, ...]:
     """Agents that must be laid out anew, since one of their devices is not used any more. By now
     their workers have left and copied what they hold."""
-    return tuple(LoseAgent(name, why) for name, why in facts.withdrawn.items())
+    return tuple(LoseAgent(name, why) for name, why in facts.devices.withdrawn.items())
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def is_held_in_memory(facts: RunFacts, state: Recovering) -> bool:
     """
     generation = facts.generation
     is_held = generation is not None and generation.held_step > 0
-    return is_held and state.diagnosis.kind != "storage" and not rolls_back(state)
+    kind = None if state.diagnosis is None else state.diagnosis.kind
+    return is_held and kind != "storage" and not rolls_back(state)
 
 
 def rolls_back(state: State) -> bool:

@@ -9,11 +9,11 @@ from dougong.control.messages import Acknowledged, InflictFault, OrderDrill, Req
 from dougong.fault.drill import FiredDrill, identity, is_own, pending
 from dougong.fault.policy import Budget
 from dougong.job.drills.drill import ALLOWED, Drill, listed
-from dougong.job.drills.vocabulary import FAULTS, known_fault
+from dougong.job.drills.vocabulary import FAULTS, has_worker, known_fault
 from dougong.launcher.controller.actions import Action, CloseChannel, FireDrill, Record, TakeOrder
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.states import Running, State
 from dougong.records import events
 
@@ -41,10 +41,8 @@ def _training(facts: RunFacts, state: State) -> Generation | None:
 
 def _fire(
     facts: RunFacts, generation: Generation, order: OrderDrill, drill: Drill | None
-) -> tuple[Action, ...]:
+) -> tuple[Record, FireDrill]:
     """Announce it, then have it done."""
-    handle = facts.agents.of_worker(order.worker)
-    assert handle is not None, "a worker of the plan has an agent"
     event = events.DrillFired(
         generation=generation.number,
         worker=order.worker,
@@ -56,7 +54,14 @@ def _fire(
     )
     message = InflictFault(generation.number, order.worker, order.fault, order.for_s)
     fired = None if drill is None else identity(drill)
-    return Record(event), FireDrill(handle.spec.name, message, fired)
+    agent = _agent_of(facts, order.worker) if has_worker(order.fault) else None
+    return Record(event), FireDrill(agent, message, fired)
+
+
+def _agent_of(facts: RunFacts, worker: str) -> str:
+    handle = facts.agents.of_worker(worker)
+    assert handle is not None, "a worker of the plan has an agent"
+    return handle.spec.name
 
 
 # The job file's
@@ -69,11 +74,17 @@ def _ordered_by_job(
     if generation is None:
         return
     for drill in pending(listed(policy.job.drill), facts.fired):
-        status = generation.workers.get(drill.worker)
-        if status is not None and _is_due(drill, facts, now):
+        if _can_come(drill, generation, policy) and _is_due(drill, facts, now):
             order = OrderDrill(drill.what, drill.worker, drill.for_s)
             yield from _fire(facts, generation, order, drill)
             return  # the next one with the next look: this one may end the generation
+
+
+def _can_come(drill: Drill, generation: Generation, policy: RunPolicy) -> bool:
+    """Whether somebody is there to whom it can happen, and the run gets over it."""
+    if not has_worker(drill.what):
+        return policy.is_followed
+    return drill.worker in generation.workers
 
 
 def _is_due(drill: Drill, facts: RunFacts, now: float) -> bool:
@@ -99,8 +110,16 @@ def _answers(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> It
             return
         generation = _training(facts, state)
         assert generation is not None, "it would have been refused"
-        yield from _fire(facts, generation, order.message, None)
-        yield CloseChannel(order.channel, Acknowledged())
+        told, done = _fire(facts, generation, order.message, None)
+        yield told
+        yield CloseChannel(order.channel, Acknowledged())  # the controller may be the victim
+        yield done
+
+
+_UNFOLLOWED = (
+    "no command stays beside this controller that would begin another one, so the run would end; "
+    "resume it with `dougong resume`, on Linux"
+)
 
 
 def _why_not(order: OrderDrill, facts: RunFacts, state: State, policy: RunPolicy) -> str | None:
@@ -119,6 +138,8 @@ def _why_not(order: OrderDrill, facts: RunFacts, state: State, policy: RunPolicy
     generation = _training(facts, state)
     if generation is None:
         return f"the run is not training ({state.name.lower()}): ask again when it has done a step"
+    if not has_worker(order.fault):
+        return None if policy.is_followed else _UNFOLLOWED
     if order.worker not in generation.workers:
         known = ", ".join(generation.workers)
         return f"no worker is called {order.worker!r}; there are {known}"

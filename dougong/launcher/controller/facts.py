@@ -9,12 +9,10 @@ from dataclasses import dataclass, field, replace
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.fault.culprit import Culprit, CulpritKind
-from dougong.fault.devices import DeviceWatch
 from dougong.fault.drill import FiredDrill
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.paths import PathFacts
 from dougong.fault.policy import PastFailure
-from dougong.fault.quarantine import Quarantine
 from dougong.fault.router_watch import RouterWatch
 from dougong.fault.watch import HealthWatch
 from dougong.launcher.agent.answers import (
@@ -30,9 +28,11 @@ from dougong.launcher.controller.actions import (
     AskForModel,
     AskForPaths,
     AskWhoEnded,
+    BeginReserve,
     CommitCheckpoint,
     DropAgent,
     EndGeneration,
+    EndRested,
     FindCheckpoint,
     FireDrill,
     ForgetParts,
@@ -42,7 +42,10 @@ from dougong.launcher.controller.actions import (
     KillLate,
     LoseAgent,
     Record,
+    Relay,
     SeekNodes,
+    SeeReserve,
+    StandBy,
     StartAgents,
     TakeOrder,
     TrustMemory,
@@ -52,16 +55,18 @@ from dougong.launcher.controller.actions import (
     UsePlan,
 )
 from dougong.launcher.controller.config import ResumePoint
-from dougong.launcher.controller.generation import Generation
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.devices import DeviceFacts
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
+from dougong.launcher.controller.inbound.reserve import ReserveFacts
 from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.event.recovery_times import OpenRecoveries
-from dougong.records.events import DeviceQuarantined, FirstStep, Waiting
+from dougong.records.events import DeviceQuarantined, FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 
 
@@ -69,27 +74,28 @@ from dougong.records.recomputation import Ledgers, Recomputation
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done. `fired`: drills that have come;
-    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
-    seconds). `same_since`: the first generation whose bits all later ones must give again.
+    `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose
+    row is recorded. `fired`: drills that have come; `orders`: those that clients ask for.
+    `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
     `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
     what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
     listed (monotonic seconds). `error`: what went wrong with something that the controller itself
     did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. `ray`: what of Ray is gone, in words. `devices`: what they have told;
-    `quarantine`: those that are used no more, and `withdrawn` by agent, why it must be laid out
-    anew without one. `skipped`: steps that the run leaves out. What is not known yet is None.
+    words; empty: none. `ray`: what of Ray is gone, in words. `skipped`: steps that the run
+    leaves out. What is not known yet is None.
     """
 
     number: int
     step: int
     fired: set[FiredDrill]
+    recorded: int = 0
     same_since: int = 1
     orders: list[DrillOrder] = field(default_factory=list)
     first_step_at: float | None = None
     agents: AgentTable = field(default_factory=AgentTable)
+    reserve: ReserveFacts = field(default_factory=ReserveFacts)
     paths: PathFacts = field(default_factory=PathFacts)
     routers: RouterWatch = field(default_factory=RouterWatch)
     checkpoints: CheckpointFacts = field(default_factory=CheckpointFacts)
@@ -108,9 +114,7 @@ class RunFacts:
     plan: Plan | None = None
     generation: Generation | None = None
     health: HealthWatch = field(default_factory=HealthWatch)
-    devices: DeviceWatch = field(default_factory=DeviceWatch)
-    quarantine: Quarantine = field(default_factory=lambda: Quarantine.of(()))
-    withdrawn: dict[str, str] = field(default_factory=dict)
+    devices: DeviceFacts = field(default_factory=DeviceFacts)
     skipped: set[int] = field(default_factory=set)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
@@ -122,10 +126,17 @@ class RunFacts:
     def at(point: ResumePoint, lifted: Collection[str] = ()) -> RunFacts:
         """All that is known before anything has happened. `lifted`: keys of devices that are used
         again."""
-        facts = RunFacts(point.generation - 1, point.step, set(point.fired), point.same_since)
-        facts.quarantine = Quarantine.of(point.quarantined, lifted)
+        fired = set(point.fired)
+        facts = RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
+        facts.devices = DeviceFacts.of(point.quarantined, lifted)
         facts.skipped = set(point.skipped)
         return facts
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether the generation goes on from a step that its workers' memory alone holds."""
+        found = self.checkpoints.found
+        return found is not None and found.in_memory and self.step > self.checkpoints.newest_step
 
     def generation_of(self, number: int) -> Generation | None:
         """The present generation, if this is its number: what is said of an older one is of no
@@ -141,10 +152,9 @@ class RunFacts:
 
     def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone by this failure, of itself or of something that it needs."""
-        self.withdrawn.pop(handle.spec.name, None)
-        for worker in handle.spec.workers:
-            self.devices.forget(worker)  # those of another life may be others
+        self.devices.note_lost(handle)
         own = replace(failure, workers=handle.spec.workers)
+        self.reserve.note_loss(self.host_of(handle), now)
         self.agents.lose(handle, own, self.machine_of(handle))
         if self.generation is not None:
             self.generation.note_lost(own, now)
@@ -178,6 +188,14 @@ class RunFacts:
             if handle.channel is None or handle.is_unexplained:
                 self.lose(handle, reason, now)
 
+    def note_fallen(self, reasons: Mapping[str, str], now: float) -> None:
+        """What the backend knows of agents that were to stand by and have ended before they said
+        a word; of others their connection tells it."""
+        for handle in self.agents.standing:
+            reason = reasons.get(handle.spec.name)
+            if reason is not None and (handle.channel is None or handle.is_unexplained):
+                self.lose(handle, reason, now)
+
     def machine_of(self, handle: AgentHandle) -> str:
         """The machine of an agent, as it has named it itself or as the backend listed it."""
         if handle.facts is not None:
@@ -185,38 +203,12 @@ class RunFacts:
         listed = [node for node in self.nodes or () if node.id == handle.spec.node]
         return listed[0].title if listed else "its node"
 
-    # Devices
-
-    @property
-    def usable_nodes(self) -> tuple[Node, ...]:
-        """The nodes as listed, with what is in quarantine."""
-        found = []
-        for node in self.nodes or ():
-            left_out = {kind: self.quarantine.on(node.name, kind) for kind in node.devices}
-            found.append(replace(node, left_out=left_out))
-        return tuple(found)
-
-    def avoided(self, spec: AgentSpec) -> tuple[str, ...]:
-        """Keys of devices that an agent leaves out by itself: it holds more than it needs."""
-        nodes = [node.name for node in self.nodes or () if node.id == spec.node]
-        if not spec.num_spared or not nodes:
-            return ()
-        return self.quarantine.on(nodes[0], spec.accelerator)
-
-    def device_of(self, worker: str) -> tuple[str, str]:
-        """The accelerator of a worker's device, and the name of its node as nodes are listed."""
-        handle = self.agents.of_worker(worker)
-        assert handle is not None, "who has told of a device is one of the run's agents"
-        names = [node.name for node in self.nodes or () if node.id == handle.spec.node]
-        said = "" if handle.facts is None else handle.facts.node
-        return handle.spec.accelerator, names[0] if names else said
-
-    def _note_quarantine(self, event: DeviceQuarantined) -> None:
-        self.quarantine.add(event.device)
-        self.devices.forget(event.worker)
-        handle = self.agents.of_worker(event.worker)
-        if handle is not None:
-            self.withdrawn[handle.spec.name] = f"laid out anew without {event.device}"
+    def host_of(self, handle: AgentHandle) -> str:
+        """The name of an agent's machine alone."""
+        if handle.facts is not None:
+            return handle.facts.node
+        listed = [node for node in self.nodes or () if node.id == handle.spec.node]
+        return listed[0].name if listed else ""
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
@@ -237,8 +229,10 @@ class RunFacts:
                 self.judged = judged
             case UsePlan(plan):
                 self.plan = plan
-            case EndGeneration() | KillLate() | ForkGeneration():
+            case EndGeneration() | EndRested() | KillLate() | ForkGeneration():
                 self._note_generation(action, now)
+            case SeeReserve() | BeginReserve() | StandBy() | Relay():
+                self._note_reserve(action, now)
             case TakeOrder(order):
                 self.orders.remove(order)
             case FireDrill():
@@ -276,15 +270,20 @@ class RunFacts:
         if action.fired is not None:
             self.fired.add(action.fired)
         generation, message = self.generation_of(action.message.generation), action.message
-        if generation is not None:
+        if generation is not None and action.agent is not None:
             generation.note_drill(message.worker, message.fault, now)
 
     def _note_generation(
-        self, action: EndGeneration | KillLate | ForkGeneration, now: float
+        self, action: EndGeneration | EndRested | KillLate | ForkGeneration, now: float
     ) -> None:
         match action:
             case EndGeneration():
                 self._end_generation(action, now)
+            case EndRested(generation):
+                rested = self.generation_of(generation)
+                self.recomputation = Recomputation()
+                if rested is not None:
+                    rested.note_end(tuple(rested.workers), now)
             case KillLate(generation, workers):
                 late = self.generation_of(generation)
                 if late is not None:
@@ -298,18 +297,43 @@ class RunFacts:
         has_stepped = ended is not None and ended.has_stepped
         self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
         self.recomputation = Recomputation()
-        self.devices.absolve(diagnosis.culprit)
+        self.devices.watch.absolve(diagnosis.culprit)
         if ended is not None:
             first_sign_at = ended.first_sign_of(diagnosis, now)
             self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
             ended.note_end(action.leaving, now)
+
+    def _note_reserve(
+        self, action: SeeReserve | BeginReserve | StandBy | Relay, now: float
+    ) -> None:
+        match action:
+            case SeeReserve():
+                self.reserve.note_asked(now)
+            case BeginReserve(specs, layout):
+                self._expect(specs, layout, now)
+                self.reserve.is_busy = True
+            case StandBy(agent):
+                self.agents[agent].can_serve, self.reserve.told = True, ""
+            case Relay(layout, gone):
+                self.agents.expect((), layout)
+                self.reserve.gone.update(gone)
+                self.awaited = ""
+
+    def _expect(
+        self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float
+    ) -> None:
+        self.agents.expect(specs, layout, now)
+        # A new life of that name has ended what was left of the one before.
+        self.reserve.gone.difference_update(spec.name for spec in specs)
 
     def _note_search(self, action: Record | GoOn | LoseAgent | SeekNodes, now: float) -> None:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
             case Record(DeviceQuarantined() as event):
-                self._note_quarantine(event)
+                self.devices.note_quarantine(event, self.agents.of_worker(event.worker))
+            case Record(SpareShort(text=text)):
+                self.reserve.told = text
             case Record(FirstStep()) if self.first_step_at is None:
                 self.first_step_at = now
             case GoOn():
@@ -332,7 +356,7 @@ class RunFacts:
     ) -> None:
         match action:
             case StartAgents(specs, layout):
-                self.agents.expect(specs, layout)
+                self._expect(specs, layout, now)
                 self.agents.asked_at = now
                 self.agents.is_asked = False  # what was asked of an earlier life may have failed
                 self.are_placed = False
@@ -348,6 +372,8 @@ class RunFacts:
                 self.answers.pop((INSPECT, worker), None)
             case AskForFingerprints(workers):
                 self._forget_fingerprints(workers)
+                for handle in self.agents.named(tuple(workers)):
+                    handle.is_asked = True
 
     def _forget_fingerprints(self, workers: dict[str, tuple[str, ...]]) -> None:
         for names in workers.values():
@@ -356,6 +382,7 @@ class RunFacts:
 
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
+        self.recorded = min(self.recorded, action.step)
         self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
         self.health.begin_generation()
         self.recoveries.note_begun(now)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
+from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.fault.diagnosis import Diagnosis
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
@@ -31,7 +32,7 @@ def look_at_agents(
 
     LaunchError when they do not run the same software, or do not share the run directory.
     """
-    known = facts.agents.facts
+    known = serving_facts(facts)
     check_agents(known, policy.software)
     described = []
     for name, said in known.items():
@@ -41,6 +42,12 @@ def look_at_agents(
     nodes = dict.fromkeys(known[handle.spec.name].node for handle in new)
     remarks = remarks_on_machines(facts.agents.joined, nodes)
     return (Record(event), *tell(facts, remarks))
+
+
+def serving_facts(facts: RunFacts) -> dict[str, AgentFacts]:
+    """What the agents have said that have workers, by name."""
+    said = {handle.spec.name: handle.facts for handle in facts.agents.serving}
+    return {name: facts for name, facts in said.items() if facts is not None}
 
 
 def look_at_memory(
@@ -94,8 +101,7 @@ def with_place(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Diag
         case "worker":
             node = facts.agents.node_of(culprit.name, policy.host)
         case "agent" | "fork_server":
-            workers = facts.agents[culprit.name].spec.workers
-            node = facts.agents.node_of(workers[0], policy.host)
+            node = facts.agents.node_of_agent(facts.agents[culprit.name], policy.host)
         case _:
             node = culprit.node
     return replace(diagnosis, culprit=replace(culprit, node=node))

@@ -56,6 +56,9 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     OwnPathsTried,
     PeerRefused,
+    ReserveBegun,
+    ReserveFailed,
+    ReserveSeen,
     SignalReceived,
     SuccessorFound,
     TaskFailed,
@@ -174,12 +177,31 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
             facts.are_placed, facts.awaited = True, ""
         case AgentsEnded(reasons):
             facts.note_ends(reasons, now)
+        case ReserveSeen() | ReserveBegun() | ReserveFailed():
+            _observe_reserve(facts, item, now)
         case FoundCheckpoint():
             facts.checkpoints.note_found(item)
         case Heard(hearing):
             facts.agents.hearing = hearing
         case MachineTried(agent, answers):
             facts.agents.note_tried(agent, answers)
+
+
+def _observe_reserve(
+    facts: RunFacts, item: ReserveSeen | ReserveBegun | ReserveFailed, now: float
+) -> None:
+    """Agents that stand by, or could: nothing here is the end of anything."""
+    reserve = facts.reserve
+    reserve.is_busy, reserve.trouble = False, ""
+    match item:
+        case ReserveSeen(nodes, ended, returned):
+            reserve.nodes = nodes
+            reserve.gone.difference_update(returned)
+            facts.note_fallen(ended, now)
+        case ReserveBegun(agents, reason) if reason:
+            facts.note_fallen(dict.fromkeys(agents, reason), now)
+        case ReserveFailed(reason):
+            reserve.trouble = reason
 
 
 def as_ours(error: BaseException) -> DougongError:
@@ -309,7 +331,7 @@ def _observe_message(
 def _observe_replaced(facts: RunFacts, handle: AgentHandle, text: str) -> tuple[News, ...]:
     """A fork server has ended, and no worker with it: named like any fault, and nothing is done."""
     name = handle.spec.name
-    node = facts.agents.node_of(handle.spec.workers[0], "")
+    node = facts.agents.node_of_agent(handle, "")
     diagnosed = events.FailureDiagnosed(
         generation=facts.number,
         node=node,

@@ -47,14 +47,14 @@ def observe_health(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[R
         return ()
     views = generation.views(now)
     found = _reach(facts, views, now, deadlines).suspicions()
-    of_devices = facts.devices.suspicions(now)
+    of_devices = facts.devices.watch.suspicions(now)
     noticed = facts.health.look(views, (*found, *of_devices), deadlines)
     for due in noticed.due:
         if due.agents:
             _lose(facts, due, now)
         else:
             generation.note_hung(due, now)
-    for blame in facts.devices.unusable(now):
+    for blame in facts.devices.watch.unusable(now):
         generation.note_device(blame.failure(now), now)
     return tuple(_news(facts, noticed))
 
@@ -64,7 +64,7 @@ def observe_devices(
 ) -> tuple[Record, ...]:
     """What an agent's devices tell of themselves."""
     name, news = handle.spec.name, []
-    if read.problem and facts.devices.note_problem(name, read.problem):
+    if read.problem and facts.devices.watch.note_problem(name, read.problem):
         text = f"agent {name}: how its devices are is not known: {read.problem}"
         news.append(Record(events.WarningRaised(generation=facts.number, text=text)))
     node = facts.agents.node_of(handle.spec.workers[0], "")
@@ -73,7 +73,7 @@ def observe_devices(
         if reading is None:
             continue
         culprit = Culprit("device", reading.key, node)
-        for text in facts.devices.note(culprit, worker, reading, now):
+        for text in facts.devices.watch.note(culprit, worker, reading, now):
             news.append(Record(events.NoteTaken(generation=facts.number, text=text)))
     return tuple(news)
 
@@ -116,9 +116,10 @@ def _news(facts: RunFacts, noticed: Noticed) -> list[Record]:
 
 def _placed(facts: RunFacts, culprit: Culprit) -> Culprit:
     """With its machine, where that is one of several."""
-    worker = culprit.worker
     if culprit.kind == "agent":
-        worker = facts.agents[culprit.name].spec.workers[0]
+        node = facts.agents.node_of_agent(facts.agents[culprit.name], "")
+        return replace(culprit, node=node)
+    worker = culprit.worker
     return replace(culprit, node=facts.agents.node_of(worker, "")) if worker else culprit
 
 

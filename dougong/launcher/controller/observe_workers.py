@@ -18,6 +18,7 @@ from dougong.control.worker_messages import (
     WorkerLeft,
     WorkerMessage,
     WorkerRaised,
+    WorkerRests,
     WorkerWarning,
 )
 from dougong.fault.diagnosis import diagnose
@@ -30,7 +31,7 @@ from dougong.launcher.controller.actions import (
     ShowException,
 )
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
 from dougong.records.event.storage import storage_event
@@ -82,7 +83,7 @@ def _observe_exit(
 def _observe_step(
     facts: RunFacts, generation: Generation, done: StepDone, now: float
 ) -> tuple[News, ...]:
-    facts.step = done.step
+    facts.step = facts.recorded = done.step
     facts.health.times.step_done()
     recorded = RecordStep({"generation": generation.number, **done.row})
     news: list[News] = [recorded, *_observe_routers(facts, done)]
@@ -117,7 +118,18 @@ def _observe_fetched(
     if restored is None:
         return ()
     facts.recoveries.note_fetched(now)
-    return (Record(restored),)
+    return (*_take_untold(facts, generation, fetched.step), Record(restored))
+
+
+def _take_untold(facts: RunFacts, generation: Generation, step: int) -> tuple[RecordStep, ...]:
+    """Rows of steps that are done and stay so, and whose teller was lost before it told: others
+    have kept them."""
+    news = []
+    for row in generation.rows_between(facts.recorded, step):
+        news.append(RecordStep(row))
+        facts.ledgers.take(row["generation"], row)
+    facts.recorded = step
+    return tuple(news)
 
 
 def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
@@ -211,6 +223,9 @@ def observe_worker(facts: RunFacts, message: FromWorker, now: float) -> tuple[Ne
             return (ShowException(worker, error),)
         case WorkerDone():
             generation.note_done(worker, now)
+            return ()
+        case WorkerRests():
+            generation.workers[worker].rests = True
             return ()
         case WorkerLeft(step):
             generation.note_left(worker, step)

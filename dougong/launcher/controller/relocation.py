@@ -8,7 +8,7 @@ agent before the next generation begins leads to another node, or to a further w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dougong.addresses import read_ports
@@ -19,6 +19,7 @@ from dougong.errors import (
     NoRoomError,
     StorageError,
 )
+from dougong.fault.replacement import WithoutPlace, without_place
 from dougong.launcher.controller.actions import (
     Action,
     Enter,
@@ -31,10 +32,11 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.looks import warning
+from dougong.launcher.controller.reserve import Reserve, first_reserve
 from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
 from dougong.planner.listeners import check_ports
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec, lay_out
+from dougong.planner.placement import AgentSpec, in_rank_order, lay_out
 from dougong.records import events
 from dougong.ui.formatting import worker_list
 
@@ -71,11 +73,13 @@ class FirstLayout:
             return GoOn(), *self._look_again()
         if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
             return ()
-        job = self.policy.job
+        job, usable = self.policy.job, facts.devices.usable(facts.nodes)
         try:
-            layout = lay_out(job.islands, facts.usable_nodes, self.policy.shared_devices)
+            layout = lay_out(job.islands, usable, self.policy.shared_devices)
         except NoRoomError as error:
             return self._wait(error)
+        reserve = first_reserve(self.policy, layout, usable)
+        layout = in_rank_order(job.islands, [*layout, *reserve])
         check_ports(read_ports(job.ports), layout, facts.nodes, facts.host or "")
         return Enter(self._at(Stage.PLACES)), StartAgents(layout, layout)
 
@@ -144,17 +148,52 @@ class Relocation:
             return self.seek() if waited_s >= self.policy.deadlines.node_poll_s else ()
         return self.seek() if self.facts.agents.lost else ()
 
+    def grow(self) -> tuple[Action, ...]:
+        """Give agents that stand by the workers that the run has to do without. Nothing has
+        failed."""
+        new = tuple(spec.name for spec in self._reserve.grown())
+        following = replace(self.state, stage=Stage.JOIN, since=self.now, restarted=new)
+        return (*(self._reserve.grow() if new else ()), Enter(following))
+
     def seek(self) -> tuple[Action, ...]:
-        """End what is left of the lost agents, and of those that have yet to join: what these hold
-        would be missed. Then look which nodes there are."""
+        """Give the places of lost agents to those that stand by. Where none does, end what is left
+        of the lost ones, and of those that have yet to join: what these hold would be missed. Then
+        look which nodes there are."""
+        taken = self._by_reserve()
+        if taken:
+            return taken
         agents = self.facts.agents
-        starting = [h.spec.name for h in agents.all if h.facts is None and h.lost is None]
+        starting = [h.spec.name for h in agents.serving if h.facts is None and h.lost is None]
         ended = (*[handle.spec.name for handle in agents.lost], *starting)
         since = self.now if self._is_new_search else self._search.since
         search = replace(self._search, since=since, unfit=self._unfit_nodes())
         following = self._at(Stage.NODES, search, self._going_on)
         again = [LoseAgent(name, "it is laid out anew with the others") for name in starting]
         return *self._tries(), *again, Enter(following), SeekNodes(ended, self.policy.kinds)
+
+    @property
+    def _reserve(self) -> Reserve:
+        return Reserve(self.facts, self.policy, self.now)
+
+    def _by_reserve(self) -> tuple[Action, ...]:
+        """On with the agents that stand by, no node is asked for; or, where they were all that was
+        new and nothing else had failed, without those of them that are lost."""
+        lost = self.facts.agents.lost
+        if self.state.diagnosis is None and all(h.spec.name in self.state.restarted for h in lost):
+            why = "; ".join(str(handle.lost).splitlines()[0] for handle in lost)
+            return self._shrink(why)
+        taken = self._reserve.take_places()
+        if not taken:
+            return ()
+        new = [event.agent for event in _events(taken) if isinstance(event, events.SpareTook)]
+        names = (*self._going_on, *new)
+        following = replace(self.state, stage=Stage.JOIN, since=self.now, restarted=names)
+        return *taken, Enter(following)
+
+    def _shrink(self, why: str) -> tuple[Action, ...]:
+        names = self._going_on
+        following = replace(self.state, stage=Stage.READY, since=self.now, restarted=names)
+        return *self._reserve.shrink(why), Enter(following)
 
     def _tries(self) -> tuple[Record, ...]:
         """What is told of nodes on which an agent could not be started."""
@@ -231,8 +270,10 @@ class Relocation:
             is_late = self.now - self.state.since > deadlines.backend_open_s
             waited = deadlines.words("backend_open_s")
             return self._wait(f"the nodes are not known after {waited}") if is_late else ()
-        kept = tuple(handle.spec for handle in self.facts.agents.living)
-        usable = self.facts.usable_nodes
+        agents = self.facts.agents
+        standing = [handle for handle in agents.standing if handle not in agents.living]
+        kept = tuple(handle.spec for handle in (*agents.living, *standing))
+        usable = self.facts.devices.usable(nodes)
         fit = [node for node in usable if not self._is_left_alone(node)]
         job = self.policy.job
         try:
@@ -247,7 +288,7 @@ class Relocation:
         """Raises the error where time alone brings no device back: those of the only machine are in
         quarantine."""
         is_alone = not self.policy.may_grow and isinstance(error, NoRoomError)
-        if is_alone and self.facts.quarantine.all:
+        if is_alone and self.facts.devices.quarantine.all:
             raise error
 
     def _is_left_alone(self, node: Node) -> bool:
@@ -266,18 +307,30 @@ class Relocation:
 
         Raises LaunchError when that has gone on for `node_return_s`.
         """
-        search, deadlines = self._search, self.policy.deadlines
+        search, limit = self._search, self.policy.deadlines.words("node_return_s")
         text = f"a node for {worker_list(self._missing)}: {reason}{self._words_on_unfit()}"
-        if self._is_in_vain:
-            raise LaunchError(text)
-        if self.now - search.since > deadlines.node_return_s:
-            limit = deadlines.words("node_return_s")
-            raise LaunchError(f"the controller waited {limit} for {text}")
-        text += f"; waits {deadlines.words('node_return_s')} at most"
+        choice = self._without_place()
+        if choice.action == "shrink":
+            return self._shrink(f"{choice.reason}, and nothing is there for its agent ({reason})")
+        if choice.action == "stop":
+            waited = f"the controller waited {limit} for " if self._is_late else ""
+            raise LaunchError(f"{waited}{text}{choice.reason and '; '}{choice.reason}")
+        text += f"; waits {limit} at most"
+        if self.policy.job.fault.without_spare == "shrink":
+            text += f", since {choice.reason}"
         enter = Enter(self._at(Stage.ROOM, search, self._going_on))
         if text == self.facts.awaited:
             return (enter,)
         return Record(events.Waiting(generation=self.facts.number, text=text)), enter
+
+    def _without_place(self) -> WithoutPlace:
+        is_late = self._is_late or self._is_in_vain
+        return without_place(self.policy.job.fault, self._reserve.cannot_shrink, is_late)
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether a node has been awaited for as long as may be."""
+        return self.now - self._search.since > self.policy.deadlines.node_return_s
 
     @property
     def _is_in_vain(self) -> bool:
@@ -301,3 +354,9 @@ class Relocation:
         unfit = self._search.unfit.values()
         tried = [entry.why for entry in unfit if self.now < entry.until]
         return f"; tried in vain, and again later: {'; '.join(tried)}" if tried else ""
+
+
+def _events(actions: Iterable[Action]) -> Iterator[events.RunEvent]:
+    for action in actions:
+        if isinstance(action, Record):
+            yield action.event

@@ -43,8 +43,8 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.departure import is_held_in_memory, last_step, rolls_back
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.generation import moved_workers
 from dougong.launcher.controller.inbound.agents import AgentHandle
+from dougong.launcher.controller.inbound.generation import moved_workers
 from dougong.launcher.controller.looks import (
     look_at_agents,
     look_at_memory,
@@ -144,10 +144,11 @@ class Preparation:
 
     @property
     def _agents(self) -> tuple[AgentHandle, ...]:
-        """Those being started: all at the start, the lost ones in a recovery."""
+        """Those being started: all at the start, the lost ones in a recovery. Nobody waits for
+        those that are to stand by."""
         if isinstance(self.state, Recovering):
             return self.facts.agents.named(self.state.restarted)
-        return self.facts.agents.all
+        return self.facts.agents.serving
 
     @property
     def _asked(self) -> dict[str, dict[str, str]]:
@@ -176,7 +177,7 @@ class Preparation:
     @property
     def _inspector(self) -> tuple[str, str]:
         """The agent and the worker in whose name the model is looked at: the first ones."""
-        spec = self.facts.agents.all[0].spec
+        spec = self.facts.agents.serving[0].spec
         return spec.name, spec.workers[0]
 
     # When a stage is over
@@ -249,7 +250,7 @@ class Preparation:
                 assert facts.host is not None
                 return (ListNodes(facts.host, self.policy.kinds),)
             case Stage.PATHS:
-                names = [handle.spec.name for handle in facts.agents.all]
+                names = [handle.spec.name for handle in facts.agents.serving]
                 wanted = paths_to_try(names, {handle.spec.name for handle in self._agents})
                 return (AskForPaths(facts.paths.number + 1, wanted),)
             case Stage.MODEL:
@@ -324,7 +325,7 @@ class Preparation:
         answers, run_dir = self.facts.answers, self.policy.run_dir
         read = read_fingerprints(self._asked, answers, run_dir, self._node_of)
         prints = {**self.facts.judged.prints, **read}
-        specs = [handle.spec for handle in self.facts.agents.all]
+        specs = [handle.spec for handle in self.facts.agents.serving]
         judged = judge_fingerprints(self.policy.job, prints, specs, self._node_of)
         taken = events.FingerprintsTaken(
             generation=self.facts.number,
@@ -349,7 +350,7 @@ class Preparation:
     def _lay_plan(self) -> tuple[Action, ...]:
         """The plan on the agents that there are now; nothing when it is the one in use."""
         facts = self.facts
-        if isinstance(self.state, Recovering) and not self.state.restarted:
+        if self._agents == () and facts.agents.serve(facts.plan):
             return ()
         assert facts.model is not None
         plan = self._plan_on_agents(facts.model.inventory)
@@ -377,7 +378,7 @@ class Preparation:
 
     def _plan_on_agents(self, inventory: Inventory) -> Plan:
         agents = self.facts.agents
-        specs = [handle.spec for handle in agents.all]
+        specs = [handle.spec for handle in agents.serving]
         return plan_that_fits(self.policy.job, inventory, specs, agents.facts)
 
     def _begin_generation(self) -> tuple[Action, ...]:

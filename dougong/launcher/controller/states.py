@@ -1,6 +1,6 @@
 """The states of a run, each with what belongs to it. Their names are those of `status.json`.
 
-    STARTING -> RUNNING -> (RECOVERING -> RUNNING)* -> FINISHED | FAILED
+    STARTING -> RUNNING -> (RECOVERING | GROWING -> RUNNING)* -> FINISHED | FAILED
                    \\-> STOPPING -> STOPPED | FINISHED | (RECOVERING ->) FAILED
 
 A stop while there is no step in progress leads from STARTING and RECOVERING to STOPPED at once; one
@@ -91,6 +91,16 @@ class Stopping:
 
 
 @dataclass(frozen=True)
+class Growing:
+    """A generation ends its step, so that the next one has more workers; `since` that was asked for
+    (monotonic seconds)."""
+
+    generation: int
+    since: float
+    name: ClassVar[str] = "GROWING"
+
+
+@dataclass(frozen=True)
 class Unfit:
     """A node on which an agent could not be started. `until`: when it may be tried again (monotonic
     seconds), `pause_s` after it failed."""
@@ -113,20 +123,24 @@ class Search:
 
 @dataclass(frozen=True)
 class Recovering:
-    """A generation has failed: its workers are ended, lost agents are laid out and started anew.
+    """A generation has failed: its workers are ended, lost agents are laid out and started anew. Or
+    it rests, and nothing has failed (`diagnosis` None): agents that stood by are given workers.
 
     `was_stopping`: it failed while the run was being stopped. `restarted`: names of the agents that
     were started anew. `search`: None where no agent was lost.
     """
 
-    diagnosis: Diagnosis
+    diagnosis: Diagnosis | None
     decision: Decision
     stage: Stage
     since: float
     was_stopping: bool = False
     restarted: tuple[str, ...] = ()
     search: Search | None = None
-    name: ClassVar[str] = "RECOVERING"
+
+    @property
+    def name(self) -> str:
+        return "RECOVERING" if self.diagnosis is not None else "GROWING"
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,7 @@ class Ended:
         return self.outcome.state
 
 
-State = Starting | Running | Stopping | Recovering | Ended
+State = Starting | Running | Growing | Stopping | Recovering | Ended
 
 
 _PHASES: dict[Stage, Phase] = {

@@ -7,34 +7,24 @@ import contextlib
 import itertools
 import json
 import os
-import secrets
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-import yaml
-
-from dougong.control.environment import child_environment
-from dougong.control.processes import die_with_parent, process_exists
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.fault.self_inflicted import signal_for
-from dougong.job.drills.vocabulary import continuing, known_fault
+from dougong.job.drills.vocabulary import continuing
 from dougong.records.directory import RunDir
 from dougong.tools.drill.comparison import compare
-from dougong.tools.drill.leftovers import MARK, left_behind, marked_processes, shared_memory
+from dougong.tools.drill.hosts import DrillHosts
 from dougong.tools.drill.schedule import PlannedFault, draw_schedule, drawable
-from dougong.tools.drill.score import ScoredFault, Struck, drills_of, judge
-from dougong.tools.drill.small_job import STEPS, WORKERS, small_job
+from dougong.tools.drill.score import ScoredFault, drills_of, judge
+from dougong.tools.drill.small_job import STEPS, WORKERS
+from dougong.tools.drill.small_run import HostsRun, SmallRun, takes_hosts
 
 LINES = "drills.jsonl"
-_FORK_SERVER = "dougong.launcher.agent.fork_server"
 UNDISTURBED = "undisturbed"
 
 
@@ -55,8 +45,9 @@ class Rehearsal:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost, left or misnamed."""
-        named = all(verdict.is_right for verdict in self.verdicts)
+        """Whether all has come, and nothing was lost, left or misnamed."""
+        has_come = len(self.verdicts) == len(self.planned)
+        named = has_come and all(verdict.is_right for verdict in self.verdicts)
         return self.is_equal and named and not self.is_hung and not self.left
 
     def to_json(self) -> dict[str, Any]:
@@ -95,11 +86,13 @@ class Summary:
 
 @dataclass
 class Proof:
-    """Rehearsals in one folder, which remembers those that are done."""
+    """Rehearsals in one folder, which remembers those that are done. `has_lab`: what takes root and
+    hosts is drawn too, and done in a lab."""
 
     folder: Path
     seed: int
     deadlines: Deadlines = DEADLINES
+    has_lab: bool = False
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,18 +104,24 @@ class Proof:
 
     def rehearse(self, count: int) -> Iterator[Rehearsal]:
         """The schedules 1 to `count` of the seed that are not done yet, each as it ends."""
-        keys = [f"{self.seed}/{number}" for number in range(1, count + 1)]
-        for key in [key for key in keys if key not in self.done]:
-            rehearsal = self._one(key, self.draw(key), self._undisturbed())
-            self.done[key] = rehearsal.to_json()
-            with (self.folder / LINES).open("a") as file:
-                file.write(json.dumps(self.done[key]) + "\n")
-            yield rehearsal
+        left = [key for key in self.keys(count) if key not in self.done]
+        takes_lab = any(takes_hosts(self.draw(key)) for key in left)
+        with DrillHosts() if takes_lab else contextlib.nullcontext() as hosts:
+            for key in left:
+                rehearsal = self._one(key, hosts)
+                self.done[key] = rehearsal.to_json()
+                with (self.folder / LINES).open("a") as file:
+                    file.write(json.dumps(self.done[key]) + "\n")
+                yield rehearsal
+
+    def keys(self, count: int) -> list[str]:
+        """By which the schedules 1 to `count` are known."""
+        where = f"{self.seed}/lab" if self.has_lab else f"{self.seed}"
+        return [f"{where}/{number}" for number in range(1, count + 1)]
 
     def summary(self, count: int) -> Summary:
         """What the schedules 1 to `count` have come to, those of earlier calls among them."""
-        keys = [f"{self.seed}/{number}" for number in range(1, count + 1)]
-        rows = [self.done[key] for key in keys if key in self.done]
+        rows = [self.done[key] for key in self.keys(count) if key in self.done]
         faults = list(itertools.chain.from_iterable(row["faults"] for row in rows))
         return Summary(
             asked=count,
@@ -136,26 +135,33 @@ class Proof:
 
     def draw(self, key: str) -> tuple[PlannedFault, ...]:
         """That schedule."""
-        rows = drawable(continuing(), has_lab=False)
+        rows = drawable(continuing(), self.has_lab)
         return draw_schedule(key, rows, WORKERS, STEPS)
 
     def _undisturbed(self) -> RunDir:
         path = self.folder / UNDISTURBED
         if not (path / "report.html").exists():
             run = SmallRun(path, (), self.deadlines)
+            run.begin()
             run.finish()
             if run.status != 0:
                 raise LaunchError(f"the undisturbed run failed:\n{run.output}")
         return RunDir.open(path)
 
-    def _one(self, key: str, planned: Sequence[PlannedFault], undisturbed: RunDir) -> Rehearsal:
-        began, shared_before = time.monotonic(), shared_memory()
+    def _run(self, key: str, planned: Sequence[PlannedFault], hosts: DrillHosts | None) -> SmallRun:
         path = self.folder / f"run-{key.replace('/', '-')}"
-        run = SmallRun(path, planned, self.deadlines)
+        if hosts is not None and takes_hosts(planned):
+            return HostsRun(path, planned, self.deadlines, hosts)
+        return SmallRun(path, planned, self.deadlines)
+
+    def _one(self, key: str, hosts: DrillHosts | None) -> Rehearsal:
+        planned, undisturbed = self.draw(key), self._undisturbed()
+        began = time.monotonic()
+        run = self._run(key, planned, hosts)
+        run.begin()
         run.finish()
-        run_dir = RunDir.open(path)
-        found = compare(run_dir, undisturbed, STEPS)
-        events = run_dir.read_events()
+        found = compare(run.run_dir, undisturbed, STEPS)
+        events = run.run_dir.read_events()
         struck = sorted((*drills_of(events), *run.struck), key=lambda one: one.at)
         return Rehearsal(
             key=key,
@@ -164,115 +170,7 @@ class Proof:
             bits=str(found),
             is_equal=found.is_equal and run.status == 0,
             is_hung=run.is_hung,
-            left=tuple(left_behind(run.mark, path, shared_before)),
+            left=tuple(run.left()),
             seconds=round(time.monotonic() - began, 1),
             load=round(os.getloadavg()[0], 1),
         )
-
-
-class SmallRun:
-    """One run of the small job by the command line, and the faults that its job file cannot order:
-    those that come so long after another. `struck`: these."""
-
-    def __init__(self, path: Path, planned: Sequence[PlannedFault], deadlines: Deadlines) -> None:
-        self.mark = secrets.token_hex(8)
-        self.struck: list[Struck] = []
-        self.is_hung = False
-        self._path, self._planned, self._deadlines = path, tuple(planned), deadlines
-        job = path.with_suffix(".yaml")
-        job.write_text(yaml.safe_dump(small_job(planned)))
-        words = [sys.executable, "-m", "dougong", "run", str(job)]
-        self._output = path.with_suffix(".out")
-        ours = os.getpid()
-        with self._output.open("w") as out:
-            self._process = subprocess.Popen(
-                [*words, "--no-ray", "--run-dir", str(path)],
-                env=child_environment({MARK: self.mark}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                preexec_fn=lambda: die_with_parent(ours),  # a drill that is ended leaves no run
-            )
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status; None while it runs."""
-        return self._process.poll()
-
-    @property
-    def output(self) -> str:
-        """What it has printed."""
-        return self._output.read_text(errors="replace")
-
-    def finish(self) -> None:
-        """Wait for its end and that of its processes; strike meanwhile. What outlives its time is
-        ended, and counts as hung."""
-        until = time.monotonic() + self._deadlines.drill_run_s
-        while self.status is None and time.monotonic() < until:
-            self._strike_what_is_due()
-            time.sleep(self._deadlines.exit_poll_every_s)
-        if self.status is None:
-            self.is_hung = True
-            self._end()
-        until = time.monotonic() + self._deadlines.kill_s
-        while marked_processes(self.mark) and time.monotonic() < until:
-            time.sleep(self._deadlines.exit_poll_every_s)
-
-    def _end(self) -> None:
-        for pid in marked_processes(self.mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait(self._deadlines.kill_s)
-
-    def _strike_what_is_due(self) -> None:
-        """The second faults of pairs: so long after the first, whatever the run is at by then."""
-        later = [number for number, fault in enumerate(self._planned) if fault.after_s is not None]
-        if len(self.struck) == len(later) or not (self._path / "events.jsonl").exists():
-            return
-        fault = self._planned[later[len(self.struck)]]
-        before = self._planned[later[len(self.struck)] - 1]
-        fired = [one for one in drills_of(RunDir(self._path).read_events()) if _is(one, before)]
-        assert fault.after_s is not None
-        if fired and time.monotonic() >= fired[0].at + fault.after_s:
-            self._strike(fault)
-
-    def _strike(self, fault: PlannedFault) -> None:
-        row = known_fault(fault.fault)
-        number = signal_for(fault.fault) or signal.SIGKILL
-        target = "worker" if row is None else row.target
-        pid = _serving(self._pid_of(fault.worker), target)
-        if pid is None:
-            return  # nobody is there at this moment: it comes with the next look
-        self.struck.append(Struck(fault.fault, fault.worker, time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    def _pid_of(self, worker: str) -> int | None:
-        status = RunDir(self._path).read_status()
-        for known in status.workers if status is not None else ():
-            if known.name == worker and known.alive and known.pid and process_exists(known.pid):
-                return known.pid
-        return None
-
-
-def _is(struck: Struck, planned: PlannedFault) -> bool:
-    return (struck.fault, struck.worker) == (planned.fault, planned.worker)
-
-
-def _serving(worker: int | None, target: str) -> int | None:
-    """The process that is the target: the worker, its parent, which is the agent, or another child
-    of that, its fork server. None: it is not there."""
-    if worker is None or target not in ("agent", "fork_server"):
-        return worker
-    try:
-        agent = psutil.Process(worker).parent()
-        if agent is None or target == "agent":
-            return None if agent is None else agent.pid
-        for child in agent.children():
-            # A worker looks like the fork server of which it is a copy, but leads no session.
-            if _FORK_SERVER in child.cmdline() and os.getsid(child.pid) == child.pid:
-                return int(child.pid)
-    except (psutil.Error, OSError):
-        pass  # it has just ended
-    return None

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dougong.job.drills.vocabulary import MOST_APART_S, NamedFault, known_fault
+from dougong.job.drills.vocabulary import MOST_APART_S, NamedFault, has_worker, known_fault
 
 QUIET_STEPS = 3
 """So many steps at both ends of a run are left alone: it has begun, and it can end."""
@@ -15,7 +15,7 @@ QUIET_STEPS = 3
 @dataclass(frozen=True)
 class PlannedFault:
     """`at_step`: as that step begins; `after_s`: so long after the fault before it, which may not
-    be over by then. One of the two."""
+    be over by then. One of the two. `worker`: empty where it is done to the controller."""
 
     fault: str
     worker: str
@@ -28,7 +28,8 @@ class PlannedFault:
         when = f"as step {self.at_step} begins"
         if self.after_s is not None:
             when = f"{self.after_s:.1f} s later"
-        return f"{self.fault} {self.worker}{lasts} {when}"
+        whom = f" {self.worker}" if self.worker else ""
+        return f"{self.fault}{whom}{lasts} {when}"
 
 
 def draw_schedule(
@@ -52,7 +53,7 @@ def draw_fault(
     for number, name in enumerate(names):
         part = known_fault(name)
         assert part is not None, "the table's pairs are of its own rows"
-        worker, is_first = chance.choice(workers), number == 0
+        worker, is_first = chance.choice(workers) if has_worker(name) else "", number == 0
         yield PlannedFault(
             name,
             worker,

@@ -41,19 +41,22 @@ def small_job(planned: Sequence[PlannedFault] = (), **changes: Any) -> dict[str,
         "seed": 7,
         "checkpoint": {"every": 10},
         "fault": {"max_restarts": _MOST_RESTARTS},
-        "islands": [_island(name.partition("/")[0]) for name in WORKERS],
+        "islands": islands(),
         "drill": [_drill(fault) for fault in planned if fault.at_step is not None],
     }
     return values | changes
 
 
-def _island(role: str) -> dict[str, Any]:
-    return {"name": role, "role": role, "accelerator": "cpu", "workers": 1}
+def islands() -> list[dict[str, Any]]:
+    """One for each role, as a job file has them."""
+    roles = [name.partition("/")[0] for name in WORKERS]
+    return [{"name": role, "role": role, "accelerator": "cpu", "workers": 1} for role in roles]
 
 
 def _drill(fault: PlannedFault) -> dict[str, Any]:
-    values = {"at_step": fault.at_step, "fault": fault.fault, "on": fault.worker}
-    return values if fault.for_s is None else {**values, "for_s": fault.for_s}
+    values: dict[str, Any] = {"at_step": fault.at_step, "fault": fault.fault}
+    more = {"on": fault.worker or None, "for_s": fault.for_s}
+    return values | {key: value for key, value in more.items() if value is not None}
 
 
 def checked(values: dict[str, Any]) -> Job:

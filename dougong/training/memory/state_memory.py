@@ -144,6 +144,11 @@ class StateMemory:
         if self._local is not None:
             self._local.forget()
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what the generation does is kept here, so that the next one can go on from it."""
+        return self._following is not None
+
     def open_state(
         self, world: World, wants: Sequence[Sequence[StateKey]], least_step: int
     ) -> MemorySource | None:

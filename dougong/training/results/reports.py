@@ -47,7 +47,8 @@ class StepResult:
     """A step before its update, the same on every worker.
 
     loss: the mean over the step's tokens; grad_norm: before clipping; rate: the learning rate;
-    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop;
+    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop; rest:
+    some worker was asked to end its generation (a stop counts more);
     unreached: the trained dense tensors that the step's graph reached on no lane. They have no
     gradient, which is another thing than a gradient of zero; not_finite: what of the step is NaN or
     infinite, None for one as it should be; was_not_finite: the same of a first computation, after
@@ -64,16 +65,19 @@ class StepResult:
     not_finite: NotFinite | None = None
     was_not_finite: NotFinite | None = None
     is_skipped: bool = False
+    rest: bool = False
 
 
 _ENTRY = struct.Struct("<?d")
 """Whether there is a loss, and the loss."""
 ENTRY_BYTES = _ENTRY.size
+_STOP, _REST = 1, 2
+"""Bits of a report's first byte."""
 
 
 def report_format(num_losses: int, num_squares: int, num_dense: int) -> str:
-    """stop, exchange_s, losses, squares, bits; little-endian, without gaps."""
-    return f"<?d{num_losses}d{num_squares}d{(num_dense + 7) // 8}s"
+    """stop or rest, exchange_s, losses, squares, bits; little-endian, without gaps."""
+    return f"<Bd{num_losses}d{num_squares}d{(num_dense + 7) // 8}s"
 
 
 def report_bytes(num_losses: int, num_squares: int, num_dense: int) -> int:
@@ -85,7 +89,7 @@ def report_bytes(num_losses: int, num_squares: int, num_dense: int) -> int:
 class StepReport:
     """What one worker says of its step when its gradients are there.
 
-    stop: it was asked to stop; exchange_s: seconds spent in messages; losses: of its lanes'
+    stop, rest: it was asked to stop, or to end its generation; exchange_s: seconds spent in messages; losses: of its lanes'
     micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name;
     reached: which dense tensors have received a gradient on one of its lanes (`pack_reached`).
     """
@@ -95,6 +99,7 @@ class StepReport:
     losses: Mapping[LossKey, float]
     squares: Mapping[str, float]
     reached: bytes = b""
+    rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,15 +128,17 @@ class ReportForm:
         """The report's values. KeyError when one is missing."""
         losses = [report.losses[key] for key in self.losses]
         squares = [report.squares[name] for name in self.squares]
-        values = (report.stop, report.exchange_s, *losses, *squares, report.reached)
+        asked = _STOP * report.stop | _REST * report.rest
+        values = (asked, report.exchange_s, *losses, *squares, report.reached)
         return struct.pack(self._format, *values)
 
     def decode(self, payload: bytes) -> StepReport:
         """What `encode` was given."""
-        stop, exchange_s, *values, reached = struct.unpack(self._format, payload)
+        asked, exchange_s, *values, reached = struct.unpack(self._format, payload)
         losses = dict(zip(self.losses, values[: len(self.losses)], strict=True))
         squares = dict(zip(self.squares, values[len(self.losses) :], strict=True))
-        return StepReport(stop, exchange_s, losses, squares, reached)
+        stop, rest = bool(asked & _STOP), bool(asked & _REST)
+        return StepReport(stop, exchange_s, losses, squares, reached, rest)
 
 
 def gather_reports(

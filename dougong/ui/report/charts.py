@@ -32,7 +32,7 @@ def training_charts(history: History) -> TrainingCharts:
     """The charts of the section Training. Failures are marked in all of them, and named in the
     first."""
     rows = history.rows
-    marks = [_mark(recovery) for recovery in history.recoveries]
+    marks = _marks(history.recoveries)
     bare = [replace(mark, label="") for mark in marks]
 
     def small(title: str, series: Sequence[Series], words: Callable[[float], str]) -> Chart:
@@ -70,6 +70,18 @@ def short(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.2g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _marks(recoveries: Sequence[Recovery]) -> list[Mark]:
+    """One for each; of several at one step the first has the label."""
+    marks = [_mark(recovery) for recovery in recoveries]
+    for number, mark in enumerate(marks):
+        same = sum(other.x == mark.x for other in marks)
+        is_first = all(other.x != mark.x for other in marks[:number])
+        if same > 1:
+            label = f"{mark.label} and {same - 1} more" if is_first else ""
+            marks[number] = replace(mark, label=label)
+    return marks
 
 
 def _mark(recovery: Recovery) -> Mark:

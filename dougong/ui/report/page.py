@@ -17,14 +17,19 @@ from markupsafe import Markup
 from dougong import __version__
 from dougong.records.directory import RunDir
 from dougong.ui import formatting
+from dougong.ui.health import percent
 from dougong.ui.history import History, read_history
 from dougong.ui.next_step import next_step
 from dougong.ui.report import rows
+from dougong.ui.report.bits import bits_verdict
 from dougong.ui.report.charts import training_charts
+from dougong.ui.report.faults import fault_rows
 from dougong.ui.report.summary import read_log_tail, summary_cards
+from dougong.ui.report.timeline import draw_timeline, time_parts
 from dougong.ui.report.traffic import traffic_table
 
 _SHOWN_EVENTS = 200
+_SHOWN_FAULTS = 100
 _SHOWN_WORKERS = 64
 
 
@@ -48,6 +53,7 @@ def render(history: History, run_dir: RunDir) -> str:
         log_tail=read_log_tail(history, run_dir),
         summary_cards=summary_cards(history),
         charts=training_charts(history),
+        **_fault_values(history),
         recoveries=rows.recovery_rows(history.recoveries),
         starts=rows.start_rows(history.events),
         warnings=rows.warning_words(history.events),
@@ -61,6 +67,18 @@ def render(history: History, run_dir: RunDir) -> str:
     )
 
 
+def _fault_values(history: History) -> dict[str, object]:
+    """Where the time went, the faults, and what became of the bits."""
+    faults = fault_rows(history)
+    return {
+        "timeline": draw_timeline(history.course, faults),
+        "time_parts": time_parts(history.goodput),
+        "older_faults": faults[:-_SHOWN_FAULTS],
+        "newest_faults": faults[-_SHOWN_FAULTS:],
+        "bits": bits_verdict(history),
+    }
+
+
 def _environment() -> jinja2.Environment:
     """A value that the template names and nobody gave is an error."""
     environment = jinja2.Environment(
@@ -72,6 +90,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["duration"] = formatting.duration
     environment.filters["moment"] = formatting.moment
+    environment.filters["percent"] = percent
     environment.filters["plural"] = formatting.plural
     environment.filters["size"] = formatting.size
     return environment

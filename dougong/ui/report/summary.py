@@ -10,6 +10,7 @@ from statistics import median
 
 from dougong.records.directory import RunDir
 from dougong.ui.formatting import count, duration, loss, plural
+from dougong.ui.health import percent
 from dougong.ui.history import History, recomputed_words
 
 _TAIL_LINES = 20
@@ -36,17 +37,17 @@ class LogTail:
 
 
 def summary_cards(history: History) -> list[SummaryCard]:
-    """Steps, loss, tokens, time, speed, failures; without a step, what there is of them."""
-    time = SummaryCard("Time", duration(history.duration_s), _step_time(history))
+    """Steps, loss, speed, time, goodput, failures; without a step, what there is of them."""
+    time = SummaryCard("Time", duration(history.duration_s), _start_words(history))
     failures = SummaryCard("Failures", str(_num_failures(history)), _recovery_words(history))
     if not history.rows:
         return [_steps_card(history), time, failures]
     return [
         _steps_card(history),
         _loss_card(history),
-        SummaryCard("Tokens", count(history.tokens), _tokens_a_step(history)),
-        time,
         _speed_card(history),
+        time,
+        _goodput_card(history),
         failures,
     ]
 
@@ -80,20 +81,29 @@ def _loss_card(history: History) -> SummaryCard:
     return SummaryCard(label, loss(value), more, is_broken=not math.isfinite(value))
 
 
-def _tokens_a_step(history: History) -> str:
-    return f"{count(history.rows[-1]['tokens'])} a step"
-
-
-def _step_time(history: History) -> str:
+def _start_words(history: History) -> str:
+    start_s = history.goodput.parts.get("start", 0.0)
+    words = f"start-up {duration(start_s)}" if start_s else ""
     if not history.rows:
-        return ""
-    return f"median step {duration(median(row['step_s'] for row in history.rows))}"
+        return words
+    step = f"median step {duration(median(row['step_s'] for row in history.rows))}"
+    return f"{step}, {words}" if words else step
 
 
 def _speed_card(history: History) -> SummaryCard:
     typical = median(row["tokens_per_s"] for row in history.rows)
-    overall = history.tokens / history.duration_s if history.duration_s > 0 else math.nan
-    return SummaryCard("Tokens/s", count(typical), f"{count(overall)} over the whole run")
+    a_step = count(history.rows[-1]["tokens"])
+    return SummaryCard(
+        "Tokens/s", count(typical), f"{count(history.tokens)} tokens, {a_step} a step"
+    )
+
+
+def _goodput_card(history: History) -> SummaryCard:
+    share = history.goodput.share
+    again = plural(history.goodput.steps_again, "step")
+    return SummaryCard(
+        "Goodput", "–" if share is None else percent(share), f"{again} computed again"
+    )
 
 
 def _num_failures(history: History) -> int:

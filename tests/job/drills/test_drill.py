@@ -20,6 +20,12 @@ def test_the_short_form_and_the_long_one() -> None:
     assert (short.what, short.worker, long.what, long.worker) == ("kill", "east/1", "stop", "east/1")
 
 
+def test_what_happens_to_the_controller_has_no_worker() -> None:
+    job = Job.model_validate({**LEAST, "drill": [{"at_step": 1, "fault": "kill_controller"}]})
+    (drill,) = listed(job.drill)
+    assert (drill.what, drill.worker) == ("kill_controller", "")
+
+
 def test_a_job_that_allows_drills_orders_none_itself() -> None:
     job = Job.model_validate({**LEAST, "drill": "allowed"})
     assert job.drill == "allowed" and listed(job.drill) == ()
@@ -49,11 +55,13 @@ def test_the_word_and_the_list_are_read_and_written(tmp_path: Path) -> None:
          "drill.0: say what happens and to whom: `kill: east/1`, or `fault: stop` and `on: east/1`"),
         ("[{kill: east/0}]", "drill.0: say when, by one of `at_step: 30` and `after_s: 20`"),
         ("[{at_step: 1, after_s: 2.0, kill: east/0}]", "drill.0: say when, by one of `at_step: 30` and `after_s: 20`"),
+        ("[{at_step: 1, fault: kill_controller, on: east/0}]",
+         "drill.0.on: kill_controller happens to no worker; remove `on`"),
         ("[{at_step: 1, fault: stop, on: east/7}]",
          "drill.0.on: no worker is called 'east/7'; name one of east/0, east/1, or remove the drill"),
         ("[{at_step: 1, fault: segfault, on: east/0, for_s: 3.0}]",
          "drill.0.for_s: segfault does not last; remove it, or choose one that does: stop, hold_interpreter, pause, "
-         "slow_cpu, stop_agent, zombie_return"),
+         "slow_cpu, stop_agent, zombie_return, stop_controller"),
         ("forbidden", "drill: must be a list of faults, or `allowed` (got 'forbidden'): faults to rehearse; `allowed`: "
          "by `dougong drill RUN` alone"),
     ],

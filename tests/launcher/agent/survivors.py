@@ -20,6 +20,7 @@ from dougong.control.messages import (
     KillWorkers,
     LeaveGeneration,
     Message,
+    RestAfterStep,
     ToWorker,
     WorkerExited,
     WorkerForked,
@@ -28,11 +29,13 @@ from dougong.control.tasks import TrainTask
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import (
     PartDurable,
+    StateFetched,
     StepDone,
     StoreRequest,
     WorkerDone,
     WorkerLeft,
     WorkerRaised,
+    WorkerRests,
 )
 from dougong.deadlines import DEADLINES
 from dougong.job.optimizers.registry import declaration_of
@@ -53,7 +56,7 @@ PATIENT = dataclasses.replace(DEADLINES, controller_silence_s=600.0)
 
 class Survivors:
     """One agent over several generations. `rows`: of all of them by step, the newest; `pids`: of the present one's
-    workers; `ended`: exits as they came; `left`, `raised`: by generation and worker."""
+    workers; `ended`: exits as they came; `left`, `raised`, `rests`, `fetched`: by generation and worker."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,6 +69,8 @@ class Survivors:
         self.ended: list[WorkerExited] = []
         self.left: set[tuple[int, str]] = set()
         self.raised: dict[tuple[int, str], WorkerRaised] = {}
+        self.rests: set[tuple[int, str]] = set()
+        self.fetched: dict[tuple[int, str], StateFetched] = {}
         self._done: set[tuple[int, str]] = set()
         self._parts: dict[tuple[int, int, str], CheckpointPart] = {}
 
@@ -111,6 +116,13 @@ class Survivors:
         self.agent.channel.send(LeaveGeneration(self.generation))
         self.until(lambda: all((self.generation, worker) in self.left for worker in workers))
 
+    def rest(self) -> None:
+        """Have the present generation end after its step, and all its workers leave it."""
+        names = tuple(worker.name for worker in self._plan.workers)
+        self.agent.channel.send(RestAfterStep(self.generation))
+        self.until(lambda: all((self.generation, name) in self.rests for name in names))
+        self.have_left(*names)
+
     def have_killed(self, *workers: str) -> None:
         """What the controller does with those that do not leave."""
         self.agent.channel.send(KillWorkers(self.generation, workers))
@@ -148,6 +160,10 @@ class Survivors:
                 self._commit(generation, step)
             case WorkerLeft():
                 self.left.add((generation, worker))
+            case WorkerRests():
+                self.rests.add((generation, worker))
+            case StateFetched():
+                self.fetched[generation, worker] = inner
             case WorkerRaised():
                 self.raised[generation, worker] = inner
             case WorkerDone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 from dougong.job.schema import Job
+from dougong.parallel.plan import Plan
 from tests.families import config_values
 from tests.jobs import make_job
 from tests.launcher.agent.survivors import Survivors
-from tests.training.running import lay_out, token_file
+from tests.training.running import digests, lay_out, token_file
 
 STEPS = 8
 NAMES = ("east/0", "east/1", "east/2")
@@ -45,11 +47,16 @@ def job(run: Survivors) -> Job:
 
 
 @pytest.fixture(scope="module")
-def whole(run: Survivors, job: Job) -> dict[int, tuple[Any, ...]]:
-    """What an undisturbed run of one worker gives."""
+def undisturbed(run: Survivors, job: Job) -> tuple[dict[int, tuple[Any, ...]], dict[Any, str]]:
+    """What an undisturbed run of one worker gives: its steps, and the digests of its weights and optimizer state."""
     run.begin(job, lay_out(job, "B"))
     run.finish()
-    return series(run.rows)
+    return series(run.rows), digests(run.committed[STEPS])
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: tuple[dict[int, tuple[Any, ...]], dict[Any, str]]) -> dict[int, tuple[Any, ...]]:
+    return undisturbed[0]
 
 
 @pytest.mark.parametrize("roles", ["BBB", pytest.param("AAE", marks=pytest.mark.slow)])
@@ -88,6 +95,46 @@ def test_a_worker_that_hangs_for_another_one_is_freed(
     assert [second[name] == first[name] for name in NAMES] == [True, False, True]
     run.finish()
     assert series(run.rows) == whole
+
+
+@pytest.mark.parametrize(
+    ("roles", "fewer", "changes"),
+    [
+        ("BBB", "BB", {}),
+        pytest.param("AAE", "AE", {}, marks=pytest.mark.slow),
+        pytest.param("BBB", "BB", {"fault": {"snapshots": {"every": 0}}}, marks=pytest.mark.slow),
+        pytest.param("BBB", "BB", {"fault": {"snapshots": {"every": 3}}}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_on_fewer_workers_and_on_all_of_them_again_keeps_its_bits(
+    run: Survivors, job: Job, undisturbed: tuple[Any, Any], roles: str, fewer: str, changes: dict[str, Any]
+) -> None:
+    """One is lost, and done without; it is taken back at the end of a step, and no step is computed twice for that."""
+    job = training_job(run.folder, **changes)
+    lost = NAMES[roles.rindex("A" if "A" in roles else "B")]
+    kept = tuple(name for name in NAMES if name != lost)
+    first = run.begin(job, lay_out(job, roles))
+    run.until(lambda: 3 in run.committed)
+    run.kill(lost)
+    run.have_left(*kept)
+    second = run.begin(job, _without(lay_out(job, fewer), kept), resume=3)
+    assert [second[name] == first[name] for name in kept] == [True, True]
+    run.until_step(5)
+    run.rest()
+    assert not any(generation == run.generation for generation, _ in run.raised)
+    last = max(run.rows)
+    saved = last if last in run.committed else 3
+    third = run.begin(job, lay_out(job, roles), resume=saved)
+    assert [third[name] == second[name] for name in kept] == [True, True]
+    run.finish()
+    assert {run.fetched[run.generation, name].step for name in NAMES} == {last}, "no step is lost"
+    assert (series(run.rows), digests(run.committed[STEPS])) == undisturbed
+
+
+def _without(plan: Plan, names: tuple[str, ...]) -> Plan:
+    """The plan with these names of its workers: of those that are left."""
+    workers = [dataclasses.replace(worker, name=name) for worker, name in zip(plan.workers, names, strict=True)]
+    return dataclasses.replace(plan, workers=tuple(workers))
 
 
 def test_an_exception_is_told_while_messages_are_under_way_and_only_the_others_stay(run: Survivors, job: Job) -> None:

@@ -200,6 +200,7 @@ class Machine:
     versions: dict[str, str] | None = None
     has_sources: bool = True
     may_grow: bool = False
+    is_followed: bool = False
     memory_bytes: int | None = None
     nodes: dict[str, str] = field(default_factory=dict)
     troubles: dict[str, FolderTrouble] = field(default_factory=dict)
@@ -219,7 +220,8 @@ class Machine:
     def policy(self) -> RunPolicy:
         policy = RunPolicy(self.job, RunDir("/run"), self.deadlines, self.takes_fingerprints)
         software = None if self.versions is None else Software("here", self.versions, {})
-        return replace(policy, software=software, has_sources=self.has_sources, may_grow=self.may_grow)
+        return replace(policy, software=software, has_sources=self.has_sources, may_grow=self.may_grow,
+                       is_followed=self.is_followed)  # fmt: skip
 
     @property
     def outcome(self) -> Outcome:

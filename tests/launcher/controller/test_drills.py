@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def answers(made: Machine) -> list[Any]:
     return [action.answer for action in made.actions if isinstance(action, CloseChannel)]
 
 
-def inflicted(made: Machine) -> list[tuple[str, InflictFault]]:
+def inflicted(made: Machine) -> list[tuple[str | None, InflictFault]]:
     return [(action.agent, action.message) for action in made.actions if isinstance(action, FireDrill)]
 
 
@@ -53,6 +54,7 @@ def test_an_order_is_announced_done_and_acknowledged(channel: Channel) -> None:
         ("allowed", STOP, [step(1), exits("west/0", -9)], "the run is not training (recovering)"),
         ("allowed", OrderDrill("stop", "east/9"), [step(1)], "no worker is called 'east/9'; there are east/0, east/1"),
         ("allowed", OrderDrill("lunch", "east/1"), [step(1)], "no fault is called 'lunch'; there are kill, "),
+        ("allowed", OrderDrill("kill_controller", ""), [step(1)], "no command stays beside this controller"),
         ("allowed", OrderDrill("kill_node", "east/1"), [step(1)], "cannot be ordered here: everything on a node"),
     ],
 )
@@ -80,6 +82,20 @@ def test_an_agent_is_struck_when_the_step_before_is_done() -> None:
     made.play(step(2), step(3))
     assert inflicted(made) == [("east", InflictFault(1, "east/1", "kill_agent"))]
     assert made.facts.fired == {FiredDrill("kill_agent", "east/1", 3)}
+
+
+def test_the_controller_strikes_itself_where_another_one_follows_it(channel: Channel) -> None:
+    """When who asked has its answer: there is nobody to give it afterwards."""
+    made = replace(running(drill="allowed"), is_followed=True)
+    made.play(step(1), ClientRequest(channel, OrderDrill("kill_controller", "")))
+    kinds = [type(action) for action in made.actions if isinstance(action, CloseChannel | FireDrill)]
+    assert kinds == [CloseChannel, FireDrill]
+    assert inflicted(made) == [(None, InflictFault(1, "", "kill_controller"))]
+    drill = [{"at_step": 2, "fault": "stop_controller", "for_s": 1.0}]
+    alone = running(drill=drill).play(step(1), step(2))
+    assert inflicted(alone) == [], "the run would end with it"
+    followed = replace(running(drill=drill), is_followed=True).play(step(1), step(2))
+    assert inflicted(followed) == [(None, InflictFault(1, "", "stop_controller", 1.0))]
 
 
 def test_a_drill_of_a_time_comes_once_then() -> None:

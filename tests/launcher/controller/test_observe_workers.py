@@ -4,7 +4,9 @@ generation is left."""
 from __future__ import annotations
 
 from dougong.control.worker_messages import StateFetched, WorkerLeft
+from dougong.launcher.controller.actions import RecordStep
 from tests.launcher.controller.machine import ALL, exits, running, step, worker
+from tests.launcher.controller.test_departure import left, there
 
 
 def test_what_an_older_generation_says_changes_nothing() -> None:
@@ -19,6 +21,28 @@ def test_the_state_is_news_when_the_last_worker_has_its_part() -> None:
     made.play(worker(ALL[2], StateFetched(5, {"checkpoint": 4}, 0.7)))
     restored = made.event("state_restored")
     assert (restored.tiers, restored.seconds) == ({"checkpoint": 8}, 0.7)
+
+
+def test_the_row_of_a_step_whose_teller_was_lost_is_recorded_once_by_those_who_have_kept_it() -> None:
+    """East/0 told step 7, and died behind step 8, which the others hold."""
+    made = running().play(there(1, east_0=10, east_1=11, west_0=12), step(7), exits("east/0", -9))
+    made.play(left("east/1", "west/0", held=8), there(2, east_0=19, east_1=11, west_0=12)).clear()
+    kept = tuple({"step": number, "generation": 1, "loss": 1.0} for number in (7, 8, 9))
+    rows = {"east/0": (), "east/1": kept, "west/0": kept}
+    made.play([worker(name, StateFetched(8, {}, 0.1, rows[name]), 2) for name in ALL])
+    recorded = [action.row for action in made.actions if isinstance(action, RecordStep)]
+    assert recorded == [{"step": 8, "generation": 1, "loss": 1.0}]
+    made.play(step(9, 2))
+    recorded = [action.row["step"] for action in made.actions if isinstance(action, RecordStep)]
+    assert recorded == [8, 9] and made.facts.recorded == 9
+
+
+def test_a_row_that_was_told_is_not_recorded_again() -> None:
+    made = running().play(there(1, east_0=10, east_1=11, west_0=12), step(7), step(8), exits("east/0", -9))
+    made.play(left("east/1", "west/0", held=7), there(2, east_0=19, east_1=11, west_0=12)).clear()
+    kept = ({"step": 7, "generation": 1, "loss": 1.0},)
+    made.play([worker(name, StateFetched(7, {}, 0.1, kept), 2) for name in ALL])
+    assert "RecordStep" not in made.names() and made.facts.recorded == 7
 
 
 def test_an_end_before_the_failure_is_decided_is_no_lost_survivor() -> None:

@@ -74,7 +74,7 @@ def test_a_device_that_nobody_can_use_has_failed_at_once_and_is_used_no_more() -
     assert diagnosis.evidence == ("west/0 computes on it",) and diagnosis.worker == ""
     assert (decision.action, decision.reason) == ("quarantine", "recovery 1 of 3")
     assert aside.device == QuarantinedDevice("cuda", "GPU-2", "here", str(xid(79)))
-    assert made.facts.quarantine.on("here", "cuda") == ("GPU-2",)
+    assert made.facts.devices.quarantine.on("here", "cuda") == ("GPU-2",)
     made.clear().play(leave("east/0", "east/1"), killed("west/0"))
     assert made.names()[:2] == ["LoseAgent west", "DropAgent west"], "when its workers have left, and not before"
     made.play(NodesListed((node(),)))
@@ -207,13 +207,13 @@ def test_a_run_that_ends_gives_its_device_up_too() -> None:
 
 def test_a_start_leaves_out_what_an_earlier_life_has_given_up() -> None:
     made = machine(islands=ISLANDS)
-    made.facts.quarantine = Quarantine.of([QuarantinedDevice("cuda", "GPU-1", "here", "Xid 79")])
+    made.facts.devices.quarantine = Quarantine.of([QuarantinedDevice("cuda", "GPU-1", "here", "Xid 79")])
     made.play(BackendOpened("127.0.0.1"), NodesListed((node(),)))
     (started,) = [action for action in made.actions if isinstance(action, StartAgents)]
     places = {spec.name: (spec.workers, spec.first_device) for spec in started.specs}
     assert places == {"east-0": (("east/0",), 0), "east-1": (("east/1",), 2), "west": (("west/0",), 3)}
     refused = machine(islands=ISLANDS)
-    refused.facts.quarantine = made.facts.quarantine
+    refused.facts.devices.quarantine = made.facts.devices.quarantine
     refused.play(BackendOpened("127.0.0.1"), NodesListed((node(3),)))
     assert isinstance(refused.outcome.error, NoRoomError)
 

@@ -51,6 +51,8 @@ ISLANDS = [
     {"name": "east", "accelerator": "cpu", "workers": 2, "node": "pool=a"},
     {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b"},
 ]
+APART = [{**ISLANDS[0], "role": "attention"}, {**ISLANDS[1], "role": "experts"}]
+"""Of these none can go on without the other."""
 DIES = ["diagnosis", "decision"]
 GOES_UNREADY: list[Step] = [Leaves("west"), Passes(1.1)]
 WEST_IS_LOST: list[Step] = [Leaves("west"), *killed("east/0", "east/1")]
@@ -152,7 +154,7 @@ def test_other_nodes_than_before_are_said_anew() -> None:
 
 
 def test_a_node_that_never_comes_ends_the_run_with_its_first_cause() -> None:
-    made = with_deadlines(trained(), node_return_s=5)
+    made = with_deadlines(trained(islands=APART), node_return_s=5)
     made.play(WEST_IS_LOST, NodesListed((N0,)))
     for _ in range(5):
         made.play(Passes(1.0), NodesListed((N0,)))
@@ -198,7 +200,7 @@ def test_a_node_on_which_an_agent_could_not_start_is_tried_again_later_and_later
 
 
 def test_on_the_only_machine_there_is_an_agent_is_tried_twice() -> None:
-    made = trained()
+    made = trained(islands=APART)
     made.may_grow = False
     fails = [NodesListed((N0, N1)), AgentsPlaced(), Joins("west", "node1"), *GOES_UNREADY, NodesListed((N0, N1))]
     made.play(WEST_IS_LOST, fails)

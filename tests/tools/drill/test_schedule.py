@@ -30,7 +30,7 @@ def test_what_is_drawn_can_be_done() -> None:
         for one in planned:
             row = known_fault(one.fault)
             assert row is not None and (one.for_s is None) == (row.lasts_s is None)
-    assert seen == {row.name for row in ROWS} and struck == set(WORKERS)
+    assert seen == {row.name for row in ROWS} and struck == {*WORKERS, ""}, "the controller is nobody's"
 
 
 def test_without_a_lab_only_what_processes_do_to_themselves_is_drawn() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.records.event.storage import StorageTroubled
 from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered, Suspected
 from dougong.tools.drill.score import Struck, drills_of, judge
 
@@ -17,6 +18,10 @@ def at(event: Event, seconds: float) -> Event:
 def named(seconds: float, kind: str, culprit: CulpritKind, name: str, generation: int = 1) -> Event:
     values: dict[str, Any] = {"class": kind, "cause": "x", "culprit": Culprit(culprit, name)}
     return at(FailureDiagnosed(generation=generation, latency_s=0.2, **values), seconds)
+
+
+def full(seconds: float) -> Event:
+    return at(StorageTroubled(generation=1, what="the run's records", reason="No space left on device"), seconds)
 
 
 def first_step(seconds: float, generation: int = 2) -> Event:
@@ -41,6 +46,15 @@ KILL, STOP, PAUSE = Struck("kill", "a/0", 10.0), Struck("stop", "a/0", 10.0), St
         (Struck("pull_cable", "a/0", 10.0), named(10.5, "node_lost", "node", "node1"), True),
         (Struck("pull_cable", "a/0", 10.0), named(10.5, "partition", "link", "node1"), True),
         (Struck("pull_cable", "a/0", 10.0), named(10.5, "hang", "link", "node1"), False),
+        (Struck("kill_node", "a/0", 10.0, "node1"), named(10.5, "node_lost", "node", "node1"), True),
+        (Struck("kill_node", "a/0", 10.0, "node1"), named(10.5, "node_lost", "node", "node2"), False),
+        (Struck("drop_in", "a/0", 10.0, "node1"), named(10.5, "partition", "link", "node0 - node1"), True),
+        (Struck("drop_in", "a/0", 10.0, "node1"), named(10.5, "partition", "link", "node0 - node2"), False),
+        (Struck("fill_run_directory", "a/0", 10.0), full(10.5), True),
+        (Struck("fill_run_directory", "a/0", 10.0), None, False),
+        (Struck("kill_controller", "", 10.0), named(10.5, "crash", "controller", "1"), True),
+        (Struck("nan", "a/0", 10.0), named(10.5, "numerics", "worker", "b/0"), True),
+        (PAUSE, full(10.5), True),
         (PAUSE, None, True),
         (PAUSE, named(14, "hang", "worker", "a/0"), False),
         (Struck("kill_fork_server", "a/0", 10.0), None, True),

@@ -16,7 +16,8 @@ def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
     cards = {card.label: card for card in summary_cards(read_history(finished_run(tmp_path / "run")))}
     assert (cards["Steps"].value, cards["Steps"].more) == ("60 / 60", "100 %")
     assert cards["Final loss"].value == "2.0852"
-    assert cards["Tokens"].more == "4,096 a step"
+    assert cards["Tokens/s"].more == "245,760 tokens, 4,096 a step"
+    assert (cards["Goodput"].value, cards["Goodput"].more) == ("76.9 %", "9 steps computed again")
     assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps rewound, 0.84 s to recover")
 
 

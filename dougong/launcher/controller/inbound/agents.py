@@ -13,6 +13,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.reach import AgentView
 from dougong.launcher.agent.remarks import JoinedAgent
+from dougong.parallel.plan import Plan
 from dougong.planner.placement import AgentSpec
 
 
@@ -23,7 +24,9 @@ class AgentHandle:
     `failure`: that as one of the run; `is_dropped`: whether its connection has been closed since.
     `left`: how its connection ended before it was ready, and when (monotonic seconds), while its
     backend may yet know why. `hearing`: what it hears of other machines; `answers`: whether its own
-    takes connections, as tried last, `tried_at`."""
+    takes connections, as tried last, `tried_at`. `begun_at`: when its start was ordered (monotonic
+    seconds); `is_asked`: of one that stands by, its devices are being probed; `can_serve`: it can
+    take a place at once."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -38,6 +41,9 @@ class AgentHandle:
     hearing: Hearing = field(default_factory=Hearing)
     answers: bool | None = None
     tried_at: float = -math.inf
+    begun_at: float = 0.0
+    is_asked: bool = False
+    can_serve: bool = False
 
     @property
     def is_unexplained(self) -> bool:
@@ -77,8 +83,31 @@ class AgentTable:
         return tuple(self.handles.values())
 
     @property
+    def serving(self) -> tuple[AgentHandle, ...]:
+        """Those that have workers, in rank order."""
+        return tuple(handle for handle in self.handles.values() if not handle.spec.stands_by)
+
+    @property
+    def standing(self) -> tuple[AgentHandle, ...]:
+        """Those that stand by, or will, and are not lost."""
+        spare = (handle for handle in self.handles.values() if handle.spec.stands_by)
+        return tuple(handle for handle in spare if handle.lost is None)
+
+    @property
+    def ready(self) -> tuple[AgentSpec, ...]:
+        """Those that can take a place at once."""
+        return tuple(handle.spec for handle in self.standing if handle.can_serve)
+
+    @property
     def lost(self) -> tuple[AgentHandle, ...]:
-        return tuple(handle for handle in self.handles.values() if handle.lost is not None)
+        """Those that had workers, and are gone."""
+        return tuple(handle for handle in self.serving if handle.lost is not None)
+
+    @property
+    def fallen(self) -> tuple[AgentHandle, ...]:
+        """Those that stood by, and are gone."""
+        spare = (handle for handle in self.handles.values() if handle.spec.stands_by)
+        return tuple(handle for handle in spare if handle.lost is not None)
 
     @property
     def joined(self) -> list[JoinedAgent]:
@@ -97,11 +126,11 @@ class AgentTable:
 
     @property
     def path_ends(self) -> dict[str, PathEnd]:
-        """Where the paths to living agents are tried, by agent."""
+        """Where the paths to living agents that have workers are tried, by agent."""
         ends = {}
-        for name, handle in self.handles.items():
+        for handle in self.serving:
             if handle.path_end is not None and handle.lost is None:
-                ends[name] = handle.path_end
+                ends[handle.spec.name] = handle.path_end
         return ends
 
     def of_worker(self, worker: str) -> AgentHandle | None:
@@ -111,8 +140,11 @@ class AgentTable:
     def node_of(self, worker: str, here: str) -> str:
         """The node of a worker; empty where the whole run is on one machine, and that is `here`
         (empty: whichever), so that nobody asks which."""
+        return self.node_of_agent(self.of_worker(worker), here)
+
+    def node_of_agent(self, handle: AgentHandle | None, here: str) -> str:
+        """The same of an agent's."""
         nodes = {facts.node for facts in self.facts.values()}
-        handle = self.of_worker(worker)
         if handle is None or handle.facts is None or (len(nodes) == 1 and here in ("", *nodes)):
             return ""
         return handle.facts.node
@@ -124,8 +156,8 @@ class AgentTable:
         return f" (on {nodes})" if nodes else ""
 
     def named(self, agents: Sequence[str]) -> tuple[AgentHandle, ...]:
-        """The handles of these agents; of all where none is named."""
-        return tuple(self.handles[name] for name in agents) if agents else self.all
+        """The handles of these agents."""
+        return tuple(self.handles[name] for name in agents)
 
     @property
     def living(self) -> tuple[AgentHandle, ...]:
@@ -133,12 +165,22 @@ class AgentTable:
         joined = (handle for handle in self.handles.values() if handle.facts is not None)
         return tuple(handle for handle in joined if handle.lost is None)
 
-    def expect(self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec]) -> None:
+    def serve(self, plan: Plan | None) -> bool:
+        """Whether their workers are those of the plan."""
+        workers = [name for handle in self.serving for name in handle.spec.workers]
+        return plan is not None and workers == [worker.name for worker in plan.workers]
+
+    def expect(
+        self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec], now: float = 0.0
+    ) -> None:
         """From now on the agents of `layout`, in rank order, are the run's; others are forgotten.
-        `specs`: those of them that begin a new life, and may join."""
-        begun = {spec.name: AgentHandle(spec) for spec in specs}
+        `specs`: those of them that begin a new life, and may join. The others may have other
+        workers than before."""
+        begun = {spec.name: AgentHandle(spec, begun_at=now) for spec in specs}
         handles = {**self.handles, **begun}
         self.handles = {spec.name: handles[spec.name] for spec in layout}
+        for spec in layout:
+            self.handles[spec.name].spec = spec
 
     def join(self, facts: AgentFacts, channel: Channel, clock_ahead_s: float = 0.0) -> bool:
         """Take an agent in; False for one that is not expected, or has joined already."""

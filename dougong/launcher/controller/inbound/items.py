@@ -137,6 +137,31 @@ class AgentsEnded:
 
 
 @dataclass(frozen=True)
+class ReserveSeen:
+    """The nodes there are, for agents that are to stand by, and what the backend knows of agents
+    that have ended. `returned`: names of agents whose places have been given back."""
+
+    nodes: tuple[Node, ...]
+    ended: Mapping[str, str]
+    returned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReserveBegun:
+    """Agents that are to stand by have been started, or could not be (`reason`)."""
+
+    agents: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ReserveFailed:
+    """The backend could not be asked for agents that are to stand by. Training goes on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Awaited:
     """What somebody in the background waits for, in words."""
 
@@ -213,6 +238,9 @@ Item = (
     | OwnPathsTried
     | AgentsPlaced
     | AgentsEnded
+    | ReserveSeen
+    | ReserveBegun
+    | ReserveFailed
     | Awaited
     | FoundCheckpoint
     | Committed

@@ -85,8 +85,8 @@ def test_who_has_been_held_up_himself_counts_from_his_next_look(agents: AgentTab
     assert agents.silent_s(agents["east"], 160.5) == 0.5
 
 
-def test_named_means_all_where_none_is_named(agents: AgentTable) -> None:
-    assert [handle.spec.name for handle in agents.named(())] == ["east", "west"]
+def test_named_means_those_alone(agents: AgentTable) -> None:
+    assert [handle.spec.name for handle in agents.named(())] == []
     assert [handle.spec.name for handle in agents.named(("west",))] == ["west"]
 
 

@@ -12,7 +12,7 @@ from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.observation import AgentLost, Exited, Hung, NotStarted
-from dougong.launcher.controller.generation import Generation
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.plan import Inventory, Seat, make_plan
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.progress import WorkerSigns
@@ -45,6 +46,7 @@ class WorkerStatus:
     life, `seen_at` when its agent told them.
 
     `is_there`: its process is known to be in this generation; `is_kept`: it was in the one before.
+    `rests`: it has done its last step of a generation that ends by order.
     When the generation is broken: `is_leaving`: it is asked to leave, and `held_step` is what it
     holds in memory once it has; `killed_at`: it was killed for that (monotonic seconds).
     """
@@ -60,6 +62,7 @@ class WorkerStatus:
     is_there: bool = False
     is_kept: bool = False
     stays: bool = False
+    rests: bool = False
     is_leaving: bool = False
     held_step: int | None = None
     killed_at: float | None = None
@@ -205,6 +208,15 @@ class Generation:
         step = max(part.step for part in parts)
         return StateRestored(generation=self.number, step=step, tiers=dict(tiers), seconds=seconds)
 
+    def rows_between(self, recorded: int, step: int) -> list[dict[str, Any]]:
+        """One row for each step after `recorded`, up to `step`, of which a worker has kept one."""
+        rows: dict[int, dict[str, Any]] = {}
+        for status in self.workers.values():
+            for row in () if status.fetched is None else status.fetched.rows:
+                if recorded < row["step"] <= step:
+                    rows.setdefault(row["step"], row)
+        return [rows[number] for number in sorted(rows)]
+
     @property
     def is_built(self) -> bool:
         """Whether every worker has built its part of the model: its first step has begun."""
@@ -214,6 +226,11 @@ class Generation:
     def living(self) -> tuple[WorkerStatus, ...]:
         """Workers whose processes have not ended."""
         return tuple(status for status in self.workers.values() if not status.has_exited)
+
+    @property
+    def all_rest(self) -> bool:
+        """Whether every worker has done its last step of a generation that is to end by order."""
+        return all(status.rests and not status.has_exited for status in self.workers.values())
 
     @property
     def all_exited(self) -> bool:
@@ -377,12 +394,14 @@ class Generation:
 
 
 def moved_workers(before: Plan | None, now: Plan) -> tuple[MovedWorker, ...]:
-    """The workers that are on another node than under the plan `before`, if there was one."""
+    """The workers that are on another node than under the plan `before`, if there was one and they
+    were in it."""
     if before is None:
         return ()
+    places = {worker.name: worker.node for worker in before.workers}
     moved = []
     for worker in now.workers:
-        node = before.worker(worker.name).node
+        node = places.get(worker.name, worker.node)
         if node != worker.node:
             moved.append(MovedWorker(worker=worker.name, before=node, now=worker.node))
     return tuple(moved)

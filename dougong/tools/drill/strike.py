@@ -1,0 +1,98 @@
+"""Faults that come from outside a run while it goes on: signals to its processes on this machine.
+
+What a job file can order is ordered there; this is for what comes so long after another fault,
+whatever the run is at by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import psutil
+
+from dougong.control.processes import process_exists
+from dougong.fault.self_inflicted import go_on_later, signal_for
+from dougong.job.drills.vocabulary import known_fault
+from dougong.records.directory import RunDir
+from dougong.testing import MemoryGroup
+from dougong.tools.drill.schedule import PlannedFault
+from dougong.tools.drill.score import Struck
+
+_FORK_SERVER = "dougong.launcher.agent.fork_server"
+
+
+def strike(run_dir: RunDir, fault: PlannedFault) -> Struck | None:
+    """Do it, by a signal; None where nobody is there at this moment."""
+    row = known_fault(fault.fault)
+    number = signal_for(fault.fault) or signal.SIGKILL
+    pid = _victim(run_dir, fault.worker, "worker" if row is None else row.target)
+    if pid is None:
+        return None
+    struck = Struck(fault.fault, fault.worker, time.monotonic())
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    if number == signal.SIGSTOP and fault.for_s is not None:
+        go_on_later(pid, fault.for_s)
+    return struck
+
+
+class MemoryOfRun:
+    """The memory that a run on this machine has to itself, once it is told to have some. LabError
+    where root's control groups are not to be had."""
+
+    def __init__(self) -> None:
+        self._group: MemoryGroup | None = None
+
+    def limit(self, pid: int) -> None:
+        """The run that begins with this process, and all that it starts, live apart."""
+        self._group = MemoryGroup()
+        self._group.adopt([pid])
+
+    def exhaust(self, run_dir: RunDir, worker: str) -> Struck | None:
+        """Let it run out, so that the kernel kills this worker; None where it is not there."""
+        pid = pid_of(run_dir, worker)
+        if self._group is None or pid is None:
+            return None
+        struck = Struck("oom_kill", worker, time.monotonic())
+        self._group.exhaust(pid)
+        self._group.relax()
+        return struck
+
+    def close(self) -> None:
+        """Nobody lives there any more."""
+        if self._group is not None:
+            self._group.close()
+
+
+def pid_of(run_dir: RunDir, worker: str) -> int | None:
+    """The worker's process, as the run's status has it; None where it does not live."""
+    status = run_dir.read_status()
+    for known in status.workers if status is not None else ():
+        if known.name == worker and known.alive and known.pid and process_exists(known.pid):
+            return known.pid
+    return None
+
+
+def _victim(run_dir: RunDir, worker: str, target: str) -> int | None:
+    """The process that is the target: the worker, its parent, which is the agent, another child of
+    that, its fork server, or the run's controller."""
+    if target == "controller":
+        controller = run_dir.read_controller()
+        return None if controller is None else controller.pid
+    pid = pid_of(run_dir, worker)
+    if pid is None or target not in ("agent", "fork_server"):
+        return pid
+    try:
+        agent = psutil.Process(pid).parent()
+        if agent is None or target == "agent":
+            return None if agent is None else agent.pid
+        for child in agent.children():
+            # A worker looks like the fork server of which it is a copy, but leads no session.
+            if _FORK_SERVER in child.cmdline() and os.getsid(child.pid) == child.pid:
+                return int(child.pid)
+    except (psutil.Error, OSError):
+        pass  # it has just ended
+    return None

@@ -1,0 +1,35 @@
+"""The rows of a worker's last steps, for the case that the one who tells them is lost before the
+controller has heard of them.
+
+Every worker makes every row, since all know the same of a step, and one tells it. The state after a
+step may be whole in the others' memory although that one has died before it told: then the next
+generation goes on behind a step of which there is no row. So each who lives offers what it has made
+of the steps that the controller has not heard of, and the controller takes one row for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MOST_ROWS = 256
+"""A controller that does not hear one worker gives it up before the others have done more steps, but
+for very short ones."""
+
+
+class KeptRows:
+    """One for the life of a process, over all its generations."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    def keep(self, generation: int, row: dict[str, Any]) -> None:
+        """The row of a step that is done, or what more is known of it."""
+        self._rows[row["step"]] = {"generation": generation, **row}
+        while len(self._rows) > MOST_ROWS:
+            del self._rows[min(self._rows)]
+
+    def begin(self, recorded: int, step: int) -> tuple[dict[str, Any], ...]:
+        """A generation goes on from `step`, and the controller has heard of those up to `recorded`:
+        the rows between. All others are of no account any more."""
+        self._rows = {s: row for s, row in self._rows.items() if recorded < s <= step}
+        return tuple(self._rows[number] for number in sorted(self._rows))

@@ -1,0 +1,192 @@
+"""Faults that were decided about, and controllers that died: how soon suspected, acted on and over,
+how many steps were lost, and where the state came from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dougong.fault.culprit import Culprit
+from dougong.records.events import (
+    DrillFired,
+    FailureDiagnosed,
+    FirstStep,
+    GenerationStarted,
+    RunCreated,
+    RunEnded,
+    Suspected,
+    SuspicionEnded,
+)
+from dougong.ui.recoveries import Recovery
+from dougong.ui.report.fault_row import FaultRow, Look, Story, is_same
+from dougong.ui.sentences import tier_words
+
+_TOLD_WITHIN = 20
+"""Events: the next controller names the death of the one before among its first."""
+_ROUNDED_S = 1e-3
+
+
+def failures(story: Story) -> Iterator[FaultRow]:
+    """One for each that was named."""
+    for recovery in story.history.recoveries:
+        began_s, suspected_s = _beginning(story, recovery)
+        named_s = story.moments[_named_at(recovery)]
+        over_at = recovery.over_at
+        outcome, look = _outcome(story, recovery)
+        yield replace(
+            story.row(recovery.index, recovery.failure.replace("_", " "), recovery.place),
+            run_s=began_s,
+            text=recovery.cause,
+            drill=recovery.drill,
+            outcome=outcome,
+            look=look,
+            suspected_s=suspected_s,
+            acted_s=max(named_s - began_s, 0.0),
+            recovered_s=None if over_at is None else story.moments[over_at] - began_s,
+            steps_again=_steps_again(recovery),
+            tier=_tier(recovery),
+        )
+
+
+def _named_at(recovery: Recovery) -> int:
+    return recovery.index if recovery.named_at is None else recovery.named_at
+
+
+def _beginning(story: Story, recovery: Recovery) -> tuple[float, float | None]:
+    """When the fault was, in the run's time, and after how long it was first suspected."""
+    if recovery.culprit.kind == "controller":
+        # The next one tells it: when the last was heard of is what is known.
+        return _died_s(story, recovery.index), None
+    suspect, drill = _suspicion_of(story, recovery), _drill_of(story, recovery)
+    if suspect is not None:
+        at, seen = suspect
+        began_s = at - seen.since_s if drill is None else drill
+        return began_s, max(at - began_s, 0.0)
+    first_s = story.moments[recovery.index]
+    if drill is not None:
+        return drill, first_s - drill
+    named = story.events[_named_at(recovery)]
+    latency_s = named.latency_s if isinstance(named, FailureDiagnosed) else None
+    return first_s - (latency_s or 0.0), None
+
+
+def _suspicion_of(story: Story, recovery: Recovery) -> tuple[float, Suspected] | None:
+    """What was suspected of it, and not taken back, when it was named; and when."""
+    culprit: Culprit = recovery.culprit
+    for earlier, event in story.before(recovery.index):
+        match event:
+            case Suspected(culprit=who) if is_same(who, culprit):
+                story.told.add(earlier)
+                return story.moments[earlier], event
+            case SuspicionEnded(culprit=who) if is_same(who, culprit):
+                return None
+            case GenerationStarted() | RunCreated():
+                return None
+    return None
+
+
+def _drill_of(story: Story, recovery: Recovery) -> float | None:
+    """When it was rehearsed, if it was."""
+    if not recovery.drill:
+        return None
+    for earlier, event in story.before(recovery.index):
+        if isinstance(event, DrillFired) and event.action == recovery.drill:
+            story.told.add(earlier)
+            return story.moments[earlier]
+    return None
+
+
+def _outcome(story: Story, recovery: Recovery) -> tuple[str, Look]:
+    if recovery.is_ignored:
+        return "nothing ended by it", "mild"
+    if recovery.over_at is not None:
+        return "trained again", "fault"
+    later = [other for other in story.history.recoveries if other.index > recovery.index]
+    if any(not other.is_ignored for other in later):
+        return "another fault came before the next step", "fault"
+    if any(isinstance(event, RunCreated) for _, event in story.after(recovery.index)):
+        return "the run was resumed", "fault"
+    return ("the run ended by it" if story.has_ended else "not over yet"), "open"
+
+
+def _steps_again(recovery: Recovery) -> int | None:
+    if recovery.is_ignored:
+        return 0
+    if recovery.lost_steps is None and recovery.over is not None:
+        return max(recovery.step - recovery.over.step, 0)
+    return recovery.lost_steps
+
+
+def _tier(recovery: Recovery) -> str:
+    """Where the next generation's state came from."""
+    if recovery.over_at is None:
+        return ""
+    if recovery.over is not None and recovery.over.tiers:
+        return tier_words(recovery.over.tiers)
+    if recovery.memory_step is not None:
+        return f"memory, step {recovery.memory_step}"
+    return recovery.resumed_from or "the beginning"
+
+
+# Controllers
+
+
+def lost_controllers(story: Story) -> Iterator[FaultRow]:
+    """Those that have left no word of their end, and were not named by the next one."""
+    recoveries = story.history.recoveries
+    named = {one.named_at for one in recoveries if one.culprit.kind == "controller"}
+    for index, event in enumerate(story.events):
+        if not isinstance(event, RunCreated) or _follows_an_end(story, index):
+            continue
+        if named.isdisjoint(range(index, index + _TOLD_WITHIN)):
+            yield _gone(story, index)
+    if story.history.state == "lost" and story.events:
+        row = story.row(len(story.events) - 1, "gone", "the controller")
+        yield replace(row, outcome="nobody leads the run", look="open")
+
+
+def _gone(story: Story, index: int) -> FaultRow:
+    """The one before the controller that begins here."""
+    fence = story.events[index - 1].fence
+    row = story.row(index - 1, "gone", f"controller {fence}" if fence else "the controller")
+    died_s = _died_s(story, index)
+    row = replace(row, run_s=died_s, acted_s=story.moments[index] - died_s, look="fault")
+    for later, event in story.after(index):
+        match event:
+            case GenerationStarted():
+                row = replace(row, tier=event.resume or "the beginning")
+            case FirstStep():
+                over_s = story.moments[later] - died_s
+                again = max(_step_before(story, event) - event.step + 1, 0)
+                return replace(row, outcome="trained again", recovered_s=over_s, steps_again=again)
+            case RunCreated():
+                break
+    return replace(row, outcome="the run was resumed")
+
+
+def _died_s(story: Story, index: int) -> float:
+    """When the controller before the one that has written this was last heard of."""
+    begun_s = story.moments[index]
+    for one in reversed(story.history.course.stretches):
+        if one.part == "down" and one.end_s <= begun_s + _ROUNDED_S:
+            return one.start_s
+    return begun_s
+
+
+def _follows_an_end(story: Story, index: int) -> bool:
+    """Whether the controller before the one that begins here has written its end, or is none."""
+    for _, event in story.before(index):
+        if isinstance(event, RunEnded):
+            return True
+        if isinstance(event, RunCreated):
+            return False
+    return True
+
+
+def _step_before(story: Story, first: FirstStep) -> int:
+    """The highest step that an earlier generation had done."""
+    rows = list(story.history.rows)
+    for stretch in story.history.rewound:
+        rows += stretch
+    steps = [row["step"] for row in rows if row["generation"] < first.generation]
+    return max(steps, default=0)
