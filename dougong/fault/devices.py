@@ -203,6 +203,12 @@ class DeviceWatch:
         return told.seen_at > failed_at or told.blame(device, now) is not None
 
 
+def unusable(reading: DeviceReading) -> DeviceFault | None:
+    """Why nobody can use the device any more; None where it can be used."""
+    told = (fault for fault in reading.faults if fault.consequence in _UNUSABLE)
+    return next(told, None)
+
+
 def may_be_the_device_s(failure: Failure) -> bool:
     """Whether a device may have caused it, so that its word is awaited."""
     match failure:

@@ -19,8 +19,9 @@ class AgentSpec:
 
     `node`: the node's id, or None when the placement may choose. `first_device`: number of its
     first device among those that the agent's process can see. `room`: for how many workers it holds
-    devices; None: for those that it has. One that has none stands by. `num_spared`: so many more it
-    holds, of which it leaves out those in quarantine, since nobody can choose which it is given.
+    devices; None: for those that it has. One that has none stands by. `avoided`: keys of devices in
+    quarantine there; it holds as many more, and leaves those out, since nobody can choose which it
+    is given.
     """
 
     name: str
@@ -33,7 +34,7 @@ class AgentSpec:
     first_device: int = 0
     node: str | None = None
     room: int | None = None
-    num_spared: int = 0
+    avoided: tuple[str, ...] = ()
 
     @property
     def num_places(self) -> int:
@@ -175,19 +176,19 @@ class FreeRoom:
     def left(self, node: Node, kind: str) -> int:
         """How many devices of a kind can still be taken there."""
         num_left = len(self.devices.get((node.id, kind), ()))
-        return max(num_left - self._num_spared(node, kind), 0)
+        return max(num_left - len(self._avoided(node, kind)), 0)
 
     def reserve(self, island: Island, node: Node, count: int, name: str) -> AgentSpec | None:
         """An agent that stands by there, with so many devices at least in a row; None: there are
         not so many."""
-        num_spared = self._num_spared(node, island.accelerator)
+        avoided = self._avoided(node, island.accelerator)
         spec = replace(_spec(island, island.workers, 0, node.id), name=name, room=count)
-        spec = replace(spec, num_spared=num_spared)
+        spec = replace(spec, avoided=avoided)
         if get_accelerator(island.accelerator).shares_machine:
             return spec
         left = self.devices.get((node.id, island.accelerator), [])
         for first in left:
-            taken = range(first, first + count + num_spared)
+            taken = range(first, first + count + len(avoided))
             if set(taken) <= set(left):
                 left[:] = [number for number in left if number not in taken]
                 return replace(spec, first_device=first if self.shared else 0)
@@ -224,8 +225,8 @@ class FreeRoom:
             raise _too_few_devices(wish, left)
         return counts
 
-    def _num_spared(self, node: Node, kind: str) -> int:
-        return 0 if self.shared else len(node.left_out.get(kind, ()))
+    def _avoided(self, node: Node, kind: str) -> tuple[str, ...]:
+        return () if self.shared else node.left_out.get(kind, ())
 
     # Processors
 
@@ -271,16 +272,16 @@ class FreeRoom:
         self.threads[node.id] += len(indices) * island.threads
         left = self.devices.get((node.id, island.accelerator))
         numbers = list(range(len(indices)))
-        num_spared = self._num_spared(node, island.accelerator)
+        avoided = self._avoided(node, island.accelerator)
         if left is not None:
-            num_taken = len(indices) + num_spared
+            num_taken = len(indices) + len(avoided)
             taken, left[:] = left[:num_taken], left[num_taken:]
             numbers = taken if self.shared else numbers
         specs = []
         for first, number, count in _runs(indices, numbers):
             first_device = number if self.shared and left is not None else 0
             spec = _spec(island, first, count, node.id, first_device)
-            specs.append(replace(spec, num_spared=num_spared))
+            specs.append(replace(spec, avoided=avoided))
         return specs
 
 
@@ -371,6 +372,12 @@ def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
 def _seats_of(spec: AgentSpec, node: str) -> list[Seat]:
     devices = devices_of(spec).items()
     return [Seat(worker, spec.island, spec.role, node, device) for worker, device in devices]
+
+
+def devices_held(spec: AgentSpec) -> tuple[str, ...]:
+    """The devices that an agent holds, such as `cuda:3`, whether it has workers for them or not."""
+    numbers = range(spec.first_device, spec.first_device + spec.num_places)
+    return tuple(f"{spec.accelerator}:{number}" for number in numbers)
 
 
 def devices_of(spec: AgentSpec) -> dict[str, str]:

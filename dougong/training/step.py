@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dougong.control.worker_api import Control
 from dougong.fault.policy import step_decision
 from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
@@ -58,6 +59,11 @@ class Asked:
 
     stop: bool = False
     rest: bool = False
+
+    @staticmethod
+    def of(control: Control) -> Asked:
+        """By now."""
+        return Asked(control.stop_requested, control.rest_requested)
 
 
 @dataclass(frozen=True)

@@ -113,12 +113,7 @@ class Trainer:
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(
-                step,
-                forwards,
-                lambda: Asked(control.stop_requested, control.rest_requested),
-                self._skips.listed,
-            )
+            result = self.stepper.run(step, forwards, lambda: Asked.of(control), self._skips.listed)
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -316,9 +311,7 @@ def _read_share(
     was, and the memory follows from there. Collective."""
     begun = time.perf_counter()
     open_memory: OpenMemory = no_memory
-    if memory is not None and context.rolls_back:
-        memory.forget()
-    elif memory is not None:
+    if memory is not None:
         open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)

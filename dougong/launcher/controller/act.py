@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -293,9 +292,7 @@ class Actor:
 
     def _settings_of(self, spec: AgentSpec) -> AgentSettings:
         proof = None if self._prover is None else self._prover.proof
-        settings = self._config.settings_of(spec, self._reach.address, self._run_dir, proof)
-        avoided = self._facts.devices.avoided(spec, self._facts.nodes or ())
-        return replace(settings, avoided=avoided)
+        return self._config.settings_of(spec, self._reach.address, self._run_dir, proof)
 
     # Workers
 

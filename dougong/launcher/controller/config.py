@@ -140,6 +140,7 @@ class ControllerConfig:
             fence=self.fence,
             deadlines=self.deadlines,
             ports=read_ports(self.job.ports),
+            avoided=spec.avoided,
         )
 
     @property

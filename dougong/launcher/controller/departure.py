@@ -57,13 +57,12 @@ def put_aside(facts: RunFacts, policy: RunPolicy, failure: PastFailure) -> tuple
         return ()
     handle = facts.agents.of_worker(worker)
     assert handle is not None, "who has told of a device is one of the run's agents"
-    listed = [node.name for node in facts.nodes or () if node.id == handle.spec.node]
     event = DeviceQuarantined(
         generation=failure.generation,
         worker=worker,
         accelerator=handle.spec.accelerator,
         key=device.name,
-        node=listed[0] if listed else facts.host_of(handle),
+        node=facts.listed_name(handle) or facts.host_of(handle),
         why=failure.diagnosis.cause,
     )
     return (Record(event),)

@@ -76,15 +76,15 @@ class RunFacts:
 
     `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose
     row is recorded. `fired`: drills that have come; `orders`: those that clients ask for.
-    `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
-    `recoveries`: those under way. `answers`: of generation 0's children, by
-    task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
-    what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
-    listed (monotonic seconds). `error`: what went wrong with something that the controller itself
-    did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. `ray`: what of Ray is gone, in words. `skipped`: steps that the run
-    leaves out. What is not known yet is None.
+    `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first
+    generation whose bits all later ones must give again. `recomputation`: how far the present one
+    has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
+    generation 0's children, by task and worker. `num_refused`: strangers, and messages that were
+    not understood. `awaited`: what was told last to be waited for, empty where nothing is.
+    `nodes_at`: when the nodes were listed (monotonic seconds). `error`: what went wrong with
+    something that the controller itself did or waited for. `successor`: the controller that has
+    taken the run over from this one, in words; empty: none. `ray`: what of Ray is gone, in words.
+    `skipped`: steps that the run leaves out. What is not known yet is None.
     """
 
     number: int
@@ -207,8 +207,12 @@ class RunFacts:
         """The name of an agent's machine alone."""
         if handle.facts is not None:
             return handle.facts.node
-        listed = [node for node in self.nodes or () if node.id == handle.spec.node]
-        return listed[0].name if listed else ""
+        return self.listed_name(handle)
+
+    def listed_name(self, handle: AgentHandle) -> str:
+        """The name under which the backend lists an agent's machine; empty where it does not."""
+        names = [node.name for node in self.nodes or () if node.id == handle.spec.node]
+        return names[0] if names else ""
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait

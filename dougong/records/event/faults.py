@@ -137,8 +137,8 @@ class RecoveryDecided(RunEvent):
 
 
 class DeviceQuarantined(RunEvent):
-    """A device is not used again in this run. `worker`: that which computed on it; the others: as
-    in `QuarantinedDevice`."""
+    """A device is not used again in this run. `worker`: that which computed on it, or the agent
+    that stood by with it; the others: as in `QuarantinedDevice`."""
 
     kind: Literal["device_quarantined"] = "device_quarantined"
     worker: str

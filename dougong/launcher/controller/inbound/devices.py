@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from dougong.fault.devices import DeviceWatch
 from dougong.fault.quarantine import Quarantine, QuarantinedDevice
 from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec
 from dougong.records.events import DeviceQuarantined
 
 
@@ -47,10 +46,3 @@ class DeviceFacts:
             left_out = {kind: self.quarantine.on(node.name, kind) for kind in node.devices}
             found.append(replace(node, left_out=left_out))
         return tuple(found)
-
-    def avoided(self, spec: AgentSpec, nodes: Sequence[Node]) -> tuple[str, ...]:
-        """Keys of devices that an agent leaves out by itself: it holds more than it needs."""
-        names = [node.name for node in nodes if node.id == spec.node]
-        if not spec.num_spared or not names:
-            return ()
-        return self.quarantine.on(names[0], spec.accelerator)
