@@ -15,6 +15,7 @@ LOST = DeviceFault("Code 79", "it has fallen off its bus", "give_up")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_device_that_is_lost_is_used_no_more_and_another_one_takes_its_place(tmp_path: Path) -> None:
     """Three devices, two workers. Its agent is laid out anew without it; `status` and the next life know it, too."""
     devices = offer(tmp_path / "installed", count=3)
@@ -23,7 +24,7 @@ def test_a_device_that_is_lost_is_used_no_more_and_another_one_takes_its_place(t
     run.await_step(5)
     devices.say(1, LOST)
     wait_for(lambda: run.events("device_quarantined"), "the device is given up")
-    assert run.finish() == 0, run.text()
+    assert run.finish(300) == 0, run.text()
     (diagnosis,), (aside,) = run.events("diagnosis"), run.events("device_quarantined")
     assert (diagnosis["culprit"]["kind"], diagnosis["culprit"]["name"], diagnosis["class"]) == (
         "device", "PRE-1", "device",
@@ -40,11 +41,11 @@ def test_a_device_that_is_lost_is_used_no_more_and_another_one_takes_its_place(t
 
     again = ToyRun(tmp_path / "run", job, environment={"PYTHONPATH": str(devices.folder)})
     again.start("resume", "-o", "steps=155")
-    assert again.finish() == 0, again.text()
+    assert again.finish(300) == 0, again.text()
     status = run.run_dir.read_status()
     assert status is not None and {worker.device for worker in status.workers} == {f"{NAME}:0", f"{NAME}:2"}
     lifted = ToyRun(tmp_path / "run", job, environment={"PYTHONPATH": str(devices.folder)})
     lifted.start("resume", "-o", "steps=160", "-o", "fault.quarantine.lift=[PRE-1]")
-    assert lifted.finish() == 0, lifted.text()
+    assert lifted.finish(300) == 0, lifted.text()
     status = run.run_dir.read_status()
     assert status is not None and {worker.device for worker in status.workers} == {f"{NAME}:0", f"{NAME}:1"}

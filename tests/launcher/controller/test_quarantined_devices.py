@@ -232,3 +232,17 @@ def test_what_a_device_has_told_explains_one_failure_and_not_the_next() -> None:
     made = trained().play(told(94), exits("west/0", -9), Passes(0.5), leave("east/0", "east/1"))
     made.clear().play(told(), exits("west/0", -9, 2), Passes(0.5))
     assert made.event("diagnosis").culprit == Culprit("worker", "west/0")
+
+
+def test_an_agent_that_stands_by_with_a_broken_device_is_let_go() -> None:
+    islands = [{**ISLANDS[0]}, {**ISLANDS[1], "spares": 1}]
+    made = machine(islands=islands).play(BackendOpened("127.0.0.1"), NodesListed((node(5),)))
+    (started,) = [action for action in made.actions if isinstance(action, StartAgents)]
+    (spare,) = [spec for spec in started.specs if spec.stands_by]
+    made.play(AgentsPlaced(), [Joins(spec.name) for spec in started.specs])
+    made.play([Says(spec.name, AgentReady(1)) for spec in started.specs], MODEL, found(), step(1)).clear()
+    key, others = f"GPU-{spare.first_device}", DeviceReading(0, "GPU-0", (xid(79),))
+    broken = DeviceReading(spare.first_device, key, (xid(79),))
+    made.play(Says(spare.name, DevicesRead({f"cuda:{spare.first_device}": broken, "cuda:0": others})))
+    assert made.event("device_quarantined").key == key, "what others compute on is theirs to tell"
+    assert made.event("spare_lost").agent == spare.name and made.state == Running(1)
