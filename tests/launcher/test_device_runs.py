@@ -44,6 +44,7 @@ def test_a_device_that_is_lost_is_used_no_more_and_another_one_takes_its_place(t
     assert again.finish(300) == 0, again.text()
     status = run.run_dir.read_status()
     assert status is not None and {worker.device for worker in status.workers} == {f"{NAME}:0", f"{NAME}:2"}
+    devices.repair()
     lifted = ToyRun(tmp_path / "run", job, environment={"PYTHONPATH": str(devices.folder)})
     lifted.start("resume", "-o", "steps=160", "-o", "fault.quarantine.lift=[PRE-1]")
     assert lifted.finish(300) == 0, lifted.text()
