@@ -91,7 +91,7 @@ class Trainer:
         self._digests: dict[int, str] = {}
         self._rows = KeptRows.of(context.kept)
         self._held_up_s = 0.0  # by saves, since the last row
-        self._skips = non_finite.SkippedSteps(context.job.fault)
+        self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
@@ -113,9 +113,7 @@ class Trainer:
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(
-                step, forwards, lambda: Asked(control.stop_requested, control.rest_requested)
-            )
+            result = self.stepper.run(step, forwards, lambda: Asked.of(control), self._skips.listed)
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -124,7 +122,7 @@ class Trainer:
         is_last = result.stop or step == self._job.steps
         # A step without its update has the weights of the one before. While such steps last, the
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
-        is_new = result.not_finite is None
+        is_new = not result.is_skipped
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
         row = self._keep_row(result, step_s, saves)
         begun = time.perf_counter()
@@ -212,11 +210,11 @@ class Trainer:
             self._context.control.send(StepDone(self._step, row))
 
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
-        """Tell of a step that was skipped, and stop or warn where the validation loss shows that
-        this step's weights are of no use. All workers judge alike."""
+        """Tell of a step that was skipped, or computed twice, and stop or warn where the validation
+        loss shows that this step's weights are of no use. All workers judge alike."""
         is_first = self._context.worker.rank == 0
-        if result.not_finite is not None and is_first:
-            self._context.control.send(non_finite.skip_message(result, self._skips.in_a_row))
+        if is_first:
+            self._skips.tell(self._context.control, result, self._forwards.data)
         if validation is None or math.isfinite(evaluation_mean(validation)):
             return
         text = non_finite.validation_words(self._step, validation)
