@@ -136,9 +136,8 @@ class Actor:
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
                 self._ask_for_fingerprints(workers)
-            case UseModel(model):
-                if model.sources is not None:
-                    keep_sources(self._run_dir, model.sources)
+            case UseModel(model) if model.sources is not None:
+                keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
             case _ if isinstance(action, _OfGeneration):
@@ -163,19 +162,14 @@ class Actor:
         match news:
             case Record(event):
                 self._recorder.record(event)
-                if isinstance(event, FirstStep):
-                    self._keep_job()
+                if isinstance(event, FirstStep) and (text := self._config.job_text) is not None:
+                    self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
             case RecordStep(row):
                 self._recorder.step(row)
             case ShowLine(worker, text):
                 self._recorder.view.worker_line(worker, text)
             case ShowException(worker, error):
                 self._recorder.view.worker_raised(worker, error)
-
-    def _keep_job(self) -> None:
-        """The run trains: what a resume has changed of its job holds from now on."""
-        if (text := self._config.job_text) is not None:
-            self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
     def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
@@ -309,8 +303,7 @@ class Actor:
             case KillLate(generation, workers):
                 self._kill(generation, workers)
             case FireDrill(None, message):
-                # Another controller is to know of it: it comes once in the life of the run.
-                self._recorder.settle(self._config.deadlines.storage_told_s)
+                self._recorder.settle(self._config.deadlines.storage_told_s)  # it comes once
                 inflict(message.fault, message.for_s)
             case FireDrill(str(agent), message):
                 self._reach.send(agent, message)
@@ -363,6 +356,8 @@ class Actor:
             drills=action.drills,
             fence=self._config.fence,
             life=self._config.life,
+            rolls_back=action.rolls_back,
+            skips=action.skips,
             recorded=min(self._facts.recorded, action.step),
             sources=model.sources,
             tokenizer=self._config.own_tokenizer(self._run_dir, model.sources),
