@@ -154,6 +154,19 @@ def probed_by(spec: AgentSpec) -> dict[str, str]:
     return {worker: worker for worker in workers}
 
 
+def inherited(
+    answers: Mapping[tuple[str, str], Answer], before: AgentSpec, now: AgentSpec
+) -> dict[tuple[str, str], Answer]:
+    """What was found of the devices of an agent that stood by, for the workers that it has now."""
+    found: dict[tuple[str, str], Answer] = {}
+    if before.stands_by:
+        for place, worker in zip(devices_of(before), devices_of(now), strict=False):
+            answer = answers.get((FINGERPRINT, place))
+            if answer is not None:
+                found[FINGERPRINT, worker] = answer
+    return found
+
+
 def judge_fingerprints(
     job: Job,
     prints: Mapping[str, Fingerprint],
