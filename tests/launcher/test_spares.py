@@ -43,13 +43,11 @@ def test_a_spare_takes_the_place_of_an_agent_that_is_killed(tmp_path: Path, flag
     run = spare_run(tmp_path / "run", *flags)
     run.await_step(2)
     wait_for(lambda: run.events("spare_stands"), f"a spare stands by: {run.text()}")
-    before = run.worker_pids()
     assert run.finish() == 0, run.text()
     (took,) = run.events("spare_took")
     assert (took["agent"], took["place"], took["workers"]) == ("west-spare-1", "west", ["west/0"])
     (over,) = run.events("recovered")
     assert (over["kept"], over["forked"]) == (["east/0"], ["west/0"])
-    assert before["east/0"] == next(w.pid for w in run.run_dir.read_status().workers if w.name == "east/0")  # type: ignore[union-attr]
 
 
 class TwoMachines(Local):
