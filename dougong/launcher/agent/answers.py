@@ -179,8 +179,10 @@ def judge_fingerprints(
     for spec in specs:
         roles.update(dict.fromkeys(spec.workers, computes(job, spec.role)))
     machines = {worker: node_of(worker) for worker in roles}
-    verdict = judge.judge_workers(prints, roles, job.needs_exact_kernels, machines)
-    kernels = judge.record(prints, roles)
+    # Of workers that the run does without, what is known waits for their return.
+    there = {worker: found for worker, found in prints.items() if worker in roles}
+    verdict = judge.judge_workers(there, roles, job.needs_exact_kernels, machines)
+    kernels = judge.record(there, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 
 
