@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import ControllerConfig
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
+from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.planner.nodes import Node
 from dougong.records.directory import RunDir
 from dougong.records.events import StateChanged
@@ -67,14 +69,24 @@ class TwoMachines(Local):
             self._processes[name].kill()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_fewer_workers_and_takes_them_back(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run")
     islands = [{"name": n, "accelerator": "cpu", "node": m} for n, m in (("east", "a"), ("west", "b"))]
-    values = toy_job(islands=islands, memory=True, steps=600, step_s=0.02, fault={"without_spare": "shrink"})
+    pace: dict[str, Any] = {"steps": 100_000, "step_s": 0.02, "checkpoint": {"every": 0}}
+    values = toy_job(
+        islands=islands,
+        memory=True,
+        steps=100_000,
+        step_s=0.02,
+        checkpoint={"every": 0},
+        fault={"without_spare": "shrink"},
+    )
     deadlines = dataclasses.replace(DEADLINES, reserve_every_s=0.3)
     config = ControllerConfig(Job.model_validate(values), "secret", str(ROOT), entries=TOY, deadlines=deadlines)
-    backend, view = TwoMachines(run_dir, deadlines), make_view(Console(file=io.StringIO()), "toy", 600)
-    made = Controller(config, Inbox(), backend, Recorder(run_dir, view, None, deadlines))
+    backend, view = TwoMachines(run_dir, deadlines), make_view(Console(file=io.StringIO()), "toy", 100_000)
+    inbox = Inbox()
+    made = Controller(config, inbox, backend, Recorder(run_dir, view, None, deadlines))
 
     def kinds() -> list[str]:
         return [event.kind for event in run_dir.read_events()]
@@ -86,13 +98,15 @@ def test_a_run_goes_on_with_fewer_workers_and_takes_them_back(tmp_path: Path) ->
         wait_for(lambda: "shrunk" in kinds(), "a run of one worker")
         wait_for(lambda: kinds().count("first_step") == 2, "it trains")
         backend.is_whole = True
-        wait_for(lambda: "grown" in kinds(), "all workers")
+        wait_for(lambda: kinds().count("first_step") == 3, "all workers train")
+        inbox.put(SignalReceived(signal.SIGTERM))
         outcome = running.result(60)
-    assert (outcome.state, outcome.status) == ("FINISHED", 0)
+    assert (outcome.state, outcome.status) == ("STOPPED", 128 + signal.SIGTERM)
     assert made.recorder.settle(10) == ()
     states = [event.state for event in run_dir.read_events() if isinstance(event, StateChanged)]
-    assert states == ["STARTING", "RUNNING", "RECOVERING", "RUNNING", "GROWING", "RUNNING", "FINISHED"]
-    assert kinds().count("diagnosis") == kinds().count("recovered") == 1
-    last = [row for row in run_dir.read_metrics() if row["generation"] > 1]
-    assert [row["step"] for row in last] == list(range(last[0]["step"], 601)), "growing back has cost no step"
-    assert {row["generation"] for row in last} == {2, 3}
+    assert states == ["STARTING", "RUNNING", "RECOVERING", "RUNNING", "GROWING", "RUNNING", "STOPPING", "STOPPED"]
+    assert kinds().count("diagnosis") == kinds().count("recovered") == kinds().count("grown") == 1
+    rows = [row for row in run_dir.read_metrics() if row["generation"] > 1]
+    steps = [row["step"] for row in rows]
+    assert steps == list(range(steps[0], steps[-1] + 1)), "growing back has cost no step"
+    assert {row["generation"] for row in rows} == {2, 3}
