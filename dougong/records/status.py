@@ -111,6 +111,7 @@ class RunStatus(BaseModel):
     controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
     `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
     seems to hold up the run, one line each; `quarantine`: devices that are used no more;
+    `reserve`: the same of agents that stand by, and of workers that the run does without;
     `goodput`: None in what an earlier release wrote."""
 
     model_config = ConfigDict(frozen=True)
@@ -130,6 +131,7 @@ class RunStatus(BaseModel):
     storage: str = ""
     suspects: tuple[str, ...] = ()
     quarantine: tuple[str, ...] = ()
+    reserve: tuple[str, ...] = ()
     goodput: Goodput | None = None
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None

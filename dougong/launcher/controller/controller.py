@@ -34,6 +34,7 @@ from dougong.launcher.controller.inbound.items import (
 )
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.observe_health import health_words, suspect_words
+from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -115,6 +116,7 @@ class Controller:
             ray=facts.ray,
             suspects=suspect_words(facts),
             quarantine=tuple(str(device) for device in facts.devices.quarantine.all),
+            reserve=Reserve(facts, self._policy, time.monotonic()).words(),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

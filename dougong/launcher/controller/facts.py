@@ -64,7 +64,7 @@ from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec
+from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.event.recovery_times import OpenRecoveries
 from dougong.records.events import DeviceQuarantined, FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
@@ -76,15 +76,16 @@ class RunFacts:
 
     `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose
     row is recorded. `fired`: drills that have come; `orders`: those that clients ask for.
-    `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first
-    generation whose bits all later ones must give again. `recomputation`: how far the present one
-    has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
-    generation 0's children, by task and worker. `num_refused`: strangers, and messages that were
-    not understood. `awaited`: what was told last to be waited for, empty where nothing is.
-    `nodes_at`: when the nodes were listed (monotonic seconds). `error`: what went wrong with
-    something that the controller itself did or waited for. `successor`: the controller that has
-    taken the run over from this one, in words; empty: none. `ray`: what of Ray is gone, in words.
-    `skipped`: steps that the run leaves out. What is not known yet is None.
+    `reserve`: the search for agents that stand by. `first_step_at`: of this life (monotonic
+    seconds). `same_since`: the first generation whose bits all later ones must give again.
+    `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
+    `recoveries`: those under way. `answers`: of generation 0's children, by task and worker.
+    `num_refused`: strangers, and messages that were not understood. `awaited`: what was told last
+    to be waited for, empty where nothing is. `nodes_at`: when the nodes were listed (monotonic
+    seconds). `error`: what went wrong with something that the controller itself did or waited for.
+    `successor`: the controller that has taken the run over from this one, in words; empty: none.
+    `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. What is not
+    known yet is None.
     """
 
     number: int
@@ -173,19 +174,6 @@ class RunFacts:
             assert handle.left is not None
             reason, left_at = handle.left
             if now - left_at > deadlines.exit_status_s:
-                self.lose(handle, reason, now)
-
-    def note_ends(self, reasons: Mapping[str, str], now: float) -> None:
-        """What the backend knows of agents that have ended. Of one that has joined, its connection
-        tells the end, and this why; of the others only this does."""
-        self.agents.is_asked = False
-        if not self.are_placed:
-            return  # it was asked before a new life began: these are ends of the old one
-        for name, reason in reasons.items():
-            handle = self.agents.handles.get(name)
-            if handle is None or handle.lost is not None:
-                continue
-            if handle.channel is None or handle.is_unexplained:
                 self.lose(handle, reason, now)
 
     def note_fallen(self, reasons: Mapping[str, str], now: float) -> None:
@@ -319,9 +307,20 @@ class RunFacts:
             case StandBy(agent):
                 self.agents[agent].can_serve, self.reserve.told = True, ""
             case Relay(layout, gone):
+                self._keep_answers(layout)
                 self.agents.expect((), layout)
                 self.reserve.gone.update(gone)
                 self.awaited = ""
+
+    def _keep_answers(self, layout: tuple[AgentSpec, ...]) -> None:
+        """What was found of the devices of an agent that stood by holds for its workers."""
+        for spec in layout:
+            before = self.agents[spec.name].spec
+            probed = zip(devices_of(before), devices_of(spec), strict=False)
+            found = [(worker, self.answers.get((FINGERPRINT, place))) for place, worker in probed]
+            for worker, answer in found:
+                if before.stands_by and answer is not None:
+                    self.answers[FINGERPRINT, worker] = answer
 
     def _expect(
         self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float

@@ -118,3 +118,17 @@ def with_advice(diagnosis: Diagnosis, facts: RunFacts, policy: RunPolicy) -> Dia
     inventory = facts.model.inventory
     advice = memory_advice(policy.job, inventory, facts.plan, worker.name, known, shared)
     return replace(diagnosis, cause=f"{diagnosis.cause}; {advice}")
+
+
+def moved_workers(before: Plan | None, now: Plan) -> tuple[events.MovedWorker, ...]:
+    """The workers that are on another node than under the plan `before`, if there was one and they
+    were in it."""
+    if before is None:
+        return ()
+    places = {worker.name: worker.node for worker in before.workers}
+    moved = []
+    for worker in now.workers:
+        node = places.get(worker.name, worker.node)
+        if node != worker.node:
+            moved.append(events.MovedWorker(worker=worker.name, before=node, now=worker.node))
+    return tuple(moved)

@@ -44,10 +44,10 @@ from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.departure import is_held_in_memory, last_step, rolls_back
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.agents import AgentHandle
-from dougong.launcher.controller.inbound.generation import moved_workers
 from dougong.launcher.controller.looks import (
     look_at_agents,
     look_at_memory,
+    moved_workers,
     rejected,
     set_aside,
     tell,
@@ -258,7 +258,8 @@ class Preparation:
             case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
                 asked = {}
                 for agent, workers in self._asked.items():
-                    asked[agent] = tuple(dict.fromkeys(workers.values()))
+                    if not facts.agents[agent].can_serve:  # it was probed while it stood by
+                        asked[agent] = tuple(dict.fromkeys(workers.values()))
                 return (AskForFingerprints(asked),)
             case Stage.CHECKPOINT:
                 return (*self._lay_plan(), self._seek_state())

@@ -35,7 +35,7 @@ from dougong.fault.suspicion import Suspicion, WorkerView
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.event.recovery_times import Restarted
-from dougong.records.events import MovedWorker, StateRestored
+from dougong.records.events import StateRestored
 from dougong.records.status import StillWorker, WorkerState
 
 
@@ -391,17 +391,3 @@ class Generation:
             self.first_failure_at = now
         self.failures.append(failure)
         return failure
-
-
-def moved_workers(before: Plan | None, now: Plan) -> tuple[MovedWorker, ...]:
-    """The workers that are on another node than under the plan `before`, if there was one and they
-    were in it."""
-    if before is None:
-        return ()
-    places = {worker.name: worker.node for worker in before.workers}
-    moved = []
-    for worker in now.workers:
-        node = places.get(worker.name, worker.node)
-        if node != worker.node:
-            moved.append(MovedWorker(worker=worker.name, before=node, now=worker.node))
-    return tuple(moved)
