@@ -51,7 +51,7 @@ ORDER = (
     "checkpoint",
     "records.event", "records",  # what a run leaves behind
     "planner",  # from a job and a cluster to a plan
-    "ui", "ui.report",
+    "ui.goodput", "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",

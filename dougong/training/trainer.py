@@ -89,7 +89,7 @@ class Trainer:
         self._phases = stepper.parts.phases
         self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
-        self._rows = _kept_rows(context)
+        self._rows = KeptRows.of(context.kept)
         self._held_up_s = 0.0  # by saves, since the last row
         self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
@@ -124,13 +124,13 @@ class Trainer:
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
         is_new = not result.is_skipped
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
-        told = self._keep_row(result, step_s, saves)
+        row = self._keep_row(result, step_s, saves)
         begun = time.perf_counter()
         validation = self._validate(is_last)
         if validation is not None:
-            loss, took_s = evaluation_mean(validation), time.perf_counter() - begun
-            told = self._more_of(told, {"val_loss": loss, "validate_s": took_s})
-        self._report(told, whole=saves)
+            row["val_loss"] = evaluation_mean(validation)
+            row["validate_s"] = time.perf_counter() - begun
+        self._report(row, whole=saves)
         self._judge(result, validation)
         if saves:
             self._save()
@@ -189,19 +189,17 @@ class Trainer:
         row = step_row(self._job, self._context.plan, result, step_s)
         if self._held_up_s:
             row["save_s"], self._held_up_s = self._held_up_s, 0.0
-        return self._more_of(row, self.stepper.parts.hooks.metrics(whole))
-
-    def _more_of(self, row: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-        row = {**row, **more}
+        row |= self.stepper.parts.hooks.metrics(whole)
         self._rows.keep(self._context.generation, row)
         return row
 
     def _report(self, row: dict[str, Any], whole: bool) -> None:
         """Tell the controller of the step, once for all workers. `whole`: also what was sent since
         the last such step. Collective."""
-        traffic = self._traffic.row() if whole else {}
+        row |= self._traffic.row() if whole else {}
+        self._rows.keep(self._context.generation, row)
         if self._context.worker.rank == 0:
-            self._context.control.send(StepDone(self._step, {**row, **traffic}))
+            self._context.control.send(StepDone(self._step, row))
 
     def _report_bad_step(self, result: StepResult, step_s: float) -> None:
         """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
@@ -305,21 +303,12 @@ def _read_share(
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     tiers = {} if start.source is None else dict(start.source.tiers)
-    untold = _kept_rows(context).begin(context.recorded, start.step)
+    untold = KeptRows.of(context.kept).begin(context.recorded, start.step)
     context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun, untold))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
         memory.follow(world, context.plan, state, start.step, start.digest)
     return share, start
-
-
-def _kept_rows(context: WorkerContext) -> KeptRows:
-    """Those of this process, over all generations."""
-    rows = context.kept.get(KeptRows)
-    if rows is None:
-        rows = KeptRows()
-        context.kept.keep(rows)
-    return rows
 
 
 def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
@@ -20,6 +19,7 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.agreement import Software
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
+from dougong.records.kept_sources import own_tokenizer
 from dougong.records.shared_folder import FolderProof
 
 
@@ -146,11 +146,7 @@ class ControllerConfig:
 
     def own_tokenizer(self, run_dir: RunDir, sources: RunSources | None) -> str | None:
         """The run's copy of the tokenizer, None where there is none to copy."""
-        if sources is None or not sources.tokenizer:
-            return None
-        folder, name = run_dir.own_tokenizer, Path(str(self.job.data.tokenizer))
-        is_file = str(name.expanduser()) in sources.tokenizer
-        return str(folder / name.name if is_file else folder)
+        return own_tokenizer(run_dir, str(self.job.data.tokenizer), sources)
 
     @property
     def knows_beginning(self) -> bool:

@@ -115,8 +115,8 @@ class Controller:
             waiting=facts.awaited,
             ray=facts.ray,
             suspects=suspect_words(facts),
-            quarantine=tuple(str(device) for device in facts.devices.quarantine.all),
             reserve=Reserve(facts, self._policy, time.monotonic()).words(),
+            quarantine=tuple(str(device) for device in facts.devices.quarantine.all),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

@@ -76,16 +76,16 @@ class RunFacts:
 
     `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose
     row is recorded. `fired`: drills that have come; `orders`: those that clients ask for.
-    `reserve`: the search for agents that stand by. `first_step_at`: of this life (monotonic
-    seconds). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
-    `recoveries`: those under way. `answers`: of generation 0's children, by task and worker.
-    `num_refused`: strangers, and messages that were not understood. `awaited`: what was told last
-    to be waited for, empty where nothing is. `nodes_at`: when the nodes were listed (monotonic
-    seconds). `error`: what went wrong with something that the controller itself did or waited for.
-    `successor`: the controller that has taken the run over from this one, in words; empty: none.
-    `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. What is not
-    known yet is None.
+    `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first
+    generation whose bits all later ones must give again. `recomputation`: how far the present one
+    has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
+    generation 0's children, by task and worker. `num_refused`: strangers, and messages that were
+    not understood. `awaited`: what was told last to be waited for, empty where nothing is.
+    `nodes_at`: when the nodes were listed (monotonic seconds). `error`: what went wrong with
+    something that the controller itself did or waited for. `successor`: the controller that has
+    taken the run over from this one, in words; empty: none. `ray`: what of Ray is gone, in words.
+    `skipped`: steps that the run leaves out. `reserve`: the search for agents that stand by. What
+    is not known yet is None.
     """
 
     number: int
