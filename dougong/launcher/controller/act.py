@@ -372,8 +372,9 @@ class Actor:
             tokenizer=self._own_tokenizer(model.sources),
         )
         for handle in self._facts.agents.serving:
-            workers = ForkWorkers(action.number, handle.spec.workers, task)
-            self._reach.send(handle.spec.name, workers)
+            self._reach.send(
+                handle.spec.name, ForkWorkers(action.number, handle.spec.workers, task)
+            )
 
     def _answer(self, generation: int, answers: tuple[tuple[str, StoreReply], ...]) -> None:
         for worker, reply in answers:
