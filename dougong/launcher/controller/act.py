@@ -328,8 +328,7 @@ class Actor:
         self._reach.send_all(LeaveGeneration(number))
 
     def _kill(self, generation: int, workers: tuple[str, ...]) -> None:
-        """End these workers alone. An agent that has none of them hears nothing: to name none would
-        be to name all."""
+        """End these workers alone. To name none to an agent would be to name all."""
         for handle in self._facts.agents.living:
             own = tuple(name for name in handle.spec.workers if name in workers)
             if own:
@@ -372,9 +371,8 @@ class Actor:
             tokenizer=self._own_tokenizer(model.sources),
         )
         for handle in self._facts.agents.serving:
-            self._reach.send(
-                handle.spec.name, ForkWorkers(action.number, handle.spec.workers, task)
-            )
+            workers = ForkWorkers(action.number, handle.spec.workers, task)
+            self._reach.send(handle.spec.name, workers)
 
     def _answer(self, generation: int, answers: tuple[tuple[str, StoreReply], ...]) -> None:
         for worker, reply in answers:
