@@ -54,10 +54,10 @@ class StillWorker(BaseModel):
 
 
 class Goodput(BaseModel):
-    """Where a run's time went. `parts`: seconds by part, as `ui.goodput.meter` names them, which are all
-    of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of it is
-    taken for training, of a step that is not done; `steps_again`: how many steps had to be computed
-    again."""
+    """Where a run's time went. `parts`: seconds by part, as `ui.goodput.meter` names them, which
+    are all of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of
+    it is taken for training, of a step that is not done; `steps_again`: how many steps had to be
+    computed again."""
 
     model_config = ConfigDict(frozen=True)
 

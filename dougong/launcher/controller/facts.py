@@ -73,10 +73,10 @@ from dougong.records.recomputation import Ledgers, Recomputation
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose row
-    is recorded. `fired`: drills that have come;
-    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
-    seconds). `same_since`: the first generation whose bits all later ones must give again.
+    `number`: of the newest generation. `step`: the last one done; `recorded`: the last one of
+    which there is a row. `fired`: drills that have come; `orders`: those that clients ask for.
+    `first_step_at`: of this controller's life (monotonic seconds).
+    `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
     `recoveries`: those under way. `answers`: of generation 0's children, by
     task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
