@@ -51,6 +51,8 @@ RIGHT = 0.99
 CALM_S, OVER_S, START_S = 90.0, 150.0, 120.0
 AFTER_S = 1.5
 """So long after the end of what need not be named it is waited for what is named in error."""
+RAY_S = 30.0
+"""Ray's own looks at its parts take so long."""
 HANG_S = 6.0
 """So long after the second fault of a pair, which may hide behind the first."""
 ENDLESS = 10**6
@@ -181,8 +183,8 @@ class Here(Place):
     def _spoil(self, name: str, worker: str) -> Struck:
         """What no job file may order: into the worker's own vector, as its agent would."""
         pid = pid_of(self.run_dir, worker)
-        files = Path(f"/proc/{pid}/fd")
-        (place,) = {entry for entry in files.iterdir() if "dougong-progress" in os.readlink(entry)}
+        places = [entry for entry in Path(f"/proc/{pid}/fd").iterdir() if "dougong-progress" in os.readlink(entry)]
+        (place,) = {entry.stat().st_ino: entry for entry in places}.values()
         vector = ProgressVector(os.open(place, os.O_RDWR))
         vector.order_fault(OrderedFault(name))
         vector.close()
@@ -318,9 +320,14 @@ def is_over(struck: Sequence[Struck], events: Sequence[Event], for_s: float | No
     *_, last = judge(struck, events)
     fault, passed = known_fault(struck[-1].fault), time.monotonic() - struck[-1].at
     assert fault is not None
-    least_s = (for_s or 0.0) + AFTER_S if len(struck) == 1 else HANG_S
-    is_named = bool(last.kind) or not fault.must_be_named or len(struck) > 1
-    if not is_named or (passed < least_s and not (fault.must_be_named and fault.target == "worker")):
+    if len(struck) > 1:
+        has_settled = passed > HANG_S
+    elif fault.must_be_named:
+        has_settled = bool(last.kind) and (fault.target == "worker" or passed > (for_s or 0.0))
+    else:
+        least_s = RAY_S if "ray" in fault.needs else (for_s or 0.0) + AFTER_S
+        has_settled = passed > least_s or (bool(last.kind) and "ray" in fault.needs)
+    if not has_settled:
         return False
     failed = [event.generation for event in events if isinstance(event, FailureDiagnosed)]
     begun = [event.generation for event in events if isinstance(event, FirstStep)]
@@ -387,6 +394,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="none begins after so many")
     parser.add_argument("--folder", type=Path, default=Path("runs/campaign"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has begun ends with it
     given.folder.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + 60 * given.minutes
     wanted = planned(given.seed, given.times)

@@ -27,7 +27,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
-from dougong.errors import NumericsError, RestError
+from dougong.errors import NumericsError
 from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
@@ -91,7 +91,7 @@ class Trainer:
         self._digests: dict[int, str] = {}
         self._rows = KeptRows.of(context.kept)
         self._held_up_s = 0.0  # by saves, since the last row
-        self._skips = non_finite.SkippedSteps(context.job.fault)
+        self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
@@ -113,9 +113,7 @@ class Trainer:
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(
-                step, forwards, lambda: Asked(control.stop_requested, control.rest_requested)
-            )
+            result = self.stepper.run(step, forwards, lambda: Asked.of(control), self._skips.listed)
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -124,7 +122,7 @@ class Trainer:
         is_last = result.stop or step == self._job.steps
         # A step without its update has the weights of the one before. While such steps last, the
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
-        is_new = result.not_finite is None
+        is_new = not result.is_skipped
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
         row = self._keep_row(result, step_s, saves)
         begun = time.perf_counter()
@@ -137,17 +135,6 @@ class Trainer:
         if saves:
             self._save()
         return Asked(result.stop, result.rest)
-
-    def rest(self) -> None:
-        """Before the generation ends by order: every save is durable, and so is this step's state
-        where no memory keeps it. Collective.
-
-        Raises RestError, when all workers are so far."""
-        memory = self.stepper.parts.memory
-        if memory is None or not memory.keeps:
-            self.finish()
-        self._wait_for_save()
-        raise RestError(f"generation {self._context.generation} ends after step {self._step}")
 
     def catch_up(self) -> None:
         """Save the state that the generation goes on from, where a checkpoint of it was due and the
@@ -223,16 +210,16 @@ class Trainer:
             self._context.control.send(StepDone(self._step, row))
 
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
-        """Tell of a step that was skipped, and stop or warn where the validation loss shows that
-        this step's weights are of no use. All workers judge alike."""
+        """Tell of a step that was skipped, or computed twice, and stop or warn where the validation
+        loss shows that this step's weights are of no use. All workers judge alike."""
         is_first = self._context.worker.rank == 0
-        if result.not_finite is not None and is_first:
-            self._context.control.send(non_finite.skip_message(result, self._skips.in_a_row))
+        if is_first:
+            self._skips.tell(self._context.control, result, self._forwards.data)
         if validation is None or math.isfinite(evaluation_mean(validation)):
             return
         text = non_finite.validation_words(self._step, validation)
         if self._job.fault.non_finite == "stop":
-            self._wait_for_save()
+            self.wait_for_save()
             raise NumericsError(f"{text}; no checkpoint is made of its weights")
         if is_first:
             self._context.control.send(WorkerWarning(text))
@@ -241,11 +228,11 @@ class Trainer:
         """End the run at a step that is not finite: its numbers are recorded, and the place is
         looked for. Collective."""
         self._report_bad_step(result, step_s)
-        self._wait_for_save()
+        self.wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
         raise NumericsError(text)
 
-    def _wait_for_save(self) -> None:
+    def wait_for_save(self) -> None:
         """Before an error that all workers raise: their processes end, and what their writer
         threads have not made durable would be lost. Collective."""
         self._phases.note("checkpoint", 1)

@@ -19,7 +19,6 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
-from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.fault.self_inflicted import inflict
@@ -76,7 +75,7 @@ from dougong.launcher.controller.inbound.items import (
 from dougong.launcher.controller.inbound.reserve_calls import begin_reserve, see_reserve
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
-from dougong.records.kept_sources import keep_sources, own_tokenizer
+from dougong.records.kept_sources import keep_sources
 from dougong.records.shared_folder import FolderProver
 from dougong.records.status import ControllerAddress
 from dougong.ui.recorder import Recorder
@@ -137,9 +136,8 @@ class Actor:
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
                 self._ask_for_fingerprints(workers)
-            case UseModel(model):
-                if model.sources is not None:
-                    keep_sources(self._run_dir, model.sources)
+            case UseModel(model) if model.sources is not None:
+                keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)
             case _ if isinstance(action, _OfGeneration):
@@ -164,19 +162,14 @@ class Actor:
         match news:
             case Record(event):
                 self._recorder.record(event)
-                if isinstance(event, FirstStep):
-                    self._keep_job()
+                if isinstance(event, FirstStep) and (text := self._config.job_text) is not None:
+                    self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
             case RecordStep(row):
                 self._recorder.step(row)
             case ShowLine(worker, text):
                 self._recorder.view.worker_line(worker, text)
             case ShowException(worker, error):
                 self._recorder.view.worker_raised(worker, error)
-
-    def _keep_job(self) -> None:
-        """The run trains: what a resume has changed of its job holds from now on."""
-        if (text := self._config.job_text) is not None:
-            self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
 
     def _connect(self, action: AdoptChannel | CloseChannel | DropAgent | TryMachine) -> None:
         match action:
@@ -310,8 +303,7 @@ class Actor:
             case KillLate(generation, workers):
                 self._kill(generation, workers)
             case FireDrill(None, message):
-                # Another controller is to know of it: it comes once in the life of the run.
-                self._recorder.settle(self._config.deadlines.storage_told_s)
+                self._recorder.settle(self._config.deadlines.storage_told_s)  # it comes once
                 inflict(message.fault, message.for_s)
             case FireDrill(str(agent), message):
                 self._reach.send(agent, message)
@@ -337,7 +329,7 @@ class Actor:
     def _ask_for_model(self, agent: str, worker: str) -> None:
         """Fork a child of generation 0, which looks and answers; so below."""
         config = self._config
-        sources, copy = config.sources, self._own_tokenizer(config.sources)
+        sources, copy = config.sources, config.own_tokenizer(self._run_dir, config.sources)
         task = InspectTask(config.entries.inspect, config.job, sources, copy)
         self._reach.send(agent, ForkWorkers(0, (worker,), task))
 
@@ -348,9 +340,6 @@ class Actor:
             devices = devices_of(self._facts.agents[agent].spec)
             task = FingerprintTask(entry, self._config.job, devices, model.shapes)
             self._reach.send(agent, ForkWorkers(0, asked, task))
-
-    def _own_tokenizer(self, sources: RunSources | None) -> str | None:
-        return own_tokenizer(self._run_dir, str(self._config.job.data.tokenizer), sources)
 
     def _fork(self, action: ForkGeneration) -> None:
         model = self._facts.model
@@ -366,9 +355,11 @@ class Actor:
             drills=action.drills,
             fence=self._config.fence,
             life=self._config.life,
+            rolls_back=action.rolls_back,
+            skips=action.skips,
             recorded=min(self._facts.recorded, action.step),
             sources=model.sources,
-            tokenizer=self._own_tokenizer(model.sources),
+            tokenizer=self._config.own_tokenizer(self._run_dir, model.sources),
         )
         for handle in self._facts.agents.serving:
             workers = ForkWorkers(action.number, handle.spec.workers, task)

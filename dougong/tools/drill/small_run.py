@@ -66,7 +66,8 @@ class SmallRun:
         self._output = path.with_suffix(".out")
 
     def begin(self) -> None:
-        """Start it."""
+        """Start it, anew where one was cut off before its end."""
+        shutil.rmtree(self._path, ignore_errors=True)
         job = self._path.with_suffix(".yaml")
         job.write_text(yaml.safe_dump(small_job(self._ordered)))
         words = [sys.executable, "-m", "dougong", "run", str(job)]
@@ -188,6 +189,7 @@ class HostsRun(SmallRun):
         there = self.run_dir.path
         self._left = [*self._living(), *(f"socket {path}" for path in sockets_in(there))]
         self._output.write_text(self.output)
+        shutil.rmtree(self._path, ignore_errors=True)
         shutil.copytree(there, self._path, ignore=shutil.ignore_patterns("lease"))
         self.run_dir = RunDir(self._path)
         self._hosts.heal()

@@ -88,7 +88,8 @@ def test_a_run_tells_where_its_time_went_its_faults_and_what_is_known_of_its_bit
     for expected in ("Goodput 76.9 % of 40 s, 9 steps computed again", "training 76.9 %, 31 s",
                      "start-up 9.0 %, 3.6 s",
                      "crash drill: kill killed by signal 9 (SIGKILL), as rehearsed east/1 4 ms 5 ms 0.84 s 9 "
-                     "trained again state from step-000020", "steps were computed twice, and not compared"):  # fmt: skip
+                     "trained again state from step-000020",
+                     "steps were computed twice, and not compared"):  # fmt: skip
         assert expected in words, expected
 
 
