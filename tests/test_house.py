@@ -36,7 +36,8 @@ ORDER = (
     "storage",  # what may refuse or not answer is written by a thread of its own
     "ops", "ops.experts",  # deterministic operators
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job.fault", "job.islands", "job.drills", "job",  # what a user asks for
+    "job.yaml", "job.section", "job.optimizers", "job.fault", "job.islands",
+    "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",

@@ -58,6 +58,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (
         total_line(expert_bytes(job, model), states),
+        *spare_lines(job),
         *snapshot_lines(snapshots),
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
@@ -139,6 +140,14 @@ def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
     """What all workers hold together."""
     total = f"{plural(len(state_bytes), 'worker')}: {size(sum(state_bytes))} of state"
     return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
+
+
+def spare_lines(job: Job) -> Iterator[str]:
+    """Which agents stand by; nothing where none do."""
+    for island in job.islands:
+        if island.spares:
+            each = "each as large as the largest of its agents; on several machines apart from them"
+            yield f"{island.name}: {plural(island.spares, 'spare agent')} beside these, {each}"
 
 
 def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:

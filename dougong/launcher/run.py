@@ -64,11 +64,11 @@ from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
 from dougong.storage.screen import Screen
 from dougong.storage.trouble import NO_ANSWER, Trouble
+from dougong.ui.event_words import unwritten_words
 from dougong.ui.history import closing_words
 from dougong.ui.next_step import MISTAKES, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
-from dougong.ui.storage_words import unwritten_words
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import make_view
 

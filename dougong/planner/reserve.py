@@ -76,7 +76,7 @@ def lay_out_reserve(
     short: list[str] = []
     for island in islands:
         for count, least in _wanted(island, kept):
-            placing = _Placing(island, (*kept, *specs), room)
+            placing = _SpareSearch(island, (*kept, *specs), room)
             try:
                 specs.append(placing.place(nodes, count, least))
             except NoRoomError as error:
@@ -105,7 +105,7 @@ def _fits(spec: AgentSpec, count: int) -> bool:
 
 
 @dataclass(frozen=True)
-class _Placing:
+class _SpareSearch:
     """The search for a place for one agent of an island. `others`: all that have one."""
 
     island: Island

@@ -110,7 +110,8 @@ class RunStatus(BaseModel):
     checkpoint and why, empty where the newest one was committed; `fence`: the number of the
     controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
     `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
-    seems to hold up the run, one line each; `goodput`: None in what an earlier release wrote."""
+    seems to hold up the run, one line each; `reserve`: the same of agents that stand by, and of
+    workers that the run does without; `goodput`: None in what an earlier release wrote."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -128,6 +129,7 @@ class RunStatus(BaseModel):
     ray: str = ""
     storage: str = ""
     suspects: tuple[str, ...] = ()
+    reserve: tuple[str, ...] = ()
     goodput: Goodput | None = None
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None

@@ -32,8 +32,8 @@ from dougong.launcher.sources import known_sources
 from dougong.launcher.take_over import take_over
 from dougong.records.directory import RunDir
 from dougong.records.partial_run import PartialRun
+from dougong.ui.event_words import unwritten_words
 from dougong.ui.recorder import Recorder
-from dougong.ui.storage_words import unwritten_words
 from dougong.ui.view import make_view
 
 NEVER = 2**31 - 1

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
 from dougong.control.listen_ports import PortKeeper
 from dougong.control.worker_api import WorkerContext
+from dougong.errors import RestError
 from dougong.fault.drill import rehearse
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
@@ -26,7 +28,7 @@ from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.start.channel_store import ChannelStore
 from dougong.training.step import StepParts
-from dougong.training.trainer import build_trainer
+from dougong.training.trainer import Trainer, build_trainer
 
 
 def train(context: WorkerContext) -> None:
@@ -50,8 +52,18 @@ def train(context: WorkerContext) -> None:
             if asked.stop:
                 break
             if asked.rest and step < context.job.steps:
-                trainer.rest()
+                _rest(trainer, step)
         trainer.finish()
+
+
+def _rest(trainer: Trainer, step: int) -> NoReturn:
+    """The end of a generation by order: every save is durable, and so is this step's state where no
+    memory keeps it. Collective; raises RestError when all workers are so far."""
+    memory = trainer.stepper.parts.memory
+    if memory is None or not memory.keeps:
+        trainer.finish()
+    trainer.wait_for_save()
+    raise RestError(f"this worker's generation ends after step {step}")
 
 
 def _victim(parts: StepParts) -> Victim:

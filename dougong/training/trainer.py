@@ -27,7 +27,7 @@ from dougong.control.worker_messages import (
     WorkerWarning,
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
-from dougong.errors import NumericsError, RestError
+from dougong.errors import NumericsError
 from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
@@ -138,17 +138,6 @@ class Trainer:
             self._save()
         return Asked(result.stop, result.rest)
 
-    def rest(self) -> None:
-        """Before the generation ends by order: every save is durable, and so is this step's state
-        where no memory keeps it. Collective.
-
-        Raises RestError, when all workers are so far."""
-        memory = self.stepper.parts.memory
-        if memory is None or not memory.keeps:
-            self.finish()
-        self._wait_for_save()
-        raise RestError(f"generation {self._context.generation} ends after step {self._step}")
-
     def catch_up(self) -> None:
         """Save the state that the generation goes on from, where a checkpoint of it was due and the
         generation before did not get so far."""
@@ -234,7 +223,7 @@ class Trainer:
             return
         text = non_finite.validation_words(self._step, validation)
         if self._job.fault.non_finite == "stop":
-            self._wait_for_save()
+            self.wait_for_save()
             raise NumericsError(f"{text}; no checkpoint is made of its weights")
         if is_first:
             self._context.control.send(WorkerWarning(text))
@@ -243,11 +232,11 @@ class Trainer:
         """End the run at a step that is not finite: its numbers are recorded, and the place is
         looked for. Collective."""
         self._report_bad_step(result, step_s)
-        self._wait_for_save()
+        self.wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
         raise NumericsError(text)
 
-    def _wait_for_save(self) -> None:
+    def wait_for_save(self) -> None:
         """Before an error that all workers raise: their processes end, and what their writer
         threads have not made durable would be lost. Collective."""
         self._phases.note("checkpoint", 1)

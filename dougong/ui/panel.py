@@ -69,11 +69,17 @@ def draw_panel(progress: RunProgress, now: float, width: int) -> RenderableType:
     if progress.row is not None:
         lines += [_loss_line(progress, progress.row, width), *_speed_lines(progress, progress.row)]
     lines += [_checkpoint_line(progress, now), *_health_lines(progress, now)]
-    for text in progress.storage.lines():
-        lines.append(_cut(Text(f" storage: {text}", "bold yellow")))
-    if progress.unsaved:
-        lines.append(_cut(Text(f" not saved: {progress.unsaved}", "bold red")))
+    lines += _remarks(progress)
     return Group(Text(""), *lines)
+
+
+def _remarks(progress: RunProgress) -> list[Text]:
+    """Who stands by or is missing, and what is not written."""
+    lines = [Text(f" {text}", "dim") for text in progress.reserve]
+    lines += [Text(f" storage: {text}", "bold yellow") for text in progress.storage.lines()]
+    if progress.unsaved:
+        lines.append(Text(f" not saved: {progress.unsaved}", "bold red"))
+    return [_cut(line) for line in lines]
 
 
 def _rate_words(progress: RunProgress, row: MetricsRow) -> str:

@@ -24,8 +24,8 @@ from dougong.records.status import ControllerProcess, Goodput, RunStatus
 from dougong.storage.trouble import Trouble
 from dougong.storage.watch import TroubleWatch
 from dougong.storage.writer import PieceKind, StorageWriter
+from dougong.ui.event_words import OpenTroubles
 from dougong.ui.goodput import GoodputMeter
-from dougong.ui.storage_words import OpenTroubles
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
 

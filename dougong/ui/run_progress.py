@@ -29,11 +29,11 @@ from dougong.records.events import (
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import commit_words
+from dougong.ui.event_words import OpenTroubles
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES, failure_words
-from dougong.ui.storage_words import OpenTroubles
 
-_STATES_WITHOUT_PACE = ("recovering", "finished", "stopped", "failed")
+_STATES_WITHOUT_PACE = ("recovering", "growing", "finished", "stopped", "failed")
 _KEPT_LOSSES = 2000
 
 
@@ -63,7 +63,7 @@ class RunProgress:
     and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
     lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
     is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
-    written. `workers` and `goodput`: as the newest status says.
+    written. `workers`, `goodput` and `reserve`: as the newest status says.
     """
 
     job_name: str
@@ -80,6 +80,7 @@ class RunProgress:
     fault: LastFault | None = None
     workers: tuple[WorkerState, ...] = ()
     goodput: Goodput | None = None
+    reserve: tuple[str, ...] = ()
     phase: tuple[Phase, float] | None = None
     awaited: tuple[str, float] | None = None
     suspects: dict[str, str] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class RunProgress:
     def take_status(self, status: RunStatus) -> None:
         """What the run's status says beside its events."""
         self.workers, self.goodput = status.workers, status.goodput
+        self.reserve = status.reserve
 
     def note(self, event: Event, now: float) -> None:
         """What an event changes: the newest checkpoint, the pace, the number of failures, the

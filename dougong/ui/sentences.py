@@ -52,7 +52,7 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.unsaved import commit_words
-from dougong.ui.event_words import given_up_words, reserve_words
+from dougong.ui.event_words import given_up_words, healed_words, reserve_words, trouble_words
 from dougong.ui.formatting import (
     count,
     duration,
@@ -61,7 +61,6 @@ from dougong.ui.formatting import (
     step_range,
     worker_list,
 )
-from dougong.ui.storage_words import healed_words, trouble_words
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 

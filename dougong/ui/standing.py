@@ -137,6 +137,7 @@ class Standing:
         ray = "" if status.has_ended else status.ray
         suspects = () if status.has_ended else status.suspects
         told = [f"suspect: {text}" for text in suspects]
+        told += () if status.has_ended else status.reserve
         others = (awaited, status.storage, status.unsaved, ray, self.remark)
         return [*told, *(text for text in others if text)]
 

@@ -69,7 +69,7 @@ def test_items_of_lists() -> None:
         "islands.0.worker": "unknown key; did you mean 'workers'?",
         "islands.1.nam": "unknown key; did you mean 'name'?",
         "islands.1.accelerator": "must be 'cpu', 'cuda' or 'npu' (got 'ascend'); did you mean 'npu'?",
-        "islands.2": "must be a mapping with the keys name, accelerator, workers, role, threads, node, "
+        "islands.2": "must be a mapping with the keys name, accelerator, workers, spares, role, threads, node, "
         "speed, emulate, memory_gb (got 5)",
     }
 

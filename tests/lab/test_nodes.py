@@ -132,8 +132,9 @@ def test_a_pinned_node_that_is_gone_for_a_while_is_awaited(cluster: Cluster, und
 
 @slow
 def test_a_pinned_node_that_never_comes_ends_the_run_and_a_resume_goes_on(cluster: Cluster, undisturbed: str) -> None:
-    limits = {"fault": {"deadlines": {"node_return_s": 5}}}
-    process, lost, _ = begin(cluster, "given-up", **pinned(**limits))
+    apart = [{**EAST, "role": "attention"}, {**WEST, "role": "experts", "node": "10.0.0.2"}]  # neither can do alone
+    changes = job(islands=apart, fault={"deadlines": {"node_return_s": 5}})
+    process, lost, _ = begin(cluster, "given-up", **changes)
     lost.stop_ray()
     assert process.wait(40) == 1, process.output
     said = process.output

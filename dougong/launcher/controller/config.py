@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
@@ -137,6 +138,14 @@ class ControllerConfig:
             deadlines=self.deadlines,
             ports=read_ports(self.job.ports),
         )
+
+    def own_tokenizer(self, run_dir: RunDir, sources: RunSources | None) -> str | None:
+        """The run's copy of the tokenizer, None where there is none to copy."""
+        if sources is None or not sources.tokenizer:
+            return None
+        folder, name = run_dir.own_tokenizer, Path(str(self.job.data.tokenizer))
+        is_file = str(name.expanduser()) in sources.tokenizer
+        return str(folder / name.name if is_file else folder)
 
     @property
     def knows_beginning(self) -> bool:

@@ -34,6 +34,7 @@ from dougong.launcher.controller.inbound.items import (
 )
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.observe_health import health_words, suspect_words
+from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.states import (
     Ended,
     FinalState,
@@ -114,6 +115,7 @@ class Controller:
             waiting=facts.awaited,
             ray=facts.ray,
             suspects=suspect_words(facts),
+            reserve=Reserve(facts, self._policy, time.monotonic()).words(),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

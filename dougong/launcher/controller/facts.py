@@ -63,7 +63,7 @@ from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec
+from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.event.recovery_times import OpenRecoveries
 from dougong.records.events import FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
@@ -73,9 +73,9 @@ from dougong.records.recomputation import Ledgers, Recomputation
 class RunFacts:
     """Facts about one run: its agents, its generation, its checkpoints, and what was asked of it.
 
-    `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose row
-    is recorded. `fired`: drills that have come;
-    `orders`: those that clients ask for. `first_step_at`: of this controller's life (monotonic
+    `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose
+    row is recorded. `fired`: drills that have come; `orders`: those that clients ask for.
+    `reserve`: the search for agents that stand by. `first_step_at`: of this life (monotonic
     seconds). `same_since`: the first generation whose bits all later ones must give again.
     `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
     `recoveries`: those under way. `answers`: of generation 0's children, by
@@ -306,9 +306,20 @@ class RunFacts:
             case StandBy(agent):
                 self.agents[agent].can_serve, self.reserve.told = True, ""
             case Relay(layout, gone):
+                self._keep_answers(layout)
                 self.agents.expect((), layout)
                 self.reserve.gone.update(gone)
                 self.awaited = ""
+
+    def _keep_answers(self, layout: tuple[AgentSpec, ...]) -> None:
+        """What was found of the devices of an agent that stood by holds for its workers."""
+        for spec in layout:
+            before = self.agents[spec.name].spec
+            probed = zip(devices_of(before), devices_of(spec), strict=False)
+            found = [(worker, self.answers.get((FINGERPRINT, place))) for place, worker in probed]
+            for worker, answer in found:
+                if before.stands_by and answer is not None:
+                    self.answers[FINGERPRINT, worker] = answer
 
     def _expect(
         self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float

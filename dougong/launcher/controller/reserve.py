@@ -52,6 +52,7 @@ from dougong.planner.reserve import (
     take_places,
 )
 from dougong.records import events
+from dougong.ui.formatting import worker_list
 
 GROW = Decision("restart", "agents for the workers that are missing stand by; nothing has failed")
 
@@ -146,6 +147,18 @@ class Reserve:
         run_dir = self.policy.run_dir
         return read_fingerprints(probed, self.facts.answers, run_dir, lambda worker: "")
 
+    def words(self) -> tuple[str, ...]:
+        """Who stands by, and whom the run does without, one line each."""
+        agents, lines = self.facts.agents, []
+        for handle in agents.standing:
+            does = "stands by" if handle.can_serve else "is about to stand by"
+            lines.append(f"{handle.spec.name} on {self.facts.machine_of(handle)} {does}")
+        serving = [handle.spec for handle in agents.serving]
+        missing = missing_workers(self.policy.job.islands, serving) if serving else ()
+        if missing:
+            lines.append(f"goes on without {worker_list(missing)}, until there is a node")
+        return tuple(lines)
+
     # While a generation trains
 
     def next_actions(self, state: State, generation: Generation) -> tuple[Action, ...]:
@@ -230,7 +243,9 @@ class Reserve:
     def _tell(self, short: tuple[str, ...]) -> tuple[Record, ...]:
         """What is missing, where that is news."""
         text = "; ".join(short)
-        if text in ("", self.facts.reserve.told):
+        reserve = self.facts.reserve
+        waits = any(self._is_left_alone(node) for node in reserve.nodes or ())
+        if waits or text in ("", reserve.told):
             return ()
         return (Record(events.SpareShort(generation=self.facts.number, text=text)),)
 

@@ -258,7 +258,8 @@ class Preparation:
             case Stage.FINGERPRINTS if self.policy.takes_fingerprints:
                 asked = {}
                 for agent, workers in self._asked.items():
-                    asked[agent] = tuple(dict.fromkeys(workers.values()))
+                    if not facts.agents[agent].can_serve:  # it was probed while it stood by
+                        asked[agent] = tuple(dict.fromkeys(workers.values()))
                 return (AskForFingerprints(asked),)
             case Stage.CHECKPOINT:
                 return (*self._lay_plan(), self._seek_state())

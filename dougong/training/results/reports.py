@@ -47,11 +47,11 @@ class StepResult:
     """A step before its update, the same on every worker.
 
     loss: the mean over the step's tokens; grad_norm: before clipping; rate: the learning rate;
-    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop; rest:
-    some worker was asked to end its generation (a stop counts more);
-    unreached: the trained dense tensors that the step's graph reached on no lane. They have no
-    gradient, which is another thing than a gradient of zero; not_finite: what of the step is NaN or
-    infinite, None for one as it should be.
+    exchange_s: seconds spent in messages so far, by rank; stop: some worker was asked to stop;
+    rest: some worker was asked to end its generation (a stop counts more); unreached: the trained
+    dense tensors that the step's graph reached on no lane. They have no gradient, which is another
+    thing than a gradient of zero; not_finite: what of the step is NaN or infinite, None for one as
+    it should be.
     """
 
     step: int
@@ -86,7 +86,7 @@ def report_bytes(num_losses: int, num_squares: int, num_dense: int) -> int:
 class StepReport:
     """What one worker says of its step when its gradients are there.
 
-    stop, rest: it was asked to stop, or to end its generation; exchange_s: seconds spent in messages; losses: of its lanes'
+    stop, rest: as in the result; exchange_s: seconds spent in messages; losses: of its lanes'
     micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name;
     reached: which dense tensors have received a gradient on one of its lanes (`pack_reached`).
     """

@@ -23,9 +23,9 @@ from dougong.records.events import (
     Suspected,
     SuspicionEnded,
 )
+from dougong.ui.event_words import healed_words, trouble_words
 from dougong.ui.report.fault_row import FaultRow, Story, is_same
 from dougong.ui.sentences import failure_words
-from dougong.ui.storage_words import healed_words, trouble_words
 
 SUSPICION = "suspicion"
 GENERATION_ENDED = "its generation ended"

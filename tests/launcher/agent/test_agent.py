@@ -304,7 +304,8 @@ def test_a_fork_server_that_is_lost_takes_no_worker_with_it(played: Played) -> N
     assert replaced.fork_server_pid != pid and all(process_exists(pid) for pid in pids.values())
     # What is asked for meanwhile waits for the new one; who has ended is seen by the agent itself.
     played.channel.send(KillWorkers(1))
-    assert {played.until(WorkerExited, name).code for name in pids} == {-signal.SIGKILL}
+    ended = [played.until(WorkerExited) for _ in pids]
+    assert {(exited.worker, exited.code) for exited in ended} == {(name, -signal.SIGKILL) for name in pids}
     assert len(played.fork(2, steps=2)) == 2
     played.until_said(WorkerDone, "east/1")
 

@@ -22,11 +22,11 @@ def test_ends_are_seen_once_and_with_their_codes(has_pidfd: bool, monkeypatch: p
     ended: list[tuple[int, int]] = []
     selector = selectors.DefaultSelector()
     adopted = AdoptedProcesses(selector, lambda pid, code: ended.append((pid, code)))
-    pids = []
+    processes = []  # one that nobody refers to is waited for by the next Popen
     for words in ("import sys; sys.exit(3)", "import signal; signal.pause()"):
-        process = subprocess.Popen([sys.executable, "-c", words], start_new_session=True)
-        pids.append(process.pid)
-        adopted.watch(process.pid)
+        processes.append(subprocess.Popen([sys.executable, "-c", words], start_new_session=True))
+        adopted.watch(processes[-1].pid)
+    pids = [process.pid for process in processes]
     wait_for(lambda: adopted.reap() or ended, "the first one has ended", 20)
     assert ended == [(pids[0], 3)]
     adopted.kill(pids[0])  # it has ended: nobody

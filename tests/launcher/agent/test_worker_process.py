@@ -22,10 +22,11 @@ from dougong.control.worker_messages import (
     WorkerLeft,
     WorkerMessage,
     WorkerRaised,
+    WorkerRests,
     WorkerWarning,
 )
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import DeviceError, JobError, LaunchError, PeerError
+from dougong.errors import DeviceError, JobError, LaunchError, PeerError, RestError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import Fingerprint, JobShapes
 from dougong.job.drills.drill import Drill
@@ -232,6 +233,24 @@ def test_a_worker_that_has_lost_a_peer_goes_over_to_the_next_generation(log: Pat
     assert forked.messages() == [WorkerWarning(f"{forked.pid} 5 10.0.0.9 kept"), WorkerDone()]
     assert forked.status() == 0
     assert forked.printed() == "PeerError: east/0: connection reset\n"
+
+
+def rest_once(context: WorkerContext) -> None:
+    """As a worker whose generation is to end after a step."""
+    if context.generation == 3:
+        context.control.at_leaving(lambda: None, lambda: 7)
+        raise RestError("generation 3 ends after step 7")
+
+
+def test_a_worker_that_rests_has_failed_nothing_and_goes_on(log: Path) -> None:
+    forked = Forked(train_task("rest_once"), log)
+    agent = forked.child.channel
+    assert agent.receive(30) == WorkerRests()
+    agent.send(LeaveGeneration(3))
+    assert agent.receive(30) == WorkerLeft(7)
+    agent.send(JoinGeneration(4, train_task("rest_once"), "10.0.0.9"))
+    assert forked.messages() == [WorkerDone()]
+    assert (forked.status(), forked.printed()) == (0, "")
 
 
 def wait_to_be_freed(context: WorkerContext) -> None:

@@ -14,6 +14,7 @@ from dougong.control.messages import (
     JoinGeneration,
     KillWorkers,
     LeaveGeneration,
+    RestAfterStep,
     StopAfterStep,
     ToWorker,
     WorkerExited,
@@ -144,7 +145,10 @@ def test_messages_reach_the_workers_that_they_are_for(rig: Rig, monkeypatch: pyt
     rig.workers.command(LeaveGeneration(7))
     rig.workers.command(LeaveGeneration(1))
     rig.workers.command(ToWorker(1, "east/1", StoreReply(3)))
-    rig.workers.command(StopAfterStep(1))
+    rig.workers.command(RestAfterStep(1))
+    assert all(child.vector.rest_requested for child in rig.workers.all)
+    rig.workers.command(StopAfterStep(1))  # counts more
+    rig.workers.command(RestAfterStep(1))
     assert first == [LeaveGeneration(1)]
     assert second == [LeaveGeneration(1), StoreReply(3)]
     assert all(child.vector.stop_requested for child in rig.workers.all)

@@ -9,7 +9,14 @@ import pytest
 from dougong.control.messages import AgentReady
 from dougong.control.worker_messages import FingerprintFound, WorkerLeft, WorkerRests
 from dougong.fingerprint.record import Fingerprint
-from dougong.launcher.controller.actions import BeginReserve, ForkGeneration, SeekNodes, SeeReserve, StartAgents
+from dougong.launcher.controller.actions import (
+    AskForFingerprints,
+    BeginReserve,
+    ForkGeneration,
+    SeekNodes,
+    SeeReserve,
+    StartAgents,
+)
 from dougong.launcher.controller.inbound.items import (
     AgentsPlaced,
     BackendOpened,
@@ -205,6 +212,14 @@ def test_the_devices_of_a_spare_must_compute_as_the_others(bits: str, numerics: 
     assert kind not in made.kinds()
     made.play(printed(SPARE, f"{SPARE}/0", bits))
     assert kind in made.kinds()
+
+
+def test_devices_that_were_probed_while_an_agent_stood_by_are_not_probed_again() -> None:
+    made = begun(takes_fingerprints=True).play(comes(SPARE, "node2"), printed(SPARE, f"{SPARE}/0", "a"), step(1))
+    made.clear().play(WEST_IS_LOST, found(0))
+    assert made.states == ["RECOVERING", "RUNNING"]
+    (asked,) = actions(made, AskForFingerprints)
+    assert not asked.workers
 
 
 # Without one

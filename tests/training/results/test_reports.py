@@ -38,18 +38,19 @@ def bits(value: float) -> bytes:
     return struct.pack("<d", value)
 
 
-@given(st.booleans(), FLOATS, st.lists(FLOATS, min_size=5, max_size=5))
-def test_a_report_arrives_to_the_bit(stop: bool, exchange_s: float, values: list[float]) -> None:
+@given(st.booleans(), st.booleans(), FLOATS, st.lists(FLOATS, min_size=5, max_size=5))
+def test_a_report_arrives_to_the_bit(stop: bool, rest: bool, exchange_s: float, values: list[float]) -> None:
     """Not a number, infinities and the zero's sign, too."""
     report = StepReport(
         stop,
         exchange_s,
         dict(zip(FORM.losses, values[:2], strict=True)),
         dict(zip(FORM.squares, values[2:], strict=True)),
+        rest=rest,
     )
     payload = FORM.encode(report)
     found = FORM.decode(payload)
-    assert len(payload) == FORM.num_bytes and found.stop is stop
+    assert len(payload) == FORM.num_bytes and (found.stop, found.rest) == (stop, rest)
     assert list(map(bits, [found.exchange_s, *found.losses.values(), *found.squares.values()])) == list(
         map(bits, [exchange_s, *values])
     )
